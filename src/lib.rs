@@ -1,0 +1,2 @@
+//! Evenkeel.
+pub mod spec;

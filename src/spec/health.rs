@@ -1,0 +1,108 @@
+//! Health checks, dependencies and init steps.
+
+use serde::{Deserialize, Serialize};
+
+use super::{HumanDuration, InitStep, OnFailure};
+
+/// When an instance counts as ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// Time after the start before the first check; `5s` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "5s"))]
+    pub start_grace: Option<HumanDuration>,
+    /// Time between two checks; `10s` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "10s"))]
+    pub interval: Option<HumanDuration>,
+    /// Longest time for one check; `5s` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "5s"))]
+    pub timeout: Option<HumanDuration>,
+    /// Failures in a row before an instance counts as unhealthy; 3 when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("default" = 3))]
+    pub retries: Option<u32>,
+    /// What is checked.
+    pub check: Check,
+}
+
+/// What is checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Check {
+    /// A connection can be opened.
+    Tcp {
+        /// Port; 0 is the first endpoint's.
+        port: u16,
+    },
+    /// A GET is answered.
+    Http {
+        /// The address; `localhost` means the instance.
+        url: String,
+        /// Status that counts; 200 when nothing is written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 100, max = 599), extend("default" = 200))]
+        expect_status: Option<u16>,
+    },
+    /// A shell command inside the instance ends with 0.
+    Command {
+        /// The command line.
+        command: String,
+    },
+}
+
+/// A service that comes first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Depends {
+    /// Its name, in the same deployment.
+    pub service: String,
+    /// What it must be; `healthy` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "healthy"))]
+    pub condition: Option<DependsCondition>,
+    /// Longest wait; `5m` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "5m"))]
+    pub timeout: Option<HumanDuration>,
+    /// What happens after that; `fail` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "fail"))]
+    pub on_timeout: Option<OnFailure>,
+}
+
+/// What a dependency must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DependsCondition {
+    /// Its instances were started.
+    Started,
+    /// Its health checks pass.
+    Healthy,
+    /// It takes traffic.
+    Ready,
+}
+
+/// Steps before each start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Init {
+    /// In this order.
+    #[serde(default)]
+    pub steps: Vec<InitStep>,
+}
+
+/// What a failed init step does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnInitFailure {
+    /// The start fails.
+    #[default]
+    Fail,
+    /// The instance is started anew.
+    Restart,
+    /// The instance is started anew after a delay that grows.
+    Backoff,
+}

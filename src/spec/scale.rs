@@ -1,0 +1,144 @@
+//! How many instances there are: replicas, job runs, pools and their sessions.
+
+use serde::{Deserialize, Serialize};
+
+use super::HumanDuration;
+
+/// How many replicas a service has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Scale {
+    /// Always that many.
+    Fixed {
+        /// Desired replicas; 0 keeps the declaration and runs nothing.
+        replicas: u32,
+    },
+    /// Between two bounds, by load.
+    Adaptive {
+        /// Fewest replicas.
+        min: u32,
+        /// Most replicas; at least `min`.
+        max: u32,
+        /// Time between two changes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cooldown: Option<HumanDuration>,
+        /// Loads to aim at.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        targets: Option<ScaleTargets>,
+    },
+    /// Set by command; starts at one.
+    Manual,
+}
+
+impl Scale {
+    /// Replicas before any load was seen or command was given: the fixed number, the lower bound, or one.
+    pub fn initial(&self) -> u32 {
+        match self {
+            Self::Fixed { replicas } => *replicas,
+            Self::Adaptive { min, .. } => *min,
+            Self::Manual => 1,
+        }
+    }
+}
+
+/// Loads that an adaptive service aims at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleTargets {
+    /// CPU use in percent of the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub cpu: Option<u8>,
+    /// Memory use in percent of the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub memory: Option<u8>,
+    /// Requests per second and replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub rps: Option<u32>,
+}
+
+/// Runs of a job or cron service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Runs that must succeed; 1 when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("default" = 1))]
+    pub completions: Option<u32>,
+    /// Runs side by side; 1 when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("default" = 1))]
+    pub parallelism: Option<u32>,
+    /// Failed runs before the job fails; 6 when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 6))]
+    pub backoff_limit: Option<u32>,
+    /// Longest time for all runs together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_deadline: Option<HumanDuration>,
+    /// Time that a finished job is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_after_finished: Option<HumanDuration>,
+    /// What happens when a run is due while one is going; `forbid` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "forbid"))]
+    pub overlap: Option<Overlap>,
+    /// Finished runs kept; 3 when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 3))]
+    pub history: Option<u32>,
+}
+
+/// What happens when a run is due while one is going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// Both run.
+    Allow,
+    /// The new one is left out.
+    Forbid,
+    /// The old one is stopped.
+    Replace,
+}
+
+/// A pool of sandboxes handed out by sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// Fewest warm sandboxes; 2 when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 2))]
+    pub min_warm: Option<u32>,
+    /// Most warm sandboxes; 10 when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 10))]
+    pub max_warm: Option<u32>,
+    /// Age at which a warm sandbox is rebuilt; `10m` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "10m"))]
+    pub warm_ttl: Option<HumanDuration>,
+    /// Most sandboxes, warm and in use together; 100 when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 100))]
+    pub max_total: Option<u32>,
+}
+
+/// Time limits of sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Session {
+    /// Longest time without use while attached; `5m` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "5m"))]
+    pub idle_timeout: Option<HumanDuration>,
+    /// Longest time detached; `1h` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "1h"))]
+    pub detach_timeout: Option<HumanDuration>,
+    /// Longest time suspended; `24h` when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "24h"))]
+    pub suspend_timeout: Option<HumanDuration>,
+}

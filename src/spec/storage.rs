@@ -1,0 +1,88 @@
+//! Mounts of an instance.
+
+use serde::{Deserialize, Serialize};
+
+use super::Bytes;
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Storage {
+    /// A path of the machine.
+    Bind {
+        /// Path on the machine; relative ones start at the file that declares them.
+        source: String,
+        /// Absolute path inside.
+        target: String,
+        /// Whether it is read-only; `false` when nothing is written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        readonly: Option<bool>,
+    },
+    /// A volume with a name; it outlives the deployment unless told otherwise.
+    Named {
+        /// Name of the volume, a DNS label.
+        name: String,
+        /// Absolute path inside.
+        target: String,
+        /// Whether it is read-only; `false` when nothing is written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        readonly: Option<bool>,
+        /// Largest size.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<Bytes>,
+        /// Tier of the published format: `local`, `cached` or `network`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tier: Option<String>,
+    },
+    /// A volume that goes with the instance.
+    Anonymous {
+        /// Absolute path inside.
+        target: String,
+        /// Tier of the published format: `local`, `cached` or `network`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tier: Option<String>,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Absolute path inside.
+        target: String,
+        /// Largest size.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<Bytes>,
+        /// Permission bits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mode: Option<u32>,
+    },
+    /// A bucket of an object store.
+    S3 {
+        /// Name of the bucket.
+        bucket: String,
+        /// Only keys that begin with this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prefix: Option<String>,
+        /// Absolute path inside.
+        target: String,
+        /// Whether it is read-only; `false` when nothing is written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        readonly: Option<bool>,
+        /// Address of the store.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+        /// Name of the secret that holds the credentials.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credentials: Option<String>,
+    },
+}
+
+impl Storage {
+    /// Absolute path inside the instance.
+    pub fn target(&self) -> &str {
+        match self {
+            Self::Bind { target, .. }
+            | Self::Named { target, .. }
+            | Self::Anonymous { target, .. }
+            | Self::Tmpfs { target, .. }
+            | Self::S3 { target, .. } => target,
+        }
+    }
+}
