@@ -1,0 +1,108 @@
+//! Output of instances and commands inside them.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::Result;
+use crate::state::InstanceRef;
+
+/// Reads what instances wrote.
+#[async_trait]
+pub trait Logs: Send + Sync {
+    /// Lines, oldest first; with `follow` the stream goes on until the instance ends or the stream is dropped.
+    /// Works for instances that ended.
+    ///
+    /// # Errors
+    /// `NotFound` when the instance does not exist.
+    async fn logs(&self, instance: &InstanceRef, options: &LogOptions) -> Result<BoxStream<'static, Result<LogLine>>>;
+}
+
+/// Which lines are wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogOptions {
+    /// Only the last that many; all when absent.
+    pub tail: Option<u64>,
+    /// Go on with lines as they are written.
+    pub follow: bool,
+    /// Only lines from then on.
+    pub since: Option<DateTime<Utc>>,
+}
+
+/// One line of output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it was written.
+    pub at: DateTime<Utc>,
+    /// Where it was written.
+    pub stream: OutputStream,
+    /// The text, without the line break; bytes that are no UTF-8 are replaced.
+    pub text: String,
+}
+
+/// Standard output or standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Runs further commands inside running instances.
+#[async_trait]
+pub trait Exec: Send + Sync {
+    /// Runs a command with the confinement of the instance.
+    ///
+    /// # Errors
+    /// `NotFound` when the instance does not exist, `Rejected` when it does not run or the command is empty or can't
+    /// be run.
+    async fn exec(&self, instance: &InstanceRef, request: &ExecRequest) -> Result<ExecSession>;
+}
+
+/// A command to run inside.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Program and arguments; never empty.
+    pub command: Vec<String>,
+    /// Gives it a terminal of this size, columns and rows.
+    pub tty: Option<(u16, u16)>,
+    /// Connects standard input.
+    pub stdin: bool,
+    /// Directory to start in; the instance's when absent.
+    pub workdir: Option<String>,
+    /// Further environment.
+    pub env: Vec<(String, String)>,
+}
+
+/// A command that is running.
+pub struct ExecSession {
+    /// Where input goes; dropping it closes standard input.
+    pub input: mpsc::Sender<ExecInput>,
+    /// Output, then exactly one [`ExecOutput::Exit`] as the last item. Dropping it ends the command.
+    pub output: BoxStream<'static, Result<ExecOutput>>,
+}
+
+/// Input of a running command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecInput {
+    /// Bytes for standard input.
+    Data(Bytes),
+    /// The terminal has a new size, columns and rows.
+    Resize(u16, u16),
+}
+
+/// Output of a running command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecOutput {
+    /// Bytes of standard output; of both streams where there is a terminal.
+    Stdout(Bytes),
+    /// Bytes of standard error.
+    Stderr(Bytes),
+    /// It ended with this code, 128 + N after signal N.
+    Exit(i32),
+}

@@ -1,0 +1,165 @@
+//! The contract between the controller and whatever runs instances.
+//!
+//! A runtime adapter is made for one [`Owner`](crate::state::Owner) and sees, reports and touches only what carries that mark.
+//! Every method says what repeating it means; all of them may be repeated after a crash, a timeout or a lost
+//! answer. Every call ends within a bound of its own (a runtime that stops answering gives
+//! [`RuntimeError::Timeout`], never a hang). Dropping a future that has not finished may leave its effect
+//! half-done; the next call with the same identity completes or recognises it.
+
+mod capabilities;
+mod error;
+pub mod io;
+pub mod sim;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+pub use capabilities::{Capabilities, Control, Support};
+pub use error::{ErrorKind, RuntimeError};
+pub use io::{Exec, Logs};
+
+use crate::spec::{Image, RuntimeKind, ServiceSpec, Signal};
+use crate::state::{Instance, InstanceId, InstanceRef, StopCause};
+
+/// Result of a runtime call.
+pub type Result<T> = std::result::Result<T, RuntimeError>;
+
+/// Adapter that lists, creates, starts, stops and removes the instances of one owner.
+#[async_trait]
+pub trait Runtime: Send + Sync {
+    /// Which runtime this is.
+    fn kind(&self) -> RuntimeKind;
+
+    /// What it can enforce on this machine. Cheap; probed once and remembered.
+    async fn capabilities(&self) -> Result<Capabilities>;
+
+    /// Everything of this owner, complete or an error; never a part of it.
+    async fn list(&self) -> Result<Listing>;
+
+    /// Changes from now on. The stream reconnects by itself; whenever it may have missed something it yields
+    /// [`RuntimeEvent::Resync`], and it ends only when the adapter is dropped.
+    async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>>;
+
+    /// Makes the image available by its pull policy. An image that is already there is success.
+    ///
+    /// # Errors
+    /// `ImageUnavailable` when the registry has no such image or refuses it, `Unsupported` for a transport that
+    /// this runtime does not take.
+    async fn ensure_image(&self, image: &Image, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()>;
+
+    /// Creates an instance without starting it and returns it as [`Runtime::list`] would. Where one with the
+    /// same identity exists already, in whatever phase, returns that one.
+    ///
+    /// # Errors
+    /// `NameTaken` when something that is not ours has its name; that is left untouched. `Rejected` when the
+    /// spec can't be honoured.
+    async fn create(&self, request: &CreateRequest) -> Result<Instance>;
+
+    /// Starts an instance and returns it as it is afterwards. One that runs already is success.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not exist, `Rejected` when its process can't be run.
+    async fn start(&self, instance: &InstanceRef) -> Result<Instance>;
+
+    /// Ends an instance: signal, grace, kill of the whole process tree; returns it as it is afterwards. One that
+    /// is not running is success; one that is gone is success with `None`.
+    async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>>;
+
+    /// Removes an instance and what belongs to it alone, killing what still runs. One that is gone is success.
+    async fn remove(&self, instance: &InstanceRef) -> Result<()>;
+
+    /// Removes what the instances of a deployment share: its network, and its named volumes where asked. Called when
+    /// no instance is left; what is gone already is success.
+    async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()>;
+
+    /// Reading of output, where the runtime can.
+    fn logs(&self) -> Option<&dyn Logs> {
+        None
+    }
+
+    /// Running of further commands inside, where the runtime can.
+    fn exec(&self) -> Option<&dyn Exec> {
+        None
+    }
+
+    /// Most calls that the runtime serves well side by side.
+    fn concurrency(&self) -> usize;
+}
+
+/// A complete list of what one owner has on a runtime.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Listing {
+    /// Every instance, whatever its phase.
+    pub instances: Vec<Instance>,
+    /// Deployments for which something shared exists (a network), with or without instances.
+    pub shared: BTreeSet<String>,
+}
+
+/// A change that a runtime reports.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RuntimeEvent {
+    /// An instance as it is now.
+    Changed(Box<Instance>),
+    /// An instance is gone.
+    Gone(InstanceRef),
+    /// Something may have been missed; list again.
+    Resync {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How far an image has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done, in the runtime's words.
+    pub message: String,
+    /// Bytes done, where known.
+    pub current: Option<u64>,
+    /// Bytes in all, where known.
+    pub total: Option<u64>,
+}
+
+/// What is needed to create an instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateRequest {
+    /// Identity; gives the name.
+    pub id: InstanceId,
+    /// Restarts so far, kept with the instance.
+    pub restarts: u32,
+    /// Restarts in a row so far, kept with the instance.
+    pub streak: u32,
+    /// The spec. Its `env` still holds references; use [`CreateRequest::env`].
+    pub spec: Arc<ServiceSpec>,
+    /// The environment with every reference resolved.
+    pub env: BTreeMap<String, String>,
+    /// File that declares the service, for labels of other tools.
+    pub source: Option<PathBuf>,
+}
+
+/// How an instance is to be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct StopRequest {
+    /// Asks the process to end.
+    pub signal: Signal,
+    /// Time until it is killed.
+    pub grace: Duration,
+    /// Why; kept with the instance where the runtime can.
+    pub cause: StopCause,
+}
+
+/// What becomes of a deployment's named volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Volumes {
+    /// They stay.
+    Keep,
+    /// They go.
+    Remove,
+}

@@ -1,0 +1,1 @@
+//! In memory, with virtual time and seeded faults.

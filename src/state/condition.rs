@@ -1,0 +1,44 @@
+//! Conditions: what is true of an object beyond its numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// One thing that is, or is not, true of a deployment, service or instance (Kubernetes' condition).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What it speaks of, in one word: `Available`, `UnsupportedField`, `Degraded`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it holds.
+    pub status: ConditionStatus,
+    /// Why, in one CamelCase word.
+    pub reason: String,
+    /// Why, in a sentence that says what to do.
+    pub message: String,
+}
+
+impl Condition {
+    /// A condition that holds.
+    pub fn holds(kind: &str, reason: &str, message: impl Into<String>) -> Self {
+        Self::new(kind, ConditionStatus::True, reason, message)
+    }
+
+    /// A condition that does not hold.
+    pub fn fails(kind: &str, reason: &str, message: impl Into<String>) -> Self {
+        Self::new(kind, ConditionStatus::False, reason, message)
+    }
+
+    fn new(kind: &str, status: ConditionStatus, reason: &str, message: impl Into<String>) -> Self {
+        Self { kind: kind.to_owned(), status, reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// Whether a condition holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// Not known, for example because the runtime does not answer.
+    Unknown,
+}

@@ -1,0 +1,195 @@
+//! Identities: owner, service and instance names, and their encoding as labels, both ways.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Revision;
+
+/// Label keys that carry an instance's identity on runtimes with labels.
+pub mod labels {
+    /// Random id of the installation that made it.
+    pub const OWNER: &str = "dev.evenkeel.owner";
+    /// Deployment.
+    pub const DEPLOYMENT: &str = "dev.evenkeel.deployment";
+    /// Service.
+    pub const SERVICE: &str = "dev.evenkeel.service";
+    /// Slot.
+    pub const SLOT: &str = "dev.evenkeel.slot";
+    /// Revision.
+    pub const REVISION: &str = "dev.evenkeel.revision";
+    /// Attempt.
+    pub const ATTEMPT: &str = "dev.evenkeel.attempt";
+    /// Restarts after an exit, counted over the slot's life.
+    pub const RESTARTS: &str = "dev.evenkeel.restarts";
+    /// Restarts in a row without a stable run between them.
+    pub const STREAK: &str = "dev.evenkeel.streak";
+}
+
+/// Random id of one installation's state directory; stamped on everything that it creates.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Owner(pub String);
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A service of a deployment; prints `DEPLOYMENT/SERVICE`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceName {
+    /// Deployment.
+    pub deployment: String,
+    /// Service.
+    pub service: String,
+}
+
+impl std::fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.deployment, self.service)
+    }
+}
+
+/// What a user may name on the command line: `DEPLOYMENT[/SERVICE[/SLOT]]`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// Deployment.
+    pub deployment: String,
+    /// Service; all of them when absent.
+    pub service: Option<String>,
+    /// Slot; all of them when absent.
+    pub slot: Option<u32>,
+}
+
+impl Target {
+    /// Whether the target names this instance.
+    pub fn covers(&self, id: &InstanceId) -> bool {
+        self.deployment == id.deployment
+            && self.service.as_ref().is_none_or(|service| *service == id.service)
+            && self.slot.is_none_or(|slot| slot == id.slot)
+    }
+}
+
+impl FromStr for Target {
+    type Err = BadIdentity;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || {
+            BadIdentity(format!(
+                "{text:?} is not a name; write DEPLOYMENT, DEPLOYMENT/SERVICE or DEPLOYMENT/SERVICE/SLOT"
+            ))
+        };
+        let mut parts = text.split('/');
+        let deployment = parts.next().filter(|part| !part.is_empty()).ok_or_else(bad)?.to_owned();
+        let service = parts.next().map(str::to_owned);
+        if service.as_deref() == Some("") {
+            return Err(bad());
+        }
+        let slot = parts.next().map(|part| part.parse().map_err(|_| bad())).transpose()?;
+        if parts.next().is_some() {
+            return Err(bad());
+        }
+        Ok(Self { deployment, service, slot })
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.deployment)?;
+        if let Some(service) = &self.service {
+            write!(f, "/{service}")?;
+        }
+        if let Some(slot) = self.slot {
+            write!(f, "/{slot}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Identity of one instance; everything that makes two instances different ones.
+///
+/// A replacement keeps the slot of what it replaces and differs in revision or attempt, so that a service of
+/// three replicas always ends with the slots 0, 1 and 2.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceId {
+    /// Deployment.
+    pub deployment: String,
+    /// Service.
+    pub service: String,
+    /// Stable ordinal of the replica inside its service, from 0.
+    pub slot: u32,
+    /// Template that it was made from.
+    pub revision: Revision,
+    /// Counts the instances of one slot and revision, from 0; a restart makes the next one.
+    pub attempt: u32,
+}
+
+impl InstanceId {
+    /// The name that users see and type: `DEPLOYMENT/SERVICE/SLOT`.
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.deployment, self.service, self.slot)
+    }
+
+    /// The service that it belongs to.
+    pub fn service_name(&self) -> ServiceName {
+        ServiceName { deployment: self.deployment.clone(), service: self.service.clone() }
+    }
+
+    /// The name that the runtime knows it by: `DEPLOYMENT_SERVICE_SLOT_REVISION_ATTEMPT`. Deployments and services
+    /// are DNS labels and hold no underscore, so no two identities share a name.
+    pub fn runtime_name(&self) -> String {
+        format!("{}_{}_{}_{}_{}", self.deployment, self.service, self.slot, self.revision.short(), self.attempt)
+    }
+
+    /// The host name inside: `SERVICE-SLOT`, the service cut so that the whole is a DNS label.
+    pub fn hostname(&self) -> String {
+        let slot = self.slot.to_string();
+        let room = 63 - 1 - slot.len();
+        let service = self.service.get(..room.min(self.service.len())).unwrap_or(&self.service);
+        format!("{}-{slot}", service.trim_end_matches('-'))
+    }
+
+    /// The identity labels, without those of other tools.
+    pub fn to_labels(&self, owner: &Owner, restarts: u32, streak: u32) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (labels::OWNER.to_owned(), owner.0.clone()),
+            (labels::DEPLOYMENT.to_owned(), self.deployment.clone()),
+            (labels::SERVICE.to_owned(), self.service.clone()),
+            (labels::SLOT.to_owned(), self.slot.to_string()),
+            (labels::REVISION.to_owned(), self.revision.to_string()),
+            (labels::ATTEMPT.to_owned(), self.attempt.to_string()),
+            (labels::RESTARTS.to_owned(), restarts.to_string()),
+            (labels::STREAK.to_owned(), streak.to_string()),
+        ])
+    }
+
+    /// Reads the identity back from labels.
+    ///
+    /// # Errors
+    /// A label is missing or is not what [`InstanceId::to_labels`] writes.
+    pub fn from_labels<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Self, BadIdentity> {
+        let text = |key: &str| get(key).ok_or_else(|| BadIdentity(format!("the label {key} is missing")));
+        let number =
+            |key: &str| text(key)?.parse::<u32>().map_err(|_| BadIdentity(format!("the label {key} is not a number")));
+        Ok(Self {
+            deployment: text(labels::DEPLOYMENT)?.to_owned(),
+            service: text(labels::SERVICE)?.to_owned(),
+            slot: number(labels::SLOT)?,
+            revision: text(labels::REVISION)?.parse().map_err(|error| BadIdentity(format!("{error}")))?,
+            attempt: number(labels::ATTEMPT)?,
+        })
+    }
+}
+
+impl std::fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.name())
+    }
+}
+
+/// A name or a set of labels is no identity; the text says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadIdentity(pub String);

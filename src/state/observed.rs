@@ -1,0 +1,65 @@
+//! What the runtime reports: instances as plain data.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, InstanceId, Phase};
+use crate::spec::{PortProtocol, RuntimeKind};
+
+/// One instance as its runtime reports it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Identity.
+    pub id: InstanceId,
+    /// Runtime that runs it.
+    pub runtime: RuntimeKind,
+    /// The runtime's own id: a container id, a sandbox's directory name.
+    pub runtime_id: String,
+    /// Where it stands in its life.
+    pub phase: Phase,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// Restarts after an exit, counted over the slot's life.
+    pub restarts: u32,
+    /// Restarts in a row without a stable run between them; sets the back-off of the next one.
+    pub streak: u32,
+    /// Process id on this machine, while it runs and where known.
+    pub pid: Option<u32>,
+    /// Ports of the machine that lead to it.
+    pub ports: Vec<PortBinding>,
+    /// Its last activity, where the runtime reports any.
+    pub last_activity: Option<DateTime<Utc>>,
+    /// What the runtime has to say about it: controls that could not be enforced, fields that it can't honour.
+    pub conditions: Vec<Condition>,
+}
+
+impl Instance {
+    /// What runtime calls need to know of it.
+    pub fn as_ref(&self) -> InstanceRef {
+        InstanceRef { id: self.id.clone(), runtime: self.runtime, runtime_id: self.runtime_id.clone() }
+    }
+}
+
+/// An instance that exists, as runtime calls name it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceRef {
+    /// Identity.
+    pub id: InstanceId,
+    /// Runtime that runs it.
+    pub runtime: RuntimeKind,
+    /// The runtime's own id.
+    pub runtime_id: String,
+}
+
+/// A port of the machine that leads to an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortBinding {
+    /// Port inside; the endpoint's target port, or the assigned `PORT` of a sandbox.
+    pub container_port: u16,
+    /// Protocol.
+    pub protocol: PortProtocol,
+    /// Address on the machine.
+    pub host_ip: String,
+    /// Port on the machine.
+    pub host_port: u16,
+}

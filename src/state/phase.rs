@@ -1,0 +1,181 @@
+//! Where an instance stands in its life, with the facts of that stage.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Signal;
+
+/// Where an instance stands in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Phase {
+    /// Its creation or start is under way; no runtime needs to know it yet.
+    Pending,
+    /// It exists and was never started.
+    Created,
+    /// It runs.
+    Running {
+        /// When it started.
+        since: DateTime<Utc>,
+        /// Whether it takes traffic; the same as running where nothing checks health.
+        ready: bool,
+    },
+    /// It is frozen.
+    Paused {
+        /// When it started.
+        since: DateTime<Utc>,
+    },
+    /// Its stop or removal is under way.
+    Stopping,
+    /// It ended.
+    Exited(Exit),
+    /// The runtime reports something that has no other name here.
+    Unknown {
+        /// What the runtime said.
+        message: String,
+    },
+}
+
+impl Phase {
+    /// The name for tables and JSON.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Created => "created",
+            Self::Running { .. } => "running",
+            Self::Paused { .. } => "paused",
+            Self::Stopping => "stopping",
+            Self::Exited(_) => "exited",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+
+    /// Whether it runs and takes traffic.
+    pub const fn is_ready(&self) -> bool {
+        matches!(self, Self::Running { ready: true, .. })
+    }
+
+    /// When the present or last run started, where known.
+    pub const fn started_at(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Running { since, .. } | Self::Paused { since } => Some(*since),
+            Self::Exited(exit) => exit.started_at,
+            Self::Pending | Self::Created | Self::Stopping | Self::Unknown { .. } => None,
+        }
+    }
+}
+
+/// How an instance ended; one encoding on every runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code; 128 + N after signal N, absent where the process never ran.
+    pub code: Option<i32>,
+    /// Name of the signal that ended it.
+    pub signal: Option<String>,
+    /// Whether it was killed for want of memory.
+    pub oom_killed: bool,
+    /// The kind of end.
+    pub reason: ExitReason,
+    /// What the runtime said when it could not run the process.
+    pub runtime_error: Option<String>,
+    /// When the run started; absent where it never did.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// Who ended it, as far as the runtime remembers.
+    pub ended_by: EndedBy,
+}
+
+impl Exit {
+    /// An exit with this code, which is split into signal and code the way shells encode it: N above 128 is
+    /// signal N - 128.
+    pub fn from_code(code: i32, started_at: Option<DateTime<Utc>>, finished_at: DateTime<Utc>) -> Self {
+        let signal = (code > 128 && code <= 128 + 64).then(|| Signal::name_of(code - 128));
+        Self {
+            code: Some(code),
+            reason: if signal.is_some() { ExitReason::Signal } else { ExitReason::Exited },
+            signal,
+            oom_killed: false,
+            runtime_error: None,
+            started_at,
+            finished_at,
+            ended_by: EndedBy::Itself,
+        }
+    }
+
+    /// The same exit, known to be for want of memory.
+    #[must_use]
+    pub fn out_of_memory(mut self) -> Self {
+        self.oom_killed = true;
+        self.reason = ExitReason::OomKilled;
+        self
+    }
+
+    /// An end because the runtime could not run the process.
+    pub fn runtime_error(message: impl Into<String>, finished_at: DateTime<Utc>) -> Self {
+        Self {
+            code: None,
+            signal: None,
+            oom_killed: false,
+            reason: ExitReason::RuntimeError,
+            runtime_error: Some(message.into()),
+            started_at: None,
+            finished_at,
+            ended_by: EndedBy::Itself,
+        }
+    }
+
+    /// Whether it ended well: code 0.
+    pub fn is_success(&self) -> bool {
+        self.code == Some(0) && !self.oom_killed
+    }
+}
+
+impl std::fmt::Display for Exit {
+    /// One short phrase: `exited 1`, `killed by SIGKILL`, `out of memory`, `could not run: ...`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.reason, &self.signal, self.code, &self.runtime_error) {
+            (ExitReason::OomKilled, ..) => f.write_str("out of memory"),
+            (ExitReason::RuntimeError, _, _, Some(error)) => write!(f, "could not run: {error}"),
+            (ExitReason::Signal, Some(signal), ..) => write!(f, "killed by {signal}"),
+            (_, _, Some(code), _) => write!(f, "exited {code}"),
+            _ => f.write_str("ended"),
+        }
+    }
+}
+
+/// The kind of end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitReason {
+    /// The process ended by itself, with a code.
+    Exited,
+    /// A signal ended it.
+    Signal,
+    /// It was killed for want of memory.
+    OomKilled,
+    /// The runtime could not run it.
+    RuntimeError,
+}
+
+/// Who ended an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    /// The process, the kernel, or somebody behind our back.
+    Itself,
+    /// A stop that this installation asked for.
+    Request(StopCause),
+}
+
+/// Why a stop was asked for; runtimes that can remember it do, so that the reason survives the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopCause {
+    /// It is to be removed, and maybe replaced.
+    Retired,
+    /// No activity for too long.
+    Idle,
+    /// It reached its maximum age and is to stay down.
+    Expired,
+}
