@@ -1,5 +1,7 @@
 //! Errors of runtime calls: what failed, and whether trying again can help.
 
+use crate::state::ErrorKind;
+
 /// A runtime call failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -8,28 +10,6 @@ pub struct RuntimeError {
     pub kind: ErrorKind,
     /// What is wrong, where, and what to do.
     pub message: String,
-}
-
-/// Kinds of failures that callers tell apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorKind {
-    /// The instance does not exist. Never used for a runtime that does not answer.
-    NotFound,
-    /// Something that is not ours has the name.
-    NameTaken,
-    /// The runtime can't be reached.
-    Unavailable,
-    /// The runtime did not answer in time.
-    Timeout,
-    /// The image can't be had.
-    ImageUnavailable,
-    /// The runtime understood and refused; the same request will be refused again.
-    Rejected,
-    /// This runtime can't do that.
-    Unsupported,
-    /// Anything else; trying again may help.
-    Failed,
 }
 
 impl RuntimeError {

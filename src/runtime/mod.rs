@@ -15,17 +15,17 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 pub use capabilities::{Capabilities, Control, Support};
-pub use error::{ErrorKind, RuntimeError};
+pub use error::RuntimeError;
 pub use io::{Exec, Logs};
 
-use crate::spec::{Image, RuntimeKind, ServiceSpec, Signal};
-use crate::state::{Instance, InstanceId, InstanceRef, StopCause};
+use crate::spec::{Image, RuntimeKind, ServiceSpec};
+pub use crate::state::{ErrorKind, StopRequest, Volumes};
+use crate::state::{Instance, InstanceId, InstanceRef};
 
 /// Result of a runtime call.
 pub type Result<T> = std::result::Result<T, RuntimeError>;
@@ -141,25 +141,4 @@ pub struct CreateRequest {
     pub env: BTreeMap<String, String>,
     /// File that declares the service, for labels of other tools.
     pub source: Option<PathBuf>,
-}
-
-/// How an instance is to be ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct StopRequest {
-    /// Asks the process to end.
-    pub signal: Signal,
-    /// Time until it is killed.
-    pub grace: Duration,
-    /// Why; kept with the instance where the runtime can.
-    pub cause: StopCause,
-}
-
-/// What becomes of a deployment's named volumes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Volumes {
-    /// They stay.
-    Keep,
-    /// They go.
-    Remove,
 }

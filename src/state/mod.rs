@@ -1,11 +1,13 @@
 //! Desired and observed state as plain data, and the identities that tie them together.
 
+mod call;
 mod condition;
 mod desired;
 mod id;
 mod observed;
 mod phase;
 
+pub use call::{ErrorKind, StopRequest, Volumes};
 pub use condition::{Condition, ConditionStatus};
 pub use desired::{Desired, DesiredDeployment, DesiredService, Fate, SourceRef};
 pub use id::{BadIdentity, InstanceId, Owner, ServiceName, Target, labels};

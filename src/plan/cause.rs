@@ -1,0 +1,80 @@
+//! Why a step is taken.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::spec::{Revision, RuntimeKind};
+use crate::state::{Exit, SourceRef};
+
+/// Why a step is taken.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+pub enum Cause {
+    /// A slot of the desired replicas has no instance.
+    Missing {
+        /// Desired replicas.
+        replicas: u32,
+    },
+    /// The template changed.
+    SpecChanged {
+        /// Declared here.
+        source: SourceRef,
+        /// Template that the instance was made from.
+        from: Revision,
+        /// Template that it should be made from.
+        to: Revision,
+    },
+    /// The service is to run on another runtime.
+    RuntimeChanged {
+        /// Where the instance runs.
+        from: RuntimeKind,
+        /// Where it should run.
+        to: RuntimeKind,
+    },
+    /// The slot lies beyond the desired replicas.
+    ScaledDown {
+        /// Desired replicas.
+        replicas: u32,
+    },
+    /// The instance ended and its policy starts another.
+    Exited {
+        /// How it ended.
+        exit: Exit,
+        /// Restarts in a row, this one included.
+        streak: u32,
+    },
+    /// The instance was created and never started.
+    NotStarted,
+    /// The instance is frozen and nobody asked for it.
+    Paused,
+    /// The instance reached its maximum age.
+    Expired {
+        /// When it started.
+        since: DateTime<Utc>,
+    },
+    /// The instance had no activity for too long.
+    Idle {
+        /// Its last activity.
+        since: DateTime<Utc>,
+    },
+    /// A dead instance is no longer needed for its output.
+    Superseded,
+    /// Two instances hold one slot.
+    Duplicate,
+    /// The service is not declared any more.
+    ServiceRemoved,
+    /// The deployment is not declared any more.
+    DeploymentRemoved,
+    /// Nothing that this installation remembers declared it.
+    Orphan {
+        /// When it was first seen without a declaration.
+        first_seen: DateTime<Utc>,
+    },
+    /// A crash shuts the service down (`errors.on_panic: shutdown`).
+    Shutdown {
+        /// The crash.
+        exit: Exit,
+    },
+    /// The instance ended by itself and is not kept (`lifecycle.delete_on_exit`).
+    DeleteOnExit,
+}

@@ -1,0 +1,59 @@
+//! What a decision is made from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+
+use crate::spec::{Revision, RuntimeKind};
+use crate::state::{DesiredDeployment, ErrorKind, Fate, Instance, Volumes};
+
+/// Everything that a decision about one deployment is made from.
+#[derive(Debug, Clone)]
+pub struct Input<'a> {
+    /// The deployment's name.
+    pub deployment: &'a str,
+    /// What is declared, or what becomes of the instances without a declaration.
+    pub desired: Result<&'a DesiredDeployment, Fate>,
+    /// Its instances on every runtime, in any order. Those with a step under way are [`Phase::Pending`] (being
+    /// made or started) or [`Phase::Stopping`] (being stopped or removed) and are left alone.
+    ///
+    /// [`Phase::Pending`]: crate::state::Phase::Pending
+    /// [`Phase::Stopping`]: crate::state::Phase::Stopping
+    pub observed: &'a [Instance],
+    /// Runtimes on which something shared (a network) exists for it.
+    pub shared: &'a BTreeSet<RuntimeKind>,
+    /// Runtimes that do not answer, with what they said.
+    pub unreachable: &'a BTreeMap<RuntimeKind, String>,
+    /// What happened before and no runtime remembers.
+    pub history: &'a History,
+    /// What becomes of named volumes when the deployment goes.
+    pub volumes: Volumes,
+    /// The time now.
+    pub now: DateTime<Utc>,
+}
+
+/// What happened before and no runtime remembers. Losing it costs a quicker retry or a later reaping, no more.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct History {
+    /// Failed calls in a row, by service and slot.
+    pub failures: BTreeMap<(String, u32), Failure>,
+    /// When an undeclared instance was first seen, by the runtime's own id.
+    pub orphans: BTreeMap<String, DateTime<Utc>>,
+}
+
+/// Failed calls in a row for one slot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// Template that was to be run; another one starts afresh.
+    pub revision: Revision,
+    /// How many in a row; at least 1.
+    pub count: u32,
+    /// When the last one failed.
+    pub at: DateTime<Utc>,
+    /// Kind of the last one.
+    pub kind: ErrorKind,
+    /// Whether the same call may succeed later.
+    pub retryable: bool,
+    /// What the runtime said.
+    pub message: String,
+}

@@ -1,0 +1,40 @@
+//! Pure decisions: what to do next for one deployment, and why.
+//!
+//! Planning is a function of its [`Input`]: no clock, no randomness, no I/O. Jitter comes from a hash of the
+//! instance's name. What it returns is a value: comparable, printable one line per step, serialisable; a dry run is
+//! printing it. It plans only what may be done *now*; when a step's effect is observed, it is asked again.
+
+mod action;
+mod cause;
+mod input;
+mod wait;
+
+pub use action::{Action, Lane, Step};
+pub use cause::Cause;
+use chrono::{DateTime, Utc};
+pub use input::{Failure, History, Input};
+use serde::Serialize;
+pub use wait::Wait;
+
+/// What to do now for one deployment, what is being waited for, and when to look again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Plan {
+    /// Run side by side, each in order; one lane per instance. Sorted by service, slot and revision.
+    pub lanes: Vec<Lane>,
+    /// Why more is not done now.
+    pub waits: Vec<Wait>,
+    /// The earliest time at which looking again can change something; absent when only an event can.
+    pub next_look: Option<DateTime<Utc>>,
+}
+
+impl Plan {
+    /// Whether nothing is to be done now. A plan may be empty and still wait.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// Every step, lane by lane.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.lanes.iter().flat_map(|lane| &lane.steps)
+    }
+}

@@ -1,0 +1,127 @@
+//! Why more is not done now.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::spec::RuntimeKind;
+use crate::state::{ErrorKind, Exit, InstanceId};
+
+/// Why more is not done now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "wait", rename_all = "snake_case")]
+pub enum Wait {
+    /// A step for this instance is under way.
+    InFlight {
+        /// The instance.
+        id: InstanceId,
+    },
+    /// The instance ended and its next start is not due.
+    BackOff {
+        /// The dead instance.
+        id: InstanceId,
+        /// How it ended.
+        exit: Exit,
+        /// When the next start is due.
+        until: DateTime<Utc>,
+    },
+    /// A call for this instance failed and its next try is not due.
+    Retry {
+        /// The instance that was to be made or changed.
+        id: InstanceId,
+        /// Failures in a row.
+        failures: u32,
+        /// What the runtime said.
+        error: String,
+        /// When the next try is due.
+        until: DateTime<Utc>,
+    },
+    /// A call for this instance was refused; only another spec can help.
+    Refused {
+        /// The instance that was to be made or changed.
+        id: InstanceId,
+        /// Kind of failure.
+        kind: ErrorKind,
+        /// What the runtime said.
+        error: String,
+    },
+    /// A new instance does not take traffic yet, and the rollout may not go on without it.
+    NotReady {
+        /// The instance.
+        id: InstanceId,
+        /// When it will have been ready for long enough, where only time is missing.
+        until: Option<DateTime<Utc>>,
+    },
+    /// Old instances have to end before new ones start (`rollout.strategy: recreate`).
+    Draining {
+        /// The service.
+        service: String,
+    },
+    /// The dead instance is kept for inspection (`errors.on_panic: isolate`).
+    Isolated {
+        /// The instance.
+        id: InstanceId,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The service is down because an instance crashed (`errors.on_panic: shutdown`).
+    ShutDown {
+        /// The instance that crashed.
+        id: InstanceId,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The instance ended and its policy starts no other.
+    Ended {
+        /// The instance.
+        id: InstanceId,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The instance crashed as often as `restart_policy.max_attempts` allows.
+    GaveUp {
+        /// The instance.
+        id: InstanceId,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The instance was stopped for want of activity; the next use starts it.
+    Idle {
+        /// The instance.
+        id: InstanceId,
+    },
+    /// The instance reached its maximum age and stays down (`lifecycle.on_expiry: terminate`).
+    Terminated {
+        /// The instance.
+        id: InstanceId,
+    },
+    /// The undeclared instance has to be seen for longer before it counts as an orphan.
+    OrphanSettling {
+        /// The instance.
+        id: InstanceId,
+        /// When it may be removed.
+        until: DateTime<Utc>,
+    },
+    /// The deployment is not declared any more and is kept (`prune: never`, or pruning is held).
+    Kept,
+    /// The runtime does not answer, so nothing is known of what it runs.
+    RuntimeUnreachable {
+        /// The runtime.
+        runtime: RuntimeKind,
+        /// What it said.
+        error: String,
+    },
+    /// The runtime reports the instance in a phase that nothing can be done about.
+    Unknown {
+        /// The instance.
+        id: InstanceId,
+        /// What the runtime said.
+        message: String,
+    },
+    /// The service is of a kind that is not run yet.
+    NotRun {
+        /// The service.
+        service: String,
+        /// Which kind, and what to do.
+        why: String,
+    },
+}

@@ -1,0 +1,49 @@
+//! Words of runtime calls that plans use too.
+
+use std::time::Duration;
+
+use crate::spec::Signal;
+use crate::state::StopCause;
+
+/// How an instance is to be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct StopRequest {
+    /// Asks the process to end.
+    pub signal: Signal,
+    /// Time until it is killed.
+    pub grace: Duration,
+    /// Why; kept with the instance where the runtime can.
+    pub cause: StopCause,
+}
+
+/// What becomes of a deployment's named volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Volumes {
+    /// They stay.
+    Keep,
+    /// They go.
+    Remove,
+}
+
+/// Kinds of failures that callers tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The instance does not exist. Never used for a runtime that does not answer.
+    NotFound,
+    /// Something that is not ours has the name.
+    NameTaken,
+    /// The runtime can't be reached.
+    Unavailable,
+    /// The runtime did not answer in time.
+    Timeout,
+    /// The image can't be had.
+    ImageUnavailable,
+    /// The runtime understood and refused; the same request will be refused again.
+    Rejected,
+    /// This runtime can't do that.
+    Unsupported,
+    /// Anything else; trying again may help.
+    Failed,
+}
