@@ -1,6 +1,8 @@
 //! Evenkeel.
 pub mod clock;
+pub mod controller;
 pub mod plan;
 pub mod runtime;
 pub mod spec;
 pub mod state;
+pub mod status;

@@ -1,0 +1,130 @@
+//! What callers ask of the engine, and what they get.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::Volumes;
+use crate::status::ProblemView;
+
+/// A file as the caller read it; the engine need not see the caller's file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecFile {
+    /// Absolute path, for messages and relative paths inside; `-` for standard input.
+    pub path: PathBuf,
+    /// Content.
+    pub text: String,
+}
+
+/// Declare these files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// Every file that was named.
+    pub files: Vec<SpecFile>,
+    /// The absolute paths that were named; what was applied from one of these directories before and is not in it now is
+    /// pruned.
+    pub origins: Vec<PathBuf>,
+}
+
+/// What an apply, a delete or a preview does to one deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It is new.
+    Created,
+    /// It is declared differently.
+    Configured,
+    /// It is declared as it was.
+    Unchanged,
+    /// It goes, because its declaration has gone.
+    Pruned,
+    /// It goes, because somebody said so.
+    Deleted,
+}
+
+impl Change {
+    /// The word that is printed.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Configured => "configured",
+            Self::Unchanged => "unchanged",
+            Self::Pruned => "pruned",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// What happened to the declarations.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Applied {
+    /// By deployment name.
+    pub results: Vec<(String, Change)>,
+    /// Why nothing was applied; where this is not empty, nothing was.
+    pub problems: Vec<ProblemView>,
+    /// What the caller should know besides.
+    pub notes: Vec<String>,
+}
+
+/// Remove these deployments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteRequest {
+    /// Their names.
+    pub deployments: Vec<String>,
+    /// What becomes of their named volumes.
+    pub volumes: Volumes,
+}
+
+/// What applying files would do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    /// By deployment name.
+    pub deployments: Vec<DeploymentPreview>,
+    /// Why nothing would be applied; where this is not empty, nothing would be.
+    pub problems: Vec<ProblemView>,
+}
+
+/// What applying files would do to one deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentPreview {
+    /// Name.
+    pub deployment: String,
+    /// To its declaration.
+    pub change: Change,
+    /// What is declared now, as JSON; absent where nothing is. Services by name, each as it was written.
+    pub old: Option<serde_json::Value>,
+    /// What would be declared.
+    pub new: Option<serde_json::Value>,
+    /// The first steps, one line each.
+    pub steps: Vec<String>,
+    /// What would be waited for, one line each.
+    pub waits: Vec<String>,
+    /// The same plan as a value.
+    pub plan: serde_json::Value,
+}
+
+/// A request could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The request itself is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// What it names does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// It can't be done in the present state.
+    #[error("{0}")]
+    Conflict(String),
+    /// The runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] crate::runtime::RuntimeError),
+    /// Reading or writing local state failed.
+    #[error("{context}")]
+    Local {
+        /// What was being done.
+        context: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

@@ -1,0 +1,201 @@
+//! The views themselves: the shape of `keel get -o json` and of the API.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::spec::RuntimeKind;
+use crate::state::{Condition, ExitReason, PortBinding};
+
+/// Everything that is shown, taken at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Grows with every change; equal numbers mean equal content.
+    pub generation: u64,
+    /// Whether the sources were read once and every runtime that answers was listed once.
+    pub synced: bool,
+    /// By name.
+    pub deployments: Vec<DeploymentView>,
+    /// By deployment and name.
+    pub services: Vec<ServiceView>,
+    /// By deployment, service, slot, age. The current instance of each slot, and the outgoing one during a rollout;
+    /// dead instances that are kept only for their output are left out.
+    pub instances: Vec<InstanceView>,
+    /// What is wrong with source files.
+    pub problems: Vec<ProblemView>,
+    /// Pruning is held.
+    pub hold: Option<HoldView>,
+    /// The runtimes that are in use.
+    pub runtimes: Vec<RuntimeView>,
+}
+
+/// One deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentView {
+    /// Name.
+    pub deployment: String,
+    /// Where it is declared, `file:line`; absent where it is not.
+    pub source: Option<String>,
+    /// How it stands.
+    pub state: DeploymentState,
+    /// What is being done or waited for, or what is wrong; empty where all is well.
+    pub message: String,
+    /// What else is true of it.
+    pub conditions: Vec<Condition>,
+}
+
+/// How a deployment stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeploymentState {
+    /// What is declared runs, and nothing else.
+    Running,
+    /// Steps are being taken.
+    Progressing,
+    /// Something crashes or fails, and is tried again by itself.
+    Degraded,
+    /// Something is refused or given up; it stays so until somebody changes the spec.
+    Failed,
+    /// It is being removed.
+    Removing,
+    /// It is not declared any more and is kept.
+    Kept,
+    /// The runtime does not answer.
+    Unknown,
+}
+
+impl DeploymentState {
+    /// The name for tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Progressing => "progressing",
+            Self::Degraded => "degraded",
+            Self::Failed => "failed",
+            Self::Removing => "removing",
+            Self::Kept => "kept",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Deployment.
+    pub deployment: String,
+    /// Name.
+    pub service: String,
+    /// Where it is declared, `file:line`; absent where it is not.
+    pub source: Option<String>,
+    /// Runtime.
+    pub runtime: RuntimeKind,
+    /// Image, as it was written.
+    pub image: String,
+    /// Replicas that there should be.
+    pub desired: u32,
+    /// Instances that run.
+    pub running: u32,
+    /// Instances that take traffic.
+    pub ready: u32,
+    /// Instances of the declared revision that run.
+    pub updated: u32,
+    /// The declared revision.
+    pub revision: String,
+    /// What else is true of it.
+    pub conditions: Vec<Condition>,
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceView {
+    /// Deployment.
+    pub deployment: String,
+    /// Service.
+    pub service: String,
+    /// Stable ordinal inside the service.
+    pub slot: u32,
+    /// `DEPLOYMENT/SERVICE/SLOT`.
+    pub name: String,
+    /// Runtime.
+    pub runtime: RuntimeKind,
+    /// The runtime's own id; empty while it does not exist yet.
+    pub runtime_id: String,
+    /// Process id on this machine, while it runs and where known.
+    pub pid: Option<u32>,
+    /// `pending`, `created`, `running`, `paused`, `stopping`, `exited` or `unknown`.
+    pub phase: String,
+    /// Whether it takes traffic.
+    pub ready: bool,
+    /// Revision that it was made from.
+    pub revision: String,
+    /// Restarts after an exit.
+    pub restarts: u32,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When the present or last run started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// How it ended; absent while it runs.
+    pub exit: Option<ExitView>,
+    /// Ports of the machine that lead to it.
+    pub ports: Vec<PortBinding>,
+    /// What is being waited for, in a sentence; empty where nothing is.
+    pub message: String,
+    /// What the runtime has to say about it.
+    pub conditions: Vec<Condition>,
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitView {
+    /// Exit code; 128 + N after signal N.
+    pub code: Option<i32>,
+    /// Name of the signal that ended it.
+    pub signal: Option<String>,
+    /// Whether it was killed for want of memory.
+    pub oom_killed: bool,
+    /// The kind of end.
+    pub reason: ExitReason,
+    /// What the runtime said when it could not run the process.
+    pub message: Option<String>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+}
+
+/// One thing that is wrong with a source file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemView {
+    /// File.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1.
+    pub column: u32,
+    /// Path inside the document, `services.web.image`.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+    /// What keeps running in the meantime.
+    pub effect: String,
+}
+
+/// Pruning is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldView {
+    /// Why, and what to do.
+    pub reason: String,
+    /// Deployments that are gone from the source and kept.
+    pub missing: Vec<String>,
+}
+
+/// One runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeView {
+    /// Which.
+    pub runtime: RuntimeKind,
+    /// Whether it is what services without a `runtime` use.
+    pub default: bool,
+    /// Why nothing is known of it; absent while it answers.
+    pub unreachable: Option<String>,
+}
