@@ -17,7 +17,7 @@ pub struct StopRequest {
 }
 
 /// What becomes of a deployment's named volumes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Volumes {
     /// They stay.
