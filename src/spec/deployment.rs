@@ -11,6 +11,7 @@ use super::{Api, External, RuntimeKind, ServiceSpec};
 #[serde(deny_unknown_fields)]
 pub struct DeploymentSpec {
     /// Version of the format; `v1`.
+    #[schemars(extend("enum" = ["v1"]))]
     pub version: String,
     /// Name of the deployment: a DNS label.
     pub deployment: String,
@@ -33,21 +34,6 @@ pub struct DeploymentSpec {
     /// Settings of the published format's API server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,
-}
-
-/// One service in a document of its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct ServiceDocument {
-    /// Version of the format; `v1`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// Name of the service: a DNS label.
-    pub service: String,
-    /// Name of the deployment that it joins, or makes: a DNS label.
-    pub deployment: String,
-    /// The service itself.
-    #[serde(flatten)]
-    pub spec: ServiceSpec,
 }
 
 /// What happens to a deployment when its declaration goes.

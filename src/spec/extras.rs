@@ -111,6 +111,13 @@ pub struct PortMapping {
     pub host_ip: Option<String>,
 }
 
+impl PortMapping {
+    /// Address of the machine that is bound: what was written, else loopback.
+    pub fn host_ip(&self) -> &str {
+        self.host_ip.as_deref().filter(|address| !address.is_empty()).unwrap_or("127.0.0.1")
+    }
+}
+
 /// Protocol of a published port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -71,9 +71,11 @@ impl Errors {
 
 /// A chosen action.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, bound(deserialize = "T: Default + Deserialize<'de>"))]
+#[schemars(rename = "ActionOf{T}", bound = "T: schemars::JsonSchema + Default + Serialize")]
 pub struct Action<T> {
     /// What to do.
+    #[serde(default)]
     pub action: T,
 }
 

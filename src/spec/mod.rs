@@ -4,37 +4,61 @@
 //! errors comes out. Every optional field is an `Option` (or an empty collection) so that a value remembers
 //! what was *written*; the default that applies when nothing was written is an accessor next to the field.
 
+mod check;
 mod deployment;
 mod duration;
 mod extras;
+mod file_mode;
+mod files;
 mod health;
 mod image;
 mod lifecycle;
+mod merge;
+mod parse;
+mod problem;
 mod quantity;
 mod resources;
 mod revision;
 mod rollout;
 mod runtime_kind;
+mod scalar;
 mod scale;
+mod schema;
 mod service;
 mod signal;
 mod storage;
+mod structure;
+mod suggest;
+mod template;
+mod text;
+mod tree;
+mod unsupported;
 
-pub use deployment::{DeploymentSpec, Prune, ServiceDocument};
+pub use deployment::{DeploymentSpec, Prune};
 pub use duration::HumanDuration;
 pub use extras::{
     Api, Destination, Endpoint, EndpointProtocol, Expose, External, InitStep, LogsConfig, Network, OnFailure,
     PortMapping, PortProtocol, Stream, Ulimit,
 };
+pub use file_mode::FileMode;
+pub use files::{is_ignored, is_spec_file};
 pub use health::{Check, Depends, DependsCondition, Health, Init, OnInitFailure};
 pub use image::{Image, ImageRef, PullPolicy};
 pub use lifecycle::{CrashAction, Errors, Lifecycle, OnExpiry, OnIdle, RestartKind, RestartPolicy};
+pub use merge::{Merged, MergedDeployment, MergedService, merge};
+pub use parse::{
+    DeclaredDeployment, DeclaredService, Document, DocumentKind, MAX_FILE_SIZE, ParsedFile, parse, parse_bytes,
+};
+pub use problem::{Position, Problem};
 pub use quantity::{Bytes, CountOrPercent, Cpu};
 pub use resources::{Gpu, Resources};
 pub use revision::{BadRevision, Revision};
 pub use rollout::{OnRolloutFailure, Rollout, Strategy};
 pub use runtime_kind::RuntimeKind;
 pub use scale::{Job, Overlap, Pool, Scale, ScaleTargets, Session};
+pub use schema::{deployment_schema, service_schema};
 pub use service::{Command, Device, NetworkMode, RType, Sandbox, SandboxNetwork, Scalar, SeccompProfile, ServiceSpec};
 pub use signal::Signal;
 pub use storage::Storage;
+pub use tree::{MAX_DEPTH, MAX_NODES};
+pub use unsupported::{UnsupportedField, unsupported};

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// Written `v1-` and 16 hex digits: the version of the canonical form, then the hash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Revision(String);
+pub struct Revision(pub(super) String);
 
 impl Revision {
     /// The first eight hex digits, for names and tables.

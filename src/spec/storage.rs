@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
+use super::{Bytes, FileMode};
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -51,7 +51,7 @@ pub enum Storage {
         size: Option<Bytes>,
         /// Permission bits.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        mode: Option<u32>,
+        mode: Option<FileMode>,
     },
     /// A bucket of an object store.
     S3 {

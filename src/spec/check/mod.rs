@@ -1,0 +1,121 @@
+//! What values must be beyond their types: names, references, ranges between fields.
+
+use super::problem::{Path, Position, Problem, Step, display_path};
+use super::structure::Structure;
+use super::tree::Node;
+use super::{DeploymentSpec, ServiceSpec};
+
+/// Longest DNS label (RFC 1035, section 2.3.4).
+const MAX_LABEL: usize = 63;
+
+/// Where the checks of one part of a document put what they find.
+pub(super) struct Report<'a> {
+    root: &'a Node,
+    structure: &'a Structure,
+    problems: &'a mut Vec<Problem>,
+    around: Path,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(root: &'a Node, structure: &'a Structure, problems: &'a mut Vec<Problem>, around: Path) -> Self {
+        Self { root, structure, problems, around }
+    }
+
+    /// Adds a problem at `path` below the part, unless that place or something around it was cut out of the
+    /// document: what was wrong there has been said.
+    pub(super) fn problem(&mut self, path: &[Step], message: impl Into<String>) {
+        self.add(path, message.into(), None);
+    }
+
+    /// The same, with what would be right.
+    pub(super) fn problem_help(&mut self, path: &[Step], message: impl Into<String>, help: impl Into<String>) {
+        self.add(path, message.into(), Some(help.into()));
+    }
+
+    fn add(&mut self, path: &[Step], message: String, help: Option<String>) {
+        let path = self.written(path);
+        if self.structure.dropped.iter().any(|dropped| path.starts_with(dropped)) {
+            return;
+        }
+        let position = locate(self.root, &path);
+        self.problems.push(Problem { position, path: display_path(&path), message, help });
+    }
+
+    /// Where `path` below the part was written; the nearest place around it when it was not.
+    pub(super) fn position(&self, path: &[Step]) -> Position {
+        locate(self.root, &self.written(path))
+    }
+
+    /// The path from the root, with the indexes that the elements of lists have in the text.
+    fn written(&self, path: &[Step]) -> Path {
+        let mut written = self.around.clone();
+        for step in path {
+            let step = match (step, self.structure.kept.get(&written)) {
+                (Step::Index(index), Some(kept)) => Step::Index(kept.get(*index).copied().unwrap_or(*index)),
+                (step, _) => step.clone(),
+            };
+            written.push(step);
+        }
+        written
+    }
+}
+
+/// The position of the value at `path`, or of the last key on the way to it that exists.
+fn locate(root: &Node, path: &[Step]) -> Position {
+    let mut node = root;
+    let mut position = root.position;
+    for step in path {
+        match step {
+            Step::Key(key) => match node.get(key) {
+                Some(entry) => {
+                    node = &entry.node;
+                    position =
+                        if node.entries().is_empty() && !node.is_null() { node.position } else { entry.position };
+                }
+                None => return position,
+            },
+            Step::Index(index) => match node.item(*index) {
+                Some(item) => {
+                    node = item;
+                    position = item.position;
+                }
+                None => return position,
+            },
+        }
+    }
+    position
+}
+
+/// Checks that a text is a DNS label.
+pub(super) fn name(report: &mut Report<'_>, path: &[Step], text: &str) {
+    if let Some((message, help)) = bad_name(text) {
+        report.problem_help(path, message, help);
+    }
+}
+
+/// What is wrong with a name and what would be right: names of deployments, services, endpoints and volumes
+/// become host names, file names and names in engines, so they are DNS labels.
+pub(super) fn bad_name(text: &str) -> Option<(String, String)> {
+    const RULE: &str = "use 1 to 63 lower-case letters, digits and hyphens, with no hyphen at either end";
+    let good = |text: &str| {
+        (1..=MAX_LABEL).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+    };
+    if good(text) {
+        return None;
+    }
+    let message = match text {
+        "" => "a name must not be empty".to_owned(),
+        text => format!("{text:?} is not a name"),
+    };
+    let lower = text.to_lowercase().replace(['_', '.', ' '], "-");
+    Some((message, if good(&lower) { format!("write {lower}") } else { RULE.to_owned() }))
+}
+
+/// Checks the parts of a deployment that belong to no service.
+pub(super) fn deployment(_report: &mut Report<'_>, _spec: &DeploymentSpec) {}
+
+/// Checks one service.
+pub(super) fn service(_report: &mut Report<'_>, _name: &str, _spec: &ServiceSpec) {}

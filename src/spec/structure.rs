@@ -1,0 +1,438 @@
+//! The structural check: a document's tree against its JSON Schema.
+//!
+//! Finds every problem in one walk and returns what is left once the bad parts are cut out, so that the
+//! checks that come later still see the rest of the document.
+
+use std::collections::HashMap;
+
+use serde_json::Value as Json;
+use serde_yaml::{Mapping, Value as Yaml};
+
+use super::problem::{Path, Position, Problem, Step, display_path};
+use super::scalar::{self, Resolved};
+use super::schema::SERVICE_ALIASES;
+use super::suggest::{elsewhere, nearest};
+use super::text;
+use super::tree::{Entry, Node, Scalar, Value};
+
+/// What the walk over one document found.
+#[derive(Debug, Default)]
+pub(super) struct Structure {
+    /// The document without its bad parts; `None` when nothing is left of it.
+    pub(super) value: Option<Yaml>,
+    pub(super) problems: Vec<Problem>,
+    /// Parts that were cut out.
+    pub(super) dropped: Vec<Path>,
+    /// For lists that lost elements: where each of the elements that are left was written.
+    pub(super) kept: HashMap<Path, Vec<usize>>,
+}
+
+/// Checks `root` against `schema`, a root schema with its own `$defs`.
+pub(super) fn check(root: &Node, schema: &Json) -> Structure {
+    let mut walk = Walk { defs: &schema["$defs"], path: Path::new(), found: Structure::default() };
+    let value = walk.value(root, schema, root.position);
+    Structure { value, ..walk.found }
+}
+
+struct Walk<'a> {
+    defs: &'a Json,
+    path: Path,
+    found: Structure,
+}
+
+/// A schema with its references followed.
+#[derive(Clone, Copy)]
+struct Resolution<'a> {
+    schema: &'a Json,
+    /// Name of the last definition that was followed.
+    name: &'a str,
+}
+
+impl<'a> Walk<'a> {
+    fn resolve(&self, schema: &'a Json) -> Resolution<'a> {
+        let mut resolution = Resolution { schema, name: "" };
+        loop {
+            let schema = resolution.schema;
+            if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix("#/$defs/")) {
+                resolution = Resolution { schema: &self.defs[name], name };
+            } else if let Some(inner) = schema["anyOf"].as_array().and_then(|any| any.iter().find(|s| !is_null(s))) {
+                resolution.schema = inner;
+            } else {
+                return resolution;
+            }
+        }
+    }
+
+    /// Checks one value; `at` is where a missing part of it is reported.
+    fn value(&mut self, node: &Node, schema: &'a Json, at: Position) -> Option<Yaml> {
+        let Resolution { schema, name } = self.resolve(schema);
+        if let Some(check) = text::check_of(name) {
+            return self.text(node, check);
+        }
+        if let Some(variants) = schema["oneOf"].as_array() {
+            return match variants.iter().all(|variant| variant["const"].is_string()) {
+                true => self.choice(node, variants.iter().filter_map(|variant| variant["const"].as_str()).collect()),
+                false => self.tagged(node, variants, name, at),
+            };
+        }
+        if let Some(choices) = schema["enum"].as_array() {
+            return self.choice(node, choices.iter().filter_map(Json::as_str).collect());
+        }
+        match types(schema) {
+            types if types.is_empty() => Some(free(node)),
+            types if types.contains(&"object") => self.object(node, schema, name, at, None),
+            types if types.contains(&"array") => self.list(node, schema),
+            types if types.contains(&"string") => self.string(node, schema),
+            types if types.contains(&"boolean") => self.boolean(node),
+            types => self.number(node, schema, types.contains(&"number")),
+        }
+    }
+
+    fn problem(&mut self, position: Position, message: impl Into<String>) -> &mut Problem {
+        let problem = Problem::new(position, display_path(&self.path), message);
+        self.found.problems.push(problem);
+        let last = self.found.problems.len() - 1;
+        &mut self.found.problems[last]
+    }
+
+    fn mismatch(&mut self, node: &Node, expected: &str) -> &mut Problem {
+        let message = format!("expected {expected}, found {}", describe(node));
+        self.problem(node.position, message)
+    }
+
+    /// Runs `inner` one step deeper.
+    fn inside<T>(&mut self, step: impl Into<Step>, inner: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(step.into());
+        let result = inner(self);
+        self.path.pop();
+        result
+    }
+
+    fn drop_here(&mut self) {
+        self.found.dropped.push(self.path.clone());
+    }
+
+    fn text(&mut self, node: &Node, check: text::Check) -> Option<Yaml> {
+        let Some(text) = node.text() else {
+            self.mismatch(node, check.expected);
+            return None;
+        };
+        match (check.parse)(text) {
+            Ok(()) => Some(Yaml::String(text.to_owned())),
+            Err(error) => {
+                let help = (!error.contains(check.expected)).then(|| format!("write {}", check.expected));
+                self.problem(node.position, error).help = help;
+                None
+            }
+        }
+    }
+
+    fn choice(&mut self, node: &Node, choices: Vec<&str>) -> Option<Yaml> {
+        match node.text() {
+            Some(text) if choices.contains(&text) => Some(Yaml::String(text.to_owned())),
+            Some(text) => {
+                let message = format!("{text:?} is not {}", one_of(&choices));
+                let help = nearest(text, &choices).map(|best| format!("did you mean `{best}`?"));
+                self.problem(node.position, message).help = help;
+                None
+            }
+            None => {
+                self.mismatch(node, &one_of(&choices));
+                None
+            }
+        }
+    }
+
+    fn string(&mut self, node: &Node, schema: &Json) -> Option<Yaml> {
+        let Some(text) = node.text() else {
+            self.mismatch(node, "text");
+            return None;
+        };
+        let least = schema["minLength"].as_u64().unwrap_or(0);
+        if (text.chars().count() as u64) < least {
+            self.problem(node.position, "this must not be empty");
+            return None;
+        }
+        Some(Yaml::String(text.to_owned()))
+    }
+
+    fn boolean(&mut self, node: &Node) -> Option<Yaml> {
+        match &node.value {
+            Value::Scalar(Scalar { resolved: Resolved::Bool(value), .. }) => Some(Yaml::Bool(*value)),
+            Value::Scalar(Scalar { text, .. }) => {
+                let help = match text.to_ascii_lowercase().as_str() {
+                    "true" | "yes" | "on" | "y" | "1" => Some("write true, without quotes".to_owned()),
+                    "false" | "no" | "off" | "n" | "0" => Some("write false, without quotes".to_owned()),
+                    _ => None,
+                };
+                self.mismatch(node, "true or false").help = help;
+                None
+            }
+            _ => {
+                self.mismatch(node, "true or false");
+                None
+            }
+        }
+    }
+
+    fn number(&mut self, node: &Node, schema: &Json, fraction: bool) -> Option<Yaml> {
+        let number = match &node.value {
+            Value::Scalar(scalar) => match scalar.resolved {
+                Resolved::Unsigned(number) => Some((i128::from(number), Yaml::from(number))),
+                Resolved::Signed(number) => Some((i128::from(number), Yaml::from(number))),
+                Resolved::Float(number) if fraction => return Some(Yaml::from(number)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let (least, most) = bounds(schema);
+        match number {
+            Some((number, yaml)) if (least..=most).contains(&number) => Some(yaml),
+            Some((number, _)) => {
+                self.problem(node.position, format!("{number} is {}", out_of(least, most)));
+                None
+            }
+            None => {
+                let help = node.text().and_then(number_help);
+                self.mismatch(node, if fraction { "a number" } else { "a whole number" }).help = help;
+                None
+            }
+        }
+    }
+
+    fn list(&mut self, node: &Node, schema: &'a Json) -> Option<Yaml> {
+        let Value::List(items) = &node.value else {
+            let help = node.text().map(|text| format!("write a list: [{text:?}]"));
+            self.mismatch(node, "a list").help = help;
+            return None;
+        };
+        if (items.len() as u64) < schema["minItems"].as_u64().unwrap_or(0) {
+            self.problem(node.position, "this list must not be empty");
+            return None;
+        }
+        let mut values = Vec::with_capacity(items.len());
+        let mut kept = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let value = self.inside(index, |walk| walk.value(item, &schema["items"], item.position));
+            match value {
+                Some(value) => {
+                    values.push(value);
+                    kept.push(index);
+                }
+                None => self.inside(index, Self::drop_here),
+            }
+        }
+        if kept.len() < items.len() {
+            self.found.kept.insert(self.path.clone(), kept);
+        }
+        Some(Yaml::Sequence(values))
+    }
+
+    /// A map whose other keys depend on one of them (`type`, `mode`).
+    fn tagged(&mut self, node: &Node, variants: &'a [Json], name: &str, at: Position) -> Option<Yaml> {
+        let tag = variants
+            .iter()
+            .filter_map(|variant| variant["properties"].as_object())
+            .flat_map(|properties| properties.iter().filter(|(_, property)| property["const"].is_string()))
+            .map(|(tag, _)| tag.as_str())
+            .next()?;
+        let names: Vec<&str> =
+            variants.iter().filter_map(|variant| variant["properties"][tag]["const"].as_str()).collect();
+        if !matches!(node.value, Value::Map(_)) {
+            self.mismatch(node, "a map").help = Some(format!("write a map with `{tag}`: {}", one_of(&names)));
+            return None;
+        }
+        let Some(entry) = node.get(tag).filter(|entry| !entry.node.is_null()) else {
+            self.problem(at, format!("`{tag}` is missing")).help = Some(format!("write {}", one_of(&names)));
+            return None;
+        };
+        let chosen = self.inside(tag.to_owned(), |walk| walk.choice(&entry.node, names))?;
+        let variant =
+            variants.iter().find(|variant| variant["properties"][tag]["const"].as_str() == chosen.as_str())?;
+        self.object(node, variant, name, at, Some(tag))
+    }
+
+    fn object(&mut self, node: &Node, schema: &'a Json, name: &str, at: Position, tag: Option<&str>) -> Option<Yaml> {
+        let Value::Map(entries) = &node.value else {
+            let help = super::suggest::shape(name, &self.path, node.text());
+            self.mismatch(node, "a map").help = help;
+            return None;
+        };
+        let is_service = name == "ServiceSpec" || (self.path.is_empty() && schema["properties"]["service"].is_object());
+        let mut mapping = Mapping::new();
+        let mut missing: Vec<&str> = schema["required"]
+            .as_array()
+            .map(|required| required.iter().filter_map(Json::as_str).collect())
+            .unwrap_or_default();
+        let mut sound = true;
+        for entry in entries {
+            let key = entry.key.as_str();
+            let Some(property) = property(schema, key) else {
+                self.unknown_key(entry, schema, &mut missing, &mut sound);
+                continue;
+            };
+            let field =
+                SERVICE_ALIASES.iter().find(|(alias, _)| is_service && *alias == key).map_or(key, |(_, field)| *field);
+            if mapping.contains_key(field) {
+                let message = format!("`{field}` is written twice, once as `{key}`");
+                self.inside(key.to_owned(), |walk| {
+                    walk.problem(entry.position, message);
+                });
+                continue;
+            }
+            // Nothing after the colon is the same as leaving the key out, except in maps of free keys.
+            let closed = schema["additionalProperties"] == Json::Bool(false);
+            if closed && entry.node.is_null() {
+                continue;
+            }
+            let required = missing.contains(&field);
+            missing.retain(|name| *name != field);
+            if tag == Some(key) {
+                mapping.insert(field.into(), Yaml::String(entry.node.text()?.to_owned()));
+                continue;
+            }
+            let value = self.inside(key.to_owned(), |walk| {
+                let value = walk.value(&entry.node, property, entry.position);
+                if value.is_none() {
+                    walk.drop_here();
+                }
+                value
+            });
+            match value {
+                Some(value) => {
+                    mapping.insert(field.into(), value);
+                }
+                None => sound &= !required,
+            }
+        }
+        for field in missing {
+            sound = false;
+            let message = format!("`{field}` is missing");
+            let help = super::suggest::required(field);
+            self.problem(at, message).help = help;
+            self.inside(field.to_owned(), Self::drop_here);
+        }
+        if is_service && !mapping.contains_key("image") {
+            // The rest of a service is checked even when its image is what is wrong.
+            let placeholder = Mapping::from_iter([(Yaml::from("name"), Yaml::from("host"))]);
+            mapping.insert("image".into(), placeholder.into());
+            sound = true;
+        }
+        (sound || self.path.is_empty()).then_some(Yaml::Mapping(mapping))
+    }
+
+    fn unknown_key(&mut self, entry: &Entry, schema: &Json, missing: &mut Vec<&str>, sound: &mut bool) {
+        let key = entry.key.as_str();
+        if key.starts_with("x-") {
+            return;
+        }
+        let known: Vec<&str> =
+            schema["properties"].as_object().map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default();
+        let best = nearest(key, &known);
+        if let Some(best) = best.filter(|best| missing.contains(best)) {
+            // The misspelt key is the missing one: one message is enough.
+            missing.retain(|field| *field != best);
+            *sound = false;
+        }
+        let help = elsewhere(key, &known)
+            .or_else(|| best.map(|best| format!("did you mean `{best}`?")))
+            .unwrap_or_else(|| format!("known keys are {}; keys that begin with x- are free", known.join(", ")));
+        let message = format!("unknown key `{key}`");
+        self.inside(key.to_owned(), |walk| {
+            walk.problem(entry.position, message).help = Some(help);
+        });
+    }
+}
+
+fn property<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
+    match (schema["properties"].get(key), &schema["additionalProperties"]) {
+        (Some(property), _) => Some(property),
+        (None, Json::Bool(false)) => None,
+        (None, additional) => Some(additional),
+    }
+}
+
+fn is_null(schema: &Json) -> bool {
+    schema["type"] == "null"
+}
+
+fn types(schema: &Json) -> Vec<&str> {
+    match &schema["type"] {
+        Json::String(one) => vec![one],
+        Json::Array(many) => many.iter().filter_map(Json::as_str).filter(|name| *name != "null").collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Smallest and largest whole number that a schema takes.
+fn bounds(schema: &Json) -> (i128, i128) {
+    let (least, most) = match schema["format"].as_str() {
+        Some("uint8") => (0, i128::from(u8::MAX)),
+        Some("uint16") => (0, i128::from(u16::MAX)),
+        Some("uint32") => (0, i128::from(u32::MAX)),
+        Some("uint64" | "uint") => (0, i128::from(u64::MAX)),
+        Some("int32") => (i128::from(i32::MIN), i128::from(i32::MAX)),
+        _ => (i128::from(i64::MIN), i128::from(i64::MAX)),
+    };
+    let bound = |name: &str| schema[name].as_i64().map(i128::from);
+    (bound("minimum").unwrap_or(least).max(least), bound("maximum").unwrap_or(most).min(most))
+}
+
+fn out_of(least: i128, most: i128) -> String {
+    match most {
+        most if most >= i128::from(u32::MAX) => format!("too small or too large: it must be at least {least}"),
+        most => format!("out of range: it must be from {least} to {most}"),
+    }
+}
+
+fn number_help(text: &str) -> Option<String> {
+    if scalar::has_leading_zero(text) {
+        let digits = text.trim_start_matches('0');
+        return Some(format!("write {}, or 0o{digits} if it is octal", if digits.is_empty() { "0" } else { digits }));
+    }
+    matches!(scalar::resolve(text), Resolved::Unsigned(_) | Resolved::Signed(_))
+        .then(|| format!("write {text}, without quotes"))
+}
+
+fn one_of(choices: &[&str]) -> String {
+    match choices {
+        [one] => format!("{one:?}"),
+        many => format!("one of {}", many.join(", ")),
+    }
+}
+
+/// A value as messages name it, long text cut.
+fn describe(node: &Node) -> String {
+    const LONGEST: usize = 40;
+    match &node.value {
+        Value::List(_) => "a list".to_owned(),
+        Value::Map(_) => "a map".to_owned(),
+        Value::Scalar(Scalar { resolved: Resolved::Null, .. }) => "nothing".to_owned(),
+        Value::Scalar(Scalar { text, resolved }) => {
+            let cut: String = text.chars().take(LONGEST).collect();
+            let dots = if cut.len() < text.len() { "..." } else { "" };
+            match resolved {
+                Resolved::Text => format!("text {cut:?}{dots}"),
+                resolved => format!("{} ({cut}{dots})", resolved.kind()),
+            }
+        }
+    }
+}
+
+/// A value that no schema describes, as it stands.
+fn free(node: &Node) -> Yaml {
+    match &node.value {
+        Value::List(items) => Yaml::Sequence(items.iter().map(|item| free(item)).collect()),
+        Value::Map(entries) => {
+            Yaml::Mapping(entries.iter().map(|entry| (Yaml::String(entry.key.clone()), free(&entry.node))).collect())
+        }
+        Value::Scalar(Scalar { text, resolved }) => match resolved {
+            Resolved::Null => Yaml::Null,
+            Resolved::Bool(value) => Yaml::Bool(*value),
+            Resolved::Unsigned(number) => Yaml::from(*number),
+            Resolved::Signed(number) => Yaml::from(*number),
+            Resolved::Float(number) => Yaml::from(*number),
+            Resolved::Text => Yaml::String(text.clone()),
+        },
+    }
+}

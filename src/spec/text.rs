@@ -1,0 +1,43 @@
+//! Fields that are text with a grammar of its own: durations, quantities, image references.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use super::{Bytes, CountOrPercent, Cpu, FileMode, HumanDuration, ImageRef, NetworkMode, Signal};
+
+/// Says what is wrong with a text, if anything.
+type Parse = fn(&str) -> Result<(), String>;
+
+/// How such a field is checked.
+#[derive(Clone, Copy)]
+pub(super) struct Check {
+    /// What would be right, with an example.
+    pub(super) expected: &'static str,
+    /// What is wrong with a text, if anything.
+    pub(super) parse: Parse,
+}
+
+/// The check of the schema definition `name`, where it is such a field.
+pub(super) fn check_of(name: &str) -> Option<Check> {
+    let (expected, parse): (_, Parse) = match name {
+        "Bytes" => ("a number of bytes such as 512Mi, 1Gi or 500M", parse::<Bytes>),
+        "CountOrPercent" => ("a count such as 2 or a share such as 25%", parse::<CountOrPercent>),
+        "Cpu" => ("a number of CPUs such as 1.5 or 1500m", parse::<Cpu>),
+        "Duration" => ("a length of time such as 500ms, 30s or 1m30s", |text| {
+            text.parse::<HumanDuration>()
+                .map(drop)
+                .map_err(|error| format!("{text:?} is not a length of time: {error}"))
+        }),
+        "FileMode" => ("permission bits in octal such as 0o1777", parse::<FileMode>),
+        "ImageRef" => ("a reference such as nginx:1.27, dir:./rootfs or host", parse::<ImageRef>),
+        "NetworkMode" => ("default, host, none, bridge, bridge:NAME or container:ID", parse::<NetworkMode>),
+        "Scalar" => ("text, a number or a boolean", |_| Ok(())),
+        "Signal" => ("a signal name such as SIGTERM, INT or usr1", parse::<Signal>),
+        _ => return None,
+    };
+    Some(Check { expected, parse })
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<(), String> {
+    text.parse::<T>().map(drop).map_err(|error| error.to_string())
+}

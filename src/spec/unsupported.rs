@@ -1,0 +1,100 @@
+//! Fields that are understood and that nothing honours yet, on any runtime.
+//!
+//! Such a field is shown as the condition `UnsupportedField` on its service; it is never dropped in silence.
+//! What only some runtimes can't do, they report themselves.
+
+use super::{
+    DeclaredDeployment, OnIdle, PullPolicy, RType, Rollout, Scalar, Scale, ServiceSpec, Storage, problem::display_path,
+    problem::steps,
+};
+
+/// A field that has no effect yet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct UnsupportedField {
+    /// The field, seen from its service (or deployment): `rollout.on_failure`.
+    pub path: String,
+    /// What does not happen, and what happens instead.
+    pub why: String,
+}
+
+impl UnsupportedField {
+    fn new(path: impl Into<String>, why: &str) -> Self {
+        Self { path: path.into(), why: why.to_owned() }
+    }
+}
+
+/// The fields of a service that nothing honours yet.
+pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
+    let mut fields = Vec::new();
+    let mut add = |written: bool, path: &str, why: &str| {
+        if written {
+            fields.push(UnsupportedField::new(path, why));
+        }
+    };
+    match spec.rtype() {
+        RType::Service => {}
+        RType::Job => add(true, "rtype", "jobs are not run yet"),
+        RType::Cron => add(true, "rtype", "cron jobs are not run yet"),
+    }
+    match &spec.scale {
+        None | Some(Scale::Fixed { .. }) => {}
+        Some(Scale::Adaptive { .. }) => add(true, "scale.mode", "load is not measured yet; `min` replicas run"),
+        Some(Scale::Manual) => add(true, "scale.mode", "there is no command to scale yet; one replica runs"),
+    }
+    add(spec.health.is_some(), "health", "checks are not run yet; an instance is ready when it runs");
+    add(!spec.depends.is_empty(), "depends", "services do not wait for each other yet; all start at once");
+    add(spec.init.is_some(), "init", "init steps are not run yet");
+    let on_init_failure = spec.errors.as_ref().is_some_and(|errors| errors.on_init_failure.is_some());
+    add(on_init_failure, "errors.on_init_failure", "init steps are not run yet");
+    add(!spec.endpoints.is_empty(), "endpoints", "nothing listens on their ports yet; instances only get their PORT");
+    add(spec.pool.is_some(), "pool", "pools are not filled yet");
+    add(spec.session.is_some(), "session", "there are no sessions yet");
+    if let Some(Rollout { progress_deadline, on_failure, history, .. }) = &spec.rollout {
+        add(progress_deadline.is_some(), "rollout.progress_deadline", "a rollout that is stuck is not given up yet");
+        add(on_failure.is_some(), "rollout.on_failure", "a failed rollout is not undone yet; it is tried again");
+        add(history.is_some(), "rollout.history", "old revisions are not kept yet");
+    }
+    let suspends = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.on_idle == Some(OnIdle::Suspend));
+    add(suspends, "lifecycle.on_idle", "instances are not suspended yet; an idle one is stopped");
+    let newer = spec.image.pull_policy == Some(PullPolicy::Newer);
+    add(newer, "image.pull_policy", "digests are not compared yet; the image is pulled if it is not present");
+    add(
+        spec.resources.as_ref().is_some_and(|r| r.gpu.is_some()),
+        "resources.gpu",
+        "no graphics processor is passed on",
+    );
+    const PLACEMENT: &str = "there is one machine; instances are not placed by this";
+    add(spec.network.is_some(), "network", "there are no overlay networks; a deployment has one network");
+    add(spec.node_mode.is_some(), "node_mode", PLACEMENT);
+    add(spec.node_selector.is_some(), "node_selector", PLACEMENT);
+    add(spec.platform.is_some(), "platform", "images of this machine's platform are used");
+    add(spec.service_type.is_some(), "service_type", "every service runs as a program in an instance");
+    add(spec.wasm.is_some(), "wasm", "WebAssembly modules are not run");
+    for (index, storage) in spec.storage.iter().enumerate() {
+        if let Storage::S3 { .. } = storage {
+            let path = display_path(&steps!["storage", index]);
+            fields.push(UnsupportedField::new(path, "buckets are not mounted; the instance starts without it"));
+        }
+    }
+    for (name, Scalar(value)) in &spec.env {
+        if value.starts_with("$S:") {
+            let path = display_path(&steps!["env", name]);
+            fields.push(UnsupportedField::new(path, "secrets are not read yet"));
+        }
+    }
+    fields
+}
+
+/// The fields of a deployment, outside of its services, that nothing honours yet.
+pub(super) fn unsupported_in(deployment: &DeclaredDeployment) -> Vec<UnsupportedField> {
+    let DeclaredDeployment { externals, tunnels, api, .. } = deployment;
+    [
+        (!externals.is_empty(), "externals", "nothing listens for them yet"),
+        (!tunnels.is_empty(), "tunnels", "there are no tunnels between machines"),
+        (api.is_some(), "api", "keel's own socket is not configured by specs"),
+    ]
+    .into_iter()
+    .filter(|(written, _, _)| *written)
+    .map(|(_, path, why)| UnsupportedField::new(path, why))
+    .collect()
+}
