@@ -6,3 +6,4 @@ pub mod runtime;
 pub mod spec;
 pub mod state;
 pub mod status;
+pub mod store;

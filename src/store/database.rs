@@ -1,0 +1,174 @@
+//! Opening the SQLite file: format, damage, concurrency.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode};
+
+use super::StoreError;
+use super::migrate::{NEWEST, format, migrate};
+
+/// Name of the database in the state directory.
+pub const DATABASE: &str = "keel.db";
+
+/// How long a call waits for another process that writes. One-shot commands write a few kilobytes, which takes
+/// milliseconds; five seconds is SQLite's customary choice and short enough to be told apart from a hang.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Largest write-ahead log that is left on disk after a checkpoint.
+const WAL_LIMIT: i64 = 4 << 20;
+
+/// The database of one state directory.
+#[derive(Debug)]
+pub struct Store {
+    connection: Mutex<Connection>,
+    moved_aside: Option<PathBuf>,
+}
+
+impl Store {
+    /// Opens, or makes, the database in a state directory that exists.
+    ///
+    /// A damaged database is moved aside (to `keel.db.corrupt`, replacing an earlier one) and a fresh one is made:
+    /// see [`Store::moved_aside`]. One that a newer version wrote is an error and stays as it is.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let path = state_dir.join(DATABASE);
+        match Opened::open(&path)? {
+            Opened::Good(connection) => Ok(Self::of(connection, None)),
+            Opened::Corrupt(why) => {
+                let aside = move_aside(&path)?;
+                tracing::error!(
+                    database = %path.display(), moved_to = %aside.display(), %why,
+                    "the database is damaged and was moved aside: history is lost, workloads are not"
+                );
+                match Opened::open(&path)? {
+                    Opened::Good(connection) => Ok(Self::of(connection, Some(aside))),
+                    Opened::Corrupt(source) => {
+                        Err(StoreError::Database { action: "make a fresh copy of", source: Box::new(source) })
+                    }
+                }
+            }
+        }
+    }
+
+    /// A database that lives as long as the value: for commands that may leave no trace, and for tests.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let mut connection = Connection::open_in_memory().map_err(StoreError::database("open"))?;
+        migrate(&mut connection).map_err(StoreError::database("prepare"))?;
+        Ok(Self::of(connection, None))
+    }
+
+    /// Where the damaged database that was found at the start is now.
+    pub fn moved_aside(&self) -> Option<&Path> {
+        self.moved_aside.as_deref()
+    }
+
+    fn of(connection: Connection, moved_aside: Option<PathBuf>) -> Self {
+        Self { connection: Mutex::new(connection), moved_aside }
+    }
+
+    /// The connection. A panic in another call can't leave half a change behind (every change is a transaction),
+    /// so a poisoned lock is still good.
+    pub(super) fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Opened {
+    Good(Connection),
+    Corrupt(rusqlite::Error),
+}
+
+impl Opened {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let opened = Connection::open(path).and_then(|mut connection| {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            let found = format(&connection)?;
+            if found > NEWEST {
+                return Ok(Err(found));
+            }
+            prepare(&mut connection)?;
+            Ok(Ok(connection))
+        });
+        match opened {
+            Ok(Ok(connection)) => Ok(Self::Good(connection)),
+            Ok(Err(found)) => Err(StoreError::Newer { path: path.to_path_buf(), found, known: NEWEST }),
+            Err(error) if is_corrupt(&error) => Ok(Self::Corrupt(error)),
+            Err(error) => Err(StoreError::Database { action: "open", source: Box::new(error) }),
+        }
+    }
+}
+
+fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
+    // Readers go on while one writes. Where the file system can't do it, SQLite stays with its older journal.
+    connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    // A power cut may lose the last events, never the database: what runs is the runtime's word, not ours.
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update_and_check(None, "journal_size_limit", WAL_LIMIT, |_| Ok(()))?;
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        return Err(rusqlite::Error::SqliteFailure(code, Some(verdict)));
+    }
+    migrate(connection)
+}
+
+fn is_corrupt(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Moves the database and its companions out of the way. The old name plus `.corrupt` is reused, so that damage
+/// that comes back can't fill the disk.
+fn move_aside(path: &Path) -> Result<PathBuf, StoreError> {
+    let named = |suffix: &str| {
+        let mut name = path.as_os_str().to_os_string();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    for companion in ["", "-wal", "-shm"] {
+        let from = named(companion);
+        let to = named(&format!(".corrupt{companion}"));
+        match std::fs::rename(&from, &to) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(StoreError::io("move aside", &from))?,
+        }
+    }
+    Ok(named(".corrupt"))
+}
+
+/// A time as the database holds it: RFC 3339 in UTC with microseconds, which sorts and which people can read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At(pub DateTime<Utc>);
+
+impl ToSql for At {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.to_rfc3339_opts(SecondsFormat::Micros, true).into())
+    }
+}
+
+impl FromSql for At {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let time = DateTime::parse_from_rfc3339(value.as_str()?).map_err(FromSqlError::other)?;
+        Ok(Self(time.with_timezone(&Utc)))
+    }
+}
+
+/// A path as the database holds it: its bytes, since a path need not be text.
+#[derive(Debug, Clone)]
+pub(super) struct PathBytes(pub PathBuf);
+
+impl ToSql for PathBytes {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Blob(self.0.as_os_str().as_bytes())))
+    }
+}
+
+impl FromSql for PathBytes {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(Self(PathBuf::from(OsStr::from_bytes(value.as_blob()?))))
+    }
+}

@@ -1,0 +1,238 @@
+//! The state directory: owner id, lock, and the names of what is inside.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Store, StoreError, socket};
+use crate::state::Owner;
+
+/// Name of the file with the owner id.
+const OWNER: &str = "owner";
+/// Name of the lock file.
+const LOCK: &str = "lock";
+/// Name of the folder that `keel apply` writes into.
+const APPLIED: &str = "applied";
+/// Random bytes of an owner id: 128 bits, as in a UUID, so that no two installations ever share one.
+const OWNER_BYTES: usize = 16;
+/// How often the lock is tried: a command that looks whether somebody holds it ([`StateDir::holder`]) has it for an
+/// instant itself, and must not keep a controller from starting.
+const LOCK_TRIES: u32 = 5;
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// The directory of one installation.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    path: PathBuf,
+    owner: Owner,
+}
+
+impl StateDir {
+    /// Where the state directory is when none is named: `/var/lib/keel` for root, else `$XDG_STATE_HOME/keel`, else
+    /// `~/.local/state/keel` (XDG Base Directory Specification). None where not even a home directory is known.
+    pub fn default_path() -> Option<PathBuf> {
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        default_path(rustix::process::geteuid().is_root(), variable)
+    }
+
+    /// Opens a state directory; makes it (for this user alone), the owner id in it and the `applied/` folder where
+    /// they are missing.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = std::path::absolute(path).map_err(StoreError::io("find", path))?;
+        make_dir(&path)?;
+        make_dir(&path.join(APPLIED))?;
+        let owner = read_owner(&path)?;
+        Ok(Self { path, owner })
+    }
+
+    /// The directory; absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Random id of this installation: 32 lower-case hexadecimal digits.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// The folder that `keel apply` writes into, a source root of its own.
+    pub fn applied(&self) -> PathBuf {
+        self.path.join(APPLIED)
+    }
+
+    /// Opens the database.
+    pub fn store(&self) -> Result<Store, StoreError> {
+        Store::open(&self.path)
+    }
+
+    /// Where the controller's socket is. Its directory exists afterwards; the socket itself may not.
+    pub fn socket_path(&self) -> Result<PathBuf, StoreError> {
+        let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        socket::socket_path(&self.path, runtime_dir.as_deref())
+    }
+
+    /// Makes the caller the only controller of this state directory, until the guard is dropped or the process
+    /// ends, however it ends (the kernel releases the lock).
+    pub fn lock(&self) -> Result<LockGuard, Locked> {
+        let path = self.path.join(LOCK);
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = opened.map_err(|error| Locked::Failed(StoreError::io("open", &path)(error)))?;
+        let mut tries = LOCK_TRIES;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => tries -= 1,
+                Err(TryLockError::Error(error)) => return Err(Locked::Failed(StoreError::io("lock", &path)(error))),
+            }
+            if tries == 0 {
+                return Err(Locked::Held { pid: read_pid(&mut file), state_dir: self.path.clone() });
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        write.map_err(|error| Locked::Failed(StoreError::io("write", &path)(error)))?;
+        Ok(LockGuard { _file: file })
+    }
+
+    /// Whether a controller holds the lock now, and which.
+    pub fn holder(&self) -> Result<Lock, StoreError> {
+        let path = self.path.join(LOCK);
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Lock::Free),
+            other => other.map_err(StoreError::io("open", &path))?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Lock::Free),
+            Err(TryLockError::WouldBlock) => Ok(Lock::Held { pid: read_pid(&mut file) }),
+            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
+        }
+    }
+}
+
+/// Whether a controller runs on a state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// None does.
+    Free,
+    /// One does.
+    Held {
+        /// Its process id, where it has written it already.
+        pid: Option<u32>,
+    },
+}
+
+/// Keeps every other controller off the state directory.
+#[derive(Debug)]
+pub struct LockGuard {
+    _file: File,
+}
+
+/// Why the lock was not given.
+#[derive(Debug, thiserror::Error)]
+pub enum Locked {
+    /// Another controller has it.
+    #[error(
+        "another keel{} is already running on {}; stop it first, or use another --state-dir",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), state_dir.display()
+    )]
+    Held {
+        /// Its process id, where it has written it already.
+        pid: Option<u32>,
+        /// The state directory.
+        state_dir: PathBuf,
+    },
+    /// The lock file can't be used.
+    #[error(transparent)]
+    Failed(#[from] StoreError),
+}
+
+/// Writes a file that must not exist yet, all or nothing: a reader sees the whole content or no file. Where another
+/// process was quicker, its file stays.
+pub(super) fn write_new(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let mut temporary = path.as_os_str().to_os_string();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        // A link fails where the name is taken, which a rename would not.
+        match std::fs::hard_link(&temporary, path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            // A file system without hard links.
+            Err(_) if !path.exists() => std::fs::rename(&temporary, path)?,
+            other => other?,
+        }
+        match path.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    let outcome = write().map_err(StoreError::io("write", path));
+    // Left over only where the link succeeded or something failed.
+    let _ = std::fs::remove_file(&temporary);
+    outcome
+}
+
+fn default_path(root: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    if root {
+        return Some(PathBuf::from("/var/lib/keel"));
+    }
+    // The specification says to ignore relative paths.
+    let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
+    let state_home = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    state_home.map(|dir| dir.join("keel"))
+}
+
+/// Makes a directory that only this user can enter; one that exists keeps its permissions, but must be this user's.
+fn make_dir(path: &Path) -> Result<(), StoreError> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("create", path))?;
+    let metadata = std::fs::metadata(path).map_err(StoreError::io("look at", path))?;
+    let user = rustix::process::geteuid();
+    if user.is_root() || metadata.uid() == user.as_raw() {
+        return Ok(());
+    }
+    Err(StoreError::Damaged {
+        path: path.to_path_buf(),
+        what: format!("it belongs to user {}", metadata.uid()),
+        help: "use another --state-dir",
+    })
+}
+
+fn read_owner(dir: &Path) -> Result<Owner, StoreError> {
+    let path = dir.join(OWNER);
+    if !path.exists() {
+        write_new(&path, format!("{}\n", random_id()?).as_bytes())?;
+    }
+    let text = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
+    let text = String::from_utf8_lossy(&text);
+    let id = text.trim();
+    let written_by_us =
+        id.len() == OWNER_BYTES * 2 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if written_by_us {
+        return Ok(Owner(id.to_owned()));
+    }
+    Err(StoreError::Damaged {
+        path,
+        what: format!("{OWNER_BYTES} random bytes in lower-case hexadecimal digits were expected"),
+        help: "restore it from a backup; without it keel does not recognise what it created, and removing the file \
+               makes a new installation that leaves all of that alone",
+    })
+}
+
+fn random_id() -> Result<String, StoreError> {
+    let device = Path::new("/dev/urandom");
+    let mut bytes = [0; OWNER_BYTES];
+    File::open(device).and_then(|mut file| file.read_exact(&mut bytes)).map_err(StoreError::io("read", device))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    // Longest pid on Linux: 4194304 and a newline.
+    let mut text = String::new();
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}

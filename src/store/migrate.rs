@@ -1,0 +1,64 @@
+//! The tables, and how an older database becomes a current one.
+
+use rusqlite::Connection;
+
+/// What brings a database from format N to N + 1, in order. Entries are never changed once released, only added.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE files (
+        path BLOB PRIMARY KEY,        -- absolute, as the bytes of the file system
+        content BLOB NOT NULL,        -- last version without a problem
+        hash BLOB NOT NULL,           -- SHA-256 of content
+        accepted_at TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE deployments (
+        name TEXT PRIMARY KEY,
+        prune TEXT NOT NULL,
+        root BLOB NOT NULL,           -- source root that declared it
+        file BLOB NOT NULL,
+        line INTEGER NOT NULL,
+        spec TEXT NOT NULL,           -- JSON, as declared
+        updated_at TEXT NOT NULL,
+        removed_at TEXT               -- set once its declaration went and pruning was allowed
+    ) WITHOUT ROWID;
+    CREATE TABLE roots (
+        path BLOB PRIMARY KEY,
+        identity TEXT NOT NULL        -- which directory it was at the last scan
+    ) WITHOUT ROWID;
+    CREATE TABLE hold (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        reason TEXT NOT NULL,
+        since TEXT NOT NULL,
+        missing TEXT NOT NULL         -- JSON list of deployment names
+    );
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at TEXT NOT NULL,
+        deployment TEXT,
+        kind TEXT NOT NULL,
+        message TEXT NOT NULL
+    );
+    CREATE INDEX events_of_deployment ON events (deployment, id);
+"];
+
+/// Newest format that this version knows.
+pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
+
+/// Format of a database; 0 for an empty one.
+pub(super) fn format(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Brings a database to the newest format, each step in a transaction of its own.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let from = usize::try_from(format(connection)?).unwrap_or(0);
+    for (done, step) in MIGRATIONS.iter().enumerate().skip(from) {
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        // Another process may have been quicker.
+        if format(&transaction)? == done as i64 {
+            transaction.execute_batch(step)?;
+            transaction.pragma_update(None, "user_version", done as i64 + 1)?;
+            transaction.commit()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! What outlives a controller: the state directory, and the SQLite file in it.
+//!
+//! The state directory holds the owner id, the lock that makes the controller the only one, the place of its
+//! socket, the `applied/` folder and `keel.db`. The database keeps the last good version of each source file, the
+//! inventory of deployments that were declared, events, and what a stopped prune waits for. Losing it loses
+//! history, never workloads. Every call is synchronous and short: call it through `spawn_blocking`.
+
+mod database;
+mod dir;
+mod error;
+mod events;
+mod inventory;
+mod migrate;
+mod socket;
+
+pub use database::{DATABASE, Store};
+pub use dir::{Lock, LockGuard, Locked, StateDir};
+pub use error::StoreError;
+pub use events::{Event, MAX_EVENT_MESSAGE, MAX_EVENTS};
+pub use inventory::{Declared, HoldRecord, RootIdentity, SourceChange, SourceFile, SourceState};

@@ -1,0 +1,45 @@
+//! The state directory: owner id and lock.
+
+use std::os::unix::fs::PermissionsExt;
+
+use evenkeel::store::{Lock, Locked, StateDir};
+
+#[test]
+fn the_directory_is_private_and_keeps_its_owner() {
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("a/b");
+    let first = StateDir::open(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(first.owner().0.len(), 32);
+    assert!(first.applied().is_dir());
+    assert_eq!(StateDir::open(&path).unwrap().owner(), first.owner());
+    let other = StateDir::open(&base.path().join("other")).unwrap();
+    assert_ne!(other.owner(), first.owner());
+    let names: Vec<_> = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "no temporary files stay: {names:?}");
+}
+
+#[test]
+fn a_damaged_owner_id_is_never_replaced() {
+    let base = tempfile::tempdir().unwrap();
+    std::fs::write(base.path().join("owner"), "").unwrap();
+    let error = StateDir::open(base.path()).unwrap_err().to_string();
+    assert!(error.contains("owner is damaged") && error.contains("restore it"), "{error}");
+    assert_eq!(std::fs::read(base.path().join("owner")).unwrap(), b"");
+}
+
+#[test]
+fn a_second_controller_is_refused_with_the_holders_pid_until_the_first_ends() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(base.path()).unwrap();
+    assert_eq!(dir.holder().unwrap(), Lock::Free);
+    let guard = dir.lock().unwrap();
+    let pid = std::process::id();
+    assert_eq!(dir.holder().unwrap(), Lock::Held { pid: Some(pid) });
+    let refused = StateDir::open(base.path()).unwrap().lock().unwrap_err();
+    assert!(matches!(&refused, Locked::Held { pid: Some(held), .. } if *held == pid), "{refused:?}");
+    assert!(refused.to_string().contains(&format!("pid {pid}")), "{refused}");
+    drop(guard);
+    assert_eq!(dir.holder().unwrap(), Lock::Free);
+    dir.lock().unwrap();
+}

@@ -1,0 +1,132 @@
+//! The database.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use evenkeel::spec::Prune;
+use evenkeel::state::SourceRef;
+use evenkeel::store::{
+    DATABASE, Declared, HoldRecord, MAX_EVENT_MESSAGE, MAX_EVENTS, RootIdentity, SourceChange, SourceFile, SourceState,
+    Store, StoreError,
+};
+
+fn at(second: i64) -> DateTime<Utc> {
+    "2026-01-02T03:04:05.000006Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::seconds(second)
+}
+
+fn declared(name: &str) -> Declared {
+    Declared {
+        name: name.into(),
+        prune: Prune::Auto,
+        root: "/specs".into(),
+        source: SourceRef { file: format!("/specs/{name}.yaml").into(), line: 3 },
+        spec: "{}".into(),
+        updated_at: at(0),
+        removed_at: None,
+    }
+}
+
+fn file(name: &str) -> SourceFile {
+    SourceFile { path: PathBuf::from(name), content: b"deployment: a\n".to_vec(), hash: [7; 32], accepted_at: at(1) }
+}
+
+#[test]
+fn what_a_scan_records_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let hold = HoldRecord { reason: "gone".into(), since: at(2), missing: ["a".to_owned()].into() };
+    let root = RootIdentity { path: "/specs".into(), identity: "1:2".into() };
+    let removed = Declared { removed_at: Some(at(9)), prune: Prune::Never, ..declared("b") };
+    let change = SourceChange {
+        files: vec![file("/specs/a.yaml"), file("/specs/b.yaml")],
+        declared: vec![declared("a"), removed.clone()],
+        roots: vec![root.clone()],
+        hold: Some(Some(hold.clone())),
+        ..SourceChange::default()
+    };
+    Store::open(dir.path()).unwrap().record_scan(&change).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let expected = SourceState {
+        files: vec![file("/specs/a.yaml"), file("/specs/b.yaml")],
+        inventory: vec![declared("a"), removed],
+        roots: vec![root.clone()],
+        hold: Some(hold),
+    };
+    assert_eq!(store.source_state().unwrap(), expected);
+    let change = SourceChange { dropped_files: vec!["/specs/a.yaml".into()], hold: Some(None), ..Default::default() };
+    store.record_scan(&change).unwrap();
+    store.forget("b").unwrap();
+    store.forget("b").unwrap();
+    let expected = SourceState {
+        files: vec![file("/specs/b.yaml")],
+        inventory: vec![declared("a")],
+        roots: vec![root],
+        hold: None,
+    };
+    assert_eq!(store.source_state().unwrap(), expected);
+}
+
+#[test]
+fn a_declaration_replaces_the_one_before() {
+    let store = Store::in_memory().unwrap();
+    store.declare(&declared("a")).unwrap();
+    let moved = Declared { source: SourceRef { file: "/specs/x.yaml".into(), line: 1 }, ..declared("a") };
+    store.declare(&moved).unwrap();
+    assert_eq!(store.inventory().unwrap(), [moved]);
+}
+
+#[test]
+fn events_come_oldest_first_and_only_the_newest_are_kept() {
+    let store = Store::in_memory().unwrap();
+    for n in 0..MAX_EVENTS + 5 {
+        let deployment = (n % 2 == 0).then_some("even");
+        store.record_event(at(n), deployment, "Created", &n.to_string()).unwrap();
+    }
+    let messages = |events: Vec<evenkeel::store::Event>| events.into_iter().map(|e| e.message).collect::<Vec<_>>();
+    assert_eq!(messages(store.events(2).unwrap()), ["10003", "10004"]);
+    assert_eq!(messages(store.events_of("even", 2).unwrap()), ["10002", "10004"]);
+    let all = store.events(usize::MAX).unwrap();
+    assert_eq!((all.len() as i64, all[0].message.as_str(), all[0].at), (MAX_EVENTS, "5", at(5)));
+}
+
+#[test]
+fn a_long_message_is_cut_between_characters() {
+    let store = Store::in_memory().unwrap();
+    store.record_event(at(0), None, "Failed", &format!("x{}", "ü".repeat(MAX_EVENT_MESSAGE))).unwrap();
+    let message = &store.events(1).unwrap()[0].message;
+    assert_eq!(message.len(), MAX_EVENT_MESSAGE - 1);
+}
+
+#[test]
+fn a_damaged_database_is_moved_aside_and_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    Store::open(dir.path()).unwrap().declare(&declared("a")).unwrap();
+    for damage in [b"not a database at all, but long enough to be read as a header of one".to_vec(), torn(dir.path())] {
+        std::fs::write(dir.path().join(DATABASE), &damage).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let aside = store.moved_aside().unwrap();
+        assert_eq!(std::fs::read(aside).unwrap(), damage);
+        assert_eq!(store.inventory().unwrap(), []);
+        store.declare(&declared("b")).unwrap();
+    }
+    assert_eq!(Store::open(dir.path()).unwrap().moved_aside(), None);
+}
+
+/// The database with its pages after the first overwritten.
+fn torn(dir: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(dir.join(DATABASE)).unwrap();
+    assert!(bytes.len() > 8192);
+    bytes[4096..].fill(0xff);
+    bytes
+}
+
+#[test]
+fn a_database_of_a_newer_version_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::open(dir.path()).unwrap());
+    let connection = rusqlite::Connection::open(dir.path().join(DATABASE)).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
+    assert!(!dir.path().join("keel.db.corrupt").exists());
+}
