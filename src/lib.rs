@@ -1,4 +1,5 @@
 //! Evenkeel.
+pub mod cli;
 pub mod clock;
 pub mod controller;
 pub mod plan;

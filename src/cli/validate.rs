@@ -1,0 +1,268 @@
+//! `keel validate`: says everything that is wrong with specs, and changes nothing.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal as _, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
+use anyhow::Context as _;
+
+use crate::spec::{self, MAX_FILE_SIZE, ParsedFile, Position, Problem};
+
+/// Exit code when a file or directory could not be read.
+const UNREADABLE: u8 = 2;
+
+/// The name that standard input has in output.
+const STDIN: &str = "-";
+
+/// Check specs and report every problem; exit with 1 if there is one, 2 if something can't be read
+///
+/// All paths are checked together: a service in one file may depend on a service in another.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Files, directories (with their .yaml and .yml files, sub-directories included), or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// How problems are shown; snippet on a terminal and text elsewhere when nothing is named
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Output>,
+}
+
+/// How problems are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// One line per problem: FILE:LINE:COLUMN: PATH: MESSAGE
+    Text,
+    /// With the lines of the file around
+    Snippet,
+    /// An array of objects with file, line, column, path, message and help
+    Json,
+}
+
+/// One problem as `-o json` prints it.
+#[derive(serde::Serialize)]
+struct Row<'a> {
+    file: &'a str,
+    line: u32,
+    column: u32,
+    path: &'a str,
+    message: &'a str,
+    help: Option<&'a str>,
+}
+
+/// A file that was read.
+struct Source {
+    name: PathBuf,
+    text: String,
+    parsed: ParsedFile,
+}
+
+/// Everything that was read.
+#[derive(Default)]
+struct Sources {
+    files: Vec<Source>,
+    unreadable: usize,
+    /// Directories that were listed, so that a loop of links ends.
+    listed: BTreeSet<PathBuf>,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// When standard output can't be written.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let mut sources = Sources::default();
+        for path in self.paths.iter().collect::<BTreeSet<_>>() {
+            sources.add(path);
+        }
+        let problems = sources.problems();
+        let terminal = std::io::stdout().is_terminal();
+        let output = self.output.unwrap_or(if terminal { Output::Snippet } else { Output::Text });
+        let mut out = std::io::stdout().lock();
+        match output {
+            Output::Json => write_json(&mut out, &problems)?,
+            Output::Text => write_text(&mut out, &problems)?,
+            Output::Snippet => write_snippets(&mut out, &problems, &sources.files, terminal)?,
+        }
+        out.flush()?;
+        if output != Output::Json {
+            eprintln!("{}", sources.summary(problems.len()));
+        }
+        Ok(match (sources.unreadable, problems.len()) {
+            (0, 0) => ExitCode::SUCCESS,
+            (0, _) => ExitCode::FAILURE,
+            _ => ExitCode::from(UNREADABLE),
+        })
+    }
+}
+
+impl Sources {
+    fn add(&mut self, path: &Path) {
+        let result = match path {
+            path if path == Path::new(STDIN) => self.read(path, std::io::stdin().lock()),
+            path if path.is_dir() => self.directory(path),
+            path => self.file(path),
+        };
+        self.note(result);
+    }
+
+    /// Reports what can't be read and goes on with the rest.
+    fn note(&mut self, result: anyhow::Result<()>) {
+        if let Err(error) = result {
+            eprintln!("error: {error:#}");
+            self.unreadable += 1;
+        }
+    }
+
+    fn file(&mut self, path: &Path) -> anyhow::Result<()> {
+        let file = std::fs::File::open(path).with_context(|| format!("can't open {}", path.display()))?;
+        self.read(path, file)
+    }
+
+    fn read(&mut self, name: &Path, reader: impl Read) -> anyhow::Result<()> {
+        // One byte more than is allowed shows that there is more.
+        let mut bytes = Vec::new();
+        reader
+            .take(MAX_FILE_SIZE as u64 + 1)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("can't read {}", name.display()))?;
+        let parsed = spec::parse_bytes(&bytes);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        self.files.push(Source { name: name.to_owned(), text, parsed });
+        Ok(())
+    }
+
+    fn directory(&mut self, path: &Path) -> anyhow::Result<()> {
+        let real = path.canonicalize().with_context(|| format!("can't open {}", path.display()))?;
+        if !self.listed.insert(real) {
+            return Ok(());
+        }
+        let entries = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let mut entries = entries.with_context(|| format!("can't list {}", path.display()))?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let (path, name) = (entry.path(), entry.file_name());
+            let name = name.to_string_lossy();
+            // Follows links, as the controller does.
+            let result = match std::fs::metadata(&path) {
+                Ok(meta) if meta.is_dir() && !spec::is_ignored(&name) => self.directory(&path),
+                Ok(meta) if meta.is_file() && spec::is_spec_file(&name) => self.file(&path),
+                Err(error) if spec::is_spec_file(&name) => {
+                    Err(error).with_context(|| format!("can't read {}", path.display()))
+                }
+                _ => Ok(()),
+            };
+            self.note(result);
+        }
+        Ok(())
+    }
+
+    /// What is wrong inside of documents and between them, by file and position.
+    fn problems(&self) -> Vec<(PathBuf, Problem)> {
+        let files: Vec<(PathBuf, ParsedFile)> =
+            self.files.iter().map(|source| (source.name.clone(), source.parsed.clone())).collect();
+        let mut problems: Vec<(PathBuf, Problem)> = files
+            .iter()
+            .flat_map(|(name, parsed)| parsed.problems.iter().map(|problem| (name.clone(), problem.clone())))
+            .collect();
+        problems.extend(spec::merge(&files).problems);
+        problems.sort_by(|(a, x), (b, y)| (a, x.position).cmp(&(b, y.position)));
+        problems
+    }
+
+    fn summary(&self, problems: usize) -> String {
+        let plural = |count: usize, word: &str| match count {
+            1 => format!("1 {word}"),
+            count => format!("{count} {word}s"),
+        };
+        let files = plural(self.files.len(), "file");
+        match problems {
+            0 => format!("{files} checked, no problems"),
+            count => format!("{files} checked, {}", plural(count, "problem")),
+        }
+    }
+}
+
+fn write_json(out: &mut impl Write, problems: &[(PathBuf, Problem)]) -> anyhow::Result<()> {
+    let names: Vec<String> = problems.iter().map(|(file, _)| file.display().to_string()).collect();
+    let rows: Vec<Row<'_>> = problems
+        .iter()
+        .zip(&names)
+        .map(|((_, problem), file)| Row {
+            file,
+            line: problem.position.line,
+            column: problem.position.column,
+            path: &problem.path,
+            message: &problem.message,
+            help: problem.help.as_deref(),
+        })
+        .collect();
+    writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+    Ok(())
+}
+
+fn write_text(out: &mut impl Write, problems: &[(PathBuf, Problem)]) -> anyhow::Result<()> {
+    for (file, problem) in problems {
+        writeln!(out, "{}", normalize_untrusted_str(&format!("{}:{problem}", file.display())))?;
+    }
+    Ok(())
+}
+
+fn write_snippets(
+    out: &mut impl Write,
+    problems: &[(PathBuf, Problem)],
+    files: &[Source],
+    colour: bool,
+) -> anyhow::Result<()> {
+    let plain = !colour || std::env::var_os("NO_COLOR").is_some();
+    let renderer = if plain { Renderer::plain() } else { Renderer::styled() };
+    for (file, problem) in problems {
+        let text = files.iter().find(|source| source.name == *file).map_or("", |source| source.text.as_str());
+        let message = normalize_untrusted_str(&problem.message);
+        let path = normalize_untrusted_str(&problem.path);
+        let name = file.display().to_string();
+        let span = span_at(text, problem.position);
+        let snippet = Snippet::source(text).path(&name).annotation(AnnotationKind::Primary.span(span).label(&path));
+        let mut group = Level::ERROR.primary_title(&message).element(snippet);
+        let help = problem.help.as_deref().map(normalize_untrusted_str);
+        if let Some(help) = &help {
+            group = group.element(Level::HELP.message(help));
+        }
+        writeln!(out, "{}\n", renderer.render(&[group]))?;
+    }
+    Ok(())
+}
+
+/// The bytes of the word at a position.
+fn span_at(text: &str, position: Position) -> std::ops::Range<usize> {
+    let mark = usize::from(text.starts_with('\u{feff}')) * '\u{feff}'.len_utf8();
+    let line_start = text
+        .split_inclusive('\n')
+        .take(position.line.saturating_sub(1) as usize)
+        .map(str::len)
+        .sum::<usize>()
+        .max(if position.line == 1 { mark } else { 0 });
+    let line = text[line_start..].split('\n').next().unwrap_or("");
+    let before: usize = line.chars().take(position.column.saturating_sub(1) as usize).map(char::len_utf8).sum();
+    let word = line[before..].find([' ', ',', ']', '}', '\r']).unwrap_or(line.len() - before);
+    let word = line[before..before + word].trim_end_matches(':').len();
+    line_start + before..line_start + before + word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marked_word_is_the_one_at_the_position() {
+        let text = "\u{feff}a: 1\r\n  ö: [two, x]\n";
+        let at = |line, column| &text[span_at(text, Position { line, column })];
+        assert_eq!(at(1, 1), "a");
+        assert_eq!(at(1, 4), "1");
+        assert_eq!(at(2, 3), "ö");
+        assert_eq!(at(2, 7), "two");
+        assert_eq!(at(9, 9), "");
+    }
+}
