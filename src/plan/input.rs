@@ -37,7 +37,9 @@ pub struct Input<'a> {
 pub struct History {
     /// Failed calls in a row, by service and slot.
     pub failures: BTreeMap<(String, u32), Failure>,
-    /// When an undeclared instance was first seen, by the runtime's own id.
+    /// When what nothing declares was first seen, by the keys that [`sightings`](super::sightings) gives. Whoever
+    /// plans an orphaned deployment records the missing ones with the time of that planning, and forgets those that
+    /// are not given any more; until a key is recorded, what it names is left alone.
     pub orphans: BTreeMap<String, DateTime<Utc>>,
 }
 

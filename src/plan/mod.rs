@@ -5,15 +5,31 @@
 //! printing it. It plans only what may be done *now*; when a step's effect is observed, it is asked again.
 
 mod action;
+mod availability;
+mod backoff;
 mod cause;
+mod diff;
+mod draft;
 mod input;
+mod lifecycle;
+mod need;
+mod planner;
+mod replicas;
+mod restart;
+mod rollout;
+mod time;
+mod undeclared;
 mod wait;
 
 pub use action::{Action, Lane, Step};
+pub use backoff::{PROVEN_RUN, RESTART_DELAY, RESTART_DELAY_MAX, RETRY_DELAY, RETRY_DELAY_MAX, STABLE_RUN, backoff};
 pub use cause::Cause;
 use chrono::{DateTime, Utc};
 pub use input::{Failure, History, Input};
+pub use lifecycle::{Verdict, verdict};
+pub use planner::plan;
 use serde::Serialize;
+pub use undeclared::{ORPHAN_MIN_AGE, ORPHAN_PACE, ORPHAN_SETTLE, ORPHANS_AT_ONCE, sightings};
 pub use wait::Wait;
 
 /// What to do now for one deployment, what is being waited for, and when to look again.

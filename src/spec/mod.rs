@@ -57,7 +57,10 @@ pub use rollout::{OnRolloutFailure, Rollout, Strategy};
 pub use runtime_kind::RuntimeKind;
 pub use scale::{Job, Overlap, Pool, Scale, ScaleTargets, Session};
 pub use schema::{deployment_schema, service_schema};
-pub use service::{Command, Device, NetworkMode, RType, Sandbox, SandboxNetwork, Scalar, SeccompProfile, ServiceSpec};
+pub use service::{
+    Command, DEFAULT_STOP_GRACE, Device, NetworkMode, RType, Sandbox, SandboxNetwork, Scalar, SeccompProfile,
+    ServiceSpec,
+};
 pub use signal::Signal;
 pub use storage::Storage;
 pub use tree::{MAX_DEPTH, MAX_NODES};

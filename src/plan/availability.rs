@@ -1,0 +1,91 @@
+//! Which instances count as available, and how much of that a rollout may spend.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::Input;
+use super::backoff::PROVEN_RUN;
+use super::time::after;
+use crate::spec::ServiceSpec;
+use crate::state::{Instance, Phase};
+
+/// Judges the availability of a service's instances at one time.
+#[derive(Clone, Copy)]
+pub(super) struct Judge<'a> {
+    pub(super) input: &'a Input<'a>,
+    pub(super) spec: &'a ServiceSpec,
+}
+
+impl Judge<'_> {
+    /// Whether it takes traffic. What an unreachable runtime ran is not known to.
+    pub(super) fn is_ready(&self, instance: &Instance) -> bool {
+        instance.phase.is_ready() && !self.input.unreachable.contains_key(&instance.runtime)
+    }
+
+    /// Whether it takes traffic and has for long enough.
+    pub(super) fn is_available(&self, instance: &Instance) -> bool {
+        self.available_from(instance).is_some_and(|from| from <= self.input.now)
+    }
+
+    /// From when on it counts as available if it stays ready; none while it is not ready.
+    ///
+    /// The time is counted from the start of the run, for nothing remembers when readiness came.
+    pub(super) fn available_from(&self, instance: &Instance) -> Option<DateTime<Utc>> {
+        let Phase::Running { since, .. } = instance.phase else { return None };
+        let proven = if instance.streak > 0 { PROVEN_RUN } else { Duration::ZERO };
+        let min_ready = self.spec.rollout.as_ref().map_or(proven, |rollout| rollout.min_ready().max(proven));
+        self.is_ready(instance).then(|| after(since, min_ready))
+    }
+
+    /// Whether it may serve: it runs, ready or not as far as is known.
+    pub(super) fn may_serve(&self, instance: &Instance) -> bool {
+        matches!(instance.phase, Phase::Running { .. }) && !self.input.unreachable.contains_key(&instance.runtime)
+    }
+}
+
+/// What may be taken away without falling below the least that has to be left.
+///
+/// Three counts, because readiness may be unknown for a while (a controller that has just started has probed
+/// nothing yet): what is available, what is ready, and what may serve at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ledger {
+    /// The least that has to be left: desired replicas without those at rest, minus max_unavailable.
+    pub(super) floor: u32,
+    /// Available instances.
+    pub(super) available: u32,
+    /// Ready instances.
+    pub(super) ready: u32,
+    /// Available instances that stay, and running ones that are to be replaced.
+    pub(super) serving: u32,
+}
+
+impl Ledger {
+    /// Takes one ready instance away, if what is left is enough.
+    pub(super) fn spend_ready(&mut self, available: bool) -> bool {
+        let counts = if available { self.available } else { self.ready };
+        let may = counts > self.floor;
+        if may {
+            self.take(available);
+        }
+        may
+    }
+
+    /// Takes one running instance that is not ready away, if what is left is enough.
+    pub(super) const fn spend_unready(&mut self) -> bool {
+        let may = self.serving > self.floor;
+        if may {
+            self.serving -= 1;
+        }
+        may
+    }
+
+    /// Takes one ready instance away whatever is left.
+    pub(super) const fn take(&mut self, available: bool) {
+        self.ready = self.ready.saturating_sub(1);
+        self.serving = self.serving.saturating_sub(1);
+        if available {
+            self.available = self.available.saturating_sub(1);
+        }
+    }
+}

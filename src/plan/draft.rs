@@ -1,0 +1,127 @@
+//! A plan in the making: turns decisions into lanes of exact steps.
+
+use chrono::{DateTime, Utc};
+
+use super::{Action, Cause, Input, Lane, Plan, Step, Wait};
+use crate::spec::{DEFAULT_STOP_GRACE, RuntimeKind, ServiceSpec, Signal};
+use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause, StopRequest, Volumes};
+
+/// A plan in the making.
+pub(super) struct Draft<'a> {
+    pub(super) input: &'a Input<'a>,
+    plan: Plan,
+}
+
+/// A new instance that is to be made.
+#[derive(Debug, Clone)]
+pub(super) struct Launch {
+    pub(super) id: InstanceId,
+    pub(super) restarts: u32,
+    pub(super) streak: u32,
+    pub(super) cause: Cause,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(input: &'a Input<'a>) -> Self {
+        Self { input, plan: Plan::default() }
+    }
+
+    /// The finished plan, in an order that depends on nothing but its content.
+    pub(super) fn finish(self) -> Plan {
+        let mut plan = self.plan;
+        let key = |lane: &Lane| {
+            let action = lane.steps.first().map(|step| &step.action);
+            let id = action.and_then(Action::instance).cloned();
+            // What belongs to no instance comes last.
+            (id.is_none(), id, action.map(Action::runtime))
+        };
+        plan.lanes.sort_by_cached_key(key);
+        plan
+    }
+
+    /// Whether the runtime answers.
+    pub(super) fn reachable(&self, runtime: RuntimeKind) -> bool {
+        !self.input.unreachable.contains_key(&runtime)
+    }
+
+    /// Whether a step for the instance may be planned: nothing is under way for it and its runtime answers.
+    pub(super) fn may_act(&self, instance: &Instance) -> bool {
+        !matches!(instance.phase, Phase::Pending | Phase::Stopping) && self.reachable(instance.runtime)
+    }
+
+    pub(super) fn wait(&mut self, wait: Wait) {
+        self.plan.waits.push(wait);
+    }
+
+    /// Looking again at that time can change something.
+    pub(super) fn look_at(&mut self, at: DateTime<Utc>) {
+        self.plan.next_look = Some(self.plan.next_look.map_or(at, |next| next.min(at)));
+    }
+
+    /// Makes and starts a new instance.
+    pub(super) fn launch(&mut self, service: &DesiredService, launch: Launch) {
+        let Launch { id, restarts, streak, cause } = launch;
+        let runtime = service.runtime;
+        let create = Action::Create {
+            runtime,
+            id: id.clone(),
+            restarts,
+            streak,
+            spec: service.spec.clone(),
+            source: service.source.clone(),
+        };
+        self.lane(
+            [
+                Action::EnsureImage { runtime, image: service.spec.image.clone(), id: id.clone() },
+                create,
+                Action::StartCreated { runtime, id },
+            ],
+            &cause,
+        );
+    }
+
+    /// Starts an instance that was created and never started.
+    pub(super) fn start(&mut self, instance: &Instance) {
+        self.lane([Action::Start { instance: instance.as_ref() }], &Cause::NotStarted);
+    }
+
+    /// Ends an instance and removes it. Returns whether it may be acted on; nothing is planned otherwise.
+    pub(super) fn retire(&mut self, instance: &Instance, spec: Option<&ServiceSpec>, cause: &Cause) -> bool {
+        if !self.may_act(instance) {
+            return false;
+        }
+        let remove = Action::Remove { instance: instance.as_ref() };
+        match instance.phase {
+            Phase::Created | Phase::Exited(_) => self.lane([remove], cause),
+            _ => self.lane([stop(instance, spec, StopCause::Retired), remove], cause),
+        }
+        true
+    }
+
+    /// Ends an instance and keeps it, so that the reason of its end stays visible. Returns as [`Draft::retire`].
+    pub(super) fn halt(&mut self, instance: &Instance, spec: &ServiceSpec, why: StopCause, cause: &Cause) -> bool {
+        let may = self.may_act(instance);
+        if may {
+            self.lane([stop(instance, Some(spec), why)], cause);
+        }
+        may
+    }
+
+    /// Removes what the deployment's instances shared on one runtime.
+    pub(super) fn tear_down(&mut self, runtime: RuntimeKind, volumes: Volumes, cause: &Cause) {
+        let deployment = self.input.deployment.to_owned();
+        self.lane([Action::Teardown { runtime, deployment, volumes }], cause);
+    }
+
+    fn lane<const N: usize>(&mut self, actions: [Action; N], cause: &Cause) {
+        let steps = actions.into_iter().map(|action| Step { action, cause: cause.clone() }).collect();
+        self.plan.lanes.push(Lane { steps });
+    }
+}
+
+/// The stop that the service asks for, or the default where nothing declares it any more.
+fn stop(instance: &Instance, spec: Option<&ServiceSpec>, cause: StopCause) -> Action {
+    let signal = spec.map_or(Signal::TERM, ServiceSpec::stop_signal);
+    let grace = spec.map_or(DEFAULT_STOP_GRACE, ServiceSpec::stop_grace);
+    Action::Stop { instance: instance.as_ref(), stop: StopRequest { signal, grace, cause } }
+}

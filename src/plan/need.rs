@@ -1,0 +1,139 @@
+//! What one slot needs: nothing, a launch, a start, or patience.
+
+use super::diff::{Slot, exit_of, outdated};
+use super::draft::{Draft, Launch};
+use super::input::Failure;
+use super::lifecycle::{Verdict, verdict};
+use super::restart::{AfterExit, after_exit};
+use super::time::after;
+use super::{Cause, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
+use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause};
+
+/// What one slot needs.
+pub(super) enum Need<'a> {
+    /// Nothing: its instance is there, or is being made.
+    Nothing,
+    /// A new instance.
+    Launch(Launch),
+    /// The start of the instance that was created for it.
+    Start(&'a Instance),
+    /// Nothing can be done now; the plan says why.
+    Patience,
+    /// It is down on purpose, and nobody misses it.
+    AtRest,
+}
+
+/// Decides what a slot needs and writes down what is waited for.
+pub(super) fn need<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'a>) -> Need<'a> {
+    let need = match slot.fresh {
+        Some(fresh) => need_of_fresh(draft, desired, fresh),
+        None => need_of_empty(draft, desired, slot),
+    };
+    let id = match &need {
+        Need::Launch(launch) => &launch.id,
+        Need::Start(instance) => &instance.id,
+        Need::Nothing | Need::Patience | Need::AtRest => return need,
+    };
+    match failure(draft, desired, slot.number).and_then(|failure| wait_after(failure, id, draft)) {
+        None => need,
+        Some(wait) => {
+            if let Wait::Retry { until, .. } = wait {
+                draft.look_at(until);
+            }
+            draft.wait(wait);
+            Need::Patience
+        }
+    }
+}
+
+/// The failed calls for the slot, if they were made for the template that is desired now.
+pub(super) fn failure<'a>(draft: &Draft<'a>, desired: &DesiredService, slot: u32) -> Option<&'a Failure> {
+    let failures = &draft.input.history.failures;
+    if failures.is_empty() {
+        return None;
+    }
+    failures.get(&(desired.name.clone(), slot)).filter(|failure| failure.revision == desired.revision)
+}
+
+/// What failed calls make the next one wait for, unless it is due.
+fn wait_after(failure: &Failure, id: &InstanceId, draft: &Draft<'_>) -> Option<Wait> {
+    let (id, error) = (id.clone(), failure.message.clone());
+    if !failure.retryable {
+        return Some(Wait::Refused { id, kind: failure.kind, error });
+    }
+    let until = after(failure.at, backoff(RETRY_DELAY, RETRY_DELAY_MAX, failure.count, &id.runtime_name()));
+    (until > draft.input.now).then_some(Wait::Retry { id, failures: failure.count, error, until })
+}
+
+fn need_of_fresh<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a Instance) -> Need<'a> {
+    let halt = match &fresh.phase {
+        Phase::Created => return Need::Start(fresh),
+        Phase::Unknown { message } => {
+            draft.wait(Wait::Unknown { id: fresh.id.clone(), message: message.clone() });
+            return Need::Patience;
+        }
+        _ => match verdict(fresh, &desired.spec, draft.input.now) {
+            Verdict::Idle { since } => (StopCause::Idle, Cause::Idle { since }),
+            Verdict::Terminate { since } => (StopCause::Expired, Cause::Expired { since }),
+            Verdict::Keep { .. } | Verdict::Recycle { .. } => return Need::Nothing,
+        },
+    };
+    if draft.halt(fresh, &desired.spec, halt.0, &halt.1) { Need::AtRest } else { Need::Nothing }
+}
+
+fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>) -> Need<'a> {
+    let restarts = slot.newest.map_or(0, |newest| newest.restarts);
+    let replace = || Need::Launch(launch(draft, desired, slot, restarts, 0, replaced(desired, slot)));
+    // An end on another runtime, or of another template, says nothing about this one.
+    let ended = slot.newest.filter(|newest| newest.runtime == desired.runtime);
+    let Some((dead, exit)) = ended.and_then(|dead| exit_of(dead).map(|exit| (dead, exit))) else {
+        return replace();
+    };
+    match after_exit(dead, exit, &desired.spec) {
+        AfterExit::Replace => replace(),
+        AfterExit::Restart { due, streak } if due <= draft.input.now => {
+            let cause = Cause::Exited { exit: exit.clone(), streak };
+            Need::Launch(launch(draft, desired, slot, restarts.saturating_add(1), streak, cause))
+        }
+        AfterExit::Restart { due, .. } => {
+            draft.wait(Wait::BackOff { id: dead.id.clone(), exit: exit.clone(), until: due });
+            draft.look_at(due);
+            Need::Patience
+        }
+        AfterExit::AtRest(wait) => {
+            draft.wait(wait);
+            Need::AtRest
+        }
+        AfterExit::Failed(wait) => {
+            draft.wait(wait);
+            Need::Patience
+        }
+        // The whole service is down, which is decided before any slot is asked.
+        AfterExit::ShutDown => Need::Patience,
+    }
+}
+
+fn launch(
+    draft: &Draft<'_>,
+    desired: &DesiredService,
+    slot: &Slot<'_>,
+    restarts: u32,
+    streak: u32,
+    cause: Cause,
+) -> Launch {
+    let id = InstanceId {
+        deployment: draft.input.deployment.to_owned(),
+        service: desired.name.clone(),
+        slot: slot.number,
+        revision: desired.revision.clone(),
+        attempt: slot.next_attempt(),
+    };
+    Launch { id, restarts, streak, cause }
+}
+
+/// Why a slot without an instance of its own gets one: what is in its place is stale, or there is nothing.
+fn replaced(desired: &DesiredService, slot: &Slot<'_>) -> Cause {
+    let stale = slot.stale.last().map(|stale| stale.cause.clone());
+    let dead = || slot.dead.iter().rev().find_map(|dead| outdated(dead, desired));
+    stale.or_else(dead).unwrap_or(Cause::Missing { replicas: desired.replicas })
+}

@@ -1,0 +1,57 @@
+//! The way from an input to a plan.
+
+use std::collections::BTreeSet;
+
+use super::draft::Draft;
+use super::replicas::{plan_service, remove_service};
+use super::undeclared::plan_undeclared;
+use super::{Input, Plan, Wait};
+use crate::spec::RuntimeKind;
+use crate::state::{DesiredDeployment, Instance, Phase};
+
+/// Decides what to do now for one deployment.
+///
+/// A pure function: equal inputs give equal plans, and the order of `input.observed` does not matter. The plan
+/// holds only what may be done now and in any order; what has to come after that is in the next plan, when its
+/// effects were observed. Takes time in the order of n log n for n instances.
+pub fn plan(input: &Input<'_>) -> Plan {
+    let mut observed: Vec<&Instance> = input.observed.iter().collect();
+    observed.sort_by(|a, b| (&a.id, a.runtime, &a.runtime_id).cmp(&(&b.id, b.runtime, &b.runtime_id)));
+
+    let mut draft = Draft::new(input);
+    say_what_is_out_of_reach(&mut draft, &observed);
+    match input.desired {
+        Ok(desired) => plan_declared(&mut draft, desired, &observed),
+        Err(fate) => plan_undeclared(&mut draft, fate, &observed),
+    }
+    draft.finish()
+}
+
+fn plan_declared(draft: &mut Draft<'_>, desired: &DesiredDeployment, observed: &[&Instance]) {
+    for instances in observed.chunk_by(|a, b| a.id.service == b.id.service) {
+        if instances.first().is_some_and(|first| !desired.services.contains_key(&first.id.service)) {
+            remove_service(draft, None, instances);
+        }
+    }
+    let mut rest = observed;
+    for (name, service) in &desired.services {
+        let start = rest.partition_point(|instance| instance.id.service < *name);
+        let end = rest.partition_point(|instance| instance.id.service <= *name);
+        plan_service(draft, service, &rest[start..end]);
+        rest = &rest[end..];
+    }
+}
+
+/// Names the runtimes that matter to the deployment and don't answer, and the instances with a step under way.
+fn say_what_is_out_of_reach(draft: &mut Draft<'_>, observed: &[&Instance]) {
+    let input = draft.input;
+    let declared = input.desired.iter().flat_map(|desired| desired.services.values().map(|service| service.runtime));
+    let runtimes = observed.iter().map(|instance| instance.runtime).chain(declared);
+    let runtimes: BTreeSet<RuntimeKind> = runtimes.chain(input.shared.iter().copied()).collect();
+    for (runtime, error) in input.unreachable.iter().filter(|(runtime, _)| runtimes.contains(runtime)) {
+        draft.wait(Wait::RuntimeUnreachable { runtime: *runtime, error: error.clone() });
+    }
+    for instance in observed.iter().filter(|instance| matches!(instance.phase, Phase::Pending | Phase::Stopping)) {
+        draft.wait(Wait::InFlight { id: instance.id.clone() });
+    }
+}

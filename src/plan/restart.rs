@@ -1,0 +1,95 @@
+//! What happens after an exit: restart with back-off, or stay down and why.
+
+use chrono::{DateTime, Utc};
+
+use super::Wait;
+use super::backoff::{RESTART_DELAY, RESTART_DELAY_MAX, STABLE_RUN, backoff};
+use super::time::{after, elapsed};
+use crate::spec::{CrashAction, HumanDuration, OnExpiry, RestartKind, ServiceSpec};
+use crate::state::{EndedBy, Exit, Instance, StopCause};
+
+/// What an exit leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum AfterExit {
+    /// A new attempt, which counts as a restart.
+    Restart {
+        /// When it is due; in the past where it is due now.
+        due: DateTime<Utc>,
+        /// Restarts in a row, the new one included.
+        streak: u32,
+    },
+    /// A new attempt at once, which does not count as a restart: the exit was asked for, and what asked for it
+    /// does not hold any more.
+    Replace,
+    /// It is down on purpose; nobody misses it.
+    AtRest(Wait),
+    /// It is down because it failed; it is missed.
+    Failed(Wait),
+    /// It is down and takes the whole service with it.
+    ShutDown,
+}
+
+/// Decides what the end of the newest instance of a slot leads to.
+///
+/// Restarts in a row count from the last stable run: an instance that ran for [`STABLE_RUN`] ends the series. The
+/// first restart of a series is immediate, the second waits `restart_policy.delay`, and each further one twice as
+/// long, up to [`RESTART_DELAY_MAX`]. `errors.on_panic` goes before `restart_policy`; the latter decides where the
+/// former says `restart`.
+pub(super) fn after_exit(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -> AfterExit {
+    let id = || instance.id.clone();
+    let lifecycle = spec.lifecycle.clone().unwrap_or_default();
+    let terminates = lifecycle.on_expiry == Some(OnExpiry::Terminate) && lifecycle.max_lifetime.is_some();
+    match exit.ended_by {
+        EndedBy::Request(StopCause::Idle) if lifecycle.max_idle.is_some() => {
+            return AfterExit::AtRest(Wait::Idle { id: id() });
+        }
+        EndedBy::Request(StopCause::Expired) if terminates => {
+            return AfterExit::AtRest(Wait::Terminated { id: id() });
+        }
+        EndedBy::Request(_) => return AfterExit::Replace,
+        // A runtime may not remember who asked for the end; the length of the run tells as well.
+        EndedBy::Itself if terminates && ran_for(exit, lifecycle.max_lifetime) => {
+            return AfterExit::AtRest(Wait::Terminated { id: id() });
+        }
+        EndedBy::Itself => {}
+    }
+
+    let on_crash = spec.errors.clone().unwrap_or_default().on_crash();
+    match on_crash {
+        CrashAction::Shutdown if !exit.is_success() => return AfterExit::ShutDown,
+        CrashAction::Isolate if !exit.is_success() => {
+            return AfterExit::Failed(Wait::Isolated { id: id(), exit: exit.clone() });
+        }
+        CrashAction::Restart | CrashAction::Shutdown | CrashAction::Isolate => {}
+    }
+
+    let restarts = match spec.restart_kind() {
+        RestartKind::No => false,
+        RestartKind::Always | RestartKind::UnlessStopped => true,
+        RestartKind::OnFailure => !exit.is_success(),
+    };
+    if !restarts {
+        let wait = Wait::Ended { id: id(), exit: exit.clone() };
+        return if exit.is_success() { AfterExit::AtRest(wait) } else { AfterExit::Failed(wait) };
+    }
+    restart(instance, exit, spec)
+}
+
+fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -> AfterExit {
+    let policy = spec.restart_policy.as_ref();
+    let so_far = if ran_for(exit, Some(HumanDuration(STABLE_RUN))) { 0 } else { instance.streak };
+    if policy.and_then(|policy| policy.max_attempts).is_some_and(|max| so_far >= max) {
+        return AfterExit::Failed(Wait::GaveUp { id: instance.id.clone(), exit: exit.clone() });
+    }
+    let first = policy.and_then(|policy| policy.delay).map_or(RESTART_DELAY, HumanDuration::get);
+    let wait = backoff(first, RESTART_DELAY_MAX.max(first), so_far, &instance.id.runtime_name());
+    AfterExit::Restart { due: after(exit.finished_at, wait), streak: so_far.saturating_add(1) }
+}
+
+/// Whether the run lasted at least that long; not where its start is unknown.
+fn ran_for(exit: &Exit, limit: Option<HumanDuration>) -> bool {
+    match (exit.started_at, limit) {
+        (Some(started), Some(limit)) => elapsed(started, exit.finished_at) >= limit.get(),
+        _ => false,
+    }
+}

@@ -1,0 +1,273 @@
+//! Replaces, fills and thins out a service's slots without going below or above its bounds.
+//!
+//! Two bounds hold at every instant, in whatever order the lanes of a plan come to run and whichever of them
+//! fail: what lives (dead instances don't count, those being made or removed do) never grows beyond the desired
+//! replicas plus max_surge, and what is available is never brought below the desired replicas minus
+//! max_unavailable. So a place that a retirement will free is used by the next plan, not by this one, and an
+//! instance that a launch will bring counts once it is seen to be available.
+//!
+//! A worked example, four replicas at 25 % and 25 % (surge 1, unavailable 1): one new instance is made and one old
+//! one retired at the same time (five live, three available). When the old one is gone, a second new one is made;
+//! when a new one is available, the next old one goes; and so on.
+
+use super::availability::{Judge, Ledger};
+use super::diff::{Matched, Slot, count};
+use super::draft::Draft;
+use super::need::{Need, failure};
+use super::{Cause, Wait};
+use crate::spec::Strategy;
+use crate::state::{DesiredService, Instance, Phase};
+
+/// The replacement of one service's instances.
+pub(super) struct Rollout<'p, 'a, 'i> {
+    draft: &'p mut Draft<'a>,
+    desired: &'p DesiredService,
+    matched: &'p Matched<'i>,
+    needs: Vec<Need<'i>>,
+    judge: Judge<'p>,
+    ledger: Ledger,
+    /// Instances that may live at once.
+    ceiling: u32,
+    /// Nothing may be made: a runtime that matters to the service does not answer.
+    blocked: bool,
+    /// Old instances have to end before new ones start.
+    draining: bool,
+    /// Something waits for an instance to become available.
+    held: bool,
+}
+
+/// An instance that may be taken away, in the order of preference.
+struct Candidate<'i, 'p> {
+    rank: Rank,
+    instance: &'i Instance,
+    cause: &'p Cause,
+}
+
+/// What taking an instance away costs; the cheapest goes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It serves nobody: created, frozen, or in no phase that has a name.
+    Idle,
+    /// It runs and is not ready as far as is known.
+    Unready,
+    /// It is ready and its slot has an available instance, or is at rest.
+    Replaced,
+    /// It is ready and its slot has nothing else.
+    Ready,
+}
+
+impl<'p, 'a, 'i> Rollout<'p, 'a, 'i>
+where
+    'a: 'p,
+    'i: 'p,
+{
+    pub(super) fn new(
+        draft: &'p mut Draft<'a>,
+        desired: &'p DesiredService,
+        matched: &'p Matched<'i>,
+        instances: &[&Instance],
+        needs: Vec<Need<'i>>,
+    ) -> Self {
+        let recreate = desired.spec.rollout().strategy() == Strategy::Recreate;
+        // Recreating means that old and new never live together, so a single one is recycled stop-first.
+        let (surge, unavailable) = if recreate { (0, 1) } else { desired.spec.rollout().bounds(desired.replicas) };
+        let at_rest = count(needs.iter().filter(|need| matches!(need, Need::AtRest)));
+        let judge = Judge { input: draft.input, spec: &desired.spec };
+        let lives_unreachable =
+            |instance: &&Instance| !matches!(instance.phase, Phase::Exited(_)) && !draft.reachable(instance.runtime);
+        let mut rollout = Self {
+            blocked: !draft.reachable(desired.runtime) || instances.iter().any(lives_unreachable),
+            draft,
+            desired,
+            matched,
+            needs,
+            judge,
+            ledger: Ledger {
+                floor: desired.replicas.saturating_sub(at_rest).saturating_sub(unavailable),
+                available: 0,
+                ready: 0,
+                serving: 0,
+            },
+            ceiling: desired.replicas.saturating_add(surge),
+            draining: recreate && matched.outdated_live,
+            held: false,
+        };
+        rollout.count_instances();
+        rollout
+    }
+
+    pub(super) fn plan(mut self) {
+        self.thin_out();
+        if !self.blocked && !self.draining {
+            self.fill();
+        }
+        if self.draining {
+            self.drain();
+        } else if !self.blocked {
+            self.replace();
+        }
+        if self.held {
+            self.say_what_holds();
+        }
+    }
+
+    fn count_instances(&mut self) {
+        let judge = self.judge;
+        let stale = self.matched.slots.iter().flat_map(|slot| slot.stale.iter().map(|stale| stale.instance));
+        let doubles = self.matched.slots.iter().flat_map(|slot| slot.duplicates.iter().copied());
+        let fresh = self.matched.slots.iter().zip(&self.needs);
+        let fresh = fresh.filter(|(_, need)| !matches!(need, Need::AtRest)).filter_map(|(slot, _)| slot.fresh);
+        let all = stale.clone().chain(doubles).chain(fresh.clone()).chain(self.matched.surplus.iter().copied());
+
+        self.ledger.available = count(all.clone().filter(|instance| judge.is_available(instance)));
+        self.ledger.ready = count(all.filter(|instance| judge.is_ready(instance)));
+        self.ledger.serving = count(stale.filter(|instance| judge.may_serve(instance)))
+            + count(fresh.filter(|instance| judge.is_available(instance)));
+    }
+
+    /// Retires what lies beyond the desired replicas, at once; only as many available ones stay as stand in for
+    /// slots whose instance is still coming up.
+    fn thin_out(&mut self) {
+        let mut stand_ins = if self.draining { 0 } else { self.stand_ins() };
+        let cause = Cause::ScaledDown { replicas: self.desired.replicas };
+        for &instance in &self.matched.surplus {
+            let available = self.judge.is_available(instance);
+            if available && stand_ins > 0 {
+                stand_ins -= 1;
+                self.held = true;
+                continue;
+            }
+            let retired = self.draft.retire(instance, Some(&self.desired.spec), &cause);
+            if retired && self.judge.is_ready(instance) {
+                self.ledger.take(available);
+            }
+        }
+    }
+
+    fn stand_ins(&self) -> u32 {
+        let available = |instance: &Instance| self.judge.is_available(instance);
+        let coming = |(slot, need): &(&Slot<'_>, &Need<'_>)| match (slot.fresh, need) {
+            (_, Need::Launch(_) | Need::Start(_)) => true,
+            (Some(fresh), Need::Nothing) => !available(fresh),
+            _ => false,
+        };
+        let coming = count(self.matched.slots.iter().zip(&self.needs).filter(coming));
+        let inside = self.matched.slots.iter().filter(|slot| {
+            slot.fresh.is_some_and(available) || slot.stale.iter().any(|stale| available(stale.instance))
+        });
+        self.ledger.floor.saturating_sub(count(inside)).min(coming)
+    }
+
+    /// Fills slots: first those where nothing lives, each of which has a place of its own, then, in the places
+    /// that surge adds, those whose instance is to be replaced.
+    fn fill(&mut self) {
+        let room = self.ceiling.saturating_sub(self.matched.live);
+        let vacant = count(self.matched.slots.iter().filter(|slot| slot.is_vacant()));
+        let mut places = [room, room.saturating_sub(vacant)];
+        for index in self.order_of_need() {
+            let launch = match &self.needs[index] {
+                Need::Start(instance) => {
+                    self.draft.start(instance);
+                    continue;
+                }
+                Need::Launch(launch) => launch.clone(),
+                Need::Nothing | Need::Patience | Need::AtRest => continue,
+            };
+            let places = &mut places[usize::from(!self.matched.slots[index].is_vacant())];
+            if *places == 0 {
+                self.held = true;
+                continue;
+            }
+            *places -= 1;
+            self.draft.launch(self.desired, launch);
+        }
+    }
+
+    /// Slots that serve nobody first, then by number.
+    fn order_of_need(&self) -> Vec<usize> {
+        let serves = |slot: &Slot<'_>| slot.stale.iter().any(|stale| self.judge.is_ready(stale.instance));
+        let (serving, waiting): (Vec<usize>, Vec<usize>) =
+            (0..self.matched.slots.len()).partition(|index| serves(&self.matched.slots[*index]));
+        waiting.into_iter().chain(serving).collect()
+    }
+
+    /// Retires every outdated instance before the first new one is made.
+    fn drain(&mut self) {
+        self.draft.wait(Wait::Draining { service: self.desired.name.clone() });
+        for stale in self.matched.slots.iter().flat_map(|slot| &slot.stale) {
+            if matches!(stale.cause, Cause::SpecChanged { .. } | Cause::RuntimeChanged { .. }) {
+                self.draft.retire(stale.instance, Some(&self.desired.spec), &stale.cause);
+            }
+        }
+    }
+
+    /// Retires what is stale and what is double, as far as availability allows.
+    fn replace(&mut self) {
+        // While calls for new instances fail, a ready instance goes only where its successor is available.
+        let fails = |slot: &Slot<'_>| slot.fresh.is_none() && failure(self.draft, self.desired, slot.number).is_some();
+        let failing = self.matched.slots.iter().any(fails);
+        for candidate in self.candidates() {
+            let Candidate { rank, instance, cause } = candidate;
+            if !self.draft.may_act(instance) {
+                continue;
+            }
+            let may = match rank {
+                Rank::Idle => true,
+                Rank::Unready => self.ledger.spend_unready(),
+                Rank::Ready if failing => false,
+                Rank::Replaced | Rank::Ready => self.ledger.spend_ready(self.judge.is_available(instance)),
+            };
+            if may {
+                self.draft.retire(instance, Some(&self.desired.spec), cause);
+            } else {
+                self.held = true;
+            }
+        }
+    }
+
+    fn candidates(&self) -> Vec<Candidate<'i, 'p>> {
+        let mut candidates = Vec::new();
+        for (slot, need) in self.matched.slots.iter().zip(&self.needs) {
+            let at_rest = matches!(need, Need::AtRest);
+            let replaced = at_rest || slot.fresh.is_some_and(|fresh| self.judge.is_available(fresh));
+            let stale = slot.stale.iter().map(|stale| Candidate {
+                rank: self.rank(stale.instance, replaced),
+                instance: stale.instance,
+                cause: &stale.cause,
+            });
+            let double = slot.duplicates.iter().map(|instance| Candidate {
+                // One of the two is enough, so an unready double serves nobody.
+                rank: if self.judge.is_ready(instance) { Rank::Replaced } else { Rank::Idle },
+                instance,
+                cause: &Cause::Duplicate,
+            });
+            candidates.extend(stale.chain(double));
+        }
+        candidates.sort_by_key(|candidate| candidate.rank);
+        candidates
+    }
+
+    fn rank(&self, instance: &Instance, replaced: bool) -> Rank {
+        match (self.judge.is_ready(instance), self.judge.may_serve(instance)) {
+            (true, _) if replaced => Rank::Replaced,
+            (true, _) => Rank::Ready,
+            (false, true) => Rank::Unready,
+            (false, false) => Rank::Idle,
+        }
+    }
+
+    /// Names the new instances that the rest waits for.
+    fn say_what_holds(&mut self) {
+        for fresh in self.matched.slots.iter().filter_map(|slot| slot.fresh) {
+            let running = matches!(fresh.phase, Phase::Running { .. });
+            if !running || self.judge.is_available(fresh) {
+                continue;
+            }
+            let until = self.judge.available_from(fresh);
+            if let Some(until) = until {
+                self.draft.look_at(until);
+            }
+            self.draft.wait(Wait::NotReady { id: fresh.id.clone(), until });
+        }
+    }
+}
