@@ -1,1 +1,21 @@
-//! In memory, with virtual time and seeded faults.
+//! In memory, with virtual time and seeded faults: a working runtime for tests and for rehearsals.
+//!
+//! A [`World`] is the machine. It holds instances of any number of owners, lives longer than every [`SimRuntime`]
+//! made from it, and writes down what happens ([`Change`]) and how often it is called. [`Faults`] say what goes wrong;
+//! the `program` module says what instances do.
+
+mod adapter;
+mod faults;
+mod machine;
+mod output;
+mod program;
+mod record;
+mod rng;
+mod run;
+mod world;
+
+pub use adapter::SimRuntime;
+pub use faults::Faults;
+pub use record::{Change, Counts, MAX_CHANGES, Method, What};
+pub use rng::Rng;
+pub use world::World;

@@ -1,0 +1,320 @@
+//! The simulated machine's state and its transitions. Nothing here waits: time comes in as an argument.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use chrono::{DateTime, Utc};
+
+use super::program::{Program, Scripted, scripted};
+use super::record::{Change, Counts, Record, What};
+use super::{Faults, Rng};
+use crate::runtime::io::{LogLine, OutputStream};
+use crate::runtime::{CreateRequest, ErrorKind, Listing, Result, RuntimeError, Volumes};
+use crate::spec::{EndpointProtocol, ImageRef, NetworkMode, PortProtocol, RuntimeKind, ServiceSpec, Storage};
+use crate::state::{EndedBy, Exit, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause};
+
+/// Lines kept per instance; older ones are dropped, as with a rotated log.
+pub(super) const MAX_LOG_LINES: usize = 1_000;
+
+/// First port given out; the range up to 60999 is Linux's default for ephemeral ports, so this begins as Linux does.
+const FIRST_PORT: u16 = 32_768;
+
+/// Last port given out before the first comes again.
+const LAST_PORT: u16 = 60_999;
+
+/// Everything on the simulated machine.
+pub(super) struct Machine {
+    pub rng: Rng,
+    pub faults: Faults,
+    /// By the runtime's own id.
+    pub entries: BTreeMap<String, Entry>,
+    /// The runtime's own id by name; names begin with deployment and service, so a service is a range.
+    names: BTreeMap<String, String>,
+    /// Names of things that no controller made.
+    pub foreign: BTreeSet<String>,
+    pub networks: BTreeSet<(Owner, String)>,
+    pub volumes: BTreeSet<(Owner, String, String)>,
+    pub unreachable_until: Option<tokio::time::Instant>,
+    pub record: Record,
+    made: u64,
+    next_port: u16,
+}
+
+/// One instance on the simulated machine.
+pub(super) struct Entry {
+    pub owner: Owner,
+    pub instance: Instance,
+    pub program: Program,
+    pub env: BTreeMap<String, String>,
+    /// Counts its starts; what belongs to an earlier run is void.
+    pub run: u64,
+    /// The stop that is under way, or that ended it.
+    pub stopping: Option<StopCause>,
+    pub output: VecDeque<LogLine>,
+    /// Number of the first line in `output`, counted from the instance's first.
+    pub first_line: u64,
+}
+
+impl Entry {
+    pub fn is_running(&self) -> bool {
+        matches!(self.instance.phase, Phase::Running { .. } | Phase::Paused { .. })
+    }
+
+    pub fn write(&mut self, at: DateTime<Utc>, stream: OutputStream, text: &str) {
+        if self.output.len() == MAX_LOG_LINES {
+            self.output.pop_front();
+            self.first_line += 1;
+        }
+        self.output.push_back(LogLine { at, stream, text: text.to_owned() });
+    }
+}
+
+impl Machine {
+    pub fn new(seed: u64, faults: Faults) -> Self {
+        Self {
+            rng: Rng::new(seed),
+            faults,
+            entries: BTreeMap::new(),
+            names: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+            networks: BTreeSet::new(),
+            volumes: BTreeSet::new(),
+            unreachable_until: None,
+            record: Record::default(),
+            made: 0,
+            next_port: FIRST_PORT,
+        }
+    }
+
+    pub fn list(&self, owner: &Owner) -> Listing {
+        Listing {
+            instances: self.entries.values().filter(|e| e.owner == *owner).map(|e| e.instance.clone()).collect(),
+            shared: self.networks.iter().filter(|(o, _)| o == owner).map(|(_, name)| name.clone()).collect(),
+        }
+    }
+
+    /// The owner's instance, if it exists. A call for somebody else's is noted and finds nothing.
+    pub fn find(&mut self, owner: &Owner, instance: &InstanceRef) -> Option<&mut Entry> {
+        match self.entries.get_mut(&instance.runtime_id) {
+            Some(entry) if entry.owner == *owner => Some(entry),
+            Some(_) => {
+                self.record.trespasses += 1;
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Creates an instance; the flag says whether it is new.
+    pub fn create(&mut self, owner: &Owner, request: &CreateRequest, now: DateTime<Utc>) -> Result<(Instance, bool)> {
+        let name = request.id.runtime_name();
+        if let Some(entry) = self.names.get(&name).and_then(|id| self.entries.get(id)) {
+            return match entry.owner == *owner && entry.instance.id == request.id {
+                true => Ok((entry.instance.clone(), false)),
+                false => Err(name_taken(&name)),
+            };
+        }
+        if self.foreign.contains(&name) {
+            return Err(name_taken(&name));
+        }
+        let program = program_of(&request.spec)?;
+        self.share(owner, request);
+        let instance = Instance {
+            id: request.id.clone(),
+            runtime: RuntimeKind::Sim,
+            runtime_id: self.next_runtime_id(),
+            phase: Phase::Created,
+            created_at: now,
+            restarts: request.restarts,
+            streak: request.streak,
+            pid: None,
+            ports: self.bind(&request.spec),
+            last_activity: None,
+            conditions: vec![],
+        };
+        let mut env = request.env.clone();
+        if let (false, Some(binding)) = (request.spec.endpoints.is_empty(), instance.ports.first()) {
+            env.entry("PORT".to_owned()).or_insert_with(|| binding.host_port.to_string());
+        }
+        let entry = Entry {
+            owner: owner.clone(),
+            instance: instance.clone(),
+            program,
+            env,
+            run: 0,
+            stopping: None,
+            output: VecDeque::new(),
+            first_line: 0,
+        };
+        self.names.insert(name, instance.runtime_id.clone());
+        self.entries.insert(instance.runtime_id.clone(), entry);
+        self.note(&instance, owner, What::Created, now);
+        Ok((instance, true))
+    }
+
+    /// Starts an instance; the number is that of its run where this call started it.
+    pub fn start(
+        &mut self,
+        owner: &Owner,
+        instance: &InstanceRef,
+        now: DateTime<Utc>,
+    ) -> Result<(Instance, Option<u64>)> {
+        let entry = self.find(owner, instance).ok_or_else(|| not_found(instance))?;
+        match entry.instance.phase {
+            Phase::Running { .. } => return Ok((entry.instance.clone(), None)),
+            Phase::Paused { since } => entry.instance.phase = Phase::Running { since, ready: true },
+            _ if !entry.program.is_startable() => {
+                let text = format!("{} can't be started: there is no such program", instance.id);
+                return Err(RuntimeError::new(ErrorKind::Rejected, text));
+            }
+            _ => {
+                entry.instance.phase = Phase::Running { since: now, ready: entry.program.starts_ready() };
+                entry.instance.last_activity = Some(now);
+                entry.stopping = None;
+                entry.run += 1;
+            }
+        }
+        let (started, run) = (entry.instance.clone(), entry.run);
+        self.note(&started, owner, What::Started { ready: started.phase.is_ready() }, now);
+        Ok((started, Some(run)))
+    }
+
+    /// Ends an instance's run with this outcome, unless that run is over; says whether it did.
+    pub fn end(&mut self, runtime_id: &str, run: u64, mut exit: Exit) -> Option<Instance> {
+        let entry = self.entries.get_mut(runtime_id).filter(|entry| entry.run == run && entry.is_running())?;
+        exit.started_at = entry.instance.phase.started_at();
+        if let Some(cause) = entry.stopping {
+            exit.ended_by = EndedBy::Request(cause);
+        }
+        let now = exit.finished_at;
+        entry.instance.phase = Phase::Exited(exit.clone());
+        let (ended, owner) = (entry.instance.clone(), entry.owner.clone());
+        self.note(&ended, &owner, What::Ended(exit), now);
+        Some(ended)
+    }
+
+    /// Makes a running instance take traffic.
+    pub fn ready(&mut self, runtime_id: &str, run: u64, now: DateTime<Utc>) -> Option<Instance> {
+        let entry = self.entries.get_mut(runtime_id).filter(|entry| entry.run == run)?;
+        let Phase::Running { ready, .. } = &mut entry.instance.phase else { return None };
+        *ready = true;
+        let (changed, owner) = (entry.instance.clone(), entry.owner.clone());
+        self.note(&changed, &owner, What::Ready, now);
+        Some(changed)
+    }
+
+    /// Removes an instance.
+    pub fn remove(&mut self, runtime_id: &str, asked: bool, now: DateTime<Utc>) -> Option<InstanceRef> {
+        let entry = self.entries.remove(runtime_id)?;
+        self.names.remove(&entry.instance.id.runtime_name());
+        let what = What::Removed { running: entry.is_running(), asked };
+        self.note(&entry.instance, &entry.owner, what, now);
+        Some(entry.instance.as_ref())
+    }
+
+    /// Removes what a deployment's instances share.
+    pub fn teardown(&mut self, owner: &Owner, deployment: &str, volumes: Volumes) -> Result<()> {
+        let users =
+            self.entries.values().filter(|e| e.owner == *owner && e.instance.id.deployment == deployment).count();
+        if users > 0 {
+            let text = format!("the network of {deployment} is in use by {users} instances; remove them first");
+            return Err(RuntimeError::new(ErrorKind::Failed, text));
+        }
+        self.networks.remove(&(owner.clone(), deployment.to_owned()));
+        if volumes == Volumes::Remove {
+            self.volumes.retain(|(o, d, _)| o != owner || d != deployment);
+        }
+        Ok(())
+    }
+
+    /// Writes down what happened to an instance, with the numbers of its service.
+    pub fn note(&mut self, instance: &Instance, owner: &Owner, what: What, at: DateTime<Utc>) {
+        let mut counts = Counts::default();
+        let service = format!("{}_{}_", instance.id.deployment, instance.id.service);
+        let names = self.names.range(service.clone()..).take_while(|(name, _)| name.starts_with(&service));
+        let entries = names.filter_map(|(_, id)| self.entries.get(id)).filter(|entry| entry.owner == *owner);
+        for entry in entries {
+            counts.total += 1;
+            counts.ready += u32::from(entry.instance.phase.is_ready());
+            counts.running += u32::from(entry.is_running());
+            counts.live += u32::from(entry.is_running() || entry.instance.phase == Phase::Created);
+        }
+        let (id, runtime_id) = (instance.id.clone(), instance.runtime_id.clone());
+        self.record.push(Change { at, owner: owner.clone(), id, runtime_id, what, counts });
+    }
+
+    /// Makes what the instances of a deployment share.
+    fn share(&mut self, owner: &Owner, request: &CreateRequest) {
+        let deployment = &request.id.deployment;
+        if request.spec.network_mode() == NetworkMode::Default {
+            self.networks.insert((owner.clone(), deployment.clone()));
+        }
+        for storage in &request.spec.storage {
+            if let Storage::Named { name, .. } = storage {
+                self.volumes.insert((owner.clone(), deployment.clone(), name.clone()));
+            }
+        }
+    }
+
+    /// Sixteen hex digits, never twice the same.
+    fn next_runtime_id(&mut self) -> String {
+        self.made += 1;
+        format!("{:08x}{:08x}", self.made, self.rng.next_u64() >> 32)
+    }
+
+    fn bind(&mut self, spec: &ServiceSpec) -> Vec<PortBinding> {
+        let mut ports = vec![];
+        for endpoint in &spec.endpoints {
+            ports.push(PortBinding {
+                container_port: endpoint.target_port.unwrap_or(endpoint.port),
+                protocol: match endpoint.protocol {
+                    EndpointProtocol::Udp => PortProtocol::Udp,
+                    _ => PortProtocol::Tcp,
+                },
+                host_ip: "127.0.0.1".to_owned(),
+                host_port: self.next_port(),
+            });
+        }
+        for mapping in &spec.port_mappings {
+            ports.push(PortBinding {
+                container_port: mapping.container_port,
+                protocol: mapping.protocol.unwrap_or_default(),
+                host_ip: mapping.host_ip.clone().unwrap_or_else(|| "127.0.0.1".to_owned()),
+                host_port: mapping.host_port.unwrap_or_else(|| self.next_port()),
+            });
+        }
+        ports
+    }
+
+    fn next_port(&mut self) -> u16 {
+        let port = self.next_port;
+        self.next_port = if port >= LAST_PORT { FIRST_PORT } else { port + 1 };
+        port
+    }
+}
+
+/// The program of a spec, or why the spec is refused.
+fn program_of(spec: &ServiceSpec) -> Result<Program> {
+    match scripted(&spec.image.name) {
+        Some(Scripted::Missing) => Err(image_unavailable(&spec.image.name)),
+        Some(Scripted::Reject) => {
+            let text = format!("{} is an image whose instances are always refused", spec.image.name);
+            Err(RuntimeError::new(ErrorKind::Rejected, text))
+        }
+        _ => Program::of(spec).map_err(|error| RuntimeError::new(ErrorKind::Rejected, error)),
+    }
+}
+
+pub(super) fn image_unavailable(image: &ImageRef) -> RuntimeError {
+    let text = format!("there is no image {image}; every image but sim/missing exists");
+    RuntimeError::new(ErrorKind::ImageUnavailable, text)
+}
+
+pub(super) fn not_found(instance: &InstanceRef) -> RuntimeError {
+    let text = format!("there is no instance {} ({})", instance.id, instance.runtime_id);
+    RuntimeError::new(ErrorKind::NotFound, text)
+}
+
+fn name_taken(name: &str) -> RuntimeError {
+    let text = format!("something that is not ours has the name {name}; remove it or rename the deployment");
+    RuntimeError::new(ErrorKind::NameTaken, text)
+}

@@ -1,0 +1,147 @@
+//! Promises about events, images, what a deployment's instances share, and what a runtime says of itself.
+
+use std::collections::BTreeSet;
+
+use evenkeel::runtime::{ErrorKind, RuntimeEvent, Volumes};
+use evenkeel::state::{InstanceId, Phase};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::time::timeout;
+
+use crate::harness::{DEPLOYMENT, Harness, Program, create, id, listed, request, run, skipped, spec};
+
+/// Reads events until one is what is looked for; a resync is answered by a list, as the contract says.
+async fn event_of<H: Harness>(
+    harness: &H,
+    events: &mut BoxStream<'static, RuntimeEvent>,
+    what: &str,
+    wanted: impl Fn(&RuntimeEvent) -> bool,
+) {
+    let found = async {
+        loop {
+            let event = events.next().await.expect("the stream goes on");
+            assert!(!matches!(event, RuntimeEvent::Resync { .. }), "nothing was missed: {event:?}");
+            if wanted(&event) {
+                return;
+            }
+        }
+    };
+    assert!(
+        timeout(harness.patience(), found).await.is_ok(),
+        "{}: no event within {:?}: {what}",
+        H::NAME,
+        harness.patience()
+    );
+}
+
+fn changed(event: &RuntimeEvent, id: &InstanceId, phase: impl Fn(&Phase) -> bool) -> bool {
+    matches!(event, RuntimeEvent::Changed(instance) if instance.id == *id && phase(&instance.phase))
+}
+
+pub async fn events_tell_start_and_exit<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let mut events = runtime.events().await.expect("events");
+    let running = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
+    event_of(harness, &mut events, "a start", |event| {
+        changed(event, &running.id, |phase| matches!(phase, Phase::Running { .. }))
+    })
+    .await;
+    let exiting = run(harness, &*runtime, id("job", 0), &Program::Exit(3)).await;
+    event_of(harness, &mut events, "an exit", |event| {
+        changed(event, &exiting.id, |phase| matches!(phase, Phase::Exited(exit) if exit.code == Some(3)))
+    })
+    .await;
+}
+
+pub async fn events_tell_removal<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let running = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
+    let mut events = runtime.events().await.expect("events");
+    runtime.remove(&running.as_ref()).await.expect("remove");
+    event_of(harness, &mut events, "a removal", |event| *event == RuntimeEvent::Gone(running.as_ref())).await;
+}
+
+pub async fn events_reach_every_handle<H: Harness>(harness: &H) {
+    let (actor, watcher) = (harness.runtime().await, harness.runtime().await);
+    let stranger = harness.stranger().await;
+    let mut events = watcher.events().await.expect("events");
+    let mut foreign = stranger.events().await.expect("events");
+    let running = run(harness, &*actor, id("web", 0), &Program::Polite).await;
+    event_of(harness, &mut events, "a start", |event| changed(event, &running.id, Phase::is_ready)).await;
+    actor.remove(&running.as_ref()).await.expect("remove");
+    event_of(harness, &mut events, "a removal", |event| *event == RuntimeEvent::Gone(running.as_ref())).await;
+    // By now the stranger's would have come too.
+    let silent = timeout(std::time::Duration::from_millis(300), foreign.next()).await;
+    assert!(silent.is_err(), "a stranger is told {silent:?}");
+}
+
+pub async fn teardown_removes_and_repeats<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    runtime.teardown(DEPLOYMENT, Volumes::Keep).await.expect("teardown of what never was");
+    let running = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
+    let shared = runtime.list().await.expect("list").shared;
+    let want = if harness.abilities().shared_networks { vec![DEPLOYMENT.to_owned()] } else { vec![] };
+    assert_eq!(shared, BTreeSet::from_iter(want));
+    runtime.remove(&running.as_ref()).await.expect("remove");
+    for _ in 0..2 {
+        runtime.teardown(DEPLOYMENT, Volumes::Remove).await.expect("teardown");
+        assert_eq!(runtime.list().await.expect("list").shared, BTreeSet::new());
+    }
+    let again = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
+    assert!(again.phase.is_ready(), "{:?}", again.phase);
+}
+
+pub async fn teardown_leaves_others<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let mut other = id("web", 0);
+    other.deployment = "other".to_owned();
+    let other = run(harness, &*runtime, other, &Program::Polite).await;
+    let gone = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
+    runtime.remove(&gone.as_ref()).await.expect("remove");
+    runtime.teardown(DEPLOYMENT, Volumes::Remove).await.expect("teardown");
+    assert_eq!(listed(&*runtime, &other.id).await.expect("is listed").phase, other.phase);
+    let shared = runtime.list().await.expect("list").shared;
+    assert_eq!(shared.contains("other"), harness.abilities().shared_networks, "{shared:?}");
+}
+
+pub async fn present_image_is_success<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    for _ in 0..2 {
+        runtime.ensure_image(&harness.image(), &|_| {}).await.expect("the image");
+    }
+}
+
+pub async fn missing_image_is_unavailable<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let error = runtime.ensure_image(&harness.missing_image(), &|_| {}).await.expect_err("no such image");
+    assert_eq!(error.kind, ErrorKind::ImageUnavailable, "{error}");
+}
+
+pub async fn missing_image_can_not_be_created<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let mut wanted = request(harness, id("web", 0), &Program::Polite);
+    wanted.spec = spec(harness.missing_image(), harness.command(&Program::Polite)).into();
+    let error = runtime.create(&wanted).await.expect_err("no such image");
+    assert_eq!(error.kind, ErrorKind::ImageUnavailable, "{error}");
+    assert_eq!(runtime.list().await.expect("list").instances, []);
+}
+
+pub async fn unsupported_transport_is_named<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let Some(image) = harness.unsupported_image() else { return skipped::<H>("it takes every transport") };
+    let error = runtime.ensure_image(&image, &|_| {}).await.expect_err("not taken");
+    assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+    let (name, kind) = (image.name.to_string(), runtime.kind().to_string());
+    assert!(error.message.contains(&name) && error.message.contains(&kind), "{error} names {name} and {kind}");
+}
+
+pub async fn capabilities_are_told<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let first = runtime.capabilities().await.expect("capabilities");
+    assert!(!first.version.is_empty());
+    assert_eq!(runtime.capabilities().await.expect("capabilities"), first);
+    assert!(runtime.concurrency() > 0);
+    // An instance says the same of its deployment's runtime before and after.
+    let created = create(harness, &*runtime, id("web", 0), &Program::Polite).await;
+    assert_eq!(created.runtime, runtime.kind());
+}
