@@ -1,5 +1,16 @@
 //! The engine: observes, plans, executes and reports for every deployment, for as long as it runs.
 
+mod cache;
+mod convert;
+mod core;
+mod declared;
+mod flight;
+mod message;
+mod observe;
+mod publish;
+mod queue;
+mod reconcile;
+mod record;
 mod request;
 
 use std::collections::BTreeSet;
@@ -7,6 +18,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+
+pub use self::core::{Core, Parts, Scope};
+pub use self::declared::Declared;
+pub use self::message::{Command, Message};
+pub use self::observe::{Connect, Connected};
 pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPreview, EngineError, Preview, SpecFile};
 use tokio::sync::watch;
 

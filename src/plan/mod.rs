@@ -14,6 +14,7 @@ mod input;
 mod lifecycle;
 mod need;
 mod planner;
+mod render;
 mod replicas;
 mod restart;
 mod rollout;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Condition;
 use crate::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
 
 /// Everything that should exist.
@@ -26,6 +27,8 @@ pub struct DesiredDeployment {
     pub prune: Prune,
     /// By service name.
     pub services: BTreeMap<String, DesiredService>,
+    /// What is declared outside of services and nothing honours.
+    pub unsupported: Vec<Condition>,
 }
 
 /// One service that should exist.

@@ -76,6 +76,19 @@ impl DeploymentState {
             Self::Unknown => "unknown",
         }
     }
+
+    /// The name as the reason of a condition.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Running => "Running",
+            Self::Progressing => "Progressing",
+            Self::Degraded => "Degraded",
+            Self::Failed => "Failed",
+            Self::Removing => "Removing",
+            Self::Kept => "Kept",
+            Self::Unknown => "Unknown",
+        }
+    }
 }
 
 /// One service.

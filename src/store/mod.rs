@@ -5,6 +5,7 @@
 //! inventory of deployments that were declared, events, and what a stopped prune waits for. Losing it loses
 //! history, never workloads. Every call is synchronous and short: call it through `spawn_blocking`.
 
+mod applied;
 mod database;
 mod dir;
 mod error;
@@ -13,6 +14,7 @@ mod inventory;
 mod migrate;
 mod socket;
 
+pub use applied::{AppliedFile, read_applied};
 pub use database::{DATABASE, Store};
 pub use dir::{Lock, LockGuard, Locked, StateDir};
 pub use error::StoreError;

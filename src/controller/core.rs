@@ -1,0 +1,399 @@
+//! The core: one task that owns all mutable state, and makes no runtime call itself.
+//!
+//! Everything that happens reaches it as a [`Message`]; a message changes what is known and asks for the keys that
+//! it concerns, nothing more. Due keys are planned from everything that is known, and the plan's lanes run as tasks
+//! of their own, which report back. So no lock is ever held across a runtime call, a key is never planned twice
+//! at once, and no deployment waits for another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::cache::Cache;
+use super::declared::Declared;
+use super::flight::Flights;
+use super::message::{Command, Message};
+use super::observe::{self, Connect};
+use super::publish::Board;
+use super::queue::Queue;
+use super::record::Record;
+use crate::clock::Clock;
+use crate::execute::Gate;
+use crate::runtime::{Runtime, RuntimeEvent, Volumes};
+use crate::spec::RuntimeKind;
+use crate::status::Status;
+
+/// Time between two full lists of a runtime that answers. Events carry the changes; the list only proves that none was
+/// missed, so it may be rare (kubelet re-lists every minute, at a cost that shows).
+const RELIST: Duration = Duration::from_secs(300);
+
+/// First and longest pause between two lists of a runtime that fails to list.
+const RELIST_FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Messages that may wait; senders wait beyond that, which slows events down and loses none.
+const MESSAGES: usize = 1024;
+
+/// Messages taken in one go before planning, so that a burst of events leads to one plan per key.
+const BURST: usize = 256;
+
+/// What is said of a runtime until it was tried once.
+const NOT_REACHED_YET: &str = "not reached yet";
+
+/// What the core is made of.
+pub struct Parts {
+    /// Runtimes to attach to.
+    pub runtimes: Vec<Arc<dyn Connect>>,
+    /// Runtime of services that name none.
+    pub default_runtime: RuntimeKind,
+    /// What the sources say.
+    pub declared: watch::Receiver<Arc<Declared>>,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// What may be acted on.
+    pub scope: Scope,
+    /// Told which deployments are gone completely, so that the inventory can forget them.
+    pub forgotten: mpsc::UnboundedSender<String>,
+}
+
+/// What may be acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Nothing.
+    Nothing,
+    /// These deployments.
+    Only(BTreeSet<String>),
+    /// Everything, orphans included.
+    Everything,
+}
+
+impl Scope {
+    fn covers(&self, deployment: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Only(names) => names.contains(deployment),
+            Self::Everything => true,
+        }
+    }
+}
+
+/// A runtime that answers, or did.
+pub struct Attached {
+    pub runtime: Arc<dyn Runtime>,
+    pub gate: Arc<Gate>,
+    next_list: Option<Instant>,
+    list_pause: Duration,
+    listed_once: bool,
+}
+
+/// A running core. Dropping it ends every task of it at once, like a crash; workloads go on.
+pub struct Core {
+    /// Where messages go.
+    pub messages: mpsc::Sender<Message>,
+    /// What is shown.
+    pub status: watch::Receiver<Arc<Status>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Core {
+    /// Starts the core and its observers.
+    pub fn start(parts: Parts) -> Self {
+        let (messages, inbox) = mpsc::channel(MESSAGES);
+        let (board, status) = Board::new();
+        let mut tasks = JoinSet::new();
+        for connect in &parts.runtimes {
+            tasks.spawn(observe::follow(connect.clone(), messages.clone()));
+        }
+        tasks.spawn(State::new(parts, messages.clone(), board).run(inbox));
+        Self { messages, status, _tasks: tasks }
+    }
+}
+
+/// All mutable state.
+pub struct State {
+    pub(super) runtimes: BTreeMap<RuntimeKind, Attached>,
+    pub(super) unreachable: BTreeMap<RuntimeKind, String>,
+    pub(super) expected: BTreeSet<RuntimeKind>,
+    pub(super) default_runtime: RuntimeKind,
+    pub(super) cache: Cache,
+    pub(super) queue: Queue,
+    pub(super) flights: Flights,
+    pub(super) records: BTreeMap<String, Record>,
+    pub(super) removing: BTreeMap<String, Volumes>,
+    pub(super) declared: Arc<Declared>,
+    pub(super) scope: Scope,
+    pub(super) board: Board,
+    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) forgotten: mpsc::UnboundedSender<String>,
+    pub(super) lanes: JoinSet<()>,
+    declarations: watch::Receiver<Arc<Declared>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl State {
+    fn new(parts: Parts, messages: mpsc::Sender<Message>, board: Board) -> Self {
+        let expected: BTreeSet<RuntimeKind> = parts.runtimes.iter().map(|connect| connect.kind()).collect();
+        let unreachable = expected.iter().map(|kind| (*kind, NOT_REACHED_YET.to_owned())).collect();
+        Self {
+            runtimes: BTreeMap::new(),
+            unreachable,
+            expected,
+            default_runtime: parts.default_runtime,
+            cache: Cache::default(),
+            queue: Queue::default(),
+            flights: Flights::default(),
+            records: BTreeMap::new(),
+            removing: BTreeMap::new(),
+            declared: Arc::new(Declared::default()),
+            scope: parts.scope,
+            board,
+            messages,
+            forgotten: parts.forgotten,
+            lanes: JoinSet::new(),
+            declarations: parts.declared,
+            clock: parts.clock,
+        }
+    }
+
+    /// The time, both ways: for planning, and for sleeping.
+    pub(super) fn now(&self) -> (DateTime<Utc>, Instant) {
+        (self.clock.now(), Instant::now())
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        self.take_declared();
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message, &mut inbox),
+                    None => return,
+                },
+                changed = self.declarations.changed() => match changed {
+                    Ok(()) => self.take_declared(),
+                    // No source is left to say anything new; what it said last still holds.
+                    Err(_) => self.without_declarations(&mut inbox).await,
+                },
+                () = sleep_until(deadline) => {}
+            }
+            while self.lanes.try_join_next().is_some() {}
+            self.relist();
+            self.plan_due();
+            self.publish_due();
+        }
+    }
+
+    /// One turn without sources, so that the loop doesn't spin on their closed channel.
+    async fn without_declarations(&mut self, inbox: &mut mpsc::Receiver<Message>) {
+        let deadline = self.deadline();
+        tokio::select! {
+            message = inbox.recv() => if let Some(message) = message { self.take(message, inbox) },
+            () = sleep_until(deadline) => {}
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let lists = self.runtimes.values().filter_map(|attached| attached.next_list);
+        lists.chain(self.queue.next()).chain(self.board.due()).min()
+    }
+
+    fn take(&mut self, message: Message, inbox: &mut mpsc::Receiver<Message>) {
+        self.handle(message);
+        for _ in 0..BURST {
+            match inbox.try_recv() {
+                Ok(message) => self.handle(message),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Attached(runtime) => self.attached(runtime),
+            Message::Unreachable(kind, why) => self.lost(kind, why),
+            Message::Subscribed(kind) => self.list_now(kind),
+            Message::Event(kind, event) => self.event(kind, event),
+            Message::Listed(kind, began, listing) => self.listed(kind, began, listing),
+            Message::Reported(flight, report) => self.reported(flight, *report),
+            Message::Landed(flight) => self.landed(flight),
+            Message::Command(command) => self.command(command),
+        }
+    }
+
+    fn attached(&mut self, runtime: Arc<dyn Runtime>) {
+        let gate = Arc::new(Gate::new(runtime.concurrency()));
+        let attached = Attached {
+            gate,
+            next_list: None,
+            list_pause: RELIST_FAILED.0,
+            listed_once: false,
+            runtime: runtime.clone(),
+        };
+        self.runtimes.insert(runtime.kind(), attached);
+    }
+
+    /// A runtime can't be reached: nothing is known of what it runs, and nothing is done about it.
+    pub(super) fn lost(&mut self, kind: RuntimeKind, why: String) {
+        if self.unreachable.insert(kind, why.clone()).as_ref() != Some(&why) {
+            tracing::warn!(runtime = %kind, "{kind} does not answer: {why}");
+            self.enqueue_all();
+        }
+    }
+
+    /// Asks for a full list as soon as possible.
+    pub(super) fn list_now(&mut self, kind: RuntimeKind) {
+        let now = Instant::now();
+        if let Some(attached) = self.runtimes.get_mut(&kind) {
+            attached.next_list = Some(now);
+        }
+    }
+
+    fn relist(&mut self) {
+        let now = Instant::now();
+        let mark = self.cache.mark();
+        for attached in self.runtimes.values_mut() {
+            if attached.next_list.is_some_and(|at| at <= now) {
+                attached.next_list = None;
+                self.lanes.spawn(observe::list(attached.runtime.clone(), mark, self.messages.clone()));
+            }
+        }
+    }
+
+    fn listed(
+        &mut self,
+        kind: RuntimeKind,
+        began: super::cache::Mark,
+        listing: crate::runtime::Result<crate::runtime::Listing>,
+    ) {
+        let now = Instant::now();
+        let Some(attached) = self.runtimes.get_mut(&kind) else { return };
+        match listing {
+            Ok(listing) => {
+                let first = !std::mem::replace(&mut attached.listed_once, true);
+                attached.list_pause = RELIST_FAILED.0;
+                attached.next_list.get_or_insert(now + RELIST);
+                let touched = self.cache.listed(kind, began, listing);
+                if self.unreachable.remove(&kind).is_some() || first {
+                    self.enqueue_all();
+                }
+                for deployment in touched {
+                    self.queue.add(&deployment, now);
+                }
+            }
+            Err(error) => {
+                attached.next_list.get_or_insert(now + attached.list_pause);
+                attached.list_pause = (attached.list_pause * 2).min(RELIST_FAILED.1);
+                self.lost(kind, error.message);
+            }
+        }
+    }
+
+    fn event(&mut self, kind: RuntimeKind, event: RuntimeEvent) {
+        let now = Instant::now();
+        match event {
+            RuntimeEvent::Changed(instance) => {
+                let deployment = instance.id.deployment.clone();
+                if self.cache.changed(*instance) {
+                    self.queue.add(&deployment, now);
+                }
+            }
+            RuntimeEvent::Gone(instance) => {
+                if self.cache.gone(&instance) {
+                    self.queue.add(&instance.id.deployment, now);
+                }
+            }
+            RuntimeEvent::Resync { reason } => {
+                tracing::debug!(runtime = %kind, "listing again: {reason}");
+                self.list_now(kind);
+            }
+        }
+    }
+
+    fn take_declared(&mut self) {
+        let before = std::mem::replace(&mut self.declared, self.declarations.borrow_and_update().clone());
+        // What is declared again after its removal was asked for is wanted again.
+        let declared = &self.declared.desired.deployments;
+        let anew = |name: &String| declared.contains_key(name) && !before.desired.deployments.contains_key(name);
+        self.removing.retain(|name, _| !anew(name));
+        self.enqueue_all();
+    }
+
+    fn enqueue_all(&mut self) {
+        let now = Instant::now();
+        let declared = self.declared.desired.deployments.keys().cloned();
+        let known = self.cache.deployments();
+        let removed = self.declared.removed.keys().cloned();
+        for name in declared.chain(known).chain(removed).chain(self.board.deployments()) {
+            self.queue.add(&name, now);
+        }
+        self.board.touch(now, self.cache.len());
+    }
+
+    fn plan_due(&mut self) {
+        if !self.declared.synced {
+            return;
+        }
+        for deployment in self.queue.take_due(Instant::now()) {
+            self.reconcile(&deployment);
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        // A caller that has gone needs no answer.
+        match command {
+            Command::Settle(reply) => {
+                if self.declarations.has_changed().unwrap_or(false) {
+                    self.take_declared();
+                }
+                self.plan_due();
+                self.publish();
+                let _ = reply.send(());
+            }
+            Command::Preview(deployments, reply) => {
+                let _ = reply
+                    .send(deployments.iter().map(|(name, desired)| self.preview(name, desired.as_ref())).collect());
+            }
+            Command::Instances(target, reply) => {
+                let instances = self.cache.of(&target.deployment).filter(|instance| target.covers(&instance.id));
+                let _ = reply.send(instances.cloned().collect());
+            }
+            Command::Runtime(kind, reply) => {
+                let _ = reply.send(self.runtimes.get(&kind).map(|attached| attached.runtime.clone()));
+            }
+            Command::Remove(deployment, volumes, reply) => {
+                let known = self.cache.deployments().contains(&deployment)
+                    || self.declared.removed.contains_key(&deployment)
+                    || self.declared.desired.deployments.contains_key(&deployment);
+                if known {
+                    self.removing.insert(deployment.clone(), volumes);
+                    self.queue.add(&deployment, Instant::now());
+                }
+                let _ = reply.send(known);
+            }
+        }
+    }
+
+    /// Whether the sources were read and every runtime has either been listed or failed to be.
+    pub(super) fn synced(&self) -> bool {
+        self.declared.synced
+            && self.expected.iter().all(|kind| {
+                self.runtimes.get(kind).is_some_and(|attached| attached.listed_once)
+                    || self.unreachable.get(kind).is_some_and(|why| why != NOT_REACHED_YET)
+            })
+    }
+
+    pub(super) fn covers(&self, deployment: &str) -> bool {
+        self.scope.covers(deployment)
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

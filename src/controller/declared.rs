@@ -1,0 +1,35 @@
+//! What the sources say, as the controller needs it.
+
+use std::collections::BTreeMap;
+
+use crate::spec::Prune;
+use crate::state::{Desired, Fate};
+use crate::status::{HoldView, ProblemView};
+
+/// What the sources say, complete, at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Declared {
+    /// Whether the sources were read completely once; nothing is done before that.
+    pub synced: bool,
+    /// What should exist.
+    pub desired: Desired,
+    /// Deployments that were declared, are not any more, and what their declaration said of that.
+    pub removed: BTreeMap<String, Prune>,
+    /// Deployments that run on their last good version, and why.
+    pub stale: BTreeMap<String, String>,
+    /// What is wrong with source files.
+    pub problems: Vec<ProblemView>,
+    /// Pruning is held.
+    pub hold: Option<HoldView>,
+}
+
+impl Declared {
+    /// What becomes of a deployment that is not declared.
+    pub fn fate(&self, deployment: &str) -> Fate {
+        match self.removed.get(deployment) {
+            Some(Prune::Auto) => Fate::Removed,
+            Some(Prune::Never) => Fate::Kept,
+            None => Fate::Orphaned,
+        }
+    }
+}

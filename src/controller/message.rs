@@ -1,0 +1,47 @@
+//! What reaches the core: reports from its own tasks, and commands of callers.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::cache::Mark;
+use super::flight::FlightId;
+use crate::execute::Report;
+use crate::plan::Plan;
+use crate::runtime::{Listing, Result, Runtime, RuntimeEvent, Volumes};
+use crate::spec::RuntimeKind;
+use crate::state::{DesiredDeployment, Instance, Target};
+
+/// What reaches the core.
+pub enum Message {
+    /// A runtime answers for the first time.
+    Attached(Arc<dyn Runtime>),
+    /// A runtime can't be reached.
+    Unreachable(RuntimeKind, String),
+    /// Events arrive from now on, after none did.
+    Subscribed(RuntimeKind),
+    /// A runtime reports a change.
+    Event(RuntimeKind, RuntimeEvent),
+    /// A full list has ended.
+    Listed(RuntimeKind, Mark, Result<Listing>),
+    /// A step has ended.
+    Reported(FlightId, Box<Report>),
+    /// A lane has ended.
+    Landed(FlightId),
+    /// A caller asks.
+    Command(Command),
+}
+
+/// What callers ask of the core.
+pub enum Command {
+    /// Answers when everything that was declared before is planned and visible in the status.
+    Settle(oneshot::Sender<()>),
+    /// What would be done if these deployments were declared like this, or not at all.
+    Preview(Vec<(String, Option<DesiredDeployment>)>, oneshot::Sender<Vec<Plan>>),
+    /// The instances that a target covers, dead ones too.
+    Instances(Target, oneshot::Sender<Vec<Instance>>),
+    /// Adapter of a runtime.
+    Runtime(RuntimeKind, oneshot::Sender<Option<Arc<dyn Runtime>>>),
+    /// Remove this deployment, which nothing declares.
+    Remove(String, Volumes, oneshot::Sender<bool>),
+}

@@ -1,0 +1,242 @@
+//! One deployment's turn: observe, plan, execute, report.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::core::State;
+use super::flight::FlightId;
+use super::message::Message;
+use crate::execute::{self, Outcome, Report, Reporter};
+use crate::plan::{Action, Input, Lane, Plan, Step, plan, sightings};
+use crate::runtime::Volumes;
+use crate::spec::RuntimeKind;
+use crate::state::{DesiredDeployment, Fate, Instance};
+use crate::status::{self, Facts};
+
+impl State {
+    /// Plans a deployment from everything that is known, starts what is to be done, and notes how it stands.
+    pub(super) fn reconcile(&mut self, deployment: &str) {
+        let (now, at) = self.now();
+        let declared = self.declared.clone();
+        let desired = self.desired(declared.desired.deployments.get(deployment), deployment);
+        let observed = self.observed(deployment);
+        let sighted = self.with_input(deployment, desired, &observed, sightings);
+        self.records.entry(deployment.to_owned()).or_default().sight(sighted, now);
+        let plan = self.with_input(deployment, desired, &observed, plan);
+        if self.covers(deployment) {
+            for lane in &plan.lanes {
+                self.launch(deployment, lane.clone());
+            }
+        }
+        if let Some(look) = plan.next_look {
+            let wait = (look - now).to_std().unwrap_or_default();
+            self.queue.add(deployment, at + wait);
+        }
+        let facts = Facts {
+            deployment,
+            desired,
+            observed: &self.observed(deployment),
+            plan: &plan,
+            working: self.flights.any(deployment),
+            stale: declared.stale.get(deployment).map(String::as_str),
+            removing: self.removing.contains_key(deployment),
+        };
+        let views = status::views(&facts);
+        self.board.put(deployment, views, at, self.cache.len());
+        self.forget_if_gone(deployment, desired);
+    }
+
+    /// What would be planned if the deployment were declared like this, or not at all.
+    pub(super) fn preview(&self, deployment: &str, desired: Option<&DesiredDeployment>) -> Plan {
+        self.with_input(deployment, desired.ok_or(Fate::Removed), &self.observed(deployment), plan)
+    }
+
+    /// Everything that a decision about the deployment is made from, given to `decide`.
+    fn with_input<T>(
+        &self,
+        deployment: &str,
+        desired: Result<&DesiredDeployment, Fate>,
+        observed: &[Instance],
+        decide: impl FnOnce(&Input<'_>) -> T,
+    ) -> T {
+        let mut shared = self.cache.shared(deployment);
+        for runtime in self.flights.tearing_down(deployment) {
+            shared.remove(&runtime);
+        }
+        let none = super::record::Record::default();
+        let record = self.records.get(deployment).unwrap_or(&none);
+        decide(&Input {
+            deployment,
+            desired,
+            observed,
+            shared: &shared,
+            unreachable: &self.unreachable_for(desired.ok()),
+            history: &record.history,
+            volumes: self.removing.get(deployment).copied().unwrap_or(Volumes::Keep),
+            now: self.now().0,
+        })
+    }
+
+    /// What is declared, where nobody asked for its removal by name.
+    fn desired<'a>(
+        &self,
+        declared: Option<&'a DesiredDeployment>,
+        deployment: &str,
+    ) -> Result<&'a DesiredDeployment, Fate> {
+        match declared {
+            _ if self.removing.contains_key(deployment) => Err(Fate::Removed),
+            Some(desired) => Ok(desired),
+            None => Err(self.declared.fate(deployment)),
+        }
+    }
+
+    fn observed(&self, deployment: &str) -> Vec<Instance> {
+        self.flights.overlay(deployment, self.cache.of(deployment).cloned().collect())
+    }
+
+    /// Runtimes that nothing is known of, those that a service asks for and nobody attached to among them.
+    fn unreachable_for(&self, desired: Option<&DesiredDeployment>) -> BTreeMap<RuntimeKind, String> {
+        let mut unreachable = self.unreachable.clone();
+        for service in desired.into_iter().flat_map(|desired| desired.services.values()) {
+            if !self.runtimes.contains_key(&service.runtime) {
+                unreachable
+                    .entry(service.runtime)
+                    .or_insert_with(|| format!("{} is not available here", service.runtime));
+            }
+        }
+        unreachable
+    }
+
+    fn launch(&mut self, deployment: &str, lane: Lane) {
+        let (now, at) = self.now();
+        let Some(first) = lane.steps.first() else { return };
+        let due = self.records.get(deployment).and_then(|record| record.retire_due(&first.action, at));
+        if let Some(due) = due {
+            self.queue.add(deployment, due);
+            return;
+        }
+        let Some(attached) = self.runtimes.get(&first.action.runtime()) else { return };
+        let (runtime, gate) = (attached.runtime.clone(), attached.gate.clone());
+        let Some(flight) = self.flights.begin(deployment, &lane, now) else { return };
+        let reporter = ToCore { flight, messages: self.messages.clone() };
+        let landing = self.messages.clone();
+        let name = deployment.to_owned();
+        self.lanes.spawn(async move {
+            let work = tokio::spawn(async move { execute::run(lane, runtime, gate, &name, &reporter).await });
+            let guard = AbortOnDrop(work.abort_handle());
+            // A lane that panicked has ended too.
+            if let Err(error) = work.await {
+                tracing::error!("a lane ended unexpectedly: {error}");
+            }
+            drop(guard);
+            let _ = landing.send(Message::Landed(flight)).await;
+        });
+    }
+
+    pub(super) fn reported(&mut self, _flight: FlightId, report: Report) {
+        let (now, at) = self.now();
+        let Report { step, outcome } = report;
+        let deployment = deployment_of(&step);
+        let record = self.records.entry(deployment.clone()).or_default();
+        match outcome {
+            Outcome::Now(instance) => {
+                record.succeeded(&step.action);
+                self.cache.wrote(*instance);
+            }
+            Outcome::Gone(instance) => {
+                record.succeeded(&step.action);
+                self.cache.gone(&instance);
+            }
+            Outcome::Done => {
+                record.succeeded(&step.action);
+                if let Action::Teardown { runtime, deployment, .. } = &step.action {
+                    self.cache.torn_down(*runtime, deployment);
+                }
+            }
+            Outcome::Failed(error) if error.means_unreachable() => {
+                tracing::warn!("{}: {error}", step.action);
+                let kind = step.action.runtime();
+                self.lost(kind, error.message);
+                self.list_now(kind);
+            }
+            Outcome::Failed(error) => {
+                tracing::warn!("{}: {error}", step.action);
+                record.failed(&step.action, &error, now, at);
+                if error.kind == crate::runtime::ErrorKind::NotFound {
+                    self.list_now(step.action.runtime());
+                }
+                self.queue.add(&deployment, at);
+                return;
+            }
+        }
+        tracing::info!("{step}");
+        self.queue.add(&deployment, at);
+    }
+
+    pub(super) fn landed(&mut self, flight: FlightId) {
+        if let Some(deployment) = self.flights.end(flight) {
+            self.queue.add(&deployment, Instant::now());
+        }
+    }
+
+    /// Forgets a deployment of which nothing is left.
+    fn forget_if_gone(&mut self, deployment: &str, desired: Result<&DesiredDeployment, Fate>) {
+        let left = self.cache.of(deployment).next().is_some()
+            || !self.cache.shared(deployment).is_empty()
+            || self.flights.any(deployment);
+        if left || desired.is_ok() || self.unsure(deployment) {
+            return;
+        }
+        if desired == Err(Fate::Removed) {
+            // The receiver ends with the engine; then there is nobody to tell.
+            let _ = self.forgotten.send(deployment.to_owned());
+        }
+        self.records.remove(deployment);
+        self.removing.remove(deployment);
+        self.queue.remove(deployment);
+        self.board.remove(deployment, Instant::now(), self.cache.len());
+        if self.declared.desired.deployments.contains_key(deployment) {
+            self.queue.add(deployment, Instant::now());
+        }
+    }
+
+    /// Whether a runtime that was in use does not answer, so that it may still hold something of the deployment.
+    fn unsure(&self, deployment: &str) -> bool {
+        let asked_for = self.declared.removed.contains_key(deployment) || self.removing.contains_key(deployment);
+        asked_for && self.unreachable.keys().any(|kind| self.runtimes.contains_key(kind))
+    }
+}
+
+/// Ends the task when the one that waits for it is ended.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct ToCore {
+    flight: FlightId,
+    messages: mpsc::Sender<Message>,
+}
+
+impl Reporter for ToCore {
+    async fn ended(&self, report: Report) {
+        // A core that has ended needs no report; the next one lists.
+        let _ = self.messages.send(Message::Reported(self.flight, Box::new(report))).await;
+    }
+
+    fn progress(&self, step: &Step, progress: &crate::runtime::Progress) {
+        tracing::debug!("{}: {}", step.action, progress.message);
+    }
+}
+
+fn deployment_of(step: &Step) -> String {
+    match &step.action {
+        Action::Teardown { deployment, .. } => deployment.clone(),
+        action => action.instance().map(|id| id.deployment.clone()).unwrap_or_default(),
+    }
+}

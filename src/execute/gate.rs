@@ -1,0 +1,129 @@
+//! Bounds on runtime calls that are under way at once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How many deployments' worth of calls may be under way on one runtime. One deployment alone reaches the
+/// concurrency that the runtime serves well; the factor keeps a deployment whose calls are slow from holding up
+/// the others, and the product stays well below the hundred removals at once that were seen to lock up
+/// Docker 20.10 for good.
+const DEPLOYMENTS_AT_ONCE: usize = 4;
+
+/// Stops that may be waiting for a grace period at once on one runtime; they cost the runtime next to nothing, so the
+/// bound is only there to be one.
+const STOPS_AT_ONCE: usize = 64;
+
+/// Image pulls at once on one runtime. Each is parallel in itself; dockerd's own default is three layers.
+const PULLS_AT_ONCE: usize = 4;
+
+/// What kind of call it is: short ones must not wait for long ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallKind {
+    /// Create, start, remove: short.
+    Short,
+    /// Stop: as long as its grace.
+    Stop,
+    /// Image pull: as long as the network takes.
+    Pull,
+}
+
+/// Lets a bounded number of calls through to one runtime.
+#[derive(Debug)]
+pub struct Gate {
+    per_deployment: usize,
+    deployments: Mutex<HashMap<String, Arc<Semaphore>>>,
+    all: Arc<Semaphore>,
+    stops: Arc<Semaphore>,
+    pulls: Arc<Semaphore>,
+}
+
+/// Permission for one call; ends when dropped.
+#[derive(Debug)]
+pub struct Pass {
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Gate {
+    /// A gate for a runtime that serves `concurrency` calls well side by side; at least one.
+    pub fn new(concurrency: usize) -> Self {
+        let per_deployment = concurrency.max(1);
+        Self {
+            per_deployment,
+            deployments: Mutex::default(),
+            all: Arc::new(Semaphore::new(per_deployment * DEPLOYMENTS_AT_ONCE)),
+            stops: Arc::new(Semaphore::new(STOPS_AT_ONCE)),
+            pulls: Arc::new(Semaphore::new(PULLS_AT_ONCE)),
+        }
+    }
+
+    /// Waits until a call of this kind may be made for this deployment.
+    pub async fn pass(&self, deployment: &str, kind: CallKind) -> Pass {
+        let semaphores = match kind {
+            CallKind::Stop => vec![self.stops.clone()],
+            CallKind::Pull => vec![self.pulls.clone()],
+            CallKind::Short => vec![self.of_deployment(deployment), self.all.clone()],
+        };
+        let mut permits = Vec::with_capacity(semaphores.len());
+        for semaphore in semaphores {
+            // A semaphore that is never closed can't refuse; without a permit the call goes ahead unbounded.
+            permits.extend(semaphore.acquire_owned().await.ok());
+        }
+        Pass { _permits: permits }
+    }
+
+    fn of_deployment(&self, deployment: &str) -> Arc<Semaphore> {
+        let mut deployments = self.deployments.lock().unwrap_or_else(PoisonError::into_inner);
+        if deployments.len() > FORGET_ABOVE {
+            deployments.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
+        }
+        deployments
+            .entry(deployment.to_owned())
+            .or_insert_with(|| Arc::new(Semaphore::new(self.per_deployment)))
+            .clone()
+    }
+}
+
+/// Deployments without calls are forgotten once there are that many, so that names that come and go leave nothing.
+const FORGET_ABOVE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_deployment_never_holds_up_another() {
+        let gate = Gate::new(2);
+        let _first = gate.pass("a", CallKind::Short).await;
+        let _second = gate.pass("a", CallKind::Short).await;
+        assert!(gate.pass("a", CallKind::Short).now_or_never().is_none(), "a third call of the same deployment waits");
+        assert!(gate.pass("b", CallKind::Short).now_or_never().is_some(), "another deployment does not");
+    }
+
+    #[tokio::test]
+    async fn short_calls_never_wait_for_stops_and_pulls() {
+        let gate = Gate::new(1);
+        let mut held = Vec::new();
+        for _ in 0..STOPS_AT_ONCE {
+            held.push(gate.pass("a", CallKind::Stop).await);
+        }
+        for _ in 0..PULLS_AT_ONCE {
+            held.push(gate.pass("a", CallKind::Pull).await);
+        }
+        assert!(gate.pass("a", CallKind::Stop).now_or_never().is_none());
+        assert!(gate.pass("a", CallKind::Pull).now_or_never().is_none());
+        assert!(gate.pass("a", CallKind::Short).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_pass_that_ends_makes_room() {
+        let gate = Gate::new(1);
+        let pass = gate.pass("a", CallKind::Short).await;
+        assert!(gate.pass("a", CallKind::Short).now_or_never().is_none());
+        drop(pass);
+        assert!(gate.pass("a", CallKind::Short).now_or_never().is_some());
+    }
+}

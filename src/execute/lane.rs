@@ -1,0 +1,116 @@
+//! One lane: its steps in order, each tried once and reported; a failure ends the lane.
+
+use std::sync::Arc;
+
+use super::{CallKind, Gate, resolve};
+use crate::plan::{Action, Lane, Step};
+use crate::runtime::{CreateRequest, ErrorKind, Runtime, RuntimeError};
+use crate::state::{Instance, InstanceRef};
+
+/// What came of one step.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The step.
+    pub step: Step,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a call.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The call succeeded, and the instance is like this now.
+    Now(Box<Instance>),
+    /// The call succeeded, and the instance does not exist any more.
+    Gone(InstanceRef),
+    /// The call succeeded and concerned no instance.
+    Done,
+    /// The call failed.
+    Failed(RuntimeError),
+}
+
+/// Takes reports, and progress of long calls in the runtime's words.
+pub trait Reporter: Send + Sync {
+    /// A step has ended.
+    fn ended(&self, report: Report) -> impl Future<Output = ()> + Send;
+    /// A step is getting on.
+    fn progress(&self, step: &Step, progress: &crate::runtime::Progress);
+}
+
+/// Runs the steps in order until one fails. Every step is reported as soon as it ends.
+pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<Gate>, deployment: &str, reporter: &R) {
+    let mut created: Option<InstanceRef> = None;
+    for step in lane.steps {
+        let pass = gate.pass(deployment, kind_of(&step.action)).await;
+        let outcome = attempt(&step, &created, runtime.as_ref(), reporter).await;
+        drop(pass);
+        if let (Action::Create { .. }, Outcome::Now(instance)) = (&step.action, &outcome) {
+            created = Some(Instance::as_ref(instance));
+        }
+        let failed = matches!(outcome, Outcome::Failed(_));
+        reporter.ended(Report { step, outcome }).await;
+        if failed {
+            return;
+        }
+    }
+}
+
+const fn kind_of(action: &Action) -> CallKind {
+    match action {
+        Action::EnsureImage { .. } => CallKind::Pull,
+        Action::Stop { .. } => CallKind::Stop,
+        Action::Create { .. }
+        | Action::StartCreated { .. }
+        | Action::Start { .. }
+        | Action::Remove { .. }
+        | Action::Teardown { .. } => CallKind::Short,
+    }
+}
+
+async fn attempt<R: Reporter>(
+    step: &Step,
+    created: &Option<InstanceRef>,
+    runtime: &dyn Runtime,
+    reporter: &R,
+) -> Outcome {
+    let now = |instance: Instance| Outcome::Now(Box::new(instance));
+    let result = match &step.action {
+        Action::EnsureImage { image, .. } => {
+            let progress = |progress: crate::runtime::Progress| reporter.progress(step, &progress);
+            runtime.ensure_image(image, &progress).await.map(|()| Outcome::Done)
+        }
+        Action::Create { .. } => match request(&step.action) {
+            Ok(request) => runtime.create(&request).await.map(now),
+            Err(error) => Err(error),
+        },
+        Action::StartCreated { id, .. } => match created {
+            Some(instance) => runtime.start(instance).await.map(now),
+            None => Err(RuntimeError::new(ErrorKind::NotFound, format!("{id} was not created"))),
+        },
+        Action::Start { instance } => runtime.start(instance).await.map(now),
+        Action::Stop { instance, stop } => {
+            runtime.stop(instance, stop).await.map(|left| left.map_or_else(|| Outcome::Gone(instance.clone()), now))
+        }
+        Action::Remove { instance } => runtime.remove(instance).await.map(|()| Outcome::Gone(instance.clone())),
+        Action::Teardown { deployment, volumes, .. } => {
+            runtime.teardown(deployment, *volumes).await.map(|()| Outcome::Done)
+        }
+    };
+    result.unwrap_or_else(Outcome::Failed)
+}
+
+fn request(action: &Action) -> Result<CreateRequest, RuntimeError> {
+    let Action::Create { id, restarts, streak, spec, source, .. } = action else {
+        return Err(RuntimeError::new(ErrorKind::Failed, "only a create step has a create request"));
+    };
+    let host = |name: &str| std::env::var(name).ok();
+    let env = resolve(&spec.env, &host).map_err(|error| RuntimeError::new(ErrorKind::Rejected, error.to_string()))?;
+    Ok(CreateRequest {
+        id: id.clone(),
+        restarts: *restarts,
+        streak: *streak,
+        spec: spec.clone(),
+        env,
+        source: Some(source.file.clone()),
+    })
+}

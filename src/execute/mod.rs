@@ -1,0 +1,9 @@
+//! Runs lanes of a plan against a runtime: one attempt per step, one report per step. Decides nothing.
+
+mod environment;
+mod gate;
+mod lane;
+
+pub use environment::{MissingReference, resolve};
+pub use gate::{CallKind, Gate};
+pub use lane::{Outcome, Report, Reporter, run};

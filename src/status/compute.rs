@@ -1,0 +1,214 @@
+//! Computes the views of one deployment from what is desired, observed and planned.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::conditions;
+use super::waits;
+use super::{DeploymentState, DeploymentView, ExitView, InstanceView, ServiceView};
+use crate::plan::{Plan, Wait};
+use crate::state::{Condition, DesiredDeployment, DesiredService, Exit, Fate, Instance, Phase};
+
+/// What the views of a deployment are computed from.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Its name.
+    pub deployment: &'a str,
+    /// What is declared, or what becomes of the instances without a declaration.
+    pub desired: Result<&'a DesiredDeployment, Fate>,
+    /// Its instances, those with a step under way pending or stopping.
+    pub observed: &'a [Instance],
+    /// The plan that was made last.
+    pub plan: &'a Plan,
+    /// Whether any step is under way.
+    pub working: bool,
+    /// Why it runs on its last good version, where it does.
+    pub stale: Option<&'a str>,
+    /// Whether its removal was asked for by name.
+    pub removing: bool,
+}
+
+/// The views of one deployment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeploymentStatus {
+    /// Itself.
+    pub view: DeploymentView,
+    /// Its services, by name.
+    pub services: Vec<ServiceView>,
+    /// Its instances, by service, slot and age.
+    pub instances: Vec<InstanceView>,
+}
+
+/// Computes the views.
+pub fn views(facts: &Facts<'_>) -> DeploymentStatus {
+    let shown = shown(facts.observed);
+    let services = match facts.desired {
+        Ok(desired) => desired.services.values().map(|service| service_view(facts, service, &shown)).collect(),
+        Err(_) => Vec::new(),
+    };
+    let state = state(facts);
+    let view = DeploymentView {
+        deployment: facts.deployment.to_owned(),
+        source: facts.desired.ok().map(|desired| desired.source.to_string()),
+        state,
+        message: message(facts, state),
+        conditions: conditions::of_deployment(facts, state),
+    };
+    let instances = shown.iter().map(|instance| instance_view(facts.plan, instance)).collect();
+    DeploymentStatus { view, services, instances }
+}
+
+/// The instances that are shown: everything that lives, and the newest dead one of a slot in which nothing does.
+fn shown(observed: &[Instance]) -> Vec<&Instance> {
+    let dead = |instance: &Instance| matches!(instance.phase, Phase::Exited(_));
+    let slot = |instance: &Instance| (instance.id.service.clone(), instance.id.slot);
+    let alive: BTreeSet<(String, u32)> = observed.iter().filter(|one| !dead(one)).map(slot).collect();
+    let mut newest: BTreeMap<(String, u32), &Instance> = BTreeMap::new();
+    for instance in observed.iter().filter(|one| dead(one) && !alive.contains(&slot(one))) {
+        let known = newest.entry(slot(instance)).or_insert(instance);
+        if (known.created_at, known.id.attempt) < (instance.created_at, instance.id.attempt) {
+            *known = instance;
+        }
+    }
+    let mut shown: Vec<&Instance> = observed.iter().filter(|one| !dead(one)).chain(newest.into_values()).collect();
+    shown.sort_by(|one, other| {
+        let key = |instance: &&Instance| (instance.id.service.clone(), instance.id.slot, instance.created_at);
+        key(one).cmp(&key(other)).then_with(|| one.id.cmp(&other.id))
+    });
+    shown
+}
+
+fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]) -> ServiceView {
+    let mine: Vec<&Instance> = shown.iter().filter(|instance| instance.id.service == service.name).copied().collect();
+    let count = |test: &dyn Fn(&Instance) -> bool| {
+        u32::try_from(mine.iter().filter(|instance| test(instance)).count()).unwrap_or(u32::MAX)
+    };
+    let runs = |instance: &Instance| matches!(instance.phase, Phase::Running { .. });
+    let current = |instance: &Instance| instance.id.revision == service.revision && instance.runtime == service.runtime;
+    let mut view = ServiceView {
+        deployment: facts.deployment.to_owned(),
+        service: service.name.clone(),
+        source: Some(service.source.to_string()),
+        runtime: service.runtime,
+        image: service.spec.image.name.to_string(),
+        desired: service.replicas,
+        running: count(&runs),
+        ready: count(&|instance| instance.phase.is_ready()),
+        updated: count(&|instance| runs(instance) && current(instance)),
+        revision: service.revision.to_string(),
+        conditions: Vec::new(),
+    };
+    view.conditions = conditions::of_service(&view, service, &mine, &facts.plan.waits);
+    view
+}
+
+fn instance_view(plan: &Plan, instance: &Instance) -> InstanceView {
+    let exit = match &instance.phase {
+        Phase::Exited(exit) => Some(exit_view(exit)),
+        _ => None,
+    };
+    InstanceView {
+        deployment: instance.id.deployment.clone(),
+        service: instance.id.service.clone(),
+        slot: instance.id.slot,
+        name: instance.id.name(),
+        runtime: instance.runtime,
+        runtime_id: instance.runtime_id.clone(),
+        pid: instance.pid,
+        phase: instance.phase.name().to_owned(),
+        ready: instance.phase.is_ready(),
+        revision: instance.id.revision.to_string(),
+        restarts: instance.restarts,
+        created_at: instance.created_at,
+        started_at: instance.phase.started_at(),
+        exit,
+        ports: instance.ports.clone(),
+        message: plan
+            .waits
+            .iter()
+            .find(|wait| {
+                waits::instance_of(wait)
+                    .is_some_and(|id| id.service == instance.id.service && id.slot == instance.id.slot)
+            })
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        conditions: instance.conditions.clone(),
+    }
+}
+
+fn exit_view(exit: &Exit) -> ExitView {
+    ExitView {
+        code: exit.code,
+        signal: exit.signal.clone(),
+        oom_killed: exit.oom_killed,
+        reason: exit.reason,
+        message: exit.runtime_error.clone(),
+        finished_at: exit.finished_at,
+    }
+}
+
+/// How the deployment stands; the worst that is true of any part of it.
+fn state(facts: &Facts<'_>) -> DeploymentState {
+    match facts.desired {
+        Err(Fate::Removed | Fate::Orphaned) => return DeploymentState::Removing,
+        Err(Fate::Kept) => return DeploymentState::Kept,
+        Ok(_) => {}
+    }
+    let worst = facts.plan.waits.iter().map(severity).max().unwrap_or(Severity::Fine);
+    match worst {
+        Severity::Final => DeploymentState::Failed,
+        Severity::Blind => DeploymentState::Unknown,
+        Severity::Trying => DeploymentState::Degraded,
+        Severity::Moving => DeploymentState::Progressing,
+        Severity::Fine if facts.working || !facts.plan.is_empty() => DeploymentState::Progressing,
+        Severity::Fine => DeploymentState::Running,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Severity {
+    /// As it should be.
+    Fine,
+    /// On its way.
+    Moving,
+    /// Fails and is tried again by itself.
+    Trying,
+    /// Not known.
+    Blind,
+    /// Stays so until somebody does something.
+    Final,
+}
+
+const fn severity(wait: &Wait) -> Severity {
+    match wait {
+        Wait::Ended { .. } | Wait::Idle { .. } | Wait::Terminated { .. } | Wait::Kept => Severity::Fine,
+        Wait::InFlight { .. } | Wait::NotReady { .. } | Wait::Draining { .. } | Wait::OrphanSettling { .. } => {
+            Severity::Moving
+        }
+        Wait::BackOff { .. } | Wait::Retry { .. } | Wait::Unknown { .. } => Severity::Trying,
+        Wait::RuntimeUnreachable { .. } => Severity::Blind,
+        Wait::Refused { .. }
+        | Wait::Isolated { .. }
+        | Wait::ShutDown { .. }
+        | Wait::GaveUp { .. }
+        | Wait::NotRun { .. } => Severity::Final,
+    }
+}
+
+/// The worst thing that is being waited for, and that the declaration is not in force where it is not.
+fn message(facts: &Facts<'_>, state: DeploymentState) -> String {
+    let worst = facts.plan.waits.iter().filter(|wait| severity(wait) > Severity::Fine);
+    let wait = worst.max_by_key(|wait| severity(wait)).map(ToString::to_string);
+    let wait = match (wait, state) {
+        (None, DeploymentState::Removing) if facts.removing => Some("being deleted".to_owned()),
+        (None, DeploymentState::Removing) => Some("not declared any more".to_owned()),
+        (None, DeploymentState::Kept) => Some("not declared any more and kept; `keel delete` removes it".to_owned()),
+        (wait, _) => wait,
+    };
+    let stale = facts.stale.map(|why| format!("runs on its last good version: {why}"));
+    stale.into_iter().chain(wait).collect::<Vec<_>>().join("; ")
+}
+
+/// Whether any condition of this kind is already among them.
+pub(super) fn has(conditions: &[Condition], other: &Condition) -> bool {
+    conditions.iter().any(|condition| condition.kind == other.kind && condition.message == other.message)
+}

@@ -1,0 +1,84 @@
+//! Conditions of deployments and services.
+
+use super::compute::{Facts, has};
+use super::waits;
+use super::{DeploymentState, ServiceView};
+use crate::plan::Wait;
+use crate::spec::unsupported;
+use crate::state::{Condition, DesiredService, Fate, Instance};
+
+/// Conditions of a deployment.
+pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> Vec<Condition> {
+    let ready = match state {
+        DeploymentState::Running => Condition::holds("Ready", "AsDeclared", "what is declared runs"),
+        state => Condition::fails("Ready", state.reason(), "see the message of the deployment"),
+    };
+    let mut conditions = vec![ready];
+    if let Some(why) = facts.stale {
+        conditions.push(Condition::holds("Stale", "SourceProblem", why));
+    }
+    if facts.desired.err() == Some(Fate::Kept) {
+        conditions.push(Condition::holds("Kept", "PruneNever", "its declaration has gone; `keel delete` removes it"));
+    }
+    for field in facts.desired.iter().flat_map(|desired| &desired.unsupported) {
+        conditions.push(field.clone());
+    }
+    conditions
+}
+
+/// Conditions of a service.
+pub(super) fn of_service(
+    view: &ServiceView,
+    service: &DesiredService,
+    instances: &[&Instance],
+    waits: &[Wait],
+) -> Vec<Condition> {
+    let mut conditions = vec![available(view, service), progressing(view, instances)];
+    let mine = waits.iter().filter(|wait| waits::service_of(wait) == Some(view.service.as_str()));
+    conditions.extend(mine.filter_map(failure));
+    for field in unsupported(&service.spec) {
+        conditions.push(Condition::holds("UnsupportedField", "NotHonoured", format!("{}: {}", field.path, field.why)));
+    }
+    for condition in instances.iter().flat_map(|instance| &instance.conditions) {
+        if !has(&conditions, condition) {
+            conditions.push(condition.clone());
+        }
+    }
+    conditions
+}
+
+fn available(view: &ServiceView, service: &DesiredService) -> Condition {
+    let (_, unavailable) = service.spec.rollout().bounds(view.desired);
+    let least = view.desired.saturating_sub(unavailable);
+    let message = format!("{} of {} replicas are ready, {least} are needed", view.ready, view.desired);
+    match view.ready >= least {
+        true => Condition::holds("Available", "EnoughReplicas", message),
+        false => Condition::fails("Available", "TooFewReplicas", message),
+    }
+}
+
+fn progressing(view: &ServiceView, instances: &[&Instance]) -> Condition {
+    let message = format!("{} of {} replicas are of the declared revision", view.updated, view.desired);
+    let total = instances.iter().filter(|instance| !matches!(instance.phase, crate::state::Phase::Exited(_))).count();
+    let settled = view.updated == view.desired && view.ready == view.desired && total == view.desired as usize;
+    match settled {
+        true => Condition::fails("Progressing", "Complete", message),
+        false => Condition::holds("Progressing", "RollingOut", message),
+    }
+}
+
+/// The condition that a wait for something that went wrong amounts to.
+fn failure(wait: &Wait) -> Option<Condition> {
+    let reason = match wait {
+        Wait::BackOff { .. } => "CrashLoopBackOff",
+        Wait::Retry { .. } => "CallFailed",
+        Wait::Refused { .. } => "Refused",
+        Wait::Isolated { .. } => "Isolated",
+        Wait::ShutDown { .. } => "ShutDown",
+        Wait::GaveUp { .. } => "GaveUp",
+        Wait::NotRun { .. } => "NotRun",
+        Wait::Unknown { .. } => "UnknownPhase",
+        _ => return None,
+    };
+    Some(Condition::holds("ReplicaFailure", reason, wait.to_string()))
+}

@@ -1,0 +1,159 @@
+//! Files that were applied: copies in the state directory, each with the path that it came from.
+//!
+//! A copy is the whole file, so that its positions and relative paths stay true. A deployment that was deleted, or
+//! that another file declares since, is named in `without` and left out when the copy is read.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::spec::{DocumentKind, ParsedFile, parse_bytes};
+
+/// Copies that are read at most; far more files than anybody applies by hand.
+const MAX_COPIES: usize = 10_000;
+
+/// The copy of a file that was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedFile {
+    /// Absolute path of the file; `-` for standard input.
+    pub origin: PathBuf,
+    /// Its content.
+    pub text: String,
+    /// Deployments in it that do not count any more.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub without: BTreeSet<String>,
+}
+
+impl AppliedFile {
+    /// What the file declares, without what does not count any more.
+    pub fn parse(&self) -> ParsedFile {
+        let mut parsed = parse_bytes(self.text.as_bytes());
+        parsed.documents.retain(|document| !self.without.contains(deployment_of(&document.kind)));
+        parsed
+    }
+
+    /// Deployments that the file declares.
+    pub fn deployments(&self) -> BTreeSet<String> {
+        self.parse().documents.iter().map(|document| deployment_of(&document.kind).to_owned()).collect()
+    }
+
+    /// Path of the copy. Files are told apart by where they came from; what comes from standard input, by what it declares.
+    fn path_in(&self, dir: &Path) -> PathBuf {
+        let mut hash = Sha256::new();
+        hash.update(self.origin.as_os_str().as_encoded_bytes());
+        if self.origin == Path::new("-") {
+            for name in parse_bytes(self.text.as_bytes()).documents.iter().map(|document| deployment_of(&document.kind))
+            {
+                hash.update([0]);
+                hash.update(name.as_bytes());
+            }
+        }
+        let digest = hash.finalize();
+        let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        dir.join(format!("{name}.json"))
+    }
+
+    /// Writes the copy, whole or not at all; an older copy of the same file is replaced. A copy of which nothing
+    /// counts any more is removed.
+    ///
+    /// # Errors
+    /// The directory can't be written.
+    pub fn save(&self, dir: &Path) -> std::io::Result<()> {
+        let path = self.path_in(dir);
+        if self.deployments().is_empty() {
+            return remove(&path);
+        }
+        let temporary = path.with_extension("tmp");
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)
+    }
+
+    /// Removes the copy; one that is gone is success.
+    ///
+    /// # Errors
+    /// The directory can't be written.
+    pub fn discard(&self, dir: &Path) -> std::io::Result<()> {
+        remove(&self.path_in(dir))
+    }
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn deployment_of(kind: &DocumentKind) -> &str {
+    match kind {
+        DocumentKind::Deployment(deployment) => &deployment.name,
+        DocumentKind::Service { deployment, .. } => deployment,
+    }
+}
+
+/// Every copy, by the path that it came from.
+///
+/// # Errors
+/// The directory, or a copy in it, can't be read; nothing is known then.
+pub fn read_applied(dir: &Path) -> std::io::Result<Vec<AppliedFile>> {
+    let mut copies = Vec::new();
+    for entry in std::fs::read_dir(dir)?.take(MAX_COPIES) {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            copies.push(serde_json::from_slice(&std::fs::read(&path)?)?);
+        }
+    }
+    copies.sort_by(|one: &AppliedFile, other| (&one.origin, &one.text).cmp(&(&other.origin, &other.text)));
+    Ok(copies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = "version: v1\ndeployment: a\nservices: {web: {image: {name: host}}}\n---\nversion: v1\ndeployment: b\nservices: {web: {image: {name: host}}}\n";
+
+    fn copy(origin: &str, text: &str) -> AppliedFile {
+        AppliedFile { origin: origin.into(), text: text.to_owned(), without: BTreeSet::new() }
+    }
+
+    fn names(dir: &Path) -> Vec<(String, Vec<String>)> {
+        let copies = read_applied(dir).expect("readable");
+        copies.iter().map(|one| (one.origin.display().to_string(), one.deployments().into_iter().collect())).collect()
+    }
+
+    #[test]
+    fn a_file_applied_again_replaces_its_copy() {
+        let dir = tempfile::tempdir().expect("a directory");
+        copy("/x.yaml", TWO).save(dir.path()).expect("saved");
+        let one = TWO.split("---").next().expect("the first document");
+        copy("/x.yaml", one).save(dir.path()).expect("saved");
+        assert_eq!(names(dir.path()), [("/x.yaml".to_owned(), vec!["a".to_owned()])]);
+    }
+
+    #[test]
+    fn a_deployment_that_does_not_count_is_left_out_and_the_last_one_takes_the_copy_with_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut file = copy("/x.yaml", TWO);
+        file.without.insert("a".to_owned());
+        file.save(dir.path()).expect("saved");
+        assert_eq!(names(dir.path()), [("/x.yaml".to_owned(), vec!["b".to_owned()])]);
+        file.without.insert("b".to_owned());
+        file.save(dir.path()).expect("saved");
+        assert_eq!(names(dir.path()), []);
+    }
+
+    #[test]
+    fn standard_input_is_told_apart_by_what_it_declares() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (a, b) = TWO.split_once("---\n").expect("two documents");
+        copy("-", a).save(dir.path()).expect("saved");
+        copy("-", b).save(dir.path()).expect("saved");
+        assert_eq!(names(dir.path()).len(), 2);
+    }
+}
