@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Api, External, RuntimeKind, ServiceSpec};
+use super::{Api, External, RuntimeKind, ServiceSpec, Tunnel};
 
 /// A named set of services that belong together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -30,7 +30,7 @@ pub struct DeploymentSpec {
     pub externals: BTreeMap<String, External>,
     /// Tunnels between nodes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub tunnels: BTreeMap<String, serde_json::Value>,
+    pub tunnels: BTreeMap<String, Tunnel>,
     /// Settings of the published format's API server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Health, HumanDuration};
+use super::{EndpointTunnel, Health, HumanDuration, StreamCheck};
 
 /// What the proxy listens on for a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -36,7 +36,7 @@ pub struct Endpoint {
     pub stream: Option<Stream>,
     /// Tunnel of the published format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tunnel: Option<serde_json::Value>,
+    pub tunnel: Option<EndpointTunnel>,
 }
 
 impl Endpoint {
@@ -88,7 +88,7 @@ pub struct Stream {
     pub session_timeout: Option<HumanDuration>,
     /// How the stream is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health_check: Option<serde_json::Value>,
+    pub health_check: Option<StreamCheck>,
 }
 
 /// Direct publishing of one port.
@@ -221,18 +221,6 @@ pub enum OnFailure {
     Warn,
     /// The start goes on.
     Continue,
-}
-
-/// Overlay networks of the published format.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Network {
-    /// Overlay settings.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overlays: Option<serde_json::Value>,
-    /// Who may join.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub join: Option<serde_json::Value>,
 }
 
 /// A backend outside of this installation.

@@ -16,6 +16,7 @@ mod lifecycle;
 mod merge;
 mod parse;
 mod problem;
+mod published;
 mod quantity;
 mod resources;
 mod revision;
@@ -37,8 +38,8 @@ mod unsupported;
 pub use deployment::{DeploymentSpec, Prune};
 pub use duration::HumanDuration;
 pub use extras::{
-    Api, Destination, Endpoint, EndpointProtocol, Expose, External, InitStep, LogsConfig, Network, OnFailure,
-    PortMapping, PortProtocol, Stream, Ulimit,
+    Api, Destination, Endpoint, EndpointProtocol, Expose, External, InitStep, LogsConfig, OnFailure, PortMapping,
+    PortProtocol, Stream, Ulimit,
 };
 pub use file_mode::FileMode;
 pub use files::{is_ignored, is_spec_file};
@@ -50,6 +51,11 @@ pub use parse::{
     DeclaredDeployment, DeclaredService, Document, DocumentKind, MAX_FILE_SIZE, ParsedFile, parse, parse_bytes,
 };
 pub use problem::{Position, Problem};
+pub use published::{
+    Arch, Distributed, EndpointTunnel, Join, JoinMode, JoinScope, Network, NodeMode, NodeSelector, Os, Overlay,
+    Overlays, Platform, ServiceType, StorageTier, StreamCheck, Tunnel, TunnelAccess, Wasm, WasmCapabilities,
+    WasmPreopen,
+};
 pub use quantity::{Bytes, CountOrPercent, Cpu};
 pub use resources::{Gpu, Resources};
 pub use revision::{BadRevision, Revision};

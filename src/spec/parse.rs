@@ -11,7 +11,7 @@ use super::problem::{Path, Position, Problem, Step, display_path, steps};
 use super::schema::SCHEMAS;
 use super::structure::{self, Structure};
 use super::tree::{self, Node, Tree, Value};
-use super::{Api, DeploymentSpec, External, Prune, Revision, RuntimeKind, ServiceSpec};
+use super::{Api, DeploymentSpec, External, Prune, Revision, RuntimeKind, ServiceSpec, Tunnel};
 
 /// Largest file that is read, in bytes: the most that Kubernetes takes for a ConfigMap or a Secret, which is
 /// how such files travel.
@@ -65,7 +65,7 @@ pub struct DeclaredDeployment {
     /// Backends outside of this installation.
     pub externals: BTreeMap<String, External>,
     /// Tunnels between nodes.
-    pub tunnels: BTreeMap<String, serde_json::Value>,
+    pub tunnels: BTreeMap<String, Tunnel>,
     /// Settings of the published format's API server.
     pub api: Option<Api>,
 }
@@ -281,6 +281,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Checks the names of services, also of those that were cut out.
     fn service_names(&mut self) {
         let Some(services) = self.root.get("services") else { return };
         for entry in services.node.entries() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, Cpu};
+use super::{Bytes, Cpu, Distributed};
 
 /// Limits and shares of the machine; none when nothing is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -34,6 +34,7 @@ pub struct Resources {
     pub cpu_shares: Option<u32>,
     /// CPUs that may be used, such as `0-2,4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<super::Scalar>")]
     pub cpuset: Option<String>,
     /// Weight among instances that compete for disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,5 +80,5 @@ pub struct Gpu {
     pub sharing: Option<String>,
     /// Distributed training settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub distributed: Option<serde_json::Value>,
+    pub distributed: Option<Distributed>,
 }

@@ -125,6 +125,24 @@ pub struct Pool {
     pub max_total: Option<u32>,
 }
 
+impl Pool {
+    /// Fewest warm sandboxes: 2, or fewer where `max_warm` is lower.
+    pub fn min_warm(&self) -> u32 {
+        self.min_warm.unwrap_or_else(|| self.max_warm.map_or(2, |max| max.min(2)))
+    }
+
+    /// Most warm sandboxes: 10, or what `min_warm` asks for, within `max_total`.
+    pub fn max_warm(&self) -> u32 {
+        let unbounded = 10.max(self.min_warm.unwrap_or(0));
+        self.max_warm.unwrap_or_else(|| self.max_total.map_or(unbounded, |total| total.min(unbounded)))
+    }
+
+    /// Most sandboxes, warm and in use together: 100, or what `max_warm` asks for.
+    pub fn max_total(&self) -> u32 {
+        self.max_total.unwrap_or_else(|| 100.max(self.max_warm()))
+    }
+}
+
 /// Time limits of sessions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Depends, Endpoint, Errors, Health, HumanDuration, Image, Init, Job, Lifecycle, LogsConfig, Network, Pool,
-    PortMapping, Resources, RestartKind, RestartPolicy, Rollout, RuntimeKind, Scale, Session, Signal, Storage, Ulimit,
+    Depends, Endpoint, Errors, Health, HumanDuration, Image, Init, Job, Lifecycle, LogsConfig, Network, NodeMode,
+    NodeSelector, Platform, Pool, PortMapping, Resources, RestartKind, RestartPolicy, Rollout, RuntimeKind, Scale,
+    ServiceType, Session, Signal, Storage, Ulimit, Wasm,
 };
 
 /// Grace between the stop signal and the kill when the spec names none: Kubernetes'
@@ -106,9 +107,11 @@ pub struct ServiceSpec {
     pub security_opt: Vec<String>,
     /// User, or `user:group`, by name or number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Scalar>")]
     pub user: Option<String>,
     /// Supplementary groups.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Scalar>")]
     pub extra_groups: Vec<String>,
     /// Makes the root file system read-only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -180,21 +183,21 @@ pub struct ServiceSpec {
     /// Overlay networks of the published format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
-    /// Placement of the published format: `shared`, `dedicated` or `exclusive`.
+    /// How replicas share machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_mode: Option<String>,
+    pub node_mode: Option<NodeMode>,
     /// Nodes that may run the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_selector: Option<serde_json::Value>,
+    pub node_selector: Option<NodeSelector>,
     /// Operating system and architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<serde_json::Value>,
+    pub platform: Option<Platform>,
     /// Kind of service of the published format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service_type: Option<String>,
+    pub service_type: Option<ServiceType>,
     /// WebAssembly settings of the published format.
     #[serde(default, alias = "wasm_http", skip_serializing_if = "Option::is_none")]
-    pub wasm: Option<serde_json::Value>,
+    pub wasm: Option<Wasm>,
 }
 
 impl ServiceSpec {
@@ -296,9 +299,11 @@ impl schemars::JsonSchema for Scalar {
 pub struct Command {
     /// Replaces the image's entry point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<Scalar>>")]
     pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<Scalar>>")]
     pub args: Option<Vec<String>>,
     /// Directory that the process starts in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -390,9 +395,14 @@ impl schemars::JsonSchema for NetworkMode {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "type": "string",
+            "type": ["string", "object"],
             "pattern": "^(default|host|none|bridge(:.+)?|container:.+)$",
-            "description": "`default`, `host`, `none`, `bridge`, `bridge:NAME` or `container:ID`."
+            "properties": {
+                "bridge": { "type": "object", "properties": { "name": { "type": "string" } } },
+                "container": { "type": "object", "properties": { "id": { "type": "string" } } }
+            },
+            "description": "`default`, `host`, `none`, `bridge`, `bridge:NAME` or `container:ID`; the last two also as \
+                            `{ bridge: { name: NAME } }` and `{ container: { id: ID } }`."
         })
     }
 }

@@ -35,6 +35,10 @@ const SIGNALS: &[(i32, &str)] = &[
     (31, "SIGSYS"),
 ];
 
+/// First and last real-time signal as glibc gives them to programs (signal(7)): `SIGRTMIN+3` asks systemd in a
+/// container to power off.
+const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+
 /// A signal, kept by its Linux number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signal(i32);
@@ -52,10 +56,31 @@ impl Signal {
 
     /// The name of a signal number; unknown ones print `signal_<n>`.
     pub fn name_of(number: i32) -> String {
-        SIGNALS
-            .iter()
-            .find(|(n, _)| *n == number)
-            .map_or_else(|| format!("signal_{number}"), |(_, name)| (*name).to_owned())
+        let offset = number.saturating_sub(*REAL_TIME.start());
+        match SIGNALS.iter().find(|(n, _)| *n == number) {
+            Some((_, name)) => (*name).to_owned(),
+            None if offset == 0 => "SIGRTMIN".to_owned(),
+            None if REAL_TIME.contains(&number) => format!("SIGRTMIN+{offset}"),
+            None => format!("signal_{number}"),
+        }
+    }
+
+    fn by_name(bare: &str) -> Option<i32> {
+        if let Some((number, _)) = SIGNALS.iter().find(|(_, name)| name.strip_prefix("SIG") == Some(bare)) {
+            return Some(*number);
+        }
+        let number = if let Some(offset) = bare.strip_prefix("RTMIN+") {
+            REAL_TIME.start().checked_add(offset.parse::<u8>().ok()?.into())?
+        } else if let Some(offset) = bare.strip_prefix("RTMAX-") {
+            REAL_TIME.end().checked_sub(offset.parse::<u8>().ok()?.into())?
+        } else {
+            match bare {
+                "RTMIN" => *REAL_TIME.start(),
+                "RTMAX" => *REAL_TIME.end(),
+                number => number.parse().ok()?,
+            }
+        };
+        (REAL_TIME.contains(&number) || SIGNALS.iter().any(|(n, _)| *n == number)).then_some(number)
     }
 }
 
@@ -76,11 +101,7 @@ impl std::str::FromStr for Signal {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let upper = text.trim().to_ascii_uppercase();
         let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
-        SIGNALS
-            .iter()
-            .find(|(_, name)| name.strip_prefix("SIG") == Some(bare))
-            .map(|(number, _)| Self(*number))
-            .ok_or_else(|| UnknownSignal(text.to_owned()))
+        Self::by_name(bare).map(Self).ok_or_else(|| UnknownSignal(text.to_owned()))
     }
 }
 
@@ -108,5 +129,30 @@ impl schemars::JsonSchema for Signal {
             "description": "A signal name; the SIG prefix is optional, upper and lower case are the same.",
             "examples": ["SIGTERM", "INT"]
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_in_every_spelling_and_written_in_one() {
+        for (text, canonical) in [
+            ("term", "SIGTERM"),
+            ("SIGINT", "SIGINT"),
+            ("Usr1", "SIGUSR1"),
+            ("9", "SIGKILL"),
+            ("rtmin", "SIGRTMIN"),
+            ("SIGRTMIN+3", "SIGRTMIN+3"),
+            ("RTMAX-1", "SIGRTMIN+29"),
+        ] {
+            assert_eq!(text.parse::<Signal>().map(|signal| signal.to_string()), Ok(canonical.to_owned()));
+        }
+        for text in ["", "SIG", "NOPE", "0", "33", "65", "RTMIN+31", "RTMAX-31", "RTMIN+-1", "99999999999"] {
+            assert_eq!(text.parse::<Signal>(), Err(UnknownSignal(text.to_owned())));
+        }
+        assert_eq!(Signal::name_of(200), "signal_200");
+        assert_eq!(Signal::name_of(-5), "signal_-5");
     }
 }

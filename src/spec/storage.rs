@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, FileMode};
+use super::{Bytes, FileMode, StorageTier};
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -30,17 +30,17 @@ pub enum Storage {
         /// Largest size.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         size: Option<Bytes>,
-        /// Tier of the published format: `local`, `cached` or `network`.
+        /// How fast it is; `local` when nothing is written.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        tier: Option<String>,
+        tier: Option<StorageTier>,
     },
     /// A volume that goes with the instance.
     Anonymous {
         /// Absolute path inside.
         target: String,
-        /// Tier of the published format: `local`, `cached` or `network`.
+        /// How fast it is; `local` when nothing is written.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        tier: Option<String>,
+        tier: Option<StorageTier>,
     },
     /// Memory.
     Tmpfs {

@@ -34,6 +34,9 @@ pub(super) fn check(root: &Node, schema: &Json) -> Structure {
     Structure { value, ..walk.found }
 }
 
+/// Most known keys that a message lists; the rest is what `keel schema` is for.
+const MOST_LISTED: usize = 16;
+
 struct Walk<'a> {
     defs: &'a Json,
     path: Path,
@@ -67,7 +70,8 @@ impl<'a> Walk<'a> {
     fn value(&mut self, node: &Node, schema: &'a Json, at: Position) -> Option<Yaml> {
         let Resolution { schema, name } = self.resolve(schema);
         if let Some(check) = text::check_of(name) {
-            return self.text(node, check);
+            let spelled = text::as_text(name, node);
+            return self.text(spelled.as_ref().unwrap_or(node), check);
         }
         if let Some(variants) = schema["oneOf"].as_array() {
             return match variants.iter().all(|variant| variant["const"].is_string()) {
@@ -120,7 +124,8 @@ impl<'a> Walk<'a> {
         match (check.parse)(text) {
             Ok(()) => Some(Yaml::String(text.to_owned())),
             Err(error) => {
-                let help = (!error.contains(check.expected)).then(|| format!("write {}", check.expected));
+                let helpful = error.contains("write ") || error.contains(check.expected);
+                let help = (!helpful).then(|| format!("write {}", check.expected));
                 self.problem(node.position, error).help = help;
                 None
             }
@@ -189,7 +194,7 @@ impl<'a> Walk<'a> {
         match number {
             Some((number, yaml)) if (least..=most).contains(&number) => Some(yaml),
             Some((number, _)) => {
-                self.problem(node.position, format!("{number} is {}", out_of(least, most)));
+                self.problem(node.position, out_of(number, least, most));
                 None
             }
             None => {
@@ -336,7 +341,10 @@ impl<'a> Walk<'a> {
         }
         let help = elsewhere(key, &known)
             .or_else(|| best.map(|best| format!("did you mean `{best}`?")))
-            .unwrap_or_else(|| format!("known keys are {}; keys that begin with x- are free", known.join(", ")));
+            .unwrap_or_else(|| match known.len() {
+                0..=MOST_LISTED => format!("known keys are {}; keys that begin with x- are free", known.join(", ")),
+                _ => "no key here has a name like it; keys that begin with x- are free".to_owned(),
+            });
         let message = format!("unknown key `{key}`");
         self.inside(key.to_owned(), |walk| {
             walk.problem(entry.position, message).help = Some(help);
@@ -378,10 +386,11 @@ fn bounds(schema: &Json) -> (i128, i128) {
     (bound("minimum").unwrap_or(least).max(least), bound("maximum").unwrap_or(most).min(most))
 }
 
-fn out_of(least: i128, most: i128) -> String {
+fn out_of(number: i128, least: i128, most: i128) -> String {
     match most {
-        most if most >= i128::from(u32::MAX) => format!("too small or too large: it must be at least {least}"),
-        most => format!("out of range: it must be from {least} to {most}"),
+        most if most < i128::from(u32::MAX) => format!("{number} is out of range: it must be from {least} to {most}"),
+        _ if number < least => format!("{number} is too small: it must be at least {least}"),
+        most => format!("{number} is too large: it must be at most {most}"),
     }
 }
 

@@ -46,10 +46,14 @@ const OTHER_WORDS: &[(&str, &str, &str)] = &[
 
 /// Where a name of another tool's format belongs, if that field is known here.
 pub(super) fn elsewhere(key: &str, known: &[&str]) -> Option<String> {
-    OTHER_WORDS
-        .iter()
-        .find(|(word, field, _)| *word == key && known.contains(field))
-        .map(|(_, _, help)| (*help).to_owned())
+    let candidates = || OTHER_WORDS.iter().filter(|(_, field, _)| known.contains(field));
+    let exact = candidates().find(|(word, _, _)| *word == key);
+    let similar = || {
+        let words: Vec<&str> = candidates().map(|(word, _, _)| *word).chain(known.iter().copied()).collect();
+        let best = nearest(key, &words)?;
+        candidates().find(|(word, _, _)| *word == best)
+    };
+    exact.or_else(similar).map(|(_, _, help)| (*help).to_owned())
 }
 
 /// How a map is written that was given as something else.

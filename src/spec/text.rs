@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use super::tree::Node;
 use super::{Bytes, CountOrPercent, Cpu, FileMode, HumanDuration, ImageRef, NetworkMode, Signal};
 
 /// Says what is wrong with a text, if anything.
@@ -36,6 +37,20 @@ pub(super) fn check_of(name: &str) -> Option<Check> {
         _ => return None,
     };
     Some(Check { expected, parse })
+}
+
+/// The text that stands for another spelling of a field: the published format also takes
+/// `network_mode: { bridge: { name: front } }` for `bridge:front`.
+pub(super) fn as_text(name: &str, node: &Node) -> Option<Node> {
+    let [entry] = node.entries() else { return None };
+    let value = |key: &str| entry.node.get(key).and_then(|entry| entry.node.text());
+    let text = match (name, entry.key.as_str(), entry.node.entries().len()) {
+        ("NetworkMode", "bridge", 0) => "bridge".to_owned(),
+        ("NetworkMode", "bridge", 1) => format!("bridge:{}", value("name")?),
+        ("NetworkMode", "container", 1) => format!("container:{}", value("id")?),
+        _ => return None,
+    };
+    Some(Node::text_at(node.position, text))
 }
 
 fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<(), String> {

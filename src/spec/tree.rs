@@ -53,6 +53,12 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// A node of text that the document spells in another way.
+    pub(super) fn text_at(position: Position, text: String) -> Self {
+        let value = Value::Scalar(Scalar { text, resolved: Resolved::Text });
+        Self { position, value, size: 1, height: 1 }
+    }
+
     pub(super) fn entries(&self) -> &[Entry] {
         match &self.value {
             Value::Map(entries) => entries,

@@ -1,6 +1,11 @@
 //! What values must be beyond their types: names, references, ranges between fields.
 
-use super::problem::{Path, Position, Problem, Step, display_path};
+mod control;
+mod machine;
+mod network;
+mod process;
+
+use super::problem::{Path, Position, Problem, Step, display_path, steps};
 use super::structure::Structure;
 use super::tree::Node;
 use super::{DeploymentSpec, ServiceSpec};
@@ -30,6 +35,12 @@ impl<'a> Report<'a> {
     /// The same, with what would be right.
     pub(super) fn problem_help(&mut self, path: &[Step], message: impl Into<String>, help: impl Into<String>) {
         self.add(path, message.into(), Some(help.into()));
+    }
+
+    /// A report about a part of this part.
+    fn within(&mut self, path: &[Step]) -> Report<'_> {
+        let around = self.written(path);
+        Report { root: self.root, structure: self.structure, problems: self.problems, around }
     }
 
     fn add(&mut self, path: &[Step], message: String, help: Option<String>) {
@@ -115,7 +126,31 @@ pub(super) fn bad_name(text: &str) -> Option<(String, String)> {
 }
 
 /// Checks the parts of a deployment that belong to no service.
-pub(super) fn deployment(_report: &mut Report<'_>, _spec: &DeploymentSpec) {}
+pub(super) fn deployment(report: &mut Report<'_>, spec: &DeploymentSpec) {
+    for (name, external) in &spec.externals {
+        let at = |step: &'static str| steps!["externals", name, step].to_vec();
+        for (index, backend) in external.backends.iter().enumerate() {
+            if !backend.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && is_port(port)) {
+                let path = steps!["externals", name, "backends", index];
+                report.problem_help(&path, format!("{backend:?} is not an address"), "write HOST:PORT");
+            }
+        }
+        network::endpoints(&mut report.within(&at("endpoints")), &external.endpoints);
+        if let Some(check) = &external.health {
+            control::health(&mut report.within(&at("health")), check);
+        }
+    }
+}
 
 /// Checks one service.
-pub(super) fn service(_report: &mut Report<'_>, _name: &str, _spec: &ServiceSpec) {}
+pub(super) fn service(report: &mut Report<'_>, name: &str, spec: &ServiceSpec) {
+    control::check(report, name, spec);
+    network::check(report, spec);
+    process::check(report, spec);
+    machine::check(report, spec);
+}
+
+/// Whether a text is a port that can be connected to.
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0)
+}
