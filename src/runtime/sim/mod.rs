@@ -12,6 +12,8 @@ mod program;
 mod record;
 mod rng;
 mod run;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use adapter::SimRuntime;
