@@ -7,6 +7,7 @@
 //! half-done; the next call with the same identity completes or recognises it.
 
 mod capabilities;
+pub mod docker;
 mod error;
 pub mod io;
 pub mod sim;

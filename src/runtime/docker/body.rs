@@ -1,0 +1,184 @@
+//! From a service's spec to the request that creates its container. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bollard::models::{
+    ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkingConfig, PortBinding, PortMap,
+    RestartPolicy, RestartPolicyNameEnum,
+};
+
+use super::{limits, mounts, names, observe};
+use crate::runtime::CreateRequest;
+use crate::spec::{LogsConfig, NetworkMode, PortProtocol, RType, ServiceSpec};
+use crate::state::{InstanceId, Owner};
+
+/// Files that a container's output is rotated over (kubelet's containerLogMaxFiles); together they hold at most what
+/// the spec allows.
+const LOG_FILES: u64 = 5;
+
+/// What the request needs beside the spec.
+#[derive(Debug)]
+pub(super) struct Context<'a> {
+    /// Whose container it is.
+    pub owner: &'a Owner,
+    /// The image by a name that the engine resolves.
+    pub image: &'a str,
+    /// Whether the engine has an init program.
+    pub has_init: bool,
+}
+
+/// The body of the request.
+pub(super) fn create_body(request: &CreateRequest, context: &Context<'_>) -> ContainerCreateBody {
+    let spec = &*request.spec;
+    let command = spec.command.clone().unwrap_or_default();
+    let shares_network = matches!(spec.network_mode(), NetworkMode::Container(_));
+    let hostname = spec.hostname.clone().unwrap_or_else(|| request.id.hostname());
+    ContainerCreateBody {
+        // The engine refuses a host name for a container that lives in another one's network.
+        hostname: (!shares_network).then_some(hostname),
+        user: spec.user.clone(),
+        tty: spec.tty,
+        open_stdin: spec.stdin_open,
+        env: Some(request.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        cmd: command.args,
+        entrypoint: command.entrypoint,
+        working_dir: command.workdir,
+        image: Some(context.image.to_owned()),
+        exposed_ports: some(exposed_ports(spec)),
+        labels: Some(labels(request, context)),
+        stop_signal: Some(spec.stop_signal().to_string()),
+        stop_timeout: i64::try_from(spec.stop_grace().as_millis().div_ceil(1000)).ok(),
+        host_config: Some(host_config(request, context)),
+        networking_config: networking(&request.id, &spec.network_mode()),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(request: &CreateRequest, context: &Context<'_>) -> HostConfig {
+    let spec = &*request.spec;
+    let mut host = HostConfig {
+        network_mode: Some(network_mode(&request.id.deployment, &spec.network_mode())),
+        port_bindings: some(port_bindings(spec)),
+        // The controller restarts, so that there is one back-off and one count.
+        restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
+        mounts: some(mounts::mounts(request)),
+        init: Some(wants_init(spec) && context.has_init),
+        log_config: Some(log_config(spec.logs.as_ref())),
+        cap_add: some(spec.capabilities.clone()),
+        cap_drop: some(spec.cap_drop.clone()),
+        privileged: spec.privileged,
+        readonly_rootfs: spec.read_only_root_fs,
+        security_opt: some(spec.security_opt.clone()),
+        group_add: some(spec.extra_groups.clone()),
+        sysctls: some(spec.sysctls.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect()),
+        dns: some(spec.dns.clone()),
+        extra_hosts: some(spec.extra_hosts.clone()),
+        pid_mode: spec.pid_mode.clone(),
+        ipc_mode: spec.ipc_mode.clone(),
+        userns_mode: spec.userns_mode.clone(),
+        cgroup_parent: spec.cgroup_parent.clone(),
+        ..HostConfig::default()
+    };
+    limits::apply(spec, &mut host);
+    host
+}
+
+/// Whether the spec asks for an init process.
+pub(super) fn wants_init(spec: &ServiceSpec) -> bool {
+    spec.init_container.unwrap_or(true)
+}
+
+/// The names that other instances of the deployment find this one by.
+fn networking(id: &InstanceId, mode: &NetworkMode) -> Option<NetworkingConfig> {
+    if *mode != NetworkMode::Default {
+        return None;
+    }
+    let aliases = vec![id.service.clone(), format!("{}.{}", id.slot, id.service)];
+    let endpoint = EndpointSettings { aliases: Some(aliases), ..EndpointSettings::default() };
+    Some(NetworkingConfig { endpoints_config: Some(HashMap::from([(names::network(&id.deployment), endpoint)])) })
+}
+
+fn network_mode(deployment: &str, mode: &NetworkMode) -> String {
+    match mode {
+        NetworkMode::Default => names::network(deployment),
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::None => "none".to_owned(),
+        NetworkMode::Bridge(None) => "bridge".to_owned(),
+        NetworkMode::Bridge(Some(name)) => name.clone(),
+        NetworkMode::Container(id) => format!("container:{id}"),
+    }
+}
+
+fn labels(request: &CreateRequest, context: &Context<'_>) -> HashMap<String, String> {
+    let CreateRequest { id, restarts, streak, spec, env: _, source } = request;
+    let mut labels: BTreeMap<String, String> =
+        spec.labels.iter().map(|(key, value)| (key.clone(), value.0.clone())).collect();
+    let one_off = if spec.rtype() == RType::Service { "False" } else { "True" };
+    let mut compose = |key: &str, value: String| labels.insert(format!("com.docker.compose.{key}"), value);
+    compose("project", id.deployment.clone());
+    compose("service", id.service.clone());
+    compose("container-number", (u64::from(id.slot) + 1).to_string());
+    compose("oneoff", one_off.to_owned());
+    compose("config-hash", id.revision.to_string());
+    if let Some(file) = source {
+        compose("project.config_files", file.display().to_string());
+        if let Some(dir) = file.parent() {
+            compose("project.working_dir", dir.display().to_string());
+        }
+    }
+    if wants_init(spec) && !context.has_init {
+        labels.insert(observe::NO_INIT.to_owned(), "true".to_owned());
+    }
+    labels.extend(id.to_labels(context.owner, *restarts, *streak));
+    labels.into_iter().collect()
+}
+
+fn exposed_ports(spec: &ServiceSpec) -> Vec<String> {
+    let documented = spec.expose.iter().map(|port| match port.0.split_once('/') {
+        Some(_) => port.0.clone(),
+        None => format!("{port}/tcp"),
+    });
+    let published = spec.port_mappings.iter().map(|mapping| port_key(mapping.container_port, mapping.protocol));
+    let mut ports: Vec<_> = documented.chain(published).collect();
+    ports.sort();
+    ports.dedup();
+    ports
+}
+
+fn port_bindings(spec: &ServiceSpec) -> PortMap {
+    let mut ports = PortMap::new();
+    for mapping in &spec.port_mappings {
+        let binding = PortBinding {
+            host_ip: Some(mapping.host_ip.clone().unwrap_or_else(|| "127.0.0.1".to_owned())),
+            // An empty port is a free one, chosen by the engine.
+            host_port: Some(mapping.host_port.map(|port| port.to_string()).unwrap_or_default()),
+        };
+        let key = port_key(mapping.container_port, mapping.protocol);
+        ports.entry(key).or_default().get_or_insert_default().push(binding);
+    }
+    ports
+}
+
+fn port_key(port: u16, protocol: Option<PortProtocol>) -> String {
+    match protocol.unwrap_or_default() {
+        PortProtocol::Tcp => format!("{port}/tcp"),
+        PortProtocol::Udp => format!("{port}/udp"),
+    }
+}
+
+/// Output in files that are rotated, also where the spec says nothing: Docker's own default fills the disk.
+fn log_config(logs: Option<&LogsConfig>) -> HostConfigLogConfig {
+    let total = logs.cloned().unwrap_or_default().max_size_bytes();
+    HostConfigLogConfig {
+        typ: Some("json-file".to_owned()),
+        config: Some(HashMap::from([
+            ("max-file".to_owned(), LOG_FILES.to_string()),
+            ("max-size".to_owned(), (total / LOG_FILES).max(1).to_string()),
+        ])),
+    }
+}
+
+/// Absent where empty, so that the request holds what was written and no more.
+fn some<T: Default + PartialEq>(value: T) -> Option<T> {
+    (value != T::default()).then_some(value)
+}

@@ -1,0 +1,248 @@
+//! Creating, starting, stopping and removing containers.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
+    StartContainerOptions, WaitContainerOptionsBuilder,
+};
+use futures::StreamExt;
+
+use super::Inner;
+use super::body::{Context, create_body, wants_init};
+use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE};
+use super::error::explain_start;
+use super::observe::from_inspect;
+use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
+use crate::spec::Signal;
+use crate::state::{Instance, InstanceId, InstanceRef, Phase};
+
+/// Time in which a killed container must have ended; docker stop waits as long after its kill.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Inner {
+    /// Creates the container of a request, or recognises the one that an earlier request made.
+    pub(super) async fn create(&self, request: &CreateRequest) -> Result<Instance> {
+        let image = self.image_name(&request.spec.image).await?;
+        self.ensure_shared(&request.id.deployment, &request.spec).await?;
+        let mut made = self.try_create(request, &image).await;
+        // Podman says only now whether it has an init program.
+        if let Err(error) = &made
+            && wants_init(&request.spec)
+            && error.words().contains("container-init binary")
+        {
+            self.has_init.store(false, Ordering::Relaxed);
+            made = self.try_create(request, &image).await;
+        }
+        let what = || format!("creating {}", request.id);
+        match made {
+            Ok(container) => self.inspect(&container).await,
+            Err(error) if is_name_conflict(&error) => self.recognise(&request.id).await,
+            Err(error) if error.is_missing() && error.words().to_lowercase().contains("image") => {
+                Err(RuntimeError::new(ErrorKind::ImageUnavailable, error.explain(&what()).message))
+            }
+            // The engine has no such image, network or container to join; none of them is the instance.
+            Err(error) if error.is_missing() => {
+                self.forget_network(&request.id.deployment);
+                Err(RuntimeError::new(ErrorKind::Failed, error.explain(&what()).message))
+            }
+            Err(error) => Err(error.explain_with(&what(), explain_start)),
+        }
+    }
+
+    async fn try_create(&self, request: &CreateRequest, image: &str) -> std::result::Result<String, CallError> {
+        let has_init = self.has_init.load(Ordering::Relaxed);
+        let body = create_body(request, &Context { owner: &self.owner, image, has_init });
+        let options = CreateContainerOptionsBuilder::default().name(&request.id.runtime_name()).build();
+        let made = self
+            .engine
+            .call(WRITE_DEADLINE, |docker| async move { docker.create_container(Some(options), body).await })
+            .await?;
+        for warning in made.warnings {
+            tracing::warn!(instance = %request.id, %warning, "the engine created it with a warning");
+        }
+        Ok(made.id)
+    }
+
+    /// The container that has the instance's name, where it is that instance.
+    async fn recognise(&self, id: &InstanceId) -> Result<Instance> {
+        let name = id.runtime_name();
+        let asked = self.facts.now();
+        let found = self
+            .engine
+            .call(READ_DEADLINE, |docker| {
+                let name = name.clone();
+                async move { docker.inspect_container(&name, None::<InspectContainerOptions>).await }
+            })
+            .await
+            // Gone between the two calls: trying again creates it.
+            .map_err(|error| match error.explain(&format!("inspecting container {name}")) {
+                gone if gone.kind == ErrorKind::NotFound => RuntimeError::new(ErrorKind::Failed, gone.message),
+                other => other,
+            })?;
+        match from_inspect(&found, &self.owner) {
+            Ok(instance) if instance.id == *id => Ok(self.facts.learn(asked, instance)),
+            _ => Err(RuntimeError::new(
+                ErrorKind::NameTaken,
+                format!(
+                    "creating {id}: the container {name} exists and was not made by this installation; it is left alone. \
+                     Remove it with `docker rm {name}`, or rename the deployment"
+                ),
+            )),
+        }
+    }
+
+    /// Starts a container; one that runs already is success.
+    pub(super) async fn start(&self, instance: &InstanceRef) -> Result<Instance> {
+        let what = format!("starting {}", instance.id);
+        let mut started = self.try_start(instance).await;
+        if let Err(error) = &started
+            && is_missing_network(error)
+        {
+            // Somebody removed the network between create and start, as `docker network prune` does.
+            self.forget_network(&instance.id.deployment);
+            self.ensure_network_once(&instance.id.deployment).await?;
+            started = self.try_start(instance).await;
+        }
+        match started {
+            Ok(()) => self.inspect(&instance.runtime_id).await,
+            Err(error) if is_missing_network(&error) => {
+                Err(RuntimeError::new(ErrorKind::Failed, error.explain(&what).message))
+            }
+            Err(error) => {
+                let explained = error.explain_with(&what, explain_start);
+                if explained.kind == ErrorKind::NotFound {
+                    self.facts.forget(&instance.runtime_id);
+                }
+                Err(explained)
+            }
+        }
+    }
+
+    async fn try_start(&self, instance: &InstanceRef) -> std::result::Result<(), CallError> {
+        let id = &instance.runtime_id;
+        self.engine
+            .call(
+                WRITE_DEADLINE,
+                |docker| async move { docker.start_container(id, None::<StartContainerOptions>).await },
+            )
+            .await
+    }
+
+    /// Ends a container: signal, grace, kill. The signal is sent here rather than by the engine's own stop, which takes
+    /// another one than the container's only since version 1.42 of its API.
+    pub(super) async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>> {
+        let what = format!("stopping {}", instance.id);
+        self.facts.will_stop(&instance.runtime_id, stop.cause);
+        let signal = if stop.grace.is_zero() { Signal::KILL } else { stop.signal };
+        if self.signal(instance, signal, &what).await? && !self.ended_within(instance, stop.grace, &what).await? {
+            tracing::info!(instance = %instance.id, grace = ?stop.grace, "it did not end in its grace and is killed");
+            let _was_running = self.signal(instance, Signal::KILL, &what).await?;
+            if !self.ended_within(instance, KILL_DEADLINE, &what).await? {
+                return Err(RuntimeError::new(
+                    ErrorKind::Timeout,
+                    format!("{what}: it was killed and has not ended after {KILL_DEADLINE:?}"),
+                ));
+            }
+        }
+        self.look(instance).await
+    }
+
+    /// Sends a signal, and says whether there was something running to take it. A frozen container is thawed first.
+    async fn signal(&self, instance: &InstanceRef, signal: Signal, what: &str) -> Result<bool> {
+        match self.try_signal(instance, signal).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) if is_not_running(&error) => match self.look(instance).await? {
+                Some(Instance { phase: Phase::Paused { .. }, .. }) => {
+                    let id = &instance.runtime_id;
+                    self.engine
+                        .call(WRITE_DEADLINE, |docker| async move { docker.unpause_container(id).await })
+                        .await
+                        .map_err(|error| error.explain(what))?;
+                    self.try_signal(instance, signal).await.map_err(|error| error.explain(what))?;
+                    Ok(true)
+                }
+                _ => Ok(false),
+            },
+            Err(error) => Err(error.explain(what)),
+        }
+    }
+
+    async fn try_signal(&self, instance: &InstanceRef, signal: Signal) -> std::result::Result<(), CallError> {
+        let id = &instance.runtime_id;
+        let options = KillContainerOptionsBuilder::default().signal(&signal.to_string()).build();
+        self.engine.call(WRITE_DEADLINE, |docker| async move { docker.kill_container(id, Some(options)).await }).await
+    }
+
+    /// Whether a container ended within that time, or is gone.
+    async fn ended_within(&self, instance: &InstanceRef, limit: Duration, what: &str) -> Result<bool> {
+        let docker = self.engine.client().await?;
+        let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
+        let mut answers = docker.wait_container(&instance.runtime_id, Some(options));
+        let Ok(answer) = tokio::time::timeout(limit, answers.next()).await else { return Ok(false) };
+        match answer {
+            // bollard gives a non-zero exit code as an error.
+            None | Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })) => Ok(true),
+            Some(Err(error)) if super::error::is_missing(&error) => Ok(true),
+            Some(Err(error)) => {
+                self.engine.forget_on(&error);
+                Err(super::error::explain(what, &error))
+            }
+        }
+    }
+
+    /// Removes a container with its anonymous volumes, killing what still runs.
+    pub(super) async fn remove(&self, instance: &InstanceRef) -> Result<()> {
+        let id = &instance.runtime_id;
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let removed = self
+            .engine
+            .call(WRITE_DEADLINE, |docker| async move { docker.remove_container(id, Some(options)).await })
+            .await;
+        match removed {
+            Ok(()) => {}
+            Err(error) if error.is_missing() => {}
+            Err(error) if is_being_removed(&error) => self.await_removal(instance).await?,
+            Err(error) => return Err(error.explain(&format!("removing {}", instance.id))),
+        }
+        self.facts.forget(id);
+        Ok(())
+    }
+
+    /// Waits until a removal that somebody else began is done.
+    async fn await_removal(&self, instance: &InstanceRef) -> Result<()> {
+        let what = format!("removing {}", instance.id);
+        let docker = self.engine.client().await?;
+        let options = WaitContainerOptionsBuilder::default().condition("removed").build();
+        let mut answers = docker.wait_container(&instance.runtime_id, Some(options));
+        match tokio::time::timeout(WRITE_DEADLINE, answers.next()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(RuntimeError::new(ErrorKind::Timeout, format!("{what}: the engine does not come to an end"))),
+        }
+    }
+}
+
+/// Docker gives 409; Podman 4 gives 500.
+fn is_name_conflict(error: &CallError) -> bool {
+    matches!(error.status(), Some(409 | 500)) && error.words().contains("already in use")
+}
+
+fn is_missing_network(error: &CallError) -> bool {
+    let words = error.words().to_lowercase();
+    error.status().is_some() && words.contains("network") && words.contains("not found")
+}
+
+/// Docker gives 409 for a container that does not run; Podman 409 or 500 with its own words.
+fn is_not_running(error: &CallError) -> bool {
+    let words = error.words().to_lowercase();
+    error.status() == Some(409)
+        || words.contains("is not running")
+        || words.contains("container state improper")
+        || words.contains("can only kill running containers")
+}
+
+fn is_being_removed(error: &CallError) -> bool {
+    error.status() == Some(409) && error.words().contains("already in progress")
+}

@@ -1,0 +1,172 @@
+//! Credentials of registries, from the file that `docker login` and `podman login` write.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use bollard::auth::DockerCredentials;
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+
+/// Time for a credential helper; some of them ask a cloud's server.
+const HELPER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The name that Docker Hub's credentials are kept under.
+const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+
+/// User name by which a helper says that the secret is an identity token.
+const TOKEN_USER: &str = "<token>";
+
+/// Where credentials are looked for.
+#[derive(Debug, Clone)]
+pub(super) struct Credentials {
+    file: Option<PathBuf>,
+}
+
+/// The parts of the file that matter here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ConfigFile {
+    auths: HashMap<String, Auth>,
+    cred_helpers: HashMap<String, String>,
+    creds_store: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Auth {
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    identitytoken: Option<String>,
+}
+
+/// What a helper prints.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HelperAnswer {
+    username: String,
+    secret: String,
+}
+
+impl Credentials {
+    /// From `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
+    pub(super) fn from_env(env: impl Fn(&str) -> Option<String>) -> Self {
+        let dir = env("DOCKER_CONFIG")
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from)
+            .or_else(|| env("HOME").map(|home| PathBuf::from(home).join(".docker")));
+        Self { file: dir.map(|dir| dir.join("config.json")) }
+    }
+
+    /// The credentials for an image's registry, where there are any. A file or helper that can't be read is reported in
+    /// the log, and the pull goes on without: most images need none.
+    pub(super) async fn of(&self, reference: &str) -> Option<DockerCredentials> {
+        let registry = reference.split('/').next()?;
+        let path = self.file.as_ref()?;
+        let text = match tokio::fs::read(path).await {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "registry credentials can't be read; pulling without");
+                return None;
+            }
+        };
+        let file: ConfigFile = match serde_json::from_slice(&text) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "registry credentials can't be read; pulling without");
+                return None;
+            }
+        };
+        let server = if registry == "docker.io" { DOCKER_HUB } else { registry };
+        let Some(helper) = helper(&file, registry, server) else { return stored(&file, registry, server) };
+        match ask(helper, server).await {
+            Ok(answer) => Some(from_helper(answer, server)),
+            // The helper may simply know nothing of this registry.
+            Err(problem) => {
+                tracing::debug!(helper, server, problem, "no credentials from the helper");
+                stored(&file, registry, server)
+            }
+        }
+    }
+}
+
+/// The helper that answers for a registry: its own one first.
+fn helper<'a>(file: &'a ConfigFile, registry: &str, server: &str) -> Option<&'a str> {
+    let own = [registry, server].iter().find_map(|name| file.cred_helpers.get(*name));
+    own.or(file.creds_store.as_ref()).map(String::as_str).filter(|helper| !helper.is_empty())
+}
+
+/// What is written in the file itself.
+fn stored(file: &ConfigFile, registry: &str, server: &str) -> Option<DockerCredentials> {
+    let (_, auth) = file.auths.iter().find(|(name, _)| *name == server || host(name) == registry)?;
+    let (username, password) = match &auth.auth {
+        Some(encoded) if !encoded.is_empty() => decode(encoded)?,
+        _ => (auth.username.clone()?, auth.password.clone().unwrap_or_default()),
+    };
+    let identitytoken = auth.identitytoken.clone().filter(|token| !token.is_empty());
+    Some(DockerCredentials {
+        username: Some(username),
+        password: identitytoken.is_none().then_some(password),
+        identitytoken,
+        serveraddress: Some(server.to_owned()),
+        ..DockerCredentials::default()
+    })
+}
+
+/// The host of a name as old versions of Docker wrote it, with scheme and path.
+fn host(name: &str) -> &str {
+    let bare = name.split_once("://").map_or(name, |(_, rest)| rest);
+    match bare.split('/').next().unwrap_or(bare) {
+        "index.docker.io" => "docker.io",
+        host => host,
+    }
+}
+
+/// User and password from `base64(user:password)`.
+fn decode(encoded: &str) -> Option<(String, String)> {
+    let bytes = STANDARD.decode(encoded).or_else(|_| STANDARD_NO_PAD.decode(encoded)).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    let (username, password) = text.split_once(':')?;
+    Some((username.to_owned(), password.trim_end_matches('\0').to_owned()))
+}
+
+fn from_helper(answer: HelperAnswer, server: &str) -> DockerCredentials {
+    let HelperAnswer { username, secret } = answer;
+    let base = DockerCredentials { serveraddress: Some(server.to_owned()), ..DockerCredentials::default() };
+    if username == TOKEN_USER {
+        DockerCredentials { identitytoken: Some(secret), ..base }
+    } else {
+        DockerCredentials { username: Some(username), password: Some(secret), ..base }
+    }
+}
+
+/// Runs `docker-credential-HELPER get` with the server's name on its standard input.
+async fn ask(helper: &str, server: &str) -> Result<HelperAnswer, String> {
+    let program = format!("docker-credential-{helper}");
+    let run = async {
+        let mut child = tokio::process::Command::new(&program)
+            .arg("get")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(server.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    let output = match tokio::time::timeout(HELPER_DEADLINE, run).await {
+        Ok(output) => output.map_err(|error| format!("{program}: {error}"))?,
+        Err(_) => return Err(format!("{program} did not answer within {HELPER_DEADLINE:?}")),
+    };
+    if !output.status.success() {
+        return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stdout).trim()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("{program}: {error}"))
+}

@@ -1,0 +1,189 @@
+//! The connection to the engine: found, negotiated, and every call on it bounded in time.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::{API_DEFAULT_VERSION, Docker};
+
+use super::error::{explain, status};
+use super::socket::Sockets;
+use crate::runtime::{ErrorKind, Result, RuntimeError};
+
+/// Time for asking an engine whether it is there. Docker answers in 10 ms; Podman's service was seen to need 1.3 s for
+/// its first answer after a start.
+pub(super) const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Time for a call that reads. A list of 500 containers takes 22 ms; a minute is an engine in trouble.
+pub(super) const READ_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Time for a call that changes something. Kubernetes' kubelet gives its runtime two minutes for a request.
+pub(super) const WRITE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// bollard's own time limit, in seconds: out of the way, because each call has its own deadline here, and a stop may
+/// rightly take as long as its grace.
+const CLIENT_TIMEOUT_SECS: u64 = 10 * 365 * 24 * 3600;
+
+/// The connection to one engine.
+#[derive(Debug)]
+pub(super) struct Engine {
+    sockets: Mutex<Sockets>,
+    client: Mutex<Option<Docker>>,
+}
+
+impl Engine {
+    /// A connection that is made when it is first needed.
+    pub(super) const fn new(sockets: Sockets) -> Self {
+        Self { sockets: Mutex::new(sockets), client: Mutex::new(None) }
+    }
+
+    /// Makes a call and waits for it at most that long. `what` says what is being done, for messages.
+    ///
+    /// # Errors
+    /// `Unavailable` and `Timeout` as far as the engine as a whole is concerned; else what the engine answered.
+    pub(super) async fn call<T, F>(
+        &self,
+        deadline: Duration,
+        call: impl FnOnce(Docker) -> F,
+    ) -> std::result::Result<T, CallError>
+    where
+        F: Future<Output = std::result::Result<T, Error>>,
+    {
+        let docker = self.client().await?;
+        let answer = tokio::time::timeout(deadline, call(docker)).await;
+        let error = match answer {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error,
+            Err(_) => Error::RequestTimeoutError,
+        };
+        self.forget_on(&error);
+        Err(CallError::Engine(error))
+    }
+
+    /// A client that speaks the engine's version of the API.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Timeout` when no engine answers.
+    pub(super) async fn client(&self) -> Result<Docker> {
+        if let Some(client) = lock(&self.client).clone() {
+            return Ok(client);
+        }
+        let sockets = lock(&self.sockets).clone();
+        let (socket, client) = match sockets {
+            Sockets::Pinned(socket) => connect(&socket).await.map(|client| (socket, client))?,
+            Sockets::Candidates(candidates) => first_that_answers(&candidates).await?,
+        };
+        // From now on only this one: another engine that answers while this one restarts would look like an empty one.
+        *lock(&self.sockets) = Sockets::Pinned(socket);
+        *lock(&self.client) = Some(client.clone());
+        Ok(client)
+    }
+
+    /// The socket that is used, once one is known.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        match &*lock(&self.sockets) {
+            Sockets::Pinned(socket) => Some(socket.clone()),
+            Sockets::Candidates(_) => None,
+        }
+    }
+
+    /// Drops the negotiated client after an error by which the engine may have become another one: it went away, or
+    /// it does not take the version any more.
+    pub(super) fn forget_on(&self, error: &Error) {
+        let unreachable = matches!(super::error::kind(error), ErrorKind::Unavailable | ErrorKind::Timeout);
+        let other_version = status(error) == Some(400) && error.to_string().contains("client version");
+        if unreachable || other_version {
+            *lock(&self.client) = None;
+        }
+    }
+}
+
+/// Why a call failed: before it was made, or by the engine's answer.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// There is no engine.
+    Connection(RuntimeError),
+    /// The engine said no, or broke off.
+    Engine(Error),
+}
+
+impl From<RuntimeError> for CallError {
+    fn from(error: RuntimeError) -> Self {
+        Self::Connection(error)
+    }
+}
+
+impl CallError {
+    /// The error for callers; `what` says what was being done.
+    pub(super) fn explain(self, what: &str) -> RuntimeError {
+        self.explain_with(what, explain)
+    }
+
+    /// The error for callers, the engine's part by another rule.
+    pub(super) fn explain_with(self, what: &str, rule: impl FnOnce(&str, &Error) -> RuntimeError) -> RuntimeError {
+        match self {
+            Self::Connection(error) => RuntimeError::new(error.kind, format!("{what}: {}", error.message)),
+            Self::Engine(error) => rule(what, &error),
+        }
+    }
+
+    /// Whether the engine answered that what was asked for does not exist.
+    pub(super) const fn is_missing(&self) -> bool {
+        matches!(self, Self::Engine(error) if super::error::is_missing(error))
+    }
+
+    /// HTTP status of the answer, where there is one.
+    pub(super) const fn status(&self) -> Option<u16> {
+        match self {
+            Self::Engine(error) => status(error),
+            Self::Connection(_) => None,
+        }
+    }
+
+    /// The engine's words.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Engine(error) => super::error::words(error),
+            Self::Connection(error) => error.message.clone(),
+        }
+    }
+}
+
+async fn connect(socket: &Path) -> Result<Docker> {
+    let what = format!("connecting to {}", socket.display());
+    let client = Docker::connect_with_unix(&socket.to_string_lossy(), CLIENT_TIMEOUT_SECS, API_DEFAULT_VERSION)
+        .map_err(|error| explain(&what, &error))?;
+    match tokio::time::timeout(PROBE_DEADLINE, client.negotiate_version()).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) => Err(explain(&what, &error)),
+        Err(_) => Err(explain(&what, &Error::RequestTimeoutError)),
+    }
+}
+
+async fn first_that_answers(candidates: &[PathBuf]) -> Result<(PathBuf, Docker)> {
+    let mut failures = Vec::new();
+    for socket in candidates {
+        match connect(socket).await {
+            Ok(client) => return Ok((socket.clone(), client)),
+            Err(error) => failures.push(error),
+        }
+    }
+    // A socket that exists and does not answer says more than one that is missing.
+    let tried: Vec<_> = candidates.iter().map(|socket| socket.display().to_string()).collect();
+    let worst = failures.iter().find(|error| !error.message.contains("Socket not found"));
+    Err(worst.cloned().unwrap_or_else(|| {
+        RuntimeError::new(
+            ErrorKind::Unavailable,
+            format!(
+                "no container engine found (tried {}); start Docker or Podman's service, or set DOCKER_HOST",
+                tried.join(", ")
+            ),
+        )
+    }))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

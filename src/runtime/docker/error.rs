@@ -1,0 +1,138 @@
+//! What the engine answers, as errors that the controller tells apart.
+
+use bollard::errors::Error;
+
+use crate::runtime::{ErrorKind, RuntimeError};
+
+/// Words in a start error by which the engine says that the process itself can't be run: the same request fails again.
+/// Docker gives 400 for most of them; Podman gives 500 for all and repeats what its OCI runtime said.
+const UNRUNNABLE: &[&str] = &[
+    "executable file not found",
+    "executable file `",
+    "no such file or directory",
+    "permission denied",
+    "not a directory",
+    "is a directory",
+    "exec format error",
+    "oci runtime attempted to invoke a command that was not found",
+    "unable to find user",
+    "invalid argument",
+    "operation not permitted",
+];
+
+/// HTTP status of an engine's answer, where it answered.
+pub(super) const fn status(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+/// Whether the engine answered that what was asked for does not exist.
+pub(super) const fn is_missing(error: &Error) -> bool {
+    matches!(status(error), Some(404))
+}
+
+/// The engine's own words.
+pub(super) fn words(error: &Error) -> String {
+    match error {
+        Error::DockerResponseServerError { message, .. } => message.trim().to_owned(),
+        Error::DockerStreamError { error } => error.trim().to_owned(),
+        other => with_causes(other),
+    }
+}
+
+/// An error and what caused it, in one line; hyper keeps the interesting part in the causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// The kind of a failed call whose 404 means that the instance is gone.
+pub(super) fn kind(error: &Error) -> ErrorKind {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => match status_code {
+            404 => ErrorKind::NotFound,
+            400 | 403 | 405 | 501 => ErrorKind::Rejected,
+            _ => ErrorKind::Failed,
+        },
+        Error::RequestTimeoutError => ErrorKind::Timeout,
+        Error::SocketNotFoundError(_)
+        | Error::HyperResponseError { .. }
+        | Error::HyperLegacyError { .. }
+        | Error::IOError { .. } => ErrorKind::Unavailable,
+        Error::UnsupportedURISchemeError { .. } => ErrorKind::Unsupported,
+        _ => ErrorKind::Failed,
+    }
+}
+
+/// The error of a call; `what` says what was being done, as in `starting web/api/0`.
+pub(super) fn explain(what: &str, error: &Error) -> RuntimeError {
+    let words = words(error);
+    match kind(error) {
+        ErrorKind::Unavailable => RuntimeError::new(
+            ErrorKind::Unavailable,
+            format!("{what}: the container engine can't be reached: {words}; check that Docker or Podman runs"),
+        ),
+        ErrorKind::Timeout => RuntimeError::new(ErrorKind::Timeout, format!("{what}: the engine does not answer")),
+        kind => RuntimeError::new(kind, format!("{what}: {words}")),
+    }
+}
+
+/// The error of a start: what can't be run is refused for good, a full port or the like may pass.
+pub(super) fn explain_start(what: &str, error: &Error) -> RuntimeError {
+    let mut explained = explain(what, error);
+    let unrunnable = || {
+        let words = words(error).to_lowercase();
+        UNRUNNABLE.iter().any(|phrase| words.contains(phrase))
+    };
+    if explained.kind == ErrorKind::Failed && unrunnable() {
+        explained.kind = ErrorKind::Rejected;
+    }
+    explained
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status_code: u16, message: &str) -> Error {
+        Error::DockerResponseServerError { status_code, message: message.to_owned() }
+    }
+
+    #[test]
+    fn an_unreachable_engine_is_never_a_missing_instance() {
+        let refused = Error::IOError { err: std::io::Error::from(std::io::ErrorKind::ConnectionRefused) };
+        assert_eq!(kind(&refused), ErrorKind::Unavailable);
+        assert_eq!(kind(&Error::RequestTimeoutError), ErrorKind::Timeout);
+        assert_eq!(kind(&Error::SocketNotFoundError("/x".to_owned())), ErrorKind::Unavailable);
+        assert_eq!(kind(&answer(404, "No such container: x")), ErrorKind::NotFound);
+        assert_eq!(kind(&answer(500, "boom")), ErrorKind::Failed);
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_run_is_refused_on_both_engines() {
+        let docker = answer(400, "exec: \"nope\": executable file not found in $PATH: unknown");
+        let podman =
+            answer(500, "runc: exec: \"nope\": executable file not found in $PATH: OCI runtime attempted to invoke");
+        assert_eq!(explain_start("starting a/b/0", &docker).kind, ErrorKind::Rejected);
+        assert_eq!(explain_start("starting a/b/0", &podman).kind, ErrorKind::Rejected);
+        let port = answer(500, "Bind for 127.0.0.1:80 failed: port is already allocated");
+        assert_eq!(explain_start("starting a/b/0", &port).kind, ErrorKind::Failed);
+    }
+
+    #[test]
+    fn the_engines_words_are_passed_on() {
+        let error = explain("starting a/b/0", &answer(500, "port is already allocated"));
+        assert_eq!(error.message, "starting a/b/0: port is already allocated");
+    }
+}

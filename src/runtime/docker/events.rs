@@ -1,0 +1,219 @@
+//! The engine's event stream, as changes of instances. It reconnects by itself.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::models::EventMessage;
+use bollard::query_parameters::EventsOptionsBuilder;
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::PROBE_DEADLINE;
+use super::observe::{coded, reference};
+use super::{Inner, error};
+use crate::runtime::{ErrorKind, RuntimeEvent};
+use crate::state::{Instance, InstanceRef, Phase};
+
+/// Changes that wait for a slow reader; past that the stream waits, and the engine's own buffer (256 events) begins.
+const WAITING_CHANGES: usize = 256;
+
+/// Inspections of changed containers side by side; the engine holds some of them up while it works on the container.
+const INSPECTIONS: usize = 16;
+
+/// First and longest wait before connecting again. The first is short because an engine that restarts is back in about
+/// a second; the longest bounds how late its return is noticed.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// Events that change an instance. Podman says `died` for `die` and `remove` for `destroy`. Without this filter the
+/// exec events of health checks flood the stream.
+const ACTIONS: &[&str] =
+    &["create", "start", "restart", "die", "died", "oom", "pause", "unpause", "rename", "destroy", "remove"];
+
+/// The changes from now on, until the token is cancelled or the stream is dropped.
+pub(super) fn changes(inner: Arc<Inner>, ended: CancellationToken) -> BoxStream<'static, RuntimeEvent> {
+    let (sender, receiver) = mpsc::channel(WAITING_CHANGES);
+    let mut pump = Pump { inner, sender, out_of_memory: HashSet::new() };
+    let since = Utc::now();
+    tokio::spawn(async move {
+        let closed = pump.sender.clone();
+        tokio::select! {
+            () = ended.cancelled() => {}
+            () = closed.closed() => {}
+            () = pump.run(since) => {}
+        }
+    });
+    futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|event| (event, receiver)) })
+        .boxed()
+}
+
+/// Reads events and passes changes on.
+struct Pump {
+    inner: Arc<Inner>,
+    sender: mpsc::Sender<RuntimeEvent>,
+    /// Containers of which the engine said that memory ran out, until it says that they ended.
+    out_of_memory: HashSet<String>,
+}
+
+/// What an inspection after an event gave.
+type Seen = (InstanceRef, crate::runtime::Result<Option<Instance>>);
+
+impl Pump {
+    /// Connects for ever, and tells the reader to list again after each gap.
+    async fn run(&mut self, mut since: DateTime<Utc>) {
+        let mut gap: Option<String> = None;
+        let mut wait = FIRST_RETRY;
+        loop {
+            let broke = match self.connect().await {
+                Ok(docker) => {
+                    wait = FIRST_RETRY;
+                    if let Some(reason) = gap.take() {
+                        self.inner.forget_networks();
+                        self.send(RuntimeEvent::Resync { reason }).await;
+                    }
+                    let _watched = Watched::begin(self.inner.clone());
+                    self.follow(docker, since).await
+                }
+                Err(reason) => reason,
+            };
+            tracing::debug!(reason = broke, "the engine's event stream is down");
+            gap.get_or_insert(broke);
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_RETRY);
+            // The engine repeats what happened since, so nothing is lost between connecting and listing.
+            since = Utc::now();
+        }
+    }
+
+    /// A client whose engine answers now.
+    async fn connect(&self) -> Result<Docker, String> {
+        let docker = self.inner.engine.client().await.map_err(|error| error.message)?;
+        let error = match tokio::time::timeout(PROBE_DEADLINE, docker.ping()).await {
+            Ok(Ok(_)) => return Ok(docker),
+            Ok(Err(error)) => error,
+            Err(_) => bollard::errors::Error::RequestTimeoutError,
+        };
+        self.inner.engine.forget_on(&error);
+        Err(error::explain("connecting to the engine", &error).message)
+    }
+
+    /// Passes changes on until the stream breaks off; says why it did.
+    async fn follow(&mut self, docker: Docker, since: DateTime<Utc>) -> String {
+        let mut filters = self.inner.ours();
+        filters.insert("type".to_owned(), vec!["container".to_owned()]);
+        filters.insert("event".to_owned(), ACTIONS.iter().map(|action| (*action).to_owned()).collect());
+        let since = format!("{}.{:09}", since.timestamp(), since.timestamp_subsec_nanos());
+        let options = EventsOptionsBuilder::default().since(&since).filters(&filters).build();
+        let mut events = Box::pin(docker.events(Some(options)));
+        let mut looking: FuturesUnordered<BoxFuture<'static, Seen>> = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                // Inspections that are done first, so that their number stays bounded.
+                biased;
+                Some(seen) = looking.next() => {
+                    if let Err(reason) = self.tell(seen).await {
+                        return reason;
+                    }
+                }
+                event = events.next(), if looking.len() < INSPECTIONS => match event {
+                    Some(Ok(event)) => {
+                        if let Some(changed) = self.take(&event).await {
+                            looking.push(look(self.inner.clone(), changed));
+                        }
+                    }
+                    Some(Err(error)) => {
+                        self.inner.engine.forget_on(&error);
+                        return error::explain("reading the engine's events", &error).message;
+                    }
+                    None => return "the engine closed its event stream".to_owned(),
+                },
+            }
+        }
+    }
+
+    /// Acts on one event; gives the instance that must be looked at, where the event does not say it all.
+    async fn take(&mut self, event: &EventMessage) -> Option<InstanceRef> {
+        let actor = event.actor.as_ref()?;
+        let container = actor.id.as_deref()?;
+        let attributes = actor.attributes.as_ref()?;
+        let instance = reference(container, attributes, &self.inner.owner).ok()?;
+        match event.action.as_deref()? {
+            "destroy" | "remove" => {
+                self.out_of_memory.remove(container);
+                self.inner.facts.forget(container);
+                self.send(RuntimeEvent::Gone(instance)).await;
+                None
+            }
+            "oom" => {
+                self.out_of_memory.insert(container.to_owned());
+                None
+            }
+            "die" | "died" => {
+                self.ended(container, attributes, event).await;
+                Some(instance)
+            }
+            _ => Some(instance),
+        }
+    }
+
+    /// Passes an end on straight from the event: an inspection waits until the engine has taken the container's network
+    /// apart. The one that follows corrects what the event does not know.
+    async fn ended(&mut self, container: &str, attributes: &HashMap<String, String>, event: &EventMessage) {
+        let out_of_memory = self.out_of_memory.remove(container);
+        let code = ["exitCode", "containerExitCode"].iter().find_map(|key| attributes.get(*key)?.parse().ok());
+        let (Some(known), Some(code), Some(at)) = (self.inner.facts.get(container), code, event.time_nano) else {
+            return;
+        };
+        let phase =
+            Phase::Exited(coded(code, out_of_memory, known.phase.started_at(), DateTime::from_timestamp_nanos(at)));
+        let ended = Instance { phase, pid: None, ports: Vec::new(), ..known };
+        let ended = self.inner.facts.learn(self.inner.facts.now(), ended);
+        self.send(RuntimeEvent::Changed(Box::new(ended))).await;
+    }
+
+    /// Passes on what an inspection gave.
+    async fn tell(&mut self, (instance, seen): Seen) -> Result<(), String> {
+        match seen {
+            Ok(Some(changed)) => self.send(RuntimeEvent::Changed(Box::new(changed))).await,
+            // Its removal has an event of its own.
+            Ok(None) => {}
+            Err(error) if error.kind == ErrorKind::NameTaken => {}
+            Err(error) => return Err(format!("looking at {}: {}", instance.id, error.message)),
+        }
+        Ok(())
+    }
+
+    async fn send(&self, event: RuntimeEvent) {
+        // A closed channel means that nobody reads any more; the pump is being ended.
+        let _closed = self.sender.send(event).await;
+    }
+}
+
+fn look(inner: Arc<Inner>, instance: InstanceRef) -> BoxFuture<'static, Seen> {
+    Box::pin(async move {
+        let seen = inner.look(&instance).await;
+        (instance, seen)
+    })
+}
+
+/// Marks that changes are being followed, for as long as it lives.
+struct Watched(Arc<Inner>);
+
+impl Watched {
+    fn begin(inner: Arc<Inner>) -> Self {
+        inner.facts.watch();
+        Self(inner)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.facts.unwatch();
+    }
+}

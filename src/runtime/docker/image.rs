@@ -1,0 +1,172 @@
+//! Images: looking, pulling, loading.
+
+use std::time::Duration;
+
+use bollard::models::CreateImageInfo;
+use bollard::query_parameters::CreateImageOptionsBuilder;
+use futures::StreamExt;
+
+use super::Inner;
+use super::engine::READ_DEADLINE;
+use super::error::explain;
+use crate::runtime::{ErrorKind, Progress, Result, RuntimeError};
+use crate::spec::{Image, ImageRef, PullPolicy};
+
+/// Time without any progress after which a pull is given up. Kubernetes' kubelet uses one minute
+/// (imagePullProgressDeadline); twice that, because an engine says nothing while it unpacks a large layer.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(120);
+
+impl Inner {
+    /// Makes an image available by its pull policy.
+    pub(super) async fn ensure_image(&self, image: &Image, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        let reference = match &image.name {
+            ImageRef::Registry(reference) => reference,
+            ImageRef::DockerArchive(path) | ImageRef::OciArchive(path) => {
+                let _name = self.ensure_archive(path, progress).await?;
+                return Ok(());
+            }
+            other => return Err(unsupported(other)),
+        };
+        match image.pull_policy() {
+            // A pull compares digests first and transfers only what is missing.
+            PullPolicy::Always => self.pull(reference, progress).await,
+            PullPolicy::Newer => match self.pull(reference, progress).await {
+                // As Podman has it: a registry that can't be asked is no error where an image is here.
+                Err(error)
+                    if error.kind == ErrorKind::ImageUnavailable && self.local_name(reference).await?.is_some() =>
+                {
+                    tracing::warn!(reference, %error, "the image that is here is used");
+                    Ok(())
+                }
+                pulled => pulled,
+            },
+            PullPolicy::IfNotPresent => match self.local_name(reference).await? {
+                Some(_) => Ok(()),
+                None => self.pull(reference, progress).await,
+            },
+            PullPolicy::Never => match self.local_name(reference).await? {
+                Some(_) => Ok(()),
+                None => Err(RuntimeError::new(
+                    ErrorKind::ImageUnavailable,
+                    format!(
+                        "image {reference} is not here and its pull_policy is never; load it, or change the policy"
+                    ),
+                )),
+            },
+        }
+    }
+
+    /// The name by which the engine finds an image that [`Inner::ensure_image`] made available.
+    pub(super) async fn image_name(&self, image: &Image) -> Result<String> {
+        match &image.name {
+            ImageRef::Registry(reference) => {
+                // A missing image is reported by the create.
+                Ok(self.local_name(reference).await?.unwrap_or_else(|| reference.clone()))
+            }
+            ImageRef::DockerArchive(path) | ImageRef::OciArchive(path) => self.ensure_archive(path, &|_| {}).await,
+            other => Err(unsupported(other)),
+        }
+    }
+
+    /// The name that the engine has an image by, where it has it.
+    async fn local_name(&self, reference: &str) -> Result<Option<String>> {
+        for name in local_names(reference) {
+            let found = self
+                .engine
+                .call(READ_DEADLINE, |docker| {
+                    let name = name.clone();
+                    async move { docker.inspect_image(&name).await }
+                })
+                .await;
+            match found {
+                Ok(_) => return Ok(Some(name)),
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(error.explain(&format!("looking for image {reference}"))),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn pull(&self, reference: &str, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        let what = format!("pulling {reference}");
+        let credentials = self.credentials.of(reference).await;
+        let docker = self.engine.client().await?;
+        let options = CreateImageOptionsBuilder::default().from_image(reference).build();
+        let mut lines = docker.create_image(Some(options), None, credentials);
+        loop {
+            match tokio::time::timeout(PROGRESS_DEADLINE, lines.next()).await {
+                Ok(Some(Ok(line))) => progress(progress_of(line)),
+                Ok(Some(Err(error))) => {
+                    self.engine.forget_on(&error);
+                    return Err(refused(&what, &error));
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    return Err(RuntimeError::new(
+                        ErrorKind::ImageUnavailable,
+                        format!("{what}: no progress for {PROGRESS_DEADLINE:?}; check the network and the registry"),
+                    ));
+                }
+            }
+        }
+        // Podman was seen to end a failed pull without an error that bollard knows.
+        match self.local_name(reference).await? {
+            Some(_) => Ok(()),
+            None => Err(RuntimeError::new(
+                ErrorKind::ImageUnavailable,
+                format!("{what}: the engine ended the pull and does not have the image; check the reference"),
+            )),
+        }
+    }
+}
+
+/// Names that the engine may have an image by. Podman keeps what was built or imported here below `localhost`.
+fn local_names(reference: &str) -> Vec<String> {
+    let mut names = vec![reference.to_owned()];
+    if let Some(path) = reference.strip_prefix("docker.io/") {
+        names.push(format!("localhost/{}", path.strip_prefix("library/").unwrap_or(path)));
+    }
+    names
+}
+
+fn progress_of(line: CreateImageInfo) -> Progress {
+    let status = line.status.unwrap_or_default();
+    let message = match line.id {
+        Some(layer) if !status.contains(&layer) => format!("{layer}: {status}"),
+        _ => status,
+    };
+    let detail = line.progress_detail.unwrap_or_default();
+    let bytes = |count: Option<i64>| count.and_then(|count| u64::try_from(count).ok());
+    Progress { message, current: bytes(detail.current), total: bytes(detail.total) }
+}
+
+/// A failed pull: the engine's answers mean that the image can't be had; an engine that is gone means that.
+fn refused(what: &str, error: &bollard::errors::Error) -> RuntimeError {
+    let explained = explain(what, error);
+    match explained.kind {
+        ErrorKind::Unavailable | ErrorKind::Timeout => explained,
+        _ => RuntimeError::new(ErrorKind::ImageUnavailable, explained.message),
+    }
+}
+
+fn unsupported(image: &ImageRef) -> RuntimeError {
+    RuntimeError::new(
+        ErrorKind::Unsupported,
+        format!(
+            "the docker runtime can't run {image}; it takes registry references, docker-archive: and oci-archive:, and \
+             the sandbox runtime takes the rest (runtime: sandbox)"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_made_here_are_found_by_podmans_name_too() {
+        assert_eq!(local_names("docker.io/library/web:1"), ["docker.io/library/web:1", "localhost/web:1"]);
+        assert_eq!(local_names("docker.io/org/web:1"), ["docker.io/org/web:1", "localhost/org/web:1"]);
+        assert_eq!(local_names("ghcr.io/org/web:1"), ["ghcr.io/org/web:1"]);
+    }
+}

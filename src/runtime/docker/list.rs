@@ -1,0 +1,104 @@
+//! Lists and inspections.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use bollard::models::{ContainerSummary, Network};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
+use futures::StreamExt;
+
+use super::Inner;
+use super::engine::{CallError, READ_DEADLINE};
+use super::observe::{agrees, from_inspect, identity, listed_ports};
+use crate::runtime::{ErrorKind, Listing, Result, RuntimeError};
+use crate::state::{Instance, InstanceRef, labels};
+
+/// Inspections side by side in one list. They take 0.13 ms each; more than a few at once only queue in the engine.
+const INSPECTIONS: usize = 8;
+
+impl Inner {
+    /// Everything of this owner: one list of containers and one of networks, and an inspection of each container whose
+    /// state is new.
+    pub(super) async fn list(&self) -> Result<Listing> {
+        let asked = self.facts.now();
+        let (containers, networks) = tokio::try_join!(self.containers(), self.networks())
+            .map_err(|error| error.explain("listing this installation's containers"))?;
+        let listed: HashSet<String> = containers.iter().filter_map(|summary| summary.id.clone()).collect();
+        let mut instances = Vec::with_capacity(containers.len());
+        let lines = futures::stream::iter(containers).map(async |summary| self.listed(&summary).await);
+        let mut seen = Box::pin(lines.buffer_unordered(INSPECTIONS));
+        while let Some(instance) = seen.next().await {
+            instances.extend(instance?);
+        }
+        self.facts.keep_only(asked, &listed);
+        instances.sort_by(|a: &Instance, b: &Instance| a.id.cmp(&b.id).then_with(|| a.runtime_id.cmp(&b.runtime_id)));
+        Ok(Listing { instances, shared: deployments(&networks) })
+    }
+
+    /// The instance of one line, from memory where that still agrees with it; `None` when it has gone meanwhile.
+    async fn listed(&self, summary: &ContainerSummary) -> Result<Option<Instance>> {
+        let (Some(container), Some(labels)) = (&summary.id, &summary.labels) else { return Ok(None) };
+        if let Err(problem) = identity(labels, &self.owner) {
+            tracing::warn!(container, %problem, "a container carries this installation's owner mark and no identity; it is left alone");
+            return Ok(None);
+        }
+        match self.facts.get_watched(container) {
+            Some(known) if agrees(summary.state, &known.phase) => {
+                Ok(Some(Instance { ports: listed_ports(summary), ..known }))
+            }
+            _ => match self.inspect(container).await {
+                Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+                answer => answer.map(Some),
+            },
+        }
+    }
+
+    /// One container as it is now, by name or id.
+    pub(super) async fn inspect(&self, container: &str) -> Result<Instance> {
+        let asked = self.facts.now();
+        let answer = self
+            .engine
+            .call(READ_DEADLINE, |docker| async move {
+                docker.inspect_container(container, None::<InspectContainerOptions>).await
+            })
+            .await
+            .map_err(|error| error.explain(&format!("inspecting container {container}")))?;
+        match from_inspect(&answer, &self.owner) {
+            Ok(instance) => Ok(self.facts.learn(asked, instance)),
+            Err(problem) => Err(RuntimeError::new(
+                ErrorKind::NameTaken,
+                format!("container {container} does not belong to this installation: {problem}"),
+            )),
+        }
+    }
+
+    /// An instance as it is now; `None` when it is gone.
+    pub(super) async fn look(&self, instance: &InstanceRef) -> Result<Option<Instance>> {
+        match self.inspect(&instance.runtime_id).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                self.facts.forget(&instance.runtime_id);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn containers(&self) -> std::result::Result<Vec<ContainerSummary>, CallError> {
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&self.ours()).build();
+        self.engine.call(READ_DEADLINE, |docker| async move { docker.list_containers(Some(options)).await }).await
+    }
+
+    async fn networks(&self) -> std::result::Result<Vec<Network>, CallError> {
+        let options = ListNetworksOptionsBuilder::default().filters(&self.ours()).build();
+        self.engine.call(READ_DEADLINE, |docker| async move { docker.list_networks(Some(options)).await }).await
+    }
+
+    /// The filter for what carries this owner's mark.
+    pub(super) fn ours(&self) -> HashMap<String, Vec<String>> {
+        HashMap::from([("label".to_owned(), vec![format!("{}={}", labels::OWNER, self.owner)])])
+    }
+}
+
+fn deployments(networks: &[Network]) -> BTreeSet<String> {
+    networks.iter().filter_map(|network| network.labels.as_ref()?.get(labels::DEPLOYMENT).cloned()).collect()
+}

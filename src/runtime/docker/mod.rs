@@ -1,0 +1,166 @@
+//! The docker runtime: containers of a Docker Engine or a Podman service, over its Unix socket.
+//!
+//! Types of bollard stay inside this folder. Files that only convert (`body`, `limits`, `mounts`, `names`, `observe`,
+//! `unsupported`) are pure; the others make calls, each with a deadline.
+//!
+//! A list is one call for containers and one for networks. What it does not give (exit codes, times, process ids) is
+//! remembered from inspections (`facts`), and a container is inspected only when its state is new, or when no event
+//! stream was there to tell of changes.
+
+mod archive;
+mod body;
+mod container;
+mod credentials;
+mod engine;
+mod error;
+mod events;
+mod facts;
+mod image;
+mod limits;
+mod list;
+mod mounts;
+mod names;
+mod observe;
+mod probe;
+mod shared;
+mod socket;
+mod unsupported;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use tokio::sync::OnceCell;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use unsupported::unsupported;
+
+use self::archive::Archives;
+use self::credentials::Credentials;
+use self::engine::Engine;
+use self::facts::Facts;
+use self::shared::Networks;
+use super::{Capabilities, CreateRequest, Listing, Progress, Result, Runtime, RuntimeEvent, StopRequest, Volumes};
+use crate::spec::{Image, RuntimeKind};
+use crate::state::{Instance, InstanceRef, Owner};
+
+/// Calls side by side for each processor: four on two cores saturate Docker 20.10; more only queue inside it, and a
+/// hundred removals at once were seen to lock it up for good.
+const CALLS_PER_CORE: usize = 2;
+
+/// Containers of a Docker Engine or a Podman service.
+#[derive(Debug)]
+pub struct DockerRuntime {
+    inner: Arc<Inner>,
+    /// Ends the event streams with the adapter.
+    ended: CancellationToken,
+    _end: DropGuard,
+}
+
+/// What the parts of the adapter share.
+#[derive(Debug)]
+struct Inner {
+    owner: Owner,
+    engine: Engine,
+    facts: Facts,
+    networks: Networks,
+    archives: Archives,
+    credentials: Credentials,
+    /// Whether the engine has an init program, as far as is known.
+    has_init: AtomicBool,
+    capabilities: OnceCell<Capabilities>,
+}
+
+impl DockerRuntime {
+    /// The runtime on this socket, or on the one that `DOCKER_HOST` names, or on the first of the default places of
+    /// Docker and Podman that answers.
+    ///
+    /// An engine that does not answer is no error: calls give `Unavailable` until it does, and the connection is made
+    /// and the version of its API agreed on then.
+    ///
+    /// # Errors
+    /// `Unsupported` when `DOCKER_HOST` names something other than a Unix socket.
+    pub async fn connect(owner: Owner, socket: Option<PathBuf>) -> Result<Self> {
+        let env = |key: &str| std::env::var(key).ok();
+        let sockets = socket::sockets(socket, env, rustix::process::getuid().as_raw())?;
+        let ended = CancellationToken::new();
+        let inner = Inner {
+            owner,
+            engine: Engine::new(sockets),
+            facts: Facts::default(),
+            networks: Networks::default(),
+            archives: Archives::default(),
+            credentials: Credentials::from_env(env),
+            has_init: AtomicBool::new(true),
+            capabilities: OnceCell::new(),
+        };
+        if let Err(error) = inner.capabilities().await {
+            tracing::warn!(%error, "the docker runtime is not ready; it is tried again with each call");
+        }
+        Ok(Self { inner: Arc::new(inner), _end: ended.clone().drop_guard(), ended })
+    }
+
+    /// Whether an engine answers on this socket, or where [`DockerRuntime::connect`] would look. Takes at most a few
+    /// seconds; starts and changes nothing.
+    pub async fn answers(socket: Option<PathBuf>) -> bool {
+        let env = |key: &str| std::env::var(key).ok();
+        match socket::sockets(socket, env, rustix::process::getuid().as_raw()) {
+            Ok(sockets) => Engine::new(sockets).client().await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// The socket that is used, once one is known.
+    pub fn socket(&self) -> Option<PathBuf> {
+        self.inner.engine.socket()
+    }
+}
+
+#[async_trait]
+impl Runtime for DockerRuntime {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Docker
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities> {
+        self.inner.capabilities().await
+    }
+
+    async fn list(&self) -> Result<Listing> {
+        self.inner.list().await
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
+        Ok(events::changes(self.inner.clone(), self.ended.clone()))
+    }
+
+    async fn ensure_image(&self, image: &Image, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        self.inner.ensure_image(image, progress).await
+    }
+
+    async fn create(&self, request: &CreateRequest) -> Result<Instance> {
+        self.inner.create(request).await
+    }
+
+    async fn start(&self, instance: &InstanceRef) -> Result<Instance> {
+        self.inner.start(instance).await
+    }
+
+    async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>> {
+        self.inner.stop(instance, stop).await
+    }
+
+    async fn remove(&self, instance: &InstanceRef) -> Result<()> {
+        self.inner.remove(instance).await
+    }
+
+    async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {
+        self.inner.teardown(deployment, volumes).await
+    }
+
+    fn concurrency(&self) -> usize {
+        CALLS_PER_CORE * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    }
+}

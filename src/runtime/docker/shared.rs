@@ -1,0 +1,185 @@
+//! What the instances of a deployment share: its network and its named volumes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use bollard::models::{Network, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::query_parameters::{ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptions};
+use tokio::sync::OnceCell;
+
+use super::engine::{READ_DEADLINE, WRITE_DEADLINE};
+use super::{Inner, names};
+use crate::runtime::{ErrorKind, Result, RuntimeError, Volumes};
+use crate::spec::{NetworkMode, ServiceSpec, Storage};
+use crate::state::labels;
+
+/// Networks that are known to exist, by deployment. A cell makes each of them once, however many instances are created
+/// at the same time: Docker takes two networks of one name.
+pub(super) type Networks = std::sync::Mutex<HashMap<String, Arc<OnceCell<()>>>>;
+
+impl Inner {
+    /// Makes what an instance of this spec shares with others.
+    pub(super) async fn ensure_shared(&self, deployment: &str, spec: &ServiceSpec) -> Result<()> {
+        if spec.network_mode() == NetworkMode::Default {
+            self.ensure_network_once(deployment).await?;
+        }
+        for storage in &spec.storage {
+            if let Storage::Named { name, .. } = storage {
+                self.ensure_volume(deployment, name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a deployment's network, where that was not done before.
+    pub(super) async fn ensure_network_once(&self, deployment: &str) -> Result<()> {
+        let cell = self.network_cells().entry(deployment.to_owned()).or_default().clone();
+        cell.get_or_try_init(|| self.ensure_network(deployment)).await.copied()
+    }
+
+    /// Looks again for a deployment's network the next time, because somebody removed it.
+    pub(super) fn forget_network(&self, deployment: &str) {
+        self.network_cells().remove(deployment);
+    }
+
+    /// Looks again for every network, because the engine may be another one.
+    pub(super) fn forget_networks(&self) {
+        self.network_cells().clear();
+    }
+
+    fn network_cells(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<OnceCell<()>>>> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ensure_network(&self, deployment: &str) -> Result<()> {
+        let name = names::network(deployment);
+        let what = format!("creating network {name}");
+        if self.has_network(deployment, &name).await? {
+            return Ok(());
+        }
+        let request = NetworkCreateRequest {
+            name: name.clone(),
+            driver: Some("bridge".to_owned()),
+            labels: Some(names::shared_labels(&self.owner, deployment)),
+            ..NetworkCreateRequest::default()
+        };
+        let made = self.engine.call(WRITE_DEADLINE, |docker| async move { docker.create_network(request).await }).await;
+        match made {
+            Ok(_) => Ok(()),
+            Err(error) if error.status() == Some(409) && self.has_network(deployment, &name).await? => Ok(()),
+            Err(error) => Err(error.explain(&what)),
+        }
+    }
+
+    /// Whether the deployment's network is there.
+    async fn has_network(&self, deployment: &str, name: &str) -> Result<bool> {
+        let found = self.networks_by(&[("name", name.to_owned())]).await?;
+        // The engine's filter finds parts of names too.
+        let same: Vec<_> = found.iter().filter(|network| network.name.as_deref() == Some(name)).collect();
+        let label = |network: &Network, key: &str| network.labels.as_ref().and_then(|labels| labels.get(key)).cloned();
+        let ours = |network: &&&Network| {
+            label(network, labels::OWNER).as_ref() == Some(&self.owner.0)
+                && label(network, labels::DEPLOYMENT).as_deref() == Some(deployment)
+        };
+        match (same.iter().any(|network| ours(&network)), same.is_empty()) {
+            (true, _) => Ok(true),
+            (false, true) => Ok(false),
+            (false, false) => Err(RuntimeError::new(
+                ErrorKind::NameTaken,
+                format!(
+                    "the network {name} exists and does not belong to this installation; remove it with `docker network \
+                     rm {name}`, or rename the deployment"
+                ),
+            )),
+        }
+    }
+
+    async fn networks_by(&self, filters: &[(&str, String)]) -> Result<Vec<Network>> {
+        let options = ListNetworksOptionsBuilder::default().filters(&filter(filters)).build();
+        self.engine
+            .call(READ_DEADLINE, |docker| async move { docker.list_networks(Some(options)).await })
+            .await
+            .map_err(|error| error.explain("listing networks"))
+    }
+
+    async fn ensure_volume(&self, deployment: &str, name: &str) -> Result<()> {
+        let name = names::volume(deployment, name);
+        let request = VolumeCreateRequest {
+            name: Some(name.clone()),
+            labels: Some(names::shared_labels(&self.owner, deployment)),
+            ..VolumeCreateRequest::default()
+        };
+        // Creating a volume that exists returns that one, with the labels that it has.
+        let volume = self
+            .engine
+            .call(WRITE_DEADLINE, |docker| async move { docker.create_volume(request).await })
+            .await
+            .map_err(|error| error.explain(&format!("creating volume {name}")))?;
+        if volume.labels.get(labels::OWNER) == Some(&self.owner.0) {
+            return Ok(());
+        }
+        Err(RuntimeError::new(
+            ErrorKind::NameTaken,
+            format!(
+                "the volume {name} exists and does not belong to this installation; remove it with `docker volume rm \
+                 {name}`, or rename the volume"
+            ),
+        ))
+    }
+
+    /// Removes a deployment's network, and its named volumes where asked. What is gone already is success.
+    pub(super) async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {
+        self.forget_network(deployment);
+        let of_deployment = [
+            ("label", format!("{}={}", labels::OWNER, self.owner)),
+            ("label", format!("{}={deployment}", labels::DEPLOYMENT)),
+        ];
+        for network in self.networks_by(&of_deployment).await? {
+            let Some(id) = network.id else { continue };
+            let name = network.name.unwrap_or_default();
+            let removed =
+                self.engine.call(WRITE_DEADLINE, |docker| async move { docker.remove_network(&id).await }).await;
+            if let Err(error) = removed
+                && !error.is_missing()
+            {
+                return Err(error.explain(&format!("removing network {name}")));
+            }
+        }
+        match volumes {
+            Volumes::Keep => Ok(()),
+            Volumes::Remove => self.remove_volumes(&of_deployment).await,
+        }
+    }
+
+    async fn remove_volumes(&self, filters: &[(&str, String)]) -> Result<()> {
+        let options = ListVolumesOptionsBuilder::default().filters(&filter(filters)).build();
+        let listed = self
+            .engine
+            .call(READ_DEADLINE, |docker| async move { docker.list_volumes(Some(options)).await })
+            .await
+            .map_err(|error| error.explain("listing volumes"))?;
+        for volume in listed.volumes.unwrap_or_default() {
+            let name = volume.name.clone();
+            let removed =
+                self.engine
+                    .call(WRITE_DEADLINE, |docker| async move {
+                        docker.remove_volume(&name, None::<RemoveVolumeOptions>).await
+                    })
+                    .await;
+            if let Err(error) = removed
+                && !error.is_missing()
+            {
+                return Err(error.explain(&format!("removing volume {}", volume.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn filter(filters: &[(&str, String)]) -> HashMap<String, Vec<String>> {
+    let mut map: HashMap<String, Vec<String>> = HashMap::new();
+    for (key, value) in filters {
+        map.entry((*key).to_owned()).or_default().push(value.clone());
+    }
+    map
+}

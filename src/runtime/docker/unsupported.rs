@@ -1,0 +1,90 @@
+//! Fields of a spec that a container engine can't honour. Pure.
+
+use crate::spec::{Destination, ServiceSpec, Storage};
+use crate::state::Condition;
+
+use super::limits::vendor;
+
+/// One condition of type `UnsupportedField` for each field that is written and has no effect on Docker and Podman.
+/// Fields that the controller honours itself, whatever the runtime, are not its matter.
+pub fn unsupported(spec: &ServiceSpec) -> Vec<Condition> {
+    let mut found = Vec::new();
+    let mut field = |path: &str, why: &str| {
+        found.push(Condition::holds(
+            "UnsupportedField",
+            "NotOnDocker",
+            format!("{path} has no effect on the docker runtime: {why}"),
+        ));
+    };
+    if let Some(sandbox) = &spec.sandbox {
+        let written = [
+            ("network", sandbox.network.is_some()),
+            ("allow_hosts", !sandbox.allow_hosts.is_empty()),
+            ("readable", !sandbox.readable.is_empty()),
+            ("writable", !sandbox.writable.is_empty()),
+            ("seccomp", sandbox.seccomp.is_some()),
+            ("require", !sandbox.require.is_empty()),
+        ];
+        for (name, _) in written.iter().filter(|(_, written)| *written) {
+            field(&format!("sandbox.{name}"), "it confines instances of the sandbox runtime");
+        }
+    }
+    for (index, storage) in spec.storage.iter().enumerate() {
+        storage_fields(index, storage, &mut field);
+    }
+    if let Some(gpu) = spec.resources.as_ref().and_then(|resources| resources.gpu.as_ref()) {
+        if vendor(gpu) == "apple" {
+            field("resources.gpu.vendor", "no container engine hands such a processor on");
+        }
+        let written = [
+            ("mode", gpu.mode.is_some()),
+            ("model", gpu.model.is_some()),
+            ("scheduling", gpu.scheduling.is_some()),
+            ("sharing", gpu.sharing.is_some()),
+            ("distributed", gpu.distributed.is_some()),
+        ];
+        for (name, _) in written.iter().filter(|(_, written)| *written) {
+            field(&format!("resources.gpu.{name}"), "the engine hands whole processors on, whichever it has");
+        }
+    }
+    if let Some(logs) = &spec.logs {
+        if logs.destination == Some(Destination::Memory) {
+            field("logs.destination", "the engine keeps output in files");
+        }
+        if logs.retention_secs.is_some() {
+            field("logs.retention_secs", "the engine rotates by size only; use logs.max_size_bytes");
+        }
+    }
+    let written = [
+        ("network", spec.network.is_some(), "the engine has no overlay networks on one machine; use network_mode"),
+        ("node_mode", spec.node_mode.is_some(), "there is one machine"),
+        ("node_selector", spec.node_selector.is_some(), "there is one machine"),
+        ("platform", spec.platform.is_some(), "the machine's own platform is used"),
+        ("wasm", spec.wasm.is_some(), "the engine runs containers"),
+    ];
+    for (name, _, why) in written.iter().filter(|(_, written, _)| *written) {
+        field(name, why);
+    }
+    found
+}
+
+fn storage_fields(index: usize, storage: &Storage, field: &mut impl FnMut(&str, &str)) {
+    match storage {
+        Storage::S3 { .. } => field(
+            &format!("storage[{index}]"),
+            "the engine does not mount object stores; mount it on the machine and use a bind",
+        ),
+        Storage::Named { size, tier, name: _, target: _, readonly: _ } => {
+            if size.is_some() {
+                field(&format!("storage[{index}].size"), "the engine's local volumes have no limit");
+            }
+            if tier.is_some() {
+                field(&format!("storage[{index}].tier"), "all volumes are local");
+            }
+        }
+        Storage::Anonymous { tier: Some(_), target: _ } => {
+            field(&format!("storage[{index}].tier"), "all volumes are local");
+        }
+        Storage::Anonymous { tier: None, .. } | Storage::Bind { .. } | Storage::Tmpfs { .. } => {}
+    }
+}

@@ -1,0 +1,8 @@
+//! The docker runtime against real engines: Docker's and Podman's, each started for tests by `.ci/engines`.
+
+#[path = "support/engine.rs"]
+mod engine;
+#[path = "docker/harness.rs"]
+mod harness;
+#[path = "docker/life.rs"]
+mod life;

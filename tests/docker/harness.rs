@@ -1,0 +1,120 @@
+//! What the tests share: a runtime on a private engine under an owner of its own, and short ways to ask for instances.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use evenkeel::runtime::docker::DockerRuntime;
+use evenkeel::runtime::{CreateRequest, Runtime, RuntimeEvent, StopRequest, Volumes};
+use evenkeel::spec::{ServiceSpec, Signal};
+use evenkeel::state::{Instance, InstanceId, Owner, StopCause};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use crate::engine;
+
+/// The image that `.ci/engines` imports: busybox alone.
+pub const IMAGE: &str = "keel-test/busybox:1";
+
+/// Longest wait for anything in these tests; engines on busy machines are slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A runtime on a private engine. What it makes is removed by [`Bench::clear`].
+pub struct Bench {
+    pub runtime: DockerRuntime,
+    pub socket: PathBuf,
+    pub deployment: String,
+}
+
+impl Bench {
+    /// A runtime under an owner and with a deployment that no other test has; `None` where the engine is missing.
+    pub async fn new(kind: engine::Kind) -> Option<Self> {
+        Some(Self::on(engine::socket(kind)?).await)
+    }
+
+    /// The same on this socket.
+    pub async fn on(socket: PathBuf) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let owner = Owner(format!("test-{unique}"));
+        let runtime = DockerRuntime::connect(owner, Some(socket.clone())).await.unwrap();
+        Self { runtime, socket, deployment: format!("t{unique}") }
+    }
+
+    /// An identity in this bench's deployment.
+    pub fn id(&self, service: &str, slot: u32) -> InstanceId {
+        InstanceId {
+            deployment: self.deployment.clone(),
+            service: service.to_owned(),
+            slot,
+            revision: "v1-0123456789abcdef".parse().unwrap(),
+            attempt: 0,
+        }
+    }
+
+    /// Creates and starts an instance.
+    pub async fn run(&self, request: &CreateRequest) -> Instance {
+        let created = self.runtime.create(request).await.unwrap();
+        self.runtime.start(&created.as_ref()).await.unwrap()
+    }
+
+    /// A request for a service that is written as YAML, without its image.
+    pub fn request(&self, service: &str, slot: u32, yaml: &str) -> CreateRequest {
+        request(self.id(service, slot), &spec(yaml))
+    }
+
+    /// Runs the engine's own command line on the bench's socket.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output = std::process::Command::new("docker")
+            .arg("--host")
+            .arg(format!("unix://{}", self.socket.display()))
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        assert!(output.status.success(), "docker {arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Removes everything that the bench made.
+    pub async fn clear(&self) {
+        for instance in self.runtime.list().await.unwrap().instances {
+            self.runtime.remove(&instance.as_ref()).await.unwrap();
+        }
+        self.runtime.teardown(&self.deployment, Volumes::Remove).await.unwrap();
+    }
+}
+
+/// A spec of the test image.
+pub fn spec(yaml: &str) -> ServiceSpec {
+    serde_yaml::from_str(&format!("image: {{name: {IMAGE}, pull_policy: never}}\n{yaml}")).unwrap()
+}
+
+/// A request for one instance of a spec, its environment taken as written.
+pub fn request(id: InstanceId, spec: &ServiceSpec) -> CreateRequest {
+    let env: BTreeMap<_, _> = spec.env.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
+    CreateRequest { id, restarts: 0, streak: 0, spec: Arc::new(spec.clone()), env, source: None }
+}
+
+/// A stop with this grace.
+pub fn stop(grace: Duration) -> StopRequest {
+    StopRequest { signal: Signal::TERM, grace, cause: StopCause::Retired }
+}
+
+/// The next event that this recognises; others are passed over.
+pub async fn next<T>(
+    events: &mut BoxStream<'static, RuntimeEvent>,
+    recognise: impl Fn(&RuntimeEvent) -> Option<T>,
+) -> T {
+    let wait = async {
+        loop {
+            let event = events.next().await.expect("the stream goes on");
+            if let Some(found) = recognise(&event) {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("the event arrives")
+}

@@ -1,0 +1,145 @@
+//! From create to remove, on both engines.
+
+use std::time::Duration;
+
+use evenkeel::runtime::{ErrorKind, Listing, Runtime, RuntimeEvent, Volumes};
+use evenkeel::state::{EndedBy, ExitReason, Phase, StopCause};
+
+use crate::harness::{Bench, IMAGE, next, stop};
+
+const SLEEPS: &str = "command: {args: [sleep, '3600']}";
+
+async fn an_instance_lives_and_goes(bench: &Bench) {
+    let request = bench.request("web", 0, SLEEPS);
+    let created = bench.runtime.create(&request).await.unwrap();
+    assert_eq!((&created.id, created.phase.name()), (&request.id, "created"));
+    assert_eq!(bench.runtime.list().await.unwrap().instances, std::slice::from_ref(&created));
+
+    let running = bench.runtime.start(&created.as_ref()).await.unwrap();
+    assert!(running.phase.is_ready(), "{running:?}");
+    assert!(running.pid.is_some());
+    let again = bench.runtime.start(&created.as_ref()).await.unwrap();
+    assert_eq!(again, running);
+    let listing = bench.runtime.list().await.unwrap();
+    assert_eq!(listing.instances, std::slice::from_ref(&running));
+    assert_eq!(listing.shared.iter().collect::<Vec<_>>(), [&bench.deployment]);
+
+    let stopped = bench.runtime.stop(&running.as_ref(), &stop(Duration::from_secs(20))).await.unwrap().unwrap();
+    let Phase::Exited(exit) = &stopped.phase else { panic!("{stopped:?}") };
+    assert_eq!((exit.code, exit.ended_by), (Some(143), EndedBy::Request(StopCause::Retired)));
+    assert_eq!(exit.started_at, running.phase.started_at());
+
+    bench.runtime.remove(&running.as_ref()).await.unwrap();
+    bench.runtime.remove(&running.as_ref()).await.unwrap();
+    assert_eq!(bench.runtime.stop(&running.as_ref(), &stop(Duration::ZERO)).await.unwrap(), None);
+    assert_eq!(bench.runtime.start(&running.as_ref()).await.unwrap_err().kind, ErrorKind::NotFound);
+    bench.runtime.teardown(&bench.deployment, Volumes::Keep).await.unwrap();
+    let listing = bench.runtime.list().await.unwrap();
+    assert!(listing.instances.is_empty() && listing.shared.is_empty(), "{listing:?}");
+}
+
+async fn a_create_that_was_cut_off_is_recognised(bench: &Bench) {
+    let request = bench.request("web", 0, SLEEPS);
+    let first = bench.runtime.create(&request).await.unwrap();
+    assert_eq!(bench.runtime.create(&request).await.unwrap(), first);
+    let running = bench.runtime.start(&first.as_ref()).await.unwrap();
+    assert_eq!(bench.runtime.create(&request).await.unwrap(), running);
+}
+
+async fn a_foreign_container_of_the_same_name_is_left_alone(bench: &Bench) {
+    let request = bench.request("web", 0, SLEEPS);
+    let foreign = bench.cli(&["create", "--name", &request.id.runtime_name(), IMAGE, "true"]);
+    let error = bench.runtime.create(&request).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NameTaken, "{error}");
+    assert_eq!(bench.runtime.list().await.unwrap().instances, []);
+    assert_eq!(bench.cli(&["inspect", "--format", "{{.State.Status}}", &foreign]), "created");
+    bench.cli(&["rm", &foreign]);
+}
+
+async fn another_owners_containers_are_not_seen(bench: &Bench) {
+    let other = Bench::on(bench.socket.clone()).await;
+    let theirs = other.run(&other.request("web", 0, SLEEPS)).await;
+    assert_eq!(bench.runtime.list().await.unwrap(), Listing::default());
+    assert_eq!(other.runtime.list().await.unwrap().instances, [theirs]);
+    other.clear().await;
+}
+
+async fn many_creates_at_once_make_one_network(bench: &Bench) {
+    let requests: Vec<_> = (0..6).map(|slot| bench.request("web", slot, SLEEPS)).collect();
+    for created in futures::future::join_all(requests.iter().map(|request| bench.runtime.create(request))).await {
+        created.unwrap();
+    }
+    let networks = bench.cli(&["network", "ls", "--quiet", "--filter", &format!("name=keel_{}", bench.deployment)]);
+    assert_eq!(networks.lines().count(), 1, "{networks}");
+}
+
+async fn one_that_ignores_the_signal_is_killed(bench: &Bench) {
+    let stubborn = bench.request("web", 0, r#"command: {args: [sh, -c, "trap '' TERM; while :; do sleep 1; done"]}"#);
+    let running = bench.run(&stubborn).await;
+    let stopped = bench.runtime.stop(&running.as_ref(), &stop(Duration::from_secs(1))).await.unwrap().unwrap();
+    let Phase::Exited(exit) = &stopped.phase else { panic!("{stopped:?}") };
+    assert_eq!((exit.code, exit.reason), (Some(137), ExitReason::Signal));
+}
+
+async fn an_exit_is_reported_with_its_code(bench: &Bench) {
+    let mut events = bench.runtime.events().await.unwrap();
+    let request = bench.request("job", 0, "command: {args: [sh, -c, 'sleep 0.2; exit 3']}");
+    let running = bench.run(&request).await;
+    let exit = next(&mut events, |event| match event {
+        RuntimeEvent::Changed(changed) if changed.id == request.id => match &changed.phase {
+            Phase::Exited(exit) => Some(exit.clone()),
+            _ => None,
+        },
+        _ => None,
+    })
+    .await;
+    assert_eq!((exit.code, exit.reason, exit.ended_by), (Some(3), ExitReason::Exited, EndedBy::Itself));
+    bench.runtime.remove(&running.as_ref()).await.unwrap();
+    let gone = next(&mut events, |event| match event {
+        RuntimeEvent::Gone(gone) => Some(gone.clone()),
+        _ => None,
+    })
+    .await;
+    assert_eq!(gone, running.as_ref());
+}
+
+async fn a_command_that_cannot_be_run_is_refused(bench: &Bench) {
+    let request = bench.request("web", 0, "init_container: false\ncommand: {args: [/no/such/program]}");
+    let created = bench.runtime.create(&request).await.unwrap();
+    let error = bench.runtime.start(&created.as_ref()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+    assert!(error.message.contains("/no/such/program"), "{error}");
+}
+
+/// Runs each of these on each engine, and removes what it made.
+macro_rules! on_both_engines {
+    ($($test:ident),* $(,)?) => {
+        mod docker {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                let Some(bench) = crate::harness::Bench::new(crate::engine::Kind::Docker).await else { return };
+                super::$test(&bench).await;
+                bench.clear().await;
+            })*
+        }
+        mod podman {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                let Some(bench) = crate::harness::Bench::new(crate::engine::Kind::Podman).await else { return };
+                super::$test(&bench).await;
+                bench.clear().await;
+            })*
+        }
+    };
+}
+
+on_both_engines!(
+    an_instance_lives_and_goes,
+    a_create_that_was_cut_off_is_recognised,
+    a_foreign_container_of_the_same_name_is_left_alone,
+    another_owners_containers_are_not_seen,
+    many_creates_at_once_make_one_network,
+    one_that_ignores_the_signal_is_killed,
+    an_exit_is_reported_with_its_code,
+    a_command_that_cannot_be_run_is_refused,
+);
