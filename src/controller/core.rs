@@ -239,7 +239,10 @@ impl State {
     /// A runtime can't be reached: nothing is known of what it runs, and nothing is done about it.
     pub(super) fn lost(&mut self, kind: RuntimeKind, why: String) {
         if self.unreachable.insert(kind, why.clone()).as_ref() != Some(&why) {
-            tracing::warn!(runtime = %kind, "{kind} does not answer: {why}");
+            match self.is_used(kind) {
+                true => tracing::warn!(runtime = %kind, "{kind} does not answer: {why}"),
+                false => tracing::debug!(runtime = %kind, "{kind} does not answer: {why}"),
+            }
             self.enqueue_all();
         }
     }
@@ -384,6 +387,14 @@ impl State {
                 self.runtimes.get(kind).is_some_and(|attached| attached.listed_once)
                     || self.unreachable.get(kind).is_some_and(|why| why != NOT_REACHED_YET)
             })
+    }
+
+    /// Whether anything depends on the runtime.
+    pub(super) fn is_used(&self, kind: RuntimeKind) -> bool {
+        let services = self.declared.desired.deployments.values().flat_map(|deployment| deployment.services.values());
+        self.default_runtime == kind
+            || self.runtimes.contains_key(&kind)
+            || services.map(|service| service.runtime).any(|runtime| runtime == kind)
     }
 
     pub(super) fn covers(&self, deployment: &str) -> bool {

@@ -89,7 +89,7 @@ impl State {
 
     /// Publishes what is known now.
     pub(super) fn publish(&mut self) {
-        let runtimes = self.expected.iter().map(|kind| RuntimeView {
+        let runtimes = self.expected.iter().filter(|kind| self.is_used(**kind)).map(|kind| RuntimeView {
             runtime: *kind,
             default: *kind == self.default_runtime,
             unreachable: self.unreachable.get(kind).cloned(),

@@ -1,0 +1,188 @@
+//! The core on the sim runtime, with virtual time: what becomes of what is declared.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use evenkeel::clock::VirtualClock;
+use evenkeel::controller::{Connected, Core, Declared, Parts, Scope};
+use evenkeel::runtime::sim::{Faults, World};
+use evenkeel::spec::{Prune, RuntimeKind, merge, parse};
+use evenkeel::state::{Desired, DesiredDeployment, DesiredService, Owner, SourceRef};
+use evenkeel::status::{DeploymentState, Status};
+use tokio::sync::{mpsc, watch};
+
+struct Rig {
+    world: Arc<World>,
+    core: Core,
+    declare: watch::Sender<Arc<Declared>>,
+    forgotten: mpsc::UnboundedReceiver<String>,
+}
+
+fn owner() -> Owner {
+    Owner("test".to_owned())
+}
+
+fn desired(text: &str) -> BTreeMap<String, DesiredDeployment> {
+    let merged = merge(&[(PathBuf::from("/specs/a.yaml"), parse(text))]);
+    assert_eq!(merged.problems, []);
+    let deployments = merged.deployments.into_values().map(|one| {
+        let services = one.services.into_values().map(|service| DesiredService {
+            replicas: service.spec.scale.as_ref().map_or(1, evenkeel::spec::Scale::initial),
+            name: service.name.clone(),
+            revision: service.revision,
+            spec: service.spec,
+            source: SourceRef { file: service.file, line: service.position.line },
+            runtime: RuntimeKind::Sim,
+        });
+        DesiredDeployment {
+            name: one.name.clone(),
+            source: SourceRef { file: one.file, line: one.position.line },
+            prune: one.prune,
+            services: services.map(|service| (service.name.clone(), service)).collect(),
+            unsupported: Vec::new(),
+        }
+    });
+    deployments.map(|one| (one.name.clone(), one)).collect()
+}
+
+fn web(replicas: u32, greeting: &str) -> String {
+    format!(
+        "version: v1\ndeployment: demo\nservices:\n  web:\n    image: {{name: sim/run}}\n    env: {{GREETING: {greeting}}}\n    scale: {{mode: fixed, replicas: {replicas}}}\n"
+    )
+}
+
+impl Rig {
+    fn new() -> Self {
+        let clock =
+            Arc::new(VirtualClock::starting_at(DateTime::<Utc>::UNIX_EPOCH + Duration::from_secs(1_800_000_000)));
+        let world = World::new(clock.clone(), 1, Faults::none());
+        let (declare, declared) = watch::channel(Arc::default());
+        let (forget, forgotten) = mpsc::unbounded_channel();
+        let core = Core::start(Parts {
+            runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
+            default_runtime: RuntimeKind::Sim,
+            declared,
+            clock,
+            scope: Scope::Everything,
+            forgotten: forget,
+        });
+        Self { world, core, declare, forgotten }
+    }
+
+    fn declare(&self, text: &str) {
+        let deployments = desired(text);
+        self.declare.send_replace(Arc::new(Declared {
+            synced: true,
+            desired: Desired { deployments },
+            ..Declared::default()
+        }));
+    }
+
+    async fn until(&self, what: &str, test: impl Fn(&Status) -> bool) -> Arc<Status> {
+        let mut watch = self.core.status.clone();
+        let found = watch.wait_for(|status| test(status));
+        if let Ok(status) = tokio::time::timeout(Duration::from_secs(3600), found).await {
+            return status.expect("the core runs").clone();
+        }
+        panic!("{what} did not happen: {:#?}", self.core.status.borrow());
+    }
+
+    async fn until_running(&self) -> Arc<Status> {
+        self.until("convergence", |status| {
+            status.deployments.first().is_some_and(|view| view.state == DeploymentState::Running)
+        })
+        .await
+    }
+}
+
+fn names(status: &Status) -> Vec<(String, String, u32)> {
+    status.instances.iter().map(|one| (one.name.clone(), one.phase.clone(), one.restarts)).collect()
+}
+
+fn running(slots: &[(u32, u32)]) -> Vec<(String, String, u32)> {
+    slots.iter().map(|(slot, restarts)| (format!("demo/web/{slot}"), "running".to_owned(), *restarts)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_declared_runs_and_scales() {
+    let mut rig = Rig::new();
+    rig.declare(&web(3, "hello"));
+    let status = rig.until_running().await;
+    assert_eq!(names(&status), running(&[(0, 0), (1, 0), (2, 0)]));
+    rig.declare(&web(1, "hello"));
+    let status = rig.until("scale down", |status| status.instances.len() == 1).await;
+    assert_eq!(names(&status), running(&[(0, 0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_instance_is_replaced_in_its_slot_and_counted() {
+    let mut rig = Rig::new();
+    rig.declare(&web(2, "hello"));
+    let status = rig.until_running().await;
+    let victim = status.instances[1].runtime_id.clone();
+    assert!(rig.world.kill(&victim, 137));
+    let status = rig
+        .until("the restart", |status| {
+            status.services.first().is_some_and(|view| view.ready == 2)
+                && status.instances.iter().any(|one| one.restarts == 1)
+        })
+        .await;
+    assert_eq!(names(&status), running(&[(0, 0), (1, 1)]));
+    assert_ne!(status.instances[1].runtime_id, victim);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_template_reaches_every_replica() {
+    let mut rig = Rig::new();
+    rig.declare(&web(3, "hello"));
+    let before = rig.until_running().await.services[0].revision.clone();
+    rig.declare(&web(3, "goodbye"));
+    let status = rig
+        .until("the rollout", |status| {
+            let view = &status.services[0];
+            view.revision != before && view.updated == 3 && status.instances.len() == 3
+        })
+        .await;
+    assert_eq!(names(&status), running(&[(0, 0), (1, 0), (2, 0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_deployment_goes_completely_and_is_forgotten() {
+    let mut rig = Rig::new();
+    rig.declare(&web(2, "hello"));
+    rig.until_running().await;
+    let removed = BTreeMap::from([("demo".to_owned(), Prune::Auto)]);
+    rig.declare.send_replace(Arc::new(Declared { synced: true, removed, ..Declared::default() }));
+    assert_eq!(rig.forgotten.recv().await, Some("demo".to_owned()));
+    assert_eq!(rig.world.instances(), []);
+    assert_eq!(rig.world.networks().len(), 0);
+    rig.until("an empty board", |status| status.deployments.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_core_takes_over_what_runs_and_calls_nothing() {
+    let mut rig = Rig::new();
+    rig.declare(&web(3, "hello"));
+    let before = rig.until_running().await.instances.clone();
+    let Rig { world, core, declare, .. } = rig;
+    drop(core);
+    let clock = Arc::new(VirtualClock::starting_at(DateTime::<Utc>::UNIX_EPOCH + Duration::from_secs(1_900_000_000)));
+    let (forget, forgotten) = mpsc::unbounded_channel();
+    let core = Core::start(Parts {
+        runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
+        default_runtime: RuntimeKind::Sim,
+        declared: declare.subscribe(),
+        clock,
+        scope: Scope::Everything,
+        forgotten: forget,
+    });
+    let mut rig = Rig { world, core, declare, forgotten };
+    let after = rig.until_running().await.instances.clone();
+    let ids = |instances: &[evenkeel::status::InstanceView]| -> Vec<String> {
+        instances.iter().map(|one| one.runtime_id.clone()).collect()
+    };
+    assert_eq!(ids(&after), ids(&before));
+}
