@@ -69,6 +69,7 @@ pub mod controller;
 pub mod execute;
 pub mod plan;
 pub mod runtime;
+pub mod source;
 pub mod spec;
 pub mod state;
 pub mod status;

@@ -1,6 +1,16 @@
 //! The directory source and the state directory, on real files.
 
+#[path = "source/bench.rs"]
+mod bench;
+#[path = "source/broken.rs"]
+mod broken;
+#[path = "source/hold.rs"]
+mod hold;
+#[path = "source/identity.rs"]
+mod identity;
 #[path = "source/state_dir.rs"]
 mod state_dir;
 #[path = "source/store.rs"]
 mod store;
+#[path = "source/tree.rs"]
+mod tree;

@@ -22,7 +22,7 @@ pub struct Merged {
 }
 
 /// One deployment, whole.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct MergedDeployment {
     /// Its name.
     pub name: String,
@@ -39,7 +39,7 @@ pub struct MergedDeployment {
 }
 
 /// One service, with paths made absolute.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct MergedService {
     /// Its name.
     pub name: String,

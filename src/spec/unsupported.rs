@@ -9,7 +9,7 @@ use super::{
 };
 
 /// A field that has no effect yet.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct UnsupportedField {
     /// The field, seen from its service (or deployment): `rollout.on_failure`.
     pub path: String,

@@ -86,8 +86,8 @@ pub struct SourceChange {
     pub dropped_files: Vec<PathBuf>,
     /// New or changed entries of the inventory.
     pub declared: Vec<Declared>,
-    /// Roots as they are now.
-    pub roots: Vec<RootIdentity>,
+    /// All watched roots, in place of those before.
+    pub roots: Option<Vec<RootIdentity>>,
     /// `Some` sets (or with an inner `None` lifts) the hold.
     pub hold: Option<Option<HoldRecord>>,
 }
@@ -96,6 +96,20 @@ impl SourceChange {
     /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Adds a later change; where both speak of the same thing, the later one counts.
+    pub fn append(&mut self, later: Self) {
+        let Self { files, dropped_files, declared, roots, hold } = later;
+        self.files.retain(|file| !dropped_files.contains(&file.path));
+        self.dropped_files.retain(|path| !files.iter().any(|file| file.path == *path));
+        self.files.retain(|before| !files.iter().any(|file| file.path == before.path));
+        self.declared.retain(|before| !declared.iter().any(|now| now.name == before.name));
+        self.files.extend(files);
+        self.dropped_files.extend(dropped_files);
+        self.declared.extend(declared);
+        self.roots = roots.or(self.roots.take());
+        self.hold = hold.or(self.hold.take());
     }
 }
 
@@ -221,7 +235,10 @@ fn write_change(connection: &Connection, change: &SourceChange) -> rusqlite::Res
     for declared in declared {
         write_declared(connection, declared)?;
     }
-    for root in roots {
+    if roots.is_some() {
+        connection.execute("DELETE FROM roots", [])?;
+    }
+    for root in roots.iter().flatten() {
         connection
             .prepare_cached("INSERT OR REPLACE INTO roots (path, identity) VALUES (?, ?)")?
             .execute(params![bytes(&root.path), root.identity])?;

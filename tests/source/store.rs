@@ -39,7 +39,7 @@ fn what_a_scan_records_is_there_after_a_restart() {
     let change = SourceChange {
         files: vec![file("/specs/a.yaml"), file("/specs/b.yaml")],
         declared: vec![declared("a"), removed.clone()],
-        roots: vec![root.clone()],
+        roots: Some(vec![root.clone()]),
         hold: Some(Some(hold.clone())),
         ..SourceChange::default()
     };

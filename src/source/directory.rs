@@ -1,0 +1,246 @@
+//! The source at work: wakes up, waits for quiet, scans, publishes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::bounds::{MAX_REQUESTS, MAX_RESCANS, POLL, RESCAN_LIMIT};
+use super::scan::{Recording, Scanned, Scanner, SourceError};
+use super::snapshot::{Root, SourceOptions, SpecSnapshot};
+use super::watcher::TreeWatcher;
+use crate::clock::Clock;
+use crate::store::{Store, StoreError};
+
+/// Directories that are watched.
+#[derive(Debug)]
+pub struct DirectorySource;
+
+impl DirectorySource {
+    /// Starts watching. The receiver holds an empty snapshot, which is not synced, until the first scan is done. The
+    /// source ends when every handle is dropped.
+    ///
+    /// Must be called inside of a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of [`Scanner::load`].
+    pub fn spawn(
+        roots: Vec<Root>,
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
+        options: SourceOptions,
+    ) -> Result<(watch::Receiver<Arc<SpecSnapshot>>, SourceHandle), SourceError> {
+        let scanner = Scanner::load(roots, store, options, Recording::On)?;
+        let (publish, snapshots) = watch::channel(scanner.snapshot());
+        let (requests, inbox) = mpsc::channel(MAX_REQUESTS);
+        let wake = Arc::new(Notify::new());
+        let source = Source { inbox, wake: Arc::clone(&wake), clock, options, publish, waiting: Vec::new() };
+        tokio::spawn(source.run(scanner, wake));
+        Ok((snapshots, SourceHandle { requests }))
+    }
+}
+
+/// Speaks to a source. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SourceHandle {
+    requests: mpsc::Sender<Request>,
+}
+
+/// The source has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the source has ended")]
+pub struct SourceStopped;
+
+#[derive(Debug)]
+enum Request {
+    Rescan(oneshot::Sender<Arc<SpecSnapshot>>),
+    Approve(oneshot::Sender<Result<Vec<String>, StoreError>>),
+    Forget(String, oneshot::Sender<Result<(), StoreError>>),
+}
+
+impl SourceHandle {
+    /// Scans now, and waits until a scan that began after the call is published and nothing in it may be the middle of
+    /// a save (for a few seconds at most). Gives what was published.
+    pub async fn rescan(&self) -> Result<Arc<SpecSnapshot>, SourceStopped> {
+        self.ask(Request::Rescan).await
+    }
+
+    /// Confirms the loss that is held; gives the deployments that were missing. The outer error: the source has ended;
+    /// the inner: it could not be recorded, and nothing is confirmed.
+    pub async fn approve(&self) -> Result<Result<Vec<String>, StoreError>, SourceStopped> {
+        self.ask(Request::Approve).await
+    }
+
+    /// Takes a deployment out of the inventory, of which nothing exists any more. One that is declared (again) stays.
+    /// Errors as for [`SourceHandle::approve`].
+    pub async fn forget(&self, deployment: &str) -> Result<Result<(), StoreError>, SourceStopped> {
+        self.ask(|reply| Request::Forget(deployment.to_owned(), reply)).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, SourceStopped> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| SourceStopped)?;
+        answer.await.map_err(|_| SourceStopped)
+    }
+}
+
+struct Source {
+    inbox: mpsc::Receiver<Request>,
+    wake: Arc<Notify>,
+    clock: Arc<dyn Clock>,
+    options: SourceOptions,
+    publish: watch::Sender<Arc<SpecSnapshot>>,
+    waiting: Vec<Waiter>,
+}
+
+/// Somebody who asked for a scan.
+struct Waiter {
+    reply: oneshot::Sender<Arc<SpecSnapshot>>,
+    /// When it gets what there is.
+    until: Instant,
+}
+
+/// What scans; lives on the thread pool while it does.
+struct Eyes {
+    scanner: Scanner,
+    watcher: TreeWatcher,
+}
+
+/// When the next scan is due.
+#[derive(Clone, Copy)]
+struct Due {
+    /// Whatever happens.
+    regular: Instant,
+    /// Because of events: when the first and the last of them came.
+    burst: Option<(Instant, Instant)>,
+}
+
+impl Due {
+    fn event(&mut self, now: Instant) {
+        let first = self.burst.map_or(now, |(first, _)| first);
+        self.burst = Some((first, now));
+    }
+
+    fn at(&self, options: &SourceOptions) -> Instant {
+        let burst = self.burst.map(|(first, last)| (last + options.quiet).min(first + options.most));
+        burst.map_or(self.regular, |burst| burst.min(self.regular))
+    }
+}
+
+impl Source {
+    async fn run(mut self, scanner: Scanner, wake: Arc<Notify>) {
+        let mut eyes = Eyes { scanner, watcher: TreeWatcher::new(wake) };
+        let mut due = Due { regular: Instant::now(), burst: None };
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(due.at(&self.options)) => None,
+                request = self.inbox.recv(), if self.waiting.len() < MAX_REQUESTS => match request {
+                    None => return,
+                    request => request,
+                },
+                () = self.wake.notified() => {
+                    due.event(Instant::now());
+                    continue;
+                }
+            };
+            let Some((back, scanned)) = self.serve(eyes, request).await else { return };
+            eyes = back;
+            due = match scanned {
+                Some(scanned) => self.publish(&scanned, &eyes),
+                None => due,
+            };
+        }
+    }
+
+    /// Does what is asked, or what is due. None where the source can't go on.
+    async fn serve(&mut self, eyes: Eyes, request: Option<Request>) -> Option<(Eyes, Option<Scanned>)> {
+        match request {
+            None => {}
+            Some(Request::Rescan(reply)) => {
+                self.waiting.push(Waiter { reply, until: Instant::now() + RESCAN_LIMIT });
+            }
+            Some(Request::Approve(reply)) => {
+                let now = self.clock.now();
+                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.approve(now)).await?;
+                let (answer, scanned) = match outcome {
+                    Ok((names, scanned)) => (Ok(names), Some(scanned)),
+                    Err(error) => (Err(error), None),
+                };
+                self.send(&eyes.scanner.snapshot());
+                let _ = reply.send(answer);
+                return Some((eyes, scanned));
+            }
+            Some(Request::Forget(name, reply)) => {
+                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.forget(&name)).await?;
+                self.send(&eyes.scanner.snapshot());
+                let _ = reply.send(outcome);
+                return Some((eyes, None));
+            }
+        }
+        let clock = Arc::clone(&self.clock);
+        let (eyes, scanned) = apart(eyes, move |eyes| eyes.scan(clock.as_ref())).await?;
+        Some((eyes, Some(scanned)))
+    }
+
+    /// Publishes what a scan gave, answers those who wait for it, and says when the next one is due.
+    fn publish(&mut self, scanned: &Scanned, eyes: &Eyes) -> Due {
+        self.send(&scanned.snapshot);
+        let now = Instant::now();
+        for waiter in std::mem::take(&mut self.waiting) {
+            if scanned.settles_in.is_none() || waiter.until <= now {
+                let _ = waiter.reply.send(Arc::clone(&scanned.snapshot));
+            } else {
+                self.waiting.push(waiter);
+            }
+        }
+        let blind = eyes.watcher.trouble().is_some() || !eyes.scanner.has_all_roots();
+        let regular = if blind { self.options.rescan.min(POLL) } else { self.options.rescan };
+        let wait = scanned.settles_in.map_or(regular, |settles| settles.min(regular).max(Duration::from_millis(1)));
+        Due { regular: now + wait, burst: None }
+    }
+
+    /// Wakes receivers only where something changed.
+    fn send(&self, snapshot: &Arc<SpecSnapshot>) {
+        self.publish.send_if_modified(|published| {
+            let changed = **published != **snapshot;
+            *published = Arc::clone(snapshot);
+            changed
+        });
+    }
+}
+
+impl Eyes {
+    /// Scans, watches what was found, and scans again where that was not watched before.
+    fn scan(&mut self, clock: &dyn Clock) -> Scanned {
+        let mut settles_in = self.scanner.scan(clock.now()).settles_in;
+        for _ in 0..MAX_RESCANS {
+            if !self.watcher.follow(self.scanner.watch_plan()) {
+                break;
+            }
+            settles_in = self.scanner.scan(clock.now()).settles_in;
+        }
+        self.scanner.set_polling(self.watcher.trouble().map(str::to_owned));
+        Scanned { snapshot: self.scanner.snapshot(), settles_in }
+    }
+}
+
+/// Does file system work where it may block.
+async fn apart<T: Send + 'static>(
+    mut eyes: Eyes,
+    work: impl FnOnce(&mut Eyes) -> T + Send + 'static,
+) -> Option<(Eyes, T)> {
+    let done = tokio::task::spawn_blocking(move || {
+        let outcome = work(&mut eyes);
+        (eyes, outcome)
+    });
+    match done.await {
+        Ok(done) => Some(done),
+        Err(error) => {
+            // Receivers see that the channel is closed.
+            tracing::error!(%error, "the source ended: a scan failed");
+            None
+        }
+    }
+}

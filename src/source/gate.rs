@@ -1,0 +1,67 @@
+//! Whether a loss is believed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+
+use super::bounds::SMALL_LOSS;
+use crate::store::HoldRecord;
+
+/// What a scan does not find any more.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// How many deployments were declared before.
+    pub known: usize,
+    /// Those that are declared no more, and how that came.
+    pub lost: BTreeMap<String, Loss>,
+}
+
+/// How a deployment was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Its file, or its document, is not there.
+    Undeclared,
+    /// Nothing of its root is there, and the root is not what it was; says what happened to the root.
+    RootGone(String),
+}
+
+/// Decides whether pruning is held.
+///
+/// A hold begins when a root is gone, or when more than three and more than half of what was declared is lost at
+/// once. It ends when all that it was begun for is declared again; confirming a loss takes the deployments out of
+/// what was declared, so that they are not lost any more.
+pub(super) fn hold(before: Option<&HoldRecord>, losses: &Losses, now: DateTime<Utc>) -> Option<HoldRecord> {
+    let Losses { known, lost } = losses;
+    let still: BTreeSet<String> =
+        before.into_iter().flat_map(|hold| &hold.missing).filter(|name| lost.contains_key(*name)).cloned().collect();
+    let fresh: BTreeMap<&String, &Loss> = lost.iter().filter(|(name, _)| !still.contains(*name)).collect();
+    let roots: BTreeSet<&str> = fresh
+        .values()
+        .filter_map(|loss| match loss {
+            Loss::RootGone(what) => Some(what.as_str()),
+            Loss::Undeclared => None,
+        })
+        .collect();
+    let too_many = fresh.len() > SMALL_LOSS && fresh.len() * 2 > *known;
+    let reason = if !roots.is_empty() {
+        Some(roots.into_iter().collect::<Vec<_>>().join("; "))
+    } else if too_many {
+        Some(format!("{} of {known} deployments vanished from the source at once", fresh.len()))
+    } else {
+        None
+    };
+    let since = before.filter(|_| !still.is_empty()).map_or(now, |hold| hold.since);
+    match (reason, before) {
+        (Some(reason), _) => {
+            let fresh = fresh.into_keys().cloned();
+            Some(HoldRecord { reason, since, missing: still.into_iter().chain(fresh).collect() })
+        }
+        (None, Some(before)) if !still.is_empty() => {
+            Some(HoldRecord { reason: before.reason.clone(), since, missing: still })
+        }
+        (None, _) => None,
+    }
+}
+
+/// What to do about a hold, for people.
+pub(super) const HOLD_HELP: &str = "pruning is stopped: restore the files, or confirm with `keel approve`";

@@ -1,0 +1,30 @@
+//! Where specs come from: directories that are watched, and what of them counts at each moment.
+//!
+//! A scan lists the roots, reads what changed and compares that with what was there before; its result is a
+//! [`SpecSnapshot`]. Nothing else has meaning: a file event only says that a scan is due, and a scan without any
+//! event follows every so often. So every way of saving a file (write in place, rename over, delete and create,
+//! retarget of a symbolic link) comes to the same thing.
+//!
+//! What is good replaces what was there before; what is broken, half-written or unreadable leaves it as it was; what
+//! is gone is gone, unless so much is gone at once that a mistake is likelier (see [`Hold`]). All of that survives
+//! a restart, since the last good versions and the inventory of deployments are in the [`Store`].
+//!
+//! [`Store`]: crate::store::Store
+
+mod bounds;
+mod directory;
+mod findings;
+mod gate;
+mod list;
+mod read;
+mod scan;
+mod settle;
+mod snapshot;
+mod trace;
+mod verdict;
+mod watcher;
+
+pub use bounds::{EMPTY_SETTLE, MAX_DEPTH, MAX_ENTRIES, MAX_FILES, MAX_TOTAL_BYTES};
+pub use directory::{DirectorySource, SourceHandle, SourceStopped};
+pub use scan::{Recording, Scanned, Scanner, SourceError, last_roots, read_once};
+pub use snapshot::{Effect, FileProblem, Hold, Root, RootKind, SourceOptions, SpecSnapshot};

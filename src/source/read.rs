@@ -1,0 +1,131 @@
+//! Reading what changed, and only that.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use super::bounds::{RACY, READ_TRIES};
+use super::list::{Flaw, Stamp, is_gone};
+use crate::spec::{MAX_FILE_SIZE, ParsedFile, parse_bytes};
+
+/// A file's content, parsed.
+#[derive(Debug, Clone)]
+pub(super) struct Parsed {
+    /// SHA-256 of the bytes.
+    pub hash: [u8; 32],
+    /// Whether there are no bytes at all.
+    pub empty: bool,
+    /// What they say.
+    pub file: Arc<ParsedFile>,
+}
+
+impl Parsed {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self { hash: Self::hash(bytes), empty: bytes.is_empty(), file: Arc::new(parse_bytes(bytes)) }
+    }
+
+    /// The hash that tells contents apart.
+    pub(super) fn hash(bytes: &[u8]) -> [u8; 32] {
+        Sha256::digest(bytes).into()
+    }
+
+    /// Names of the deployments that it has a part in, as far as they can be read.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        use crate::spec::DocumentKind;
+        let documents = self.file.documents.iter().map(|document| match &document.kind {
+            DocumentKind::Deployment(deployment) => deployment.name.as_str(),
+            DocumentKind::Service { deployment, .. } => deployment,
+        });
+        documents.chain(self.file.broken.iter().map(String::as_str))
+    }
+}
+
+/// Why there is no content.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// The file went after it was listed.
+    Gone,
+    /// It can't be read.
+    Bad(Flaw),
+}
+
+/// What was read last time.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    seen: BTreeMap<PathBuf, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    stamp: Stamp,
+    /// Whether the stamp is proof: it was old when the file was read.
+    proof: bool,
+    parsed: Parsed,
+}
+
+impl Reader {
+    /// The content of a file; the bytes too where they are not what was read before.
+    pub(super) fn read(&mut self, path: &Path, stamp: Stamp) -> Result<(Parsed, Option<Vec<u8>>), ReadError> {
+        if let Some(seen) = self.seen.get(path).filter(|seen| seen.proof && seen.stamp == stamp) {
+            return Ok((seen.parsed.clone(), None));
+        }
+        let began = SystemTime::now();
+        let (bytes, stamp) = read_bytes(path)?;
+        let proof = is_old(stamp, began);
+        if let Some(seen) = self.seen.get_mut(path)
+            && seen.parsed.hash == Parsed::hash(&bytes)
+        {
+            (seen.stamp, seen.proof) = (stamp, proof);
+            return Ok((seen.parsed.clone(), None));
+        }
+        let parsed = Parsed::of(&bytes);
+        self.seen.insert(path.to_path_buf(), Seen { stamp, proof, parsed: parsed.clone() });
+        Ok((parsed, Some(bytes)))
+    }
+
+    /// Lets go of files that are not there any more.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Path) -> bool) {
+        self.seen.retain(|path, _| keep(path));
+    }
+}
+
+/// Reads a whole file, again where it changed meanwhile.
+fn read_bytes(path: &Path) -> Result<(Vec<u8>, Stamp), ReadError> {
+    let failed = |error: std::io::Error| {
+        if is_gone(&error) { ReadError::Gone } else { ReadError::Bad(Flaw::unreadable(&error)) }
+    };
+    let mut tries = READ_TRIES;
+    loop {
+        // A pipe that took the file's place must not block.
+        let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(failed)?;
+        let (bytes, before) = read_once(&file).map_err(failed)?;
+        let after = Stamp::of(&file.metadata().map_err(failed)?);
+        tries -= 1;
+        if before == after || tries == 0 {
+            return Ok((bytes, after));
+        }
+    }
+}
+
+fn read_once(file: &File) -> std::io::Result<(Vec<u8>, Stamp)> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("it is not a file any more"));
+    }
+    // One byte more than is allowed: the parser then says that the file is too large.
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_SIZE as u64 + 1).read_to_end(&mut bytes)?;
+    Ok((bytes, Stamp::of(&metadata)))
+}
+
+fn is_old(stamp: Stamp, now: SystemTime) -> bool {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(now).is_ok_and(|now| now.saturating_sub(stamp.last_change()) > RACY.as_secs() as i64)
+}

@@ -1,0 +1,46 @@
+//! What may be the middle of a save: seen once, it does not count yet.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+/// Since when paths have been in a state that may be the middle of a save.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    since: BTreeMap<PathBuf, Since>,
+    /// Seen in the scan under way; the others are over.
+    touched: BTreeMap<PathBuf, Since>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Since {
+    at: DateTime<Utc>,
+    needs: Duration,
+}
+
+impl Since {
+    fn left(&self, now: DateTime<Utc>) -> Duration {
+        let passed = (now - self.at).to_std().unwrap_or_default();
+        self.needs.saturating_sub(passed)
+    }
+}
+
+impl Settling {
+    /// Notes that a path is in such a state now, and tells whether it has been for as long as it takes to count.
+    pub(super) fn is_settled(&mut self, path: &Path, needs: Duration, now: DateTime<Utc>) -> bool {
+        let before = self.since.get(path).copied();
+        // A clock that went back starts the time again.
+        let at = before.map(|since| since.at).filter(|at| *at <= now).unwrap_or(now);
+        let since = Since { at, needs };
+        self.touched.insert(path.to_path_buf(), since);
+        since.left(now).is_zero()
+    }
+
+    /// Ends a scan: forgets what was not noted in it, and tells how long until the next path may count.
+    pub(super) fn finish(&mut self, now: DateTime<Utc>) -> Option<Duration> {
+        self.since = std::mem::take(&mut self.touched);
+        self.since.values().map(|since| since.left(now)).filter(|left| !left.is_zero()).min()
+    }
+}

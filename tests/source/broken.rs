@@ -1,0 +1,145 @@
+//! Files that are broken, half-written or unreadable.
+
+use crate::bench::{Bench, deployment, images, link, names, problems, removed, service};
+
+const BROKEN: &str = "version: v1\ndeployment: a\nservices:\n  web:\n    image: {name: two}\n    replicas: 3\n";
+
+#[test]
+fn a_broken_file_keeps_its_last_good_version_also_across_restarts() {
+    let mut bench = Bench::with(&["a", "b"]);
+    bench.write("a.yaml", BROKEN);
+    for _ in 0..2 {
+        let snapshot = bench.scan();
+        assert_eq!(images(&snapshot), ["a/web=one", "b/web=one"]);
+        let said = problems(&snapshot);
+        assert!(said[0].starts_with("a.yaml:6:5: services.web.replicas: unknown"), "{said:?}");
+        assert!(said[0].ends_with("=> a keeps its last good version"), "{said:?}");
+        assert!(snapshot.stale["a"].contains("a.yaml:6:5"), "{:?}", snapshot.stale);
+        bench.restart();
+    }
+    bench.write("a.yaml", &deployment("a", "two"));
+    let snapshot = bench.scan();
+    assert_eq!(images(&snapshot), ["a/web=two", "b/web=one"]);
+    assert!(snapshot.stale.is_empty() && snapshot.problems.is_empty());
+}
+
+#[test]
+fn a_half_written_file_keeps_its_last_good_version() {
+    let mut bench = Bench::with(&["a"]);
+    let whole = deployment("a", "two");
+    let cut = whole.find("two").unwrap() + 1;
+    bench.write("a.yaml", &whole[..cut]);
+    assert_eq!(images(&bench.scan()), ["a/web=one"]);
+    bench.write("a.yaml", &whole);
+    assert_eq!(images(&bench.scan()), ["a/web=two"]);
+}
+
+#[test]
+fn a_file_that_was_never_good_is_left_out() {
+    let mut bench = Bench::with(&["b"]);
+    bench.write("a.yaml", BROKEN);
+    bench.write("c.yaml", "{");
+    let snapshot = bench.scan();
+    assert_eq!(names(&snapshot), ["b"]);
+    let said = problems(&snapshot);
+    assert!(said[0].ends_with("=> a is left out"), "{said:?}");
+    assert!(said[1].starts_with("c.yaml:") && said[1].ends_with("=> nothing of the file is used"), "{said:?}");
+    assert!(snapshot.stale.is_empty() && removed(&snapshot).is_empty());
+}
+
+#[test]
+fn a_broken_part_keeps_the_whole_deployment_as_it_was() {
+    let mut bench = Bench::with(&["a"]);
+    bench.write("db.yaml", &service("a", "db", "pg"));
+    bench.scan();
+    bench.write("db.yaml", "version: v1\ndeployment: a\nservice: db\nimage: 7\n");
+    bench.write("a.yaml", &deployment("a", "two"));
+    let snapshot = bench.scan();
+    assert_eq!(images(&snapshot), ["a/db=pg", "a/web=one"]);
+    assert!(snapshot.stale["a"].contains("db.yaml:"), "{:?}", snapshot.stale);
+    bench.write("db.yaml", &service("a", "db", "pg"));
+    assert_eq!(images(&bench.scan()), ["a/db=pg", "a/web=two"]);
+}
+
+#[test]
+fn a_new_deployment_waits_for_its_broken_part() {
+    let mut bench = Bench::with(&["a"]);
+    bench.write("db.yaml", "version: v1\ndeployment: b\nservice: db\nimage: 7\n");
+    bench.write("b.yaml", &deployment("b", "one"));
+    let snapshot = bench.scan();
+    assert_eq!(names(&snapshot), ["a"]);
+    assert!(problems(&snapshot)[0].ends_with("=> b is left out"), "{:?}", problems(&snapshot));
+}
+
+#[test]
+fn one_broken_document_keeps_its_file_as_it_was() {
+    let mut bench = Bench::new();
+    bench.write("both.yaml", &format!("{}---\n{}", deployment("a", "one"), deployment("b", "one")));
+    bench.scan();
+    bench.write("both.yaml", &format!("{BROKEN}---\n{}---\n{}", deployment("b", "two"), deployment("c", "two")));
+    let snapshot = bench.scan();
+    assert_eq!(images(&snapshot), ["a/web=one", "b/web=one"]);
+    assert!(
+        problems(&snapshot)[0].ends_with("=> a, b keep their last good version; c is left out"),
+        "{:?}",
+        problems(&snapshot)
+    );
+}
+
+#[test]
+fn what_can_not_be_read_keeps_its_last_good_version() {
+    let mut bench = Bench::with(&["a", "b", "c", "d"]);
+    for name in ["a", "b", "c", "d"] {
+        bench.remove(&format!("{name}.yaml"));
+    }
+    std::fs::create_dir(bench.path("a.yaml")).unwrap();
+    link("nowhere", bench.path("b.yaml"));
+    link("c.yaml", bench.path("c.yaml"));
+    bench.write("d.yaml", &" ".repeat((1 << 20) + 1));
+    for _ in 0..2 {
+        let snapshot = bench.scan();
+        assert_eq!(names(&snapshot), ["a", "b", "c", "d"]);
+        assert_eq!((removed(&snapshot), &snapshot.hold), (vec![], &None));
+        assert_eq!(
+            problems(&snapshot),
+            [
+                "a.yaml:1:1: is a directory, not a file; remove or rename it => a keeps its last good version",
+                "b.yaml:1:1: is a symbolic link to nowhere, which does not exist; restore what it points to, or remove \
+                 the link => b keeps its last good version",
+                "c.yaml:1:1: can't be read: Too many levels of symbolic links (os error 40) => c keeps its last good \
+                 version",
+                "d.yaml:1:1: has 1048577 bytes; at most 1048576 are read; split it into several files => d keeps its \
+                 last good version",
+            ]
+        );
+        bench.restart();
+    }
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_does_not_block() {
+    let mut bench = Bench::with(&["a"]);
+    bench.remove("a.yaml");
+    let made = std::process::Command::new("mkfifo").arg(bench.path("a.yaml")).status().unwrap();
+    assert!(made.success());
+    let snapshot = bench.scan();
+    assert_eq!(names(&snapshot), ["a"]);
+    assert!(problems(&snapshot)[0].contains("neither a file nor a directory"));
+}
+
+#[test]
+fn a_link_to_a_directory_that_dangles_hides_and_does_not_remove() {
+    let mut bench = Bench::new();
+    let elsewhere = bench.base.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("a.yaml"), deployment("a", "one")).unwrap();
+    link(&elsewhere, bench.path("linked"));
+    link("nowhere", bench.path("unrelated"));
+    assert_eq!(names(&bench.scan()), ["a"]);
+    std::fs::rename(&elsewhere, bench.base.path().join("away")).unwrap();
+    let snapshot = bench.scan();
+    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a"], vec![]));
+    let said = problems(&snapshot);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("linked:1:1: is a symbolic link to"), "{said:?}");
+}
