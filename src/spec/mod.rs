@@ -50,7 +50,7 @@ pub use merge::{Merged, MergedDeployment, MergedService, merge};
 pub use parse::{
     DeclaredDeployment, DeclaredService, Document, DocumentKind, MAX_FILE_SIZE, ParsedFile, parse, parse_bytes,
 };
-pub use problem::{Position, Problem};
+pub use problem::{MAX_PROBLEMS, Position, Problem};
 pub use published::{
     Arch, Distributed, EndpointTunnel, Join, JoinMode, JoinScope, Network, NodeMode, NodeSelector, Os, Overlay,
     Overlays, Platform, ServiceType, StorageTier, StreamCheck, Tunnel, TunnelAccess, Wasm, WasmCapabilities,

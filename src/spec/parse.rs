@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_yaml::Value as Yaml;
 
 use super::check::{self, Report};
-use super::problem::{Path, Position, Problem, Step, display_path, steps};
+use super::problem::{MAX_PROBLEMS, Path, Position, Problem, Step, display_path, steps};
 use super::schema::SCHEMAS;
 use super::structure::{self, Structure};
 use super::tree::{self, Node, Tree, Value};
@@ -123,9 +123,16 @@ pub fn parse(text: &str) -> ParsedFile {
     let forest = tree::read(text);
     let mut file = ParsedFile { problems: forest.problems, ..ParsedFile::default() };
     for document in forest.documents {
-        read_document(document, &mut file);
+        if file.problems.len() <= MAX_PROBLEMS {
+            read_document(document, &mut file);
+        }
     }
     file.problems.sort_by_key(|problem| problem.position);
+    if let Some(next) = file.problems.get(MAX_PROBLEMS).map(|problem| problem.position) {
+        file.problems.truncate(MAX_PROBLEMS);
+        let message = format!("there are more problems than the {MAX_PROBLEMS} that are listed");
+        file.problems.push(Problem::new(next, "", message).with_help("mend these first"));
+    }
     file
 }
 
@@ -286,7 +293,7 @@ impl<'a> Reader<'a> {
         let Some(services) = self.root.get("services") else { return };
         for entry in services.node.entries() {
             if let Some((message, help)) = check::bad_name(&entry.key) {
-                let path = display_path(&steps!["services", &entry.key]);
+                let path = display_path(&steps!["services", entry.key.to_string()]);
                 self.problems.push(Problem::new(entry.position, path, message).with_help(help));
             }
         }

@@ -22,6 +22,10 @@ impl std::fmt::Display for Position {
     }
 }
 
+/// Most problems of one file that are listed. Nobody reads more, and a file of the largest size could have some
+/// hundred thousand.
+pub const MAX_PROBLEMS: usize = 1000;
+
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {

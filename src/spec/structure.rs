@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
 
-use super::problem::{Path, Position, Problem, Step, display_path};
+use super::problem::{MAX_PROBLEMS, Path, Position, Problem, Step, display_path};
 use super::scalar::{self, Resolved};
 use super::schema::SERVICE_ALIASES;
 use super::suggest::{elsewhere, nearest};
 use super::text;
-use super::tree::{Entry, Node, Scalar, Value};
+use super::tree::{Entry, Map, Node, Scalar, Value};
 
 /// What the walk over one document found.
 #[derive(Debug, Default)]
@@ -68,6 +68,9 @@ impl<'a> Walk<'a> {
 
     /// Checks one value; `at` is where a missing part of it is reported.
     fn value(&mut self, node: &Node, schema: &'a Json, at: Position) -> Option<Yaml> {
+        if self.found.problems.len() > MAX_PROBLEMS {
+            return None;
+        }
         let Resolution { schema, name } = self.resolve(schema);
         if let Some(check) = text::check_of(name) {
             let spelled = text::as_text(name, node);
@@ -258,7 +261,7 @@ impl<'a> Walk<'a> {
     }
 
     fn object(&mut self, node: &Node, schema: &'a Json, name: &str, at: Position, tag: Option<&str>) -> Option<Yaml> {
-        let Value::Map(entries) = &node.value else {
+        let Value::Map(Map { entries, .. }) = &node.value else {
             let help = super::suggest::shape(name, &self.path, node.text());
             self.mismatch(node, "a map").help = help;
             return None;
@@ -271,7 +274,10 @@ impl<'a> Walk<'a> {
             .unwrap_or_default();
         let mut sound = true;
         for entry in entries {
-            let key = entry.key.as_str();
+            let key = &*entry.key;
+            if self.found.problems.len() > MAX_PROBLEMS {
+                return None;
+            }
             let Some(property) = property(schema, key) else {
                 self.unknown_key(entry, schema, &mut missing, &mut sound);
                 continue;
@@ -327,7 +333,7 @@ impl<'a> Walk<'a> {
     }
 
     fn unknown_key(&mut self, entry: &Entry, schema: &Json, missing: &mut Vec<&str>, sound: &mut bool) {
-        let key = entry.key.as_str();
+        let key = &*entry.key;
         if key.starts_with("x-") {
             return;
         }
@@ -432,9 +438,9 @@ fn describe(node: &Node) -> String {
 fn free(node: &Node) -> Yaml {
     match &node.value {
         Value::List(items) => Yaml::Sequence(items.iter().map(|item| free(item)).collect()),
-        Value::Map(entries) => {
-            Yaml::Mapping(entries.iter().map(|entry| (Yaml::String(entry.key.clone()), free(&entry.node))).collect())
-        }
+        Value::Map(Map { entries, .. }) => Yaml::Mapping(
+            entries.iter().map(|entry| (Yaml::String(entry.key.to_string()), free(&entry.node))).collect(),
+        ),
         Value::Scalar(Scalar { text, resolved }) => match resolved {
             Resolved::Null => Yaml::Null,
             Resolved::Bool(value) => Yaml::Bool(*value),

@@ -151,11 +151,13 @@ fn template(spec: &ServiceSpec, runtime: Option<RuntimeKind>) -> Json {
         ("service_type", json!(service_type)),
         ("wasm", json!(wasm)),
     ];
-    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    // A field that says nothing leaves no trace, so that one that a later version adds changes no hash of a spec
+    // without it. Below that, optional parts that were not written are not serialised; an empty list that was
+    // written there (`command.entrypoint: []`) counts.
+    fields.into_iter().filter(|(_, value)| !is_empty(value)).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// One text per value: keys sorted, no space, and what is empty left out (so that a field that a later version
-/// adds does not change the text of a spec that does not use it).
+/// One text per value: keys sorted, no space between.
 fn canonical(value: &Json) -> String {
     let mut text = String::new();
     write_canonical(value, &mut text);
@@ -165,7 +167,8 @@ fn canonical(value: &Json) -> String {
 fn write_canonical(value: &Json, text: &mut String) {
     match value {
         Json::Object(map) => {
-            let mut entries: Vec<_> = map.iter().filter(|(_, value)| !is_empty(value)).collect();
+            // The map may keep the order of insertion: whether it does hangs on the features of a dependency.
+            let mut entries: Vec<_> = map.iter().collect();
             entries.sort_by_key(|(key, _)| *key);
             write_list(text, ('{', '}'), entries, |text, (key, value)| {
                 write_canonical(&Json::from(key.as_str()), text);
@@ -194,12 +197,12 @@ fn write_list<T>(
     text.push(close);
 }
 
-/// Whether a value says nothing: null, or a list or map of nothing.
+/// Whether a field says nothing: not written, or a list or map without anything in it.
 fn is_empty(value: &Json) -> bool {
     match value {
         Json::Null => true,
         Json::Array(items) => items.is_empty(),
-        Json::Object(map) => map.values().all(is_empty),
+        Json::Object(map) => map.is_empty(),
         _ => false,
     }
 }

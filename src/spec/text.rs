@@ -44,7 +44,7 @@ pub(super) fn check_of(name: &str) -> Option<Check> {
 pub(super) fn as_text(name: &str, node: &Node) -> Option<Node> {
     let [entry] = node.entries() else { return None };
     let value = |key: &str| entry.node.get(key).and_then(|entry| entry.node.text());
-    let text = match (name, entry.key.as_str(), entry.node.entries().len()) {
+    let text = match (name, &*entry.key, entry.node.entries().len()) {
         ("NetworkMode", "bridge", 0) => "bridge".to_owned(),
         ("NetworkMode", "bridge", 1) => format!("bridge:{}", value("name")?),
         ("NetworkMode", "container", 1) => format!("container:{}", value("id")?),

@@ -3,12 +3,12 @@
 //! `serde` values carry no positions and hide duplicate keys, so this pass over the parser's events comes
 //! first. It is also where hostile input is bounded: nesting, and the nodes that aliases stand for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
-use super::problem::{Path, Position, Problem, Step, display_path};
+use super::problem::{MAX_PROBLEMS, Path, Position, Problem, Step, display_path};
 use super::scalar::{self, Resolved};
 
 /// Deepest nesting of a document. The format itself nests to about ten; the rest is room for `x-` keys.
@@ -33,7 +33,33 @@ pub(super) struct Node {
 pub(super) enum Value {
     Scalar(Scalar),
     List(Vec<Arc<Node>>),
-    Map(Vec<Entry>),
+    Map(Map),
+}
+
+/// The keys of a map in their order, each once.
+#[derive(Debug, Clone)]
+pub(super) struct Map {
+    pub(super) entries: Vec<Entry>,
+    /// Where in `entries` each key is.
+    index: HashMap<Arc<str>, usize>,
+}
+
+impl Map {
+    fn get(&self, key: &str) -> Option<&Entry> {
+        self.entries.get(*self.index.get(key)?)
+    }
+
+    /// Adds an entry, or gives it back when its key is there.
+    fn insert(&mut self, entry: Entry) -> Result<(), Entry> {
+        match self.index.entry(Arc::clone(&entry.key)) {
+            hash_map::Entry::Occupied(_) => Err(entry),
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(self.entries.len());
+                self.entries.push(entry);
+                Ok(())
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -47,7 +73,7 @@ pub(super) struct Scalar {
 /// One key of a map.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    pub(super) key: String,
+    pub(super) key: Arc<str>,
     pub(super) position: Position,
     pub(super) node: Arc<Node>,
 }
@@ -61,13 +87,16 @@ impl Node {
 
     pub(super) fn entries(&self) -> &[Entry] {
         match &self.value {
-            Value::Map(entries) => entries,
+            Value::Map(map) => &map.entries,
             _ => &[],
         }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Entry> {
-        self.entries().iter().find(|entry| entry.key == key)
+        match &self.value {
+            Value::Map(map) => map.get(key),
+            _ => None,
+        }
     }
 
     pub(super) fn item(&self, index: usize) -> Option<&Arc<Node>> {
@@ -143,7 +172,7 @@ enum OpenKind {
 
 /// A key that waits for its value.
 struct Key {
-    text: String,
+    text: Arc<str>,
     position: Position,
     /// `<<`, not quoted.
     merge: bool,
@@ -289,33 +318,29 @@ impl Builder {
                         Problem::new(at, "", "a key must be plain text, not a list or a map")
                             .with_help("put quotes around it if it begins with a brace or a bracket")
                     })?;
-                    *key = Some(Key { text: text.to_owned(), position: at, merge });
+                    *key = Some(Key { text: text.into(), position: at, merge });
                 }
             },
         }
         Ok(())
     }
 
-    /// The entries of a map with duplicates reported and `<<` resolved: what the map says itself holds, then
-    /// the merged maps in their order (<https://yaml.org/type/merge.html>).
-    fn merged(&mut self, entries: Vec<Entry>, merges: &[Entry]) -> Result<Vec<Entry>, Problem> {
+    /// A map with duplicates reported and `<<` resolved: what the map says itself holds, then the merged maps
+    /// in their order (<https://yaml.org/type/merge.html>).
+    fn merged(&mut self, written: Vec<Entry>, merges: &[Entry]) -> Result<Map, Problem> {
         let around = self.path();
-        let mut seen: HashMap<String, Position> = HashMap::with_capacity(entries.len());
-        let mut result = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match seen.get(&entry.key) {
-                Some(first) => self.problems.push(
+        let mut map = Map { entries: Vec::with_capacity(written.len()), index: HashMap::with_capacity(written.len()) };
+        for entry in written {
+            if let Err(entry) = map.insert(entry) {
+                let first = map.get(&entry.key).map_or(Position::START, |first| first.position);
+                self.note(
                     Problem::new(
                         entry.position,
                         join(&around, &entry.key),
                         format!("the key `{}` is written twice", entry.key),
                     )
                     .with_help(format!("it is already at line {}, column {}", first.line, first.column)),
-                ),
-                None => {
-                    seen.insert(entry.key.clone(), entry.position);
-                    result.push(entry);
-                }
+                );
             }
         }
         for merge in merges {
@@ -325,21 +350,27 @@ impl Builder {
                 Value::Scalar(_) => Vec::new(),
             };
             if sources.is_empty() || sources.iter().any(|source| !matches!(source.value, Value::Map(_))) {
-                self.problems.push(
+                self.note(
                     Problem::new(merge.position, join(&around, "<<"), "a merge key takes a map or a list of maps")
                         .with_help("write an alias to a map, as in `<<: *defaults`"),
                 );
                 continue;
             }
             for entry in sources.into_iter().flat_map(|source| source.entries()) {
-                if !seen.contains_key(&entry.key) {
+                // A key that is there already holds against the merged one.
+                if map.insert(entry.clone()).is_ok() {
                     self.spend(1, merge.position)?;
-                    seen.insert(entry.key.clone(), entry.position);
-                    result.push(entry.clone());
                 }
             }
         }
-        Ok(result)
+        Ok(map)
+    }
+
+    /// Adds a problem of the document, up to the most that are shown.
+    fn note(&mut self, problem: Problem) {
+        if self.problems.len() <= MAX_PROBLEMS {
+            self.problems.push(problem);
+        }
     }
 
     /// The way to the value that is being read.
@@ -348,7 +379,7 @@ impl Builder {
             .iter()
             .map(|open| match &open.kind {
                 OpenKind::List(items) => items.len().into(),
-                OpenKind::Map { key, .. } => key.as_ref().map_or_else(String::new, |key| key.text.clone()).into(),
+                OpenKind::Map { key, .. } => key.as_ref().map_or_else(String::new, |key| key.text.to_string()).into(),
             })
             .collect()
     }
@@ -361,7 +392,7 @@ impl Builder {
     }
 
     fn unknown_tag(&mut self, tag: &Tag, at: Position) {
-        self.problems.push(
+        self.note(
             Problem::new(at, "", format!("the tag `{tag}` means nothing here"))
                 .with_help("leave it out; put the value in quotes if it is text"),
         );
@@ -388,7 +419,7 @@ fn extent(value: &Value) -> (usize, usize) {
     let (size, height) = match value {
         Value::Scalar(_) => (0, 0),
         Value::List(items) => items.iter().fold((0, 0), grow),
-        Value::Map(entries) => entries.iter().map(|entry| &entry.node).fold((0, 0), grow),
+        Value::Map(map) => map.entries.iter().map(|entry| &entry.node).fold((0, 0), grow),
     };
     (size.saturating_add(1), height + 1)
 }

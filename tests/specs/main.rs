@@ -1,7 +1,13 @@
 //! What specs are taken, and what is said about those that are not.
 //!
-//! `specs/valid/*.yaml` must be free of problems. `specs/invalid/*.yaml` must give exactly the lines of the
+//! `valid/*.yaml` must be free of problems. `invalid/*.yaml` must give exactly the lines of the
 //! `.txt` file beside; `UPDATE_EXPECTED=1 cargo test --test specs` writes those files anew.
+
+mod bounds;
+mod merging;
+mod positions;
+mod random;
+mod revisions;
 
 use std::path::{Path, PathBuf};
 
