@@ -1,0 +1,286 @@
+//! A small language for snapshots: what is declared, what was observed, and the plan that follows, as text.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, TimeZone, Utc};
+use evenkeel::plan::{Action, Failure, History, Input, Lane, Plan, check, plan};
+use evenkeel::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
+use evenkeel::state::{
+    DesiredDeployment, DesiredService, EndedBy, ErrorKind, Exit, Fate, Instance, InstanceId, Phase, SourceRef,
+    StopCause, Volumes,
+};
+
+/// Noon of the first day of 2026: the time at which every snapshot is taken.
+pub fn now() -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 1, 1, 12, 0, 0).single().expect("a time")
+}
+
+pub fn ago(seconds: i64) -> DateTime<Utc> {
+    now() - TimeDelta::seconds(seconds)
+}
+
+/// The revision whose hex digits are all that letter.
+pub fn revision(letter: char) -> Revision {
+    format!("v1-{}", letter.to_string().repeat(16)).parse().expect("a revision")
+}
+
+/// A service `web` with the fields written as YAML; the image is `host`.
+pub fn spec(fields: &str) -> ServiceSpec {
+    serde_yaml::from_str(&format!("image: {{name: host}}\n{fields}")).expect("a service")
+}
+
+/// One snapshot; the deployment is `demo`, the runtime `docker` unless said otherwise.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub desired: Result<DesiredDeployment, Fate>,
+    pub observed: Vec<Instance>,
+    pub shared: BTreeSet<RuntimeKind>,
+    pub unreachable: BTreeMap<RuntimeKind, String>,
+    pub history: History,
+    pub volumes: Volumes,
+    pub now: DateTime<Utc>,
+}
+
+impl Snapshot {
+    pub fn undeclared(fate: Fate) -> Self {
+        Self {
+            desired: Err(fate),
+            observed: Vec::new(),
+            shared: BTreeSet::new(),
+            unreachable: BTreeMap::new(),
+            history: History::default(),
+            volumes: Volumes::Keep,
+            now: now(),
+        }
+    }
+
+    pub fn declared() -> Self {
+        let desired =
+            DesiredDeployment { name: "demo".into(), source: source(1), prune: Prune::Auto, services: BTreeMap::new() };
+        Self { desired: Ok(desired), ..Self::undeclared(Fate::Kept) }
+    }
+
+    pub fn service(mut self, name: &str, letter: char, replicas: u32, fields: &str) -> Self {
+        let service = DesiredService {
+            name: name.into(),
+            spec: Arc::new(spec(fields)),
+            revision: revision(letter),
+            source: source(3),
+            runtime: RuntimeKind::Docker,
+            replicas,
+        };
+        self.desired.as_mut().expect("declared").services.insert(name.into(), service);
+        self
+    }
+
+    pub fn runs_on(mut self, name: &str, runtime: RuntimeKind) -> Self {
+        self.desired.as_mut().expect("declared").services.get_mut(name).expect("the service").runtime = runtime;
+        self
+    }
+
+    pub fn with(mut self, observed: impl IntoIterator<Item = Instance>) -> Self {
+        self.observed.extend(observed);
+        self
+    }
+
+    pub fn sharing(mut self, runtime: RuntimeKind) -> Self {
+        self.shared.insert(runtime);
+        self
+    }
+
+    pub fn unreachable(mut self, runtime: RuntimeKind) -> Self {
+        self.unreachable.insert(runtime, "connection refused".into());
+        self
+    }
+
+    pub fn failed(mut self, slot: u32, letter: char, count: u32, seconds_ago: i64, retryable: bool) -> Self {
+        let failure = Failure {
+            revision: revision(letter),
+            count,
+            at: ago(seconds_ago),
+            kind: if retryable { ErrorKind::Failed } else { ErrorKind::Rejected },
+            retryable,
+            message: "no space left".into(),
+        };
+        self.history.failures.insert(("web".into(), slot), failure);
+        self
+    }
+
+    pub fn input<'a>(&'a self, observed: &'a [Instance]) -> Input<'a> {
+        Input {
+            deployment: "demo",
+            desired: self.desired.as_ref().map_err(|fate| *fate),
+            observed,
+            shared: &self.shared,
+            unreachable: &self.unreachable,
+            history: &self.history,
+            volumes: self.volumes,
+            now: self.now,
+        }
+    }
+
+    /// The plan, which has to be the same for any order of what was observed, and to pass the checker.
+    pub fn plan(&self) -> Plan {
+        let first = plan(&self.input(&self.observed));
+        let found = check(&self.input(&self.observed), &first);
+        assert!(found.is_empty(), "{found:#?}\n{first}\n{self:#?}");
+        let mut turned = self.observed.clone();
+        turned.reverse();
+        assert_eq!(plan(&self.input(&turned)), first, "the order of what was observed matters");
+        turned.rotate_left(self.observed.len() / 2);
+        assert_eq!(plan(&self.input(&turned)), first, "the order of what was observed matters");
+        first
+    }
+
+    /// The plan as text: one line per lane, then per wait, then the next look.
+    pub fn planned(&self) -> String {
+        let plan = self.plan();
+        let mut lines: Vec<String> = plan.lanes.iter().map(lane).collect();
+        let rest = Plan { lanes: Vec::new(), ..plan }.to_string();
+        if rest != "nothing to do" {
+            lines.push(rest);
+        }
+        lines.join("\n")
+    }
+
+    /// Compares the plan's text with the expected one; lines may be indented.
+    #[track_caller]
+    pub fn expect(&self, expected: &str) {
+        let expected: Vec<&str> = expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        pretty_equal(&self.planned(), &expected.join("\n"));
+    }
+}
+
+#[track_caller]
+fn pretty_equal(found: &str, expected: &str) {
+    assert!(found == expected, "planned\n{found}\n\nexpected\n{expected}\n");
+}
+
+fn source(line: u32) -> SourceRef {
+    SourceRef { file: PathBuf::from("demo.yaml"), line }
+}
+
+/// A lane as one line: the verb that sums it up, the instance, and the cause.
+fn lane(lane: &Lane) -> String {
+    let first = &lane.steps[0];
+    let of = |id: &InstanceId| {
+        let letter = id.revision.short().chars().next().unwrap_or('?');
+        format!("{}/{} {letter}{}", id.service, id.slot, id.attempt)
+    };
+    let verb = match (&first.action, lane.steps.len()) {
+        (Action::EnsureImage { .. }, 3) => match &lane.steps[1].action {
+            Action::Create { restarts: 0, streak: 0, .. } => "launch".to_owned(),
+            Action::Create { restarts, streak, .. } => format!("launch (restarts {restarts}, streak {streak})"),
+            other => panic!("{other}"),
+        },
+        (Action::Start { .. }, 1) => "start".to_owned(),
+        (Action::Stop { .. }, 2) => "retire".to_owned(),
+        (Action::Stop { .. }, 1) => "halt".to_owned(),
+        (Action::Remove { .. }, 1) => "remove".to_owned(),
+        (Action::Teardown { .. }, 1) => return first.to_string(),
+        _ => panic!("{lane:?}"),
+    };
+    let runtime = match first.action.runtime() {
+        RuntimeKind::Docker => String::new(),
+        other => format!(" on {other}"),
+    };
+    let id = first.action.instance().map(of).unwrap_or_default();
+    format!("{verb} {id}{runtime}: {}", first.cause)
+}
+
+/// An instance of `web` that has been running and ready for an hour.
+pub fn up(slot: u32, letter: char) -> Instance {
+    let id =
+        InstanceId { deployment: "demo".into(), service: "web".into(), slot, revision: revision(letter), attempt: 0 };
+    Instance {
+        runtime_id: id.runtime_name(),
+        id,
+        runtime: RuntimeKind::Docker,
+        phase: Phase::Running { since: ago(3600), ready: true },
+        created_at: ago(3600),
+        restarts: 0,
+        streak: 0,
+        pid: None,
+        ports: Vec::new(),
+        last_activity: None,
+        conditions: Vec::new(),
+    }
+}
+
+/// Instances like [`up`] in these slots.
+pub fn all_up(slots: std::ops::Range<u32>, letter: char) -> impl Iterator<Item = Instance> {
+    slots.map(move |slot| up(slot, letter))
+}
+
+/// Changes to an instance.
+pub trait Change: Sized {
+    fn change(self, change: impl FnOnce(&mut Instance)) -> Self;
+
+    fn of(self, service: &str) -> Self {
+        self.change(|instance| {
+            instance.id.service = service.into();
+            instance.runtime_id = instance.id.runtime_name();
+        })
+    }
+
+    fn attempt(self, attempt: u32) -> Self {
+        self.change(|instance| {
+            instance.id.attempt = attempt;
+            instance.runtime_id = instance.id.runtime_name();
+        })
+    }
+
+    fn on(self, runtime: RuntimeKind) -> Self {
+        self.change(|instance| instance.runtime = runtime)
+    }
+
+    fn restarted(self, restarts: u32, streak: u32) -> Self {
+        self.change(|instance| (instance.restarts, instance.streak) = (restarts, streak))
+    }
+
+    fn phase(self, phase: Phase) -> Self {
+        self.change(|instance| instance.phase = phase)
+    }
+
+    fn since(self, seconds_ago: i64) -> Self {
+        self.change(|instance| {
+            let ready = instance.phase.is_ready();
+            instance.phase = Phase::Running { since: ago(seconds_ago), ready };
+            instance.created_at = ago(seconds_ago);
+        })
+    }
+
+    fn unready(self) -> Self {
+        self.change(|instance| {
+            let since = instance.phase.started_at().expect("it runs");
+            instance.phase = Phase::Running { since, ready: false };
+        })
+    }
+
+    fn active(self, seconds_ago: i64) -> Self {
+        self.change(|instance| instance.last_activity = Some(ago(seconds_ago)))
+    }
+
+    /// Ended with this code after a run of `ran` seconds, `seconds_ago`.
+    fn exited(self, code: i32, ran: i64, seconds_ago: i64) -> Self {
+        self.phase(Phase::Exited(Exit::from_code(code, Some(ago(seconds_ago + ran)), ago(seconds_ago))))
+    }
+
+    /// The same exit, asked for.
+    fn by(self, cause: StopCause) -> Self {
+        self.change(|instance| {
+            if let Phase::Exited(exit) = &mut instance.phase {
+                exit.ended_by = EndedBy::Request(cause);
+            }
+        })
+    }
+}
+
+impl Change for Instance {
+    fn change(mut self, change: impl FnOnce(&mut Instance)) -> Self {
+        change(&mut self);
+        self
+    }
+}

@@ -1,0 +1,119 @@
+//! Age and idleness.
+
+use evenkeel::plan::{Verdict, verdict};
+use evenkeel::state::{Phase, StopCause};
+
+use super::dsl::{Change, Snapshot, ago, all_up, now, spec, up};
+
+fn web(replicas: u32, fields: &str) -> Snapshot {
+    Snapshot::declared().service("web", 'a', replicas, fields)
+}
+
+#[test]
+fn the_verdict_holds_from_the_exact_instant_on() {
+    let aged = |fields: &str, seconds| verdict(&up(0, 'a').since(seconds), &spec(fields), now());
+    let recycle = "lifecycle: {max_lifetime: 60s}";
+    let terminate = "lifecycle: {max_lifetime: 60s, on_expiry: terminate}";
+    assert_eq!(aged(recycle, 59), Verdict::Keep { next: Some(ago(-1)) });
+    assert_eq!(aged(recycle, 60), Verdict::Recycle { since: ago(60) });
+    assert_eq!(aged(terminate, 59), Verdict::Keep { next: Some(ago(-1)) });
+    assert_eq!(aged(terminate, 60), Verdict::Terminate { since: ago(60) });
+    assert_eq!(aged("", 1_000_000), Verdict::Keep { next: None });
+}
+
+#[test]
+fn idleness_counts_from_the_last_activity_and_only_where_some_is_reported() {
+    let fields = spec("lifecycle: {max_idle: 60s}");
+    assert_eq!(verdict(&up(0, 'a'), &fields, now()), Verdict::Keep { next: None });
+    assert_eq!(verdict(&up(0, 'a').active(59), &fields, now()), Verdict::Keep { next: Some(ago(-1)) });
+    assert_eq!(verdict(&up(0, 'a').active(60), &fields, now()), Verdict::Idle { since: ago(60) });
+    // What it did before it was started again does not count.
+    assert_eq!(verdict(&up(0, 'a').since(5).active(600), &fields, now()), Verdict::Keep { next: Some(ago(-55)) });
+    let suspend = spec("lifecycle: {max_idle: 60s, on_idle: suspend}");
+    assert_eq!(verdict(&up(0, 'a').active(600), &suspend, now()), Verdict::Keep { next: None });
+}
+
+#[test]
+fn idleness_wins_over_age_and_the_earlier_limit_is_looked_at() {
+    let fields = spec("lifecycle: {max_idle: 60s, max_lifetime: 2h}");
+    assert_eq!(verdict(&up(0, 'a').since(7200).active(60), &fields, now()), Verdict::Idle { since: ago(60) });
+    assert_eq!(verdict(&up(0, 'a').since(7190).active(1), &fields, now()), Verdict::Keep { next: Some(ago(-10)) });
+}
+
+#[test]
+fn only_running_instances_are_judged_and_huge_limits_do_not_overflow() {
+    let fields = spec("lifecycle: {max_lifetime: 1s}");
+    for phase in [Phase::Pending, Phase::Created, Phase::Stopping, Phase::Paused { since: ago(60) }] {
+        assert_eq!(verdict(&up(0, 'a').phase(phase), &fields, now()), Verdict::Keep { next: None });
+    }
+    let long = spec("lifecycle: {max_lifetime: 500000years}");
+    assert!(matches!(verdict(&up(0, 'a'), &long, now()), Verdict::Keep { next: Some(_) }));
+}
+
+#[test]
+fn expired_instances_are_recycled_within_the_bounds_and_never_all_at_once() {
+    let fields = "lifecycle: {max_lifetime: 30m}\nrollout: {max_surge: 1, max_unavailable: 0}";
+    web(3, fields)
+        .with(all_up(0..3, 'a'))
+        .expect("launch web/0 a1: reached its maximum age, started at 2026-01-01T11:00:00Z");
+    web(3, fields).with(all_up(0..3, 'a')).with([up(0, 'a').attempt(1).since(60)]).expect(
+        "retire web/0 a0: reached its maximum age, started at 2026-01-01T11:00:00Z
+         look again at 2026-01-01T12:29:00Z",
+    );
+    let fields = "lifecycle: {max_lifetime: 30m}\nrollout: {strategy: recreate}";
+    web(3, fields)
+        .with(all_up(0..3, 'a'))
+        .expect("retire web/0 a0: reached its maximum age, started at 2026-01-01T11:00:00Z");
+}
+
+#[test]
+fn a_recycled_instance_keeps_count_of_restarts() {
+    let fields = "lifecycle: {max_lifetime: 30m}";
+    let old = up(0, 'a').attempt(2).restarted(2, 2);
+    web(1, fields)
+        .with([up(0, 'a').attempt(1).exited(1, 5, 4000), old])
+        .expect("launch (restarts 2, streak 0) web/0 a3: reached its maximum age, started at 2026-01-01T11:00:00Z");
+}
+
+#[test]
+fn terminate_stops_and_stays_down_until_the_template_changes() {
+    let fields = "lifecycle: {max_lifetime: 30m, on_expiry: terminate}";
+    web(2, fields).with([up(0, 'a'), up(1, 'a').since(60)]).expect(
+        "halt web/0 a0: reached its maximum age, started at 2026-01-01T11:00:00Z
+         look again at 2026-01-01T12:29:00Z",
+    );
+    let down =
+        "keep demo/web/0 (aaaaaaaa, attempt 0) down: reached its maximum age, and lifecycle.on_expiry is terminate";
+    web(1, fields).with([up(0, 'a').exited(143, 1800, 60).by(StopCause::Expired)]).expect(down);
+    // A runtime that does not remember why it was stopped still knows for how long it ran.
+    web(1, fields).with([up(0, 'a').exited(143, 1800, 60)]).expect(down);
+    Snapshot::declared()
+        .service("web", 'b', 1, fields)
+        .with([up(0, 'a').exited(143, 1800, 60).by(StopCause::Expired)])
+        .expect("launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+}
+
+#[test]
+fn an_idle_instance_stops_and_stays_down() {
+    let fields = "lifecycle: {max_idle: 5m}";
+    web(2, fields).with([up(0, 'a').active(300), up(1, 'a').active(100)]).expect(
+        "halt web/0 a0: idle since 2026-01-01T11:55:00Z
+         look again at 2026-01-01T12:03:20Z",
+    );
+    let idle = || up(0, 'a').exited(143, 1800, 60).by(StopCause::Idle);
+    web(1, fields).with([idle()]).expect("keep demo/web/0 (aaaaaaaa, attempt 0) down until it is used: idle");
+    // Without the limit nothing keeps it down.
+    web(1, "").with([idle()]).expect("launch web/0 a1: missing, 1 replica wanted");
+}
+
+#[test]
+fn replicas_at_rest_do_not_hold_up_a_rollout() {
+    let fields = "lifecycle: {max_idle: 5m}\nrollout: {max_surge: 1, max_unavailable: 0}";
+    Snapshot::declared()
+        .service("web", 'b', 3, fields)
+        .with([up(0, 'b').exited(143, 60, 60).by(StopCause::Idle), up(1, 'a'), up(1, 'b'), up(2, 'a')])
+        .expect(
+            "retire web/1 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+             keep demo/web/0 (bbbbbbbb, attempt 0) down until it is used: idle",
+        );
+}

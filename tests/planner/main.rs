@@ -1,0 +1,13 @@
+//! The planner: tables of snapshots and printed plans, and properties over generated states.
+
+mod dsl;
+
+mod inputs;
+mod lanes;
+mod lifecycle;
+mod properties;
+mod restart;
+mod rollout;
+mod rounding;
+mod simulate;
+mod undeclared;

@@ -1,0 +1,269 @@
+//! Slots are filled, thinned out and rolled within the bounds.
+
+use evenkeel::spec::RuntimeKind;
+use evenkeel::state::Phase;
+
+use super::dsl::{Change, Snapshot, ago, all_up, up};
+
+fn web(letter: char, replicas: u32, fields: &str) -> Snapshot {
+    Snapshot::declared().service("web", letter, replicas, fields)
+}
+
+const SURGE_ONE: &str = "rollout: {max_surge: 1, max_unavailable: 0}";
+const STOP_FIRST: &str = "rollout: {max_surge: 0, max_unavailable: 1}";
+const RECREATE: &str = "rollout: {strategy: recreate}";
+
+#[test]
+fn missing_slots_are_launched_at_once() {
+    web('a', 3, "").with([up(1, 'a')]).expect(
+        "launch web/0 a0: missing, 3 replicas wanted
+         launch web/2 a0: missing, 3 replicas wanted",
+    );
+}
+
+#[test]
+fn scale_down_retires_the_highest_slots() {
+    web('a', 2, "").with(all_up(0..5, 'a')).expect(
+        "retire web/2 a0: scaled down to 2 replicas
+         retire web/3 a0: scaled down to 2 replicas
+         retire web/4 a0: scaled down to 2 replicas",
+    );
+}
+
+#[test]
+fn scale_to_zero_retires_everything_and_removes_the_dead() {
+    web('a', 0, "").with([up(0, 'a'), up(1, 'a').exited(1, 5, 100), up(2, 'a').phase(Phase::Created)]).expect(
+        "retire web/0 a0: scaled down to 0 replicas
+         remove web/1 a0: scaled down to 0 replicas
+         remove web/2 a0: scaled down to 0 replicas",
+    );
+}
+
+#[test]
+fn an_available_surplus_stands_in_for_slots_that_are_coming_up() {
+    web('a', 2, SURGE_ONE).with([up(0, 'a').unready(), up(1, 'a'), up(2, 'a'), up(3, 'a')]).expect(
+        "retire web/3 a0: scaled down to 2 replicas
+         wait for demo/web/0 (aaaaaaaa, attempt 0) to become ready",
+    );
+    // A slot that waits for its back-off may take for ever, so it holds nothing back.
+    web('a', 2, SURGE_ONE).with([up(0, 'a').restarted(3, 3).exited(1, 5, 1), up(1, 'a'), up(2, 'a')]).expect(
+        "retire web/2 a0: scaled down to 2 replicas
+         wait to restart demo/web/0 (aaaaaaaa, attempt 0) until 2026-01-01T12:00:40Z: exited 1
+         look again at 2026-01-01T12:00:40Z",
+    );
+}
+
+#[test]
+fn surge_comes_first_where_nothing_may_be_unavailable() {
+    web('b', 3, SURGE_ONE)
+        .with(all_up(0..3, 'a'))
+        .expect("launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+    web('b', 3, SURGE_ONE)
+        .with(all_up(0..3, 'a'))
+        .with([up(0, 'b').unready()])
+        .expect("wait for demo/web/0 (bbbbbbbb, attempt 0) to become ready");
+    web('b', 3, SURGE_ONE)
+        .with(all_up(0..3, 'a'))
+        .with([up(0, 'b')])
+        .expect("retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+    web('b', 3, SURGE_ONE)
+        .with(all_up(1..3, 'a'))
+        .with([up(0, 'b')])
+        .expect("launch web/1 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+    web('b', 3, SURGE_ONE).with(all_up(0..3, 'b')).expect("");
+}
+
+#[test]
+fn the_old_one_goes_first_where_nothing_may_surge() {
+    web('b', 3, STOP_FIRST)
+        .with(all_up(0..3, 'a'))
+        .expect("retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+    web('b', 3, STOP_FIRST)
+        .with(all_up(1..3, 'a'))
+        .with([up(0, 'a').phase(Phase::Stopping)])
+        .expect("wait for the step under way for demo/web/0 (aaaaaaaa, attempt 0)");
+    web('b', 3, STOP_FIRST).with(all_up(1..3, 'a')).expect("launch web/0 b0: missing, 3 replicas wanted");
+}
+
+#[test]
+fn surge_and_unavailability_are_used_at_the_same_time() {
+    web('b', 4, "").with(all_up(0..4, 'a')).expect(
+        "retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
+    );
+}
+
+#[test]
+fn the_unready_and_the_dead_are_replaced_first() {
+    web('b', 4, SURGE_ONE).with([up(0, 'a'), up(1, 'a'), up(2, 'a').unready(), up(3, 'a').exited(1, 5, 100)]).expect(
+        "launch web/2 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+             launch web/3 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
+    );
+    web('b', 4, "").with([up(0, 'a'), up(1, 'a'), up(2, 'a'), up(3, 'a').unready()]).expect(
+        "retire web/3 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+             launch web/3 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
+    );
+}
+
+#[test]
+fn old_instances_whose_readiness_nobody_has_probed_yet_are_not_swept_away() {
+    // All of them look unready right after the controller's start.
+    web('b', 4, "").with(all_up(0..4, 'a').map(Change::unready)).expect(
+        "retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
+    );
+    web('b', 4, SURGE_ONE)
+        .with(all_up(0..4, 'a').map(Change::unready))
+        .expect("launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+}
+
+#[test]
+fn a_newer_template_pre_empts_a_stuck_rollout() {
+    web('c', 3, SURGE_ONE)
+        .with(all_up(0..3, 'a'))
+        .with([up(0, 'b').unready()])
+        .expect("retire web/0 b0: template changed at demo.yaml:3 (bbbbbbbb to cccccccc)");
+    web('c', 3, SURGE_ONE)
+        .with(all_up(0..3, 'a'))
+        .with([up(0, 'b').exited(1, 1, 5)])
+        .expect("launch web/0 c0: template changed at demo.yaml:3 (aaaaaaaa to cccccccc)");
+}
+
+#[test]
+fn going_back_to_the_old_template_keeps_what_still_runs_it() {
+    web('a', 3, SURGE_ONE)
+        .with(all_up(0..3, 'a'))
+        .with([up(0, 'b').unready()])
+        .expect("retire web/0 b0: template changed at demo.yaml:3 (bbbbbbbb to aaaaaaaa)");
+}
+
+#[test]
+fn scale_and_template_changed_together() {
+    // Up: the new slots are filled from the new template while the old ones roll.
+    web('b', 5, SURGE_ONE).with(all_up(0..3, 'a')).expect(
+        "launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         launch web/3 b0: missing, 5 replicas wanted
+         launch web/4 b0: missing, 5 replicas wanted",
+    );
+    // Down: what is too much goes at once, and its place is free only when it has gone.
+    web('b', 2, SURGE_ONE).with(all_up(0..4, 'a')).expect(
+        "retire web/2 a0: scaled down to 2 replicas
+         retire web/3 a0: scaled down to 2 replicas",
+    );
+}
+
+#[test]
+fn recreate_drains_everything_before_the_first_new_one() {
+    web('b', 3, RECREATE).with(all_up(0..3, 'a')).expect(
+        "retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         retire web/1 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         retire web/2 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         wait for the old instances of web to end: rollout.strategy is recreate",
+    );
+    web('b', 3, RECREATE).with([up(2, 'a').phase(Phase::Stopping)]).expect(
+        "wait for the step under way for demo/web/2 (aaaaaaaa, attempt 0)
+         wait for the old instances of web to end: rollout.strategy is recreate",
+    );
+    web('b', 3, RECREATE).with([up(2, 'a').exited(0, 5, 1)]).expect(
+        "launch web/0 b0: missing, 3 replicas wanted
+         launch web/1 b0: missing, 3 replicas wanted
+         launch web/2 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
+    );
+}
+
+#[test]
+fn min_ready_delays_the_rollout_and_says_until_when() {
+    let rollout = "rollout: {max_surge: 1, max_unavailable: 0, min_ready: 30s}";
+    web('b', 2, rollout).with(all_up(0..2, 'a')).with([up(0, 'b').since(10)]).expect(
+        "wait for demo/web/0 (bbbbbbbb, attempt 0) to stay ready until 2026-01-01T12:00:20Z
+         look again at 2026-01-01T12:00:20Z",
+    );
+    web('b', 2, rollout)
+        .with(all_up(0..2, 'a'))
+        .with([up(0, 'b').since(30)])
+        .expect("retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+}
+
+#[test]
+fn a_crash_loop_that_is_ready_for_an_instant_does_not_advance_a_rollout() {
+    let crashed = || up(0, 'b').exited(1, 2, 13);
+    let again = || up(0, 'b').attempt(1).restarted(1, 1);
+    web('b', 2, SURGE_ONE).with(all_up(0..2, 'a')).with([crashed(), again().since(4)]).expect(
+        "wait for demo/web/0 (bbbbbbbb, attempt 1) to stay ready until 2026-01-01T12:00:06Z
+         look again at 2026-01-01T12:00:06Z",
+    );
+    web('b', 2, SURGE_ONE)
+        .with(all_up(0..2, 'a'))
+        .with([crashed(), again().since(10)])
+        .expect("retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+}
+
+#[test]
+fn a_crashed_new_instance_waits_for_its_back_off_beside_the_old_one() {
+    web('b', 2, SURGE_ONE)
+        .with(all_up(0..2, 'a'))
+        .with([up(0, 'b').attempt(1).restarted(1, 1).exited(1, 2, 1)])
+        .expect(
+            "launch web/1 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+             wait to restart demo/web/0 (bbbbbbbb, attempt 1) until 2026-01-01T12:00:09Z: exited 1
+             look again at 2026-01-01T12:00:09Z",
+        );
+}
+
+#[test]
+fn a_service_moves_to_another_runtime_like_a_rollout() {
+    web('a', 2, SURGE_ONE)
+        .with(all_up(0..2, 'a'))
+        .runs_on("web", RuntimeKind::Sandbox)
+        .expect("launch web/0 a1 on sandbox: runtime changed from docker to sandbox");
+    web('a', 2, SURGE_ONE)
+        .with(all_up(0..2, 'a'))
+        .with([up(0, 'a').attempt(1).on(RuntimeKind::Sandbox)])
+        .runs_on("web", RuntimeKind::Sandbox)
+        .expect("retire web/0 a0: runtime changed from docker to sandbox");
+}
+
+#[test]
+fn of_two_that_hold_a_slot_the_ready_one_stays() {
+    web('a', 1, "")
+        .with([up(0, 'a'), up(0, 'a').attempt(1).unready()])
+        .expect("retire web/0 a1: another instance holds its slot");
+    web('a', 1, "")
+        .with([up(0, 'a'), up(0, 'a').attempt(1)])
+        .expect("retire web/0 a0: another instance holds its slot");
+    web('a', 1, "")
+        .with([up(0, 'a').phase(Phase::Created), up(0, 'a').attempt(1).unready()])
+        .expect("remove web/0 a0: another instance holds its slot");
+}
+
+#[test]
+fn a_double_that_is_the_last_available_one_stays_until_another_is() {
+    web('a', 2, SURGE_ONE)
+        .with([up(0, 'a'), up(0, 'a').attempt(1), up(1, 'a').unready()])
+        .expect("wait for demo/web/1 (aaaaaaaa, attempt 0) to become ready");
+}
+
+#[test]
+fn what_was_created_and_never_started_is_started() {
+    web('a', 1, "").with([up(0, 'a').phase(Phase::Created)]).expect("start web/0 a0: created and never started");
+    web('b', 1, "").with([up(0, 'a').phase(Phase::Created)]).expect(
+        "remove web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
+    );
+}
+
+#[test]
+fn a_paused_instance_is_replaced() {
+    web('a', 1, "").with([up(0, 'a').phase(Phase::Paused { since: ago(60) }).restarted(2, 0)]).expect(
+        "retire web/0 a0: paused, which nobody asked for
+         launch (restarts 2, streak 0) web/0 a1: paused, which nobody asked for",
+    );
+}
+
+#[test]
+fn an_unknown_phase_holds_its_slot_and_is_named() {
+    let strange = up(0, 'a').phase(Phase::Unknown { message: "restarting".into() });
+    web('a', 1, "")
+        .with([strange])
+        .expect("wait for demo/web/0 (aaaaaaaa, attempt 0) to leave an unknown phase: restarting");
+}
