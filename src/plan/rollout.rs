@@ -98,13 +98,14 @@ where
 
     pub(super) fn plan(mut self) {
         self.thin_out();
-        if !self.blocked && !self.draining {
-            self.fill();
-        }
-        if self.draining {
-            self.drain();
-        } else if !self.blocked {
-            self.replace();
+        // What can't be followed by a launch is not begun.
+        match (self.blocked, self.draining) {
+            (true, _) => {}
+            (false, true) => self.drain(),
+            (false, false) => {
+                self.fill();
+                self.replace();
+            }
         }
         if self.held {
             self.say_what_holds();

@@ -57,8 +57,13 @@ impl Snapshot {
     }
 
     pub fn declared() -> Self {
-        let desired =
-            DesiredDeployment { name: "demo".into(), source: source(1), prune: Prune::Auto, services: BTreeMap::new() };
+        let desired = DesiredDeployment {
+            name: "demo".into(),
+            source: source(1),
+            prune: Prune::Auto,
+            services: BTreeMap::new(),
+            unsupported: Default::default(),
+        };
         Self { desired: Ok(desired), ..Self::undeclared(Fate::Kept) }
     }
 
