@@ -14,3 +14,5 @@ mod state_dir;
 mod store;
 #[path = "source/tree.rs"]
 mod tree;
+#[path = "source/watching.rs"]
+mod watching;

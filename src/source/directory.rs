@@ -244,3 +244,33 @@ async fn apart<T: Send + 'static>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scan_waits_for_quiet_and_not_for_ever() {
+        let options = SourceOptions::default();
+        let start = Instant::now();
+        let mut due = Due { regular: start + options.rescan, burst: None };
+        let mut now = start;
+        due.event(now);
+        assert_eq!(due.at(&options) - start, options.quiet);
+        // Events that go on for longer than a scan may be put off.
+        while now < start + options.most {
+            now += options.quiet / 2;
+            due.event(now);
+        }
+        assert_eq!(due.at(&options) - start, options.most);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_never_put_off_what_is_due() {
+        let options = SourceOptions::default();
+        let start = Instant::now();
+        let mut due = Due { regular: start + options.quiet / 3, burst: None };
+        due.event(start);
+        assert_eq!(due.at(&options), due.regular);
+    }
+}

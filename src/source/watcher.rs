@@ -205,6 +205,20 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_be_watched_is_said_until_it_can() {
+        let base = tempfile::tempdir().unwrap();
+        let path = std::fs::canonicalize(base.path()).unwrap().join("later");
+        let watch = Watch { identity: "1".into(), interest: Interest::All };
+        let plan = WatchPlan { directories: [(path.clone(), watch)].into() };
+        let mut watcher = TreeWatcher::new(Arc::default());
+        assert!(!watcher.follow(&plan));
+        assert!(watcher.trouble().is_some_and(|why| why.contains("by looking every few seconds")));
+        std::fs::create_dir(&path).unwrap();
+        assert!(watcher.follow(&plan));
+        assert_eq!(watcher.trouble(), None);
+    }
+
+    #[test]
     fn a_directory_that_went_needs_a_new_watch() {
         let base = tempfile::tempdir().unwrap();
         let path = std::fs::canonicalize(base.path()).unwrap();
