@@ -63,8 +63,10 @@
 //! 11. A failure is told truthfully, in status and exit code.
 //! 12. Every queue, buffer, log, retry, history and runtime call has a bound: a named constant with a reason.
 
+pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod controller;
 pub mod execute;
 pub mod plan;
@@ -74,3 +76,4 @@ pub mod spec;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod telemetry;

@@ -1,4 +1,178 @@
-//! The verbs of the command line, one file each.
+//! The command line: the verbs, one file each, and what they share.
+//!
+//! Verbs speak to the engine through [`Client`](crate::api::Client) alone and never care whether it is a running
+//! controller or an engine in this process.
 
+mod apply;
+mod approve;
+mod completion;
+mod connect;
+mod converge;
+mod delete;
+mod demo_server;
+mod diff;
+mod exec;
+mod exit;
+mod fields;
+mod files;
+mod get;
+mod logs;
+mod narrate;
+pub(crate) mod output;
+mod plan;
+mod problems;
+mod progress;
+mod run;
 pub mod schema;
+mod terminal;
+pub(crate) mod text;
 pub mod validate;
+mod version;
+mod views;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Parser, Subcommand};
+
+use crate::config::Options;
+use crate::spec::RuntimeKind;
+use crate::telemetry::{self, LogFormat, Verbosity};
+use exit::{Exit, Outcome, conclude};
+
+/// Keeps declared containers and sandboxes running
+///
+/// YAML files say which deployments should exist; `keel run` watches a directory of them and keeps them running,
+/// `keel apply` does it once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keel",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Names are DEPLOYMENT, DEPLOYMENT/SERVICE and DEPLOYMENT/SERVICE/SLOT.\n\n\
+Start with:\n  keel validate specs/   what is wrong with the files\n  keel plan -f specs/    what would be done\n  \
+keel run specs/        do it, and keep it so\n  keel get all           what there is"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Where this installation keeps its state [default: /var/lib/keel as root, else ~/.local/state/keel]
+    #[arg(long, global = true, env = "KEEL_STATE_DIR", value_name = "DIR", hide_env_values = true)]
+    state_dir: Option<PathBuf>,
+    /// Runtime of services that name none [default: docker where an engine answers, else sandbox]
+    #[arg(long, global = true, env = "KEEL_RUNTIME", value_name = "RUNTIME", hide_env_values = true, value_parser = runtime())]
+    runtime: Option<RuntimeKind>,
+    /// Log more; repeatable
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(run::Args),
+    Apply(apply::Args),
+    Diff(diff::Args),
+    Plan(plan::Args),
+    Delete(delete::Args),
+    Get(get::Args),
+    Logs(logs::Args),
+    Exec(exec::Args),
+    Approve(approve::Args),
+    Validate(validate::Args),
+    Schema(schema::Args),
+    Completion(completion::Args),
+    Version(version::Args),
+    #[command(hide = true)]
+    DemoServer(demo_server::Args),
+}
+
+/// The runtimes that can be named on the command line.
+fn runtime() -> impl TypedValueParser<Value = RuntimeKind> {
+    let named = [RuntimeKind::Sandbox, RuntimeKind::Docker, RuntimeKind::Sim];
+    PossibleValuesParser::new(named.map(RuntimeKind::as_str)).map(move |name| {
+        // The parser lets only these names through.
+        named.into_iter().find(|kind| kind.as_str() == name).unwrap_or(RuntimeKind::Sandbox)
+    })
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.start_telemetry();
+    let tokio = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(tokio) => tokio,
+        Err(error) => return conclude(Err(error.into()), Exit::Failure).into(),
+    };
+    let code = tokio.block_on(cli.run());
+    // A read from standard input can't be cancelled; nobody waits for it.
+    tokio.shutdown_background();
+    code
+}
+
+impl Cli {
+    fn start_telemetry(&self) {
+        let (format, verbosity) = match &self.verb {
+            Verb::Run(args) => (args.log_format, Verbosity::Steps),
+            _ => (LogFormat::Text, Verbosity::Warnings),
+        };
+        telemetry::start(format, verbosity.raised(self.global.verbose));
+    }
+
+    async fn run(self) -> ExitCode {
+        let Self { global, verb } = self;
+        let on_error = match &verb {
+            Verb::Diff(_) | Verb::Plan(_) => Exit::CouldNotTell,
+            Verb::Exec(_) => Exit::ExecFailed,
+            _ => Exit::Failure,
+        };
+        // Not every verb needs a state directory.
+        let options = Options::resolve(global.state_dir, global.runtime);
+        let outcome: Outcome = async {
+            match verb {
+                Verb::Run(args) => args.run(&options?).await,
+                Verb::Apply(args) => args.run(&options?).await,
+                Verb::Diff(args) => args.run(&options?).await,
+                Verb::Plan(args) => args.run(&options?).await,
+                Verb::Delete(args) => args.run(&options?).await,
+                Verb::Get(args) => args.run(&options?).await,
+                Verb::Logs(args) => args.run(&options?).await,
+                Verb::Exec(args) => args.run(&options?).await,
+                Verb::Approve(args) => args.run(&options?).await,
+                Verb::Version(args) => args.run(&options?).await,
+                Verb::Validate(args) => args.run().map(Exit::Own),
+                Verb::Schema(args) => args.run().map(Exit::Own),
+                Verb::Completion(args) => args.run(),
+                Verb::DemoServer(args) => args.run().await,
+            }
+        }
+        .await;
+        conclude(outcome, on_error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_that_is_shown_says_what_it_is_for() {
+        for verb in Cli::command().get_subcommands() {
+            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The caller's side: a controller's socket, or the same router in process.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::{Method, Request, Response};
+use bytes::BytesMut;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_util::codec::{Decoder, LinesCodec};
+use tower::ServiceExt;
+
+use super::frame::{Frame, frames};
+use super::wire::StatusQuery;
+use super::{ApiError, ErrorBody, ExecStart, Kind, LogItem, LogQuery, Version};
+use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, Preview};
+use crate::runtime::io::{ExecInput, ExecOutput};
+use crate::status::Status;
+
+/// Longest wait for a connection; the socket is on this machine.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Longest wait for the head of an answer: the controller's own deadline and some more.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(75);
+
+/// Most bytes of an answer; a status of 10,000 instances has about 10 MiB.
+const MAX_ANSWER: usize = 128 << 20;
+
+/// Most bytes of one log line as JSON; Docker and the CRI cut lines at 16 KiB, which JSON may write six times as
+/// long.
+const MAX_LOG_LINE: usize = 1 << 20;
+
+/// Input frames that may wait for the controller; each is one read from a terminal or pipe.
+const EXEC_INPUT_QUEUE: usize = 16;
+
+/// Asks the engine, wherever it is.
+#[derive(Clone)]
+pub struct Client {
+    transport: Transport,
+}
+
+#[derive(Clone)]
+enum Transport {
+    Socket(PathBuf),
+    InProcess { router: Router, engine: Engine },
+}
+
+/// A command that is running.
+pub struct ExecStream {
+    /// Where input goes; dropping it closes standard input.
+    pub input: mpsc::Sender<ExecInput>,
+    /// Output, then one exit as the last item.
+    pub output: BoxStream<'static, Result<ExecOutput, ApiError>>,
+}
+
+impl Client {
+    /// The controller that listens on this socket; `None` when nobody does.
+    ///
+    /// # Errors
+    /// Somebody listens and can't be reached: another user's controller, or one that does not answer.
+    pub async fn to_controller(socket: &Path) -> Result<Option<Self>, ApiError> {
+        use std::io::ErrorKind;
+        let connected = tokio::time::timeout(CONNECT_DEADLINE, UnixStream::connect(socket)).await;
+        match connected.map_err(|_| silent(socket))? {
+            Ok(_) => Ok(Some(Self { transport: Transport::Socket(socket.to_owned()) })),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory => Ok(None),
+                ErrorKind::PermissionDenied => Err(ApiError::transport(format!(
+                    "{} belongs to another user's controller; run the command as that user, or name a state directory \
+                     of your own with --state-dir",
+                    socket.display()
+                ))),
+                _ => Err(ApiError::transport(format!("connecting to {} failed: {error}", socket.display()))),
+            },
+        }
+    }
+
+    /// An engine in this process.
+    pub fn in_process(engine: Engine) -> Self {
+        Self { transport: Transport::InProcess { router: super::router(engine.clone()), engine } }
+    }
+
+    /// Whether a running controller is asked.
+    pub const fn has_controller(&self) -> bool {
+        matches!(self.transport, Transport::Socket(_))
+    }
+
+    /// Who answers.
+    pub async fn version(&self) -> Result<Version, ApiError> {
+        self.get("/v1/version").await
+    }
+
+    /// What there is.
+    pub async fn status(&self) -> Result<Status, ApiError> {
+        self.get("/v1/status").await
+    }
+
+    /// What there is, as soon as it differs from this generation, or the same after a while.
+    pub async fn status_after(&self, generation: u64) -> Result<Status, ApiError> {
+        self.get(&query("/v1/status", &StatusQuery { wait: Some(generation) })?).await
+    }
+
+    /// What applying these files would do.
+    pub async fn preview(&self, request: &ApplyRequest) -> Result<Preview, ApiError> {
+        self.post("/v1/preview", request).await
+    }
+
+    /// Declares these files.
+    pub async fn apply(&self, request: &ApplyRequest) -> Result<Applied, ApiError> {
+        self.post("/v1/apply", request).await
+    }
+
+    /// Takes declarations back.
+    pub async fn delete(&self, request: &DeleteRequest) -> Result<Applied, ApiError> {
+        self.post("/v1/delete", request).await
+    }
+
+    /// Confirms that what is missing from the source may go.
+    pub async fn approve(&self) -> Result<Vec<String>, ApiError> {
+        self.post("/v1/approve", &()).await
+    }
+
+    /// Reads the sources again.
+    pub async fn rescan(&self) -> Result<(), ApiError> {
+        self.post("/v1/rescan", &()).await
+    }
+
+    /// Output of instances.
+    pub async fn logs(&self, wanted: &LogQuery) -> Result<BoxStream<'static, Result<LogItem, ApiError>>, ApiError> {
+        let request = request(Method::GET, &query("/v1/logs", wanted)?, Body::empty())?;
+        let response = self.send(request).await?;
+        Ok(log_items(success(response).await?.into_body()).boxed())
+    }
+
+    /// Runs a command.
+    pub async fn exec(&self, start: &ExecStart) -> Result<ExecStream, ApiError> {
+        let first = Frame::Start(json(start)?.into()).encode();
+        let (input, queue) = mpsc::channel(EXEC_INPUT_QUEUE);
+        let rest = stream::unfold(queue, |mut queue| async move {
+            let frame = match queue.recv().await? {
+                ExecInput::Data(bytes) => Frame::Stdin(bytes),
+                ExecInput::Resize(columns, rows) => Frame::Resize(columns, rows),
+            };
+            Some((frame.encode(), queue))
+        });
+        let up = stream::once(async move { first }).chain(rest).map(Ok::<_, std::convert::Infallible>);
+        let response = self.send(request(Method::POST, "/v1/exec", Body::from_stream(up))?).await?;
+        let output = frames(success(response).await?.into_body()).map(|frame| match frame? {
+            Frame::Stdout(bytes) => Ok(ExecOutput::Stdout(bytes)),
+            Frame::Stderr(bytes) => Ok(ExecOutput::Stderr(bytes)),
+            Frame::Exit(code) => Ok(ExecOutput::Exit(code)),
+            Frame::Error(bytes) => Err(Frame::read_error(&bytes)),
+            _ => Err(ApiError::transport("the controller sent a frame that only clients send")),
+        });
+        Ok(ExecStream { input, output: output.boxed() })
+    }
+
+    /// Ends an engine in this process; a controller goes on.
+    pub async fn close(&self) {
+        if let Transport::InProcess { engine, .. } = &self.transport {
+            engine.shutdown().await;
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.call(request(Method::GET, path, Body::empty())?).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ApiError> {
+        self.call(request(Method::POST, path, Body::from(json(body)?))?).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, request: Request<Body>) -> Result<T, ApiError> {
+        let response = success(self.send(request).await?).await?;
+        let bytes = axum::body::to_bytes(response.into_body(), MAX_ANSWER)
+            .await
+            .map_err(|error| ApiError::transport(format!("the controller's answer broke off: {error}")))?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            ApiError::transport(format!("the controller's answer can't be read ({error}); is it of another version?"))
+        })
+    }
+
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+        match &self.transport {
+            Transport::InProcess { router, .. } => match router.clone().oneshot(request).await {
+                Ok(response) => Ok(response),
+                Err(never) => match never {},
+            },
+            Transport::Socket(path) => tokio::time::timeout(ANSWER_DEADLINE, send_to(path, request))
+                .await
+                .map_err(|_| silent(path))?
+                .map_err(|error| broken(path, &error)),
+        }
+    }
+}
+
+async fn send_to(
+    path: &Path,
+    request: Request<Body>,
+) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = UnixStream::connect(path).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // It ends with the answer, or when the answer is dropped.
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await?.map(Body::new))
+}
+
+fn silent(socket: &Path) -> ApiError {
+    ApiError::new(
+        Kind::Timeout,
+        format!("the controller on {} does not answer; is it stopped (SIGSTOP) or overloaded?", socket.display()),
+    )
+}
+
+fn broken(socket: &Path, error: &dyn std::fmt::Display) -> ApiError {
+    ApiError::transport(format!("the controller on {} went away: {error}", socket.display()))
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(value)
+        .map_err(|error| ApiError::new(Kind::Invalid, format!("the request can't be sent: {error}")))
+}
+
+fn query(path: &str, value: &impl Serialize) -> Result<String, ApiError> {
+    let query = serde_urlencoded::to_string(value)
+        .map_err(|error| ApiError::new(Kind::Invalid, format!("the request can't be sent: {error}")))?;
+    Ok(format!("{path}?{query}"))
+}
+
+fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, ApiError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "keel")
+        .header(CONTENT_TYPE, "application/json")
+        .body(body)
+        .map_err(|error| ApiError::new(Kind::Invalid, format!("the request can't be sent: {error}")))
+}
+
+/// The answer, or the error that it holds.
+async fn success(response: Response<Body>) -> Result<Response<Body>, ApiError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let bytes = axum::body::to_bytes(response.into_body(), MAX_LOG_LINE).await.unwrap_or_default();
+    Err(serde_json::from_slice::<ErrorBody>(&bytes)
+        .map_or_else(|_| ApiError::transport(format!("the controller answered {status}")), ApiError::from))
+}
+
+/// The JSON lines of a log answer; ends after the first error.
+fn log_items(body: Body) -> impl futures::Stream<Item = Result<LogItem, ApiError>> + Send + 'static {
+    let state = (body.into_data_stream(), BytesMut::new(), LinesCodec::new_with_max_length(MAX_LOG_LINE));
+    stream::unfold(Some(state), |state| async move {
+        let (mut body, mut buffer, mut codec) = state?;
+        loop {
+            let unreadable =
+                |error: &dyn std::fmt::Display| ApiError::transport(format!("the log can't be read: {error}"));
+            match codec.decode(&mut buffer) {
+                Ok(Some(line)) => {
+                    return Some(match serde_json::from_str(&line) {
+                        Ok(item) => (Ok(item), Some((body, buffer, codec))),
+                        Err(error) => (Err(unreadable(&error)), None),
+                    });
+                }
+                Ok(None) => {}
+                Err(error) => return Some((Err(unreadable(&error)), None)),
+            }
+            match body.next().await? {
+                Ok(bytes) => buffer.extend_from_slice(&bytes),
+                Err(error) => return Some((Err(ApiError::transport(format!("the log broke off: {error}"))), None)),
+            }
+        }
+    })
+}

@@ -1,0 +1,71 @@
+//! A command inside an instance, as frames both ways.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::frame::{Frame, frames};
+use super::{ApiError, ExecStart, Kind};
+use crate::controller::Engine;
+use crate::runtime::io::{ExecInput, ExecOutput};
+use crate::state::Target;
+
+/// Longest wait for the first frame; clients send it at once.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+
+pub(super) async fn exec(State(engine): State<Engine>, body: Body) -> Result<Response, ApiError> {
+    let mut input = Box::pin(frames(body));
+    let start = first(&mut input).await?;
+    let target: Target = start.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))?;
+    if start.request.command.is_empty() {
+        return Err(ApiError::new(Kind::Invalid, "the command is empty"));
+    }
+    let session = engine.exec(&target, &start.request).await?;
+    // Ends with the output: whoever waits for more input would keep the instance's session open.
+    let forward = AbortOnDropHandle::new(tokio::spawn(forward(input, session.input)));
+    let output = session.output.map(move |output| {
+        let _ends_with_the_output = &forward;
+        Ok::<_, std::convert::Infallible>(encode(output).encode())
+    });
+    Ok(([(CONTENT_TYPE, "application/vnd.keel.frames")], Body::from_stream(output)).into_response())
+}
+
+async fn first(input: &mut (impl Stream<Item = Result<Frame, ApiError>> + Unpin)) -> Result<ExecStart, ApiError> {
+    let bad = |why: &str| ApiError::new(Kind::Invalid, format!("an exec request begins with a start frame: {why}"));
+    match tokio::time::timeout(START_DEADLINE, input.next()).await {
+        Err(_) => Err(bad("none came in time")),
+        Ok(Some(Ok(Frame::Start(json)))) => serde_json::from_slice(&json).map_err(|error| bad(&error.to_string())),
+        Ok(Some(Ok(_))) => Err(bad("another frame came")),
+        Ok(Some(Err(error))) => Err(error),
+        Ok(None) => Err(bad("the request is empty")),
+    }
+}
+
+/// Hands input on until it ends; dropping the sender then closes standard input.
+async fn forward(mut input: impl Stream<Item = Result<Frame, ApiError>> + Unpin, to: mpsc::Sender<ExecInput>) {
+    while let Some(Ok(frame)) = input.next().await {
+        let input = match frame {
+            Frame::Stdin(bytes) => ExecInput::Data(bytes),
+            Frame::Resize(columns, rows) => ExecInput::Resize(columns, rows),
+            _ => return,
+        };
+        if to.send(input).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn encode(output: crate::runtime::Result<ExecOutput>) -> Frame {
+    match output {
+        Ok(ExecOutput::Stdout(bytes)) => Frame::Stdout(bytes),
+        Ok(ExecOutput::Stderr(bytes)) => Frame::Stderr(bytes),
+        Ok(ExecOutput::Exit(code)) => Frame::Exit(code),
+        Err(error) => Frame::error(&ApiError::from(error)),
+    }
+}

@@ -1,0 +1,155 @@
+//! Output of instances as JSON lines.
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, Peekable, SelectAll};
+use futures::{Stream, StreamExt};
+
+use super::{ApiError, Kind, LogItem, LogQuery};
+use crate::controller::Engine;
+use crate::runtime;
+use crate::runtime::io::LogLine;
+use crate::state::Target;
+
+/// Most instances in one answer; each holds a file or a connection of the runtime open (kubectl allows 5 at a time
+/// and 50 with `--max-log-requests` raised by hand).
+const MAX_STREAMS: usize = 100;
+
+type Lines = (String, BoxStream<'static, runtime::Result<LogLine>>);
+
+pub(super) async fn logs(
+    State(engine): State<Engine>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
+    let target: Target = query.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))?;
+    let streams = engine.logs(&target, query.previous, &query.options()).await?;
+    if streams.len() > MAX_STREAMS {
+        let count = streams.len();
+        let message = format!(
+            "{target} covers {count} instances and at most {MAX_STREAMS} are read at a time; name a service or a slot"
+        );
+        return Err(ApiError::new(Kind::Invalid, message));
+    }
+    let names = LogItem::Instances(streams.iter().map(|(name, _)| name.clone()).collect());
+    let items = if query.follow { live(streams).boxed() } else { in_order(streams).boxed() };
+    let lines = stream::once(async move { names }).chain(items).map(|item| encode(&item));
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+fn encode(item: &LogItem) -> Result<Bytes, serde_json::Error> {
+    let mut bytes = serde_json::to_vec(item)?;
+    bytes.push(b'\n');
+    Ok(bytes.into())
+}
+
+fn item(instance: &str, line: runtime::Result<LogLine>) -> LogItem {
+    let instance = instance.to_owned();
+    match line {
+        Ok(line) => LogItem::Line { instance, line },
+        Err(error) => LogItem::Failed { instance, error: ApiError::from(error).body() },
+    }
+}
+
+/// Lines as they come.
+fn live(streams: Vec<Lines>) -> SelectAll<BoxStream<'static, LogItem>> {
+    stream::select_all(
+        streams.into_iter().map(|(name, lines)| lines.map(move |line| item(&name, line)).boxed()).collect::<Vec<_>>(),
+    )
+}
+
+/// Lines by the time at which they were written; those of one instance stay in their order.
+fn in_order(streams: Vec<Lines>) -> impl Stream<Item = LogItem> + Send + 'static {
+    let heads: Vec<_> = streams.into_iter().map(|(name, lines)| (name, lines.peekable())).collect();
+    stream::unfold(heads, |mut heads| async move {
+        let first = earliest(&mut heads).await?;
+        let (name, lines) = heads.get_mut(first)?;
+        let line = std::pin::Pin::new(lines).next().await?;
+        Some((item(name, line), heads))
+    })
+}
+
+/// The stream whose next line is the oldest; a failure counts as oldest of all. Streams that ended are dropped.
+async fn earliest(heads: &mut Vec<(String, Peekable<BoxStream<'static, runtime::Result<LogLine>>>)>) -> Option<usize> {
+    let mut best = None;
+    let mut index = 0;
+    while let Some((_, lines)) = heads.get_mut(index) {
+        match std::pin::Pin::new(lines).peek().await {
+            None => {
+                // Keeps the order of the others, which decides between equal times.
+                drop(heads.remove(index));
+                continue;
+            }
+            Some(head) => {
+                let at = head.as_ref().ok().map(|line| line.at);
+                if best.is_none_or(|(_, oldest)| at < oldest) {
+                    best = Some((index, at));
+                }
+            }
+        }
+        index += 1;
+    }
+    best.map(|(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::runtime::RuntimeError;
+    use crate::runtime::io::OutputStream;
+    use crate::state::ErrorKind;
+
+    fn line(second: i64, text: &str) -> runtime::Result<LogLine> {
+        let at = DateTime::<Utc>::from_timestamp(second, 0).unwrap();
+        Ok(LogLine { at, stream: OutputStream::Stdout, text: text.to_owned() })
+    }
+
+    async fn merged(streams: Vec<(&str, Vec<runtime::Result<LogLine>>)>) -> Vec<String> {
+        let streams = streams.into_iter().map(|(name, lines)| (name.to_owned(), stream::iter(lines).boxed())).collect();
+        in_order(streams)
+            .map(|item| match item {
+                LogItem::Line { instance, line } => format!("{instance} {}", line.text),
+                LogItem::Failed { instance, error } => format!("{instance} failed: {}", error.error),
+                LogItem::Instances(_) => String::new(),
+            })
+            .collect()
+            .await
+    }
+
+    #[tokio::test]
+    async fn lines_of_several_instances_are_merged_by_time() {
+        let a = vec![line(1, "a1"), line(4, "a4")];
+        let b = vec![line(2, "b2"), line(3, "b3"), line(5, "b5")];
+        assert_eq!(merged(vec![("a", a), ("b", b)]).await, ["a a1", "b b2", "b b3", "a a4", "b b5"]);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_went_back_does_not_reorder_an_instance() {
+        let a = vec![line(9, "first"), line(1, "second")];
+        assert_eq!(merged(vec![("a", a), ("b", vec![line(5, "b")])]).await, ["b b", "a first", "a second"]);
+    }
+
+    #[tokio::test]
+    async fn a_failing_instance_does_not_hide_the_others() {
+        let failure = Err(RuntimeError::new(ErrorKind::Failed, "log file is gone"));
+        assert_eq!(
+            merged(vec![("a", vec![line(1, "a1")]), ("b", vec![failure])]).await,
+            ["b failed: log file is gone", "a a1"]
+        );
+    }
+
+    #[tokio::test]
+    async fn lines_travel_as_json_with_their_instance() {
+        let bytes = encode(&item("demo/web/0", line(0, "hi"))).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&bytes).unwrap(),
+            "{\"line\":{\"instance\":\"demo/web/0\",\"at\":\"1970-01-01T00:00:00Z\",\"stream\":\"stdout\",\"text\":\"hi\"}}\n"
+        );
+    }
+}

@@ -1,0 +1,33 @@
+//! The engine over HTTP: JSON requests and streams on the state directory's Unix socket.
+//!
+//! The same [`router`] serves the socket of a running controller and, called in process, the verbs that work
+//! without one; [`Client`] hides which of the two it is. One request per connection, HTTP/1.1; whoever may open
+//! the socket may do everything.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/version` | [`Version`] |
+//! | `GET /v1/status[?wait=GENERATION]` | [`Status`](crate::status::Status); with `wait`, as soon as it differs from that generation |
+//! | `POST /v1/preview`, `/v1/apply` | [`Preview`](crate::controller::Preview), [`Applied`](crate::controller::Applied) |
+//! | `POST /v1/delete` | [`Applied`](crate::controller::Applied) |
+//! | `POST /v1/approve` | names of the deployments that may go |
+//! | `POST /v1/rescan` | `null` |
+//! | `GET /v1/logs?target=NAME[&follow=true][&tail=N][&previous=true][&since=TIME]` | JSON lines of [`LogItem`] |
+//! | `POST /v1/exec` | frames both ways, see [`frame`] |
+//!
+//! Errors are [`ErrorBody`] with a status code of their own per kind.
+
+pub mod client;
+mod error;
+mod exec;
+pub mod frame;
+mod logs;
+mod routes;
+mod serve;
+mod wire;
+
+pub use client::Client;
+pub use error::{ApiError, ErrorBody, Kind};
+pub use routes::router;
+pub use serve::{ServeError, Server};
+pub use wire::{ExecStart, LogItem, LogQuery, Version};

@@ -1,0 +1,98 @@
+//! The requests that have one answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+
+use super::wire::StatusQuery;
+use super::{ApiError, Kind, Version, exec, logs};
+use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, EngineError, Preview};
+use crate::status::Status;
+
+/// Most bytes of a request: room for thousands of spec files (a file of a service is about 1 KiB; Kubernetes takes
+/// 3 MiB per object), and no way to fill the controller's memory.
+pub const MAX_REQUEST: usize = 32 << 20;
+
+/// Longest time for a request that does not wait on purpose. Runtime calls have bounds of their own; this one is
+/// for their sum, and for a client that stops in the middle of its request (kube-apiserver: 60 s).
+const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Longest wait for another status; shorter than what proxies and clients take for a dead connection (commonly 30 s).
+const LONGEST_WAIT: Duration = Duration::from_secs(25);
+
+/// The engine over HTTP.
+pub fn router(engine: Engine) -> Router {
+    Router::new()
+        .route("/v1/version", get(|| async { Json(Version::here()) }))
+        .route("/v1/status", get(status))
+        .route("/v1/preview", post(preview))
+        .route("/v1/apply", post(apply))
+        .route("/v1/delete", post(delete))
+        .route("/v1/approve", post(approve))
+        .route("/v1/rescan", post(rescan))
+        .route("/v1/logs", get(logs::logs))
+        .route("/v1/exec", post(exec::exec))
+        .fallback(|| async {
+            ApiError::new(Kind::NotFound, "no such request; is the client newer than the controller?")
+        })
+        .method_not_allowed_fallback(|| async { ApiError::new(Kind::Invalid, "this request takes another method") })
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+        .with_state(engine)
+}
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+async fn status(
+    State(engine): State<Engine>,
+    query: Result<Query<StatusQuery>, QueryRejection>,
+) -> Answer<Arc<Status>> {
+    let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
+    if let Some(generation) = query.wait {
+        let mut watch = engine.watch();
+        // Both a wait that is over and an engine that is shutting down are answered with what there is.
+        let _ = tokio::time::timeout(LONGEST_WAIT, watch.wait_for(|status| status.generation != generation)).await;
+    }
+    Ok(Json(engine.status()))
+}
+
+async fn preview(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, JsonRejection>) -> Answer<Preview> {
+    let request = given(body)?;
+    within(engine.preview(&request)).await
+}
+
+async fn apply(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, JsonRejection>) -> Answer<Applied> {
+    let request = given(body)?;
+    within(engine.apply(&request)).await
+}
+
+async fn delete(State(engine): State<Engine>, body: Result<Json<DeleteRequest>, JsonRejection>) -> Answer<Applied> {
+    let request = given(body)?;
+    within(engine.delete(&request)).await
+}
+
+async fn approve(State(engine): State<Engine>) -> Answer<Vec<String>> {
+    within(engine.approve()).await
+}
+
+async fn rescan(State(engine): State<Engine>) -> Answer<()> {
+    within(engine.rescan()).await
+}
+
+fn given<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
+    body.map(|Json(value)| value).map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))
+}
+
+/// The answer, or an error when it takes too long.
+pub(super) async fn within<T>(work: impl Future<Output = Result<T, EngineError>>) -> Answer<T> {
+    match tokio::time::timeout(REQUEST_DEADLINE, work).await {
+        Ok(result) => Ok(Json(result?)),
+        Err(_) => Err(ApiError::new(
+            Kind::Timeout,
+            format!("not done after {} s; `keel get deployments` shows how far it came", REQUEST_DEADLINE.as_secs()),
+        )),
+    }
+}

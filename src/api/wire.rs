@@ -1,0 +1,89 @@
+//! Bodies and queries that are not the engine's own types.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::ErrorBody;
+use crate::runtime::io::{ExecRequest, LogLine, LogOptions};
+
+/// Who answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Version of the program.
+    pub version: String,
+    /// Version of this interface.
+    pub api: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+impl Version {
+    /// Of this process.
+    pub fn here() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), api: "v1".to_owned(), pid: std::process::id() }
+    }
+}
+
+/// Query of a status request.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct StatusQuery {
+    /// Answer as soon as the generation is another one, or after a while.
+    pub wait: Option<u64>,
+}
+
+/// Query of a log request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogQuery {
+    /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
+    pub target: String,
+    /// Go on with lines as they are written.
+    #[serde(default)]
+    pub follow: bool,
+    /// Only the last that many of each instance.
+    pub tail: Option<u64>,
+    /// Of the run before.
+    #[serde(default)]
+    pub previous: bool,
+    /// Only lines from then on.
+    pub since: Option<DateTime<Utc>>,
+}
+
+impl LogQuery {
+    /// What the runtime is asked.
+    pub const fn options(&self) -> LogOptions {
+        LogOptions { tail: self.tail, follow: self.follow, since: self.since }
+    }
+}
+
+/// One line of a log answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogItem {
+    /// Which instances the answer covers; always the first line.
+    Instances(Vec<String>),
+    /// A line of one of them.
+    Line {
+        /// Name of the instance.
+        instance: String,
+        /// The line.
+        #[serde(flatten)]
+        line: LogLine,
+    },
+    /// No more lines of this instance can be read.
+    Failed {
+        /// Name of the instance.
+        instance: String,
+        /// Why.
+        #[serde(flatten)]
+        error: ErrorBody,
+    },
+}
+
+/// First frame of an exec request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecStart {
+    /// `DEPLOYMENT/SERVICE[/SLOT]`.
+    pub target: String,
+    /// What to run.
+    pub request: ExecRequest,
+}

@@ -1,0 +1,135 @@
+//! `keel apply`: declare what files say, and wait until it runs.
+
+use std::time::Duration;
+
+use super::connect::{converge, observe};
+use super::converge::{Baseline, Goals, Waited, goals, report, wait};
+use super::exit::{Exit, Outcome};
+use super::files::Files;
+use super::output::{note, print};
+use super::problems;
+use super::text::harmless;
+use crate::api::Client;
+use crate::config::Options;
+use crate::controller::{Applied, ApplyRequest, Change};
+
+/// Longest wait when none is named: the progress deadline of a rollout (Kubernetes' `progressDeadlineSeconds`).
+const TIMEOUT: &str = "10m";
+
+/// Declare what files say, and wait until it runs
+///
+/// What was applied from the same directory before and is not there any more is removed (pruned). Works with a
+/// running controller, which then keeps it running, and without one: then this command does the work itself and
+/// leaves what runs behind; nothing watches over it until the next `keel run` or `keel apply`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  keel apply -f specs/\n  keel apply -f web.yaml -f db.yaml --timeout 2m\n  \
+cat web.yaml | keel apply -f -\n  keel apply -f specs/ --dry-run\n\n\
+Exit codes: 0 everything runs as declared, 1 it failed (why, and the last lines of what crashed, is printed), \
+124 --timeout ran out first, 130 interrupted. In the last two cases the declaration stands.")]
+pub struct Args {
+    #[command(flatten)]
+    files: Files,
+    /// Return as soon as it is declared
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Print what would be declared, and change nothing; `keel diff` and `keel plan` say more
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Args {
+    /// Runs the verb.
+    pub async fn run(self, options: &Options) -> Outcome {
+        if self.files.paths.is_empty() {
+            anyhow::bail!("name what to apply with -f FILE, -f DIR or -f -");
+        }
+        let request = self.files.read()?;
+        let looking = observe(options).await?;
+        if self.dry_run {
+            let outcome = dry_run(&looking, &request).await;
+            looking.close().await;
+            return outcome;
+        }
+        let client = if looking.has_controller() {
+            looking
+        } else {
+            let preview = looking.preview(&request).await;
+            looking.close().await;
+            let preview = preview?;
+            if !preview.problems.is_empty() {
+                problems::report(&preview.problems, "nothing was applied");
+                return Ok(Exit::Failure);
+            }
+            converge(options, preview.deployments.into_iter().map(|preview| preview.deployment).collect()).await?
+        };
+        let outcome = self.apply(&client, &request).await;
+        client.close().await;
+        outcome
+    }
+
+    async fn apply(&self, client: &Client, request: &ApplyRequest) -> Outcome {
+        let baseline = Baseline::of(&client.status().await?);
+        let applied = client.apply(request).await?;
+        if !applied.problems.is_empty() {
+            problems::report(&applied.problems, "nothing was applied");
+            return Ok(Exit::Failure);
+        }
+        print_results(&applied, "")?;
+        if self.no_wait {
+            if !client.has_controller() {
+                note("no controller runs, so nothing is started until `keel run` or `keel apply` without --no-wait");
+            }
+            return Ok(Exit::Success);
+        }
+        finish(client, &goals(&applied), &baseline, self.timeout).await
+    }
+}
+
+async fn dry_run(client: &Client, request: &ApplyRequest) -> Outcome {
+    let preview = client.preview(request).await?;
+    if !preview.problems.is_empty() {
+        problems::report(&preview.problems, "nothing would be applied");
+        return Ok(Exit::Failure);
+    }
+    let results = preview.deployments.into_iter().map(|preview| (preview.deployment, preview.change)).collect();
+    print_results(&Applied { results, ..Applied::default() }, " (dry run)")?;
+    Ok(Exit::Success)
+}
+
+/// Prints `deployment/x created`, one line per deployment, and what else there is to know.
+pub fn print_results(applied: &Applied, suffix: &str) -> anyhow::Result<()> {
+    let line = |(name, change): &(String, Change)| format!("deployment/{name} {}{suffix}\n", change.name());
+    print(&applied.results.iter().map(line).collect::<String>())?;
+    for text in &applied.notes {
+        note(harmless(text));
+    }
+    Ok(())
+}
+
+/// Waits for the goals and tells how it ended.
+pub async fn finish(client: &Client, goals: &Goals, baseline: &Baseline, timeout: Duration) -> Outcome {
+    match wait(client, goals, baseline, timeout).await? {
+        Waited::Reached => Ok(Exit::Success),
+        Waited::Failed(failures) => {
+            report(client, &failures).await;
+            Ok(Exit::Failure)
+        }
+        Waited::TimedOut(missing) => {
+            for line in missing {
+                note(format_args!(
+                    "error: not done after {}: {}",
+                    humantime::format_duration(timeout),
+                    harmless(&line)
+                ));
+            }
+            Ok(Exit::TimedOut)
+        }
+        Waited::Interrupted => {
+            note("interrupted; what was declared stands");
+            Ok(Exit::Interrupted)
+        }
+    }
+}

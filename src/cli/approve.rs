@@ -1,0 +1,26 @@
+//! `keel approve`: confirm that what is missing may go.
+
+use super::connect::controller;
+use super::exit::{Exit, Outcome};
+use super::output::{note, print};
+use crate::config::Options;
+
+/// Confirm that the deployments which are missing from the watched directory may be removed
+///
+/// When more than three and more than half of the deployments are gone at once, or the directory itself is, the controller
+/// removes nothing until the directory is back or this command confirms the loss. `keel run --allow-empty` confirms
+/// it for as long as that controller runs.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+impl Args {
+    /// Runs the verb.
+    pub async fn run(self, options: &Options) -> Outcome {
+        let gone = controller(options).await?.approve().await?;
+        if gone.is_empty() {
+            note("nothing is held; there is nothing to approve");
+        }
+        print(&gone.iter().map(|name| format!("deployment/{name} pruned\n")).collect::<String>())?;
+        Ok(Exit::Success)
+    }
+}

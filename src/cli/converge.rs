@@ -1,0 +1,266 @@
+//! Whether what was asked for is reached, and the wait until it is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connect::synced_status;
+use super::output::{note, stderr_is_live};
+use super::progress::Progress;
+use super::text::{count, harmless};
+use crate::api::{ApiError, Client, LogItem, LogQuery};
+use crate::controller::{Applied, Change};
+use crate::state::ConditionStatus;
+use crate::status::{DeploymentState, InstanceView, Status};
+use futures::StreamExt;
+
+/// Crashes of one instance, while somebody waits, that end the wait: the first restart comes at once and the second
+/// after ten seconds, so that a service which only needed another try has had two.
+const CRASHES: u32 = 3;
+
+/// Last lines of a crashing instance that are shown (Uncloud shows 10 as well).
+const LAST_LINES: u64 = 10;
+
+/// Longest wait for those lines; they are a help, not the result.
+const LAST_LINES_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// It runs as declared.
+    Running,
+    /// It is gone.
+    Gone,
+}
+
+/// What is waited for, by deployment.
+pub type Goals = BTreeMap<String, Goal>;
+
+/// What follows from a change of declarations.
+pub fn goals(applied: &Applied) -> Goals {
+    let goal = |change: Change| match change {
+        Change::Created | Change::Configured | Change::Unchanged => Goal::Running,
+        Change::Pruned | Change::Deleted => Goal::Gone,
+    };
+    applied.results.iter().map(|(name, change)| (name.clone(), goal(*change))).collect()
+}
+
+/// Restarts of every instance before anything was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Baseline {
+    restarts: BTreeMap<String, u32>,
+}
+
+impl Baseline {
+    /// As things are.
+    pub fn of(status: &Status) -> Self {
+        let mut restarts = BTreeMap::new();
+        for instance in &status.instances {
+            let most: &mut u32 = restarts.entry(instance.name.clone()).or_default();
+            *most = (*most).max(instance.restarts);
+        }
+        Self { restarts }
+    }
+
+    /// Crashes since then that ended in the one that it shows now.
+    fn crashes(&self, instance: &InstanceView) -> u32 {
+        let failed = instance.exit.as_ref().is_some_and(|exit| exit.code != Some(0) || exit.oom_killed);
+        if instance.phase != "exited" || !failed {
+            return 0;
+        }
+        1 + instance.restarts.saturating_sub(self.restarts.get(&instance.name).copied().unwrap_or(0))
+    }
+}
+
+/// How far things are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// All goals are reached.
+    Reached,
+    /// Some are not, and may yet be.
+    Pending,
+    /// Some never will be without a change.
+    Failed(Vec<Failed>),
+}
+
+/// A deployment that does not come to what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Which.
+    pub deployment: String,
+    /// Why.
+    pub why: String,
+    /// The instance whose output may tell more.
+    pub instance: Option<String>,
+}
+
+/// How far things are. Failures count only when nothing is pending elsewhere: one bad deployment is no reason to
+/// stop watching the others.
+pub fn verdict(status: &Status, goals: &Goals, baseline: &Baseline) -> Verdict {
+    let mut failures = Vec::new();
+    let mut pending = false;
+    for (name, goal) in goals {
+        match one(status, name, *goal, baseline) {
+            Verdict::Reached => {}
+            Verdict::Pending => pending = true,
+            Verdict::Failed(mut more) => failures.append(&mut more),
+        }
+    }
+    match (pending, failures.is_empty()) {
+        (true, _) => Verdict::Pending,
+        (false, true) => Verdict::Reached,
+        (false, false) => Verdict::Failed(failures),
+    }
+}
+
+fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict {
+    use DeploymentState as State;
+    let view = status.deployments.iter().find(|view| view.deployment == name);
+    match (goal, view.map(|view| (view.state, view))) {
+        (Goal::Gone, None | Some((State::Kept, _))) | (Goal::Running, Some((State::Running | State::Kept, _))) => {
+            Verdict::Reached
+        }
+        (_, Some((State::Failed, view))) => Verdict::Failed(vec![Failed {
+            deployment: name.to_owned(),
+            why: why(status, name, &view.message),
+            instance: worst(status, name, baseline).map(|instance| instance.name.clone()),
+        }]),
+        (Goal::Running, Some((State::Degraded, view))) => match worst(status, name, baseline) {
+            Some(instance) if baseline.crashes(instance) >= CRASHES => Verdict::Failed(vec![Failed {
+                deployment: name.to_owned(),
+                why: format!(
+                    "{} crashed {} times in a row ({}); keel goes on trying{}",
+                    instance.name,
+                    baseline.crashes(instance),
+                    ended(instance),
+                    if view.message.is_empty() { String::new() } else { format!(": {}", view.message) }
+                ),
+                instance: Some(instance.name.clone()),
+            }]),
+            _ => Verdict::Pending,
+        },
+        _ => Verdict::Pending,
+    }
+}
+
+/// The message of a deployment, or the first condition of a service that does not hold.
+fn why(status: &Status, name: &str, message: &str) -> String {
+    if !message.is_empty() {
+        return message.to_owned();
+    }
+    status
+        .services
+        .iter()
+        .filter(|service| service.deployment == name)
+        .flat_map(|service| service.conditions.iter().map(move |condition| (service, condition)))
+        .find(|(_, condition)| condition.status == ConditionStatus::False)
+        .map_or_else(
+            || "it says no reason; see `keel get deployments -o yaml`".to_owned(),
+            |(service, condition)| format!("{}: {}", service.service, condition.message),
+        )
+}
+
+/// The instance of a deployment that crashed most.
+fn worst<'a>(status: &'a Status, name: &str, baseline: &Baseline) -> Option<&'a InstanceView> {
+    let crashed = |instance: &&InstanceView| instance.deployment == name && baseline.crashes(instance) > 0;
+    status.instances.iter().filter(crashed).max_by_key(|instance| baseline.crashes(instance))
+}
+
+/// How an instance ended, in a phrase.
+pub fn ended(instance: &InstanceView) -> String {
+    let Some(exit) = &instance.exit else { return instance.phase.clone() };
+    match (exit.oom_killed, &exit.message, &exit.signal, exit.code) {
+        (true, ..) => "out of memory".to_owned(),
+        (_, Some(message), _, None) => format!("could not run: {message}"),
+        (_, _, Some(signal), _) => format!("killed by {signal}"),
+        (_, _, _, Some(code)) => format!("exit code {code}"),
+        _ => "ended".to_owned(),
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waited {
+    /// All goals are reached.
+    Reached,
+    /// Some never will be.
+    Failed(Vec<Failed>),
+    /// Time ran out first; what was missing.
+    TimedOut(Vec<String>),
+    /// Somebody pressed control-C.
+    Interrupted,
+}
+
+/// Watches until the goals are reached, can't be, or time runs out; shows progress on standard error.
+pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, timeout: Duration) -> Result<Waited, ApiError> {
+    let mut progress = Progress::new(stderr_is_live());
+    let deadline = Instant::now() + timeout;
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
+    let mut status = synced_status(client).await?;
+    loop {
+        progress.show(&status, goals);
+        match verdict(&status, goals, baseline) {
+            Verdict::Reached => return Ok(Waited::Reached),
+            Verdict::Failed(failures) => return Ok(Waited::Failed(failures)),
+            Verdict::Pending => {}
+        }
+        let generation = status.generation;
+        tokio::select! {
+            next = client.status_after(generation) => status = next?,
+            () = tokio::time::sleep_until(deadline) => return Ok(Waited::TimedOut(missing(&status, goals, baseline))),
+            _ = &mut interrupt => return Ok(Waited::Interrupted),
+        }
+    }
+}
+
+/// What the goals lack, one line per deployment.
+fn missing(status: &Status, goals: &Goals, baseline: &Baseline) -> Vec<String> {
+    let lacking = goals.iter().filter(|(name, goal)| one(status, name, **goal, baseline) != Verdict::Reached);
+    lacking
+        .map(|(name, _)| {
+            let view = status.deployments.iter().find(|view| view.deployment == *name);
+            match view {
+                Some(view) if view.message.is_empty() => format!("deployment/{name} is {}", view.state.name()),
+                Some(view) => format!("deployment/{name} is {}: {}", view.state.name(), view.message),
+                None => format!("deployment/{name} is not known yet"),
+            }
+        })
+        .collect()
+}
+
+/// Tells failures on standard error, each with the last lines of the instance that crashed.
+pub async fn report(client: &Client, failures: &[Failed]) {
+    for failure in failures {
+        note(format_args!("error: deployment/{} failed: {}", failure.deployment, harmless(&failure.why)));
+        let Some(instance) = &failure.instance else { continue };
+        let lines = tokio::time::timeout(LAST_LINES_DEADLINE, last_lines(client, instance)).await.unwrap_or_default();
+        if lines.is_empty() {
+            note(format_args!("{instance} wrote nothing"));
+            continue;
+        }
+        note(format_args!("last {} of {instance}:", count(lines.len(), "line")));
+        for line in lines {
+            note(format_args!("  {}", harmless(&line)));
+        }
+    }
+}
+
+async fn last_lines(client: &Client, instance: &str) -> Vec<String> {
+    let query =
+        LogQuery { target: instance.to_owned(), follow: false, tail: Some(LAST_LINES), previous: false, since: None };
+    let Ok(items) = client.logs(&query).await else { return Vec::new() };
+    let lines: Vec<String> = items
+        .filter_map(|item| async move {
+            match item {
+                Ok(LogItem::Line { line, .. }) => Some(line.text),
+                _ => None,
+            }
+        })
+        .collect()
+        .await;
+    let keep = usize::try_from(LAST_LINES).unwrap_or(usize::MAX);
+    let skip = lines.len().saturating_sub(keep);
+    lines.into_iter().skip(skip).collect()
+}

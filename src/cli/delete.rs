@@ -1,0 +1,137 @@
+//! `keel delete`: remove deployments.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::apply::{finish, print_results};
+use super::connect::{converge, observe, synced_status};
+use super::converge::{Baseline, goals};
+use super::exit::{Exit, Outcome};
+use super::files::Files;
+use super::output::note;
+use super::problems;
+use crate::api::Client;
+use crate::config::Options;
+use crate::controller::{Change, DeleteRequest};
+use crate::runtime::Volumes;
+
+/// Longest wait when none is named: ten times the default `stop_grace_period`, instances being stopped side by side.
+const TIMEOUT: &str = "5m";
+
+/// Remove deployments, by name or as files declare them
+///
+/// Named volumes stay unless --volumes is given. A deployment that the directory of a running controller declares is
+/// removed by removing its file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  keel delete demo\n  keel delete -f specs/demo.yaml --volumes\n\n\
+Exit codes: 0 everything is gone, 1 it failed or a name is not found, 124 --timeout ran out first.")]
+pub struct Args {
+    /// Deployments
+    #[arg(value_name = "NAME", required_unless_present = "paths", conflicts_with = "paths")]
+    names: Vec<String>,
+    #[command(flatten)]
+    files: Files,
+    /// Remove their named volumes, with the data in them
+    #[arg(long)]
+    volumes: bool,
+    /// Return as soon as the removal is asked for
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Names that are not found are no error
+    #[arg(long)]
+    ignore_not_found: bool,
+}
+
+impl Args {
+    /// Runs the verb.
+    pub async fn run(self, options: &Options) -> Outcome {
+        let looking = observe(options).await?;
+        let found = self.find(&looking).await;
+        let (found, exit) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                looking.close().await;
+                return Err(error);
+            }
+        };
+        if found.is_empty() {
+            looking.close().await;
+            return Ok(exit);
+        }
+        let client = if looking.has_controller() {
+            looking
+        } else {
+            looking.close().await;
+            converge(options, found.clone()).await?
+        };
+        let outcome = self.delete(&client, found).await;
+        client.close().await;
+        Ok(match outcome? {
+            Exit::Success => exit,
+            other => other,
+        })
+    }
+
+    /// The deployments that exist, and what becomes of the exit code when others don't.
+    async fn find(&self, client: &Client) -> anyhow::Result<(BTreeSet<String>, Exit)> {
+        let wanted = if self.files.paths.is_empty() { self.named()? } else { self.declared(client).await? };
+        let status = synced_status(client).await?;
+        let known: BTreeSet<&str> = status.deployments.iter().map(|view| view.deployment.as_str()).collect();
+        let (found, missing): (BTreeSet<_>, BTreeSet<_>) =
+            wanted.into_iter().partition(|name| known.contains(name.as_str()));
+        if missing.is_empty() || self.ignore_not_found {
+            return Ok((found, Exit::Success));
+        }
+        for name in missing {
+            note(format_args!("error: deployments \"{name}\" not found"));
+        }
+        Ok((found, Exit::Failure))
+    }
+
+    fn named(&self) -> anyhow::Result<BTreeSet<String>> {
+        for name in &self.names {
+            if name.contains('/') {
+                bail!("{name:?} is not a deployment; services are removed by removing them from the deployment's file");
+            }
+        }
+        Ok(self.names.iter().cloned().collect())
+    }
+
+    /// The deployments that the files declare.
+    async fn declared(&self, client: &Client) -> anyhow::Result<BTreeSet<String>> {
+        let mut request = self.files.read()?;
+        // Without its directory, nothing counts as missing from it.
+        request.origins.clear();
+        let preview = client.preview(&request).await?;
+        if !preview.problems.is_empty() {
+            problems::report(&preview.problems, "nothing was removed");
+            bail!("name the deployments instead: keel delete NAME");
+        }
+        let declared = preview.deployments.into_iter().filter(|one| one.change != Change::Pruned);
+        Ok(declared.map(|preview| preview.deployment).collect())
+    }
+
+    async fn delete(&self, client: &Client, deployments: BTreeSet<String>) -> Outcome {
+        let baseline = Baseline::of(&client.status().await?);
+        let volumes = if self.volumes { Volumes::Remove } else { Volumes::Keep };
+        let request = DeleteRequest { deployments: deployments.into_iter().collect(), volumes };
+        let applied = client.delete(&request).await?;
+        if !applied.problems.is_empty() {
+            problems::report(&applied.problems, "nothing was removed");
+            return Ok(Exit::Failure);
+        }
+        print_results(&applied, "")?;
+        if self.no_wait {
+            if !client.has_controller() {
+                note("no controller runs, so nothing is stopped until `keel run` or `keel delete` without --no-wait");
+            }
+            return Ok(Exit::Success);
+        }
+        finish(client, &goals(&applied), &baseline, self.timeout).await
+    }
+}

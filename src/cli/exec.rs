@@ -1,0 +1,149 @@
+//! `keel exec`: a command inside a running instance.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::connect::observe;
+use super::exit::{Exit, Outcome};
+use super::output::note;
+use super::terminal::{RawMode, is_terminal, size};
+use crate::api::{ApiError, Client, ExecStart, Kind};
+use crate::config::Options;
+use crate::runtime::io::{ExecInput, ExecOutput, ExecRequest};
+use crate::state::{ErrorKind, Target};
+
+/// Bytes that are read from standard input at once: a pipe's capacity on Linux (pipe(7)).
+const CHUNK: usize = 64 << 10;
+
+/// Run a command inside a running instance
+///
+/// With the confinement of the instance. Where the target covers several instances, the one with the lowest slot.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  keel exec demo/web -- env\n  keel exec -it demo/web/1 -- sh\n  \
+tar c data | keel exec -i demo/web/0 -- tar x -C /tmp\n\n\
+Exit code: that of the command (128 + N after signal N); 125 when keel can't do it, 126 when the command can't be \
+run, 127 when it is not found.")]
+pub struct Args {
+    /// DEPLOYMENT/SERVICE or DEPLOYMENT/SERVICE/SLOT
+    target: Target,
+    /// Connect standard input
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Directory to start in
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Set a variable of its environment; repeatable
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Args {
+    /// Runs the verb.
+    pub async fn run(self, options: &Options) -> Outcome {
+        let client = observe(options).await?;
+        let outcome = self.exec(&client).await;
+        client.close().await;
+        outcome
+    }
+
+    async fn exec(self, client: &Client) -> Outcome {
+        let raw = self.tty && self.stdin && is_terminal(&std::io::stdin());
+        if self.tty && self.stdin && !raw {
+            note(
+                "warning: standard input is no terminal; the command gets a terminal and keys are not passed one by one",
+            );
+        }
+        let request = ExecRequest {
+            command: self.command,
+            tty: self.tty.then(|| size().unwrap_or((80, 24))),
+            stdin: self.stdin,
+            workdir: self.workdir,
+            env: self.env,
+        };
+        let start = ExecStart { target: self.target.to_string(), request };
+        let stream = match client.exec(&start).await {
+            Err(error) => return Ok(refused(&error)),
+            Ok(stream) => stream,
+        };
+        let raw = if raw { Some(RawMode::enter()?) } else { None };
+        if self.tty {
+            tokio::spawn(send_sizes(stream.input.clone()));
+        }
+        if self.stdin {
+            tokio::spawn(send_input(stream.input));
+        }
+        let outcome = copy_output(stream.output).await;
+        drop(raw);
+        match outcome? {
+            Ok(code) => Ok(Exit::Command(u8::try_from(code).unwrap_or(u8::MAX))),
+            Err(error) => Ok(refused(&error)),
+        }
+    }
+}
+
+/// Tells why there is no exit code of the command.
+fn refused(error: &ApiError) -> Exit {
+    note(format_args!("error: {error}"));
+    if error.kind == Kind::Runtime(ErrorKind::Rejected) { Exit::NotExecutable } else { Exit::ExecFailed }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+/// Copies until the command ends; its code.
+async fn copy_output(
+    mut output: futures::stream::BoxStream<'static, Result<ExecOutput, ApiError>>,
+) -> std::io::Result<Result<i32, ApiError>> {
+    while let Some(item) = output.next().await {
+        match item {
+            Ok(ExecOutput::Stdout(bytes)) => write(std::io::stdout().lock(), &bytes)?,
+            Ok(ExecOutput::Stderr(bytes)) => write(std::io::stderr().lock(), &bytes)?,
+            Ok(ExecOutput::Exit(code)) => return Ok(Ok(code)),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Err(ApiError::new(Kind::Transport, "the command's output broke off before it ended")))
+}
+
+fn write(mut to: impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+/// Hands standard input on; its end closes the command's.
+async fn send_input(to: mpsc::Sender<ExecInput>) {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = vec![0; CHUNK];
+    while let Ok(read @ 1..) = stdin.read(&mut buffer).await {
+        let bytes = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
+        if to.send(ExecInput::Data(bytes)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the size of the terminal whenever it changes.
+async fn send_sizes(to: mpsc::Sender<ExecInput>) {
+    let Ok(mut changes) = signal(SignalKind::window_change()) else { return };
+    while changes.recv().await.is_some() {
+        let Some((columns, rows)) = size() else { continue };
+        if to.send(ExecInput::Resize(columns, rows)).await.is_err() {
+            return;
+        }
+    }
+}

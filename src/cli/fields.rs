@@ -1,0 +1,250 @@
+//! Which fields of a declaration change, with secret values masked. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::controller::DeploymentPreview;
+
+/// What is shown instead of a secret value.
+const MASK: &str = "***";
+
+/// Parts of names that make their value a secret, compared in upper case. The words that CI systems and log
+/// scrubbers mask by (Buildkite, GitLab, Sentry).
+const SECRET_WORDS: &[&str] =
+    &["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "AUTH", "PRIVATE", "SIGNATURE"];
+
+/// Further parts that make a variable of the environment a secret; as names of spec fields they are harmless.
+const SECRET_VARIABLE_WORDS: &[&str] = &["KEY", "PASS", "DSN", "COOKIE", "SALT", "CERT"];
+
+/// One field that changes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FieldChange {
+    /// `services.web.scale.replicas`.
+    pub path: String,
+    /// What is declared now; absent where nothing is.
+    pub old: Option<Value>,
+    /// What would be declared; absent where nothing would be.
+    pub new: Option<Value>,
+    /// Whether the values are secret and not shown.
+    pub masked: bool,
+}
+
+impl std::fmt::Display for FieldChange {
+    /// `path: old -> new`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} -> {}", self.path, shown(self.old.as_ref()), shown(self.new.as_ref()))?;
+        if self.masked && self.old.is_some() && self.new.is_some() {
+            f.write_str(" (changed)")?;
+        }
+        Ok(())
+    }
+}
+
+fn shown(value: Option<&Value>) -> String {
+    match value {
+        None => "(none)".to_owned(),
+        Some(Value::String(text)) if is_plain(text) => text.clone(),
+        Some(value) => value.to_string(),
+    }
+}
+
+/// Whether a text reads as itself without quotes, and as nothing else: `1` and `true` as texts keep theirs.
+fn is_plain(text: &str) -> bool {
+    text.trim() == text
+        && !text.chars().any(char::is_control)
+        && serde_json::from_str::<serde::de::IgnoredAny>(text).is_err()
+        && !text.is_empty()
+}
+
+/// The fields that applying changes, by path.
+pub fn changes(preview: &DeploymentPreview) -> Vec<FieldChange> {
+    diff(preview.old.as_ref(), preview.new.as_ref())
+}
+
+/// The leaves that differ between two values.
+pub fn diff(old: Option<&Value>, new: Option<&Value>) -> Vec<FieldChange> {
+    let (old, new) = (leaves(old), leaves(new));
+    let paths: std::collections::BTreeSet<&Path> = old.keys().chain(new.keys()).collect();
+    paths
+        .into_iter()
+        .filter(|path| old.get(*path) != new.get(*path))
+        .map(|path| change(path, old.get(path), new.get(path)))
+        .collect()
+}
+
+fn change(path: &Path, old: Option<&Value>, new: Option<&Value>) -> FieldChange {
+    let masked = [old, new].into_iter().flatten().any(|value| is_secret(path, value));
+    let show =
+        |value: Option<&Value>| value.map(|value| if masked { Value::String(MASK.to_owned()) } else { value.clone() });
+    FieldChange { path: path_text(path), old: show(old), new: show(new), masked }
+}
+
+/// Steps from the root to a leaf.
+type Path = Vec<Part>;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Key(String),
+    Index(usize),
+}
+
+fn path_text(path: &Path) -> String {
+    let mut text = String::new();
+    for part in path {
+        match part {
+            Part::Key(key) if text.is_empty() => text.push_str(key),
+            Part::Key(key) => {
+                text.push('.');
+                text.push_str(key);
+            }
+            Part::Index(index) => text.push_str(&format!("[{index}]")),
+        }
+    }
+    text
+}
+
+/// Scalars, empty collections and lists of scalars (a command is one thing) by path.
+fn leaves(value: Option<&Value>) -> BTreeMap<Path, Value> {
+    let mut found = BTreeMap::new();
+    if let Some(value) = value {
+        collect(value, &mut Vec::new(), &mut found);
+    }
+    found
+}
+
+fn collect(value: &Value, path: &mut Path, found: &mut BTreeMap<Path, Value>) {
+    let nested = |value: &Value| matches!(value, Value::Object(_) | Value::Array(_));
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            for (key, value) in fields {
+                path.push(Part::Key(key.clone()));
+                collect(value, path, found);
+                path.pop();
+            }
+        }
+        Value::Array(items) if items.iter().any(nested) => {
+            for (index, value) in items.iter().enumerate() {
+                path.push(Part::Index(index));
+                collect(value, path, found);
+                path.pop();
+            }
+        }
+        leaf => {
+            found.insert(path.clone(), leaf.clone());
+        }
+    }
+}
+
+/// Whether a value must not be shown: its name says so, or it refers to a secret, or it is an address with a password.
+fn is_secret(path: &Path, value: &Value) -> bool {
+    let keys: Vec<&str> =
+        path.iter().filter_map(|part| if let Part::Key(key) = part { Some(key.as_str()) } else { None }).collect();
+    let name = keys.last().map(|key| key.to_uppercase()).unwrap_or_default();
+    let variable = keys.iter().rev().nth(1).is_some_and(|parent| *parent == "env");
+    let named = |words: &[&str]| words.iter().any(|word| name.contains(word));
+    named(SECRET_WORDS) || (variable && named(SECRET_VARIABLE_WORDS)) || texts(value).any(refers_to_secret)
+}
+
+fn texts(value: &Value) -> impl Iterator<Item = &str> {
+    let own = value.as_str();
+    let items = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+    own.into_iter().chain(items)
+}
+
+/// `$S:name`, or `scheme://user:password@host`.
+fn refers_to_secret(text: &str) -> bool {
+    let password_in_address = text.split_once("://").is_some_and(|(_, rest)| {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+    });
+    text.starts_with("$S:") || password_in_address
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn lines(old: Value, new: Value) -> Vec<String> {
+        let present = |value: &Value| (!value.is_null()).then(|| value.clone());
+        diff(present(&old).as_ref(), present(&new).as_ref()).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn equal_declarations_do_not_differ() {
+        let value = json!({"services": {"web": {"scale": {"replicas": 3}, "env": {"TOKEN": "x"}}}});
+        assert_eq!(lines(value.clone(), value), Vec::<String>::new());
+    }
+
+    #[test]
+    fn changed_added_and_removed_fields_are_told_by_path() {
+        let old = json!({"services": {"web": {"scale": {"replicas": 3}, "user": "app"}}});
+        let new = json!({"services": {"web": {"scale": {"replicas": 5}, "hostname": "w"}}});
+        assert_eq!(
+            lines(old, new),
+            [
+                "services.web.hostname: (none) -> w",
+                "services.web.scale.replicas: 3 -> 5",
+                "services.web.user: app -> (none)"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_command_is_one_field_and_lists_of_objects_are_told_by_item() {
+        let old = json!({"args": ["a", "b"], "endpoints": [{"port": 80}, {"port": 90}]});
+        let new = json!({"args": ["a"], "endpoints": [{"port": 80}, {"port": 91}]});
+        assert_eq!(lines(old, new), [r#"args: ["a","b"] -> ["a"]"#, "endpoints[1].port: 90 -> 91"]);
+    }
+
+    #[test]
+    fn a_number_and_its_text_are_different() {
+        assert_eq!(lines(json!({"env": {"A": 1}}), json!({"env": {"A": "1"}})), ["env.A: 1 -> \"1\""]);
+        assert_eq!(lines(json!({"env": {"A": ""}}), json!({"env": {"A": " x"}})), [r#"env.A: "" -> " x""#]);
+    }
+
+    #[test]
+    fn secrets_are_masked_and_their_change_is_told() {
+        let old = json!({"env": {"API_TOKEN": "one", "db_password": "two", "GONE_SECRET": "x", "PLAIN": "a", "SSH_KEY": "k"}});
+        let new =
+            json!({"env": {"API_TOKEN": "three", "db_password": "two", "PLAIN": "b", "SSH_KEY": "l", "REF": "$S:db"}});
+        assert_eq!(
+            lines(old, new),
+            [
+                "env.API_TOKEN: *** -> *** (changed)",
+                "env.GONE_SECRET: *** -> (none)",
+                "env.PLAIN: a -> b",
+                "env.REF: (none) -> ***",
+                "env.SSH_KEY: *** -> *** (changed)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_value_that_becomes_or_was_a_reference_to_a_secret_is_masked_on_both_sides() {
+        assert_eq!(
+            lines(json!({"env": {"A": "plain"}}), json!({"env": {"A": "$S:a"}})),
+            ["env.A: *** -> *** (changed)"]
+        );
+    }
+
+    #[test]
+    fn an_address_with_a_password_is_masked() {
+        let old = json!({"env": {"DB": "postgres://u:p@h/db"}});
+        assert_eq!(lines(old, Value::Null), ["env.DB: *** -> (none)"]);
+        let plain = json!({"env": {"DB": "http://h:80/a@b:c"}});
+        assert_eq!(lines(plain, Value::Null), ["env.DB: http://h:80/a@b:c -> (none)"]);
+    }
+
+    #[test]
+    fn a_field_that_is_no_variable_is_masked_by_the_clear_words_alone() {
+        let new = json!({"storage": [{"secret_access_key": "x", "key": "y"}]});
+        assert_eq!(
+            lines(Value::Null, new),
+            ["storage[0].key: (none) -> y", "storage[0].secret_access_key: (none) -> ***"]
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! `keel get`: what there is.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, bail};
+use chrono::Utc;
+use serde_json::Value;
+
+use super::connect::{observe, synced_status, warn_about};
+use super::exit::{Exit, Outcome};
+use super::output::{Columns, DataFormat, Format, note, print, print_data};
+use super::views::{Object, Resource};
+use crate::api::Client;
+use crate::config::Options;
+use crate::state::Target;
+use crate::status::Status;
+
+/// Show deployments, services or instances
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Types: deployments (deploy), services (svc), instances (inst), all; several with commas.\n\
+Names: DEPLOYMENT, DEPLOYMENT/SERVICE, DEPLOYMENT/SERVICE/SLOT; the name of a whole shows its parts.\n\n\
+Examples:\n  keel get deployments\n  keel get instances demo/web -w\n  keel get svc/demo/web -o yaml\n  \
+keel get all -o json\n\nWorks with a running controller and without one. Exit code 1 when a name is not found.")]
+pub struct Args {
+    /// What to show: TYPE, TYPE,TYPE or TYPE/NAME
+    #[arg(required = true, value_name = "TYPE[/NAME]")]
+    what: String,
+    /// Only these
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// How to print; a table when nothing is named
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+    /// Go on with what changes
+    #[arg(short, long)]
+    watch: bool,
+    /// Leave the heads of the columns out
+    #[arg(long)]
+    no_headers: bool,
+}
+
+/// What is wanted.
+#[derive(Debug, PartialEq, Eq)]
+struct Selection {
+    /// `get all`: answers as one object of three arrays.
+    all: bool,
+    resources: Vec<Resource>,
+    /// None means everything.
+    names: Vec<Target>,
+}
+
+impl Args {
+    /// Runs the verb.
+    pub async fn run(self, options: &Options) -> Outcome {
+        let selection = selection(&self.what, &self.names)?;
+        let client = observe(options).await?;
+        let outcome = self.show(&selection, &client).await;
+        client.close().await;
+        outcome
+    }
+
+    async fn show(&self, selection: &Selection, client: &Client) -> Outcome {
+        let mut status = synced_status(client).await?;
+        warn_about(&status);
+        let mut columns: Vec<Columns> = selection.resources.iter().map(|_| Columns::default()).collect();
+        let mut shown = selection.objects(&status);
+        let exit = missing(selection, &shown);
+        if exit == Exit::Success || shown.iter().any(|(_, objects)| !objects.is_empty()) {
+            self.print(selection, &shown, &mut columns)?;
+        }
+        while self.watch {
+            let generation = status.generation;
+            status = client.status_after(generation).await?;
+            let now = selection.objects(&status);
+            self.print_changes(&shown, &now, &mut columns)?;
+            shown = now;
+        }
+        Ok(exit)
+    }
+
+    fn print(
+        &self,
+        selection: &Selection,
+        shown: &[(Resource, Vec<Object>)],
+        columns: &mut [Columns],
+    ) -> anyhow::Result<()> {
+        let data = match self.output {
+            Some(Format::Json) => Some(DataFormat::Json),
+            Some(Format::Yaml) => Some(DataFormat::Yaml),
+            Some(Format::Name) => return print(&names(shown)),
+            Some(Format::Wide) | None => None,
+        };
+        if let Some(format) = data {
+            return print_data(format, &document(selection, shown));
+        }
+        if shown.iter().all(|(_, objects)| objects.is_empty()) {
+            note("No resources found");
+            return Ok(());
+        }
+        let tables = shown.iter().zip(columns).filter(|((_, objects), _)| !objects.is_empty());
+        let texts: Vec<String> = tables
+            .map(|((resource, objects), columns)| self.table(*resource, objects, columns, !self.no_headers))
+            .collect();
+        print(&texts.join("\n"))
+    }
+
+    fn table(&self, resource: Resource, objects: &[Object], columns: &mut Columns, header: bool) -> String {
+        let wide = self.output == Some(Format::Wide);
+        let rows: Vec<Vec<String>> = objects.iter().map(|object| object.row(wide)).collect();
+        columns.render(header.then(|| resource.header(wide)).as_deref(), &rows)
+    }
+
+    fn print_changes(
+        &self,
+        before: &[(Resource, Vec<Object>)],
+        now: &[(Resource, Vec<Object>)],
+        columns: &mut [Columns],
+    ) -> anyhow::Result<()> {
+        for (((resource, before), (_, now)), columns) in before.iter().zip(now).zip(columns) {
+            let changed = changed(*resource, before, now);
+            match self.output {
+                _ if changed.is_empty() => {}
+                Some(Format::Name) => print(&names(&[(*resource, changed)]))?,
+                Some(Format::Json) => {
+                    for object in &changed {
+                        print_data(DataFormat::Json, &object.value)?;
+                    }
+                }
+                Some(Format::Yaml) => {
+                    for object in &changed {
+                        print("---\n")?;
+                        print_data(DataFormat::Yaml, &object.value)?;
+                    }
+                }
+                Some(Format::Wide) | None => print(&self.table(*resource, &changed, columns, false))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Selection {
+    fn objects(&self, status: &Status) -> Vec<(Resource, Vec<Object>)> {
+        let now = Utc::now();
+        let wanted = |object: &Object| self.names.is_empty() || self.names.iter().any(|name| object.is_named(name));
+        let of = |resource: &Resource| resource.objects(status, now).into_iter().filter(wanted).collect();
+        self.resources.iter().map(|resource| (*resource, of(resource))).collect()
+    }
+}
+
+fn selection(what: &str, names: &[String]) -> anyhow::Result<Selection> {
+    let parse = |name: &str| name.parse::<Target>().with_context(|| format!("bad name {name:?}"));
+    let mut names: Vec<Target> = names.iter().map(|name| parse(name)).collect::<anyhow::Result<_>>()?;
+    let types = match what.split_once('/') {
+        Some((word, name)) => {
+            names.push(parse(name)?);
+            word
+        }
+        None => what,
+    };
+    if types == "all" {
+        return Ok(Selection { all: true, resources: Resource::ALL.to_vec(), names });
+    }
+    let mut resources = Vec::new();
+    for word in types.split(',') {
+        match Resource::parse(word) {
+            Some(resource) if resources.contains(&resource) => {}
+            Some(resource) => resources.push(resource),
+            None => bail!("there is no type {word:?}; write deployments, services, instances or all"),
+        }
+    }
+    Ok(Selection { all: false, resources, names })
+}
+
+/// Tells each name that nothing has.
+fn missing(selection: &Selection, shown: &[(Resource, Vec<Object>)]) -> Exit {
+    let mut exit = Exit::Success;
+    for name in &selection.names {
+        if !shown.iter().any(|(_, objects)| objects.iter().any(|object| object.is_named(name))) {
+            let types = selection.resources.first().filter(|_| selection.resources.len() == 1);
+            let types = types.map_or("resources", |resource| resource.plural());
+            note(format_args!("error: {types} \"{name}\" not found"));
+            exit = Exit::Failure;
+        }
+    }
+    exit
+}
+
+/// The views alone: an array; of all types, an object of arrays.
+fn document(selection: &Selection, shown: &[(Resource, Vec<Object>)]) -> Value {
+    let array = |objects: &[Object]| Value::Array(objects.iter().map(|object| object.value.clone()).collect());
+    if selection.all {
+        return shown.iter().map(|(resource, objects)| (resource.plural().to_owned(), array(objects))).collect();
+    }
+    Value::Array(shown.iter().flat_map(|(_, objects)| objects.iter().map(|object| object.value.clone())).collect())
+}
+
+fn names(shown: &[(Resource, Vec<Object>)]) -> String {
+    let mut text = String::new();
+    for (resource, objects) in shown {
+        for object in objects {
+            text.push_str(&format!("{}/{}\n", resource.singular(), object.name));
+        }
+    }
+    text
+}
+
+/// Objects that are new or different, and those that are gone.
+fn changed(resource: Resource, before: &[Object], now: &[Object]) -> Vec<Object> {
+    let old: BTreeMap<&str, &Value> = before.iter().map(|object| (object.key.as_str(), &object.value)).collect();
+    let mut out: Vec<Object> =
+        now.iter().filter(|object| old.get(object.key.as_str()) != Some(&&object.value)).cloned().collect();
+    let still = |key: &str| now.iter().any(|object| object.key == key);
+    out.extend(before.iter().filter(|object| !still(&object.key)).map(|object| object.clone().gone(resource)));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(name: &str, value: Value) -> Object {
+        let cells = vec![name.to_owned(), "1/1".to_owned(), "running".to_owned()];
+        Object { name: name.to_owned(), key: name.to_owned(), value, cells, wide: Vec::new() }
+    }
+
+    #[test]
+    fn types_and_names_are_given_in_either_form() {
+        let name = |text: &str| text.parse::<Target>().unwrap();
+        let plain = selection("svc", &["demo/web".to_owned()]).unwrap();
+        assert_eq!(plain, selection("services/demo/web", &[]).unwrap());
+        assert_eq!(plain, Selection { all: false, resources: vec![Resource::Services], names: vec![name("demo/web")] });
+        let several = selection("inst,deploy,instances", &[]).unwrap();
+        assert_eq!(several.resources, [Resource::Instances, Resource::Deployments]);
+        assert!(selection("all", &[]).unwrap().all);
+        assert_eq!(
+            selection("pods", &[]).unwrap_err().to_string(),
+            "there is no type \"pods\"; write deployments, services, instances or all"
+        );
+    }
+
+    #[test]
+    fn watching_prints_what_is_new_different_or_gone() {
+        let before = [object("same", json!(1)), object("different", json!(1)), object("gone", json!(1))];
+        let now = [object("same", json!(1)), object("different", json!(2)), object("new", json!(1))];
+        let rows: Vec<Vec<String>> =
+            changed(Resource::Instances, &before, &now).iter().map(|object| object.row(false)).collect();
+        assert_eq!(rows, [["different", "1/1", "running"], ["new", "1/1", "running"], ["gone", "1/1", "removed"]]);
+    }
+
+    #[test]
+    fn json_is_an_array_of_the_views_and_of_all_types_an_object() {
+        let shown = [(Resource::Deployments, vec![object("demo", json!({"deployment": "demo"}))])];
+        let one = selection("deploy", &[]).unwrap();
+        assert_eq!(document(&one, &shown), json!([{"deployment": "demo"}]));
+        let all = selection("all", &[]).unwrap();
+        assert_eq!(document(&all, &shown), json!({"deployments": [{"deployment": "demo"}]}));
+        assert_eq!(names(&shown), "deployment/demo\n");
+    }
+}

@@ -1,0 +1,210 @@
+//! What happened between two statuses, in one line each. Pure; steps and their causes are logged by the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::converge::ended;
+use super::problems;
+use super::text::count;
+use crate::status::{DeploymentState, InstanceView, Status};
+
+/// One line to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// All is well, or on its way.
+    News(String),
+    /// Somebody should have a look.
+    Warning(String),
+}
+
+/// Remembers what was told.
+#[derive(Debug, Default)]
+pub struct Narrator {
+    problems: BTreeMap<String, BTreeSet<String>>,
+    hold: Option<String>,
+    deployments: BTreeMap<String, (DeploymentState, String)>,
+    instances: BTreeMap<String, String>,
+}
+
+impl Narrator {
+    /// What is new in this status.
+    pub fn tell(&mut self, status: &Status) -> Vec<Told> {
+        let mut told = Vec::new();
+        self.tell_problems(status, &mut told);
+        self.tell_hold(status, &mut told);
+        self.tell_instances(status, &mut told);
+        self.tell_deployments(status, &mut told);
+        told
+    }
+
+    fn tell_problems(&mut self, status: &Status, told: &mut Vec<Told>) {
+        let mut now: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for problem in &status.problems {
+            now.entry(problem.file.clone()).or_default().insert(problems::line(problem));
+        }
+        for (file, lines) in &now {
+            let before = self.problems.get(file);
+            let new = lines.iter().filter(|line| before.is_none_or(|before| !before.contains(*line)));
+            told.extend(new.cloned().map(Told::Warning));
+        }
+        let solved = self.problems.keys().filter(|file| !now.contains_key(*file));
+        told.extend(solved.map(|file| Told::News(format!("{file}: no problems any more"))));
+        self.problems = now;
+    }
+
+    fn tell_hold(&mut self, status: &Status, told: &mut Vec<Told>) {
+        let now = status.hold.as_ref().map(|hold| hold.reason.clone());
+        match (&self.hold, &now) {
+            (before, Some(reason)) if before.as_ref() != Some(reason) => told.push(Told::Warning(reason.clone())),
+            (Some(_), None) => told.push(Told::News("pruning goes on".to_owned())),
+            _ => {}
+        }
+        self.hold = now;
+    }
+
+    /// Ends of instances, with what is being waited for.
+    fn tell_instances(&mut self, status: &Status, told: &mut Vec<Told>) {
+        let waiting = |instance: &&InstanceView| instance.phase == "exited" && !instance.message.is_empty();
+        let now: BTreeMap<String, String> = status
+            .instances
+            .iter()
+            .filter(waiting)
+            .map(|instance| {
+                let finished = instance.exit.as_ref().map_or(0, |exit| exit.finished_at.timestamp_micros());
+                (format!("{} {finished}", instance.name), format!("{}: {}", instance.name, wait(instance)))
+            })
+            .collect();
+        let new = now.iter().filter(|(key, _)| !self.instances.contains_key(*key));
+        told.extend(new.map(|(_, text)| Told::Warning(text.clone())));
+        self.instances = now;
+    }
+
+    fn tell_deployments(&mut self, status: &Status, told: &mut Vec<Told>) {
+        use DeploymentState as State;
+        let mut now = BTreeMap::new();
+        for view in &status.deployments {
+            let before = self.deployments.get(&view.deployment);
+            let state = (view.state, view.message.clone());
+            if before != Some(&state) {
+                let text = match view.message.as_str() {
+                    "" => format!("deployment/{} is {}", view.deployment, view.state.name()),
+                    message => format!("deployment/{} is {}: {message}", view.deployment, view.state.name()),
+                };
+                match view.state {
+                    State::Running if before.is_none_or(|(before, _)| *before != State::Running) => {
+                        told.push(Told::News(format!("{text}{}", instances_of(status, &view.deployment))));
+                    }
+                    // The engine logs each step.
+                    State::Running | State::Progressing | State::Removing => {}
+                    State::Kept => told.push(Told::News(text)),
+                    // A message may count; the instances' own lines say what happens.
+                    State::Degraded if before.is_some_and(|(before, _)| *before == State::Degraded) => {}
+                    State::Degraded | State::Failed | State::Unknown => told.push(Told::Warning(text)),
+                }
+            }
+            now.insert(view.deployment.clone(), state);
+        }
+        let gone = self.deployments.keys().filter(|name| !now.contains_key(*name));
+        told.extend(gone.map(|name| Told::News(format!("deployment/{name} is gone"))));
+        self.deployments = now;
+    }
+}
+
+fn wait(instance: &InstanceView) -> String {
+    let how = ended(instance);
+    if instance.message.contains(&how) { instance.message.clone() } else { format!("{how}; {}", instance.message) }
+}
+
+fn instances_of(status: &Status, deployment: &str) -> String {
+    let running = status.instances.iter().filter(|one| one.deployment == deployment && one.phase == "running").count();
+    format!(" ({})", count(running, "instance"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn status(deployments: Value, instances: Value, problems: Value, hold: Value) -> Status {
+        serde_json::from_value(json!({
+            "generation": 1, "synced": true, "services": [], "runtimes": [],
+            "deployments": deployments, "instances": instances, "problems": problems, "hold": hold,
+        }))
+        .unwrap()
+    }
+
+    fn deployment(state: &str, message: &str) -> Value {
+        json!([{"deployment": "demo", "source": null, "state": state, "message": message, "conditions": []}])
+    }
+
+    fn instance(phase: &str, message: &str, code: Value) -> Value {
+        let exit = match code {
+            Value::Null => Value::Null,
+            code => json!({"code": code, "signal": null, "oom_killed": false, "reason": "exited", "message": null,
+                "finished_at": "2024-01-01T00:00:01Z"}),
+        };
+        json!([{"deployment": "demo", "service": "web", "slot": 0, "name": "demo/web/0", "runtime": "sandbox",
+            "runtime_id": "x", "pid": null, "phase": phase, "ready": false, "revision": "r", "restarts": 0,
+            "created_at": "2024-01-01T00:00:00Z", "started_at": null, "ports": [], "exit": exit,
+            "message": message, "conditions": []}])
+    }
+
+    fn problem() -> Value {
+        json!([{"file": "a.yaml", "line": 3, "column": 5, "path": "services.web.image", "message": "is missing",
+            "help": null, "effect": "the last good version keeps running"}])
+    }
+
+    fn news(text: &str) -> Told {
+        Told::News(text.to_owned())
+    }
+
+    fn warning(text: &str) -> Told {
+        Told::Warning(text.to_owned())
+    }
+
+    #[test]
+    fn a_state_is_told_once() {
+        let mut narrator = Narrator::default();
+        let running = status(deployment("running", ""), instance("running", "", Value::Null), json!([]), Value::Null);
+        assert_eq!(narrator.tell(&running), [news("deployment/demo is running (1 instance)")]);
+        assert_eq!(narrator.tell(&running), []);
+        let gone = status(json!([]), json!([]), json!([]), Value::Null);
+        assert_eq!(narrator.tell(&gone), [news("deployment/demo is gone")]);
+    }
+
+    #[test]
+    fn a_broken_file_is_told_with_its_position_and_so_is_its_end() {
+        let mut narrator = Narrator::default();
+        let broken = status(json!([]), json!([]), problem(), Value::Null);
+        let line = "a.yaml:3:5: services.web.image: is missing (the last good version keeps running)";
+        assert_eq!(narrator.tell(&broken), [warning(line)]);
+        assert_eq!(narrator.tell(&broken), []);
+        let good = status(json!([]), json!([]), json!([]), Value::Null);
+        assert_eq!(narrator.tell(&good), [news("a.yaml: no problems any more")]);
+    }
+
+    #[test]
+    fn an_end_and_its_back_off_are_told_once() {
+        let mut narrator = Narrator::default();
+        let down = |message| {
+            let instances = instance("exited", message, json!(1));
+            status(deployment("degraded", "crashing"), instances, json!([]), Value::Null)
+        };
+        assert_eq!(
+            narrator.tell(&down("restarts in 10s")),
+            [warning("demo/web/0: exit code 1; restarts in 10s"), warning("deployment/demo is degraded: crashing")]
+        );
+        assert_eq!(narrator.tell(&down("restarts in 9s")), []);
+    }
+
+    #[test]
+    fn held_pruning_is_told_until_it_goes_on() {
+        let mut narrator = Narrator::default();
+        let hold = json!({"reason": "specs/ is gone; run keel approve", "missing": ["demo"]});
+        assert_eq!(
+            narrator.tell(&status(json!([]), json!([]), json!([]), hold)),
+            [warning("specs/ is gone; run keel approve")]
+        );
+        assert_eq!(narrator.tell(&status(json!([]), json!([]), json!([]), Value::Null)), [news("pruning goes on")]);
+    }
+}

@@ -1,0 +1,254 @@
+//! `keel run`: the controller.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::connect::engine_options;
+use super::converge::{Baseline, Failed, Goal, Goals, Verdict, report, verdict};
+use super::exit::{Exit, Outcome};
+use super::narrate::{Narrator, Told};
+use super::output::note;
+use super::text::count;
+use crate::api::{ApiError, Client, Server, router};
+use crate::config::Options;
+use crate::controller::{Engine, Mode};
+use crate::status::{DeploymentState, Status};
+use crate::store::StateDir;
+use crate::telemetry::LogFormat;
+
+/// Longest time for the engine to end; what it was doing is done again by the next one.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Watch a directory and keep running what its files declare
+///
+/// Every .yaml and .yml file below the directory counts; a change of it counts within a second. A broken file changes
+/// nothing until it is right again. SIGTERM and control-C end the controller and leave what runs running; the next
+/// `keel run` carries on with it. SIGHUP reads the directory again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  keel run\n  keel run /etc/keel/specs --runtime docker\n  \
+keel run specs --once && echo converged\n\n\
+While it runs, `keel get`, `apply`, `logs`, `exec` and the others work through it, from any terminal of the same \
+user (and with the same --state-dir). Logs go to standard error; KEEL_LOG=debug shows more.\n\n\
+Exit codes: 0 ended by a signal, or converged with --once; 1 failed.")]
+pub struct Args {
+    /// Directory with specs
+    #[arg(value_name = "DIR", default_value = "specs")]
+    directory: PathBuf,
+    /// Converge, then exit: with 0, or with 1 and the reason when it can't
+    #[arg(long)]
+    once: bool,
+    /// Remove what the directory does not declare any more even when most of it, or the directory, is gone
+    #[arg(long)]
+    allow_empty: bool,
+    /// How the log is written
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "KEEL_LOG_FORMAT")]
+    pub log_format: LogFormat,
+}
+
+impl Args {
+    /// Runs the verb.
+    pub async fn run(self, options: &Options) -> Outcome {
+        let directory =
+            std::path::absolute(&self.directory).with_context(|| format!("can't find {}", self.directory.display()))?;
+        if !directory.is_dir() && !self.allow_empty {
+            bail!("there is no directory {}; name the one with your specs: keel run DIR", directory.display());
+        }
+        let mut signals = Signals::new()?;
+        let mode = Mode::Controller { directory, allow_empty: self.allow_empty };
+        let engine = tokio::select! {
+            opened = Engine::open(engine_options(options, mode)) => opened.map_err(ApiError::from)?,
+            _ = signals.end() => return Ok(Exit::Success),
+        };
+        let outcome = self.serve(options, &engine, &mut signals).await;
+        notify(&[NotifyState::Stopping]);
+        if tokio::time::timeout(SHUTDOWN_DEADLINE, engine.shutdown()).await.is_err() {
+            tracing::warn!("the engine did not end in time");
+        }
+        outcome
+    }
+
+    async fn serve(&self, options: &Options, engine: &Engine, signals: &mut Signals) -> Outcome {
+        let socket = StateDir::open(&options.state_dir)?.socket_path()?;
+        let server = Server::bind(&socket, router(engine.clone()))?;
+        tracing::info!(
+            "watching {}; state in {}; control-C ends the controller and leaves what runs running",
+            self.directory.display(),
+            options.state_dir.display()
+        );
+        let outcome = self.work(engine, signals).await;
+        server.close().await;
+        outcome
+    }
+
+    async fn work(&self, engine: &Engine, signals: &mut Signals) -> Outcome {
+        let mut watch = engine.watch();
+        let mut narrator = Narrator::default();
+        let mut supervisor = Supervisor::default();
+        let baseline = Baseline::of(&engine.status());
+        loop {
+            let status = watch.borrow_and_update().clone();
+            if status.synced {
+                narrator.tell(&status).into_iter().for_each(log);
+                supervisor.tell(&status);
+                if self.once
+                    && let Some(end) = end_of_once(&status, &baseline)
+                {
+                    return Ok(conclude_once(engine, end).await);
+                }
+            }
+            tokio::select! {
+                changed = watch.changed() => changed.context("the engine ended by itself")?,
+                signal = signals.next() => match signal {
+                    Asked::End(name) => {
+                        tracing::info!("{name}: ending; what runs goes on");
+                        return Ok(if self.once { Exit::Interrupted } else { Exit::Success });
+                    }
+                    Asked::Rescan => rescan(engine.clone()),
+                }
+            }
+        }
+    }
+}
+
+fn log(told: Told) {
+    match told {
+        Told::News(text) => tracing::info!("{text}"),
+        Told::Warning(text) => tracing::warn!("{text}"),
+    }
+}
+
+/// Reads the directory again beside everything else.
+fn rescan(engine: Engine) {
+    tracing::info!("SIGHUP: reading the directory again");
+    tokio::spawn(async move {
+        if let Err(error) = engine.rescan().await {
+            tracing::warn!("reading the directory again failed: {error}");
+        }
+    });
+}
+
+/// How a single pass ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Once {
+    Converged,
+    Failed(Vec<Failed>),
+    /// What is declared can't be known in full.
+    Held(Vec<String>),
+}
+
+/// The end of a single pass, when it is reached.
+fn end_of_once(status: &Status, baseline: &Baseline) -> Option<Once> {
+    let goal = |state| if state == DeploymentState::Removing { Goal::Gone } else { Goal::Running };
+    let goals: Goals = status.deployments.iter().map(|view| (view.deployment.clone(), goal(view.state))).collect();
+    let held = || {
+        let files = status.problems.iter().map(super::problems::line);
+        files.chain(status.hold.iter().map(|hold| hold.reason.clone())).collect::<Vec<_>>()
+    };
+    match verdict(status, &goals, baseline) {
+        Verdict::Pending => None,
+        Verdict::Failed(failures) => Some(Once::Failed(failures)),
+        Verdict::Reached => Some(if held().is_empty() { Once::Converged } else { Once::Held(held()) }),
+    }
+}
+
+async fn conclude_once(engine: &Engine, end: Once) -> Exit {
+    match end {
+        Once::Converged => Exit::Success,
+        Once::Failed(failures) => {
+            report(&Client::in_process(engine.clone()), &failures).await;
+            Exit::Failure
+        }
+        Once::Held(reasons) => {
+            for reason in reasons {
+                note(format_args!("error: {reason}"));
+            }
+            Exit::Failure
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Asked {
+    End(&'static str),
+    Rescan,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals failed");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::End("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::End("SIGINT"),
+            _ = self.hang_up.recv() => Asked::Rescan,
+        }
+    }
+
+    /// The next signal that asks for the end.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            if let Asked::End(name) = self.next().await {
+                return name;
+            }
+        }
+    }
+}
+
+/// Tells the service manager, where there is one (sd_notify(3)).
+#[derive(Debug, Default)]
+struct Supervisor {
+    ready: bool,
+    said: String,
+}
+
+impl Supervisor {
+    fn tell(&mut self, status: &Status) {
+        let text = summary(status);
+        if text != self.said {
+            notify(&[NotifyState::Status(&text)]);
+            self.said = text;
+        }
+        if !self.ready {
+            notify(&[NotifyState::Ready]);
+            self.ready = true;
+        }
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("telling the service manager failed: {error}");
+    }
+}
+
+/// One line for `systemctl status`.
+fn summary(status: &Status) -> String {
+    let running = status.instances.iter().filter(|instance| instance.phase == "running").count();
+    let well = status.deployments.iter().filter(|view| view.state == DeploymentState::Running).count();
+    let mut text =
+        format!("{well} of {} running, {}", count(status.deployments.len(), "deployment"), count(running, "instance"));
+    if !status.problems.is_empty() {
+        text.push_str(&format!(", {} in files", count(status.problems.len(), "problem")));
+    }
+    if status.hold.is_some() {
+        text.push_str(", pruning is held");
+    }
+    text
+}

@@ -1,0 +1,279 @@
+//! What `get` shows of deployments, services and instances: names, rows, columns. Pure.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::text::age;
+use crate::state::{Condition, ConditionStatus, Target};
+use crate::status::{DeploymentView, InstanceView, ServiceView, Status};
+
+/// The types that can be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Deployments.
+    Deployments,
+    /// Services.
+    Services,
+    /// Instances.
+    Instances,
+}
+
+/// One object that is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object {
+    /// Its name; two instances share one during a rollout.
+    pub name: String,
+    /// Tells it from every other object.
+    pub key: String,
+    /// The view as JSON.
+    pub value: Value,
+    /// Cells of the table.
+    pub cells: Vec<String>,
+    /// Further cells of the wide table.
+    pub wide: Vec<String>,
+}
+
+impl Resource {
+    /// All of them, in the order in which they are printed.
+    pub const ALL: [Self; 3] = [Self::Deployments, Self::Services, Self::Instances];
+
+    /// The type that is meant by this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word.to_ascii_lowercase().as_str() {
+            "deployment" | "deployments" | "deploy" => Some(Self::Deployments),
+            "service" | "services" | "svc" => Some(Self::Services),
+            "instance" | "instances" | "inst" => Some(Self::Instances),
+            _ => None,
+        }
+    }
+
+    /// The name of one.
+    pub const fn singular(self) -> &'static str {
+        match self {
+            Self::Deployments => "deployment",
+            Self::Services => "service",
+            Self::Instances => "instance",
+        }
+    }
+
+    /// The name of many.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Deployments => "deployments",
+            Self::Services => "services",
+            Self::Instances => "instances",
+        }
+    }
+
+    /// The heads of its columns.
+    pub fn header(self, wide: bool) -> Vec<&'static str> {
+        let (narrow, more): (&[_], &[_]) = match self {
+            Self::Deployments => (&["NAME", "STATE", "READY", "MESSAGE"], &["SOURCE", "CONDITIONS"]),
+            Self::Services => (
+                &["NAME", "DESIRED", "RUNNING", "READY", "UP-TO-DATE", "RUNTIME"],
+                &["IMAGE", "REVISION", "SOURCE", "CONDITIONS"],
+            ),
+            Self::Instances => (
+                &["NAME", "READY", "STATUS", "RESTARTS", "AGE", "PORTS"],
+                &["RUNTIME", "ID", "PID", "REVISION", "MESSAGE", "CONDITIONS"],
+            ),
+        };
+        narrow.iter().chain(if wide { more } else { &[] }).copied().collect()
+    }
+
+    /// What there is of it.
+    pub fn objects(self, status: &Status, now: DateTime<Utc>) -> Vec<Object> {
+        match self {
+            Self::Deployments => status.deployments.iter().map(|view| deployment(view, status)).collect(),
+            Self::Services => status.services.iter().map(service).collect(),
+            Self::Instances => status.instances.iter().map(|view| instance(view, now)).collect(),
+        }
+    }
+}
+
+impl Object {
+    /// Whether it is meant by this name: its own, or that of what it belongs to.
+    pub fn is_named(&self, name: &Target) -> bool {
+        let name = name.to_string();
+        self.name.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Its row.
+    pub fn row(&self, wide: bool) -> Vec<String> {
+        self.cells.iter().chain(if wide { self.wide.as_slice() } else { &[] }).cloned().collect()
+    }
+
+    /// Its row when it is gone.
+    pub fn gone(mut self, resource: Resource) -> Self {
+        let state = match resource {
+            Resource::Deployments => Some(1),
+            Resource::Services => None,
+            Resource::Instances => Some(2),
+        };
+        if let Some(cell) = state.and_then(|index| self.cells.get_mut(index)) {
+            "removed".clone_into(cell);
+        }
+        self
+    }
+}
+
+fn deployment(view: &DeploymentView, status: &Status) -> Object {
+    let services = status.services.iter().filter(|service| service.deployment == view.deployment);
+    let (ready, desired) = services.fold((0, 0), |(ready, desired), service| {
+        (ready + service.ready.min(service.desired), desired + service.desired)
+    });
+    Object {
+        name: view.deployment.clone(),
+        key: view.deployment.clone(),
+        value: json(view),
+        cells: vec![
+            view.deployment.clone(),
+            view.state.name().to_owned(),
+            format!("{ready}/{desired}"),
+            view.message.clone(),
+        ],
+        wide: vec![or_none(view.source.as_deref()), conditions(&view.conditions)],
+    }
+}
+
+fn service(view: &ServiceView) -> Object {
+    let name = format!("{}/{}", view.deployment, view.service);
+    Object {
+        key: name.clone(),
+        value: json(view),
+        cells: vec![
+            name.clone(),
+            view.desired.to_string(),
+            view.running.to_string(),
+            view.ready.to_string(),
+            view.updated.to_string(),
+            view.runtime.to_string(),
+        ],
+        wide: vec![
+            view.image.clone(),
+            view.revision.clone(),
+            or_none(view.source.as_deref()),
+            conditions(&view.conditions),
+        ],
+        name,
+    }
+}
+
+fn instance(view: &InstanceView, now: DateTime<Utc>) -> Object {
+    let ports: Vec<String> = view
+        .ports
+        .iter()
+        .map(|port| match (port.host_ip.as_str(), port.host_port == port.container_port) {
+            (ip, true) => format!("{ip}:{}", port.host_port),
+            (ip, false) => format!("{ip}:{}->{}", port.host_port, port.container_port),
+        })
+        .collect();
+    let created = (now - view.created_at).to_std().unwrap_or_default();
+    Object {
+        name: view.name.clone(),
+        key: format!("{} {} {}", view.name, view.revision, view.created_at.timestamp_micros()),
+        value: json(view),
+        cells: vec![
+            view.name.clone(),
+            if view.ready { "1/1" } else { "0/1" }.to_owned(),
+            phase(view),
+            view.restarts.to_string(),
+            age(created),
+            or_none((!ports.is_empty()).then(|| ports.join(",")).as_deref()),
+        ],
+        wide: vec![
+            view.runtime.to_string(),
+            or_none((!view.runtime_id.is_empty()).then_some(view.runtime_id.as_str())),
+            or_none(view.pid.map(|pid| pid.to_string()).as_deref()),
+            view.revision.clone(),
+            view.message.clone(),
+            conditions(&view.conditions),
+        ],
+    }
+}
+
+/// The phase, and of an exit how it ended.
+fn phase(view: &InstanceView) -> String {
+    match &view.exit {
+        Some(_) if view.phase == "exited" => format!("exited ({})", super::converge::ended(view)),
+        _ => view.phase.clone(),
+    }
+}
+
+fn json(view: &impl Serialize) -> Value {
+    // Views are plain data; there is no way in which they can't be written.
+    serde_json::to_value(view).unwrap_or_default()
+}
+
+fn or_none(text: Option<&str>) -> String {
+    text.unwrap_or("<none>").to_owned()
+}
+
+/// The reasons of the conditions, those that do not hold with `!`.
+fn conditions(conditions: &[Condition]) -> String {
+    let mut names: Vec<String> = conditions
+        .iter()
+        .map(|condition| match condition.status {
+            ConditionStatus::True => condition.kind.clone(),
+            _ => format!("!{}", condition.kind),
+        })
+        .collect();
+    names.dedup();
+    or_none((!names.is_empty()).then(|| names.join(",")).as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str) -> Object {
+        Object { name: name.to_owned(), key: name.to_owned(), value: Value::Null, cells: vec![], wide: vec![] }
+    }
+
+    #[test]
+    fn types_are_known_by_their_names_and_short_names() {
+        for word in ["deployments", "deployment", "deploy", "Deploy"] {
+            assert_eq!(Resource::parse(word), Some(Resource::Deployments), "{word}");
+        }
+        assert_eq!(Resource::parse("svc"), Some(Resource::Services));
+        assert_eq!(Resource::parse("inst"), Some(Resource::Instances));
+        assert_eq!(Resource::parse("pods"), None);
+    }
+
+    #[test]
+    fn a_name_covers_what_belongs_to_it_and_nothing_that_begins_alike() {
+        let named = |name: &str, by: &str| object(name).is_named(&by.parse().unwrap());
+        assert!(named("demo/web/0", "demo/web/0"));
+        assert!(named("demo/web/0", "demo/web"));
+        assert!(named("demo/web/0", "demo"));
+        assert!(!named("demo/web-2/0", "demo/web"));
+        assert!(!named("demo/web/10", "demo/web/1"));
+        assert!(!named("demo", "demo/web"));
+    }
+
+    #[test]
+    fn every_row_has_a_cell_per_column() {
+        let status: Status = serde_json::from_value(serde_json::json!({
+            "generation": 1, "synced": true, "problems": [], "hold": null, "runtimes": [],
+            "deployments": [{"deployment": "demo", "source": null, "state": "running", "message": "", "conditions": []}],
+            "services": [{"deployment": "demo", "service": "web", "source": "a.yaml:3", "runtime": "sandbox",
+                "image": "host", "desired": 3, "running": 2, "ready": 1, "updated": 2, "revision": "r1", "conditions": []}],
+            "instances": [{"deployment": "demo", "service": "web", "slot": 0, "name": "demo/web/0", "runtime": "sandbox",
+                "runtime_id": "x", "pid": 7, "phase": "exited", "ready": false, "revision": "r1", "restarts": 2,
+                "created_at": "2024-01-01T00:00:00Z", "started_at": null, "ports": [
+                    {"container_port": 80, "protocol": "tcp", "host_ip": "127.0.0.1", "host_port": 8080}],
+                "exit": {"code": 137, "signal": "SIGKILL", "oom_killed": false, "reason": "signal", "message": null,
+                    "finished_at": "2024-01-01T00:00:01Z"}, "message": "", "conditions": []}]
+        }))
+        .unwrap();
+        let now = "2024-01-01T00:01:00Z".parse().unwrap();
+        let rows: Vec<Vec<String>> = Resource::ALL.iter().map(|kind| kind.objects(&status, now)[0].row(true)).collect();
+        for (kind, row) in Resource::ALL.iter().zip(&rows) {
+            assert_eq!(kind.header(true).len(), row.len(), "{kind:?}");
+        }
+        assert_eq!(rows[0][..4], ["demo", "running", "1/3", ""]);
+        assert_eq!(rows[1][..6], ["demo/web", "3", "2", "1", "2", "sandbox"]);
+        assert_eq!(rows[2][..6], ["demo/web/0", "0/1", "exited (killed by SIGKILL)", "2", "60s", "127.0.0.1:8080->80"]);
+    }
+}

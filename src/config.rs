@@ -1,0 +1,67 @@
+//! Flags and environment made into options.
+
+use std::path::PathBuf;
+
+use crate::spec::RuntimeKind;
+use crate::store::{StateDir, StoreError};
+
+/// What holds for every verb.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The state directory, absolute.
+    pub state_dir: PathBuf,
+    /// Runtime of services that name none; chosen by the engine when absent.
+    pub runtime: Option<RuntimeKind>,
+    /// The `keel` program that runs, for supervisors.
+    pub program: PathBuf,
+}
+
+impl Options {
+    /// The options that these flags and this process's environment give.
+    ///
+    /// # Errors
+    /// No state directory was named and none can be derived, or a relative one was named and the working directory
+    /// is gone.
+    pub fn resolve(state_dir: Option<PathBuf>, runtime: Option<RuntimeKind>) -> Result<Self, ConfigError> {
+        let chosen = state_dir.or_else(StateDir::default_path).ok_or(ConfigError::NoStateDir)?;
+        let state_dir =
+            std::path::absolute(&chosen).map_err(|source| ConfigError::Relative { path: chosen.clone(), source })?;
+        Ok(Self { state_dir, runtime, program: running_program() })
+    }
+
+    /// Where the controller of this state directory listens; `None` where there is no state directory yet, so that
+    /// looking creates nothing.
+    ///
+    /// # Errors
+    /// The state directory is not this user's, or is damaged.
+    pub fn socket(&self) -> Result<Option<PathBuf>, StoreError> {
+        if !self.state_dir.exists() {
+            return Ok(None);
+        }
+        StateDir::open(&self.state_dir)?.socket_path().map(Some)
+    }
+}
+
+/// The program that runs, as a path that another process can execute.
+///
+/// `/proc/self/exe` keeps working when the file was replaced by an upgrade, but means another program in every
+/// process; so the path that it leads to is preferred while that file exists.
+fn running_program() -> PathBuf {
+    std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
+
+/// Flags and environment give no options.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No state directory was named and none can be derived.
+    #[error("neither XDG_STATE_HOME nor HOME is set; name a state directory with --state-dir or KEEL_STATE_DIR")]
+    NoStateDir,
+    /// A relative state directory can't be made absolute.
+    #[error("the state directory {} is relative and the working directory can't be found; name an absolute path", path.display())]
+    Relative {
+        /// What was named.
+        path: PathBuf,
+        /// Why it can't.
+        source: std::io::Error,
+    },
+}
