@@ -10,6 +10,9 @@ use anyhow::Context as _;
 
 use crate::spec::{self, MAX_FILE_SIZE, ParsedFile, Position, Problem};
 
+/// Exit code when there is a problem.
+const PROBLEMS: u8 = 1;
+
 /// Exit code when a file or directory could not be read.
 const UNREADABLE: u8 = 2;
 
@@ -62,7 +65,7 @@ struct Source {
 #[derive(Default)]
 struct Sources {
     files: Vec<Source>,
-    unreadable: usize,
+    unreadable: Vec<anyhow::Error>,
     /// Directories that were listed, so that a loop of links ends.
     listed: BTreeSet<PathBuf>,
 }
@@ -73,27 +76,35 @@ impl Args {
     /// # Errors
     /// When standard output can't be written.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let terminal = std::io::stdout().is_terminal();
+        let code = self.check(&mut std::io::stdout().lock(), &mut std::io::stderr().lock(), terminal)?;
+        Ok(ExitCode::from(code))
+    }
+
+    /// Writes problems to `out`, what can't be read and a summary to `err`, and gives the exit code.
+    fn check(self, out: &mut impl Write, err: &mut impl Write, terminal: bool) -> anyhow::Result<u8> {
         let mut sources = Sources::default();
         for path in self.paths.iter().collect::<BTreeSet<_>>() {
             sources.add(path);
         }
         let problems = sources.problems();
-        let terminal = std::io::stdout().is_terminal();
         let output = self.output.unwrap_or(if terminal { Output::Snippet } else { Output::Text });
-        let mut out = std::io::stdout().lock();
         match output {
-            Output::Json => write_json(&mut out, &problems)?,
-            Output::Text => write_text(&mut out, &problems)?,
-            Output::Snippet => write_snippets(&mut out, &problems, &sources.files, terminal)?,
+            Output::Json => write_json(out, &problems)?,
+            Output::Text => write_text(out, &problems)?,
+            Output::Snippet => write_snippets(out, &problems, &sources.files, terminal)?,
         }
         out.flush()?;
-        if output != Output::Json {
-            eprintln!("{}", sources.summary(problems.len()));
+        for error in &sources.unreadable {
+            writeln!(err, "error: {error:#}")?;
         }
-        Ok(match (sources.unreadable, problems.len()) {
-            (0, 0) => ExitCode::SUCCESS,
-            (0, _) => ExitCode::FAILURE,
-            _ => ExitCode::from(UNREADABLE),
+        if output != Output::Json {
+            writeln!(err, "{}", sources.summary(problems.len()))?;
+        }
+        Ok(match (sources.unreadable.len(), problems.len()) {
+            (0, 0) => 0,
+            (0, _) => PROBLEMS,
+            _ => UNREADABLE,
         })
     }
 }
@@ -108,12 +119,9 @@ impl Sources {
         self.note(result);
     }
 
-    /// Reports what can't be read and goes on with the rest.
+    /// Remembers what can't be read, so that the rest is checked.
     fn note(&mut self, result: anyhow::Result<()>) {
-        if let Err(error) = result {
-            eprintln!("error: {error:#}");
-            self.unreadable += 1;
-        }
+        self.unreadable.extend(result.err());
     }
 
     fn file(&mut self, path: &Path) -> anyhow::Result<()> {
@@ -254,6 +262,79 @@ fn span_at(text: &str, position: Position) -> std::ops::Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Exit code, standard output and standard error.
+    fn run(paths: &[&Path], output: Output) -> (u8, String, String) {
+        let args = Args { paths: paths.iter().map(|path| path.to_path_buf()).collect(), output: Some(output) };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = args.check(&mut out, &mut err, false).unwrap();
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    /// A directory with one good and one bad file, and with what must not be looked at.
+    fn directory() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("good.yaml", "version: v1\ndeployment: a\nservices: { web: { image: { name: nginx } } }\n");
+        write("below/bad.yml", "service: db\ndeployment: a\nimgae: { name: nginx }\ndepends: [{ service: web }]\n");
+        write("good.yaml~", "broken: [");
+        write(".git/x.yaml", "broken: [");
+        std::os::unix::fs::symlink(directory.path(), directory.path().join("below/loop")).unwrap();
+        directory
+    }
+
+    #[test]
+    fn directories_are_checked_as_a_whole() {
+        let directory = directory();
+        let (code, out, err) = run(&[directory.path()], Output::Text);
+        let bad = directory.path().join("below/bad.yml");
+        assert_eq!(out, format!("{}:3:1: imgae: unknown key `imgae`; did you mean `image`?\n", bad.display()));
+        assert_eq!((code, err.as_str()), (1, "2 files checked, 1 problem\n"));
+        std::fs::write(&bad, "service: db\ndeployment: a\nimage: { name: x }\ndepends: [{ service: web }]\n").unwrap();
+        assert_eq!(run(&[directory.path()], Output::Text).0, 0);
+        let (code, out, _) = run(&[&bad], Output::Text);
+        assert_eq!(code, 1, "alone it depends on a service that no file declares");
+        assert!(out.contains("has no service \"web\""), "{out}");
+    }
+
+    #[test]
+    fn json_is_an_array_of_problems() {
+        let directory = directory();
+        let (code, out, err) = run(&[directory.path()], Output::Json);
+        let file = directory.path().join("below/bad.yml").display().to_string();
+        let expected = serde_json::json!([{
+            "file": file, "line": 3, "column": 1, "path": "imgae", "message": "unknown key `imgae`",
+            "help": "did you mean `image`?"
+        }]);
+        assert_eq!((code, serde_json::from_str::<serde_json::Value>(&out).unwrap()), (1, expected));
+        assert_eq!(err, "");
+        let (code, out, _) = run(&[&directory.path().join("good.yaml")], Output::Json);
+        assert_eq!((code, out.as_str()), (0, "[]\n"));
+    }
+
+    #[test]
+    fn what_is_missing_ends_with_two_and_the_rest_is_checked() {
+        let directory = directory();
+        let (code, out, err) = run(&[&directory.path().join("none.yaml"), directory.path()], Output::Text);
+        assert_eq!(code, 2);
+        assert!(out.contains("unknown key `imgae`"), "{out}");
+        assert!(err.starts_with("error: can't open ") && err.contains("No such file"), "{err}");
+    }
+
+    #[test]
+    fn snippets_show_the_place() {
+        let directory = directory();
+        let (_, out, _) = run(&[&directory.path().join("below/bad.yml")], Output::Snippet);
+        for part in
+            ["error: unknown key `imgae`", "bad.yml:3:1", "3 | imgae: { name: nginx }", "^^^^^ imgae", "did you mean"]
+        {
+            assert!(out.contains(part), "{part} is not in\n{out}");
+        }
+    }
 
     #[test]
     fn the_marked_word_is_the_one_at_the_position() {

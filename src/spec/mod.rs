@@ -34,6 +34,7 @@ mod template;
 mod text;
 mod tree;
 mod unsupported;
+mod wording;
 
 pub use deployment::{DeploymentSpec, Prune};
 pub use duration::HumanDuration;

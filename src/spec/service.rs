@@ -289,7 +289,10 @@ impl schemars::JsonSchema for Scalar {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": ["string", "number", "boolean"] })
+        schemars::json_schema!({
+            "type": ["string", "number", "boolean", "null"],
+            "description": "Text; a number or a boolean is taken as it is written, nothing as empty text."
+        })
     }
 }
 

@@ -9,11 +9,12 @@ use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
 
 use super::problem::{MAX_PROBLEMS, Path, Position, Problem, Step, display_path};
-use super::scalar::{self, Resolved};
+use super::scalar::Resolved;
 use super::schema::SERVICE_ALIASES;
 use super::suggest::{elsewhere, nearest};
 use super::text;
 use super::tree::{Entry, Map, Node, Scalar, Value};
+use super::wording::{describe, number_help, one_of, out_of};
 
 /// What the walk over one document found.
 #[derive(Debug, Default)]
@@ -68,7 +69,7 @@ impl<'a> Walk<'a> {
 
     /// Checks one value; `at` is where a missing part of it is reported.
     fn value(&mut self, node: &Node, schema: &'a Json, at: Position) -> Option<Yaml> {
-        if self.found.problems.len() > MAX_PROBLEMS {
+        if self.is_full() {
             return None;
         }
         let Resolution { schema, name } = self.resolve(schema);
@@ -93,6 +94,11 @@ impl<'a> Walk<'a> {
             types if types.contains(&"boolean") => self.boolean(node),
             types => self.number(node, schema, types.contains(&"number")),
         }
+    }
+
+    /// Whether there are more problems than are listed.
+    fn is_full(&self) -> bool {
+        self.found.problems.len() > MAX_PROBLEMS
     }
 
     fn problem(&mut self, position: Position, message: impl Into<String>) -> &mut Problem {
@@ -267,72 +273,66 @@ impl<'a> Walk<'a> {
             return None;
         };
         let is_service = name == "ServiceSpec" || (self.path.is_empty() && schema["properties"]["service"].is_object());
-        let mut mapping = Mapping::new();
-        let mut missing: Vec<&str> = schema["required"]
-            .as_array()
-            .map(|required| required.iter().filter_map(Json::as_str).collect())
-            .unwrap_or_default();
-        let mut sound = true;
+        let mut fields = Fields::of(schema, is_service);
         for entry in entries {
-            let key = &*entry.key;
-            if self.found.problems.len() > MAX_PROBLEMS {
+            if self.is_full() {
                 return None;
             }
-            let Some(property) = property(schema, key) else {
-                self.unknown_key(entry, schema, &mut missing, &mut sound);
-                continue;
-            };
-            let field =
-                SERVICE_ALIASES.iter().find(|(alias, _)| is_service && *alias == key).map_or(key, |(_, field)| *field);
-            if mapping.contains_key(field) {
-                let message = format!("`{field}` is written twice, once as `{key}`");
-                self.inside(key.to_owned(), |walk| {
-                    walk.problem(entry.position, message);
-                });
-                continue;
-            }
-            // Nothing after the colon is the same as leaving the key out, except in maps of free keys.
-            let closed = schema["additionalProperties"] == Json::Bool(false);
-            if closed && entry.node.is_null() {
-                continue;
-            }
-            let required = missing.contains(&field);
-            missing.retain(|name| *name != field);
-            if tag == Some(key) {
-                mapping.insert(field.into(), Yaml::String(entry.node.text()?.to_owned()));
-                continue;
-            }
-            let value = self.inside(key.to_owned(), |walk| {
-                let value = walk.value(&entry.node, property, entry.position);
-                if value.is_none() {
-                    walk.drop_here();
-                }
-                value
-            });
-            match value {
-                Some(value) => {
-                    mapping.insert(field.into(), value);
-                }
-                None => sound &= !required,
+            match property(schema, &entry.key) {
+                None => self.unknown_key(entry, schema, &mut fields),
+                Some(_) if tag == Some(&entry.key) => fields.tag(entry),
+                Some(property) => self.field(entry, property, &mut fields),
             }
         }
-        for field in missing {
-            sound = false;
-            let message = format!("`{field}` is missing");
+        for field in std::mem::take(&mut fields.missing) {
+            fields.sound = false;
             let help = super::suggest::required(field);
-            self.problem(at, message).help = help;
+            self.problem(at, format!("`{field}` is missing")).help = help;
             self.inside(field.to_owned(), Self::drop_here);
         }
-        if is_service && !mapping.contains_key("image") {
+        if is_service && !fields.mapping.contains_key("image") {
             // The rest of a service is checked even when its image is what is wrong.
             let placeholder = Mapping::from_iter([(Yaml::from("name"), Yaml::from("host"))]);
-            mapping.insert("image".into(), placeholder.into());
-            sound = true;
+            fields.mapping.insert("image".into(), placeholder.into());
+            fields.sound = true;
         }
-        (sound || self.path.is_empty()).then_some(Yaml::Mapping(mapping))
+        (fields.sound || self.path.is_empty()).then_some(Yaml::Mapping(fields.mapping))
     }
 
-    fn unknown_key(&mut self, entry: &Entry, schema: &Json, missing: &mut Vec<&str>, sound: &mut bool) {
+    /// Reads the value of a known key.
+    fn field(&mut self, entry: &Entry, property: &'a Json, fields: &mut Fields<'a>) {
+        let key = &*entry.key;
+        let alias = SERVICE_ALIASES.iter().find(|(alias, _)| fields.is_service && *alias == key);
+        let field = alias.map_or(key, |(_, field)| *field);
+        if fields.mapping.contains_key(field) {
+            let message = format!("`{field}` is written twice, once as `{key}`");
+            self.inside(key.to_owned(), |walk| {
+                walk.problem(entry.position, message);
+            });
+            return;
+        }
+        // Nothing after the colon is the same as leaving the key out, except in maps of free keys.
+        if fields.closed && entry.node.is_null() {
+            return;
+        }
+        let required = fields.missing.contains(&field);
+        fields.missing.retain(|name| *name != field);
+        let value = self.inside(key.to_owned(), |walk| {
+            let value = walk.value(&entry.node, property, entry.position);
+            if value.is_none() {
+                walk.drop_here();
+            }
+            value
+        });
+        match value {
+            Some(value) => {
+                fields.mapping.insert(field.into(), value);
+            }
+            None => fields.sound &= !required,
+        }
+    }
+
+    fn unknown_key(&mut self, entry: &Entry, schema: &Json, fields: &mut Fields<'_>) {
         let key = &*entry.key;
         if key.starts_with("x-") {
             return;
@@ -340,10 +340,10 @@ impl<'a> Walk<'a> {
         let known: Vec<&str> =
             schema["properties"].as_object().map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default();
         let best = nearest(key, &known);
-        if let Some(best) = best.filter(|best| missing.contains(best)) {
+        if let Some(best) = best.filter(|best| fields.missing.contains(best)) {
             // The misspelt key is the missing one: one message is enough.
-            missing.retain(|field| *field != best);
-            *sound = false;
+            fields.missing.retain(|field| *field != best);
+            fields.sound = false;
         }
         let help = elsewhere(key, &known)
             .or_else(|| best.map(|best| format!("did you mean `{best}`?")))
@@ -355,6 +355,38 @@ impl<'a> Walk<'a> {
         self.inside(key.to_owned(), |walk| {
             walk.problem(entry.position, message).help = Some(help);
         });
+    }
+}
+
+/// A map that is being read.
+struct Fields<'a> {
+    mapping: Mapping,
+    /// Required fields that were not seen yet.
+    missing: Vec<&'a str>,
+    /// Whether no required field had to be cut out.
+    sound: bool,
+    /// Whether only known keys are allowed.
+    closed: bool,
+    is_service: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn of(schema: &'a Json, is_service: bool) -> Self {
+        let missing = schema["required"].as_array().map(|names| names.iter().filter_map(Json::as_str).collect());
+        Self {
+            mapping: Mapping::new(),
+            missing: missing.unwrap_or_default(),
+            sound: true,
+            closed: schema["additionalProperties"] == Json::Bool(false),
+            is_service,
+        }
+    }
+
+    /// Takes the key that chose the variant; it was checked with the choice.
+    fn tag(&mut self, entry: &Entry) {
+        self.missing.retain(|name| **name != *entry.key);
+        let text = entry.node.text().unwrap_or_default();
+        self.mapping.insert(Yaml::from(&*entry.key), Yaml::from(text));
     }
 }
 
@@ -392,48 +424,6 @@ fn bounds(schema: &Json) -> (i128, i128) {
     (bound("minimum").unwrap_or(least).max(least), bound("maximum").unwrap_or(most).min(most))
 }
 
-fn out_of(number: i128, least: i128, most: i128) -> String {
-    match most {
-        most if most < i128::from(u32::MAX) => format!("{number} is out of range: it must be from {least} to {most}"),
-        _ if number < least => format!("{number} is too small: it must be at least {least}"),
-        most => format!("{number} is too large: it must be at most {most}"),
-    }
-}
-
-fn number_help(text: &str) -> Option<String> {
-    if scalar::has_leading_zero(text) {
-        let digits = text.trim_start_matches('0');
-        return Some(format!("write {}, or 0o{digits} if it is octal", if digits.is_empty() { "0" } else { digits }));
-    }
-    matches!(scalar::resolve(text), Resolved::Unsigned(_) | Resolved::Signed(_))
-        .then(|| format!("write {text}, without quotes"))
-}
-
-fn one_of(choices: &[&str]) -> String {
-    match choices {
-        [one] => format!("{one:?}"),
-        many => format!("one of {}", many.join(", ")),
-    }
-}
-
-/// A value as messages name it, long text cut.
-fn describe(node: &Node) -> String {
-    const LONGEST: usize = 40;
-    match &node.value {
-        Value::List(_) => "a list".to_owned(),
-        Value::Map(_) => "a map".to_owned(),
-        Value::Scalar(Scalar { resolved: Resolved::Null, .. }) => "nothing".to_owned(),
-        Value::Scalar(Scalar { text, resolved }) => {
-            let cut: String = text.chars().take(LONGEST).collect();
-            let dots = if cut.len() < text.len() { "..." } else { "" };
-            match resolved {
-                Resolved::Text => format!("text {cut:?}{dots}"),
-                resolved => format!("{} ({cut}{dots})", resolved.kind()),
-            }
-        }
-    }
-}
-
 /// A value that no schema describes, as it stands.
 fn free(node: &Node) -> Yaml {
     match &node.value {
@@ -449,5 +439,75 @@ fn free(node: &Node) -> Yaml {
             Resolved::Float(number) => Yaml::from(*number),
             Resolved::Text => Yaml::String(text.clone()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize as _;
+
+    use super::*;
+    use crate::spec::tree;
+
+    /// What `serde_yaml` itself makes of the documents of a text, merge keys applied.
+    fn by_serde(text: &str) -> Vec<Yaml> {
+        serde_yaml::Deserializer::from_str(text)
+            .map(|document| {
+                let mut value = Yaml::deserialize(document).unwrap();
+                value.apply_merge().unwrap();
+                value
+            })
+            .collect()
+    }
+
+    fn by_tree(text: &str) -> Vec<Yaml> {
+        let forest = tree::read(text);
+        assert_eq!(forest.problems, [], "{text}");
+        forest.documents.iter().map(|document| free(&document.root)).collect()
+    }
+
+    #[test]
+    fn the_tree_holds_what_serde_yaml_reads() {
+        for folder in ["tests/specs/valid", "examples", "specs"] {
+            let Ok(entries) = std::fs::read_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)) else {
+                continue;
+            };
+            let paths = entries.map(|entry| entry.unwrap().path());
+            for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")) {
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert_eq!(by_tree(&text), by_serde(&text), "{}", path.display());
+            }
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Yaml> {
+        let text = prop_oneof!["[a-z]{0,6}", "\\PC{0,8}", "[-+.0-9exo:#~ ]{0,6}", "(true|no|null|0x1|1_0|\n|- a|a: b)"];
+        let leaf = prop_oneof![
+            text.prop_map(Yaml::from),
+            any::<bool>().prop_map(Yaml::from),
+            any::<i64>().prop_map(Yaml::from),
+            any::<u64>().prop_map(Yaml::from),
+            (-1e9..1e9).prop_map(|number: f64| Yaml::from(number)),
+            Just(Yaml::Null),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Yaml::from),
+                prop::collection::vec(("[a-z<0-9 ]{1,5}", inner), 0..5).prop_map(|entries| {
+                    let entries = entries.into_iter().map(|(key, value)| (Yaml::String(format!("k{key}")), value));
+                    Yaml::Mapping(entries.collect())
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_holds_what_serde_yaml_writes(value in value()) {
+            prop_assume!(!value.is_null());
+            let text = serde_yaml::to_string(&value).unwrap();
+            prop_assert_eq!(by_tree(&text), vec![value], "{}", text);
+        }
     }
 }

@@ -6,6 +6,7 @@ mod network;
 mod process;
 
 use super::problem::{Path, Position, Problem, Step, display_path, steps};
+use super::schema::SERVICE_ALIASES;
 use super::structure::Structure;
 use super::tree::Node;
 use super::{DeploymentSpec, ServiceSpec};
@@ -77,7 +78,7 @@ fn locate(root: &Node, path: &[Step]) -> Position {
     let mut position = root.position;
     for step in path {
         match step {
-            Step::Key(key) => match node.get(key) {
+            Step::Key(key) => match node.get(key).or_else(|| node.get(alias_of(key)?)) {
                 Some(entry) => {
                     node = &entry.node;
                     position =
@@ -95,6 +96,11 @@ fn locate(root: &Node, path: &[Step]) -> Position {
         }
     }
     position
+}
+
+/// The second name of a field of a service.
+fn alias_of(key: &str) -> Option<&'static str> {
+    SERVICE_ALIASES.iter().find(|(_, field)| *field == key).map(|(alias, _)| *alias)
 }
 
 /// Checks that a text is a DNS label.
