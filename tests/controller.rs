@@ -108,7 +108,7 @@ fn running(slots: &[(u32, u32)]) -> Vec<(String, String, u32)> {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_declared_runs_and_scales() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     rig.declare(&web(3, "hello"));
     let status = rig.until_running().await;
     assert_eq!(names(&status), running(&[(0, 0), (1, 0), (2, 0)]));
@@ -119,7 +119,7 @@ async fn what_is_declared_runs_and_scales() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_instance_is_replaced_in_its_slot_and_counted() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     rig.declare(&web(2, "hello"));
     let status = rig.until_running().await;
     let victim = status.instances[1].runtime_id.clone();
@@ -136,7 +136,7 @@ async fn a_dead_instance_is_replaced_in_its_slot_and_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_template_reaches_every_replica() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     rig.declare(&web(3, "hello"));
     let before = rig.until_running().await.services[0].revision.clone();
     rig.declare(&web(3, "goodbye"));
@@ -164,7 +164,7 @@ async fn a_removed_deployment_goes_completely_and_is_forgotten() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_core_takes_over_what_runs_and_calls_nothing() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     rig.declare(&web(3, "hello"));
     let before = rig.until_running().await.instances.clone();
     let Rig { world, core, declare, .. } = rig;
@@ -179,7 +179,7 @@ async fn a_new_core_takes_over_what_runs_and_calls_nothing() {
         scope: Scope::Everything,
         forgotten: forget,
     });
-    let mut rig = Rig { world, core, declare, forgotten };
+    let rig = Rig { world, core, declare, forgotten };
     let after = rig.until_running().await.instances.clone();
     let ids = |instances: &[evenkeel::status::InstanceView]| -> Vec<String> {
         instances.iter().map(|one| one.runtime_id.clone()).collect()

@@ -1,35 +1,37 @@
 //! The engine: observes, plans, executes and reports for every deployment, for as long as it runs.
+//!
+//! [`Engine`] is what the commands and the API talk to. Behind it, [`Core`] is one task that owns all state and
+//! decides; the sources and the runtimes reach it as messages, and what it decides runs in tasks of their own.
 
+mod apply;
 mod cache;
 mod convert;
 mod core;
 mod declared;
+mod delete;
+mod engine;
 mod flight;
 mod message;
 mod observe;
+mod open;
 mod publish;
 mod queue;
 mod reconcile;
 mod record;
 mod request;
+mod runtimes;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use futures::stream::BoxStream;
+pub use engine::Engine;
+pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPreview, EngineError, Preview, SpecFile};
 
 pub use self::core::{Core, Parts, Scope};
 pub use self::declared::Declared;
 pub use self::message::{Command, Message};
 pub use self::observe::{Connect, Connected};
-pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPreview, EngineError, Preview, SpecFile};
-use tokio::sync::watch;
-
-use crate::runtime::io::{ExecRequest, ExecSession, LogLine, LogOptions};
 use crate::spec::RuntimeKind;
-use crate::state::Target;
-use crate::status::Status;
 
 /// How an engine is to work.
 #[derive(Debug, Clone)]
@@ -38,7 +40,8 @@ pub struct EngineOptions {
     pub state_dir: PathBuf,
     /// What it may do.
     pub mode: Mode,
-    /// Runtime of services that name none; docker where an engine answers, else sandbox, when absent.
+    /// Runtime of services that name none. When absent: what this state directory used before, else docker where an
+    /// engine answers, else sandbox.
     pub runtime: Option<RuntimeKind>,
     /// The `keel` program, for supervisors.
     pub program: PathBuf,
@@ -58,77 +61,4 @@ pub enum Mode {
         /// Prune even when the directory lost most of its deployments.
         allow_empty: bool,
     },
-}
-
-/// The engine. Cheap to clone; all clones are one engine.
-#[derive(Clone)]
-pub struct Engine {
-    status: watch::Receiver<Arc<Status>>,
-}
-
-impl Engine {
-    /// Opens the state directory, the runtimes and the sources, and starts working.
-    ///
-    /// # Errors
-    /// `Conflict` with the holder's pid when the mode needs the lock and another process holds it; `Invalid` when the
-    /// watched directory does not exist.
-    pub async fn open(_options: EngineOptions) -> Result<Self, EngineError> {
-        Err(EngineError::Invalid("not built yet".to_owned()))
-    }
-
-    /// What there is, at this moment.
-    pub fn status(&self) -> Arc<Status> {
-        self.status.borrow().clone()
-    }
-
-    /// The same, with a way to wait for changes.
-    pub fn watch(&self) -> watch::Receiver<Arc<Status>> {
-        self.status.clone()
-    }
-
-    /// Reads the sources again and waits until the result counts.
-    pub async fn rescan(&self) -> Result<(), EngineError> {
-        Ok(())
-    }
-
-    /// What applying these files would do. Changes nothing.
-    pub async fn preview(&self, _request: &ApplyRequest) -> Result<Preview, EngineError> {
-        Ok(Preview::default())
-    }
-
-    /// Declares these files. Returns as soon as they count; watch the status for what comes of it.
-    pub async fn apply(&self, _request: &ApplyRequest) -> Result<Applied, EngineError> {
-        Ok(Applied::default())
-    }
-
-    /// Takes back the declarations of these deployments. Returns as soon as that counts.
-    ///
-    /// # Errors
-    /// `Conflict` for a deployment that the watched directory declares, `NotFound` for an unknown one.
-    pub async fn delete(&self, _request: &DeleteRequest) -> Result<Applied, EngineError> {
-        Ok(Applied::default())
-    }
-
-    /// Confirms that what is missing from the source may go; returns what it was.
-    pub async fn approve(&self) -> Result<Vec<String>, EngineError> {
-        Ok(Vec::new())
-    }
-
-    /// Output of every instance that the target covers, by instance name; of the runs before when `previous`.
-    pub async fn logs(
-        &self,
-        _target: &Target,
-        _previous: bool,
-        _options: &LogOptions,
-    ) -> Result<Vec<(String, BoxStream<'static, crate::runtime::Result<LogLine>>)>, EngineError> {
-        Ok(Vec::new())
-    }
-
-    /// Runs a command inside the running instance that the target covers; the lowest slot where it covers several.
-    pub async fn exec(&self, _target: &Target, _request: &ExecRequest) -> Result<ExecSession, EngineError> {
-        Err(EngineError::Invalid("not built yet".to_owned()))
-    }
-
-    /// Stops working; workloads go on.
-    pub async fn shutdown(&self) {}
 }

@@ -13,7 +13,7 @@ use super::scan::Scanner;
 use super::snapshot::{Root, RootKind};
 use super::trace::WatchPlan;
 use crate::spec::{ParsedFile, Position, Problem};
-use crate::store::SourceFile;
+use crate::store::{SourceFile, read_applied};
 
 /// The last good version of a file.
 #[derive(Debug)]
@@ -73,6 +73,11 @@ impl Scanner {
         let mut listed = BTreeSet::new();
         for root in self.roots.clone() {
             let listing = list(&root.path);
+            if root.kind == RootKind::Applied {
+                self.look_at_applied(&root, &mut findings);
+                findings.plan.add(&root.path, &listing);
+                continue;
+            }
             self.look_at_root(&root, &listing, now, &mut findings);
             for (path, entry) in &listing.files {
                 self.look_at_file(path, entry, now, &mut findings);
@@ -87,14 +92,41 @@ impl Scanner {
         findings
     }
 
+    /// Takes the copies of applied files over under the paths that they came from. Commands write them in one step and
+    /// only when they are good. What came from a watched root is seen there.
+    fn look_at_applied(&mut self, root: &Root, findings: &mut Findings) {
+        let copies = match read_applied(&root.path) {
+            Ok(copies) => copies,
+            Err(error) => {
+                findings.bad.push(Bad::new(&root.path, &Flaw::unreadable(&error)));
+                findings.inputs.extend(self.applied.iter().map(|(path, (_, file))| (path.clone(), Arc::clone(file))));
+                return;
+            }
+        };
+        let mut before = std::mem::take(&mut self.applied);
+        for copy in copies {
+            if self.is_watched(&copy.origin) {
+                continue;
+            }
+            let path = copy.shown_path(&root.path);
+            let file = match before.remove(&path) {
+                Some((known, file)) if known == copy => file,
+                _ => Arc::new(copy.parse()),
+            };
+            findings.inputs.insert(path.clone(), Arc::clone(&file));
+            self.applied.insert(path, (copy, file));
+        }
+    }
+
+    fn is_watched(&self, path: &Path) -> bool {
+        self.roots.iter().any(|root| root.kind == RootKind::Watched && path.starts_with(&root.path))
+    }
+
     fn look_at_root(&mut self, root: &Root, listing: &Listing, now: DateTime<Utc>, findings: &mut Findings) {
         for gap in &listing.gaps {
             if !gap.only_if_known || self.good.keys().any(|path| path.starts_with(&gap.under)) {
                 findings.bad.push(Bad::new(&gap.under, &gap.flaw));
             }
-        }
-        if root.kind == RootKind::Applied {
-            return;
         }
         match &listing.state {
             RootState::Unreadable => {}
@@ -186,8 +218,7 @@ impl Scanner {
             .collect();
         for path in missing {
             let hidden = listing.gap_over(&path).is_some();
-            // Our own commands replace files in one step: what is not there was taken away.
-            let settled = root.kind == RootKind::Applied || self.settling.is_settled(&path, self.options.quiet, now);
+            let settled = self.settling.is_settled(&path, self.options.quiet, now);
             if hidden || !settled {
                 self.keep_good(&path, None, findings);
             } else {

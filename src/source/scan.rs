@@ -17,7 +17,7 @@ use super::verdict::Verdict;
 use crate::clock::Clock;
 use crate::spec::{Merged, MergedDeployment, ParsedFile, merge};
 use crate::state::SourceRef;
-use crate::store::{Declared, HoldRecord, RootIdentity, SourceChange, Store, StoreError};
+use crate::store::{AppliedFile, Declared, HoldRecord, RootIdentity, SourceChange, Store, StoreError};
 
 /// Whether a scan's result is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct Scanner {
     pub(super) settling: Settling,
     /// Last good version of every file.
     pub(super) good: BTreeMap<PathBuf, Good>,
+    /// Applied files by the path that they came from, with what they say.
+    pub(super) applied: BTreeMap<PathBuf, (AppliedFile, Arc<ParsedFile>)>,
     /// Which directory each watched root was.
     pub(super) identities: BTreeMap<PathBuf, String>,
     store: Arc<Store>,
@@ -132,6 +134,7 @@ impl Scanner {
             reader: Reader::default(),
             settling: Settling::default(),
             good,
+            applied: BTreeMap::new(),
             identities,
             store,
             recording,
@@ -325,7 +328,8 @@ impl Scanner {
     }
 
     fn declare(&self, deployment: &MergedDeployment, now: DateTime<Utc>) -> Declared {
-        let root = self.roots.iter().find(|root| deployment.file.starts_with(&root.path));
+        let watched = self.roots.iter().find(|root| deployment.file.starts_with(&root.path));
+        let root = watched.or_else(|| self.roots.iter().find(|root| root.kind == RootKind::Applied));
         Declared {
             name: deployment.name.clone(),
             prune: deployment.prune,

@@ -56,6 +56,14 @@ impl AppliedFile {
         dir.join(format!("{name}.json"))
     }
 
+    /// The path to show for it: where it came from, or its copy where it came from standard input.
+    pub fn shown_path(&self, dir: &Path) -> PathBuf {
+        match self.origin == Path::new("-") {
+            true => self.path_in(dir),
+            false => self.origin.clone(),
+        }
+    }
+
     /// Writes the copy, whole or not at all; an older copy of the same file is replaced. A copy of which nothing
     /// counts any more is removed.
     ///
@@ -96,13 +104,17 @@ fn deployment_of(kind: &DocumentKind) -> &str {
     }
 }
 
-/// Every copy, by the path that it came from.
+/// Every copy, by the path that it came from. A directory that does not exist holds none.
 ///
 /// # Errors
 /// The directory, or a copy in it, can't be read; nothing is known then.
 pub fn read_applied(dir: &Path) -> std::io::Result<Vec<AppliedFile>> {
     let mut copies = Vec::new();
-    for entry in std::fs::read_dir(dir)?.take(MAX_COPIES) {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(copies),
+        entries => entries?,
+    };
+    for entry in entries.take(MAX_COPIES) {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
             copies.push(serde_json::from_slice(&std::fs::read(&path)?)?);

@@ -1,10 +1,12 @@
 //! What belongs to a tree, and what changes it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::source::{EMPTY_SETTLE, MAX_DEPTH, Recording, Root, RootKind, Scanner, read_once};
 use evenkeel::spec::Prune;
+use evenkeel::store::AppliedFile;
 
 use crate::bench::{Bench, deployment, images, link, names, problems, removed, service};
 
@@ -204,10 +206,14 @@ fn a_tree_that_is_too_deep_says_so_and_keeps_what_was_read() {
 fn two_roots_are_one_set() {
     let mut bench = Bench::with(&["a"]);
     let applied = bench.base.path().join("state/applied");
-    std::fs::write(applied.join("b.yaml"), format!("{}---\n{}", deployment("b", "one"), service("a", "db", "pg")))
-        .unwrap();
+    let copy = AppliedFile {
+        origin: "/elsewhere/b.yaml".into(),
+        text: format!("{}---\n{}", deployment("b", "one"), service("a", "db", "pg")),
+        without: BTreeSet::new(),
+    };
+    copy.save(&applied).unwrap();
     assert_eq!(images(&bench.scan()), ["a/db=pg", "a/web=one", "b/web=one"]);
-    std::fs::remove_file(applied.join("b.yaml")).unwrap();
+    copy.discard(&applied).unwrap();
     // Commands write there: what goes is meant, at once.
     let scanned = bench.glance();
     assert_eq!((removed(&scanned.snapshot), scanned.settles_in), (vec![("b", Prune::Auto)], None));

@@ -1,0 +1,168 @@
+//! Declares files: checks them, keeps a copy in the state directory, and lets the source see it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::convert;
+use super::engine::Engine;
+use super::message::Command;
+use super::open::local;
+use super::{Applied, ApplyRequest, Change, DeploymentPreview, EngineError, Mode, Preview, SpecFile};
+use crate::spec::{Merged, MergedDeployment, ParsedFile, Prune, merge, parse};
+use crate::status::ProblemView;
+use crate::store::{AppliedFile, read_applied};
+
+/// What an apply would do to the declarations.
+struct Proposal {
+    declared: BTreeMap<String, MergedDeployment>,
+    before: BTreeMap<String, serde_json::Value>,
+    pruned: BTreeSet<String>,
+    problems: Vec<ProblemView>,
+    kept: Vec<AppliedFile>,
+}
+
+impl Proposal {
+    fn changes(&self) -> Vec<(String, Change)> {
+        let declared = self.declared.iter().map(|(name, merged)| {
+            let change = match self.before.get(name) {
+                None => Change::Created,
+                Some(before) if *before == convert::declaration(merged) => Change::Unchanged,
+                Some(_) => Change::Configured,
+            };
+            (name.clone(), change)
+        });
+        declared.chain(self.pruned.iter().map(|name| (name.clone(), Change::Pruned))).collect()
+    }
+}
+
+impl Engine {
+    /// What applying these files would do. Changes nothing.
+    ///
+    /// # Errors
+    /// The state directory can't be read.
+    pub async fn preview(&self, request: &ApplyRequest) -> Result<Preview, EngineError> {
+        let proposal = self.propose(request)?;
+        if !proposal.problems.is_empty() {
+            return Ok(Preview { deployments: Vec::new(), problems: proposal.problems });
+        }
+        let changes = proposal.changes();
+        let default_runtime = self.inner.default_runtime;
+        let asked = changes.iter().map(|(name, _)| {
+            (name.clone(), proposal.declared.get(name).map(|merged| convert::desired(merged, default_runtime)))
+        });
+        let asked = asked.collect();
+        let plans = self.ask(|reply| Command::Preview(asked, reply)).await?;
+        let deployments = changes.into_iter().zip(plans).map(|((name, change), plan)| DeploymentPreview {
+            change,
+            old: proposal.before.get(&name).cloned(),
+            new: proposal.declared.get(&name).map(convert::declaration),
+            steps: plan.steps().map(ToString::to_string).collect(),
+            waits: plan.waits.iter().map(ToString::to_string).collect(),
+            plan: serde_json::to_value(&plan).unwrap_or_default(),
+            deployment: name,
+        });
+        Ok(Preview { deployments: deployments.collect(), problems: Vec::new() })
+    }
+
+    /// Declares these files. Returns as soon as they count; watch the status for what comes of it.
+    ///
+    /// # Errors
+    /// `Conflict` where this engine may only look; the state directory can't be written.
+    pub async fn apply(&self, request: &ApplyRequest) -> Result<Applied, EngineError> {
+        if self.inner.mode == Mode::Observe {
+            return Err(EngineError::Conflict("this engine only looks".to_owned()));
+        }
+        let _one_at_a_time = self.inner.applying.lock().await;
+        let proposal = self.propose(request)?;
+        if !proposal.problems.is_empty() {
+            return Ok(Applied { problems: proposal.problems, ..Applied::default() });
+        }
+        let results = proposal.changes();
+        let write = || proposal.kept.iter().try_for_each(|file| file.save(&self.inner.applied));
+        write().map_err(local("the applied files can't be kept"))?;
+        self.rescan().await?;
+        Ok(Applied { results, ..Applied::default() })
+    }
+
+    /// Works out what the files declare, against what was declared before. Writes nothing.
+    fn propose(&self, request: &ApplyRequest) -> Result<Proposal, EngineError> {
+        let parsed: Vec<(PathBuf, ParsedFile)> =
+            request.files.iter().map(|file| (file.path.clone(), parse(&file.text))).collect();
+        let Merged { deployments: declared, mut problems, .. } = merge(&parsed);
+        let inside =
+            parsed.iter().flat_map(|(file, parsed)| parsed.problems.iter().map(|one| (file.clone(), one.clone())));
+        problems.splice(0..0, inside);
+        let mut problems: Vec<ProblemView> =
+            problems.iter().map(|(file, one)| convert::problem(file, one, "nothing was applied")).collect();
+        let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
+        let before: BTreeMap<String, serde_json::Value> = inventory
+            .iter()
+            .filter(|entry| entry.removed_at.is_none())
+            .filter_map(|entry| Some((entry.name.clone(), serde_json::from_str::<MergedDeployment>(&entry.spec).ok()?)))
+            .map(|(name, merged)| (name, convert::declaration(&merged)))
+            .collect();
+        problems.extend(declared.values().filter_map(|merged| {
+            let entry = inventory.iter().find(|entry| entry.name == merged.name)?;
+            self.declared_elsewhere(merged, &entry.source.to_string(), &entry.source.file)
+        }));
+        let known = read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?;
+        let (kept, gone) = self.copies(request, &declared, known);
+        let never: BTreeSet<&str> =
+            inventory.iter().filter(|entry| entry.prune == Prune::Never).map(|entry| entry.name.as_str()).collect();
+        let pruned = gone.into_iter().filter(|name| !never.contains(name.as_str())).collect();
+        Ok(Proposal { declared, before, pruned, problems, kept })
+    }
+
+    /// The applied files as they would be: the new ones, and old ones that lost something; and which deployments no file
+    /// declares any more.
+    fn copies(
+        &self,
+        request: &ApplyRequest,
+        declared: &BTreeMap<String, MergedDeployment>,
+        known: Vec<AppliedFile>,
+    ) -> (Vec<AppliedFile>, BTreeSet<String>) {
+        let fresh: Vec<AppliedFile> = request.files.iter().filter(|file| !self.watches(&file.path)).map(copy).collect();
+        let mut kept = Vec::new();
+        let mut gone = BTreeSet::new();
+        for mut file in known {
+            let all = file.deployments();
+            let again = fresh.iter().any(|new| new.origin == file.origin && new.origin != Path::new("-"));
+            let vanished = again || request.origins.iter().any(|origin| file.origin.starts_with(origin));
+            let lost: BTreeSet<String> = match vanished {
+                true => all.clone(),
+                false => all.iter().filter(|name| declared.contains_key(*name)).cloned().collect(),
+            };
+            gone.extend(lost.iter().filter(|name| !declared.contains_key(*name)).cloned());
+            if !lost.is_empty() {
+                file.without.extend(lost);
+                kept.push(file);
+            }
+        }
+        kept.extend(fresh);
+        (kept, gone)
+    }
+
+    /// A deployment that another place declares can't be applied.
+    fn declared_elsewhere(&self, merged: &MergedDeployment, at: &str, other: &Path) -> Option<ProblemView> {
+        let clash = self.watches(other) && !self.watches(&merged.file) && other.exists();
+        clash.then(|| ProblemView {
+            file: merged.file.display().to_string(),
+            line: merged.position.line,
+            column: merged.position.column,
+            path: "deployment".to_owned(),
+            message: format!("deployment {} is declared in {at}, which the controller watches", merged.name),
+            help: Some("change it there, or remove it there first".to_owned()),
+            effect: "nothing was applied".to_owned(),
+        })
+    }
+
+    /// Whether the path lies in a directory that is watched, or was by the last controller.
+    pub(super) fn watches(&self, path: &Path) -> bool {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        self.inner.watched.iter().any(|root| path.starts_with(root) || real(path).starts_with(real(root)))
+    }
+}
+
+fn copy(file: &SpecFile) -> AppliedFile {
+    AppliedFile { origin: file.path.clone(), text: file.text.clone(), without: BTreeSet::new() }
+}

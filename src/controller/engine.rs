@@ -1,0 +1,175 @@
+//! The engine's face: what commands and the API ask of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::core::Core;
+use super::message::{Command, Message};
+use super::open::local;
+use super::{EngineError, Mode};
+use crate::runtime::Runtime;
+use crate::runtime::io::{ExecRequest, ExecSession, LogLine, LogOptions};
+use crate::source::SourceHandle;
+use crate::spec::RuntimeKind;
+use crate::state::{Instance, Phase, Target};
+use crate::status::Status;
+use crate::store::{LockGuard, Store};
+
+/// The engine. Cheap to clone; all clones are one engine, which ends with the last of them.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) core: Mutex<Option<Core>>,
+    pub(super) messages: tokio::sync::mpsc::Sender<Message>,
+    pub(super) status: watch::Receiver<Arc<Status>>,
+    pub(super) store: Arc<Store>,
+    pub(super) applied: PathBuf,
+    pub(super) source: Option<SourceHandle>,
+    pub(super) mode: Mode,
+    pub(super) default_runtime: RuntimeKind,
+    /// Directories that are watched, or were by the last controller; absolute.
+    pub(super) watched: Vec<PathBuf>,
+    /// Only one apply or delete at a time: each reads the applied files, decides, and writes them.
+    pub(super) applying: Mutex<()>,
+    pub(super) _tasks: JoinSet<()>,
+    pub(super) _lock: Option<LockGuard>,
+}
+
+/// The core has ended, which it only does when the engine is shut down.
+pub(super) fn ended() -> EngineError {
+    EngineError::Conflict("the controller is shutting down".to_owned())
+}
+
+impl Engine {
+    /// What there is, at this moment.
+    pub fn status(&self) -> Arc<Status> {
+        self.inner.status.borrow().clone()
+    }
+
+    /// The same, with a way to wait for changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<Status>> {
+        self.inner.status.clone()
+    }
+
+    pub(super) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.messages.send(Message::Command(command(reply))).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())
+    }
+
+    /// Reads the sources again and waits until the result counts.
+    ///
+    /// # Errors
+    /// `Conflict` while the engine is shutting down.
+    pub async fn rescan(&self) -> Result<(), EngineError> {
+        if let Some(source) = &self.inner.source {
+            source.rescan().await.map_err(|_| ended())?;
+        }
+        self.ask(Command::Settle).await
+    }
+
+    /// Confirms that what is missing from the source may go; returns what it was.
+    ///
+    /// # Errors
+    /// `Conflict` while the engine is shutting down, or where it watches nothing.
+    pub async fn approve(&self) -> Result<Vec<String>, EngineError> {
+        let Some(source) = &self.inner.source else {
+            return Err(EngineError::Conflict("no controller is running; `keel run` decides about pruning".to_owned()));
+        };
+        let approved = source.approve().await.map_err(|_| ended())?;
+        let approved = approved.map_err(local("the approval can't be recorded"))?;
+        self.ask(Command::Settle).await?;
+        Ok(approved)
+    }
+
+    /// Output of every instance that the target covers, by instance name; of the runs before when `previous`.
+    ///
+    /// # Errors
+    /// `NotFound` when the target covers nothing, or has no run before.
+    pub async fn logs(
+        &self,
+        target: &Target,
+        previous: bool,
+        options: &LogOptions,
+    ) -> Result<Vec<(String, BoxStream<'static, crate::runtime::Result<LogLine>>)>, EngineError> {
+        let instances = self.instances(target).await?;
+        let chosen: Vec<Instance> = slots(instances).into_iter().filter_map(|slot| pick(slot, previous)).collect();
+        if chosen.is_empty() {
+            let what = if previous { "has no previous run; leave out --previous" } else { "has no instance" };
+            return Err(EngineError::NotFound(format!("{target} {what}")));
+        }
+        let mut streams = Vec::new();
+        for instance in chosen {
+            let runtime = self.runtime(instance.runtime).await?;
+            let logs = runtime.logs().ok_or_else(|| cannot(instance.runtime, "show output"))?;
+            streams.push((instance.id.name(), logs.logs(&instance.as_ref(), options).await?));
+        }
+        Ok(streams)
+    }
+
+    /// Runs a command inside the running instance that the target covers; the lowest slot where it covers several.
+    ///
+    /// # Errors
+    /// `NotFound` when no running instance is covered.
+    pub async fn exec(&self, target: &Target, request: &ExecRequest) -> Result<ExecSession, EngineError> {
+        let mut running = self.instances(target).await?;
+        running.retain(|instance| matches!(instance.phase, Phase::Running { .. }));
+        running.sort_by(|one, other| {
+            let key = |instance: &Instance| (instance.id.service.clone(), instance.id.slot);
+            key(one).cmp(&key(other)).then(other.created_at.cmp(&one.created_at))
+        });
+        let Some(instance) = running.first() else {
+            return Err(EngineError::NotFound(format!("{target} has no running instance; see keel get instances")));
+        };
+        let runtime = self.runtime(instance.runtime).await?;
+        let exec = runtime.exec().ok_or_else(|| cannot(instance.runtime, "run commands inside"))?;
+        Ok(exec.exec(&instance.as_ref(), request).await?)
+    }
+
+    async fn instances(&self, target: &Target) -> Result<Vec<Instance>, EngineError> {
+        let target = target.clone();
+        self.ask(|reply| Command::Instances(target, reply)).await
+    }
+
+    async fn runtime(&self, kind: RuntimeKind) -> Result<Arc<dyn Runtime>, EngineError> {
+        let runtime = self.ask(|reply| Command::Runtime(kind, reply)).await?;
+        runtime.ok_or_else(|| EngineError::Conflict(format!("{kind} does not answer")))
+    }
+
+    /// Stops working; workloads go on.
+    pub async fn shutdown(&self) {
+        self.inner.core.lock().await.take();
+    }
+}
+
+fn cannot(kind: RuntimeKind, what: &str) -> EngineError {
+    EngineError::Conflict(format!("{kind} can't {what}"))
+}
+
+/// The instances of each slot, newest first.
+fn slots(mut instances: Vec<Instance>) -> Vec<Vec<Instance>> {
+    instances.sort_by(|one, other| {
+        let key = |instance: &Instance| (instance.id.service.clone(), instance.id.slot);
+        let age = |instance: &Instance| (instance.created_at, instance.id.attempt);
+        key(one).cmp(&key(other)).then(age(other).cmp(&age(one)))
+    });
+    let same = |one: &Instance, other: &Instance| one.id.service == other.id.service && one.id.slot == other.id.slot;
+    instances.chunk_by(same).map(<[Instance]>::to_vec).collect()
+}
+
+/// The instance of a slot whose output is meant: the newest, or the newest dead one before it.
+fn pick(slot: Vec<Instance>, previous: bool) -> Option<Instance> {
+    let mut newest_first = slot.into_iter();
+    let current = newest_first.next()?;
+    match previous {
+        false => Some(current),
+        true => newest_first.find(|instance| matches!(instance.phase, Phase::Exited(_))),
+    }
+}

@@ -1,0 +1,82 @@
+//! Which runtimes there are on this machine, and which one services use that name none.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::observe::Connect;
+use super::{EngineError, EngineOptions};
+use crate::clock::SystemClock;
+use crate::runtime::docker::DockerRuntime;
+use crate::runtime::sim::{Faults, World};
+use crate::runtime::{Result, Runtime, RuntimeError};
+use crate::spec::RuntimeKind;
+use crate::state::{ErrorKind, Owner};
+
+/// File in the state directory that remembers the default runtime, so that an engine which happens to be down at one
+/// start does not move every workload to another runtime.
+const DEFAULT_FILE: &str = "default-runtime";
+
+/// Seed of the sim runtime where a user asks for it: the same rehearsal every time.
+const SIM_SEED: u64 = 0;
+
+/// The default runtime: as asked for, else as before, else docker where an engine answers, else sandbox.
+pub async fn choose_default(
+    options: &EngineOptions,
+    state_dir: &Path,
+) -> std::result::Result<RuntimeKind, EngineError> {
+    let path = state_dir.join(DEFAULT_FILE);
+    let chosen = match (options.runtime, remembered(&path)) {
+        (Some(kind), _) => kind,
+        (None, Some(kind)) => return Ok(kind),
+        (None, None) if DockerRuntime::answers(None).await => RuntimeKind::Docker,
+        (None, None) => RuntimeKind::Sandbox,
+    };
+    if options.mode != super::Mode::Observe && remembered(&path) != Some(chosen) {
+        std::fs::write(&path, chosen.as_str()).map_err(|source| EngineError::Local {
+            context: format!("{}: can't be written", path.display()),
+            source: source.into(),
+        })?;
+    }
+    Ok(chosen)
+}
+
+fn remembered(path: &Path) -> Option<RuntimeKind> {
+    let text = std::fs::read_to_string(path).ok()?;
+    serde_json::from_value(serde_json::Value::String(text.trim().to_owned())).ok()
+}
+
+/// Every runtime that instances of this owner may run on.
+pub fn connectors(
+    _options: &EngineOptions,
+    _state_dir: &Path,
+    owner: &Owner,
+    default: RuntimeKind,
+) -> Vec<Arc<dyn Connect>> {
+    let mut all: Vec<Arc<dyn Connect>> = vec![Arc::new(Docker { owner: owner.clone() })];
+    if default == RuntimeKind::Sim {
+        let world = World::new(Arc::new(SystemClock), SIM_SEED, Faults::none());
+        all.push(Arc::new(super::Connected(Arc::new(world.runtime(owner.clone())))));
+    }
+    all
+}
+
+struct Docker {
+    owner: Owner,
+}
+
+#[async_trait]
+impl Connect for Docker {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Docker
+    }
+
+    async fn connect(&self) -> Result<Arc<dyn Runtime>> {
+        if !DockerRuntime::answers(None).await {
+            let message = "no Docker Engine or Podman service answers; start one, or set DOCKER_HOST";
+            return Err(RuntimeError::new(ErrorKind::Unavailable, message));
+        }
+        Ok(Arc::new(DockerRuntime::connect(self.owner.clone(), None).await?))
+    }
+}
