@@ -56,15 +56,16 @@ pub(super) struct Ledger {
     pub(super) available: u32,
     /// Ready instances.
     pub(super) ready: u32,
-    /// Available instances that stay, and running ones that are to be replaced.
+    /// Available instances that hold their slot, and all running ones that don't.
     pub(super) serving: u32,
 }
 
 impl Ledger {
     /// Takes one ready instance away, if what is left is enough.
     pub(super) fn spend_ready(&mut self, available: bool) -> bool {
-        let counts = if available { self.available } else { self.ready };
-        let may = counts > self.floor;
+        // What is available also is ready and serves.
+        let counted = if available { self.available } else { self.ready.min(self.serving) };
+        let may = counted > self.floor;
         if may {
             self.take(available);
         }
@@ -75,9 +76,14 @@ impl Ledger {
     pub(super) const fn spend_unready(&mut self) -> bool {
         let may = self.serving > self.floor;
         if may {
-            self.serving -= 1;
+            self.take_unready();
         }
         may
+    }
+
+    /// Takes one running instance that is not ready away whatever is left.
+    pub(super) const fn take_unready(&mut self) {
+        self.serving = self.serving.saturating_sub(1);
     }
 
     /// Takes one ready instance away whatever is left.

@@ -114,16 +114,18 @@ where
 
     fn count_instances(&mut self) {
         let judge = self.judge;
-        let stale = self.matched.slots.iter().flat_map(|slot| slot.stale.iter().map(|stale| stale.instance));
-        let doubles = self.matched.slots.iter().flat_map(|slot| slot.duplicates.iter().copied());
-        let fresh = self.matched.slots.iter().zip(&self.needs);
-        let fresh = fresh.filter(|(_, need)| !matches!(need, Need::AtRest)).filter_map(|(slot, _)| slot.fresh);
-        let all = stale.clone().chain(doubles).chain(fresh.clone()).chain(self.matched.surplus.iter().copied());
+        let slots = || self.matched.slots.iter().zip(&self.needs);
+        let holding = slots().filter(|(_, need)| !matches!(need, Need::AtRest)).filter_map(|(slot, _)| slot.fresh);
+        let doubles = slots().flat_map(|(slot, _)| slot.duplicates.iter().copied());
+        let current: Vec<&Instance> = holding.chain(doubles).collect();
+        let stale = slots().flat_map(|(slot, _)| slot.stale.iter().map(|stale| stale.instance));
+        let leaving: Vec<&Instance> = stale.chain(self.matched.surplus.iter().copied()).collect();
 
-        self.ledger.available = count(all.clone().filter(|instance| judge.is_available(instance)));
-        self.ledger.ready = count(all.filter(|instance| judge.is_ready(instance)));
-        self.ledger.serving = count(stale.filter(|instance| judge.may_serve(instance)))
-            + count(fresh.filter(|instance| judge.is_available(instance)));
+        let available = |instances: &[&Instance]| count(instances.iter().filter(|one| judge.is_available(one)));
+        let ready = |instances: &[&Instance]| count(instances.iter().filter(|one| judge.is_ready(one)));
+        self.ledger.available = available(&current) + available(&leaving);
+        self.ledger.ready = ready(&current) + ready(&leaving);
+        self.ledger.serving = available(&current) + count(leaving.iter().filter(|one| judge.may_serve(one)));
     }
 
     /// Retires what lies beyond the desired replicas, at once; only as many available ones stay as stand in for
@@ -139,8 +141,10 @@ where
                 continue;
             }
             let retired = self.draft.retire(instance, Some(&self.desired.spec), &cause);
-            if retired && self.judge.is_ready(instance) {
-                self.ledger.take(available);
+            match (retired, self.judge.is_ready(instance), self.judge.may_serve(instance)) {
+                (true, true, _) => self.ledger.take(available),
+                (true, false, true) => self.ledger.take_unready(),
+                _ => {}
             }
         }
     }

@@ -32,7 +32,7 @@ pub fn spec(fields: &str) -> ServiceSpec {
 }
 
 /// One snapshot; the deployment is `demo`, the runtime `docker` unless said otherwise.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Snapshot {
     pub desired: Result<DesiredDeployment, Fate>,
     pub observed: Vec<Instance>,
@@ -41,6 +41,27 @@ pub struct Snapshot {
     pub history: History,
     pub volumes: Volumes,
     pub now: DateTime<Utc>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    /// Short enough to read after a failure.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.desired {
+            Err(fate) => writeln!(f, "{fate:?} at {}", self.now)?,
+            Ok(desired) => {
+                for DesiredService { name, spec, revision, runtime, replicas, .. } in desired.services.values() {
+                    writeln!(f, "{name} x {replicas} {} on {runtime} at {}", revision.short(), self.now)?;
+                    write!(f, "{}", serde_yaml::to_string(spec).unwrap_or_default())?;
+                }
+            }
+        }
+        for Instance { id, runtime, phase, restarts, streak, .. } in &self.observed {
+            let letter = &id.revision.short()[..1];
+            let name = format!("{}/{} {letter}{}", id.service, id.slot, id.attempt);
+            writeln!(f, "  {name} on {runtime} restarts {restarts} streak {streak}: {phase:?}")?;
+        }
+        writeln!(f, "  unreachable {:?}, failures {:?}", self.unreachable, self.history.failures)
+    }
 }
 
 impl Snapshot {

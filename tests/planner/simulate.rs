@@ -1,1 +1,244 @@
-//! Simulation.
+//! Plans carried out step by step in an arbitrary order, with faults, on a world of plain data.
+
+use chrono::TimeDelta;
+use evenkeel::plan::{Action, Failure, Lane, Plan};
+use evenkeel::spec::RuntimeKind;
+use evenkeel::state::{DesiredService, EndedBy, ErrorKind, Exit, Instance, InstanceId, Phase};
+
+use super::dsl::{Change, Snapshot, revision, up};
+
+/// Runtimes, and a controller that carries out plans on them.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// What is declared, what really exists, and the time.
+    pub snapshot: Snapshot,
+    /// Lanes under way, each with the number of the steps that are done.
+    under_way: Vec<(Lane, usize)>,
+}
+
+impl World {
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self { snapshot, under_way: Vec::new() }
+    }
+
+    /// What a controller sees: instances with a step under way are pending or stopping.
+    fn seen(&self) -> Snapshot {
+        let mut snapshot = self.snapshot.clone();
+        for (lane, _) in &self.under_way {
+            let action = &lane.steps[0].action;
+            let Some(id) = action.instance() else { continue };
+            let phase = match action {
+                Action::Stop { .. } | Action::Remove { .. } => Phase::Stopping,
+                _ => Phase::Pending,
+            };
+            match find(&mut snapshot.observed, id, action.runtime()) {
+                Some(instance) => instance.phase = phase,
+                None if phase == Phase::Pending => {
+                    let made = made(id, action.runtime(), &snapshot);
+                    snapshot.observed.push(made.phase(phase));
+                }
+                None => {}
+            }
+        }
+        snapshot
+    }
+
+    /// Plans, checks the plan, and begins its lanes.
+    pub fn turn(&mut self) -> Plan {
+        let plan = self.seen().plan();
+        self.under_way.extend(plan.lanes.iter().map(|lane| (lane.clone(), 0)));
+        plan
+    }
+
+    /// Carries out the next step of one lane.
+    pub fn advance(&mut self, choice: usize) {
+        let Some(index) = choice.checked_rem(self.under_way.len()) else { return };
+        let (lane, done) = self.under_way[index].clone();
+        self.carry_out(&lane.steps[done].action);
+        if done + 1 == lane.steps.len() {
+            self.under_way.remove(index);
+            self.forget_failure(&lane);
+        } else {
+            self.under_way[index].1 += 1;
+        }
+    }
+
+    /// Lets the next step of one lane fail.
+    pub fn fail(&mut self, choice: usize) {
+        let Some(index) = choice.checked_rem(self.under_way.len()) else { return };
+        let (lane, _) = self.under_way.remove(index);
+        let Some(id) = lane.steps[0].action.instance() else { return };
+        let key = (id.service.clone(), id.slot);
+        let failures = &mut self.snapshot.history.failures;
+        let before = failures.get(&key).filter(|failure| failure.revision == id.revision);
+        let failure = Failure {
+            revision: id.revision.clone(),
+            count: before.map_or(0, |before| before.count) + 1,
+            at: self.snapshot.now,
+            kind: ErrorKind::Failed,
+            retryable: true,
+            message: "no space left".into(),
+        };
+        failures.insert(key, failure);
+    }
+
+    /// The controller dies and comes back: what it had begun stays as it is, and it has probed nothing yet.
+    pub fn restart_controller(&mut self) {
+        self.under_way.clear();
+        for instance in &mut self.snapshot.observed {
+            if let Phase::Running { ready, .. } = &mut instance.phase {
+                *ready = false;
+            }
+        }
+    }
+
+    pub fn running(&mut self) -> Vec<&mut Instance> {
+        let running = |instance: &&mut Instance| matches!(instance.phase, Phase::Running { .. });
+        self.snapshot.observed.iter_mut().filter(running).collect()
+    }
+
+    pub fn crash(&mut self, choice: usize) {
+        let now = self.snapshot.now;
+        let mut running = self.running();
+        if let Some(index) = choice.checked_rem(running.len()) {
+            let since = running[index].phase.started_at();
+            running[index].phase = Phase::Exited(Exit::from_code(1, since, now));
+        }
+    }
+
+    pub fn pause(&mut self, choice: usize) {
+        let mut running = self.running();
+        if let Some(index) = choice.checked_rem(running.len()) {
+            let since = running[index].phase.started_at().expect("it runs");
+            running[index].phase = Phase::Paused { since };
+        }
+    }
+
+    /// Makes one unready instance ready. Returns whether there was one.
+    pub fn make_ready(&mut self, choice: usize) -> bool {
+        let mut unready: Vec<&mut Instance> =
+            self.running().into_iter().filter(|instance| !instance.phase.is_ready()).collect();
+        let Some(index) = choice.checked_rem(unready.len()) else { return false };
+        let since = unready[index].phase.started_at().expect("it runs");
+        unready[index].phase = Phase::Running { since, ready: true };
+        true
+    }
+
+    /// Somebody removes an instance behind the controller's back.
+    pub fn lose(&mut self, choice: usize) {
+        if let Some(index) = choice.checked_rem(self.snapshot.observed.len()) {
+            self.snapshot.observed.remove(index);
+        }
+    }
+
+    pub fn wait(&mut self, seconds: i64) {
+        self.snapshot.now += TimeDelta::seconds(seconds);
+    }
+
+    pub fn web(&mut self) -> &mut DesiredService {
+        self.snapshot.desired.as_mut().expect("declared").services.get_mut("web").expect("web")
+    }
+
+    pub fn is_busy(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
+    /// Lets everything go well until nothing is left to do.
+    pub fn settle(&mut self) {
+        const TURNS: usize = 3_000;
+        for turn in 0..TURNS {
+            let plan = self.turn();
+            if self.is_busy() {
+                self.advance(turn * 7);
+            } else if !self.make_ready(turn * 5) && !self.end_unknown() {
+                match plan.next_look {
+                    Some(at) => self.snapshot.now = at,
+                    None => return,
+                }
+            }
+        }
+        panic!("not settled after {TURNS} turns: {:#?}", self.snapshot);
+    }
+
+    fn end_unknown(&mut self) -> bool {
+        let now = self.snapshot.now;
+        let unknown = self.snapshot.observed.iter_mut().find(|one| matches!(one.phase, Phase::Unknown { .. }));
+        unknown.map(|one| one.phase = Phase::Exited(Exit::from_code(1, None, now))).is_some()
+    }
+
+    /// Whether each slot holds exactly one ready instance of the desired template, and nothing else lives.
+    #[track_caller]
+    pub fn assert_converged(&mut self) {
+        let web = self.web().clone();
+        let mut slots: Vec<u32> = Vec::new();
+        for instance in &self.snapshot.observed {
+            if matches!(instance.phase, Phase::Exited(_)) {
+                continue;
+            }
+            let wanted = instance.id.revision == web.revision && instance.runtime == web.runtime;
+            assert!(wanted && instance.phase.is_ready(), "{instance:?} in {:#?}", self.snapshot);
+            slots.push(instance.id.slot);
+        }
+        slots.sort_unstable();
+        assert_eq!(slots, (0..web.replicas).collect::<Vec<_>>(), "{:#?}", self.snapshot);
+        for slot in 0..web.replicas {
+            let dead = self.snapshot.observed.iter().filter(|one| one.id.slot == slot).count() - 1;
+            assert!(dead <= 1, "slot {slot} keeps {dead} dead instances");
+        }
+        assert_eq!(self.snapshot.plan(), Plan::default(), "a second plan does something");
+    }
+
+    fn carry_out(&mut self, action: &Action) {
+        let now = self.snapshot.now;
+        let target = action.instance().map(|id| (id.clone(), action.runtime()));
+        let existing = target.as_ref().and_then(|(id, runtime)| find(&mut self.snapshot.observed, id, *runtime));
+        match (action, existing) {
+            (Action::Create { id, runtime, restarts, streak, .. }, None) => {
+                let made = made(id, *runtime, &self.snapshot).restarted(*restarts, *streak);
+                self.snapshot.observed.push(made);
+            }
+            (Action::StartCreated { .. } | Action::Start { .. }, Some(instance)) => {
+                instance.phase = Phase::Running { since: now, ready: false };
+            }
+            (Action::Stop { stop, .. }, Some(instance)) => {
+                let since = instance.phase.started_at();
+                let mut exit = Exit::from_code(143, since, now);
+                exit.ended_by = EndedBy::Request(stop.cause);
+                instance.phase = Phase::Exited(exit);
+            }
+            (Action::Remove { instance }, Some(_)) => {
+                self.snapshot.observed.retain(|one| one.as_ref() != *instance);
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_failure(&mut self, lane: &Lane) {
+        if let Some(id) = lane.steps[0].action.instance() {
+            self.snapshot.history.failures.remove(&(id.service.clone(), id.slot));
+        }
+    }
+}
+
+fn find<'a>(observed: &'a mut [Instance], id: &InstanceId, runtime: RuntimeKind) -> Option<&'a mut Instance> {
+    observed.iter_mut().find(|instance| instance.id == *id && instance.runtime == runtime)
+}
+
+/// An instance that was just created.
+fn made(id: &InstanceId, runtime: RuntimeKind, snapshot: &Snapshot) -> Instance {
+    up(0, 'a').phase(Phase::Created).on(runtime).change(|instance| {
+        instance.id = id.clone();
+        instance.runtime_id = id.runtime_name();
+        instance.created_at = snapshot.now;
+    })
+}
+
+/// The letter of the revision after this one, of three.
+pub fn next_letter(world: &mut World) {
+    let letter = world.web().revision.short().chars().next();
+    world.web().revision = revision(match letter {
+        Some('a') => 'b',
+        Some('b') => 'c',
+        _ => 'a',
+    });
+}

@@ -119,7 +119,7 @@ impl Checked<'_> {
             let left = self.count(|instance| {
                 let runs = matches!(instance.phase, Phase::Running { .. }) && self.is_reachable(instance);
                 let serves = if is_double(instance) { self.is_available(instance) } else { runs };
-                instance.id.slot < self.replicas && serves && kept(instance)
+                serves && kept(instance)
             });
             if left < floor {
                 found.push(below("running", left));
