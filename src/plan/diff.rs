@@ -101,11 +101,21 @@ fn match_slot<'a>(
             },
         }
     }
-    // The ready one holds the slot, else the youngest attempt.
-    slot.fresh = candidates.iter().copied().max_by_key(|instance| (instance.phase.is_ready(), instance.id.attempt));
+    slot.fresh = candidates.iter().copied().max_by_key(|instance| (claim(&instance.phase), instance.id.attempt));
     slot.duplicates = candidates;
     slot.duplicates.retain(|instance| slot.fresh.is_some_and(|fresh| !std::ptr::eq(fresh, *instance)));
     slot
+}
+
+/// How good a claim to a slot a phase gives; between equal ones the youngest attempt holds it.
+const fn claim(phase: &Phase) -> u8 {
+    match phase {
+        Phase::Running { ready: true, .. } => 4,
+        Phase::Running { ready: false, .. } => 3,
+        Phase::Pending => 2,
+        Phase::Created => 1,
+        Phase::Paused { .. } | Phase::Unknown { .. } | Phase::Stopping | Phase::Exited(_) => 0,
+    }
 }
 
 /// Why another instance is to take this one's place, if one is.

@@ -234,6 +234,10 @@ fn of_two_that_hold_a_slot_the_ready_one_stays() {
     web('a', 1, "")
         .with([up(0, 'a').phase(Phase::Created), up(0, 'a').attempt(1).unready()])
         .expect("remove web/0 a0: another instance holds its slot");
+    let strange = Phase::Unknown { message: "restarting".into() };
+    web('a', 1, "")
+        .with([up(0, 'a').unready(), up(0, 'a').attempt(1).phase(strange)])
+        .expect("retire web/0 a1: another instance holds its slot");
 }
 
 #[test]
