@@ -198,7 +198,9 @@ impl State {
 
     fn deadline(&self) -> Option<Instant> {
         let lists = self.runtimes.values().filter_map(|attached| attached.next_list);
-        lists.chain(self.queue.next()).chain(self.board.due()).min()
+        // Before the sources are synced no key is planned, so none is a reason to wake.
+        let queued = self.queue.next().filter(|_| self.declared.synced);
+        lists.chain(queued).chain(self.board.due()).min()
     }
 
     fn take(&mut self, message: Message, inbox: &mut mpsc::Receiver<Message>) {

@@ -27,6 +27,7 @@ use std::path::PathBuf;
 pub use engine::Engine;
 pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPreview, EngineError, Preview, SpecFile};
 
+pub use self::convert::desired;
 pub use self::core::{Core, Parts, Scope};
 pub use self::declared::Declared;
 pub use self::message::{Command, Message};
