@@ -143,3 +143,20 @@ fn a_link_to_a_directory_that_dangles_hides_and_does_not_remove() {
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].starts_with("linked:1:1: is a symbolic link to"), "{said:?}");
 }
+
+#[test]
+fn what_is_kept_over_a_restart_is_exactly_what_was_declared() {
+    let sets = ["tests/specs/valid/everything.yaml", "tests/specs/valid/crons.yaml", "examples/code-sandboxes.yaml"];
+    for set in sets {
+        let mut bench = Bench::new();
+        let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(set)).unwrap();
+        bench.write("set.yaml", &text);
+        let declared = bench.scan().deployments.clone();
+        assert!(!declared.is_empty(), "{set}: {:?}", problems(&bench.scan()));
+        bench.write("set.yaml", "{");
+        bench.restart();
+        let kept = bench.scan();
+        assert_eq!(kept.deployments, declared, "{set}");
+        assert_eq!(kept.stale.len(), declared.len(), "{set}");
+    }
+}

@@ -57,13 +57,13 @@ fn what_did_not_change_gives_the_same_snapshot() {
 }
 
 #[test]
-fn a_change_of_the_same_size_within_one_tick_of_the_clock_is_seen() {
+fn changes_of_the_same_size_within_one_tick_of_the_clock_are_seen() {
     let mut bench = Bench::with(&["a"]);
-    let stamp = std::fs::metadata(bench.path("a.yaml")).unwrap().modified().unwrap();
-    bench.write("a.yaml", &deployment("a", "two"));
-    let file = std::fs::File::options().write(true).open(bench.path("a.yaml")).unwrap();
-    file.set_times(std::fs::FileTimes::new().set_modified(stamp)).unwrap();
-    assert_eq!(images(&bench.scan()), ["a/web=two"]);
+    // The file system's clock ticks every few milliseconds, which is slower than this.
+    for round in 10..60 {
+        bench.write("a.yaml", &deployment("a", &format!("v{round}")));
+        assert_eq!(images(&bench.scan()), [format!("a/web=v{round}")]);
+    }
 }
 
 #[test]

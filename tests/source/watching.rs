@@ -57,8 +57,13 @@ impl Watching {
 
     /// Every snapshot that was published, once the source has nothing left to do.
     async fn history(&self) -> Vec<Vec<String>> {
-        self.handle.rescan().await.unwrap();
-        tokio::task::yield_now().await;
+        let last = images(&self.handle.rescan().await.unwrap());
+        let recorded = async {
+            while self.seen.lock().unwrap().last() != Some(&last) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, recorded).await.unwrap();
         self.seen.lock().unwrap().clone()
     }
 }
