@@ -71,6 +71,8 @@ struct Part<'a> {
 
 /// Brings the documents of many files together.
 ///
+/// The paths of the files are best absolute: relative paths in specs are resolved against their directories.
+///
 /// A service in a document of its own joins its deployment, or makes one. A deployment of which any part has a
 /// problem, in its documents or between them, is left out and named in [`Merged::refused`].
 pub fn merge(files: &[(PathBuf, ParsedFile)]) -> Merged {

@@ -216,8 +216,11 @@ impl<'a> Walk<'a> {
 
     fn list(&mut self, node: &Node, schema: &'a Json) -> Option<Yaml> {
         let Value::List(items) = &node.value else {
-            let help = node.text().map(|text| format!("write a list: [{text:?}]"));
-            self.mismatch(node, "a list").help = help;
+            let help = match &node.value {
+                Value::Map(_) => "put a dash before each element".to_owned(),
+                _ => format!("write a list: [{:?}]", node.text().unwrap_or_default()),
+            };
+            self.mismatch(node, "a list").help = Some(help);
             return None;
         };
         if (items.len() as u64) < schema["minItems"].as_u64().unwrap_or(0) {

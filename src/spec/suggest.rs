@@ -63,11 +63,18 @@ pub(super) fn shape(definition: &str, path: &[Step], text: Option<&str>) -> Opti
     }
     let help = match (definition, path.last()) {
         ("Image", _) => "write `image: { name: nginx:1.27 }`",
+        ("Depends", _) => "write `{ service: NAME }`",
+        ("Device", _) => "write `{ path: /dev/kvm }`",
+        ("Endpoint", _) => "write `{ name: http, protocol: http, port: 80 }`",
+        ("PortMapping", _) => "write `{ container_port: 80, host_port: 8080 }`",
+        ("RestartPolicy", _) => "write `{ kind: always }`",
+        ("Ulimit", _) => "write `{ soft: 1024, hard: 4096 }`",
         ("Command", _) => "write `command: { entrypoint: [...], args: [...] }`",
         ("ServiceSpec", _) => "write a map with at least `image: { name: ... }`",
         (_, Some(Step::Key(key))) if key == "env" || key == "labels" || key == "sysctls" => {
             "write one `NAME: value` per line, without dashes"
         }
+        (_, Some(Step::Key(key))) if key == "on_panic" || key == "on_init_failure" => "write `{ action: restart }`",
         (_, Some(Step::Key(key))) if key == "services" => "write one `NAME:` per service, without dashes",
         _ => return None,
     };
