@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::schema::DNS_LABEL;
 use super::{Api, External, RuntimeKind, ServiceSpec, Tunnel};
 
 /// A named set of services that belong together.
@@ -14,9 +15,11 @@ pub struct DeploymentSpec {
     #[schemars(extend("enum" = ["v1"]))]
     pub version: String,
     /// Name of the deployment: a DNS label.
+    #[schemars(extend("pattern" = DNS_LABEL))]
     pub deployment: String,
     /// The services by name; a name is a DNS label.
     #[serde(default)]
+    #[schemars(extend("propertyNames" = { "pattern": DNS_LABEL }))]
     pub services: BTreeMap<String, ServiceSpec>,
     /// Runtime of every service that names none itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::schema::DNS_LABEL;
 use super::{EndpointTunnel, Health, HumanDuration, StreamCheck};
 
 /// What the proxy listens on for a service.
@@ -11,6 +12,7 @@ use super::{EndpointTunnel, Health, HumanDuration, StreamCheck};
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     /// Name, unique in its service: a DNS label.
+    #[schemars(extend("pattern" = DNS_LABEL))]
     pub name: String,
     /// Protocol.
     pub protocol: EndpointProtocol,

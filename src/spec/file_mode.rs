@@ -53,6 +53,8 @@ impl schemars::JsonSchema for FileMode {
         schemars::json_schema!({
             "type": ["string", "integer"],
             "description": "Permission bits in octal: `0o1777`, `01777` or `1777`.",
+            "pattern": "^(0o)?[0-7]{1,5}$",
+            "minimum": 0,
             "examples": ["0o1777", "0755"]
         })
     }

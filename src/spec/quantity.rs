@@ -169,7 +169,7 @@ impl NumberOrText {
 }
 
 macro_rules! quantity_serde {
-    ($type:ty, $name:literal, $description:literal, $types:expr, $examples:expr) => {
+    ($type:ty, $name:literal, $description:literal, $types:expr, $pattern:literal, $examples:expr) => {
         impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -192,6 +192,8 @@ macro_rules! quantity_serde {
                 schemars::json_schema!({
                     "type": $types,
                     "description": $description,
+                    "pattern": $pattern,
+                    "minimum": 0,
                     "examples": $examples
                 })
             }
@@ -204,13 +206,22 @@ quantity_serde!(
     "Bytes",
     "A number of bytes: `512Mi`, `1Gi`, `500M` or plain.",
     ["string", "integer"],
+    r"^([0-9]+\.?[0-9]*|\.[0-9]+)(k|[KMGTP]i?)?$",
     ["512Mi", "1Gi"]
 );
-quantity_serde!(Cpu, "Cpu", "A number of CPUs: `1.5` or `1500m`.", ["string", "number"], ["1.5", "500m"]);
+quantity_serde!(
+    Cpu,
+    "Cpu",
+    "A number of CPUs: `1.5` or `1500m`.",
+    ["string", "number"],
+    r"^([0-9]+\.?[0-9]*|\.[0-9]+)m?$",
+    ["1.5", "500m"]
+);
 quantity_serde!(
     CountOrPercent,
     "CountOrPercent",
     "A count, or a share of the desired replicas: `2` or `25%`.",
     ["string", "integer"],
+    "^[0-9]+%?$",
     ["1", "25%"]
 );

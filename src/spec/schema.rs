@@ -11,6 +11,10 @@ use serde_json::{Value as Json, json};
 
 use super::{DeploymentSpec, ServiceSpec};
 
+/// What names of deployments, services, endpoints and volumes match (RFC 1035, section 2.3.1, and digits first as
+/// RFC 1123 allows).
+pub(super) const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+
 /// Second names of fields of a service: the name as the published format also writes it, and the field.
 pub(super) const SERVICE_ALIASES: &[(&str, &str)] = &[("cap_add", "capabilities"), ("wasm_http", "wasm")];
 
@@ -27,12 +31,16 @@ pub fn service_schema() -> Schema {
     if let Some(properties) = schema.pointer_mut("/properties").and_then(Json::as_object_mut) {
         let own = [
             ("version", json!({ "description": "Version of the format; `v1`.", "type": "string", "enum": ["v1"] })),
-            ("service", json!({ "description": "Name of the service: a DNS label.", "type": "string" })),
+            (
+                "service",
+                json!({ "description": "Name of the service: a DNS label.", "type": "string", "pattern": DNS_LABEL }),
+            ),
             (
                 "deployment",
                 json!({
                     "description": "Name of the deployment that it joins, or makes: a DNS label.",
-                    "type": "string"
+                    "type": "string",
+                    "pattern": DNS_LABEL
                 }),
             ),
         ];

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::schema::DNS_LABEL;
 use super::{Bytes, FileMode, StorageTier};
 
 /// One mount.
@@ -13,6 +14,7 @@ pub enum Storage {
         /// Path on the machine; relative ones start at the file that declares them.
         source: String,
         /// Absolute path inside.
+        #[schemars(extend("pattern" = "^/"))]
         target: String,
         /// Whether it is read-only; `false` when nothing is written.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -21,8 +23,10 @@ pub enum Storage {
     /// A volume with a name; it outlives the deployment unless told otherwise.
     Named {
         /// Name of the volume, a DNS label.
+        #[schemars(extend("pattern" = DNS_LABEL))]
         name: String,
         /// Absolute path inside.
+        #[schemars(extend("pattern" = "^/"))]
         target: String,
         /// Whether it is read-only; `false` when nothing is written.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +41,7 @@ pub enum Storage {
     /// A volume that goes with the instance.
     Anonymous {
         /// Absolute path inside.
+        #[schemars(extend("pattern" = "^/"))]
         target: String,
         /// How fast it is; `local` when nothing is written.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,6 +50,7 @@ pub enum Storage {
     /// Memory.
     Tmpfs {
         /// Absolute path inside.
+        #[schemars(extend("pattern" = "^/"))]
         target: String,
         /// Largest size.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,6 +67,7 @@ pub enum Storage {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prefix: Option<String>,
         /// Absolute path inside.
+        #[schemars(extend("pattern" = "^/"))]
         target: String,
         /// Whether it is read-only; `false` when nothing is written.
         #[serde(default, skip_serializing_if = "Option::is_none")]
