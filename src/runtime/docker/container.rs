@@ -14,6 +14,7 @@ use super::body::{Context, create_body, wants_init};
 use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE};
 use super::error::explain_start;
 use super::observe::from_inspect;
+use super::probe::Product;
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
 use crate::spec::Signal;
 use crate::state::{Instance, InstanceId, InstanceRef, Phase};
@@ -195,6 +196,10 @@ impl Inner {
 
     /// Removes a container with its anonymous volumes, killing what still runs.
     pub(super) async fn remove(&self, instance: &InstanceRef) -> Result<()> {
+        // Podman's forced removal gives the whole grace; Docker's kills.
+        if self.known().await?.product == Product::Podman {
+            let _was_running = self.signal(instance, Signal::KILL, &format!("removing {}", instance.id)).await?;
+        }
         let id = &instance.runtime_id;
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let removed = self

@@ -70,7 +70,7 @@ struct Inner {
     credentials: Credentials,
     /// Whether the engine has an init program, as far as is known.
     has_init: AtomicBool,
-    capabilities: OnceCell<Capabilities>,
+    known: OnceCell<probe::Known>,
 }
 
 impl DockerRuntime {
@@ -94,9 +94,9 @@ impl DockerRuntime {
             archives: Archives::default(),
             credentials: Credentials::from_env(env),
             has_init: AtomicBool::new(true),
-            capabilities: OnceCell::new(),
+            known: OnceCell::new(),
         };
-        if let Err(error) = inner.capabilities().await {
+        if let Err(error) = inner.known().await {
             tracing::warn!(%error, "the docker runtime is not ready; it is tried again with each call");
         }
         Ok(Self { inner: Arc::new(inner), _end: ended.clone().drop_guard(), ended })
@@ -125,7 +125,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn capabilities(&self) -> Result<Capabilities> {
-        self.inner.capabilities().await
+        Ok(self.inner.known().await?.capabilities.clone())
     }
 
     async fn list(&self) -> Result<Listing> {

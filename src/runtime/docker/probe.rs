@@ -9,20 +9,38 @@ use super::Inner;
 use super::engine::READ_DEADLINE;
 use crate::runtime::{Capabilities, Control, Result, Support};
 
+/// What is known of the engine once it has answered.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    /// Which engine it is.
+    pub product: Product,
+    /// What it can enforce.
+    pub capabilities: Capabilities,
+}
+
+/// The engines that speak this API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Product {
+    /// Docker Engine, and whatever takes itself for it.
+    Docker,
+    /// Podman's service.
+    Podman,
+}
+
 impl Inner {
-    /// What the engine can enforce; asked once and remembered.
-    pub(super) async fn capabilities(&self) -> Result<Capabilities> {
-        self.capabilities.get_or_try_init(|| self.probe()).await.cloned()
+    /// What is known of the engine; asked once and remembered.
+    pub(super) async fn known(&self) -> Result<&Known> {
+        self.known.get_or_try_init(|| self.probe()).await
     }
 
-    async fn probe(&self) -> Result<Capabilities> {
+    async fn probe(&self) -> Result<Known> {
         let (version, info) = tokio::try_join!(
             self.engine.call(READ_DEADLINE, |docker| async move { docker.version().await }),
             self.engine.call(READ_DEADLINE, |docker| async move { docker.info().await }),
         )
         .map_err(|error| error.explain("asking the engine what it can do"))?;
         self.has_init.store(may_have_init(&version), Ordering::Relaxed);
-        Ok(describe(&version, &info))
+        Ok(Known { product: product(&version), capabilities: describe(&version, &info) })
     }
 }
 
@@ -30,15 +48,13 @@ impl Inner {
 /// container is created.
 fn may_have_init(version: &SystemVersion) -> bool {
     let components = version.components.as_deref().unwrap_or_default();
-    let is_docker = components.iter().any(|component| component.name == "Engine");
     let has_program = components.iter().any(|component| component.name.contains("init") && component.version != "N/A");
-    !is_docker || has_program
+    product(version) == Product::Podman || has_program
 }
 
-/// Names of the engine's kinds, as users know them.
-fn product(version: &SystemVersion) -> &'static str {
+fn product(version: &SystemVersion) -> Product {
     let components = version.components.as_deref().unwrap_or_default();
-    if components.iter().any(|component| component.name == "Podman Engine") { "Podman" } else { "Docker Engine" }
+    if components.iter().any(|component| component.name == "Podman Engine") { Product::Podman } else { Product::Docker }
 }
 
 fn describe(version: &SystemVersion, info: &SystemInfo) -> Capabilities {
@@ -68,7 +84,10 @@ fn describe(version: &SystemVersion, info: &SystemInfo) -> Capabilities {
     Capabilities {
         version: format!(
             "{} {} (API {})",
-            product(version),
+            match product(version) {
+                Product::Docker => "Docker Engine",
+                Product::Podman => "Podman",
+            },
             version.version.as_deref().unwrap_or("of unknown version"),
             version.api_version.as_deref().unwrap_or("unknown")
         ),
