@@ -6,3 +6,5 @@ mod engine;
 mod harness;
 #[path = "docker/life.rs"]
 mod life;
+#[path = "docker/output.rs"]
+mod output;

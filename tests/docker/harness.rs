@@ -118,3 +118,26 @@ pub async fn next<T>(
     };
     tokio::time::timeout(PATIENCE, wait).await.expect("the event arrives")
 }
+
+/// Runs each of these on each engine, and removes what it made.
+#[macro_export]
+macro_rules! on_both_engines {
+    ($($test:ident),* $(,)?) => {
+        mod docker {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                let Some(bench) = crate::harness::Bench::new(crate::engine::Kind::Docker).await else { return };
+                super::$test(&bench).await;
+                bench.clear().await;
+            })*
+        }
+        mod podman {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                let Some(bench) = crate::harness::Bench::new(crate::engine::Kind::Podman).await else { return };
+                super::$test(&bench).await;
+                bench.clear().await;
+            })*
+        }
+    };
+}

@@ -111,29 +111,7 @@ async fn a_command_that_cannot_be_run_is_refused(bench: &Bench) {
     assert!(error.message.contains("/no/such/program"), "{error}");
 }
 
-/// Runs each of these on each engine, and removes what it made.
-macro_rules! on_both_engines {
-    ($($test:ident),* $(,)?) => {
-        mod docker {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                let Some(bench) = crate::harness::Bench::new(crate::engine::Kind::Docker).await else { return };
-                super::$test(&bench).await;
-                bench.clear().await;
-            })*
-        }
-        mod podman {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                let Some(bench) = crate::harness::Bench::new(crate::engine::Kind::Podman).await else { return };
-                super::$test(&bench).await;
-                bench.clear().await;
-            })*
-        }
-    };
-}
-
-on_both_engines!(
+crate::on_both_engines!(
     an_instance_lives_and_goes,
     a_create_that_was_cut_off_is_recognised,
     a_foreign_container_of_the_same_name_is_left_alone,

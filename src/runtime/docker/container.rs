@@ -1,6 +1,5 @@
 //! Creating, starting, stopping and removing containers.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bollard::query_parameters::{
@@ -14,7 +13,7 @@ use super::body::{Context, create_body, wants_init};
 use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE};
 use super::error::explain_start;
 use super::observe::from_inspect;
-use super::probe::Product;
+use super::ping::Product;
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
 use crate::spec::Signal;
 use crate::state::{Instance, InstanceId, InstanceRef, Phase};
@@ -33,7 +32,7 @@ impl Inner {
             && wants_init(&request.spec)
             && error.words().contains("container-init binary")
         {
-            self.has_init.store(false, Ordering::Relaxed);
+            self.learn_no_init();
             made = self.try_create(request, &image).await;
         }
         let what = || format!("creating {}", request.id);
@@ -53,7 +52,7 @@ impl Inner {
     }
 
     async fn try_create(&self, request: &CreateRequest, image: &str) -> std::result::Result<String, CallError> {
-        let has_init = self.has_init.load(Ordering::Relaxed);
+        let has_init = wants_init(&request.spec) && self.has_init().await?;
         let body = create_body(request, &Context { owner: &self.owner, image, has_init });
         let options = CreateContainerOptionsBuilder::default().name(&request.id.runtime_name()).build();
         let made = self
@@ -197,7 +196,7 @@ impl Inner {
     /// Removes a container with its anonymous volumes, killing what still runs.
     pub(super) async fn remove(&self, instance: &InstanceRef) -> Result<()> {
         // Podman's forced removal gives the whole grace; Docker's kills.
-        if self.known().await?.product == Product::Podman {
+        if self.engine.product().await? == Product::Podman {
             let _was_running = self.signal(instance, Signal::KILL, &format!("removing {}", instance.id)).await?;
         }
         let id = &instance.runtime_id;

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bollard::Docker;
 use bollard::errors::Error;
-use bollard::{API_DEFAULT_VERSION, Docker};
 
 use super::error::{explain, status};
+use super::ping::{Product, ping};
 use super::socket::Sockets;
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 
-/// Time for asking an engine whether it is there. Docker answers in 10 ms; Podman's service was seen to need 1.3 s for
-/// its first answer after a start.
+/// Time for asking an engine whether it is there. Docker answers in a millisecond; Podman's service was seen to need
+/// 1.3 s for its first answer after a start.
 pub(super) const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Time for a call that reads. A list of 500 containers takes 22 ms; a minute is an engine in trouble.
@@ -30,13 +31,20 @@ const CLIENT_TIMEOUT_SECS: u64 = 10 * 365 * 24 * 3600;
 #[derive(Debug)]
 pub(super) struct Engine {
     sockets: Mutex<Sockets>,
-    client: Mutex<Option<Docker>>,
+    connection: Mutex<Option<Connection>>,
+}
+
+/// A connection that was agreed on.
+#[derive(Debug, Clone)]
+struct Connection {
+    product: Product,
+    docker: Docker,
 }
 
 impl Engine {
     /// A connection that is made when it is first needed.
     pub(super) const fn new(sockets: Sockets) -> Self {
-        Self { sockets: Mutex::new(sockets), client: Mutex::new(None) }
+        Self { sockets: Mutex::new(sockets), connection: Mutex::new(None) }
     }
 
     /// Makes a call and waits for it at most that long. `what` says what is being done, for messages.
@@ -67,18 +75,30 @@ impl Engine {
     /// # Errors
     /// `Unavailable` or `Timeout` when no engine answers.
     pub(super) async fn client(&self) -> Result<Docker> {
-        if let Some(client) = lock(&self.client).clone() {
-            return Ok(client);
+        Ok(self.connection().await?.docker)
+    }
+
+    /// Which engine it is.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Timeout` when no engine answers.
+    pub(super) async fn product(&self) -> Result<Product> {
+        Ok(self.connection().await?.product)
+    }
+
+    async fn connection(&self) -> Result<Connection> {
+        if let Some(connection) = lock(&self.connection).clone() {
+            return Ok(connection);
         }
         let sockets = lock(&self.sockets).clone();
-        let (socket, client) = match sockets {
-            Sockets::Pinned(socket) => connect(&socket).await.map(|client| (socket, client))?,
+        let (socket, connection) = match sockets {
+            Sockets::Pinned(socket) => connect(&socket).await.map(|connection| (socket, connection))?,
             Sockets::Candidates(candidates) => first_that_answers(&candidates).await?,
         };
         // From now on only this one: another engine that answers while this one restarts would look like an empty one.
         *lock(&self.sockets) = Sockets::Pinned(socket);
-        *lock(&self.client) = Some(client.clone());
-        Ok(client)
+        *lock(&self.connection) = Some(connection.clone());
+        Ok(connection)
     }
 
     /// The socket that is used, once one is known.
@@ -95,7 +115,7 @@ impl Engine {
         let unreachable = matches!(super::error::kind(error), ErrorKind::Unavailable | ErrorKind::Timeout);
         let other_version = status(error) == Some(400) && error.to_string().contains("client version");
         if unreachable || other_version {
-            *lock(&self.client) = None;
+            *lock(&self.connection) = None;
         }
     }
 }
@@ -151,29 +171,29 @@ impl CallError {
     }
 }
 
-async fn connect(socket: &Path) -> Result<Docker> {
+async fn connect(socket: &Path) -> Result<Connection> {
     let what = format!("connecting to {}", socket.display());
-    let client = Docker::connect_with_unix(&socket.to_string_lossy(), CLIENT_TIMEOUT_SECS, API_DEFAULT_VERSION)
-        .map_err(|error| explain(&what, &error))?;
-    match tokio::time::timeout(PROBE_DEADLINE, client.negotiate_version()).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(explain(&what, &error)),
-        Err(_) => Err(explain(&what, &Error::RequestTimeoutError)),
-    }
+    let pong = match tokio::time::timeout(PROBE_DEADLINE, ping(socket)).await {
+        Ok(Ok(pong)) => pong,
+        Ok(Err(err)) => return Err(explain(&what, &Error::IOError { err })),
+        Err(_) => return Err(explain(&what, &Error::RequestTimeoutError)),
+    };
+    Docker::connect_with_unix(&socket.to_string_lossy(), CLIENT_TIMEOUT_SECS, &pong.version)
+        .map(|docker| Connection { product: pong.product, docker })
+        .map_err(|error| explain(&what, &error))
 }
 
-async fn first_that_answers(candidates: &[PathBuf]) -> Result<(PathBuf, Docker)> {
-    let mut failures = Vec::new();
-    for socket in candidates {
+async fn first_that_answers(candidates: &[PathBuf]) -> Result<(PathBuf, Connection)> {
+    let mut failure = None;
+    for socket in candidates.iter().filter(|socket| socket.exists()) {
         match connect(socket).await {
-            Ok(client) => return Ok((socket.clone(), client)),
-            Err(error) => failures.push(error),
+            Ok(connection) => return Ok((socket.clone(), connection)),
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    // A socket that exists and does not answer says more than one that is missing.
     let tried: Vec<_> = candidates.iter().map(|socket| socket.display().to_string()).collect();
-    let worst = failures.iter().find(|error| !error.message.contains("Socket not found"));
-    Err(worst.cloned().unwrap_or_else(|| {
+    // A socket that exists and does not answer says more than all that are missing.
+    Err(failure.unwrap_or_else(|| {
         RuntimeError::new(
             ErrorKind::Unavailable,
             format!(

@@ -14,13 +14,16 @@ mod credentials;
 mod engine;
 mod error;
 mod events;
+mod exec;
 mod facts;
 mod image;
 mod limits;
 mod list;
+mod logs;
 mod mounts;
 mod names;
 mod observe;
+mod ping;
 mod probe;
 mod shared;
 mod socket;
@@ -42,7 +45,9 @@ use self::credentials::Credentials;
 use self::engine::Engine;
 use self::facts::Facts;
 use self::shared::Networks;
-use super::{Capabilities, CreateRequest, Listing, Progress, Result, Runtime, RuntimeEvent, StopRequest, Volumes};
+use super::{
+    Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRequest, Volumes,
+};
 use crate::spec::{Image, RuntimeKind};
 use crate::state::{Instance, InstanceRef, Owner};
 
@@ -68,9 +73,11 @@ struct Inner {
     networks: Networks,
     archives: Archives,
     credentials: Credentials,
-    /// Whether the engine has an init program, as far as is known.
-    has_init: AtomicBool,
-    known: OnceCell<probe::Known>,
+    capabilities: OnceCell<Capabilities>,
+    /// Whether the engine says that it has an init program.
+    init: OnceCell<bool>,
+    /// Whether it turned out not to have one.
+    init_refused: AtomicBool,
 }
 
 impl DockerRuntime {
@@ -93,10 +100,11 @@ impl DockerRuntime {
             networks: Networks::default(),
             archives: Archives::default(),
             credentials: Credentials::from_env(env),
-            has_init: AtomicBool::new(true),
-            known: OnceCell::new(),
+            capabilities: OnceCell::new(),
+            init: OnceCell::new(),
+            init_refused: AtomicBool::new(false),
         };
-        if let Err(error) = inner.known().await {
+        if let Err(error) = inner.engine.client().await {
             tracing::warn!(%error, "the docker runtime is not ready; it is tried again with each call");
         }
         Ok(Self { inner: Arc::new(inner), _end: ended.clone().drop_guard(), ended })
@@ -125,7 +133,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn capabilities(&self) -> Result<Capabilities> {
-        Ok(self.inner.known().await?.capabilities.clone())
+        self.inner.capabilities().await
     }
 
     async fn list(&self) -> Result<Listing> {
@@ -158,6 +166,14 @@ impl Runtime for DockerRuntime {
 
     async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {
         self.inner.teardown(deployment, volumes).await
+    }
+
+    fn logs(&self) -> Option<&dyn Logs> {
+        Some(self)
+    }
+
+    fn exec(&self) -> Option<&dyn Exec> {
+        Some(self)
     }
 
     fn concurrency(&self) -> usize {

@@ -6,58 +6,55 @@ use std::sync::atomic::Ordering;
 use bollard::models::{SystemInfo, SystemVersion};
 
 use super::Inner;
-use super::engine::READ_DEADLINE;
+use super::engine::{CallError, READ_DEADLINE};
+use super::ping::Product;
 use crate::runtime::{Capabilities, Control, Result, Support};
 
-/// What is known of the engine once it has answered.
-#[derive(Debug, Clone)]
-pub(super) struct Known {
-    /// Which engine it is.
-    pub product: Product,
-    /// What it can enforce.
-    pub capabilities: Capabilities,
-}
-
-/// The engines that speak this API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Product {
-    /// Docker Engine, and whatever takes itself for it.
-    Docker,
-    /// Podman's service.
-    Podman,
-}
-
 impl Inner {
-    /// What is known of the engine; asked once and remembered.
-    pub(super) async fn known(&self) -> Result<&Known> {
-        self.known.get_or_try_init(|| self.probe()).await
+    /// What the engine can enforce; asked once and remembered.
+    pub(super) async fn capabilities(&self) -> Result<Capabilities> {
+        self.capabilities.get_or_try_init(|| self.probe()).await.cloned()
     }
 
-    async fn probe(&self) -> Result<Known> {
+    async fn probe(&self) -> Result<Capabilities> {
+        let product = self.engine.product().await?;
         let (version, info) = tokio::try_join!(
-            self.engine.call(READ_DEADLINE, |docker| async move { docker.version().await }),
+            self.version(),
             self.engine.call(READ_DEADLINE, |docker| async move { docker.info().await }),
         )
         .map_err(|error| error.explain("asking the engine what it can do"))?;
-        self.has_init.store(may_have_init(&version), Ordering::Relaxed);
-        Ok(Known { product: product(&version), capabilities: describe(&version, &info) })
+        Ok(describe(product, &version, &info))
+    }
+
+    async fn version(&self) -> std::result::Result<SystemVersion, CallError> {
+        self.engine.call(READ_DEADLINE, |docker| async move { docker.version().await }).await
+    }
+
+    /// Whether the engine has an init program, as far as is known: Docker lists it among its components, and Podman
+    /// says so only when it refuses a create ([`Inner::learn_no_init`]).
+    pub(super) async fn has_init(&self) -> Result<bool> {
+        let known = self.init.get_or_try_init(async || match self.engine.product().await? {
+            Product::Podman => Ok(true),
+            Product::Docker => {
+                let version = self.version().await.map_err(|error| error.explain("asking for the engine's version"))?;
+                Ok(lists_init(&version))
+            }
+        });
+        Ok(*known.await? && !self.init_refused.load(Ordering::Relaxed))
+    }
+
+    /// Remembers that the engine refused to give a container an init process.
+    pub(super) fn learn_no_init(&self) {
+        self.init_refused.store(true, Ordering::Relaxed);
     }
 }
 
-/// Whether the engine may have an init program. Docker lists it among its components; Podman says so only when a
-/// container is created.
-fn may_have_init(version: &SystemVersion) -> bool {
+fn lists_init(version: &SystemVersion) -> bool {
     let components = version.components.as_deref().unwrap_or_default();
-    let has_program = components.iter().any(|component| component.name.contains("init") && component.version != "N/A");
-    product(version) == Product::Podman || has_program
+    components.iter().any(|component| component.name.contains("init") && component.version != "N/A")
 }
 
-fn product(version: &SystemVersion) -> Product {
-    let components = version.components.as_deref().unwrap_or_default();
-    if components.iter().any(|component| component.name == "Podman Engine") { Product::Podman } else { Product::Docker }
-}
-
-fn describe(version: &SystemVersion, info: &SystemInfo) -> Capabilities {
+fn describe(product: Product, version: &SystemVersion, info: &SystemInfo) -> Capabilities {
     let enforced = |yes: bool, why: &str| {
         if yes { Support::Enforced } else { Support::Absent { why: why.to_owned() } }
     };
@@ -84,7 +81,7 @@ fn describe(version: &SystemVersion, info: &SystemInfo) -> Capabilities {
     Capabilities {
         version: format!(
             "{} {} (API {})",
-            match product(version) {
+            match product {
                 Product::Docker => "Docker Engine",
                 Product::Podman => "Podman",
             },

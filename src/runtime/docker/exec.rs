@@ -1,0 +1,264 @@
+//! Further commands inside containers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::exec::{ResizeExecOptions, StartExecOptions, StartExecResults};
+use bollard::models::{ExecConfig, ExecInspectResponse};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE};
+use super::error::explain;
+use super::{DockerRuntime, Inner};
+use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession};
+use crate::runtime::{ErrorKind, Result, RuntimeError};
+use crate::state::InstanceRef;
+
+/// Pieces of input that wait for a command that reads slowly.
+const WAITING_INPUT: usize = 16;
+
+/// How often, and how many times, a command's state is asked for while the engine has not settled it: two seconds, well
+/// above the tens of milliseconds that a start or an end takes.
+const SETTLING: Duration = Duration::from_millis(10);
+const SETTLING_LOOKS: usize = 200;
+
+/// Exit codes by which engines say that the program was not found or can't be run (as shells do).
+const CANNOT_RUN: [i64; 2] = [126, 127];
+
+type Output = BoxStream<'static, std::result::Result<LogOutput, Error>>;
+type Input = Pin<Box<dyn AsyncWrite + Send>>;
+
+#[async_trait]
+impl Exec for DockerRuntime {
+    async fn exec(&self, instance: &InstanceRef, request: &ExecRequest) -> Result<ExecSession> {
+        self.inner.exec(instance, request).await
+    }
+}
+
+impl Inner {
+    async fn exec(self: &Arc<Self>, instance: &InstanceRef, request: &ExecRequest) -> Result<ExecSession> {
+        let what = format!("running a command in {}", instance.id);
+        if request.command.is_empty() {
+            return Err(RuntimeError::new(ErrorKind::Rejected, format!("{what}: the command is empty")));
+        }
+        let id = self.create_exec(instance, request).await.map_err(|error| refused(error, &what))?;
+        let (output, input) = self.start_exec(&id, request.tty.is_some(), &what).await?;
+        let command =
+            Arc::new(Command { inner: self.clone(), container: instance.runtime_id.clone(), id, what: what.clone() });
+        let output = command.started(output).await?;
+        if let Some((columns, rows)) = request.tty {
+            command.resize(columns, rows).await;
+        }
+        let (sender, receiver) = mpsc::channel(WAITING_INPUT);
+        tokio::spawn(feed(command.clone(), receiver, request.stdin.then_some(input)));
+        Ok(ExecSession { input: sender, output: read(command, output) })
+    }
+
+    async fn create_exec(
+        &self,
+        instance: &InstanceRef,
+        request: &ExecRequest,
+    ) -> std::result::Result<String, CallError> {
+        let config = ExecConfig {
+            attach_stdin: Some(request.stdin),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            tty: Some(request.tty.is_some()),
+            cmd: Some(request.command.clone()),
+            env: Some(request.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+            working_dir: request.workdir.clone(),
+            ..ExecConfig::default()
+        };
+        let container = &instance.runtime_id;
+        let made = self
+            .engine
+            .call(WRITE_DEADLINE, |docker| async move { docker.create_exec(container, config).await })
+            .await?;
+        Ok(made.id)
+    }
+
+    async fn start_exec(&self, id: &str, tty: bool, what: &str) -> Result<(Output, Input)> {
+        let options = StartExecOptions { detach: false, tty, output_capacity: None };
+        let started = self
+            .engine
+            .call(WRITE_DEADLINE, |docker| async move { docker.start_exec(id, Some(options)).await })
+            .await
+            .map_err(|error| refused(error, what))?;
+        match started {
+            StartExecResults::Attached { output, input } => Ok((output.boxed(), input)),
+            StartExecResults::Detached => {
+                Err(RuntimeError::new(ErrorKind::Failed, format!("{what}: the engine did not attach to it")))
+            }
+        }
+    }
+}
+
+/// A command that was handed to the engine.
+struct Command {
+    inner: Arc<Inner>,
+    container: String,
+    id: String,
+    what: String,
+}
+
+impl Command {
+    async fn inspect(&self) -> Result<ExecInspectResponse> {
+        let id = &self.id;
+        self.inner
+            .engine
+            .call(READ_DEADLINE, |docker| async move { docker.inspect_exec(id).await })
+            .await
+            .map_err(|error| error.explain(&self.what))
+    }
+
+    /// The output of a command that really runs. Docker attaches first and starts then, and tells a failure as output.
+    async fn started(&self, mut output: Output) -> Result<Output> {
+        for _ in 0..SETTLING_LOOKS {
+            let state = self.inspect().await?;
+            let has_process = state.pid.is_some_and(|pid| pid > 0);
+            let ended = state.running == Some(false) && state.exit_code.is_some();
+            if has_process || (ended && !state.exit_code.is_some_and(|code| CANNOT_RUN.contains(&code))) {
+                break;
+            }
+            if ended {
+                return self.unless_refused(output).await;
+            }
+            tokio::time::sleep(SETTLING).await;
+        }
+        Ok(output)
+    }
+
+    /// The output of a command that ended as one that can't be run, unless the engine says that it was not run.
+    async fn unless_refused(&self, mut output: Output) -> Result<Output> {
+        match output.next().await {
+            Some(Ok(said)) if said.to_string().contains("OCI runtime") => Err(RuntimeError::new(
+                ErrorKind::Rejected,
+                format!("{}: {}", self.what, said.to_string().trim()),
+            )),
+            Some(first) => Ok(futures::stream::iter([first]).chain(output).boxed()),
+            None => Ok(output),
+        }
+    }
+
+    /// The exit code, once the output has ended.
+    async fn exit_code(&self) -> Result<i32> {
+        for _ in 0..SETTLING_LOOKS {
+            let state = self.inspect().await?;
+            if let (Some(false), Some(code)) = (state.running, state.exit_code) {
+                return Ok(i32::try_from(code).unwrap_or(i32::MAX));
+            }
+            tokio::time::sleep(SETTLING).await;
+        }
+        Err(RuntimeError::new(
+            ErrorKind::Failed,
+            format!("{}: its output ended and the engine does not say how it ended", self.what),
+        ))
+    }
+
+    async fn resize(&self, columns: u16, rows: u16) {
+        let id = &self.id;
+        let size = ResizeExecOptions { height: rows, width: columns };
+        let resized =
+            self.inner.engine.call(READ_DEADLINE, |docker| async move { docker.resize_exec(id, size).await }).await;
+        if let Err(error) = resized {
+            tracing::debug!(problem = error.words(), "the terminal keeps its size");
+        }
+    }
+
+    /// Ends a command whose reader has gone. The engine has no call for that, so its process is killed here, where it
+    /// can be seen and is a process of that container.
+    async fn end(&self) {
+        let Ok(state) = self.inspect().await else { return };
+        let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+        let (Some(true), Some(pid)) = (state.running, pid) else { return };
+        let group = tokio::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).await;
+        if group.is_ok_and(|group| group.contains(&self.container))
+            && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+        {
+            tracing::debug!(%error, "a command whose reader has gone runs on");
+        }
+    }
+}
+
+/// Passes input on until the sender is dropped, and closes standard input then.
+async fn feed(command: Arc<Command>, mut receiver: mpsc::Receiver<ExecInput>, mut input: Option<Input>) {
+    while let Some(next) = receiver.recv().await {
+        match (next, &mut input) {
+            (ExecInput::Data(bytes), Some(input)) => {
+                // A command that closed its input, or ended, reads no more.
+                if input.write_all(&bytes).await.is_err() || input.flush().await.is_err() {
+                    break;
+                }
+            }
+            (ExecInput::Data(_), None) => {}
+            (ExecInput::Resize(columns, rows), _) => command.resize(columns, rows).await,
+        }
+    }
+    if let Some(mut input) = input {
+        let _closed_already = input.shutdown().await;
+    }
+}
+
+/// Output, then the exit code.
+fn read(command: Arc<Command>, output: Output) -> BoxStream<'static, Result<ExecOutput>> {
+    let reading = Reading { output: Some(output), end: EndOnDrop { command: Some(command) } };
+    futures::stream::unfold(reading, |mut reading| async { reading.next().await.map(|output| (output, reading)) })
+        .boxed()
+}
+
+struct Reading {
+    /// Absent after its end.
+    output: Option<Output>,
+    end: EndOnDrop,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<Result<ExecOutput>> {
+        let frame = self.output.as_mut()?.next().await;
+        match frame {
+            Some(Ok(LogOutput::StdErr { message })) => Some(Ok(ExecOutput::Stderr(message))),
+            Some(Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message })) => {
+                Some(Ok(ExecOutput::Stdout(message)))
+            }
+            Some(Err(error)) => {
+                self.output = None;
+                let command = self.end.command.as_ref()?;
+                Some(Err(explain(&command.what, &error)))
+            }
+            None => {
+                self.output = None;
+                let command = self.end.command.take()?;
+                Some(command.exit_code().await.map(ExecOutput::Exit))
+            }
+        }
+    }
+}
+
+/// Ends the command when its output is dropped before its end.
+struct EndOnDrop {
+    command: Option<Arc<Command>>,
+}
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if let (Some(command), Ok(handle)) = (self.command.take(), tokio::runtime::Handle::try_current()) {
+            handle.spawn(async move { command.end().await });
+        }
+    }
+}
+
+/// A refused command: a container that does not run is not missing, and a program that can't be run stays so.
+fn refused(error: CallError, what: &str) -> RuntimeError {
+    let words = error.words().to_lowercase();
+    let status = error.status();
+    let explained = error.explain_with(what, super::error::explain_start);
+    let not_running = status == Some(409) || words.contains("is not running") || words.contains("state improper");
+    if not_running { RuntimeError::new(ErrorKind::Rejected, explained.message) } else { explained }
+}

@@ -1,0 +1,230 @@
+//! Output of containers, line by line.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::query_parameters::LogsOptionsBuilder;
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use super::engine::READ_DEADLINE;
+use super::error::explain;
+use super::{DockerRuntime, Inner};
+use crate::runtime::io::{LogLine, LogOptions, Logs, OutputStream};
+use crate::runtime::{ErrorKind, Result, RuntimeError};
+use crate::state::InstanceRef;
+
+/// Longest line that is passed on in one piece; longer ones come in several. Four times what Docker and the CRI keep in
+/// one record (16 KiB).
+const LONGEST_LINE: usize = 64 << 10;
+
+#[async_trait]
+impl Logs for DockerRuntime {
+    async fn logs(&self, instance: &InstanceRef, options: &LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
+        self.inner.logs(instance, *options).await
+    }
+}
+
+impl Inner {
+    async fn logs(&self, instance: &InstanceRef, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
+        let what = format!("reading the logs of {}", instance.id);
+        if self.look(instance).await?.is_none() {
+            return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
+        }
+        let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+        // The engine takes whole seconds; the rest is cut off below.
+        let since = options.since.and_then(|since| i32::try_from(since.timestamp()).ok()).unwrap_or(0);
+        let query = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .timestamps(true)
+            .follow(options.follow)
+            .tail(&tail)
+            .since(since)
+            .build();
+        let docker = self.engine.client().await?;
+        let frames = docker.logs(&instance.runtime_id, Some(query)).boxed();
+        let reader = Reader { frames, lines: Lines::default(), ready: VecDeque::new(), options, what, done: false };
+        Ok(futures::stream::unfold(reader, |mut reader| async { reader.next().await.map(|line| (line, reader)) })
+            .boxed())
+    }
+}
+
+/// Reads frames and gives lines.
+struct Reader {
+    frames: BoxStream<'static, std::result::Result<LogOutput, Error>>,
+    lines: Lines,
+    /// Bounded by what one frame holds.
+    ready: VecDeque<LogLine>,
+    options: LogOptions,
+    what: String,
+    done: bool,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Option<Result<LogLine>> {
+        loop {
+            if let Some(line) = self.ready.pop_front() {
+                match self.options.since {
+                    Some(since) if line.at < since => continue,
+                    _ => return Some(Ok(line)),
+                }
+            }
+            if self.done {
+                return None;
+            }
+            match self.frame().await {
+                Some(Ok(frame)) => self.lines.push(frame, &mut self.ready),
+                Some(Err(error)) => {
+                    self.done = true;
+                    return Some(Err(explain(&self.what, &error)));
+                }
+                None => {
+                    self.done = true;
+                    self.lines.finish(&mut self.ready);
+                }
+            }
+        }
+    }
+
+    /// The next frame. A reader that follows may wait for ever; one that does not is reading what is there.
+    async fn frame(&mut self) -> Option<std::result::Result<LogOutput, Error>> {
+        if self.options.follow {
+            return self.frames.next().await;
+        }
+        let waited = tokio::time::timeout(READ_DEADLINE, self.frames.next()).await;
+        waited.unwrap_or(Some(Err(Error::RequestTimeoutError)))
+    }
+}
+
+/// Puts lines together: one frame may hold a part of a line or several of them.
+#[derive(Debug, Default)]
+struct Lines {
+    stdout: Option<Part>,
+    stderr: Option<Part>,
+}
+
+/// A line that has not ended yet.
+#[derive(Debug)]
+struct Part {
+    at: DateTime<Utc>,
+    bytes: Vec<u8>,
+}
+
+impl Lines {
+    fn push(&mut self, frame: LogOutput, ready: &mut VecDeque<LogLine>) {
+        let (stream, message) = match frame {
+            LogOutput::StdErr { message } => (OutputStream::Stderr, message),
+            LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => {
+                (OutputStream::Stdout, message)
+            }
+        };
+        for piece in message.split_inclusive(|byte| *byte == b'\n') {
+            self.piece(stream, piece, ready);
+        }
+    }
+
+    /// Takes a piece that ends with a line break or is a part of a line. Each begins with the time.
+    fn piece(&mut self, stream: OutputStream, piece: &[u8], ready: &mut VecDeque<LogLine>) {
+        let (at, text) = timed(piece);
+        let ended = text.last() == Some(&b'\n');
+        let text = if ended { &text[..text.len() - 1] } else { text };
+        let open = self.open(stream);
+        let part = open.get_or_insert_with(|| Part { at: at.unwrap_or_else(Utc::now), bytes: Vec::new() });
+        part.bytes.extend_from_slice(text);
+        if ended || part.bytes.len() >= LONGEST_LINE {
+            ready.extend(open.take().map(|part| part.line(stream)));
+        }
+    }
+
+    /// Gives what never ended with a line break.
+    fn finish(&mut self, ready: &mut VecDeque<LogLine>) {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            ready.extend(self.open(stream).take().map(|part| part.line(stream)));
+        }
+    }
+
+    const fn open(&mut self, stream: OutputStream) -> &mut Option<Part> {
+        match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        }
+    }
+}
+
+impl Part {
+    fn line(self, stream: OutputStream) -> LogLine {
+        let Self { at, bytes } = self;
+        // A terminal ends its lines with both.
+        let text = bytes.strip_suffix(b"\r").unwrap_or(&bytes);
+        LogLine { at, stream, text: String::from_utf8_lossy(text).into_owned() }
+    }
+}
+
+/// The time that a piece begins with, and the rest.
+fn timed(piece: &[u8]) -> (Option<DateTime<Utc>>, &[u8]) {
+    let split = piece.iter().position(|byte| *byte == b' ').and_then(|end| {
+        let text = std::str::from_utf8(piece.get(..end)?).ok()?;
+        let at = DateTime::parse_from_rfc3339(text).ok()?.with_timezone(&Utc);
+        Some((at, piece.get(end + 1..)?))
+    });
+    match split {
+        Some((at, rest)) => (Some(at), rest),
+        None => (None, piece),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn lines(frames: &[(OutputStream, &str)]) -> Vec<(OutputStream, String)> {
+        let (mut lines, mut ready) = (Lines::default(), VecDeque::new());
+        for (stream, text) in frames {
+            let message = Bytes::copy_from_slice(text.as_bytes());
+            let frame = match stream {
+                OutputStream::Stdout => LogOutput::StdOut { message },
+                OutputStream::Stderr => LogOutput::StdErr { message },
+            };
+            lines.push(frame, &mut ready);
+        }
+        lines.finish(&mut ready);
+        ready.into_iter().map(|line| (line.stream, line.text)).collect()
+    }
+
+    const T: &str = "2026-11-21T02:00:00.000000001Z";
+
+    #[test]
+    fn parts_of_a_line_are_joined_on_each_stream() {
+        use OutputStream::{Stderr, Stdout};
+        let frames = [
+            (Stdout, format!("{T} one ")),
+            (Stderr, format!("{T} other\n")),
+            (Stdout, format!("{T} two\n{T} three\n")),
+            (Stdout, format!("{T} no end")),
+        ];
+        let frames: Vec<_> = frames.iter().map(|(stream, text)| (*stream, text.as_str())).collect();
+        let text = |stream, text: &str| (stream, text.to_owned());
+        assert_eq!(
+            lines(&frames),
+            [text(Stderr, "other"), text(Stdout, "one two"), text(Stdout, "three"), text(Stdout, "no end")]
+        );
+    }
+
+    #[test]
+    fn a_line_without_end_is_bounded() {
+        let part = format!("{T} {}", "x".repeat(LONGEST_LINE));
+        let found = lines(&[(OutputStream::Stdout, &part), (OutputStream::Stdout, &part)]);
+        assert_eq!(found.iter().map(|(_, text)| text.len()).collect::<Vec<_>>(), [LONGEST_LINE, LONGEST_LINE]);
+    }
+
+    #[test]
+    fn the_line_break_of_a_terminal_is_cut_off() {
+        assert_eq!(lines(&[(OutputStream::Stdout, &format!("{T} x\r\n"))]), [(OutputStream::Stdout, "x".to_owned())]);
+    }
+}

@@ -1,0 +1,168 @@
+//! Logs and further commands, on both engines.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use evenkeel::runtime::io::{ExecInput, ExecOutput, ExecRequest, ExecSession, LogLine, LogOptions, OutputStream};
+use evenkeel::runtime::{ErrorKind, Runtime};
+use evenkeel::state::{Instance, Phase};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::harness::{Bench, PATIENCE, stop};
+
+const SLEEPS: &str = "command: {args: [sleep, '3600']}";
+
+async fn logs(bench: &Bench, instance: &Instance, options: LogOptions) -> Vec<LogLine> {
+    let lines = bench.runtime.logs().unwrap().logs(&instance.as_ref(), &options).await.unwrap();
+    tokio::time::timeout(PATIENCE, lines.try_collect()).await.expect("the logs end").unwrap()
+}
+
+fn texts(lines: &[LogLine]) -> Vec<&str> {
+    lines.iter().map(|line| line.text.as_str()).collect()
+}
+
+async fn lines_are_read_with_stream_and_time(bench: &Bench) {
+    let script = r#"command: {args: [sh, -c, 'echo one; sleep 0.3; echo two >&2; sleep 0.3; echo three; printf end']}"#;
+    let running = bench.run(&bench.request("job", 0, script)).await;
+    // Following ends when the instance does.
+    let followed = logs(bench, &running, LogOptions { follow: true, ..LogOptions::default() }).await;
+    assert_eq!(texts(&followed), ["one", "two", "three", "end"]);
+    let streams: Vec<_> = followed.iter().map(|line| line.stream).collect();
+    assert_eq!(streams, [OutputStream::Stdout, OutputStream::Stderr, OutputStream::Stdout, OutputStream::Stdout]);
+    assert!(followed.is_sorted_by_key(|line| line.at), "{followed:?}");
+
+    let tail = logs(bench, &running, LogOptions { tail: Some(2), ..LogOptions::default() }).await;
+    assert_eq!(texts(&tail), ["three", "end"]);
+    let since = Some(followed[1].at);
+    let later = logs(bench, &running, LogOptions { since, ..LogOptions::default() }).await;
+    assert_eq!(texts(&later), ["two", "three", "end"]);
+}
+
+async fn a_long_line_comes_whole(bench: &Bench) {
+    let script = r#"command: {args: [sh, -c, 'head -c 40000 /dev/zero | tr "\\0" x; echo; echo short']}"#;
+    let running = bench.run(&bench.request("job", 0, script)).await;
+    let lines = logs(bench, &running, LogOptions { follow: true, ..LogOptions::default() }).await;
+    assert_eq!(lines.iter().map(|line| line.text.len()).collect::<Vec<_>>(), [40_000, 5]);
+    assert!(lines[0].text.bytes().all(|byte| byte == b'x'), "{}", &lines[0].text[..80]);
+}
+
+async fn the_logs_of_what_is_gone_are_not_found(bench: &Bench) {
+    let created = bench.runtime.create(&bench.request("web", 0, SLEEPS)).await.unwrap();
+    bench.runtime.remove(&created.as_ref()).await.unwrap();
+    let answer = bench.runtime.logs().unwrap().logs(&created.as_ref(), &LogOptions::default()).await;
+    assert_eq!(answer.err().unwrap().kind, ErrorKind::NotFound);
+}
+
+async fn exec(bench: &Bench, instance: &Instance, request: ExecRequest) -> ExecSession {
+    bench.runtime.exec().unwrap().exec(&instance.as_ref(), &request).await.unwrap()
+}
+
+fn sh(script: &str) -> ExecRequest {
+    ExecRequest { command: ["sh", "-c", script].map(str::to_owned).to_vec(), ..ExecRequest::default() }
+}
+
+/// Standard output, standard error and the exit code, which must be last and alone.
+async fn finish(session: ExecSession) -> (String, String, i32) {
+    let ExecSession { input: _input, output } = session;
+    let mut output: Vec<_> =
+        tokio::time::timeout(PATIENCE, output.try_collect()).await.expect("the command ends").unwrap();
+    let Some(ExecOutput::Exit(code)) = output.pop() else { panic!("no exit code at the end: {output:?}") };
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    for piece in &output {
+        match piece {
+            ExecOutput::Stdout(bytes) => stdout.push_str(std::str::from_utf8(bytes).unwrap()),
+            ExecOutput::Stderr(bytes) => stderr.push_str(std::str::from_utf8(bytes).unwrap()),
+            ExecOutput::Exit(_) => panic!("two exit codes: {output:?}"),
+        }
+    }
+    (stdout, stderr, code)
+}
+
+async fn a_command_gives_output_and_code(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    let request = ExecRequest {
+        workdir: Some("/tmp".to_owned()),
+        env: vec![("WORD".to_owned(), "hello".to_owned())],
+        ..sh("echo $WORD; pwd >&2; exit 7")
+    };
+    let found = finish(exec(bench, &running, request).await).await;
+    assert_eq!(found, ("hello\n".to_owned(), "/tmp\n".to_owned(), 7));
+    let found = finish(exec(bench, &running, sh("no-such-program")).await).await;
+    assert_eq!(found.2, 127);
+}
+
+async fn standard_input_reaches_the_command(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    let request = ExecRequest { stdin: true, ..sh("wc -c") };
+    let ExecSession { input, output } = exec(bench, &running, request).await;
+    for _ in 0..3 {
+        input.send(ExecInput::Data(Bytes::from_static(&[b'x'; 1000]))).await.unwrap();
+    }
+    drop(input);
+    let (sender, _) = tokio::sync::mpsc::channel(1);
+    let found = finish(ExecSession { input: sender, output }).await;
+    assert_eq!((found.0.trim(), found.2), ("3000", 0));
+}
+
+async fn a_terminal_has_the_size_that_was_asked_for(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    let request = ExecRequest { tty: Some((91, 33)), stdin: true, ..sh("read line; stty size; read line; stty size") };
+    let ExecSession { input, mut output } = exec(bench, &running, request).await;
+    let mut seen = String::new();
+    for (send, expect) in [(None, "33 91"), (Some(ExecInput::Resize(120, 40)), "40 120")] {
+        if let Some(resize) = send {
+            input.send(resize).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        input.send(ExecInput::Data(Bytes::from_static(b"\n"))).await.unwrap();
+        while !seen.contains(expect) {
+            match tokio::time::timeout(PATIENCE, output.next()).await.expect("output arrives") {
+                Some(Ok(ExecOutput::Stdout(bytes))) => seen.push_str(std::str::from_utf8(&bytes).unwrap()),
+                other => panic!("{other:?} after {seen:?}"),
+            }
+        }
+    }
+    assert_eq!(finish(ExecSession { input, output }).await.2, 0);
+}
+
+async fn a_command_that_cannot_be_run_is_refused(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    let kind = async |command: &[&str]| {
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let request = ExecRequest { command, ..ExecRequest::default() };
+        bench.runtime.exec().unwrap().exec(&running.as_ref(), &request).await.err().map(|error| error.kind)
+    };
+    assert_eq!(kind(&[]).await, Some(ErrorKind::Rejected));
+    assert_eq!(kind(&["/no/such/program"]).await, Some(ErrorKind::Rejected));
+    bench.runtime.stop(&running.as_ref(), &stop(Duration::ZERO)).await.unwrap();
+    assert_eq!(kind(&["true"]).await, Some(ErrorKind::Rejected));
+    bench.runtime.remove(&running.as_ref()).await.unwrap();
+    assert_eq!(kind(&["true"]).await, Some(ErrorKind::NotFound));
+}
+
+async fn a_command_ends_when_its_reader_goes(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    let session = exec(bench, &running, sh("exec sleep 4321")).await;
+    let sleeps = async || finish(exec(bench, &running, sh("ps | grep -c '[s]leep 4321'")).await).await.0.trim() == "1";
+    assert!(sleeps().await);
+    drop(session);
+    let wait = async {
+        while sleeps().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("the command ends");
+    let listing = bench.runtime.list().await.unwrap();
+    assert!(matches!(listing.instances[0].phase, Phase::Running { .. }), "{listing:?}");
+}
+
+crate::on_both_engines!(
+    lines_are_read_with_stream_and_time,
+    a_long_line_comes_whole,
+    the_logs_of_what_is_gone_are_not_found,
+    a_command_gives_output_and_code,
+    standard_input_reaches_the_command,
+    a_terminal_has_the_size_that_was_asked_for,
+    a_command_that_cannot_be_run_is_refused,
+    a_command_ends_when_its_reader_goes,
+);
