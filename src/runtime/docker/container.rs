@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
-    StartContainerOptions, WaitContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    WaitContainerOptionsBuilder,
 };
 use futures::StreamExt;
 
 use super::Inner;
 use super::body::{Context, create_body, wants_init};
-use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE};
+use super::engine::{CallError, WRITE_DEADLINE};
 use super::error::explain_start;
 use super::observe::from_inspect;
 use super::ping::Product;
@@ -70,11 +70,7 @@ impl Inner {
         let name = id.runtime_name();
         let asked = self.facts.now();
         let found = self
-            .engine
-            .call(READ_DEADLINE, |docker| {
-                let name = name.clone();
-                async move { docker.inspect_container(&name, None::<InspectContainerOptions>).await }
-            })
+            .inspection(&name)
             .await
             // Gone between the two calls: trying again creates it.
             .map_err(|error| match error.explain(&format!("inspecting container {name}")) {

@@ -9,6 +9,7 @@ use bollard::Docker;
 use bollard::errors::Error;
 
 use super::error::{explain, status};
+use super::lenient::get;
 use super::ping::{Product, ping};
 use super::socket::Sockets;
 use crate::runtime::{ErrorKind, Result, RuntimeError};
@@ -101,6 +102,18 @@ impl Engine {
         Ok(connection)
     }
 
+    /// Reads an answer by our own means, for what bollard's types do not take. `path` begins below the version.
+    pub(super) async fn get(&self, path: &str) -> std::result::Result<bytes::Bytes, CallError> {
+        let version = self.client().await?.client_version();
+        let Some(socket) = self.socket() else { return Err(CallError::Engine(Error::RequestTimeoutError)) };
+        let path = format!("/v{version}{path}");
+        match tokio::time::timeout(READ_DEADLINE, get(&socket, &path)).await {
+            Ok(Ok((_, body))) => Ok(body),
+            Ok(Err(error)) => Err(CallError::Engine(error)),
+            Err(_) => Err(CallError::Engine(Error::RequestTimeoutError)),
+        }
+    }
+
     /// The socket that is used, once one is known.
     pub(super) fn socket(&self) -> Option<PathBuf> {
         match &*lock(&self.sockets) {
@@ -154,6 +167,11 @@ impl CallError {
         matches!(self, Self::Engine(error) if super::error::is_missing(error))
     }
 
+    /// Whether the answer holds a word that bollard does not know.
+    pub(super) fn is_unknown_word(&self) -> bool {
+        matches!(self, Self::Engine(error) if super::lenient::is_unknown_word(error))
+    }
+
     /// HTTP status of the answer, where there is one.
     pub(super) const fn status(&self) -> Option<u16> {
         match self {
@@ -175,7 +193,7 @@ async fn connect(socket: &Path) -> Result<Connection> {
     let what = format!("connecting to {}", socket.display());
     let pong = match tokio::time::timeout(PROBE_DEADLINE, ping(socket)).await {
         Ok(Ok(pong)) => pong,
-        Ok(Err(err)) => return Err(explain(&what, &Error::IOError { err })),
+        Ok(Err(error)) => return Err(explain(&what, &error)),
         Err(_) => return Err(explain(&what, &Error::RequestTimeoutError)),
     };
     Docker::connect_with_unix(&socket.to_string_lossy(), CLIENT_TIMEOUT_SECS, &pong.version)

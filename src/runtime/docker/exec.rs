@@ -119,7 +119,7 @@ impl Command {
     }
 
     /// The output of a command that really runs. Docker attaches first and starts then, and tells a failure as output.
-    async fn started(&self, mut output: Output) -> Result<Output> {
+    async fn started(&self, output: Output) -> Result<Output> {
         for _ in 0..SETTLING_LOOKS {
             let state = self.inspect().await?;
             let has_process = state.pid.is_some_and(|pid| pid > 0);
@@ -138,10 +138,9 @@ impl Command {
     /// The output of a command that ended as one that can't be run, unless the engine says that it was not run.
     async fn unless_refused(&self, mut output: Output) -> Result<Output> {
         match output.next().await {
-            Some(Ok(said)) if said.to_string().contains("OCI runtime") => Err(RuntimeError::new(
-                ErrorKind::Rejected,
-                format!("{}: {}", self.what, said.to_string().trim()),
-            )),
+            Some(Ok(said)) if said.to_string().contains("OCI runtime") => {
+                Err(RuntimeError::new(ErrorKind::Rejected, format!("{}: {}", self.what, said.to_string().trim())))
+            }
             Some(first) => Ok(futures::stream::iter([first]).chain(output).boxed()),
             None => Ok(output),
         }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use bollard::models::{ContainerSummary, Network};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, Network};
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
 use futures::StreamExt;
 
 use super::Inner;
 use super::engine::{CallError, READ_DEADLINE};
+use super::lenient::{self, encode};
 use super::observe::{agrees, from_inspect, identity, listed_ports};
 use crate::runtime::{ErrorKind, Listing, Result, RuntimeError};
 use crate::state::{Instance, InstanceRef, labels};
@@ -56,10 +57,7 @@ impl Inner {
     pub(super) async fn inspect(&self, container: &str) -> Result<Instance> {
         let asked = self.facts.now();
         let answer = self
-            .engine
-            .call(READ_DEADLINE, |docker| async move {
-                docker.inspect_container(container, None::<InspectContainerOptions>).await
-            })
+            .inspection(container)
             .await
             .map_err(|error| error.explain(&format!("inspecting container {container}")))?;
         match from_inspect(&answer, &self.owner) {
@@ -83,9 +81,35 @@ impl Inner {
         }
     }
 
+    /// What the engine says of one container, by name or id.
+    pub(super) async fn inspection(&self, container: &str) -> std::result::Result<ContainerInspectResponse, CallError> {
+        let answer = self
+            .engine
+            .call(READ_DEADLINE, |docker| async move {
+                docker.inspect_container(container, None::<InspectContainerOptions>).await
+            })
+            .await;
+        match answer {
+            Err(error) if error.is_unknown_word() => {
+                let answer = self.engine.get(&format!("/containers/{}/json", encode(container))).await?;
+                lenient::inspection(&answer).map_err(CallError::Engine)
+            }
+            answer => answer,
+        }
+    }
+
     async fn containers(&self) -> std::result::Result<Vec<ContainerSummary>, CallError> {
         let options = ListContainersOptionsBuilder::default().all(true).filters(&self.ours()).build();
-        self.engine.call(READ_DEADLINE, |docker| async move { docker.list_containers(Some(options)).await }).await
+        let answer =
+            self.engine.call(READ_DEADLINE, |docker| async move { docker.list_containers(Some(options)).await }).await;
+        match answer {
+            Err(error) if error.is_unknown_word() => {
+                let filters = serde_json::to_string(&self.ours()).unwrap_or_default();
+                let path = format!("/containers/json?all=true&filters={}", encode(&filters));
+                lenient::summaries(&self.engine.get(&path).await?).map_err(CallError::Engine)
+            }
+            answer => answer,
+        }
     }
 
     async fn networks(&self) -> std::result::Result<Vec<Network>, CallError> {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use async_trait::async_trait;
+use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::query_parameters::LogsOptionsBuilder;
@@ -12,6 +13,7 @@ use futures::stream::BoxStream;
 
 use super::engine::READ_DEADLINE;
 use super::error::explain;
+use super::ping::Product;
 use super::{DockerRuntime, Inner};
 use crate::runtime::io::{LogLine, LogOptions, Logs, OutputStream};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
@@ -34,60 +36,96 @@ impl Inner {
         if self.look(instance).await?.is_none() {
             return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
         }
-        let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
-        // The engine takes whole seconds; the rest is cut off below.
-        let since = options.since.and_then(|since| i32::try_from(since.timestamp()).ok()).unwrap_or(0);
-        let query = LogsOptionsBuilder::default()
-            .stdout(true)
-            .stderr(true)
-            .timestamps(true)
-            .follow(options.follow)
-            .tail(&tail)
-            .since(since)
-            .build();
         let docker = self.engine.client().await?;
-        let frames = docker.logs(&instance.runtime_id, Some(query)).boxed();
-        let reader = Reader { frames, lines: Lines::default(), ready: VecDeque::new(), options, what, done: false };
+        let frames = frames(&docker, &instance.runtime_id, &options);
+        let source = Source { docker, container: instance.runtime_id.clone() };
+        let again = (options.follow && self.engine.product().await? == Product::Docker).then_some(source);
+        let reader =
+            Reader { frames, lines: Lines::default(), ready: VecDeque::new(), options, after: None, again, what };
         Ok(futures::stream::unfold(reader, |mut reader| async { reader.next().await.map(|line| (line, reader)) })
             .boxed())
     }
 }
 
+type Frames = BoxStream<'static, std::result::Result<LogOutput, Error>>;
+
+fn frames(docker: &Docker, container: &str, options: &LogOptions) -> Frames {
+    let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+    // The engine takes whole seconds; the rest is cut off by the reader.
+    let since = options.since.and_then(|since| i32::try_from(since.timestamp()).ok()).unwrap_or(0);
+    let query = LogsOptionsBuilder::default()
+        .stdout(true)
+        .stderr(true)
+        .timestamps(true)
+        .follow(options.follow)
+        .tail(&tail)
+        .since(since)
+        .build();
+    docker.logs(container, Some(query)).boxed()
+}
+
+/// Where lines come from.
+struct Source {
+    docker: Docker,
+    container: String,
+}
+
 /// Reads frames and gives lines.
 struct Reader {
-    frames: BoxStream<'static, std::result::Result<LogOutput, Error>>,
+    frames: Frames,
     lines: Lines,
     /// Bounded by what one frame holds.
     ready: VecDeque<LogLine>,
     options: LogOptions,
+    /// When the last line that was given was written.
+    after: Option<DateTime<Utc>>,
+    /// To read once more after following: Docker ends a stream that follows before it passes on what a process wrote
+    /// last without a line break.
+    again: Option<Source>,
     what: String,
-    done: bool,
 }
 
 impl Reader {
     async fn next(&mut self) -> Option<Result<LogLine>> {
         loop {
-            if let Some(line) = self.ready.pop_front() {
-                match self.options.since {
-                    Some(since) if line.at < since => continue,
-                    _ => return Some(Ok(line)),
+            while let Some(line) = self.ready.pop_front() {
+                if self.options.since.is_none_or(|since| line.at >= since) {
+                    self.after = Some(line.at);
+                    return Some(Ok(line));
                 }
-            }
-            if self.done {
-                return None;
             }
             match self.frame().await {
                 Some(Ok(frame)) => self.lines.push(frame, &mut self.ready),
                 Some(Err(error)) => {
-                    self.done = true;
+                    self.end();
                     return Some(Err(explain(&self.what, &error)));
                 }
                 None => {
-                    self.done = true;
                     self.lines.finish(&mut self.ready);
+                    if self.ready.is_empty() {
+                        self.read_again()?;
+                    }
                 }
             }
         }
+    }
+
+    /// Goes on after the end of a stream that followed; `None` where there is nothing more to read.
+    fn read_again(&mut self) -> Option<()> {
+        let Some(source) = self.again.take() else {
+            self.end();
+            return None;
+        };
+        // The smallest step of the engine's clock, so that the last line is not given twice.
+        let since = self.after.map(|after| after + chrono::Duration::nanoseconds(1)).or(self.options.since);
+        self.options = LogOptions { tail: None, follow: false, since };
+        self.frames = frames(&source.docker, &source.container, &self.options);
+        Some(())
+    }
+
+    fn end(&mut self) {
+        self.again = None;
+        self.frames = futures::stream::empty().boxed();
     }
 
     /// The next frame. A reader that follows may wait for ever; one that does not is reading what is there.

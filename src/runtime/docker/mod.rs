@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod facts;
 mod image;
+mod lenient;
 mod limits;
 mod list;
 mod logs;

@@ -5,11 +5,11 @@
 
 use std::path::Path;
 
+use bollard::errors::Error;
 use bollard::{API_DEFAULT_VERSION, ClientVersion};
-use http_body_util::Empty;
-use hyper::header::{HOST, HeaderMap};
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use hyper::header::HeaderMap;
+
+use super::lenient::get;
 
 /// The engines that speak this API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,29 +33,9 @@ pub(super) struct Pong {
 ///
 /// # Errors
 /// Nobody answers there, or somebody that is no engine.
-pub(super) async fn ping(socket: &Path) -> std::io::Result<Pong> {
-    let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
-    let request = hyper::Request::get("/_ping")
-        .header(HOST, "localhost")
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(std::io::Error::other)?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
-        match response.status().is_success() {
-            true => Ok(pong(response.headers())),
-            false => Err(std::io::Error::other(format!("it answers a ping with {}", response.status()))),
-        }
-    };
-    tokio::pin!(connection);
-    tokio::select! {
-        answer = answer => answer,
-        ended = &mut connection => Err(match ended {
-            Ok(()) => std::io::ErrorKind::UnexpectedEof.into(),
-            Err(error) => std::io::Error::other(error),
-        }),
-    }
+pub(super) async fn ping(socket: &Path) -> Result<Pong, Error> {
+    let (headers, _) = get(socket, "/_ping").await?;
+    Ok(pong(&headers))
 }
 
 fn pong(headers: &HeaderMap) -> Pong {
