@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(code) = evenkeel::runtime::sandbox::dispatch() {
+        return code;
+    }
     evenkeel::cli::main()
 }

@@ -10,6 +10,8 @@ mod capabilities;
 pub mod docker;
 mod error;
 pub mod io;
+#[cfg(target_os = "linux")]
+pub mod sandbox;
 pub mod sim;
 
 use std::collections::BTreeMap;

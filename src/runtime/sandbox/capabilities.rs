@@ -1,0 +1,105 @@
+//! Capabilities of processes, and what this runtime enforces.
+
+use std::collections::BTreeMap;
+
+use super::probe::Probe;
+use crate::runtime::{Capabilities, Control, Support};
+use crate::spec::ServiceSpec;
+
+/// Names of capabilities(7) by number.
+const NAMES: &[&str] = &[
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// What Docker gives a container that asks for nothing.
+const DEFAULT: &[&str] = &[
+    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW",
+    "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+];
+
+/// The bit set that a spec asks for: the default, without `cap_drop`, with `capabilities`. `ALL` stands for all.
+///
+/// # Errors
+/// A name is not a capability.
+pub fn wanted(spec: &ServiceSpec) -> Result<u64, String> {
+    if spec.privileged == Some(true) {
+        return Ok(all());
+    }
+    let mut set = DEFAULT.iter().filter_map(|name| bits(name)).fold(0, |set, bit| set | bit);
+    for name in &spec.cap_drop {
+        set &= !named(name, "cap_drop")?;
+    }
+    for name in &spec.capabilities {
+        set |= named(name, "capabilities")?;
+    }
+    Ok(set)
+}
+
+fn all() -> u64 {
+    (1 << NAMES.len()) - 1
+}
+
+fn bits(name: &str) -> Option<u64> {
+    NAMES.iter().position(|known| *known == name).map(|number| 1 << number)
+}
+
+fn named(name: &str, field: &str) -> Result<u64, String> {
+    let upper = name.to_ascii_uppercase();
+    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    if bare == "ALL" {
+        return Ok(all());
+    }
+    bits(bare).ok_or_else(|| format!("{field}: {name:?} is no capability; write a name such as NET_ADMIN, or ALL"))
+}
+
+/// What this runtime enforces on a machine.
+pub fn report(probe: &Probe) -> Capabilities {
+    let by = |result: &Result<(), String>| match result {
+        Ok(()) => Support::Enforced,
+        Err(why) => Support::Absent { why: why.clone() },
+    };
+    let later = || Support::Absent { why: "it comes with a later version of the sandbox runtime".to_owned() };
+    let isolated = by(&probe.namespaces);
+    let user = match (&probe.namespaces, probe.root) {
+        (_, true) => Support::Enforced,
+        (Ok(()), false) => Support::Degraded {
+            why: "keel does not run as root: a program sees the user it asked for, and its files outside belong to \
+                  keel's user"
+                .to_owned(),
+        },
+        (Err(why), false) => Support::Absent { why: why.clone() },
+    };
+    let drop = match (&probe.namespaces, probe.root) {
+        (_, true) | (Ok(()), _) => Support::Enforced,
+        (Err(_), false) => Support::Absent { why: "keel has no capabilities to drop".to_owned() },
+    };
+    let controls = BTreeMap::from([
+        (Control::MountNamespace, isolated.clone()),
+        (Control::PidNamespace, isolated.clone()),
+        (Control::IpcNamespace, isolated.clone()),
+        (Control::UtsNamespace, isolated.clone()),
+        (Control::ReadOnlyRoot, isolated),
+        (Control::NetworkIsolation, by(&probe.network)),
+        (Control::CapabilityDrop, drop),
+        (Control::User, user),
+        (Control::MemoryLimit, later()),
+        (Control::CpuLimit, later()),
+        (Control::PidsLimit, later()),
+        (Control::Seccomp, later()),
+        (Control::Suspend, later()),
+        (
+            Control::ServiceNames,
+            Support::Absent { why: "instances listen on the machine's own network, on the port in PORT".to_owned() },
+        ),
+        (
+            Control::Activity,
+            Support::Absent { why: "a silent program is not an idle one, and nothing else is observed".to_owned() },
+        ),
+    ]);
+    Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls }
+}

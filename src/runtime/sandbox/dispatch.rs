@@ -1,0 +1,28 @@
+//! The hidden commands that this program runs itself with. They come before anything else in `main`, as they need a
+//! process of one thread.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Supervises an instance; the argument is its directory.
+pub const SUPERVISE: &str = "__supervise";
+/// Probes the machine; the argument is a scratch directory.
+pub const PROBE: &str = "__probe";
+
+/// Runs a hidden command where the arguments name one; `None` otherwise. Must be called first in `main`, before any
+/// thread is started.
+pub fn dispatch() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let command = arguments.next()?;
+    let known = [SUPERVISE, PROBE].into_iter().find(|known| command == OsStr::new(known))?;
+    Some(run(known, arguments))
+}
+
+fn run(command: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(dir) = arguments.next().map(PathBuf::from) else { return ExitCode::FAILURE };
+    match command {
+        SUPERVISE => super::supervise::main(dir),
+        _ => super::probe::main(&dir),
+    }
+}

@@ -1,0 +1,199 @@
+//! The first process of an instance: builds its surroundings, then is the program or the init process above it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, set_dumpable_behavior,
+    set_parent_process_death_signal, setsid, wait,
+};
+
+use super::failure::{Context, Failure};
+use super::layout::InstanceDir;
+use super::program::{Program, confine, connect_output, environment, execute};
+use super::record::{Identity, Launch, Root};
+use super::rootfs;
+use super::sys::{self, Fork, Namespaces};
+
+/// What a program tells its supervisor once all is prepared and it waits to be let go.
+pub const READY: u8 = b'R';
+/// What the supervisor writes to let it go.
+pub const GO: u8 = b'G';
+
+/// The ends of pipes that the first process holds.
+#[derive(Debug)]
+pub struct Ends {
+    /// Standard output of the program.
+    pub stdout: OwnedFd,
+    /// Standard error of the program.
+    pub stderr: OwnedFd,
+    /// Tells the supervisor [`READY`] or a [`Failure`] as JSON; closed by a successful exec.
+    pub outcome: fs::File,
+    /// The supervisor's [`GO`]; ends when the supervisor does.
+    pub gate: fs::File,
+    /// Takes the wait status of the program from the init process, as four bytes.
+    pub status: fs::File,
+}
+
+/// User and group outside, for the map of a user namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Outside {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl Outside {
+    /// User and group of this process.
+    pub fn own() -> Self {
+        Self { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    }
+
+    /// In a new user namespace, maps root to this user.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn map_as_root(self) -> std::io::Result<()> {
+        map_user(&Identity::default(), self)
+    }
+}
+
+/// Runs as the first process of an instance; never returns.
+pub fn run(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Outside, ends: Ends) -> ! {
+    let Ends { stdout, stderr, mut outcome, gate, status } = ends;
+    let output = (stdout, stderr);
+    let result = prepare(launch, dir, identity, outside).and_then(|()| {
+        if launch.init && launch.namespaces.pid {
+            match sys::fork(Namespaces::default()).context("forking the program")? {
+                Fork::Child => {
+                    drop(status);
+                    Err(become_program(launch, identity, output, &mut outcome, gate))
+                }
+                Fork::Parent { pid, .. } => {
+                    drop((output, gate));
+                    Ok((pid, status))
+                }
+            }
+        } else {
+            drop(status);
+            Err(become_program(launch, identity, output, &mut outcome, gate))
+        }
+    });
+    match result {
+        Ok((pid, status)) => {
+            drop(outcome);
+            reap_until(pid, status)
+        }
+        Err(failure) => {
+            let text = serde_json::to_vec(&failure).unwrap_or_default();
+            let _ = outcome.write_all(&text);
+            std::process::exit(failure.code)
+        }
+    }
+}
+
+/// Builds the namespaces' contents.
+fn prepare(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Outside) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("binding to the supervisor")?;
+    setsid().context("making a session")?;
+    if launch.namespaces.user {
+        map_user(identity, outside).context("mapping the user")?;
+    }
+    if let Some(value) = launch.oom_score_adj {
+        fs::write("/proc/self/oom_score_adj", value.to_string()).context("resources.oom_score_adj")?;
+    }
+    if launch.namespaces.uts {
+        rustix::system::sethostname(launch.hostname.as_bytes()).context("setting the host name")?;
+    }
+    if launch.namespaces.net {
+        sys::loopback_up().context("bringing the loopback interface up")?;
+    }
+    if launch.namespaces.mount && launch.root != Root::Shared {
+        rootfs::enter(launch, dir)?;
+    }
+    // Nothing inside may look into this process: its program file and memory are those of the controller.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")
+}
+
+/// Maps the one user that an unprivileged process may map.
+fn map_user(identity: &Identity, outside: Outside) -> std::io::Result<()> {
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/gid_map", format!("{} {} 1", identity.gid, outside.gid))?;
+    fs::write("/proc/self/uid_map", format!("{} {} 1", identity.uid, outside.uid))
+}
+
+/// Waits for the supervisor's word and becomes the program; returns only on failure.
+fn become_program(
+    launch: &Launch,
+    identity: &Identity,
+    output: (OwnedFd, OwnedFd),
+    outcome: &mut fs::File,
+    mut gate: fs::File,
+) -> Failure {
+    let program = Program {
+        command: &launch.command,
+        env: environment(launch, identity),
+        workdir: launch.workdir.as_deref(),
+        identity,
+        launch,
+    };
+    // The init process leads the first session; the program leads one of its own.
+    let _ = setsid();
+    let confined = connect_output(output.0.as_fd(), output.1.as_fd())
+        .context("connecting the output")
+        .and_then(|()| confine(&program, true));
+    if let Err(failure) = confined {
+        return failure;
+    }
+    if outcome.write_all(&[READY]).is_err() {
+        return Failure::setup("the supervisor is gone");
+    }
+    let mut word = [0];
+    match gate.read(&mut word) {
+        Ok(1) if word == [GO] => execute(&program),
+        _ => Failure::setup("the supervisor is gone"),
+    }
+}
+
+/// The init process: hands signals on to the program, reaps what is left behind, and ends when the program does,
+/// which has the kernel end everything else in the process namespace.
+fn reap_until(program: Pid, mut status: fs::File) -> ! {
+    let end = |code: i32| -> ! { std::process::exit(code) };
+    let _ = rustix::thread::set_name(c"keel-init");
+    if let Ok(null) = super::program::null() {
+        for number in 0..=2 {
+            let _ = sys::replace_standard(number, null.as_fd());
+        }
+    }
+    let Ok(signals) = sys::take_signals() else { end(super::failure::NOT_BUILT) };
+    loop {
+        while let Some(ended) = next_ended() {
+            if ended.0 == program {
+                let _ = status.write_all(&ended.1.as_raw().to_ne_bytes());
+                end(ended.1.exit_status().unwrap_or(super::failure::NOT_BUILT));
+            }
+        }
+        let mut fds = [PollFd::new(&signals, PollFlags::IN)];
+        let _ = poll(&mut fds, None);
+        while let Some(number) = sys::next_signal(signals.as_fd()) {
+            if let Some(signal) = sys::signal(number).filter(|signal| *signal != Signal::CHILD) {
+                let _ = kill_process(program, signal);
+            }
+        }
+    }
+}
+
+/// The next child that ended, without waiting.
+pub fn next_ended() -> Option<(Pid, WaitStatus)> {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(ended) => return ended,
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}

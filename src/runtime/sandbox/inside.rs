@@ -1,0 +1,151 @@
+//! Paths inside a root file system that belongs to somebody else: every component is resolved by the kernel with
+//! the root as its end, so that no link leads out (openat2 `RESOLVE_IN_ROOT`).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, move_mount};
+
+/// What is made where a path does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// A directory.
+    Directory,
+    /// An empty file.
+    File,
+}
+
+/// Opens a path inside a root as a place, not for reading.
+///
+/// # Errors
+/// It does not exist, or leads through a magic link.
+pub fn place(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let relative = path.trim_start_matches('/');
+    let relative = if relative.is_empty() { "." } else { relative };
+    Ok(openat2(root, relative, flags, Mode::empty(), resolve)?)
+}
+
+/// Opens a path inside a root, making what is missing of it.
+///
+/// # Errors
+/// It can't be made (a read-only root), or something on the way is no directory.
+pub fn place_or_make(root: BorrowedFd<'_>, path: &str, missing: Missing) -> io::Result<OwnedFd> {
+    match place(root, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found,
+    }
+    let components = components(path)?;
+    let mut so_far = String::new();
+    let mut parent = place(root, "")?;
+    for (index, component) in components.iter().enumerate() {
+        so_far.push('/');
+        so_far.push_str(component);
+        parent = match place(root, &so_far) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let last = index + 1 == components.len();
+                make(parent.as_fd(), component, if last { missing } else { Missing::Directory })?;
+                place(root, &so_far)?
+            }
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(parent)
+}
+
+fn make(parent: BorrowedFd<'_>, name: &str, what: Missing) -> io::Result<()> {
+    let made = match what {
+        Missing::Directory => mkdirat(parent, name, Mode::from_raw_mode(0o755)),
+        Missing::File => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+        }
+    };
+    match made {
+        // A dangling link is "not found" to a lookup and "exists" here; the next lookup tells.
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The names of an absolute path.
+///
+/// # Errors
+/// It is relative or goes upwards.
+pub fn components(path: &str) -> io::Result<Vec<&str>> {
+    let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
+    if !path.starts_with('/') {
+        return Err(invalid("it must be an absolute path"));
+    }
+    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    if names.contains(&"..") { Err(invalid("it must not contain \"..\"")) } else { Ok(names) }
+}
+
+/// Whether an open place is a directory.
+pub fn is_directory(place: BorrowedFd<'_>) -> bool {
+    fstat(place).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+/// Attaches a detached mount to an open place.
+///
+/// # Errors
+/// The kernel refuses; a directory can only cover a directory, and a file a file.
+pub fn attach(tree: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(tree.as_fd(), "", place.as_fd(), "", flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("root")).unwrap();
+        let fd = fs::File::open(folder.path().join("root")).unwrap().into();
+        (folder, fd)
+    }
+
+    #[test]
+    fn missing_directories_are_made_inside() {
+        let (folder, root) = root();
+        place_or_make(root.as_fd(), "/a/b/c", Missing::Directory).unwrap();
+        place_or_make(root.as_fd(), "/a/file", Missing::File).unwrap();
+        assert!(folder.path().join("root/a/b/c").is_dir());
+        assert!(folder.path().join("root/a/file").is_file());
+    }
+
+    #[test]
+    fn links_that_lead_out_end_at_the_root() {
+        let (folder, root) = root();
+        fs::create_dir(folder.path().join("outside")).unwrap();
+        symlink("../outside", folder.path().join("root/up")).unwrap();
+        symlink(folder.path().join("outside"), folder.path().join("root/absolute")).unwrap();
+        assert!(place_or_make(root.as_fd(), "/up/x", Missing::Directory).is_err());
+        assert!(place_or_make(root.as_fd(), "/absolute/x", Missing::Directory).is_err());
+        assert_eq!(fs::read_dir(folder.path().join("outside")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn links_that_stay_inside_are_followed() {
+        let (folder, root) = root();
+        fs::create_dir_all(folder.path().join("root/real")).unwrap();
+        symlink("/real", folder.path().join("root/link")).unwrap();
+        place_or_make(root.as_fd(), "/link/x", Missing::Directory).unwrap();
+        assert!(folder.path().join("root/real/x").is_dir());
+    }
+
+    #[test]
+    fn upward_and_relative_targets_are_refused() {
+        let (_folder, root) = root();
+        assert!(place_or_make(root.as_fd(), "/a/../../x", Missing::Directory).is_err());
+        assert!(components("a/b").is_err());
+        assert_eq!(components("//a/./b/").unwrap(), ["a", "b"]);
+    }
+}

@@ -1,0 +1,223 @@
+//! Where things lie on disk, and atomic files.
+//!
+//! ```text
+//! ROOT/instances/NAME/record.json   identity and launch, written before anything else
+//!                     run.json      who supervises and runs it, written before the program starts
+//!                     stop.json     the order to stop, written before the supervisor is told
+//!                     exit.json     how it ended, written last
+//!                     lock          held by the supervisor
+//!                     logs/         output.log and its older parts
+//!                     rootfs/       mount point; empty outside of the instance
+//!                     upper/ work/  writable layer of a `dir:` image
+//!                     anonymous/N/  its own volumes
+//!                     exec/         requests and answers of commands that are being started
+//! ROOT/instances/.new-*, .gone-*    being made, being removed
+//! ROOT/volumes/DEPLOYMENT/NAME/     named volumes
+//! ROOT/ports.lock                   next port to assign
+//! ROOT/wake                         written when instances changed, for other processes that watch
+//! ```
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Largest record that is read, in bytes: arguments and environment of a program are at most 2 MiB in practice
+/// (a quarter of the default stack limit, execve(2)), and escaping at most doubles them.
+const LARGEST_RECORD: u64 = 4 << 20;
+
+/// Directories and files of a sandbox root.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Everything of this runtime.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Directory of all instances.
+    pub fn instances(&self) -> PathBuf {
+        self.root.join("instances")
+    }
+
+    /// One instance, by its runtime id.
+    pub fn instance(&self, runtime_id: &str) -> InstanceDir {
+        InstanceDir(self.instances().join(runtime_id))
+    }
+
+    /// Named volumes of a deployment.
+    pub fn volumes(&self, deployment: &str) -> PathBuf {
+        self.root.join("volumes").join(deployment)
+    }
+
+    /// Lock and counter of port numbers.
+    pub fn ports(&self) -> PathBuf {
+        self.root.join("ports.lock")
+    }
+
+    /// File that is written when instances changed.
+    pub fn wake(&self) -> PathBuf {
+        self.root.join("wake")
+    }
+
+    /// Makes the directories that always exist.
+    ///
+    /// # Errors
+    /// They can't be made.
+    pub fn prepare(&self) -> io::Result<()> {
+        make_private(&self.root)?;
+        make_private(&self.instances())?;
+        make_private(&self.root.join("volumes"))
+    }
+
+    /// Tells other processes that watch this root that something changed. They look at everything then, so a
+    /// lost message costs time and never truth; errors are of no consequence.
+    pub fn wake_others(&self) {
+        if let Ok(mut file) = private_file().create(true).append(false).truncate(true).open(self.wake()) {
+            let _ = file.write_all(b"\n");
+        }
+    }
+}
+
+/// Directory of one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceDir(pub PathBuf);
+
+impl InstanceDir {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Identity and launch.
+    pub fn record(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+
+    /// Who supervises and runs it.
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run.json")
+    }
+
+    /// The order to stop.
+    pub fn stop(&self) -> PathBuf {
+        self.0.join("stop.json")
+    }
+
+    /// How it ended.
+    pub fn exit(&self) -> PathBuf {
+        self.0.join("exit.json")
+    }
+
+    /// Held by the supervisor.
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    /// Output.
+    pub fn logs(&self) -> PathBuf {
+        self.0.join("logs")
+    }
+
+    /// Mount point of the root file system.
+    pub fn rootfs(&self) -> PathBuf {
+        self.0.join("rootfs")
+    }
+
+    /// What was written over a `dir:` image.
+    pub fn upper(&self) -> PathBuf {
+        self.0.join("upper")
+    }
+
+    /// What overlayfs keeps for itself.
+    pub fn work(&self) -> PathBuf {
+        self.0.join("work")
+    }
+
+    /// One of its own volumes.
+    pub fn anonymous(&self, number: usize) -> PathBuf {
+        self.0.join("anonymous").join(number.to_string())
+    }
+
+    /// Commands that are being started.
+    pub fn exec(&self) -> PathBuf {
+        self.0.join("exec")
+    }
+}
+
+/// Makes a directory, and those above it, for this user alone. One that exists is left as it is.
+///
+/// # Errors
+/// It can't be made.
+pub fn make_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Options of a file for this user alone that is never reached through a link.
+pub fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+    options
+}
+
+/// Whether a written file must survive a loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It must.
+    Synced,
+    /// It need not: after a reboot nothing in it is true any more.
+    Boot,
+}
+
+/// Writes a value as JSON so that readers see all of it or what was there before.
+///
+/// # Errors
+/// It can't be written; what was there before stays.
+pub fn write_json(path: &Path, value: &impl Serialize, durability: Durability) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"));
+    };
+    let temporary = folder.join(format!(".{name}.{}", std::process::id()));
+    let bytes = serde_json::to_vec(value)?;
+    let mut file = private_file().create(true).truncate(true).open(&temporary)?;
+    file.write_all(&bytes)?;
+    if durability == Durability::Synced {
+        file.sync_data()?;
+    }
+    fs::rename(&temporary, path)?;
+    if durability == Durability::Synced {
+        File::open(folder)?.sync_data()?;
+    }
+    Ok(())
+}
+
+/// Reads a JSON file of this runtime; `None` when there is none.
+///
+/// # Errors
+/// It can't be read, is larger than any record, or is not what was written.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    use std::io::Read;
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(LARGEST_RECORD + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_RECORD {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than any record"));
+    }
+    Ok(Some(serde_json::from_slice(&bytes)?))
+}

@@ -1,0 +1,346 @@
+//! Creating, starting, stopping and removing instances.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use chrono::Utc;
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+use super::layout::{Durability, Layout, make_private, read_json, write_json};
+use super::observe::{self, Entry, Found};
+use super::probe::Probe;
+use super::process::ProcessKey;
+use super::record::{RECORD_VERSION, Record, Run, Started, StopOrder};
+use super::translate::{Machine, is_reachable, launch};
+use super::watch::ended;
+use super::{Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, dispatch, failed, not_found, ports, remove};
+use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
+use crate::spec::{EndpointProtocol, PortProtocol, Signal as SpecSignal};
+use crate::state::{InstanceRef, Phase, PortBinding, StopCause};
+
+/// Longest time that a start may take: the supervisor's own limit, and some for itself.
+const START_LIMIT: Duration = Duration::from_secs(100);
+/// Time that a supervisor has beyond the grace to reap, write the last output and record the end.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+/// Longest grace that is waited for in one call; Kubernetes allows more, nobody waits for it.
+const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// Age from which a directory that is being made or removed belongs to a process that is gone.
+const LEFTOVER_AGE: Duration = Duration::from_secs(60);
+/// Longest answer of a supervisor, in bytes: one line with a message.
+const LONGEST_ANSWER: u64 = 64 << 10;
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Probes the machine in a process of its own.
+pub(super) async fn probe(inner: &Inner) -> Probe {
+    let dir = inner.layout.root().join(unique(".probe"));
+    let attempt = async {
+        make_private(&dir)?;
+        let mut command = Command::new(&inner.config.supervisor);
+        command.arg(dispatch::PROBE).arg(&dir).env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(PROBE_LIMIT, command.output()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        serde_json::from_slice(&output.stdout).map_err(io::Error::other)
+    };
+    let result: io::Result<Probe> = attempt.await;
+    let _ = remove::tree(&dir);
+    result.unwrap_or_else(|error| {
+        Probe::failed(&format!("{} could not probe the machine: {error}", inner.config.supervisor.display()))
+    })
+}
+
+/// A name that no other call of this or another process uses.
+fn unique(prefix: &str) -> String {
+    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Inner {
+    /// Makes the directory of an instance, complete or not at all.
+    pub(super) fn create(&self, probe: &Probe, request: &CreateRequest) -> Result<Found> {
+        let name = request.id.runtime_name();
+        let dir = self.dir(&name);
+        match observe::one(&self.layout, &self.config.owner, &name) {
+            Ok(Entry::Ours(found)) => return Ok(*found),
+            Ok(Entry::Foreign(owner)) => {
+                return Err(RuntimeError::new(
+                    ErrorKind::NameTaken,
+                    format!("{} belongs to the installation {owner}; use a state directory of your own", dir.path().display()),
+                ));
+            }
+            Ok(Entry::Nothing) => {}
+            Err(error) => return Err(failed(&format!("reading the records of {name}"), &error)),
+        }
+        let machine = Machine {
+            layout: &self.layout,
+            dir: &dir,
+            probe,
+            capabilities: &capabilities::report(probe),
+            keel: &self.config.supervisor,
+            hidden: &self.config.hidden,
+        };
+        let (launch, conditions) = launch(request, &machine)?;
+        let mut record = Record {
+            version: RECORD_VERSION,
+            owner: self.config.owner.clone(),
+            id: request.id.clone(),
+            restarts: request.restarts,
+            streak: request.streak,
+            created_at: Utc::now(),
+            port: None,
+            ports: Vec::new(),
+            conditions,
+            launch,
+        };
+        self.give_port(request, &mut record)?;
+        self.write_new(&name, &record).map_err(|error| failed(&format!("creating {}", dir.path().display()), &error))?;
+        match observe::one(&self.layout, &self.config.owner, &name) {
+            Ok(Entry::Ours(found)) => Ok(*found),
+            Ok(Entry::Nothing | Entry::Foreign(_)) => {
+                Err(RuntimeError::new(ErrorKind::Failed, format!("{name} was removed while it was created")))
+            }
+            Err(error) => Err(failed(&format!("reading the records of {name}"), &error)),
+        }
+    }
+
+    /// Assigns a port where the service has endpoints, and reports the one that holds.
+    fn give_port(&self, request: &CreateRequest, record: &mut Record) -> Result<()> {
+        let spec = &request.spec;
+        let Some(endpoint) = spec.endpoints.first() else { return Ok(()) };
+        let own = record.launch.env.get("PORT").map(|port| port.parse::<u16>());
+        let port = match own {
+            Some(Ok(port)) => port,
+            // Somebody's own meaning of PORT; nothing is known about where it listens.
+            Some(Err(_)) => return Ok(()),
+            None => {
+                let port = ports::assign(&self.layout, &self.config.owner, || taken(&self.layout))
+                    .map_err(|error| failed("assigning a port", &error))?;
+                record.launch.env.insert("PORT".to_owned(), port.to_string());
+                record.port = Some(port);
+                port
+            }
+        };
+        if is_reachable(spec, &record.launch) {
+            let protocol = match endpoint.protocol {
+                EndpointProtocol::Udp => PortProtocol::Udp,
+                EndpointProtocol::Http
+                | EndpointProtocol::Https
+                | EndpointProtocol::Tcp
+                | EndpointProtocol::Websocket => PortProtocol::Tcp,
+            };
+            let host_ip = "127.0.0.1".to_owned();
+            record.ports.push(PortBinding { container_port: port, protocol, host_ip, host_port: port });
+        }
+        Ok(())
+    }
+
+    /// Writes a record into a new directory under another name, and shows it when it is complete.
+    fn write_new(&self, name: &str, record: &Record) -> io::Result<()> {
+        self.sweep();
+        let instances = self.layout.instances();
+        let new = self.layout.instance(&unique(".new"));
+        make_private(new.path())?;
+        make_private(&new.rootfs())?;
+        make_private(&new.logs())?;
+        write_json(&new.record(), record, Durability::Synced)?;
+        let dir = instances.join(name);
+        // What is there without a record is a leftover; what got one meanwhile is another call's work.
+        if dir.exists() && !self.layout.instance(name).record().exists() {
+            self.set_aside(&dir)?;
+        }
+        match rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            new.path(),
+            rustix::fs::CWD,
+            &dir,
+            rustix::fs::RenameFlags::NOREPLACE,
+        ) {
+            Ok(()) => fs::File::open(&instances)?.sync_data(),
+            Err(rustix::io::Errno::EXIST) => remove::tree(new.path()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes a directory out of sight and removes it.
+    pub(super) fn set_aside(&self, dir: &Path) -> io::Result<()> {
+        let aside = self.layout.instances().join(unique(".gone"));
+        match fs::rename(dir, &aside) {
+            Ok(()) => remove::tree(&aside),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what processes that are gone were making or removing. Failures are left to the next time.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(self.layout.instances()) else { return };
+        for entry in entries.flatten() {
+            let is_old = || {
+                let changed = entry.metadata().and_then(|data| data.modified()).ok()?;
+                SystemTime::now().duration_since(changed).ok().map(|age| age >= LEFTOVER_AGE)
+            };
+            let name = entry.file_name();
+            let is_leftover = name.to_str().is_some_and(|name| name.starts_with(".new-") || name.starts_with(".gone-"));
+            if is_leftover && is_old() == Some(true) {
+                let _ = remove::tree(&entry.path());
+            }
+        }
+    }
+}
+
+/// Ports that records hold, whoever owns them.
+fn taken(layout: &Layout) -> io::Result<BTreeSet<u16>> {
+    let mut taken = BTreeSet::new();
+    for entry in fs::read_dir(layout.instances())? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if let Ok(Some(record)) = read_json::<Record>(&layout.instance(name).record()) {
+            taken.extend(record.port);
+        }
+    }
+    Ok(taken)
+}
+
+impl SandboxRuntime {
+    /// Starts an instance that does not run.
+    pub(super) async fn start_instance(&self, instance: &InstanceRef) -> Result<Found> {
+        let id = checked_id(instance)?;
+        match self.look(instance).await? {
+            None => return Err(not_found(instance)),
+            Some(found) if matches!(found.instance.phase, Phase::Running { .. } | Phase::Stopping) => return Ok(found),
+            Some(found) => {
+                if let Phase::Unknown { message } = found.instance.phase {
+                    return Err(RuntimeError::new(ErrorKind::Rejected, message));
+                }
+            }
+        }
+        let started = tokio::time::timeout(START_LIMIT, self.supervise(&id)).await.map_err(|_| {
+            RuntimeError::new(
+                ErrorKind::Timeout,
+                format!("instance {} did not start within {} s", instance.id, START_LIMIT.as_secs()),
+            )
+        })??;
+        match started {
+            Started::Failed(failure) => {
+                let kind = if failure.lasting { ErrorKind::Rejected } else { ErrorKind::Failed };
+                Err(RuntimeError::new(kind, format!("instance {}: {}", instance.id, failure.message)))
+            }
+            Started::Running | Started::Taken => self.look(instance).await?.ok_or_else(|| not_found(instance)),
+        }
+    }
+
+    /// Starts the supervisor of an instance and waits for its word.
+    async fn supervise(&self, id: &str) -> Result<Started> {
+        let dir = self.inner.dir(id);
+        let wrong = |error: io::Error| {
+            let program = self.inner.config.supervisor.display().to_string();
+            failed(&format!("starting the supervisor {program}"), &error)
+        };
+        let mut child = Command::new(&self.inner.config.supervisor)
+            .arg(dispatch::SUPERVISE)
+            .arg(dir.path())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(wrong)?;
+        let stdout = child.stdout.take();
+        // Reaps it where it ends before this process does.
+        tokio::spawn(async move { child.wait().await.map(drop) });
+        let mut answer = Vec::new();
+        if let Some(stdout) = stdout {
+            stdout.take(LONGEST_ANSWER).read_to_end(&mut answer).await.map_err(wrong)?;
+        }
+        serde_json::from_slice(&answer).map_err(|_| {
+            RuntimeError::new(ErrorKind::Failed, "the supervisor was killed while it started the program")
+        })
+    }
+
+    /// Stops an instance that runs, and waits until it ended.
+    pub(super) async fn stop_instance(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Found>> {
+        let Some(found) = self.look(instance).await? else { return Ok(None) };
+        let Some(run) = &found.run else { return Ok(Some(found)) };
+        let grace = stop.grace.min(LONGEST_GRACE);
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let order = StopOrder { signal: stop.signal, grace_ms, cause: stop.cause };
+        let limit = grace + STOP_MARGIN;
+        if !self.order_stop(instance, run, order, limit).await? {
+            // The supervisor is alive and does not act; the program at least must end. The record of it comes when
+            // the supervisor goes on.
+            let first = run.first;
+            let _ = tokio::task::spawn_blocking(move || observe::kill_and_wait(first)).await;
+            return Err(RuntimeError::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the supervisor of instance {} (pid {}) did not stop it within {} s; its program was killed, \
+                     its end is not recorded yet",
+                    instance.id,
+                    run.supervisor.pid,
+                    limit.as_secs()
+                ),
+            ));
+        }
+        self.look(instance).await
+    }
+
+    /// Orders a supervisor to stop its instance. False when it has not ended after `limit`.
+    async fn order_stop(&self, instance: &InstanceRef, run: &Run, order: StopOrder, limit: Duration) -> Result<bool> {
+        let Some(pidfd) = run.supervisor.open() else { return Ok(true) };
+        let id = checked_id(instance)?;
+        self.blocking("ordering a stop", move |inner| {
+            write_json(&inner.dir(&id).stop(), &order, Durability::Boot)
+                .map_err(|error| failed("writing the order to stop", &error))
+        })
+        .await?;
+        self.tell_stopping(instance).await;
+        match pidfd_send_signal(&pidfd, Signal::USR1) {
+            Ok(()) => {}
+            // It ended meanwhile.
+            Err(rustix::io::Errno::SRCH) => return Ok(true),
+            Err(error) => return Err(failed("telling the supervisor to stop", &error.into())),
+        }
+        match tokio::time::timeout(limit, ended(pidfd)).await {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) => Err(failed("waiting for the supervisor", &error)),
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn tell_stopping(&self, instance: &InstanceRef) {
+        if let Ok(Some(found)) = self.look(instance).await {
+            self.inner.watch.tell(&found);
+        }
+    }
+
+    /// Removes an instance, killing what runs of it.
+    pub(super) async fn remove_instance(&self, instance: &InstanceRef) -> Result<()> {
+        let id = checked_id(instance)?;
+        let found = self.look(instance).await?;
+        if let Some(run) = found.as_ref().and_then(|found| found.run.as_ref()) {
+            let order = StopOrder { signal: SpecSignal::KILL, grace_ms: 0, cause: StopCause::Retired };
+            if !self.order_stop(instance, run, order, STOP_MARGIN).await? {
+                let processes: [ProcessKey; 2] = [run.first, run.supervisor];
+                let _ = tokio::task::spawn_blocking(move || processes.map(observe::kill_and_wait)).await;
+            }
+        }
+        self.blocking("removing an instance", move |inner| {
+            // Looked at again right before: another installation's must stay.
+            match observe::one(&inner.layout, &inner.config.owner, &id) {
+                Ok(Entry::Foreign(_)) => Ok(()),
+                Ok(Entry::Ours(_) | Entry::Nothing) => {
+                    let dir = inner.dir(&id);
+                    inner.set_aside(dir.path()).map_err(|error| failed(&format!("removing {}", dir.path().display()), &error))
+                }
+                Err(error) => Err(failed(&format!("reading the records of {id}"), &error)),
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,141 @@
+//! The file that output is kept in, with its older parts.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::layout::{make_private, private_file};
+use super::record::LogBounds;
+
+/// Name of the file that is written to; older parts have `.1`, `.2` ... appended, higher is older.
+pub const CURRENT: &str = "output.log";
+
+/// Path of a part: 0 is the one that is written to.
+pub fn part(folder: &Path, number: u32) -> PathBuf {
+    match number {
+        0 => folder.join(CURRENT),
+        _ => folder.join(format!("{CURRENT}.{number}")),
+    }
+}
+
+/// Appends to a log whose size is bounded. Never fails the program that writes: what can't be written is counted
+/// and told in the log once it can be written again.
+#[derive(Debug)]
+pub struct LogFile {
+    folder: PathBuf,
+    bounds: LogBounds,
+    file: Option<File>,
+    written: u64,
+    lost: u64,
+}
+
+impl LogFile {
+    /// Opens the log in a folder, which is made where it is missing.
+    ///
+    /// # Errors
+    /// The file can't be opened, or something that is a link lies in its place.
+    pub fn open(folder: &Path, bounds: LogBounds) -> io::Result<Self> {
+        make_private(folder)?;
+        let file = open_current(folder)?;
+        let written = file.metadata()?.len();
+        Ok(Self { folder: folder.to_owned(), bounds, file: Some(file), written, lost: 0 })
+    }
+
+    /// Appends whole lines. A line is never split over two files; one file exceeds its bound by at most what is
+    /// appended at once.
+    pub fn append(&mut self, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
+        if self.written > 0 && self.written.saturating_add(lines.len() as u64) > self.bounds.file_bytes {
+            self.rotate();
+        }
+        match self.write(lines) {
+            Ok(()) => self.written += lines.len() as u64,
+            Err(_) => self.lost += lines.len() as u64,
+        }
+    }
+
+    /// Bytes that could not be written and were not told yet.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Whether bytes were lost that should be told in the log.
+    pub fn has_lost(&self) -> bool {
+        self.lost > 0
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some(open_current(&self.folder)?);
+        }
+        match &mut self.file {
+            Some(file) => file.write_all(lines),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Shifts the parts by one, dropping the oldest, and begins a new file. Where a part can't be shifted the
+    /// file that is open goes on, as losing the bound is better than losing the output.
+    fn rotate(&mut self) {
+        let oldest = self.bounds.files.max(1) - 1;
+        let _ = fs::remove_file(part(&self.folder, oldest));
+        for number in (0..oldest).rev() {
+            let _ = fs::rename(part(&self.folder, number), part(&self.folder, number + 1));
+        }
+        match open_current(&self.folder) {
+            Ok(file) => {
+                self.written = file.metadata().map_or(0, |data| data.len());
+                self.file = Some(file);
+            }
+            Err(_) => self.file = None,
+        }
+    }
+}
+
+fn open_current(folder: &Path) -> io::Result<File> {
+    private_file().create(true).append(true).open(part(folder, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(folder: &Path) -> Vec<Option<String>> {
+        (0..4).map(|number| fs::read_to_string(part(folder, number)).ok()).collect()
+    }
+
+    #[test]
+    fn the_oldest_part_goes_when_the_bound_is_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(folder.path(), LogBounds { file_bytes: 10, files: 3 }).unwrap();
+        for line in ["aaaa\n", "bbbb\n", "cccc\n", "dddd\n", "eeee\n", "ffff\n", "gggg\n"] {
+            log.append(line.as_bytes());
+        }
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(texts(folder.path()), [text("gggg\n"), text("eeee\nffff\n"), text("cccc\ndddd\n"), None]);
+    }
+
+    #[test]
+    fn a_log_goes_on_where_it_was_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = LogBounds { file_bytes: 10, files: 2 };
+        LogFile::open(folder.path(), bounds).unwrap().append(b"aaaa\n");
+        let mut log = LogFile::open(folder.path(), bounds).unwrap();
+        log.append(b"bbbb\n");
+        log.append(b"c\n");
+        assert_eq!(texts(folder.path())[..2], [Some("c\n".to_owned()), Some("aaaa\nbbbb\n".to_owned())]);
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_log_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let outside = folder.path().join("outside");
+        fs::write(&outside, "").unwrap();
+        let logs = folder.path().join("logs");
+        fs::create_dir(&logs).unwrap();
+        std::os::unix::fs::symlink(&outside, part(&logs, 0)).unwrap();
+        assert!(LogFile::open(&logs, LogBounds { file_bytes: 10, files: 2 }).is_err());
+    }
+}

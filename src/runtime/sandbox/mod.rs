@@ -1,0 +1,271 @@
+//! The built-in runtime: programs of this machine in namespaces of their own, without a daemon.
+//!
+//! One small supervisor process per instance, this same program re-executed, starts the program, keeps its output and
+//! records how it ended; it goes on when the controller does not. Everything that is known of an instance is in
+//! its directory ([`layout`]), so that any process with the same root sees the same.
+
+mod capabilities;
+pub mod cri;
+mod dispatch;
+mod failure;
+mod init;
+mod inside;
+mod layout;
+mod lifecycle;
+mod logfile;
+mod observe;
+mod ports;
+mod probe;
+mod process;
+mod program;
+mod record;
+mod remove;
+mod rootfs;
+mod supervise;
+mod sys;
+mod translate;
+mod unsupported;
+mod users;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use tokio::sync::OnceCell;
+
+pub use dispatch::dispatch;
+
+use super::{
+    Capabilities, CreateRequest, ErrorKind, Listing, Progress, Result, Runtime, RuntimeError, RuntimeEvent, StopRequest,
+    Volumes,
+};
+use crate::spec::{Image, ImageRef, RuntimeKind};
+use crate::state::{Instance, InstanceRef, Owner};
+use layout::{InstanceDir, Layout};
+use observe::{Entry, Found};
+use probe::Probe;
+use watch::Watch;
+
+/// Where the program of this runtime is found inside an instance whose root is the machine's.
+pub const KEEL_INSIDE: &str = "/run/keel/bin/keel";
+/// Longest time that probing the machine may take; it takes some milliseconds.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+/// Calls per core that this runtime serves well side by side: a start is one third computing and two thirds waiting
+/// for the kernel's global locks.
+const CALLS_PER_CORE: usize = 4;
+
+/// What a sandbox runtime is made of.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    /// Directory of this runtime; made where it is missing.
+    pub root: PathBuf,
+    /// This program, which is re-executed to supervise instances. It must call [`dispatch`] first in its `main`.
+    pub supervisor: PathBuf,
+    /// Installation whose instances this runtime sees.
+    pub owner: Owner,
+    /// Further paths that instances with the machine's root must not see, such as the state directory with the
+    /// controller's socket. The root of this runtime is always hidden.
+    pub hidden: Vec<PathBuf>,
+}
+
+/// The built-in runtime.
+#[derive(Debug, Clone)]
+pub struct SandboxRuntime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: SandboxConfig,
+    layout: Layout,
+    probe: OnceCell<Probe>,
+    watch: Arc<Watch>,
+    watching: OnceCell<()>,
+}
+
+impl SandboxRuntime {
+    /// Opens a root, making it where it is missing.
+    ///
+    /// # Errors
+    /// `Unavailable` when the directories can't be made.
+    pub fn open(mut config: SandboxConfig) -> Result<Self> {
+        let layout = Layout::new(&config.root);
+        layout.prepare().map_err(|error| {
+            unavailable(format!("the sandbox directory {} can't be made: {error}", config.root.display()))
+        })?;
+        // Instances are told of paths as the machine has them.
+        config.root = std::fs::canonicalize(&config.root)
+            .map_err(|error| unavailable(format!("{} can't be opened: {error}", config.root.display())))?;
+        config.hidden.push(config.root.clone());
+        let layout = Layout::new(&config.root);
+        let watch = Arc::new(Watch::new(layout.clone(), config.owner.clone()));
+        let inner = Inner { config, layout, probe: OnceCell::new(), watch, watching: OnceCell::new() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    async fn probe(&self) -> &Probe {
+        self.inner.probe.get_or_init(|| lifecycle::probe(&self.inner)).await
+    }
+
+    /// Does file work away from the threads that drive futures.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        action: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || action(&inner))
+            .await
+            .map_err(|error| RuntimeError::new(ErrorKind::Failed, format!("{what}: {error}")))?
+    }
+
+    /// The instance as it is on disk; `None` when it is gone.
+    async fn look(&self, instance: &InstanceRef) -> Result<Option<Found>> {
+        let id = checked_id(instance)?;
+        self.blocking("reading an instance", move |inner| inner.find(&id)).await
+    }
+}
+
+impl Inner {
+    fn find(&self, runtime_id: &str) -> Result<Option<Found>> {
+        match observe::one(&self.layout, &self.config.owner, runtime_id) {
+            Ok(Entry::Ours(found)) => Ok(Some(*found)),
+            Ok(Entry::Nothing | Entry::Foreign(_)) => Ok(None),
+            Err(error) => Err(failed(&format!("reading the records of {runtime_id}"), &error)),
+        }
+    }
+
+    fn dir(&self, runtime_id: &str) -> InstanceDir {
+        self.layout.instance(runtime_id)
+    }
+}
+
+#[async_trait]
+impl Runtime for SandboxRuntime {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Sandbox
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities> {
+        Ok(capabilities::report(self.probe().await))
+    }
+
+    async fn list(&self) -> Result<Listing> {
+        let found = self
+            .blocking("listing instances", |inner| {
+                observe::all(&inner.layout, &inner.config.owner).map_err(|error| {
+                    unavailable(format!("{} can't be read: {error}", inner.layout.instances().display()))
+                })
+            })
+            .await?;
+        self.inner.watch.tell_all(&found);
+        Ok(Listing { instances: found.into_iter().map(|one| one.instance).collect(), ..Listing::default() })
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
+        let watch = &self.inner.watch;
+        self.inner
+            .watching
+            .get_or_try_init(|| async { watch.start() })
+            .await
+            .map_err(|error| failed("watching the sandbox directory (see fs.inotify.max_user_instances)", &error))?;
+        // What exists already is known before anything new is told.
+        watch.look_at_all().await;
+        Ok(watch.subscribe())
+    }
+
+    async fn ensure_image(&self, image: &Image, _progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        match &image.name {
+            ImageRef::Host => Ok(()),
+            ImageRef::Dir(path) => match tokio::fs::metadata(path).await {
+                Ok(data) if data.is_dir() => Ok(()),
+                Ok(_) => Err(no_image(format!("image: dir:{path} is not a directory; unpack a root file system there"))),
+                Err(error) => {
+                    Err(no_image(format!("image: dir:{path}: {error}; unpack a root file system there")))
+                }
+            },
+            other => Err(translate::unsupported_image(other)),
+        }
+    }
+
+    async fn create(&self, request: &CreateRequest) -> Result<Instance> {
+        let (probe, request) = (self.probe().await.clone(), request.clone());
+        let found = self.blocking("creating an instance", move |inner| inner.create(&probe, &request)).await?;
+        self.inner.watch.tell(&found);
+        self.inner.layout.wake_others();
+        Ok(found.instance)
+    }
+
+    async fn start(&self, instance: &InstanceRef) -> Result<Instance> {
+        let found = self.start_instance(instance).await?;
+        self.inner.watch.tell(&found);
+        self.inner.layout.wake_others();
+        Ok(found.instance)
+    }
+
+    async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>> {
+        let found = self.stop_instance(instance, stop).await?;
+        if let Some(found) = &found {
+            self.inner.watch.tell(found);
+        }
+        Ok(found.map(|found| found.instance))
+    }
+
+    async fn remove(&self, instance: &InstanceRef) -> Result<()> {
+        let id = checked_id(instance)?;
+        self.remove_instance(instance).await?;
+        self.inner.watch.tell_gone(&id);
+        Ok(())
+    }
+
+    async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {
+        if volumes == Volumes::Keep {
+            return Ok(());
+        }
+        let deployment = deployment.to_owned();
+        self.blocking("removing volumes", move |inner| {
+            if !is_plain_name(&deployment) {
+                return Err(not_a_name(&deployment));
+            }
+            remove::tree(&inner.layout.volumes(&deployment))
+                .map_err(|error| failed(&format!("removing the volumes of {deployment}"), &error))
+        })
+        .await
+    }
+
+    fn concurrency(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from) * CALLS_PER_CORE
+    }
+}
+
+/// The runtime id of an instance, refused where it could name something else than a directory of this runtime.
+fn checked_id(instance: &InstanceRef) -> Result<String> {
+    if is_plain_name(&instance.runtime_id) { Ok(instance.runtime_id.clone()) } else { Err(not_a_name(&instance.runtime_id)) }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0'])
+}
+
+fn not_a_name(name: &str) -> RuntimeError {
+    RuntimeError::new(ErrorKind::Rejected, format!("{name:?} is not a name of this runtime"))
+}
+
+fn unavailable(message: String) -> RuntimeError {
+    RuntimeError::new(ErrorKind::Unavailable, message)
+}
+
+fn no_image(message: String) -> RuntimeError {
+    RuntimeError::new(ErrorKind::ImageUnavailable, message)
+}
+
+fn failed(what: &str, error: &std::io::Error) -> RuntimeError {
+    RuntimeError::new(ErrorKind::Failed, format!("{what}: {error}"))
+}
+
+fn not_found(instance: &InstanceRef) -> RuntimeError {
+    RuntimeError::new(ErrorKind::NotFound, format!("instance {} does not exist", instance.id))
+}

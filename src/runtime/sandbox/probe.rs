@@ -1,0 +1,101 @@
+//! What this machine lets a sandbox do, found out by doing it in a process of its own.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::{Context, Failure};
+use super::rootfs;
+use super::sys::{self, Fork, Namespaces};
+
+/// What this machine lets a sandbox do; an error is the reason why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Whether this is root.
+    pub root: bool,
+    /// Mount, process, IPC and host-name namespaces, with a root file system and /proc of their own.
+    pub namespaces: Result<(), String>,
+    /// A network namespace besides.
+    pub network: Result<(), String>,
+    /// A writable layer over a directory.
+    pub layer: Result<(), String>,
+}
+
+impl Probe {
+    /// What is known of a machine that could not be probed.
+    pub fn failed(reason: &str) -> Self {
+        let no = || Err(reason.to_owned());
+        Self { root: rustix::process::geteuid().is_root(), namespaces: no(), network: no(), layer: no() }
+    }
+
+    /// Namespaces that an instance gets, with or without a network of its own.
+    pub fn wanted(&self, net: bool) -> Namespaces {
+        if self.namespaces.is_err() {
+            return Namespaces::default();
+        }
+        let net = net && self.network.is_ok();
+        Namespaces { user: !self.root, mount: true, pid: true, ipc: true, uts: true, net }
+    }
+}
+
+/// Entry point of `__probe DIR`: prints the [`Probe`] as JSON. The directory is for scratch files.
+pub fn main(dir: &Path) -> ExitCode {
+    let root = rustix::process::geteuid().is_root();
+    let base = Namespaces { user: !root, mount: true, pid: true, ipc: true, uts: true, net: false };
+    let probe = Probe {
+        root,
+        namespaces: attempt(base, rootfs::try_out),
+        network: attempt(Namespaces { net: true, ..base }, || sys::loopback_up().context("bringing loopback up")),
+        layer: attempt(base, || try_layer(dir)),
+    };
+    match serde_json::to_vec(&probe).map(|text| io::stdout().write_all(&text)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Does something in a child with these namespaces.
+fn attempt(namespaces: Namespaces, action: impl FnOnce() -> Result<(), Failure>) -> Result<(), String> {
+    let outside = super::init::Outside::own();
+    let (mut answer, mut told) = io::pipe().map_err(|error| error.to_string())?;
+    match sys::fork(namespaces) {
+        Ok(Fork::Child) => {
+            let mapped = if namespaces.user { outside.map_as_root() } else { Ok(()) };
+            let result = mapped.context("mapping the user").and_then(|()| action());
+            if let Err(failure) = result {
+                let _ = told.write_all(failure.message.as_bytes());
+            } else {
+                let _ = told.write_all(b"+");
+            }
+            std::process::exit(0)
+        }
+        Ok(Fork::Parent { .. }) => {
+            drop(told);
+            let mut text = String::new();
+            answer.read_to_string(&mut text).map_err(|error| error.to_string())?;
+            match text.as_str() {
+                "+" => Ok(()),
+                "" => Err("the test was killed".to_owned()),
+                _ => Err(text),
+            }
+        }
+        Err(error) => Err(format!("making namespaces: {error}")),
+    }
+}
+
+fn try_layer(dir: &Path) -> Result<(), Failure> {
+    let folder = |name: &str| -> Result<PathBuf, Failure> {
+        let path = dir.join(name);
+        fs::create_dir_all(&path).context("making a scratch directory")?;
+        Ok(path)
+    };
+    let (lower, upper, work) = (folder("lower")?, folder("upper")?, folder("work")?);
+    let place = folder("mounted")?;
+    let tree = rootfs::overlay(&lower, &upper, &work).context("mounting an overlay")?;
+    let target = File::open(&place).context("opening a scratch directory")?;
+    super::inside::attach(&tree, &target.into()).context("mounting an overlay")?;
+    fs::write(place.join("file"), "x").context("writing to an overlay")
+}

@@ -1,0 +1,132 @@
+//! Processes that are not children: identity that survives restarts of the controller and reuse of numbers.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+/// A process of one boot: its number, and when it started, which tells it from a later one of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessKey {
+    /// Process id in the machine's process namespace.
+    pub pid: i32,
+    /// Start time in clock ticks since boot: field 22 of `/proc/PID/stat`.
+    pub start: u64,
+}
+
+impl ProcessKey {
+    /// The key of a process that exists now.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        Ok(Self { pid, start: read_stat(pid)?.start })
+    }
+
+    /// Opens the process where it still is the same one; `None` when it is gone.
+    ///
+    /// The descriptor is opened before the start time is read again, so that the number can't come to mean another
+    /// process in between.
+    pub fn open(self) -> Option<OwnedFd> {
+        let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::NONBLOCK).ok()?;
+        let same = read_stat(self.pid).is_ok_and(|stat| stat.start == self.start);
+        (same && !has_ended(pidfd.as_fd())).then_some(pidfd)
+    }
+
+    /// Kills the process where it still is the same one.
+    pub fn kill(self) {
+        if let Some(pidfd) = self.open() {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        }
+    }
+}
+
+/// Whether a process ended, also when nobody has reaped it yet.
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+}
+
+/// Facts of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Parent.
+    pub parent: i32,
+    /// Session.
+    pub session: i32,
+    /// Start time in clock ticks since boot.
+    pub start: u64,
+}
+
+/// Reads `/proc/PID/stat`.
+///
+/// # Errors
+/// There is no such process.
+pub fn read_stat(pid: i32) -> io::Result<Stat> {
+    let text = fs::read(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat is not as expected"))
+}
+
+/// The second field is the name in brackets, which may itself hold blanks and brackets: fields are counted from
+/// the last closing one.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // The first of these fields is number 3.
+    let field = |number: usize| fields.get(number - 3);
+    Some(Stat {
+        parent: field(4)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
+        start: field(22)?.parse().ok()?,
+    })
+}
+
+/// Numbers of all processes that match.
+pub fn find(mut wanted: impl FnMut(i32, Stat) -> bool) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| read_stat(*pid).is_ok_and(|stat| wanted(*pid, stat)))
+        .collect()
+}
+
+/// First child of a process, where the kernel tells.
+pub fn first_child(pid: i32) -> Option<i32> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.split_whitespace().next()?.parse().ok()
+}
+
+/// The id of this boot.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_and_blanks_does_not_shift_the_fields() {
+        let text = b"42 (a) b (c)) S 7 42 41 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 10 20\n";
+        assert_eq!(parse_stat(text), Some(Stat { parent: 7, session: 41, start: 987_654 }));
+    }
+
+    #[test]
+    fn a_cut_off_line_is_no_process() {
+        assert_eq!(parse_stat(b"42 (a) S 7 42 41 0"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn this_process_is_alive_and_another_start_time_is_not_it() {
+        let own = ProcessKey::of(std::process::id().cast_signed()).unwrap();
+        assert!(own.open().is_some());
+        assert!(ProcessKey { start: own.start + 1, ..own }.open().is_none());
+    }
+}

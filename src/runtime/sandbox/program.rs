@@ -1,0 +1,235 @@
+//! The last steps before a program runs: who it is, what it may, where it starts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::process::{Gid, Resource, Rlimit, Signal, Uid, fchdir, set_parent_process_death_signal, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+
+use super::failure::{Context, Failure};
+use super::inside::{Missing, place, place_or_make};
+use super::record::{Identity, Launch, Limit};
+use super::sys;
+
+/// Where programs are looked for when the environment has no PATH: Docker's default.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Highest capability number that any kernel has so far, with room; numbers that the kernel does not know are skipped.
+const LAST_CAPABILITY: u32 = 63;
+
+/// What is run.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// Program and arguments.
+    pub command: &'a [String],
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Directory to start in.
+    pub workdir: Option<&'a str>,
+    /// Who it is.
+    pub identity: &'a Identity,
+    /// What it is launched with.
+    pub launch: &'a Launch,
+}
+
+/// Confines this process and everything that it becomes, up to the exec.
+///
+/// Where the process tree is bound to a supervisor, `die_with_parent` has the kernel end it with that process.
+///
+/// # Errors
+/// A step failed; nothing may be executed then.
+pub fn confine(program: &Program<'_>, die_with_parent: bool) -> Result<(), Failure> {
+    enter_workdir(program)?;
+    for limit in &program.launch.limits {
+        set_limit(*limit).with_context(|| format!("ulimits: resource {}", limit.resource))?;
+    }
+    become_user(program.identity, program.launch)?;
+    if die_with_parent {
+        // After the change of user, which clears it.
+        set_parent_process_death_signal(Some(Signal::KILL)).context("binding the program to its supervisor")?;
+    }
+    set_no_new_privs(true).context("setting no_new_privs")?;
+    sys::close_on_exec();
+    Ok(())
+}
+
+/// Replaces this process with the program; returns only on failure.
+pub fn execute(program: &Program<'_>) -> Failure {
+    let path = match find(program) {
+        Ok(path) => path,
+        Err(failure) => return failure,
+    };
+    let (name, arguments) = program.command.split_first().map_or(("", &[][..]), |(name, rest)| (name.as_str(), rest));
+    sys::reset_signals();
+    let error = Command::new(&path).arg0(name).args(arguments).env_clear().envs(&program.env).exec();
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => Failure::not_found(format!("the interpreter or dynamic loader of {} is not in the image", path.display())),
+        Some(libc::ENOEXEC) => Failure::not_executable(format!("{} is not a program for this machine (exec format error)", path.display())),
+        _ => Failure::not_executable(format!("{} can't be executed: {error}", path.display())),
+    }
+}
+
+/// Looks the program up as a shell does.
+fn find(program: &Program<'_>) -> Result<PathBuf, Failure> {
+    let name = program.command.first().map_or("", String::as_str);
+    if name.contains('/') {
+        return match executable(Path::new(name)) {
+            Ok(()) => Ok(PathBuf::from(name)),
+            Err(error) => Err(unusable(name, &error)),
+        };
+    }
+    let path = program.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+    let mut found = None;
+    for folder in path.split(':').filter(|folder| !folder.is_empty()) {
+        let candidate = Path::new(folder).join(name);
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => found = Some((candidate, error)),
+            Err(_) => {}
+        }
+    }
+    match found {
+        Some((candidate, error)) => Err(unusable(&candidate.to_string_lossy(), &error)),
+        None => Err(Failure::not_found(format!("executable not found: {name:?} is in no directory of PATH ({path})"))),
+    }
+}
+
+fn executable(path: &Path) -> io::Result<()> {
+    let data = fs::metadata(path)?;
+    if data.is_file() && data.permissions().mode() & 0o111 != 0 {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+}
+
+fn unusable(name: &str, error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            Failure::not_found(format!("executable not found: {name}"))
+        }
+        _ => Failure::not_executable(format!("{name} is not an executable file")),
+    }
+}
+
+/// Enters the working directory, made where it is missing and the root can be written. It is resolved without
+/// magic links, so that no descriptor that was left open can lead out.
+fn enter_workdir(program: &Program<'_>) -> Result<(), Failure> {
+    let wanted = program.workdir.unwrap_or("/");
+    let root = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("opening the root")?;
+    let found = place(root.as_fd(), wanted).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound if program.launch.namespaces.mount => {
+            place_or_make(root.as_fd(), wanted, Missing::Directory)
+        }
+        _ => Err(error),
+    });
+    found
+        .and_then(|place| Ok(fchdir(place.as_fd())?))
+        .map_err(|error| Failure::wrong(format!("command.workdir: {wanted} can't be entered: {error}")))
+}
+
+fn set_limit(limit: Limit) -> io::Result<()> {
+    let resource = RESOURCES.iter().find(|(number, ..)| *number == limit.resource).map(|(.., resource)| *resource);
+    let Some(resource) = resource else { return Err(io::ErrorKind::InvalidInput.into()) };
+    Ok(setrlimit(resource, Rlimit { current: limit.soft, maximum: limit.hard })?)
+}
+
+/// Names of ulimits as Docker has them, with the kernel's numbers.
+pub const RESOURCES: &[(u32, &str, Resource)] = &[
+    (0, "cpu", Resource::Cpu),
+    (1, "fsize", Resource::Fsize),
+    (2, "data", Resource::Data),
+    (3, "stack", Resource::Stack),
+    (4, "core", Resource::Core),
+    (5, "rss", Resource::Rss),
+    (6, "nproc", Resource::Nproc),
+    (7, "nofile", Resource::Nofile),
+    (8, "memlock", Resource::Memlock),
+    (9, "as", Resource::As),
+    (10, "locks", Resource::Locks),
+    (11, "sigpending", Resource::Sigpending),
+    (12, "msgqueue", Resource::Msgqueue),
+    (13, "nice", Resource::Nice),
+    (14, "rtprio", Resource::Rtprio),
+    (15, "rttime", Resource::Rttime),
+];
+
+/// Takes on the identity and keeps the capabilities that are wanted, and no other.
+fn become_user(identity: &Identity, launch: &Launch) -> Result<(), Failure> {
+    let privileged = rustix::process::geteuid().is_root() || launch.namespaces.user;
+    if !privileged {
+        return Ok(());
+    }
+    let wanted = CapabilitySet::from_bits_retain(launch.capabilities);
+    clear_ambient_capability_set().context("clearing ambient capabilities")?;
+    for number in 0..=LAST_CAPABILITY {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if !wanted.contains(capability) {
+            match remove_capability_from_bounding_set(capability) {
+                // The kernel has no such capability.
+                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Err(error) => return Err(error).context("dropping capabilities"),
+            }
+        }
+    }
+    // In a user namespace of one user there is nothing else to become, and groups can't be set.
+    if !launch.namespaces.user {
+        let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+        set_thread_groups(&groups).context("setting groups")?;
+        let gid = Gid::from_raw(identity.gid);
+        set_thread_res_gid(gid, gid, gid).context("setting the group")?;
+        let uid = Uid::from_raw(identity.uid);
+        set_thread_res_uid(uid, uid, uid).context("setting the user")?;
+        if rustix::process::getuid() != uid || rustix::process::getegid() != gid {
+            return Err(Failure::setup("the kernel did not keep the user that was set"));
+        }
+    }
+    // Another user than root has no capabilities, as under Docker.
+    let held = rustix::thread::capabilities(None).context("reading capabilities")?;
+    let keep = if identity.uid == 0 { wanted & held.permitted } else { CapabilitySet::empty() };
+    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).context("setting capabilities")
+}
+
+/// Connects standard input to nothing and the outputs to these descriptors.
+///
+/// # Errors
+/// What dup2(2) reports.
+pub fn connect_output(stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
+    let null = null()?;
+    sys::replace_standard(0, null.as_fd())?;
+    sys::replace_standard(1, stdout)?;
+    sys::replace_standard(2, stderr)
+}
+
+/// Opens /dev/null.
+///
+/// # Errors
+/// There is none.
+pub fn null() -> io::Result<OwnedFd> {
+    Ok(openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The environment that a program gets: what was asked for, and what every program expects.
+pub fn environment(launch: &Launch, identity: &Identity) -> BTreeMap<String, String> {
+    let mut env = launch.env.clone();
+    env.entry("PATH".to_owned()).or_insert_with(|| match launch.keel {
+        Some(_) => {
+            let folder = Path::new(super::KEEL_INSIDE).parent().and_then(Path::to_str).unwrap_or("/");
+            format!("{DEFAULT_PATH}:{folder}")
+        }
+        None => DEFAULT_PATH.to_owned(),
+    });
+    env.entry("HOME".to_owned()).or_insert_with(|| identity.home.clone());
+    env.entry("HOSTNAME".to_owned()).or_insert_with(|| launch.hostname.clone());
+    env
+}

@@ -1,0 +1,213 @@
+//! What is kept on disk of an instance; the labels of this runtime.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::failure::Failure;
+use super::process::ProcessKey;
+use super::sys::Namespaces;
+use crate::spec::Signal;
+use crate::state::{Condition, InstanceId, Owner, PortBinding, StopCause};
+
+/// Version of the records. Fields are only ever added, with a default, so that a newer program can adopt what an
+/// older one started.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Identity and launch of an instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of the format.
+    pub version: u32,
+    /// Installation that made it.
+    pub owner: Owner,
+    /// Identity.
+    pub id: InstanceId,
+    /// Restarts so far.
+    pub restarts: u32,
+    /// Restarts in a row so far.
+    pub streak: u32,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// Port that was assigned to it.
+    pub port: Option<u16>,
+    /// Ports that lead to it, as reported.
+    pub ports: Vec<PortBinding>,
+    /// What could not be honoured, as known at creation.
+    pub conditions: Vec<Condition>,
+    /// How its program is run.
+    pub launch: Launch,
+}
+
+/// How a program is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Its root file system.
+    pub root: Root,
+    /// Program and arguments; never empty.
+    pub command: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Directory to start in; the root when absent.
+    pub workdir: Option<String>,
+    /// User, or user:group, as written.
+    pub user: Option<String>,
+    /// Supplementary groups, as written.
+    pub extra_groups: Vec<String>,
+    /// Host name inside.
+    pub hostname: String,
+    /// Namespaces of its own.
+    pub namespaces: Namespaces,
+    /// Mounts, outer ones before inner ones.
+    pub mounts: Vec<Mount>,
+    /// Device nodes of the machine.
+    pub devices: Vec<String>,
+    /// Paths of the machine that stay out of sight where the root is the machine's.
+    pub hidden: Vec<PathBuf>,
+    /// Program of this runtime, shown inside at [`super::KEEL_INSIDE`] where the root is the machine's.
+    pub keel: Option<PathBuf>,
+    /// Capabilities as a bit set of capabilities(7).
+    pub capabilities: u64,
+    /// Whether an init process reaps what the program leaves behind.
+    pub init: bool,
+    /// Limits of the process.
+    pub limits: Vec<Limit>,
+    /// Value for oom_score_adj.
+    pub oom_score_adj: Option<i32>,
+    /// Bounds of the kept output.
+    pub log: LogBounds,
+}
+
+/// A root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// The machine's, read-only.
+    Host,
+    /// A directory.
+    Dir {
+        /// Absolute path.
+        path: PathBuf,
+        /// What becomes of writes.
+        layer: Layer,
+    },
+    /// The machine's as it is, where there are no namespaces.
+    Shared,
+}
+
+/// What becomes of writes to a `dir:` image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    /// They go to a layer of the instance.
+    Writable,
+    /// They are refused; the layer only holds mount points.
+    ReadOnly,
+    /// They are refused, because this machine has no layers to offer.
+    None,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// What is mounted.
+    pub source: MountSource,
+    /// Absolute path inside.
+    pub target: String,
+    /// Whether it is read-only.
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountSource {
+    /// A path of the machine.
+    Path(PathBuf),
+    /// A directory of this runtime, made where it is missing and given to the program's user then.
+    Volume(PathBuf),
+    /// Memory.
+    Tmpfs {
+        /// Largest size in bytes.
+        size: u64,
+        /// Permission bits.
+        mode: u32,
+    },
+}
+
+/// One limit of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// The kernel's number of the resource (getrlimit(2)).
+    pub resource: u32,
+    /// The bound that holds; none is no bound.
+    pub soft: Option<u64>,
+    /// What the soft bound may be raised to; none is no bound.
+    pub hard: Option<u64>,
+}
+
+/// Bounds of the kept output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogBounds {
+    /// Most bytes of one file.
+    pub file_bytes: u64,
+    /// Most files.
+    pub files: u32,
+}
+
+/// Who supervises and runs an instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Boot in which this is true.
+    pub boot_id: String,
+    /// Supervisor.
+    pub supervisor: ProcessKey,
+    /// First process: the program, or the init process above it.
+    pub first: ProcessKey,
+    /// The program.
+    pub program: ProcessKey,
+    /// When it was started.
+    pub started_at: DateTime<Utc>,
+    /// User and groups that it runs as.
+    pub identity: Identity,
+    /// What could not be honoured, as found at the start.
+    pub conditions: Vec<Condition>,
+}
+
+/// User and groups, as numbers inside the instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Home directory.
+    pub home: String,
+}
+
+/// The order to stop an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopOrder {
+    /// Asks the process to end.
+    pub signal: Signal,
+    /// Milliseconds until it is killed.
+    pub grace_ms: u64,
+    /// Why.
+    pub cause: StopCause,
+}
+
+/// What a supervisor tells about the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Started {
+    /// The program runs.
+    Running,
+    /// It could not be run.
+    Failed(Failure),
+    /// Another supervisor has it already.
+    Taken,
+}

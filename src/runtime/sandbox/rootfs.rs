@@ -1,0 +1,354 @@
+//! The root file system of an instance, built in its own mount namespace from detached mounts.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, symlinkat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
+};
+use rustix::process::{chdir, fchdir, pivot_root};
+
+use super::failure::{Context, Failure};
+use super::inside::{Missing, attach, is_directory, place, place_or_make};
+use super::layout::InstanceDir;
+use super::record::{Launch, Layer, Mount, MountSource, Root};
+use super::sys::{MountAttributes, set_mount_attributes};
+
+/// Largest size of the private /tmp, /var/tmp and /run, as mount option: enough for scratch files, and no way to
+/// take the machine's memory. A `tmpfs` in `storage` gives more.
+const TMP_SIZE: &str = "512m";
+/// Largest size of /dev/shm: Docker's default.
+const SHM_SIZE: &str = "64m";
+/// Device nodes that every instance has: the OCI runtime specification's default devices.
+const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+/// Parts of /proc that tell about the machine or let it be changed: Docker's masked paths.
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+/// Parts of /proc that can be read only: Docker's read-only paths.
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Where the machine's name servers are told.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Programs of NixOS, which lie below /run.
+const RUN_PROGRAMS: &[&str] = &["/run/current-system", "/run/opengl-driver"];
+
+/// Builds the root and makes it this process's root. The mount namespace must be new.
+///
+/// # Errors
+/// A [`Failure`] that says which mount failed and why.
+pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making mounts private")?;
+    let sources = open_sources(launch)?;
+    let keel = launch.keel.as_deref().map(clone_tree).transpose().context("opening the program of this runtime")?;
+    let resolv_conf = resolv_conf_target().and_then(|path| Some((clone_tree(&path).ok()?, path)));
+    let programs: Vec<_> =
+        RUN_PROGRAMS.iter().filter_map(|path| Some((clone_tree(Path::new(path)).ok()?, *path))).collect();
+
+    let tree = match &launch.root {
+        Root::Host | Root::Shared => host_tree(),
+        Root::Dir { path, layer } => dir_tree(path, *layer, dir),
+    }
+    .context("preparing the root file system")?;
+    let mount_point = open_place(&dir.rootfs()).context("opening the mount point of the root file system")?;
+    attach(&tree, &mount_point).context("mounting the root file system")?;
+    let root = open_place(&dir.rootfs()).context("opening the root file system")?;
+
+    pseudo_file_systems(&root)?;
+    if matches!(launch.root, Root::Host) {
+        private_directories(&root)?;
+        if let Some((tree, path)) = resolv_conf {
+            show(&root, &tree, &path.to_string_lossy(), Missing::File)?;
+        }
+        for (tree, path) in &programs {
+            show(&root, tree, path, Missing::Directory)?;
+        }
+        if let Some(tree) = keel {
+            show(&root, &tree, super::KEEL_INSIDE, Missing::File)?;
+        }
+        hide(&root, &launch.hidden)?;
+    }
+    devices(&root, &launch.devices)?;
+    for (mount, tree) in launch.mounts.iter().zip(sources) {
+        attach_mount(&root, mount, tree)?;
+    }
+    if matches!(launch.root, Root::Dir { layer: Layer::ReadOnly, .. }) {
+        let attributes = MountAttributes { read_only: true, ..MountAttributes::default() };
+        set_mount_attributes(root_mount(&root)?.as_fd(), attributes, false).context("making the root read-only")?;
+    }
+    pivot(&root)
+}
+
+/// Does in a new mount namespace what [`enter`] needs to be able to do, and mounts nothing.
+///
+/// # Errors
+/// What this machine does not allow.
+pub fn try_out() -> Result<(), Failure> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making mounts private")?;
+    host_tree().context("making a read-only copy of the mounts")?;
+    new_fs("proc", &[], MountAttrFlags::empty()).context("making /proc")?;
+    new_fs("devpts", &[("ptmxmode", "0666"), ("mode", "0620")], MountAttrFlags::empty()).context("making /dev/pts")?;
+    tmpfs(TMP_SIZE, 0o1777).map(drop).context("making a tmpfs")
+}
+
+/// Opens what is mounted while the machine's paths still are what they are, before anything covers them.
+fn open_sources(launch: &Launch) -> Result<Vec<OwnedFd>, Failure> {
+    launch
+        .mounts
+        .iter()
+        .map(|mount| match &mount.source {
+            MountSource::Path(path) | MountSource::Volume(path) => {
+                clone_tree(path).with_context(|| format!("mounting {} at {}", path.display(), mount.target))
+            }
+            MountSource::Tmpfs { size, mode } => {
+                tmpfs(&size.to_string(), *mode).with_context(|| format!("making a tmpfs for {}", mount.target))
+            }
+        })
+        .collect()
+}
+
+/// A copy of the mount at a path and of all below it, attached nowhere.
+fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(CWD, path, flags)?)
+}
+
+fn open_place(path: &Path) -> io::Result<OwnedFd> {
+    Ok(openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The machine's file system, read-only in all its mounts.
+fn host_tree() -> io::Result<OwnedFd> {
+    let tree = clone_tree(Path::new("/"))?;
+    let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: false };
+    set_mount_attributes(tree.as_fd(), attributes, true)?;
+    Ok(tree)
+}
+
+fn dir_tree(path: &Path, layer: Layer, dir: &InstanceDir) -> io::Result<OwnedFd> {
+    let attributes = MountAttributes { read_only: layer == Layer::None, no_suid: true, no_dev: true };
+    let tree = if layer == Layer::None { clone_tree(path)? } else { overlay(path, &dir.upper(), &dir.work())? };
+    set_mount_attributes(tree.as_fd(), attributes, true)?;
+    Ok(tree)
+}
+
+/// A writable layer over a directory. In a user namespace overlayfs keeps its marks in `user.` attributes
+/// (Linux 5.11).
+pub fn overlay(lower: &Path, upper: &Path, work: &Path) -> io::Result<OwnedFd> {
+    // The root of the overlay has the mode and owner of the upper directory.
+    let root = fs::metadata(lower)?;
+    for folder in [upper, work] {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let _ = std::os::unix::fs::chown(upper, Some(root.uid()), Some(root.gid()));
+    fs::set_permissions(upper, fs::Permissions::from_mode(root.mode() & 0o7777))?;
+    let (lower, upper, work) = (open_place(lower)?, open_place(upper)?, open_place(work)?);
+    // Descriptors instead of names: a name may hold the separators of mount options.
+    let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let make = |user: bool| -> io::Result<OwnedFd> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(context.as_fd(), "lowerdir", by_fd(&lower))?;
+        fsconfig_set_string(context.as_fd(), "upperdir", by_fd(&upper))?;
+        fsconfig_set_string(context.as_fd(), "workdir", by_fd(&work))?;
+        if user {
+            fsconfig_set_flag(context.as_fd(), "userxattr")?;
+        }
+        fsconfig_create(context.as_fd())?;
+        Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+    };
+    make(true).or_else(|_| make(false))
+}
+
+/// A new file system of a kind, attached nowhere.
+fn new_fs(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(context.as_fd(), *key, *value)?;
+    }
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+fn tmpfs(size: &str, mode: u32) -> io::Result<OwnedFd> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    new_fs("tmpfs", &[("size", size), ("mode", &format!("{mode:o}"))], attributes)
+}
+
+/// Attaches a mount at a path inside, which is made where it is missing.
+fn show(root: &OwnedFd, tree: &OwnedFd, path: &str, missing: Missing) -> Result<(), Failure> {
+    place_or_make(root.as_fd(), path, missing)
+        .and_then(|place| attach(tree, &place))
+        .with_context(|| format!("mounting {path}"))
+}
+
+/// Mounts /proc, /sys and /dev, whatever the image has there.
+fn pseudo_file_systems(root: &OwnedFd) -> Result<(), Failure> {
+    let guarded = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let proc = new_fs("proc", &[], guarded).context("making /proc")?;
+    show(root, &proc, "/proc", Missing::Directory)?;
+    // Without a network namespace of its own a user namespace may not make a sysfs; a copy that can only be read
+    // shows the same.
+    if let Ok(sys) = clone_tree(Path::new("/sys")) {
+        let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: true };
+        set_mount_attributes(sys.as_fd(), attributes, true).context("making /sys read-only")?;
+        show(root, &sys, "/sys", Missing::Directory)?;
+    }
+    let no_suid = MountAttrFlags::MOUNT_ATTR_NOSUID;
+    let dev = new_fs("tmpfs", &[("size", "64k"), ("mode", "755")], no_suid).context("making /dev")?;
+    show(root, &dev, "/dev", Missing::Directory)?;
+    let no_exec = no_suid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let pts = new_fs("devpts", &[("ptmxmode", "0666"), ("mode", "0620")], no_exec).context("making /dev/pts")?;
+    show(root, &pts, "/dev/pts", Missing::Directory)?;
+    let shm = new_fs("tmpfs", &[("size", SHM_SIZE), ("mode", "1777")], guarded).context("making /dev/shm")?;
+    show(root, &shm, "/dev/shm", Missing::Directory)?;
+    if let Ok(mqueue) = new_fs("mqueue", &[], guarded) {
+        show(root, &mqueue, "/dev/mqueue", Missing::Directory)?;
+    }
+    restrict(root)
+}
+
+/// Masks and write-protects parts of /proc and /sys.
+fn restrict(root: &OwnedFd) -> Result<(), Failure> {
+    let read_only = MountAttributes { read_only: true, no_suid: true, no_dev: true };
+    for path in READ_ONLY {
+        let Ok(found) = place(root.as_fd(), path) else { continue };
+        protect(&found, read_only).with_context(|| format!("protecting {path}"))?;
+    }
+    for path in MASKED {
+        let Ok(found) = place(root.as_fd(), path) else { continue };
+        cover(&found).with_context(|| format!("masking {path}"))?;
+    }
+    Ok(())
+}
+
+fn protect(found: &OwnedFd, attributes: MountAttributes) -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(found.as_fd(), "", flags)?;
+    set_mount_attributes(tree.as_fd(), attributes, true)?;
+    attach(&tree, found)
+}
+
+/// Puts something empty over a path.
+fn cover(found: &OwnedFd) -> io::Result<()> {
+    if is_directory(found.as_fd()) {
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        attach(&new_fs("tmpfs", &[("size", "4k"), ("mode", "555")], attributes)?, found)
+    } else {
+        attach(&device_tree("null")?, found)
+    }
+}
+
+/// A device node of the machine, verified to be one: a link or a file in its place must not be shown.
+fn device_tree(name: &str) -> io::Result<OwnedFd> {
+    let tree = clone_tree(&Path::new("/dev").join(name))?;
+    let kind = FileType::from_raw_mode(fstat(tree.as_fd())?.st_mode);
+    if kind == FileType::CharacterDevice || kind == FileType::BlockDevice {
+        Ok(tree)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("/dev/{name} is not a device")))
+    }
+}
+
+fn devices(root: &OwnedFd, more: &[String]) -> Result<(), Failure> {
+    for name in DEVICES {
+        let tree = device_tree(name).with_context(|| format!("opening /dev/{name}"))?;
+        show(root, &tree, &format!("/dev/{name}"), Missing::File)?;
+    }
+    for path in more {
+        let tree = clone_tree(Path::new(path)).with_context(|| format!("opening the device {path}"))?;
+        show(root, &tree, path, Missing::File)?;
+    }
+    let dev = place(root.as_fd(), "/dev").context("opening /dev")?;
+    for (target, name) in [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+        ("pts/ptmx", "ptmx"),
+    ] {
+        symlinkat(target, dev.as_fd(), name).with_context(|| format!("making /dev/{name}"))?;
+    }
+    Ok(())
+}
+
+/// Private directories over the machine's: what is in /tmp and /run (sockets of engines and services above all)
+/// is none of the instance's business.
+fn private_directories(root: &OwnedFd) -> Result<(), Failure> {
+    for (path, mode) in [("/tmp", 0o1777), ("/var/tmp", 0o1777), ("/run", 0o755)] {
+        let Ok(found) = place(root.as_fd(), path) else { continue };
+        let tree = tmpfs(TMP_SIZE, mode).with_context(|| format!("making {path}"))?;
+        attach(&tree, &found).with_context(|| format!("mounting {path}"))?;
+    }
+    // /var/run is /run nearly everywhere; where it is a directory of its own it is covered as well.
+    match place(root.as_fd(), "/var/run") {
+        Ok(found) if !is_link_to_run() => cover(&found).context("covering /var/run"),
+        _ => Ok(()),
+    }
+}
+
+fn is_link_to_run() -> bool {
+    fs::canonicalize("/var/run").is_ok_and(|path| path == Path::new("/run"))
+}
+
+/// The file that resolv.conf is a link to, where that lies below /run.
+fn resolv_conf_target() -> Option<PathBuf> {
+    fs::canonicalize(RESOLV_CONF).ok().filter(|path| path.starts_with("/run"))
+}
+
+fn hide(root: &OwnedFd, hidden: &[PathBuf]) -> Result<(), Failure> {
+    for path in hidden {
+        let Ok(found) = place(root.as_fd(), &path.to_string_lossy()) else { continue };
+        cover(&found).with_context(|| format!("hiding {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn attach_mount(root: &OwnedFd, mount: &Mount, tree: OwnedFd) -> Result<(), Failure> {
+    let target = &mount.target;
+    let attributes = MountAttributes { read_only: mount.read_only, no_suid: true, no_dev: true };
+    set_mount_attributes(tree.as_fd(), attributes, true).with_context(|| format!("preparing the mount at {target}"))?;
+    let missing = if is_directory(tree.as_fd()) { Missing::Directory } else { Missing::File };
+    let place = place_or_make(root.as_fd(), target, missing).map_err(|error| {
+        let hint = if error.raw_os_error() == Some(libc::EROFS) {
+            "; the root is read-only and has no such path: mount at a path that exists or below /tmp"
+        } else {
+            ""
+        };
+        Failure::wrong(format!("storage: the target {target} can't be made: {error}{hint}"))
+    })?;
+    attach(&tree, &place).with_context(|| format!("mounting at {target}"))
+}
+
+/// The root mount itself, for changing its attributes.
+fn root_mount(root: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(root.as_fd(), "", flags).context("opening the root mount")
+}
+
+/// Makes the new root the root and drops the old one.
+fn pivot(root: &OwnedFd) -> Result<(), Failure> {
+    fchdir(root.as_fd()).context("entering the root file system")?;
+    pivot_root(".", ".").context("changing the root")?;
+    unmount(".", UnmountFlags::DETACH).context("leaving the machine's file system")?;
+    chdir("/").context("entering the root file system")
+}

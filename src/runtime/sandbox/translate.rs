@@ -1,0 +1,309 @@
+//! From a service's spec to the launch of one instance: pure, apart from the facts of the machine that it is given.
+
+use std::path::{Path, PathBuf};
+
+use super::capabilities;
+use super::layout::{InstanceDir, Layout};
+use super::probe::Probe;
+use super::program::RESOURCES;
+use super::record::{Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
+use super::unsupported::{conditions, unsupported};
+use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
+use crate::spec::{ImageRef, NetworkMode, SandboxNetwork, ServiceSpec, Storage};
+use crate::state::Condition;
+
+/// Size of one file of kept output: the kubelet's containerLogMaxSize.
+const LOG_FILE_BYTES: u64 = 10 << 20;
+/// Number of files of kept output: the kubelet's containerLogMaxFiles.
+const LOG_FILES: u32 = 5;
+/// Smallest size of one file of kept output: some lines of the longest kind.
+const SMALLEST_LOG_FILE: u64 = 64 << 10;
+/// Size of a tmpfs that names none: enough for scratch files.
+const TMPFS_SIZE: u64 = 512 << 20;
+/// Permission bits of a tmpfs that names none: Docker's.
+const TMPFS_MODE: u32 = 0o1777;
+
+/// What the translation needs to know besides the request.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    /// Where things lie.
+    pub layout: &'a Layout,
+    /// Where this instance will lie.
+    pub dir: &'a InstanceDir,
+    /// What the machine allows.
+    pub probe: &'a Probe,
+    /// What the runtime enforces.
+    pub capabilities: &'a Capabilities,
+    /// Program of this runtime.
+    pub keel: &'a Path,
+    /// Paths that no instance may see.
+    pub hidden: &'a [PathBuf],
+}
+
+/// Turns a request into a launch, and into conditions for what can't be honoured.
+///
+/// # Errors
+/// `Unsupported` for an image that this version does not take, `Rejected` for what can't be.
+pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch, Vec<Condition>), RuntimeError> {
+    let spec = &request.spec;
+    require(spec, machine.capabilities)?;
+    let mut found = conditions(spec);
+    let root = root(spec, machine, &mut found)?;
+    let alone = wants_no_network(spec);
+    let namespaces = machine.probe.wanted(alone);
+    if alone && !namespaces.net {
+        let why = machine.probe.network.clone().err().unwrap_or_else(|| "there are no namespaces".to_owned());
+        found.push(Condition::holds(
+            "Degraded",
+            "NetworkNotIsolated",
+            format!("the instance has the machine's network although none was asked for: {why}"),
+        ));
+    }
+    let shared = root == Root::Shared;
+    if shared {
+        found.push(not_isolated(machine.probe));
+    }
+    let command = spec.command.as_ref();
+    let list = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
+    let mut arguments = list(command.and_then(|command| command.entrypoint.as_ref()));
+    arguments.extend(list(command.and_then(|command| command.args.as_ref())));
+    if arguments.first().is_none_or(String::is_empty) {
+        return Err(rejected(format!(
+            "image {} has no command of its own; write the program in command.entrypoint",
+            spec.image.name
+        )));
+    }
+    let mounts = mounts(request, machine, shared, &mut found)?;
+    let launch = Launch {
+        keel: (root == Root::Host).then(|| machine.keel.to_owned()),
+        hidden: if root == Root::Host { machine.hidden.to_vec() } else { Vec::new() },
+        root,
+        command: arguments,
+        env: request.env.clone(),
+        workdir: command.and_then(|command| command.workdir.clone()),
+        user: spec.user.clone(),
+        extra_groups: spec.extra_groups.clone(),
+        hostname: spec.hostname.clone().unwrap_or_else(|| request.id.hostname()),
+        namespaces,
+        mounts,
+        devices: spec.devices.iter().map(|device| device.path.clone()).collect(),
+        capabilities: capabilities::wanted(spec).map_err(rejected)?,
+        init: spec.init_container.unwrap_or(true),
+        limits: limits(spec, &mut found),
+        oom_score_adj: spec.resources.as_ref().and_then(|resources| resources.oom_score_adj),
+        log: log_bounds(spec),
+    };
+    single_user(spec, &launch, &mut found);
+    Ok((launch, found))
+}
+
+fn rejected(message: impl Into<String>) -> RuntimeError {
+    RuntimeError::new(ErrorKind::Rejected, message)
+}
+
+/// Refuses what the spec requires and this machine can't enforce.
+fn require(spec: &ServiceSpec, capabilities: &Capabilities) -> Result<(), RuntimeError> {
+    let Some(sandbox) = &spec.sandbox else { return Ok(()) };
+    let name = |control| serde_json::to_value(control).ok().and_then(|name| name.as_str().map(str::to_owned));
+    for wanted in &sandbox.require {
+        let control = capabilities.controls.iter().find(|(control, _)| name(**control).as_ref() == Some(wanted));
+        let why = match control {
+            Some((_, Support::Enforced)) => continue,
+            Some((_, Support::Degraded { why } | Support::Absent { why })) => why.clone(),
+            None => {
+                let known: Vec<String> = capabilities.controls.keys().filter_map(|control| name(*control)).collect();
+                format!("there is no such control; known ones are {}", known.join(", "))
+            }
+        };
+        return Err(rejected(format!("sandbox.require: {wanted} can't be enforced: {why}")));
+    }
+    Ok(())
+}
+
+fn root(spec: &ServiceSpec, machine: &Machine<'_>, found: &mut Vec<Condition>) -> Result<Root, RuntimeError> {
+    match &spec.image.name {
+        ImageRef::Host if machine.probe.namespaces.is_err() => Ok(Root::Shared),
+        ImageRef::Host => Ok(Root::Host),
+        ImageRef::Dir(path) => dir_root(Path::new(path), spec, machine.probe, found),
+        image @ (ImageRef::Registry(_) | ImageRef::Oci { .. } | ImageRef::OciArchive(_) | ImageRef::DockerArchive(_)) => {
+            Err(unsupported_image(image))
+        }
+    }
+}
+
+/// The error for an image that this version of the runtime does not take.
+pub fn unsupported_image(image: &ImageRef) -> RuntimeError {
+    RuntimeError::new(
+        ErrorKind::Unsupported,
+        format!(
+            "image {image}: the sandbox runtime takes host and dir:PATH; images come with a later version, \
+             use runtime: docker until then"
+        ),
+    )
+}
+
+fn dir_root(
+    path: &Path,
+    spec: &ServiceSpec,
+    probe: &Probe,
+    found: &mut Vec<Condition>,
+) -> Result<Root, RuntimeError> {
+    let problem = match std::fs::metadata(path) {
+        Ok(data) if data.is_dir() => None,
+        Ok(_) => Some("it is not a directory".to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(problem) = problem {
+        return Err(rejected(format!(
+            "image: dir:{} has no root file system: {problem}; unpack one there",
+            path.display()
+        )));
+    }
+    if let Err(why) = &probe.namespaces {
+        return Err(rejected(format!(
+            "image: dir:{} needs namespaces, which this machine refuses: {why}",
+            path.display()
+        )));
+    }
+    let layer = match (&probe.layer, spec.read_only_root_fs) {
+        (Ok(()), Some(true)) => Layer::ReadOnly,
+        (Ok(()), _) => Layer::Writable,
+        (Err(_), Some(true)) => Layer::None,
+        (Err(why), _) => {
+            found.push(Condition::holds(
+                "Degraded",
+                "RootReadOnly",
+                format!("the root file system can't be written, as this machine has no overlay: {why}"),
+            ));
+            Layer::None
+        }
+    };
+    Ok(Root::Dir { path: path.to_owned(), layer })
+}
+
+fn not_isolated(probe: &Probe) -> Condition {
+    let why = probe.namespaces.clone().err().unwrap_or_default();
+    Condition::holds(
+        "Degraded",
+        "NotIsolated",
+        format!(
+            "the program runs as a plain process of this machine, without a root file system, /tmp, process list \
+             or host name of its own: {why}"
+        ),
+    )
+}
+
+/// Whether the instance is to have no network but its own loopback.
+fn wants_no_network(spec: &ServiceSpec) -> bool {
+    let by_sandbox = spec.sandbox.as_ref().and_then(|sandbox| sandbox.network);
+    match (spec.network_mode(), by_sandbox) {
+        (NetworkMode::None, _) | (_, Some(SandboxNetwork::None | SandboxNetwork::Loopback)) => true,
+        (_, Some(SandboxNetwork::Full)) => false,
+        (_, None) => spec.pool.is_some(),
+    }
+}
+
+/// Whether a request's program can be reached over the machine's network.
+pub fn is_reachable(spec: &ServiceSpec, launch: &Launch) -> bool {
+    !spec.endpoints.is_empty() && !launch.namespaces.net
+}
+
+fn mounts(
+    request: &CreateRequest,
+    machine: &Machine<'_>,
+    shared: bool,
+    found: &mut Vec<Condition>,
+) -> Result<Vec<Mount>, RuntimeError> {
+    let mut mounts = Vec::new();
+    for (index, storage) in request.spec.storage.iter().enumerate() {
+        let target = storage.target();
+        match super::inside::components(target) {
+            Ok(names) if !names.is_empty() => {}
+            Ok(_) => return Err(rejected("storage: the target / would cover the root; mount at a directory below")),
+            Err(error) => return Err(rejected(format!("storage: the target {target:?} can't be mounted: {error}"))),
+        }
+        let mount = mount(storage, index, &request.id.deployment, machine)?;
+        if shared {
+            found.push(unsupported(
+                &format!("storage.{index}"),
+                &format!("nothing is mounted at {target}, as the program runs as a plain process"),
+            ));
+        } else {
+            mounts.push(mount);
+        }
+    }
+    // What is inside another mount comes after it.
+    mounts.sort_by_key(|mount| mount.target.split('/').filter(|name| !name.is_empty()).count());
+    Ok(mounts)
+}
+
+fn mount(
+    storage: &Storage,
+    index: usize,
+    deployment: &str,
+    machine: &Machine<'_>,
+) -> Result<Mount, RuntimeError> {
+    let at = |source, target: &String, read_only: Option<bool>| {
+        Ok(Mount { source, target: target.clone(), read_only: read_only.unwrap_or(false) })
+    };
+    match storage {
+        Storage::Bind { source, target, readonly } => match std::fs::metadata(source) {
+            Ok(_) => at(MountSource::Path(PathBuf::from(source)), target, *readonly),
+            Err(error) => Err(rejected(format!("storage: the source {source} can't be mounted: {error}; create it"))),
+        },
+        Storage::Named { name, target, readonly, .. } => {
+            at(MountSource::Volume(machine.layout.volumes(deployment).join(name)), target, *readonly)
+        }
+        Storage::Anonymous { target, .. } => at(MountSource::Volume(machine.dir.anonymous(index)), target, None),
+        Storage::Tmpfs { target, size, mode } => {
+            let size = size.map_or(TMPFS_SIZE, |size| size.0);
+            at(MountSource::Tmpfs { size, mode: mode.unwrap_or(TMPFS_MODE) & 0o7777 }, target, None)
+        }
+        Storage::S3 { bucket, .. } => Err(RuntimeError::new(
+            ErrorKind::Unsupported,
+            format!("storage: the bucket {bucket} can't be mounted: object stores come with a later version"),
+        )),
+    }
+}
+
+/// Limits of the process, within what this process may set.
+fn limits(spec: &ServiceSpec, found: &mut Vec<Condition>) -> Vec<Limit> {
+    let mut limits = Vec::new();
+    for (name, ulimit) in &spec.ulimits {
+        let Some((number, _, resource)) = RESOURCES.iter().find(|(_, known, _)| known == name) else {
+            found.push(unsupported(&format!("ulimits.{name}"), "the kernel has no such limit"));
+            continue;
+        };
+        let (soft, hard) = ulimit.bounds();
+        let bound = |value: i64| u64::try_from(value).ok();
+        let highest = rustix::process::getrlimit(*resource).maximum;
+        let within = |value: Option<u64>| match (value, highest) {
+            (None, highest) => highest,
+            (Some(value), Some(highest)) => Some(value.min(highest)),
+            (value, None) => value,
+        };
+        let (soft, hard) = (bound(soft), bound(hard));
+        let limit = Limit { resource: *number, soft: within(soft), hard: within(hard) };
+        if (limit.soft, limit.hard) != (soft, hard) {
+            let highest = highest.map_or("none".to_owned(), |highest| highest.to_string());
+            found.push(unsupported(&format!("ulimits.{name}"), &format!("the hard limit of keel itself is {highest}")));
+        }
+        limits.push(limit);
+    }
+    limits
+}
+
+fn log_bounds(spec: &ServiceSpec) -> LogBounds {
+    let file_bytes = match &spec.logs {
+        Some(logs) if logs.max_size_bytes.is_some() => logs.max_size_bytes() / u64::from(LOG_FILES),
+        _ => LOG_FILE_BYTES,
+    };
+    LogBounds { file_bytes: file_bytes.max(SMALLEST_LOG_FILE), files: LOG_FILES }
+}
+
+/// In a user namespace of one user, files outside belong to that user whatever the program is inside.
+fn single_user(spec: &ServiceSpec, launch: &Launch, found: &mut Vec<Condition>) {
+    if launch.namespaces.user && !spec.extra_groups.is_empty() {
+        found.push(unsupported("extra_groups", "keel does not run as root, so a process has one group"));
+    }
+}

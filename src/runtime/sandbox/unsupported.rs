@@ -1,0 +1,165 @@
+//! Fields of a spec that this version of the runtime does not honour. Each that was written becomes a condition.
+
+use crate::spec::{
+    Destination, NetworkMode, SandboxNetwork, SeccompProfile, ServiceSpec, Storage,
+};
+use crate::state::Condition;
+
+/// Type of a condition that names a field which has no effect.
+pub const UNSUPPORTED_FIELD: &str = "UnsupportedField";
+
+/// A condition for a field that has no effect.
+pub fn unsupported(field: &str, why: &str) -> Condition {
+    let reason: String = field
+        .split(['.', '_'])
+        .filter_map(|word| {
+            let mut letters = word.chars().filter(|letter| letter.is_ascii_alphanumeric());
+            letters.next().map(|first| first.to_ascii_uppercase().to_string() + &letters.collect::<String>())
+        })
+        .collect();
+    Condition::holds(UNSUPPORTED_FIELD, &reason, format!("{field} has no effect on the sandbox runtime: {why}"))
+}
+
+/// Conditions for every field that was written and has no effect.
+pub fn conditions(spec: &ServiceSpec) -> Vec<Condition> {
+    let mut found = Vec::new();
+    resources(spec, &mut found);
+    namespaces(spec, &mut found);
+    sandbox(spec, &mut found);
+    storage(spec, &mut found);
+    process(spec, &mut found);
+    placement(spec, &mut found);
+    found
+}
+
+const LATER: &str = "limits come with a later version; the process can use what the machine has";
+
+fn resources(spec: &ServiceSpec, found: &mut Vec<Condition>) {
+    let Some(resources) = &spec.resources else { return };
+    for (written, field) in [
+        (resources.cpu.is_some(), "cpu"),
+        (resources.memory.is_some(), "memory"),
+        (resources.memory_reservation.is_some(), "memory_reservation"),
+        (resources.memory_swap.is_some(), "memory_swap"),
+        (resources.memory_swappiness.is_some(), "memory_swappiness"),
+        (resources.pids_limit.is_some(), "pids_limit"),
+        (resources.cpu_shares.is_some(), "cpu_shares"),
+        (resources.cpuset.is_some(), "cpuset"),
+        (resources.blkio_weight.is_some(), "blkio_weight"),
+        (resources.oom_kill_disable.is_some(), "oom_kill_disable"),
+    ] {
+        if written {
+            found.push(unsupported(&format!("resources.{field}"), LATER));
+        }
+    }
+    if resources.gpu.is_some() {
+        found.push(unsupported("resources.gpu", "give the device nodes in devices instead"));
+    }
+}
+
+fn namespaces(spec: &ServiceSpec, found: &mut Vec<Condition>) {
+    let shares = "an instance has namespaces of its own";
+    for (written, field) in [
+        (spec.pid_mode.is_some(), "pid_mode"),
+        (spec.ipc_mode.as_deref().is_some_and(|mode| mode != "private"), "ipc_mode"),
+        (spec.userns_mode.is_some(), "userns_mode"),
+    ] {
+        if written {
+            found.push(unsupported(field, shares));
+        }
+    }
+    match spec.network_mode() {
+        NetworkMode::Bridge(_) | NetworkMode::Container(_) => {
+            found.push(unsupported("network_mode", "an instance has the machine's network or none"));
+        }
+        NetworkMode::Default | NetworkMode::Host | NetworkMode::None => {}
+    }
+    if !spec.port_mappings.is_empty() {
+        found.push(unsupported("port_mappings", "the program listens on the machine itself, on the port in PORT"));
+    }
+    for (written, field) in [
+        (!spec.dns.is_empty(), "dns"),
+        (!spec.extra_hosts.is_empty(), "extra_hosts"),
+        (!spec.sysctls.is_empty(), "sysctls"),
+    ] {
+        if written {
+            found.push(unsupported(field, "it comes with a later version"));
+        }
+    }
+}
+
+fn sandbox(spec: &ServiceSpec, found: &mut Vec<Condition>) {
+    let Some(sandbox) = &spec.sandbox else { return };
+    if matches!(sandbox.seccomp, Some(SeccompProfile::Default | SeccompProfile::Strict)) {
+        found.push(unsupported("sandbox.seccomp", "system-call filters come with a later version"));
+    }
+    for (written, field) in [
+        (!sandbox.allow_hosts.is_empty(), "allow_hosts"),
+        (!sandbox.readable.is_empty(), "readable"),
+        (!sandbox.writable.is_empty(), "writable"),
+    ] {
+        if written {
+            found.push(unsupported(&format!("sandbox.{field}"), "it comes with a later version"));
+        }
+    }
+    if sandbox.network == Some(SandboxNetwork::Full) && spec.network_mode() == NetworkMode::None {
+        found.push(unsupported("sandbox.network", "network_mode: none is stricter and holds"));
+    }
+}
+
+fn storage(spec: &ServiceSpec, found: &mut Vec<Condition>) {
+    for (index, storage) in spec.storage.iter().enumerate() {
+        match storage {
+            Storage::Named { size, tier, .. } => {
+                if size.is_some() {
+                    found.push(unsupported(&format!("storage.{index}.size"), "directories have no bound"));
+                }
+                if tier.as_deref().is_some_and(|tier| tier != "local") {
+                    found.push(unsupported(&format!("storage.{index}.tier"), "volumes are local directories"));
+                }
+            }
+            Storage::Anonymous { tier: Some(tier), .. } if tier != "local" => {
+                found.push(unsupported(&format!("storage.{index}.tier"), "volumes are local directories"));
+            }
+            Storage::Anonymous { .. } | Storage::Bind { .. } | Storage::Tmpfs { .. } | Storage::S3 { .. } => {}
+        }
+    }
+}
+
+fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
+    if spec.tty == Some(true) {
+        found.push(unsupported("tty", "output is kept from pipes; keel exec gives a terminal"));
+    }
+    if spec.stdin_open == Some(true) {
+        found.push(unsupported("stdin_open", "nothing can be attached to the program"));
+    }
+    if spec.security_opt.iter().any(|option| !option.starts_with("no-new-privileges")) {
+        found.push(unsupported("security_opt", "only no-new-privileges is known, and it always holds"));
+    }
+    if spec.devices.iter().any(|device| device.read == Some(false) || device.write == Some(false)) {
+        found.push(unsupported("devices", "the permissions of the nodes themselves hold, not read and write"));
+    }
+    let Some(logs) = &spec.logs else { return };
+    if logs.destination == Some(Destination::Memory) {
+        found.push(unsupported("logs.destination", "output is kept in files"));
+    }
+    if logs.retention_secs.is_some() {
+        found.push(unsupported("logs.retention_secs", "output is bounded by size and goes with its instance"));
+    }
+}
+
+fn placement(spec: &ServiceSpec, found: &mut Vec<Condition>) {
+    for (written, field) in [
+        (spec.cgroup_parent.is_some(), "cgroup_parent"),
+        (spec.network.is_some(), "network"),
+        (spec.node_mode.is_some(), "node_mode"),
+        (spec.node_selector.is_some(), "node_selector"),
+        (spec.platform.is_some(), "platform"),
+        (spec.service_type.is_some(), "service_type"),
+        (spec.wasm.is_some(), "wasm"),
+    ] {
+        if written {
+            found.push(unsupported(field, "this runtime runs native programs on this machine"));
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The sandbox runtime end to end: real processes, supervised by the real `keel` program.
+//!
+//! Needs Linux and a static busybox. Everything lies in temporary directories; every instance is removed at the end of
+//! its test.
+
+#![cfg(target_os = "linux")]
+
+mod isolation;
+mod lifecycle;
+mod support;

@@ -1,0 +1,148 @@
+//! A runtime on a root of its own, and requests for it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel::runtime::sandbox::{SandboxConfig, SandboxRuntime};
+use evenkeel::runtime::{CreateRequest, Runtime, StopRequest};
+use evenkeel::spec::{ServiceSpec, Signal};
+use evenkeel::state::{Exit, Instance, InstanceId, InstanceRef, Owner, Phase, StopCause};
+
+/// Longest time that a test waits for something that takes milliseconds.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program under test.
+pub fn keel() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_keel"))
+}
+
+/// A runtime on a root of its own, whose instances are killed when it is dropped.
+pub struct Sandbox {
+    pub runtime: SandboxRuntime,
+    pub root: tempfile::TempDir,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        Self { runtime: open(root.path(), "test-owner"), root }
+    }
+
+    /// Another runtime on the same root, as a restarted controller has it.
+    pub fn reopen(&self) -> SandboxRuntime {
+        open(self.root.path(), "test-owner")
+    }
+
+    pub fn dir(&self, instance: &InstanceRef) -> PathBuf {
+        self.root.path().join("sandbox/instances").join(&instance.runtime_id)
+    }
+
+    /// Creates and starts slot 0 of a service.
+    pub async fn run(&self, yaml: &str) -> Instance {
+        let created = self.runtime.create(&request(yaml, 0)).await.unwrap();
+        self.runtime.start(&created.as_ref()).await.unwrap()
+    }
+
+    /// Runs a shell script to its end and returns how it ended and what it wrote.
+    pub async fn script(&self, script: &str) -> (Exit, String) {
+        self.script_with("", script).await
+    }
+
+    /// The same with further fields of the spec.
+    pub async fn script_with(&self, more: &str, script: &str) -> (Exit, String) {
+        let indented = script.replace('\n', "\n      ");
+        let yaml = format!(
+            "image: {{ name: host }}\ncommand:\n  entrypoint: [/bin/busybox, sh, -c]\n  args:\n    - |\n      {indented}\n{more}"
+        );
+        let instance = self.run(&yaml).await;
+        let exit = self.ended(&instance.as_ref()).await;
+        (exit, self.output(&instance.as_ref()))
+    }
+
+    /// Waits for the end of an instance.
+    pub async fn ended(&self, instance: &InstanceRef) -> Exit {
+        let wait = async {
+            loop {
+                if let Phase::Exited(exit) = self.find(instance).await.expect("it exists").phase {
+                    return exit;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it ends")
+    }
+
+    pub async fn find(&self, instance: &InstanceRef) -> Option<Instance> {
+        let listing = self.runtime.list().await.unwrap();
+        listing.instances.into_iter().find(|one| one.id == instance.id)
+    }
+
+    /// What an instance wrote to both streams, without the stamps.
+    pub fn output(&self, instance: &InstanceRef) -> String {
+        let text = std::fs::read_to_string(self.dir(instance).join("logs/output.log")).unwrap_or_default();
+        text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned() + "\n").collect()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // A test that failed leaves instances; their supervisors are told to kill them.
+        let Ok(entries) = std::fs::read_dir(self.root.path().join("sandbox/instances")) else { return };
+        for entry in entries.flatten() {
+            let read = |name: &str, field: &str| -> Option<i32> {
+                let text = std::fs::read(entry.path().join(name)).ok()?;
+                let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
+                i32::try_from(value.get(field)?.get("pid")?.as_i64()?).ok()
+            };
+            if entry.path().join("exit.json").exists() {
+                continue;
+            }
+            for field in ["first", "supervisor"] {
+                if let Some(pid) = read("run.json", field).and_then(rustix::process::Pid::from_raw) {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
+            }
+        }
+    }
+}
+
+pub fn open(root: &Path, owner: &str) -> SandboxRuntime {
+    SandboxRuntime::open(SandboxConfig {
+        root: root.join("sandbox"),
+        supervisor: keel(),
+        owner: Owner(owner.to_owned()),
+        hidden: Vec::new(),
+    })
+    .unwrap()
+}
+
+/// A request for one slot of a service, written as in a file.
+pub fn request(yaml: &str, slot: u32) -> CreateRequest {
+    let spec: ServiceSpec = serde_yaml::from_str(yaml).unwrap();
+    let env: BTreeMap<String, String> = spec.env.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
+    CreateRequest {
+        id: InstanceId {
+            deployment: "demo".into(),
+            service: "web".into(),
+            slot,
+            revision: "v1-0123456789abcdef".parse().unwrap(),
+            attempt: 0,
+        },
+        restarts: 0,
+        streak: 0,
+        spec: Arc::new(spec),
+        env,
+        source: None,
+    }
+}
+
+/// A service that runs this shell script.
+pub fn shell(script: &str) -> String {
+    format!("image: {{ name: host }}\ncommand: {{ entrypoint: [/bin/busybox, sh, -c, {script:?}] }}")
+}
+
+pub fn stop(signal: Signal, grace: Duration, cause: StopCause) -> StopRequest {
+    StopRequest { signal, grace, cause }
+}
