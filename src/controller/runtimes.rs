@@ -1,6 +1,6 @@
 //! Which runtimes there are on this machine, and which one services use that name none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,6 +9,8 @@ use super::observe::Connect;
 use super::{EngineError, EngineOptions};
 use crate::clock::SystemClock;
 use crate::runtime::docker::DockerRuntime;
+#[cfg(target_os = "linux")]
+use crate::runtime::sandbox::{SandboxConfig, SandboxRuntime};
 use crate::runtime::sim::{Faults, World};
 use crate::runtime::{Result, Runtime, RuntimeError};
 use crate::spec::RuntimeKind;
@@ -50,16 +52,48 @@ fn remembered(path: &Path) -> Option<RuntimeKind> {
 /// Every runtime that instances of this owner may run on.
 pub fn connectors(
     _options: &EngineOptions,
-    _state_dir: &Path,
+    state_dir: &Path,
     owner: &Owner,
     default: RuntimeKind,
 ) -> Vec<Arc<dyn Connect>> {
     let mut all: Vec<Arc<dyn Connect>> = vec![Arc::new(Docker { owner: owner.clone() })];
+    #[cfg(target_os = "linux")]
+    all.push(Arc::new(Sandbox { owner: owner.clone(), state_dir: state_dir.to_owned() }));
     if default == RuntimeKind::Sim {
         let world = World::new(Arc::new(SystemClock), SIM_SEED, Faults::none());
         all.push(Arc::new(super::Connected(Arc::new(world.runtime(owner.clone())))));
     }
     all
+}
+
+/// Directory of the sandbox runtime inside of the state directory.
+#[cfg(target_os = "linux")]
+const SANDBOX_DIR: &str = "sandbox";
+/// This very program, also after its file was replaced by a newer one.
+#[cfg(target_os = "linux")]
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+#[cfg(target_os = "linux")]
+struct Sandbox {
+    owner: Owner,
+    state_dir: PathBuf,
+}
+
+#[cfg(target_os = "linux")]
+#[async_trait]
+impl Connect for Sandbox {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Sandbox
+    }
+
+    async fn connect(&self) -> Result<Arc<dyn Runtime>> {
+        Ok(Arc::new(SandboxRuntime::open(SandboxConfig {
+            root: self.state_dir.join(SANDBOX_DIR),
+            supervisor: PathBuf::from(THIS_PROGRAM),
+            owner: self.owner.clone(),
+            hidden: vec![self.state_dir.clone()],
+        })?))
+    }
 }
 
 struct Docker {

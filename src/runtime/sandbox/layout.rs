@@ -150,11 +150,6 @@ impl InstanceDir {
     pub fn anonymous(&self, number: usize) -> PathBuf {
         self.0.join("anonymous").join(number.to_string())
     }
-
-    /// Commands that are being started.
-    pub fn exec(&self) -> PathBuf {
-        self.0.join("exec")
-    }
 }
 
 /// Makes a directory, and those above it, for this user alone. One that exists is left as it is.

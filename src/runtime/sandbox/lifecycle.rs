@@ -44,8 +44,15 @@ pub(super) async fn probe(inner: &Inner) -> Probe {
     let attempt = async {
         make_private(&dir)?;
         let mut command = Command::new(&inner.config.supervisor);
-        command.arg(dispatch::PROBE).arg(&dir).env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(PROBE_LIMIT, command.output()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        command
+            .arg(dispatch::PROBE)
+            .arg(&dir)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        let output =
+            tokio::time::timeout(PROBE_LIMIT, command.output()).await.map_err(|_| io::ErrorKind::TimedOut)??;
         serde_json::from_slice(&output.stdout).map_err(io::Error::other)
     };
     let result: io::Result<Probe> = attempt.await;
@@ -70,7 +77,10 @@ impl Inner {
             Ok(Entry::Foreign(owner)) => {
                 return Err(RuntimeError::new(
                     ErrorKind::NameTaken,
-                    format!("{} belongs to the installation {owner}; use a state directory of your own", dir.path().display()),
+                    format!(
+                        "{} belongs to the installation {owner}; use a state directory of your own",
+                        dir.path().display()
+                    ),
                 ));
             }
             Ok(Entry::Nothing) => {}
@@ -81,7 +91,6 @@ impl Inner {
             dir: &dir,
             probe,
             capabilities: &capabilities::report(probe),
-            keel: &self.config.supervisor,
             hidden: &self.config.hidden,
         };
         let (launch, conditions) = launch(request, &machine)?;
@@ -98,7 +107,8 @@ impl Inner {
             launch,
         };
         self.give_port(request, &mut record)?;
-        self.write_new(&name, &record).map_err(|error| failed(&format!("creating {}", dir.path().display()), &error))?;
+        self.write_new(&name, &record)
+            .map_err(|error| failed(&format!("creating {}", dir.path().display()), &error))?;
         match observe::one(&self.layout, &self.config.owner, &name) {
             Ok(Entry::Ours(found)) => Ok(*found),
             Ok(Entry::Nothing | Entry::Foreign(_)) => {
@@ -258,9 +268,8 @@ impl SandboxRuntime {
         if let Some(stdout) = stdout {
             stdout.take(LONGEST_ANSWER).read_to_end(&mut answer).await.map_err(wrong)?;
         }
-        serde_json::from_slice(&answer).map_err(|_| {
-            RuntimeError::new(ErrorKind::Failed, "the supervisor was killed while it started the program")
-        })
+        serde_json::from_slice(&answer)
+            .map_err(|_| RuntimeError::new(ErrorKind::Failed, "the supervisor was killed while it started the program"))
     }
 
     /// Stops an instance that runs, and waits until it ended.
@@ -336,7 +345,9 @@ impl SandboxRuntime {
                 Ok(Entry::Foreign(_)) => Ok(()),
                 Ok(Entry::Ours(_) | Entry::Nothing) => {
                     let dir = inner.dir(&id);
-                    inner.set_aside(dir.path()).map_err(|error| failed(&format!("removing {}", dir.path().display()), &error))
+                    inner
+                        .set_aside(dir.path())
+                        .map_err(|error| failed(&format!("removing {}", dir.path().display()), &error))
                 }
                 Err(error) => Err(failed(&format!("reading the records of {id}"), &error)),
             }

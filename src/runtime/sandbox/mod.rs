@@ -39,8 +39,8 @@ use tokio::sync::OnceCell;
 pub use dispatch::dispatch;
 
 use super::{
-    Capabilities, CreateRequest, ErrorKind, Listing, Progress, Result, Runtime, RuntimeError, RuntimeEvent, StopRequest,
-    Volumes,
+    Capabilities, CreateRequest, ErrorKind, Listing, Progress, Result, Runtime, RuntimeError, RuntimeEvent,
+    StopRequest, Volumes,
 };
 use crate::spec::{Image, ImageRef, RuntimeKind};
 use crate::state::{Instance, InstanceRef, Owner};
@@ -100,6 +100,11 @@ impl SandboxRuntime {
         config.root = std::fs::canonicalize(&config.root)
             .map_err(|error| unavailable(format!("{} can't be opened: {error}", config.root.display())))?;
         config.hidden.push(config.root.clone());
+        for path in &mut config.hidden {
+            if let Ok(real) = std::fs::canonicalize(&*path) {
+                *path = real;
+            }
+        }
         let layout = Layout::new(&config.root);
         let watch = Arc::new(Watch::new(layout.clone(), config.owner.clone()));
         let inner = Inner { config, layout, probe: OnceCell::new(), watch, watching: OnceCell::new() };
@@ -182,10 +187,10 @@ impl Runtime for SandboxRuntime {
             ImageRef::Host => Ok(()),
             ImageRef::Dir(path) => match tokio::fs::metadata(path).await {
                 Ok(data) if data.is_dir() => Ok(()),
-                Ok(_) => Err(no_image(format!("image: dir:{path} is not a directory; unpack a root file system there"))),
-                Err(error) => {
-                    Err(no_image(format!("image: dir:{path}: {error}; unpack a root file system there")))
+                Ok(_) => {
+                    Err(no_image(format!("image: dir:{path} is not a directory; unpack a root file system there")))
                 }
+                Err(error) => Err(no_image(format!("image: dir:{path}: {error}; unpack a root file system there"))),
             },
             other => Err(translate::unsupported_image(other)),
         }
@@ -243,7 +248,11 @@ impl Runtime for SandboxRuntime {
 
 /// The runtime id of an instance, refused where it could name something else than a directory of this runtime.
 fn checked_id(instance: &InstanceRef) -> Result<String> {
-    if is_plain_name(&instance.runtime_id) { Ok(instance.runtime_id.clone()) } else { Err(not_a_name(&instance.runtime_id)) }
+    if is_plain_name(&instance.runtime_id) {
+        Ok(instance.runtime_id.clone())
+    } else {
+        Err(not_a_name(&instance.runtime_id))
+    }
 }
 
 fn is_plain_name(name: &str) -> bool {

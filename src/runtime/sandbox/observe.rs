@@ -142,11 +142,8 @@ fn phase(dir: &InstanceDir) -> io::Result<(Phase, Option<Run>)> {
     let Some(run) = readable::<Run>(&dir.run())? else { return Ok((Phase::Created, None)) };
     let same_boot = run.boot_id == boot_id()?;
     if same_boot && run.supervisor.open().is_some() {
-        let phase = if dir.stop().exists() {
-            Phase::Stopping
-        } else {
-            Phase::Running { since: run.started_at, ready: true }
-        };
+        let phase =
+            if dir.stop().exists() { Phase::Stopping } else { Phase::Running { since: run.started_at, ready: true } };
         return Ok((phase, Some(run)));
     }
     // It may have ended between the two looks.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 /// A process of one boot: its number, and when it started, which tells it from a later one of the same number.
@@ -34,13 +34,6 @@ impl ProcessKey {
         let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::NONBLOCK).ok()?;
         let same = read_stat(self.pid).is_ok_and(|stat| stat.start == self.start);
         (same && !has_ended(pidfd.as_fd())).then_some(pidfd)
-    }
-
-    /// Kills the process where it still is the same one.
-    pub fn kill(self) {
-        if let Some(pidfd) = self.open() {
-            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-        }
     }
 }
 
@@ -78,11 +71,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     // The first of these fields is number 3.
     let field = |number: usize| fields.get(number - 3);
-    Some(Stat {
-        parent: field(4)?.parse().ok()?,
-        session: field(6)?.parse().ok()?,
-        start: field(22)?.parse().ok()?,
-    })
+    Some(Stat { parent: field(4)?.parse().ok()?, session: field(6)?.parse().ok()?, start: field(22)?.parse().ok()? })
 }
 
 /// Numbers of all processes that match.

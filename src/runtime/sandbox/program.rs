@@ -18,7 +18,7 @@ use rustix::thread::{
 
 use super::failure::{Context, Failure};
 use super::inside::{Missing, place, place_or_make};
-use super::record::{Identity, Launch, Limit};
+use super::record::{Identity, Launch, Limit, Root};
 use super::sys;
 
 /// Where programs are looked for when the environment has no PATH: Docker's default.
@@ -72,8 +72,12 @@ pub fn execute(program: &Program<'_>) -> Failure {
     sys::reset_signals();
     let error = Command::new(&path).arg0(name).args(arguments).env_clear().envs(&program.env).exec();
     match error.raw_os_error() {
-        Some(libc::ENOENT) => Failure::not_found(format!("the interpreter or dynamic loader of {} is not in the image", path.display())),
-        Some(libc::ENOEXEC) => Failure::not_executable(format!("{} is not a program for this machine (exec format error)", path.display())),
+        Some(libc::ENOENT) => {
+            Failure::not_found(format!("the interpreter or dynamic loader of {} is not in the image", path.display()))
+        }
+        Some(libc::ENOEXEC) => {
+            Failure::not_executable(format!("{} is not a program for this machine (exec format error)", path.display()))
+        }
         _ => Failure::not_executable(format!("{} can't be executed: {error}", path.display())),
     }
 }
@@ -222,12 +226,12 @@ pub fn null() -> io::Result<OwnedFd> {
 /// The environment that a program gets: what was asked for, and what every program expects.
 pub fn environment(launch: &Launch, identity: &Identity) -> BTreeMap<String, String> {
     let mut env = launch.env.clone();
-    env.entry("PATH".to_owned()).or_insert_with(|| match launch.keel {
-        Some(_) => {
+    env.entry("PATH".to_owned()).or_insert_with(|| match launch.root {
+        Root::Host => {
             let folder = Path::new(super::KEEL_INSIDE).parent().and_then(Path::to_str).unwrap_or("/");
             format!("{DEFAULT_PATH}:{folder}")
         }
-        None => DEFAULT_PATH.to_owned(),
+        Root::Dir { .. } | Root::Shared => DEFAULT_PATH.to_owned(),
     });
     env.entry("HOME".to_owned()).or_insert_with(|| identity.home.clone());
     env.entry("HOSTNAME".to_owned()).or_insert_with(|| launch.hostname.clone());

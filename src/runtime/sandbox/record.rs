@@ -66,8 +66,6 @@ pub struct Launch {
     pub devices: Vec<String>,
     /// Paths of the machine that stay out of sight where the root is the machine's.
     pub hidden: Vec<PathBuf>,
-    /// Program of this runtime, shown inside at [`super::KEEL_INSIDE`] where the root is the machine's.
-    pub keel: Option<PathBuf>,
     /// Capabilities as a bit set of capabilities(7).
     pub capabilities: u64,
     /// Whether an init process reaps what the program leaves behind.

@@ -45,7 +45,7 @@ mod tests {
         fs::create_dir_all(&closed).unwrap();
         fs::write(closed.join("file"), "x").unwrap();
         std::os::unix::fs::symlink("../../kept", closed.join("link")).unwrap();
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
         tree(&folder.path().join("tree")).unwrap();
         assert!(!folder.path().join("tree").exists());
         assert!(folder.path().join("kept").exists());

@@ -55,7 +55,8 @@ const RUN_PROGRAMS: &[&str] = &["/run/current-system", "/run/opengl-driver"];
 pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making mounts private")?;
     let sources = open_sources(launch)?;
-    let keel = launch.keel.as_deref().map(clone_tree).transpose().context("opening the program of this runtime")?;
+    // Best effort: a program that was replaced on disk has no path any more.
+    let keel = clone_tree(Path::new("/proc/self/exe")).ok();
     let resolv_conf = resolv_conf_target().and_then(|path| Some((clone_tree(&path).ok()?, path)));
     let programs: Vec<_> =
         RUN_PROGRAMS.iter().filter_map(|path| Some((clone_tree(Path::new(path)).ok()?, *path))).collect();
@@ -198,9 +199,8 @@ fn show(root: &OwnedFd, tree: &OwnedFd, path: &str, missing: Missing) -> Result<
 
 /// Mounts /proc, /sys and /dev, whatever the image has there.
 fn pseudo_file_systems(root: &OwnedFd) -> Result<(), Failure> {
-    let guarded = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let guarded =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let proc = new_fs("proc", &[], guarded).context("making /proc")?;
     show(root, &proc, "/proc", Missing::Directory)?;
     // Without a network namespace of its own a user namespace may not make a sysfs; a copy that can only be read

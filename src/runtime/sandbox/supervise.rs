@@ -173,7 +173,8 @@ fn launch_program(
     log: LogFile,
 ) -> Result<Supervisor, Failure> {
     let pipe = || io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
-    let ((stdout, stdout_in), (stderr, stderr_in)) = (pipe().context("making a pipe")?, pipe().context("making a pipe")?);
+    let ((stdout, stdout_in), (stderr, stderr_in)) =
+        (pipe().context("making a pipe")?, pipe().context("making a pipe")?);
     let (outcome, outcome_in) = pipe().context("making a pipe")?;
     let (gate_out, gate) = pipe().context("making a pipe")?;
     let (status, status_in) = pipe().context("making a pipe")?;
@@ -269,8 +270,7 @@ fn record_run(
     let child = (launch.init && launch.namespaces.pid).then(|| first_child(first.pid)).flatten();
     let program = child.and_then(|pid| ProcessKey::of(pid).ok()).unwrap_or(first);
     let supervisor = ProcessKey::of(std::process::id().cast_signed())?;
-    let run =
-        Run { boot_id: boot_id()?, supervisor, first, program, started_at, identity, conditions: Vec::new() };
+    let run = Run { boot_id: boot_id()?, supervisor, first, program, started_at, identity, conditions: Vec::new() };
     write_json(&dir.run(), &run, Durability::Boot)
 }
 
@@ -307,10 +307,15 @@ impl Supervisor {
     /// Sleeps until there is something to do.
     fn wait(&self) {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        fds.extend(self.outputs.iter().filter_map(|output| output.pipe.as_ref()).map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        fds.extend(
+            self.outputs.iter().filter_map(|output| output.pipe.as_ref()).map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+        );
         let timeout = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| {
             let left = stop.kill_at.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
+            Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            }
         });
         let _ = poll(&mut fds, timeout.as_ref());
     }
@@ -450,4 +455,3 @@ fn reap_rest() {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
-

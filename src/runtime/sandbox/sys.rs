@@ -8,6 +8,8 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::{Pid, Signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Namespaces that [`fork`] makes for the child.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -114,8 +116,7 @@ fn plain_fork() -> io::Result<Fork> {
 
 /// Whether the process has one thread, by the number of links of its task directory.
 fn is_single_threaded() -> bool {
-    std::fs::metadata("/proc/self/task")
-        .is_ok_and(|task| std::os::unix::fs::MetadataExt::nlink(&task) == 3)
+    std::fs::metadata("/proc/self/task").is_ok_and(|task| std::os::unix::fs::MetadataExt::nlink(&task) == 3)
 }
 
 /// Attributes that [`set_mount_attributes`] adds.
@@ -204,8 +205,7 @@ pub fn reset_signals() {
 /// Marks every descriptor above standard error to be closed at the next exec: close_range(2), else one by one.
 pub fn close_on_exec() {
     // SAFETY: the call only sets a flag on descriptors; no descriptor becomes invalid.
-    let result =
-        unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result != 0 {
         for fd in 3..1024 {
             // SAFETY: setting the flag on a number that is no descriptor fails without effect.
@@ -241,6 +241,15 @@ pub fn loopback_up() -> io::Result<()> {
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which outlives the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has tokio wait for a descriptor to become readable.
+///
+/// # Errors
+/// The descriptor can't be waited for.
+pub fn wait_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd always names the same open descriptor, and nothing but its drop closes it.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// The signal of this number, where the machine knows it.

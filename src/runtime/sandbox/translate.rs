@@ -34,8 +34,6 @@ pub struct Machine<'a> {
     pub probe: &'a Probe,
     /// What the runtime enforces.
     pub capabilities: &'a Capabilities,
-    /// Program of this runtime.
-    pub keel: &'a Path,
     /// Paths that no instance may see.
     pub hidden: &'a [PathBuf],
 }
@@ -75,7 +73,6 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     }
     let mounts = mounts(request, machine, shared, &mut found)?;
     let launch = Launch {
-        keel: (root == Root::Host).then(|| machine.keel.to_owned()),
         hidden: if root == Root::Host { machine.hidden.to_vec() } else { Vec::new() },
         root,
         command: arguments,
@@ -125,9 +122,10 @@ fn root(spec: &ServiceSpec, machine: &Machine<'_>, found: &mut Vec<Condition>) -
         ImageRef::Host if machine.probe.namespaces.is_err() => Ok(Root::Shared),
         ImageRef::Host => Ok(Root::Host),
         ImageRef::Dir(path) => dir_root(Path::new(path), spec, machine.probe, found),
-        image @ (ImageRef::Registry(_) | ImageRef::Oci { .. } | ImageRef::OciArchive(_) | ImageRef::DockerArchive(_)) => {
-            Err(unsupported_image(image))
-        }
+        image @ (ImageRef::Registry(_)
+        | ImageRef::Oci { .. }
+        | ImageRef::OciArchive(_)
+        | ImageRef::DockerArchive(_)) => Err(unsupported_image(image)),
     }
 }
 
@@ -142,12 +140,7 @@ pub fn unsupported_image(image: &ImageRef) -> RuntimeError {
     )
 }
 
-fn dir_root(
-    path: &Path,
-    spec: &ServiceSpec,
-    probe: &Probe,
-    found: &mut Vec<Condition>,
-) -> Result<Root, RuntimeError> {
+fn dir_root(path: &Path, spec: &ServiceSpec, probe: &Probe, found: &mut Vec<Condition>) -> Result<Root, RuntimeError> {
     let problem = match std::fs::metadata(path) {
         Ok(data) if data.is_dir() => None,
         Ok(_) => Some("it is not a directory".to_owned()),
@@ -237,12 +230,7 @@ fn mounts(
     Ok(mounts)
 }
 
-fn mount(
-    storage: &Storage,
-    index: usize,
-    deployment: &str,
-    machine: &Machine<'_>,
-) -> Result<Mount, RuntimeError> {
+fn mount(storage: &Storage, index: usize, deployment: &str, machine: &Machine<'_>) -> Result<Mount, RuntimeError> {
     let at = |source, target: &String, read_only: Option<bool>| {
         Ok(Mount { source, target: target.clone(), read_only: read_only.unwrap_or(false) })
     };
@@ -257,7 +245,7 @@ fn mount(
         Storage::Anonymous { target, .. } => at(MountSource::Volume(machine.dir.anonymous(index)), target, None),
         Storage::Tmpfs { target, size, mode } => {
             let size = size.map_or(TMPFS_SIZE, |size| size.0);
-            at(MountSource::Tmpfs { size, mode: mode.unwrap_or(TMPFS_MODE) & 0o7777 }, target, None)
+            at(MountSource::Tmpfs { size, mode: mode.map_or(TMPFS_MODE, |mode| mode.0) }, target, None)
         }
         Storage::S3 { bucket, .. } => Err(RuntimeError::new(
             ErrorKind::Unsupported,

@@ -1,8 +1,6 @@
 //! Fields of a spec that this version of the runtime does not honour. Each that was written becomes a condition.
 
-use crate::spec::{
-    Destination, NetworkMode, SandboxNetwork, SeccompProfile, ServiceSpec, Storage,
-};
+use crate::spec::{Destination, NetworkMode, SandboxNetwork, SeccompProfile, ServiceSpec, Storage, StorageTier};
 use crate::state::Condition;
 
 /// Type of a condition that names a field which has no effect.
@@ -114,11 +112,11 @@ fn storage(spec: &ServiceSpec, found: &mut Vec<Condition>) {
                 if size.is_some() {
                     found.push(unsupported(&format!("storage.{index}.size"), "directories have no bound"));
                 }
-                if tier.as_deref().is_some_and(|tier| tier != "local") {
+                if tier.is_some_and(|tier| tier != StorageTier::Local) {
                     found.push(unsupported(&format!("storage.{index}.tier"), "volumes are local directories"));
                 }
             }
-            Storage::Anonymous { tier: Some(tier), .. } if tier != "local" => {
+            Storage::Anonymous { tier: Some(tier), .. } if *tier != StorageTier::Local => {
                 found.push(unsupported(&format!("storage.{index}.tier"), "volumes are local directories"));
             }
             Storage::Anonymous { .. } | Storage::Bind { .. } | Storage::Tmpfs { .. } | Storage::S3 { .. } => {}

@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use rustix::fs::inotify;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -90,7 +89,7 @@ impl Watch {
         // Made before it is watched, as a file that does not exist can't be.
         self.layout.wake_others();
         inotify::add_watch(&inotify, self.layout.wake(), inotify::WatchFlags::CLOSE_WRITE)?;
-        let inotify = AsyncFd::with_interest(inotify, Interest::READABLE)?;
+        let inotify = super::sys::wait_readable(inotify)?;
         let (weak, stop) = (Arc::downgrade(self), self.stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             while drained(&inotify).await.is_ok() {
@@ -181,7 +180,7 @@ impl Watch {
 /// # Errors
 /// It can't be waited for.
 pub async fn ended(pidfd: OwnedFd) -> io::Result<()> {
-    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+    let pidfd = super::sys::wait_readable(pidfd)?;
     pidfd.readable().await.map(drop)
 }
 
