@@ -27,6 +27,13 @@ pub enum Method {
     Exec,
 }
 
+impl Method {
+    /// Whether it may change something on the machine.
+    pub(super) const fn acts(self) -> bool {
+        matches!(self, Self::EnsureImage | Self::Create | Self::Start | Self::Stop | Self::Remove | Self::Teardown)
+    }
+}
+
 /// One thing that happened to one instance, and its service's numbers right after it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {

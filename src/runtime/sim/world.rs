@@ -30,6 +30,8 @@ pub struct World {
     events: broadcast::Sender<(Owner, RuntimeEvent)>,
     /// Ticks with every change of an instance or its output.
     ticks: watch::Sender<u64>,
+    /// Counts the calls that may change something, when they are made.
+    acts: watch::Sender<u64>,
 }
 
 /// What is to become of one call, drawn before it is made.
@@ -49,6 +51,7 @@ impl World {
             clock,
             events: broadcast::Sender::new(EVENT_BUFFER),
             ticks: watch::Sender::new(0),
+            acts: watch::Sender::new(0),
         })
     }
 
@@ -142,6 +145,11 @@ impl World {
         self.machine().record.calls.clone()
     }
 
+    /// Counts the calls that may change something, from image pulls to teardowns, at the moment when each is made.
+    pub fn acts(&self) -> watch::Receiver<u64> {
+        self.acts.subscribe()
+    }
+
     /// What happened so far, oldest first; at most [`MAX_CHANGES`](super::MAX_CHANGES).
     pub fn changes(&self) -> Vec<Change> {
         self.machine().record.changes.iter().cloned().collect()
@@ -229,6 +237,9 @@ impl World {
     pub(super) fn draw(self: &Arc<Self>, method: Method) -> Draw {
         let mut machine = self.machine();
         machine.record.called(method);
+        if method.acts() {
+            self.acts.send_modify(|acts| *acts += 1);
+        }
         let faults = machine.faults.clone();
         let rng = &mut machine.rng;
         let mut before = rng.duration(faults.latency / 2);

@@ -1,0 +1,233 @@
+//! The judge of a story: where it ends, and everything that happened on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::DateTime;
+use evenkeel::runtime::sim::{Change, Method, What};
+use evenkeel::state::{Instance, Phase, ServiceName};
+use evenkeel::status::DeploymentState;
+use tokio::time::sleep;
+
+use crate::ledger::Ledger;
+use crate::shop::{Wanted, Wants};
+use crate::stage::{Chronicle, Stage, owner};
+use crate::story::Strangers;
+
+/// Longest time to converge once nothing goes wrong any more: the longest back-off and the pause between full lists
+/// (5 minutes and a tenth each) one after the other, twice.
+const PATIENCE: chrono::Duration = chrono::Duration::minutes(25);
+
+/// How long nothing may be done once all is as declared.
+const QUIET: Duration = Duration::from_secs(1_800);
+
+/// Full lists in that time: one every five minutes.
+const QUIET_LISTS: u64 = 7;
+
+/// Waits until what exists is exactly what is declared.
+pub async fn converges(stage: &mut Stage) -> Result<(), String> {
+    let deadline = stage.now() + PATIENCE;
+    loop {
+        sleep(Duration::from_secs(5)).await;
+        stage.declare_if_forgotten();
+        let Err(problem) = is_as_declared(stage).and_then(|()| is_told(stage)) else { break };
+        if stage.now() > deadline {
+            let status = serde_json::to_string_pretty(&*stage.status()).expect("JSON");
+            return Err(format!("not converged within {PATIENCE}: {problem}\n{status}"));
+        }
+    }
+    stage.note("all is as declared");
+    Ok(())
+}
+
+fn is_as_declared(stage: &Stage) -> Result<(), String> {
+    let wants = stage.wanted();
+    let mut by_service: BTreeMap<ServiceName, Vec<Instance>> = BTreeMap::new();
+    for (_, instance) in stage.world.instances().into_iter().filter(|(of, _)| *of == owner()) {
+        by_service.entry(instance.id.service_name()).or_default().push(instance);
+    }
+    for (service, instances) in &by_service {
+        let Some(wanted) = wants.get(service) else {
+            return Err(format!("{service} is not declared and has {} instances", instances.len()));
+        };
+        slots_are_right(wanted, instances).map_err(|problem| format!("{service}: {problem}"))?;
+    }
+    for (service, wanted) in &wants {
+        if wanted.replicas > 0 && !by_service.contains_key(service) {
+            return Err(format!("{service} has no instances"));
+        }
+    }
+    let declared: BTreeSet<&String> = wants.keys().map(|service| &service.deployment).collect();
+    let networks = stage.world.networks();
+    let left = networks.iter().find(|(of, name)| *of == owner() && !declared.contains(name));
+    left.map_or(Ok(()), |(_, name)| Err(format!("the network of {name} is left")))
+}
+
+/// Each slot has exactly one ready instance of the declared revision and at most one dead one of it.
+fn slots_are_right(wanted: &Wanted, instances: &[Instance]) -> Result<(), String> {
+    let mut ready = BTreeMap::<u32, u32>::new();
+    let mut dead = BTreeMap::<u32, u32>::new();
+    for instance in instances {
+        let name = instance.id.runtime_name();
+        if instance.id.revision.to_string() != wanted.revision {
+            return Err(format!("{name} is outdated and {}", instance.phase.name()));
+        }
+        if instance.id.slot >= wanted.replicas {
+            return Err(format!("{name} is beyond {} replicas and {}", wanted.replicas, instance.phase.name()));
+        }
+        match &instance.phase {
+            Phase::Running { ready: true, .. } => *ready.entry(instance.id.slot).or_default() += 1,
+            Phase::Exited(_) => *dead.entry(instance.id.slot).or_default() += 1,
+            phase => return Err(format!("{name} is {}", phase.name())),
+        }
+    }
+    let slots: Vec<u32> = (0..wanted.replicas).collect();
+    if ready.keys().copied().collect::<Vec<_>>() != slots || ready.values().any(|count| *count != 1) {
+        return Err(format!("ready by slot: {ready:?}, wanted one in each of {}", wanted.replicas));
+    }
+    if dead.values().any(|count| *count > 1) {
+        return Err(format!("dead ones by slot: {dead:?}"));
+    }
+    Ok(())
+}
+
+/// The status says that all is well.
+fn is_told(stage: &Stage) -> Result<(), String> {
+    let (status, wants) = (stage.status(), stage.wanted());
+    if let Some(deployment) = status.deployments.iter().find(|view| view.state != DeploymentState::Running) {
+        return Err(format!("the status does not say that all is well: {deployment:?}"));
+    }
+    let told = |(name, wanted): (&ServiceName, &Wanted)| {
+        let view =
+            status.services.iter().find(|view| view.deployment == name.deployment && view.service == name.service);
+        view.is_some_and(|view| {
+            [view.desired, view.running, view.ready, view.updated] == [wanted.replicas; 4]
+                && view.revision == wanted.revision
+        })
+    };
+    if status.services.len() != wants.len() || !wants.iter().all(told) {
+        return Err(format!("the status does not say that all is well: {:?}", status.services));
+    }
+    Ok(())
+}
+
+/// Nothing is done while nothing changes.
+pub async fn is_quiet(stage: &mut Stage) -> Result<(), String> {
+    // What is told late or twice is dealt with first.
+    sleep(Duration::from_secs(30)).await;
+    let (calls, changes, status) = (stage.world.calls(), stage.world.changes().len(), stage.status());
+    sleep(QUIET).await;
+    let mut after = stage.world.calls();
+    let lists = after.get(&Method::List).copied().unwrap_or_default();
+    let before = calls.get(&Method::List).copied().unwrap_or_default();
+    if lists - before > QUIET_LISTS {
+        return Err(format!("{} lists in {QUIET:?} in which nothing changed", lists - before));
+    }
+    after.insert(Method::List, before);
+    if after != calls || stage.world.changes().len() != changes {
+        return Err(format!("something was done while nothing changed: {calls:?} became {after:?}"));
+    }
+    if stage.status().generation != status.generation {
+        return Err("the status changed while nothing else did".to_owned());
+    }
+    Ok(())
+}
+
+/// What belongs to others is as it was.
+pub fn strangers(stage: &Stage, strangers: &Strangers) -> Result<(), String> {
+    let theirs = stage.world.instances().into_iter().filter(|(of, _)| *of == strangers.owner);
+    let alive = theirs.filter(|(_, instance)| instance.phase.is_ready()).count();
+    // They may crash like everything else, but nobody may do anything to them.
+    let touched = |change: &Change| matches!(change.what, What::StopAsked | What::Removed { .. });
+    let changes = stage.world.changes();
+    if let Some(change) = changes.iter().find(|change| change.owner == strangers.owner && touched(change)) {
+        return Err(format!("a stranger's instance was touched: {change:?}"));
+    }
+    if alive != strangers.instances {
+        return Err(format!("{alive} of the stranger's {} instances are left", strangers.instances));
+    }
+    if !stage.world.foreign().contains(&strangers.foreign) {
+        return Err(format!("{} is gone", strangers.foreign));
+    }
+    match stage.world.trespasses() {
+        0 => Ok(()),
+        count => Err(format!("{count} calls named a stranger's instance")),
+    }
+}
+
+/// Every single thing that the controller did was allowed at its time.
+pub fn history(stage: &Stage, lag: chrono::Duration) -> Result<(), String> {
+    let mut ledger = Ledger::default();
+    let chronicle = &stage.chronicle;
+    if stage.world.forgotten_changes() > 0 {
+        return Err("the story is too long to be judged".to_owned());
+    }
+    for change in stage.world.changes().iter().filter(|change| change.owner == owner()) {
+        let wanted = wanted_around(chronicle, change, lag);
+        let late = chronicle.crashes.iter().any(|crash| (*crash..*crash + lag).contains(&change.at));
+        judge(&ledger, change, &wanted, late, chronicle).map_err(|problem| {
+            let name = change.id.runtime_name();
+            format!("{} {name} {:?} {:?}: {problem}\nwanted {wanted:?}", change.at, change.what, change.counts)
+        })?;
+        ledger.take(change);
+    }
+    Ok(())
+}
+
+/// What was wanted of a change's service at its time and within the lag before.
+fn wanted_around(chronicle: &Chronicle, change: &Change, lag: chrono::Duration) -> Vec<Option<Wanted>> {
+    let service = change.id.service_name();
+    let from = change.at.checked_sub_signed(lag).unwrap_or(DateTime::UNIX_EPOCH);
+    let began = chronicle.wants.iter().rposition(|(at, _)| *at <= from).unwrap_or(0);
+    let wants = chronicle.wants[began..].iter().take_while(|(at, _)| *at <= change.at);
+    let of = |wants: &Wants| wants.get(&service).cloned();
+    wants.map(|(_, wants)| of(wants)).collect()
+}
+
+fn judge(
+    ledger: &Ledger,
+    change: &Change,
+    wanted: &[Option<Wanted>],
+    late: bool,
+    chronicle: &Chronicle,
+) -> Result<(), String> {
+    let retires = ledger.runs(&change.runtime_id)
+        && matches!(change.what, What::StopAsked | What::Removed { running: true, asked: true });
+    if retires {
+        let unsynced = |(from, to): &(_, _)| *from < change.at && change.at < *to;
+        if chronicle.unsynced.iter().any(unsynced) && !late {
+            return Err("it was retired before the source was synced".to_owned());
+        }
+        if !wanted.iter().any(|wanted| may_go(ledger, change, wanted.as_ref())) {
+            return Err("it was retired and nothing of it had changed".to_owned());
+        }
+    }
+    if retires && ledger.serves(&change.runtime_id) {
+        let floor = |wanted: &Option<Wanted>| {
+            wanted.as_ref().map_or(0, |wanted| wanted.replicas.saturating_sub(wanted.unavailable))
+        };
+        let floor = wanted.iter().map(floor).min().unwrap_or(0);
+        let service = change.id.service_name();
+        let (left, debts) = (ledger.serving(&service) - 1, ledger.debts(&service));
+        if left + debts < floor {
+            return Err(format!("{left} are left to serve, {debts} more crashed, and {floor} have to be"));
+        }
+    }
+    if change.what == What::Created && !late {
+        let ceiling = |wanted: &Option<Wanted>| wanted.as_ref().map_or(0, |wanted| wanted.replicas + wanted.surge);
+        let ceiling = wanted.iter().map(ceiling).max();
+        if ceiling.is_some_and(|ceiling| change.counts.live > ceiling) {
+            return Err(format!("{} live, and {ceiling:?} may", change.counts.live));
+        }
+    }
+    Ok(())
+}
+
+/// Whether one declaration lets an instance go.
+fn may_go(ledger: &Ledger, change: &Change, wanted: Option<&Wanted>) -> bool {
+    let Some(wanted) = wanted else { return true };
+    change.id.slot >= wanted.replicas
+        || change.id.revision.to_string() != wanted.revision
+        || ledger.is_frozen(&change.runtime_id)
+        || ledger.has_double(&change.runtime_id)
+}

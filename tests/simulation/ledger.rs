@@ -1,0 +1,122 @@
+//! Replays what happened, to know at each change what was there before it.
+
+use std::collections::BTreeMap;
+
+use evenkeel::runtime::sim::{Change, What};
+use evenkeel::state::{EndedBy, InstanceId, ServiceName};
+
+/// One instance as it stands in the replay.
+#[derive(Debug, Clone)]
+struct Account {
+    id: InstanceId,
+    runs: bool,
+    ready: bool,
+    frozen: bool,
+    /// It was asked to end.
+    asked: bool,
+}
+
+impl Account {
+    const fn serves(&self) -> bool {
+        self.ready && !self.asked
+    }
+}
+
+/// Everything that lives in the replay.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    accounts: BTreeMap<String, Account>,
+    /// Ready instances that were lost without the controller's doing and have no successor in their slot yet.
+    debts: BTreeMap<(ServiceName, u32), u32>,
+}
+
+impl Ledger {
+    pub fn runs(&self, runtime_id: &str) -> bool {
+        self.accounts.get(runtime_id).is_some_and(|account| account.runs)
+    }
+
+    /// Whether it takes traffic and nobody asked it to end.
+    pub fn serves(&self, runtime_id: &str) -> bool {
+        self.accounts.get(runtime_id).is_some_and(Account::serves)
+    }
+
+    /// How many instances of a service do.
+    pub fn serving(&self, service: &ServiceName) -> u32 {
+        let of = |account: &&Account| account.id.service_name() == *service && account.serves();
+        self.accounts.values().filter(of).count() as u32
+    }
+
+    pub fn is_frozen(&self, runtime_id: &str) -> bool {
+        self.accounts.get(runtime_id).is_some_and(|account| account.frozen)
+    }
+
+    /// Whether another instance that is not dead holds the same slot with the same revision.
+    pub fn has_double(&self, runtime_id: &str) -> bool {
+        let Some(account) = self.accounts.get(runtime_id) else { return false };
+        let same = |id: &InstanceId| InstanceId { attempt: account.id.attempt, ..id.clone() } == account.id;
+        self.accounts.iter().any(|(other, found)| other != runtime_id && same(&found.id))
+    }
+
+    /// Ready instances that a service lost without the controller's doing and that have no successor yet.
+    pub fn debts(&self, service: &ServiceName) -> u32 {
+        self.debts.iter().filter(|((of, _), _)| of == service).map(|(_, count)| count).sum()
+    }
+
+    pub fn take(&mut self, change: &Change) {
+        let key = &change.runtime_id;
+        let slot = (change.id.service_name(), change.id.slot);
+        let served = self.serves(key);
+        match &change.what {
+            What::Created => {
+                let account = Account { id: change.id.clone(), runs: false, ready: false, frozen: false, asked: false };
+                self.accounts.insert(key.clone(), account);
+            }
+            What::Started { ready } => {
+                if let Some(account) = self.accounts.get_mut(key) {
+                    *account = Account { runs: true, ready: *ready, frozen: false, asked: false, ..account.clone() };
+                }
+                if *ready {
+                    self.settle(slot);
+                }
+            }
+            What::Ready => {
+                if let Some(account) = self.accounts.get_mut(key) {
+                    account.ready = true;
+                }
+                self.settle(slot);
+            }
+            What::StopAsked => {
+                if let Some(account) = self.accounts.get_mut(key) {
+                    account.asked = true;
+                }
+            }
+            What::Ended(exit) => {
+                self.accounts.remove(key);
+                self.lose(slot, served && exit.ended_by == EndedBy::Itself);
+            }
+            What::Frozen => {
+                if let Some(account) = self.accounts.get_mut(key) {
+                    account.frozen = true;
+                    account.ready = false;
+                }
+                self.lose(slot, served);
+            }
+            What::Removed { asked, .. } => {
+                self.accounts.remove(key);
+                self.lose(slot, served && !asked);
+            }
+        }
+    }
+
+    fn lose(&mut self, slot: (ServiceName, u32), lost: bool) {
+        if lost {
+            *self.debts.entry(slot).or_default() += 1;
+        }
+    }
+
+    fn settle(&mut self, slot: (ServiceName, u32)) {
+        if let Some(debt) = self.debts.get_mut(&slot) {
+            *debt = debt.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! A machine, a source that outlives controllers, and at most one controller at a time.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use evenkeel::clock::{Clock, VirtualClock};
+use evenkeel::controller::{Connected, Core, Declared, Parts, Scope};
+use evenkeel::runtime::sim::{Faults, SimRuntime, World};
+use evenkeel::spec::RuntimeKind;
+use evenkeel::state::Owner;
+use tokio::sync::{mpsc, watch};
+
+use crate::shop::{Source, Wants, wants};
+
+/// Runs a future on one thread whose time passes only while nothing can be done.
+pub fn in_virtual_time<T>(story: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true).build().expect("a runtime").block_on(story)
+}
+
+/// What is told of a story.
+#[derive(Clone, Default)]
+pub struct Trace(Arc<Mutex<Vec<String>>>);
+
+impl Trace {
+    pub fn note(&self, line: String) {
+        self.0.lock().expect("a trace").push(line);
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().expect("a trace").clone()
+    }
+}
+
+/// A controller.
+struct Controller {
+    core: Core,
+    declared: watch::Sender<Arc<Declared>>,
+    forgotten: mpsc::UnboundedReceiver<String>,
+}
+
+/// What happened to the controller and its declarations, for the checker.
+#[derive(Default)]
+pub struct Chronicle {
+    /// What was declared to a controller, and from when on.
+    pub wants: Vec<(DateTime<Utc>, Wants)>,
+    /// When each controller crashed.
+    pub crashes: Vec<DateTime<Utc>>,
+    /// From the start of each controller to the moment when its source was synced.
+    pub unsynced: Vec<(DateTime<Utc>, DateTime<Utc>)>,
+}
+
+/// Everything that a story is played on.
+pub struct Stage {
+    pub world: Arc<World>,
+    pub source: Source,
+    pub chronicle: Chronicle,
+    clock: Arc<VirtualClock>,
+    controller: Option<Controller>,
+    trace: Trace,
+}
+
+pub fn owner() -> Owner {
+    Owner("ours".to_owned())
+}
+
+impl Stage {
+    pub fn new(seed: u64, faults: Faults, trace: Trace) -> Self {
+        let start = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let clock = Arc::new(VirtualClock::starting_at(start));
+        let world = World::new(clock.clone(), seed, faults);
+        Self { world, source: Source::default(), chronicle: Chronicle::default(), clock, controller: None, trace }
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    pub fn runtime(&self) -> SimRuntime {
+        self.world.runtime(owner())
+    }
+
+    pub fn note(&self, line: impl std::fmt::Display) {
+        self.trace.note(format!("{} {line}", self.now().format("%H:%M:%S%.3f")));
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.controller.is_some()
+    }
+
+    /// Starts a controller on what is there, whose source takes this long to be synced.
+    pub async fn start(&mut self, sync: Duration) {
+        self.note(format!("the controller starts, synced after {sync:?}"));
+        let (declared, declarations) = watch::channel(Arc::new(Declared::default()));
+        let (forget, forgotten) = mpsc::unbounded_channel();
+        let core = Core::start(Parts {
+            runtimes: vec![Arc::new(Connected(Arc::new(self.runtime())))],
+            default_runtime: RuntimeKind::Sim,
+            declared: declarations,
+            clock: self.clock.clone(),
+            scope: Scope::Everything,
+            forgotten: forget,
+        });
+        self.controller = Some(Controller { core, declared, forgotten });
+        let began = self.now();
+        tokio::time::sleep(sync).await;
+        self.chronicle.unsynced.push((began, self.now()));
+        self.declare();
+    }
+
+    /// Ends the controller at once, wherever it is.
+    pub async fn crash(&mut self) {
+        self.note("the controller crashes");
+        self.forget();
+        self.controller = None;
+        self.chronicle.crashes.push(self.now());
+        // Tasks end when they are looked at next.
+        tokio::task::yield_now().await;
+    }
+
+    /// Reads the files and tells the controller, where one is up.
+    pub fn declare(&mut self) {
+        self.forget();
+        let declared = self.source.read();
+        let Some(controller) = &self.controller else { return };
+        self.chronicle.wants.push((self.clock.now(), wants(&declared)));
+        controller.declared.send_replace(Arc::new(declared));
+    }
+
+    /// Declares anew where the controller said that nothing is left of a removed deployment.
+    pub fn declare_if_forgotten(&mut self) {
+        if self.forget() {
+            self.declare();
+        }
+    }
+
+    /// Takes what is gone completely out of the inventory; says whether anything was.
+    fn forget(&mut self) -> bool {
+        let Some(controller) = &mut self.controller else { return false };
+        let mut any = false;
+        while let Ok(name) = controller.forgotten.try_recv() {
+            self.source.forget(&name);
+            any = true;
+        }
+        any
+    }
+
+    /// What the controller shows.
+    pub fn status(&self) -> Arc<evenkeel::status::Status> {
+        self.controller.as_ref().map(|controller| controller.core.status.borrow().clone()).unwrap_or_default()
+    }
+
+    /// What is declared now.
+    pub fn wanted(&self) -> Wants {
+        self.chronicle.wants.last().map(|(_, wants)| wants.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,280 @@
+//! Stories: what happens is drawn step by step from the seed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel::runtime::sim::{Faults, Rng};
+use evenkeel::runtime::{CreateRequest, Runtime};
+use evenkeel::spec::ServiceSpec;
+use evenkeel::state::{InstanceId, Owner};
+use tokio::time::sleep;
+
+use crate::check;
+use crate::shop::{Service, Services, pick};
+use crate::stage::{Stage, Trace, owner};
+
+/// Tells the script's course apart from the machine's.
+const SCRIPT: u64 = 0x5eed_0f_57_02_1e5;
+
+/// Tells the story of a seed and judges it.
+pub async fn tell(seed: u64, trace: Trace) -> Result<(), String> {
+    let mut rng = Rng::new(seed ^ SCRIPT);
+    let weather = Weather::random(&mut rng);
+    let mut story = Story { stage: Stage::new(seed, weather.faults(), trace), weather, foreign: vec![], rng };
+    story.stage.note(format!("seed {seed}, {weather:?} weather"));
+    let strangers = story.furnish().await;
+    for _ in 0..4 + story.rng.below(20) {
+        story.step().await;
+        let pause = story.pause();
+        sleep(pause).await;
+    }
+    story.end().await;
+    check::converges(&mut story.stage).await?;
+    check::history(&story.stage, weather.lag())?;
+    check::strangers(&story.stage, &strangers)?;
+    check::is_quiet(&mut story.stage).await
+}
+
+/// How bad it gets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Weather {
+    /// Nothing goes wrong but what the story does.
+    Calm,
+    /// Calls take time and may outlive the controller.
+    Slow,
+    /// Calls are fine and events are not.
+    Deaf,
+    /// Everything goes wrong.
+    Harsh,
+}
+
+impl Weather {
+    fn random(rng: &mut Rng) -> Self {
+        pick(rng, &[Self::Calm, Self::Slow, Self::Deaf, Self::Harsh, Self::Harsh])
+    }
+
+    fn faults(self) -> Faults {
+        let harsh = Faults::harsh();
+        match self {
+            Self::Calm => Faults::none(),
+            Self::Slow => Faults {
+                latency: harsh.latency,
+                slow: harsh.slow,
+                slow_for: harsh.slow_for,
+                outlives_caller: harsh.outlives_caller,
+                ..Faults::none()
+            },
+            Self::Deaf => Faults {
+                event_lost: harsh.event_lost,
+                event_duplicated: harsh.event_duplicated,
+                event_delayed: harsh.event_delayed,
+                event_delay: harsh.event_delay,
+                ..Faults::none()
+            },
+            Self::Harsh => harsh,
+        }
+    }
+
+    /// How long after its decision a call may have its effect: the grace of a stop, and the slowest call.
+    fn lag(self) -> chrono::Duration {
+        match self {
+            Self::Calm | Self::Deaf => chrono::Duration::seconds(7),
+            Self::Slow | Self::Harsh => chrono::Duration::seconds(90),
+        }
+    }
+}
+
+struct Story {
+    stage: Stage,
+    weather: Weather,
+    /// Names that somebody else took from us.
+    foreign: Vec<String>,
+    rng: Rng,
+}
+
+/// What belongs to somebody else and has to stay as it is: a stranger's instances and things of no owner.
+pub struct Strangers {
+    pub owner: Owner,
+    pub instances: usize,
+    pub foreign: String,
+}
+
+impl Story {
+    /// Puts on the machine what was there before the first controller: a stranger's, nobody's, and an orphan of ours.
+    async fn furnish(&mut self) -> Strangers {
+        let world = self.stage.world.clone();
+        world.set_faults(Faults::none());
+        let stranger = Owner("stranger".to_owned());
+        let theirs = world.runtime(stranger.clone());
+        for slot in 0..3 {
+            let created = theirs.create(&furniture("alpha", slot)).await.expect("create");
+            theirs.start(&created.as_ref()).await.expect("start");
+        }
+        let foreign = "somebody-elses-database".to_owned();
+        world.add_foreign(&foreign);
+        if self.rng.chance(0.3) {
+            let ours = self.stage.runtime();
+            let orphan = ours.create(&furniture("forgotten", 0)).await.expect("create");
+            ours.start(&orphan.as_ref()).await.expect("start");
+        }
+        world.set_faults(self.weather.faults());
+        Strangers { owner: stranger, instances: 3, foreign }
+    }
+
+    fn pause(&mut self) -> Duration {
+        let most = pick(&mut self.rng, &[0, 50, 2_000, 2_000, 30_000, 30_000, 480_000]);
+        self.rng.duration(Duration::from_millis(most))
+    }
+
+    async fn step(&mut self) {
+        match self.rng.below(20) {
+            0..3 => self.restart().await,
+            3..6 => self.hurt(),
+            6 => self.take_name(),
+            _ => self.edit(),
+        }
+    }
+
+    async fn restart(&mut self) {
+        if self.stage.is_up() {
+            self.stage.crash().await;
+            if self.rng.chance(0.1) {
+                self.stage.note("the inventory is lost");
+                self.stage.source.lose_inventory();
+            }
+            let pause = self.pause();
+            if self.rng.chance(0.5) {
+                return;
+            }
+            sleep(pause).await;
+        }
+        let sync = self.rng.duration(Duration::from_secs(2));
+        self.stage.start(sync).await;
+    }
+
+    /// Somebody does something to one of our instances.
+    fn hurt(&mut self) {
+        let ours: Vec<_> =
+            self.stage.world.instances().into_iter().filter(|(of, _)| *of == owner()).map(|(_, found)| found).collect();
+        if ours.is_empty() {
+            return;
+        }
+        let victim = &ours[self.rng.below(ours.len() as u64) as usize];
+        let (id, name) = (&victim.runtime_id, victim.id.runtime_name());
+        match self.rng.below(4) {
+            0 => self.stage.note(format!("{name} vanishes: {}", self.stage.world.vanish(id))),
+            1 => self.stage.note(format!("{name} is frozen: {}", self.stage.world.freeze(id))),
+            _ => self.stage.note(format!("{name} is killed: {}", self.stage.world.kill(id, 137))),
+        }
+    }
+
+    /// Somebody takes a name that we are going to want.
+    fn take_name(&mut self) {
+        let wants = self.stage.wanted();
+        let Some((service, wanted)) = wants.iter().nth(self.rng.below(wants.len().max(1) as u64) as usize) else {
+            return;
+        };
+        let id = InstanceId {
+            deployment: service.deployment.clone(),
+            service: service.service.clone(),
+            slot: self.rng.below(6) as u32,
+            revision: wanted.revision.parse().expect("a revision"),
+            attempt: self.rng.below(2) as u32,
+        };
+        let name = id.runtime_name();
+        let exists = self.stage.world.instances().iter().any(|(_, found)| found.id.runtime_name() == name);
+        if exists || self.foreign.contains(&name) {
+            return;
+        }
+        self.stage.note(format!("somebody takes the name {name}"));
+        self.stage.world.add_foreign(&name);
+        self.foreign.push(name);
+    }
+
+    fn edit(&mut self) {
+        let rng = &mut self.rng;
+        let name = pick(rng, &["alpha", "beta", "gamma"]).to_owned();
+        let source = &mut self.stage.source;
+        source.rewrite(&name);
+        let what = match source.shop.get_mut(&name) {
+            None => {
+                source.shop.insert(name.clone(), some_services(rng));
+                "is declared"
+            }
+            Some(services) => match rng.below(12) {
+                0 => {
+                    source.shop.remove(&name);
+                    source.broken.remove(&name);
+                    "is not declared any more"
+                }
+                1 | 2 => {
+                    // A broken file of which no good version is known is no declaration, so only known ones break.
+                    if !source.broken.remove(&name) {
+                        source.broken.insert(name.clone());
+                    }
+                    "breaks or is mended"
+                }
+                3 => "is written differently",
+                4 => {
+                    services.insert("extra".to_owned(), Service::random(rng));
+                    "gets a service anew"
+                }
+                5 => {
+                    services.remove("extra");
+                    "loses a service"
+                }
+                kind => {
+                    change(services, kind, rng);
+                    "changes"
+                }
+            },
+        };
+        let now = format!("{name} {what}: {:?}", source.shop.get(&name));
+        self.stage.note(now);
+        self.stage.declare();
+    }
+
+    /// Everything that is wrong from outside ends, and a controller is up.
+    async fn end(&mut self) {
+        self.stage.note("the weather clears");
+        self.stage.world.set_faults(Faults::none());
+        for name in &self.foreign {
+            assert!(self.stage.world.remove_foreign(name), "{name} was taken away from its owner");
+        }
+        self.stage.source.broken.clear();
+        if !self.stage.is_up() {
+            self.stage.start(Duration::ZERO).await;
+        }
+        self.stage.declare();
+        // Crashes that are on their way still happen.
+        sleep(self.weather.faults().crash_within).await;
+    }
+}
+
+fn some_services(rng: &mut Rng) -> Services {
+    let names = ["web", "worker", "extra"];
+    let count = 1 + rng.below(3) as usize;
+    names[..count].iter().map(|name| ((*name).to_owned(), Service::random(rng))).collect()
+}
+
+fn change(services: &mut Services, kind: u64, rng: &mut Rng) {
+    let index = rng.below(services.len().max(1) as u64) as usize;
+    let Some(service) = services.values_mut().nth(index) else { return };
+    match kind {
+        6 | 7 => service.replicas = rng.below(6) as u32,
+        8 => service.choose_rollout(rng),
+        // Sometimes back to what it was, so that old instances become good again.
+        9 => service.version = service.version.saturating_sub(1),
+        _ => service.version += 1,
+    }
+}
+
+/// An instance that the story's files never declare.
+fn furniture(deployment: &str, slot: u32) -> CreateRequest {
+    let spec: ServiceSpec =
+        serde_json::from_value(serde_json::json!({ "image": { "name": "sim/run" } })).expect("a spec");
+    let revision = "v1-f00df00df00df00d".parse().expect("a revision");
+    let id = InstanceId { deployment: deployment.to_owned(), service: "web".to_owned(), slot, revision, attempt: 0 };
+    CreateRequest { id, restarts: 0, streak: 0, spec: Arc::new(spec), env: BTreeMap::new(), source: None }
+}
