@@ -185,11 +185,16 @@ impl Sources {
             1 => format!("1 {word}"),
             count => format!("{count} {word}s"),
         };
-        let files = plural(self.files.len(), "file");
+        let mut text = format!("{} checked", plural(self.files.len(), "file"));
         match problems {
-            0 => format!("{files} checked, no problems"),
-            count => format!("{files} checked, {}", plural(count, "problem")),
+            0 => text.push_str(", no problems"),
+            count => text.push_str(&format!(", {}", plural(count, "problem"))),
         }
+        match self.unreadable.len() {
+            0 => {}
+            count => text.push_str(&format!(", {count} not read")),
+        }
+        text
     }
 }
 
@@ -323,6 +328,7 @@ mod tests {
         assert_eq!(code, 2);
         assert!(out.contains("unknown key `imgae`"), "{out}");
         assert!(err.starts_with("error: can't open ") && err.contains("No such file"), "{err}");
+        assert!(err.ends_with("2 files checked, 1 problem, 1 not read\n"), "{err}");
     }
 
     #[test]
