@@ -129,3 +129,20 @@ fn is_old(stamp: Stamp, now: SystemTime) -> bool {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     i64::try_from(now).is_ok_and(|now| now.saturating_sub(stamp.last_change()) > RACY.as_secs() as i64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_stamp_proves_nothing_while_another_write_could_have_the_same() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamp = Stamp::of(&file.as_file().metadata().unwrap());
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(stamp.last_change().unsigned_abs());
+        assert!(!is_old(stamp, changed + RACY));
+        assert!(is_old(stamp, changed + RACY + Duration::from_secs(1)));
+        assert!(!is_old(stamp, changed - Duration::from_secs(60)), "a clock that went back");
+    }
+}
