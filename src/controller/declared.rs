@@ -17,6 +17,8 @@ pub struct Declared {
     pub removed: BTreeMap<String, Prune>,
     /// Deployments that run on their last good version, and why.
     pub stale: BTreeMap<String, String>,
+    /// Why what nobody declares and nobody remembers may be declared all the same.
+    pub unclear: Option<String>,
     /// What is wrong with source files.
     pub problems: Vec<ProblemView>,
     /// Pruning is held.
@@ -29,6 +31,8 @@ impl Declared {
         match self.removed.get(deployment) {
             Some(Prune::Auto) => Fate::Removed,
             Some(Prune::Never) => Fate::Kept,
+            // It runs on a version that can't be read any more, or its file can't be read.
+            None if self.stale.contains_key(deployment) || self.unclear.is_some() => Fate::Kept,
             None => Fate::Orphaned,
         }
     }

@@ -177,6 +177,7 @@ fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: RuntimeKind) -> De
         },
         removed: snapshot.removed.clone(),
         stale: snapshot.stale.clone(),
+        unclear: snapshot.unclear.clone(),
         problems: snapshot
             .problems
             .iter()

@@ -41,10 +41,18 @@ pub(super) struct Findings {
     pub gone: Vec<PathBuf>,
     /// Roots that are gone, and what happened to them.
     pub roots_gone: BTreeMap<PathBuf, String>,
+    /// Why there may be declarations that nobody can read.
+    pub unclear: Option<String>,
     /// Which directory each root is.
     pub identities: BTreeMap<PathBuf, String>,
     /// What to watch.
     pub plan: WatchPlan,
+}
+
+impl Findings {
+    fn unsure(&mut self, why: impl FnOnce() -> String) {
+        self.unclear.get_or_insert_with(why);
+    }
 }
 
 /// Something that is not as it should be.
@@ -83,6 +91,9 @@ impl Scanner {
                 self.look_at_file(path, entry, now, &mut findings);
             }
             self.look_for_missing(&root, &listing, now, &mut findings);
+            if !self.options.allow_empty && !findings.inputs.keys().any(|path| path.starts_with(&root.path)) {
+                findings.unsure(|| format!("{} holds no specs", root.path.display()));
+            }
             findings.plan.add(&root.path, &listing);
             listed.extend(listing.files.into_keys());
         }
@@ -99,6 +110,7 @@ impl Scanner {
             Ok(copies) => copies,
             Err(error) => {
                 findings.bad.push(Bad::new(&root.path, &Flaw::unreadable(&error)));
+                findings.unsure(|| format!("{} can't be read", root.path.display()));
                 findings.inputs.extend(self.applied.iter().map(|(path, (_, file))| (path.clone(), Arc::clone(file))));
                 return;
             }
@@ -126,6 +138,7 @@ impl Scanner {
         for gap in &listing.gaps {
             if !gap.only_if_known || self.good.keys().any(|path| path.starts_with(&gap.under)) {
                 findings.bad.push(Bad::new(&gap.under, &gap.flaw));
+                findings.unsure(|| format!("{} {}", gap.under.display(), gap.flaw.message));
             }
         }
         match &listing.state {
@@ -201,8 +214,9 @@ impl Scanner {
     /// Lets the last good version of a file count.
     fn keep_good(&self, path: &Path, bad: Option<Bad>, findings: &mut Findings) {
         findings.bad.extend(bad);
-        if let Some(good) = self.good.get(path) {
-            findings.inputs.insert(path.to_path_buf(), Arc::clone(&good.file));
+        match self.good.get(path) {
+            Some(good) => drop(findings.inputs.insert(path.to_path_buf(), Arc::clone(&good.file))),
+            None => findings.unsure(|| format!("{} has problems and was never good", path.display())),
         }
     }
 

@@ -381,6 +381,7 @@ impl Scanner {
             problems: super::verdict::problems(findings, merged, &verdict, &self.known),
             removed: removed.map(|(name, known)| (name.clone(), known.declared.prune)).collect(),
             stale: verdict.stale,
+            unclear: verdict.unclear,
             deployments: verdict.fresh.into_iter().chain(verdict.kept).collect(),
             hold,
             polling: self.snapshot.polling.clone(),
@@ -388,13 +389,16 @@ impl Scanner {
     }
 }
 
-/// The watched roots of the last recorded scan: what commands look at while no controller runs.
+/// The watched roots of the last recorded scan: what commands look at while no controller runs. One that is not there
+/// any more and of which nothing is in the inventory is left out.
 ///
 /// # Errors
 /// When the store can't be read.
 pub fn last_roots(store: &Store) -> Result<Vec<Root>, StoreError> {
-    let roots = store.source_state()?.roots;
-    Ok(roots.into_iter().map(|root| Root { path: root.path, kind: RootKind::Watched }).collect())
+    let state = store.source_state()?;
+    let matters = |path: &Path| path.exists() || state.inventory.iter().any(|declared| declared.root == path);
+    let roots = state.roots.iter().filter(|root| matters(&root.path));
+    Ok(roots.map(|root| Root { path: root.path.clone(), kind: RootKind::Watched }).collect())
 }
 
 /// Looks at roots for one command. Waits (at most for a few seconds) where something may be the middle of a save.

@@ -74,6 +74,10 @@ pub struct SpecSnapshot {
     pub removed: BTreeMap<String, Prune>,
     /// Too much vanished at once: what is missing stays as it was, in `deployments`.
     pub hold: Option<Hold>,
+    /// Why a deployment that is neither declared nor in the inventory may be declared all the same, such as a file that
+    /// can't be read and never was good (after the state directory was lost, say). While this is set, nobody knows
+    /// what an unclaimed instance belongs to: leave it alone.
+    pub unclear: Option<String>,
     /// Why changes are found only by looking from time to time; absent where the roots are watched.
     pub polling: Option<String>,
 }

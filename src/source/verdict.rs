@@ -17,16 +17,22 @@ pub(super) struct Verdict {
     pub kept: BTreeMap<String, MergedDeployment>,
     /// Why a deployment is kept because of a problem.
     pub stale: BTreeMap<String, String>,
+    /// Why the inventory and this may not be all that is declared.
+    pub unclear: Option<String>,
 }
 
 impl Verdict {
     pub(super) fn new(findings: &Findings, merged: &Merged, known: &BTreeMap<String, Known>) -> Self {
-        let mut verdict = Self { fresh: merged.deployments.clone(), ..Self::default() };
+        let mut verdict =
+            Self { fresh: merged.deployments.clone(), unclear: findings.unclear.clone(), ..Self::default() };
         for (name, why) in troubled(findings, merged, known) {
             verdict.fresh.remove(&name);
-            if let Some(known) = known.get(&name).filter(|known| known.is_live()) {
-                verdict.keep(&name, known, || why.clone());
-                verdict.stale.insert(name, why);
+            match known.get(&name).filter(|known| known.is_live()) {
+                Some(known) => {
+                    verdict.keep(&name, known, || why.clone());
+                    verdict.stale.insert(name, why);
+                }
+                None => drop(verdict.unclear.get_or_insert(why)),
             }
         }
         verdict
@@ -74,9 +80,10 @@ impl Bad {
 }
 
 fn parts_below(path: &Path, known: &BTreeMap<String, Known>) -> impl Iterator<Item = String> {
-    let with_part = known
-        .iter()
-        .filter(move |(_, known)| known.is_live() && known.files().into_iter().any(|file| file.starts_with(path)));
+    // What was applied has its root in the state directory and its files elsewhere.
+    let has_part =
+        move |known: &Known| known.declared.root == path || known.files().iter().any(|file| file.starts_with(path));
+    let with_part = known.iter().filter(move |(_, known)| known.is_live() && has_part(known));
     with_part.map(|(name, _)| name.clone())
 }
 

@@ -160,3 +160,45 @@ fn what_is_kept_over_a_restart_is_exactly_what_was_declared() {
         assert_eq!(kept.stale.len(), declared.len(), "{set}");
     }
 }
+
+#[test]
+fn while_a_file_was_never_good_nobody_knows_what_is_unclaimed() {
+    let mut bench = Bench::with(&["b"]);
+    assert_eq!(bench.scan().unclear, None);
+    for text in [BROKEN, "{"] {
+        bench.write("a.yaml", text);
+        let why = bench.scan().unclear.clone().unwrap();
+        assert!(why.contains("a.yaml has problems and was never good"), "{why}");
+    }
+    bench.write("a.yaml", &deployment("a", "one"));
+    assert_eq!(bench.scan().unclear, None);
+    bench.write("a.yaml", "{");
+    assert_eq!(bench.scan().unclear, None, "its last good version is known");
+    bench.write("c.yaml", &deployment("c", "one"));
+    bench.write("d.yaml", &deployment("c", "one"));
+    let why = bench.scan().unclear.clone().unwrap();
+    assert!(why.contains("c is declared twice"), "{why}");
+}
+
+#[test]
+fn a_damaged_copy_of_an_applied_file_removes_nothing() {
+    let mut bench = Bench::with(&["b"]);
+    let applied = bench.base.path().join("state/applied");
+    let copy = evenkeel::store::AppliedFile {
+        origin: "/elsewhere/a.yaml".into(),
+        text: deployment("a", "one"),
+        without: Default::default(),
+    };
+    copy.save(&applied).unwrap();
+    bench.scan();
+    std::fs::write(applied.join("x.json"), "{").unwrap();
+    for _ in 0..2 {
+        let snapshot = bench.scan();
+        assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![]));
+        assert!(problems(&snapshot)[0].ends_with("=> a keeps its last good version"), "{:?}", problems(&snapshot));
+        bench.restart();
+    }
+    std::fs::remove_file(applied.join("x.json")).unwrap();
+    copy.discard(&applied).unwrap();
+    assert_eq!(names(&bench.scan()), ["b"]);
+}

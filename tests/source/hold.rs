@@ -208,3 +208,26 @@ fn a_missing_applied_folder_declares_nothing_and_is_no_error() {
     let snapshot = bench.scan();
     assert_eq!((names(&snapshot), problems(&snapshot)), (vec!["a"], vec![]));
 }
+
+#[test]
+fn a_directory_without_specs_says_nothing_about_what_is_unclaimed() {
+    let mut bench = Bench::new();
+    let why = bench.scan().unclear.clone().unwrap();
+    assert!(why.ends_with("specs holds no specs"), "{why}");
+    bench.restart();
+    bench.options.allow_empty = true;
+    assert_eq!(bench.scan().unclear, None);
+}
+
+#[test]
+fn commands_look_at_the_last_directory_as_long_as_it_matters() {
+    let mut bench = Bench::with(&["a"]);
+    let watched = bench.roots()[..1].to_vec();
+    assert_eq!(last_roots(&bench.store()).unwrap(), watched);
+    std::fs::remove_dir_all(bench.path("")).unwrap();
+    bench.scan();
+    assert_eq!(last_roots(&bench.store()).unwrap(), watched);
+    bench.approve();
+    bench.scanner().forget("a").unwrap();
+    assert_eq!(last_roots(&bench.store()).unwrap(), []);
+}

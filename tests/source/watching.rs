@@ -1,11 +1,12 @@
 //! The source at work, on real file events. The periodic scan is an hour away, so that only events help.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use evenkeel::clock::SystemClock;
 use evenkeel::source::{DirectorySource, Root, RootKind, SourceHandle, SourceOptions, SpecSnapshot};
+use evenkeel::store::AppliedFile;
 use tokio::sync::watch;
 
 use crate::bench::{Bench, deployment, images, link, names, removed, service};
@@ -296,13 +297,17 @@ async fn a_directory_that_is_replaced_within_one_quiet_time_is_watched_again() {
 async fn a_requested_scan_sees_what_was_written_before_it() {
     let bench = Bench::new();
     let watching = Watching::on(&bench).await;
-    let applied = bench.base.path().join("state/applied/x.yaml");
-    let put = |path: &Path, text: String| std::fs::write(path, text).unwrap();
-    put(&applied, format!("{}---\n{}", deployment("a", "one"), service("b", "db", "pg")));
+    let applied = bench.base.path().join("state/applied");
+    let copy = AppliedFile {
+        origin: "/elsewhere/x.yaml".into(),
+        text: format!("{}---\n{}", deployment("a", "one"), service("b", "db", "pg")),
+        without: BTreeSet::new(),
+    };
+    copy.save(&applied).unwrap();
     let snapshot = watching.handle.rescan().await.unwrap();
     assert_eq!(images(&snapshot), ["a/web=one", "b/db=pg"]);
     assert_eq!(*watching.snapshots.borrow(), snapshot);
-    std::fs::remove_file(&applied).unwrap();
+    copy.discard(&applied).unwrap();
     let snapshot = watching.handle.rescan().await.unwrap();
     assert_eq!(snapshot.removed.keys().collect::<Vec<_>>(), ["a", "b"]);
     watching.handle.forget("a").await.unwrap().unwrap();
