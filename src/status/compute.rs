@@ -196,7 +196,9 @@ const fn severity(wait: &Wait) -> Severity {
 
 /// The worst thing that is being waited for, and that the declaration is not in force where it is not.
 fn message(facts: &Facts<'_>, state: DeploymentState) -> String {
-    let worst = facts.plan.waits.iter().filter(|wait| severity(wait) > Severity::Fine);
+    // That something is being worked on is what the state says.
+    let telling = |wait: &&Wait| severity(wait) > Severity::Fine && !matches!(wait, Wait::InFlight { .. });
+    let worst = facts.plan.waits.iter().filter(telling);
     let wait = worst.max_by_key(|wait| severity(wait)).map(ToString::to_string);
     let wait = match (wait, state) {
         (None, DeploymentState::Removing) if facts.removing => Some("being deleted".to_owned()),
