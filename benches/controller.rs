@@ -90,7 +90,7 @@ async fn scene(deployments: usize, replicas: u32) {
     let all = |status: &Status| {
         status.instances.len() == count && status.deployments.iter().all(|one| one.state == DeploymentState::Running)
     };
-    core.status.clone().wait_for(all).await.expect("a core");
+    core.status.clone().wait_for(|status| all(status)).await.expect("a core");
     let took = began.elapsed();
     println!("{count} instances in {deployments} deployments");
     println!(

@@ -94,7 +94,7 @@ impl Rig {
             status.services.iter().any(|one| one.ready == replicas)
                 && status.deployments.iter().all(|one| one.state == DeploymentState::Running)
         };
-        status.wait_for(all).await.expect("a core");
+        status.wait_for(|status| all(status)).await.expect("a core");
         began.elapsed()
     }
 

@@ -66,6 +66,7 @@ fn running(id: InstanceId) -> Instance {
         created_at: now() - chrono::TimeDelta::hours(1),
         restarts: 0,
         streak: 0,
+        stop: evenkeel::state::StopPolicy::default(),
         pid: None,
         ports: Vec::new(),
         last_activity: None,

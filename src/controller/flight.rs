@@ -133,6 +133,7 @@ fn pending(runtime: RuntimeKind, id: &InstanceId, restarts: u32, streak: u32, no
         created_at: now,
         restarts,
         streak,
+        stop: crate::state::StopPolicy::default(),
         pid: None,
         ports: Vec::new(),
         last_activity: None,

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::{Action, Cause, Input, Lane, Plan, Step, Wait};
-use crate::spec::{DEFAULT_STOP_GRACE, RuntimeKind, ServiceSpec, Signal};
-use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause, StopRequest, Volumes};
+use crate::spec::{RuntimeKind, ServiceSpec};
+use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause, StopPolicy, StopRequest, Volumes};
 
 /// A plan in the making.
 pub(super) struct Draft<'a> {
@@ -119,9 +119,8 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The stop that the service asks for, or the default where nothing declares it any more.
+/// The stop that the service asks for, or that the instance was made with where nothing declares it any more.
 fn stop(instance: &Instance, spec: Option<&ServiceSpec>, cause: StopCause) -> Action {
-    let signal = spec.map_or(Signal::TERM, ServiceSpec::stop_signal);
-    let grace = spec.map_or(DEFAULT_STOP_GRACE, ServiceSpec::stop_grace);
-    Action::Stop { instance: instance.as_ref(), stop: StopRequest { signal, grace, cause } }
+    let StopPolicy { signal, grace } = spec.map_or(instance.stop, StopPolicy::of);
+    Action::Stop { instance: instance.as_ref(), stop: StopRequest { signal, grace: grace.get(), cause } }
 }

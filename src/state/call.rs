@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::spec::Signal;
+use crate::spec::{DEFAULT_STOP_GRACE, HumanDuration, ServiceSpec, Signal};
 use crate::state::StopCause;
 
 /// How an instance is to be ended.
@@ -14,6 +14,28 @@ pub struct StopRequest {
     pub grace: Duration,
     /// Why; kept with the instance where the runtime can.
     pub cause: StopCause,
+}
+
+/// How an instance wants to be stopped; kept with it, so that it holds when nothing declares the instance any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StopPolicy {
+    /// Asks the process to end.
+    pub signal: Signal,
+    /// Time until it is killed.
+    pub grace: HumanDuration,
+}
+
+impl StopPolicy {
+    /// What a spec says, defaults filled in.
+    pub fn of(spec: &ServiceSpec) -> Self {
+        Self { signal: spec.stop_signal(), grace: HumanDuration(spec.stop_grace()) }
+    }
+}
+
+impl Default for StopPolicy {
+    fn default() -> Self {
+        Self { signal: Signal::TERM, grace: HumanDuration(DEFAULT_STOP_GRACE) }
+    }
 }
 
 /// What becomes of a deployment's named volumes.

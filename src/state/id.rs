@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::StopPolicy;
 use crate::spec::Revision;
 
 /// Label keys that carry an instance's identity on runtimes with labels.
@@ -25,6 +26,10 @@ pub mod labels {
     pub const RESTARTS: &str = "dev.evenkeel.restarts";
     /// Restarts in a row without a stable run between them.
     pub const STREAK: &str = "dev.evenkeel.streak";
+    /// Signal that asks it to end.
+    pub const STOP_SIGNAL: &str = "dev.evenkeel.stop-signal";
+    /// Time between that signal and the kill.
+    pub const STOP_GRACE: &str = "dev.evenkeel.stop-grace";
 }
 
 /// Random id of one installation's state directory; stamped on everything that it creates.
@@ -152,7 +157,7 @@ impl InstanceId {
     }
 
     /// The identity labels, without those of other tools.
-    pub fn to_labels(&self, owner: &Owner, restarts: u32, streak: u32) -> BTreeMap<String, String> {
+    pub fn to_labels(&self, owner: &Owner, restarts: u32, streak: u32, stop: StopPolicy) -> BTreeMap<String, String> {
         BTreeMap::from([
             (labels::OWNER.to_owned(), owner.0.clone()),
             (labels::DEPLOYMENT.to_owned(), self.deployment.clone()),
@@ -162,6 +167,8 @@ impl InstanceId {
             (labels::ATTEMPT.to_owned(), self.attempt.to_string()),
             (labels::RESTARTS.to_owned(), restarts.to_string()),
             (labels::STREAK.to_owned(), streak.to_string()),
+            (labels::STOP_SIGNAL.to_owned(), stop.signal.to_string()),
+            (labels::STOP_GRACE.to_owned(), stop.grace.to_string()),
         ])
     }
 

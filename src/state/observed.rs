@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, InstanceId, Phase};
+use super::{Condition, InstanceId, Phase, StopPolicy};
 use crate::spec::{PortProtocol, RuntimeKind};
 
 /// One instance as its runtime reports it.
@@ -23,6 +23,8 @@ pub struct Instance {
     pub restarts: u32,
     /// Restarts in a row without a stable run between them; sets the back-off of the next one.
     pub streak: u32,
+    /// How it wants to be stopped.
+    pub stop: StopPolicy,
     /// Process id on this machine, while it runs and where known.
     pub pid: Option<u32>,
     /// Ports of the machine that lead to it.

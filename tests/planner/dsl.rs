@@ -228,6 +228,7 @@ pub fn up(slot: u32, letter: char) -> Instance {
         created_at: ago(3600),
         restarts: 0,
         streak: 0,
+        stop: evenkeel::state::StopPolicy::default(),
         pid: None,
         ports: Vec::new(),
         last_activity: None,

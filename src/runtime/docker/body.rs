@@ -10,7 +10,7 @@ use bollard::models::{
 use super::{limits, mounts, names, observe};
 use crate::runtime::CreateRequest;
 use crate::spec::{LogsConfig, NetworkMode, PortProtocol, RType, ServiceSpec};
-use crate::state::{InstanceId, Owner};
+use crate::state::{InstanceId, Owner, StopPolicy};
 
 /// Files that a container's output is rotated over (kubelet's containerLogMaxFiles); together they hold at most what
 /// the spec allows.
@@ -129,7 +129,7 @@ fn labels(request: &CreateRequest, context: &Context<'_>) -> HashMap<String, Str
     if wants_init(spec) && !context.has_init {
         labels.insert(observe::NO_INIT.to_owned(), "true".to_owned());
     }
-    labels.extend(id.to_labels(context.owner, *restarts, *streak));
+    labels.extend(id.to_labels(context.owner, *restarts, *streak, StopPolicy::of(spec)));
     labels.into_iter().collect()
 }
 

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use crate::spec::{PortProtocol, RuntimeKind};
 use crate::state::{
-    BadIdentity, Condition, Exit, Instance, InstanceId, InstanceRef, Owner, Phase, PortBinding, labels,
+    BadIdentity, Condition, Exit, Instance, InstanceId, InstanceRef, Owner, Phase, PortBinding, StopPolicy, labels,
 };
 
 /// Label that remembers that the spec asked for an init process and the engine has none.
@@ -25,6 +25,16 @@ pub(super) fn identity(labels: &HashMap<String, String>, owner: &Owner) -> Resul
         return Err(BadIdentity(format!("the label {} is not {owner}", labels::OWNER)));
     }
     InstanceId::from_labels(|key| labels.get(key).map(String::as_str))
+}
+
+/// How the container wants to be stopped; the default where its labels do not say.
+fn stop_policy(labels: &HashMap<String, String>) -> StopPolicy {
+    let default = StopPolicy::default();
+    let text = |key: &str| labels.get(key).map(String::as_str).unwrap_or_default();
+    StopPolicy {
+        signal: text(labels::STOP_SIGNAL).parse().unwrap_or(default.signal),
+        grace: text(labels::STOP_GRACE).parse().unwrap_or(default.grace),
+    }
 }
 
 /// How runtime calls name the container with these labels.
@@ -55,6 +65,7 @@ pub(super) fn from_inspect(inspect: &ContainerInspectResponse, owner: &Owner) ->
         created_at,
         restarts: count(labels, labels::RESTARTS),
         streak: count(labels, labels::STREAK),
+        stop: stop_policy(labels),
         pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
         ports: ports.map(inspected_ports).unwrap_or_default(),
         last_activity: None,

@@ -23,7 +23,7 @@ use super::watch::ended;
 use super::{Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, dispatch, failed, not_found, ports, remove};
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
 use crate::spec::{EndpointProtocol, PortProtocol, Signal as SpecSignal};
-use crate::state::{InstanceRef, Phase, PortBinding, StopCause};
+use crate::state::{InstanceRef, Phase, PortBinding, StopCause, StopPolicy};
 
 /// Longest time that a start may take: the supervisor's own limit, and some for itself.
 const START_LIMIT: Duration = Duration::from_secs(100);
@@ -100,6 +100,7 @@ impl Inner {
             id: request.id.clone(),
             restarts: request.restarts,
             streak: request.streak,
+            stop: StopPolicy::of(&request.spec),
             created_at: Utc::now(),
             port: None,
             ports: Vec::new(),

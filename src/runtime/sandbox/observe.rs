@@ -12,7 +12,7 @@ use super::layout::{Durability, InstanceDir, Layout, read_json, write_json};
 use super::process::{ProcessKey, boot_id};
 use super::record::{Record, Run};
 use crate::spec::RuntimeKind;
-use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Owner, Phase};
+use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Owner, Phase, StopPolicy};
 
 /// Longest time that a killed process may take to be gone before its end is recorded all the same.
 const DEATH_LIMIT: Duration = Duration::from_secs(2);
@@ -89,6 +89,7 @@ pub fn one(layout: &Layout, owner: &Owner, runtime_id: &str) -> io::Result<Entry
         created_at: record.created_at,
         restarts: record.restarts,
         streak: record.streak,
+        stop: record.stop,
         pid: running.as_ref().and_then(|run| u32::try_from(run.program.pid).ok()),
         ports: record.ports,
         last_activity: None,
@@ -115,6 +116,7 @@ fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error) -> Option<
         created_at: created_at.map_or(DateTime::UNIX_EPOCH, DateTime::from),
         restarts: 0,
         streak: 0,
+        stop: StopPolicy::default(),
         pid: None,
         ports: Vec::new(),
         last_activity: None,

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::process::ProcessKey;
 use super::sys::Namespaces;
 use crate::spec::Signal;
-use crate::state::{Condition, InstanceId, Owner, PortBinding, StopCause};
+use crate::state::{Condition, InstanceId, Owner, PortBinding, StopCause, StopPolicy};
 
 /// Version of the records. Fields are only ever added, with a default, so that a newer program can adopt what an
 /// older one started.
@@ -29,6 +29,9 @@ pub struct Record {
     pub restarts: u32,
     /// Restarts in a row so far.
     pub streak: u32,
+    /// How it wants to be stopped.
+    #[serde(default)]
+    pub stop: StopPolicy,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// Port that was assigned to it.

@@ -10,7 +10,7 @@ use super::{Faults, Rng};
 use crate::runtime::io::{LogLine, OutputStream};
 use crate::runtime::{CreateRequest, ErrorKind, Listing, Result, RuntimeError, Volumes};
 use crate::spec::{EndpointProtocol, ImageRef, NetworkMode, PortProtocol, RuntimeKind, ServiceSpec, Storage};
-use crate::state::{EndedBy, Exit, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause};
+use crate::state::{EndedBy, Exit, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause, StopPolicy};
 
 /// Lines kept per instance; older ones are dropped, as with a rotated log.
 pub(super) const MAX_LOG_LINES: usize = 1_000;
@@ -126,6 +126,7 @@ impl Machine {
             created_at: now,
             restarts: request.restarts,
             streak: request.streak,
+            stop: StopPolicy::of(&request.spec),
             pid: None,
             ports: self.bind(&request.spec),
             last_activity: None,
