@@ -4,7 +4,11 @@
 mod engine;
 #[path = "docker/harness.rs"]
 mod harness;
+#[path = "docker/images.rs"]
+mod images;
 #[path = "docker/life.rs"]
 mod life;
 #[path = "docker/output.rs"]
 mod output;
+#[path = "docker/restart.rs"]
+mod restart;

@@ -1,7 +1,7 @@
 //! What the suite needs to know of a runtime, and the few helpers that its promises share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -155,13 +155,14 @@ pub async fn close<H: Harness>(harness: H) {
     harness.close().await;
 }
 
-/// The deployment of the suite; owners keep the tests apart.
-pub const DEPLOYMENT: &str = "suite";
+/// The deployment of the suite. Owners keep the tests apart where names are an owner's own; where they are the
+/// machine's, each test process has another deployment.
+pub static DEPLOYMENT: LazyLock<String> = LazyLock::new(|| format!("suite-{}", std::process::id()));
 
 /// An identity in the suite's deployment.
 pub fn id(service: &str, slot: u32) -> InstanceId {
     InstanceId {
-        deployment: DEPLOYMENT.to_owned(),
+        deployment: DEPLOYMENT.clone(),
         service: service.to_owned(),
         slot,
         revision: "v1-aa00000000000000".parse().expect("a revision"),
@@ -171,7 +172,9 @@ pub fn id(service: &str, slot: u32) -> InstanceId {
 
 /// A request for an instance of this program.
 pub fn request<H: Harness>(harness: &H, id: InstanceId, program: &Program) -> CreateRequest {
-    let spec = spec(harness.image(), harness.command(program));
+    let mut spec = spec(harness.image(), harness.command(program));
+    // An init process can be run, whatever becomes of the program that it is to run.
+    spec.init_container = (*program == Program::Missing).then_some(false);
     CreateRequest { id, restarts: 0, streak: 0, spec: Arc::new(spec), env: BTreeMap::new(), source: None }
 }
 

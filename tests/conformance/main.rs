@@ -12,4 +12,7 @@ mod output;
 mod ownership;
 mod shared;
 
+mod docker;
+#[path = "../support/engine.rs"]
+mod engine;
 mod sim;

@@ -47,7 +47,9 @@ pub async fn logs_of_ended_in_order<H: Harness>(harness: &H) {
     let want = [(OutputStream::Stdout, "out 1"), (OutputStream::Stderr, "err 1"), (OutputStream::Stdout, "out 2")];
     assert_eq!(texts(&got), want);
     assert!(got.windows(2).all(|pair| pair[0].at <= pair[1].at), "{got:?}");
-    assert!(got.iter().all(|line| exit.started_at <= Some(line.at)), "{got:?} before {:?}", exit.started_at);
+    // Some engines note a start when it is over, and some give lines whole seconds.
+    let earliest = exit.started_at.expect("it ran") - chrono::Duration::seconds(1);
+    assert!(got.iter().all(|line| earliest <= line.at), "{got:?} before {earliest}");
 }
 
 pub async fn logs_tail<H: Harness>(harness: &H) {

@@ -54,7 +54,7 @@ pub async fn stranger_can_not_touch<H: Harness>(harness: &H) {
     assert_eq!(stranger.stop(&ours.as_ref(), &stop(Duration::ZERO)).await.expect("stop"), None);
     stranger.remove(&ours.as_ref()).await.expect("remove");
     // Where it can't tell whose network it is, an error is as good.
-    let _ = stranger.teardown(DEPLOYMENT, Volumes::Remove).await;
+    let _ = stranger.teardown(&DEPLOYMENT, Volumes::Remove).await;
     assert_eq!(runtime.list().await.expect("list"), before);
 }
 

@@ -77,14 +77,14 @@ pub async fn events_reach_every_handle<H: Harness>(harness: &H) {
 
 pub async fn teardown_removes_and_repeats<H: Harness>(harness: &H) {
     let runtime = harness.runtime().await;
-    runtime.teardown(DEPLOYMENT, Volumes::Keep).await.expect("teardown of what never was");
+    runtime.teardown(&DEPLOYMENT, Volumes::Keep).await.expect("teardown of what never was");
     let running = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
     let shared = runtime.list().await.expect("list").shared;
-    let want = if harness.abilities().shared_networks { vec![DEPLOYMENT.to_owned()] } else { vec![] };
+    let want = if harness.abilities().shared_networks { vec![DEPLOYMENT.clone()] } else { vec![] };
     assert_eq!(shared, BTreeSet::from_iter(want));
     runtime.remove(&running.as_ref()).await.expect("remove");
     for _ in 0..2 {
-        runtime.teardown(DEPLOYMENT, Volumes::Remove).await.expect("teardown");
+        runtime.teardown(&DEPLOYMENT, Volumes::Remove).await.expect("teardown");
         assert_eq!(runtime.list().await.expect("list").shared, BTreeSet::new());
     }
     let again = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
@@ -94,14 +94,14 @@ pub async fn teardown_removes_and_repeats<H: Harness>(harness: &H) {
 pub async fn teardown_leaves_others<H: Harness>(harness: &H) {
     let runtime = harness.runtime().await;
     let mut other = id("web", 0);
-    other.deployment = "other".to_owned();
+    other.deployment = format!("other-{}", *DEPLOYMENT);
     let other = run(harness, &*runtime, other, &Program::Polite).await;
     let gone = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
     runtime.remove(&gone.as_ref()).await.expect("remove");
-    runtime.teardown(DEPLOYMENT, Volumes::Remove).await.expect("teardown");
+    runtime.teardown(&DEPLOYMENT, Volumes::Remove).await.expect("teardown");
     assert_eq!(listed(&*runtime, &other.id).await.expect("is listed").phase, other.phase);
     let shared = runtime.list().await.expect("list").shared;
-    assert_eq!(shared.contains("other"), harness.abilities().shared_networks, "{shared:?}");
+    assert_eq!(shared.contains(&other.id.deployment), harness.abilities().shared_networks, "{shared:?}");
 }
 
 pub async fn present_image_is_success<H: Harness>(harness: &H) {

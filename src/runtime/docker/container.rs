@@ -92,6 +92,9 @@ impl Inner {
     /// Starts a container; one that runs already is success.
     pub(super) async fn start(&self, instance: &InstanceRef) -> Result<Instance> {
         let what = format!("starting {}", instance.id);
+        if !self.owns(instance).await? {
+            return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
+        }
         let mut started = self.try_start(instance).await;
         if let Err(error) = &started
             && is_missing_network(error)
@@ -130,19 +133,36 @@ impl Inner {
     /// another one than the container's only since version 1.42 of its API.
     pub(super) async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>> {
         let what = format!("stopping {}", instance.id);
-        self.facts.will_stop(&instance.runtime_id, stop.cause);
+        if !self.owns(instance).await? {
+            return Ok(None);
+        }
+        let before = self.facts.will_stop(&instance.runtime_id, stop.cause);
         let signal = if stop.grace.is_zero() { Signal::KILL } else { stop.signal };
-        if self.signal(instance, signal, &what).await? && !self.ended_within(instance, stop.grace, &what).await? {
-            tracing::info!(instance = %instance.id, grace = ?stop.grace, "it did not end in its grace and is killed");
-            let _was_running = self.signal(instance, Signal::KILL, &what).await?;
-            if !self.ended_within(instance, KILL_DEADLINE, &what).await? {
-                return Err(RuntimeError::new(
-                    ErrorKind::Timeout,
-                    format!("{what}: it was killed and has not ended after {KILL_DEADLINE:?}"),
-                ));
-            }
+        if self.signal(instance, signal, &what).await? {
+            self.await_end(instance, stop.grace, &what).await?;
+        } else {
+            self.facts.did_not_stop(&instance.runtime_id, before);
         }
         self.look(instance).await
+    }
+
+    /// Waits for the end of a container that was sent its stop signal, and kills it after its grace.
+    async fn await_end(&self, instance: &InstanceRef, grace: Duration, what: &str) -> Result<()> {
+        // A kill needs no second one; its own time follows.
+        if !grace.is_zero() {
+            if self.ended_within(instance, grace, what).await? {
+                return Ok(());
+            }
+            tracing::info!(instance = %instance.id, ?grace, "it did not end in its grace and is killed");
+            let _was_running = self.signal(instance, Signal::KILL, what).await?;
+        }
+        if self.ended_within(instance, KILL_DEADLINE, what).await? {
+            return Ok(());
+        }
+        Err(RuntimeError::new(
+            ErrorKind::Timeout,
+            format!("{what}: it was killed and has not ended after {KILL_DEADLINE:?}"),
+        ))
     }
 
     /// Sends a signal, and says whether there was something running to take it. A frozen container is thawed first.
@@ -191,6 +211,9 @@ impl Inner {
 
     /// Removes a container with its anonymous volumes, killing what still runs.
     pub(super) async fn remove(&self, instance: &InstanceRef) -> Result<()> {
+        if !self.owns(instance).await? {
+            return Ok(());
+        }
         // Podman's forced removal gives the whole grace; Docker's kills.
         if self.engine.product().await? == Product::Podman {
             let _was_running = self.signal(instance, Signal::KILL, &format!("removing {}", instance.id)).await?;

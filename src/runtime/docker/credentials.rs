@@ -62,6 +62,11 @@ impl Credentials {
         Self { file: dir.map(|dir| dir.join("config.json")) }
     }
 
+    /// From the `config.json` of this directory.
+    pub(super) fn in_dir(dir: PathBuf) -> Self {
+        Self { file: Some(dir.join("config.json")) }
+    }
+
     /// The credentials for an image's registry, where there are any. A file or helper that can't be read is reported in
     /// the log, and the pull goes on without: most images need none.
     pub(super) async fn of(&self, reference: &str) -> Option<DockerCredentials> {

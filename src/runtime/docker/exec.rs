@@ -48,6 +48,9 @@ impl Inner {
         if request.command.is_empty() {
             return Err(RuntimeError::new(ErrorKind::Rejected, format!("{what}: the command is empty")));
         }
+        if !self.owns(instance).await? {
+            return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
+        }
         let id = self.create_exec(instance, request).await.map_err(|error| refused(error, &what))?;
         let (output, input) = self.start_exec(&id, request.tty.is_some(), &what).await?;
         let command =

@@ -81,9 +81,19 @@ impl Facts {
         causes.retain(|id, _| known.contains_key(id) || listed.contains(id));
     }
 
-    /// Remembers that a stop was asked for, so that the exit that follows is not taken for a crash.
-    pub(super) fn will_stop(&self, container: &str, cause: StopCause) {
-        self.lock().causes.insert(container.to_owned(), cause);
+    /// Remembers that a stop is asked for, so that the exit that follows is not taken for a crash; gives what was
+    /// remembered before.
+    pub(super) fn will_stop(&self, container: &str, cause: StopCause) -> Option<StopCause> {
+        self.lock().causes.insert(container.to_owned(), cause)
+    }
+
+    /// Takes back what [`Facts::will_stop`] remembered, because there was nothing left to stop.
+    pub(super) fn did_not_stop(&self, container: &str, before: Option<StopCause>) {
+        let causes = &mut self.lock().causes;
+        match before {
+            Some(cause) => causes.insert(container.to_owned(), cause),
+            None => causes.remove(container),
+        };
     }
 
     /// An event stream is connected; what was remembered before it may have changed unseen.

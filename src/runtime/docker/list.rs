@@ -16,6 +16,10 @@ use crate::state::{Instance, InstanceRef, labels};
 /// Inspections side by side in one list. They take 0.13 ms each; more than a few at once only queue in the engine.
 const INSPECTIONS: usize = 8;
 
+/// How often a list is asked for when the engine fails over it. Podman does when a container ends while it looks
+/// (`read /proc/787/cgroup: no such process`); two in a row were not seen.
+const LIST_ATTEMPTS: u32 = 4;
+
 impl Inner {
     /// Everything of this owner: one list of containers and one of networks, and an inspection of each container whose
     /// state is new.
@@ -69,16 +73,22 @@ impl Inner {
         }
     }
 
-    /// An instance as it is now; `None` when it is gone.
+    /// An instance as it is now; `None` when it is gone, or not this owner's.
     pub(super) async fn look(&self, instance: &InstanceRef) -> Result<Option<Instance>> {
         match self.inspect(&instance.runtime_id).await {
             Ok(found) => Ok(Some(found)),
-            Err(error) if error.kind == ErrorKind::NotFound => {
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::NameTaken) => {
                 self.facts.forget(&instance.runtime_id);
                 Ok(None)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether there is such a container and it carries this owner's mark. A container keeps its labels for life, so one
+    /// that is remembered need not be looked at again.
+    pub(super) async fn owns(&self, instance: &InstanceRef) -> Result<bool> {
+        Ok(self.facts.get(&instance.runtime_id).is_some() || self.look(instance).await?.is_some())
     }
 
     /// What the engine says of one container, by name or id.
@@ -98,7 +108,18 @@ impl Inner {
         }
     }
 
+    /// The list, asked for again where a container that is just going made the engine fail.
     async fn containers(&self) -> std::result::Result<Vec<ContainerSummary>, CallError> {
+        let mut attempts = 1;
+        loop {
+            match self.try_containers().await {
+                Err(error) if error.status() == Some(500) && attempts < LIST_ATTEMPTS => attempts += 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn try_containers(&self) -> std::result::Result<Vec<ContainerSummary>, CallError> {
         let options = ListContainersOptionsBuilder::default().all(true).filters(&self.ours()).build();
         let answer =
             self.engine.call(READ_DEADLINE, |docker| async move { docker.list_containers(Some(options)).await }).await;

@@ -65,6 +65,15 @@ pub struct DockerRuntime {
     _end: DropGuard,
 }
 
+/// Choices of [`DockerRuntime::connect_with`].
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The engine's socket; `DOCKER_HOST` or the default places when absent.
+    pub socket: Option<PathBuf>,
+    /// Directory of the `config.json` that holds registry credentials; `DOCKER_CONFIG` or `~/.docker` when absent.
+    pub docker_config: Option<PathBuf>,
+}
+
 /// What the parts of the adapter share.
 #[derive(Debug)]
 struct Inner {
@@ -91,7 +100,16 @@ impl DockerRuntime {
     /// # Errors
     /// `Unsupported` when `DOCKER_HOST` names something other than a Unix socket.
     pub async fn connect(owner: Owner, socket: Option<PathBuf>) -> Result<Self> {
+        Self::connect_with(owner, Options { socket, docker_config: None }).await
+    }
+
+    /// The same with every choice.
+    ///
+    /// # Errors
+    /// As [`DockerRuntime::connect`].
+    pub async fn connect_with(owner: Owner, options: Options) -> Result<Self> {
         let env = |key: &str| std::env::var(key).ok();
+        let Options { socket, docker_config } = options;
         let sockets = socket::sockets(socket, env, rustix::process::getuid().as_raw())?;
         let ended = CancellationToken::new();
         let inner = Inner {
@@ -100,7 +118,7 @@ impl DockerRuntime {
             facts: Facts::default(),
             networks: Networks::default(),
             archives: Archives::default(),
-            credentials: Credentials::from_env(env),
+            credentials: docker_config.map_or_else(|| Credentials::from_env(env), Credentials::in_dir),
             capabilities: OnceCell::new(),
             init: OnceCell::new(),
             init_refused: AtomicBool::new(false),

@@ -183,6 +183,8 @@ pub(super) fn coded(
     started_at: Option<DateTime<Utc>>,
     finished_at: DateTime<Utc>,
 ) -> Exit {
+    // Docker was seen to say that a run of a millisecond ended before it began.
+    let finished_at = started_at.map_or(finished_at, |started_at| finished_at.max(started_at));
     let exit = Exit::from_code(i32::try_from(code).unwrap_or(i32::MAX), started_at, finished_at);
     if oom_killed { exit.out_of_memory() } else { exit }
 }

@@ -1,0 +1,186 @@
+//! Images: pull policies, registries with and without credentials, archives.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use evenkeel::runtime::docker::{DockerRuntime, Options};
+use evenkeel::runtime::{ErrorKind, Runtime};
+use evenkeel::spec::{Image, PullPolicy};
+use evenkeel::state::Owner;
+use tempfile::TempDir;
+
+use crate::harness::{Bench, IMAGE, request, spec};
+
+/// Debian's docker-registry on a free port of the loopback; it ends with the test.
+struct Registry {
+    process: Child,
+    address: String,
+    _dir: TempDir,
+}
+
+impl Registry {
+    /// A registry for the users of this file, or for everyone; `None`, with the reason printed, where it is not
+    /// installed.
+    fn start(htpasswd: &str) -> Option<Self> {
+        if Command::new("docker-registry").arg("--version").output().is_err() {
+            assert!(!crate::engine::required("docker"), "docker-registry is not installed");
+            eprintln!("skipped: docker-registry is not installed");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let address = free_address();
+        let users = dir.path().join("htpasswd");
+        std::fs::write(&users, htpasswd).unwrap();
+        let auth = match htpasswd {
+            "" => String::new(),
+            _ => format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display()),
+        };
+        let config = dir.path().join("config.yml");
+        let storage = dir.path().join("data");
+        let text = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n{auth}",
+            storage.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let registry = Self { process, address, _dir: dir };
+        for _ in 0..200 {
+            if std::net::TcpStream::connect(&registry.address).is_ok() {
+                return Some(registry);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the registry does not answer");
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// A line of an htpasswd file: user `test` with the password `secret`, in bcrypt.
+const HTPASSWD: &str = "test:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
+/// A configuration of Docker's with these credentials for a registry.
+fn config_file(registry: &Registry, credentials: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let auths = serde_json::json!({ "auths": { &registry.address: { "auth": STANDARD.encode(credentials) } } });
+    std::fs::write(dir.path().join("config.json"), auths.to_string()).unwrap();
+    dir
+}
+
+fn image(name: &str, policy: PullPolicy) -> Image {
+    Image { name: name.parse().unwrap(), pull_policy: Some(policy) }
+}
+
+async fn ensure(runtime: &DockerRuntime, name: &str, policy: PullPolicy) -> Result<(), ErrorKind> {
+    runtime.ensure_image(&image(name, policy), &|_| {}).await.map_err(|error| error.kind)
+}
+
+/// The engine's id of an image, where it has it.
+fn image_id(bench: &Bench, name: &str) -> String {
+    bench.cli(&["images", "--quiet", "--no-trunc", name])
+}
+
+/// Makes an image that no other has the same of, and pushes it by this name.
+fn push(bench: &Bench, name: &str, config: &Path) {
+    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
+    // The time of the import is part of the image.
+    bench.cli(&["import", &rootfs, name]);
+    let config = config.to_str().unwrap();
+    bench.cli(&["--config", config, "push", name]);
+}
+
+async fn pulls_follow_their_policy(bench: &Bench) {
+    let Some(registry) = Registry::start("") else { return };
+    let config = config_file(&registry, "test:secret");
+    let name = format!("{}/app:1", registry.address);
+    push(bench, &name, config.path());
+    let first = image_id(bench, &name);
+    bench.cli(&["rmi", "--force", &name]);
+    let runtime = &bench.runtime;
+    assert_eq!(ensure(runtime, &name, PullPolicy::Never).await, Err(ErrorKind::ImageUnavailable));
+
+    let messages = Mutex::new(Vec::new());
+    let progress = |progress: evenkeel::runtime::Progress| messages.lock().unwrap().push(progress.message);
+    runtime.ensure_image(&image(&name, PullPolicy::IfNotPresent), &progress).await.unwrap();
+    assert_eq!(image_id(bench, &name), first);
+    assert!(!messages.lock().unwrap().is_empty());
+    assert_eq!(ensure(runtime, &name, PullPolicy::Never).await, Ok(()));
+
+    // The registry gets another image of the same name, and the engine keeps the first.
+    push(bench, &name, config.path());
+    let second = image_id(bench, &name);
+    assert_ne!(first, second);
+    bench.cli(&["tag", &first, &name]);
+    assert_eq!(ensure(runtime, &name, PullPolicy::IfNotPresent).await, Ok(()));
+    assert_eq!(image_id(bench, &name), first);
+    assert_eq!(ensure(runtime, &name, PullPolicy::Newer).await, Ok(()));
+    assert_eq!(image_id(bench, &name), second);
+
+    let absent = format!("{}/absent:1", registry.address);
+    assert_eq!(ensure(runtime, &absent, PullPolicy::IfNotPresent).await, Err(ErrorKind::ImageUnavailable));
+    drop(registry);
+    assert_eq!(ensure(runtime, &name, PullPolicy::Newer).await, Ok(()));
+    assert_eq!(ensure(runtime, &name, PullPolicy::Always).await, Err(ErrorKind::ImageUnavailable));
+    bench.cli(&["rmi", "--force", &first, &second]);
+}
+
+async fn credentials_come_from_dockers_configuration(bench: &Bench) {
+    let Some(registry) = Registry::start(HTPASSWD) else { return };
+    let (right, wrong) = (config_file(&registry, "test:secret"), config_file(&registry, "test:guess"));
+    let name = format!("{}/private:1", registry.address);
+    push(bench, &name, right.path());
+    bench.cli(&["rmi", "--force", &name]);
+    for (config, expected) in [(&wrong, Err(ErrorKind::ImageUnavailable)), (&right, Ok(()))] {
+        let options = Options { socket: Some(bench.socket.clone()), docker_config: Some(config.path().to_owned()) };
+        let runtime = DockerRuntime::connect_with(Owner("nobody".to_owned()), options).await.unwrap();
+        assert_eq!(ensure(&runtime, &name, PullPolicy::IfNotPresent).await, expected);
+    }
+    bench.cli(&["rmi", "--force", &name]);
+}
+
+async fn an_archive_is_loaded_when_it_is_needed(bench: &Bench) {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("app.tar");
+    let name = format!("keel-test/archived:{}", bench.deployment);
+    bench.cli(&["tag", IMAGE, &name]);
+    bench.cli(&["save", "--output", archive.to_str().unwrap(), &name]);
+    bench.cli(&["rmi", &name]);
+    let mut spec = spec("command: {args: [sh, -c, 'exit 5']}");
+    spec.image = image(&format!("docker-archive:{}", archive.display()), PullPolicy::IfNotPresent);
+    bench.runtime.ensure_image(&spec.image, &|_| {}).await.unwrap();
+    bench.runtime.ensure_image(&spec.image, &|_| {}).await.unwrap();
+    bench.run(&request(bench.id("job", 0), &spec)).await;
+    let missing = image("docker-archive:/no/such/file.tar", PullPolicy::IfNotPresent);
+    let error = bench.runtime.ensure_image(&missing, &|_| {}).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::ImageUnavailable);
+    assert!(error.message.contains("/no/such/file.tar"), "{error}");
+    bench.clear().await;
+    bench.cli(&["rmi", &name]);
+}
+
+crate::on_both_engines!(
+    pulls_follow_their_policy,
+    credentials_come_from_dockers_configuration,
+    an_archive_is_loaded_when_it_is_needed,
+);
