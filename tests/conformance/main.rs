@@ -15,4 +15,6 @@ mod shared;
 mod docker;
 #[path = "../support/engine.rs"]
 mod engine;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod sim;

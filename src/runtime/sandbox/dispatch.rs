@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 /// Supervises an instance; the argument is its directory.
 pub const SUPERVISE: &str = "__supervise";
+/// Runs a command inside an instance; the arguments are the instance's directory and the name of the order.
+pub const EXEC: &str = "__exec";
 /// Probes the machine; the argument is a scratch directory.
 pub const PROBE: &str = "__probe";
 
@@ -15,7 +17,7 @@ pub const PROBE: &str = "__probe";
 pub fn dispatch() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let command = arguments.next()?;
-    let known = [SUPERVISE, PROBE].into_iter().find(|known| command == OsStr::new(known))?;
+    let known = [SUPERVISE, EXEC, PROBE].into_iter().find(|known| command == OsStr::new(known))?;
     Some(run(known, arguments))
 }
 
@@ -23,6 +25,10 @@ fn run(command: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode
     let Some(dir) = arguments.next().map(PathBuf::from) else { return ExitCode::FAILURE };
     match command {
         SUPERVISE => super::supervise::main(dir),
+        EXEC => match arguments.next().as_deref().and_then(OsStr::to_str) {
+            Some(name) => super::enter::main(&dir, name),
+            None => ExitCode::FAILURE,
+        },
         _ => super::probe::main(&dir),
     }
 }

@@ -141,6 +141,11 @@ impl InstanceDir {
         self.0.join("upper")
     }
 
+    /// Commands that are being started.
+    pub fn exec(&self) -> PathBuf {
+        self.0.join("exec")
+    }
+
     /// What overlayfs keeps for itself.
     pub fn work(&self) -> PathBuf {
         self.0.join("work")

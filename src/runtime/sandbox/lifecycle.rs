@@ -63,7 +63,7 @@ pub(super) async fn probe(inner: &Inner) -> Probe {
 }
 
 /// A name that no other call of this or another process uses.
-fn unique(prefix: &str) -> String {
+pub(super) fn unique(prefix: &str) -> String {
     format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
@@ -175,6 +175,22 @@ impl Inner {
             Err(rustix::io::Errno::EXIST) => remove::tree(new.path()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Refuses to touch what a deployment of another owner shares.
+    pub(super) fn refuse_foreign(&self, deployment: &str) -> Result<()> {
+        let wrong = |error: io::Error| failed("reading the records of all instances", &error);
+        for entry in fs::read_dir(self.layout.instances()).map_err(wrong)? {
+            let name = entry.map_err(wrong)?.file_name();
+            let Some(name) = name.to_str().filter(|name| name.split('_').next() == Some(deployment)) else { continue };
+            if let Ok(Entry::Foreign(owner)) = observe::one(&self.layout, &self.config.owner, name) {
+                return Err(RuntimeError::new(
+                    ErrorKind::Rejected,
+                    format!("the volumes of {deployment} belong to the installation {owner}"),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Takes a directory out of sight and removes it.

@@ -7,12 +7,16 @@
 mod capabilities;
 pub mod cri;
 mod dispatch;
+mod enter;
+mod exec;
 mod failure;
 mod init;
 mod inside;
 mod layout;
 mod lifecycle;
 mod logfile;
+mod logreader;
+mod logs;
 mod observe;
 mod ports;
 mod probe;
@@ -235,10 +239,19 @@ impl Runtime for SandboxRuntime {
             if !is_plain_name(&deployment) {
                 return Err(not_a_name(&deployment));
             }
+            inner.refuse_foreign(&deployment)?;
             remove::tree(&inner.layout.volumes(&deployment))
                 .map_err(|error| failed(&format!("removing the volumes of {deployment}"), &error))
         })
         .await
+    }
+
+    fn logs(&self) -> Option<&dyn super::Logs> {
+        Some(self)
+    }
+
+    fn exec(&self) -> Option<&dyn super::Exec> {
+        Some(self)
     }
 
     fn concurrency(&self) -> usize {

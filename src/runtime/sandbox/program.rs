@@ -23,6 +23,8 @@ use super::sys;
 
 /// Where programs are looked for when the environment has no PATH: Docker's default.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// File mode bits that programs leave out, as under Docker.
+const UMASK: u32 = 0o022;
 /// Highest capability number that any kernel has so far, with room; numbers that the kernel does not know are skipped.
 const LAST_CAPABILITY: u32 = 63;
 
@@ -48,6 +50,7 @@ pub struct Program<'a> {
 /// # Errors
 /// A step failed; nothing may be executed then.
 pub fn confine(program: &Program<'_>, die_with_parent: bool) -> Result<(), Failure> {
+    rustix::process::umask(Mode::from_raw_mode(UMASK));
     enter_workdir(program)?;
     for limit in &program.launch.limits {
         set_limit(*limit).with_context(|| format!("ulimits: resource {}", limit.resource))?;

@@ -24,7 +24,7 @@ use super::record::{Identity, Launch, MountSource, Record, Root, Run, Started, S
 use super::sys::{self, Fork};
 use super::users::Users;
 use crate::runtime::io::OutputStream;
-use crate::state::{EndedBy, Exit, ExitReason};
+use crate::state::{EndedBy, Exit};
 
 /// Longest time that preparing an instance may take until its program is given up. Mounts of a dead network file
 /// system are what hangs; systemd's default start timeout is as long.
@@ -295,9 +295,6 @@ impl Supervisor {
         let finished_at = Utc::now();
         self.drain(&mut buffer);
         let mut exit = Exit::from_code(code, Some(self.started_at), finished_at);
-        if code <= 128 {
-            exit.reason = ExitReason::Exited;
-        }
         if let Some(stop) = &self.stop {
             exit.ended_by = stop.ended_by;
         }

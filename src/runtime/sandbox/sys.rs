@@ -243,13 +243,13 @@ pub fn loopback_up() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has tokio wait for a descriptor to become readable.
+/// Has tokio wait until a descriptor is ready.
 ///
 /// # Errors
 /// The descriptor can't be waited for.
-pub fn wait_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn wait_ready(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd always names the same open descriptor, and nothing but its drop closes it.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
 /// The signal of this number, where the machine knows it.

@@ -147,10 +147,10 @@ fn dir_root(path: &Path, spec: &ServiceSpec, probe: &Probe, found: &mut Vec<Cond
         Err(error) => Some(error.to_string()),
     };
     if let Some(problem) = problem {
-        return Err(rejected(format!(
-            "image: dir:{} has no root file system: {problem}; unpack one there",
-            path.display()
-        )));
+        return Err(RuntimeError::new(
+            ErrorKind::ImageUnavailable,
+            format!("image: dir:{} has no root file system: {problem}; unpack one there", path.display()),
+        ));
     }
     if let Err(why) = &probe.namespaces {
         return Err(rejected(format!(

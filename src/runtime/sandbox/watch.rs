@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use rustix::fs::inotify;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -89,7 +90,7 @@ impl Watch {
         // Made before it is watched, as a file that does not exist can't be.
         self.layout.wake_others();
         inotify::add_watch(&inotify, self.layout.wake(), inotify::WatchFlags::CLOSE_WRITE)?;
-        let inotify = super::sys::wait_readable(inotify)?;
+        let inotify = super::sys::wait_ready(inotify, Interest::READABLE)?;
         let (weak, stop) = (Arc::downgrade(self), self.stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             while drained(&inotify).await.is_ok() {
@@ -118,8 +119,11 @@ impl Watch {
     pub fn tell_all(self: &Arc<Self>, found: &[Found]) {
         let gone: Vec<String> = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_listed = |id: &str| found.iter().any(|one| one.instance.runtime_id == id);
-            known.keys().filter(|id| !is_listed(id)).cloned().collect()
+            // What was created after the list was read is not gone.
+            let is_there = |id: &str| {
+                found.iter().any(|one| one.instance.runtime_id == id) || self.layout.instance(id).record().exists()
+            };
+            known.keys().filter(|id| !is_there(id)).cloned().collect()
         };
         for one in found {
             self.tell(one);
@@ -134,6 +138,10 @@ impl Watch {
         let supervisor = found.run.as_ref().map(|run| run.supervisor);
         let (changed, newly_run) = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            // What was removed after it was looked at does not come back.
+            if !self.layout.instance(&found.instance.runtime_id).record().exists() {
+                return;
+            }
             let entry = Known { instance: found.instance.clone(), supervisor };
             let old = known.insert(found.instance.runtime_id.clone(), entry);
             (
@@ -180,7 +188,7 @@ impl Watch {
 /// # Errors
 /// It can't be waited for.
 pub async fn ended(pidfd: OwnedFd) -> io::Result<()> {
-    let pidfd = super::sys::wait_readable(pidfd)?;
+    let pidfd = super::sys::wait_ready(pidfd, Interest::READABLE)?;
     pidfd.readable().await.map(drop)
 }
 

@@ -1,0 +1,162 @@
+//! The helper that runs a further command inside an instance: joins its namespaces and its confinement.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::process::{DumpableBehavior, Pid, WaitOptions, ioctl_tiocsctty, set_dumpable_behavior, setsid, waitpid};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use serde::{Deserialize, Serialize};
+
+use super::failure::{Context, Failure};
+use super::layout::{InstanceDir, read_json};
+use super::program::{Program, confine, environment, execute, null};
+use super::record::{Record, Run};
+use super::supervise::code_of;
+use super::sys::{self, Fork, Namespaces};
+
+/// What is to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Further environment.
+    pub env: Vec<(String, String)>,
+    /// Directory to start in; the instance's when absent.
+    pub workdir: Option<String>,
+    /// Whether the standard descriptors are a terminal.
+    pub tty: bool,
+}
+
+/// Entry point of `__exec DIR NAME`: reads the [`Order`] `NAME.json` in the instance's directory of commands, tells
+/// the pipe `NAME` whether the command runs, waits for it and ends with its code.
+pub fn main(dir: &Path, name: &str) -> ExitCode {
+    let dir = InstanceDir(dir.to_owned());
+    let Ok(mut answer) = OpenOptions::new().write(true).open(dir.exec().join(name)) else { return ExitCode::FAILURE };
+    let (result, child) = match enter(&dir, name) {
+        Ok(child) => (Ok(()), Some(child)),
+        Err(failure) => (Err(failure), None),
+    };
+    let told = serde_json::to_vec(&result).map(|mut line| {
+        line.push(b'\n');
+        answer.write_all(&line)
+    });
+    drop(answer);
+    match (child, told) {
+        (Some(child), Ok(Ok(()))) => wait_for(child),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Starts the command and returns its process once it runs.
+fn enter(dir: &InstanceDir, name: &str) -> Result<Pid, Failure> {
+    let path = dir.exec().join(format!("{name}.json"));
+    let order: Order = read_json(&path)
+        .context("reading the command")?
+        .ok_or_else(|| Failure::setup("the command is not there any more"))?;
+    let _ = fs::remove_file(&path);
+    let record: Record = read_json(&dir.record())
+        .context("reading record.json")?
+        .ok_or_else(|| Failure::wrong("the instance was removed"))?;
+    let run: Run = read_json(&dir.run())
+        .context("reading run.json")?
+        .ok_or_else(|| Failure::wrong("the instance does not run"))?;
+    let target = run.program.open().ok_or_else(|| Failure::wrong("the instance does not run"))?;
+    // From here on nothing inside may look into this process.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")?;
+    let namespaces = record.launch.namespaces;
+    // The mounts come last: until then this process's own /proc is needed.
+    join(&target, without_mounts(namespaces))?;
+    let (mut outcome, outcome_in) = io::pipe().context("making a pipe")?;
+    let mut outcome_in = File::from(OwnedFd::from(outcome_in));
+    match sys::fork(Namespaces::default()).context("forking the command")? {
+        Fork::Child => {
+            drop(outcome);
+            let failure = become_command(&target, &order, &record, &run);
+            let _ = outcome_in.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
+            std::process::exit(failure.code)
+        }
+        Fork::Parent { pid, .. } => {
+            drop(outcome_in);
+            let mut text = Vec::new();
+            outcome.read_to_end(&mut text).context("waiting for the command")?;
+            if text.is_empty() {
+                return Ok(pid);
+            }
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+            Err(serde_json::from_slice(&text).unwrap_or_else(|_| Failure::setup(String::from_utf8_lossy(&text))))
+        }
+    }
+}
+
+fn without_mounts(namespaces: Namespaces) -> ThreadNameSpaceType {
+    let mut kinds = ThreadNameSpaceType::empty();
+    for (there, kind) in [
+        (namespaces.user, ThreadNameSpaceType::USER),
+        (namespaces.pid, ThreadNameSpaceType::PROCESS_ID),
+        (namespaces.ipc, ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
+        (namespaces.uts, ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
+        (namespaces.net, ThreadNameSpaceType::NETWORK),
+    ] {
+        if there {
+            kinds |= kind;
+        }
+    }
+    kinds
+}
+
+fn join(target: &OwnedFd, kinds: ThreadNameSpaceType) -> Result<(), Failure> {
+    if kinds.is_empty() {
+        return Ok(());
+    }
+    move_into_thread_name_spaces(target.as_fd(), kinds).context("joining the instance")
+}
+
+/// Becomes the command; returns only on failure.
+fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run) -> Failure {
+    let launch = &record.launch;
+    let mut env = environment(launch, &run.identity);
+    env.extend(order.env.iter().cloned());
+    if order.tty {
+        env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
+    }
+    let program = Program {
+        command: &order.command,
+        env,
+        workdir: order.workdir.as_deref().or(launch.workdir.as_deref()),
+        identity: &run.identity,
+        launch,
+    };
+    let prepared = setsid().context("making a session").and_then(|_| {
+        if order.tty {
+            ioctl_tiocsctty(io::stdin()).context("taking the terminal")?;
+        }
+        if launch.namespaces.mount {
+            join(target, ThreadNameSpaceType::MOUNT)?;
+        }
+        confine(&program, true)
+    });
+    match prepared {
+        Ok(()) => execute(&program),
+        Err(failure) => failure,
+    }
+}
+
+/// Waits for the command and ends as it did. The standard descriptors are let go of, so that their end is the
+/// command's.
+fn wait_for(child: Pid) -> ExitCode {
+    if let Ok(null) = null() {
+        for number in 0..=2 {
+            let _ = sys::replace_standard(number, null.as_fd());
+        }
+    }
+    loop {
+        match waitpid(Some(child), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return ExitCode::from(u8::try_from(code_of(status.as_raw())).unwrap_or(u8::MAX)),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return ExitCode::FAILURE,
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Running further commands inside instances: the controller's side.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+use super::enter::Order;
+use super::failure::Failure;
+use super::layout::{Durability, make_private, write_json};
+use super::lifecycle::unique;
+use super::{SandboxRuntime, checked_id, dispatch, failed, not_found, sys};
+use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession};
+use crate::runtime::{ErrorKind, Result, RuntimeError};
+use crate::state::InstanceRef;
+
+/// Pieces of input or output that wait for the other side; with the size of a piece at most half a MiB each way.
+const BACKLOG: usize = 8;
+/// Largest piece of output: the capacity of a pipe.
+const PIECE: usize = 64 << 10;
+/// Longest time until a command runs or is refused; it takes some milliseconds.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// Time that output is still read after the command ended, where a process that it left behind holds the pipes.
+const REST: Duration = Duration::from_secs(1);
+
+#[async_trait]
+impl Exec for SandboxRuntime {
+    async fn exec(&self, instance: &InstanceRef, request: &ExecRequest) -> Result<ExecSession> {
+        if request.command.first().is_none_or(String::is_empty) {
+            return Err(rejected("the command is empty; name a program to run"));
+        }
+        let found = self.look(instance).await?.ok_or_else(|| not_found(instance))?;
+        if found.run.is_none() {
+            let phase = found.instance.phase.name();
+            return Err(rejected(format!("instance {} does not run ({phase}); start it first", instance.id)));
+        }
+        let order = Order {
+            command: request.command.clone(),
+            env: request.env.clone(),
+            workdir: request.workdir.clone(),
+            tty: request.tty.is_some(),
+        };
+        let place = self.place_order(&checked_id(instance)?, order).await?;
+        let result = self.run_helper(&place, request).await;
+        for leftover in [place.pipe(), place.order()] {
+            let _ = tokio::fs::remove_file(leftover).await;
+        }
+        result
+    }
+}
+
+/// Where an order lies.
+struct Place {
+    dir: PathBuf,
+    exec: PathBuf,
+    name: String,
+}
+
+impl Place {
+    fn pipe(&self) -> PathBuf {
+        self.exec.join(&self.name)
+    }
+
+    fn order(&self) -> PathBuf {
+        self.exec.join(format!("{}.json", self.name))
+    }
+}
+
+impl SandboxRuntime {
+    async fn place_order(&self, id: &str, order: Order) -> Result<Place> {
+        let id = id.to_owned();
+        self.blocking("preparing a command", move |inner| {
+            let dir = inner.dir(&id);
+            let place = Place { exec: dir.exec(), dir: dir.0, name: unique("exec") };
+            make_private(&place.exec)
+                .and_then(|()| write_json(&place.order(), &order, Durability::Boot))
+                .and_then(|()| Ok(mknodat(CWD, place.pipe(), FileType::Fifo, Mode::from_raw_mode(0o600), 0)?))
+                .map_err(|error| failed("preparing a command", &error))?;
+            Ok(place)
+        })
+        .await
+    }
+
+    /// Starts the helper and waits until it says that the command runs.
+    async fn run_helper(&self, place: &Place, request: &ExecRequest) -> Result<ExecSession> {
+        let wrong = |error: io::Error| failed("running a command", &error);
+        let answer = pipe::OpenOptions::new().read_write(true).open_receiver(place.pipe()).map_err(wrong)?;
+        let mut command = Command::new(&self.inner.config.supervisor);
+        command.arg(dispatch::EXEC).arg(&place.dir).arg(&place.name).env_clear().current_dir("/").kill_on_drop(true);
+        let terminal = request.tty.map(Terminal::open).transpose().map_err(wrong)?;
+        match &terminal {
+            Some(terminal) => {
+                let end = || terminal.end().map(Stdio::from);
+                command.stdin(end().map_err(wrong)?).stdout(end().map_err(wrong)?).stderr(end().map_err(wrong)?);
+            }
+            None => {
+                let stdin = if request.stdin { Stdio::piped() } else { Stdio::null() };
+                command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+            }
+        }
+        let mut child = command.spawn().map_err(wrong)?;
+        // The command itself holds copies of the terminal's end.
+        drop(command);
+        let mut line = String::new();
+        let mut answer = BufReader::new(answer);
+        let told = tokio::select! {
+            told = tokio::time::timeout(START_LIMIT, answer.read_line(&mut line)) => told,
+            _ = child.wait() => Ok(Err(io::Error::other("its helper ended"))),
+        };
+        match told {
+            Ok(read) => read.map_err(wrong)?,
+            Err(_) => return Err(RuntimeError::new(ErrorKind::Timeout, "the command did not start in time")),
+        };
+        let outcome: std::result::Result<(), Failure> =
+            serde_json::from_str(&line).map_err(|error| wrong(io::Error::other(error)))?;
+        outcome.map_err(|failure| {
+            let kind = if failure.lasting { ErrorKind::Rejected } else { ErrorKind::Failed };
+            RuntimeError::new(kind, failure.message)
+        })?;
+        Ok(match terminal {
+            Some(terminal) => with_terminal(child, Arc::new(terminal)),
+            None => with_pipes(child),
+        })
+    }
+}
+
+fn rejected(message: impl Into<String>) -> RuntimeError {
+    RuntimeError::new(ErrorKind::Rejected, message)
+}
+
+/// The controller's side of a terminal.
+struct Terminal {
+    master: AsyncFd<OwnedFd>,
+}
+
+impl Terminal {
+    fn open((columns, rows): (u16, u16)) -> io::Result<Self> {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        rustix::io::ioctl_fionbio(&master, true)?;
+        let terminal = Self { master: sys::wait_ready(master, Interest::READABLE | Interest::WRITABLE)? };
+        terminal.resize(columns, rows);
+        Ok(terminal)
+    }
+
+    /// The other end, for the command.
+    fn end(&self) -> io::Result<OwnedFd> {
+        Ok(ioctl_tiocgptpeer(self.master.get_ref(), OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?)
+    }
+
+    fn resize(&self, columns: u16, rows: u16) {
+        let _ =
+            tcsetwinsize(self.master.get_ref(), Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
+    }
+
+    /// Reads what the command wrote; nothing is its end, which the kernel tells as an error.
+    async fn read(&self, buffer: &mut [u8]) -> usize {
+        self.master.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buffer)?)).await.unwrap_or(0)
+    }
+
+    async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.master.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, bytes)?)).await?;
+            bytes = bytes.get(written..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+fn with_terminal(child: Child, terminal: Arc<Terminal>) -> ExecSession {
+    let (input, mut inputs) = mpsc::channel(BACKLOG);
+    let writer = Arc::clone(&terminal);
+    let feed = async move {
+        while let Some(piece) = inputs.recv().await {
+            match piece {
+                ExecInput::Data(bytes) => {
+                    if writer.write(&bytes).await.is_err() {
+                        return;
+                    }
+                }
+                ExecInput::Resize(columns, rows) => writer.resize(columns, rows),
+            }
+        }
+    };
+    let read = move |sender: mpsc::Sender<Result<ExecOutput>>| async move {
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let size = terminal.read(&mut buffer).await;
+            let piece = Bytes::copy_from_slice(buffer.get(..size).unwrap_or_default());
+            if size == 0 || sender.send(Ok(ExecOutput::Stdout(piece))).await.is_err() {
+                return;
+            }
+        }
+    };
+    session(child, input, feed, read)
+}
+
+fn with_pipes(mut child: Child) -> ExecSession {
+    let (input, mut inputs) = mpsc::channel(BACKLOG);
+    let stdin = child.stdin.take();
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let feed = async move {
+        let Some(mut stdin) = stdin else { return };
+        while let Some(piece) = inputs.recv().await {
+            if let ExecInput::Data(bytes) = piece
+                && stdin.write_all(&bytes).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    let read = move |sender: mpsc::Sender<Result<ExecOutput>>| async move {
+        tokio::join!(copy(stdout, &sender, ExecOutput::Stdout), copy(stderr, &sender, ExecOutput::Stderr));
+    };
+    session(child, input, feed, read)
+}
+
+async fn copy(
+    from: Option<impl AsyncRead + Unpin>,
+    to: &mpsc::Sender<Result<ExecOutput>>,
+    wrap: impl Fn(Bytes) -> ExecOutput,
+) {
+    let Some(mut from) = from else { return };
+    let mut buffer = vec![0; PIECE];
+    while let Ok(size @ 1..) = from.read(&mut buffer).await {
+        let piece = Bytes::copy_from_slice(buffer.get(..size).unwrap_or_default());
+        if to.send(Ok(wrap(piece))).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Joins the parts. When nobody reads the output any more the helper is killed, and the command with it.
+fn session<R: Future<Output = ()> + Send + 'static>(
+    mut child: Child,
+    input: mpsc::Sender<ExecInput>,
+    feed: impl Future<Output = ()> + Send + 'static,
+    read: impl FnOnce(mpsc::Sender<Result<ExecOutput>>) -> R,
+) -> ExecSession {
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    let feeding = tokio::spawn(feed);
+    let reading = read(sender.clone());
+    tokio::spawn(async move {
+        let run = async {
+            let mut reading = std::pin::pin!(reading);
+            let status = tokio::select! {
+                status = child.wait() => {
+                    let _ = tokio::time::timeout(REST, reading).await;
+                    status
+                }
+                () = &mut reading => child.wait().await,
+            };
+            let exit = match status {
+                Ok(status) => Ok(ExecOutput::Exit(code(status))),
+                Err(error) => Err(failed("waiting for a command", &error)),
+            };
+            let _ = sender.send(exit).await;
+        };
+        tokio::select! {
+            () = run => {}
+            () = sender.closed() => {}
+        }
+        feeding.abort();
+    });
+    let output = tokio_stream(receiver);
+    ExecSession { input, output }
+}
+
+fn code(status: std::process::ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(libc::SIGKILL))
+}
+
+fn tokio_stream(
+    receiver: mpsc::Receiver<Result<ExecOutput>>,
+) -> futures::stream::BoxStream<'static, Result<ExecOutput>> {
+    futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
+}

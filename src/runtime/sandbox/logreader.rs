@@ -1,0 +1,231 @@
+//! Reads kept output over all of its parts, while it may be written and rotated.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+
+use super::cri::Line;
+use super::logfile::part;
+use crate::runtime::io::{LogLine, OutputStream};
+
+/// Most parts that are looked for; more than any log has.
+const MOST_PARTS: u32 = 100;
+/// Size of one read.
+const READ_SIZE: usize = 64 << 10;
+/// Longest line that is put together from fragments; a longer one is told in pieces of this size.
+const LONGEST_LINE: usize = 1 << 20;
+
+/// A place in the kept output.
+#[derive(Debug)]
+pub struct LogReader {
+    folder: PathBuf,
+    since: Option<DateTime<Utc>>,
+    file: Option<File>,
+    /// Bytes of a line whose end was not read yet.
+    rest: Vec<u8>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl LogReader {
+    /// A reader that begins with the oldest line, or with the last `tail` ones.
+    ///
+    /// # Errors
+    /// A part can't be read.
+    pub fn open(folder: &Path, tail: Option<u64>, since: Option<DateTime<Utc>>) -> io::Result<Self> {
+        let file = match tail {
+            Some(tail) => last_lines(folder, tail)?,
+            None => oldest(folder)?,
+        };
+        let (rest, stdout, stderr) = Default::default();
+        Ok(Self { folder: folder.to_owned(), since, file, rest, stdout, stderr })
+    }
+
+    /// Reads on and appends lines; false when there was nothing new.
+    ///
+    /// # Errors
+    /// A part can't be read.
+    pub fn read(&mut self, lines: &mut Vec<LogLine>) -> io::Result<bool> {
+        let mut buffer = vec![0; READ_SIZE];
+        loop {
+            if self.file.is_none() {
+                self.file = oldest(&self.folder)?;
+            }
+            let Some(file) = &mut self.file else { return Ok(false) };
+            match file.read(&mut buffer)? {
+                0 => match self.next_part()? {
+                    Some(next) => self.file = Some(next),
+                    None => return Ok(false),
+                },
+                size => {
+                    self.take(buffer.get(..size).unwrap_or_default(), lines);
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// The part after the one that was read to its end; none where that one is still written to.
+    fn next_part(&self) -> io::Result<Option<File>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let current = file.metadata()?.ino();
+        let number = (0..MOST_PARTS)
+            .find(|number| fs::metadata(part(&self.folder, *number)).is_ok_and(|data| data.ino() == current));
+        match number {
+            Some(0) => Ok(None),
+            Some(number) => optional(File::open(part(&self.folder, number - 1))),
+            // It was dropped meanwhile; or the log is being shifted, and the oldest part is the next one too.
+            None => oldest(&self.folder),
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], lines: &mut Vec<LogLine>) {
+        self.rest.extend_from_slice(bytes);
+        let rest = std::mem::take(&mut self.rest);
+        let mut left = rest.as_slice();
+        while let Some(end) = left.iter().position(|byte| *byte == b'\n') {
+            let (line, after) = left.split_at(end);
+            if let Some(line) = Line::parse(line) {
+                self.join(&line, lines);
+            }
+            left = after.get(1..).unwrap_or_default();
+        }
+        self.rest = left.to_vec();
+    }
+
+    /// Joins the fragments of a line.
+    fn join(&mut self, line: &Line<'_>, lines: &mut Vec<LogLine>) {
+        let held = match line.stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        };
+        held.extend_from_slice(line.text);
+        if line.full || held.len() >= LONGEST_LINE {
+            let text = String::from_utf8_lossy(held).into_owned();
+            held.clear();
+            if self.since.is_none_or(|since| line.at >= since) {
+                lines.push(LogLine { at: line.at, stream: line.stream, text });
+            }
+        }
+    }
+}
+
+fn optional(file: io::Result<File>) -> io::Result<Option<File>> {
+    match file {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn oldest(folder: &Path) -> io::Result<Option<File>> {
+    for number in (0..MOST_PARTS).rev() {
+        if let Some(file) = optional(File::open(part(folder, number)))? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
+
+/// The part in which the last `tail` lines begin, open at the first of them.
+fn last_lines(folder: &Path, tail: u64) -> io::Result<Option<File>> {
+    let mut wanted = tail;
+    for number in 0..MOST_PARTS {
+        let Some(mut file) = optional(File::open(part(folder, number)))? else { break };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        match begin_of_last(&bytes, &mut wanted) {
+            Some(begin) => {
+                file.seek(SeekFrom::Start(begin as u64))?;
+                return Ok(Some(file));
+            }
+            None => continue,
+        }
+    }
+    oldest(folder)
+}
+
+/// Where the last `wanted` full lines of a part begin; none where it has fewer, of which the count is then taken off.
+fn begin_of_last(bytes: &[u8], wanted: &mut u64) -> Option<usize> {
+    let mut end = bytes.len();
+    loop {
+        let before = bytes.get(..end.saturating_sub(1)).unwrap_or_default();
+        let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let line = bytes.get(begin..end).unwrap_or_default();
+        if Line::parse(line.trim_ascii_end()).is_some_and(|line| line.full) {
+            if *wanted == 0 {
+                return Some(end);
+            }
+            *wanted -= 1;
+        }
+        if begin == 0 {
+            return None;
+        }
+        end = begin;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::sandbox::cri::Framer;
+    use crate::runtime::sandbox::logfile::LogFile;
+    use crate::runtime::sandbox::record::LogBounds;
+
+    fn write(log: &mut LogFile, text: &str) {
+        let mut out = Vec::new();
+        Framer::new(OutputStream::Stdout).push(Utc::now(), text.as_bytes(), &mut out);
+        log.append(&out);
+    }
+
+    fn texts(reader: &mut LogReader) -> Vec<String> {
+        let mut lines = Vec::new();
+        while reader.read(&mut lines).unwrap() {}
+        lines.into_iter().map(|line| line.text).collect()
+    }
+
+    fn log(folder: &Path) -> LogFile {
+        LogFile::open(folder, LogBounds { file_bytes: 100, files: 3 }).unwrap()
+    }
+
+    #[test]
+    fn lines_come_over_all_parts_and_go_on_after_a_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = log(folder.path());
+        write(&mut log, "1\n");
+        let mut reader = LogReader::open(folder.path(), None, None).unwrap();
+        assert_eq!(texts(&mut reader), ["1"]);
+        for line in ["2\n", "3\n", "4\n", "5\n"] {
+            write(&mut log, line);
+        }
+        assert_eq!(texts(&mut reader), ["2", "3", "4", "5"]);
+        assert!(part(folder.path(), 1).exists());
+    }
+
+    #[test]
+    fn the_last_lines_are_found_over_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = log(folder.path());
+        for line in ["1\n", "2\n", "3\n", "4\n", "5\n"] {
+            write(&mut log, line);
+        }
+        let tail = |count| texts(&mut LogReader::open(folder.path(), Some(count), None).unwrap());
+        assert_eq!(tail(0), Vec::<String>::new());
+        assert_eq!(tail(1), ["5"]);
+        assert_eq!(tail(4), ["2", "3", "4", "5"]);
+        assert_eq!(tail(100), ["1", "2", "3", "4", "5"]);
+    }
+
+    #[test]
+    fn fragments_are_joined_and_older_lines_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "2026-01-01T00:00:00Z stdout F old\n2026-01-01T00:00:01Z stdout P a\n\
+                    2026-01-01T00:00:01Z stderr F e\n2026-01-01T00:00:02Z stdout F b\n";
+        fs::write(part(folder.path(), 0), text).unwrap();
+        let since = Some("2026-01-01T00:00:01Z".parse().unwrap());
+        assert_eq!(texts(&mut LogReader::open(folder.path(), None, since).unwrap()), ["e", "ab"]);
+    }
+}
