@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use evenkeel::runtime::{ErrorKind, Runtime};
+use evenkeel::runtime::io::{ExecInput, ExecOutput, ExecRequest};
+use evenkeel::runtime::{ErrorKind, Exec, Runtime, RuntimeEvent};
 use evenkeel::spec::Signal;
 use evenkeel::state::{EndedBy, ExitReason, Phase, StopCause};
+use futures::StreamExt;
 
-use crate::support::{Sandbox, request, shell, stop};
+use crate::support::{PATIENCE, Sandbox, alive, read_json, request, shell, stop};
+
+const FOREVER: &str = "while :; do sleep 0.05; done";
 
 #[tokio::test]
 async fn a_short_program_ends_with_its_code_and_its_output_is_kept() {
@@ -20,8 +24,9 @@ async fn a_short_program_ends_with_its_code_and_its_output_is_kept() {
 #[tokio::test]
 async fn a_program_that_runs_is_listed_and_stopped_by_its_signal() {
     let sandbox = Sandbox::new();
-    let instance = sandbox.run(&shell("trap 'exit 7' TERM; while :; do sleep 0.05; done")).await;
+    let instance = sandbox.run(&shell(&format!("trap 'exit 7' TERM; echo armed; {FOREVER}"))).await;
     assert!(matches!(instance.phase, Phase::Running { ready: true, .. }));
+    sandbox.wrote(&instance.as_ref(), "armed\n").await;
     assert_eq!(sandbox.find(&instance.as_ref()).await.unwrap(), instance);
     let order = stop(Signal::TERM, Duration::from_secs(10), StopCause::Idle);
     let stopped = sandbox.runtime.stop(&instance.as_ref(), &order).await.unwrap().unwrap();
@@ -29,21 +34,188 @@ async fn a_program_that_runs_is_listed_and_stopped_by_its_signal() {
     assert_eq!((exit.code, exit.ended_by), (Some(7), EndedBy::Request(StopCause::Idle)));
     sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
     assert!(!sandbox.dir(&instance.as_ref()).exists());
-    assert_eq!(sandbox.runtime.stop(&instance.as_ref(), &order).await.unwrap(), None);
-    sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_program_that_is_not_found_is_refused_by_name() {
     let sandbox = Sandbox::new();
-    let created = sandbox
-        .runtime
-        .create(&request("image: { name: host }\ncommand: { entrypoint: [no-such-program] }", 0))
-        .await
-        .unwrap();
+    let yaml = "image: { name: host }\ncommand: { entrypoint: [no-such-program] }";
+    let created = sandbox.runtime.create(&request(yaml, 0)).await.unwrap();
     let error = sandbox.runtime.start(&created.as_ref()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Rejected);
     assert!(error.message.contains("executable not found: \"no-such-program\""), "{error}");
     let exit = sandbox.ended(&created.as_ref()).await;
     assert_eq!((exit.code, exit.reason), (Some(127), ExitReason::RuntimeError));
+}
+
+#[tokio::test]
+async fn another_controller_adopts_what_runs_and_stops_it() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let other = sandbox.reopen();
+    assert_eq!(other.list().await.unwrap().instances, [instance.clone()]);
+    let order = stop(Signal::KILL, Duration::ZERO, StopCause::Expired);
+    let stopped = other.stop(&instance.as_ref(), &order).await.unwrap().unwrap();
+    let Phase::Exited(exit) = stopped.phase else { panic!("{:?}", stopped.phase) };
+    assert_eq!((exit.code, exit.ended_by), (Some(137), EndedBy::Request(StopCause::Expired)));
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_takes_its_program_along_and_is_told_as_an_exit() {
+    let sandbox = Sandbox::new();
+    let mut events = sandbox.runtime.events().await.unwrap();
+    let instance = sandbox.run(&shell(&format!("setsid sh -c '{FOREVER}' & {FOREVER}"))).await;
+    let run = read_json(&sandbox.dir(&instance.as_ref()).join("run.json"));
+    let pid = |who: &str| i32::try_from(run[who]["pid"].as_i64().unwrap()).unwrap();
+    assert!(alive(pid("program")));
+    let supervisor = rustix::process::Pid::from_raw(pid("supervisor")).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+    let exit = tokio::time::timeout(PATIENCE, async {
+        loop {
+            if let RuntimeEvent::Changed(changed) = events.next().await.unwrap()
+                && let Phase::Exited(exit) = changed.phase
+            {
+                return exit;
+            }
+        }
+    });
+    let exit = exit.await.unwrap();
+    assert_eq!((exit.code, exit.signal.as_deref()), (Some(137), Some("SIGKILL")));
+    assert!(exit.runtime_error.unwrap().contains("supervisor was killed"));
+    assert!(!alive(pid("program")) && !alive(pid("first")));
+}
+
+#[tokio::test]
+async fn after_a_reboot_everything_has_ended_and_nothing_is_signalled() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let path = sandbox.dir(&instance.as_ref()).join("run.json");
+    let mut run = read_json(&path);
+    let original = run.clone();
+    run["boot_id"] = "another".into();
+    std::fs::write(&path, run.to_string()).unwrap();
+    let exit = sandbox.ended(&instance.as_ref()).await;
+    assert!(exit.runtime_error.unwrap().contains("restarted"), "it says why");
+    assert!(alive(i32::try_from(run["program"]["pid"].as_i64().unwrap()).unwrap()), "nothing was signalled");
+    // The same at every look.
+    assert_eq!(sandbox.find(&instance.as_ref()).await, sandbox.find(&instance.as_ref()).await);
+    std::fs::write(&path, original.to_string()).unwrap();
+    std::fs::remove_file(sandbox.dir(&instance.as_ref()).join("exit.json")).unwrap();
+}
+
+#[tokio::test]
+async fn a_number_that_was_given_to_another_process_is_not_adopted() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let path = sandbox.dir(&instance.as_ref()).join("run.json");
+    let mut run = read_json(&path);
+    let original = run.clone();
+    // This test's own process, with a start time that is not its own.
+    for who in ["supervisor", "first", "program"] {
+        run[who] = serde_json::json!({ "pid": std::process::id(), "start": 1 });
+    }
+    std::fs::write(&path, run.to_string()).unwrap();
+    let exit = sandbox.ended(&instance.as_ref()).await;
+    assert_eq!(exit.code, Some(137));
+    std::fs::write(&path, original.to_string()).unwrap();
+    std::fs::remove_file(sandbox.dir(&instance.as_ref()).join("exit.json")).unwrap();
+}
+
+#[tokio::test]
+async fn a_broken_record_is_an_unknown_phase_and_can_be_removed() {
+    let sandbox = Sandbox::new();
+    let created = sandbox.runtime.create(&request(&shell(FOREVER), 0)).await.unwrap();
+    std::fs::write(sandbox.dir(&created.as_ref()).join("record.json"), "{ \"version\": 1").unwrap();
+    let found = sandbox.runtime.list().await.unwrap().instances.remove(0);
+    assert!(matches!(found.phase, Phase::Unknown { .. }), "{:?}", found.phase);
+    assert_eq!((found.id.name(), found.conditions[0].reason.as_str()), ("demo/web/0".into(), "RecordUnreadable"));
+    sandbox.runtime.remove(&found.as_ref()).await.unwrap();
+    assert_eq!(sandbox.runtime.list().await.unwrap().instances, []);
+}
+
+#[tokio::test]
+async fn a_leftover_without_a_record_is_no_instance_and_does_not_hinder_a_create() {
+    let sandbox = Sandbox::new();
+    let leftover = sandbox.root.path().join("sandbox/instances/demo_web_0_01234567_0");
+    std::fs::create_dir_all(leftover.join("upper/old")).unwrap();
+    assert_eq!(sandbox.runtime.list().await.unwrap().instances, []);
+    let created = sandbox.runtime.create(&request(&shell(FOREVER), 0)).await.unwrap();
+    assert_eq!(created.phase, Phase::Created);
+    assert!(!leftover.join("upper/old").exists());
+}
+
+#[tokio::test]
+async fn five_creates_at_once_get_five_ports() {
+    let sandbox = Sandbox::new();
+    let yaml = shell("echo $PORT") + "\nendpoints: [{ name: http, protocol: http, port: 80 }]";
+    let requests: Vec<_> = (0..5).map(|slot| request(&yaml, slot)).collect();
+    let created = futures::future::join_all(requests.iter().map(|request| sandbox.runtime.create(request))).await;
+    let mut ports: Vec<u16> = created.into_iter().map(|created| created.unwrap().ports[0].host_port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 5);
+    let first = sandbox.runtime.list().await.unwrap().instances.remove(0);
+    sandbox.runtime.start(&first.as_ref()).await.unwrap();
+    sandbox.ended(&first.as_ref()).await;
+    assert_eq!(sandbox.output(&first.as_ref()), format!("{}\n", first.ports[0].container_port));
+}
+
+#[tokio::test]
+async fn output_is_bounded_and_its_last_lines_are_kept() {
+    let sandbox = Sandbox::new();
+    let (exit, _) = sandbox.script_with("logs: { max_size_bytes: 400000 }", "seq 1 60000").await;
+    assert_eq!(exit.code, Some(0));
+    let found = sandbox.runtime.list().await.unwrap().instances.remove(0);
+    let logs = sandbox.dir(&found.as_ref()).join("logs");
+    let sizes: Vec<u64> =
+        std::fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).collect();
+    assert_eq!(sizes.len(), 5, "{sizes:?}");
+    // Five files of 80,000 bytes, each exceeded by at most the lines of one read.
+    assert!(sizes.iter().sum::<u64>() < 5 * 80_000 + 5 * 500_000, "{sizes:?}");
+    assert!(sandbox.output(&found.as_ref()).ends_with("59999\n60000\n"));
+}
+
+#[tokio::test]
+async fn a_command_inside_has_a_terminal_of_the_wanted_size() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let command = ["sh", "-c", "stty size; read line; stty size; exit 4"].map(str::to_owned).to_vec();
+    let request = ExecRequest { command, tty: Some((100, 30)), stdin: true, ..ExecRequest::default() };
+    let session = Exec::exec(&sandbox.runtime, &instance.as_ref(), &request).await.unwrap();
+    session.input.send(ExecInput::Resize(120, 40)).await.unwrap();
+    session.input.send(ExecInput::Data("x\n".into())).await.unwrap();
+    let items: Vec<_> = tokio::time::timeout(PATIENCE, session.output.collect()).await.unwrap();
+    let mut text = String::new();
+    let mut code = None;
+    for item in items {
+        match item.unwrap() {
+            ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => text += &String::from_utf8_lossy(&bytes),
+            ExecOutput::Exit(exit) => code = Some(exit),
+        }
+    }
+    assert!(text.contains("40 120"), "{text:?}");
+    assert_eq!(code, Some(4));
+}
+
+#[tokio::test]
+async fn a_command_inside_ends_when_nobody_reads_it() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let command = ["sh", "-c", "echo $$; exec sleep 1000"].map(str::to_owned).to_vec();
+    let request = ExecRequest { command, ..ExecRequest::default() };
+    let mut session = Exec::exec(&sandbox.runtime, &instance.as_ref(), &request).await.unwrap();
+    session.output.next().await.unwrap().unwrap();
+    drop(session);
+    let count = ["sh", "-c", "ps | grep -c 'sleep 100[0]'"].map(str::to_owned).to_vec();
+    let gone = async {
+        loop {
+            let request = ExecRequest { command: count.clone(), ..ExecRequest::default() };
+            let session = Exec::exec(&sandbox.runtime, &instance.as_ref(), &request).await.unwrap();
+            let items: Vec<_> = session.output.collect().await;
+            if matches!(items.first(), Some(Ok(ExecOutput::Stdout(text))) if text.starts_with(b"0")) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
 }

@@ -79,6 +79,16 @@ impl Sandbox {
         listing.instances.into_iter().find(|one| one.id == instance.id)
     }
 
+    /// Waits until an instance has written this.
+    pub async fn wrote(&self, instance: &InstanceRef, text: &str) {
+        let wait = async {
+            while !self.output(instance).contains(text) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it writes");
+    }
+
     /// What an instance wrote to both streams, without the stamps.
     pub fn output(&self, instance: &InstanceRef) -> String {
         let text = std::fs::read_to_string(self.dir(instance).join("logs/output.log")).unwrap_or_default();
@@ -145,4 +155,14 @@ pub fn shell(script: &str) -> String {
 
 pub fn stop(signal: Signal, grace: Duration, cause: StopCause) -> StopRequest {
     StopRequest { signal, grace, cause }
+}
+
+/// Whether a process exists and has not ended.
+pub fn alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X'])))
+}
+
+pub fn read_json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }

@@ -16,7 +16,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::unix::pipe;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 use super::enter::Order;
@@ -115,13 +115,18 @@ impl SandboxRuntime {
         let mut child = command.spawn().map_err(wrong)?;
         // The command itself holds copies of the terminal's end.
         drop(command);
+        // Taken before the helper is waited for, which closes what is left.
+        let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut line = String::new();
         let mut answer = BufReader::new(answer);
-        let told = tokio::select! {
-            told = tokio::time::timeout(START_LIMIT, answer.read_line(&mut line)) => told,
-            _ = child.wait() => Ok(Err(io::Error::other("its helper ended"))),
+        let limit = tokio::select! {
+            biased;
+            _ = answer.fill_buf() => START_LIMIT,
+            // A command that ended at once has been told of; one that was not will not be.
+            _ = child.wait() => REST,
+            () = tokio::time::sleep(START_LIMIT) => Duration::ZERO,
         };
-        match told {
+        match tokio::time::timeout(limit, answer.read_line(&mut line)).await {
             Ok(read) => read.map_err(wrong)?,
             Err(_) => return Err(RuntimeError::new(ErrorKind::Timeout, "the command did not start in time")),
         };
@@ -133,7 +138,7 @@ impl SandboxRuntime {
         })?;
         Ok(match terminal {
             Some(terminal) => with_terminal(child, Arc::new(terminal)),
-            None => with_pipes(child),
+            None => with_pipes(child, streams),
         })
     }
 }
@@ -210,10 +215,11 @@ fn with_terminal(child: Child, terminal: Arc<Terminal>) -> ExecSession {
     session(child, input, feed, read)
 }
 
-fn with_pipes(mut child: Child) -> ExecSession {
+/// The ends of a command's pipes.
+type Streams = (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>);
+
+fn with_pipes(child: Child, (stdin, stdout, stderr): Streams) -> ExecSession {
     let (input, mut inputs) = mpsc::channel(BACKLOG);
-    let stdin = child.stdin.take();
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let feed = async move {
         let Some(mut stdin) = stdin else { return };
         while let Some(piece) = inputs.recv().await {
