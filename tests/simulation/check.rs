@@ -137,7 +137,6 @@ pub async fn is_quiet(stage: &mut Stage) -> Result<(), String> {
 pub fn strangers(stage: &Stage, strangers: &Strangers) -> Result<(), String> {
     let theirs = stage.world.instances().into_iter().filter(|(of, _)| *of == strangers.owner);
     let alive = theirs.filter(|(_, instance)| instance.phase.is_ready()).count();
-    // They may crash like everything else, but nobody may do anything to them.
     let touched = |change: &Change| matches!(change.what, What::StopAsked | What::Removed { .. });
     let changes = stage.world.changes();
     if let Some(change) = changes.iter().find(|change| change.owner == strangers.owner && touched(change)) {
@@ -165,7 +164,8 @@ pub fn history(stage: &Stage, lag: chrono::Duration) -> Result<(), String> {
     for change in stage.world.changes().iter().filter(|change| change.owner == owner()) {
         let wanted = wanted_around(chronicle, change, lag);
         let late = chronicle.crashes.iter().any(|crash| (*crash..*crash + lag).contains(&change.at));
-        judge(&ledger, change, &wanted, late, chronicle).map_err(|problem| {
+        let before = chronicle.unsynced.first().is_none_or(|(began, _)| change.at <= *began);
+        judge(&ledger, change, &wanted, late || before, chronicle).map_err(|problem| {
             let name = change.id.runtime_name();
             format!("{} {name} {:?} {:?}: {problem}\nwanted {wanted:?}", change.at, change.what, change.counts)
         })?;
@@ -188,14 +188,14 @@ fn judge(
     ledger: &Ledger,
     change: &Change,
     wanted: &[Option<Wanted>],
-    late: bool,
+    excused: bool,
     chronicle: &Chronicle,
 ) -> Result<(), String> {
     let retires = ledger.runs(&change.runtime_id)
         && matches!(change.what, What::StopAsked | What::Removed { running: true, asked: true });
     if retires {
         let unsynced = |(from, to): &(_, _)| *from < change.at && change.at < *to;
-        if chronicle.unsynced.iter().any(unsynced) && !late {
+        if chronicle.unsynced.iter().any(unsynced) && !excused {
             return Err("it was retired before the source was synced".to_owned());
         }
         if !wanted.iter().any(|wanted| may_go(ledger, change, wanted.as_ref())) {
@@ -213,7 +213,7 @@ fn judge(
             return Err(format!("{left} are left to serve, {debts} more crashed, and {floor} have to be"));
         }
     }
-    if change.what == What::Created && !late {
+    if change.what == What::Created && !excused {
         let ceiling = |wanted: &Option<Wanted>| wanted.as_ref().map_or(0, |wanted| wanted.replicas + wanted.surge);
         let ceiling = wanted.iter().map(ceiling).max();
         if ceiling.is_some_and(|ceiling| change.counts.live > ceiling) {

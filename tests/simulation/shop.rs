@@ -63,7 +63,7 @@ fn text(name: &str, services: &Services, style: u32) -> String {
             "    stop_grace_period: 5s\n".to_owned(),
             format!("    rollout: {{ strategy: {strategy}, max_surge: {surge}, max_unavailable: {unavailable} }}\n"),
         ];
-        let _ = write!(body, "  {name}:\n");
+        let _ = writeln!(body, "  {name}:");
         for index in 0..fields.len() {
             body += &fields[(index + style as usize) % fields.len()];
         }
@@ -72,7 +72,7 @@ fn text(name: &str, services: &Services, style: u32) -> String {
         body = "services: {}\n".to_owned();
     }
     let head = format!("deployment: {name}\n");
-    text += &if style % 2 == 0 { head + &body } else { body + &head };
+    text += &if style.is_multiple_of(2) { head + &body } else { body + &head };
     text
 }
 

@@ -15,7 +15,7 @@ use crate::shop::{Service, Services, pick};
 use crate::stage::{Stage, Trace, owner};
 
 /// Tells the script's course apart from the machine's.
-const SCRIPT: u64 = 0x5eed_0f_57_02_1e5;
+const SCRIPT: u64 = 0x0005_eed0_f570_21e5;
 
 /// Tells the story of a seed and judges it.
 pub async fn tell(seed: u64, trace: Trace) -> Result<(), String> {
@@ -33,7 +33,9 @@ pub async fn tell(seed: u64, trace: Trace) -> Result<(), String> {
     check::converges(&mut story.stage).await?;
     check::history(&story.stage, weather.lag())?;
     check::strangers(&story.stage, &strangers)?;
-    check::is_quiet(&mut story.stage).await
+    check::is_quiet(&mut story.stage).await?;
+    story.stage.note(format!("the end, after {:?}", story.stage.world.changes()));
+    Ok(())
 }
 
 /// How bad it gets.
@@ -43,7 +45,7 @@ enum Weather {
     Calm,
     /// Calls take time and may outlive the controller.
     Slow,
-    /// Calls are fine and events are not.
+    /// Calls are fine, events are not, and instances crash soon after their start.
     Deaf,
     /// Everything goes wrong.
     Harsh,
@@ -70,6 +72,8 @@ impl Weather {
                 event_duplicated: harsh.event_duplicated,
                 event_delayed: harsh.event_delayed,
                 event_delay: harsh.event_delay,
+                crash: 0.3,
+                crash_within: Duration::from_secs(15),
                 ..Faults::none()
             },
             Self::Harsh => harsh,
@@ -149,7 +153,9 @@ impl Story {
             }
             sleep(pause).await;
         }
-        let sync = self.rng.duration(Duration::from_secs(2));
+        // A source may take long: longer than it takes for what it has not named yet to look like an orphan.
+        let most = pick(&mut self.rng, &[0, 2, 2, 300]);
+        let sync = self.rng.duration(Duration::from_secs(most));
         self.stage.start(sync).await;
     }
 
