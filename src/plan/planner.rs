@@ -15,7 +15,9 @@ use crate::state::{DesiredDeployment, Instance, Phase};
 /// holds only what may be done now and in any order; what has to come after that is in the next plan, when its
 /// effects were observed. Takes time in the order of n log n for n instances.
 pub fn plan(input: &Input<'_>) -> Plan {
-    let mut observed: Vec<&Instance> = input.observed.iter().collect();
+    // Another deployment's instances are none of this one's business, whoever hands them over.
+    let own = |instance: &&Instance| instance.id.deployment == input.deployment;
+    let mut observed: Vec<&Instance> = input.observed.iter().filter(own).collect();
     observed.sort_by(|a, b| (&a.id, a.runtime, &a.runtime_id).cmp(&(&b.id, b.runtime, &b.runtime_id)));
 
     let mut draft = Draft::new(input);

@@ -157,8 +157,9 @@ where
             _ => false,
         };
         let coming = count(self.matched.slots.iter().zip(&self.needs).filter(coming));
-        let inside = self.matched.slots.iter().filter(|slot| {
-            slot.fresh.is_some_and(available) || slot.stale.iter().any(|stale| available(stale.instance))
+        let inside = self.matched.slots.iter().zip(&self.needs).filter(|(slot, need)| {
+            let holds = !matches!(need, Need::AtRest) && slot.fresh.is_some_and(available);
+            holds || slot.stale.iter().any(|stale| available(stale.instance))
         });
         self.ledger.floor.saturating_sub(count(inside)).min(coming)
     }
@@ -185,6 +186,7 @@ where
             }
             *places -= 1;
             self.draft.launch(self.desired, launch);
+            self.needs[index] = Need::Patience;
         }
     }
 
@@ -208,9 +210,7 @@ where
 
     /// Retires what is stale and what is double, as far as availability allows.
     fn replace(&mut self) {
-        // While calls for new instances fail, a ready instance goes only where its successor is available.
-        let fails = |slot: &Slot<'_>| slot.fresh.is_none() && failure(self.draft, self.desired, slot.number).is_some();
-        let failing = self.matched.slots.iter().any(fails);
+        let failing = self.is_failing();
         for candidate in self.candidates() {
             let Candidate { rank, instance, cause } = candidate;
             if !self.draft.may_act(instance) {
@@ -228,6 +228,16 @@ where
                 self.held = true;
             }
         }
+    }
+
+    /// Whether calls for new instances fail; a ready instance then goes only where its successor is available. A slot
+    /// whose next try is due and lacks nothing but a place does not count, or it would never get one.
+    fn is_failing(&self) -> bool {
+        let mut slots = self.matched.slots.iter().zip(&self.needs);
+        slots.any(|(slot, need)| {
+            let tried = slot.fresh.is_none() && matches!(need, Need::Patience);
+            tried && failure(self.draft, self.desired, slot.number).is_some()
+        })
     }
 
     fn candidates(&self) -> Vec<Candidate<'i, 'p>> {

@@ -60,6 +60,17 @@ fn ready_instances_are_not_taken_away_for_launches_that_fail() {
 }
 
 #[test]
+fn a_failed_launch_whose_place_was_taken_gets_one_again() {
+    let fields = "rollout: {max_surge: 0, max_unavailable: 1}";
+    let failed = |seconds_ago| web('b', 2, fields).with([up(0, 'a'), up(1, 'b')]).failed(0, 'b', 1, seconds_ago, true);
+    failed(0).expect(
+        "wait to try demo/web/0 (bbbbbbbb, attempt 0) again until 2026-01-01T12:00:01Z: failed once: no space left
+         look again at 2026-01-01T12:00:01Z",
+    );
+    failed(2).expect("retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+}
+
+#[test]
 fn a_runtime_that_does_not_answer_is_not_an_empty_one() {
     web('a', 3, "").unreachable(RuntimeKind::Docker).expect("wait for docker to answer: connection refused");
     web('b', 1, "")

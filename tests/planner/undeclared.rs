@@ -52,6 +52,16 @@ fn a_service_that_is_gone_is_retired_at_once() {
 }
 
 #[test]
+fn instances_of_another_deployment_are_not_touched() {
+    let foreign = up(0, 'a').change(|instance| instance.id.deployment = "other".into());
+    Snapshot::undeclared(Fate::Removed).with([foreign.clone()]).expect("");
+    Snapshot::declared()
+        .service("web", 'a', 1, "")
+        .with([foreign])
+        .expect("launch web/0 a0: missing, 1 replica wanted");
+}
+
+#[test]
 fn services_of_kinds_that_are_not_run_say_so() {
     Snapshot::declared().service("web", 'a', 1, "rtype: job").with([up(0, 'a')]).expect(
         "retire web/0 a0: service is not declared any more

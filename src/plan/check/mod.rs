@@ -141,6 +141,9 @@ fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
                 Some(observed) if matches!(observed.phase, Phase::Pending | Phase::Stopping) => {
                     found.push(Violation::InFlight(instance.id.clone()));
                 }
+                Some(observed) if observed.id.deployment != input.deployment => {
+                    found.push(Violation::NotObserved(instance.id.clone()));
+                }
                 Some(_) => {}
             }
         }
@@ -154,7 +157,7 @@ fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
 
 fn check_declared(input: &Input<'_>, desired: &DesiredDeployment, plan: &Plan, found: &mut Vec<Violation>) {
     let mut observed: BTreeMap<&str, Vec<&Instance>> = BTreeMap::new();
-    for instance in input.observed {
+    for instance in input.observed.iter().filter(|instance| instance.id.deployment == input.deployment) {
         observed.entry(&instance.id.service).or_default().push(instance);
     }
     let mut lanes: BTreeMap<&str, Vec<&Lane>> = BTreeMap::new();

@@ -137,11 +137,11 @@ impl Checked<'_> {
         if !self.taken().any(|(instance, _)| surplus(instance)) {
             return;
         }
-        let slot = |slot: u32| self.observed.iter().filter(move |instance| instance.id.slot == slot);
+        let slot = |slot: u32| self.observed.iter().filter(move |one| one.id.slot == slot).filter(|one| kept(one));
         let available = |number: u32| slot(number).any(|instance| self.is_available(instance));
         let starting = |instance: &Instance| matches!(instance.phase, Phase::Pending | Phase::Running { .. });
         let coming = |number: u32| slot(number).any(|instance| self.is_fresh(instance) && starting(instance));
-        let inside = count((0..self.replicas).filter(|number| available(*number)));
+        let inside = self.count(|one| one.id.slot < self.replicas && self.is_available(one) && kept(one));
         let could = count((0..self.replicas).filter(|number| !available(*number) && coming(*number)));
         let left = inside + self.count(|instance| surplus(instance) && kept(instance));
         if left < floor.min(inside + could) {
