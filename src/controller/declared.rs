@@ -36,4 +36,16 @@ impl Declared {
             None => Fate::Orphaned,
         }
     }
+
+    /// Why a deployment that is not declared is kept, and what to do about it; none where it is not kept.
+    pub fn why_kept(&self, deployment: &str) -> Option<String> {
+        if self.fate(deployment) != Fate::Kept {
+            return None;
+        }
+        let unreadable = self.stale.get(deployment).or(self.unclear.as_ref());
+        Some(match (self.removed.get(deployment), unreadable) {
+            (None, Some(why)) => format!("whether it is declared can't be read: {why}"),
+            _ => "its declaration has gone and said prune: never; `keel delete` removes it".to_owned(),
+        })
+    }
 }

@@ -34,12 +34,14 @@ impl State {
             let wait = (look - now).to_std().unwrap_or_default();
             self.queue.add(deployment, at + wait);
         }
+        let kept = desired.err().filter(|fate| *fate == Fate::Kept).and_then(|_| declared.why_kept(deployment));
         let facts = Facts {
             deployment,
             desired,
             observed: &self.observed(deployment),
             plan: &plan,
             working: self.flights.any(deployment),
+            kept: kept.as_deref(),
             stale: declared.stale.get(deployment).map(String::as_str),
             removing: self.removing.contains_key(deployment),
         };

@@ -23,6 +23,8 @@ pub struct Facts<'a> {
     pub working: bool,
     /// Why it runs on its last good version, where it does.
     pub stale: Option<&'a str>,
+    /// Why it is kept though nothing declares it, where it is.
+    pub kept: Option<&'a str>,
     /// Whether its removal was asked for by name.
     pub removing: bool,
 }
@@ -203,7 +205,7 @@ fn message(facts: &Facts<'_>, state: DeploymentState) -> String {
     let wait = match (wait, state) {
         (None, DeploymentState::Removing) if facts.removing => Some("being deleted".to_owned()),
         (None, DeploymentState::Removing) => Some("not declared any more".to_owned()),
-        (None, DeploymentState::Kept) => Some("not declared any more and kept; `keel delete` removes it".to_owned()),
+        (None, DeploymentState::Kept) => facts.kept.map(str::to_owned),
         (wait, _) => wait,
     };
     let stale = facts.stale.map(|why| format!("runs on its last good version: {why}"));

@@ -5,7 +5,7 @@ use super::waits;
 use super::{DeploymentState, ServiceView};
 use crate::plan::Wait;
 use crate::spec::unsupported;
-use crate::state::{Condition, DesiredService, Fate, Instance};
+use crate::state::{Condition, DesiredService, Instance};
 
 /// Conditions of a deployment.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> Vec<Condition> {
@@ -17,8 +17,8 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> Vec<Co
     if let Some(why) = facts.stale {
         conditions.push(Condition::holds("Stale", "SourceProblem", why));
     }
-    if facts.desired.err() == Some(Fate::Kept) {
-        conditions.push(Condition::holds("Kept", "PruneNever", "its declaration has gone; `keel delete` removes it"));
+    if let Some(why) = facts.kept {
+        conditions.push(Condition::holds("Kept", "NotPruned", why));
     }
     for field in facts.desired.iter().flat_map(|desired| &desired.unsupported) {
         conditions.push(field.clone());
