@@ -7,4 +7,6 @@
 
 mod isolation;
 mod lifecycle;
+mod storage;
 mod support;
+mod unprivileged;

@@ -15,7 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The program under test.
 pub fn keel() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_keel"))
+    std::env::var_os("KEEL_TEST_PROGRAM").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_keel")), PathBuf::from)
 }
 
 /// A runtime on a root of its own, whose instances are killed when it is dropped.
@@ -146,6 +146,30 @@ pub fn request(yaml: &str, slot: u32) -> CreateRequest {
         env,
         source: None,
     }
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A root file system with a static busybox and a user `web` in a folder.
+pub fn rootfs(folder: &Path) -> PathBuf {
+    let root = folder.join("rootfs");
+    for name in ["bin", "etc", "srv"] {
+        std::fs::create_dir_all(root.join(name)).unwrap();
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    for name in ["sh", "ls", "cat", "id", "touch", "mount", "hostname"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+    }
+    std::fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").unwrap();
+    root
+}
+
+/// A service that runs this shell script in a root file system.
+pub fn shell_in(root: &Path, script: &str) -> String {
+    format!("image: {{ name: 'dir:{}' }}\ncommand: {{ entrypoint: [sh, -c, {script:?}] }}", root.display())
 }
 
 /// A service that runs this shell script.

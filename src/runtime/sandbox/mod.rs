@@ -25,6 +25,7 @@ mod program;
 mod record;
 mod remove;
 mod rootfs;
+mod skeleton;
 mod supervise;
 mod sys;
 mod translate;

@@ -17,6 +17,7 @@ use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, is_directory, place, place_or_make};
 use super::layout::InstanceDir;
 use super::record::{Launch, Layer, Mount, MountSource, Root};
+use super::skeleton::replace_parent;
 use super::sys::{MountAttributes, set_mount_attributes};
 
 /// Largest size of the private /tmp, /var/tmp and /run, as mount option: enough for scratch files, and no way to
@@ -85,8 +86,23 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
         hide(&root, &launch.hidden)?;
     }
     devices(&root, &launch.devices)?;
+    let mut root = root;
+    let mut replaced = Vec::new();
     for (mount, tree) in launch.mounts.iter().zip(sources) {
-        attach_mount(&root, mount, tree)?;
+        if matches!(launch.root, Root::Host) && place(root.as_fd(), &mount.target).is_err() {
+            let (parent, is_root) = replace_parent(&root, &mount.target).map_err(|error| {
+                Failure::wrong(format!("storage: the target {} can't be made: {error}", mount.target))
+            })?;
+            replaced.push(parent);
+            if is_root {
+                root = open_place(&dir.rootfs()).context("opening the root file system")?;
+            }
+        }
+        attach_mount(&root, mount, &tree)?;
+    }
+    for parent in replaced {
+        let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: true };
+        set_mount_attributes(parent.as_fd(), attributes, false).context("making the root read-only")?;
     }
     if matches!(launch.root, Root::Dir { layer: Layer::ReadOnly, .. }) {
         let attributes = MountAttributes { read_only: true, ..MountAttributes::default() };
@@ -185,7 +201,8 @@ fn new_fs(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> i
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-fn tmpfs(size: &str, mode: u32) -> io::Result<OwnedFd> {
+/// A file system in memory, attached nowhere.
+pub fn tmpfs(size: &str, mode: u32) -> io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     new_fs("tmpfs", &[("size", size), ("mode", &format!("{mode:o}"))], attributes)
 }
@@ -323,7 +340,7 @@ fn hide(root: &OwnedFd, hidden: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn attach_mount(root: &OwnedFd, mount: &Mount, tree: OwnedFd) -> Result<(), Failure> {
+fn attach_mount(root: &OwnedFd, mount: &Mount, tree: &OwnedFd) -> Result<(), Failure> {
     let target = &mount.target;
     let attributes = MountAttributes { read_only: mount.read_only, no_suid: true, no_dev: true };
     set_mount_attributes(tree.as_fd(), attributes, true).with_context(|| format!("preparing the mount at {target}"))?;
@@ -336,7 +353,7 @@ fn attach_mount(root: &OwnedFd, mount: &Mount, tree: OwnedFd) -> Result<(), Fail
         };
         Failure::wrong(format!("storage: the target {target} can't be made: {error}{hint}"))
     })?;
-    attach(&tree, &place).with_context(|| format!("mounting at {target}"))
+    attach(tree, &place).with_context(|| format!("mounting at {target}"))
 }
 
 /// The root mount itself, for changing its attributes.

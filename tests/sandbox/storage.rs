@@ -1,0 +1,171 @@
+//! Root file systems, mounts, users and networks.
+
+use evenkeel::runtime::{ErrorKind, Runtime};
+use evenkeel::spec::Signal;
+use evenkeel::state::{Phase, StopCause, Volumes};
+
+use crate::support::{Sandbox, is_root, request, rootfs, shell, shell_in, stop};
+
+async fn run(sandbox: &Sandbox, yaml: &str) -> String {
+    let instance = sandbox.run(yaml).await;
+    sandbox.ended(&instance.as_ref()).await;
+    sandbox.output(&instance.as_ref())
+}
+
+#[tokio::test]
+async fn a_directory_is_a_root_whose_writes_stay_with_the_instance() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    let output = run(&sandbox, &shell_in(&root, "touch /srv/new && ls / /srv")).await;
+    assert_eq!(output, "/:\nbin\ndev\netc\nproc\nsrv\nsys\n\n/srv:\nnew\n");
+    assert_eq!(std::fs::read_dir(root.join("srv")).unwrap().count(), 0);
+    assert!(!root.join("proc").exists());
+}
+
+#[tokio::test]
+async fn a_read_only_root_refuses_writes_and_has_its_mounts() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    let script = "touch /srv/new 2>/dev/null || echo refused; touch /data/new && ls /data";
+    let yaml = shell_in(&root, script) + "\nread_only_root_fs: true\nstorage: [{ type: tmpfs, target: /data }]";
+    assert!(run(&sandbox, &yaml).await.ends_with("refused\nnew\n"));
+    assert!(!root.join("data").exists());
+}
+
+#[tokio::test]
+async fn mounts_of_every_kind_are_where_they_should_be() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    let shared = sandbox.root.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("file"), "from outside\n").unwrap();
+    let storage = format!(
+        "\nstorage:\n- {{ type: bind, source: {0}, target: /in/ro, readonly: true }}\n\
+         - {{ type: bind, source: {0}, target: /rw }}\n\
+         - {{ type: bind, source: {0}/file, target: /etc/one, readonly: true }}\n\
+         - {{ type: named, name: data, target: /named }}\n\
+         - {{ type: anonymous, target: /named/inner }}\n\
+         - {{ type: tmpfs, target: /mem, size: 1Mi, mode: 700 }}",
+        shared.display()
+    );
+    let script = "cat /in/ro/file /etc/one; touch /in/ro/x 2>/dev/null || echo ro; touch /rw/written; \
+                  touch /named/kept /named/inner/x /mem/x && ls -l / | cat | busybox grep mem | busybox cut -c1-10";
+    let output = run(&sandbox, &(shell_in(&root, script) + &storage)).await;
+    assert_eq!(output, "from outside\nfrom outside\nro\ndrwx------\n");
+    assert!(shared.join("written").exists());
+    let volume = sandbox.root.path().join("sandbox/volumes/demo/data");
+    assert!(volume.join("kept").exists());
+    let instance = sandbox.runtime.list().await.unwrap().instances.remove(0);
+    sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
+    sandbox.runtime.teardown("demo", Volumes::Keep).await.unwrap();
+    assert!(volume.join("kept").exists());
+    sandbox.runtime.teardown("demo", Volumes::Remove).await.unwrap();
+    assert!(!volume.exists());
+}
+
+#[tokio::test]
+async fn a_target_that_is_missing_on_the_machine_is_made_for_the_instance_alone() {
+    let sandbox = Sandbox::new();
+    let storage = "\nstorage:\n- { type: named, name: data, target: /keel-data/deep }\n\
+                   - { type: tmpfs, target: /usr/lib/keel-data }";
+    let script = "touch /keel-data/deep/x /usr/lib/keel-data/y && ls /keel-data/deep /usr/lib/keel-data; \
+                  touch /keel-data/z 2>/dev/null || echo read-only; test -e /etc/passwd && test -e /usr/bin && echo rest";
+    let output = run(&sandbox, &(shell(script) + storage)).await;
+    assert_eq!(output, "/keel-data/deep:\nx\n\n/usr/lib/keel-data:\ny\nread-only\nrest\n");
+    assert!(!std::path::Path::new("/keel-data").exists());
+}
+
+#[tokio::test]
+async fn a_link_in_an_image_does_not_lead_a_mount_out_of_it() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    let outside = sandbox.root.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
+    std::os::unix::fs::symlink("../../../../../..", root.join("up")).unwrap();
+    let yaml = shell_in(&root, "ls /up") + "\nstorage: [{ type: tmpfs, target: /up/made }]";
+    assert!(run(&sandbox, &yaml).await.contains("made\n"));
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    assert!(!std::path::Path::new("/made").exists());
+}
+
+#[tokio::test]
+async fn a_missing_source_is_refused_by_name() {
+    let sandbox = Sandbox::new();
+    let yaml = shell("true") + "\nstorage: [{ type: bind, source: /no/such/source, target: /tmp/x }]";
+    let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected);
+    assert!(error.message.contains("/no/such/source"), "{error}");
+    assert_eq!(sandbox.runtime.list().await.unwrap().instances, []);
+}
+
+#[tokio::test]
+async fn a_user_is_found_in_the_image_and_an_unknown_one_is_refused() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    let yaml = shell_in(&root, "id -u; id -g; echo $HOME") + "\nuser: web";
+    assert_eq!(run(&sandbox, &yaml).await, "33\n34\n/srv\n");
+    let created = sandbox.runtime.create(&request(&(shell_in(&root, "id") + "\nuser: nobody-knows"), 1)).await.unwrap();
+    let error = sandbox.runtime.start(&created.as_ref()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected);
+    assert!(error.message.contains("nobody-knows"), "{error}");
+}
+
+#[tokio::test]
+async fn without_a_network_there_is_loopback_and_nothing_else() {
+    let sandbox = Sandbox::new();
+    let yaml = shell(
+        "ls /sys/class/net >/dev/null; cat /proc/net/dev | busybox grep -c :; busybox ping -c1 -W1 127.0.0.1 >/dev/null 2>&1; busybox nc -z 127.0.0.1 1 2>/dev/null; echo end",
+    ) + "\nsandbox: { network: none }";
+    let output = run(&sandbox, &yaml).await;
+    assert!(output.ends_with("end\n"), "{output}");
+}
+
+#[tokio::test]
+async fn capabilities_are_those_of_docker_without_what_was_dropped() {
+    let sandbox = Sandbox::new();
+    let script = "grep -E 'CapInh|CapBnd|CapAmb|NoNewPrivs' /proc/self/status | tr -d '\\t'";
+    let yaml = shell(script) + "\nuser: '0'\ncap_drop: [ALL]\ncapabilities: [CHOWN]";
+    let output = run(&sandbox, &yaml).await;
+    let zero = "0000000000000000";
+    assert_eq!(output, format!("CapInh:{zero}\nCapBnd:0000000000000001\nCapAmb:{zero}\nNoNewPrivs:1\n"));
+}
+
+#[tokio::test]
+async fn what_is_required_and_not_enforced_is_refused_and_what_is_ignored_is_told() {
+    let sandbox = Sandbox::new();
+    let yaml = shell("true") + "\nsandbox: { require: [pid_namespace, memory_limit] }";
+    let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected);
+    assert!(error.message.contains("memory_limit"), "{error}");
+    let yaml = shell("true") + "\nresources: { memory: 64Mi }\nextra_hosts: ['a:1.2.3.4']";
+    let created = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap();
+    let told: Vec<_> = created.conditions.iter().map(|c| (c.kind.as_str(), c.reason.as_str())).collect();
+    assert_eq!(told, [("UnsupportedField", "ResourcesMemory"), ("UnsupportedField", "ExtraHosts")]);
+}
+
+#[tokio::test]
+async fn daemons_that_detached_end_with_their_instance() {
+    let sandbox = Sandbox::new();
+    let script = "(setsid sh -c 'sleep 7777 & sleep 7777' &) ; sleep 0.1; echo up; while :; do sleep 0.05; done";
+    let instance = sandbox.run(&shell(script)).await;
+    sandbox.wrote(&instance.as_ref(), "up\n").await;
+    let order = stop(Signal::TERM, std::time::Duration::ZERO, StopCause::Retired);
+    let stopped = sandbox.runtime.stop(&instance.as_ref(), &order).await.unwrap().unwrap();
+    assert!(matches!(stopped.phase, Phase::Exited(_)));
+    let left = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.starts_with(b"sleep\x007777"))
+    });
+    assert_eq!(left.count(), 0);
+}
+
+#[tokio::test]
+async fn the_directory_of_instances_is_out_of_sight() {
+    let sandbox = Sandbox::new();
+    let place = sandbox.root.path().join("sandbox");
+    if is_root() {
+        // Shown again by a mount of what is above it, the private /tmp hides it elsewise.
+        let output = run(&sandbox, &shell(&format!("ls {} 2>/dev/null; echo end", place.display()))).await;
+        assert_eq!(output, "end\n");
+    }
+}
