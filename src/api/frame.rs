@@ -11,7 +11,7 @@
 //! | 3 stdout | down | bytes |
 //! | 4 stderr | down | bytes |
 //! | 5 exit | down, last | exit code, four bytes, big endian |
-//! | 6 error | down, last | JSON of [`ErrorBody`](super::ErrorBody) |
+//! | 6 error | down, last | JSON of `ErrorBody` |
 //!
 //! The end of the request's body is the end of standard input.
 

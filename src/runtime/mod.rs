@@ -3,7 +3,7 @@
 //! A runtime adapter is made for one [`Owner`](crate::state::Owner) and sees, reports and touches only what carries that mark.
 //! Every method says what repeating it means; all of them may be repeated after a crash, a timeout or a lost
 //! answer. Every call ends within a bound of its own (a runtime that stops answering gives
-//! [`RuntimeError::Timeout`], never a hang). Dropping a future that has not finished may leave its effect
+//! [`ErrorKind::Timeout`], never a hang). Dropping a future that has not finished may leave its effect
 //! half-done; the next call with the same identity completes or recognises it.
 
 mod capabilities;

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::HumanDuration;
 
+/// Most replicas of one service: the number of instances that one controller is measured with (`benches/controller.rs`).
+/// A larger number on one machine is a slip of the finger, and would cost a slot in memory for each.
+pub const MAX_REPLICAS: u32 = 10_000;
+
 /// How many replicas a service has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
@@ -11,13 +15,16 @@ pub enum Scale {
     /// Always that many.
     Fixed {
         /// Desired replicas; 0 keeps the declaration and runs nothing.
+        #[schemars(range(max = MAX_REPLICAS))]
         replicas: u32,
     },
     /// Between two bounds, by load.
     Adaptive {
         /// Fewest replicas.
+        #[schemars(range(max = MAX_REPLICAS))]
         min: u32,
         /// Most replicas; at least `min`.
+        #[schemars(range(max = MAX_REPLICAS))]
         max: u32,
         /// Time between two changes.
         #[serde(default, skip_serializing_if = "Option::is_none")]

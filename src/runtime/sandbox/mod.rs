@@ -2,7 +2,7 @@
 //!
 //! One small supervisor process per instance, this same program re-executed, starts the program, keeps its output and
 //! records how it ended; it goes on when the controller does not. Everything that is known of an instance is in
-//! its directory ([`layout`]), so that any process with the same root sees the same.
+//! its directory (`layout.rs`), so that any process with the same root sees the same.
 
 mod capabilities;
 pub mod cri;
@@ -67,7 +67,7 @@ const CALLS_PER_CORE: usize = 4;
 pub struct SandboxConfig {
     /// Directory of this runtime; made where it is missing.
     pub root: PathBuf,
-    /// This program, which is re-executed to supervise instances. It must call [`dispatch`] first in its `main`.
+    /// This program, which is re-executed to supervise instances. It must call [`dispatch()`] first in its `main`.
     pub supervisor: PathBuf,
     /// Installation whose instances this runtime sees.
     pub owner: Owner,
