@@ -136,6 +136,12 @@ impl Inner {
         if !self.owns(instance).await? {
             return Ok(None);
         }
+        // Podman takes a signal for a frozen container and keeps it until somebody thaws that.
+        if self.engine.product().await? == Product::Podman
+            && let Some(Instance { phase: Phase::Paused { .. }, .. }) = self.look(instance).await?
+        {
+            self.thaw(instance, &what).await?;
+        }
         let before = self.facts.will_stop(&instance.runtime_id, stop.cause);
         let signal = if stop.grace.is_zero() { Signal::KILL } else { stop.signal };
         if self.signal(instance, signal, &what).await? {
@@ -172,11 +178,7 @@ impl Inner {
             Err(error) if error.is_missing() => Ok(false),
             Err(error) if is_not_running(&error) => match self.look(instance).await? {
                 Some(Instance { phase: Phase::Paused { .. }, .. }) => {
-                    let id = &instance.runtime_id;
-                    self.engine
-                        .call(WRITE_DEADLINE, |docker| async move { docker.unpause_container(id).await })
-                        .await
-                        .map_err(|error| error.explain(what))?;
+                    self.thaw(instance, what).await?;
                     self.try_signal(instance, signal).await.map_err(|error| error.explain(what))?;
                     Ok(true)
                 }
@@ -184,6 +186,14 @@ impl Inner {
             },
             Err(error) => Err(error.explain(what)),
         }
+    }
+
+    async fn thaw(&self, instance: &InstanceRef, what: &str) -> Result<()> {
+        let id = &instance.runtime_id;
+        self.engine
+            .call(WRITE_DEADLINE, |docker| async move { docker.unpause_container(id).await })
+            .await
+            .map_err(|error| error.explain(what))
     }
 
     async fn try_signal(&self, instance: &InstanceRef, signal: Signal) -> std::result::Result<(), CallError> {
