@@ -1,7 +1,9 @@
 //! Creating, starting, stopping and removing containers.
 
+use std::path::Path;
 use std::time::Duration;
 
+use bollard::models::MountType;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
     WaitContainerOptionsBuilder,
@@ -12,6 +14,7 @@ use super::Inner;
 use super::body::{Context, create_body, wants_init};
 use super::engine::{CallError, WRITE_DEADLINE};
 use super::error::explain_start;
+use super::mounts::mounts;
 use super::observe::from_inspect;
 use super::ping::Product;
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
@@ -24,6 +27,9 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 impl Inner {
     /// Creates the container of a request, or recognises the one that an earlier request made.
     pub(super) async fn create(&self, request: &CreateRequest) -> Result<Instance> {
+        if self.engine.product().await? == Product::Podman {
+            refuse_missing_sources(request)?;
+        }
         let image = self.image_name(&request.spec.image).await?;
         self.ensure_shared(&request.id.deployment, &request.spec).await?;
         let mut made = self.try_create(request, &image).await;
@@ -255,6 +261,19 @@ impl Inner {
             Err(_) => Err(RuntimeError::new(ErrorKind::Timeout, format!("{what}: the engine does not come to an end"))),
         }
     }
+}
+
+/// Refuses a bind whose source does not exist, as Docker does: Podman makes a directory of that name instead. Looked
+/// at from here, because a Podman service is one of this machine.
+fn refuse_missing_sources(request: &CreateRequest) -> Result<()> {
+    let sources = mounts(request).into_iter().filter(|mount| mount.typ == Some(MountType::BIND));
+    let missing = sources.filter_map(|mount| mount.source).find(|source| !Path::new(source).exists());
+    missing.map_or(Ok(()), |source| {
+        Err(RuntimeError::new(
+            ErrorKind::Rejected,
+            format!("creating {}: bind source path does not exist: {source}", request.id),
+        ))
+    })
 }
 
 /// Docker gives 409; Podman 4 gives 500.

@@ -12,7 +12,7 @@ use super::observe::{agrees, from_inspect};
 use super::unsupported;
 use crate::runtime::CreateRequest;
 use crate::spec::ServiceSpec;
-use crate::state::{EndedBy, Exit, ExitReason, InstanceId, Owner, Phase};
+use crate::state::{EndedBy, Exit, ExitReason, InstanceId, Owner, Phase, StopPolicy};
 
 fn owner() -> Owner {
     Owner("0123abcd".to_owned())
@@ -138,7 +138,7 @@ fn labels_carry_identity_and_what_other_tools_group_by() {
 }
 
 fn inspected(state: Value) -> ContainerInspectResponse {
-    let labels: HashMap<_, _> = id().to_labels(&owner(), 3, 1).into_iter().collect();
+    let labels: HashMap<_, _> = id().to_labels(&owner(), 3, 1, StopPolicy::default()).into_iter().collect();
     serde_json::from_value(json!({
         "Id": "c0ffee",
         "Created": "2026-11-21T01:00:00Z",
