@@ -172,9 +172,14 @@ pub const RESOURCES: &[(u32, &str, Resource)] = &[
 
 /// Takes on the identity and keeps the capabilities that are wanted, and no other.
 fn become_user(identity: &Identity, launch: &Launch) -> Result<(), Failure> {
-    let privileged = rustix::process::geteuid().is_root() || launch.namespaces.user;
-    if !privileged {
-        return Ok(());
+    let held = rustix::thread::capabilities(None).context("reading capabilities")?;
+    if !held.permitted.contains(CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETPCAP) {
+        let own = rustix::process::geteuid().as_raw();
+        return if identity.uid == own {
+            Ok(())
+        } else {
+            Err(Failure::wrong(format!("user: keel runs as user {own} here and can't become user {}", identity.uid)))
+        };
     }
     let wanted = CapabilitySet::from_bits_retain(launch.capabilities);
     clear_ambient_capability_set().context("clearing ambient capabilities")?;
@@ -201,7 +206,6 @@ fn become_user(identity: &Identity, launch: &Launch) -> Result<(), Failure> {
         }
     }
     // Another user than root has no capabilities, as under Docker.
-    let held = rustix::thread::capabilities(None).context("reading capabilities")?;
     let keep = if identity.uid == 0 { wanted & held.permitted } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).context("setting capabilities")
