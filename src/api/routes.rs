@@ -4,21 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::http::header::CONTENT_LENGTH;
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::wire::StatusQuery;
 use super::{ApiError, Kind, Version, exec, logs};
-use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, EngineError, Preview};
+use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, Preview};
 use crate::status::Status;
 
 /// Most bytes of a request: room for thousands of spec files (a file of a service is about 1 KiB; Kubernetes takes
 /// 3 MiB per object), and no way to fill the controller's memory.
 pub const MAX_REQUEST: usize = 32 << 20;
 
-/// Longest time for a request that does not wait on purpose. Runtime calls have bounds of their own; this one is
-/// for their sum, and for a client that stops in the middle of its request (kube-apiserver: 60 s).
+/// Longest time until a request is answered, streams aside. Runtime calls have bounds of their own; this one is for
+/// their sum, and for a client that stops in the middle of its request (kube-apiserver: 60 s).
 const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Longest wait for another status; shorter than what proxies and clients take for a dead connection (commonly 30 s).
@@ -35,6 +38,7 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/approve", post(approve))
         .route("/v1/rescan", post(rescan))
         .route("/v1/logs", get(logs::logs))
+        .route_layer(middleware::from_fn(bounded))
         .route("/v1/exec", post(exec::exec))
         .fallback(|| async {
             ApiError::new(Kind::NotFound, "no such request; is the client newer than the controller?")
@@ -60,39 +64,41 @@ async fn status(
 }
 
 async fn preview(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, JsonRejection>) -> Answer<Preview> {
-    let request = given(body)?;
-    within(engine.preview(&request)).await
+    Ok(Json(engine.preview(&given(body)?).await?))
 }
 
 async fn apply(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, JsonRejection>) -> Answer<Applied> {
-    let request = given(body)?;
-    within(engine.apply(&request)).await
+    Ok(Json(engine.apply(&given(body)?).await?))
 }
 
 async fn delete(State(engine): State<Engine>, body: Result<Json<DeleteRequest>, JsonRejection>) -> Answer<Applied> {
-    let request = given(body)?;
-    within(engine.delete(&request)).await
+    Ok(Json(engine.delete(&given(body)?).await?))
 }
 
 async fn approve(State(engine): State<Engine>) -> Answer<Vec<String>> {
-    within(engine.approve()).await
+    Ok(Json(engine.approve().await?))
 }
 
 async fn rescan(State(engine): State<Engine>) -> Answer<()> {
-    within(engine.rescan()).await
+    Ok(Json(engine.rescan().await?))
 }
 
 fn given<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
     body.map(|Json(value)| value).map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))
 }
 
-/// The answer, or an error when it takes too long.
-pub(super) async fn within<T>(work: impl Future<Output = Result<T, EngineError>>) -> Answer<T> {
-    match tokio::time::timeout(REQUEST_DEADLINE, work).await {
-        Ok(result) => Ok(Json(result?)),
-        Err(_) => Err(ApiError::new(
-            Kind::Timeout,
-            format!("not done after {} s; `keel get deployments` shows how far it came", REQUEST_DEADLINE.as_secs()),
-        )),
+/// Refuses a request that says it is too long before any of it is read, and ends one that takes too long, be it
+/// because its client stopped in the middle.
+async fn bounded(request: Request, next: Next) -> Result<Response, ApiError> {
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MAX_REQUEST) {
+        return Err(ApiError::new(Kind::Invalid, format!("a request has at most {} MiB", MAX_REQUEST >> 20)));
     }
+    tokio::time::timeout(REQUEST_DEADLINE, next.run(request)).await.map_err(|_| {
+        let seconds = REQUEST_DEADLINE.as_secs();
+        ApiError::new(
+            Kind::Timeout,
+            format!("not done after {seconds} s; `keel get deployments` shows how far it came"),
+        )
+    })
 }

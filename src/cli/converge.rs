@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::connect::synced_status;
@@ -24,6 +25,10 @@ const LAST_LINES: u64 = 10;
 
 /// Longest wait for those lines; they are a help, not the result.
 const LAST_LINES_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long new instances have to run before somebody is told that all is well: a program that can't work mostly says
+/// so at once (supervisord `startsecs`: 1 s). `rollout.min_ready` asks for more.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,18 +206,31 @@ pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, timeout: 
     let mut status = synced_status(client).await?;
     loop {
         progress.show(&status, goals);
-        match verdict(&status, goals, baseline) {
-            Verdict::Reached => return Ok(Waited::Reached),
+        let settling = match verdict(&status, goals, baseline) {
+            Verdict::Reached => settling(&status, goals, Utc::now()),
             Verdict::Failed(failures) => return Ok(Waited::Failed(failures)),
-            Verdict::Pending => {}
+            Verdict::Pending => SETTLED,
+        };
+        if settling.is_zero() {
+            return Ok(Waited::Reached);
         }
         let generation = status.generation;
         tokio::select! {
             next = client.status_after(generation) => status = next?,
+            () = tokio::time::sleep(settling) => {}
             () = tokio::time::sleep_until(deadline) => return Ok(Waited::TimedOut(missing(&status, goals, baseline))),
             _ = &mut interrupt => return Ok(Waited::Interrupted),
         }
     }
+}
+
+/// Time until the youngest instance of these deployments has run for long enough; zero where all have.
+fn settling(status: &Status, goals: &Goals, now: DateTime<Utc>) -> Duration {
+    let wanted = |instance: &&InstanceView| goals.get(&instance.deployment) == Some(&Goal::Running);
+    let starts = status.instances.iter().filter(wanted).filter_map(|instance| instance.started_at);
+    // A clock that was set back makes no wait longer than the whole.
+    let ran = starts.max().map_or(SETTLED, |start| (now - start).to_std().unwrap_or_default());
+    SETTLED.saturating_sub(ran)
 }
 
 /// What the goals lack, one line per deployment.

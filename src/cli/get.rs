@@ -68,14 +68,16 @@ impl Args {
         if exit == Exit::Success || shown.iter().any(|(_, objects)| !objects.is_empty()) {
             self.print(selection, &shown, &mut columns)?;
         }
-        while self.watch {
+        if !self.watch {
+            return Ok(exit);
+        }
+        loop {
             let generation = status.generation;
             status = client.status_after(generation).await?;
             let now = selection.objects(&status);
             self.print_changes(&shown, &now, &mut columns)?;
             shown = now;
         }
-        Ok(exit)
     }
 
     fn print(

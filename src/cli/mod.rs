@@ -49,7 +49,6 @@ use exit::{Exit, Outcome, conclude};
 #[command(
     name = "keel",
     version,
-    propagate_version = true,
     max_term_width = 100,
     after_help = "Names are DEPLOYMENT, DEPLOYMENT/SERVICE and DEPLOYMENT/SERVICE/SLOT.\n\n\
 Start with:\n  keel validate specs/   what is wrong with the files\n  keel plan -f specs/    what would be done\n  \
@@ -63,6 +62,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// Where this installation keeps its state [default: /var/lib/keel as root, else ~/.local/state/keel]
     #[arg(long, global = true, env = "KEEL_STATE_DIR", value_name = "DIR", hide_env_values = true)]

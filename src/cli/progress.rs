@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::converge::{Goal, Goals};
 use super::output::note;
-use super::text::harmless;
+use super::text::{count, harmless};
 use crate::status::Status;
 
 /// Between two turns of a spinner (indicatif's own examples: 100 ms).
@@ -48,8 +48,12 @@ pub struct Line {
 impl Line {
     fn text(&self) -> String {
         let Self { key, done, total, message } = self;
-        let separator = if message.is_empty() { "" } else { ": " };
-        format!("{key} {done}/{total}{separator}{}", harmless(message))
+        let message = harmless(message);
+        match (total, message.is_empty()) {
+            (0, _) => format!("{key}: {message}"),
+            (_, true) => format!("{key} {done}/{total} ready"),
+            (_, false) => format!("{key} {done}/{total} ready: {message}"),
+        }
     }
 }
 
@@ -121,17 +125,21 @@ pub fn lines(status: &Status, goals: &Goals) -> Vec<Line> {
         match goal {
             Goal::Gone => {
                 let left = status.instances.iter().filter(|instance| instance.deployment == *name).count();
-                let left = u32::try_from(left).unwrap_or(u32::MAX);
                 let message = match (left, message) {
                     (0, None) => "gone".to_owned(),
-                    (_, message) => {
-                        message.filter(|text| !text.is_empty()).unwrap_or_else(|| "being removed".to_owned())
-                    }
+                    (0, Some(_)) => "being removed".to_owned(),
+                    (left, Some(_) | None) => format!("being removed, {} left", count(left, "instance")),
                 };
-                lines.push(Line { key: name.clone(), done: 0, total: left, message });
+                lines.push(Line { key: name.clone(), done: 0, total: 0, message });
             }
             Goal::Running if services.is_empty() => {
-                lines.push(Line { key: name.clone(), done: 0, total: 0, message: message.unwrap_or_default() });
+                // Not known yet, or without services.
+                lines.extend(message.filter(|text| !text.is_empty()).map(|message| Line {
+                    key: name.clone(),
+                    done: 0,
+                    total: 0,
+                    message,
+                }));
             }
             Goal::Running => lines.extend(services.into_iter().map(|service| Line {
                 key: format!("{name}/{}", service.service),
@@ -142,4 +150,43 @@ pub fn lines(status: &Status, goals: &Goals) -> Vec<Line> {
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(message: &str, ready: u32, instances: usize) -> Status {
+        let instance = json!({"deployment": "demo", "service": "web", "slot": 0, "name": "demo/web/0", "runtime": "sim",
+            "runtime_id": "x", "pid": null, "phase": "running", "ready": false, "revision": "r", "restarts": 0,
+            "created_at": "2024-01-01T00:00:00Z", "started_at": null, "ports": [], "exit": null, "message": "",
+            "conditions": []});
+        serde_json::from_value(json!({
+            "generation": 1, "synced": true, "problems": [], "hold": null, "runtimes": [],
+            "deployments": [{"deployment": "demo", "source": null, "state": "progressing", "message": message, "conditions": []}],
+            "services": [{"deployment": "demo", "service": "web", "source": null, "runtime": "sim", "image": "host",
+                "desired": 3, "running": 3, "ready": ready, "updated": 2, "revision": "r", "conditions": []}],
+            "instances": vec![instance; instances],
+        }))
+        .unwrap()
+    }
+
+    fn texts(status: &Status, goal: Goal) -> Vec<String> {
+        lines(status, &Goals::from([("demo".to_owned(), goal)])).iter().map(Line::text).collect()
+    }
+
+    #[test]
+    fn ready_instances_count_only_when_they_are_up_to_date() {
+        assert_eq!(texts(&status("", 3, 3), Goal::Running), ["demo/web 2/3 ready"]);
+        assert_eq!(texts(&status("back-off", 1, 3), Goal::Running), ["demo/web 1/3 ready: back-off"]);
+    }
+
+    #[test]
+    fn a_removal_tells_what_is_left() {
+        assert_eq!(texts(&status("", 3, 2), Goal::Gone), ["demo: being removed, 2 instances left"]);
+        assert_eq!(texts(&Status::default(), Goal::Gone), ["demo: gone"]);
+        assert_eq!(texts(&Status::default(), Goal::Running), Vec::<String>::new());
+    }
 }
