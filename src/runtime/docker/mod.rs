@@ -28,8 +28,6 @@ mod ping;
 mod probe;
 mod shared;
 mod socket;
-#[cfg(test)]
-mod tests;
 mod unsupported;
 
 use std::path::PathBuf;

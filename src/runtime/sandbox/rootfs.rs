@@ -56,8 +56,9 @@ const RUN_PROGRAMS: &[&str] = &["/run/current-system", "/run/opengl-driver"];
 pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making mounts private")?;
     let sources = open_sources(launch)?;
-    // Best effort: a program that was replaced on disk has no path any more.
-    let keel = clone_tree(Path::new("/proc/self/exe")).ok();
+    // By its path: the link itself leads to a mount of the namespace that was left, which can't be copied. Best effort:
+    // a program that was replaced on disk has no path any more.
+    let keel = std::env::current_exe().ok().and_then(|path| clone_tree(&path).ok());
     let resolv_conf = resolv_conf_target().and_then(|path| Some((clone_tree(&path).ok()?, path)));
     let programs: Vec<_> =
         RUN_PROGRAMS.iter().filter_map(|path| Some((clone_tree(Path::new(path)).ok()?, *path))).collect();

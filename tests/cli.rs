@@ -1,0 +1,17 @@
+//! The `keel` program as users meet it: real processes, real files, exit codes and output.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "cli/rig.rs"]
+mod rig;
+
+#[path = "cli/words.rs"]
+mod words;
+
+#[path = "cli/verbs.rs"]
+mod verbs;
+
+#[path = "cli/controller.rs"]
+mod controller;
+
+#[path = "cli/sandbox.rs"]
+mod sandbox;

@@ -1,0 +1,216 @@
+//! Verbs through a running controller.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use crate::rig::{Rig, spec};
+
+fn request(rig: &Rig, text: &str) -> String {
+    let mut stream = UnixStream::connect(rig.path("state/keel.sock")).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_socket_is_the_owners_alone_and_goes_with_the_controller() {
+    let rig = Rig::new("sim");
+    let socket = rig.path("state/keel.sock");
+    let controller = rig.controller();
+    let metadata = std::fs::metadata(&socket).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    let done = controller.end("TERM").expect_code(0);
+    assert!(done.err.contains("what runs goes on"), "{}", done.err);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_socket_that_a_killed_controller_left_is_replaced() {
+    let rig = Rig::new("sim");
+    rig.controller().end("KILL");
+    assert!(rig.path("state/keel.sock").exists());
+    assert_eq!(rig.keel(&["version"]).expect_code(0).out.lines().nth(1), Some("controller none running"));
+    rig.controller().end("INT").expect_code(0);
+}
+
+#[test]
+fn a_second_controller_is_refused_with_the_pid_of_the_first() {
+    let rig = Rig::new("sim");
+    let controller = rig.controller();
+    let done = rig.keel(&["run", "specs"]).expect_code(1);
+    assert!(done.err.contains(&format!("(pid {})", controller.pid())), "{}", done.err);
+}
+
+#[test]
+fn requests_that_do_not_exist_are_answered_in_json() {
+    let rig = Rig::new("sim");
+    let _controller = rig.controller();
+    let answer = request(&rig, "GET /v2/status HTTP/1.1\r\nhost: keel\r\nconnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answer.contains(r#""kind":"not_found""#), "{answer}");
+    let answer = request(&rig, "GET /v1/apply HTTP/1.1\r\nhost: keel\r\nconnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 405 ") || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[test]
+fn a_request_beyond_the_bound_is_refused_before_it_is_read() {
+    let rig = Rig::new("sim");
+    let _controller = rig.controller();
+    let head = "POST /v1/apply HTTP/1.1\r\nhost: keel\r\nconnection: close\r\ncontent-type: application/json\r\n\
+                content-length: 99999999999\r\n\r\n";
+    let answer = request(&rig, head);
+    assert!(answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[test]
+fn what_files_say_runs_and_follows_them() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 2, "one"));
+    let _controller = rig.controller();
+    rig.until_running("a", 2);
+    let revisions = |rig: &Rig| rig.instances(|one| one["revision"].clone());
+    let first = revisions(&rig);
+    rig.write("specs/a.yaml", &spec("a", 3, "one"));
+    rig.until_running("a", 3);
+    assert_eq!(revisions(&rig)[..2], first, "scaling replaces nothing");
+    rig.write("specs/a.yaml", &spec("a", 3, "two"));
+    rig.until("every instance is replaced", || {
+        let now = revisions(&rig);
+        now.len() == 3 && now.iter().all(|revision| *revision != first[0])
+    });
+    rig.remove("specs/a.yaml");
+    rig.until("everything is gone", || rig.get("instances").is_empty() && rig.get("deployments").is_empty());
+}
+
+#[test]
+fn a_broken_file_keeps_what_runs_and_its_place_is_shown() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 2, "one"));
+    let controller = rig.controller();
+    rig.until_running("a", 2);
+    let ids = rig.instances(|one| one["runtime_id"].clone());
+    rig.write("specs/a.yaml", &spec("a", 2, "one").replace("replicas: 2", "replicas: three"));
+    let place = format!("{}:7:", rig.path("specs/a.yaml").display());
+    rig.until("the mistake is shown", || rig.keel(&["get", "deploy"]).err.contains(&place));
+    assert_eq!(rig.instances(|one| one["runtime_id"].clone()), ids);
+    rig.write("specs/a.yaml", &spec("a", 1, "one"));
+    rig.until_running("a", 1);
+    let log = controller.end("TERM").expect_code(0).err;
+    assert!(log.contains(&place), "{log}");
+    assert!(log.contains("no problems any more"), "{log}");
+}
+
+#[test]
+fn the_loss_of_most_deployments_is_held_until_it_is_approved() {
+    let rig = Rig::new("sim");
+    for name in ["a", "b", "c", "d", "e"] {
+        rig.write(&format!("specs/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    let _controller = rig.controller();
+    rig.until("all run", || {
+        rig.instances(|one| one["phase"] == "running").iter().filter(|running| **running).count() == 5
+    });
+    std::fs::rename(rig.path("specs"), rig.path("away")).unwrap();
+    std::fs::create_dir(rig.path("specs")).unwrap();
+    rig.until("pruning is held", || rig.keel(&["get", "deploy"]).err.contains("keel approve"));
+    assert_eq!(rig.get("instances").len(), 5);
+    let approved = rig.keel(&["approve"]).expect_code(0).out;
+    assert_eq!(approved.lines().count(), 5, "{approved}");
+    rig.until("all are gone", || rig.get("instances").is_empty());
+    assert_eq!(rig.keel(&["approve"]).expect_code(0).err, "nothing is held; there is nothing to approve\n");
+}
+
+#[test]
+fn applied_deployments_live_beside_the_watched_ones() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.write("b.yaml", &spec("b", 2, "hi"));
+    let _controller = rig.controller();
+    rig.until_running("a", 1);
+    assert_eq!(rig.keel(&["apply", "-f", "b.yaml"]).expect_code(0).out, "deployment/b created\n");
+    assert_eq!(rig.keel(&["diff", "-f", "b.yaml"]).expect_code(0).out, "");
+    rig.write("b.yaml", &spec("b", 3, "hi"));
+    let diff = rig.keel(&["diff", "-f", "b.yaml"]).expect_code(1).out;
+    assert!(diff.contains("services.web.scale.replicas: 2 -> 3\n"), "{diff}");
+    let done = rig.keel(&["delete", "a"]).expect_code(1);
+    assert!(done.err.contains("specs/a.yaml:1"), "{}", done.err);
+    assert_eq!(rig.keel(&["delete", "b"]).expect_code(0).out, "deployment/b deleted\n");
+    let names = |rig: &Rig| rig.keel(&["get", "deploy", "-o", "name"]).out;
+    assert_eq!(names(&rig), "deployment/a\n");
+}
+
+#[test]
+fn objects_are_printed_in_every_format() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 2, "hi"));
+    let _controller = rig.controller();
+    rig.until_running("a", 2);
+    assert_eq!(rig.keel(&["get", "inst", "-o", "name"]).out, "instance/a/web/0\ninstance/a/web/1\n");
+    assert_eq!(rig.keel(&["get", "inst/a/web/1", "-o", "name"]).out, "instance/a/web/1\n");
+    let table = rig.keel(&["get", "svc"]).expect_code(0).out;
+    assert_eq!(
+        table,
+        "NAME    DESIRED   RUNNING   READY   UP-TO-DATE   RUNTIME\na/web   2         2         2       2            sim\n"
+    );
+    assert_eq!(rig.keel(&["get", "svc", "--no-headers"]).out.lines().count(), 1);
+    let yaml = rig.keel(&["get", "deploy", "-o", "yaml"]).expect_code(0).out;
+    assert!(yaml.contains("deployment: a\n") && yaml.contains("state: running\n"), "{yaml}");
+    for (what, fields) in [
+        ("deployments", &["deployment", "source", "state", "message", "conditions"][..]),
+        ("services", &["deployment", "service", "desired", "running", "ready", "updated", "revision", "conditions"]),
+        (
+            "instances",
+            &[
+                "deployment",
+                "service",
+                "slot",
+                "name",
+                "runtime",
+                "runtime_id",
+                "pid",
+                "phase",
+                "ready",
+                "revision",
+                "restarts",
+                "started_at",
+                "exit",
+            ],
+        ),
+    ] {
+        for object in rig.get(what) {
+            for field in fields {
+                assert!(object.get(field).is_some(), "{what} have no {field}: {object}");
+            }
+        }
+    }
+}
+
+#[test]
+fn watching_prints_changes_as_they_come() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    let _controller = rig.controller();
+    rig.until_running("a", 1);
+    let mut watch = rig
+        .command(&["get", "svc", "-w", "--no-headers"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    rig.write("specs/a.yaml", &spec("a", 2, "hi"));
+    let mut out = watch.stdout.take().unwrap();
+    let mut seen = String::new();
+    let mut buffer = [0; 256];
+    while !seen.lines().any(|line| line.split_whitespace().eq(["a/web", "2", "2", "2", "2", "sim"])) {
+        let read = out.read(&mut buffer).unwrap();
+        assert!(read > 0, "the watch ended: {seen}");
+        seen.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+    }
+    assert!(seen.starts_with("a/web   1"), "{seen}");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}

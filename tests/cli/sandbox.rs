@@ -1,0 +1,199 @@
+//! Real processes: the demo's server in sandboxes, from its start to its removal.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::Value;
+
+use crate::rig::{Rig, is_alive, signal, spec};
+
+fn pids(rig: &Rig) -> Vec<u32> {
+    rig.instances(|one| u32::try_from(one["pid"].as_u64().unwrap_or_default()).unwrap())
+}
+
+fn port(instance: &Value) -> u16 {
+    u16::try_from(instance["ports"][0]["host_port"].as_u64().unwrap_or_default()).unwrap()
+}
+
+/// What an instance answers to `GET`; empty where nobody listens (yet).
+fn ask(port: u16, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
+    let request = format!("GET {path} HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n");
+    let mut answer = String::new();
+    if stream.write_all(request.as_bytes()).is_err() || stream.read_to_string(&mut answer).is_err() {
+        return String::new();
+    }
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+}
+
+/// Waits until the instance in this place answers, and returns what it says.
+fn greeting(rig: &Rig, place: usize) -> String {
+    let mut said = String::new();
+    rig.until("the instance answers", || {
+        said = rig.get("instances").get(place).map(|one| ask(port(one), "/")).unwrap_or_default();
+        !said.is_empty()
+    });
+    said
+}
+
+#[test]
+fn replicas_serve_and_follow_their_file() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &spec("demo", 2, "one"));
+    let _controller = rig.controller();
+    rig.until_running("demo", 2);
+    assert!(greeting(&rig, 1).starts_with("one from web-1, pid "), "{}", greeting(&rig, 1));
+    let first = pids(&rig);
+    rig.write("specs/demo.yaml", &spec("demo", 3, "one"));
+    rig.until_running("demo", 3);
+    assert_eq!(pids(&rig)[..2], first, "scaling up replaces nothing");
+    rig.write("specs/demo.yaml", &spec("demo", 1, "one"));
+    rig.until_running("demo", 1);
+    assert_eq!(pids(&rig)[..1], first[..1], "scaling down replaces nothing");
+    rig.until("the surplus process has ended", || !is_alive(first[1]));
+    rig.write("specs/demo.yaml", &spec("demo", 1, "two"));
+    rig.until("the new revision serves", || greeting(&rig, 0).starts_with("two "));
+    rig.until("the old process has ended", || !is_alive(first[0]));
+    rig.remove("specs/demo.yaml");
+    rig.until("everything is gone", || rig.get("deployments").is_empty() && rig.get("instances").is_empty());
+}
+
+#[test]
+fn a_broken_file_leaves_the_processes_alone() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &spec("demo", 2, "one"));
+    let _controller = rig.controller();
+    rig.until_running("demo", 2);
+    let before = pids(&rig);
+    rig.write("specs/demo.yaml", "deployment: demo\nservices: [");
+    rig.until("the mistake is shown", || rig.keel(&["get", "deploy"]).err.contains("specs/demo.yaml:"));
+    assert_eq!(pids(&rig), before);
+    rig.write("specs/demo.yaml", &spec("demo", 2, "one"));
+    rig.until("the mistake is gone", || rig.keel(&["get", "deploy"]).err.is_empty());
+    assert_eq!(pids(&rig), before);
+}
+
+#[test]
+fn a_killed_instance_is_replaced() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &spec("demo", 2, "one"));
+    let _controller = rig.controller();
+    rig.until_running("demo", 2);
+    let before = pids(&rig);
+    signal(before[0], "KILL");
+    rig.until("another process took the slot", || {
+        let now = pids(&rig);
+        now.len() == 2 && now[0] != before[0] && now[0] != 0
+    });
+    rig.until_running("demo", 2);
+    assert_eq!(pids(&rig)[1], before[1], "the other replica is left alone");
+    assert_eq!(rig.instances(|one| one["restarts"].clone()), [1, 0]);
+}
+
+#[test]
+fn instances_outlive_a_killed_controller_and_are_adopted_by_the_next() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &spec("demo", 3, "one"));
+    let controller = rig.controller();
+    rig.until_running("demo", 3);
+    let before = pids(&rig);
+    controller.end("KILL");
+    assert!(before.iter().all(|pid| is_alive(*pid)), "the processes go on without a controller");
+    assert_eq!(pids(&rig), before, "they are seen without a controller");
+    let controller = rig.controller();
+    rig.until_running("demo", 3);
+    assert_eq!(pids(&rig), before, "they are adopted");
+    controller.end("TERM").expect_code(0);
+    assert!(before.iter().all(|pid| is_alive(*pid)), "SIGTERM leaves them running");
+    rig.write("specs/demo.yaml", &spec("demo", 2, "one"));
+    let _controller = rig.controller();
+    rig.until_running("demo", 2);
+    assert_eq!(pids(&rig), before[..2], "what changed meanwhile is caught up with");
+}
+
+#[test]
+fn output_and_commands_are_there_with_and_without_a_controller() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &spec("demo", 2, "one"));
+    let controller = rig.controller();
+    rig.until_running("demo", 2);
+    greeting(&rig, 0);
+    greeting(&rig, 1);
+    let look = || {
+        let logs = rig.keel(&["logs", "demo/web/1", "--tail", "1"]).expect_code(0).out;
+        assert_eq!(logs, "web-1 greets\n");
+        let both = rig.keel(&["logs", "demo/web"]).expect_code(0).out;
+        assert!(both.contains("demo/web/0 | web-0 greets\n"), "{both}");
+        assert!(both.contains("demo/web/1 | web-1 greets\n"), "{both}");
+        let done = rig.keel(&["exec", "demo/web/1", "--", "sh", "-c", "echo $HOSTNAME; echo oops >&2; exit 7"]);
+        assert_eq!((done.out.as_str(), done.err.as_str()), ("web-1\n", "oops\n"));
+        done.expect_code(7);
+        let done = rig.keel(&["exec", "demo/web/1", "--", "no-such-program"]);
+        assert!([126, 127].contains(&done.code) && done.err.contains("no-such-program"), "{done:?}");
+        rig.keel(&["exec", "demo/ghost", "--", "true"]).expect_code(125);
+        rig.keel(&["logs", "demo/ghost"]).expect_code(1);
+    };
+    look();
+    controller.end("TERM").expect_code(0);
+    look();
+}
+
+#[test]
+fn exec_passes_standard_input_on() {
+    let rig = Rig::new("sandbox");
+    rig.write("demo.yaml", &spec("demo", 1, "one"));
+    rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+    let mut child = rig
+        .command(&["exec", "-i", "demo/web", "--", "cat"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let sent = "line\n".repeat(50_000);
+    let mut input = child.stdin.take().unwrap();
+    let writer = std::thread::spawn({
+        let sent = sent.clone();
+        move || input.write_all(sent.as_bytes()).unwrap()
+    });
+    let done: crate::rig::Done = child.wait_with_output().unwrap().into();
+    writer.join().unwrap();
+    assert_eq!(done.code, 0);
+    assert_eq!(done.out.len(), sent.len());
+    assert!(done.out == sent, "what came back differs from what was sent");
+}
+
+#[test]
+fn apply_and_delete_do_their_work_without_a_controller() {
+    let rig = Rig::new("sandbox");
+    rig.write("demo.yaml", &spec("demo", 2, "one"));
+    assert_eq!(rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0).out, "deployment/demo created\n");
+    let before = pids(&rig);
+    assert!(before.len() == 2 && before.iter().all(|pid| is_alive(*pid)), "{before:?}");
+    assert_eq!(rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0).out, "deployment/demo unchanged\n");
+    assert_eq!(pids(&rig), before);
+    rig.keel(&["diff", "-f", "demo.yaml"]).expect_code(0);
+    rig.write("demo.yaml", &spec("demo", 2, "two"));
+    let diff = rig.keel(&["diff", "-f", "demo.yaml"]).expect_code(1).out;
+    assert!(diff.contains("services.web.env.GREETING: one -> two\n"), "{diff}");
+    assert!(diff.contains("services.web.env.API_TOKEN: *** -> *** (changed)\n"), "{diff}");
+    assert_eq!(rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0).out, "deployment/demo configured\n");
+    assert!(greeting(&rig, 0).starts_with("two "));
+    assert_eq!(rig.keel(&["delete", "demo"]).expect_code(0).out, "deployment/demo deleted\n");
+    assert!(pids(&rig).is_empty());
+    rig.until("the processes have ended", || before.iter().all(|pid| !is_alive(*pid)));
+}
+
+#[test]
+fn apply_tells_why_a_service_does_not_come_up() {
+    let rig = Rig::new("sandbox");
+    let crashing = "version: v1\ndeployment: bad\nservices:\n  web:\n    image: { name: host }\n    \
+                    command: { entrypoint: [sh, -c, 'echo cannot find the database; exit 3'] }\n    \
+                    stop_grace_period: 1s\n";
+    rig.write("bad.yaml", crashing);
+    let done = rig.keel(&["apply", "-f", "bad.yaml", "--timeout", "50s"]).expect_code(1);
+    assert!(done.err.contains("error: deployment/bad failed: bad/web/0 crashed 3 times in a row"), "{}", done.err);
+    assert!(done.err.contains("\n  cannot find the database\n"), "{}", done.err);
+    rig.write("bad.yaml", &crashing.replace("echo cannot find the database; exit 3", "sleep 1; exit 1"));
+    let done = rig.keel(&["apply", "-f", "bad.yaml", "--timeout", "100ms"]).expect_code(124);
+    assert!(done.err.contains("error: not done after 100ms: deployment/bad is "), "{}", done.err);
+}

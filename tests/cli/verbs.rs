@@ -1,0 +1,127 @@
+//! Verbs without a controller: each command is an engine of its own.
+
+use crate::rig::{Rig, spec};
+
+#[test]
+fn where_nothing_is_get_says_so_on_standard_error() {
+    let rig = Rig::new("sim");
+    let done = rig.keel(&["get", "instances"]).expect_code(0);
+    assert_eq!((done.out.as_str(), done.err.as_str()), ("", "No resources found\n"));
+    assert_eq!(rig.keel(&["get", "svc", "-o", "json"]).expect_code(0).out, "[]\n");
+    let done = rig.keel(&["get", "deploy/demo"]).expect_code(1);
+    assert_eq!(done.err, "error: deployments \"demo\" not found\n");
+}
+
+#[test]
+fn apply_waits_and_says_what_became_of_each_deployment() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 2, "hi"));
+    rig.write("specs/b.yaml", &spec("b", 1, "hi"));
+    let done = rig.keel(&["apply", "-f", "specs", "--dry-run"]).expect_code(0);
+    assert_eq!(done.out, "deployment/a created (dry run)\ndeployment/b created (dry run)\n");
+    let done = rig.keel(&["apply", "-f", "specs"]).expect_code(0);
+    assert_eq!(done.out, "deployment/a created\ndeployment/b created\n");
+    assert!(done.err.contains("a/web 2/2 ready\n"), "{}", done.err);
+    rig.write("specs/a.yaml", &spec("a", 3, "hi"));
+    rig.remove("specs/b.yaml");
+    let done = rig.keel(&["apply", "-f", "specs"]).expect_code(0);
+    assert_eq!(done.out, "deployment/a configured\ndeployment/b pruned\n");
+    assert_eq!(rig.keel(&["apply", "-f", "specs"]).expect_code(0).out, "deployment/a unchanged\n");
+}
+
+#[test]
+fn apply_reads_standard_input() {
+    use std::io::Write;
+    let rig = Rig::new("sim");
+    let mut command = rig.command(&["apply", "-f", "-"]);
+    let mut child = command
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(spec("a", 1, "hi").as_bytes()).unwrap();
+    let done: crate::rig::Done = child.wait_with_output().unwrap().into();
+    assert_eq!(done.expect_code(0).out, "deployment/a created\n");
+}
+
+#[test]
+fn a_mistake_is_told_with_its_place_and_nothing_is_applied() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.write(
+        "specs/b.yaml",
+        "version: v1\ndeployment: b\nservices:\n  web:\n    image: { name: host }\n    scael: {}\n",
+    );
+    let file = rig.path("specs/b.yaml").display().to_string();
+    for (arguments, code) in
+        [(&["apply", "-f", "specs"], 1), (&["diff", "-f", "specs"], 2), (&["plan", "-f", "specs"], 2)]
+    {
+        let done = rig.keel(arguments).expect_code(code);
+        assert!(done.err.contains(&format!("error: {file}:6:5: services.web.scael: ")), "{arguments:?}: {}", done.err);
+        assert_eq!(done.out, "", "{arguments:?}");
+    }
+    assert_eq!(rig.get("deployments"), Vec::<serde_json::Value>::new());
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named_and_diff_could_not_tell() {
+    let rig = Rig::new("sim");
+    let missing = rig.path("nowhere.yaml").display().to_string();
+    for (verb, code) in [("apply", 1), ("diff", 2), ("plan", 2), ("delete", 1)] {
+        let done = rig.keel(&[verb, "-f", "nowhere.yaml"]).expect_code(code);
+        assert_eq!(
+            done.err,
+            format!("error: can't open {missing}: No such file or directory (os error 2)\n"),
+            "{verb}"
+        );
+    }
+}
+
+#[test]
+fn diff_tells_fields_and_steps_and_masks_secrets() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    let done = rig.keel(&["diff", "-f", "specs"]).expect_code(1);
+    assert!(done.out.starts_with("deployment/a created\n"), "{}", done.out);
+    assert!(done.out.contains("  services.web.env.API_TOKEN: (none) -> ***\n"), "{}", done.out);
+    assert!(done.out.contains("  services.web.env.GREETING: (none) -> hi\n"), "{}", done.out);
+    assert!(done.out.contains("\n    create a/web/0 "), "{}", done.out);
+    let json = rig.keel(&["diff", "-f", "specs", "-o", "json"]).expect_code(1);
+    assert_eq!(json.json()[0]["change"], "created");
+    assert!(!json.out.contains("token-hi"), "{}", json.out);
+    let plan = rig.keel(&["plan", "-f", "specs", "-o", "json"]).expect_code(1);
+    assert!(!plan.out.contains("token-hi"), "{}", plan.out);
+    assert_eq!(plan.json()[0]["deployment"], "a");
+}
+
+#[test]
+fn delete_tells_names_that_do_not_exist() {
+    let rig = Rig::new("sim");
+    let done = rig.keel(&["delete", "ghost"]).expect_code(1);
+    assert_eq!(done.err, "error: deployments \"ghost\" not found\n");
+    rig.keel(&["delete", "ghost", "--ignore-not-found"]).expect_code(0);
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.keel(&["delete", "-f", "specs/a.yaml"]).expect_code(1);
+    rig.keel(&["apply", "-f", "specs/a.yaml"]).expect_code(0);
+    let done = rig.keel(&["delete", "a", "ghost"]).expect_code(1);
+    assert_eq!(done.out, "deployment/a deleted\n");
+    assert_eq!(rig.get("deployments"), Vec::<serde_json::Value>::new());
+}
+
+#[test]
+fn once_converges_and_exits() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 2, "hi"));
+    rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    rig.write("specs/b.yaml", "version: v1\n");
+    let done = rig.keel(&["run", "specs", "--once"]).expect_code(1);
+    assert!(done.err.contains(&format!("error: {}:1:1: ", rig.path("specs/b.yaml").display())), "{}", done.err);
+}
+
+#[test]
+fn approve_needs_a_controller() {
+    let rig = Rig::new("sim");
+    let done = rig.keel(&["approve"]).expect_code(1);
+    assert!(done.err.starts_with("error: no controller runs on "), "{}", done.err);
+}

@@ -1,0 +1,93 @@
+//! What needs no engine: help, wrong command lines, formats.
+
+use std::process::Stdio;
+
+use crate::rig::Rig;
+
+#[test]
+fn help_names_every_verb() {
+    let rig = Rig::new("sim");
+    let help = rig.keel(&["--help"]).expect_code(0).out;
+    for verb in [
+        "run",
+        "apply",
+        "diff",
+        "plan",
+        "delete",
+        "get",
+        "logs",
+        "exec",
+        "approve",
+        "validate",
+        "schema",
+        "completion",
+        "version",
+    ] {
+        assert!(help.contains(&format!("\n  {verb} ")), "{verb} is missing in:\n{help}");
+        let own = rig.keel(&[verb, "--help"]).expect_code(0).out;
+        assert!(own.contains(&format!("Usage: keel {verb}")), "{own}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    let rig = Rig::new("sim");
+    for arguments in
+        [&["frobnicate"][..], &["get"], &["run", "--runtime", "lxc"], &["exec", "demo/web"], &["logs", "a/b/c/d"]]
+    {
+        let done = rig.keel(arguments).expect_code(2);
+        assert!(done.err.starts_with("error: "), "{arguments:?}: {}", done.err);
+        assert_eq!(done.out, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_unknown_type_is_answered_with_the_known_ones() {
+    let done = Rig::new("sim").keel(&["get", "pods"]).expect_code(1);
+    assert_eq!(done.err, "error: there is no type \"pods\"; write deployments, services, instances or all\n");
+}
+
+#[test]
+fn completion_is_there_for_every_shell() {
+    let rig = Rig::new("sim");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = rig.keel(&["completion", shell]).expect_code(0).out;
+        assert!(script.contains("validate"), "{shell}");
+    }
+}
+
+#[test]
+fn output_that_nobody_reads_ends_quietly() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let rig = Rig::new("sim");
+    let mut command = rig.command(&["completion", "bash"]);
+    let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(141));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn the_demo_is_valid() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/specs");
+    Rig::new("sim").keel(&["validate", demo]).expect_code(0);
+}
+
+#[test]
+fn run_without_its_directory_says_which_one_is_missing() {
+    let rig = Rig::new("sim");
+    let done = rig.keel(&["run", "nowhere"]).expect_code(1);
+    let path = rig.path("nowhere");
+    assert_eq!(
+        done.err,
+        format!("error: there is no directory {}; name the one with your specs: keel run DIR\n", path.display())
+    );
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_named() {
+    let rig = Rig::new("sim");
+    rig.write("file", "");
+    let done = rig.keel(&["get", "all", "--state-dir", "file"]).expect_code(1);
+    assert!(done.err.contains(&rig.path("file").display().to_string()), "{}", done.err);
+}
