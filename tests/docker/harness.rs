@@ -9,7 +9,7 @@ use std::time::Duration;
 use evenkeel::runtime::docker::DockerRuntime;
 use evenkeel::runtime::{CreateRequest, Runtime, RuntimeEvent, StopRequest, Volumes};
 use evenkeel::spec::{ServiceSpec, Signal};
-use evenkeel::state::{Instance, InstanceId, Owner, StopCause};
+use evenkeel::state::{Instance, InstanceId, Owner, Phase, StopCause};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
@@ -63,6 +63,26 @@ impl Bench {
     /// A request for a service that is written as YAML, without its image.
     pub fn request(&self, service: &str, slot: u32, yaml: &str) -> CreateRequest {
         request(self.id(service, slot), &spec(yaml))
+    }
+
+    /// Waits until an instance has ended.
+    pub async fn until_ended(&self, id: &InstanceId) -> Instance {
+        let wait = async {
+            loop {
+                let listing = self.runtime.list().await.unwrap();
+                let ended = |found: &Instance| found.id == *id && matches!(found.phase, Phase::Exited(_));
+                if let Some(found) = listing.instances.into_iter().find(ended) {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it ends")
+    }
+
+    /// Whether the engine is Podman's.
+    pub fn is_podman(&self) -> bool {
+        self.socket.ends_with("podman.sock")
     }
 
     /// Runs the engine's own command line on the bench's socket.

@@ -1,7 +1,9 @@
 //! Creating, starting, stopping and removing containers.
 
+use std::path::Path;
 use std::time::Duration;
 
+use bollard::models::MountType;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
     WaitContainerOptionsBuilder,
@@ -12,6 +14,7 @@ use super::Inner;
 use super::body::{Context, create_body, wants_init};
 use super::engine::{CallError, WRITE_DEADLINE};
 use super::error::explain_start;
+use super::mounts::mounts;
 use super::observe::from_inspect;
 use super::ping::Product;
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
@@ -24,6 +27,9 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 impl Inner {
     /// Creates the container of a request, or recognises the one that an earlier request made.
     pub(super) async fn create(&self, request: &CreateRequest) -> Result<Instance> {
+        if self.engine.product().await? == Product::Podman {
+            refuse_missing_sources(request)?;
+        }
         let image = self.image_name(&request.spec.image).await?;
         self.ensure_shared(&request.id.deployment, &request.spec).await?;
         let mut made = self.try_create(request, &image).await;
@@ -136,6 +142,12 @@ impl Inner {
         if !self.owns(instance).await? {
             return Ok(None);
         }
+        // Podman takes a signal for a frozen container and keeps it until somebody thaws that.
+        if self.engine.product().await? == Product::Podman
+            && let Some(Instance { phase: Phase::Paused { .. }, .. }) = self.look(instance).await?
+        {
+            self.thaw(instance, &what).await?;
+        }
         let before = self.facts.will_stop(&instance.runtime_id, stop.cause);
         let signal = if stop.grace.is_zero() { Signal::KILL } else { stop.signal };
         if self.signal(instance, signal, &what).await? {
@@ -172,11 +184,7 @@ impl Inner {
             Err(error) if error.is_missing() => Ok(false),
             Err(error) if is_not_running(&error) => match self.look(instance).await? {
                 Some(Instance { phase: Phase::Paused { .. }, .. }) => {
-                    let id = &instance.runtime_id;
-                    self.engine
-                        .call(WRITE_DEADLINE, |docker| async move { docker.unpause_container(id).await })
-                        .await
-                        .map_err(|error| error.explain(what))?;
+                    self.thaw(instance, what).await?;
                     self.try_signal(instance, signal).await.map_err(|error| error.explain(what))?;
                     Ok(true)
                 }
@@ -184,6 +192,14 @@ impl Inner {
             },
             Err(error) => Err(error.explain(what)),
         }
+    }
+
+    async fn thaw(&self, instance: &InstanceRef, what: &str) -> Result<()> {
+        let id = &instance.runtime_id;
+        self.engine
+            .call(WRITE_DEADLINE, |docker| async move { docker.unpause_container(id).await })
+            .await
+            .map_err(|error| error.explain(what))
     }
 
     async fn try_signal(&self, instance: &InstanceRef, signal: Signal) -> std::result::Result<(), CallError> {
@@ -245,6 +261,19 @@ impl Inner {
             Err(_) => Err(RuntimeError::new(ErrorKind::Timeout, format!("{what}: the engine does not come to an end"))),
         }
     }
+}
+
+/// Refuses a bind whose source does not exist, as Docker does: Podman makes a directory of that name instead. Looked
+/// at from here, because a Podman service is one of this machine.
+fn refuse_missing_sources(request: &CreateRequest) -> Result<()> {
+    let sources = mounts(request).into_iter().filter(|mount| mount.typ == Some(MountType::BIND));
+    let missing = sources.filter_map(|mount| mount.source).find(|source| !Path::new(source).exists());
+    missing.map_or(Ok(()), |source| {
+        Err(RuntimeError::new(
+            ErrorKind::Rejected,
+            format!("creating {}: bind source path does not exist: {source}", request.id),
+        ))
+    })
 }
 
 /// Docker gives 409; Podman 4 gives 500.

@@ -15,6 +15,8 @@ const UNRUNNABLE: &[&str] = &[
     "is a directory",
     "exec format error",
     "oci runtime attempted to invoke a command that was not found",
+    "no command or entrypoint provided",
+    "no command specified",
     "unable to find user",
     "invalid argument",
     "operation not permitted",

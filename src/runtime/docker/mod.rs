@@ -28,6 +28,8 @@ mod ping;
 mod probe;
 mod shared;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod unsupported;
 
 use std::path::PathBuf;

@@ -1,0 +1,230 @@
+//! Fields of a spec, seen from inside a container.
+
+use evenkeel::runtime::io::ExecRequest;
+use evenkeel::runtime::{CreateRequest, ErrorKind, Runtime, Volumes};
+use evenkeel::spec::PortProtocol;
+use evenkeel::state::{ExitReason, Instance, Phase};
+use futures::StreamExt;
+
+use crate::harness::Bench;
+
+const SLEEPS: &str = "command: {args: [sleep, '3600']}";
+
+/// What a script inside prints, both streams together.
+async fn inside(bench: &Bench, instance: &Instance, script: &str) -> String {
+    let command = ["sh", "-c", &format!("{{ {script}; }} 2>&1")].map(str::to_owned).to_vec();
+    let request = ExecRequest { command, ..ExecRequest::default() };
+    let session = bench.runtime.exec().unwrap().exec(&instance.as_ref(), &request).await.unwrap();
+    let output: Vec<_> = session.output.collect().await;
+    let mut text = String::new();
+    for piece in output {
+        if let evenkeel::runtime::io::ExecOutput::Stdout(bytes) = piece.unwrap() {
+            text.push_str(std::str::from_utf8(&bytes).unwrap());
+        }
+    }
+    text.trim().to_owned()
+}
+
+async fn identity_and_limits_reach_the_process(bench: &Bench) {
+    let yaml = "
+command: {args: [sleep, '3600'], workdir: /tmp}
+env: {WORD: hello}
+user: '65534:65534'
+extra_groups: ['4321']
+hostname: named
+read_only_root_fs: true
+cap_drop: [ALL]
+security_opt: [no-new-privileges]
+ulimits: {nofile: {soft: 123, hard: 456}}
+sysctls: {net.ipv4.ip_local_port_range: 20000 20100}
+extra_hosts: ['somewhere:192.0.2.7']
+dns: [192.0.2.53]
+stop_signal: SIGUSR1
+stop_grace_period: 1500ms
+labels: {com.example.team: blue}
+resources: {memory: 64Mi, pids_limit: 50, cpu: 0.5, cpu_shares: 512, oom_score_adj: 500}
+";
+    let running = bench.run(&bench.request("web", 0, yaml)).await;
+    let script = "pwd; echo $WORD; id -u; id -G; hostname; touch /x; ulimit -Sn; grep CapEff /proc/self/status; \
+                  grep NoNewPrivs /proc/self/status; cat /proc/sys/net/ipv4/ip_local_port_range; \
+                  grep -c '192.0.2.7.*somewhere' /etc/hosts; cat /proc/1/oom_score_adj";
+    let seen = inside(bench, &running, script).await;
+    let lines: Vec<_> = seen.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let expected = [
+        "/tmp",
+        "hello",
+        "65534",
+        "65534 4321",
+        "named",
+        "touch: /x: Read-only file system",
+        "123",
+        "CapEff: 0000000000000000",
+        "NoNewPrivs: 1",
+        "20000 20100",
+        "1",
+        "500",
+    ];
+    // Podman's runtime here gives no process limits: the machine may lack the right to.
+    let unlimited = |index: usize| index == 6 && bench.is_podman();
+    for (index, (line, expected)) in lines.iter().zip(expected).enumerate() {
+        assert!(line == expected || unlimited(index), "{line:?} is not {expected:?} in {seen}");
+    }
+    assert_eq!(lines.len(), expected.len(), "{seen}");
+
+    let told = |format: &str| bench.cli(&["inspect", "--format", format, &running.runtime_id]);
+    assert_eq!(told("{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.CpuShares}}"), "67108864 50 512");
+    assert_eq!(told("{{.HostConfig.RestartPolicy.Name}}").replace("no", ""), "");
+    let label = |key: &str| told(&format!("{{{{index .Config.Labels \"{key}\"}}}}"));
+    assert_eq!(label("com.example.team"), "blue");
+    assert_eq!(label("com.docker.compose.project"), bench.deployment);
+    assert_eq!(label("com.docker.compose.service"), "web");
+    assert_eq!(label("com.docker.compose.container-number"), "1");
+}
+
+async fn storage_is_mounted(bench: &Bench) {
+    let host = tempfile::tempdir().unwrap();
+    std::fs::write(host.path().join("file"), "from the machine\n").unwrap();
+    let yaml = format!(
+        "{SLEEPS}
+storage:
+  - {{type: bind, source: {}, target: /bound, readonly: true}}
+  - {{type: named, name: data, target: /data}}
+  - {{type: anonymous, target: /scratch}}
+  - {{type: tmpfs, target: /memory, size: 1Mi}}
+",
+        host.path().display()
+    );
+    let running = bench.run(&bench.request("web", 0, &yaml)).await;
+    let script = "cat /bound/file; touch /bound/x; echo kept > /data/kept; touch /scratch/x && echo scratch; \
+                  grep -c ' /memory tmpfs' /proc/mounts";
+    let seen = inside(bench, &running, script).await;
+    assert_eq!(seen, "from the machine\ntouch: /bound/x: Read-only file system\nscratch\n1");
+
+    let volumes = || bench.cli(&["volume", "ls", "--quiet"]).lines().map(str::to_owned).collect::<Vec<_>>();
+    let named = format!("{}_data", bench.deployment);
+    assert!(volumes().contains(&named));
+    let anonymous = bench.cli(&[
+        "inspect",
+        "--format",
+        "{{range .Mounts}}{{if eq .Destination \"/scratch\"}}{{.Name}}{{end}}{{end}}",
+        &running.runtime_id,
+    ]);
+    assert!(volumes().contains(&anonymous), "{anonymous:?}");
+    bench.runtime.remove(&running.as_ref()).await.unwrap();
+    assert!(!volumes().contains(&anonymous));
+
+    bench.runtime.teardown(&bench.deployment, Volumes::Keep).await.unwrap();
+    let again = bench.run(&bench.request("web", 1, &yaml)).await;
+    assert_eq!(inside(bench, &again, "cat /data/kept").await, "kept");
+    bench.runtime.remove(&again.as_ref()).await.unwrap();
+    bench.runtime.teardown(&bench.deployment, Volumes::Remove).await.unwrap();
+    assert!(!volumes().contains(&named));
+}
+
+async fn a_missing_source_and_a_foreign_volume_are_refused(bench: &Bench) {
+    let missing = format!("storage: [{{type: bind, source: /no/such/source, target: /x}}]\n{SLEEPS}");
+    let error = match bench.runtime.create(&bench.request("web", 0, &missing)).await {
+        Ok(created) => bench.runtime.start(&created.as_ref()).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+    assert!(error.message.contains("/no/such/source"), "{error}");
+    assert!(!std::path::Path::new("/no/such/source").exists());
+
+    let foreign = format!("{}_data", bench.deployment);
+    bench.cli(&["volume", "create", &foreign]);
+    let named = format!("storage: [{{type: named, name: data, target: /data}}]\n{SLEEPS}");
+    let error = bench.runtime.create(&bench.request("web", 1, &named)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NameTaken, "{error}");
+    bench.cli(&["volume", "rm", &foreign]);
+}
+
+async fn names_of_services_resolve(bench: &Bench) {
+    let first = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    let second = bench.run(&bench.request("web", 1, SLEEPS)).await;
+    let client = bench.run(&bench.request("client", 0, SLEEPS)).await;
+    let address = async |instance: &Instance| inside(bench, instance, "hostname -i").await;
+    let (first, second) = (address(&first).await, address(&second).await);
+    let resolved = async |name: &str| inside(bench, &client, &format!("nslookup {name}")).await;
+    let one = resolved("1.web").await;
+    assert!(one.contains(&second) && !one.contains(&format!("{first}\n")), "{one} is not {second}");
+    let all = resolved("web").await;
+    assert!(all.contains(&first) && all.contains(&second), "{all} is not {first} and {second}");
+}
+
+async fn ports_are_published_and_told(bench: &Bench) {
+    let yaml = "
+command: {args: [sh, -c, 'while :; do echo hello | nc -l -p 8080; done']}
+port_mappings: [{container_port: 8080}, {container_port: 53, protocol: udp}]
+";
+    let request = bench.request("web", 0, yaml);
+    let running = bench.run(&request).await;
+    let told: Vec<_> = running.ports.iter().map(|port| (port.container_port, port.protocol, &*port.host_ip)).collect();
+    assert_eq!(told, [(53, PortProtocol::Udp, "127.0.0.1"), (8080, PortProtocol::Tcp, "127.0.0.1")]);
+    assert!(running.ports.iter().all(|port| port.host_port > 1024), "{:?}", running.ports);
+    assert_eq!(bench.runtime.list().await.unwrap().instances, std::slice::from_ref(&running));
+    // With an event stream the list comes from memory, and must say the same.
+    let _events = bench.runtime.events().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(bench.runtime.list().await.unwrap().instances, std::slice::from_ref(&running));
+    }
+
+    let fixed = |slot| {
+        let port = running.ports[1].host_port;
+        bench.request("fixed", slot, &format!("port_mappings: [{{container_port: 80, host_port: {port}}}]\n{SLEEPS}"))
+    };
+    let error = try_run(bench, &fixed(0)).await.unwrap_err();
+    assert!(error.contains("already") && error.contains("fixed/0"), "{error}");
+}
+
+async fn try_run(bench: &Bench, request: &CreateRequest) -> Result<Instance, String> {
+    let created = bench.runtime.create(request).await.map_err(|error| error.message)?;
+    bench.runtime.start(&created.as_ref()).await.map_err(|error| error.message)
+}
+
+async fn running_out_of_memory_is_told(bench: &Bench) {
+    let yaml = "
+command: {args: [sh, -c, 'x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done']}
+resources: {memory: 16Mi, memory_swap: 16Mi}
+";
+    let request = bench.request("hungry", 0, yaml);
+    bench.run(&request).await;
+    let ended = bench.until_ended(&request.id).await;
+    let Phase::Exited(exit) = &ended.phase else { panic!("{ended:?}") };
+    assert_eq!(exit.code, Some(137));
+    // Podman 4.3 does not notice it where control groups are those of version 1.
+    let expected = if bench.is_podman() { exit.reason } else { ExitReason::OomKilled };
+    assert_eq!((exit.reason, exit.oom_killed), (expected, expected == ExitReason::OomKilled));
+}
+
+async fn a_frozen_container_is_told_and_stopped(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    bench.cli(&["pause", &running.runtime_id]);
+    let listing = bench.runtime.list().await.unwrap();
+    assert_eq!(listing.instances[0].phase.name(), "paused");
+    let grace = std::time::Duration::from_secs(20);
+    let stopped = bench.runtime.stop(&running.as_ref(), &crate::harness::stop(grace)).await.unwrap().unwrap();
+    let Phase::Exited(exit) = &stopped.phase else { panic!("{stopped:?}") };
+    assert_eq!(exit.code, Some(143));
+}
+
+async fn a_network_that_somebody_removed_is_made_again(bench: &Bench) {
+    if bench.is_podman() {
+        return eprintln!("skipped: Podman does not remove a network that a container is to join");
+    }
+    let created = bench.runtime.create(&bench.request("web", 0, SLEEPS)).await.unwrap();
+    bench.cli(&["network", "rm", &format!("keel_{}", bench.deployment)]);
+    let running = bench.runtime.start(&created.as_ref()).await.unwrap();
+    assert!(running.phase.is_ready(), "{running:?}");
+}
+
+crate::on_both_engines!(
+    identity_and_limits_reach_the_process,
+    storage_is_mounted,
+    a_missing_source_and_a_foreign_volume_are_refused,
+    names_of_services_resolve,
+    ports_are_published_and_told,
+    running_out_of_memory_is_told,
+    a_frozen_container_is_told_and_stopped,
+    a_network_that_somebody_removed_is_made_again,
+);
