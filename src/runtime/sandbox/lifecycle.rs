@@ -94,6 +94,10 @@ impl Inner {
             hidden: &self.config.hidden,
         };
         let (launch, conditions) = launch(request, &machine)?;
+        let mut launch = launch;
+        if !launch.namespaces.pid {
+            launch.env.insert(observe::MARK.to_owned(), dir.path().to_string_lossy().into_owned());
+        }
         let mut record = Record {
             version: RECORD_VERSION,
             owner: self.config.owner.clone(),

@@ -17,6 +17,10 @@ use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Owner, Phase,
 /// Longest time that a killed process may take to be gone before its end is recorded all the same.
 const DEATH_LIMIT: Duration = Duration::from_secs(2);
 
+/// Variable that plain processes carry, with the directory of their instance, so that what detached itself from a
+/// supervisor that was killed can be found.
+pub const MARK: &str = "KEEL_INSTANCE";
+
 /// One instance as found on disk.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -171,6 +175,7 @@ fn lost(dir: &InstanceDir, run: &Run) -> Exit {
     for process in [run.program, run.first] {
         kill_and_wait(process);
     }
+    kill_marked(dir);
     let ended_by = read_json::<super::record::StopOrder>(&dir.stop())
         .ok()
         .flatten()
@@ -179,6 +184,20 @@ fn lost(dir: &InstanceDir, run: &Run) -> Exit {
         runtime_error: Some("its supervisor was killed, so how the program ended is not known".to_owned()),
         ended_by,
         ..Exit::from_code(128 + libc::SIGKILL, Some(run.started_at), Utc::now())
+    }
+}
+
+/// Kills plain processes that carry the mark of an instance.
+fn kill_marked(dir: &InstanceDir) {
+    let mark = format!("{MARK}={}", dir.path().display());
+    for pid in super::process::find(|_, _| true) {
+        let Some(pidfd) = ProcessKey::of(pid).ok().and_then(ProcessKey::open) else { continue };
+        // Read after the process was opened: it is the one that is signalled.
+        let marked = fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|env| env.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()));
+        if marked {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+        }
     }
 }
 
