@@ -146,7 +146,7 @@ macro_rules! on_both_engines {
         mod docker {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
-                let Some(bench) = crate::harness::Bench::new(crate::engine::Kind::Docker).await else { return };
+                let Some(bench) = $crate::harness::Bench::new($crate::engine::Kind::Docker).await else { return };
                 super::$test(&bench).await;
                 bench.clear().await;
             })*
@@ -154,7 +154,7 @@ macro_rules! on_both_engines {
         mod podman {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
-                let Some(bench) = crate::harness::Bench::new(crate::engine::Kind::Podman).await else { return };
+                let Some(bench) = $crate::harness::Bench::new($crate::engine::Kind::Podman).await else { return };
                 super::$test(&bench).await;
                 bench.clear().await;
             })*
