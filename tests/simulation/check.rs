@@ -154,24 +154,54 @@ pub fn strangers(stage: &Stage, strangers: &Strangers) -> Result<(), String> {
     }
 }
 
+/// How far what happens may lie behind what was decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Slack {
+    /// How long after its decision a call may have its effect.
+    pub lag: chrono::Duration,
+    /// Whether calls of a controller that crashed may have their effect under the next one, which can't know.
+    pub outlives: bool,
+}
+
 /// Every single thing that the controller did was allowed at its time.
-pub fn history(stage: &Stage, lag: chrono::Duration) -> Result<(), String> {
+pub fn history(stage: &Stage, Slack { lag, outlives }: Slack) -> Result<(), String> {
     let mut ledger = Ledger::default();
     let chronicle = &stage.chronicle;
     if stage.world.forgotten_changes() > 0 {
         return Err("the story is too long to be judged".to_owned());
     }
-    for change in stage.world.changes().iter().filter(|change| change.owner == owner()) {
+    let changes: Vec<Change> = stage.world.changes().into_iter().filter(|change| change.owner == owner()).collect();
+    let mut crashes = chronicle.crashes.iter().peekable();
+    for change in &changes {
+        while crashes.next_if(|crash| **crash <= change.at).is_some() {
+            ledger.give_up_stops();
+        }
         let wanted = wanted_around(chronicle, change, lag);
-        let late = chronicle.crashes.iter().any(|crash| (*crash..*crash + lag).contains(&change.at));
-        let before = chronicle.unsynced.first().is_none_or(|(began, _)| change.at <= *began);
-        judge(&ledger, change, &wanted, late || before, chronicle).map_err(|problem| {
+        let late = outlives && chronicle.crashes.iter().any(|crash| (*crash..*crash + lag).contains(&change.at));
+        let furnished = chronicle.unsynced.first().is_none_or(|(began, _)| change.at <= *began);
+        judge(&ledger, change, &wanted, late || furnished, chronicle).map_err(|problem| {
             let name = change.id.runtime_name();
-            format!("{} {name} {:?} {:?}: {problem}\nwanted {wanted:?}", change.at, change.what, change.counts)
+            format!(
+                "{} {name} {:?} {:?}: {problem}\nwanted {wanted:?}\n{}",
+                change.at,
+                change.what,
+                change.counts,
+                before(&changes, change)
+            )
         })?;
         ledger.take(change);
     }
     Ok(())
+}
+
+/// The last changes of a service up to this one.
+fn before(changes: &[Change], last: &Change) -> String {
+    let same = changes.iter().take_while(|change| !std::ptr::eq(*change, last));
+    let same = same.filter(|change| change.id.service_name() == last.id.service_name());
+    let lines: Vec<String> = same
+        .map(|change| format!("{} {} {:?} {:?}", change.at, change.id.runtime_name(), change.what, change.counts))
+        .collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
 /// What was wanted of a change's service at its time and within the lag before.
@@ -202,7 +232,7 @@ fn judge(
             return Err("it was retired and nothing of it had changed".to_owned());
         }
     }
-    if retires && ledger.serves(&change.runtime_id) {
+    if retires && ledger.serves(&change.runtime_id) && !excused {
         let floor = |wanted: &Option<Wanted>| {
             wanted.as_ref().map_or(0, |wanted| wanted.replicas.saturating_sub(wanted.unavailable))
         };

@@ -62,6 +62,13 @@ impl Ledger {
         self.debts.iter().filter(|((of, _), _)| of == service).map(|(_, count)| count).sum()
     }
 
+    /// The controller that asked crashed; what still runs was not killed.
+    pub fn give_up_stops(&mut self) {
+        for account in self.accounts.values_mut() {
+            account.asked = false;
+        }
+    }
+
     pub fn take(&mut self, change: &Change) {
         let key = &change.runtime_id;
         let slot = (change.id.service_name(), change.id.slot);

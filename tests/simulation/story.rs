@@ -31,7 +31,7 @@ pub async fn tell(seed: u64, trace: Trace) -> Result<(), String> {
     }
     story.end().await;
     check::converges(&mut story.stage).await?;
-    check::history(&story.stage, weather.lag())?;
+    check::history(&story.stage, weather.slack())?;
     check::strangers(&story.stage, &strangers)?;
     check::is_quiet(&mut story.stage).await?;
     story.stage.note(format!("the end, after {:?}", story.stage.world.changes()));
@@ -80,12 +80,13 @@ impl Weather {
         }
     }
 
-    /// How long after its decision a call may have its effect: the grace of a stop, and the slowest call.
-    fn lag(self) -> chrono::Duration {
-        match self {
-            Self::Calm | Self::Deaf => chrono::Duration::seconds(7),
-            Self::Slow | Self::Harsh => chrono::Duration::seconds(90),
-        }
+    /// The grace of a stop, and the slowest call where calls take time.
+    fn slack(self) -> check::Slack {
+        let seconds = match self {
+            Self::Calm | Self::Deaf => 7,
+            Self::Slow | Self::Harsh => 90,
+        };
+        check::Slack { lag: chrono::Duration::seconds(seconds), outlives: self.faults().outlives_caller > 0.0 }
     }
 }
 
