@@ -169,14 +169,17 @@ impl State {
         loop {
             let deadline = self.deadline();
             tokio::select! {
-                message = inbox.recv() => match message {
-                    Some(message) => self.take(message, &mut inbox),
-                    None => return,
-                },
+                // In this order, so that equal courses of events lead to equal courses of action. Nobody is left
+                // out: declarations are rare, and what is due is looked at in every turn.
+                biased;
                 changed = self.declarations.changed() => match changed {
                     Ok(()) => self.take_declared(),
                     // No source is left to say anything new; what it said last still holds.
                     Err(_) => self.without_declarations(&mut inbox).await,
+                },
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message, &mut inbox),
+                    None => return,
                 },
                 () = sleep_until(deadline) => {}
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::runtime::sim::{Faults, Rng};
+use evenkeel::runtime::sim::{Change, Faults, Rng};
 use evenkeel::runtime::{CreateRequest, Runtime};
 use evenkeel::spec::ServiceSpec;
 use evenkeel::state::{InstanceId, Owner};
@@ -34,8 +34,15 @@ pub async fn tell(seed: u64, trace: Trace) -> Result<(), String> {
     check::history(&story.stage, weather.slack())?;
     check::strangers(&story.stage, &strangers)?;
     check::is_quiet(&mut story.stage).await?;
-    story.stage.note(format!("the end, after {:?}", story.stage.world.changes()));
+    // What happens in one instant has no order: it depends on which of several tasks that were ended goes first.
+    let mut changes: Vec<String> = story.stage.world.changes().iter().map(what_happened).collect();
+    changes.sort();
+    story.stage.note(format!("the end, after {changes:?}"));
     Ok(())
+}
+
+fn what_happened(change: &Change) -> String {
+    format!("{} {} {:?}", change.at, change.id.runtime_name(), change.what)
 }
 
 /// How bad it gets.
