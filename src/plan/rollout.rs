@@ -153,6 +153,10 @@ where
         let available = |instance: &Instance| self.judge.is_available(instance);
         let coming = |(slot, need): &(&Slot<'_>, &Need<'_>)| match (slot.fresh, need) {
             (_, Need::Launch(_) | Need::Start(_)) => true,
+            // A call for it failed and is tried again.
+            (_, Need::Patience) => {
+                failure(self.draft, self.desired, slot.number).is_some_and(|failure| failure.retryable)
+            }
             (Some(fresh), Need::Nothing) => !available(fresh),
             _ => false,
         };
