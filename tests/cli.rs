@@ -15,3 +15,9 @@ mod controller;
 
 #[path = "cli/sandbox.rs"]
 mod sandbox;
+
+#[path = "support/engine.rs"]
+mod engine;
+
+#[path = "cli/docker.rs"]
+mod docker;

@@ -1,6 +1,8 @@
 //! `keel approve`: confirm that what is missing may go.
 
-use super::connect::controller;
+use std::collections::BTreeSet;
+
+use super::connect::converge;
 use super::exit::{Exit, Outcome};
 use super::output::{note, print};
 use crate::config::Options;
@@ -8,15 +10,15 @@ use crate::config::Options;
 /// Confirm that the deployments which are missing from the watched directory may be removed
 ///
 /// When more than three and more than half of the deployments are gone at once, or the directory itself is, the controller
-/// removes nothing until the directory is back or this command confirms the loss. `keel run --allow-empty` confirms
-/// it for as long as that controller runs.
+/// removes nothing until the directory is back or this command confirms the loss; without a controller, the next one
+/// removes them. `keel run --allow-empty` confirms it for as long as that controller runs.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let gone = controller(options).await?.approve().await?;
+        let gone = converge(options, BTreeSet::new()).await?.approve().await?;
         if gone.is_empty() {
             note("nothing is held; there is nothing to approve");
         }

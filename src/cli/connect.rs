@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::bail;
 use tokio::time::Instant;
 
 use crate::api::{ApiError, Client};
@@ -24,20 +23,6 @@ pub async fn observe(options: &Options) -> anyhow::Result<Client> {
 /// An engine that converges these deployments.
 pub async fn converge(options: &Options, deployments: BTreeSet<String>) -> anyhow::Result<Client> {
     open(options, Mode::OneShot(deployments)).await
-}
-
-/// The running controller.
-///
-/// # Errors
-/// None runs.
-pub async fn controller(options: &Options) -> anyhow::Result<Client> {
-    match running(options).await? {
-        Some(client) => Ok(client),
-        None => bail!(
-            "no controller runs on {}; start one with `keel run`, or name its state directory with --state-dir",
-            options.state_dir.display()
-        ),
-    }
 }
 
 /// The running controller, if there is one.

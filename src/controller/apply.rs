@@ -8,6 +8,7 @@ use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
 use super::{Applied, ApplyRequest, Change, DeploymentPreview, EngineError, Mode, Preview, SpecFile};
+use crate::plan::Plan;
 use crate::spec::{Merged, MergedDeployment, ParsedFile, Prune, merge, parse};
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, read_applied};
@@ -36,11 +37,17 @@ impl Proposal {
 }
 
 impl Engine {
-    /// What applying these files would do. Changes nothing.
+    /// What applying these files would do; without files, what would be done for what is declared already. Changes
+    /// nothing.
     ///
     /// # Errors
     /// The state directory can't be read.
     pub async fn preview(&self, request: &ApplyRequest) -> Result<Preview, EngineError> {
+        if request.files.is_empty() && request.origins.is_empty() {
+            let plans = self.ask(Command::Plans).await?;
+            let unchanged = |(name, plan)| preview_of(name, Change::Unchanged, None, None, &plan);
+            return Ok(Preview { deployments: plans.into_iter().map(unchanged).collect(), problems: Vec::new() });
+        }
         let proposal = self.propose(request)?;
         if !proposal.problems.is_empty() {
             return Ok(Preview { deployments: Vec::new(), problems: proposal.problems });
@@ -52,14 +59,10 @@ impl Engine {
         });
         let asked = asked.collect();
         let plans = self.ask(|reply| Command::Preview(asked, reply)).await?;
-        let deployments = changes.into_iter().zip(plans).map(|((name, change), plan)| DeploymentPreview {
-            change,
-            old: proposal.before.get(&name).cloned(),
-            new: proposal.declared.get(&name).map(convert::declaration),
-            steps: plan.steps().map(ToString::to_string).collect(),
-            waits: plan.waits.iter().map(ToString::to_string).collect(),
-            plan: serde_json::to_value(&plan).unwrap_or_default(),
-            deployment: name,
+        let deployments = changes.into_iter().zip(plans).map(|((name, change), plan)| {
+            let old = proposal.before.get(&name).cloned();
+            let new = proposal.declared.get(&name).map(convert::declaration);
+            preview_of(name, change, old, new, &plan)
         });
         Ok(Preview { deployments: deployments.collect(), problems: Vec::new() })
     }
@@ -160,6 +163,24 @@ impl Engine {
     pub(super) fn watches(&self, path: &Path) -> bool {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         self.inner.watched.iter().any(|root| path.starts_with(root) || real(path).starts_with(real(root)))
+    }
+}
+
+fn preview_of(
+    deployment: String,
+    change: Change,
+    old: Option<serde_json::Value>,
+    new: Option<serde_json::Value>,
+    plan: &Plan,
+) -> DeploymentPreview {
+    DeploymentPreview {
+        deployment,
+        change,
+        old,
+        new,
+        steps: plan.steps().map(ToString::to_string).collect(),
+        waits: plan.waits.iter().map(ToString::to_string).collect(),
+        plan: serde_json::to_value(plan).unwrap_or_default(),
     }
 }
 

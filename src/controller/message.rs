@@ -38,6 +38,8 @@ pub enum Command {
     Settle(oneshot::Sender<()>),
     /// What would be done if these deployments were declared like this, or not at all.
     Preview(Vec<(String, Option<DesiredDeployment>)>, oneshot::Sender<Vec<Plan>>),
+    /// What would be done for everything that is known, by deployment name.
+    Plans(oneshot::Sender<Vec<(String, Plan)>>),
     /// The instances that a target covers, dead ones too.
     Instances(Target, oneshot::Sender<Vec<Instance>>),
     /// Adapter of a runtime.

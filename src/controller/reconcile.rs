@@ -55,6 +55,19 @@ impl State {
         self.with_input(deployment, desired.ok_or(Fate::Removed), &self.observed(deployment), plan)
     }
 
+    /// What would be done now for everything that is known.
+    pub(super) fn plans(&self) -> Vec<(String, Plan)> {
+        let declared = self.declared.clone();
+        let mut names = self.cache.deployments();
+        names.extend(declared.desired.deployments.keys().cloned());
+        let plan_of = |name: String| {
+            let desired = self.desired(declared.desired.deployments.get(&name), &name);
+            let plan = self.with_input(&name, desired, &self.observed(&name), plan);
+            (name, plan)
+        };
+        names.into_iter().map(plan_of).collect()
+    }
+
     /// Everything that a decision about the deployment is made from, given to `decide`.
     fn with_input<T>(
         &self,
@@ -191,6 +204,11 @@ impl State {
         if left || desired.is_ok() || self.unsure(deployment) {
             return;
         }
+        self.board.remove(deployment, Instant::now(), self.cache.len());
+        if self.declared.desired.deployments.contains_key(deployment) {
+            // Its removal was asked for by name, and its declaration is about to go; until then it stays removed.
+            return;
+        }
         if desired == Err(Fate::Removed) {
             // The receiver ends with the engine; then there is nobody to tell.
             let _ = self.forgotten.send(deployment.to_owned());
@@ -198,10 +216,6 @@ impl State {
         self.records.remove(deployment);
         self.removing.remove(deployment);
         self.queue.remove(deployment);
-        self.board.remove(deployment, Instant::now(), self.cache.len());
-        if self.declared.desired.deployments.contains_key(deployment) {
-            self.queue.add(deployment, Instant::now());
-        }
     }
 
     /// Whether a runtime that was in use does not answer, so that it may still hold something of the deployment.

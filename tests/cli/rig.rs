@@ -17,6 +17,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Rig {
     dir: tempfile::TempDir,
     runtime: &'static str,
+    engine: String,
 }
 
 /// What a command ended with.
@@ -54,7 +55,24 @@ impl Rig {
     pub fn new(runtime: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("specs")).unwrap();
-        Self { dir, runtime }
+        let engine = dir.path().join("no-engine.sock");
+        Self::with(dir, runtime, &engine)
+    }
+
+    fn with(dir: tempfile::TempDir, runtime: &'static str, engine: &Path) -> Self {
+        Self { dir, runtime, engine: format!("unix://{}", engine.display()) }
+    }
+
+    /// An installation that runs everything on the engine with this socket.
+    pub fn on_engine(socket: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("specs")).unwrap();
+        Self::with(dir, "docker", socket)
+    }
+
+    /// Address of the engine, as `DOCKER_HOST` has it.
+    pub fn engine(&self) -> &str {
+        &self.engine
     }
 
     /// A path in the folder.
@@ -81,7 +99,7 @@ impl Rig {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.dir.path())
-            .env("DOCKER_HOST", format!("unix://{}", self.path("no-engine.sock").display()))
+            .env("DOCKER_HOST", &self.engine)
             .env("KEEL_STATE_DIR", self.path("state"))
             .env("KEEL_RUNTIME", self.runtime)
             .stdin(Stdio::null());

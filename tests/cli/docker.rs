@@ -1,0 +1,144 @@
+//! Real containers: what a Docker Engine and Podman run for a controller that is watched, edited, broken and killed.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::engine::{self, Kind};
+use crate::rig::Rig;
+
+/// Instants at which the controller is killed in the middle of rollouts.
+const KILLS: u32 = 20;
+
+fn spec(deployment: &str, replicas: u32, greeting: &str) -> String {
+    format!(
+        "version: v1\ndeployment: {deployment}\nservices:\n  web:\n    image: {{ name: 'keel-test/busybox:1', pull_policy: never }}\n    \
+         command: {{ entrypoint: [sh, -c, 'trap \"exit 0\" TERM; echo $GREETING; while :; do sleep 0.1; done'] }}\n    \
+         env: {{ GREETING: {greeting} }}\n    scale: {{ mode: fixed, replicas: {replicas} }}\n    \
+         stop_grace_period: 5s\n    init_container: false\n"
+    )
+}
+
+fn rig(kind: Kind) -> Option<Rig> {
+    let socket = engine::socket(kind)?;
+    Some(Rig::on_engine(&socket))
+}
+
+/// Runs the engine's own client.
+fn docker(rig: &Rig, arguments: &[&str]) -> String {
+    let output = Command::new("docker").env("DOCKER_HOST", rig.engine()).args(arguments).output().unwrap();
+    assert!(output.status.success(), "docker {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Names of all containers of this installation, dead ones too.
+fn containers(rig: &Rig) -> BTreeSet<String> {
+    let owner = std::fs::read_to_string(rig.path("state/owner")).unwrap();
+    let filter = format!("label=dev.evenkeel.owner={}", owner.trim());
+    let names = docker(rig, &["ps", "--all", "--filter", &filter, "--format", "{{.Names}}"]);
+    names.lines().map(str::to_owned).collect()
+}
+
+fn ids(rig: &Rig) -> Vec<String> {
+    rig.instances(|one| one["runtime_id"].as_str().unwrap_or_default().to_owned())
+}
+
+fn slots(rig: &Rig) -> Vec<String> {
+    rig.instances(|one| {
+        format!("{} {}", one["name"].as_str().unwrap_or_default(), one["phase"].as_str().unwrap_or_default())
+    })
+}
+
+#[test]
+fn containers_follow_their_file() {
+    let Some(rig) = rig(Kind::Docker) else { return };
+    rig.write("specs/shop.yaml", &spec("follow", 2, "one"));
+    let _controller = rig.controller();
+    rig.until_running("follow", 2);
+    let first = ids(&rig);
+    rig.write("specs/shop.yaml", &spec("follow", 3, "one"));
+    rig.until_running("follow", 3);
+    assert_eq!(ids(&rig)[..2], first, "scaling up replaces nothing");
+    rig.write("specs/shop.yaml", "deployment: follow\nservices: [");
+    rig.until("the mistake is shown", || rig.keel(&["get", "deploy"]).err.contains("specs/shop.yaml:"));
+    assert_eq!(ids(&rig)[..2], first, "a broken file replaces nothing");
+    let before = rig.get("services")[0]["revision"].clone();
+    rig.write("specs/shop.yaml", &spec("follow", 3, "two"));
+    rig.until("the new revision runs", || {
+        let service = &rig.get("services")[0];
+        service["revision"] != before
+            && service["updated"] == 3
+            && service["ready"] == 3
+            && rig.state("follow") == "running"
+    });
+    assert!(ids(&rig).iter().all(|id| !first.contains(id)), "every container was replaced");
+    assert!(rig.keel(&["logs", "follow/web/0"]).out.contains("two"));
+    rig.remove("specs/shop.yaml");
+    rig.until("everything is gone", || containers(&rig).is_empty() && rig.get("deployments").is_empty());
+}
+
+#[test]
+fn a_killed_or_removed_container_is_replaced() {
+    for kind in [Kind::Docker, Kind::Podman] {
+        let Some(rig) = rig(kind) else { continue };
+        rig.write("specs/shop.yaml", &spec("heal", 2, "one"));
+        let _controller = rig.controller();
+        rig.until_running("heal", 2);
+        let before = ids(&rig);
+        docker(&rig, &["kill", &before[0]]);
+        rig.until("another container took the slot", || ids(&rig).first() != before.first());
+        rig.until_running("heal", 2);
+        docker(&rig, &["rm", "--force", &before[1]]);
+        rig.until("the removed one is replaced", || !ids(&rig).contains(&before[1]));
+        rig.until_running("heal", 2);
+        assert_eq!(slots(&rig), ["heal/web/0 running", "heal/web/1 running"]);
+    }
+}
+
+#[test]
+fn a_controller_killed_at_any_instant_of_a_rollout_leaves_nothing_behind() {
+    let Some(rig) = rig(Kind::Docker) else { return };
+    rig.write("specs/shop.yaml", &spec("kill9", 3, "start"));
+    let controller = rig.controller();
+    rig.until_running("kill9", 3);
+    controller.end("KILL");
+    for kill in 0..KILLS {
+        rig.write("specs/shop.yaml", &spec("kill9", 3, &format!("edit-{kill}")));
+        let controller = rig.controller();
+        // Spread over the second or so that a step of the rollout takes.
+        std::thread::sleep(Duration::from_millis(u64::from(kill * 67 % 1000)));
+        controller.end("KILL");
+    }
+    let _controller = rig.controller();
+    rig.until("the last edit runs", || {
+        let service = &rig.get("services")[0];
+        service["updated"] == 3
+            && rig.instances(|one| one["revision"].clone()).iter().all(|one| *one == service["revision"])
+            && rig.state("kill9") == "running"
+    });
+    assert_eq!(slots(&rig), ["kill9/web/0 running", "kill9/web/1 running", "kill9/web/2 running"]);
+    let last = format!("edit-{}\n", KILLS - 1);
+    for id in ids(&rig) {
+        assert_eq!(docker(&rig, &["exec", &id, "sh", "-c", "echo $GREETING"]), last);
+    }
+    rig.until("no other container is left", || containers(&rig).len() == 3);
+}
+
+#[test]
+fn a_foreign_container_of_the_same_name_is_reported_and_left_alone() {
+    let Some(rig) = rig(Kind::Docker) else { return };
+    rig.write("specs/shop.yaml", &spec("foreign", 1, "one"));
+    let plan = rig.keel(&["plan", "-f", "specs", "-o", "json"]).json().to_string();
+    let revision = plan.split("v1-").nth(1).unwrap()[..8].to_owned();
+    let name = format!("foreign_web_0_{revision}_0");
+    docker(&rig, &["create", "--name", &name, "keel-test/busybox:1", "true"]);
+    let controller = rig.controller();
+    rig.until("the clash is told", || {
+        let deployments = rig.get("deployments");
+        deployments.first().is_some_and(|one| one["message"].as_str().unwrap_or_default().contains(&name))
+    });
+    assert_eq!(docker(&rig, &["inspect", "--format", "{{.State.Status}}", &name]), "created\n");
+    docker(&rig, &["rm", &name]);
+    rig.until_running("foreign", 1);
+    drop(controller);
+}
