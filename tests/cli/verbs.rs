@@ -120,8 +120,18 @@ fn once_converges_and_exits() {
 }
 
 #[test]
-fn approve_needs_a_controller() {
+fn a_loss_is_approved_without_a_controller_and_pruned_by_the_next() {
     let rig = Rig::new("sim");
-    let done = rig.keel(&["approve"]).expect_code(1);
-    assert!(done.err.starts_with("error: no controller runs on "), "{}", done.err);
+    for name in ["a", "b", "c", "d"] {
+        rig.write(&format!("specs/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    assert_eq!(rig.keel(&["approve"]).expect_code(0).out, "", "nothing is held");
+    for name in ["a", "b", "c", "d"] {
+        rig.remove(&format!("specs/{name}.yaml"));
+    }
+    let done = rig.keel(&["approve"]).expect_code(0);
+    assert_eq!(done.out, "deployment/a pruned\ndeployment/b pruned\ndeployment/c pruned\ndeployment/d pruned\n");
+    rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    assert_eq!(rig.keel(&["get", "deployments", "-o", "name"]).out, "");
 }

@@ -53,7 +53,7 @@ async fn another_controller_adopts_what_runs_and_stops_it() {
     let sandbox = Sandbox::new();
     let instance = sandbox.run(&shell(FOREVER)).await;
     let other = sandbox.reopen();
-    assert_eq!(other.list().await.unwrap().instances, [instance.clone()]);
+    assert_eq!(other.list().await.unwrap().instances, std::slice::from_ref(&instance));
     let order = stop(Signal::KILL, Duration::ZERO, StopCause::Expired);
     let stopped = other.stop(&instance.as_ref(), &order).await.unwrap().unwrap();
     let Phase::Exited(exit) = stopped.phase else { panic!("{:?}", stopped.phase) };
