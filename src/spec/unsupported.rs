@@ -4,7 +4,7 @@
 //! What only some runtimes can't do, they report themselves.
 
 use super::{
-    DeclaredDeployment, OnIdle, PullPolicy, RType, Rollout, Scalar, Scale, ServiceSpec, Storage, problem::display_path,
+    DeclaredDeployment, OnIdle, RType, Rollout, Scalar, Scale, ServiceSpec, Storage, problem::display_path,
     problem::steps,
 };
 
@@ -54,15 +54,10 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
         add(on_failure.is_some(), "rollout.on_failure", "a failed rollout is not undone yet; it is tried again");
         add(history.is_some(), "rollout.history", "old revisions are not kept yet");
     }
+    let max_idle = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.max_idle.is_some());
+    add(max_idle, "lifecycle.max_idle", "no runtime reports activity yet, so nothing counts as idle");
     let suspends = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.on_idle == Some(OnIdle::Suspend));
-    add(suspends, "lifecycle.on_idle", "instances are not suspended yet; an idle one is stopped");
-    let newer = spec.image.pull_policy == Some(PullPolicy::Newer);
-    add(newer, "image.pull_policy", "digests are not compared yet; the image is pulled if it is not present");
-    add(
-        spec.resources.as_ref().is_some_and(|r| r.gpu.is_some()),
-        "resources.gpu",
-        "no graphics processor is passed on",
-    );
+    add(suspends, "lifecycle.on_idle", "instances are not suspended yet; an idle one keeps running");
     const PLACEMENT: &str = "there is one machine; instances are not placed by this";
     add(spec.network.is_some(), "network", "there are no overlay networks; a deployment has one network");
     add(spec.node_mode.is_some(), "node_mode", PLACEMENT);
