@@ -1,5 +1,7 @@
 //! Output of instances as JSON lines.
 
+use std::collections::BTreeSet;
+
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -14,6 +16,7 @@ use crate::controller::Engine;
 use crate::runtime;
 use crate::runtime::io::LogLine;
 use crate::state::Target;
+use crate::status::{InstanceView, Status};
 
 /// Most instances in one answer; each holds a file or a connection of the runtime open (kubectl allows 5 at a time
 /// and 50 with `--max-log-requests` raised by hand).
@@ -27,18 +30,35 @@ pub(super) async fn logs(
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
     let target: Target = query.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))?;
+    // Before anything is opened. The status leaves out slots that are only kept for their output; they count below.
+    check_count(&target, covered(&engine.status(), &target))?;
     let streams = engine.logs(&target, query.previous, &query.options()).await?;
-    if streams.len() > MAX_STREAMS {
-        let count = streams.len();
-        let message = format!(
-            "{target} covers {count} instances and at most {MAX_STREAMS} are read at a time; name a service or a slot"
-        );
-        return Err(ApiError::new(Kind::Invalid, message));
-    }
+    check_count(&target, streams.len())?;
     let names = LogItem::Instances(streams.iter().map(|(name, _)| name.clone()).collect());
     let items = if query.follow { live(streams).boxed() } else { in_order(streams).boxed() };
     let lines = stream::once(async move { names }).chain(items).map(|item| encode(&item));
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// Slots with an instance that the target covers.
+fn covered(status: &Status, target: &Target) -> usize {
+    let covers = |view: &&InstanceView| {
+        target.deployment == view.deployment
+            && target.service.as_ref().is_none_or(|service| *service == view.service)
+            && target.slot.is_none_or(|slot| slot == view.slot)
+    };
+    status.instances.iter().filter(covers).map(|view| &view.name).collect::<BTreeSet<_>>().len()
+}
+
+fn check_count(target: &Target, count: usize) -> Result<(), ApiError> {
+    if count <= MAX_STREAMS {
+        return Ok(());
+    }
+    let message = format!(
+        "{target} covers {count} instances and at most {MAX_STREAMS} are read at a time; name a service or a slot, as in \
+         DEPLOYMENT/SERVICE/SLOT"
+    );
+    Err(ApiError::new(Kind::Invalid, message))
 }
 
 fn encode(item: &LogItem) -> Result<Bytes, serde_json::Error> {
@@ -150,6 +170,30 @@ mod tests {
         assert_eq!(
             std::str::from_utf8(&bytes).unwrap(),
             "{\"line\":{\"instance\":\"demo/web/0\",\"at\":\"1970-01-01T00:00:00Z\",\"stream\":\"stdout\",\"text\":\"hi\"}}\n"
+        );
+    }
+
+    fn status(instances: &[(&str, u32)]) -> Status {
+        let view = |(service, slot): &(&str, u32)| {
+            serde_json::json!({"deployment": "demo", "service": service, "slot": slot,
+                "name": format!("demo/{service}/{slot}"), "runtime": "sandbox", "runtime_id": "x", "pid": null,
+                "phase": "running", "ready": true, "revision": "r", "restarts": 0,
+                "created_at": "2024-01-01T00:00:00Z", "started_at": null, "ports": [], "exit": null, "message": "",
+                "conditions": []})
+        };
+        let instances: Vec<_> = instances.iter().map(view).collect();
+        let mut status = serde_json::to_value(Status::default()).unwrap();
+        status["instances"] = instances.into();
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn slots_that_are_covered_count_once() {
+        let status = status(&[("web", 0), ("web", 0), ("web", 1), ("db", 0)]);
+        let count = |target: &str| covered(&status, &target.parse().unwrap());
+        assert_eq!(
+            [count("demo"), count("demo/web"), count("demo/web/1"), count("other"), count("demo/cache")],
+            [3, 2, 1, 0, 0]
         );
     }
 }
