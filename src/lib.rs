@@ -24,17 +24,18 @@
 //! | [`spec`] | what a user may write: types, defaults, quantities, validation with positions, template hash | nothing |
 //! | [`state`] | identities and labels, desired state, observed state | `spec` |
 //! | [`plan`] | pure decisions: what to do next and why; printable, comparable | `spec`, `state` |
-//! | [`runtime`] | the contract of runtimes, and its adapters: `docker`, `sandbox`, `sim` | `spec`, `state` |
+//! | [`runtime`] | the contract of runtimes, and its adapters: `docker`, `sandbox`, `sim` | `spec`, `state`, `clock` |
 //! | [`store`] | the state directory: owner, lock, SQLite file, applied files | `spec`, `state` |
-//! | `source` | directory trees that are watched and read again; last good versions; the hold on mass loss | `spec`, `state`, `store` |
-//! | [`execute`] | runs the lanes of a plan: one attempt per step, one report per step | `plan`, `state`, `runtime` |
+//! | `source` | directory trees that are watched and read again; last good versions; the hold on mass loss | `spec`, `state`, `store`, `clock` |
+//! | [`execute`] | runs the lanes of a plan: one attempt per step, one report per step | `spec`, `plan`, `state`, `runtime` |
 //! | [`status`] | views for users, computed from desired, observed and plan | `spec`, `state`, `plan` |
 //! | [`controller`] | the core that owns all state, and the engine around it | all of these |
 //! | `api` | HTTP over a Unix socket, or called in process | the public face |
 //! | [`cli`] | one file per verb; tables, JSON, YAML, progress | the public face |
 //! | [`clock`] | the machine's clock, and a virtual one | nothing |
 //!
-//! Types of bollard, of SQLite and of the kernel's interfaces never leave their adapter. A test keeps these rules.
+//! Types of bollard, SQLite and the other libraries of one adapter never leave it. The kernel's interfaces are used by
+//! the sandbox runtime, and in few places besides that `tests/tidy.rs` names with their reason; it keeps these rules.
 //!
 //! # Where to start
 //!
