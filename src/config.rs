@@ -29,13 +29,19 @@ impl Options {
         Ok(Self { state_dir, runtime, program: running_program() })
     }
 
+    /// Whether nothing was ever kept here: there is no state directory. One that can't be looked at counts as there,
+    /// so that whoever opens it tells why.
+    pub fn is_untouched(&self) -> bool {
+        matches!(self.state_dir.try_exists(), Ok(false))
+    }
+
     /// Where the controller of this state directory listens; `None` where there is no state directory yet, so that
     /// looking creates nothing.
     ///
     /// # Errors
     /// The state directory is not this user's, or is damaged.
     pub fn socket(&self) -> Result<Option<PathBuf>, StoreError> {
-        if !self.state_dir.exists() {
+        if self.is_untouched() {
             return Ok(None);
         }
         StateDir::open(&self.state_dir)?.socket_path().map(Some)

@@ -18,7 +18,11 @@ pub struct Args {}
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let gone = converge(options, BTreeSet::new()).await?.approve().await?;
+        let gone = if options.is_untouched() {
+            Vec::new()
+        } else {
+            converge(options, BTreeSet::new()).await?.approve().await?
+        };
         if gone.is_empty() {
             note("nothing is held; there is nothing to approve");
         }

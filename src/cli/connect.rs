@@ -20,6 +20,15 @@ pub async fn observe(options: &Options) -> anyhow::Result<Client> {
     open(options, Mode::Observe).await
 }
 
+/// An engine to look at what exists; `None` where there is no state directory, so nothing can exist and looking
+/// creates nothing either.
+pub async fn look(options: &Options) -> anyhow::Result<Option<Client>> {
+    if options.is_untouched() {
+        return Ok(None);
+    }
+    observe(options).await.map(Some)
+}
+
 /// An engine that converges these deployments.
 pub async fn converge(options: &Options, deployments: BTreeSet<String>) -> anyhow::Result<Client> {
     open(options, Mode::OneShot(deployments)).await

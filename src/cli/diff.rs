@@ -2,15 +2,16 @@
 
 use serde::Serialize;
 
-use super::connect::observe;
+use super::connect::{observe, synced_status};
 use super::exit::{Exit, Outcome};
 use super::fields::{FieldChange, changes};
 use super::files::Files;
-use super::output::{Colours, DataFormat, print, print_data, stdout_is_terminal};
+use super::output::{Colours, DataFormat, note, print, print_data, stdout_is_terminal};
 use super::problems;
 use super::text::harmless;
+use crate::api::Client;
 use crate::config::Options;
-use crate::controller::{Change, DeploymentPreview, Preview};
+use crate::controller::{ApplyRequest, Change, DeploymentPreview, Preview};
 
 /// Show what applying files would change: fields, then steps
 ///
@@ -45,14 +46,14 @@ impl Args {
         }
         let request = self.files.read()?;
         let client = observe(options).await?;
-        let preview = client.preview(&request).await;
+        let preview = preview(&client, &request).await;
         client.close().await;
-        let preview = preview?;
+        let (preview, synced) = preview?;
         if !preview.problems.is_empty() {
             problems::report(&preview.problems, "could not tell what would change");
             return Ok(Exit::CouldNotTell);
         }
-        let exit = verdict(&preview);
+        let exit = verdict(&preview, synced);
         let diffs: Vec<DeploymentDiff> = preview.deployments.into_iter().map(DeploymentDiff::from).collect();
         match self.output {
             Some(format) => print_data(format, &diffs)?,
@@ -65,10 +66,38 @@ impl Args {
     }
 }
 
-/// Whether applying would do anything.
-pub fn verdict(preview: &Preview) -> Exit {
+/// What applying would do, and whether what exists was known by then.
+pub async fn preview(client: &Client, request: &ApplyRequest) -> anyhow::Result<(Preview, bool)> {
+    let synced = synced_status(client).await?.synced;
+    Ok((client.preview(request).await?, synced))
+}
+
+/// Whether applying would do anything. Where a runtime does not answer, what runs there is not known, so neither is
+/// that; why is told on standard error.
+pub fn verdict(preview: &Preview, synced: bool) -> Exit {
+    let blind: Vec<String> = preview.deployments.iter().filter_map(unknown).collect();
+    for line in &blind {
+        note(format_args!("error: {}", harmless(line)));
+    }
     let nothing = |one: &DeploymentPreview| one.change == Change::Unchanged && one.steps.is_empty();
-    if preview.deployments.iter().all(nothing) { Exit::Success } else { Exit::Failure }
+    match preview.deployments.iter().all(nothing) {
+        _ if !blind.is_empty() || !synced => Exit::CouldNotTell,
+        true => Exit::Success,
+        false => Exit::Failure,
+    }
+}
+
+/// Why the steps of a deployment could not be told.
+fn unknown(preview: &DeploymentPreview) -> Option<String> {
+    let waits = preview.plan.get("waits")?.as_array()?;
+    let wait = waits.iter().find(|wait| wait.get("wait").is_some_and(|kind| kind == "runtime_unreachable"))?;
+    let of = |key| wait.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+    Some(format!(
+        "deployment/{}: could not tell what is to be done, because the {} runtime does not answer: {}",
+        preview.deployment,
+        of("runtime"),
+        of("error")
+    ))
 }
 
 impl From<DeploymentPreview> for DeploymentDiff {
@@ -105,6 +134,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::plan::{Plan, Wait};
+    use crate::spec::RuntimeKind;
 
     fn preview(change: Change, old: Value, new: Value, steps: &[&str]) -> DeploymentPreview {
         let present = |value: Value| (!value.is_null()).then_some(value);
@@ -117,6 +148,10 @@ mod tests {
             waits: Vec::new(),
             plan: Value::Null,
         }
+    }
+
+    fn previews(one: DeploymentPreview) -> Preview {
+        Preview { deployments: vec![one], problems: Vec::new() }
     }
 
     fn text(preview: DeploymentPreview) -> String {
@@ -135,12 +170,26 @@ mod tests {
 
     #[test]
     fn a_difference_is_a_change_of_the_declaration_or_a_step() {
-        let of = |change, steps: &[&str]| {
-            verdict(&Preview { deployments: vec![preview(change, json!({}), json!({}), steps)], problems: Vec::new() })
-        };
+        let of = |change, steps: &[&str]| verdict(&previews(preview(change, json!({}), json!({}), steps)), true);
         assert_eq!(of(Change::Unchanged, &[]), Exit::Success);
         assert_eq!(of(Change::Unchanged, &["start demo/web/0"]), Exit::Failure);
         assert_eq!(of(Change::Configured, &[]), Exit::Failure);
         assert_eq!(text(preview(Change::Unchanged, json!({}), json!({}), &[])), "");
+    }
+
+    #[test]
+    fn what_could_not_be_seen_is_not_nothing() {
+        let mut unchanged = preview(Change::Unchanged, json!({}), json!({}), &[]);
+        assert_eq!(verdict(&previews(unchanged.clone()), false), Exit::CouldNotTell);
+        let wait = Wait::RuntimeUnreachable { runtime: RuntimeKind::Docker, error: "connection refused".to_owned() };
+        unchanged.plan = serde_json::to_value(Plan { waits: vec![wait], ..Plan::default() }).unwrap();
+        assert_eq!(
+            unknown(&unchanged).as_deref(),
+            Some(
+                "deployment/demo: could not tell what is to be done, because the docker runtime does not answer: \
+                 connection refused"
+            )
+        );
+        assert_eq!(verdict(&previews(unchanged), true), Exit::CouldNotTell);
     }
 }

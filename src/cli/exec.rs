@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::connect::observe;
+use super::connect::look;
 use super::exit::{Exit, Outcome};
 use super::output::note;
 use super::terminal::{RawMode, is_terminal, size};
@@ -51,7 +51,9 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let client = observe(options).await?;
+        let Some(client) = look(options).await? else {
+            anyhow::bail!("{} has no running instance; see keel get instances", self.target);
+        };
         let outcome = self.exec(&client).await;
         client.close().await;
         outcome

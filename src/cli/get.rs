@@ -1,12 +1,13 @@
 //! `keel get`: what there is.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chrono::Utc;
 use serde_json::Value;
 
-use super::connect::{observe, synced_status, warn_about};
+use super::connect::{look, observe, synced_status, warn_about};
 use super::exit::{Exit, Outcome};
 use super::output::{Columns, DataFormat, Format, note, print, print_data};
 use super::views::{Object, Resource};
@@ -14,6 +15,9 @@ use crate::api::Client;
 use crate::config::Options;
 use crate::state::Target;
 use crate::status::Status;
+
+/// Between two looks for the state directory that `get -w` waits for.
+const UNTOUCHED_POLL: Duration = Duration::from_millis(500);
 
 /// Show deployments, services or instances
 #[derive(Debug, clap::Args)]
@@ -53,30 +57,71 @@ impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
         let selection = selection(&self.what, &self.names)?;
-        let client = observe(options).await?;
+        let Some(client) = look(options).await? else {
+            return self.show_nothing(&selection, options).await;
+        };
         let outcome = self.show(&selection, &client).await;
         client.close().await;
         outcome
     }
 
-    async fn show(&self, selection: &Selection, client: &Client) -> Outcome {
-        let mut status = synced_status(client).await?;
-        warn_about(&status);
-        let mut columns: Vec<Columns> = selection.resources.iter().map(|_| Columns::default()).collect();
-        let mut shown = selection.objects(&status);
-        let exit = missing(selection, &shown);
-        if exit == Exit::Success || shown.iter().any(|(_, objects)| !objects.is_empty()) {
-            self.print(selection, &shown, &mut columns)?;
-        }
+    /// Where there is no state directory: says so, and goes on once there is one when it watches.
+    async fn show_nothing(&self, selection: &Selection, options: &Options) -> Outcome {
+        let nothing = selection.objects(&Status::default());
+        let exit = self.print_first(selection, &nothing, &mut selection.columns())?;
         if !self.watch {
             return Ok(exit);
         }
+        while options.is_untouched() {
+            tokio::time::sleep(UNTOUCHED_POLL).await;
+        }
+        let client = observe(options).await?;
+        let status = synced_status(&client).await?;
+        let outcome = self.follow(selection, &client, status, nothing, &mut selection.columns()).await;
+        client.close().await;
+        outcome
+    }
+
+    async fn show(&self, selection: &Selection, client: &Client) -> Outcome {
+        let status = synced_status(client).await?;
+        warn_about(&status);
+        let mut columns = selection.columns();
+        let shown = selection.objects(&status);
+        let exit = self.print_first(selection, &shown, &mut columns)?;
+        if !self.watch {
+            return Ok(exit);
+        }
+        self.follow(selection, client, status, shown, &mut columns).await
+    }
+
+    fn print_first(
+        &self,
+        selection: &Selection,
+        shown: &[(Resource, Vec<Object>)],
+        columns: &mut [Columns],
+    ) -> Outcome {
+        let exit = missing(selection, shown);
+        if exit == Exit::Success || shown.iter().any(|(_, objects)| !objects.is_empty()) {
+            self.print(selection, shown, columns)?;
+        }
+        Ok(exit)
+    }
+
+    /// Prints what differs from what was shown, until somebody ends it.
+    async fn follow(
+        &self,
+        selection: &Selection,
+        client: &Client,
+        mut status: Status,
+        mut shown: Vec<(Resource, Vec<Object>)>,
+        columns: &mut [Columns],
+    ) -> Outcome {
         loop {
+            let now = selection.objects(&status);
+            self.print_changes(&shown, &now, columns)?;
+            shown = now;
             let generation = status.generation;
             status = client.status_after(generation).await?;
-            let now = selection.objects(&status);
-            self.print_changes(&shown, &now, &mut columns)?;
-            shown = now;
         }
     }
 
@@ -142,6 +187,10 @@ impl Args {
 }
 
 impl Selection {
+    fn columns(&self) -> Vec<Columns> {
+        self.resources.iter().map(|_| Columns::default()).collect()
+    }
+
     fn objects(&self, status: &Status) -> Vec<(Resource, Vec<Object>)> {
         let now = Utc::now();
         let wanted = |object: &Object| self.names.is_empty() || self.names.iter().any(|name| object.is_named(name));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures::StreamExt;
 
-use super::connect::observe;
+use super::connect::look;
 use super::exit::{Exit, Outcome};
 use super::output::{Colours, note, print, stdout_is_terminal};
 use super::text::harmless;
@@ -45,7 +45,9 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let client = observe(options).await?;
+        let Some(client) = look(options).await? else {
+            anyhow::bail!("{} has no instance", self.target);
+        };
         let outcome = tokio::select! {
             outcome = self.print(&client) => outcome,
             _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),

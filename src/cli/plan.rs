@@ -1,7 +1,7 @@
 //! `keel plan`: the steps that would be taken.
 
-use super::connect::{observe, synced_status, warn_about};
-use super::diff::verdict;
+use super::connect::{observe, warn_about};
+use super::diff::{preview, verdict};
 use super::exit::{Exit, Outcome};
 use super::files::Files;
 use super::output::{DataFormat, print, print_data};
@@ -33,7 +33,7 @@ impl Args {
         let client = observe(options).await?;
         let preview = self.preview(&client, &request).await;
         client.close().await;
-        let preview = preview?;
+        let (preview, synced) = preview?;
         if !preview.problems.is_empty() {
             problems::report(&preview.problems, "could not tell what would be done");
             return Ok(Exit::CouldNotTell);
@@ -42,14 +42,15 @@ impl Args {
             Some(format) => print_data(format, &plans(&preview))?,
             None => print(&preview.deployments.iter().map(text).collect::<String>())?,
         }
-        Ok(verdict(&preview))
+        Ok(verdict(&preview, synced))
     }
 
-    async fn preview(&self, client: &Client, request: &ApplyRequest) -> anyhow::Result<Preview> {
+    async fn preview(&self, client: &Client, request: &ApplyRequest) -> anyhow::Result<(Preview, bool)> {
+        let previewed = preview(client, request).await?;
         if self.files.paths.is_empty() {
-            warn_about(&synced_status(client).await?);
+            warn_about(&client.status().await?);
         }
-        Ok(client.preview(request).await?)
+        Ok(previewed)
     }
 }
 

@@ -13,6 +13,71 @@ fn where_nothing_is_get_says_so_on_standard_error() {
 }
 
 #[test]
+fn looking_creates_nothing() {
+    let rig = Rig::new("sim");
+    let missing = "error: demo/web has no instance\n";
+    let cannot = "error: demo/web has no running instance; see keel get instances\n";
+    for (arguments, code, out, err) in [
+        (&["get", "instances"][..], 0, "", "No resources found\n"),
+        (
+            &["get", "all", "-o", "json"],
+            0,
+            "{\n  \"deployments\": [],\n  \"instances\": [],\n  \"services\": []\n}\n",
+            "",
+        ),
+        (&["get", "deploy/demo"], 1, "", "error: deployments \"demo\" not found\n"),
+        (&["logs", "demo/web"], 1, "", missing),
+        (&["exec", "demo/web", "--", "true"], 125, "", cannot),
+        (&["approve"], 0, "", "nothing is held; there is nothing to approve\n"),
+    ] {
+        let done = rig.keel(arguments).expect_code(code);
+        assert_eq!((done.out.as_str(), done.err.as_str()), (out, err), "{arguments:?}");
+        assert!(!rig.path("state").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_watch_begins_before_there_is_anything() {
+    let rig = Rig::new("sim");
+    let mut command = rig.command(&["get", "deployments", "-w", "-o", "name"]);
+    let mut watch = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    let controller = rig.controller();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(watch.stdout.take().unwrap()), &mut line).unwrap();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    assert_eq!(line, "deployment/a\n");
+    controller.end("TERM").expect_code(0);
+}
+
+#[test]
+fn plan_without_files_tells_what_is_to_be_done_for_what_is_declared() {
+    let rig = Rig::new("sim");
+    assert_eq!(rig.keel(&["plan"]).expect_code(0).out, "", "nothing is declared");
+    rig.write("specs/a.yaml", &spec("a", 2, "hi"));
+    rig.keel(&["apply", "-f", "specs", "--no-wait"]).expect_code(0);
+    let done = rig.keel(&["plan"]).expect_code(1);
+    assert!(done.out.starts_with("deployment/a unchanged\n  steps:\n"), "{}", done.out);
+    assert!(done.out.contains("    create a/web/1 "), "{}", done.out);
+    let json = rig.keel(&["plan", "-o", "json"]).expect_code(1).json();
+    assert_eq!((&json[0]["deployment"], &json[0]["change"]), (&"a".into(), &"unchanged".into()));
+}
+
+#[test]
+fn a_runtime_that_does_not_answer_is_not_nothing_to_do() {
+    let rig = Rig::new("sim");
+    let declared = spec("a", 1, "hi").replace("deployment: a\n", "deployment: a\nruntime: docker\n");
+    rig.write("specs/a.yaml", &declared);
+    rig.keel(&["apply", "-f", "specs", "--no-wait"]).expect_code(0);
+    for arguments in [&["diff", "-f", "specs"][..], &["plan", "-f", "specs"], &["plan"]] {
+        let done = rig.keel(arguments).expect_code(2);
+        let why = "deployment/a: could not tell what is to be done, because the docker runtime does not answer: ";
+        assert!(done.err.contains(why), "{arguments:?}: {}", done.err);
+    }
+}
+
+#[test]
 fn apply_waits_and_says_what_became_of_each_deployment() {
     let rig = Rig::new("sim");
     rig.write("specs/a.yaml", &spec("a", 2, "hi"));
@@ -130,6 +195,10 @@ fn a_loss_is_approved_without_a_controller_and_pruned_by_the_next() {
     for name in ["a", "b", "c", "d"] {
         rig.remove(&format!("specs/{name}.yaml"));
     }
+    rig.keel(&["run", "specs", "--once"]);
+    let held = rig.keel(&["get", "deployments"]).expect_code(0);
+    assert!(held.err.contains("confirm with `keel approve`"), "{}", held.err);
+    assert_eq!(held.out.matches("\n").count(), 5, "{}", held.out);
     let done = rig.keel(&["approve"]).expect_code(0);
     assert_eq!(done.out, "deployment/a pruned\ndeployment/b pruned\ndeployment/c pruned\ndeployment/d pruned\n");
     rig.keel(&["run", "specs", "--once"]).expect_code(0);
