@@ -8,6 +8,7 @@ use std::time::Duration;
 use evenkeel::runtime::docker::DockerRuntime;
 use evenkeel::runtime::{ErrorKind, Runtime, RuntimeEvent};
 use evenkeel::state::{Owner, Phase};
+use futures::stream::BoxStream;
 use tempfile::TempDir;
 
 use crate::engine::{self, Kind};
@@ -74,6 +75,15 @@ impl Drop for Private {
     }
 }
 
+/// The reason of the next request to list again.
+async fn resync(events: &mut BoxStream<'static, RuntimeEvent>) -> String {
+    next(events, |event| match event {
+        RuntimeEvent::Resync { reason } => Some(reason.clone()),
+        _ => None,
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_that_is_down_is_unavailable_and_used_when_it_is_up() {
     let Some(mut engine) = Private::new() else { return };
@@ -81,13 +91,11 @@ async fn an_engine_that_is_down_is_unavailable_and_used_when_it_is_up() {
     assert!(!DockerRuntime::answers(Some(engine.socket())).await);
     assert_eq!(runtime.list().await.unwrap_err().kind, ErrorKind::Unavailable);
     let mut events = runtime.events().await.unwrap();
-    engine.start().await;
-    let reason = next(&mut events, |event| match event {
-        RuntimeEvent::Resync { reason } => Some(reason.clone()),
-        _ => panic!("{event:?} before a resync"),
-    })
-    .await;
+    let reason = resync(&mut events).await;
     assert!(reason.contains("can't be reached"), "{reason}");
+    engine.start().await;
+    let reason = resync(&mut events).await;
+    assert!(reason.contains("answers again"), "{reason}");
     assert!(runtime.list().await.unwrap().instances.is_empty());
 }
 
@@ -106,9 +114,10 @@ async fn events_go_on_after_the_engine_restarts() {
 
     engine.stop();
     assert_eq!(bench.runtime.list().await.unwrap_err().kind, ErrorKind::Unavailable);
+    while !resync(&mut events).await.contains("can't be reached") {}
     tokio::time::sleep(Duration::from_secs(3)).await;
     engine.start().await;
-    next(&mut events, |event| matches!(event, RuntimeEvent::Resync { .. }).then_some(())).await;
+    while !resync(&mut events).await.contains("answers again") {}
     // What happened while nobody looked is in the list.
     let listing = bench.runtime.list().await.unwrap();
     assert_eq!(listing.instances[0], running);

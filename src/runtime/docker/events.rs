@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::PROBE_DEADLINE;
 use super::observe::{coded, reference};
 use super::{Inner, error};
-use crate::runtime::{ErrorKind, RuntimeEvent};
+use crate::runtime::RuntimeEvent;
 use crate::state::{Instance, InstanceRef, Phase};
 
 /// Changes that wait for a slow reader; past that the stream waits, and the engine's own buffer (256 events) begins.
@@ -61,29 +61,51 @@ struct Pump {
     out_of_memory: HashSet<String>,
 }
 
+/// Why no changes are told at the moment.
+enum Gap {
+    /// The stream broke off.
+    Broken(String),
+    /// The engine can't be reached.
+    Away(String),
+}
+
+impl Gap {
+    fn reason(&self) -> &str {
+        match self {
+            Self::Broken(reason) | Self::Away(reason) => reason,
+        }
+    }
+}
+
 /// What an inspection after an event gave.
 type Seen = (InstanceRef, crate::runtime::Result<Option<Instance>>);
 
 impl Pump {
-    /// Connects for ever, and tells the reader to list again after each gap.
+    /// Connects for ever. The reader is told to list again when a gap begins, so that a list shows whether the engine is
+    /// away, and once more when it is over, because nothing was told in between.
     async fn run(&mut self, mut since: DateTime<Utc>) {
-        let mut gap: Option<String> = None;
+        let mut gap: Option<Gap> = None;
         let mut wait = FIRST_RETRY;
         loop {
-            let broke = match self.connect().await {
+            let now = match self.connect().await {
                 Ok(docker) => {
                     wait = FIRST_RETRY;
-                    if let Some(reason) = gap.take() {
+                    if let Some(before) = gap.take() {
                         self.inner.forget_networks();
+                        let reason = format!("the engine answers again; before: {}", before.reason());
                         self.send(RuntimeEvent::Resync { reason }).await;
                     }
                     let _watched = Watched::begin(self.inner.clone());
-                    self.follow(docker, since).await
+                    Gap::Broken(self.follow(docker, since).await)
                 }
-                Err(reason) => reason,
+                Err(reason) => Gap::Away(reason),
             };
-            tracing::debug!(reason = broke, "the engine's event stream is down");
-            gap.get_or_insert(broke);
+            tracing::debug!(reason = now.reason(), "the engine's event stream is down");
+            // An engine that is ending may still answer a list when the stream breaks; it is away only afterwards.
+            if !matches!(gap, Some(Gap::Away(_))) {
+                self.send(RuntimeEvent::Resync { reason: now.reason().to_owned() }).await;
+                gap = Some(now);
+            }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_RETRY);
             // The engine repeats what happened since, so nothing is lost between connecting and listing.
@@ -183,8 +205,15 @@ impl Pump {
             Ok(Some(changed)) => self.send(RuntimeEvent::Changed(Box::new(changed))).await,
             // Its removal has an event of its own.
             Ok(None) => {}
-            Err(error) if error.kind == ErrorKind::NameTaken => {}
-            Err(error) => return Err(format!("looking at {}: {}", instance.id, error.message)),
+            Err(error) if error.means_unreachable() => {
+                return Err(format!("looking at {}: {}", instance.id, error.message));
+            }
+            // One container that the engine fails over is no reason to stop telling of the others.
+            Err(error) => {
+                self.inner.facts.doubt(&instance.runtime_id);
+                let reason = format!("looking at {}: {}", instance.id, error.message);
+                self.send(RuntimeEvent::Resync { reason }).await;
+            }
         }
         Ok(())
     }

@@ -73,6 +73,11 @@ impl Facts {
         inner.causes.remove(container);
     }
 
+    /// Forgets how a container was last seen, because that may have changed unseen; a stop that was asked for stays.
+    pub(super) fn doubt(&self, container: &str) {
+        self.lock().known.remove(container);
+    }
+
     /// Forgets every container that a complete list, asked for at `asked`, did not show.
     pub(super) fn keep_only(&self, asked: Moment, listed: &HashSet<String>) {
         let mut inner = self.lock();

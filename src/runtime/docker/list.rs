@@ -9,7 +9,7 @@ use futures::StreamExt;
 use super::Inner;
 use super::engine::{CallError, READ_DEADLINE};
 use super::lenient::{self, encode};
-use super::observe::{agrees, from_inspect, identity, listed_ports};
+use super::observe::{agrees, from_inspect, from_summary, identity, listed_ports};
 use crate::runtime::{ErrorKind, Listing, Result, RuntimeError};
 use crate::state::{Instance, InstanceRef, labels};
 
@@ -51,8 +51,11 @@ impl Inner {
                 Ok(Some(Instance { ports: listed_ports(summary), ..known }))
             }
             _ => match self.inspect(container).await {
+                Ok(found) => Ok(Some(found)),
                 Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-                answer => answer.map(Some),
+                Err(error) if error.means_unreachable() => Err(error),
+                // One container that the engine fails over does not hide the others.
+                Err(error) => Ok(self.unknown(summary, &error)),
             },
         }
     }
@@ -73,7 +76,14 @@ impl Inner {
         }
     }
 
-    /// An instance as it is now; `None` when it is gone, or not this owner's.
+    /// The instance of a line whose inspection failed: what the line says, in a phase that nobody knows.
+    fn unknown(&self, summary: &ContainerSummary, error: &RuntimeError) -> Option<Instance> {
+        tracing::warn!(container = summary.id, %error, "the engine fails over this container");
+        from_summary(summary, &self.owner, &error.message).ok()
+    }
+
+    /// An instance as it is now; `None` when it is gone, or not this owner's. Its phase is unknown where the engine
+    /// lists it and fails to inspect it.
     pub(super) async fn look(&self, instance: &InstanceRef) -> Result<Option<Instance>> {
         match self.inspect(&instance.runtime_id).await {
             Ok(found) => Ok(Some(found)),
@@ -81,8 +91,21 @@ impl Inner {
                 self.facts.forget(&instance.runtime_id);
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) if error.means_unreachable() => Err(error),
+            Err(error) => match self.line(&instance.runtime_id).await {
+                Ok(Some(summary)) => Ok(self.unknown(&summary, &error)),
+                Ok(None) => Err(error),
+                Err(unlisted) => Err(unlisted.explain(&format!("listing container {}", instance.runtime_id))),
+            },
         }
+    }
+
+    /// The line of one of this owner's containers in the list.
+    async fn line(&self, container: &str) -> std::result::Result<Option<ContainerSummary>, CallError> {
+        let mut filters = self.ours();
+        filters.insert("id".to_owned(), vec![container.to_owned()]);
+        let lines = self.try_containers(&filters).await?;
+        Ok(lines.into_iter().find(|summary| summary.id.as_deref() == Some(container)))
     }
 
     /// Whether there is such a container and it carries this owner's mark. A container keeps its labels for life, so one
@@ -112,20 +135,23 @@ impl Inner {
     async fn containers(&self) -> std::result::Result<Vec<ContainerSummary>, CallError> {
         let mut attempts = 1;
         loop {
-            match self.try_containers().await {
+            match self.try_containers(&self.ours()).await {
                 Err(error) if error.status() == Some(500) && attempts < LIST_ATTEMPTS => attempts += 1,
                 answer => return answer,
             }
         }
     }
 
-    async fn try_containers(&self) -> std::result::Result<Vec<ContainerSummary>, CallError> {
-        let options = ListContainersOptionsBuilder::default().all(true).filters(&self.ours()).build();
+    async fn try_containers(
+        &self,
+        filters: &HashMap<String, Vec<String>>,
+    ) -> std::result::Result<Vec<ContainerSummary>, CallError> {
+        let options = ListContainersOptionsBuilder::default().all(true).filters(filters).build();
         let answer =
             self.engine.call(READ_DEADLINE, |docker| async move { docker.list_containers(Some(options)).await }).await;
         match answer {
             Err(error) if error.is_unknown_word() => {
-                let filters = serde_json::to_string(&self.ours()).unwrap_or_default();
+                let filters = serde_json::to_string(filters).unwrap_or_default();
                 let path = format!("/containers/json?all=true&filters={}", encode(&filters));
                 lenient::summaries(&self.engine.get(&path).await?).map_err(CallError::Engine)
             }

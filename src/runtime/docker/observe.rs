@@ -73,6 +73,29 @@ pub(super) fn from_inspect(inspect: &ContainerInspectResponse, owner: &Owner) ->
     })
 }
 
+/// The instance of a line of a list, in a phase that nobody knows; `why` says why.
+///
+/// # Errors
+/// Its labels carry no identity of this owner.
+pub(super) fn from_summary(summary: &ContainerSummary, owner: &Owner, why: &str) -> Result<Instance, BadIdentity> {
+    let none = HashMap::new();
+    let labels = summary.labels.as_ref().unwrap_or(&none);
+    Ok(Instance {
+        id: identity(labels, owner)?,
+        runtime: RuntimeKind::Docker,
+        runtime_id: summary.id.clone().unwrap_or_default(),
+        phase: Phase::Unknown { message: why.to_owned() },
+        created_at: summary.created.and_then(|at| DateTime::from_timestamp(at, 0)).unwrap_or_default(),
+        restarts: count(labels, labels::RESTARTS),
+        streak: count(labels, labels::STREAK),
+        stop: stop_policy(labels),
+        pid: None,
+        ports: listed_ports(summary),
+        last_activity: None,
+        conditions: conditions(labels),
+    })
+}
+
 /// Whether what is remembered of an instance may still be true of this line of a list: the list gives no exit code, no
 /// times and no process id, so those are remembered until the state changes.
 pub(super) const fn agrees(listed: Option<Listed>, phase: &Phase) -> bool {
