@@ -94,8 +94,8 @@ impl Inner {
                 Ok(None) => break,
                 Err(_) => {
                     return Err(RuntimeError::new(
-                        ErrorKind::Timeout,
-                        format!("{what}: not done after {LOAD_DEADLINE:?}"),
+                        ErrorKind::Failed,
+                        format!("{what}: not done after {LOAD_DEADLINE:?}; check the engine's disk"),
                     ));
                 }
             }

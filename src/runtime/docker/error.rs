@@ -4,23 +4,29 @@ use bollard::errors::Error;
 
 use crate::runtime::{ErrorKind, RuntimeError};
 
-/// Words in a start error by which the engine says that the process itself can't be run: the same request fails again.
-/// Docker gives 400 for most of them; Podman gives 500 for all and repeats what its OCI runtime said.
+/// Words by which an engine says that the spec names something that the image does not have: the same request fails
+/// again. Docker gives 400 for most of them; Podman gives 500 for all and repeats what its OCI runtime said.
 const UNRUNNABLE: &[&str] = &[
     "executable file not found",
     "executable file `",
-    "no such file or directory",
-    "permission denied",
-    "not a directory",
-    "is a directory",
-    "exec format error",
     "oci runtime attempted to invoke a command that was not found",
     "no command or entrypoint provided",
     "no command specified",
     "unable to find user",
-    "invalid argument",
-    "operation not permitted",
+    "chdir to cwd (",
+    "invalid mount config",
 ];
+
+/// Words that mean the spec's command only where the OCI runtime says them of that: of a control group or a device they
+/// are the machine's matter, which may pass.
+const UNRUNNABLE_COMMAND: &[&str] =
+    &["no such file or directory", "permission denied", "not a directory", "is a directory", "exec format error"];
+
+/// How OCI runtimes written in Go begin what they say of the command.
+const OF_THE_COMMAND: &str = "exec: \"";
+
+/// What Docker says, with 400, of a bind whose source is missing: somebody may make it.
+const MISSING_SOURCE: &str = "bind source path does not exist";
 
 /// HTTP status of an engine's answer, where it answered.
 pub(super) const fn status(error: &Error) -> Option<u16> {
@@ -90,17 +96,29 @@ pub(super) fn explain(what: &str, error: &Error) -> RuntimeError {
     }
 }
 
-/// The error of a start: what can't be run is refused for good, a full port or the like may pass.
+/// The error of a create or a start: what the spec can't have is refused for good; a full port, a missing directory or
+/// trouble of the machine may pass.
 pub(super) fn explain_start(what: &str, error: &Error) -> RuntimeError {
     let mut explained = explain(what, error);
-    let unrunnable = || {
-        let words = words(error).to_lowercase();
-        UNRUNNABLE.iter().any(|phrase| words.contains(phrase))
-    };
-    if explained.kind == ErrorKind::Failed && unrunnable() {
-        explained.kind = ErrorKind::Rejected;
+    if matches!(explained.kind, ErrorKind::Failed | ErrorKind::Rejected) {
+        explained.kind = start_kind(explained.kind, &words(error).to_lowercase());
     }
     explained
+}
+
+/// The kind of a failed start by the engine's words, in lower case, and by its status where they say nothing.
+fn start_kind(by_status: ErrorKind, words: &str) -> ErrorKind {
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| words.contains(phrase));
+    if words.contains(MISSING_SOURCE) {
+        ErrorKind::Failed
+    } else if says(UNRUNNABLE) || (words.contains(OF_THE_COMMAND) && says(UNRUNNABLE_COMMAND)) {
+        ErrorKind::Rejected
+    } else if words.contains("oci runtime") {
+        // Docker gives 400 to whatever its OCI runtime is denied, also when the machine denies it.
+        ErrorKind::Failed
+    } else {
+        by_status
+    }
 }
 
 #[cfg(test)]
@@ -128,8 +146,27 @@ mod tests {
             answer(500, "runc: exec: \"nope\": executable file not found in $PATH: OCI runtime attempted to invoke");
         assert_eq!(explain_start("starting a/b/0", &docker).kind, ErrorKind::Rejected);
         assert_eq!(explain_start("starting a/b/0", &podman).kind, ErrorKind::Rejected);
-        let port = answer(500, "Bind for 127.0.0.1:80 failed: port is already allocated");
-        assert_eq!(explain_start("starting a/b/0", &port).kind, ErrorKind::Failed);
+        let file = answer(500, "runc: exec: \"/etc/passwd\": permission denied: OCI permission denied");
+        assert_eq!(explain_start("starting a/b/0", &file).kind, ErrorKind::Rejected);
+        let parameter = answer(400, "invalid CPU count");
+        assert_eq!(explain_start("creating a/b/0", &parameter).kind, ErrorKind::Rejected);
+    }
+
+    #[test]
+    fn trouble_of_the_machine_may_pass() {
+        let table = [
+            (500, "Bind for 127.0.0.1:80 failed: port is already allocated"),
+            (400, "OCI runtime create failed: mkdir /sys/fs/cgroup/memory/docker: permission denied: unknown"),
+            (500, "OCI runtime error: runc: write /proc/self/oom_score_adj: operation not permitted"),
+            (500, "failed to mount overlay: invalid argument"),
+            (500, "error gathering device information: stat /dev/fuse: no such file or directory"),
+            (400, "invalid mount config for type \"bind\": bind source path does not exist: /srv/data"),
+        ];
+        for (status, words) in table {
+            let explained = explain_start("starting a/b/0", &answer(status, words));
+            assert_eq!((explained.kind, explained.retryable()), (ErrorKind::Failed, true), "{words}");
+            assert!(explained.message.contains(words));
+        }
     }
 
     #[test]
