@@ -27,8 +27,9 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 impl Inner {
     /// Creates the container of a request, or recognises the one that an earlier request made.
     pub(super) async fn create(&self, request: &CreateRequest) -> Result<Instance> {
+        self.refuse_unmet(request).await?;
         if self.engine.product().await? == Product::Podman {
-            refuse_missing_sources(request)?;
+            need_sources(request)?;
         }
         let image = self.image_name(&request.spec.image).await?;
         self.ensure_shared(&request.id.deployment, &request.spec).await?;
@@ -172,8 +173,11 @@ impl Inner {
             return Ok(());
         }
         Err(RuntimeError::new(
-            ErrorKind::Timeout,
-            format!("{what}: it was killed and has not ended after {KILL_DEADLINE:?}"),
+            ErrorKind::Failed,
+            format!(
+                "{what}: it was killed and has not ended after {KILL_DEADLINE:?}; a process may wait for a disk or a \
+                 device (ps shows it in state D)"
+            ),
         ))
     }
 
@@ -258,19 +262,22 @@ impl Inner {
         let mut answers = docker.wait_container(&instance.runtime_id, Some(options));
         match tokio::time::timeout(WRITE_DEADLINE, answers.next()).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(RuntimeError::new(ErrorKind::Timeout, format!("{what}: the engine does not come to an end"))),
+            Err(_) => Err(RuntimeError::new(
+                ErrorKind::Failed,
+                format!("{what}: a removal that was begun before is not done after {WRITE_DEADLINE:?}"),
+            )),
         }
     }
 }
 
-/// Refuses a bind whose source does not exist, as Docker does: Podman makes a directory of that name instead. Looked
-/// at from here, because a Podman service is one of this machine.
-fn refuse_missing_sources(request: &CreateRequest) -> Result<()> {
+/// Fails over a bind whose source does not exist, as Docker does: Podman makes a directory of that name instead. Looked
+/// at from here, because a Podman service is one of this machine. Trying again helps once somebody made the source.
+fn need_sources(request: &CreateRequest) -> Result<()> {
     let sources = mounts(request).into_iter().filter(|mount| mount.typ == Some(MountType::BIND));
     let missing = sources.filter_map(|mount| mount.source).find(|source| !Path::new(source).exists());
     missing.map_or(Ok(()), |source| {
         Err(RuntimeError::new(
-            ErrorKind::Rejected,
+            ErrorKind::Failed,
             format!("creating {}: bind source path does not exist: {source}", request.id),
         ))
     })

@@ -26,6 +26,7 @@ mod names;
 mod observe;
 mod ping;
 mod probe;
+mod require;
 mod shared;
 mod socket;
 #[cfg(test)]
@@ -54,9 +55,12 @@ use super::{
 use crate::spec::{Image, RuntimeKind};
 use crate::state::{Instance, InstanceRef, Owner};
 
-/// Calls side by side for each processor: four on two cores saturate Docker 20.10; more only queue inside it, and a
-/// hundred removals at once were seen to lock it up for good.
+/// Calls side by side for each processor: four on two cores saturate Docker 20.10; more only queue inside it.
 const CALLS_PER_CORE: usize = 2;
+
+/// Most calls side by side, however many processors there are: a hundred removals at once were seen to lock Docker
+/// 20.10 up for good. The executor lets four times as many through over all deployments, so this keeps them to 32.
+const MOST_CALLS: usize = 8;
 
 /// Containers of a Docker Engine or a Podman service.
 #[derive(Debug)]
@@ -147,6 +151,11 @@ impl DockerRuntime {
     }
 }
 
+/// Calls side by side with so many processors.
+fn concurrency(processors: usize) -> usize {
+    (CALLS_PER_CORE * processors).min(MOST_CALLS)
+}
+
 #[async_trait]
 impl Runtime for DockerRuntime {
     fn kind(&self) -> RuntimeKind {
@@ -198,6 +207,6 @@ impl Runtime for DockerRuntime {
     }
 
     fn concurrency(&self) -> usize {
-        CALLS_PER_CORE * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        concurrency(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
     }
 }

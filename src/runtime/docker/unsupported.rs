@@ -6,7 +6,8 @@ use crate::state::Condition;
 use super::limits::vendor;
 
 /// One condition of type `UnsupportedField` for each field that is written and has no effect on Docker and Podman.
-/// Fields that the controller honours itself, whatever the runtime, are not its matter.
+/// Fields that the controller honours itself, or that no runtime honours ([`crate::spec::unsupported`]), are not its
+/// matter, and neither is `sandbox.require`, which is met or refused.
 pub fn unsupported(spec: &ServiceSpec) -> Vec<Condition> {
     let mut found = Vec::new();
     let mut field = |path: &str, why: &str| {
@@ -23,7 +24,6 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<Condition> {
             ("readable", !sandbox.readable.is_empty()),
             ("writable", !sandbox.writable.is_empty()),
             ("seccomp", sandbox.seccomp.is_some()),
-            ("require", !sandbox.require.is_empty()),
         ];
         for (name, _) in written.iter().filter(|(_, written)| *written) {
             field(&format!("sandbox.{name}"), "it confines instances of the sandbox runtime");
@@ -55,25 +55,11 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<Condition> {
             field("logs.retention_secs", "the engine rotates by size only; use logs.max_size_bytes");
         }
     }
-    let written = [
-        ("network", spec.network.is_some(), "the engine has no overlay networks on one machine; use network_mode"),
-        ("node_mode", spec.node_mode.is_some(), "there is one machine"),
-        ("node_selector", spec.node_selector.is_some(), "there is one machine"),
-        ("platform", spec.platform.is_some(), "the machine's own platform is used"),
-        ("wasm", spec.wasm.is_some(), "the engine runs containers"),
-    ];
-    for (name, _, why) in written.iter().filter(|(_, written, _)| *written) {
-        field(name, why);
-    }
     found
 }
 
 fn storage_fields(index: usize, storage: &Storage, field: &mut impl FnMut(&str, &str)) {
     match storage {
-        Storage::S3 { .. } => field(
-            &format!("storage[{index}]"),
-            "the engine does not mount object stores; mount it on the machine and use a bind",
-        ),
         Storage::Named { size, tier, name: _, target: _, readonly: _ } => {
             if size.is_some() {
                 field(&format!("storage[{index}].size"), "the engine's local volumes have no limit");
@@ -85,6 +71,6 @@ fn storage_fields(index: usize, storage: &Storage, field: &mut impl FnMut(&str, 
         Storage::Anonymous { tier: Some(_), target: _ } => {
             field(&format!("storage[{index}].tier"), "all volumes are local");
         }
-        Storage::Anonymous { tier: None, .. } | Storage::Bind { .. } | Storage::Tmpfs { .. } => {}
+        Storage::Anonymous { tier: None, .. } | Storage::Bind { .. } | Storage::Tmpfs { .. } | Storage::S3 { .. } => {}
     }
 }

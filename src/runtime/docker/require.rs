@@ -1,0 +1,109 @@
+//! `sandbox.require` on a container engine: met by the container as it will be, or the create is refused.
+
+use super::Inner;
+use crate::runtime::{Capabilities, Control, CreateRequest, ErrorKind, Result, RuntimeError, Support};
+use crate::spec::{NetworkMode, Resources, Sandbox, SandboxNetwork, SeccompProfile, ServiceSpec};
+
+impl Inner {
+    /// Refuses a request whose spec requires controls that its container would not have.
+    pub(super) async fn refuse_unmet(&self, request: &CreateRequest) -> Result<()> {
+        let spec = &*request.spec;
+        if spec.sandbox.as_ref().is_none_or(|sandbox| sandbox.require.is_empty()) {
+            return Ok(());
+        }
+        let unmet = unmet(spec, &self.capabilities().await?);
+        if unmet.is_empty() {
+            return Ok(());
+        }
+        let message = format!("creating {}: sandbox.require can't be met: {}", request.id, unmet.join("; "));
+        Err(RuntimeError::new(ErrorKind::Rejected, message))
+    }
+}
+
+/// The controls that a spec requires and does not get on an engine of these capabilities, each with the reason. Pure.
+pub(super) fn unmet(spec: &ServiceSpec, capabilities: &Capabilities) -> Vec<String> {
+    let Some(sandbox) = &spec.sandbox else { return Vec::new() };
+    let lacking = |name: &String| match control(name) {
+        None => Some(format!("{name}: there is no such control; known ones are {}", known(capabilities))),
+        Some(control) => match capabilities.support(control) {
+            Support::Enforced => missing(control, spec, sandbox).map(|why| format!("{name}: {why}")),
+            Support::Degraded { why } | Support::Absent { why } => Some(format!("{name}: {why}")),
+        },
+    };
+    sandbox.require.iter().filter_map(lacking).collect()
+}
+
+fn control(name: &str) -> Option<Control> {
+    serde_json::from_value(serde_json::Value::String(name.to_owned())).ok()
+}
+
+fn known(capabilities: &Capabilities) -> String {
+    let name = |control| serde_json::to_value(control).ok().and_then(|name| name.as_str().map(str::to_owned));
+    capabilities.controls.keys().filter_map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// Why the container of this spec does not have a control that the engine could enforce.
+fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'static str> {
+    let resources = spec.resources.clone().unwrap_or_default();
+    match control {
+        Control::MountNamespace | Control::UtsNamespace => None,
+        Control::PidNamespace => shared(spec.pid_mode.as_deref()).then_some("pid_mode shares another one"),
+        Control::IpcNamespace => shared(spec.ipc_mode.as_deref()).then_some("ipc_mode shares another one"),
+        Control::NetworkIsolation => network(spec, sandbox),
+        Control::ReadOnlyRoot => (spec.read_only_root_fs != Some(true)).then_some("write read_only_root_fs: true"),
+        Control::MemoryLimit | Control::CpuLimit | Control::PidsLimit => limit(control, &resources),
+        Control::Seccomp => seccomp(spec, sandbox),
+        Control::CapabilityDrop => {
+            (spec.privileged == Some(true)).then_some("privileged: true gives every capability; remove it")
+        }
+        Control::User => user(spec),
+        Control::ServiceNames => {
+            (spec.network_mode() != NetworkMode::Default).then_some("only network_mode: default has them")
+        }
+        Control::Activity | Control::Suspend => Some("the docker runtime does not have it"),
+    }
+}
+
+/// Whether a namespace mode joins one that exists: the machine's or another container's.
+fn shared(mode: Option<&str>) -> bool {
+    !matches!(mode, None | Some("" | "private" | "none"))
+}
+
+fn network(spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'static str> {
+    match (spec.network_mode(), &sandbox.network) {
+        (NetworkMode::None, _) => None,
+        (NetworkMode::Host | NetworkMode::Container(_), _) => Some("network_mode shares another one"),
+        (_, Some(SandboxNetwork::None | SandboxNetwork::Loopback)) => {
+            Some("sandbox.network has no effect here; write network_mode: none")
+        }
+        (NetworkMode::Default | NetworkMode::Bridge(_), _) => None,
+    }
+}
+
+fn limit(control: Control, resources: &Resources) -> Option<&'static str> {
+    match control {
+        Control::MemoryLimit => resources.memory.is_none().then_some("write resources.memory"),
+        Control::CpuLimit => resources.cpu.is_none().then_some("write resources.cpu"),
+        // The engine takes zero and less for no limit.
+        _ => resources.pids_limit.is_none_or(|limit| limit <= 0).then_some("write resources.pids_limit"),
+    }
+}
+
+fn seccomp(spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'static str> {
+    let without = |option: &String| option.replace('=', ":").starts_with("seccomp:unconfined");
+    if spec.privileged == Some(true) {
+        Some("privileged: true takes the engine's filter away; remove it")
+    } else if spec.security_opt.iter().any(without) {
+        Some("security_opt takes the engine's filter away")
+    } else if sandbox.seccomp == Some(SeccompProfile::Strict) {
+        Some("the engine has its default filter and not sandbox.seccomp: strict")
+    } else {
+        None
+    }
+}
+
+/// Another user than root; the user that an image names is not known here.
+fn user(spec: &ServiceSpec) -> Option<&'static str> {
+    let name = spec.user.as_deref().and_then(|user| user.split(':').next()).unwrap_or_default();
+    matches!(name, "" | "root" | "0").then_some("write a user other than root")
+}
