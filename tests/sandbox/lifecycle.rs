@@ -81,8 +81,96 @@ async fn a_killed_supervisor_takes_its_program_along_and_is_told_as_an_exit() {
     });
     let exit = exit.await.unwrap();
     assert_eq!((exit.code, exit.signal.as_deref()), (Some(137), Some("SIGKILL")));
-    assert!(exit.runtime_error.unwrap().contains("supervisor was killed"));
+    assert!(exit.runtime_error.as_ref().unwrap().contains("supervisor was lost"));
+    // Looking recorded nothing; the same end is told again, and the calls that act record it.
+    let folder = sandbox.dir(&instance.as_ref());
+    assert!(!folder.join("exit.json").exists());
+    assert_eq!(sandbox.ended(&instance.as_ref()).await, exit);
+    let order = stop(Signal::KILL, Duration::ZERO, StopCause::Retired);
+    let stopped = sandbox.runtime.stop(&instance.as_ref(), &order).await.unwrap().unwrap();
+    assert_eq!(stopped.phase, Phase::Exited(exit.clone()));
     assert!(!alive(pid("program")) && !alive(pid("first")));
+    assert_eq!(read_json(&folder.join("exit.json")), serde_json::to_value(&exit).unwrap());
+    assert_eq!(sandbox.reopen().list().await.unwrap().instances, [stopped]);
+    assert!(carry_mark(&folder).is_empty(), "what detached itself is gone too");
+}
+
+/// Processes with the mark of an instance, as plain processes have it.
+fn carry_mark(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mark = format!("KEEL_INSTANCE={}", folder.display());
+    let carries = |path: &std::path::PathBuf| {
+        std::fs::read(path.join("environ"))
+            .is_ok_and(|env| env.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()))
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).filter(carries).collect()
+}
+
+/// A supervisor that does not act and is not found, while its program goes on.
+struct Strayed {
+    program: i32,
+    supervisor: rustix::process::Pid,
+}
+
+impl Strayed {
+    fn make(folder: &std::path::Path) -> Self {
+        let mut run = read_json(&folder.join("run.json"));
+        let pid = |who: &str| i32::try_from(run[who]["pid"].as_i64().unwrap()).unwrap();
+        let (program, supervisor) = (pid("program"), rustix::process::Pid::from_raw(pid("supervisor")).unwrap());
+        rustix::process::kill_process(supervisor, rustix::process::Signal::STOP).unwrap();
+        run["supervisor"]["start"] = 1.into();
+        std::fs::write(folder.join("run.json"), run.to_string()).unwrap();
+        Self { program, supervisor }
+    }
+}
+
+impl Drop for Strayed {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.supervisor, rustix::process::Signal::KILL);
+    }
+}
+
+#[tokio::test]
+async fn looking_at_a_lost_instance_kills_and_records_nothing() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let folder = sandbox.dir(&instance.as_ref());
+    let strayed = Strayed::make(&folder);
+    let exit = sandbox.ended(&instance.as_ref()).await;
+    assert!(exit.runtime_error.as_ref().unwrap().contains("supervisor was lost"));
+    assert_eq!(sandbox.ended(&instance.as_ref()).await, exit);
+    // One that never saw it alive says the same each time, too.
+    let other = sandbox.reopen();
+    let looks = [other.list().await.unwrap(), sandbox.reopen().list().await.unwrap()];
+    assert!(matches!(looks[0].instances[0].phase, Phase::Exited(_)));
+    assert_eq!(looks[0], looks[1]);
+    let _events = other.events().await.unwrap();
+    assert!(alive(strayed.program) && !folder.join("exit.json").exists());
+}
+
+#[tokio::test]
+async fn what_a_lost_supervisor_left_ends_before_the_next_of_its_slot_is_created() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let folder = sandbox.dir(&instance.as_ref());
+    let strayed = Strayed::make(&folder);
+    let exit = sandbox.ended(&instance.as_ref()).await;
+    sandbox.runtime.create(&request(&shell(FOREVER), 1)).await.unwrap();
+    assert!(alive(strayed.program), "another slot is no reason");
+    let mut next = request(&shell(FOREVER), 0);
+    next.id.attempt = 1;
+    sandbox.runtime.create(&next).await.unwrap();
+    assert!(!alive(strayed.program));
+    assert_eq!(read_json(&folder.join("exit.json")), serde_json::to_value(&exit).unwrap());
+}
+
+#[tokio::test]
+async fn what_a_lost_supervisor_left_ends_with_a_removal() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let strayed = Strayed::make(&sandbox.dir(&instance.as_ref()));
+    sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
+    assert!(!alive(strayed.program));
+    assert_eq!(sandbox.runtime.list().await.unwrap().instances, []);
 }
 
 #[tokio::test]
@@ -99,8 +187,8 @@ async fn after_a_reboot_everything_has_ended_and_nothing_is_signalled() {
     assert!(alive(i32::try_from(run["program"]["pid"].as_i64().unwrap()).unwrap()), "nothing was signalled");
     // The same at every look.
     assert_eq!(sandbox.find(&instance.as_ref()).await, sandbox.find(&instance.as_ref()).await);
+    assert!(!sandbox.dir(&instance.as_ref()).join("exit.json").exists(), "looking records nothing");
     std::fs::write(&path, original.to_string()).unwrap();
-    std::fs::remove_file(sandbox.dir(&instance.as_ref()).join("exit.json")).unwrap();
 }
 
 #[tokio::test]
@@ -117,8 +205,8 @@ async fn a_number_that_was_given_to_another_process_is_not_adopted() {
     std::fs::write(&path, run.to_string()).unwrap();
     let exit = sandbox.ended(&instance.as_ref()).await;
     assert_eq!(exit.code, Some(137));
+    assert!(!sandbox.dir(&instance.as_ref()).join("exit.json").exists(), "looking records nothing");
     std::fs::write(&path, original.to_string()).unwrap();
-    std::fs::remove_file(sandbox.dir(&instance.as_ref()).join("exit.json")).unwrap();
 }
 
 #[tokio::test]

@@ -14,13 +14,15 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use super::layout::{Durability, Layout, make_private, read_json, write_json};
-use super::observe::{self, Entry, Found};
+use super::observe::{Entry, Found};
 use super::probe::Probe;
 use super::process::ProcessKey;
 use super::record::{RECORD_VERSION, Record, Run, Started, StopOrder};
 use super::translate::{Machine, is_reachable, launch};
 use super::watch::ended;
-use super::{Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, dispatch, failed, not_found, ports, remove};
+use super::{
+    Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, dispatch, failed, not_found, ports, remove, settle,
+};
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
 use crate::spec::{EndpointProtocol, PortProtocol, Signal as SpecSignal};
 use crate::state::{InstanceRef, Phase, PortBinding, StopCause, StopPolicy};
@@ -40,7 +42,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Probes the machine in a process of its own.
 pub(super) async fn probe(inner: &Inner) -> Probe {
-    let dir = inner.layout.root().join(unique(".probe"));
+    let dir = inner.view.layout.root().join(unique(".probe"));
     let attempt = async {
         make_private(&dir)?;
         let mut command = Command::new(&inner.config.supervisor);
@@ -72,7 +74,9 @@ impl Inner {
     pub(super) fn create(&self, probe: &Probe, request: &CreateRequest) -> Result<Found> {
         let name = request.id.runtime_name();
         let dir = self.dir(&name);
-        match observe::one(&self.layout, &self.config.owner, &name) {
+        settle::settle_slot(&self.view, &request.id)
+            .map_err(|error| failed(&format!("ending what is left of the slot of {name}"), &error))?;
+        match self.view.one(&name) {
             Ok(Entry::Ours(found)) => return Ok(*found),
             Ok(Entry::Foreign(owner)) => {
                 return Err(RuntimeError::new(
@@ -87,7 +91,7 @@ impl Inner {
             Err(error) => return Err(failed(&format!("reading the records of {name}"), &error)),
         }
         let machine = Machine {
-            layout: &self.layout,
+            layout: &self.view.layout,
             dir: &dir,
             probe,
             capabilities: &capabilities::report(probe),
@@ -96,7 +100,7 @@ impl Inner {
         let (launch, conditions) = launch(request, &machine)?;
         let mut launch = launch;
         if !launch.namespaces.pid {
-            launch.env.insert(observe::MARK.to_owned(), dir.path().to_string_lossy().into_owned());
+            launch.env.insert(settle::MARK.to_owned(), dir.path().to_string_lossy().into_owned());
         }
         let mut record = Record {
             version: RECORD_VERSION,
@@ -114,7 +118,7 @@ impl Inner {
         self.give_port(request, &mut record)?;
         self.write_new(&name, &record)
             .map_err(|error| failed(&format!("creating {}", dir.path().display()), &error))?;
-        match observe::one(&self.layout, &self.config.owner, &name) {
+        match self.view.one(&name) {
             Ok(Entry::Ours(found)) => Ok(*found),
             Ok(Entry::Nothing | Entry::Foreign(_)) => {
                 Err(RuntimeError::new(ErrorKind::Failed, format!("{name} was removed while it was created")))
@@ -133,7 +137,7 @@ impl Inner {
             // Somebody's own meaning of PORT; nothing is known about where it listens.
             Some(Err(_)) => return Ok(()),
             None => {
-                let port = ports::assign(&self.layout, &self.config.owner, || taken(&self.layout))
+                let port = ports::assign(&self.view.layout, &self.config.owner, || taken(&self.view.layout))
                     .map_err(|error| failed("assigning a port", &error))?;
                 record.launch.env.insert("PORT".to_owned(), port.to_string());
                 record.port = Some(port);
@@ -157,15 +161,15 @@ impl Inner {
     /// Writes a record into a new directory under another name, and shows it when it is complete.
     fn write_new(&self, name: &str, record: &Record) -> io::Result<()> {
         self.sweep();
-        let instances = self.layout.instances();
-        let new = self.layout.instance(&unique(".new"));
+        let instances = self.view.layout.instances();
+        let new = self.view.layout.instance(&unique(".new"));
         make_private(new.path())?;
         make_private(&new.rootfs())?;
         make_private(&new.logs())?;
         write_json(&new.record(), record, Durability::Synced)?;
         let dir = instances.join(name);
         // What is there without a record is a leftover; what got one meanwhile is another call's work.
-        if dir.exists() && !self.layout.instance(name).record().exists() {
+        if dir.exists() && !self.view.layout.instance(name).record().exists() {
             self.set_aside(&dir)?;
         }
         match rustix::fs::renameat_with(
@@ -184,10 +188,10 @@ impl Inner {
     /// Refuses to touch what a deployment of another owner shares.
     pub(super) fn refuse_foreign(&self, deployment: &str) -> Result<()> {
         let wrong = |error: io::Error| failed("reading the records of all instances", &error);
-        for entry in fs::read_dir(self.layout.instances()).map_err(wrong)? {
+        for entry in fs::read_dir(self.view.layout.instances()).map_err(wrong)? {
             let name = entry.map_err(wrong)?.file_name();
             let Some(name) = name.to_str().filter(|name| name.split('_').next() == Some(deployment)) else { continue };
-            if let Ok(Entry::Foreign(owner)) = observe::one(&self.layout, &self.config.owner, name) {
+            if let Ok(Entry::Foreign(owner)) = self.view.one(name) {
                 return Err(RuntimeError::new(
                     ErrorKind::Rejected,
                     format!("the volumes of {deployment} belong to the installation {owner}"),
@@ -199,7 +203,7 @@ impl Inner {
 
     /// Takes a directory out of sight and removes it.
     pub(super) fn set_aside(&self, dir: &Path) -> io::Result<()> {
-        let aside = self.layout.instances().join(unique(".gone"));
+        let aside = self.view.layout.instances().join(unique(".gone"));
         match fs::rename(dir, &aside) {
             Ok(()) => remove::tree(&aside),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -209,7 +213,7 @@ impl Inner {
 
     /// Removes what processes that are gone were making or removing. Failures are left to the next time.
     fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.layout.instances()) else { return };
+        let Ok(entries) = fs::read_dir(self.view.layout.instances()) else { return };
         for entry in entries.flatten() {
             let is_old = || {
                 let changed = entry.metadata().and_then(|data| data.modified()).ok()?;
@@ -247,6 +251,9 @@ impl SandboxRuntime {
             Some(found) => {
                 if let Phase::Unknown { message } = found.instance.phase {
                     return Err(RuntimeError::new(ErrorKind::Rejected, message));
+                }
+                if found.lost.is_some() {
+                    self.settle(&id).await?;
                 }
             }
         }
@@ -296,7 +303,9 @@ impl SandboxRuntime {
     /// Stops an instance that runs, and waits until it ended.
     pub(super) async fn stop_instance(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Found>> {
         let Some(found) = self.look(instance).await? else { return Ok(None) };
-        let Some(run) = &found.run else { return Ok(Some(found)) };
+        let Some(run) = &found.run else {
+            return if found.lost.is_some() { self.settle(&checked_id(instance)?).await } else { Ok(Some(found)) };
+        };
         let grace = stop.grace.min(LONGEST_GRACE);
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let order = StopOrder { signal: stop.signal, grace_ms, cause: stop.cause };
@@ -305,7 +314,7 @@ impl SandboxRuntime {
             // The supervisor is alive and does not act; the program at least must end. The record of it comes when
             // the supervisor goes on.
             let first = run.first;
-            let _ = tokio::task::spawn_blocking(move || observe::kill_and_wait(first)).await;
+            let _ = tokio::task::spawn_blocking(move || settle::kill_and_wait(first)).await;
             return Err(RuntimeError::new(
                 ErrorKind::Timeout,
                 format!(
@@ -317,7 +326,21 @@ impl SandboxRuntime {
                 ),
             ));
         }
-        self.look(instance).await
+        self.settle(&checked_id(instance)?).await
+    }
+
+    /// The instance as it is on disk, after what a lost supervisor left was killed and its end recorded.
+    async fn settle(&self, id: &str) -> Result<Option<Found>> {
+        let id = id.to_owned();
+        self.blocking("ending an instance", move |inner| {
+            let found = inner.find(&id)?;
+            if let Some(found) = &found {
+                settle::settle(&inner.view, found)
+                    .map_err(|error| failed(&format!("ending what is left of {id}"), &error))?;
+            }
+            Ok(found)
+        })
+        .await
     }
 
     /// Orders a supervisor to stop its instance. False when it has not ended after `limit`.
@@ -345,7 +368,7 @@ impl SandboxRuntime {
 
     async fn tell_stopping(&self, instance: &InstanceRef) {
         if let Ok(Some(found)) = self.look(instance).await {
-            self.inner.watch.tell(&found);
+            self.inner.watch.tell(&found).await;
         }
     }
 
@@ -357,14 +380,18 @@ impl SandboxRuntime {
             let order = StopOrder { signal: SpecSignal::KILL, grace_ms: 0, cause: StopCause::Retired };
             if !self.order_stop(instance, run, order, STOP_MARGIN).await? {
                 let processes: [ProcessKey; 2] = [run.first, run.supervisor];
-                let _ = tokio::task::spawn_blocking(move || processes.map(observe::kill_and_wait)).await;
+                let _ = tokio::task::spawn_blocking(move || processes.map(settle::kill_and_wait)).await;
             }
         }
         self.blocking("removing an instance", move |inner| {
             // Looked at again right before: another installation's must stay.
-            match observe::one(&inner.layout, &inner.config.owner, &id) {
+            match inner.view.one(&id) {
                 Ok(Entry::Foreign(_)) => Ok(()),
-                Ok(Entry::Ours(_) | Entry::Nothing) => {
+                Ok(entry @ (Entry::Ours(_) | Entry::Nothing)) => {
+                    if let Entry::Ours(found) = &entry {
+                        settle::settle(&inner.view, found)
+                            .map_err(|error| failed(&format!("ending what is left of {id}"), &error))?;
+                    }
                     let dir = inner.dir(&id);
                     inner
                         .set_aside(dir.path())

@@ -25,6 +25,7 @@ mod program;
 mod record;
 mod remove;
 mod rootfs;
+mod settle;
 mod skeleton;
 mod supervise;
 mod sys;
@@ -50,7 +51,7 @@ use super::{
 use crate::spec::{Image, ImageRef, RuntimeKind};
 use crate::state::{Instance, InstanceRef, Owner};
 use layout::{InstanceDir, Layout};
-use observe::{Entry, Found};
+use observe::{Entry, Found, View};
 use probe::Probe;
 use watch::Watch;
 
@@ -85,7 +86,7 @@ pub struct SandboxRuntime {
 #[derive(Debug)]
 struct Inner {
     config: SandboxConfig,
-    layout: Layout,
+    view: Arc<View>,
     probe: OnceCell<Probe>,
     watch: Arc<Watch>,
     watching: OnceCell<()>,
@@ -110,9 +111,9 @@ impl SandboxRuntime {
                 *path = real;
             }
         }
-        let layout = Layout::new(&config.root);
-        let watch = Arc::new(Watch::new(layout.clone(), config.owner.clone()));
-        let inner = Inner { config, layout, probe: OnceCell::new(), watch, watching: OnceCell::new() };
+        let view = Arc::new(View::new(Layout::new(&config.root), config.owner.clone()));
+        let watch = Arc::new(Watch::new(Arc::clone(&view)));
+        let inner = Inner { config, view, probe: OnceCell::new(), watch, watching: OnceCell::new() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -141,7 +142,7 @@ impl SandboxRuntime {
 
 impl Inner {
     fn find(&self, runtime_id: &str) -> Result<Option<Found>> {
-        match observe::one(&self.layout, &self.config.owner, runtime_id) {
+        match self.view.one(runtime_id) {
             Ok(Entry::Ours(found)) => Ok(Some(*found)),
             Ok(Entry::Nothing | Entry::Foreign(_)) => Ok(None),
             Err(error) => Err(failed(&format!("reading the records of {runtime_id}"), &error)),
@@ -149,7 +150,7 @@ impl Inner {
     }
 
     fn dir(&self, runtime_id: &str) -> InstanceDir {
-        self.layout.instance(runtime_id)
+        self.view.layout.instance(runtime_id)
     }
 }
 
@@ -166,12 +167,12 @@ impl Runtime for SandboxRuntime {
     async fn list(&self) -> Result<Listing> {
         let found = self
             .blocking("listing instances", |inner| {
-                observe::all(&inner.layout, &inner.config.owner).map_err(|error| {
-                    unavailable(format!("{} can't be read: {error}", inner.layout.instances().display()))
+                inner.view.all().map_err(|error| {
+                    unavailable(format!("{} can't be read: {error}", inner.view.layout.instances().display()))
                 })
             })
             .await?;
-        self.inner.watch.tell_all(&found);
+        self.inner.watch.tell_all(&found).await;
         Ok(Listing { instances: found.into_iter().map(|one| one.instance).collect(), ..Listing::default() })
     }
 
@@ -204,22 +205,22 @@ impl Runtime for SandboxRuntime {
     async fn create(&self, request: &CreateRequest) -> Result<Instance> {
         let (probe, request) = (self.probe().await.clone(), request.clone());
         let found = self.blocking("creating an instance", move |inner| inner.create(&probe, &request)).await?;
-        self.inner.watch.tell(&found);
-        self.inner.layout.wake_others();
+        self.inner.watch.tell(&found).await;
+        self.inner.view.layout.wake_others();
         Ok(found.instance)
     }
 
     async fn start(&self, instance: &InstanceRef) -> Result<Instance> {
         let found = self.start_instance(instance).await?;
-        self.inner.watch.tell(&found);
-        self.inner.layout.wake_others();
+        self.inner.watch.tell(&found).await;
+        self.inner.view.layout.wake_others();
         Ok(found.instance)
     }
 
     async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>> {
         let found = self.stop_instance(instance, stop).await?;
         if let Some(found) = &found {
-            self.inner.watch.tell(found);
+            self.inner.watch.tell(found).await;
         }
         Ok(found.map(|found| found.instance))
     }
@@ -241,7 +242,7 @@ impl Runtime for SandboxRuntime {
                 return Err(not_a_name(&deployment));
             }
             inner.refuse_foreign(&deployment)?;
-            remove::tree(&inner.layout.volumes(&deployment))
+            remove::tree(&inner.view.layout.volumes(&deployment))
                 .map_err(|error| failed(&format!("removing the volumes of {deployment}"), &error))
         })
         .await

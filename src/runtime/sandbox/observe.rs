@@ -1,25 +1,37 @@
-//! What the records on disk say about an instance.
+//! What the records on disk say about an instance. Looking changes nothing; what it finds to be lost is dealt with by
+//! the calls that act (`settle.rs`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::layout::{Durability, InstanceDir, Layout, read_json, write_json};
+use super::layout::{InstanceDir, Layout, read_json};
 use super::process::{ProcessKey, boot_id};
-use super::record::{Record, Run};
+use super::record::{Record, Run, StopOrder};
 use crate::spec::RuntimeKind;
 use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Owner, Phase, StopPolicy};
 
-/// Longest time that a killed process may take to be gone before its end is recorded all the same.
-const DEATH_LIMIT: Duration = Duration::from_secs(2);
+/// What one owner sees of a root.
+#[derive(Debug)]
+pub struct View {
+    /// Where things lie.
+    pub layout: Layout,
+    /// Whose instances are seen.
+    pub owner: Owner,
+    /// Supervisors that this process saw alive, by runtime id; those of instances that are gone are given up by every
+    /// complete look.
+    seen: Mutex<BTreeMap<String, Seen>>,
+}
 
-/// Variable that plain processes carry, with the directory of their instance, so that what detached itself from a
-/// supervisor that was killed can be found.
-pub const MARK: &str = "KEEL_INSTANCE";
+/// A supervisor that was seen alive by this process.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    supervisor: ProcessKey,
+    gone_at: Option<DateTime<Utc>>,
+}
 
 /// One instance as found on disk.
 #[derive(Debug, Clone)]
@@ -28,6 +40,8 @@ pub struct Found {
     pub instance: Instance,
     /// Its supervisor, while it runs.
     pub run: Option<Run>,
+    /// The run that ended without a record, because its supervisor was lost. Something of it may still be there.
+    pub lost: Option<Run>,
 }
 
 /// What lies in the directory of an instance.
@@ -41,65 +55,117 @@ pub enum Entry {
     Nothing,
 }
 
-/// All instances of an owner; an error when any can't be read for a reason other than its content.
-///
-/// # Errors
-/// The directory can't be read.
-pub fn all(layout: &Layout, owner: &Owner) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
-    let entries = match fs::read_dir(layout.instances()) {
-        Ok(entries) => entries,
-        // Nothing was ever created. A root that vanished with its instances is told by the directory above.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !layout.root().exists() => return Ok(found),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let name = entry?.file_name();
-        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
-        if let Entry::Ours(one) = one(layout, owner, name)? {
-            found.push(*one);
-        }
+impl View {
+    /// What an owner sees of a root.
+    pub fn new(layout: Layout, owner: Owner) -> Self {
+        Self { layout, owner, seen: Mutex::default() }
     }
-    found.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
-    Ok(found)
+
+    /// All instances of the owner; an error when any can't be read for a reason other than its content.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub fn all(&self) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        let entries = match fs::read_dir(self.layout.instances()) {
+            Ok(entries) => entries,
+            // Nothing was ever created. A root that vanished with its instances is told by the directory above.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.layout.root().exists() => return Ok(found),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
+            if let Entry::Ours(one) = self.one(name)? {
+                found.push(*one);
+            }
+        }
+        found.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
+        let names: BTreeSet<&str> = found.iter().map(|one| one.instance.runtime_id.as_str()).collect();
+        self.seen().retain(|name, _| names.contains(name.as_str()));
+        Ok(found)
+    }
+
+    /// One instance, by its runtime id.
+    ///
+    /// # Errors
+    /// Its files can't be read.
+    pub fn one(&self, runtime_id: &str) -> io::Result<Entry> {
+        let dir = self.layout.instance(runtime_id);
+        let record: Record = match read_json(&dir.record()) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(Entry::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData || is_syntax(&error) => {
+                return Ok(
+                    unreadable(&dir, runtime_id, &error).map_or(Entry::Nothing, |one| Entry::Ours(Box::new(one)))
+                );
+            }
+            Err(error) => return Err(error),
+        };
+        if record.owner != self.owner {
+            return Ok(Entry::Foreign(record.owner));
+        }
+        let Standing { phase, run, lost } = self.standing(&dir, runtime_id)?;
+        let mut conditions = record.conditions;
+        conditions.extend(run.iter().flat_map(|run| run.conditions.clone()));
+        let instance = Instance {
+            id: record.id,
+            runtime: RuntimeKind::Sandbox,
+            runtime_id: runtime_id.to_owned(),
+            phase,
+            created_at: record.created_at,
+            restarts: record.restarts,
+            streak: record.streak,
+            stop: record.stop,
+            pid: run.as_ref().and_then(|run| u32::try_from(run.program.pid).ok()),
+            ports: record.ports,
+            last_activity: None,
+            conditions,
+        };
+        Ok(Entry::Ours(Box::new(Found { instance, run, lost })))
+    }
+
+    /// Where an instance stands, and who runs it or ran it last.
+    fn standing(&self, dir: &InstanceDir, runtime_id: &str) -> io::Result<Standing> {
+        let ended = |exit| Ok(Standing { phase: Phase::Exited(exit), run: None, lost: None });
+        if let Some(exit) = readable::<Exit>(&dir.exit())? {
+            return ended(exit);
+        }
+        let Some(run) = readable::<Run>(&dir.run())? else {
+            return Ok(Standing { phase: Phase::Created, run: None, lost: None });
+        };
+        let same_boot = run.boot_id == boot_id()?;
+        if same_boot && run.supervisor.open().is_some() {
+            self.seen().insert(runtime_id.to_owned(), Seen { supervisor: run.supervisor, gone_at: None });
+            let stopping = dir.stop().exists();
+            let phase = if stopping { Phase::Stopping } else { Phase::Running { since: run.started_at, ready: true } };
+            return Ok(Standing { phase, run: Some(run), lost: None });
+        }
+        // It may have ended between the two looks.
+        if let Some(exit) = readable::<Exit>(&dir.exit())? {
+            return ended(exit);
+        }
+        let exit = if same_boot { lost(dir, &run, self.gone_at(runtime_id, &run)) } else { rebooted(&run) };
+        Ok(Standing { phase: Phase::Exited(exit), run: None, lost: Some(run) })
+    }
+
+    /// When a supervisor was first found gone, where this process saw it alive before.
+    fn gone_at(&self, runtime_id: &str, run: &Run) -> Option<DateTime<Utc>> {
+        let mut seen = self.seen();
+        let seen = seen.get_mut(runtime_id).filter(|seen| seen.supervisor == run.supervisor)?;
+        Some(*seen.gone_at.get_or_insert_with(Utc::now))
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// One instance, by its runtime id.
-///
-/// # Errors
-/// Its files can't be read.
-pub fn one(layout: &Layout, owner: &Owner, runtime_id: &str) -> io::Result<Entry> {
-    let dir = layout.instance(runtime_id);
-    let record: Record = match read_json(&dir.record()) {
-        Ok(Some(record)) => record,
-        Ok(None) => return Ok(Entry::Nothing),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData || is_syntax(&error) => {
-            return Ok(unreadable(&dir, runtime_id, &error).map_or(Entry::Nothing, |one| Entry::Ours(Box::new(one))));
-        }
-        Err(error) => return Err(error),
-    };
-    if record.owner != *owner {
-        return Ok(Entry::Foreign(record.owner));
-    }
-    let (phase, run) = phase(&dir)?;
-    let running = run.filter(|_| matches!(phase, Phase::Running { .. } | Phase::Stopping));
-    let mut conditions = record.conditions;
-    conditions.extend(running.iter().flat_map(|run| run.conditions.clone()));
-    let instance = Instance {
-        id: record.id,
-        runtime: RuntimeKind::Sandbox,
-        runtime_id: runtime_id.to_owned(),
-        phase,
-        created_at: record.created_at,
-        restarts: record.restarts,
-        streak: record.streak,
-        stop: record.stop,
-        pid: running.as_ref().and_then(|run| u32::try_from(run.program.pid).ok()),
-        ports: record.ports,
-        last_activity: None,
-        conditions,
-    };
-    Ok(Entry::Ours(Box::new(Found { instance, run: running })))
+/// Where an instance stands.
+struct Standing {
+    phase: Phase,
+    run: Option<Run>,
+    lost: Option<Run>,
 }
 
 /// Errors of JSON come as other kinds too, by their cause.
@@ -126,7 +192,7 @@ fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error) -> Option<
         last_activity: None,
         conditions: vec![Condition::holds("Degraded", "RecordUnreadable", message)],
     };
-    Some(Found { instance, run: None })
+    Some(Found { instance, run: None, lost: None })
 }
 
 /// Reads an identity back from a runtime name. The name holds half of the revision; the other half is filled with
@@ -140,28 +206,6 @@ fn identity_of(runtime_id: &str) -> Option<InstanceId> {
     parts.next().is_none().then_some(InstanceId { deployment, service, slot, revision, attempt })
 }
 
-/// Where an instance stands, and who runs it or ran it last.
-fn phase(dir: &InstanceDir) -> io::Result<(Phase, Option<Run>)> {
-    if let Some(exit) = readable::<Exit>(&dir.exit())? {
-        return Ok((Phase::Exited(exit), None));
-    }
-    let Some(run) = readable::<Run>(&dir.run())? else { return Ok((Phase::Created, None)) };
-    let same_boot = run.boot_id == boot_id()?;
-    if same_boot && run.supervisor.open().is_some() {
-        let phase =
-            if dir.stop().exists() { Phase::Stopping } else { Phase::Running { since: run.started_at, ready: true } };
-        return Ok((phase, Some(run)));
-    }
-    // It may have ended between the two looks.
-    if let Some(exit) = readable::<Exit>(&dir.exit())? {
-        return Ok((Phase::Exited(exit), None));
-    }
-    let exit = if same_boot { lost(dir, &run) } else { rebooted(&run) };
-    // Recorded, so that it is the same at every look. Where that fails it is derived again.
-    let _ = write_json(&dir.exit(), &exit, Durability::Boot);
-    Ok((Phase::Exited(exit), None))
-}
-
 /// Reads a file that another process replaces atomically; one that is broken is as good as none.
 fn readable<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> io::Result<Option<T>> {
     match read_json(path) {
@@ -170,35 +214,27 @@ fn readable<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> io::Resul
     }
 }
 
-/// The end of an instance whose supervisor was killed: whatever it left is killed, as nobody attends it any more.
-fn lost(dir: &InstanceDir, run: &Run) -> Exit {
-    for process in [run.program, run.first] {
-        kill_and_wait(process);
-    }
-    kill_marked(dir);
-    let ended_by = read_json::<super::record::StopOrder>(&dir.stop())
+/// The end of an instance whose supervisor was lost. Nobody attends what is left of it, so it counts as ended, also
+/// while its program goes on until a call that acts kills it.
+fn lost(dir: &InstanceDir, run: &Run, gone_at: Option<DateTime<Utc>>) -> Exit {
+    let ended_by = readable::<StopOrder>(&dir.stop())
         .ok()
         .flatten()
         .map_or(EndedBy::Itself, |order| EndedBy::Request(order.cause));
+    let finished_at = gone_at.unwrap_or_else(|| last_sign(dir, run));
     Exit {
-        runtime_error: Some("its supervisor was killed, so how the program ended is not known".to_owned()),
+        runtime_error: Some("its supervisor was lost, so how the program ended is not known".to_owned()),
         ended_by,
-        ..Exit::from_code(128 + libc::SIGKILL, Some(run.started_at), Utc::now())
+        ..Exit::from_code(128 + libc::SIGKILL, Some(run.started_at), finished_at)
     }
 }
 
-/// Kills plain processes that carry the mark of an instance.
-fn kill_marked(dir: &InstanceDir) {
-    let mark = format!("{MARK}={}", dir.path().display());
-    for pid in super::process::find(|_, _| true) {
-        let Some(pidfd) = ProcessKey::of(pid).ok().and_then(ProcessKey::open) else { continue };
-        // Read after the process was opened: it is the one that is signalled.
-        let marked = fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|env| env.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()));
-        if marked {
-            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-        }
-    }
+/// The last sign of life on disk, so that the answer is the same at every look: its start, its last output, or the
+/// order to stop it.
+fn last_sign(dir: &InstanceDir, run: &Run) -> DateTime<Utc> {
+    let written = fs::read_dir(dir.logs()).into_iter().flatten().flatten().map(|file| file.path());
+    let signs = written.chain([dir.stop()]).filter_map(|path| fs::metadata(path).and_then(|data| data.modified()).ok());
+    signs.map(DateTime::from).fold(run.started_at, DateTime::max)
 }
 
 /// The end of an instance that ran when the machine went down: nothing of it is left, and numbers of processes
@@ -215,15 +251,6 @@ fn booted_at() -> Option<DateTime<Utc>> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     DateTime::from_timestamp(seconds, 0)
-}
-
-/// Kills a process where it still is the same one, and waits until it is gone.
-pub fn kill_and_wait(process: ProcessKey) {
-    let Some(pidfd) = process.open() else { return };
-    let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-    let limit = Timespec { tv_sec: i64::try_from(DEATH_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    let borrowed = pidfd.as_fd();
-    let _ = poll(&mut [PollFd::new(&borrowed, PollFlags::IN)], Some(&limit));
 }
 
 #[cfg(test)]

@@ -68,8 +68,8 @@ fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
     let record: Record = read_json(&dir.record())
         .context("reading record.json")?
         .ok_or_else(|| Failure::setup("record.json is missing; remove the instance"))?;
-    // What an earlier run left is not true of this one.
-    for old in [dir.exit(), dir.run(), dir.stop()] {
+    // What an earlier run left is not true of this one. Its end goes last: a run without an end looks like a lost one.
+    for old in [dir.run(), dir.stop(), dir.exit()] {
         let _ = fs::remove_file(old);
     }
     set_child_subreaper(Pid::from_raw(1)).context("becoming the reaper of the instance")?;

@@ -1,11 +1,11 @@
 //! Events: watches the supervisors of running instances and the directory of all instances. Nothing is polled; a
 //! quiet machine causes no wake-up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -16,11 +16,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::layout::Layout;
-use super::observe::{self, Entry, Found};
+use super::observe::{Entry, Found, View};
 use super::process::ProcessKey;
 use crate::runtime::RuntimeEvent;
-use crate::state::{Instance, Owner};
+use crate::state::Instance;
 
 /// Events that a slow receiver may be behind before it is told to list again; several changes for each of some
 /// hundred instances.
@@ -28,16 +27,26 @@ const BACKLOG: usize = 1024;
 /// Time that changes of the directory are gathered before it is read again. Only what other processes do waits
 /// for it.
 const GATHER: Duration = Duration::from_millis(50);
+/// Most looks at the files of what changed, where removals keep coming in between. What is still told wrongly then
+/// is told rightly by the look that follows every removal.
+const MOST_LOOKS: usize = 8;
 
 /// Tells what changed to everyone who listens.
 #[derive(Debug)]
 pub struct Watch {
-    layout: Layout,
-    owner: Owner,
+    view: Arc<View>,
     sender: broadcast::Sender<RuntimeEvent>,
-    known: Mutex<BTreeMap<String, Known>>,
+    told: Mutex<Told>,
     stop: CancellationToken,
     _guard: DropGuard,
+}
+
+/// What was told so far.
+#[derive(Debug, Default)]
+struct Told {
+    known: BTreeMap<String, Known>,
+    /// Counts removals, so that a look at the files that one came after is repeated.
+    removals: u64,
 }
 
 /// What was last told of an instance.
@@ -49,13 +58,12 @@ struct Known {
 
 impl Watch {
     /// A watch of one owner's instances that is not started yet.
-    pub fn new(layout: Layout, owner: Owner) -> Self {
+    pub fn new(view: Arc<View>) -> Self {
         let stop = CancellationToken::new();
         Self {
-            layout,
-            owner,
+            view,
             sender: broadcast::channel(BACKLOG).0,
-            known: Mutex::default(),
+            told: Mutex::default(),
             _guard: stop.clone().drop_guard(),
             stop,
         }
@@ -86,10 +94,10 @@ impl Watch {
     pub fn start(self: &Arc<Self>) -> io::Result<()> {
         let inotify = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         let moved = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::MOVED_FROM | inotify::WatchFlags::DELETE;
-        inotify::add_watch(&inotify, self.layout.instances(), moved | inotify::WatchFlags::ONLYDIR)?;
+        inotify::add_watch(&inotify, self.view.layout.instances(), moved | inotify::WatchFlags::ONLYDIR)?;
         // Made before it is watched, as a file that does not exist can't be.
-        self.layout.wake_others();
-        inotify::add_watch(&inotify, self.layout.wake(), inotify::WatchFlags::CLOSE_WRITE)?;
+        self.view.layout.wake_others();
+        inotify::add_watch(&inotify, self.view.layout.wake(), inotify::WatchFlags::CLOSE_WRITE)?;
         let inotify = super::sys::wait_ready(inotify, Interest::READABLE)?;
         let (weak, stop) = (Arc::downgrade(self), self.stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
@@ -104,10 +112,10 @@ impl Watch {
 
     /// Tells everything that changed since it was last told.
     pub async fn look_at_all(self: &Arc<Self>) {
-        let (layout, owner) = (self.layout.clone(), self.owner.clone());
-        let listed = tokio::task::spawn_blocking(move || observe::all(&layout, &owner)).await;
+        let view = Arc::clone(&self.view);
+        let listed = tokio::task::spawn_blocking(move || view.all()).await;
         match listed {
-            Ok(Ok(found)) => self.tell_all(&found),
+            Ok(Ok(found)) => self.tell_all(&found).await,
             Ok(Err(error)) => {
                 let _ = self.sender.send(RuntimeEvent::Resync { reason: format!("instances can't be read: {error}") });
             }
@@ -116,53 +124,80 @@ impl Watch {
     }
 
     /// Takes note of a complete list, and tells what is new in it.
-    pub fn tell_all(self: &Arc<Self>, found: &[Found]) {
-        let gone: Vec<String> = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            // What was created after the list was read is not gone.
-            let is_there = |id: &str| {
-                found.iter().any(|one| one.instance.runtime_id == id) || self.layout.instance(id).record().exists()
-            };
-            known.keys().filter(|id| !is_there(id)).cloned().collect()
-        };
-        for one in found {
-            self.tell(one);
-        }
-        for id in gone {
-            self.tell_gone(&id);
+    pub async fn tell_all(self: &Arc<Self>, found: &[Found]) {
+        let listed: BTreeSet<&str> = found.iter().map(|one| one.instance.runtime_id.as_str()).collect();
+        let missing: Vec<String> =
+            self.told().known.keys().filter(|id| !listed.contains(id.as_str())).cloned().collect();
+        self.note(found).await;
+        // What was created after the list was read is not gone.
+        let there = self.existing(missing.clone()).await;
+        for id in missing.iter().filter(|id| !there.contains(*id)) {
+            self.tell_gone(id);
         }
     }
 
     /// Takes note of an instance, tells it where it changed, and watches it while it runs.
-    pub fn tell(self: &Arc<Self>, found: &Found) {
-        let supervisor = found.run.as_ref().map(|run| run.supervisor);
-        let (changed, newly_run) = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            // What was removed after it was looked at does not come back.
-            if !self.layout.instance(&found.instance.runtime_id).record().exists() {
+    pub async fn tell(self: &Arc<Self>, found: &Found) {
+        self.note(std::slice::from_ref(found)).await;
+    }
+
+    async fn note(self: &Arc<Self>, found: &[Found]) {
+        for look in 1..=MOST_LOOKS {
+            let (removals, news) = {
+                let told = self.told();
+                (told.removals, found.iter().filter(|one| told.is_news(one)).collect::<Vec<_>>())
+            };
+            if news.is_empty() {
                 return;
             }
-            let entry = Known { instance: found.instance.clone(), supervisor };
-            let old = known.insert(found.instance.runtime_id.clone(), entry);
-            (
-                old.as_ref().is_none_or(|old| old.instance != found.instance),
-                supervisor.filter(|_| old.is_none_or(|old| old.supervisor != supervisor)),
-            )
-        };
-        if changed {
+            // What was removed after it was looked at does not come back.
+            let there = self.existing(news.iter().map(|one| one.instance.runtime_id.clone()).collect()).await;
+            let mut told = self.told();
+            if told.removals == removals || look == MOST_LOOKS {
+                for one in news.into_iter().filter(|one| there.contains(&one.instance.runtime_id)) {
+                    self.tell_one(&mut told, one);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Those of these instances that have a record now.
+    async fn existing(&self, mut ids: Vec<String>) -> BTreeSet<String> {
+        if ids.is_empty() {
+            return BTreeSet::new();
+        }
+        let layout = self.view.layout.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            ids.retain(|id| layout.instance(id).record().exists());
+            ids.into_iter().collect()
+        });
+        look.await.unwrap_or_default()
+    }
+
+    fn tell_one(self: &Arc<Self>, told: &mut Told, found: &Found) {
+        let supervisor = found.run.as_ref().map(|run| run.supervisor);
+        let id = &found.instance.runtime_id;
+        let old = told.known.insert(id.clone(), Known { instance: found.instance.clone(), supervisor });
+        if old.as_ref().is_none_or(|old| old.instance != found.instance) {
             let _ = self.sender.send(RuntimeEvent::Changed(Box::new(found.instance.clone())));
         }
-        if let Some(supervisor) = newly_run {
-            self.attend(found.instance.runtime_id.clone(), supervisor);
+        if let Some(supervisor) = supervisor.filter(|_| old.is_none_or(|old| old.supervisor != supervisor)) {
+            self.attend(id.clone(), supervisor);
         }
     }
 
     /// Takes note that an instance is gone.
     pub fn tell_gone(&self, runtime_id: &str) {
-        let old = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(runtime_id);
-        if let Some(old) = old {
+        let mut told = self.told();
+        told.removals = told.removals.wrapping_add(1);
+        if let Some(old) = told.known.remove(runtime_id) {
             let _ = self.sender.send(RuntimeEvent::Gone(old.instance.as_ref()));
         }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the end of a supervisor and tells what it left.
@@ -173,13 +208,23 @@ impl Watch {
                 let _ = ended(pidfd).await;
             }
             let Some(watch) = weak.upgrade() else { return };
-            let (layout, owner, id) = (watch.layout.clone(), watch.owner.clone(), runtime_id.clone());
-            match tokio::task::spawn_blocking(move || observe::one(&layout, &owner, &id)).await {
-                Ok(Ok(Entry::Ours(found))) => watch.tell(&found),
+            let (view, id) = (Arc::clone(&watch.view), runtime_id.clone());
+            match tokio::task::spawn_blocking(move || view.one(&id)).await {
+                Ok(Ok(Entry::Ours(found))) => watch.tell(&found).await,
                 Ok(Ok(Entry::Nothing | Entry::Foreign(_))) => watch.tell_gone(&runtime_id),
                 Ok(Err(_)) | Err(_) => {}
             }
         }));
+    }
+}
+
+impl Told {
+    /// Whether this is not what was last told.
+    fn is_news(&self, found: &Found) -> bool {
+        let supervisor = found.run.as_ref().map(|run| run.supervisor);
+        self.known
+            .get(&found.instance.runtime_id)
+            .is_none_or(|known| known.instance != found.instance || known.supervisor != supervisor)
     }
 }
 
