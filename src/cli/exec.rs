@@ -5,7 +5,7 @@ use std::io::Write;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::AsyncReadExt;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::connect::look;
@@ -78,15 +78,25 @@ impl Args {
             Err(error) => return Ok(refused(&error)),
             Ok(stream) => stream,
         };
-        let raw = if raw { Some(RawMode::enter()?) } else { None };
+        // Signals first: none may end keel while the terminal is in raw mode.
+        let raw = if raw { Some((Ending::listen()?, RawMode::enter()?)) } else { None };
         if self.tty {
             tokio::spawn(send_sizes(stream.input.clone()));
         }
         if self.stdin {
             tokio::spawn(send_input(stream.input));
         }
-        let outcome = copy_output(stream.output).await;
-        drop(raw);
+        let outcome = match raw {
+            None => copy_output(stream.output).await,
+            Some((signals, raw)) => {
+                let outcome = tokio::select! {
+                    outcome = copy_output(stream.output) => outcome,
+                    code = signals.first() => Ok(Ok(code)),
+                };
+                drop(raw);
+                outcome
+            }
+        };
         match outcome? {
             Ok(code) => Ok(Exit::Command(u8::try_from(code).unwrap_or(u8::MAX))),
             Err(error) => Ok(refused(&error)),
@@ -104,6 +114,36 @@ fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+/// The signals that would end keel before the terminal has its mode back.
+struct Ending {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+}
+
+impl Ending {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// The first that comes, as an exit code: 128 and its number.
+    async fn first(mut self) -> i32 {
+        let kind = tokio::select! {
+            _ = self.hangup.recv() => SignalKind::hangup(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.quit.recv() => SignalKind::quit(),
+        };
+        128 + kind.as_raw_value()
     }
 }
 

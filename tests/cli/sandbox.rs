@@ -162,6 +162,50 @@ fn exec_passes_standard_input_on() {
     assert!(done.out == sent, "what came back differs from what was sent");
 }
 
+/// Runs shell commands on a terminal of their own; `$KEEL` is the program.
+fn on_terminal(rig: &Rig, commands: &str) -> std::process::Child {
+    use std::process::{Command, Stdio};
+    let mut command = Command::new("script");
+    command.args(["-qefc", commands, "/dev/null"]).current_dir(rig.path(".")).env_clear();
+    command.envs(rig.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("SHELL", "/bin/sh").env("KEEL", env!("CARGO_BIN_EXE_keel"));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn exec_gives_the_terminal_its_mode_back() {
+    use std::io::{BufRead, BufReader, Write};
+    let rig = Rig::new("sandbox");
+    rig.write("demo.yaml", &spec("demo", 1, "one"));
+    rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+    for (end, command, code) in [
+        ("types", "stty size; read answer; test $answer = yes; exit 7", 7),
+        ("TERM", "stty size; sleep 300", 143),
+        ("HUP", "stty size; sleep 300", 129),
+    ] {
+        let mut child = on_terminal(
+            &rig,
+            &format!(
+                "stty rows 31 cols 97; stty -g >before; \
+                 sh -c 'echo $$ >pid; exec $KEEL exec -it demo/web -- sh -c \"{}\"'; \
+                 code=$?; stty -g >after; exit $code",
+                command.replace('$', "\\$")
+            ),
+        );
+        let mut keys = child.stdin.take().unwrap();
+        let mut shown = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut shown).unwrap();
+        assert_eq!(shown.trim_end(), "31 97", "the command has a terminal of the same size");
+        let read = |name: &str| std::fs::read_to_string(rig.path(name)).unwrap();
+        match end {
+            "types" => keys.write_all(b"yes\r").unwrap(),
+            signal => crate::rig::signal(read("pid").trim().parse().unwrap(), signal),
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{end}");
+        assert_eq!(read("after"), read("before"), "{end}");
+    }
+}
+
 #[test]
 fn apply_and_delete_do_their_work_without_a_controller() {
     let rig = Rig::new("sandbox");
