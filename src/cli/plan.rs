@@ -4,7 +4,7 @@ use super::connect::{observe, warn_about};
 use super::diff::{preview, verdict};
 use super::exit::{Exit, Outcome};
 use super::files::Files;
-use super::output::{DataFormat, print, print_data};
+use super::output::{DataFormat, note, print, print_data};
 use super::problems;
 use super::text::harmless;
 use crate::api::Client;
@@ -30,10 +30,17 @@ impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
         let request = self.files.read()?;
-        let client = observe(options).await?;
-        let preview = self.preview(&client, &request).await;
-        client.close().await;
-        let (preview, synced) = preview?;
+        let (preview, synced) = if self.files.paths.is_empty() && options.is_untouched() {
+            (Preview::default(), true)
+        } else {
+            let client = observe(options).await?;
+            let preview = self.preview(&client, &request).await;
+            client.close().await;
+            preview?
+        };
+        if self.files.paths.is_empty() && synced && preview.deployments.is_empty() {
+            note("nothing is declared");
+        }
         if !preview.problems.is_empty() {
             problems::report(&preview.problems, "could not tell what would be done");
             return Ok(Exit::CouldNotTell);

@@ -214,3 +214,18 @@ fn watching_prints_changes_as_they_come() {
     watch.kill().unwrap();
     watch.wait().unwrap();
 }
+
+#[test]
+fn logs_of_more_instances_than_can_be_read_at_once_are_refused() {
+    let rig = Rig::new("sim");
+    rig.write("specs/demo.yaml", &spec("demo", 101, "one"));
+    let _controller = rig.controller();
+    rig.until_running("demo", 101);
+    let done = rig.keel(&["logs", "demo"]).expect_code(1);
+    assert_eq!(
+        done.err,
+        "error: demo covers 101 instances and at most 100 are read at a time; name a service or a slot, as in \
+         DEPLOYMENT/SERVICE/SLOT\n"
+    );
+    rig.keel(&["logs", "demo/web/100"]).expect_code(0);
+}

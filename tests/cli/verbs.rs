@@ -28,6 +28,7 @@ fn looking_creates_nothing() {
         (&["get", "deploy/demo"], 1, "", "error: deployments \"demo\" not found\n"),
         (&["logs", "demo/web"], 1, "", missing),
         (&["exec", "demo/web", "--", "true"], 125, "", cannot),
+        (&["plan"], 0, "", "nothing is declared\n"),
         (&["approve"], 0, "", "nothing is held; there is nothing to approve\n"),
     ] {
         let done = rig.keel(arguments).expect_code(code);
