@@ -2,6 +2,8 @@
 
 #[path = "support/engine.rs"]
 mod engine;
+#[path = "docker/failing.rs"]
+mod failing;
 #[path = "docker/fields.rs"]
 mod fields;
 #[path = "docker/harness.rs"]

@@ -140,6 +140,17 @@ async fn a_missing_source_and_a_foreign_volume_are_told(bench: &Bench) {
     bench.cli(&["volume", "rm", &foreign]);
 }
 
+async fn a_required_control_is_enforced_or_the_create_refused(bench: &Bench) {
+    let met = format!("sandbox: {{require: [pid_namespace, capability_drop]}}\n{SLEEPS}");
+    bench.runtime.create(&bench.request("met", 0, &met)).await.unwrap();
+    let unmet = format!("sandbox: {{require: [pid_namespace, read_only_root, landlock]}}\n{SLEEPS}");
+    let error = bench.runtime.create(&bench.request("unmet", 0, &unmet)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+    assert!(error.message.contains("read_only_root: ") && error.message.contains("landlock: "), "{error}");
+    let instances = bench.runtime.list().await.unwrap().instances;
+    assert_eq!(instances.iter().map(|instance| instance.id.service.as_str()).collect::<Vec<_>>(), ["met"]);
+}
+
 async fn names_of_services_resolve(bench: &Bench) {
     let first = bench.run(&bench.request("web", 0, SLEEPS)).await;
     let second = bench.run(&bench.request("web", 1, SLEEPS)).await;
@@ -223,6 +234,7 @@ crate::on_both_engines!(
     identity_and_limits_reach_the_process,
     storage_is_mounted,
     a_missing_source_and_a_foreign_volume_are_told,
+    a_required_control_is_enforced_or_the_create_refused,
     names_of_services_resolve,
     ports_are_published_and_told,
     running_out_of_memory_is_told,

@@ -1,0 +1,158 @@
+//! What an engine answers when it fails over one container, played by a small server.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use evenkeel::runtime::docker::DockerRuntime;
+use evenkeel::runtime::{ErrorKind, Runtime, RuntimeEvent};
+use evenkeel::state::{Instance, InstanceId, Owner, Phase, StopPolicy};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+use crate::harness::next;
+
+const CREATED: i64 = 1_800_000_000;
+
+/// An engine with two containers of this owner: `good` runs, and no inspection of `bad` succeeds.
+struct Failing {
+    dir: TempDir,
+    server: JoinHandle<()>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Failing {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("docker.sock")).unwrap();
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let seen = requests.clone();
+        let server = tokio::spawn(async move {
+            // Its connections end with the server.
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream, seen.clone()));
+            }
+        });
+        Self { dir, server, requests }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("docker.sock")
+    }
+
+    async fn runtime(&self) -> DockerRuntime {
+        DockerRuntime::connect(owner(), Some(self.socket())).await.unwrap()
+    }
+
+    fn asked(&self, request: &str) -> bool {
+        self.requests.lock().unwrap().iter().any(|seen| seen.starts_with(request))
+    }
+}
+
+fn owner() -> Owner {
+    Owner("failing".to_owned())
+}
+
+fn labels(container: &str) -> Value {
+    let id = InstanceId {
+        deployment: "shop".to_owned(),
+        service: container.to_owned(),
+        slot: 0,
+        revision: "v1-0123456789abcdef".parse().unwrap(),
+        attempt: 0,
+    };
+    json!(id.to_labels(&owner(), 2, 1, StopPolicy::default()))
+}
+
+/// Answers one request and closes, except that events stay open after a start of `bad`.
+async fn serve(stream: UnixStream, requests: Arc<Mutex<Vec<String>>>) {
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let mut words = head.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = path.trim_start_matches("/v1.41");
+    requests.lock().unwrap().push(format!("{method} {path}"));
+    if path.starts_with("/events") {
+        let mut attributes = labels("bad");
+        attributes["name"] = json!("bad");
+        let event = json!({"Type": "container", "Action": "start", "Actor": {"ID": "bad", "Attributes": attributes}});
+        let body = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{event}\n");
+        let _sent = stream.write_all(body.as_bytes()).await;
+        return std::future::pending().await;
+    }
+    let (status, body) = answer(method, path);
+    let text = body.to_string();
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nApi-Version: 1.41\r\nContent-Type: application/json\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n",
+        text.len()
+    );
+    let _sent = stream.write_all(format!("{head}{text}").as_bytes()).await;
+}
+
+fn answer(method: &str, path: &str) -> (u16, Value) {
+    let line = |name: &str| json!({"Id": name, "Created": CREATED, "State": "running", "Labels": labels(name)});
+    match (method, path.split('?').next().unwrap_or_default()) {
+        ("GET", "/_ping") => (200, json!("OK")),
+        ("GET", "/containers/json") => (200, json!([line("bad"), line("good")])),
+        ("GET", "/networks") => (200, json!([])),
+        ("GET", "/containers/good/json") => {
+            let state = json!({"Status": "running", "StartedAt": "2026-11-21T01:00:01Z"});
+            (200, json!({"Id": "good", "State": state, "Config": {"Labels": labels("good")}}))
+        }
+        ("GET", "/containers/bad/json") => (500, json!({"message": "layer does not exist"})),
+        ("DELETE", "/containers/bad") => (204, Value::Null),
+        _ => (404, json!({"message": format!("no {method} {path} here")})),
+    }
+}
+
+fn assert_unknown(bad: &Instance) {
+    let Phase::Unknown { message } = &bad.phase else { panic!("{bad:?}") };
+    assert!(message.contains("layer does not exist"), "{message}");
+    assert_eq!((bad.id.service.as_str(), bad.restarts, bad.streak), ("bad", 2, 1));
+    assert_eq!(bad.created_at.timestamp(), CREATED);
+}
+
+#[tokio::test]
+async fn a_container_that_cannot_be_inspected_does_not_hide_the_others() {
+    let engine = Failing::start();
+    let runtime = engine.runtime().await;
+    let instances = runtime.list().await.unwrap().instances;
+    let [bad, good] = instances.as_slice() else { panic!("{instances:?}") };
+    assert_unknown(bad);
+    assert_eq!(good.phase.name(), "running");
+    // It can still be got rid of.
+    runtime.remove(&bad.as_ref()).await.unwrap();
+    assert!(engine.asked("DELETE /containers/bad"));
+}
+
+#[tokio::test]
+async fn events_go_on_over_it_and_tell_at_once_when_the_engine_goes() {
+    let engine = Failing::start();
+    let runtime = engine.runtime().await;
+    let mut events = runtime.events().await.unwrap();
+    let bad = next(&mut events, |event| match event {
+        RuntimeEvent::Changed(changed) => Some((**changed).clone()),
+        _ => panic!("{event:?} instead of a change"),
+    })
+    .await;
+    assert_unknown(&bad);
+    std::fs::remove_file(engine.socket()).unwrap();
+    engine.server.abort();
+    next(&mut events, |event| matches!(event, RuntimeEvent::Resync { .. }).then_some(())).await;
+    let reason = next(&mut events, |event| match event {
+        RuntimeEvent::Resync { reason } => Some(reason.clone()),
+        _ => None,
+    })
+    .await;
+    assert!(reason.contains("can't be reached") || reason.contains("not found"), "{reason}");
+    assert_eq!(runtime.list().await.unwrap_err().kind, ErrorKind::Unavailable);
+}
