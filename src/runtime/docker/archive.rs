@@ -44,17 +44,30 @@ impl Inner {
         };
         let metadata = tokio::fs::metadata(path).await.map_err(unreadable)?;
         let (modified, length) = (metadata.modified().map_err(unreadable)?, metadata.len());
-        let before = self.archives.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
-        if let Some(loaded) = before
+        if let Some(loaded) = self.loaded(path)
             && (loaded.modified, loaded.length) == (modified, length)
             && self.has_image(&loaded.name).await?
         {
             return Ok(loaded.name);
         }
-        let name = self.load(path, progress).await?;
-        let loaded = Loaded { modified, length, name: name.clone() };
-        self.archives.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), loaded);
-        Ok(name)
+        let load = async {
+            let name = self.load(path, progress).await?;
+            let loaded = Loaded { modified, length, name };
+            self.archives.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), loaded);
+            Ok(())
+        };
+        self.transfers.once(path, load).await?;
+        self.loaded(path).map(|loaded| loaded.name).ok_or_else(|| {
+            RuntimeError::new(
+                ErrorKind::Failed,
+                format!("the image archive {path} was loaded and is not known any more"),
+            )
+        })
+    }
+
+    /// What was loaded from this path.
+    fn loaded(&self, path: &str) -> Option<Loaded> {
+        self.archives.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
     }
 
     async fn has_image(&self, name: &str) -> Result<bool> {

@@ -87,7 +87,12 @@ impl Inner {
         Ok(None)
     }
 
+    /// Pulls an image, or waits for another pull of it that runs.
     async fn pull(&self, reference: &str, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        self.transfers.once(reference, self.pull_now(reference, progress)).await
+    }
+
+    async fn pull_now(&self, reference: &str, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
         let what = format!("pulling {reference}");
         let credentials = self.credentials.of(reference).await;
         let docker = self.engine.client().await?;

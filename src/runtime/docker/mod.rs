@@ -31,6 +31,7 @@ mod shared;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod transfers;
 mod unsupported;
 
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ use self::credentials::Credentials;
 use self::engine::Engine;
 use self::facts::Facts;
 use self::shared::Networks;
+use self::transfers::Transfers;
 use super::{
     Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRequest, Volumes,
 };
@@ -88,6 +90,7 @@ struct Inner {
     facts: Facts,
     networks: Networks,
     archives: Archives,
+    transfers: Transfers,
     credentials: Credentials,
     capabilities: OnceCell<Capabilities>,
     /// Whether the engine says that it has an init program.
@@ -124,6 +127,7 @@ impl DockerRuntime {
             facts: Facts::default(),
             networks: Networks::default(),
             archives: Archives::default(),
+            transfers: Transfers::default(),
             credentials: docker_config.map_or_else(|| Credentials::from_env(env), Credentials::in_dir),
             capabilities: OnceCell::new(),
             init: OnceCell::new(),
