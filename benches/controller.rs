@@ -3,6 +3,7 @@
 //!
 //!     cargo bench --bench controller
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,7 +75,7 @@ fn mib(bytes: u64) -> f64 {
 async fn scene(deployments: usize, replicas: u32) {
     let world = World::new(Arc::new(SystemClock), 0, Faults::none());
     let (declare, receiver) = watch::channel(Arc::default());
-    let (forget, _forgotten) = mpsc::unbounded_channel();
+    let (forget, _forgotten) = mpsc::channel(8);
     let before = resident();
     let core = Core::start(Parts {
         runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(Owner("bench".to_owned())))))],
@@ -82,7 +83,8 @@ async fn scene(deployments: usize, replicas: u32) {
         declared: receiver,
         clock: Arc::new(SystemClock),
         scope: Scope::Everything,
-        forgotten: forget,
+        removing: BTreeMap::new(),
+        settled: forget,
     });
     let count = deployments * replicas as usize;
     let began = Instant::now();

@@ -15,7 +15,7 @@ use bollard::query_parameters::{
     StartContainerOptions,
 };
 use evenkeel::clock::SystemClock;
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope};
+use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled};
 use evenkeel::runtime::docker::DockerRuntime;
 use evenkeel::spec::{Prune, RuntimeKind, Scale, merge, parse};
 use evenkeel::state::{Desired, DesiredDeployment, DesiredService, Owner, SourceRef};
@@ -64,7 +64,7 @@ fn declared(replicas: u32) -> Declared {
 struct Rig {
     core: Core,
     declare: watch::Sender<Arc<Declared>>,
-    forgotten: mpsc::UnboundedReceiver<String>,
+    forgotten: mpsc::Receiver<Settled>,
 }
 
 impl Rig {
@@ -72,14 +72,15 @@ impl Rig {
         let owner = Owner(format!("bench-{}", std::process::id()));
         let runtime = DockerRuntime::connect(owner, Some(PathBuf::from(socket))).await.expect("an engine");
         let (declare, declared) = watch::channel(Arc::default());
-        let (forget, forgotten) = mpsc::unbounded_channel();
+        let (forget, forgotten) = mpsc::channel(8);
         let core = Core::start(Parts {
             runtimes: vec![Arc::new(Connected(Arc::new(runtime)))],
             default_runtime: RuntimeKind::Docker,
             declared,
             clock: Arc::new(SystemClock),
             scope: Scope::Everything,
-            forgotten: forget,
+            removing: BTreeMap::new(),
+            settled: forget,
         });
         let mut status = core.status.clone();
         status.wait_for(|status| status.runtimes.iter().all(|one| one.unreachable.is_none())).await.expect("a core");

@@ -48,12 +48,13 @@ impl Options {
     }
 }
 
-/// The program that runs, as a path that another process can execute.
-///
-/// `/proc/self/exe` keeps working when the file was replaced by an upgrade, but means another program in every
-/// process; so the path that it leads to is preferred while that file exists.
+/// The program that runs, as its own children can execute it: `/proc/self/exe` means this very program, also after its
+/// file was replaced by a newer one.
 fn running_program() -> PathBuf {
-    std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+    match cfg!(target_os = "linux") {
+        true => PathBuf::from("/proc/self/exe"),
+        false => std::env::current_exe().unwrap_or_else(|_| PathBuf::from("keel")),
+    }
 }
 
 /// Flags and environment give no options.

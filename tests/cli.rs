@@ -21,3 +21,6 @@ mod engine;
 
 #[path = "cli/docker.rs"]
 mod docker;
+
+#[path = "support/private.rs"]
+mod private;

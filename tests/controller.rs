@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use evenkeel::clock::VirtualClock;
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope};
+use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled};
 use evenkeel::runtime::sim::{Faults, World};
 use evenkeel::spec::{Prune, RuntimeKind, merge, parse};
 use evenkeel::state::{Desired, DesiredDeployment, DesiredService, Owner, SourceRef};
@@ -18,7 +18,7 @@ struct Rig {
     world: Arc<World>,
     core: Core,
     declare: watch::Sender<Arc<Declared>>,
-    forgotten: mpsc::UnboundedReceiver<String>,
+    settled: mpsc::Receiver<Settled>,
 }
 
 fn owner() -> Owner {
@@ -60,16 +60,17 @@ impl Rig {
             Arc::new(VirtualClock::starting_at(DateTime::<Utc>::UNIX_EPOCH + Duration::from_secs(1_800_000_000)));
         let world = World::new(clock.clone(), 1, Faults::none());
         let (declare, declared) = watch::channel(Arc::default());
-        let (forget, forgotten) = mpsc::unbounded_channel();
+        let (forget, settled) = mpsc::channel(8);
         let core = Core::start(Parts {
             runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
             default_runtime: RuntimeKind::Sim,
             declared,
             clock,
             scope: Scope::Everything,
-            forgotten: forget,
+            removing: BTreeMap::new(),
+            settled: forget,
         });
-        Self { world, core, declare, forgotten }
+        Self { world, core, declare, settled }
     }
 
     fn declare(&self, text: &str) {
@@ -156,7 +157,7 @@ async fn a_removed_deployment_goes_completely_and_is_forgotten() {
     rig.until_running().await;
     let removed = BTreeMap::from([("demo".to_owned(), Prune::Auto)]);
     rig.declare.send_replace(Arc::new(Declared { synced: true, removed, ..Declared::default() }));
-    assert_eq!(rig.forgotten.recv().await, Some("demo".to_owned()));
+    assert_eq!(rig.settled.recv().await, Some(Settled::Deployment("demo".to_owned())));
     assert_eq!(rig.world.instances(), []);
     assert_eq!(rig.world.networks().len(), 0);
     rig.until("an empty board", |status| status.deployments.is_empty()).await;
@@ -170,16 +171,17 @@ async fn a_new_core_takes_over_what_runs_and_calls_nothing() {
     let Rig { world, core, declare, .. } = rig;
     drop(core);
     let clock = Arc::new(VirtualClock::starting_at(DateTime::<Utc>::UNIX_EPOCH + Duration::from_secs(1_900_000_000)));
-    let (forget, forgotten) = mpsc::unbounded_channel();
+    let (forget, settled) = mpsc::channel(8);
     let core = Core::start(Parts {
         runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
         default_runtime: RuntimeKind::Sim,
         declared: declare.subscribe(),
         clock,
         scope: Scope::Everything,
-        forgotten: forget,
+        removing: BTreeMap::new(),
+        settled: forget,
     });
-    let rig = Rig { world, core, declare, forgotten };
+    let rig = Rig { world, core, declare, settled };
     let after = rig.until_running().await.instances.clone();
     let ids = |instances: &[evenkeel::status::InstanceView]| -> Vec<String> {
         instances.iter().map(|one| one.runtime_id.clone()).collect()

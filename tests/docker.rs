@@ -14,5 +14,7 @@ mod images;
 mod life;
 #[path = "docker/output.rs"]
 mod output;
+#[path = "support/private.rs"]
+mod private;
 #[path = "docker/restart.rs"]
 mod restart;

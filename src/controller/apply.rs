@@ -48,7 +48,7 @@ impl Engine {
             let unchanged = |(name, plan)| preview_of(name, Change::Unchanged, None, None, &plan);
             return Ok(Preview { deployments: plans.into_iter().map(unchanged).collect(), problems: Vec::new() });
         }
-        let proposal = self.propose(request)?;
+        let proposal = self.proposed(request).await?;
         if !proposal.problems.is_empty() {
             return Ok(Preview { deployments: Vec::new(), problems: proposal.problems });
         }
@@ -76,15 +76,28 @@ impl Engine {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
         }
         let _one_at_a_time = self.inner.applying.lock().await;
-        let proposal = self.propose(request)?;
+        let proposal = self.proposed(request).await?;
         if !proposal.problems.is_empty() {
             return Ok(Applied { problems: proposal.problems, ..Applied::default() });
         }
         let results = proposal.changes();
-        let write = || proposal.kept.iter().try_for_each(|file| file.save(&self.inner.applied));
-        write().map_err(local("the applied files can't be kept"))?;
+        self.save(proposal.kept).await?;
+        let wanted = proposal.declared.into_keys().collect();
+        self.ask(|reply| Command::Want(wanted, reply)).await?;
         self.rescan().await?;
         Ok(Applied { results, ..Applied::default() })
+    }
+
+    async fn proposed(&self, request: &ApplyRequest) -> Result<Proposal, EngineError> {
+        let (engine, request) = (self.clone(), request.clone());
+        blocking(move || engine.propose(&request)).await
+    }
+
+    /// Saves copies of applied files, in this order.
+    pub(super) async fn save(&self, copies: Vec<AppliedFile>) -> Result<(), EngineError> {
+        let dir = self.inner.applied.clone();
+        let save = move || copies.iter().try_for_each(|copy| copy.save(&dir));
+        blocking(move || save().map_err(local("the applied files can't be kept"))).await
     }
 
     /// Works out what the files declare, against what was declared before. Writes nothing.
@@ -116,8 +129,8 @@ impl Engine {
         Ok(Proposal { declared, before, pruned, problems, kept })
     }
 
-    /// The applied files as they would be: the new ones, and old ones that lost something; and which deployments no file
-    /// declares any more.
+    /// The applied files as they would be, in the order in which they are to be saved: the new ones, then old ones that
+    /// lost something; and which deployments no file declares any more.
     fn copies(
         &self,
         request: &ApplyRequest,
@@ -125,23 +138,24 @@ impl Engine {
         known: Vec<AppliedFile>,
     ) -> (Vec<AppliedFile>, BTreeSet<String>) {
         let fresh: Vec<AppliedFile> = request.files.iter().filter(|file| !self.watches(&file.path)).map(copy).collect();
-        let mut kept = Vec::new();
+        let mut retracted = Vec::new();
         let mut gone = BTreeSet::new();
         for mut file in known {
             let all = file.deployments();
-            let again = fresh.iter().any(|new| new.origin == file.origin && new.origin != Path::new("-"));
+            let again = fresh.iter().any(|new| new.replaces(&file));
             let vanished = again || request.origins.iter().any(|origin| file.origin.starts_with(origin));
             let lost: BTreeSet<String> = match vanished {
                 true => all.clone(),
                 false => all.iter().filter(|name| declared.contains_key(*name)).cloned().collect(),
             };
             gone.extend(lost.iter().filter(|name| !declared.contains_key(*name)).cloned());
-            if !lost.is_empty() {
+            // The new copy takes the place of the old one in one step; there is nothing to take back before.
+            if !lost.is_empty() && !again {
                 file.without.extend(lost);
-                kept.push(file);
+                retracted.push(file);
             }
         }
-        kept.extend(fresh);
+        let kept = fresh.into_iter().chain(retracted).collect();
         (kept, gone)
     }
 
@@ -164,6 +178,13 @@ impl Engine {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         self.inner.watched.iter().any(|root| path.starts_with(root) || real(path).starts_with(real(root)))
     }
+}
+
+/// Runs work on files and the database off the threads that serve everything else.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    tokio::task::spawn_blocking(work).await.map_err(local("work on files was cut off"))?
 }
 
 fn preview_of(

@@ -56,8 +56,34 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// What may be acted on.
     pub scope: Scope,
-    /// Told which deployments are gone completely, so that the inventory can forget them.
-    pub forgotten: mpsc::UnboundedSender<String>,
+    /// Deployments whose removal was asked for by name before and is not done.
+    pub removing: BTreeMap<String, Volumes>,
+    /// Told what needs no remembering any more. What does not fit is told again later.
+    pub settled: mpsc::Sender<Settled>,
+}
+
+/// What needs no remembering any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// The removal of a deployment by name: it is wanted again.
+    Removal(String),
+    /// A deployment: nothing of it is left.
+    Deployment(String),
+}
+
+/// A removal that was asked for by name.
+#[derive(Debug)]
+pub(super) struct Removal {
+    /// What becomes of named volumes.
+    pub volumes: Volumes,
+    /// Runtimes that have removed what was shared since it was asked for.
+    pub torn_down: BTreeSet<RuntimeKind>,
+}
+
+impl Removal {
+    const fn of(volumes: Volumes) -> Self {
+        Self { volumes, torn_down: BTreeSet::new() }
+    }
 }
 
 /// What may be acted on.
@@ -123,12 +149,12 @@ pub struct State {
     pub(super) queue: Queue,
     pub(super) flights: Flights,
     pub(super) records: BTreeMap<String, Record>,
-    pub(super) removing: BTreeMap<String, Volumes>,
+    pub(super) removing: BTreeMap<String, Removal>,
     pub(super) declared: Arc<Declared>,
     pub(super) scope: Scope,
     pub(super) board: Board,
     pub(super) messages: mpsc::Sender<Message>,
-    pub(super) forgotten: mpsc::UnboundedSender<String>,
+    pub(super) settled: mpsc::Sender<Settled>,
     pub(super) lanes: JoinSet<()>,
     declarations: watch::Receiver<Arc<Declared>>,
     clock: Arc<dyn Clock>,
@@ -147,12 +173,12 @@ impl State {
             queue: Queue::default(),
             flights: Flights::default(),
             records: BTreeMap::new(),
-            removing: BTreeMap::new(),
+            removing: parts.removing.into_iter().map(|(name, volumes)| (name, Removal::of(volumes))).collect(),
             declared: Arc::new(Declared::default()),
             scope: parts.scope,
             board,
             messages,
-            forgotten: parts.forgotten,
+            settled: parts.settled,
             lanes: JoinSet::new(),
             declarations: parts.declared,
             clock: parts.clock,
@@ -326,7 +352,11 @@ impl State {
         // What is declared again after its removal was asked for is wanted again.
         let declared = &self.declared.desired.deployments;
         let anew = |name: &String| declared.contains_key(name) && !before.desired.deployments.contains_key(name);
-        self.removing.retain(|name, _| !anew(name));
+        let wanted: Vec<String> = self.removing.keys().filter(|name| anew(name)).cloned().collect();
+        for name in wanted {
+            self.removing.remove(&name);
+            self.settle_removal(&name);
+        }
         self.enqueue_all();
     }
 
@@ -375,17 +405,28 @@ impl State {
             Command::Runtime(kind, reply) => {
                 let _ = reply.send(self.runtimes.get(&kind).map(|attached| attached.runtime.clone()));
             }
-            Command::Remove(deployment, volumes, reply) => {
-                let known = self.cache.deployments().contains(&deployment)
-                    || self.declared.removed.contains_key(&deployment)
-                    || self.declared.desired.deployments.contains_key(&deployment);
-                if known {
-                    self.removing.insert(deployment.clone(), volumes);
-                    self.queue.add(&deployment, Instant::now());
+            Command::Remove(names, volumes, reply) => {
+                for name in names {
+                    self.queue.add(&name, Instant::now());
+                    self.removing.insert(name, Removal::of(volumes));
                 }
-                let _ = reply.send(known);
+                let _ = reply.send(());
+            }
+            Command::Want(names, reply) => {
+                for name in names {
+                    self.removing.remove(&name);
+                    self.records.remove(&name);
+                    self.settle_removal(&name);
+                    self.queue.add(&name, Instant::now());
+                }
+                let _ = reply.send(());
             }
         }
+    }
+
+    /// Tells the store that a removal by name needs no remembering; told again where that does not get through.
+    pub(super) fn settle_removal(&mut self, deployment: &str) -> bool {
+        self.settled.try_send(Settled::Removal(deployment.to_owned())).is_ok()
     }
 
     /// Whether the sources were read and every runtime has either been listed or failed to be.

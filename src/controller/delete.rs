@@ -1,13 +1,36 @@
 //! Takes declarations back.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::apply::blocking;
 use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
 use super::{Applied, Change, DeleteRequest, EngineError, Mode};
-use crate::store::{AppliedFile, read_applied};
+use crate::runtime::Volumes;
+use crate::state::Target;
+use crate::store::{AppliedFile, Declared, read_applied};
+
+/// What is known of declarations before anything is taken back.
+struct Known {
+    copies: Vec<AppliedFile>,
+    inventory: Vec<Declared>,
+}
+
+impl Known {
+    fn entry(&self, name: &str) -> Option<&Declared> {
+        self.inventory.iter().find(|entry| entry.name == name)
+    }
+
+    fn declares(&self, name: &str) -> bool {
+        self.entry(name).is_some() || self.copies.iter().any(|copy| copy.deployments().contains(name))
+    }
+}
 
 impl Engine {
-    /// Takes back the declarations of these deployments. Returns as soon as that counts.
+    /// Takes back the declarations of these deployments: all of them or, on an error, none. Returns as soon as that
+    /// counts.
     ///
     /// # Errors
     /// `Conflict` for a deployment that the watched directory declares, `NotFound` for an unknown one.
@@ -16,48 +39,70 @@ impl Engine {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
         }
         let _one_at_a_time = self.inner.applying.lock().await;
-        let known = read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?;
-        let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
-        let entry = |name: &str| inventory.iter().find(|entry| entry.name == name);
+        let engine = self.clone();
+        let known = blocking(move || engine.known()).await?;
         for name in &request.deployments {
-            if let Some(entry) = entry(name).filter(|entry| self.declares(&entry.source.file, name)) {
-                return Err(EngineError::Conflict(format!(
-                    "deployment {name} is declared in {}, which the controller watches; remove it there",
-                    entry.source
-                )));
-            }
+            self.check(name, request.volumes, &known).await?;
         }
-        let mut applied = Applied::default();
-        for name in &request.deployments {
-            let volumes = request.volumes;
-            let removed = self.ask(|reply| Command::Remove(name.clone(), volumes, reply)).await?;
-            let copies = known.iter().filter(|file| file.deployments().contains(name)).cloned();
-            let copies: Vec<AppliedFile> = copies.collect();
-            if !removed && copies.is_empty() && entry(name).is_none() {
-                return Err(EngineError::NotFound(format!("deployment {name} not found")));
-            }
-            for mut copy in copies {
-                copy.without.insert(name.clone());
-                copy.save(&self.inner.applied).map_err(local("the applied files can't be kept"))?;
-            }
-            if let Some(entry) =
-                entry(name).filter(|entry| entry.source.file.exists() && !entry.root.starts_with(&self.inner.applied))
-            {
-                applied
-                    .notes
-                    .push(format!("{} still declares it; a controller that watches it starts it again", entry.source));
-            }
-            applied.results.push((name.clone(), Change::Deleted));
-        }
+        let names: BTreeSet<String> = request.deployments.iter().cloned().collect();
+        let mut copies = known.copies.clone();
+        copies.retain(|copy| !copy.deployments().is_disjoint(&names));
+        copies.iter_mut().for_each(|copy| copy.without.extend(names.iter().cloned()));
+        let store = self.inner.store.clone();
+        let (marked, volumes) = (names.clone(), request.volumes);
+        blocking(move || {
+            let mut mark = marked.iter().map(|name| store.request_removal(name, volumes));
+            mark.try_for_each(|marked| marked.map_err(local("the removal can't be recorded")))
+        })
+        .await?;
+        self.save(copies).await?;
+        self.ask(|reply| Command::Remove(names.clone(), volumes, reply)).await?;
         self.rescan().await?;
-        Ok(applied)
+        let notes = names.iter().filter_map(|name| self.still_declared(known.entry(name)?));
+        Ok(Applied {
+            notes: notes.collect(),
+            results: names.iter().map(|name| (name.clone(), Change::Deleted)).collect(),
+            ..Applied::default()
+        })
+    }
+
+    fn known(&self) -> Result<Known, EngineError> {
+        Ok(Known {
+            copies: read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?,
+            inventory: self.inner.store.inventory().map_err(local("the inventory can't be read"))?,
+        })
+    }
+
+    /// Whether the deployment may be deleted and there is anything of it. Volumes may be left of one that nothing else
+    /// is known of.
+    async fn check(&self, name: &str, volumes: Volumes, known: &Known) -> Result<(), EngineError> {
+        if let Some(entry) = known.entry(name).filter(|entry| self.watched_declares(&entry.source.file, name)) {
+            return Err(EngineError::Conflict(format!(
+                "deployment {name} is declared in {}, which the controller watches; remove it there",
+                entry.source
+            )));
+        }
+        if known.declares(name) || volumes == Volumes::Remove {
+            return Ok(());
+        }
+        let target = Target { deployment: name.to_owned(), service: None, slot: None };
+        match self.ask(|reply| Command::Instances(target, reply)).await?.is_empty() {
+            true => Err(EngineError::NotFound(format!("deployment {name} not found"))),
+            false => Ok(()),
+        }
     }
 
     /// Whether the watched directory declares it now.
-    fn declares(&self, file: &std::path::Path, name: &str) -> bool {
+    fn watched_declares(&self, file: &Path, name: &str) -> bool {
         let watching = matches!(self.inner.mode, Mode::Controller { .. });
-        let declared =
-            watching && self.status().deployments.iter().any(|view| view.deployment == name && view.source.is_some());
-        declared && self.watches(file) && file.exists()
+        let declared = || self.status().deployments.iter().any(|view| view.deployment == name && view.source.is_some());
+        watching && declared() && self.watches(file) && file.exists()
+    }
+
+    /// What to say of a deployment whose file still declares it.
+    fn still_declared(&self, entry: &Declared) -> Option<String> {
+        let applied = entry.root.starts_with(&self.inner.applied);
+        (!applied && entry.source.file.exists())
+            .then(|| format!("{} still declares it; a controller that watches it starts it again", entry.source))
     }
 }

@@ -9,11 +9,10 @@ use tokio::task::JoinSet;
 
 use super::core::Core;
 use super::message::{Command, Message};
-use super::open::local;
+use super::open::{Source, local};
 use super::{EngineError, Mode};
 use crate::runtime::Runtime;
 use crate::runtime::io::{ExecRequest, ExecSession, LogLine, LogOptions};
-use crate::source::SourceHandle;
 use crate::spec::RuntimeKind;
 use crate::state::{Instance, Phase, Target};
 use crate::status::Status;
@@ -31,7 +30,7 @@ pub(super) struct Inner {
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) store: Arc<Store>,
     pub(super) applied: PathBuf,
-    pub(super) source: Option<SourceHandle>,
+    pub(super) source: Option<Source>,
     pub(super) mode: Mode,
     pub(super) default_runtime: RuntimeKind,
     /// Directories that are watched, or were by the last controller; absolute.
@@ -83,9 +82,9 @@ impl Engine {
         let Some(source) = &self.inner.source else {
             return Err(EngineError::Conflict("no controller is running; `keel run` decides about pruning".to_owned()));
         };
-        let approved = source.approve().await.map_err(|_| ended())?;
+        let approved = source.handle.approve().await.map_err(|_| ended())?;
         let approved = approved.map_err(local("the approval can't be recorded"))?;
-        self.ask(Command::Settle).await?;
+        self.rescan().await?;
         Ok(approved)
     }
 

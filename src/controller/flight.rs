@@ -1,6 +1,6 @@
 //! Lanes under way: which instances are being worked on, so that nobody plans for them twice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 
@@ -26,44 +26,61 @@ enum Subject {
 #[derive(Debug, Default)]
 pub struct Flights {
     next: FlightId,
-    under_way: HashMap<FlightId, (String, Subject)>,
+    deployment_of: HashMap<FlightId, String>,
+    under_way: HashMap<String, BTreeMap<FlightId, Subject>>,
 }
 
 impl Flights {
     /// Notes that a lane of this deployment begins; `None` when it has no step or its subject is being worked on already.
     pub fn begin(&mut self, deployment: &str, lane: &Lane, now: DateTime<Utc>) -> Option<FlightId> {
         let subject = subject(lane, now)?;
-        if self.under_way.values().any(|(name, other)| name == deployment && same(other, &subject)) {
+        if self.of(deployment).any(|other| same(other, &subject)) {
             return None;
         }
         self.next += 1;
-        self.under_way.insert(self.next, (deployment.to_owned(), subject));
+        self.deployment_of.insert(self.next, deployment.to_owned());
+        self.under_way.entry(deployment.to_owned()).or_default().insert(self.next, subject);
         Some(self.next)
     }
 
     /// Notes that a lane has ended; returns its deployment.
     pub fn end(&mut self, flight: FlightId) -> Option<String> {
-        self.under_way.remove(&flight).map(|(deployment, _)| deployment)
+        let deployment = self.deployment_of.remove(&flight)?;
+        if let Some(flights) = self.under_way.get_mut(&deployment) {
+            flights.remove(&flight);
+            if flights.is_empty() {
+                self.under_way.remove(&deployment);
+            }
+        }
+        Some(deployment)
+    }
+
+    fn of(&self, deployment: &str) -> impl Iterator<Item = &Subject> {
+        self.under_way.get(deployment).into_iter().flat_map(BTreeMap::values)
     }
 
     /// Whether any lane of the deployment is under way.
     pub fn any(&self, deployment: &str) -> bool {
-        self.under_way.values().any(|(name, _)| name == deployment)
+        self.under_way.contains_key(deployment)
     }
 
     /// The instances of a deployment as planning has to see them: those being made are pending, those being
     /// ended are stopping.
     pub fn overlay(&self, deployment: &str, mut instances: Vec<Instance>) -> Vec<Instance> {
-        let mine = self.under_way.values().filter(|(name, _)| name == deployment);
-        for (_, subject) in mine {
+        if !self.any(deployment) {
+            return instances;
+        }
+        let known: HashMap<(RuntimeKind, InstanceId), usize> =
+            instances.iter().enumerate().map(|(at, one)| ((one.runtime, one.id.clone()), at)).collect();
+        for subject in self.of(deployment) {
             match subject {
-                Subject::Launch(made) => match position(&instances, made.runtime, &made.id) {
-                    Some(at) => instances[at].phase = Phase::Pending,
+                Subject::Launch(made) => match known.get(&(made.runtime, made.id.clone())) {
+                    Some(at) => instances[*at].phase = Phase::Pending,
                     None => instances.push((**made).clone()),
                 },
                 Subject::Retire(runtime, id) => {
-                    if let Some(at) = position(&instances, *runtime, id) {
-                        instances[at].phase = Phase::Stopping;
+                    if let Some(at) = known.get(&(*runtime, id.clone())) {
+                        instances[*at].phase = Phase::Stopping;
                     }
                 }
                 Subject::Teardown(..) => {}
@@ -73,16 +90,12 @@ impl Flights {
     }
 
     /// Runtimes on which what the deployment shares is being removed.
-    pub fn tearing_down<'a>(&'a self, deployment: &'a str) -> impl Iterator<Item = RuntimeKind> + 'a {
-        self.under_way.values().filter_map(move |(_, subject)| match subject {
-            Subject::Teardown(runtime, name) if name == deployment => Some(*runtime),
+    pub fn tearing_down(&self, deployment: &str) -> impl Iterator<Item = RuntimeKind> {
+        self.of(deployment).filter_map(|subject| match subject {
+            Subject::Teardown(runtime, _) => Some(*runtime),
             _ => None,
         })
     }
-}
-
-fn position(instances: &[Instance], runtime: RuntimeKind, id: &InstanceId) -> Option<usize> {
-    instances.iter().position(|instance| instance.runtime == runtime && instance.id == *id)
 }
 
 fn same(one: &Subject, other: &Subject) -> bool {

@@ -1,5 +1,6 @@
 //! What reaches the core: reports from its own tasks, and commands of callers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -44,6 +45,8 @@ pub enum Command {
     Instances(Target, oneshot::Sender<Vec<Instance>>),
     /// Adapter of a runtime.
     Runtime(RuntimeKind, oneshot::Sender<Option<Arc<dyn Runtime>>>),
-    /// Remove this deployment, which nothing declares.
-    Remove(String, Volumes, oneshot::Sender<bool>),
+    /// Remove these deployments, whatever declares them.
+    Remove(BTreeSet<String>, Volumes, oneshot::Sender<()>),
+    /// These deployments are wanted: forget that their removal was asked for, and try again what was refused.
+    Want(Vec<String>, oneshot::Sender<()>),
 }

@@ -28,7 +28,7 @@ pub use engine::Engine;
 pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPreview, EngineError, Preview, SpecFile};
 
 pub use self::convert::desired;
-pub use self::core::{Core, Parts, Scope};
+pub use self::core::{Core, Parts, Scope, Settled};
 pub use self::declared::Declared;
 pub use self::message::{Command, Message};
 pub use self::observe::{Connect, Connected};

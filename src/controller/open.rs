@@ -1,25 +1,30 @@
 //! Opens an engine: state directory, lock, runtimes, sources.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::core::{Core, Parts, Scope};
+use super::apply::blocking;
+use super::core::{Core, Parts, Scope, Settled};
 use super::declared::Declared;
 use super::engine::{Engine, Inner};
 use super::{EngineError, EngineOptions, Mode, convert, runtimes};
 use crate::clock::SystemClock;
 use crate::source::{
-    DirectorySource, Recording, Root, RootKind, SourceError, SourceHandle, SourceOptions, SpecSnapshot, last_roots,
-    read_once,
+    DirectorySource, Recording, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped, SpecSnapshot,
+    last_roots, read_once,
 };
 use crate::spec::RuntimeKind;
 use crate::state::Desired;
 use crate::status::HoldView;
 use crate::store::{Locked, StateDir, Store};
+
+/// What the store is told and has not taken yet; more than that is told again.
+const SETTLED: usize = 64;
 
 /// Longest wait for the first list of every runtime when only looking: a runtime that takes longer is shown as not
 /// answering.
@@ -42,15 +47,20 @@ impl Engine {
         let watched = watched_roots(&options.mode, &store)?;
         let (declared, source, mut tasks) =
             sources(&options.mode, &watched, &state_dir, &store, default_runtime).await?;
-        let (forgotten, gone) = mpsc::unbounded_channel();
-        tasks.spawn(forget(gone, store.clone(), source.clone()));
+        let (settled, inbox) = mpsc::channel(SETTLED);
+        tasks.spawn(settle(inbox, store.clone(), source.as_ref().map(|source| source.handle.clone())));
+        let removing = match options.mode {
+            Mode::Observe => BTreeMap::new(),
+            _ => store.removals().map_err(local("the state database can't be read"))?,
+        };
         let core = Core::start(Parts {
             runtimes: runtimes::connectors(&options, state_dir.path(), state_dir.owner(), default_runtime),
             default_runtime,
             declared,
             clock: Arc::new(SystemClock),
             scope: scope(&options.mode),
-            forgotten,
+            removing,
+            settled,
         });
         let inner = Inner {
             messages: core.messages.clone(),
@@ -124,7 +134,45 @@ fn watched_roots(mode: &Mode, store: &Store) -> Result<Vec<PathBuf>, EngineError
     }
 }
 
-type Sources = (watch::Receiver<Arc<Declared>>, Option<SourceHandle>, JoinSet<()>);
+type Sources = (watch::Receiver<Arc<Declared>>, Option<Source>, JoinSet<()>);
+
+/// A directory source at work, and the way of what it says to the core.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub handle: SourceHandle,
+    relay: Arc<Relay>,
+}
+
+impl Source {
+    /// Reads everything again and passes the result on, before anything else is asked of the core.
+    pub async fn rescan(&self) -> Result<(), SourceStopped> {
+        self.handle.rescan().await?;
+        self.relay.pass_on();
+        Ok(())
+    }
+}
+
+/// Passes what the source says on to the core. Whoever does so passes on the newest, one at a time, so that nothing
+/// older ever follows.
+struct Relay {
+    incoming: watch::Receiver<Arc<SpecSnapshot>>,
+    outgoing: std::sync::Mutex<watch::Sender<Arc<Declared>>>,
+    default_runtime: RuntimeKind,
+}
+
+impl Relay {
+    fn pass_on(&self) {
+        let outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = convert_snapshot(&self.incoming.borrow(), self.default_runtime);
+        outgoing.send_if_modified(|last| {
+            let changed = **last != next;
+            if changed {
+                *last = Arc::new(next);
+            }
+            changed
+        });
+    }
+}
 
 /// The sources of the mode, as the core needs them.
 async fn sources(
@@ -151,19 +199,21 @@ async fn sources(
         }
     }
     let spawned = DirectorySource::spawn(roots, store.clone(), Arc::new(SystemClock), options);
-    let (mut incoming, handle) = spawned.map_err(source_error)?;
+    let (mut snapshots, handle) = spawned.map_err(source_error)?;
     let (sender, declared) = watch::channel(Arc::new(Declared::default()));
+    let relay =
+        Arc::new(Relay { incoming: snapshots.clone(), outgoing: std::sync::Mutex::new(sender), default_runtime });
     let mut tasks = JoinSet::new();
+    let passing_on = relay.clone();
     tasks.spawn(async move {
         loop {
-            let next = convert_snapshot(&incoming.borrow_and_update(), default_runtime);
-            sender.send_replace(Arc::new(next));
-            if incoming.changed().await.is_err() {
+            passing_on.pass_on();
+            if snapshots.changed().await.is_err() {
                 return;
             }
         }
     });
-    Ok((declared, Some(handle), tasks))
+    Ok((declared, Some(Source { handle, relay }), tasks))
 }
 
 fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: RuntimeKind) -> Declared {
@@ -190,15 +240,22 @@ fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: RuntimeKind) -> De
     }
 }
 
-/// Lets the inventory forget what is gone completely.
-async fn forget(mut gone: mpsc::UnboundedReceiver<String>, store: Arc<Store>, source: Option<SourceHandle>) {
-    while let Some(deployment) = gone.recv().await {
-        let forgotten = match &source {
-            Some(source) => source.forget(&deployment).await.unwrap_or(Ok(())),
-            None => store.forget(&deployment),
+/// Lets the store forget what needs no remembering.
+async fn settle(mut inbox: mpsc::Receiver<Settled>, store: Arc<Store>, source: Option<SourceHandle>) {
+    while let Some(settled) = inbox.recv().await {
+        let (name, gone) = match settled {
+            Settled::Removal(name) => (name, false),
+            Settled::Deployment(name) => (name, true),
         };
-        if let Err(error) = forgotten {
-            tracing::warn!("{deployment} stays in the inventory: {error}");
+        let forgotten = match (&source, gone) {
+            (_, false) => Ok(()),
+            (Some(source), true) => source.forget(&name).await.unwrap_or(Ok(())),
+            (None, true) => store.forget(&name),
+        };
+        let (removals, of) = (store.clone(), name.clone());
+        let settled = blocking(move || removals.settle_removal(&of).map_err(local("a removal stays recorded"))).await;
+        if let Err(error) = forgotten.map_err(local("it stays in the inventory")).and(settled) {
+            tracing::warn!("{name}: {error}");
         }
     }
 }

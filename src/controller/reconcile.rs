@@ -1,19 +1,23 @@
 //! One deployment's turn: observe, plan, execute, report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::core::State;
+use super::core::{Settled, State};
 use super::flight::FlightId;
 use super::message::Message;
 use crate::execute::{self, Outcome, Report, Reporter};
 use crate::plan::{Action, Input, Lane, Plan, Step, plan, sightings};
-use crate::runtime::Volumes;
+use crate::runtime::{ErrorKind, RuntimeError, Volumes};
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredDeployment, Fate, Instance};
 use crate::status::{self, Facts};
+
+/// Pause before the store is told again what it had no room for.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 impl State {
     /// Plans a deployment from everything that is known, starts what is to be done, and notes how it stands.
@@ -76,7 +80,7 @@ impl State {
         observed: &[Instance],
         decide: impl FnOnce(&Input<'_>) -> T,
     ) -> T {
-        let mut shared = self.cache.shared(deployment);
+        let mut shared = self.shared(deployment);
         for runtime in self.flights.tearing_down(deployment) {
             shared.remove(&runtime);
         }
@@ -89,7 +93,7 @@ impl State {
             shared: &shared,
             unreachable: &self.unreachable_for(desired.ok()),
             history: &record.history,
-            volumes: self.removing.get(deployment).copied().unwrap_or(Volumes::Keep),
+            volumes: self.removing.get(deployment).map_or(Volumes::Keep, |removal| removal.volumes),
             now: self.now().0,
         })
     }
@@ -105,6 +109,17 @@ impl State {
             Some(desired) => Ok(desired),
             None => Err(self.declared.fate(deployment)),
         }
+    }
+
+    /// Runtimes that have something shared of the deployment to remove: a network, or volumes where they go too. Which
+    /// volumes there are, no list tells, so every runtime is asked once.
+    fn shared(&self, deployment: &str) -> BTreeSet<RuntimeKind> {
+        let mut shared = self.cache.shared(deployment);
+        if let Some(removal) = self.removing.get(deployment).filter(|removal| removal.volumes == Volumes::Remove) {
+            let answering = self.runtimes.keys().filter(|kind| !self.unreachable.contains_key(kind));
+            shared.extend(answering.filter(|kind| !removal.torn_down.contains(kind)));
+        }
+        shared
     }
 
     fn observed(&self, deployment: &str) -> Vec<Instance> {
@@ -168,26 +183,36 @@ impl State {
                 record.succeeded(&step.action);
                 if let Action::Teardown { runtime, deployment, .. } = &step.action {
                     self.cache.torn_down(*runtime, deployment);
+                    if let Some(removal) = self.removing.get_mut(deployment) {
+                        removal.torn_down.insert(*runtime);
+                    }
                 }
-            }
-            Outcome::Failed(error) if error.means_unreachable() => {
-                tracing::warn!("{}: {error}", step.action);
-                let kind = step.action.runtime();
-                self.lost(kind, error.message);
-                self.list_now(kind);
             }
             Outcome::Failed(error) => {
                 tracing::warn!("{}: {error}", step.action);
                 record.failed(&step.action, &error, now, at);
-                if error.kind == crate::runtime::ErrorKind::NotFound {
-                    self.list_now(step.action.runtime());
-                }
                 self.queue.add(&deployment, at);
+                self.suspect(&step.action, error);
                 return;
             }
         }
-        tracing::info!("{step}");
+        match step.action {
+            // Nearly always there already; a pull tells of itself.
+            Action::EnsureImage { .. } => tracing::debug!("{step}"),
+            _ => tracing::info!("{step}"),
+        }
         self.queue.add(&deployment, at);
+    }
+
+    /// A failed call may mean that what is known of the runtime is not true any more: then it is listed again.
+    fn suspect(&mut self, action: &Action, error: RuntimeError) {
+        let kind = action.runtime();
+        if error.means_unreachable() {
+            self.lost(kind, error.message);
+            self.list_now(kind);
+        } else if error.kind == ErrorKind::NotFound {
+            self.list_now(kind);
+        }
     }
 
     pub(super) fn landed(&mut self, flight: FlightId) {
@@ -199,7 +224,7 @@ impl State {
     /// Forgets a deployment of which nothing is left.
     fn forget_if_gone(&mut self, deployment: &str, desired: Result<&DesiredDeployment, Fate>) {
         let left = self.cache.of(deployment).next().is_some()
-            || !self.cache.shared(deployment).is_empty()
+            || !self.shared(deployment).is_empty()
             || self.flights.any(deployment);
         if left || desired.is_ok() || self.unsure(deployment) {
             return;
@@ -209,9 +234,9 @@ impl State {
             // Its removal was asked for by name, and its declaration is about to go; until then it stays removed.
             return;
         }
-        if desired == Err(Fate::Removed) {
-            // The receiver ends with the engine; then there is nobody to tell.
-            let _ = self.forgotten.send(deployment.to_owned());
+        if desired == Err(Fate::Removed) && self.settled.try_send(Settled::Deployment(deployment.to_owned())).is_err() {
+            self.queue.add(deployment, Instant::now() + TELL_AGAIN);
+            return;
         }
         self.records.remove(deployment);
         self.removing.remove(deployment);

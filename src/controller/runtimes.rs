@@ -35,13 +35,24 @@ pub async fn choose_default(
         (None, None) if DockerRuntime::answers(None).await => RuntimeKind::Docker,
         (None, None) => RuntimeKind::Sandbox,
     };
-    if options.mode != super::Mode::Observe && remembered(&path) != Some(chosen) {
+    if is_remembered(options, chosen) && remembered(&path) != Some(chosen) {
         std::fs::write(&path, chosen.as_str()).map_err(|source| EngineError::Local {
             context: format!("{}: can't be written", path.display()),
             source: source.into(),
         })?;
     }
     Ok(chosen)
+}
+
+/// Whether a choice holds for later commands too: what a controller was told or found, and what a first command found. What
+/// one command was told concerns that command alone, and a rehearsal on sim concerns nobody else.
+fn is_remembered(options: &EngineOptions, chosen: RuntimeKind) -> bool {
+    let lasting = match options.mode {
+        super::Mode::Observe => false,
+        super::Mode::OneShot(_) => options.runtime.is_none(),
+        super::Mode::Controller { .. } => true,
+    };
+    lasting && chosen != RuntimeKind::Sim
 }
 
 fn remembered(path: &Path) -> Option<RuntimeKind> {
@@ -51,32 +62,35 @@ fn remembered(path: &Path) -> Option<RuntimeKind> {
 
 /// Every runtime that instances of this owner may run on.
 pub fn connectors(
-    _options: &EngineOptions,
+    options: &EngineOptions,
     state_dir: &Path,
     owner: &Owner,
     default: RuntimeKind,
 ) -> Vec<Arc<dyn Connect>> {
+    if default == RuntimeKind::Sim {
+        // A rehearsal touches nothing real, whatever runs here already.
+        let world = World::new(Arc::new(SystemClock), SIM_SEED, Faults::none());
+        return vec![Arc::new(super::Connected(Arc::new(world.runtime(owner.clone()))))];
+    }
     let mut all: Vec<Arc<dyn Connect>> = vec![Arc::new(Docker { owner: owner.clone() })];
     #[cfg(target_os = "linux")]
-    all.push(Arc::new(Sandbox { owner: owner.clone(), state_dir: state_dir.to_owned() }));
-    if default == RuntimeKind::Sim {
-        let world = World::new(Arc::new(SystemClock), SIM_SEED, Faults::none());
-        all.push(Arc::new(super::Connected(Arc::new(world.runtime(owner.clone())))));
-    }
+    all.push(Arc::new(Sandbox {
+        owner: owner.clone(),
+        state_dir: state_dir.to_owned(),
+        program: options.program.clone(),
+    }));
     all
 }
 
 /// Directory of the sandbox runtime inside of the state directory.
 #[cfg(target_os = "linux")]
 const SANDBOX_DIR: &str = "sandbox";
-/// This very program, also after its file was replaced by a newer one.
-#[cfg(target_os = "linux")]
-const THIS_PROGRAM: &str = "/proc/self/exe";
 
 #[cfg(target_os = "linux")]
 struct Sandbox {
     owner: Owner,
     state_dir: PathBuf,
+    program: PathBuf,
 }
 
 #[cfg(target_os = "linux")]
@@ -89,7 +103,7 @@ impl Connect for Sandbox {
     async fn connect(&self) -> Result<Arc<dyn Runtime>> {
         Ok(Arc::new(SandboxRuntime::open(SandboxConfig {
             root: self.state_dir.join(SANDBOX_DIR),
-            supervisor: PathBuf::from(THIS_PROGRAM),
+            supervisor: self.program.clone(),
             owner: self.owner.clone(),
             hidden: vec![self.state_dir.clone()],
         })?))

@@ -7,36 +7,31 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many deployments' worth of calls may be under way on one runtime. One deployment alone reaches the
 /// concurrency that the runtime serves well; the factor keeps a deployment whose calls are slow from holding up
-/// the others, and the product stays well below the hundred removals at once that were seen to lock up
-/// Docker 20.10 for good.
+/// the others. Docker bounds its own concurrency so that the product stays well below the hundred removals at once
+/// that were seen to lock up Docker 20.10 for good.
 const DEPLOYMENTS_AT_ONCE: usize = 4;
 
-/// Stops that may be waiting for a grace period at once on one runtime; they cost the runtime next to nothing, so the
-/// bound is only there to be one.
-const STOPS_AT_ONCE: usize = 64;
-
-/// Image pulls at once on one runtime. Each is parallel in itself; dockerd's own default is three layers.
-const PULLS_AT_ONCE: usize = 4;
+/// Stops of one deployment that may be waiting for a grace period at once. Each costs the runtime a connection and
+/// next to nothing else; a deployment that needs more stops in waves, and holds up nobody but itself.
+const STOPS_AT_ONCE: usize = 32;
 
 /// What kind of call it is: short ones must not wait for long ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CallKind {
     /// Create, start, remove: short.
     Short,
     /// Stop: as long as its grace.
     Stop,
-    /// Image pull: as long as the network takes.
-    Pull,
+    /// Having an image: mostly nothing but a look; runtimes bound real pulls themselves.
+    Image,
 }
 
 /// Lets a bounded number of calls through to one runtime.
 #[derive(Debug)]
 pub struct Gate {
     per_deployment: usize,
-    deployments: Mutex<HashMap<String, Arc<Semaphore>>>,
+    deployments: Mutex<HashMap<(String, CallKind), Arc<Semaphore>>>,
     all: Arc<Semaphore>,
-    stops: Arc<Semaphore>,
-    pulls: Arc<Semaphore>,
 }
 
 /// Permission for one call; ends when dropped.
@@ -53,17 +48,15 @@ impl Gate {
             per_deployment,
             deployments: Mutex::default(),
             all: Arc::new(Semaphore::new(per_deployment * DEPLOYMENTS_AT_ONCE)),
-            stops: Arc::new(Semaphore::new(STOPS_AT_ONCE)),
-            pulls: Arc::new(Semaphore::new(PULLS_AT_ONCE)),
         }
     }
 
     /// Waits until a call of this kind may be made for this deployment.
     pub async fn pass(&self, deployment: &str, kind: CallKind) -> Pass {
         let semaphores = match kind {
-            CallKind::Stop => vec![self.stops.clone()],
-            CallKind::Pull => vec![self.pulls.clone()],
-            CallKind::Short => vec![self.of_deployment(deployment), self.all.clone()],
+            CallKind::Image => vec![],
+            CallKind::Stop => vec![self.of_deployment(deployment, kind, STOPS_AT_ONCE)],
+            CallKind::Short => vec![self.of_deployment(deployment, kind, self.per_deployment), self.all.clone()],
         };
         let mut permits = Vec::with_capacity(semaphores.len());
         for semaphore in semaphores {
@@ -73,15 +66,13 @@ impl Gate {
         Pass { _permits: permits }
     }
 
-    fn of_deployment(&self, deployment: &str) -> Arc<Semaphore> {
+    fn of_deployment(&self, deployment: &str, kind: CallKind, permits: usize) -> Arc<Semaphore> {
         let mut deployments = self.deployments.lock().unwrap_or_else(PoisonError::into_inner);
         if deployments.len() > FORGET_ABOVE {
             deployments.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
         }
-        deployments
-            .entry(deployment.to_owned())
-            .or_insert_with(|| Arc::new(Semaphore::new(self.per_deployment)))
-            .clone()
+        let key = (deployment.to_owned(), kind);
+        deployments.entry(key).or_insert_with(|| Arc::new(Semaphore::new(permits))).clone()
     }
 }
 
@@ -104,18 +95,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn short_calls_never_wait_for_stops_and_pulls() {
+    async fn stops_in_their_grace_hold_up_only_stops_of_their_deployment() {
         let gate = Gate::new(1);
         let mut held = Vec::new();
         for _ in 0..STOPS_AT_ONCE {
             held.push(gate.pass("a", CallKind::Stop).await);
         }
-        for _ in 0..PULLS_AT_ONCE {
-            held.push(gate.pass("a", CallKind::Pull).await);
-        }
         assert!(gate.pass("a", CallKind::Stop).now_or_never().is_none());
-        assert!(gate.pass("a", CallKind::Pull).now_or_never().is_none());
         assert!(gate.pass("a", CallKind::Short).now_or_never().is_some());
+        assert!(gate.pass("b", CallKind::Stop).now_or_never().is_some());
+        assert!(gate.pass("a", CallKind::Image).now_or_never().is_some());
     }
 
     #[tokio::test]

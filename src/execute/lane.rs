@@ -1,6 +1,7 @@
 //! One lane: its steps in order, each tried once and reported; a failure ends the lane.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{CallKind, Gate, resolve};
 use crate::plan::{Action, Lane, Step};
@@ -42,7 +43,9 @@ pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<G
     let mut created: Option<InstanceRef> = None;
     for step in lane.steps {
         let pass = gate.pass(deployment, kind_of(&step.action)).await;
-        let outcome = attempt(&step, &created, runtime.as_ref(), reporter).await;
+        let limit = longest(&step.action);
+        let attempted = tokio::time::timeout(limit, attempt(&step, &created, runtime.as_ref(), reporter)).await;
+        let outcome = attempted.unwrap_or_else(|_| Outcome::Failed(overdue(&step, limit)));
         drop(pass);
         if let (Action::Create { .. }, Outcome::Now(instance)) = (&step.action, &outcome) {
             created = Some(Instance::as_ref(instance));
@@ -55,9 +58,38 @@ pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<G
     }
 }
 
+/// Longest time for a create, start, removal or teardown: the kubelet's runtime request timeout is 2 minutes too.
+const SHORT: Duration = Duration::from_secs(120);
+
+/// What a stop may take beyond its grace: the kill, and the end of a process that can't be killed at once.
+const BEYOND_GRACE: Duration = Duration::from_secs(120);
+
+/// Longest time for having an image. Runtimes give up much earlier where a pull makes no progress; this bounds one
+/// that makes some for ever.
+const IMAGE: Duration = Duration::from_secs(3600);
+
+/// Longest time for a step, whatever the runtime does about deadlines of its own.
+fn longest(action: &Action) -> Duration {
+    match action {
+        Action::EnsureImage { .. } => IMAGE,
+        Action::Stop { stop, .. } => stop.grace.saturating_add(BEYOND_GRACE),
+        Action::Create { .. }
+        | Action::StartCreated { .. }
+        | Action::Start { .. }
+        | Action::Remove { .. }
+        | Action::Teardown { .. } => SHORT,
+    }
+}
+
+/// One call that hangs says nothing of the runtime as a whole.
+fn overdue(step: &Step, limit: Duration) -> RuntimeError {
+    let message = format!("{} has not done it within {} s", step.action.runtime(), limit.as_secs());
+    RuntimeError::new(ErrorKind::Failed, message)
+}
+
 const fn kind_of(action: &Action) -> CallKind {
     match action {
-        Action::EnsureImage { .. } => CallKind::Pull,
+        Action::EnsureImage { .. } => CallKind::Image,
         Action::Stop { .. } => CallKind::Stop,
         Action::Create { .. }
         | Action::StartCreated { .. }

@@ -37,7 +37,7 @@ pub(super) fn need<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &S
     match failure(draft, desired, slot.number).and_then(|failure| wait_after(failure, id, draft)) {
         None => need,
         Some(wait) => {
-            if let Wait::Retry { until, .. } = wait {
+            if let Wait::Retry { until, .. } | Wait::Refused { until, .. } = wait {
                 draft.look_at(until);
             }
             draft.wait(wait);
@@ -59,7 +59,9 @@ pub(super) fn failure<'a>(draft: &Draft<'a>, desired: &DesiredService, slot: u32
 fn wait_after(failure: &Failure, id: &InstanceId, draft: &Draft<'_>) -> Option<Wait> {
     let (id, error) = (id.clone(), failure.message.clone());
     if !failure.retryable {
-        return Some(Wait::Refused { id, kind: failure.kind, error });
+        // What was refused may be put right outside of the spec: a directory made, a variable set.
+        let until = after(failure.at, RETRY_DELAY_MAX);
+        return (until > draft.input.now).then_some(Wait::Refused { id, kind: failure.kind, error, until });
     }
     let until = after(failure.at, backoff(RETRY_DELAY, RETRY_DELAY_MAX, failure.count, &id.runtime_name()));
     (until > draft.input.now).then_some(Wait::Retry { id, failures: failure.count, error, until })

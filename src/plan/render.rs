@@ -95,7 +95,9 @@ impl Display for Wait {
                 let times = if *failures == 1 { "once" } else { &format!("{failures} times in a row") };
                 write!(f, "wait to try {} again until {}: failed {times}: {error}", long(id), time(*until))
             }
-            Self::Refused { id, error, .. } => write!(f, "wait for another spec of {}: {error}", long(id)),
+            Self::Refused { id, error, until, .. } => {
+                write!(f, "wait for another spec of {}, or try once more at {}: {error}", long(id), time(*until))
+            }
             Self::NotReady { id, until: None } => write!(f, "wait for {} to become ready", long(id)),
             Self::NotReady { id, until: Some(until) } => {
                 write!(f, "wait for {} to stay ready until {}", long(id), time(*until))

@@ -35,7 +35,7 @@ pub enum Wait {
         /// When the next try is due.
         until: DateTime<Utc>,
     },
-    /// A call for this instance was refused; only another spec can help.
+    /// A call for this instance was refused, so that another spec is needed, or something around it put right.
     Refused {
         /// The instance that was to be made or changed.
         id: InstanceId,
@@ -43,6 +43,8 @@ pub enum Wait {
         kind: ErrorKind,
         /// What the runtime said.
         error: String,
+        /// When it is tried once more, in case the cause was outside of the spec.
+        until: DateTime<Utc>,
     },
     /// A new instance does not take traffic yet, and the rollout may not go on without it.
     NotReady {

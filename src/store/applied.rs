@@ -40,8 +40,17 @@ impl AppliedFile {
         self.parse().documents.iter().map(|document| deployment_of(&document.kind).to_owned()).collect()
     }
 
-    /// Path of the copy. Files are told apart by where they came from; what comes from standard input, by what it declares.
+    /// Whether saving this file replaces the copy of the other one.
+    pub fn replaces(&self, other: &Self) -> bool {
+        self.copy_name() == other.copy_name()
+    }
+
     fn path_in(&self, dir: &Path) -> PathBuf {
+        dir.join(self.copy_name())
+    }
+
+    /// Name of the copy. Files are told apart by where they came from; what comes from standard input, by what it declares.
+    fn copy_name(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(self.origin.as_os_str().as_encoded_bytes());
         if self.origin == Path::new("-") {
@@ -53,7 +62,7 @@ impl AppliedFile {
         }
         let digest = hash.finalize();
         let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        dir.join(format!("{name}.json"))
+        format!("{name}.json")
     }
 
     /// The path to show for it: where it came from, or its copy where it came from standard input.

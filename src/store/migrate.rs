@@ -3,7 +3,8 @@
 use rusqlite::Connection;
 
 /// What brings a database from format N to N + 1, in order. Entries are never changed once released, only added.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE files (
         path BLOB PRIMARY KEY,        -- absolute, as the bytes of the file system
         content BLOB NOT NULL,        -- last version without a problem
@@ -38,7 +39,14 @@ const MIGRATIONS: &[&str] = &["
         message TEXT NOT NULL
     );
     CREATE INDEX events_of_deployment ON events (deployment, id);
-"];
+",
+    "
+    CREATE TABLE removals (
+        name TEXT PRIMARY KEY,        -- deployment whose removal was asked for by name
+        volumes INTEGER NOT NULL      -- whether its named volumes go too
+    ) WITHOUT ROWID;
+",
+];
 
 /// Newest format that this version knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::engine::{self, Kind};
+use crate::private::Private;
 use crate::rig::Rig;
 
 /// Instants at which the controller is killed in the middle of rollouts.
@@ -141,4 +142,30 @@ fn a_foreign_container_of_the_same_name_is_reported_and_left_alone() {
     docker(&rig, &["rm", &name]);
     rig.until_running("foreign", 1);
     drop(controller);
+}
+
+#[test]
+fn an_engine_that_restarts_under_the_controller_is_caught_up_with() {
+    let Some(mut engine) = Private::new() else { return };
+    engine.start();
+    let rig = Rig::on_engine(&engine.socket());
+    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
+    docker(&rig, &["import", &rootfs, "keel-test/busybox:1"]);
+    // The private engine has no bridge.
+    let text = spec("restart", 2, "one").replace("    init_container", "    network_mode: none\n    init_container");
+    rig.write("specs/restart.yaml", &text);
+    let _controller = rig.controller();
+    rig.until_running("restart", 2);
+    let before = ids(&rig);
+    let died = rig.instances(|one| one["pid"].as_u64().unwrap());
+    engine.stop();
+    rig.until("the outage is told", || rig.state("restart") == "unknown");
+    assert_eq!(ids(&rig), before, "an engine that does not answer does not look like an empty one");
+    crate::rig::signal(u32::try_from(died[0]).unwrap(), "KILL");
+    engine.start();
+    rig.until("what died meanwhile is replaced", || ids(&rig).first().is_some_and(|id| *id != before[0]));
+    rig.until_running("restart", 2);
+    assert_eq!(ids(&rig)[1], before[1], "what went on is left alone");
+    rig.remove("specs/restart.yaml");
+    rig.until("everything is gone", || containers(&rig).is_empty() && rig.get("deployments").is_empty());
 }

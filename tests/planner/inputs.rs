@@ -26,10 +26,12 @@ fn a_failed_call_is_retried_after_a_wait_that_doubles() {
 }
 
 #[test]
-fn a_refused_call_waits_for_another_template() {
-    web('a', 1, "")
-        .failed(0, 'a', 1, 9999, false)
-        .expect("wait for another spec of demo/web/0 (aaaaaaaa, attempt 0): no space left");
+fn a_refused_call_waits_for_another_template_and_is_tried_rarely() {
+    web('a', 1, "").failed(0, 'a', 1, 60, false).expect(
+        "wait for another spec of demo/web/0 (aaaaaaaa, attempt 0), or try once more at 2026-01-01T12:04:00Z: no space left
+         look again at 2026-01-01T12:04:00Z",
+    );
+    web('a', 1, "").failed(0, 'a', 7, 300, false).expect("launch web/0 a0: missing, 1 replica wanted");
     web('b', 1, "").failed(0, 'a', 1, 0, false).expect("launch web/0 b0: missing, 1 replica wanted");
 }
 
@@ -55,8 +57,11 @@ fn ready_instances_are_not_taken_away_for_launches_that_fail() {
     let fields = "rollout: {max_surge: 0, max_unavailable: 2}";
     web('b', 3, fields)
         .with(all_up(1..3, 'a'))
-        .failed(0, 'b', 1, 9999, false)
-        .expect("wait for another spec of demo/web/0 (bbbbbbbb, attempt 0): no space left");
+        .failed(0, 'b', 1, 0, false)
+        .expect(
+            "wait for another spec of demo/web/0 (bbbbbbbb, attempt 0), or try once more at 2026-01-01T12:05:00Z: no space left
+         look again at 2026-01-01T12:05:00Z",
+        );
 }
 
 #[test]

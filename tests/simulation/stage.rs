@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use evenkeel::clock::{Clock, VirtualClock};
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope};
+use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled};
 use evenkeel::runtime::sim::{Faults, SimRuntime, World};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::Owner;
@@ -38,7 +38,7 @@ impl Trace {
 struct Controller {
     core: Core,
     declared: watch::Sender<Arc<Declared>>,
-    forgotten: mpsc::UnboundedReceiver<String>,
+    settled: mpsc::Receiver<Settled>,
 }
 
 /// What happened to the controller and its declarations, for the checker.
@@ -94,16 +94,17 @@ impl Stage {
     pub async fn start(&mut self, sync: Duration) {
         self.note(format!("the controller starts, synced after {sync:?}"));
         let (declared, declarations) = watch::channel(Arc::new(Declared::default()));
-        let (forget, forgotten) = mpsc::unbounded_channel();
+        let (settle, settled) = mpsc::channel(8);
         let core = Core::start(Parts {
             runtimes: vec![Arc::new(Connected(Arc::new(self.runtime())))],
             default_runtime: RuntimeKind::Sim,
             declared: declarations,
             clock: self.clock.clone(),
             scope: Scope::Everything,
-            forgotten: forget,
+            removing: std::collections::BTreeMap::new(),
+            settled: settle,
         });
-        self.controller = Some(Controller { core, declared, forgotten });
+        self.controller = Some(Controller { core, declared, settled });
         let began = self.now();
         tokio::time::sleep(sync).await;
         self.chronicle.unsynced.push((began, self.now()));
@@ -140,7 +141,8 @@ impl Stage {
     fn forget(&mut self) -> bool {
         let Some(controller) = &mut self.controller else { return false };
         let mut any = false;
-        while let Ok(name) = controller.forgotten.try_recv() {
+        while let Ok(settled) = controller.settled.try_recv() {
+            let Settled::Deployment(name) = settled else { continue };
             self.source.forget(&name);
             any = true;
         }
