@@ -307,3 +307,44 @@ async fn a_command_inside_ends_when_nobody_reads_it() {
     };
     tokio::time::timeout(PATIENCE, gone).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_file_that_hangs_fails_the_call_and_not_the_runtime() {
+    let sandbox = Sandbox::new();
+    let created = sandbox.runtime.create(&request(&shell(FOREVER), 0)).await.unwrap();
+    let instance = created.as_ref();
+    // Opening a pipe waits for the other end, as reading from a dead file server waits for its answer.
+    let record = sandbox.dir(&instance).join("record.json");
+    std::fs::remove_file(&record).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &record, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    tokio::time::pause();
+    let order = stop(Signal::TERM, Duration::ZERO, StopCause::Retired);
+    let mut next = request(&shell(FOREVER), 0);
+    next.id.attempt = 1;
+    let runtime = &sandbox.runtime;
+    // Time stands still while files are waited for; it is moved on when every call has begun to.
+    let late = async {
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_secs(3600)).await;
+        }
+    };
+    let (listed, created, started, stopped, removed, ()) = tokio::join!(
+        runtime.list(),
+        runtime.create(&next),
+        runtime.start(&instance),
+        runtime.stop(&instance, &order),
+        runtime.remove(&instance),
+        late
+    );
+    // Lets go of the threads that wait, and of those that are about to.
+    let end = std::fs::OpenOptions::new().read(true).write(true).open(&record).unwrap();
+    std::fs::write(record.with_extension("new"), "{").unwrap();
+    std::fs::rename(record.with_extension("new"), &record).unwrap();
+    drop(end);
+    assert_eq!(listed.unwrap_err().kind, ErrorKind::Timeout);
+    assert_eq!(created.unwrap_err().kind, ErrorKind::Failed);
+    assert_eq!(started.unwrap_err().kind, ErrorKind::Failed);
+    assert_eq!(stopped.unwrap_err().kind, ErrorKind::Failed);
+    assert_eq!(removed.unwrap_err().kind, ErrorKind::Failed);
+}

@@ -19,6 +19,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
+use super::bounds::FILE_LIMIT;
 use super::enter::Order;
 use super::failure::Failure;
 use super::layout::{Durability, make_private, write_json};
@@ -83,7 +84,7 @@ impl Place {
 impl SandboxRuntime {
     async fn place_order(&self, id: &str, order: Order) -> Result<Place> {
         let id = id.to_owned();
-        self.blocking("preparing a command", move |inner| {
+        self.blocking("preparing a command", FILE_LIMIT, move |inner| {
             let dir = inner.dir(&id);
             let place = Place { exec: dir.exec(), dir: dir.0, name: unique("exec") };
             make_private(&place.exec)
@@ -128,7 +129,7 @@ impl SandboxRuntime {
         };
         match tokio::time::timeout(limit, answer.read_line(&mut line)).await {
             Ok(read) => read.map_err(wrong)?,
-            Err(_) => return Err(RuntimeError::new(ErrorKind::Timeout, "the command did not start in time")),
+            Err(_) => return Err(RuntimeError::new(ErrorKind::Failed, "the command did not start in time")),
         };
         let outcome: std::result::Result<(), Failure> =
             serde_json::from_str(&line).map_err(|error| wrong(io::Error::other(error)))?;

@@ -13,6 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
+use super::bounds::{FILE_LIMIT, REMOVE_LIMIT};
 use super::layout::{Durability, Layout, make_private, read_json, write_json};
 use super::observe::{Entry, Found};
 use super::probe::Probe;
@@ -259,7 +260,7 @@ impl SandboxRuntime {
         }
         let started = tokio::time::timeout(START_LIMIT, self.supervise(&id)).await.map_err(|_| {
             RuntimeError::new(
-                ErrorKind::Timeout,
+                ErrorKind::Failed,
                 format!("instance {} did not start within {} s", instance.id, START_LIMIT.as_secs()),
             )
         })??;
@@ -316,7 +317,7 @@ impl SandboxRuntime {
             let first = run.first;
             let _ = tokio::task::spawn_blocking(move || settle::kill_and_wait(first)).await;
             return Err(RuntimeError::new(
-                ErrorKind::Timeout,
+                ErrorKind::Failed,
                 format!(
                     "the supervisor of instance {} (pid {}) did not stop it within {} s; its program was killed, \
                      its end is not recorded yet",
@@ -332,7 +333,7 @@ impl SandboxRuntime {
     /// The instance as it is on disk, after what a lost supervisor left was killed and its end recorded.
     async fn settle(&self, id: &str) -> Result<Option<Found>> {
         let id = id.to_owned();
-        self.blocking("ending an instance", move |inner| {
+        self.blocking("ending an instance", FILE_LIMIT, move |inner| {
             let found = inner.find(&id)?;
             if let Some(found) = &found {
                 settle::settle(&inner.view, found)
@@ -347,7 +348,7 @@ impl SandboxRuntime {
     async fn order_stop(&self, instance: &InstanceRef, run: &Run, order: StopOrder, limit: Duration) -> Result<bool> {
         let Some(pidfd) = run.supervisor.open() else { return Ok(true) };
         let id = checked_id(instance)?;
-        self.blocking("ordering a stop", move |inner| {
+        self.blocking("ordering a stop", FILE_LIMIT, move |inner| {
             write_json(&inner.dir(&id).stop(), &order, Durability::Boot)
                 .map_err(|error| failed("writing the order to stop", &error))
         })
@@ -383,7 +384,7 @@ impl SandboxRuntime {
                 let _ = tokio::task::spawn_blocking(move || processes.map(settle::kill_and_wait)).await;
             }
         }
-        self.blocking("removing an instance", move |inner| {
+        self.blocking("removing an instance", REMOVE_LIMIT, move |inner| {
             // Looked at again right before: another installation's must stay.
             match inner.view.one(&id) {
                 Ok(Entry::Foreign(_)) => Ok(()),

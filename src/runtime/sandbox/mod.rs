@@ -4,6 +4,7 @@
 //! records how it ended; it goes on when the controller does not. Everything that is known of an instance is in
 //! its directory (`layout.rs`), so that any process with the same root sees the same.
 
+mod bounds;
 mod capabilities;
 pub mod cri;
 mod dispatch;
@@ -50,6 +51,7 @@ use super::{
 };
 use crate::spec::{Image, ImageRef, RuntimeKind};
 use crate::state::{Instance, InstanceRef, Owner};
+use bounds::{CREATE_LIMIT, FILE_LIMIT, LIST_LIMIT, REMOVE_LIMIT, bounded};
 use layout::{InstanceDir, Layout};
 use observe::{Entry, Found, View};
 use probe::Probe;
@@ -121,22 +123,22 @@ impl SandboxRuntime {
         self.inner.probe.get_or_init(|| lifecycle::probe(&self.inner)).await
     }
 
-    /// Does file work away from the threads that drive futures.
+    /// Does file work for one instance or deployment. Work that takes longer than this says nothing about the others:
+    /// it failed.
     async fn blocking<T: Send + 'static>(
         &self,
         what: &'static str,
+        limit: Duration,
         action: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || action(&inner))
-            .await
-            .map_err(|error| RuntimeError::new(ErrorKind::Failed, format!("{what}: {error}")))?
+        bounded(what, limit, ErrorKind::Failed, move || action(&inner)).await
     }
 
     /// The instance as it is on disk; `None` when it is gone.
     async fn look(&self, instance: &InstanceRef) -> Result<Option<Found>> {
         let id = checked_id(instance)?;
-        self.blocking("reading an instance", move |inner| inner.find(&id)).await
+        self.blocking("reading an instance", FILE_LIMIT, move |inner| inner.find(&id)).await
     }
 }
 
@@ -165,13 +167,13 @@ impl Runtime for SandboxRuntime {
     }
 
     async fn list(&self) -> Result<Listing> {
-        let found = self
-            .blocking("listing instances", |inner| {
-                inner.view.all().map_err(|error| {
-                    unavailable(format!("{} can't be read: {error}", inner.view.layout.instances().display()))
-                })
+        let inner = Arc::clone(&self.inner);
+        let read = move || {
+            inner.view.all().map_err(|error| {
+                unavailable(format!("{} can't be read: {error}", inner.view.layout.instances().display()))
             })
-            .await?;
+        };
+        let found = bounded("listing instances", LIST_LIMIT, ErrorKind::Timeout, read).await?;
         self.inner.watch.tell_all(&found).await;
         Ok(Listing { instances: found.into_iter().map(|one| one.instance).collect(), ..Listing::default() })
     }
@@ -191,20 +193,25 @@ impl Runtime for SandboxRuntime {
     async fn ensure_image(&self, image: &Image, _progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
         match &image.name {
             ImageRef::Host => Ok(()),
-            ImageRef::Dir(path) => match tokio::fs::metadata(path).await {
-                Ok(data) if data.is_dir() => Ok(()),
-                Ok(_) => {
-                    Err(no_image(format!("image: dir:{path} is not a directory; unpack a root file system there")))
-                }
-                Err(error) => Err(no_image(format!("image: dir:{path}: {error}; unpack a root file system there"))),
-            },
+            ImageRef::Dir(path) => {
+                let path = path.clone();
+                let look = move || match std::fs::metadata(&path) {
+                    Ok(data) if data.is_dir() => Ok(()),
+                    Ok(_) => {
+                        Err(no_image(format!("image: dir:{path} is not a directory; unpack a root file system there")))
+                    }
+                    Err(error) => Err(no_image(format!("image: dir:{path}: {error}; unpack a root file system there"))),
+                };
+                bounded(&format!("looking at {}", image.name), FILE_LIMIT, ErrorKind::Failed, look).await
+            }
             other => Err(translate::unsupported_image(other)),
         }
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<Instance> {
         let (probe, request) = (self.probe().await.clone(), request.clone());
-        let found = self.blocking("creating an instance", move |inner| inner.create(&probe, &request)).await?;
+        let found =
+            self.blocking("creating an instance", CREATE_LIMIT, move |inner| inner.create(&probe, &request)).await?;
         self.inner.watch.tell(&found).await;
         self.inner.view.layout.wake_others();
         Ok(found.instance)
@@ -237,7 +244,7 @@ impl Runtime for SandboxRuntime {
             return Ok(());
         }
         let deployment = deployment.to_owned();
-        self.blocking("removing volumes", move |inner| {
+        self.blocking("removing volumes", REMOVE_LIMIT, move |inner| {
             if !is_plain_name(&deployment) {
                 return Err(not_a_name(&deployment));
             }

@@ -16,9 +16,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::bounds::{FILE_LIMIT, LIST_LIMIT, bounded};
+use super::failed;
 use super::observe::{Entry, Found, View};
 use super::process::ProcessKey;
-use crate::runtime::RuntimeEvent;
+use crate::runtime::{ErrorKind, RuntimeEvent};
 use crate::state::Instance;
 
 /// Events that a slow receiver may be behind before it is told to list again; several changes for each of some
@@ -113,13 +115,12 @@ impl Watch {
     /// Tells everything that changed since it was last told.
     pub async fn look_at_all(self: &Arc<Self>) {
         let view = Arc::clone(&self.view);
-        let listed = tokio::task::spawn_blocking(move || view.all()).await;
-        match listed {
-            Ok(Ok(found)) => self.tell_all(&found).await,
-            Ok(Err(error)) => {
-                let _ = self.sender.send(RuntimeEvent::Resync { reason: format!("instances can't be read: {error}") });
+        let read = move || view.all().map_err(|error| failed("reading instances", &error));
+        match bounded("reading instances", LIST_LIMIT, ErrorKind::Timeout, read).await {
+            Ok(found) => self.tell_all(&found).await,
+            Err(error) => {
+                let _ = self.sender.send(RuntimeEvent::Resync { reason: error.message });
             }
-            Err(_) => {}
         }
     }
 
@@ -162,17 +163,18 @@ impl Watch {
         }
     }
 
-    /// Those of these instances that have a record now.
-    async fn existing(&self, mut ids: Vec<String>) -> BTreeSet<String> {
+    /// Those of these instances that have a record now; all of them where that can't be told.
+    async fn existing(&self, ids: Vec<String>) -> BTreeSet<String> {
+        let ids: BTreeSet<String> = ids.into_iter().collect();
         if ids.is_empty() {
-            return BTreeSet::new();
+            return ids;
         }
-        let layout = self.view.layout.clone();
-        let look = tokio::task::spawn_blocking(move || {
-            ids.retain(|id| layout.instance(id).record().exists());
-            ids.into_iter().collect()
-        });
-        look.await.unwrap_or_default()
+        let (layout, mut there) = (self.view.layout.clone(), ids.clone());
+        let look = move || {
+            there.retain(|id| layout.instance(id).record().exists());
+            Ok(there)
+        };
+        bounded("looking for instances", FILE_LIMIT, ErrorKind::Failed, look).await.unwrap_or(ids)
     }
 
     fn tell_one(self: &Arc<Self>, told: &mut Told, found: &Found) {
