@@ -117,7 +117,10 @@ pub async fn finish(client: &Client, goals: &Goals, baseline: &Baseline, timeout
             report(client, &failures).await;
             Ok(Exit::Failure)
         }
-        Waited::TimedOut(missing) => {
+        Waited::TimedOut(mut missing) => {
+            if missing.is_empty() {
+                missing.push("what runs has not run for long enough to count".to_owned());
+            }
             for line in missing {
                 note(format_args!(
                     "error: not done after {}: {}",
