@@ -8,6 +8,9 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, o
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
 
+/// Most tries while something else is renamed or mounted all the time; each takes microseconds.
+const MOST_RETRIES: usize = 1000;
+
 /// What is made where a path does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
@@ -26,7 +29,11 @@ pub fn place(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let relative = path.trim_start_matches('/');
     let relative = if relative.is_empty() { "." } else { relative };
-    Ok(openat2(root, relative, flags, Mode::empty(), resolve)?)
+    let open = || openat2(root, relative, flags, Mode::empty(), resolve);
+    // Where something is renamed or mounted anywhere while `..` is followed, the kernel can't tell that it stays below
+    // the root and says to try again (openat2(2), EAGAIN).
+    let again = (0..MOST_RETRIES).map(|_| open()).find(|opened| !matches!(opened, Err(Errno::AGAIN)));
+    Ok(again.unwrap_or_else(open)?)
 }
 
 /// Opens a path inside a root, making what is missing of it.
