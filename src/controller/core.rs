@@ -250,6 +250,7 @@ impl State {
             Message::Event(kind, event) => self.event(kind, event),
             Message::Listed(kind, began, listing) => self.listed(kind, began, listing),
             Message::Reported(flight, report) => self.reported(flight, *report),
+            Message::Progress(flight, words) => self.progressed(flight, words),
             Message::Landed(flight) => self.landed(flight),
             Message::Command(command) => self.command(command),
         }

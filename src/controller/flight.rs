@@ -28,6 +28,7 @@ pub struct Flights {
     next: FlightId,
     deployment_of: HashMap<FlightId, String>,
     under_way: HashMap<String, BTreeMap<FlightId, Subject>>,
+    progress: HashMap<FlightId, String>,
 }
 
 impl Flights {
@@ -45,6 +46,7 @@ impl Flights {
 
     /// Notes that a lane has ended; returns its deployment.
     pub fn end(&mut self, flight: FlightId) -> Option<String> {
+        self.progress.remove(&flight);
         let deployment = self.deployment_of.remove(&flight)?;
         if let Some(flights) = self.under_way.get_mut(&deployment) {
             flights.remove(&flight);
@@ -53,6 +55,23 @@ impl Flights {
             }
         }
         Some(deployment)
+    }
+
+    /// Notes how far a lane is; returns its deployment while it is under way.
+    pub fn progressed(&mut self, flight: FlightId, words: String) -> Option<String> {
+        let deployment = self.deployment_of.get(&flight)?.clone();
+        self.progress.insert(flight, words);
+        Some(deployment)
+    }
+
+    /// How far the making of instances is, in the runtime's words.
+    pub fn progress_of(&self, deployment: &str) -> BTreeMap<InstanceId, String> {
+        let flights = self.under_way.get(deployment).into_iter().flatten();
+        let told = flights.filter_map(|(flight, subject)| match subject {
+            Subject::Launch(made) => Some((made.id.clone(), self.progress.get(flight)?.clone())),
+            Subject::Retire(..) | Subject::Teardown(..) => None,
+        });
+        told.collect()
     }
 
     fn of(&self, deployment: &str) -> impl Iterator<Item = &Subject> {

@@ -27,6 +27,8 @@ pub enum Message {
     Listed(RuntimeKind, Mark, Result<Listing>),
     /// A step has ended.
     Reported(FlightId, Box<Report>),
+    /// A step is getting on, in the runtime's words.
+    Progress(FlightId, String),
     /// A lane has ended.
     Landed(FlightId),
     /// A caller asks.

@@ -1,6 +1,7 @@
 //! One deployment's turn: observe, plan, execute, report.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -46,6 +47,7 @@ impl State {
             plan: &plan,
             working: self.flights.any(deployment),
             kept: kept.as_deref(),
+            progress: &self.flights.progress_of(deployment),
             stale: declared.stale.get(deployment).map(String::as_str),
             removing: self.removing.contains_key(deployment),
         };
@@ -150,7 +152,7 @@ impl State {
         let Some(attached) = self.runtimes.get(&first.action.runtime()) else { return };
         let (runtime, gate) = (attached.runtime.clone(), attached.gate.clone());
         let Some(flight) = self.flights.begin(deployment, &lane, now) else { return };
-        let reporter = ToCore { flight, messages: self.messages.clone() };
+        let reporter = ToCore { flight, messages: self.messages.clone(), told: Mutex::default() };
         let landing = self.messages.clone();
         let name = deployment.to_owned();
         self.lanes.spawn(async move {
@@ -215,6 +217,12 @@ impl State {
         }
     }
 
+    pub(super) fn progressed(&mut self, flight: FlightId, words: String) {
+        if let Some(deployment) = self.flights.progressed(flight, words) {
+            self.queue.add(&deployment, Instant::now());
+        }
+    }
+
     pub(super) fn landed(&mut self, flight: FlightId) {
         if let Some(deployment) = self.flights.end(flight) {
             self.queue.add(&deployment, Instant::now());
@@ -259,9 +267,13 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// Shortest time between two words of progress of one lane; people read no faster, and engines report every chunk.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
 struct ToCore {
     flight: FlightId,
     messages: mpsc::Sender<Message>,
+    told: Mutex<Option<Instant>>,
 }
 
 impl Reporter for ToCore {
@@ -271,7 +283,23 @@ impl Reporter for ToCore {
     }
 
     fn progress(&self, step: &Step, progress: &crate::runtime::Progress) {
-        tracing::debug!("{}: {}", step.action, progress.message);
+        tracing::trace!("{}: {}", step.action, progress.message);
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|last| now >= last + PROGRESS_EVERY) {
+            *told = Some(now);
+            // Words that find no room are followed by others.
+            let _ = self.messages.try_send(Message::Progress(self.flight, words(progress)));
+        }
+    }
+}
+
+/// Progress as people read it: `Downloading 12/40 MiB`.
+fn words(progress: &crate::runtime::Progress) -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    match (progress.current, progress.total) {
+        (Some(current), Some(total)) => format!("{} {}/{} MiB", progress.message, mib(current), mib(total)),
+        _ => progress.message.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use super::conditions;
 use super::waits;
 use super::{DeploymentState, DeploymentView, ExitView, InstanceView, ServiceView};
 use crate::plan::{Plan, Wait};
-use crate::state::{Condition, DesiredDeployment, DesiredService, Exit, Fate, Instance, Phase};
+use crate::state::{Condition, DesiredDeployment, DesiredService, Exit, Fate, Instance, InstanceId, Phase};
 
 /// What the views of a deployment are computed from.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Facts<'a> {
     pub stale: Option<&'a str>,
     /// Why it is kept though nothing declares it, where it is.
     pub kept: Option<&'a str>,
+    /// How far the making of instances is, in the runtime's words.
+    pub progress: &'a BTreeMap<InstanceId, String>,
     /// Whether its removal was asked for by name.
     pub removing: bool,
 }
@@ -55,7 +57,7 @@ pub fn views(facts: &Facts<'_>) -> DeploymentStatus {
         message: message(facts, state),
         conditions: conditions::of_deployment(facts, state),
     };
-    let instances = shown.iter().map(|instance| instance_view(facts.plan, instance)).collect();
+    let instances = shown.iter().map(|instance| instance_view(facts, instance)).collect();
     DeploymentStatus { view, services, instances }
 }
 
@@ -103,7 +105,11 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
     view
 }
 
-fn instance_view(plan: &Plan, instance: &Instance) -> InstanceView {
+fn instance_view(facts: &Facts<'_>, instance: &Instance) -> InstanceView {
+    let about = |wait: &&Wait| {
+        waits::instance_of(wait).is_some_and(|id| id.service == instance.id.service && id.slot == instance.id.slot)
+    };
+    let wait = || facts.plan.waits.iter().find(about).map(ToString::to_string);
     let exit = match &instance.phase {
         Phase::Exited(exit) => Some(exit_view(exit)),
         _ => None,
@@ -124,15 +130,7 @@ fn instance_view(plan: &Plan, instance: &Instance) -> InstanceView {
         started_at: instance.phase.started_at(),
         exit,
         ports: instance.ports.clone(),
-        message: plan
-            .waits
-            .iter()
-            .find(|wait| {
-                waits::instance_of(wait)
-                    .is_some_and(|id| id.service == instance.id.service && id.slot == instance.id.slot)
-            })
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        message: facts.progress.get(&instance.id).cloned().or_else(wait).unwrap_or_default(),
         conditions: instance.conditions.clone(),
     }
 }
