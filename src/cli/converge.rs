@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
 use crate::controller::{Applied, Change};
-use crate::state::ConditionStatus;
+use crate::state::{Condition, ConditionStatus};
 use crate::status::{DeploymentState, InstanceView, Status};
 use futures::StreamExt;
 
@@ -126,6 +126,8 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
         (Goal::Gone, None | Some((State::Kept, _))) | (Goal::Running, Some((State::Running | State::Kept, _))) => {
             Verdict::Reached
         }
+        // What can come up does, before the rest ends the wait.
+        (Goal::Running, Some((State::Failed, _))) if is_moving(status, name) => Verdict::Pending,
         (_, Some((State::Failed, view))) => Verdict::Failed(vec![Failed {
             deployment: name.to_owned(),
             why: why(status, name, &view.message),
@@ -147,6 +149,15 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
         },
         _ => Verdict::Pending,
     }
+}
+
+/// Whether a service of the deployment is still on its way.
+fn is_moving(status: &Status, name: &str) -> bool {
+    let mine = status.services.iter().filter(|service| service.deployment == name);
+    let rolling = |condition: &Condition| condition.kind == "Progressing" && condition.status == ConditionStatus::True;
+    let failing = |condition: &Condition| condition.kind == "ReplicaFailure";
+    let conditions = mine.map(|service| &service.conditions);
+    conditions.into_iter().any(|all| all.iter().any(rolling) && !all.iter().any(failing))
 }
 
 /// The message of a deployment, or the first condition of a service that does not hold.

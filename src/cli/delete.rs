@@ -94,12 +94,15 @@ impl Args {
     }
 
     fn named(&self) -> anyhow::Result<BTreeSet<String>> {
-        for name in &self.names {
-            if name.contains('/') {
+        let named = self.names.iter().map(|name| {
+            // As `get -o name` and `apply` print it.
+            let bare = ["deployment/", "deploy/"].iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name);
+            if bare.contains('/') {
                 bail!("{name:?} is not a deployment; services are removed by removing them from the deployment's file");
             }
-        }
-        Ok(self.names.iter().cloned().collect())
+            Ok(bare.to_owned())
+        });
+        named.collect()
     }
 
     /// The deployments that the files declare.

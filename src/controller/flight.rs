@@ -16,7 +16,9 @@ pub type FlightId = u64;
 enum Subject {
     /// Makes or starts an instance; shown as pending even while no runtime knows it.
     Launch(Box<Instance>),
-    /// Stops or removes an instance.
+    /// Stops an instance that stays in its slot.
+    Halt(RuntimeKind, InstanceId),
+    /// Removes an instance, which frees its slot.
     Retire(RuntimeKind, InstanceId),
     /// Removes what a deployment's instances share.
     Teardown(RuntimeKind, String),
@@ -69,7 +71,7 @@ impl Flights {
         let flights = self.under_way.get(deployment).into_iter().flatten();
         let told = flights.filter_map(|(flight, subject)| match subject {
             Subject::Launch(made) => Some((made.id.clone(), self.progress.get(flight)?.clone())),
-            Subject::Retire(..) | Subject::Teardown(..) => None,
+            Subject::Halt(..) | Subject::Retire(..) | Subject::Teardown(..) => None,
         });
         told.collect()
     }
@@ -102,7 +104,8 @@ impl Flights {
                         instances[*at].phase = Phase::Stopping;
                     }
                 }
-                Subject::Teardown(..) => {}
+                // It keeps its slot, so nothing may be started in its place.
+                Subject::Halt(..) | Subject::Teardown(..) => {}
             }
         }
         instances
@@ -130,7 +133,7 @@ fn same(one: &Subject, other: &Subject) -> bool {
 fn identity(subject: &Subject) -> Option<(RuntimeKind, &InstanceId)> {
     match subject {
         Subject::Launch(made) => Some((made.runtime, &made.id)),
-        Subject::Retire(runtime, id) => Some((*runtime, id)),
+        Subject::Halt(runtime, id) | Subject::Retire(runtime, id) => Some((*runtime, id)),
         Subject::Teardown(..) => None,
     }
 }
@@ -149,7 +152,9 @@ fn subject(lane: &Lane, now: DateTime<Utc>) -> Option<Subject> {
             Some(Subject::Launch(Box::new(made)))
         }
         Action::Stop { instance, .. } | Action::Remove { instance } => {
-            Some(Subject::Retire(instance.runtime, instance.id.clone()))
+            let removes = lane.steps.iter().any(|step| matches!(step.action, Action::Remove { .. }));
+            let subject = if removes { Subject::Retire } else { Subject::Halt };
+            Some(subject(instance.runtime, instance.id.clone()))
         }
         Action::Teardown { runtime, deployment, .. } => Some(Subject::Teardown(*runtime, deployment.clone())),
         Action::EnsureImage { .. } | Action::Create { .. } | Action::StartCreated { .. } => None,

@@ -45,6 +45,7 @@ impl State {
             desired,
             observed: &self.observed(deployment),
             plan: &plan,
+            acting: self.covers(deployment),
             working: self.flights.any(deployment),
             kept: kept.as_deref(),
             progress: &self.flights.progress_of(deployment),

@@ -19,6 +19,8 @@ pub struct Facts<'a> {
     pub observed: &'a [Instance],
     /// The plan that was made last.
     pub plan: &'a Plan,
+    /// Whether anybody takes the steps that are planned; commands that only look do not.
+    pub acting: bool,
     /// Whether any step is under way.
     pub working: bool,
     /// Why it runs on its last good version, where it does.
@@ -159,6 +161,7 @@ fn state(facts: &Facts<'_>) -> DeploymentState {
         Severity::Blind => DeploymentState::Unknown,
         Severity::Trying => DeploymentState::Degraded,
         Severity::Moving => DeploymentState::Progressing,
+        Severity::Fine if !facts.acting && !facts.plan.is_empty() => DeploymentState::Degraded,
         Severity::Fine if facts.working || !facts.plan.is_empty() => DeploymentState::Progressing,
         Severity::Fine => DeploymentState::Running,
     }
@@ -200,7 +203,11 @@ fn message(facts: &Facts<'_>, state: DeploymentState) -> String {
     let telling = |wait: &&Wait| severity(wait) > Severity::Fine && !matches!(wait, Wait::InFlight { .. });
     let worst = facts.plan.waits.iter().filter(telling);
     let wait = worst.max_by_key(|wait| severity(wait)).map(ToString::to_string);
+    let undone = facts.plan.steps().next().filter(|_| !facts.acting);
     let wait = match (wait, state) {
+        (None, _) if undone.is_some() => {
+            undone.map(|step| format!("no controller runs; `keel run` or `keel apply` would next {step}"))
+        }
         (None, DeploymentState::Removing) if facts.removing => Some("being deleted".to_owned()),
         (None, DeploymentState::Removing) => Some("not declared any more".to_owned()),
         (None, DeploymentState::Kept) => facts.kept.map(str::to_owned),

@@ -33,9 +33,9 @@ pub(super) fn of_service(
     instances: &[&Instance],
     waits: &[Wait],
 ) -> Vec<Condition> {
-    let mut conditions = vec![available(view, service), progressing(view, instances)];
-    let mine = waits.iter().filter(|wait| waits::service_of(wait) == Some(view.service.as_str()));
-    conditions.extend(mine.filter_map(failure));
+    let mine: Vec<&Wait> = waits.iter().filter(|wait| waits::service_of(wait) == Some(view.service.as_str())).collect();
+    let mut conditions = vec![available(view, service), progressing(view, instances, &mine)];
+    conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
     for field in unsupported(&service.spec) {
         conditions.push(Condition::holds("UnsupportedField", "NotHonoured", format!("{}: {}", field.path, field.why)));
     }
@@ -57,13 +57,14 @@ fn available(view: &ServiceView, service: &DesiredService) -> Condition {
     }
 }
 
-fn progressing(view: &ServiceView, instances: &[&Instance]) -> Condition {
+fn progressing(view: &ServiceView, instances: &[&Instance], waits: &[&Wait]) -> Condition {
     let message = format!("{} of {} replicas are of the declared revision", view.updated, view.desired);
     let total = instances.iter().filter(|instance| !matches!(instance.phase, crate::state::Phase::Exited(_))).count();
     let settled = view.updated == view.desired && view.ready == view.desired && total == view.desired as usize;
-    match settled {
-        true => Condition::fails("Progressing", "Complete", message),
-        false => Condition::holds("Progressing", "RollingOut", message),
+    match (settled, waits.iter().find(|wait| waits::is_final(wait))) {
+        (true, _) => Condition::fails("Progressing", "Complete", message),
+        (false, Some(wait)) => Condition::fails("Progressing", "Stopped", wait.to_string()),
+        (false, None) => Condition::holds("Progressing", "RollingOut", message),
     }
 }
 

@@ -30,3 +30,18 @@ pub(super) fn service_of(wait: &Wait) -> Option<&str> {
         wait => instance_of(wait).map(|id| id.service.as_str()),
     }
 }
+
+/// Whether nothing will change for what the wait is about until somebody does something.
+pub(super) const fn is_final(wait: &Wait) -> bool {
+    matches!(
+        wait,
+        Wait::Refused { .. }
+            | Wait::Isolated { .. }
+            | Wait::ShutDown { .. }
+            | Wait::GaveUp { .. }
+            | Wait::NotRun { .. }
+            | Wait::Ended { .. }
+            | Wait::Idle { .. }
+            | Wait::Terminated { .. }
+    )
+}

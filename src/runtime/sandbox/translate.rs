@@ -237,7 +237,11 @@ fn mount(storage: &Storage, index: usize, deployment: &str, machine: &Machine<'_
     match storage {
         Storage::Bind { source, target, readonly } => match std::fs::metadata(source) {
             Ok(_) => at(MountSource::Path(PathBuf::from(source)), target, *readonly),
-            Err(error) => Err(rejected(format!("storage: the source {source} can't be mounted: {error}; create it"))),
+            // Somebody may still create it; nothing is wrong with the spec.
+            Err(error) => Err(RuntimeError::new(
+                ErrorKind::Failed,
+                format!("storage: the source {source} can't be mounted: {error}; create it"),
+            )),
         },
         Storage::Named { name, target, readonly, .. } => {
             at(MountSource::Volume(machine.layout.volumes(deployment).join(name)), target, *readonly)
