@@ -173,11 +173,14 @@ async fn next_event(events: &mut (impl StreamExt<Item = (String, i64)> + Unpin),
 
 async fn heal(docker: &Docker, rig: &mut Rig) {
     rig.converge(1).await;
+    // The stream is opened when it is first polled, so it has to begin in the past; what happened before is over by then.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let since = chrono::Utc::now().timestamp().to_string();
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
         ("event".to_owned(), vec!["die".to_owned(), "start".to_owned()]),
     ]);
-    let options = EventsOptionsBuilder::default().filters(&filters).build();
+    let options = EventsOptionsBuilder::default().since(&since).filters(&filters).build();
     let events = docker.events(Some(options)).filter_map(|event| async move {
         let event = event.ok()?;
         Some((event.action?, event.time_nano?))

@@ -83,7 +83,8 @@ impl Args {
         let status = synced_status(client).await?;
         let known: BTreeSet<&str> = status.deployments.iter().map(|view| view.deployment.as_str()).collect();
         let (found, missing): (BTreeSet<_>, BTreeSet<_>) =
-            wanted.into_iter().partition(|name| known.contains(name.as_str()));
+            // Volumes may be left of what nothing else is known of.
+            wanted.into_iter().partition(|name| self.volumes || known.contains(name.as_str()));
         if missing.is_empty() || self.ignore_not_found {
             return Ok((found, Exit::Success));
         }

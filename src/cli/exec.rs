@@ -26,7 +26,7 @@ const CHUNK: usize = 64 << 10;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel exec demo/web -- env\n  keel exec -it demo/web/1 -- sh\n  \
 tar c data | keel exec -i demo/web/0 -- tar x -C /tmp\n\n\
-Exit code: that of the command (128 + N after signal N); 125 when keel can't do it, 126 or 127 when the command \
+Exit code: that of the command (128 + N after signal N); 125 when keel can't do it, 126 when the command \
 can't be run or is not found.")]
 pub struct Args {
     /// DEPLOYMENT/SERVICE or DEPLOYMENT/SERVICE/SLOT

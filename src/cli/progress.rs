@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::converge::{Goal, Goals};
 use super::output::note;
 use super::text::{count, harmless};
-use crate::status::Status;
+use crate::status::{ServiceView, Status};
 
 /// Between two turns of a spinner (indicatif's own examples: 100 ms).
 const TICK: Duration = Duration::from_millis(100);
@@ -116,6 +116,12 @@ fn bar(key: &str) -> ProgressBar {
     bar
 }
 
+/// What is wrong with a service; empty where nothing is.
+fn trouble(service: &ServiceView) -> String {
+    let failing = service.conditions.iter().find(|condition| condition.kind == "ReplicaFailure");
+    failing.map(|condition| condition.message.clone()).unwrap_or_default()
+}
+
 /// What is to be said, by service.
 pub fn lines(status: &Status, goals: &Goals) -> Vec<Line> {
     let mut lines = Vec::new();
@@ -145,7 +151,7 @@ pub fn lines(status: &Status, goals: &Goals) -> Vec<Line> {
                 key: format!("{name}/{}", service.service),
                 done: service.ready.min(service.updated).min(service.desired),
                 total: service.desired,
-                message: message.clone().unwrap_or_default(),
+                message: trouble(service),
             })),
         }
     }
@@ -159,6 +165,9 @@ mod tests {
     use super::*;
 
     fn status(message: &str, ready: u32, instances: usize) -> Status {
+        let failing =
+            json!({"type": "ReplicaFailure", "status": "True", "reason": "CrashLoopBackOff", "message": message});
+        let conditions = if message.is_empty() { vec![] } else { vec![failing] };
         let instance = json!({"deployment": "demo", "service": "web", "slot": 0, "name": "demo/web/0", "runtime": "sim",
             "runtime_id": "x", "pid": null, "phase": "running", "ready": false, "revision": "r", "restarts": 0,
             "created_at": "2024-01-01T00:00:00Z", "started_at": null, "ports": [], "exit": null, "message": "",
@@ -167,7 +176,7 @@ mod tests {
             "generation": 1, "synced": true, "problems": [], "hold": null, "runtimes": [],
             "deployments": [{"deployment": "demo", "source": null, "state": "progressing", "message": message, "conditions": []}],
             "services": [{"deployment": "demo", "service": "web", "source": null, "runtime": "sim", "image": "host",
-                "desired": 3, "running": 3, "ready": ready, "updated": 2, "revision": "r", "conditions": []}],
+                "desired": 3, "running": 3, "ready": ready, "updated": 2, "revision": "r", "conditions": conditions}],
             "instances": vec![instance; instances],
         }))
         .unwrap()
