@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use chrono::Utc;
 use serde_json::Value;
 
-use super::connect::{look, observe, synced_status, warn_about};
+use super::connect::{look, running, synced_status, warn_about};
 use super::exit::{Exit, Outcome};
 use super::output::{Columns, DataFormat, Format, note, print, print_data};
 use super::views::{Object, Resource};
@@ -16,7 +16,7 @@ use crate::config::Options;
 use crate::state::Target;
 use crate::status::Status;
 
-/// Between two looks for the state directory that `get -w` waits for.
+/// Between two looks for the controller that `get -w` waits for.
 const UNTOUCHED_POLL: Duration = Duration::from_millis(500);
 
 /// Show deployments, services or instances
@@ -65,17 +65,20 @@ impl Args {
         outcome
     }
 
-    /// Where there is no state directory: says so, and goes on once there is one when it watches.
+    /// Where there is no state directory: says so; a watch goes on with the first controller that runs there.
     async fn show_nothing(&self, selection: &Selection, options: &Options) -> Outcome {
         let nothing = selection.objects(&Status::default());
         let exit = self.print_first(selection, &nothing, &mut selection.columns())?;
         if !self.watch {
             return Ok(exit);
         }
-        while options.is_untouched() {
-            tokio::time::sleep(UNTOUCHED_POLL).await;
-        }
-        let client = observe(options).await?;
+        // An engine of this process would look once while the first controller is still starting.
+        let client = loop {
+            match running(options).await? {
+                Some(client) => break client,
+                None => tokio::time::sleep(UNTOUCHED_POLL).await,
+            }
+        };
         let status = synced_status(&client).await?;
         let outcome = self.follow(selection, &client, status, nothing, &mut selection.columns()).await;
         client.close().await;
