@@ -84,6 +84,7 @@ async fn scene(deployments: usize, replicas: u32) {
         clock: Arc::new(SystemClock),
         scope: Scope::Everything,
         removing: BTreeMap::new(),
+        events: None,
         settled: forget,
     });
     let count = deployments * replicas as usize;

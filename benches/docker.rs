@@ -80,6 +80,7 @@ impl Rig {
             clock: Arc::new(SystemClock),
             scope: Scope::Everything,
             removing: BTreeMap::new(),
+            events: None,
             settled: forget,
         });
         let mut status = core.status.clone();

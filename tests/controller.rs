@@ -68,6 +68,7 @@ impl Rig {
             clock,
             scope: Scope::Everything,
             removing: BTreeMap::new(),
+            events: None,
             settled: forget,
         });
         Self { world, core, declare, settled }
@@ -179,6 +180,7 @@ async fn a_new_core_takes_over_what_runs_and_calls_nothing() {
         clock,
         scope: Scope::Everything,
         removing: BTreeMap::new(),
+        events: None,
         settled: forget,
     });
     let rig = Rig { world, core, declare, settled };

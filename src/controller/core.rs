@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::cache::Cache;
 use super::declared::Declared;
+use super::event::Event;
 use super::flight::Flights;
 use super::message::{Command, Message};
 use super::observe::{self, Connect};
@@ -58,6 +59,8 @@ pub struct Parts {
     pub scope: Scope,
     /// Deployments whose removal was asked for by name before and is not done.
     pub removing: BTreeMap<String, Volumes>,
+    /// Told what happened, where anybody keeps a record. What does not fit is left out.
+    pub events: Option<mpsc::Sender<Event>>,
     /// Told what needs no remembering any more. What does not fit is told again later.
     pub settled: mpsc::Sender<Settled>,
 }
@@ -155,6 +158,7 @@ pub struct State {
     pub(super) board: Board,
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) settled: mpsc::Sender<Settled>,
+    pub(super) events: Option<mpsc::Sender<Event>>,
     pub(super) lanes: JoinSet<()>,
     declarations: watch::Receiver<Arc<Declared>>,
     clock: Arc<dyn Clock>,
@@ -179,6 +183,7 @@ impl State {
             board,
             messages,
             settled: parts.settled,
+            events: parts.events,
             lanes: JoinSet::new(),
             declarations: parts.declared,
             clock: parts.clock,
@@ -348,8 +353,20 @@ impl State {
         }
     }
 
+    /// Notes what happened, for the record.
+    pub(super) fn record_event(&self, deployment: Option<&str>, kind: &'static str, message: String) {
+        let Some(events) = &self.events else { return };
+        let event = Event { at: self.clock.now(), deployment: deployment.map(str::to_owned), kind, message };
+        // History must not hold up what it is about.
+        let _ = events.try_send(event);
+    }
+
     fn take_declared(&mut self) {
         let before = std::mem::replace(&mut self.declared, self.declarations.borrow_and_update().clone());
+        for problem in self.declared.problems.iter().filter(|problem| !before.problems.contains(problem)) {
+            let place = format!("{}:{}:{}", problem.file, problem.line, problem.column);
+            self.record_event(None, "SourceProblem", format!("{place}: {} ({})", problem.message, problem.effect));
+        }
         // What is declared again after its removal was asked for is wanted again.
         let declared = &self.declared.desired.deployments;
         let anew = |name: &String| declared.contains_key(name) && !before.desired.deployments.contains_key(name);

@@ -10,6 +10,7 @@ mod core;
 mod declared;
 mod delete;
 mod engine;
+mod event;
 mod flight;
 mod message;
 mod observe;
@@ -30,6 +31,7 @@ pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPrevie
 pub use self::convert::desired;
 pub use self::core::{Core, Parts, Scope, Settled};
 pub use self::declared::Declared;
+pub use self::event::Event;
 pub use self::message::{Command, Message};
 pub use self::observe::{Connect, Connected};
 use crate::spec::RuntimeKind;

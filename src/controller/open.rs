@@ -12,7 +12,7 @@ use super::apply::blocking;
 use super::core::{Core, Parts, Scope, Settled};
 use super::declared::Declared;
 use super::engine::{Engine, Inner};
-use super::{EngineError, EngineOptions, Mode, convert, runtimes};
+use super::{EngineError, EngineOptions, Mode, convert, event, runtimes};
 use crate::clock::SystemClock;
 use crate::source::{
     DirectorySource, Recording, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped, SpecSnapshot,
@@ -49,6 +49,8 @@ impl Engine {
             sources(&options.mode, &watched, &state_dir, &store, default_runtime).await?;
         let (settled, inbox) = mpsc::channel(SETTLED);
         tasks.spawn(settle(inbox, store.clone(), source.as_ref().map(|source| source.handle.clone())));
+        let (events, recording) = event::record(store.clone());
+        tasks.spawn(recording);
         let removing = match options.mode {
             Mode::Observe => BTreeMap::new(),
             _ => store.removals().map_err(local("the state database can't be read"))?,
@@ -60,6 +62,7 @@ impl Engine {
             clock: Arc::new(SystemClock),
             scope: scope(&options.mode),
             removing,
+            events: Some(events),
             settled,
         });
         let inner = Inner {

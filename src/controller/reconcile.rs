@@ -193,6 +193,8 @@ impl State {
             }
             Outcome::Failed(error) => {
                 tracing::warn!("{}: {error}", step.action);
+                self.record_event(Some(&deployment), "StepFailed", format!("{}: {error}", step.action));
+                let record = self.records.entry(deployment.clone()).or_default();
                 record.failed(&step.action, &error, now, at);
                 self.queue.add(&deployment, at);
                 self.suspect(&step.action, error);
@@ -202,7 +204,10 @@ impl State {
         match step.action {
             // Nearly always there already; a pull tells of itself.
             Action::EnsureImage { .. } => tracing::debug!("{step}"),
-            _ => tracing::info!("{step}"),
+            _ => {
+                tracing::info!("{step}");
+                self.record_event(Some(&deployment), "StepDone", step.to_string());
+            }
         }
         self.queue.add(&deployment, at);
     }

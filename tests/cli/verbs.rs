@@ -210,3 +210,16 @@ fn a_loss_is_approved_without_a_controller_and_pruned_by_the_next() {
     rig.keel(&["run", "specs", "--once"]).expect_code(0);
     assert_eq!(rig.keel(&["get", "deployments", "-o", "name"]).out, "");
 }
+
+#[test]
+fn what_happened_is_on_record() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.write("specs/b.yaml", "version: v1\n");
+    rig.keel(&["run", "specs", "--once"]).expect_code(1);
+    let state = evenkeel::store::StateDir::open(&rig.path("state")).unwrap();
+    let events = state.store().unwrap().events(100).unwrap();
+    let told = |kind: &str, words: &str| events.iter().any(|one| one.kind == kind && one.message.contains(words));
+    assert!(told("StepDone", "start a/web/0"), "{events:?}");
+    assert!(told("SourceProblem", "specs/b.yaml:1:1"), "{events:?}");
+}

@@ -102,6 +102,7 @@ impl Stage {
             clock: self.clock.clone(),
             scope: Scope::Everything,
             removing: std::collections::BTreeMap::new(),
+            events: None,
             settled: settle,
         });
         self.controller = Some(Controller { core, declared, settled });
