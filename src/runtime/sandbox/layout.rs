@@ -22,6 +22,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -181,6 +182,9 @@ pub enum Durability {
     Boot,
 }
 
+/// Numbers the writes of this process.
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
 /// Writes a value as JSON so that readers see all of it or what was there before.
 ///
 /// # Errors
@@ -189,7 +193,9 @@ pub fn write_json(path: &Path, value: &impl Serialize, durability: Durability) -
     let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"));
     };
-    let temporary = folder.join(format!(".{name}.{}", std::process::id()));
+    // Two writers, in one process or in two, must not share the unfinished file.
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let temporary = folder.join(format!(".{name}.{}.{number}", std::process::id()));
     let bytes = serde_json::to_vec(value)?;
     let mut file = private_file().create(true).truncate(true).open(&temporary)?;
     file.write_all(&bytes)?;
