@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel::clock::SystemClock;
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope};
+use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, desired};
 use evenkeel::runtime::sim::{Faults, World};
-use evenkeel::spec::{RuntimeKind, Scale, merge, parse};
-use evenkeel::state::{Desired, DesiredDeployment, DesiredService, Owner, SourceRef};
+use evenkeel::spec::{RuntimeKind, merge, parse};
+use evenkeel::state::{Desired, Owner};
 use evenkeel::status::{DeploymentState, Status};
 use tokio::sync::{mpsc, watch};
 
@@ -32,24 +32,8 @@ fn declared(deployments: usize, replicas: u32) -> Declared {
         .collect();
     let merged = merge(&files);
     assert_eq!(merged.problems, []);
-    let deployments = merged.deployments.into_values().map(|one| {
-        let services = one.services.into_values().map(|service| DesiredService {
-            replicas: service.spec.scale.as_ref().map_or(1, Scale::initial),
-            name: service.name,
-            revision: service.revision,
-            spec: service.spec,
-            source: SourceRef { file: service.file, line: service.position.line },
-            runtime: RuntimeKind::Sim,
-        });
-        DesiredDeployment {
-            name: one.name,
-            source: SourceRef { file: one.file, line: one.position.line },
-            prune: one.prune,
-            services: services.map(|service| (service.name.clone(), service)).collect(),
-            unsupported: Vec::new(),
-        }
-    });
-    let deployments = deployments.map(|one| (one.name.clone(), one)).collect();
+    let deployments =
+        merged.deployments.values().map(|one| (one.name.clone(), desired(one, RuntimeKind::Sim))).collect();
     Declared { synced: true, desired: Desired { deployments }, ..Declared::default() }
 }
 

@@ -15,10 +15,10 @@ use bollard::query_parameters::{
     StartContainerOptions,
 };
 use evenkeel::clock::SystemClock;
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled};
+use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled, desired};
 use evenkeel::runtime::docker::DockerRuntime;
-use evenkeel::spec::{Prune, RuntimeKind, Scale, merge, parse};
-use evenkeel::state::{Desired, DesiredDeployment, DesiredService, Owner, SourceRef};
+use evenkeel::spec::{Prune, RuntimeKind, merge, parse};
+use evenkeel::state::{Desired, Owner};
 use evenkeel::status::DeploymentState;
 use futures::{StreamExt, stream};
 use tokio::sync::{mpsc, watch};
@@ -40,24 +40,8 @@ fn declared(replicas: u32) -> Declared {
     );
     let merged = merge(&[(PathBuf::from("/bench.yaml"), parse(&text))]);
     assert_eq!(merged.problems, []);
-    let deployments = merged.deployments.into_values().map(|one| {
-        let services = one.services.into_values().map(|service| DesiredService {
-            replicas: service.spec.scale.as_ref().map_or(1, Scale::initial),
-            name: service.name,
-            revision: service.revision,
-            spec: service.spec,
-            source: SourceRef { file: service.file, line: service.position.line },
-            runtime: RuntimeKind::Docker,
-        });
-        DesiredDeployment {
-            name: one.name,
-            source: SourceRef { file: one.file, line: one.position.line },
-            prune: one.prune,
-            services: services.map(|service| (service.name.clone(), service)).collect(),
-            unsupported: Vec::new(),
-        }
-    });
-    let deployments = deployments.map(|one| (one.name.clone(), one)).collect();
+    let deployments =
+        merged.deployments.values().map(|one| (one.name.clone(), desired(one, RuntimeKind::Docker))).collect();
     Declared { synced: true, desired: Desired { deployments }, ..Declared::default() }
 }
 

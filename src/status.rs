@@ -3,10 +3,12 @@
 
 mod compute;
 mod conditions;
+mod facts;
 mod view;
 mod waits;
 
-pub use compute::{DeploymentStatus, Facts, views};
+pub use compute::{DeploymentStatus, views};
+pub use facts::Facts;
 pub use view::{
     DeploymentState, DeploymentView, ExitView, HoldView, InstanceView, ProblemView, RuntimeView, ServiceView, Status,
 };

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use evenkeel::clock::VirtualClock;
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled};
+use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled, desired};
 use evenkeel::runtime::sim::{Faults, World};
 use evenkeel::spec::{Prune, RuntimeKind, merge, parse};
-use evenkeel::state::{Desired, DesiredDeployment, DesiredService, Owner, SourceRef};
+use evenkeel::state::{Desired, DesiredDeployment, Owner};
 use evenkeel::status::{DeploymentState, Status};
 use tokio::sync::{mpsc, watch};
 
@@ -25,27 +25,10 @@ fn owner() -> Owner {
     Owner("test".to_owned())
 }
 
-fn desired(text: &str) -> BTreeMap<String, DesiredDeployment> {
+fn deployments(text: &str) -> BTreeMap<String, DesiredDeployment> {
     let merged = merge(&[(PathBuf::from("/specs/a.yaml"), parse(text))]);
     assert_eq!(merged.problems, []);
-    let deployments = merged.deployments.into_values().map(|one| {
-        let services = one.services.into_values().map(|service| DesiredService {
-            replicas: service.spec.scale.as_ref().map_or(1, evenkeel::spec::Scale::initial),
-            name: service.name.clone(),
-            revision: service.revision,
-            spec: service.spec,
-            source: SourceRef { file: service.file, line: service.position.line },
-            runtime: RuntimeKind::Sim,
-        });
-        DesiredDeployment {
-            name: one.name.clone(),
-            source: SourceRef { file: one.file, line: one.position.line },
-            prune: one.prune,
-            services: services.map(|service| (service.name.clone(), service)).collect(),
-            unsupported: Vec::new(),
-        }
-    });
-    deployments.map(|one| (one.name.clone(), one)).collect()
+    merged.deployments.values().map(|one| (one.name.clone(), desired(one, RuntimeKind::Sim))).collect()
 }
 
 fn web(replicas: u32, greeting: &str) -> String {
@@ -75,7 +58,7 @@ impl Rig {
     }
 
     fn declare(&self, text: &str) {
-        let deployments = desired(text);
+        let deployments = deployments(text);
         self.declare.send_replace(Arc::new(Declared {
             synced: true,
             desired: Desired { deployments },

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::connect::{converge, observe};
-use super::converge::{Baseline, Goals, Waited, goals, report, wait};
+use super::converge::{Baseline, Waited, report, wait};
 use super::exit::{Exit, Outcome};
 use super::files::Files;
+use super::goal::{Goals, goals};
 use super::output::{note, print};
 use super::problems;
 use super::text::harmless;

@@ -7,11 +7,11 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::connect::synced_status;
+use super::goal::{Goal, Goals};
 use super::output::{note, stderr_is_live};
 use super::progress::Progress;
 use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
-use crate::controller::{Applied, Change};
 use crate::state::{Condition, ConditionStatus};
 use crate::status::{DeploymentState, InstanceView, Status};
 use futures::StreamExt;
@@ -29,27 +29,6 @@ const LAST_LINES_DEADLINE: Duration = Duration::from_secs(5);
 /// How long new instances have to run before somebody is told that all is well: a program that can't work mostly says
 /// so at once (supervisord `startsecs`: 1 s). `rollout.min_ready` asks for more.
 const SETTLED: Duration = Duration::from_secs(1);
-
-/// What is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Goal {
-    /// It runs as declared.
-    Running,
-    /// It is gone.
-    Gone,
-}
-
-/// What is waited for, by deployment.
-pub type Goals = BTreeMap<String, Goal>;
-
-/// What follows from a change of declarations.
-pub fn goals(applied: &Applied) -> Goals {
-    let goal = |change: Change| match change {
-        Change::Created | Change::Configured | Change::Unchanged => Goal::Running,
-        Change::Pruned | Change::Deleted => Goal::Gone,
-    };
-    applied.results.iter().map(|(name, change)| (name.clone(), goal(*change))).collect()
-}
 
 /// Restarts of every instance before anything was asked for.
 #[derive(Debug, Clone, Default)]

@@ -7,9 +7,10 @@ use anyhow::bail;
 
 use super::apply::{finish, print_results};
 use super::connect::{converge, observe, synced_status};
-use super::converge::{Baseline, goals};
+use super::converge::Baseline;
 use super::exit::{Exit, Outcome};
 use super::files::Files;
+use super::goal::goals;
 use super::output::note;
 use super::problems;
 use crate::api::Client;

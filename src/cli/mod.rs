@@ -16,6 +16,7 @@ mod exit;
 mod fields;
 mod files;
 mod get;
+mod goal;
 mod logs;
 mod narrate;
 pub(crate) mod output;

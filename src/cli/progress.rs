@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::converge::{Goal, Goals};
+use super::goal::{Goal, Goals};
 use super::output::note;
 use super::text::{count, harmless};
 use crate::status::{ServiceView, Status};

@@ -8,8 +8,9 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::connect::engine_options;
-use super::converge::{Baseline, Failed, Goal, Goals, Verdict, report, verdict};
+use super::converge::{Baseline, Failed, Verdict, report, verdict};
 use super::exit::{Exit, Outcome};
+use super::goal::{Goal, Goals};
 use super::narrate::{Narrator, Told};
 use super::output::note;
 use super::text::count;

@@ -4,34 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::conditions;
 use super::waits;
-use super::{DeploymentState, DeploymentView, ExitView, InstanceView, ServiceView};
-use crate::plan::{Plan, Wait};
-use crate::state::{Condition, DesiredDeployment, DesiredService, Exit, Fate, Instance, InstanceId, Phase};
-
-/// What the views of a deployment are computed from.
-#[derive(Debug)]
-pub struct Facts<'a> {
-    /// Its name.
-    pub deployment: &'a str,
-    /// What is declared, or what becomes of the instances without a declaration.
-    pub desired: Result<&'a DesiredDeployment, Fate>,
-    /// Its instances, those with a step under way pending or stopping.
-    pub observed: &'a [Instance],
-    /// The plan that was made last.
-    pub plan: &'a Plan,
-    /// Whether anybody takes the steps that are planned; commands that only look do not.
-    pub acting: bool,
-    /// Whether any step is under way.
-    pub working: bool,
-    /// Why it runs on its last good version, where it does.
-    pub stale: Option<&'a str>,
-    /// Why it is kept though nothing declares it, where it is.
-    pub kept: Option<&'a str>,
-    /// How far the making of instances is, in the runtime's words.
-    pub progress: &'a BTreeMap<InstanceId, String>,
-    /// Whether its removal was asked for by name.
-    pub removing: bool,
-}
+use super::{DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
+use crate::plan::Wait;
+use crate::state::{DesiredService, Exit, Fate, Instance, Phase};
 
 /// The views of one deployment.
 #[derive(Debug, Clone, PartialEq)]
@@ -215,9 +190,4 @@ fn message(facts: &Facts<'_>, state: DeploymentState) -> String {
     };
     let stale = facts.stale.map(|why| format!("runs on its last good version: {why}"));
     stale.into_iter().chain(wait).collect::<Vec<_>>().join("; ")
-}
-
-/// Whether any condition of this kind is already among them.
-pub(super) fn has(conditions: &[Condition], other: &Condition) -> bool {
-    conditions.iter().any(|condition| condition.kind == other.kind && condition.message == other.message)
 }

@@ -1,8 +1,7 @@
 //! Conditions of deployments and services.
 
-use super::compute::{Facts, has};
 use super::waits;
-use super::{DeploymentState, ServiceView};
+use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
 use crate::spec::unsupported;
 use crate::state::{Condition, DesiredService, Instance};
@@ -82,4 +81,9 @@ fn failure(wait: &Wait) -> Option<Condition> {
         _ => return None,
     };
     Some(Condition::holds("ReplicaFailure", reason, wait.to_string()))
+}
+
+/// Whether any condition of this kind is already among them.
+fn has(conditions: &[Condition], other: &Condition) -> bool {
+    conditions.iter().any(|condition| condition.kind == other.kind && condition.message == other.message)
 }

@@ -1,0 +1,31 @@
+//! What the views of one deployment are computed from.
+
+use std::collections::BTreeMap;
+
+use crate::plan::Plan;
+use crate::state::{DesiredDeployment, Fate, Instance, InstanceId};
+
+/// What the views of a deployment are computed from.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Its name.
+    pub deployment: &'a str,
+    /// What is declared, or what becomes of the instances without a declaration.
+    pub desired: Result<&'a DesiredDeployment, Fate>,
+    /// Its instances, those with a step under way pending or stopping.
+    pub observed: &'a [Instance],
+    /// The plan that was made last.
+    pub plan: &'a Plan,
+    /// Whether anybody takes the steps that are planned; commands that only look do not.
+    pub acting: bool,
+    /// Whether any step is under way.
+    pub working: bool,
+    /// Why it runs on its last good version, where it does.
+    pub stale: Option<&'a str>,
+    /// Why it is kept though nothing declares it, where it is.
+    pub kept: Option<&'a str>,
+    /// How far the making of instances is, in the runtime's words.
+    pub progress: &'a BTreeMap<InstanceId, String>,
+    /// Whether its removal was asked for by name.
+    pub removing: bool,
+}
