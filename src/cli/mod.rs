@@ -21,6 +21,7 @@ mod logs;
 mod narrate;
 pub(crate) mod output;
 mod plan;
+mod preview;
 mod problems;
 mod progress;
 mod run;

@@ -8,7 +8,7 @@ use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
 use super::{Applied, ApplyRequest, Change, DeploymentPreview, EngineError, Mode, Preview, SpecFile};
-use crate::plan::Plan;
+use crate::plan::{Snapshot, forecast, plan};
 use crate::spec::{Merged, MergedDeployment, ParsedFile, Prune, merge, parse};
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, read_applied};
@@ -44,9 +44,9 @@ impl Engine {
     /// The state directory can't be read.
     pub async fn preview(&self, request: &ApplyRequest) -> Result<Preview, EngineError> {
         if request.files.is_empty() && request.origins.is_empty() {
-            let plans = self.ask(Command::Plans).await?;
-            let unchanged = |(name, plan)| preview_of(name, Change::Unchanged, None, None, &plan);
-            return Ok(Preview { deployments: plans.into_iter().map(unchanged).collect(), problems: Vec::new() });
+            let snapshots = self.ask(Command::Snapshots).await?;
+            let unchanged = |snapshot| Outlook { change: Change::Unchanged, old: None, new: None, snapshot };
+            return previews(snapshots.into_iter().map(unchanged).collect()).await;
         }
         let proposal = self.proposed(request).await?;
         if !proposal.problems.is_empty() {
@@ -58,13 +58,14 @@ impl Engine {
             (name.clone(), proposal.declared.get(name).map(|merged| convert::desired(merged, default_runtime)))
         });
         let asked = asked.collect();
-        let plans = self.ask(|reply| Command::Preview(asked, reply)).await?;
-        let deployments = changes.into_iter().zip(plans).map(|((name, change), plan)| {
-            let old = proposal.before.get(&name).cloned();
-            let new = proposal.declared.get(&name).map(convert::declaration);
-            preview_of(name, change, old, new, &plan)
+        let snapshots = self.ask(|reply| Command::Preview(asked, reply)).await?;
+        let outlooks = changes.into_iter().zip(snapshots).map(|((name, change), snapshot)| Outlook {
+            change,
+            old: proposal.before.get(&name).cloned(),
+            new: proposal.declared.get(&name).map(convert::declaration),
+            snapshot,
         });
-        Ok(Preview { deployments: deployments.collect(), problems: Vec::new() })
+        previews(outlooks.collect()).await
     }
 
     /// Declares these files. Returns as soon as they count; watch the status for what comes of it.
@@ -187,21 +188,38 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(local("work on files was cut off"))?
 }
 
-fn preview_of(
-    deployment: String,
+/// What a preview of one deployment is made from.
+struct Outlook {
     change: Change,
     old: Option<serde_json::Value>,
     new: Option<serde_json::Value>,
-    plan: &Plan,
-) -> DeploymentPreview {
+    snapshot: Snapshot,
+}
+
+/// Looks ahead for each deployment, which may take its time.
+async fn previews(outlooks: Vec<Outlook>) -> Result<Preview, EngineError> {
+    blocking(move || {
+        let deployments = outlooks.into_iter().map(preview_of).collect();
+        Ok(Preview { deployments, problems: Vec::new() })
+    })
+    .await
+}
+
+fn preview_of(outlook: Outlook) -> DeploymentPreview {
+    let Outlook { change, old, new, snapshot } = outlook;
+    let deployment = snapshot.deployment.clone();
+    let plan = plan(&snapshot.input());
+    let forecast = forecast(snapshot);
     DeploymentPreview {
         deployment,
         change,
         old,
         new,
-        steps: plan.steps().map(ToString::to_string).collect(),
-        waits: plan.waits.iter().map(ToString::to_string).collect(),
+        steps: forecast.steps().map(ToString::to_string).collect(),
+        course: forecast.lines(),
+        waits: forecast.rest(),
         plan: serde_json::to_value(plan).unwrap_or_default(),
+        forecast: serde_json::to_value(forecast).unwrap_or_default(),
     }
 }
 

@@ -413,8 +413,8 @@ impl State {
                 let _ = reply
                     .send(deployments.iter().map(|(name, desired)| self.preview(name, desired.as_ref())).collect());
             }
-            Command::Plans(reply) => {
-                let _ = reply.send(self.plans());
+            Command::Snapshots(reply) => {
+                let _ = reply.send(self.snapshots());
             }
             Command::Instances(target, reply) => {
                 let instances = self.cache.of(&target.deployment).filter(|instance| target.covers(&instance.id));

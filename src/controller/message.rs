@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::cache::Mark;
 use super::flight::FlightId;
 use crate::execute::Report;
-use crate::plan::Plan;
+use crate::plan::Snapshot;
 use crate::runtime::{Listing, Result, Runtime, RuntimeEvent, Volumes};
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredDeployment, Instance, Target};
@@ -39,10 +39,10 @@ pub enum Message {
 pub enum Command {
     /// Answers when everything that was declared before is planned and visible in the status.
     Settle(oneshot::Sender<()>),
-    /// What would be done if these deployments were declared like this, or not at all.
-    Preview(Vec<(String, Option<DesiredDeployment>)>, oneshot::Sender<Vec<Plan>>),
-    /// What would be done for everything that is known, by deployment name.
-    Plans(oneshot::Sender<Vec<(String, Plan)>>),
+    /// What would be planned from if these deployments were declared like this, or not at all.
+    Preview(Vec<(String, Option<DesiredDeployment>)>, oneshot::Sender<Vec<Snapshot>>),
+    /// What is planned from for everything that is known, by deployment name.
+    Snapshots(oneshot::Sender<Vec<Snapshot>>),
     /// The instances that a target covers, dead ones too.
     Instances(Target, oneshot::Sender<Vec<Instance>>),
     /// Adapter of a runtime.

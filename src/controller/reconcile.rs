@@ -11,7 +11,7 @@ use super::core::{Settled, State};
 use super::flight::FlightId;
 use super::message::Message;
 use crate::execute::{self, Outcome, Report, Reporter};
-use crate::plan::{Action, Input, Lane, Plan, Step, plan, sightings};
+use crate::plan::{Action, Input, Lane, Snapshot, Step, plan, sightings};
 use crate::runtime::{ErrorKind, RuntimeError, Volumes};
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredDeployment, Fate, Instance};
@@ -57,22 +57,21 @@ impl State {
         self.forget_if_gone(deployment, desired);
     }
 
-    /// What would be planned if the deployment were declared like this, or not at all.
-    pub(super) fn preview(&self, deployment: &str, desired: Option<&DesiredDeployment>) -> Plan {
-        self.with_input(deployment, desired.ok_or(Fate::Removed), &self.observed(deployment), plan)
+    /// What would be planned from if the deployment were declared like this, or not at all.
+    pub(super) fn preview(&self, deployment: &str, desired: Option<&DesiredDeployment>) -> Snapshot {
+        self.with_input(deployment, desired.ok_or(Fate::Removed), &self.observed(deployment), Snapshot::of)
     }
 
-    /// What would be done now for everything that is known.
-    pub(super) fn plans(&self) -> Vec<(String, Plan)> {
+    /// What is planned from now, for everything that is known.
+    pub(super) fn snapshots(&self) -> Vec<Snapshot> {
         let declared = self.declared.clone();
         let mut names = self.cache.deployments();
         names.extend(declared.desired.deployments.keys().cloned());
-        let plan_of = |name: String| {
+        let of = |name: String| {
             let desired = self.desired(declared.desired.deployments.get(&name), &name);
-            let plan = self.with_input(&name, desired, &self.observed(&name), plan);
-            (name, plan)
+            self.with_input(&name, desired, &self.observed(&name), Snapshot::of)
         };
-        names.into_iter().map(plan_of).collect()
+        names.into_iter().map(of).collect()
     }
 
     /// Everything that a decision about the deployment is made from, given to `decide`.

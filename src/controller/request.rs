@@ -95,12 +95,16 @@ pub struct DeploymentPreview {
     pub old: Option<serde_json::Value>,
     /// What would be declared.
     pub new: Option<serde_json::Value>,
-    /// The first steps, one line each.
+    /// Every step that is expected, in order, one line each.
     pub steps: Vec<String>,
-    /// What would be waited for, one line each.
+    /// The same with what is waited for in between, for people: what is alike or comes again is told once.
+    pub course: Vec<String>,
+    /// What is still waited for after that, one line each.
     pub waits: Vec<String>,
-    /// The same plan as a value.
+    /// What may be done at once, as a value.
     pub plan: serde_json::Value,
+    /// What is expected to happen, as a value.
+    pub forecast: serde_json::Value,
 }
 
 /// A request could not be carried out.

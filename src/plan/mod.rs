@@ -2,7 +2,8 @@
 //!
 //! Planning is a function of its [`Input`]: no clock, no randomness, no I/O. Jitter comes from a hash of the
 //! instance's name. What it returns is a value: comparable, printable one line per step, serialisable; a dry run is
-//! printing it. It plans only what may be done *now*; when a step's effect is observed, it is asked again.
+//! printing it. It plans only what may be done *now*; when a step's effect is observed, it is asked again. What is
+//! expected to follow is the [`forecast()`]: the same planning, over and over, on a model of the world.
 
 mod action;
 mod availability;
@@ -11,14 +12,18 @@ mod cause;
 mod check;
 mod diff;
 mod draft;
+mod fold;
+mod forecast;
 mod input;
 mod lifecycle;
+mod model;
 mod need;
 mod planner;
 mod render;
 mod replicas;
 mod restart;
 mod rollout;
+mod snapshot;
 mod time;
 mod undeclared;
 mod wait;
@@ -28,10 +33,12 @@ pub use backoff::{PROVEN_RUN, RESTART_DELAY, RESTART_DELAY_MAX, RETRY_DELAY, RET
 pub use cause::Cause;
 pub use check::{Violation, check};
 use chrono::{DateTime, Utc};
+pub use forecast::{End, FORECAST_LOOKS, FORECAST_PLANS, Forecast, Stage, forecast};
 pub use input::{Failure, History, Input};
 pub use lifecycle::{Verdict, verdict};
 pub use planner::plan;
 use serde::Serialize;
+pub use snapshot::Snapshot;
 pub use undeclared::{ORPHAN_MIN_AGE, ORPHAN_PACE, ORPHAN_SETTLE, ORPHANS_AT_ONCE, sightings};
 pub use wait::Wait;
 

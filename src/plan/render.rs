@@ -1,9 +1,11 @@
 //! Plans as people read them: one line per step and per wait.
 
 use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
+use super::time::elapsed;
 use super::{Action, Cause, Plan, Step, Wait};
 use crate::spec::HumanDuration;
 use crate::state::{InstanceId, Volumes};
@@ -86,54 +88,83 @@ impl Display for Cause {
 
 impl Display for Wait {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&phrase(self, &self.instance().map(long).unwrap_or_default(), Clock::Wall))
+    }
+}
+
+/// How times are told.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Clock {
+    /// As they are.
+    Wall,
+    /// As what is left of them at this time.
+    Since(DateTime<Utc>),
+}
+
+impl Clock {
+    fn until(self, end: DateTime<Utc>) -> String {
         match self {
-            Self::InFlight { id } => write!(f, "wait for the step under way for {}", long(id)),
-            Self::BackOff { id, exit, until } => {
-                write!(f, "wait to restart {} until {}: {exit}", long(id), time(*until))
-            }
-            Self::Retry { id, failures, error, until } => {
-                let times = if *failures == 1 { "once" } else { &format!("{failures} times in a row") };
-                write!(f, "wait to try {} again until {}: failed {times}: {error}", long(id), time(*until))
-            }
-            Self::Refused { id, error, until, .. } => {
-                write!(f, "wait for another spec of {}, or try once more at {}: {error}", long(id), time(*until))
-            }
-            Self::NotReady { id, until: None } => write!(f, "wait for {} to become ready", long(id)),
-            Self::NotReady { id, until: Some(until) } => {
-                write!(f, "wait for {} to stay ready until {}", long(id), time(*until))
-            }
-            Self::Draining { service } => {
-                write!(f, "wait for the old instances of {service} to end: rollout.strategy is recreate")
-            }
-            Self::Isolated { id, exit } => {
-                write!(f, "keep {} for inspection: {exit}, and errors.on_panic is isolate", long(id))
-            }
-            Self::ShutDown { id, exit } => {
-                write!(f, "keep the service of {} down: {exit}, and errors.on_panic is shutdown", long(id))
-            }
-            Self::Ended { id, exit } => {
-                write!(f, "keep {} down: {exit}, and restart_policy starts no other", long(id))
-            }
-            Self::GaveUp { id, exit } => {
-                write!(f, "keep {} down: {exit}, and restart_policy.max_attempts is reached", long(id))
-            }
-            Self::Idle { id } => write!(f, "keep {} down until it is used: idle", long(id)),
-            Self::Terminated { id } => {
-                write!(f, "keep {} down: reached its maximum age, and lifecycle.on_expiry is terminate", long(id))
-            }
-            Self::OrphanSettling { id, until } => {
-                write!(f, "wait until {} to remove {}: declared nowhere", time(*until), long(id))
-            }
-            Self::Kept => f.write_str("keep everything: not declared any more, and not to be pruned"),
-            Self::RuntimeUnreachable { runtime, error } => write!(f, "wait for {runtime} to answer: {error}"),
-            Self::Unknown { id, message } => write!(f, "wait for {} to leave an unknown phase: {message}", long(id)),
-            Self::NotRun { service, why } => write!(f, "leave {service} alone: {why}"),
+            Self::Wall => format!("until {}", time(end)),
+            Self::Since(start) => format!("for {}", left(start, end)),
+        }
+    }
+
+    fn at(self, instant: DateTime<Utc>) -> String {
+        match self {
+            Self::Wall => format!("at {}", time(instant)),
+            Self::Since(start) => format!("in {}", left(start, instant)),
         }
     }
 }
 
+/// The time between the two; in whole seconds from one second on, rounded up.
+fn left(start: DateTime<Utc>, end: DateTime<Utc>) -> HumanDuration {
+    let left = elapsed(start, end);
+    let seconds = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
+    HumanDuration(if left < Duration::from_secs(1) { left } else { seconds })
+}
+
+/// A wait in words, with the name of the instance, or of several for which it is the same.
+pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
+    match wait {
+        Wait::InFlight { .. } => format!("wait for the step under way for {who}"),
+        Wait::BackOff { exit, until, .. } => format!("wait to restart {who} {}: {exit}", clock.until(*until)),
+        Wait::Retry { failures, error, until, .. } => {
+            let times = if *failures == 1 { "once" } else { &format!("{failures} times in a row") };
+            format!("wait to try {who} again {}: failed {times}: {error}", clock.until(*until))
+        }
+        Wait::Refused { error, until, .. } => {
+            format!("wait for another spec of {who}, or try once more {}: {error}", clock.at(*until))
+        }
+        Wait::NotReady { until: None, .. } => format!("wait for {who} to become ready"),
+        Wait::NotReady { until: Some(until), .. } => format!("wait for {who} to stay ready {}", clock.until(*until)),
+        Wait::Draining { service } => {
+            format!("wait for the old instances of {service} to end: rollout.strategy is recreate")
+        }
+        Wait::Isolated { exit, .. } => format!("keep {who} for inspection: {exit}, and errors.on_panic is isolate"),
+        Wait::ShutDown { exit, .. } => {
+            format!("keep the service of {who} down: {exit}, and errors.on_panic is shutdown")
+        }
+        Wait::Ended { exit, .. } => format!("keep {who} down: {exit}, and restart_policy starts no other"),
+        Wait::GaveUp { exit, .. } => {
+            format!("keep {who} down: {exit}, and restart_policy.max_attempts is reached")
+        }
+        Wait::Idle { .. } => format!("keep {who} down until it is used: idle"),
+        Wait::Terminated { .. } => {
+            format!("keep {who} down: reached its maximum age, and lifecycle.on_expiry is terminate")
+        }
+        Wait::OrphanSettling { until, .. } => {
+            format!("wait {} to remove {who}: declared nowhere", clock.until(*until))
+        }
+        Wait::Kept => "keep everything: not declared any more, and not to be pruned".to_owned(),
+        Wait::RuntimeUnreachable { runtime, error } => format!("wait for {runtime} to answer: {error}"),
+        Wait::Unknown { message, .. } => format!("wait for {who} to leave an unknown phase: {message}"),
+        Wait::NotRun { service, why } => format!("leave {service} alone: {why}"),
+    }
+}
+
 /// Name, template and attempt: enough to tell any two instances apart.
-fn long(id: &InstanceId) -> String {
+pub(super) fn long(id: &InstanceId) -> String {
     format!("{id} ({}, attempt {})", id.revision.short(), id.attempt)
 }
 

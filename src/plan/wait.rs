@@ -127,3 +127,48 @@ pub enum Wait {
         why: String,
     },
 }
+
+impl Wait {
+    /// The instance that it is about, where it is about one.
+    pub const fn instance(&self) -> Option<&InstanceId> {
+        match self {
+            Self::InFlight { id }
+            | Self::BackOff { id, .. }
+            | Self::Retry { id, .. }
+            | Self::Refused { id, .. }
+            | Self::NotReady { id, .. }
+            | Self::Isolated { id, .. }
+            | Self::ShutDown { id, .. }
+            | Self::Ended { id, .. }
+            | Self::GaveUp { id, .. }
+            | Self::Idle { id }
+            | Self::Terminated { id }
+            | Self::OrphanSettling { id, .. }
+            | Self::Unknown { id, .. } => Some(id),
+            Self::Draining { .. } | Self::Kept | Self::RuntimeUnreachable { .. } | Self::NotRun { .. } => None,
+        }
+    }
+
+    /// When it is over, where time ends it.
+    pub const fn until(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::BackOff { until, .. }
+            | Self::Retry { until, .. }
+            | Self::Refused { until, .. }
+            | Self::OrphanSettling { until, .. } => Some(*until),
+            Self::NotReady { until, .. } => *until,
+            Self::InFlight { .. }
+            | Self::Draining { .. }
+            | Self::Isolated { .. }
+            | Self::ShutDown { .. }
+            | Self::Ended { .. }
+            | Self::GaveUp { .. }
+            | Self::Idle { .. }
+            | Self::Terminated { .. }
+            | Self::Kept
+            | Self::RuntimeUnreachable { .. }
+            | Self::Unknown { .. }
+            | Self::NotRun { .. } => None,
+        }
+    }
+}

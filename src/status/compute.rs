@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::conditions;
-use super::waits;
 use super::{DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
 use crate::plan::Wait;
 use crate::state::{DesiredService, Exit, Fate, Instance, Phase};
@@ -84,7 +83,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
 
 fn instance_view(facts: &Facts<'_>, instance: &Instance) -> InstanceView {
     let about = |wait: &&Wait| {
-        waits::instance_of(wait).is_some_and(|id| id.service == instance.id.service && id.slot == instance.id.slot)
+        wait.instance().is_some_and(|id| id.service == instance.id.service && id.slot == instance.id.slot)
     };
     let wait = || facts.plan.waits.iter().find(about).map(ToString::to_string);
     let exit = match &instance.phase {

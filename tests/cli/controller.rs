@@ -144,6 +144,39 @@ fn applied_deployments_live_beside_the_watched_ones() {
 }
 
 #[test]
+fn a_rolling_update_is_told_to_its_end_before_it_begins() {
+    let rig = Rig::new("sim");
+    rig.write("a.yaml", &spec("a", 3, "one"));
+    let _controller = rig.controller();
+    rig.keel(&["apply", "-f", "a.yaml"]).expect_code(0);
+    rig.write("a.yaml", &spec("a", 3, "two"));
+    let told = |verb: &str| -> Vec<String> {
+        let out = rig.keel(&[verb, "-f", "a.yaml"]).expect_code(1).out;
+        let steps = out.lines().skip_while(|line| *line != "  steps:").skip(1);
+        steps.map(|line| line.split(" (").next().unwrap().trim().to_owned()).collect()
+    };
+    let expected = [
+        "1. create and start a/web/0",
+        "2. stop and remove a/web/0",
+        "3. create and start a/web/1",
+        "4. stop and remove a/web/1",
+        "5. create and start a/web/2",
+        "6. stop and remove a/web/2",
+    ];
+    assert_eq!(told("diff"), expected);
+    assert_eq!(told("plan"), expected);
+    for verb in ["diff", "plan"] {
+        let json = rig.keel(&[verb, "-f", "a.yaml", "-o", "json"]).expect_code(1).json();
+        assert_eq!(json[0]["steps"].as_array().unwrap().len(), 3 * 5, "{json}");
+        assert_eq!(json[0]["forecast"]["stages"].as_array().unwrap().len(), 6, "{json}");
+        assert_eq!(json[0]["forecast"]["end"]["end"], "rest", "{json}");
+    }
+    rig.keel(&["apply", "-f", "a.yaml"]).expect_code(0);
+    assert_eq!(rig.keel(&["diff", "-f", "a.yaml"]).expect_code(0).out, "");
+    assert_eq!(rig.keel(&["plan", "-f", "a.yaml"]).expect_code(0).out, "deployment/a unchanged: nothing to do\n");
+}
+
+#[test]
 fn objects_are_printed_in_every_format() {
     let rig = Rig::new("sim");
     rig.write("specs/a.yaml", &spec("a", 2, "hi"));

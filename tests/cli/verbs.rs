@@ -64,10 +64,12 @@ fn plan_without_files_tells_what_is_to_be_done_for_what_is_declared() {
     rig.write("specs/a.yaml", &spec("a", 2, "hi"));
     rig.keel(&["apply", "-f", "specs", "--no-wait"]).expect_code(0);
     let done = rig.keel(&["plan"]).expect_code(1);
-    assert!(done.out.starts_with("deployment/a unchanged\n  steps:\n"), "{}", done.out);
-    assert!(done.out.contains("    create a/web/1 "), "{}", done.out);
+    let steps = "deployment/a unchanged\n  steps:\n    1. create and start a/web/0-1 (2 instances, ";
+    assert!(done.out.starts_with(steps), "{}", done.out);
     let json = rig.keel(&["plan", "-o", "json"]).expect_code(1).json();
     assert_eq!((&json[0]["deployment"], &json[0]["change"]), (&"a".into(), &"unchanged".into()));
+    assert_eq!(json[0]["steps"].as_array().unwrap().len(), 6, "{json}");
+    assert_eq!(json[0]["forecast"]["stages"][0]["lanes"].as_array().unwrap().len(), 2, "{json}");
 }
 
 #[test]
@@ -157,7 +159,7 @@ fn diff_tells_fields_and_steps_and_masks_secrets() {
     assert!(done.out.starts_with("deployment/a created\n"), "{}", done.out);
     assert!(done.out.contains("  services.web.env.API_TOKEN: (none) -> ***\n"), "{}", done.out);
     assert!(done.out.contains("  services.web.env.GREETING: (none) -> hi\n"), "{}", done.out);
-    assert!(done.out.contains("\n    create a/web/0 "), "{}", done.out);
+    assert!(done.out.contains("\n  steps:\n    1. create and start a/web/0 "), "{}", done.out);
     let json = rig.keel(&["diff", "-f", "specs", "-o", "json"]).expect_code(1);
     assert_eq!(json.json()[0]["change"], "created");
     assert!(!json.out.contains("token-hi"), "{}", json.out);

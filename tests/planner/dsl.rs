@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
-use evenkeel::plan::{Action, Failure, History, Input, Lane, Plan, check, plan};
+use evenkeel::plan::{Action, Failure, Forecast, History, Input, Lane, Plan, check, forecast, plan};
 use evenkeel::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
 use evenkeel::state::{
     DesiredDeployment, DesiredService, EndedBy, ErrorKind, Exit, Fate, Instance, InstanceId, Phase, SourceRef,
@@ -169,6 +169,21 @@ impl Snapshot {
             lines.push(rest);
         }
         lines.join("\n")
+    }
+
+    /// What is expected to follow.
+    pub fn forecast(&self) -> Forecast {
+        forecast(evenkeel::plan::Snapshot::of(&self.input(&self.observed)))
+    }
+
+    /// Compares the forecast's text, what is waited for afterwards included, with the expected one; lines may be
+    /// indented.
+    #[track_caller]
+    pub fn expect_course(&self, expected: &str) {
+        let forecast = self.forecast();
+        let lines: Vec<String> = forecast.lines().into_iter().chain(forecast.rest()).collect();
+        let trimmed = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n");
+        pretty_equal(&trimmed(&lines.join("\n")), trimmed(expected).trim());
     }
 
     /// Compares the plan's text with the expected one; lines may be indented.

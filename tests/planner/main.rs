@@ -2,6 +2,7 @@
 
 mod dsl;
 
+mod forecast;
 mod inputs;
 mod lanes;
 mod lifecycle;

@@ -1,7 +1,7 @@
 //! What holds for every plan: it passes the checker, does not depend on the order of what was observed (both are
 //! part of [`Snapshot::plan`]), leaves alone what did not change, and leads to what is declared.
 
-use evenkeel::plan::{History, Plan};
+use evenkeel::plan::{End, History, Plan};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{EndedBy, Exit, Fate, Instance, Phase, StopCause};
 use proptest::prelude::*;
@@ -237,6 +237,27 @@ proptest! {
         );
         world.settle();
         world.assert_converged();
+    }
+
+    #[test]
+    fn what_is_expected_leads_to_what_is_declared(
+        bounds in bounds(),
+        checked in any::<bool>(),
+        observed in instances(),
+        replicas in 0_u32..6,
+        runtime in runtime(),
+    ) {
+        let known = |phase: &Phase| !matches!(phase, Phase::Pending | Phase::Stopping | Phase::Unknown { .. });
+        let checked = if checked { "health: {check: {type: tcp, port: 80}}\n" } else { "" };
+        let snapshot = Snapshot::declared()
+            .service("web", 'a', replicas, &format!("{bounds}{checked}"))
+            .runs_on("web", runtime)
+            .with(observed.into_iter().filter(|one| known(&one.phase)));
+        let forecast = snapshot.forecast();
+        prop_assert_ne!(&forecast.end, &End::Beyond);
+        let mut world = World::new(snapshot);
+        world.follow(&forecast);
+        prop_assert_eq!(world.turn(), Plan::default());
     }
 
     #[test]

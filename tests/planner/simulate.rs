@@ -1,7 +1,7 @@
 //! Plans carried out step by step in an arbitrary order, with faults, on a world of plain data.
 
 use chrono::TimeDelta;
-use evenkeel::plan::{Action, Failure, Lane, Plan};
+use evenkeel::plan::{Action, Failure, Forecast, Lane, Plan, Stage, Wait};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{DesiredService, EndedBy, ErrorKind, Exit, Instance, InstanceId, Phase};
 
@@ -158,6 +158,31 @@ impl World {
             }
         }
         panic!("not settled after {TURNS} turns: {:#?}", self.snapshot);
+    }
+
+    /// Lets everything happen as it is expected.
+    pub fn follow(&mut self, forecast: &Forecast) {
+        for stage in &forecast.stages {
+            match stage {
+                Stage::Act { at, lanes } => {
+                    self.snapshot.now = *at;
+                    for lane in lanes {
+                        lane.steps.iter().for_each(|step| self.carry_out(&step.action));
+                        self.forget_failure(lane);
+                    }
+                }
+                Stage::Wait { at, waits } => {
+                    self.snapshot.now = waits.iter().filter_map(Wait::until).min().unwrap_or(*at);
+                    for wait in waits.iter().filter(|wait| matches!(wait, Wait::NotReady { until: None, .. })) {
+                        let id = wait.instance().expect("an instance");
+                        let mut running = self.running().into_iter();
+                        let instance = running.find(|one| one.id == *id).expect("it runs");
+                        let since = instance.phase.started_at().expect("it runs");
+                        instance.phase = Phase::Running { since, ready: true };
+                    }
+                }
+            }
+        }
     }
 
     fn end_unknown(&mut self) -> bool {

@@ -1,0 +1,118 @@
+//! What `diff` and `plan` share: what they are asked, and what there is to do.
+
+use super::connect::synced_status;
+use super::exit::Exit;
+use super::files::Files;
+use super::output::{DataFormat, note};
+use super::text::harmless;
+use crate::api::Client;
+use crate::controller::{ApplyRequest, Change, DeploymentPreview, Preview};
+
+/// What is looked at, and how it is printed.
+#[derive(Debug, clap::Args)]
+pub struct PreviewArgs {
+    #[command(flatten)]
+    pub files: Files,
+    /// How to print; text when nothing is named
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<DataFormat>,
+}
+
+/// What applying would do, and whether what exists was known by then.
+pub async fn preview(client: &Client, request: &ApplyRequest) -> anyhow::Result<(Preview, bool)> {
+    let synced = synced_status(client).await?.synced;
+    Ok((client.preview(request).await?, synced))
+}
+
+/// Whether applying would do anything. Where a runtime does not answer, what runs there is not known, so neither is
+/// that; why is told on standard error.
+pub fn verdict(preview: &Preview, synced: bool) -> Exit {
+    let blind: Vec<String> = preview.deployments.iter().filter_map(unknown).collect();
+    for line in &blind {
+        note(format_args!("error: {}", harmless(line)));
+    }
+    match preview.deployments.iter().all(is_nothing) {
+        _ if !blind.is_empty() || !synced => Exit::CouldNotTell,
+        true => Exit::Success,
+        false => Exit::Failure,
+    }
+}
+
+/// Whether nothing is declared differently and nothing is to be done.
+pub fn is_nothing(preview: &DeploymentPreview) -> bool {
+    preview.change == Change::Unchanged && preview.steps.is_empty()
+}
+
+/// Why the steps of a deployment could not be told.
+fn unknown(preview: &DeploymentPreview) -> Option<String> {
+    let waits = preview.plan.get("waits")?.as_array()?;
+    let wait = waits.iter().find(|wait| wait.get("wait").is_some_and(|kind| kind == "runtime_unreachable"))?;
+    let of = |key| wait.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+    Some(format!(
+        "deployment/{}: could not tell what is to be done, because the {} runtime does not answer: {}",
+        preview.deployment,
+        of("runtime"),
+        of("error")
+    ))
+}
+
+/// Lines under a heading; nothing where there are none.
+pub fn section(heading: &str, lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let lines: String = lines.iter().map(|line| format!("    {}\n", harmless(line))).collect();
+    format!("  {heading}:\n{lines}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::plan::{Plan, Wait};
+    use crate::spec::RuntimeKind;
+
+    fn preview(change: Change, steps: &[&str]) -> DeploymentPreview {
+        let steps: Vec<String> = steps.iter().map(|step| (*step).to_owned()).collect();
+        DeploymentPreview {
+            deployment: "demo".to_owned(),
+            change,
+            old: None,
+            new: None,
+            course: steps.clone(),
+            steps,
+            waits: Vec::new(),
+            plan: Value::Null,
+            forecast: Value::Null,
+        }
+    }
+
+    fn previews(one: DeploymentPreview) -> Preview {
+        Preview { deployments: vec![one], problems: Vec::new() }
+    }
+
+    #[test]
+    fn a_difference_is_a_change_of_the_declaration_or_a_step() {
+        let of = |change, steps: &[&str]| verdict(&previews(preview(change, steps)), true);
+        assert_eq!(of(Change::Unchanged, &[]), Exit::Success);
+        assert_eq!(of(Change::Unchanged, &["start demo/web/0"]), Exit::Failure);
+        assert_eq!(of(Change::Configured, &[]), Exit::Failure);
+    }
+
+    #[test]
+    fn what_could_not_be_seen_is_not_nothing() {
+        let mut unchanged = preview(Change::Unchanged, &[]);
+        assert_eq!(verdict(&previews(unchanged.clone()), false), Exit::CouldNotTell);
+        let wait = Wait::RuntimeUnreachable { runtime: RuntimeKind::Docker, error: "connection refused".to_owned() };
+        unchanged.plan = serde_json::to_value(Plan { waits: vec![wait], ..Plan::default() }).unwrap();
+        assert_eq!(
+            unknown(&unchanged).as_deref(),
+            Some(
+                "deployment/demo: could not tell what is to be done, because the docker runtime does not answer: \
+                 connection refused"
+            )
+        );
+        assert_eq!(verdict(&previews(unchanged), true), Exit::CouldNotTell);
+    }
+}
