@@ -29,13 +29,12 @@ impl Options {
         Ok(Self { state_dir, runtime, program: running_program() })
     }
 
-    /// Whether nothing was ever kept here: there is no state directory. One that can't be looked at counts as there,
-    /// so that whoever opens it tells why.
+    /// Whether nothing was ever kept here: no installation was made in the state directory.
     pub fn is_untouched(&self) -> bool {
-        matches!(self.state_dir.try_exists(), Ok(false))
+        !StateDir::is_made(&self.state_dir)
     }
 
-    /// Where the controller of this state directory listens; `None` where there is no state directory yet, so that
+    /// Where the controller of this state directory listens; `None` where no installation was made yet, so that
     /// looking creates nothing.
     ///
     /// # Errors

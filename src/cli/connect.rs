@@ -15,13 +15,12 @@ use super::output::note;
 /// Longest wait for the first complete picture. Every runtime call has a shorter bound of its own.
 const SYNC_DEADLINE: Duration = Duration::from_secs(60);
 
-/// An engine to look at.
+/// An engine to look at; where nothing was ever made, it is empty and makes nothing.
 pub async fn observe(options: &Options) -> anyhow::Result<Client> {
     open(options, Mode::Observe).await
 }
 
-/// An engine to look at what exists; `None` where there is no state directory, so nothing can exist and looking
-/// creates nothing either.
+/// An engine to look at what exists; `None` where nothing was ever made, so that nothing can exist.
 pub async fn look(options: &Options) -> anyhow::Result<Option<Client>> {
     if options.is_untouched() {
         return Ok(None);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::apply::{finish, print_results};
-use super::connect::{converge, observe, synced_status};
+use super::connect::{converge, look, synced_status};
 use super::converge::Baseline;
 use super::exit::{Exit, Outcome};
 use super::files::Files;
@@ -51,7 +51,7 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let looking = observe(options).await?;
+        let Some(looking) = look(options).await? else { return self.nothing(options) };
         let found = self.find(&looking).await;
         let (found, exit) = match found {
             Ok(found) => found,
@@ -76,6 +76,21 @@ impl Args {
             Exit::Success => exit,
             other => other,
         })
+    }
+
+    /// Where no installation was made.
+    fn nothing(&self, options: &Options) -> Outcome {
+        self.files.read()?;
+        let why = format!(
+            "nothing to delete: nothing was ever run or applied with the state directory {}; is it the right one \
+             (--state-dir, KEEL_STATE_DIR)?",
+            options.state_dir.display()
+        );
+        if !self.ignore_not_found {
+            bail!(why);
+        }
+        note(why);
+        Ok(Exit::Success)
     }
 
     /// The deployments that exist, and what becomes of the exit code when others don't.

@@ -13,6 +13,8 @@ mod engine;
 mod event;
 mod flight;
 mod message;
+#[cfg(target_os = "linux")]
+mod nothing;
 mod observe;
 mod open;
 mod publish;

@@ -31,18 +31,18 @@ const SETTLED: usize = 64;
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 impl Engine {
-    /// Opens the state directory, the runtimes and the sources, and starts working.
+    /// Opens the state directory, the runtimes and the sources, and starts working. An engine that may only look makes
+    /// no state directory.
     ///
     /// # Errors
     /// `Conflict` with the holder's pid when the mode needs the lock and another process holds it; `Invalid` when the
     /// watched directory does not exist.
     pub async fn open(options: EngineOptions) -> Result<Self, EngineError> {
-        let state_dir = StateDir::open(&options.state_dir).map_err(local("the state directory can't be used"))?;
+        let (state_dir, store) = place(&options)?;
         let lock = match options.mode {
             Mode::Observe => None,
             Mode::OneShot(_) | Mode::Controller { .. } => Some(state_dir.lock().map_err(locked)?),
         };
-        let store = Arc::new(state_dir.store().map_err(local("the state database can't be used"))?);
         let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
         let watched = watched_roots(&options.mode, &store)?;
         let (declared, source, mut tasks) =
@@ -91,6 +91,15 @@ impl Engine {
         // A runtime that takes longer is shown as what it is.
         let _ = tokio::time::timeout(FIRST_LOOK, synced).await;
     }
+}
+
+/// The state directory and the database. A look where nothing was ever made leaves no trace.
+fn place(options: &EngineOptions) -> Result<(StateDir, Arc<Store>), EngineError> {
+    let untouched = options.mode == Mode::Observe && !StateDir::is_made(&options.state_dir);
+    let open = if untouched { StateDir::unmade } else { StateDir::open };
+    let state_dir = open(&options.state_dir).map_err(local("the state directory can't be used"))?;
+    let store = if untouched { Store::in_memory() } else { state_dir.store() };
+    Ok((state_dir, Arc::new(store.map_err(local("the state database can't be used"))?)))
 }
 
 fn scope(mode: &Mode) -> Scope {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+#[cfg(target_os = "linux")]
+use super::nothing::Nothing;
 use super::observe::Connect;
 use super::{EngineError, EngineOptions};
 use crate::clock::SystemClock;
@@ -15,6 +17,8 @@ use crate::runtime::sim::{Faults, World};
 use crate::runtime::{Result, Runtime, RuntimeError};
 use crate::spec::RuntimeKind;
 use crate::state::{ErrorKind, Owner};
+#[cfg(target_os = "linux")]
+use crate::store::StateDir;
 
 /// File in the state directory that remembers the default runtime, so that an engine which happens to be down at one
 /// start does not move every workload to another runtime.
@@ -74,12 +78,18 @@ pub fn connectors(
     }
     let mut all: Vec<Arc<dyn Connect>> = vec![Arc::new(Docker { owner: owner.clone() })];
     #[cfg(target_os = "linux")]
-    all.push(Arc::new(Sandbox {
-        owner: owner.clone(),
-        state_dir: state_dir.to_owned(),
-        program: options.program.clone(),
-    }));
+    all.push(sandbox(options, state_dir, owner));
     all
+}
+
+/// The sandbox runtime. A look where nothing was ever made makes no directory for it either, and there can't be
+/// anything in one.
+#[cfg(target_os = "linux")]
+fn sandbox(options: &EngineOptions, state_dir: &Path, owner: &Owner) -> Arc<dyn Connect> {
+    if options.mode == super::Mode::Observe && !StateDir::is_made(state_dir) {
+        return Arc::new(super::Connected(Arc::new(Nothing(RuntimeKind::Sandbox))));
+    }
+    Arc::new(Sandbox { owner: owner.clone(), state_dir: state_dir.to_owned(), program: options.program.clone() })
 }
 
 /// Directory of the sandbox runtime inside of the state directory.

@@ -48,6 +48,18 @@ impl StateDir {
         Ok(Self { path, owner })
     }
 
+    /// Whether an installation was made here, which its owner id tells. One that can't be looked at counts as made, so
+    /// that whoever opens it is told why.
+    pub fn is_made(path: &Path) -> bool {
+        !matches!(path.join(OWNER).try_exists(), Ok(false))
+    }
+
+    /// A state directory to look at where none was made: nothing of it is on disk, and nothing carries its owner id.
+    pub fn unmade(path: &Path) -> Result<Self, StoreError> {
+        let path = std::path::absolute(path).map_err(StoreError::io("find", path))?;
+        Ok(Self { path, owner: Owner(random_id()?) })
+    }
+
     /// The directory; absolute.
     pub fn path(&self) -> &Path {
         &self.path

@@ -15,6 +15,12 @@ fn where_nothing_is_get_says_so_on_standard_error() {
 #[test]
 fn looking_creates_nothing() {
     let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    let nothing = format!(
+        "nothing to delete: nothing was ever run or applied with the state directory {}; is it the right one \
+         (--state-dir, KEEL_STATE_DIR)?\n",
+        rig.path("state").display()
+    );
     let missing = "error: demo/web has no instance\n";
     let cannot = "error: demo/web has no running instance; see keel get instances\n";
     for (arguments, code, out, err) in [
@@ -29,11 +35,35 @@ fn looking_creates_nothing() {
         (&["logs", "demo/web"], 1, "", missing),
         (&["exec", "demo/web", "--", "true"], 125, "", cannot),
         (&["plan"], 0, "", "nothing is declared\n"),
+        (&["apply", "-f", "specs", "--dry-run"], 0, "deployment/a created (dry run)\n", ""),
+        (&["delete", "demo"], 1, "", &format!("error: {nothing}")),
+        (&["delete", "-f", "specs", "--volumes"], 1, "", &format!("error: {nothing}")),
+        (&["delete", "demo", "--ignore-not-found"], 0, "", &nothing),
         (&["approve"], 0, "", "nothing is held; there is nothing to approve\n"),
     ] {
         let done = rig.keel(arguments).expect_code(code);
         assert_eq!((done.out.as_str(), done.err.as_str()), (out, err), "{arguments:?}");
         assert!(!rig.path("state").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn looking_ahead_creates_nothing_on_any_runtime_and_not_in_a_folder_that_is_there() {
+    for runtime in ["sim", "sandbox"] {
+        let rig = Rig::new(runtime);
+        rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+        std::fs::create_dir(rig.path("empty")).unwrap();
+        for state in ["state", "empty"] {
+            for verb in ["diff", "plan"] {
+                let done = rig.keel(&[verb, "-f", "specs", "--state-dir", state]).expect_code(1);
+                assert!(done.out.contains(&format!(" on {runtime} from image host: missing")), "{}", done.out);
+                assert_eq!(done.err, "");
+            }
+        }
+        rig.write("specs/b.yaml", "version: v1\n");
+        rig.keel(&["apply", "-f", "specs"]).expect_code(1);
+        assert!(!rig.path("state").exists());
+        assert_eq!(std::fs::read_dir(rig.path("empty")).unwrap().count(), 0);
     }
 }
 
@@ -171,12 +201,13 @@ fn diff_tells_fields_and_steps_and_masks_secrets() {
 #[test]
 fn delete_tells_names_that_do_not_exist() {
     let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.keel(&["apply", "-f", "specs/a.yaml"]).expect_code(0);
     let done = rig.keel(&["delete", "ghost"]).expect_code(1);
     assert_eq!(done.err, "error: deployments \"ghost\" not found\n");
     rig.keel(&["delete", "ghost", "--ignore-not-found"]).expect_code(0);
-    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
-    rig.keel(&["delete", "-f", "specs/a.yaml"]).expect_code(1);
-    rig.keel(&["apply", "-f", "specs/a.yaml"]).expect_code(0);
+    rig.write("specs/b.yaml", &spec("b", 1, "hi"));
+    rig.keel(&["delete", "-f", "specs/b.yaml"]).expect_code(1);
     let done = rig.keel(&["delete", "a", "ghost"]).expect_code(1);
     assert_eq!(done.out, "deployment/a deleted\n");
     assert_eq!(rig.get("deployments"), Vec::<serde_json::Value>::new());

@@ -20,6 +20,21 @@ fn the_directory_is_private_and_keeps_its_owner() {
 }
 
 #[test]
+fn a_state_directory_that_was_not_made_is_looked_at_without_a_trace() {
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("state");
+    assert!(!StateDir::is_made(&path));
+    let looked_at = StateDir::unmade(&path).unwrap();
+    assert_eq!((looked_at.path(), path.exists()), (path.as_path(), false));
+    assert!(!StateDir::is_made(base.path()), "a folder alone is no installation");
+    let made = StateDir::open(&path).unwrap();
+    assert!(StateDir::is_made(&path));
+    assert_ne!(made.owner(), looked_at.owner());
+    std::fs::write(base.path().join("file"), "").unwrap();
+    assert!(StateDir::is_made(&base.path().join("file")), "who opens it is told why it can't be one");
+}
+
+#[test]
 fn a_damaged_owner_id_is_never_replaced() {
     let base = tempfile::tempdir().unwrap();
     std::fs::write(base.path().join("owner"), "").unwrap();

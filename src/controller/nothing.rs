@@ -1,0 +1,68 @@
+//! A runtime on which nothing is.
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+use crate::runtime::{
+    Capabilities, CreateRequest, Listing, Progress, Result, Runtime, RuntimeError, RuntimeEvent, StopRequest, Volumes,
+};
+use crate::spec::{Image, RuntimeKind};
+use crate::state::{ErrorKind, Instance, InstanceRef};
+
+/// Stands for a runtime that keeps what it has in the state directory, where there is none: it has nothing, and never
+/// will have while somebody only looks.
+pub struct Nothing(pub RuntimeKind);
+
+impl Nothing {
+    fn refusal<T>(&self) -> Result<T> {
+        Err(RuntimeError::new(ErrorKind::Rejected, format!("{} is only looked at", self.0)))
+    }
+}
+
+#[async_trait]
+impl Runtime for Nothing {
+    fn kind(&self) -> RuntimeKind {
+        self.0
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities> {
+        self.refusal()
+    }
+
+    async fn list(&self) -> Result<Listing> {
+        Ok(Listing::default())
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
+        Ok(stream::pending().boxed())
+    }
+
+    async fn ensure_image(&self, _: &Image, _: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        self.refusal()
+    }
+
+    async fn create(&self, _: &CreateRequest) -> Result<Instance> {
+        self.refusal()
+    }
+
+    async fn start(&self, _: &InstanceRef) -> Result<Instance> {
+        self.refusal()
+    }
+
+    async fn stop(&self, _: &InstanceRef, _: &StopRequest) -> Result<Option<Instance>> {
+        Ok(None)
+    }
+
+    async fn remove(&self, _: &InstanceRef) -> Result<()> {
+        Ok(())
+    }
+
+    async fn teardown(&self, _: &str, _: Volumes) -> Result<()> {
+        Ok(())
+    }
+
+    fn concurrency(&self) -> usize {
+        1
+    }
+}
