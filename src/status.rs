@@ -4,6 +4,7 @@
 mod compute;
 mod conditions;
 mod facts;
+mod message;
 mod view;
 mod waits;
 

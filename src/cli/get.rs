@@ -1,6 +1,6 @@
 //! `keel get`: what there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -160,6 +160,16 @@ impl Args {
         columns.render(header.then(|| resource.header(wide)).as_deref(), &rows)
     }
 
+    /// Objects that are new or show something else, and those that are gone.
+    fn changed(&self, resource: Resource, before: &[Object], now: &[Object]) -> Vec<Object> {
+        changed(resource, before, now, |one, other| match self.output {
+            Some(Format::Json | Format::Yaml) => one.value == other.value,
+            Some(Format::Name) => one.name == other.name,
+            Some(Format::Wide) => one.reads_like(other, resource, true),
+            None => one.reads_like(other, resource, false),
+        })
+    }
+
     fn print_changes(
         &self,
         before: &[(Resource, Vec<Object>)],
@@ -167,7 +177,7 @@ impl Args {
         columns: &mut [Columns],
     ) -> anyhow::Result<()> {
         for (((resource, before), (_, now)), columns) in before.iter().zip(now).zip(columns) {
-            let changed = changed(*resource, before, now);
+            let changed = self.changed(*resource, before, now);
             match self.output {
                 _ if changed.is_empty() => {}
                 Some(Format::Name) => print(&names(&[(*resource, changed)]))?,
@@ -259,13 +269,19 @@ fn names(shown: &[(Resource, Vec<Object>)]) -> String {
     text
 }
 
-/// Objects that are new or different, and those that are gone.
-fn changed(resource: Resource, before: &[Object], now: &[Object]) -> Vec<Object> {
-    let old: BTreeMap<&str, &Value> = before.iter().map(|object| (object.key.as_str(), &object.value)).collect();
-    let mut out: Vec<Object> =
-        now.iter().filter(|object| old.get(object.key.as_str()) != Some(&&object.value)).cloned().collect();
-    let still = |key: &str| now.iter().any(|object| object.key == key);
-    out.extend(before.iter().filter(|object| !still(&object.key)).map(|object| object.clone().gone(resource)));
+/// Objects that are new or not the same as before, and those that are gone.
+fn changed(
+    resource: Resource,
+    before: &[Object],
+    now: &[Object],
+    same: impl Fn(&Object, &Object) -> bool,
+) -> Vec<Object> {
+    let old: BTreeMap<&str, &Object> = before.iter().map(|object| (object.key.as_str(), object)).collect();
+    let as_before = |object: &&Object| old.get(object.key.as_str()).is_some_and(|old| same(object, old));
+    let mut out: Vec<Object> = now.iter().filter(|object| !as_before(object)).cloned().collect();
+    let still: BTreeSet<&str> = now.iter().map(|object| object.key.as_str()).collect();
+    let gone = before.iter().filter(|object| !still.contains(object.key.as_str()));
+    out.extend(gone.map(|object| object.clone().gone(resource)));
     out
 }
 
@@ -299,8 +315,8 @@ mod tests {
     fn watching_prints_what_is_new_different_or_gone() {
         let before = [object("same", json!(1)), object("different", json!(1)), object("gone", json!(1))];
         let now = [object("same", json!(1)), object("different", json!(2)), object("new", json!(1))];
-        let rows: Vec<Vec<String>> =
-            changed(Resource::Instances, &before, &now).iter().map(|object| object.row(false)).collect();
+        let found = changed(Resource::Instances, &before, &now, |one, other| one.value == other.value);
+        let rows: Vec<Vec<String>> = found.iter().map(|object| object.row(false)).collect();
         assert_eq!(rows, [["different", "1/1", "running"], ["new", "1/1", "running"], ["gone", "1/1", "removed"]]);
     }
 

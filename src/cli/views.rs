@@ -5,8 +5,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::text::age;
+use crate::spec::Revision;
 use crate::state::{Condition, ConditionStatus, Target};
 use crate::status::{DeploymentView, InstanceView, ServiceView, Status};
+
+/// Head of the column that changes by itself.
+const AGE: &str = "AGE";
 
 /// The types that can be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +75,12 @@ impl Resource {
         let (narrow, more): (&[_], &[_]) = match self {
             Self::Deployments => (&["NAME", "STATE", "READY", "MESSAGE"], &["SOURCE", "CONDITIONS"]),
             Self::Services => (
-                &["NAME", "DESIRED", "RUNNING", "READY", "UP-TO-DATE", "RUNTIME"],
+                &["NAME", "DESIRED", "RUNNING", "READY", "UP-TO-DATE", "RUNTIME", "MESSAGE"],
                 &["IMAGE", "REVISION", "SOURCE", "CONDITIONS"],
             ),
             Self::Instances => (
-                &["NAME", "READY", "STATUS", "RESTARTS", "AGE", "PORTS"],
-                &["RUNTIME", "ID", "PID", "REVISION", "MESSAGE", "CONDITIONS"],
+                &["NAME", "READY", "STATUS", "RESTARTS", AGE, "REVISION", "PORTS"],
+                &["RUNTIME", "ID", "PID", "MESSAGE", "CONDITIONS"],
             ),
         };
         narrow.iter().chain(if wide { more } else { &[] }).copied().collect()
@@ -104,14 +108,23 @@ impl Object {
         self.cells.iter().chain(if wide { self.wide.as_slice() } else { &[] }).cloned().collect()
     }
 
+    /// Whether its row says the same as another one. Time alone makes no difference.
+    pub fn reads_like(&self, other: &Self, resource: Resource, wide: bool) -> bool {
+        let columns = resource.header(wide);
+        let (one, other) = (self.row(wide), other.row(wide));
+        let mut cells = columns.iter().zip(one.iter().zip(&other));
+        cells.all(|(column, (one, other))| *column == AGE || one == other)
+    }
+
     /// Its row when it is gone.
     pub fn gone(mut self, resource: Resource) -> Self {
-        let state = match resource {
-            Resource::Deployments => Some(1),
-            Resource::Services => None,
-            Resource::Instances => Some(2),
+        let column = match resource {
+            Resource::Deployments => "STATE",
+            Resource::Services => "MESSAGE",
+            Resource::Instances => "STATUS",
         };
-        if let Some(cell) = state.and_then(|index| self.cells.get_mut(index)) {
+        let columns = resource.header(false);
+        if let Some((_, cell)) = columns.iter().zip(&mut self.cells).find(|(name, _)| **name == column) {
             "removed".clone_into(cell);
         }
         self
@@ -149,10 +162,11 @@ fn service(view: &ServiceView) -> Object {
             view.ready.to_string(),
             view.updated.to_string(),
             view.runtime.to_string(),
+            view.message.clone(),
         ],
         wide: vec![
             view.image.clone(),
-            view.revision.clone(),
+            short(&view.revision),
             or_none(view.source.as_deref()),
             conditions(&view.conditions),
         ],
@@ -172,7 +186,7 @@ fn instance(view: &InstanceView, now: DateTime<Utc>) -> Object {
     let created = (now - view.created_at).to_std().unwrap_or_default();
     Object {
         name: view.name.clone(),
-        key: format!("{} {} {}", view.name, view.revision, view.created_at.timestamp_micros()),
+        key: format!("{} {} {} {}", view.name, view.runtime, view.revision, view.attempt),
         value: json(view),
         cells: vec![
             view.name.clone(),
@@ -180,17 +194,22 @@ fn instance(view: &InstanceView, now: DateTime<Utc>) -> Object {
             phase(view),
             view.restarts.to_string(),
             age(created),
+            short(&view.revision),
             or_none((!ports.is_empty()).then(|| ports.join(",")).as_deref()),
         ],
         wide: vec![
             view.runtime.to_string(),
             or_none((!view.runtime_id.is_empty()).then_some(view.runtime_id.as_str())),
             or_none(view.pid.map(|pid| pid.to_string()).as_deref()),
-            view.revision.clone(),
             view.message.clone(),
             conditions(&view.conditions),
         ],
     }
+}
+
+/// A revision as plans and names have it.
+fn short(revision: &str) -> String {
+    revision.parse::<Revision>().map_or_else(|_| revision.to_owned(), |revision| revision.short().to_owned())
 }
 
 /// The phase, and of an exit how it ended.
@@ -258,9 +277,11 @@ mod tests {
             "generation": 1, "synced": true, "problems": [], "hold": null, "runtimes": [],
             "deployments": [{"deployment": "demo", "source": null, "state": "running", "message": "", "conditions": []}],
             "services": [{"deployment": "demo", "service": "web", "source": "a.yaml:3", "runtime": "sandbox",
-                "image": "host", "desired": 3, "running": 2, "ready": 1, "updated": 2, "revision": "r1", "conditions": []}],
+                "image": "host", "desired": 3, "running": 2, "ready": 1, "updated": 2, "revision": "r1",
+                "message": "1 of 3 replicas are ready", "conditions": []}],
             "instances": [{"deployment": "demo", "service": "web", "slot": 0, "name": "demo/web/0", "runtime": "sandbox",
-                "runtime_id": "x", "pid": 7, "phase": "exited", "ready": false, "revision": "r1", "restarts": 2,
+                "runtime_id": "x", "pid": 7, "phase": "exited", "ready": false, "revision": "v1-3f2a9c1d00000000",
+                "restarts": 2,
                 "created_at": "2024-01-01T00:00:00Z", "started_at": null, "ports": [
                     {"container_port": 80, "protocol": "tcp", "host_ip": "127.0.0.1", "host_port": 8080}],
                 "exit": {"code": 137, "signal": "SIGKILL", "oom_killed": false, "reason": "signal", "message": null,
@@ -273,7 +294,30 @@ mod tests {
             assert_eq!(kind.header(true).len(), row.len(), "{kind:?}");
         }
         assert_eq!(rows[0][..4], ["demo", "running", "1/3", ""]);
-        assert_eq!(rows[1][..6], ["demo/web", "3", "2", "1", "2", "sandbox"]);
-        assert_eq!(rows[2][..6], ["demo/web/0", "0/1", "exited (killed by SIGKILL)", "2", "60s", "127.0.0.1:8080->80"]);
+        assert_eq!(rows[1][..7], ["demo/web", "3", "2", "1", "2", "sandbox", "1 of 3 replicas are ready"]);
+        let exited = "exited (killed by SIGKILL)";
+        assert_eq!(rows[2][..7], ["demo/web/0", "0/1", exited, "2", "60s", "3f2a9c1d", "127.0.0.1:8080->80"]);
+    }
+
+    #[test]
+    fn a_row_reads_the_same_while_nothing_in_it_but_its_age_changes() {
+        let view = |phase: &str, message: &str, created_at: &str| -> InstanceView {
+            serde_json::from_value(serde_json::json!({
+                "deployment": "demo", "service": "web", "slot": 0, "name": "demo/web/0", "runtime": "sim",
+                "runtime_id": "x", "pid": null, "phase": phase, "ready": false, "revision": "v1-3f2a9c1d00000000",
+                "restarts": 0, "created_at": created_at, "started_at": null, "ports": [], "exit": null,
+                "message": message, "conditions": [],
+            }))
+            .unwrap()
+        };
+        let now = "2024-01-01T00:01:00Z".parse().unwrap();
+        let object = |phase: &str, message: &str, created_at: &str| instance(&view(phase, message, created_at), now);
+        let first = object("pending", "", "2024-01-01T00:00:00Z");
+        let later = object("pending", "Downloading 1/2 MiB", "2024-01-01T00:00:01Z");
+        assert_eq!(first.key, later.key, "it is the same instance");
+        assert!(later.reads_like(&first, Resource::Instances, false));
+        assert!(!later.reads_like(&first, Resource::Instances, true), "the wide table shows the message");
+        let created = object("created", "", "2024-01-01T00:00:00Z");
+        assert!(!created.reads_like(&first, Resource::Instances, false));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::conditions;
+use super::waits::{Severity, severity};
 use super::{DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
+use super::{conditions, message};
 use crate::plan::Wait;
 use crate::state::{DesiredService, Exit, Fate, Instance, Phase};
 
@@ -30,7 +31,7 @@ pub fn views(facts: &Facts<'_>) -> DeploymentStatus {
         deployment: facts.deployment.to_owned(),
         source: facts.desired.ok().map(|desired| desired.source.to_string()),
         state,
-        message: message(facts, state),
+        message: message::of_deployment(facts, state),
         conditions: conditions::of_deployment(facts, state),
     };
     let instances = shown.iter().map(|instance| instance_view(facts, instance)).collect();
@@ -75,9 +76,11 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         ready: count(&|instance| instance.phase.is_ready()),
         updated: count(&|instance| runs(instance) && current(instance)),
         revision: service.revision.to_string(),
+        message: String::new(),
         conditions: Vec::new(),
     };
     view.conditions = conditions::of_service(&view, service, &mine, &facts.plan.waits);
+    view.message = message::of_service(facts, service, &view.conditions);
     view
 }
 
@@ -94,6 +97,7 @@ fn instance_view(facts: &Facts<'_>, instance: &Instance) -> InstanceView {
         deployment: instance.id.deployment.clone(),
         service: instance.id.service.clone(),
         slot: instance.id.slot,
+        attempt: instance.id.attempt,
         name: instance.id.name(),
         runtime: instance.runtime,
         runtime_id: instance.runtime_id.clone(),
@@ -139,54 +143,4 @@ fn state(facts: &Facts<'_>) -> DeploymentState {
         Severity::Fine if facts.working || !facts.plan.is_empty() => DeploymentState::Progressing,
         Severity::Fine => DeploymentState::Running,
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Severity {
-    /// As it should be.
-    Fine,
-    /// On its way.
-    Moving,
-    /// Fails and is tried again by itself.
-    Trying,
-    /// Not known.
-    Blind,
-    /// Stays so until somebody does something.
-    Final,
-}
-
-const fn severity(wait: &Wait) -> Severity {
-    match wait {
-        Wait::Ended { .. } | Wait::Idle { .. } | Wait::Terminated { .. } | Wait::Kept => Severity::Fine,
-        Wait::InFlight { .. } | Wait::NotReady { .. } | Wait::Draining { .. } | Wait::OrphanSettling { .. } => {
-            Severity::Moving
-        }
-        Wait::BackOff { .. } | Wait::Retry { .. } | Wait::Unknown { .. } => Severity::Trying,
-        Wait::RuntimeUnreachable { .. } => Severity::Blind,
-        Wait::Refused { .. }
-        | Wait::Isolated { .. }
-        | Wait::ShutDown { .. }
-        | Wait::GaveUp { .. }
-        | Wait::NotRun { .. } => Severity::Final,
-    }
-}
-
-/// The worst thing that is being waited for, and that the declaration is not in force where it is not.
-fn message(facts: &Facts<'_>, state: DeploymentState) -> String {
-    // That something is being worked on is what the state says.
-    let telling = |wait: &&Wait| severity(wait) > Severity::Fine && !matches!(wait, Wait::InFlight { .. });
-    let worst = facts.plan.waits.iter().filter(telling);
-    let wait = worst.max_by_key(|wait| severity(wait)).map(ToString::to_string);
-    let undone = facts.plan.steps().next().filter(|_| !facts.acting);
-    let wait = match (wait, state) {
-        (None, _) if undone.is_some() => {
-            undone.map(|step| format!("no controller runs; `keel run` or `keel apply` would next {step}"))
-        }
-        (None, DeploymentState::Removing) if facts.removing => Some("being deleted".to_owned()),
-        (None, DeploymentState::Removing) => Some("not declared any more".to_owned()),
-        (None, DeploymentState::Kept) => facts.kept.map(str::to_owned),
-        (wait, _) => wait,
-    };
-    let stale = facts.stale.map(|why| format!("runs on its last good version: {why}"));
-    stale.into_iter().chain(wait).collect::<Vec<_>>().join("; ")
 }

@@ -114,6 +114,9 @@ pub struct ServiceView {
     pub updated: u32,
     /// The declared revision.
     pub revision: String,
+    /// What is being waited for, or the worst that is true of it; empty where all is well.
+    #[serde(default)]
+    pub message: String,
     /// What else is true of it.
     pub conditions: Vec<Condition>,
 }
@@ -127,6 +130,9 @@ pub struct InstanceView {
     pub service: String,
     /// Stable ordinal inside the service.
     pub slot: u32,
+    /// Counts the instances of one slot and revision, from 0.
+    #[serde(default)]
+    pub attempt: u32,
     /// `DEPLOYMENT/SERVICE/SLOT`.
     pub name: String,
     /// Runtime.

@@ -187,7 +187,9 @@ fn objects_are_printed_in_every_format() {
     let table = rig.keel(&["get", "svc"]).expect_code(0).out;
     assert_eq!(
         table,
-        "NAME    DESIRED   RUNNING   READY   UP-TO-DATE   RUNTIME\na/web   2         2         2       2            sim\n"
+        "NAME    DESIRED   RUNNING   READY   UP-TO-DATE   RUNTIME   MESSAGE\n\
+         a/web   2         2         2       2            sim       UnsupportedField: endpoints: nothing listens on \
+         their ports yet; instances only get their PORT\n"
     );
     assert_eq!(rig.keel(&["get", "svc", "--no-headers"]).out.lines().count(), 1);
     let yaml = rig.keel(&["get", "deploy", "-o", "yaml"]).expect_code(0).out;
@@ -238,7 +240,7 @@ fn watching_prints_changes_as_they_come() {
     let mut out = watch.stdout.take().unwrap();
     let mut seen = String::new();
     let mut buffer = [0; 256];
-    while !seen.lines().any(|line| line.split_whitespace().eq(["a/web", "2", "2", "2", "2", "sim"])) {
+    while !seen.lines().any(|line| line.split_whitespace().take(6).eq(["a/web", "2", "2", "2", "2", "sim"])) {
         let read = out.read(&mut buffer).unwrap();
         assert!(read > 0, "the watch ended: {seen}");
         seen.push_str(std::str::from_utf8(&buffer[..read]).unwrap());

@@ -1,0 +1,136 @@
+//! The one sentence that says most of a deployment or a service.
+
+use super::waits::{self, Severity, severity};
+use super::{DeploymentState, Facts};
+use crate::plan::{Step, Wait};
+use crate::state::{Condition, ConditionStatus, DesiredService};
+
+/// The worst thing that is being waited for, and that the declaration is not in force where it is not.
+pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String {
+    let said = worst(facts.plan.waits.iter()).or_else(|| undone(facts, |_| true)).or_else(|| match state {
+        DeploymentState::Removing if facts.removing => Some("being deleted".to_owned()),
+        DeploymentState::Removing => Some("not declared any more".to_owned()),
+        DeploymentState::Kept => facts.kept.map(str::to_owned),
+        _ => None,
+    });
+    let stale = facts.stale.map(|why| format!("runs on its last good version: {why}"));
+    stale.into_iter().chain(said).collect::<Vec<_>>().join("; ")
+}
+
+/// The worst thing that is being waited for, else the worst of its conditions.
+pub(super) fn of_service(facts: &Facts<'_>, service: &DesiredService, conditions: &[Condition]) -> String {
+    let mine = |wait: &&Wait| match wait {
+        Wait::RuntimeUnreachable { runtime, .. } => *runtime == service.runtime,
+        wait => waits::service_of(wait) == Some(service.name.as_str()),
+    };
+    let acts_on = |step: &Step| step.action.instance().is_some_and(|id| id.service == service.name);
+    worst(facts.plan.waits.iter().filter(mine))
+        .or_else(|| undone(facts, acts_on))
+        .or_else(|| trouble(conditions))
+        .unwrap_or_default()
+}
+
+/// The worst of these waits; that something is being worked on goes without saying.
+fn worst<'a>(waits: impl Iterator<Item = &'a Wait>) -> Option<String> {
+    let telling = |wait: &&Wait| severity(wait) > Severity::Fine && !matches!(wait, Wait::InFlight { .. });
+    waits.filter(telling).max_by_key(|wait| severity(wait)).map(ToString::to_string)
+}
+
+/// What is to be done and nobody does.
+fn undone(facts: &Facts<'_>, mine: impl Fn(&Step) -> bool) -> Option<String> {
+    let step = facts.plan.steps().find(|step| mine(step)).filter(|_| !facts.acting)?;
+    Some(format!("no controller runs; `keel run` or `keel apply` would next {step}"))
+}
+
+/// The worst condition of a service that is not as somebody would wish.
+fn trouble(conditions: &[Condition]) -> Option<String> {
+    let rank = |condition: &Condition| match (condition.kind.as_str(), condition.status == ConditionStatus::True) {
+        ("Available", false) => Some(0),
+        ("Progressing", true) => Some(1),
+        ("Available" | "Progressing", _) | (_, false) => None,
+        ("UnsupportedField", true) => Some(3),
+        (_, true) => Some(2),
+    };
+    let ranked = conditions.iter().filter_map(|condition| Some((rank(condition)?, condition)));
+    let (_, condition) = ranked.min_by_key(|(rank, _)| *rank)?;
+    Some(match condition.kind.as_str() {
+        "Available" | "Progressing" => condition.message.clone(),
+        kind => format!("{kind}: {}", condition.message),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::controller::desired;
+    use crate::plan::Plan;
+    use crate::spec::{RuntimeKind, merge, parse};
+    use crate::state::{DesiredDeployment, InstanceId};
+    use crate::status::views;
+
+    fn declared(fields: &str) -> DesiredDeployment {
+        let text = format!(
+            "version: v1\ndeployment: demo\nservices: {{web: {{image: {{name: host}}{fields}}}, db: {{image: {{name: host}}}}}}\n"
+        );
+        let merged = merge(&[(PathBuf::from("/specs/demo.yaml"), parse(&text))]);
+        assert_eq!(merged.problems, []);
+        desired(&merged.deployments["demo"], RuntimeKind::Sim)
+    }
+
+    /// Messages of the services `db` and `web`.
+    fn messages(fields: &str, waits: Vec<Wait>) -> Vec<String> {
+        let desired = declared(fields);
+        let facts = Facts {
+            deployment: "demo",
+            desired: Ok(&desired),
+            observed: &[],
+            plan: &Plan { waits, ..Plan::default() },
+            acting: true,
+            working: false,
+            stale: None,
+            kept: None,
+            progress: &BTreeMap::new(),
+            removing: false,
+        };
+        views(&facts).services.into_iter().map(|view| view.message).collect()
+    }
+
+    fn web() -> InstanceId {
+        let revision = declared("").services["web"].revision.clone();
+        InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0 }
+    }
+
+    #[test]
+    fn a_service_says_what_it_waits_for_and_nothing_of_another() {
+        let ready = Wait::NotReady { id: web(), until: None };
+        let lacking = "0 of 1 replicas are ready, 1 are needed";
+        assert_eq!(messages("", vec![ready.clone()]), [lacking, &ready.to_string()]);
+        let under_way = Wait::InFlight { id: web() };
+        assert_eq!(messages("", vec![under_way]), [lacking, lacking]);
+        let silent = Wait::RuntimeUnreachable { runtime: RuntimeKind::Sim, error: "gone".into() };
+        assert_eq!(messages("", vec![ready, silent.clone()]), [silent.to_string(), silent.to_string()]);
+    }
+
+    #[test]
+    fn a_service_without_trouble_says_which_field_has_no_effect_or_nothing() {
+        let none = ", scale: {mode: fixed, replicas: 0}";
+        assert_eq!(messages(none, Vec::new())[1], "");
+        let depends = format!("{none}, init: {{steps: []}}");
+        assert_eq!(messages(&depends, Vec::new())[1], "UnsupportedField: init: init steps are not run yet");
+    }
+
+    #[test]
+    fn the_worst_condition_is_the_one_that_is_said() {
+        let unsupported = Condition::holds("UnsupportedField", "NotHonoured", "init: not run");
+        let degraded = Condition::holds("Degraded", "NotIsolated", "a plain process");
+        let complete = Condition::fails("Progressing", "Complete", "3 of 3");
+        let rolling = Condition::holds("Progressing", "RollingOut", "1 of 3");
+        let all = [complete, unsupported, degraded];
+        assert_eq!(trouble(&all).as_deref(), Some("Degraded: a plain process"));
+        assert_eq!(trouble(&[all[1].clone(), rolling]).as_deref(), Some("1 of 3"));
+        assert_eq!(trouble(&[Condition::holds("Available", "EnoughReplicas", "3 of 3")]), None);
+    }
+}
