@@ -160,16 +160,6 @@ impl Args {
         columns.render(header.then(|| resource.header(wide)).as_deref(), &rows)
     }
 
-    /// Objects that are new or show something else, and those that are gone.
-    fn changed(&self, resource: Resource, before: &[Object], now: &[Object]) -> Vec<Object> {
-        changed(resource, before, now, |one, other| match self.output {
-            Some(Format::Json | Format::Yaml) => one.value == other.value,
-            Some(Format::Name) => one.name == other.name,
-            Some(Format::Wide) => one.reads_like(other, resource, true),
-            None => one.reads_like(other, resource, false),
-        })
-    }
-
     fn print_changes(
         &self,
         before: &[(Resource, Vec<Object>)],
@@ -177,7 +167,7 @@ impl Args {
         columns: &mut [Columns],
     ) -> anyhow::Result<()> {
         for (((resource, before), (_, now)), columns) in before.iter().zip(now).zip(columns) {
-            let changed = self.changed(*resource, before, now);
+            let changed = changed(*resource, before, now, |one, other| same(self.output, *resource, one, other));
             match self.output {
                 _ if changed.is_empty() => {}
                 Some(Format::Name) => print(&names(&[(*resource, changed)]))?,
@@ -269,6 +259,16 @@ fn names(shown: &[(Resource, Vec<Object>)]) -> String {
     text
 }
 
+/// Whether two objects are shown alike.
+fn same(format: Option<Format>, resource: Resource, one: &Object, other: &Object) -> bool {
+    match format {
+        Some(Format::Json | Format::Yaml) => one.value == other.value,
+        Some(Format::Name) => one.name == other.name,
+        Some(Format::Wide) => one.reads_like(other, resource, true),
+        None => one.reads_like(other, resource, false),
+    }
+}
+
 /// Objects that are new or not the same as before, and those that are gone.
 fn changed(
     resource: Resource,
@@ -280,7 +280,10 @@ fn changed(
     let as_before = |object: &&Object| old.get(object.key.as_str()).is_some_and(|old| same(object, old));
     let mut out: Vec<Object> = now.iter().filter(|object| !as_before(object)).cloned().collect();
     let still: BTreeSet<&str> = now.iter().map(|object| object.key.as_str()).collect();
-    let gone = before.iter().filter(|object| !still.contains(object.key.as_str()));
+    let taken: BTreeSet<&str> = now.iter().map(|object| object.place.as_str()).collect();
+    // What took the place of another speaks for both, unless that one was last seen to be on its way out.
+    let spoken_for = |object: &Object| taken.contains(object.place.as_str()) && !object.leaving;
+    let gone = before.iter().filter(|object| !still.contains(object.key.as_str()) && !spoken_for(object));
     out.extend(gone.map(|object| object.clone().gone(resource)));
     out
 }
@@ -293,7 +296,8 @@ mod tests {
 
     fn object(name: &str, value: Value) -> Object {
         let cells = vec![name.to_owned(), "1/1".to_owned(), "running".to_owned()];
-        Object { name: name.to_owned(), key: name.to_owned(), value, cells, wide: Vec::new() }
+        let text = name.to_owned();
+        Object { name: text.clone(), key: text.clone(), place: text, leaving: false, value, cells, wide: Vec::new() }
     }
 
     #[test]
@@ -317,7 +321,28 @@ mod tests {
         let now = [object("same", json!(1)), object("different", json!(2)), object("new", json!(1))];
         let found = changed(Resource::Instances, &before, &now, |one, other| one.value == other.value);
         let rows: Vec<Vec<String>> = found.iter().map(|object| object.row(false)).collect();
-        assert_eq!(rows, [["different", "1/1", "running"], ["new", "1/1", "running"], ["gone", "1/1", "removed"]]);
+        assert_eq!(rows, [["different", "1/1", "running"], ["new", "1/1", "running"], ["gone", "0/1", "removed"]]);
+    }
+
+    #[test]
+    fn only_what_is_shown_makes_a_difference() {
+        let before = object("demo/web/0", json!({"pid": 1}));
+        let now = object("demo/web/0", json!({"pid": 2}));
+        let same = |format| same(format, Resource::Instances, &before, &now);
+        let formats = [None, Some(Format::Wide), Some(Format::Name), Some(Format::Json), Some(Format::Yaml)];
+        assert_eq!(formats.map(same), [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn what_another_took_the_place_of_is_not_told_as_removed_unless_it_was_leaving() {
+        let of = |attempt: u32, leaving: bool| Object {
+            key: attempt.to_string(),
+            leaving,
+            ..object("demo/web/0", json!(attempt))
+        };
+        let told = |before: Object| changed(Resource::Instances, &[before], &[of(1, false)], |_, _| true).len();
+        assert_eq!(told(of(0, false)), 1, "the restarted instance alone");
+        assert_eq!(told(of(0, true)), 2, "the new instance, and the end of the old one");
     }
 
     #[test]

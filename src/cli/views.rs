@@ -30,6 +30,10 @@ pub struct Object {
     pub name: String,
     /// Tells it from every other object.
     pub key: String,
+    /// Shared by objects of which one takes the place of another: the instances of a slot and revision.
+    pub place: String,
+    /// Whether it is being ended.
+    pub leaving: bool,
     /// The view as JSON.
     pub value: Value,
     /// Cells of the table.
@@ -118,14 +122,16 @@ impl Object {
 
     /// Its row when it is gone.
     pub fn gone(mut self, resource: Resource) -> Self {
-        let column = match resource {
-            Resource::Deployments => "STATE",
-            Resource::Services => "MESSAGE",
-            Resource::Instances => "STATUS",
-        };
-        let columns = resource.header(false);
-        if let Some((_, cell)) = columns.iter().zip(&mut self.cells).find(|(name, _)| **name == column) {
-            "removed".clone_into(cell);
+        for (column, cell) in resource.header(false).iter().zip(&mut self.cells) {
+            match (resource, *column) {
+                (Resource::Deployments, "STATE")
+                | (Resource::Services, "MESSAGE")
+                | (Resource::Instances, "STATUS") => {
+                    "removed".clone_into(cell);
+                }
+                (Resource::Instances, "READY") => "0/1".clone_into(cell),
+                _ => {}
+            }
         }
         self
     }
@@ -139,6 +145,8 @@ fn deployment(view: &DeploymentView, status: &Status) -> Object {
     Object {
         name: view.deployment.clone(),
         key: view.deployment.clone(),
+        place: view.deployment.clone(),
+        leaving: false,
         value: json(view),
         cells: vec![
             view.deployment.clone(),
@@ -154,6 +162,8 @@ fn service(view: &ServiceView) -> Object {
     let name = format!("{}/{}", view.deployment, view.service);
     Object {
         key: name.clone(),
+        place: name.clone(),
+        leaving: false,
         value: json(view),
         cells: vec![
             name.clone(),
@@ -187,6 +197,8 @@ fn instance(view: &InstanceView, now: DateTime<Utc>) -> Object {
     Object {
         name: view.name.clone(),
         key: format!("{} {} {} {}", view.name, view.runtime, view.revision, view.attempt),
+        place: format!("{} {} {}", view.name, view.runtime, view.revision),
+        leaving: view.phase == "stopping",
         value: json(view),
         cells: vec![
             view.name.clone(),
@@ -247,7 +259,9 @@ mod tests {
     use super::*;
 
     fn object(name: &str) -> Object {
-        Object { name: name.to_owned(), key: name.to_owned(), value: Value::Null, cells: vec![], wide: vec![] }
+        let text = name.to_owned();
+        let (cells, wide) = (Vec::new(), Vec::new());
+        Object { name: text.clone(), key: text.clone(), place: text, leaving: false, value: Value::Null, cells, wide }
     }
 
     #[test]

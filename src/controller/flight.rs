@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::plan::{Action, Lane};
 use crate::spec::RuntimeKind;
-use crate::state::{Instance, InstanceId, Phase};
+use crate::state::{EndedBy, Instance, InstanceId, Phase};
 
 /// Number of one lane that is under way.
 pub type FlightId = u64;
@@ -109,6 +109,22 @@ impl Flights {
             }
         }
         instances
+    }
+
+    /// The same as people see them: what ended by itself has ended, also while it is being removed.
+    pub fn visible(&self, deployment: &str, instances: Vec<Instance>) -> Vec<Instance> {
+        let by_itself =
+            |instance: &&Instance| matches!(&instance.phase, Phase::Exited(exit) if exit.ended_by == EndedBy::Itself);
+        let key = |instance: &Instance| (instance.runtime, instance.id.clone());
+        let ended: HashMap<_, _> =
+            instances.iter().filter(by_itself).map(|one| (key(one), one.phase.clone())).collect();
+        let mut visible = self.overlay(deployment, instances);
+        for instance in visible.iter_mut().filter(|instance| instance.phase == Phase::Stopping) {
+            if let Some(phase) = ended.get(&key(instance)) {
+                instance.phase = phase.clone();
+            }
+        }
+        visible
     }
 
     /// Runtimes on which what the deployment shares is being removed.

@@ -43,7 +43,7 @@ impl State {
         let facts = Facts {
             deployment,
             desired,
-            observed: &self.observed(deployment),
+            observed: &self.flights.visible(deployment, self.cache.of(deployment).cloned().collect()),
             plan: &plan,
             acting: self.covers(deployment),
             working: self.flights.any(deployment),

@@ -1,6 +1,7 @@
 //! Verbs through a running controller.
 
-use std::io::{Read, Write};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -248,6 +249,43 @@ fn watching_prints_changes_as_they_come() {
     assert!(seen.starts_with("a/web   1"), "{seen}");
     watch.kill().unwrap();
     watch.wait().unwrap();
+}
+
+#[test]
+fn a_watch_prints_no_row_twice() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 3, "one"));
+    let controller = rig.controller();
+    rig.until_running("a", 3);
+    let mut watch = rig
+        .command(&["get", "inst", "-w", "--no-headers"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut rows = BufReader::new(watch.stdout.take().unwrap());
+    let mut out = String::new();
+    for _ in 0..3 {
+        rows.read_line(&mut out).unwrap();
+    }
+    let old = rig.instances(|one| one["revision"].clone())[0].clone();
+    rig.write("specs/a.yaml", &spec("a", 3, "two"));
+    rig.until("every instance is replaced", || {
+        let now = rig.instances(|one| one["revision"].clone());
+        now.len() == 3 && now.iter().all(|revision| *revision != old)
+    });
+    controller.end("TERM").expect_code(0);
+    rows.read_to_string(&mut out).unwrap();
+    watch.wait().unwrap();
+    let mut last: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for line in out.lines() {
+        let mut row: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let _age = row.remove(4);
+        let instance = (row[0].clone(), row[4].clone());
+        assert_ne!(last.insert(instance, row.clone()), Some(row), "twice in:\n{out}");
+    }
+    assert_eq!(last.len(), 6, "three instances of two revisions:\n{out}");
+    assert_eq!(last.values().filter(|row| row[2] == "removed").count(), 3, "{out}");
 }
 
 #[test]
