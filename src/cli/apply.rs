@@ -26,7 +26,8 @@ const TIMEOUT: &str = "10m";
 #[command(after_help = "Examples:\n  keel apply -f specs/\n  keel apply -f web.yaml -f db.yaml --timeout 2m\n  \
 cat web.yaml | keel apply -f -\n  keel apply -f specs/ --dry-run\n\n\
 Exit codes: 0 everything runs as declared, 1 it failed (why, and the last lines of what crashed, is printed), \
-124 --timeout ran out first, 130 interrupted. In the last two cases the declaration stands.")]
+124 --timeout ran out first (what is missing and why is printed), 130 interrupted. In the last two cases the \
+declaration stands.")]
 pub struct Args {
     #[command(flatten)]
     files: Files,
@@ -115,20 +116,15 @@ pub async fn finish(client: &Client, goals: &Goals, baseline: &Baseline, timeout
     match wait(client, goals, baseline, timeout).await? {
         Waited::Reached => Ok(Exit::Success),
         Waited::Failed(failures) => {
-            report(client, &failures).await;
+            report(client, "failed", &failures).await;
             Ok(Exit::Failure)
         }
-        Waited::TimedOut(mut missing) => {
+        Waited::TimedOut(missing) => {
+            let after = format!("not done after {}", humantime::format_duration(timeout));
             if missing.is_empty() {
-                missing.push("what runs has not run for long enough to count".to_owned());
+                note(format_args!("error: {after}: what runs has not run for long enough to count"));
             }
-            for line in missing {
-                note(format_args!(
-                    "error: not done after {}: {}",
-                    humantime::format_duration(timeout),
-                    harmless(&line)
-                ));
-            }
+            report(client, &after, &missing).await;
             Ok(Exit::TimedOut)
         }
         Waited::Interrupted => {

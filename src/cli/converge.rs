@@ -182,7 +182,7 @@ pub enum Waited {
     /// Some never will be.
     Failed(Vec<Failed>),
     /// Time ran out first; what was missing.
-    TimedOut(Vec<String>),
+    TimedOut(Vec<Failed>),
     /// Somebody pressed control-C.
     Interrupted,
 }
@@ -223,25 +223,27 @@ fn settling(status: &Status, goals: &Goals, now: DateTime<Utc>) -> Duration {
     SETTLED.saturating_sub(ran)
 }
 
-/// What the goals lack, one line per deployment.
-fn missing(status: &Status, goals: &Goals, baseline: &Baseline) -> Vec<String> {
+/// What the goals lack, by deployment.
+fn missing(status: &Status, goals: &Goals, baseline: &Baseline) -> Vec<Failed> {
     let lacking = goals.iter().filter(|(name, goal)| one(status, name, **goal, baseline) != Verdict::Reached);
     lacking
         .map(|(name, _)| {
             let view = status.deployments.iter().find(|view| view.deployment == *name);
-            match view {
-                Some(view) if view.message.is_empty() => format!("deployment/{name} is {}", view.state.name()),
-                Some(view) => format!("deployment/{name} is {}: {}", view.state.name(), view.message),
-                None => format!("deployment/{name} is not known yet"),
-            }
+            let why = match view {
+                Some(view) if view.message.is_empty() => format!("it is {}", view.state.name()),
+                Some(view) => format!("it is {}: {}", view.state.name(), view.message),
+                None => "it is not known yet".to_owned(),
+            };
+            let instance = worst(status, name, baseline).map(|instance| instance.name.clone());
+            Failed { deployment: name.clone(), why, instance }
         })
         .collect()
 }
 
-/// Tells failures on standard error, each with the last lines of the instance that crashed.
-pub async fn report(client: &Client, failures: &[Failed]) {
+/// Tells on standard error what came of deployments instead, each with the last lines of the instance that crashed.
+pub async fn report(client: &Client, what: &str, failures: &[Failed]) {
     for failure in failures {
-        note(format_args!("error: deployment/{} failed: {}", failure.deployment, harmless(&failure.why)));
+        note(format_args!("error: deployment/{} {what}: {}", failure.deployment, harmless(&failure.why)));
         let Some(instance) = &failure.instance else { continue };
         let lines = tokio::time::timeout(LAST_LINES_DEADLINE, last_lines(client, instance)).await.unwrap_or_default();
         if lines.is_empty() {

@@ -55,8 +55,17 @@ impl Args {
     pub async fn run(self, options: &Options) -> Outcome {
         let directory =
             std::path::absolute(&self.directory).with_context(|| format!("can't find {}", self.directory.display()))?;
-        if !directory.is_dir() && !self.allow_empty {
-            bail!("there is no directory {}; name the one with your specs: keel run DIR", directory.display());
+        match std::fs::metadata(&directory) {
+            Ok(found) if !found.is_dir() => bail!(
+                "{0} is a file, and keel run watches a directory; name the one that it is in, or start what it declares \
+                 with: keel apply -f {1}",
+                directory.display(),
+                self.directory.display()
+            ),
+            Err(_) if !self.allow_empty => {
+                bail!("there is no directory {}; name the one with your specs: keel run DIR", directory.display());
+            }
+            _ => {}
         }
         let mut signals = Signals::new()?;
         let mode = Mode::Controller { directory, allow_empty: self.allow_empty };
@@ -75,11 +84,13 @@ impl Args {
     async fn serve(&self, options: &Options, engine: &Engine, signals: &mut Signals) -> Outcome {
         let socket = StateDir::open(&options.state_dir)?.socket_path()?;
         let server = Server::bind(&socket, router(engine.clone()))?;
-        tracing::info!(
-            "watching {}; state in {}; control-C ends the controller and leaves what runs running",
-            self.directory.display(),
-            options.state_dir.display()
-        );
+        let (directory, state) = (self.directory.display(), options.state_dir.display());
+        match self.once {
+            true => tracing::info!("converging {directory} once, then exiting; state in {state}"),
+            false => tracing::info!(
+                "watching {directory}; state in {state}; control-C ends the controller and leaves what runs running"
+            ),
+        }
         let outcome = self.work(engine, signals).await;
         server.close().await;
         outcome
@@ -160,7 +171,7 @@ async fn conclude_once(engine: &Engine, end: Once) -> Exit {
     match end {
         Once::Converged => Exit::Success,
         Once::Failed(failures) => {
-            report(&Client::in_process(engine.clone()), &failures).await;
+            report(&Client::in_process(engine.clone()), "failed", &failures).await;
             Exit::Failure
         }
         Once::Held(reasons) => {

@@ -133,6 +133,18 @@ fn apply_waits_and_says_what_became_of_each_deployment() {
 }
 
 #[test]
+fn a_timeout_in_a_back_off_tells_the_crash_and_its_last_lines() {
+    let rig = Rig::new("sim");
+    let crashing = "version: v1\ndeployment: bad\nservices:\n  web:\n    image: { name: host }\n    \
+                    command: { entrypoint: [sim, print cannot find the database, exit 3] }\n";
+    rig.write("bad.yaml", crashing);
+    let done = rig.keel(&["apply", "-f", "bad.yaml", "--timeout", "1s"]).expect_code(124);
+    let why = "error: deployment/bad not done after 1s: it is degraded: wait to restart bad/web/0 ";
+    assert!(done.err.contains(why), "{}", done.err);
+    assert!(done.err.ends_with(": exited 3\nlast 1 line of bad/web/0:\n  cannot find the database\n"), "{}", done.err);
+}
+
+#[test]
 fn apply_reads_standard_input() {
     use std::io::Write;
     let rig = Rig::new("sim");
@@ -217,7 +229,9 @@ fn delete_tells_names_that_do_not_exist() {
 fn once_converges_and_exits() {
     let rig = Rig::new("sim");
     rig.write("specs/a.yaml", &spec("a", 2, "hi"));
-    rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    let done = rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    assert!(done.err.contains(" converging specs once, then exiting; state in "), "{}", done.err);
+    assert!(!done.err.contains("watching"), "{}", done.err);
     rig.write("specs/b.yaml", "version: v1\n");
     let done = rig.keel(&["run", "specs", "--once"]).expect_code(1);
     assert!(done.err.contains(&format!("error: {}:1:1: ", rig.path("specs/b.yaml").display())), "{}", done.err);

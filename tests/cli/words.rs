@@ -85,6 +85,24 @@ fn run_without_its_directory_says_which_one_is_missing() {
 }
 
 #[test]
+fn run_with_a_file_says_what_to_do_with_it() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", "version: v1\n");
+    for arguments in [&["run", "specs/a.yaml"][..], &["run", "specs/a.yaml", "--allow-empty"]] {
+        let done = rig.keel(arguments).expect_code(1);
+        assert_eq!(
+            done.err,
+            format!(
+                "error: {} is a file, and keel run watches a directory; name the one that it is in, or start what it \
+                 declares with: keel apply -f specs/a.yaml\n",
+                rig.path("specs/a.yaml").display()
+            )
+        );
+    }
+    assert!(!rig.path("state").exists());
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_used_is_named() {
     let rig = Rig::new("sim");
     rig.write("file", "");
