@@ -23,7 +23,7 @@
 //! |---|---|---|
 //! | [`spec`] | what a user may write: types, defaults, quantities, validation with positions, template hash | nothing |
 //! | [`state`] | identities and labels, desired state, observed state | `spec` |
-//! | [`plan`] | pure decisions: what to do next and why; printable, comparable | `spec`, `state` |
+//! | [`plan`] | pure decisions: what to do next and why, and what is expected to follow; printable, comparable | `spec`, `state` |
 //! | [`runtime`] | the contract of runtimes, and its adapters: `docker`, `sandbox`, `sim` | `spec`, `state`, `clock` |
 //! | [`store`] | the state directory: owner, lock, SQLite file, applied files | `spec`, `state` |
 //! | `source` | directory trees that are watched and read again; last good versions; the hold on mass loss | `spec`, `state`, `store`, `clock` |
