@@ -29,10 +29,10 @@ impl Forecast {
         let mut next = 0;
         while next < blocks.len() {
             let (cycle, times) = repetition(&shapes[next..]);
-            for place in next..next + cycle {
-                number(&mut lines, &(place + 1).to_string(), blocks[place].iter().map(Line::text));
-            }
             let (again, end) = (next + cycle, next + cycle * times);
+            for (block, place) in blocks[next..again].iter().zip(next + 1..) {
+                number(&mut lines, &place.to_string(), block.iter().map(Line::text));
+            }
             if again < end {
                 let text = format!("the same for {}, in {} turns", names(&blocks[again..end]), times - 1);
                 number(&mut lines, &format!("{}-{end}", again + 1), [text]);
