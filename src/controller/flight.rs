@@ -193,3 +193,34 @@ fn pending(runtime: RuntimeKind, id: &InstanceId, restarts: u32, streak: u32, no
         conditions: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Cause, Step};
+    use crate::state::{Exit, StopCause};
+
+    /// The phases of a dead instance that is being removed, as planning and as people see them.
+    fn phases(ended_by: EndedBy) -> [Phase; 2] {
+        let now = DateTime::UNIX_EPOCH;
+        let revision = "v1-0123456789abcdef".parse().unwrap();
+        let id = InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0 };
+        let mut instance = pending(RuntimeKind::Sim, &id, 0, 0, now);
+        instance.phase = Phase::Exited(Exit { ended_by, ..Exit::from_code(1, None, now) });
+        let remove = Action::Remove { instance: instance.as_ref() };
+        let mut flights = Flights::default();
+        let lane = Lane { steps: vec![Step { action: remove, cause: Cause::Superseded }] };
+        flights.begin("demo", &lane, now).unwrap();
+        let planned = flights.overlay("demo", vec![instance.clone()]).remove(0).phase;
+        let visible = flights.visible("demo", vec![instance]).remove(0).phase;
+        [planned, visible]
+    }
+
+    #[test]
+    fn what_ended_by_itself_is_not_shown_as_stopping_while_it_is_removed() {
+        let [planned, visible] = phases(EndedBy::Itself);
+        assert_eq!((planned, visible.name()), (Phase::Stopping, "exited"));
+        let [planned, visible] = phases(EndedBy::Request(StopCause::Retired));
+        assert_eq!((planned, visible), (Phase::Stopping, Phase::Stopping));
+    }
+}
