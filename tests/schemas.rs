@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use evenkeel::cli::schema::Kind;
-use evenkeel::spec::{is_spec_file, merge, parse};
+use evenkeel::spec::{Control, is_spec_file, merge, parse};
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -73,6 +73,8 @@ fn schemas_know_defaults_bounds_and_choices() {
     assert_eq!(fields["Endpoint"]["properties"]["port"]["maximum"], 65535);
     assert_eq!(fields["Resources"]["properties"]["blkio_weight"]["maximum"], 1000);
     assert_eq!(fields["PullPolicy"]["oneOf"][1]["const"], "newer");
+    assert_eq!(fields["Sandbox"]["properties"]["require"]["items"]["$ref"], "#/$defs/Control");
+    assert_eq!(fields["Control"]["oneOf"][9]["const"], Control::Seccomp.to_string());
     assert_eq!(fields["ServiceSpec"]["patternProperties"], serde_json::json!({ "^x-": {} }));
 }
 

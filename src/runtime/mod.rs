@@ -22,10 +22,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-pub use capabilities::{Capabilities, Control, Support};
+pub use capabilities::{Capabilities, Support};
 pub use error::RuntimeError;
 pub use io::{Exec, Logs};
 
+pub use crate::spec::Control;
 use crate::spec::{Image, RuntimeKind, ServiceSpec};
 pub use crate::state::{ErrorKind, StopRequest, Volumes};
 use crate::state::{Instance, InstanceId, InstanceRef};

@@ -5,6 +5,7 @@
 //! what was *written*; the default that applies when nothing was written is an accessor next to the field.
 
 mod check;
+mod control;
 mod deployment;
 mod duration;
 mod extras;
@@ -36,6 +37,7 @@ mod tree;
 mod unsupported;
 mod wording;
 
+pub use control::Control;
 pub use deployment::{DeploymentSpec, Prune};
 pub use duration::HumanDuration;
 pub use extras::{

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Depends, Endpoint, Errors, Health, HumanDuration, Image, Init, Job, Lifecycle, LogsConfig, Network, NodeMode,
-    NodeSelector, Platform, Pool, PortMapping, Resources, RestartKind, RestartPolicy, Rollout, RuntimeKind, Scale,
-    ServiceType, Session, Signal, Storage, Ulimit, Wasm,
+    Control, Depends, Endpoint, Errors, Health, HumanDuration, Image, Init, Job, Lifecycle, LogsConfig, Network,
+    NodeMode, NodeSelector, Platform, Pool, PortMapping, Resources, RestartKind, RestartPolicy, Rollout, RuntimeKind,
+    Scale, ServiceType, Session, Signal, Storage, Ulimit, Wasm,
 };
 
 /// Grace between the stop signal and the kill when the spec names none: Kubernetes'
@@ -432,7 +432,7 @@ pub struct Sandbox {
     pub seccomp: Option<SeccompProfile>,
     /// Controls that must be enforced, or the start is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub require: Vec<String>,
+    pub require: Vec<Control>,
 }
 
 /// What a sandbox may reach.

@@ -58,7 +58,7 @@ fn revisions_are_what_they_always_were() {
             "plugin v1-f249985ec0802f05",
             "report v1-b6f3122984b526d7",
             "sandboxes v1-2eb88288af3ac03f",
-            "web v1-c56d0c80eec09462",
+            "web v1-bcfc2e579512ba1b",
         ]
     );
 }

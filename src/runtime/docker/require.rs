@@ -23,23 +23,14 @@ impl Inner {
 /// The controls that a spec requires and does not get on an engine of these capabilities, each with the reason. Pure.
 pub(super) fn unmet(spec: &ServiceSpec, capabilities: &Capabilities) -> Vec<String> {
     let Some(sandbox) = &spec.sandbox else { return Vec::new() };
-    let lacking = |name: &String| match control(name) {
-        None => Some(format!("{name}: there is no such control; known ones are {}", known(capabilities))),
-        Some(control) => match capabilities.support(control) {
-            Support::Enforced => missing(control, spec, sandbox).map(|why| format!("{name}: {why}")),
-            Support::Degraded { why } | Support::Absent { why } => Some(format!("{name}: {why}")),
-        },
+    let lacking = |control: &Control| {
+        let why = match capabilities.support(*control) {
+            Support::Enforced => missing(*control, spec, sandbox)?.to_owned(),
+            Support::Degraded { why } | Support::Absent { why } => why,
+        };
+        Some(format!("{control}: {why}"))
     };
     sandbox.require.iter().filter_map(lacking).collect()
-}
-
-fn control(name: &str) -> Option<Control> {
-    serde_json::from_value(serde_json::Value::String(name.to_owned())).ok()
-}
-
-fn known(capabilities: &Capabilities) -> String {
-    let name = |control| serde_json::to_value(control).ok().and_then(|name| name.as_str().map(str::to_owned));
-    capabilities.controls.keys().filter_map(name).collect::<Vec<_>>().join(", ")
 }
 
 /// Why the container of this spec does not have a control that the engine could enforce.

@@ -101,18 +101,10 @@ fn rejected(message: impl Into<String>) -> RuntimeError {
 /// Refuses what the spec requires and this machine can't enforce.
 fn require(spec: &ServiceSpec, capabilities: &Capabilities) -> Result<(), RuntimeError> {
     let Some(sandbox) = &spec.sandbox else { return Ok(()) };
-    let name = |control| serde_json::to_value(control).ok().and_then(|name| name.as_str().map(str::to_owned));
     for wanted in &sandbox.require {
-        let control = capabilities.controls.iter().find(|(control, _)| name(**control).as_ref() == Some(wanted));
-        let why = match control {
-            Some((_, Support::Enforced)) => continue,
-            Some((_, Support::Degraded { why } | Support::Absent { why })) => why.clone(),
-            None => {
-                let known: Vec<String> = capabilities.controls.keys().filter_map(|control| name(*control)).collect();
-                format!("there is no such control; known ones are {}", known.join(", "))
-            }
-        };
-        return Err(rejected(format!("sandbox.require: {wanted} can't be enforced: {why}")));
+        if let Support::Degraded { why } | Support::Absent { why } = capabilities.support(*wanted) {
+            return Err(rejected(format!("sandbox.require: {wanted} can't be enforced: {why}")));
+        }
     }
     Ok(())
 }

@@ -1,0 +1,46 @@
+//! What a runtime may enforce, by the names that `sandbox.require` takes.
+
+use serde::{Deserialize, Serialize};
+
+/// Things that a runtime may enforce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Control {
+    /// A mount namespace of its own.
+    MountNamespace,
+    /// A process namespace of its own.
+    PidNamespace,
+    /// An IPC namespace of its own.
+    IpcNamespace,
+    /// A host name of its own.
+    UtsNamespace,
+    /// A network of its own.
+    NetworkIsolation,
+    /// A read-only root file system.
+    ReadOnlyRoot,
+    /// A memory limit.
+    MemoryLimit,
+    /// A CPU limit.
+    CpuLimit,
+    /// A limit of processes.
+    PidsLimit,
+    /// A system-call filter.
+    Seccomp,
+    /// Capability sets.
+    CapabilityDrop,
+    /// Another user than the controller's.
+    User,
+    /// Names of services resolve inside a deployment.
+    ServiceNames,
+    /// Activity of instances is reported.
+    Activity,
+    /// Instances can be frozen.
+    Suspend,
+}
+
+impl std::fmt::Display for Control {
+    /// The name as users write it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
