@@ -109,8 +109,27 @@ pub(super) fn identity(metadata: &Metadata) -> String {
     format!("{}:{}{born}", metadata.dev(), metadata.ino())
 }
 
+/// How much of a root is listed at most.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    files: usize,
+    entries: usize,
+    depth: usize,
+    bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { files: MAX_FILES, entries: MAX_ENTRIES, depth: MAX_DEPTH, bytes: MAX_TOTAL_BYTES }
+    }
+}
+
 /// Lists a directory tree, or a single file (whatever its name: somebody named it).
 pub(super) fn list(root: &Path) -> Listing {
+    list_within(root, Limits::default())
+}
+
+fn list_within(root: &Path, limits: Limits) -> Listing {
     let mut listing = Listing::default();
     match fs::metadata(root) {
         Err(error) if is_gone(&error) => {}
@@ -121,7 +140,7 @@ pub(super) fn list(root: &Path) -> Listing {
         Ok(metadata) => {
             listing.state = RootState::Present(identity(&metadata));
             if metadata.is_dir() {
-                Walk { listing: &mut listing, entries: 0, bytes: 0 }.directory(root, &metadata);
+                Walk { listing: &mut listing, limits, entries: 0, bytes: 0 }.directory(root, &metadata);
             } else {
                 listing.files.insert(root.to_path_buf(), file_entry(&metadata));
                 listing.links.insert(root.to_path_buf());
@@ -148,6 +167,7 @@ impl Listing {
 
 struct Walk<'a> {
     listing: &'a mut Listing,
+    limits: Limits,
     entries: usize,
     bytes: u64,
 }
@@ -168,18 +188,25 @@ impl Walk<'_> {
                 if let Some(below) = self.entry(path.join(&name), &name.to_string_lossy(), &way) {
                     todo.push(below);
                 }
+                if self.listing.files.len() > self.limits.files {
+                    return self.too_much(root);
+                }
             }
-            if self.entries > MAX_ENTRIES || self.listing.files.len() > MAX_FILES {
-                let message = format!("holds more than {MAX_FILES} spec files or {MAX_ENTRIES} entries");
-                self.listing.gap(root, Flaw::new(message, "name a directory that holds only specs"));
-                return;
+            if self.entries > self.limits.entries {
+                return self.too_much(root);
             }
         }
     }
 
+    fn too_much(&mut self, root: &Path) {
+        let Limits { files, entries, .. } = self.limits;
+        let message = format!("holds more than {files} spec files or {entries} entries");
+        self.listing.gap(root, Flaw::new(message, "name a directory that holds only specs"));
+    }
+
     /// Names in a directory, sorted; none where it can't be listed.
     fn names(&mut self, root: &Path, path: &Path) -> Option<Vec<std::ffi::OsString>> {
-        let room = MAX_ENTRIES.saturating_sub(self.entries) + 1;
+        let room = self.limits.entries.saturating_sub(self.entries) + 1;
         let listed = fs::read_dir(path)
             .and_then(|entries| entries.take(room).map(|entry| entry.map(|entry| entry.file_name())).collect());
         match listed {
@@ -236,8 +263,8 @@ impl Walk<'_> {
         if way.contains(&id) {
             return None;
         }
-        if way.len() > MAX_DEPTH {
-            let message = format!("is more than {MAX_DEPTH} directories deep");
+        if way.len() > self.limits.depth {
+            let message = format!("is more than {} directories deep", self.limits.depth);
             self.listing.gap(&path, Flaw::new(message, "move its specs further up"));
             return None;
         }
@@ -249,10 +276,10 @@ impl Walk<'_> {
             return entry;
         }
         self.bytes = self.bytes.saturating_add(metadata.len());
-        if self.bytes <= MAX_TOTAL_BYTES {
+        if self.bytes <= self.limits.bytes {
             return entry;
         }
-        let message = format!("is not read: all files together have more than {} MiB", MAX_TOTAL_BYTES >> 20);
+        let message = format!("is not read: all files together have more than {} MiB", self.limits.bytes >> 20);
         Entry::Bad(Flaw::new(message, "move what is not a spec elsewhere"))
     }
 }
@@ -284,4 +311,64 @@ fn unreachable(path: &Path, linked: bool, error: &std::io::Error) -> Flaw {
 /// Whether an error says that nothing is there.
 pub(super) fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with these files, each of this many bytes.
+    fn tree(files: &[(&str, u64)]) -> tempfile::TempDir {
+        let base = tempfile::tempdir().unwrap();
+        for (file, size) in files {
+            let path = base.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::File::create(path).unwrap().set_len(*size).unwrap();
+        }
+        base
+    }
+
+    fn messages(listing: &Listing) -> Vec<&str> {
+        listing.gaps.iter().map(|gap| gap.flaw.message.as_str()).collect()
+    }
+
+    fn readable(listing: &Listing) -> Vec<String> {
+        let files = listing.files.iter().filter(|(_, entry)| matches!(entry, Entry::File(_)));
+        files.map(|(path, _)| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn more_files_than_the_bound_are_not_listed_and_hide_the_whole_root() {
+        let base = tree(&[("a.yaml", 1), ("b.yaml", 1), ("c.yaml", 1), ("d.yaml", 1), ("below/e.yaml", 1)]);
+        let limits = Limits { files: 3, ..Limits::default() };
+        let listing = list_within(base.path(), limits);
+        assert_eq!(messages(&listing), ["holds more than 3 spec files or 100000 entries"]);
+        assert_eq!(listing.files.len(), limits.files + 1);
+        assert!(listing.gap_over(&base.path().join("below/e.yaml")).is_some());
+        let enough = list_within(base.path(), Limits { files: 5, ..limits });
+        assert_eq!((messages(&enough), enough.files.len()), (vec![], 5));
+    }
+
+    #[test]
+    fn more_entries_than_the_bound_are_not_looked_at_whatever_they_are() {
+        let base = tree(&[("a.txt", 1), ("b.txt", 1), ("below/c.txt", 1), ("below/d.yaml", 1)]);
+        let listing = |entries| list_within(base.path(), Limits { entries, ..Limits::default() });
+        for (entries, gaps) in [(2, 1), (4, 1), (5, 0)] {
+            assert_eq!(listing(entries).gaps.len(), gaps, "{entries}");
+        }
+        assert_eq!(messages(&listing(4)), ["holds more than 10000 spec files or 4 entries"]);
+        // Of the names beyond the bound, one is read: it shows that there are more.
+        let mut walk =
+            Walk { listing: &mut Listing::default(), limits: Limits::default(), entries: MAX_ENTRIES - 1, bytes: 0 };
+        assert_eq!(walk.names(base.path(), base.path()).map(|names| names.len()), Some(2));
+    }
+
+    #[test]
+    fn files_beyond_the_bytes_of_one_root_are_named_and_not_read() {
+        let base = tree(&[("a.yaml", 1 << 20), ("b.yaml", 1 << 20), ("c.yaml", 1)]);
+        let listing = list_within(base.path(), Limits { bytes: 2 << 20, ..Limits::default() });
+        assert_eq!(readable(&listing), ["a.yaml", "b.yaml"]);
+        let Entry::Bad(flaw) = &listing.files[&base.path().join("c.yaml")] else { panic!("{listing:?}") };
+        assert_eq!(flaw.message, "is not read: all files together have more than 2 MiB");
+    }
 }

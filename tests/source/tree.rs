@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::source::{EMPTY_SETTLE, MAX_DEPTH, Recording, Root, RootKind, Scanner, read_once};
+use evenkeel::source::{EMPTY_SETTLE, MAX_DEPTH, MAX_FILES, Recording, Root, RootKind, Scanner, read_once};
 use evenkeel::spec::Prune;
 use evenkeel::store::AppliedFile;
 
@@ -200,6 +200,24 @@ fn a_tree_that_is_too_deep_says_so_and_keeps_what_was_read() {
         problems(&snapshot),
         ["d:1:1: is more than 32 directories deep; move its specs further up => nothing of the file is used"]
     );
+}
+
+#[test]
+fn a_tree_of_too_many_files_says_so_and_loses_nothing() {
+    let mut bench = Bench::with(&["a", "b", "c", "d", "e"]);
+    std::fs::remove_dir_all(bench.path("")).unwrap();
+    std::fs::create_dir(bench.path("")).unwrap();
+    for number in 0..=MAX_FILES {
+        std::fs::File::create(bench.path(&format!("{number}.yaml"))).unwrap();
+    }
+    let snapshot = bench.scan();
+    assert_eq!((names(&snapshot), removed(&snapshot), &snapshot.hold), (vec!["a", "b", "c", "d", "e"], vec![], &None));
+    assert_eq!(
+        problems(&snapshot),
+        ["specs:1:1: holds more than 10000 spec files or 100000 entries; name a directory that holds only specs => \
+          a, b, c, d, e keep their last good version"]
+    );
+    assert!(snapshot.unclear.as_ref().is_some_and(|why| why.contains("holds more than")), "{:?}", snapshot.unclear);
 }
 
 #[test]
