@@ -14,5 +14,7 @@ mod state_dir;
 mod store;
 #[path = "source/tree.rs"]
 mod tree;
+#[path = "source/unwatched.rs"]
+mod unwatched;
 #[path = "source/watching.rs"]
 mod watching;

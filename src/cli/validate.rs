@@ -171,13 +171,7 @@ impl Sources {
     fn problems(&self) -> Vec<(PathBuf, Problem)> {
         let files: Vec<(PathBuf, ParsedFile)> =
             self.files.iter().map(|source| (source.name.clone(), source.parsed.clone())).collect();
-        let mut problems: Vec<(PathBuf, Problem)> = files
-            .iter()
-            .flat_map(|(name, parsed)| parsed.problems.iter().map(|problem| (name.clone(), problem.clone())))
-            .collect();
-        problems.extend(spec::merge(&files).problems);
-        problems.sort_by(|(a, x), (b, y)| (a, x.position).cmp(&(b, y.position)));
-        problems
+        spec::problems(&files, &spec::merge(&files))
     }
 
     fn summary(&self, problems: usize) -> String {

@@ -9,7 +9,7 @@ use super::message::Command;
 use super::open::local;
 use super::{Applied, ApplyRequest, Change, DeploymentPreview, EngineError, Mode, Preview, SpecFile};
 use crate::plan::{Snapshot, forecast, plan};
-use crate::spec::{Merged, MergedDeployment, ParsedFile, Prune, merge, parse};
+use crate::spec::{Merged, MergedDeployment, ParsedFile, Prune, merge, parse, problems};
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, read_applied};
 
@@ -105,12 +105,11 @@ impl Engine {
     fn propose(&self, request: &ApplyRequest) -> Result<Proposal, EngineError> {
         let parsed: Vec<(PathBuf, ParsedFile)> =
             request.files.iter().map(|file| (file.path.clone(), parse(&file.text))).collect();
-        let Merged { deployments: declared, mut problems, .. } = merge(&parsed);
-        let inside =
-            parsed.iter().flat_map(|(file, parsed)| parsed.problems.iter().map(|one| (file.clone(), one.clone())));
-        problems.splice(0..0, inside);
+        let merged = merge(&parsed);
+        let problems = problems(&parsed, &merged);
         let mut problems: Vec<ProblemView> =
             problems.iter().map(|(file, one)| convert::problem(file, one, "nothing was applied")).collect();
+        let declared = merged.deployments;
         let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
         let before: BTreeMap<String, serde_json::Value> = inventory
             .iter()

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::bounds::{MAX_REQUESTS, MAX_RESCANS, POLL, RESCAN_LIMIT};
 use super::scan::{Recording, Scanned, Scanner, SourceError};
 use super::snapshot::{Root, SourceOptions, SpecSnapshot};
+use super::trace::WatchPlan;
 use super::watcher::TreeWatcher;
 use crate::clock::Clock;
 use crate::store::{Store, StoreError};
@@ -56,6 +57,7 @@ pub struct SourceStopped;
 enum Request {
     Rescan(oneshot::Sender<Arc<SpecSnapshot>>),
     Approve(oneshot::Sender<Result<Vec<String>, StoreError>>),
+    Release(String, oneshot::Sender<Result<(), StoreError>>),
     Forget(String, oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -66,10 +68,16 @@ impl SourceHandle {
         self.ask(Request::Rescan).await
     }
 
-    /// Confirms the loss that is held; gives the deployments that were missing. The outer error: the source has ended;
-    /// the inner: it could not be recorded, and nothing is confirmed.
+    /// Confirms the loss that is held, and that what other directories declared may go; gives the deployments. The
+    /// outer error: the source has ended; the inner: it could not be recorded, and nothing is confirmed.
     pub async fn approve(&self) -> Result<Result<Vec<String>, StoreError>, SourceStopped> {
         self.ask(Request::Approve).await
+    }
+
+    /// Confirms the same of one deployment; one that is not held stays as it is. Errors as for
+    /// [`SourceHandle::approve`].
+    pub async fn release(&self, deployment: &str) -> Result<Result<(), StoreError>, SourceStopped> {
+        self.ask(|reply| Request::Release(deployment.to_owned(), reply)).await
     }
 
     /// Takes a deployment out of the inventory, of which nothing exists any more. One that is declared (again) stays.
@@ -172,6 +180,17 @@ impl Source {
                 let _ = reply.send(answer);
                 return Some((eyes, scanned));
             }
+            Some(Request::Release(name, reply)) => {
+                let now = self.clock.now();
+                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.release(&name, now)).await?;
+                let (answer, scanned) = match outcome {
+                    Ok(scanned) => (Ok(()), Some(scanned)),
+                    Err(error) => (Err(error), None),
+                };
+                self.send(&eyes.scanner.snapshot());
+                let _ = reply.send(answer);
+                return Some((eyes, scanned));
+            }
             Some(Request::Forget(name, reply)) => {
                 let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.forget(&name)).await?;
                 self.send(&eyes.scanner.snapshot());
@@ -212,18 +231,29 @@ impl Source {
 }
 
 impl Eyes {
-    /// Scans, watches what was found, and scans again where that was not watched before.
     fn scan(&mut self, clock: &dyn Clock) -> Scanned {
-        let mut settles_in = self.scanner.scan(clock.now()).settles_in;
-        for _ in 0..MAX_RESCANS {
-            if !self.watcher.follow(self.scanner.watch_plan()) {
-                break;
-            }
-            settles_in = self.scanner.scan(clock.now()).settles_in;
-        }
-        self.scanner.set_polling(self.watcher.trouble().map(str::to_owned));
-        Scanned { snapshot: self.scanner.snapshot(), settles_in }
+        let Self { scanner, watcher } = self;
+        let settles_in = scan_and_watch(scanner, clock, |plan| watcher.follow(plan));
+        scanner.set_polling(watcher.trouble().map(str::to_owned));
+        Scanned { snapshot: scanner.snapshot(), settles_in }
     }
+}
+
+/// Scans, watches what was found, and scans again where that was not watched before: what changed there between the
+/// scan and the watch wakes nobody. `follow` is told what to watch, and says whether any of it is new.
+fn scan_and_watch(
+    scanner: &mut Scanner,
+    clock: &dyn Clock,
+    mut follow: impl FnMut(&WatchPlan) -> bool,
+) -> Option<Duration> {
+    let mut settles_in = scanner.scan(clock.now()).settles_in;
+    for _ in 0..MAX_RESCANS {
+        if !follow(scanner.watch_plan()) {
+            break;
+        }
+        settles_in = scanner.scan(clock.now()).settles_in;
+    }
+    settles_in
 }
 
 /// Does file system work where it may block.
@@ -247,7 +277,63 @@ async fn apart<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::snapshot::RootKind;
     use super::*;
+    use crate::clock::SystemClock;
+
+    /// A scanner on a directory, and what of it is declared.
+    struct Bench {
+        specs: tempfile::TempDir,
+        _state: tempfile::TempDir,
+        scanner: Scanner,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (specs, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let store = Arc::new(Store::open(state.path()).unwrap());
+            let root = Root { path: specs.path().to_path_buf(), kind: RootKind::Watched };
+            let scanner = Scanner::load(vec![root], store, SourceOptions::default(), Recording::On).unwrap();
+            Self { specs, _state: state, scanner }
+        }
+
+        fn declared(&self) -> Vec<String> {
+            self.scanner.snapshot().deployments.keys().cloned().collect()
+        }
+    }
+
+    #[test]
+    fn what_is_made_between_the_scan_and_the_watch_is_found_without_an_event() {
+        let mut bench = Bench::new();
+        let below = bench.specs.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        let mut watcher = TreeWatcher::new(Arc::default());
+        let mut watched = 0;
+        scan_and_watch(&mut bench.scanner, &SystemClock, |plan| {
+            watched += 1;
+            if watched == 1 {
+                let text = "service: web\ndeployment: a\nimage: { name: host }\n";
+                std::fs::write(below.join("a.yaml"), text).unwrap();
+            }
+            watcher.follow(plan)
+        });
+        assert_eq!((bench.declared(), watched), (vec!["a".to_owned()], 2));
+    }
+
+    #[test]
+    fn a_tree_that_grows_while_it_is_watched_is_not_scanned_for_ever() {
+        let mut bench = Bench::new();
+        let mut deepest = bench.specs.path().to_path_buf();
+        let mut watcher = TreeWatcher::new(Arc::default());
+        let mut watched = 0;
+        scan_and_watch(&mut bench.scanner, &SystemClock, |plan| {
+            watched += 1;
+            deepest.push("d");
+            std::fs::create_dir(&deepest).unwrap();
+            watcher.follow(plan)
+        });
+        assert_eq!(watched, MAX_RESCANS);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_scan_waits_for_quiet_and_not_for_ever() {

@@ -34,16 +34,6 @@ impl Parsed {
     pub(super) fn hash(bytes: &[u8]) -> [u8; 32] {
         Sha256::digest(bytes).into()
     }
-
-    /// Names of the deployments that it has a part in, as far as they can be read.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        use crate::spec::DocumentKind;
-        let documents = self.file.documents.iter().map(|document| match &document.kind {
-            DocumentKind::Deployment(deployment) => deployment.name.as_str(),
-            DocumentKind::Service { deployment, .. } => deployment,
-        });
-        documents.chain(self.file.broken.iter().map(String::as_str))
-    }
 }
 
 /// Why there is no content.

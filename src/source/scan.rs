@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::findings::{Findings, Good};
+use super::findings::{Findings, Texts};
 use super::gate::{self, Loss, Losses};
-use super::read::{Parsed, Reader};
-use super::settle::Settling;
-use super::snapshot::{Hold, Root, RootKind, SourceOptions, SpecSnapshot};
+use super::known::{Inventory, Known, files_of};
+use super::lookout::Lookout;
+use super::snapshot::{Hold, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
 use super::trace::WatchPlan;
 use super::verdict::Verdict;
 use crate::clock::Clock;
-use crate::spec::{Merged, MergedDeployment, ParsedFile, merge};
+use crate::spec::{Merged, MergedDeployment, Prune, merge};
 use crate::state::SourceRef;
-use crate::store::{AppliedFile, Declared, HoldRecord, RootIdentity, SourceChange, Store, StoreError};
+use crate::store::{Declared, HoldRecord, SourceChange, Store, StoreError};
 
 /// Whether a scan's result is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,21 +48,14 @@ pub enum SourceError {
 /// argument.
 #[derive(Debug)]
 pub struct Scanner {
-    pub(super) roots: Vec<Root>,
-    pub(super) options: SourceOptions,
-    pub(super) reader: Reader,
-    pub(super) settling: Settling,
-    /// Last good version of every file.
-    pub(super) good: BTreeMap<PathBuf, Good>,
-    /// Applied files by the path that they came from, with what they say.
-    pub(super) applied: BTreeMap<PathBuf, (AppliedFile, Arc<ParsedFile>)>,
-    /// Which directory each watched root was.
-    pub(super) identities: BTreeMap<PathBuf, String>,
+    lookout: Lookout,
+    options: SourceOptions,
     store: Arc<Store>,
     recording: Recording,
-    known: BTreeMap<String, Known>,
+    known: Inventory,
     hold: Option<HoldRecord>,
-    merged: Cached,
+    counted: Cached,
+    present: Cached,
     /// What could not be stored yet.
     unstored: SourceChange,
     snapshot: Arc<SpecSnapshot>,
@@ -70,32 +63,23 @@ pub struct Scanner {
     has_all_roots: bool,
 }
 
-/// A deployment of the inventory.
-#[derive(Debug)]
-pub(super) struct Known {
-    /// As it is stored.
-    pub declared: Declared,
-    /// The same as a value; absent where another version of keel stored it in a form that can't be read.
-    pub deployment: Option<MergedDeployment>,
-}
-
-impl Known {
-    pub(super) fn is_live(&self) -> bool {
-        self.declared.removed_at.is_none()
-    }
-
-    /// Files that it has a part in.
-    pub(super) fn files(&self) -> BTreeSet<&Path> {
-        let services = self.deployment.iter().flat_map(|deployment| deployment.services.values());
-        services.map(|service| service.file.as_path()).chain([self.declared.source.file.as_path()]).collect()
-    }
-}
-
 /// The last merge, with what it was made from.
 #[derive(Debug, Default)]
 struct Cached {
-    inputs: BTreeMap<PathBuf, Arc<ParsedFile>>,
+    texts: Texts,
     merged: Arc<Merged>,
+}
+
+impl Cached {
+    fn merge(&mut self, texts: Texts) -> Arc<Merged> {
+        let same = self.texts.len() == texts.len()
+            && self.texts.iter().zip(&texts).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y));
+        if !same {
+            let merged = Arc::new(merge(&texts));
+            *self = Self { texts, merged };
+        }
+        Arc::clone(&self.merged)
+    }
 }
 
 /// What a scan gives.
@@ -120,27 +104,18 @@ impl Scanner {
         recording: Recording,
     ) -> Result<Self, SourceError> {
         let state = store.source_state()?;
-        let known: BTreeMap<String, Known> = state
-            .inventory
-            .into_iter()
-            .map(|declared| (declared.name.clone(), Known { deployment: decode(&declared.spec), declared }))
-            .collect();
+        let known = state.inventory.into_iter().map(|declared| (declared.name.clone(), Known::from(declared)));
+        let known: Inventory = known.collect();
         let roots = roots.into_iter().map(|root| checked(root, &known)).collect::<Result<_, _>>()?;
-        let good = state.files.into_iter().map(|file| (file.path, Good::of(Parsed::of(&file.content)))).collect();
-        let identities = state.roots.into_iter().map(|root| (root.path, root.identity)).collect();
         Ok(Self {
-            roots,
+            lookout: Lookout::new(roots, options, state.files, state.roots),
             options,
-            reader: Reader::default(),
-            settling: Settling::default(),
-            good,
-            applied: BTreeMap::new(),
-            identities,
             store,
             recording,
             known,
             hold: state.hold,
-            merged: Cached::default(),
+            counted: Cached::default(),
+            present: Cached::default(),
             unstored: SourceChange::default(),
             snapshot: Arc::default(),
             plan: WatchPlan::default(),
@@ -150,43 +125,85 @@ impl Scanner {
 
     /// Looks at all roots once.
     pub fn scan(&mut self, now: DateTime<Utc>) -> Scanned {
-        let findings = self.look(now);
-        let settles_in = self.settling.finish(now);
-        let merged = self.merge(&findings.inputs);
-        let mut verdict = Verdict::new(&findings, &merged, &self.known);
+        let findings = self.lookout.look(now);
+        let settles_in = self.lookout.finish(now);
+        let counted = self.counted.merge(findings.counted());
+        let present = match findings.bad.is_empty() && findings.outdated.is_empty() {
+            true => Arc::clone(&counted),
+            false => self.present.merge(findings.present()),
+        };
+        let mut verdict = Verdict::new(&findings, &counted, &present, &self.known);
+        self.set_aside_unwatched(&mut verdict);
         let losses = self.losses(&findings, &verdict);
         let hold = match &self.hold {
             // What may be the middle of a save is not back yet.
             Some(hold) if settles_in.is_some() => Some(hold.clone()),
             before => gate::hold(before.as_ref(), &losses, now),
         };
-        let mut change = self.settle_files(&findings, hold.is_some(), settles_in.is_none());
+        let mut change = self.lookout.accepted(&findings, settles_in.is_none());
         change.declared = self.update_inventory(&mut verdict, &losses, hold.is_some(), now);
+        change.dropped_files = self.drop_files(&findings, &verdict, hold.is_some());
         change.hold = (hold != self.hold).then(|| hold.clone());
         self.hold = hold;
         self.record(change);
-        let snapshot = self.compose(&findings, &merged, verdict, &losses, settles_in.is_none());
+        let snapshot = SpecSnapshot {
+            synced: self.snapshot.synced || settles_in.is_none(),
+            problems: verdict.problems(&findings, &self.known),
+            hold: self.shown_hold(&losses, settles_in.is_none()),
+            removed: self.removed(),
+            stale: verdict.stale,
+            unclear: verdict.unclear,
+            deployments: verdict.fresh.into_iter().chain(verdict.kept).collect(),
+            unwatched: verdict.unwatched,
+            polling: self.snapshot.polling.clone(),
+        };
         if *self.snapshot != snapshot {
             self.snapshot = Arc::new(snapshot);
         }
-        let mut watched = self.roots.iter().filter(|root| root.kind == RootKind::Watched);
+        let mut watched = self.lookout.roots().iter().filter(|root| root.kind == RootKind::Watched);
         self.has_all_roots = watched.all(|root| findings.identities.contains_key(&root.path));
         self.plan = findings.plan;
         Scanned { snapshot: Arc::clone(&self.snapshot), settles_in }
     }
 
-    /// Confirms the loss that is held and looks again; gives the names that were missing.
+    /// Confirms the loss that is held, and that what other directories declared may go; looks again, and gives the
+    /// names.
     ///
     /// # Errors
     /// When it can't be recorded; nothing is confirmed then.
     pub fn approve(&mut self, now: DateTime<Utc>) -> Result<(Vec<String>, Scanned), StoreError> {
-        let missing = self.snapshot.hold.as_ref().map(|hold| hold.missing.clone()).unwrap_or_default();
-        let confirmed = missing
-            .iter()
-            .filter_map(|name| self.known.get(name))
-            .map(|known| Declared { removed_at: Some(now), ..known.declared.clone() });
-        let declared: Vec<Declared> = confirmed.collect();
-        let change = SourceChange { declared, hold: Some(None), ..SourceChange::default() };
+        let held = self.held();
+        self.confirm(&held, Some(None), now)?;
+        self.hold = None;
+        Ok((held.into_iter().collect(), self.scan(now)))
+    }
+
+    /// Confirms the same of one deployment, where it is held.
+    ///
+    /// # Errors
+    /// As for [`Scanner::approve`].
+    pub fn release(&mut self, deployment: &str, now: DateTime<Utc>) -> Result<Scanned, StoreError> {
+        if self.held().contains(deployment) {
+            self.confirm(&[deployment.to_owned()].into(), None, now)?;
+        }
+        Ok(self.scan(now))
+    }
+
+    /// Deployments that are kept although no file that is looked at declares them.
+    fn held(&self) -> BTreeSet<String> {
+        let missing = self.snapshot.hold.iter().flat_map(|hold| &hold.missing);
+        missing.chain(self.snapshot.unwatched.keys()).cloned().collect()
+    }
+
+    fn confirm(
+        &mut self,
+        names: &BTreeSet<String>,
+        hold: Option<Option<HoldRecord>>,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let confirmed = names.iter().filter_map(|name| self.known.get(name));
+        let declared = confirmed.map(|known| Declared { removed_at: Some(now), ..known.declared.clone() }).collect();
+        let change = SourceChange { declared, hold, ..SourceChange::default() };
         if self.recording == Recording::On {
             self.store.record_scan(&change)?;
         }
@@ -195,8 +212,7 @@ impl Scanner {
                 known.declared = declared;
             }
         }
-        self.hold = None;
-        Ok((missing, self.scan(now)))
+        Ok(())
     }
 
     /// Takes a deployment that is not declared any more out of the inventory: nothing of it exists. One that is
@@ -240,25 +256,52 @@ impl Scanner {
         }
     }
 
-    fn merge(&mut self, inputs: &BTreeMap<PathBuf, Arc<ParsedFile>>) -> Arc<Merged> {
-        let same = self.merged.inputs.len() == inputs.len()
-            && self.merged.inputs.iter().zip(inputs).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y));
-        if !same {
-            let files: Vec<_> = inputs.iter().map(|(path, file)| (path.clone(), ParsedFile::clone(file))).collect();
-            self.merged = Cached { inputs: inputs.clone(), merged: Arc::new(merge(&files)) };
+    /// Keeps what a directory declared that is not watched any more: that somebody watches another one now says nothing
+    /// about it. What the watched files declare by the same name takes its place, unless that is only what is left of
+    /// its parts.
+    fn set_aside_unwatched(&self, verdict: &mut Verdict) {
+        for (name, known) in self.known.iter().filter(|(_, known)| known.is_live()) {
+            let Some(file) = self.unwatched_part(known) else { continue };
+            let taken_over = verdict.fresh.get(name).is_some_and(|fresh| {
+                let (now, before) = (files_of(fresh), known.files());
+                now == before || !now.is_subset(&before)
+            });
+            if taken_over || verdict.kept.contains_key(name) || verdict.stale.contains_key(name) {
+                continue;
+            }
+            let Declared { root, source, .. } = &known.declared;
+            let directory = if self.is_root(root) { file.parent().unwrap_or(file) } else { root };
+            let aside = Unwatched { source: source.clone(), directory: directory.to_path_buf() };
+            verdict.fresh.remove(name);
+            verdict.keep(name, known, || format!("{source} declared it, and is not watched any more"));
+            verdict.unwatched.insert(name.clone(), aside);
         }
-        Arc::clone(&self.merged.merged)
+    }
+
+    /// A file that has a part in the deployment and is not looked at any more.
+    fn unwatched_part<'a>(&self, known: &'a Known) -> Option<&'a Path> {
+        let source = &known.declared.source.file;
+        if !self.is_root(&known.declared.root) && !self.lookout.is_watched(source) {
+            return Some(source);
+        }
+        known.files().into_iter().find(|file| self.lookout.was_watched(file))
+    }
+
+    fn is_root(&self, path: &Path) -> bool {
+        self.lookout.roots().iter().any(|root| root.path == path)
     }
 
     fn losses(&self, findings: &Findings, verdict: &Verdict) -> Losses {
-        let held = |known: &Known| !self.options.allow_empty && self.kind_of(&known.declared.root) == RootKind::Watched;
-        let before = || self.known.iter().filter(|(_, known)| known.is_live() && held(known));
+        let applied =
+            |path: &Path| self.lookout.roots().iter().any(|root| root.kind == RootKind::Applied && root.path == path);
+        let held = |known: &Known| !self.options.allow_empty && !applied(&known.declared.root);
+        let before = || {
+            let live = self.known.iter().filter(|(_, known)| known.is_live() && held(known));
+            live.filter(|(name, _)| !verdict.unwatched.contains_key(*name))
+        };
         let lost = before().filter(|(name, _)| !verdict.is_declared(name)).map(|(name, known)| {
-            let root = &known.declared.root;
-            let watched = self.roots.iter().any(|current| current.path == *root);
-            let loss = match findings.roots_gone.get(root) {
+            let loss = match findings.roots_gone.get(&known.declared.root) {
                 Some(what) => Loss::RootGone(what.clone()),
-                None if !watched => Loss::RootGone(format!("{} is not watched any more", root.display())),
                 None => Loss::Undeclared,
             };
             (name.clone(), loss)
@@ -266,34 +309,16 @@ impl Scanner {
         Losses { known: before().count(), lost: lost.collect() }
     }
 
-    /// Of a root that is not looked at any more nothing is known but that somebody wanted it.
-    fn kind_of(&self, root: &Path) -> RootKind {
-        self.roots.iter().find(|current| current.path == root).map_or(RootKind::Watched, |current| current.kind)
-    }
-
-    /// Takes over new good versions, and lets go of files that are gone and not held.
-    fn settle_files(&mut self, findings: &Findings, held: bool, settled: bool) -> SourceChange {
-        let mut change = SourceChange { files: findings.accepted.clone(), ..SourceChange::default() };
-        if !held {
-            for path in &findings.gone {
-                self.good.remove(path);
-            }
-            change.dropped_files.clone_from(&findings.gone);
+    /// Lets go of files that are gone, unless something is kept of them.
+    fn drop_files(&mut self, findings: &Findings, verdict: &Verdict, held: bool) -> Vec<PathBuf> {
+        if held {
+            return Vec::new();
         }
-        let watched = self.roots.iter().filter(|root| root.kind == RootKind::Watched);
-        let identities: BTreeMap<PathBuf, String> = watched
-            .map(|root| {
-                let identity = findings.identities.get(&root.path).or_else(|| self.identities.get(&root.path));
-                (root.path.clone(), identity.cloned().unwrap_or_default())
-            })
-            .collect();
-        // While something may be the middle of a save, the decision about it still needs the old ones.
-        if settled && !identities.is_empty() && identities != self.identities {
-            let rows = identities.iter().map(|(path, id)| RootIdentity { path: path.clone(), identity: id.clone() });
-            change.roots = Some(rows.collect());
-            self.identities = identities;
-        }
-        change
+        let kept = verdict.unwatched.keys().filter_map(|name| self.known.get(name));
+        let kept: BTreeSet<&Path> = kept.flat_map(Known::files).collect();
+        let gone: Vec<PathBuf> = findings.gone.iter().filter(|path| !kept.contains(path.as_path())).cloned().collect();
+        self.lookout.drop_files(&gone);
+        gone
     }
 
     /// Brings the inventory up to the verdict; gives the entries that changed.
@@ -306,10 +331,12 @@ impl Scanner {
     ) -> Vec<Declared> {
         let mut changed = Vec::new();
         for (name, deployment) in &verdict.fresh {
-            if self.known.get(name).is_some_and(|k| k.is_live() && k.deployment.as_ref() == Some(deployment)) {
+            let declared = self.declare(deployment, now);
+            let same =
+                |known: &Known| known.deployment.as_ref() == Some(deployment) && known.declared.root == declared.root;
+            if self.known.get(name).is_some_and(|known| known.is_live() && same(known)) {
                 continue;
             }
-            let declared = self.declare(deployment, now);
             changed.push(declared.clone());
             self.known.insert(name.clone(), Known { declared, deployment: Some(deployment.clone()) });
         }
@@ -328,8 +355,9 @@ impl Scanner {
     }
 
     fn declare(&self, deployment: &MergedDeployment, now: DateTime<Utc>) -> Declared {
-        let watched = self.roots.iter().find(|root| deployment.file.starts_with(&root.path));
-        let root = watched.or_else(|| self.roots.iter().find(|root| root.kind == RootKind::Applied));
+        let roots = self.lookout.roots();
+        let watched = roots.iter().find(|root| deployment.file.starts_with(&root.path));
+        let root = watched.or_else(|| roots.iter().find(|root| root.kind == RootKind::Applied));
         Declared {
             name: deployment.name.clone(),
             prune: deployment.prune,
@@ -358,34 +386,20 @@ impl Scanner {
         }
     }
 
-    fn compose(
-        &self,
-        findings: &Findings,
-        merged: &Merged,
-        verdict: Verdict,
-        losses: &Losses,
-        settled: bool,
-    ) -> SpecSnapshot {
+    fn removed(&self) -> BTreeMap<String, Prune> {
         let removed = self.known.iter().filter(|(_, known)| !known.is_live());
-        let hold = self.hold.as_ref().map(|hold| Hold {
+        removed.map(|(name, known)| (name.clone(), known.declared.prune)).collect()
+    }
+
+    fn shown_hold(&self, losses: &Losses, settled: bool) -> Option<Hold> {
+        let hold = self.hold.as_ref()?;
+        let before = hold.missing.iter().filter(|_| !settled);
+        let missing: BTreeSet<String> = before.chain(losses.lost.keys()).cloned().collect();
+        Some(Hold {
             reason: format!("{}; {}", hold.reason, gate::HOLD_HELP),
-            missing: if settled {
-                losses.lost.keys().cloned().collect()
-            } else {
-                hold.missing.iter().chain(losses.lost.keys()).cloned().collect::<BTreeSet<_>>().into_iter().collect()
-            },
+            missing: missing.into_iter().collect(),
             since: hold.since,
-        });
-        SpecSnapshot {
-            synced: self.snapshot.synced || settled,
-            problems: super::verdict::problems(findings, merged, &verdict, &self.known),
-            removed: removed.map(|(name, known)| (name.clone(), known.declared.prune)).collect(),
-            stale: verdict.stale,
-            unclear: verdict.unclear,
-            deployments: verdict.fresh.into_iter().chain(verdict.kept).collect(),
-            hold,
-            polling: self.snapshot.polling.clone(),
-        }
+        })
     }
 }
 
@@ -423,7 +437,7 @@ pub fn read_once(
     Ok(scanned.snapshot)
 }
 
-fn checked(root: Root, known: &BTreeMap<String, Known>) -> Result<Root, SourceError> {
+fn checked(root: Root, known: &Inventory) -> Result<Root, SourceError> {
     let failed = |source| SourceError::Root { path: root.path.clone(), source };
     let path = std::path::absolute(&root.path).map_err(failed)?;
     let is_known = known.values().any(|known| known.declared.root == path);
@@ -431,8 +445,4 @@ fn checked(root: Root, known: &BTreeMap<String, Known>) -> Result<Root, SourceEr
         Err(source) if root.kind == RootKind::Watched && !is_known => Err(SourceError::Root { path, source }),
         _ => Ok(Root { path, ..root }),
     }
-}
-
-fn decode(spec: &str) -> Option<MergedDeployment> {
-    serde_json::from_str(spec).ok()
 }

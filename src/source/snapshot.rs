@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{MergedDeployment, Problem, Prune};
+use crate::state::SourceRef;
 
 /// A directory tree, or a single file, that declares deployments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,9 @@ pub struct SpecSnapshot {
     pub removed: BTreeMap<String, Prune>,
     /// Too much vanished at once: what is missing stays as it was, in `deployments`.
     pub hold: Option<Hold>,
+    /// Deployments of directories that are not watched any more: they stay as they were, in `deployments`, until a
+    /// watched file declares them, or somebody confirms that they may go.
+    pub unwatched: BTreeMap<String, Unwatched>,
     /// Why a deployment that is neither declared nor in the inventory may be declared all the same, such as a file that
     /// can't be read and never was good (after the state directory was lost, say). While this is set, nobody knows
     /// what an unclaimed instance belongs to: leave it alone.
@@ -91,6 +95,15 @@ pub struct Hold {
     pub missing: Vec<String>,
     /// Since when.
     pub since: DateTime<Utc>,
+}
+
+/// Where a deployment was declared that no watched file declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwatched {
+    /// The place of its declaration.
+    pub source: SourceRef,
+    /// The directory that was watched.
+    pub directory: PathBuf,
 }
 
 /// One thing that is wrong with a file or directory.

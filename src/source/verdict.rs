@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::findings::{Bad, Findings};
-use super::scan::Known;
-use super::snapshot::{Effect, FileProblem};
-use crate::spec::{DocumentKind, Merged, MergedDeployment};
+use super::known::{Inventory, Known};
+use super::snapshot::{Effect, FileProblem, Unwatched};
+use crate::spec::{Conflict, Merged, MergedDeployment};
 
 /// What counts, by deployment. A deployment is taken over whole or not at all.
 #[derive(Debug, Default)]
@@ -17,16 +17,30 @@ pub(super) struct Verdict {
     pub kept: BTreeMap<String, MergedDeployment>,
     /// Why a deployment is kept because of a problem.
     pub stale: BTreeMap<String, String>,
+    /// Deployments that are kept because their directory is not watched any more.
+    pub unwatched: BTreeMap<String, Unwatched>,
     /// Why the inventory and this may not be all that is declared.
     pub unclear: Option<String>,
+    /// Problems between documents.
+    conflicts: Vec<Conflict>,
+    /// Deployments that are not taken over and have no problem of their own: what they lack may be in what can't be
+    /// read.
+    lacking: BTreeSet<String>,
 }
 
 impl Verdict {
-    pub(super) fn new(findings: &Findings, merged: &Merged, known: &BTreeMap<String, Known>) -> Self {
+    /// Judges what a look found. What counts is `counted`, made of the last good versions; what is said of the files is
+    /// what `present` says, made of the present texts.
+    pub(super) fn new(findings: &Findings, counted: &Merged, present: &Merged, known: &Inventory) -> Self {
+        let affected: BTreeSet<String> = findings.bad.iter().flat_map(|bad| bad.affected(known)).collect();
+        let conflicts = conflicts(findings, counted, present, &affected);
         let mut verdict =
-            Self { fresh: merged.deployments.clone(), unclear: findings.unclear.clone(), ..Self::default() };
-        for (name, why) in troubled(findings, merged, known) {
+            Self { fresh: counted.deployments.clone(), unclear: findings.unclear.clone(), ..Self::default() };
+        for (name, why) in troubled(findings, counted, present, known) {
             verdict.fresh.remove(&name);
+            if !affected.contains(&name) && !conflicts.iter().any(|conflict| conflict.deployment == name) {
+                verdict.lacking.insert(name.clone());
+            }
             match known.get(&name).filter(|known| known.is_live()) {
                 Some(known) => {
                     verdict.keep(&name, known, || why.clone());
@@ -35,6 +49,7 @@ impl Verdict {
                 None => drop(verdict.unclear.get_or_insert(why)),
             }
         }
+        verdict.conflicts = conflicts;
         verdict
     }
 
@@ -54,11 +69,56 @@ impl Verdict {
     pub(super) fn is_declared(&self, name: &str) -> bool {
         self.fresh.contains_key(name) || self.kept.contains_key(name) || self.stale.contains_key(name)
     }
+
+    /// Everything that is wrong, with what comes of it, by file and position.
+    pub(super) fn problems(&self, findings: &Findings, known: &Inventory) -> Vec<FileProblem> {
+        let inside = findings.bad.iter().flat_map(|bad| {
+            let lacking = self.lacking.iter().filter(|_| bad.present.may_declare_more());
+            let effect = self.effect(bad.affected(known).into_iter().chain(lacking.cloned()).collect());
+            bad.problems.iter().map(move |problem| (bad.path.clone(), problem.clone(), effect.clone()))
+        });
+        let between = self.conflicts.iter().map(|conflict| {
+            let effect = self.effect([conflict.deployment.clone()].into());
+            (conflict.file.clone(), conflict.problem.clone(), effect)
+        });
+        let all = inside.chain(between).map(|(file, problem, effect)| FileProblem { file, problem, effect });
+        let mut problems: Vec<FileProblem> = all.collect();
+        problems.sort_by(|a, b| (&a.file, a.problem.position).cmp(&(&b.file, b.problem.position)));
+        problems
+    }
+
+    fn effect(&self, affected: BTreeSet<String>) -> Effect {
+        if affected.is_empty() {
+            return Effect::None;
+        }
+        let (kept, left_out) = affected.into_iter().partition(|name| self.is_declared(name));
+        Effect::Deployments { kept, left_out }
+    }
+}
+
+/// Problems between documents: those of the present texts, and those that only the last good version of a file makes,
+/// which must not contradict what is said of its present text.
+fn conflicts(findings: &Findings, counted: &Merged, present: &Merged, affected: &BTreeSet<String>) -> Vec<Conflict> {
+    let mut conflicts = present.problems.clone();
+    if findings.outdated.is_empty() {
+        return conflicts;
+    }
+    let said = |conflict: &Conflict| {
+        affected.contains(&conflict.deployment) || present.refused.contains_key(&conflict.deployment)
+    };
+    let more = counted.problems.iter().filter(|one| !said(one) && !findings.outdated.contains(&one.file));
+    conflicts.extend(more.map(|conflict| {
+        let mut conflict = conflict.clone();
+        let help = conflict.problem.help.get_or_insert_default();
+        help.push_str(" (of a file with problems, the last good version counts)");
+        conflict
+    }));
+    conflicts
 }
 
 /// Deployments of which a part can't be trusted, with the first reason.
-fn troubled(findings: &Findings, merged: &Merged, known: &BTreeMap<String, Known>) -> BTreeMap<String, String> {
-    let mut reasons = merged.refused.clone();
+fn troubled(findings: &Findings, counted: &Merged, present: &Merged, known: &Inventory) -> BTreeMap<String, String> {
+    let mut reasons = present.refused.clone();
     for bad in &findings.bad {
         let Some(problem) = bad.problems.first() else { continue };
         // A root that is gone is no problem of its deployments: that is what a hold is for.
@@ -69,61 +129,23 @@ fn troubled(findings: &Findings, merged: &Merged, known: &BTreeMap<String, Known
             reasons.entry(name).or_insert_with(|| format!("{}:{problem}", bad.path.display()));
         }
     }
+    for (name, why) in &counted.refused {
+        reasons.entry(name.clone()).or_insert_with(|| why.clone());
+    }
     reasons
 }
 
 impl Bad {
     /// Deployments that its text names, and those that had a part in it.
-    fn affected(&self, known: &BTreeMap<String, Known>) -> BTreeSet<String> {
-        self.names.iter().cloned().chain(parts_below(&self.path, known)).collect()
+    fn affected(&self, known: &Inventory) -> BTreeSet<String> {
+        self.present.deployments().map(str::to_owned).chain(parts_below(&self.path, known)).collect()
     }
 }
 
-fn parts_below(path: &Path, known: &BTreeMap<String, Known>) -> impl Iterator<Item = String> {
+fn parts_below(path: &Path, known: &Inventory) -> impl Iterator<Item = String> {
     // What was applied has its root in the state directory and its files elsewhere.
     let has_part =
         move |known: &Known| known.declared.root == path || known.files().iter().any(|file| file.starts_with(path));
     let with_part = known.iter().filter(move |(_, known)| known.is_live() && has_part(known));
     with_part.map(|(name, _)| name.clone())
-}
-
-/// Everything that is wrong, with what comes of it, by file and position.
-pub(super) fn problems(
-    findings: &Findings,
-    merged: &Merged,
-    verdict: &Verdict,
-    known: &BTreeMap<String, Known>,
-) -> Vec<FileProblem> {
-    let mut problems = Vec::new();
-    for bad in &findings.bad {
-        let effect = effect(bad.affected(known), verdict);
-        problems.extend(bad.problems.iter().map(|problem| FileProblem {
-            file: bad.path.clone(),
-            problem: problem.clone(),
-            effect: effect.clone(),
-        }));
-    }
-    for (file, problem) in &merged.problems {
-        let refused = declared_in(file, findings).filter(|name| merged.refused.contains_key(*name));
-        let effect = effect(refused.map(str::to_owned).collect(), verdict);
-        problems.push(FileProblem { file: file.clone(), problem: problem.clone(), effect });
-    }
-    problems.sort_by(|a, b| (&a.file, a.problem.position).cmp(&(&b.file, b.problem.position)));
-    problems
-}
-
-fn declared_in<'a>(file: &Path, findings: &'a Findings) -> impl Iterator<Item = &'a str> {
-    let documents = findings.inputs.get(file).into_iter().flat_map(|parsed| &parsed.documents);
-    documents.map(|document| match &document.kind {
-        DocumentKind::Deployment(deployment) => deployment.name.as_str(),
-        DocumentKind::Service { deployment, .. } => deployment.as_str(),
-    })
-}
-
-fn effect(affected: BTreeSet<String>, verdict: &Verdict) -> Effect {
-    if affected.is_empty() {
-        return Effect::None;
-    }
-    let (kept, left_out) = affected.into_iter().partition(|name| verdict.is_declared(name));
-    Effect::Deployments { kept, left_out }
 }

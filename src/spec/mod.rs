@@ -7,6 +7,7 @@
 mod check;
 mod control;
 mod deployment;
+mod document;
 mod duration;
 mod extras;
 mod file_mode;
@@ -39,6 +40,7 @@ mod wording;
 
 pub use control::Control;
 pub use deployment::{DeploymentSpec, Prune};
+pub use document::{BrokenDocument, DeclaredDeployment, DeclaredService, Document, DocumentKind, ParsedFile};
 pub use duration::HumanDuration;
 pub use extras::{
     Api, Destination, Endpoint, EndpointProtocol, Expose, External, InitStep, LogsConfig, OnFailure, PortMapping,
@@ -49,10 +51,8 @@ pub use files::{is_ignored, is_spec_file};
 pub use health::{Check, Depends, DependsCondition, Health, Init, OnInitFailure};
 pub use image::{Image, ImageRef, PullPolicy};
 pub use lifecycle::{CrashAction, Errors, Lifecycle, OnExpiry, OnIdle, RestartKind, RestartPolicy};
-pub use merge::{Merged, MergedDeployment, MergedService, merge};
-pub use parse::{
-    DeclaredDeployment, DeclaredService, Document, DocumentKind, MAX_FILE_SIZE, ParsedFile, parse, parse_bytes,
-};
+pub use merge::{Conflict, Merged, MergedDeployment, MergedService, merge, problems};
+pub use parse::{MAX_FILE_SIZE, parse, parse_bytes};
 pub use problem::{MAX_PROBLEMS, Position, Problem};
 pub use published::{
     Arch, Distributed, EndpointTunnel, Join, JoinMode, JoinScope, Network, NodeMode, NodeSelector, Os, Overlay,

@@ -1,109 +1,37 @@
 //! From text to declared deployments and services, or to everything that is wrong with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_yaml::Value as Yaml;
 
 use super::check::{self, Report};
+use super::document::{
+    BrokenDocument, DeclaredDeployment, DeclaredService, Document, DocumentKind, Mark, Marks, ParsedFile,
+    PartialService, Remains, Remnant,
+};
 use super::problem::{MAX_PROBLEMS, Path, Position, Problem, Step, display_path, steps};
 use super::schema::SCHEMAS;
 use super::structure::{self, Structure};
 use super::tree::{self, Node, Tree, Value};
-use super::{Api, DeploymentSpec, External, Prune, Revision, RuntimeKind, ServiceSpec, Tunnel};
+use super::{DeploymentSpec, Revision, RuntimeKind, ServiceSpec};
 
 /// Largest file that is read, in bytes: the most that Kubernetes takes for a ConfigMap or a Secret, which is
 /// how such files travel.
 pub const MAX_FILE_SIZE: usize = 1 << 20;
 
-/// What a file declares, or why it does not.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ParsedFile {
-    /// The documents that are good.
-    pub documents: Vec<Document>,
-    /// All that is wrong, in the order of the text; empty if and only if every document is good.
-    pub problems: Vec<Problem>,
-    /// Names of the deployments whose documents have problems, as far as they can be read.
-    pub broken: Vec<String>,
-}
-
-/// A document without problems.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Document {
-    /// Where it begins.
-    pub position: Position,
-    /// What it declares.
-    pub kind: DocumentKind,
-}
-
-/// What a document declares.
-#[derive(Debug, Clone, PartialEq)]
-pub enum DocumentKind {
-    /// A document with `services:`.
-    Deployment(DeclaredDeployment),
-    /// A document with `service:`.
-    Service {
-        /// The deployment that the service joins, or makes.
-        deployment: String,
-        /// The service.
-        service: DeclaredService,
-    },
-}
-
-/// A deployment as one document declares it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeclaredDeployment {
-    /// Its name.
-    pub name: String,
-    /// Runtime of every service that names none itself.
-    pub runtime: Option<RuntimeKind>,
-    /// What happens when the declaration goes.
-    pub prune: Prune,
-    /// The services that the document holds.
-    pub services: BTreeMap<String, DeclaredService>,
-    /// Backends outside of this installation.
-    pub externals: BTreeMap<String, External>,
-    /// Tunnels between nodes.
-    pub tunnels: BTreeMap<String, Tunnel>,
-    /// Settings of the published format's API server.
-    pub api: Option<Api>,
-}
-
-/// A service as one document declares it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeclaredService {
-    /// Its name.
-    pub name: String,
-    /// What was written. Relative paths are still relative.
-    pub spec: Arc<ServiceSpec>,
-    /// Where its name was written.
-    pub position: Position,
-    /// Hash over its template.
-    pub revision: Revision,
-    /// Where the parts are that are checked against other services.
-    pub(super) marks: Marks,
-}
-
-/// Positions of list elements, in the order of the lists.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Marks {
-    pub(super) depends: Vec<Position>,
-    pub(super) endpoints: Vec<Position>,
-    pub(super) port_mappings: Vec<Position>,
-}
-
 /// Reads a file's bytes. Never fails, panics or hangs: whatever is wrong is a problem with a position.
 pub fn parse_bytes(bytes: &[u8]) -> ParsedFile {
     if bytes.len() > MAX_FILE_SIZE {
-        return broken(too_large(bytes.len()));
+        return unreadable(too_large(bytes.len()));
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => parse(text),
         Err(error) => {
             let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
             let problem = Problem::new(end_of(&good), "", "the file is not UTF-8 text from here on");
-            broken(problem.with_help("save the file with the encoding UTF-8"))
+            unreadable(problem.with_help("save the file with the encoding UTF-8"))
         }
     }
 }
@@ -111,21 +39,24 @@ pub fn parse_bytes(bytes: &[u8]) -> ParsedFile {
 /// Reads a file's text. Never fails, panics or hangs: whatever is wrong is a problem with a position.
 pub fn parse(text: &str) -> ParsedFile {
     if text.len() > MAX_FILE_SIZE {
-        return broken(too_large(text.len()));
+        return unreadable(too_large(text.len()));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Some((index, control)) = text.char_indices().find(|(_, c)| !is_printable(*c)) {
         let message = format!("the control character {:?} is not allowed in YAML", control);
-        return broken(
+        return unreadable(
             Problem::new(end_of(&text[..index]), "", message).with_help("remove it, or is the file damaged?"),
         );
     }
     let forest = tree::read(text);
-    let mut file = ParsedFile { problems: forest.problems, ..ParsedFile::default() };
+    let cut_off = !forest.problems.is_empty();
+    let mut file = ParsedFile { problems: forest.problems, cut_off, ..ParsedFile::default() };
     for document in forest.documents {
-        if file.problems.len() <= MAX_PROBLEMS {
-            read_document(document, &mut file);
+        if file.problems.len() > MAX_PROBLEMS {
+            file.cut_off = true;
+            break;
         }
+        read_document(document, &mut file);
     }
     file.problems.sort_by_key(|problem| problem.position);
     if let Some(next) = file.problems.get(MAX_PROBLEMS).map(|problem| problem.position) {
@@ -136,8 +67,8 @@ pub fn parse(text: &str) -> ParsedFile {
     file
 }
 
-fn broken(problem: Problem) -> ParsedFile {
-    ParsedFile { problems: vec![problem], ..ParsedFile::default() }
+fn unreadable(problem: Problem) -> ParsedFile {
+    ParsedFile { problems: vec![problem], ..ParsedFile::unread() }
 }
 
 fn too_large(size: usize) -> Problem {
@@ -166,25 +97,109 @@ enum Shape {
     Service,
 }
 
+/// What was read of one document.
+#[derive(Default)]
+struct Reading {
+    /// What it is; absent where that is wrong.
+    head: Option<Head>,
+    /// Its services, without what is wrong with them.
+    services: BTreeMap<String, DeclaredService>,
+}
+
+/// A document without its services.
+enum Head {
+    Deployment(DeploymentSpec),
+    /// Holds the name of the deployment.
+    Service(String),
+}
+
+impl Reading {
+    /// What a document without problems declares.
+    fn finish(self) -> Option<DocumentKind> {
+        let Self { head, mut services } = self;
+        match head? {
+            Head::Deployment(spec) => {
+                let DeploymentSpec { deployment, runtime, prune, externals, tunnels, api, .. } = spec;
+                Some(DocumentKind::Deployment(DeclaredDeployment {
+                    name: deployment,
+                    runtime,
+                    prune: prune.unwrap_or_default(),
+                    services,
+                    externals,
+                    tunnels,
+                    api,
+                }))
+            }
+            Head::Service(deployment) => Some(DocumentKind::Service { deployment, service: services.pop_first()?.1 }),
+        }
+    }
+}
+
 fn read_document(tree: Tree, file: &mut ParsedFile) {
     let Tree { root, mut problems } = tree;
     let position = root.position;
-    let kind = match shape_of(&root) {
+    let reading = match shape_of(&root) {
         Ok(Shape::Deployment) => deployment(&root, &mut problems),
         Ok(Shape::Service) => service_document(&root, &mut problems),
         Err(problem) => {
             problems.push(problem);
-            None
+            Reading::default()
         }
     };
-    match kind {
-        Some(kind) if problems.is_empty() => file.documents.push(Document { position, kind }),
-        _ => {
-            let name = root.get("deployment").and_then(|entry| entry.node.text());
-            file.broken.extend(name.map(str::to_owned));
-        }
+    match problems.iter().min_by_key(|problem| problem.position) {
+        None => file.documents.extend(reading.finish().map(|kind| Document { position, kind })),
+        Some(first) => file.broken.push(BrokenDocument {
+            position,
+            deployment: root.get("deployment").and_then(|entry| entry.node.text()).map(str::to_owned),
+            problem: first.clone(),
+            remains: remains(&root, reading.services),
+        }),
     }
     file.problems.append(&mut problems);
+}
+
+/// What is certain about a document that has problems.
+fn remains(root: &Node, mut read: BTreeMap<String, DeclaredService>) -> Remains {
+    if is_foreign(root) {
+        return Remains::Nothing;
+    }
+    if certain_name(root, "deployment").is_none() {
+        return Remains::Anything;
+    }
+    let mut partial = |name: &str, position| (name.to_owned(), PartialService { position, rest: read.remove(name) });
+    Remains::Part(match (root.get("services"), root.get("service")) {
+        (Some(services), None) if root.is_certain_key("services") => {
+            let good = |name: &str| check::bad_name(name).is_none();
+            let entries = services.node.entries();
+            Remnant {
+                own: true,
+                may_declare_more: !services.node.has_all_keys() || !entries.iter().all(|entry| good(&entry.key)),
+                services: entries
+                    .iter()
+                    .filter(|entry| good(&entry.key))
+                    .map(|entry| partial(&entry.key, entry.position))
+                    .collect(),
+            }
+        }
+        (None, Some(service)) => {
+            let name = certain_name(root, "service");
+            let services = name.map(|name| partial(name, service.position)).into_iter().collect();
+            Remnant { own: false, may_declare_more: name.is_none(), services }
+        }
+        (own, _) => Remnant { own: own.is_some(), may_declare_more: true, services: BTreeMap::new() },
+    })
+}
+
+/// The name at a key of the document, where it is a good one and beyond doubt.
+fn certain_name<'a>(root: &'a Node, key: &'static str) -> Option<&'a str> {
+    let text = root.get(key).and_then(|entry| entry.node.text())?;
+    (root.is_certain_at(&steps![key]) && check::bad_name(text).is_none()).then_some(text)
+}
+
+/// Whether a document is meant for Kubernetes.
+fn is_foreign(root: &Node) -> bool {
+    let has = |key| root.get(key).is_some();
+    has("kind") && has("apiVersion") && !has("services") && !has("service")
 }
 
 fn shape_of(root: &Node) -> Result<Shape, Problem> {
@@ -198,7 +213,7 @@ fn shape_of(root: &Node) -> Result<Shape, Problem> {
                 .with_help("keep `services` for a whole deployment, or split the document with `---`"))
         }
         (None, Some(_)) => Ok(Shape::Service),
-        (None, None) if root.get("kind").is_some() && root.get("apiVersion").is_some() => {
+        (None, None) if is_foreign(root) => {
             Err(Problem::new(root.position, "", "this is a Kubernetes manifest, not a deployment of keel")
                 .with_help("begin with `version: v1`, `deployment: NAME` and `services:`"))
         }
@@ -207,7 +222,7 @@ fn shape_of(root: &Node) -> Result<Shape, Problem> {
     }
 }
 
-fn deployment(root: &Node, problems: &mut Vec<Problem>) -> Option<DocumentKind> {
+fn deployment(root: &Node, problems: &mut Vec<Problem>) -> Reading {
     let mut structure = structure::check(root, &SCHEMAS.deployment);
     let mut value = structure.value.take();
     let services = match value.as_mut().and_then(Yaml::as_mapping_mut).and_then(|map| map.remove("services")) {
@@ -232,21 +247,15 @@ fn deployment(root: &Node, problems: &mut Vec<Problem>) -> Option<DocumentKind> 
         let around = steps!["services", &name].to_vec();
         declared.extend(reader.service(&name, value, position, around, runtime).map(|service| (name, service)));
     }
-    let DeploymentSpec { deployment, runtime, prune, externals, tunnels, api, .. } = spec?;
-    Some(DocumentKind::Deployment(DeclaredDeployment {
-        name: deployment,
-        runtime,
-        prune: prune.unwrap_or_default(),
-        services: declared,
-        externals,
-        tunnels,
-        api,
-    }))
+    Reading { head: spec.map(Head::Deployment), services: declared }
 }
 
-fn service_document(root: &Node, problems: &mut Vec<Problem>) -> Option<DocumentKind> {
+fn service_document(root: &Node, problems: &mut Vec<Problem>) -> Reading {
     let mut structure = structure::check(root, &SCHEMAS.service);
-    let mut value = structure.value.take()?;
+    let Some(mut value) = structure.value.take() else {
+        problems.append(&mut structure.problems);
+        return Reading::default();
+    };
     let mut reader = Reader::new(root, structure, problems);
     reader.name(&steps!["deployment"]);
     reader.name(&steps!["service"]);
@@ -257,9 +266,8 @@ fn service_document(root: &Node, problems: &mut Vec<Problem>) -> Option<Document
     let (deployment, name) = (own("deployment"), own("service"));
     own("version");
     let position = root.get("service").map_or(root.position, |entry| entry.position);
-    let service = reader.service(name.as_deref().unwrap_or_default(), value, position, Path::new(), None)?;
-    name?;
-    Some(DocumentKind::Service { deployment: deployment?, service })
+    let service = reader.service(name.as_deref().unwrap_or_default(), value, position, Path::new(), None);
+    Reading { head: deployment.map(Head::Service), services: name.zip(service).into_iter().collect() }
 }
 
 /// Turns the sound parts of one document into typed values and checks them.
@@ -333,13 +341,28 @@ impl<'a> Reader<'a> {
         let spec: ServiceSpec = self.typed(value, &around)?;
         let mut report = self.report(around);
         check::service(&mut report, name, &spec);
-        let at = |list: &'static str, index: usize, key: &'static str| report.position(&steps![list, index, key]);
-        let marks = Marks {
-            depends: (0..spec.depends.len()).map(|i| at("depends", i, "service")).collect(),
-            endpoints: (0..spec.endpoints.len()).map(|i| at("endpoints", i, "port")).collect(),
-            port_mappings: (0..spec.port_mappings.len()).map(|i| at("port_mappings", i, "host_port")).collect(),
-        };
+        let marks = marks(&report, &spec);
         let revision = Revision::of(&spec, spec.runtime.or(runtime));
         Some(DeclaredService { name: name.to_owned(), spec: Arc::new(spec), position, revision, marks })
+    }
+}
+
+/// Notes where the parts of a service are that are checked against other services.
+fn marks(report: &Report<'_>, spec: &ServiceSpec) -> Marks {
+    let mark = |list: &'static str, index: usize, key: &'static str| report.mark(&steps![list, index, key]);
+    let whole = |list: &'static str, key: &'static str, length: usize| -> Vec<Option<Mark>> {
+        let mark = |index| report.is_whole(&steps![list, index]).then(|| mark(list, index, key));
+        (0..length).map(mark).collect()
+    };
+    // What else is said of a dependency does not change what is depended on.
+    let mut seen = BTreeSet::new();
+    let depends = spec.depends.iter().enumerate().map(|(index, depends)| {
+        let first = seen.insert(depends.service.as_str());
+        (first && report.is_certain(&steps!["depends", index])).then(|| mark("depends", index, "service"))
+    });
+    Marks {
+        depends: depends.collect(),
+        endpoints: whole("endpoints", "port", spec.endpoints.len()),
+        port_mappings: whole("port_mappings", "host_port", spec.port_mappings.len()),
     }
 }

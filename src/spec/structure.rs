@@ -3,7 +3,7 @@
 //! Finds every problem in one walk and returns what is left once the bad parts are cut out, so that the
 //! checks that come later still see the rest of the document.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
@@ -22,6 +22,8 @@ pub(super) struct Structure {
     /// The document without its bad parts; `None` when nothing is left of it.
     pub(super) value: Option<Yaml>,
     pub(super) problems: Vec<Problem>,
+    /// Where the problems are.
+    pub(super) flawed: BTreeSet<Path>,
     /// Parts that were cut out.
     pub(super) dropped: Vec<Path>,
     /// For lists that lost elements: where each of the elements that are left was written.
@@ -103,6 +105,7 @@ impl<'a> Walk<'a> {
 
     fn problem(&mut self, position: Position, message: impl Into<String>) -> &mut Problem {
         let problem = Problem::new(position, display_path(&self.path), message);
+        self.found.flawed.insert(self.path.clone());
         self.found.problems.push(problem);
         let last = self.found.problems.len() - 1;
         &mut self.found.problems[last]

@@ -42,11 +42,29 @@ pub(super) struct Map {
     pub(super) entries: Vec<Entry>,
     /// Where in `entries` each key is.
     index: HashMap<Arc<str>, usize>,
+    /// Keys that were written more than once; the first value is in `entries`.
+    doubled: Vec<Arc<str>>,
+    /// Whether a merge key could not be followed, so that any key may be missing.
+    unmerged: bool,
 }
 
 impl Map {
     fn get(&self, key: &str) -> Option<&Entry> {
         self.entries.get(*self.index.get(key)?)
+    }
+
+    fn with_capacity(entries: usize) -> Self {
+        Self {
+            entries: Vec::with_capacity(entries),
+            index: HashMap::with_capacity(entries),
+            doubled: Vec::new(),
+            unmerged: false,
+        }
+    }
+
+    /// Whether it can't be told what the writer means by a key.
+    fn is_doubtful(&self, key: &str) -> bool {
+        self.unmerged || self.doubled.iter().any(|doubled| **doubled == *key)
     }
 
     /// Adds an entry, or gives it back when its key is there.
@@ -104,6 +122,39 @@ impl Node {
             Value::List(items) => items.get(index),
             _ => None,
         }
+    }
+
+    /// Whether the value at `path`, with everything in it, is what the writer means: no key on the way there, and
+    /// none inside, is written twice or may be hidden by a merge key that could not be followed.
+    pub(super) fn is_certain_at(&self, path: &[Step]) -> bool {
+        let Some((step, rest)) = path.split_first() else { return self.is_certain() };
+        match (step, &self.value) {
+            (Step::Key(key), Value::Map(map)) => {
+                !map.is_doubtful(key) && map.get(key).is_none_or(|entry| entry.node.is_certain_at(rest))
+            }
+            (Step::Index(index), Value::List(items)) => items.get(*index).is_none_or(|item| item.is_certain_at(rest)),
+            _ => true,
+        }
+    }
+
+    fn is_certain(&self) -> bool {
+        match &self.value {
+            Value::Scalar(_) => true,
+            Value::List(items) => items.iter().all(|item| item.is_certain()),
+            Value::Map(map) => {
+                map.doubled.is_empty() && !map.unmerged && map.entries.iter().all(|entry| entry.node.is_certain())
+            }
+        }
+    }
+
+    /// Whether the value of a key is the one that the writer means, whatever is in it.
+    pub(super) fn is_certain_key(&self, key: &str) -> bool {
+        matches!(&self.value, Value::Map(map) if !map.is_doubtful(key))
+    }
+
+    /// Whether all keys of a map are known, be it that one of them is written twice.
+    pub(super) fn has_all_keys(&self) -> bool {
+        matches!(&self.value, Value::Map(map) if !map.unmerged)
     }
 
     pub(super) fn is_null(&self) -> bool {
@@ -329,7 +380,7 @@ impl Builder {
     /// in their order (<https://yaml.org/type/merge.html>).
     fn merged(&mut self, written: Vec<Entry>, merges: &[Entry]) -> Result<Map, Problem> {
         let around = self.path();
-        let mut map = Map { entries: Vec::with_capacity(written.len()), index: HashMap::with_capacity(written.len()) };
+        let mut map = Map::with_capacity(written.len());
         for entry in written {
             if let Err(entry) = map.insert(entry) {
                 let first = map.get(&entry.key).map_or(Position::START, |first| first.position);
@@ -341,6 +392,7 @@ impl Builder {
                     )
                     .with_help(format!("it is already at line {}, column {}", first.line, first.column)),
                 );
+                map.doubled.push(entry.key);
             }
         }
         for merge in merges {
@@ -354,12 +406,20 @@ impl Builder {
                     Problem::new(merge.position, join(&around, "<<"), "a merge key takes a map or a list of maps")
                         .with_help("write an alias to a map, as in `<<: *defaults`"),
                 );
+                map.unmerged = true;
                 continue;
             }
-            for entry in sources.into_iter().flat_map(|source| source.entries()) {
-                // A key that is there already holds against the merged one.
-                if map.insert(entry.clone()).is_ok() {
-                    self.spend(1, merge.position)?;
+            for source in sources {
+                let Value::Map(source) = &source.value else { continue };
+                map.unmerged |= source.unmerged;
+                for entry in &source.entries {
+                    // A key that is there already holds against the merged one.
+                    if map.insert(entry.clone()).is_ok() {
+                        self.spend(1, merge.position)?;
+                        if source.is_doubtful(&entry.key) {
+                            map.doubled.push(Arc::clone(&entry.key));
+                        }
+                    }
                 }
             }
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::spec::{DocumentKind, ParsedFile, parse_bytes};
+use crate::spec::{ParsedFile, parse_bytes};
 
 /// Copies that are read at most; far more files than anybody applies by hand.
 const MAX_COPIES: usize = 10_000;
@@ -31,13 +31,14 @@ impl AppliedFile {
     /// What the file declares, without what does not count any more.
     pub fn parse(&self) -> ParsedFile {
         let mut parsed = parse_bytes(self.text.as_bytes());
-        parsed.documents.retain(|document| !self.without.contains(deployment_of(&document.kind)));
+        parsed.documents.retain(|document| !self.without.contains(document.kind.deployment()));
+        parsed.broken.retain(|document| document.deployment.as_ref().is_none_or(|name| !self.without.contains(name)));
         parsed
     }
 
     /// Deployments that the file declares.
     pub fn deployments(&self) -> BTreeSet<String> {
-        self.parse().documents.iter().map(|document| deployment_of(&document.kind).to_owned()).collect()
+        self.parse().deployments().map(str::to_owned).collect()
     }
 
     /// Whether saving this file replaces the copy of the other one.
@@ -54,8 +55,7 @@ impl AppliedFile {
         let mut hash = Sha256::new();
         hash.update(self.origin.as_os_str().as_encoded_bytes());
         if self.origin == Path::new("-") {
-            for name in parse_bytes(self.text.as_bytes()).documents.iter().map(|document| deployment_of(&document.kind))
-            {
+            for name in parse_bytes(self.text.as_bytes()).deployments() {
                 hash.update([0]);
                 hash.update(name.as_bytes());
             }
@@ -103,13 +103,6 @@ fn remove(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-fn deployment_of(kind: &DocumentKind) -> &str {
-    match kind {
-        DocumentKind::Deployment(deployment) => &deployment.name,
-        DocumentKind::Service { deployment, .. } => deployment,
     }
 }
 

@@ -202,3 +202,110 @@ fn a_damaged_copy_of_an_applied_file_removes_nothing() {
     copy.discard(&applied).unwrap();
     assert_eq!(names(&bench.scan()), ["b"]);
 }
+
+/// What `keel validate` finds in the directory of a bench: what is wrong inside of documents and between them.
+fn validated(bench: &Bench, files: &[&str]) -> Vec<String> {
+    let parse =
+        |file: &&str| (bench.path(file), evenkeel::spec::parse(&std::fs::read_to_string(bench.path(file)).unwrap()));
+    let files: Vec<_> = files.iter().map(parse).collect();
+    let found = evenkeel::spec::problems(&files, &evenkeel::spec::merge(&files));
+    let name = |path: &std::path::Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    found.iter().map(|(path, problem)| format!("{}:{problem}", name(path))).collect()
+}
+
+fn without_effects(problems: &[String]) -> Vec<String> {
+    problems.iter().map(|line| line.split(" => ").next().unwrap().to_owned()).collect()
+}
+
+const WAITS: &str = "service: waits\ndeployment: a\nimage: {name: x}\ndepends: [{service: web}, {service: ghost}]\n";
+
+#[test]
+fn problems_between_documents_are_told_beside_those_inside_as_validation_tells_them() {
+    let mut bench = Bench::new();
+    bench.write("a.yaml", BROKEN);
+    bench.write("b.yaml", WAITS);
+    bench.write("c.yaml", &format!("{}---\n{}", deployment("c", "one"), service("a", "waits", "x")));
+    let snapshot = bench.scan();
+    let said = problems(&snapshot);
+    assert_eq!(without_effects(&said), validated(&bench, &["a.yaml", "b.yaml", "c.yaml"]));
+    assert_eq!(
+        said[1..],
+        [
+            "b.yaml:1:1: the service a/waits is declared twice, also at c.yaml:9:1; remove or rename one of them",
+            "b.yaml:4:37: depends[1].service: the deployment a has no service \"ghost\"; services of a are waits, web",
+            "c.yaml:9:1: the service a/waits is declared twice, also at b.yaml:1:1; remove or rename one of them",
+        ]
+        .map(|line| line.replace("at c.yaml", &format!("at {}", bench.path("c.yaml").display())))
+        .map(|line| line.replace("at b.yaml", &format!("at {}", bench.path("b.yaml").display())))
+        .map(|line| format!("{line} => a is left out"))
+    );
+    assert_eq!(names(&snapshot), ["c"]);
+}
+
+#[test]
+fn what_is_said_between_documents_is_about_the_present_texts() {
+    let mut bench = Bench::with(&["a"]);
+    // The service moves to another file, and what is left of its old one breaks.
+    bench.write("a.yaml", "version: v1\ndeployment: a\nservices:\n  db: 7\n");
+    bench.write("b.yaml", &format!("{}---\n{WAITS}", service("a", "web", "two")));
+    let snapshot = bench.scan();
+    let said = problems(&snapshot);
+    assert_eq!(without_effects(&said), validated(&bench, &["a.yaml", "b.yaml"]));
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[1].contains("has no service \"ghost\"; services of a are db, waits, web"), "{said:?}");
+    assert_eq!(images(&snapshot), ["a/web=one"]);
+}
+
+#[test]
+fn a_dependency_that_a_file_without_meaning_may_declare_is_waited_for() {
+    let mut bench = Bench::with(&["b"]);
+    bench.write("a.yaml", WAITS.split(", {service: ghost}").collect::<String>().as_str());
+    bench.write("web.yaml", "service: [");
+    let snapshot = bench.scan();
+    let said = problems(&snapshot);
+    assert_eq!(without_effects(&said), validated(&bench, &["a.yaml", "b.yaml", "web.yaml"]));
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].starts_with("web.yaml:2:1: this is not valid YAML") && said[0].ends_with("=> a is left out"),
+        "{said:?}"
+    );
+    assert_eq!(names(&snapshot), ["b"]);
+    bench.write("web.yaml", &service("a", "web", "x"));
+    let snapshot = bench.scan();
+    assert_eq!((names(&snapshot), problems(&snapshot)), (vec!["a", "b"], vec![]));
+}
+
+#[test]
+fn a_port_that_only_a_last_good_version_takes_is_told_where_it_is_wanted() {
+    let port = "    port_mappings: [{container_port: 1, host_port: 80}]\n";
+    let mut bench = Bench::new();
+    bench.write("a.yaml", &format!("{}{port}", deployment("a", "one")));
+    bench.scan();
+    bench.write("a.yaml", BROKEN);
+    bench.write("b.yaml", &format!("{}{port}", deployment("b", "one")));
+    let snapshot = bench.scan();
+    let said = problems(&snapshot);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(
+        said[1].starts_with("b.yaml:6:52: services.web.port_mappings[0].host_port: port 80 is also taken by a/web")
+    );
+    assert!(said[1].ends_with("(of a file with problems, the last good version counts) => b is left out"), "{said:?}");
+    assert_eq!(images(&snapshot), ["a/web=one"]);
+}
+
+#[test]
+fn an_applied_copy_that_is_not_good_any_more_says_so() {
+    let mut bench = Bench::with(&["a"]);
+    let applied = bench.base.path().join("state/applied");
+    let copy = evenkeel::store::AppliedFile {
+        origin: "/elsewhere/b.yaml".into(),
+        text: BROKEN.replace("deployment: a", "deployment: b"),
+        without: std::collections::BTreeSet::new(),
+    };
+    copy.save(&applied).unwrap();
+    let snapshot = bench.scan();
+    let said = problems(&snapshot);
+    assert!(said[0].starts_with("b.yaml:6:5: services.web.replicas: unknown"), "{said:?}");
+    assert!(said[0].ends_with("=> b is left out"), "{said:?}");
+    assert_eq!(names(&snapshot), ["a"]);
+}

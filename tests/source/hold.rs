@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use evenkeel::source::Recording;
-use evenkeel::source::{Root, RootKind, Scanner, SourceError, SpecSnapshot, last_roots};
+use evenkeel::source::{SourceError, SpecSnapshot, last_roots};
 use evenkeel::spec::Prune;
 
 use crate::bench::{Bench, deployment, names, problems, removed};
@@ -173,21 +173,6 @@ fn an_empty_directory_in_the_place_of_the_old_one_is_an_unmounted_one() {
         let (confirmed, snapshot) = bench.approve();
         assert_eq!((confirmed, removed(&snapshot)), (vec!["a".to_owned()], vec![("a", Prune::Auto)]));
     }
-}
-
-#[test]
-fn another_directory_does_not_prune_what_the_first_one_declared() {
-    let mut bench = Bench::with(&["a"]);
-    bench.restart();
-    let other = bench.base.path().join("other");
-    std::fs::create_dir(&other).unwrap();
-    std::fs::write(other.join("b.yaml"), deployment("b", "one")).unwrap();
-    let roots = vec![Root { path: other, kind: RootKind::Watched }];
-    let mut scanner = Scanner::load(roots.clone(), bench.store(), bench.options, Recording::On).unwrap();
-    let snapshot = scanner.scan(bench.now()).snapshot;
-    assert_eq!((names(&snapshot), missing(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec!["a"], vec![]));
-    assert!(snapshot.hold.as_ref().unwrap().reason.contains("specs is not watched any more"));
-    assert_eq!(last_roots(&bench.store()).unwrap(), roots);
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod revisions;
 
 use std::path::{Path, PathBuf};
 
-use evenkeel::spec::{ParsedFile, merge, parse, parse_bytes};
+use evenkeel::spec::{self, ParsedFile, merge, parse, parse_bytes};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/specs").join(name)
@@ -31,10 +31,8 @@ fn yaml_files(folder: &Path) -> Vec<PathBuf> {
 /// All problems of one file, inside of its documents and between them, one line each.
 fn problems(path: &Path) -> String {
     let name = PathBuf::from(path.file_name().unwrap());
-    let file = parse_bytes(&std::fs::read(path).unwrap());
-    let mut lines: Vec<String> = file.problems.iter().map(ToString::to_string).collect();
-    lines.extend(merge(&[(name, file)]).problems.into_iter().map(|(_, problem)| problem.to_string()));
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    let files = [(name, parse_bytes(&std::fs::read(path).unwrap()))];
+    spec::problems(&files, &merge(&files)).iter().map(|(_, problem)| format!("{problem}\n")).collect()
 }
 
 #[test]

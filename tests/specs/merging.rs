@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use evenkeel::spec::{ImageRef, Merged, RuntimeKind, Storage, merge, parse};
+use evenkeel::spec::{self, ImageRef, Merged, ParsedFile, RuntimeKind, Storage, merge, parse};
 
 fn merged(files: &[(&str, &str)]) -> Merged {
     let files: Vec<_> = files.iter().map(|(name, text)| (PathBuf::from(name), parse(text))).collect();
@@ -10,7 +10,7 @@ fn merged(files: &[(&str, &str)]) -> Merged {
 }
 
 fn problems(merged: &Merged) -> Vec<String> {
-    merged.problems.iter().map(|(file, problem)| format!("{}:{problem}", file.display())).collect()
+    merged.problems.iter().map(|one| format!("{}:{}", one.file.display(), one.problem)).collect()
 }
 
 const SHOP: &str =
@@ -121,8 +121,161 @@ fn every_cycle_is_printed_once() {
     assert_eq!(
         problems(&merged),
         [
-            "d.yaml:4:49: services.a.depends: services wait for each other: a -> b -> a; remove one of these depends",
-            "d.yaml:6:49: services.c.depends: services wait for each other: c -> d -> c; remove one of these depends",
+            "d.yaml:4:49: services.a.depends[0].service: services wait for each other: a -> b -> a; remove one of these depends",
+            "d.yaml:6:49: services.c.depends[0].service: services wait for each other: c -> d -> c; remove one of these depends",
         ]
+    );
+}
+
+/// Everything that is wrong with files, inside of documents and between them.
+fn everything(files: &[(&str, &str)]) -> Vec<String> {
+    let files: Vec<_> = files.iter().map(|(name, text)| (PathBuf::from(name), parse(text))).collect();
+    let problems = spec::problems(&files, &merge(&files));
+    problems.iter().map(|(file, problem)| format!("{}:{problem}", file.display())).collect()
+}
+
+#[test]
+fn what_is_wrong_between_documents_is_told_with_what_is_wrong_inside_of_them() {
+    let shop = "version: v1
+deployment: shop
+services:
+  web:
+    imgae: { name: nginx }
+    depends: [{ service: ghost }, { service: ap, condition: started }]
+    endpoints: [{ name: http, protocol: http, port: 80, expose: public }]
+  api:
+    image: { name: x }
+    depends: [{ service: web, timeout: 0s }, { service: api }]
+  twice:
+    image: { name: x }
+";
+    let more = "service: twice
+deployment: shop
+image: { name: x }
+replica: 3
+---
+service: api2
+deployment: shop
+image: { name: x }
+depends: [{ service: web, condition: strted }]
+port_mappings: [{ container_port: 80, host_port: 80 }]
+---
+service: ap
+deployment: other
+image: { name: x }
+depends: [{ service: api }]
+";
+    let web = "services.web.depends[0].service: the deployment shop has no service \"ghost\"";
+    assert_eq!(
+        everything(&[("more.yaml", more), ("shop.yaml", shop)]),
+        [
+            "more.yaml:1:1: the service shop/twice is declared twice, also at shop.yaml:11:3; remove or rename one of them",
+            "more.yaml:4:1: replica: unknown key `replica`; write `scale: { mode: fixed, replicas: 3 }`",
+            "more.yaml:9:38: depends[0].condition: \"strted\" is not one of started, healthy, ready; did you mean `started`?",
+            "more.yaml:10:50: port_mappings[0].host_port: port 80 is also taken by shop/web at shop.yaml:7:53; choose another port for one of them",
+            "more.yaml:15:22: depends[0].service: the deployment other has no service \"api\"; services of other are ap",
+            "shop.yaml:5:5: services.web.imgae: unknown key `imgae`; did you mean `image`?",
+            &format!("shop.yaml:6:26: {web}; services of shop are api, api2, twice, web"),
+            "shop.yaml:6:46: services.web.depends[1].service: the deployment shop has no service \"ap\"; did you mean `api`?",
+            "shop.yaml:7:53: services.web.endpoints[0].port: port 80 is also taken by shop/api2 at more.yaml:10:50; choose another port for one of them",
+            "shop.yaml:10:40: services.api.depends[0].timeout: `timeout` must be more than 0; write a time such as 5m",
+            "shop.yaml:10:57: services.api.depends[1].service: a service can't depend on itself; name another service of the deployment",
+            "shop.yaml:11:3: the service shop/twice is declared twice, also at more.yaml:1:1; remove or rename one of them",
+        ]
+    );
+}
+
+#[test]
+fn a_service_of_a_broken_document_is_known() {
+    let web = "service: web\ndeployment: shop\nimage: { name: x }\ndepends: [{ service: db }]\n";
+    for (what, db) in [
+        ("a key that is not known", "service: db\ndeployment: shop\nimage: { name: x }\nreplica: 3"),
+        ("a service of which nothing is left", "version: v1\ndeployment: shop\nservices:\n  db: 7"),
+        ("a deployment without its version", "deployment: shop\nservices:\n  db: { image: { name: x } }"),
+        ("a second document of the deployment", &format!("{SHOP}---\n{}", SHOP.replace("web:", "db:"))),
+        ("a list of services", "version: v1\ndeployment: shop\nservices: [{ name: db, image: { name: x } }]"),
+        ("a name that is not one", "version: v1\ndeployment: shop\nservices:\n  DB: { image: { name: x } }"),
+        ("a deployment's name that is not one", "service: db\ndeployment: Shop\nimage: { name: x }"),
+        ("a misspelt service", "servce: db\ndeployment: shop\nimage: { name: x }"),
+        ("a misspelt deployment", "service: db\ndeploymnet: shop\nimage: { name: x }"),
+        ("a misspelt map of services", "version: v1\ndeployment: shop\nservcies:\n  db: { image: { name: x } }"),
+        ("services twice", "version: v1\ndeployment: shop\nservices: {}\nservices:\n  db: { image: { name: x } }"),
+        ("a name twice", "service: other\nservice: db\ndeployment: shop\nimage: { name: x }"),
+        (
+            "a merge that is none",
+            "version: v1\ndeployment: shop\nservices:\n  <<: nothing\n  a: { image: { name: x } }",
+        ),
+        ("text that ends being YAML", "service: other\ndeployment: other\nimage: { name: x }\n---\nservice: [db"),
+        ("text that is none", "service: db\0"),
+        ("text that is no map", "db"),
+    ] {
+        let said = everything(&[("db.yaml", db), ("web.yaml", web)]);
+        assert!(said.iter().any(|line| line.starts_with("db.yaml:")), "{what}: {said:?}");
+        assert!(!said.iter().any(|line| line.contains("has no service")), "{what}: {said:?}");
+        let refused = merged(&[("db.yaml", db), ("web.yaml", web)]).refused;
+        assert!(refused.contains_key("shop"), "{what}: {refused:?}");
+    }
+}
+
+#[test]
+fn what_can_not_declare_a_service_does_not_hide_that_it_is_missing() {
+    let web = "service: web\ndeployment: shop\nimage: { name: x }\ndepends: [{ service: db }]\n";
+    for other in [
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: db }",
+        "service: db\ndeployment: other\nimage: { name: x }\nreplica: 3",
+        "version: v1\ndeployment: shop\nservices:\n  api: { image: { name: x }, env: { A: 1, A: 2 } }",
+    ] {
+        let said = everything(&[("other.yaml", other), ("web.yaml", web)]);
+        assert!(said.iter().any(|line| line.contains("the deployment shop has no service \"db\"")), "{said:?}");
+    }
+}
+
+#[test]
+fn a_file_that_can_not_be_read_may_declare_anything() {
+    let web = "service: web\ndeployment: shop\nimage: { name: x }\ndepends: [{ service: db }]\n";
+    let files = [(PathBuf::from("db.yaml"), ParsedFile::unread()), (PathBuf::from("web.yaml"), parse(web))];
+    let merged = merge(&files);
+    assert_eq!(merged.problems, []);
+    assert_eq!(
+        merged.refused["shop"],
+        "web.yaml:4:22: the service \"db\" is not known: what may declare it has problems"
+    );
+}
+
+#[test]
+fn a_port_is_only_said_to_be_taken_by_what_is_certain() {
+    let good = "service: a\ndeployment: d\nimage: { name: x }\n\
+                endpoints: [{ name: e, protocol: http, port: 80, expose: public }]\n\
+                port_mappings: [{ container_port: 1, host_port: 90 }]\n";
+    let taken = |list: &str, element: &str| {
+        let text = format!("service: b\ndeployment: d\nimage: 7\n{list}: [{{ {element} }}]\n");
+        let said = everything(&[("a.yaml", good), ("b.yaml", &text)]);
+        said.iter().filter(|line| line.contains("is also taken")).count() == 2
+    };
+    let http = "name: e, protocol: http, port: 80, expose: public";
+    for (more, certain) in [
+        ("", true),
+        (", target_port: 81", true),
+        (", hots: b.example.org", false),
+        (", host: [b.example.org]", false),
+        (", path: /a, path: /", false),
+    ] {
+        assert_eq!(taken("endpoints", &format!("{http}{more}")), certain, "{more}");
+    }
+    for (more, certain) in [("", true), (", protocol: ucp", false), (", <<: x", false)] {
+        assert_eq!(taken("port_mappings", &format!("container_port: 2, host_port: 90{more}")), certain, "{more}");
+    }
+}
+
+#[test]
+fn a_cycle_is_printed_also_where_its_services_have_other_problems() {
+    let text = "version: v1\ndeployment: d\nservices:\n  \
+                a: { image: x, depends: [{ service: b }] }\n  \
+                b: { image: { name: x }, depends: [{ service: a }], tty: 1 }\n";
+    let cycle = "services.a.depends[0].service: services wait for each other: a -> b -> a; remove one of these depends";
+    assert!(
+        everything(&[("d.yaml", text)]).contains(&format!("d.yaml:4:39: {cycle}")),
+        "{:?}",
+        everything(&[("d.yaml", text)])
     );
 }

@@ -5,6 +5,7 @@ mod machine;
 mod network;
 mod process;
 
+use super::document::Mark;
 use super::problem::{Path, Position, Problem, Step, display_path, steps};
 use super::schema::SERVICE_ALIASES;
 use super::structure::Structure;
@@ -53,9 +54,23 @@ impl<'a> Report<'a> {
         self.problems.push(Problem { position, path: display_path(&path), message, help });
     }
 
-    /// Where `path` below the part was written; the nearest place around it when it was not.
-    pub(super) fn position(&self, path: &[Step]) -> Position {
-        locate(self.root, &self.written(path))
+    /// Notes where the value at `path` was written, for what is said of it later.
+    pub(super) fn mark(&self, path: &[Step]) -> Mark {
+        let path = self.written(path);
+        Mark { position: locate(self.root, &path), path: display_path(&path) }
+    }
+
+    /// Whether the value at `path` is what the writer means, as far as its keys go.
+    pub(super) fn is_certain(&self, path: &[Step]) -> bool {
+        self.root.is_certain_at(&self.written(path))
+    }
+
+    /// Whether the value at `path` is certain and nothing in it was wrong, so that nothing was cut out of it.
+    pub(super) fn is_whole(&self, path: &[Step]) -> bool {
+        let path = self.written(path);
+        // In their order, what is inside of a part follows right after it.
+        let flawed = self.structure.flawed.range(path.clone()..).next().is_some_and(|flawed| flawed.starts_with(&path));
+        !flawed && self.root.is_certain_at(&path)
     }
 
     /// The path from the root, with the indexes that the elements of lists have in the text.

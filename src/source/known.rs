@@ -1,0 +1,45 @@
+//! The inventory: deployments that were declared, and are not completely gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::spec::MergedDeployment;
+use crate::store::Declared;
+
+/// By name.
+pub(super) type Inventory = BTreeMap<String, Known>;
+
+/// A deployment of the inventory.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// As it is stored.
+    pub declared: Declared,
+    /// The same as a value; absent where another version of keel stored it in a form that can't be read.
+    pub deployment: Option<MergedDeployment>,
+}
+
+impl From<Declared> for Known {
+    fn from(declared: Declared) -> Self {
+        Self { deployment: serde_json::from_str(&declared.spec).ok(), declared }
+    }
+}
+
+impl Known {
+    /// Whether it is declared, as far as is known.
+    pub(super) fn is_live(&self) -> bool {
+        self.declared.removed_at.is_none()
+    }
+
+    /// Files that it has a part in.
+    pub(super) fn files(&self) -> BTreeSet<&Path> {
+        let mut files = self.deployment.as_ref().map(files_of).unwrap_or_default();
+        files.insert(&self.declared.source.file);
+        files
+    }
+}
+
+/// Files that a deployment has a part in.
+pub(super) fn files_of(deployment: &MergedDeployment) -> BTreeSet<&Path> {
+    let services = deployment.services.values().map(|service| service.file.as_path());
+    services.chain([deployment.file.as_path()]).collect()
+}

@@ -1,0 +1,291 @@
+//! Looking at the roots: what is there now, and which version of each file counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::bounds::EMPTY_SETTLE;
+use super::findings::{Bad, Findings};
+use super::list::{Entry, Flaw, Listing, RootState, list};
+use super::read::{Parsed, ReadError, Reader};
+use super::settle::Settling;
+use super::snapshot::{Root, RootKind, SourceOptions};
+use crate::spec::ParsedFile;
+use crate::store::{AppliedFile, RootIdentity, SourceChange, SourceFile, read_applied};
+
+/// Sees the files below the roots, and knows the last good version of each.
+#[derive(Debug)]
+pub(super) struct Lookout {
+    roots: Vec<Root>,
+    options: SourceOptions,
+    reader: Reader,
+    settling: Settling,
+    /// Last good version of every file.
+    good: BTreeMap<PathBuf, Good>,
+    /// Applied files by the path that they came from, with what they say.
+    applied: BTreeMap<PathBuf, (AppliedFile, Arc<ParsedFile>)>,
+    /// Which directory each watched root was.
+    identities: BTreeMap<PathBuf, String>,
+}
+
+/// The last good version of a file.
+#[derive(Debug)]
+struct Good {
+    hash: [u8; 32],
+    file: Arc<ParsedFile>,
+}
+
+impl Good {
+    fn of(parsed: Parsed) -> Self {
+        Self { hash: parsed.hash, file: parsed.file }
+    }
+}
+
+impl Lookout {
+    /// Starts from the good versions and identities that the store remembers.
+    pub(super) fn new(
+        roots: Vec<Root>,
+        options: SourceOptions,
+        files: Vec<SourceFile>,
+        identities: Vec<RootIdentity>,
+    ) -> Self {
+        let good = files.into_iter().map(|file| (file.path, Good::of(Parsed::of(&file.content))));
+        Self {
+            roots,
+            options,
+            reader: Reader::default(),
+            settling: Settling::default(),
+            good: good.collect(),
+            applied: BTreeMap::new(),
+            identities: identities.into_iter().map(|root| (root.path, root.identity)).collect(),
+        }
+    }
+
+    pub(super) fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// Whether the path lies in a directory that is watched.
+    pub(super) fn is_watched(&self, path: &Path) -> bool {
+        self.roots.iter().any(|root| root.kind == RootKind::Watched && path.starts_with(&root.path))
+    }
+
+    /// Whether the file was seen in a directory that was watched before and is not any more.
+    pub(super) fn was_watched(&self, path: &Path) -> bool {
+        self.good.contains_key(path) && !self.is_watched(path)
+    }
+
+    /// Ends a scan; tells when to look again because something may be the middle of a save.
+    pub(super) fn finish(&mut self, now: DateTime<Utc>) -> Option<Duration> {
+        self.settling.finish(now)
+    }
+
+    /// What to remember of a look: new good versions, and the identities of the roots.
+    pub(super) fn accepted(&mut self, findings: &Findings, settled: bool) -> SourceChange {
+        let mut change = SourceChange { files: findings.accepted.clone(), ..SourceChange::default() };
+        let watched = self.roots.iter().filter(|root| root.kind == RootKind::Watched);
+        let identities: BTreeMap<PathBuf, String> = watched
+            .map(|root| {
+                let identity = findings.identities.get(&root.path).or_else(|| self.identities.get(&root.path));
+                (root.path.clone(), identity.cloned().unwrap_or_default())
+            })
+            .collect();
+        // While something may be the middle of a save, the decision about it still needs the old ones.
+        if settled && !identities.is_empty() && identities != self.identities {
+            let rows = identities.iter().map(|(path, id)| RootIdentity { path: path.clone(), identity: id.clone() });
+            change.roots = Some(rows.collect());
+            self.identities = identities;
+        }
+        change
+    }
+
+    /// Lets go of the good versions of files.
+    pub(super) fn drop_files(&mut self, files: &[PathBuf]) {
+        for file in files {
+            self.good.remove(file);
+        }
+    }
+
+    /// Looks at every root, and reads what changed.
+    pub(super) fn look(&mut self, now: DateTime<Utc>) -> Findings {
+        let mut findings = Findings::default();
+        let mut listed = BTreeSet::new();
+        for root in self.roots.clone() {
+            let listing = list(&root.path);
+            if root.kind == RootKind::Applied {
+                self.look_at_applied(&root, &mut findings);
+                findings.plan.add(&root.path, &listing);
+                continue;
+            }
+            self.look_at_root(&root, &listing, now, &mut findings);
+            for (path, entry) in &listing.files {
+                self.look_at_file(path, entry, now, &mut findings);
+            }
+            self.look_for_missing(&root, &listing, now, &mut findings);
+            if !self.options.allow_empty && !findings.inputs.keys().any(|path| path.starts_with(&root.path)) {
+                findings.unsure(|| format!("{} holds no specs", root.path.display()));
+            }
+            findings.plan.add(&root.path, &listing);
+            listed.extend(listing.files.into_keys());
+        }
+        self.reader.retain(|path| listed.contains(path));
+        let elsewhere = self.good.keys().filter(|path| !self.roots.iter().any(|root| path.starts_with(&root.path)));
+        findings.gone.extend(elsewhere.cloned());
+        findings
+    }
+
+    /// Takes the copies of applied files over under the paths that they came from. Commands write them in one step and
+    /// only when they are good. What came from a watched root is seen there.
+    fn look_at_applied(&mut self, root: &Root, findings: &mut Findings) {
+        let copies = match read_applied(&root.path) {
+            Ok(copies) => copies,
+            Err(error) => {
+                findings.bad.push(Bad::unread(&root.path, &Flaw::unreadable(&error)));
+                findings.unsure(|| format!("{} can't be read", root.path.display()));
+                findings.inputs.extend(self.applied.iter().map(|(path, (_, file))| (path.clone(), Arc::clone(file))));
+                return;
+            }
+        };
+        let mut before = std::mem::take(&mut self.applied);
+        for copy in copies {
+            if self.is_watched(&copy.origin) {
+                continue;
+            }
+            let path = copy.shown_path(&root.path);
+            let file = match before.remove(&path) {
+                Some((known, file)) if known == copy => file,
+                _ => Arc::new(copy.parse()),
+            };
+            if !file.problems.is_empty() {
+                findings.bad.push(Bad::text(&path, &file));
+                findings.outdated.insert(path.clone());
+            }
+            findings.inputs.insert(path.clone(), Arc::clone(&file));
+            self.applied.insert(path, (copy, file));
+        }
+    }
+
+    fn look_at_root(&mut self, root: &Root, listing: &Listing, now: DateTime<Utc>, findings: &mut Findings) {
+        for gap in &listing.gaps {
+            if !gap.only_if_known || self.good.keys().any(|path| path.starts_with(&gap.under)) {
+                findings.bad.push(Bad::unread(&gap.under, &gap.flaw));
+                findings.unsure(|| format!("{} {}", gap.under.display(), gap.flaw.message));
+            }
+        }
+        match &listing.state {
+            RootState::Unreadable => {}
+            RootState::Missing => {
+                if self.settling.is_settled(&root.path, self.options.quiet, now) {
+                    let flaw = Flaw::new("does not exist", "restore it, or mount its file system");
+                    findings.bad.push(Bad::unread(&root.path, &flaw));
+                    findings.roots_gone.insert(root.path.clone(), format!("{} vanished", root.path.display()));
+                }
+            }
+            RootState::Present(identity) => {
+                let before = self.identities.get(&root.path).filter(|before| !before.is_empty());
+                if listing.files.is_empty() && before != Some(identity) {
+                    // Without what it was before, it may be a mount point as well.
+                    let what = match before {
+                        Some(_) => "was replaced by an empty directory",
+                        None => "was not empty when it was last watched",
+                    };
+                    findings.roots_gone.insert(root.path.clone(), format!("{} {what}", root.path.display()));
+                }
+                findings.identities.insert(root.path.clone(), identity.clone());
+            }
+        }
+    }
+
+    fn look_at_file(&mut self, path: &Path, entry: &Entry, now: DateTime<Utc>, findings: &mut Findings) {
+        let stamp = match entry {
+            Entry::File(stamp) => *stamp,
+            Entry::Bad(flaw) => return self.keep_good(path, Bad::unread(path, flaw), findings),
+        };
+        match self.reader.read(path, stamp) {
+            Ok((parsed, _)) if parsed.empty && self.may_be_truncated(path, now) => {
+                self.keep_for_now(path, findings);
+            }
+            Ok((parsed, bytes)) if parsed.file.problems.is_empty() => self.accept(path, parsed, bytes, now, findings),
+            Ok((parsed, _)) => self.keep_good(path, Bad::text(path, &parsed.file), findings),
+            Err(ReadError::Bad(flaw)) => self.keep_good(path, Bad::unread(path, &flaw), findings),
+            // The search for missing files finds it.
+            Err(ReadError::Gone) => {}
+        }
+    }
+
+    /// Whether an empty file declared something so recently that it is probably being written.
+    fn may_be_truncated(&mut self, path: &Path, now: DateTime<Utc>) -> bool {
+        let declared = self.good.get(path).is_some_and(|good| !good.file.documents.is_empty());
+        declared && !self.settling.is_settled(path, EMPTY_SETTLE, now)
+    }
+
+    fn accept(
+        &mut self,
+        path: &Path,
+        parsed: Parsed,
+        bytes: Option<Vec<u8>>,
+        now: DateTime<Utc>,
+        findings: &mut Findings,
+    ) {
+        findings.inputs.insert(path.to_path_buf(), Arc::clone(&parsed.file));
+        if self.good.get(path).is_some_and(|good| good.hash == parsed.hash) {
+            // One value for one content, so that an unchanged file is recognised by its address.
+            if let Some(good) = self.good.get_mut(path) {
+                good.file = parsed.file;
+            }
+            return;
+        }
+        // What was read before and counts only now is read again, unless it changed yet again.
+        let bytes = bytes.or_else(|| std::fs::read(path).ok().filter(|bytes| Parsed::hash(bytes) == parsed.hash));
+        if let Some(content) = bytes {
+            let file = SourceFile { path: path.to_path_buf(), content, hash: parsed.hash, accepted_at: now };
+            findings.accepted.push(file);
+        }
+        self.good.insert(path.to_path_buf(), Good::of(parsed));
+    }
+
+    /// Lets the last good version of a file count in the place of what is wrong with it.
+    fn keep_good(&self, path: &Path, bad: Bad, findings: &mut Findings) {
+        findings.bad.push(bad);
+        findings.outdated.insert(path.to_path_buf());
+        if !self.keep_for_now(path, findings) {
+            findings.unsure(|| format!("{} has problems and was never good", path.display()));
+        }
+    }
+
+    /// Lets the last good version of a file count; false where there is none.
+    fn keep_for_now(&self, path: &Path, findings: &mut Findings) -> bool {
+        let good = self.good.get(path).map(|good| Arc::clone(&good.file));
+        good.is_some_and(|good| {
+            findings.inputs.insert(path.to_path_buf(), good);
+            true
+        })
+    }
+
+    /// Decides about files that have a good version and were not found.
+    fn look_for_missing(&mut self, root: &Root, listing: &Listing, now: DateTime<Utc>, findings: &mut Findings) {
+        let missing: Vec<PathBuf> = self
+            .good
+            .range(root.path.clone()..)
+            .map(|(path, _)| path)
+            .take_while(|path| path.starts_with(&root.path))
+            .filter(|path| !findings.inputs.contains_key(*path))
+            .cloned()
+            .collect();
+        for path in missing {
+            let hidden = listing.gap_over(&path).is_some();
+            let settled = self.settling.is_settled(&path, self.options.quiet, now);
+            if hidden {
+                findings.outdated.insert(path.clone());
+            }
+            if hidden || !settled {
+                self.keep_for_now(&path, findings);
+            } else {
+                findings.gone.push(path);
+            }
+        }
+    }
+}

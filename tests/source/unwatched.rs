@@ -1,0 +1,196 @@
+//! One state directory, and controllers that watch one directory after the other.
+
+use std::collections::BTreeSet;
+
+use evenkeel::source::{Recording, Root, RootKind, Scanned, Scanner, SpecSnapshot, last_roots};
+use evenkeel::spec::Prune;
+use evenkeel::store::AppliedFile;
+
+use crate::bench::{Bench, deployment, images, names, problems, removed, service};
+
+/// What is kept, and the file that declared it, by its name.
+fn unwatched(snapshot: &SpecSnapshot) -> Vec<String> {
+    let file = |path: &std::path::Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let kept = snapshot.unwatched.iter();
+    kept.map(|(name, one)| format!("{name} {}/{}", file(&one.directory), file(&one.source.file))).collect()
+}
+
+/// Controllers that watch `specs` or another directory, with the files that were applied.
+struct Changing {
+    bench: Bench,
+    scanner: Option<Scanner>,
+}
+
+impl Changing {
+    /// `specs` declared a deployment per name.
+    fn with(names: &[&str]) -> Self {
+        Self { bench: Bench::with(names), scanner: None }
+    }
+
+    fn write_other(&self, file: &str, text: &str) {
+        let other = self.bench.base.path().join("other");
+        std::fs::create_dir_all(&other).unwrap();
+        std::fs::write(other.join(file), text).unwrap();
+    }
+
+    /// A new controller watches this directory.
+    fn watch(&mut self, directory: &str) -> SpecSnapshot {
+        self.bench.restart();
+        let watched = Root { path: self.bench.base.path().join(directory), kind: RootKind::Watched };
+        let roots = vec![watched, self.bench.roots()[1].clone()];
+        let scanner = Scanner::load(roots, self.bench.store(), self.bench.options, Recording::On).unwrap();
+        self.scanner = Some(scanner);
+        self.scan()
+    }
+
+    fn scan(&mut self) -> SpecSnapshot {
+        loop {
+            let now = self.bench.now();
+            let Scanned { snapshot, settles_in } = self.scanner.as_mut().unwrap().scan(now);
+            let Some(wait) = settles_in else { return SpecSnapshot::clone(&snapshot) };
+            self.bench.advance(wait);
+        }
+    }
+
+    fn release(&mut self, name: &str) -> SpecSnapshot {
+        let now = self.bench.now();
+        let scanned = self.scanner.as_mut().unwrap().release(name, now).unwrap();
+        SpecSnapshot::clone(&scanned.snapshot)
+    }
+
+    fn approve(&mut self) -> (Vec<String>, SpecSnapshot) {
+        let now = self.bench.now();
+        let (names, scanned) = self.scanner.as_mut().unwrap().approve(now).unwrap();
+        (names, SpecSnapshot::clone(&scanned.snapshot))
+    }
+}
+
+#[test]
+fn what_another_directory_declared_stays_and_is_no_loss() {
+    // Five of six are lost from sight, which would be held if they had vanished from their directory.
+    let mut changing = Changing::with(&["a", "b", "c", "d", "e"]);
+    changing.write_other("f.yaml", &deployment("f", "one"));
+    for allow_empty in [false, true] {
+        changing.bench.options.allow_empty = allow_empty;
+        let snapshot = changing.watch("other");
+        assert_eq!(names(&snapshot), ["a", "b", "c", "d", "e", "f"]);
+        assert_eq!((&snapshot.hold, removed(&snapshot), problems(&snapshot)), (&None, vec![], vec![]));
+        let kept = ["a specs/a.yaml", "b specs/b.yaml", "c specs/c.yaml", "d specs/d.yaml", "e specs/e.yaml"];
+        assert_eq!(unwatched(&snapshot), kept);
+    }
+    let other = Root { path: changing.bench.base.path().join("other"), kind: RootKind::Watched };
+    assert_eq!(last_roots(&changing.bench.store()).unwrap(), [other]);
+}
+
+#[test]
+fn what_is_watched_is_pruned_as_if_the_other_directory_had_never_been() {
+    let mut changing = Changing::with(&["a", "b"]);
+    for name in ["c", "d", "e", "f", "g"] {
+        changing.write_other(&format!("{name}.yaml"), &deployment(name, "one"));
+    }
+    changing.watch("other");
+    std::fs::remove_file(changing.bench.base.path().join("other/c.yaml")).unwrap();
+    let snapshot = changing.scan();
+    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b", "d", "e", "f", "g"], vec![("c", Prune::Auto)]));
+    // All four that are left: of what is watched that is more than half.
+    for name in ["d", "e", "f", "g"] {
+        std::fs::remove_file(changing.bench.base.path().join(format!("other/{name}.yaml"))).unwrap();
+    }
+    let snapshot = changing.scan();
+    assert_eq!(snapshot.hold.as_ref().unwrap().missing, ["d", "e", "f", "g"]);
+    let (confirmed, snapshot) = changing.approve();
+    assert_eq!(confirmed, ["a", "b", "d", "e", "f", "g"], "both are kept until somebody says that they may go");
+    assert_eq!((names(&snapshot), removed(&snapshot).len()), (vec![], 7));
+}
+
+#[test]
+fn the_first_directory_takes_up_again_what_it_declares() {
+    let mut changing = Changing::with(&["a", "b", "c"]);
+    changing.write_other("x.yaml", &deployment("x", "one"));
+    changing.watch("other");
+    changing.bench.write("a.yaml", &deployment("a", "two"));
+    changing.bench.write("c.yaml", "{");
+    changing.bench.remove("b.yaml");
+    let snapshot = changing.watch("specs");
+    assert_eq!(images(&snapshot), ["a/web=two", "c/web=one", "x/web=one"]);
+    assert_eq!(removed(&snapshot), [("b", Prune::Auto)]);
+    assert_eq!(unwatched(&snapshot), ["x other/x.yaml"]);
+    assert!(problems(&snapshot)[0].ends_with("=> c keeps its last good version"), "{:?}", problems(&snapshot));
+}
+
+#[test]
+fn what_is_declared_by_the_same_name_takes_the_place() {
+    let mut changing = Changing::with(&["a", "b"]);
+    changing.write_other("x.yaml", &deployment("a", "two"));
+    let snapshot = changing.watch("other");
+    assert_eq!(
+        (images(&snapshot), unwatched(&snapshot)),
+        (vec!["a/web=two".to_owned(), "b/web=one".to_owned()], vec!["b specs/b.yaml".to_owned()])
+    );
+    std::fs::remove_file(changing.bench.base.path().join("other/x.yaml")).unwrap();
+    changing.write_other("y.yaml", &deployment("y", "one"));
+    assert_eq!(removed(&changing.scan()), [("a", Prune::Auto)]);
+}
+
+#[test]
+fn one_deployment_may_be_released_alone() {
+    let mut changing = Changing::with(&["a", "b"]);
+    changing.write_other("x.yaml", &deployment("x", "one"));
+    changing.watch("other");
+    let snapshot = changing.release("x");
+    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b", "x"], vec![]), "x is declared");
+    let snapshot = changing.release("a");
+    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["b", "x"], vec![("a", Prune::Auto)]));
+    let snapshot = changing.watch("other");
+    assert_eq!((names(&snapshot), unwatched(&snapshot)), (vec!["b", "x"], vec!["b specs/b.yaml".to_owned()]));
+}
+
+#[test]
+fn a_directory_above_or_below_watches_the_same_files() {
+    let mut changing = Changing::with(&["a"]);
+    changing.bench.write("team/b.yaml", &deployment("b", "one"));
+    changing.bench.write("team/c.yaml", &deployment("c", "one"));
+    assert_eq!(unwatched(&changing.watch("specs")), [""; 0]);
+    assert_eq!(unwatched(&changing.watch("specs/team")), ["a specs/a.yaml"]);
+    changing.bench.remove("team/b.yaml");
+    let snapshot = changing.scan();
+    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "c"], vec![("b", Prune::Auto)]));
+    changing.bench.remove("team/c.yaml");
+    let snapshot = changing.watch("");
+    assert_eq!((names(&snapshot), unwatched(&snapshot)), (vec!["a"], vec![]));
+    assert_eq!(removed(&snapshot).iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["b", "c"]);
+}
+
+#[test]
+fn a_part_that_is_still_seen_does_not_stand_for_the_whole() {
+    let mut changing = Changing::with(&["a", "b"]);
+    let copy = AppliedFile {
+        origin: "/elsewhere/x.yaml".into(),
+        text: format!("{}---\n{}", service("a", "db", "pg"), deployment("c", "one")),
+        without: BTreeSet::new(),
+    };
+    copy.save(&changing.bench.base.path().join("state/applied")).unwrap();
+    changing.bench.write("c.yaml", &service("c", "cache", "redis"));
+    let all = ["a/db=pg", "a/web=one", "b/web=one", "c/cache=redis", "c/web=one"];
+    assert_eq!(images(&changing.watch("specs")), all);
+    changing.write_other("x.yaml", &deployment("x", "one"));
+    for _ in 0..2 {
+        let snapshot = changing.watch("other");
+        assert_eq!(images(&snapshot)[..5], all);
+        assert_eq!(unwatched(&snapshot), ["a specs/a.yaml", "b specs/b.yaml", "c specs/x.yaml"]);
+    }
+    let snapshot = changing.release("c");
+    assert_eq!(images(&snapshot)[3..], ["c/web=one", "x/web=one"], "what is left of it");
+}
+
+#[test]
+fn a_directory_that_was_emptied_meanwhile_is_taken_for_an_unmounted_one() {
+    let mut changing = Changing::with(&["a"]);
+    changing.write_other("x.yaml", &deployment("x", "one"));
+    changing.watch("other");
+    changing.bench.remove("a.yaml");
+    let snapshot = changing.watch("specs");
+    let hold = snapshot.hold.as_ref().unwrap();
+    assert!(hold.reason.contains("specs was not empty when it was last watched"), "{}", hold.reason);
+    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "x"], vec![]));
+}
