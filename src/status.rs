@@ -12,4 +12,5 @@ pub use compute::{DeploymentStatus, views};
 pub use facts::Facts;
 pub use view::{
     DeploymentState, DeploymentView, ExitView, HoldView, InstanceView, ProblemView, RuntimeView, ServiceView, Status,
+    UnwatchedView,
 };

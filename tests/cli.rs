@@ -16,6 +16,9 @@ mod controller;
 #[path = "cli/sandbox.rs"]
 mod sandbox;
 
+#[path = "cli/directories.rs"]
+mod directories;
+
 #[path = "support/engine.rs"]
 mod engine;
 

@@ -1,4 +1,4 @@
-//! `keel approve`: confirm that what is missing may go.
+//! `keel approve`: confirm that what is kept without a declaration may go.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,14 @@ use super::exit::{Exit, Outcome};
 use super::output::{note, print};
 use crate::config::Options;
 
-/// Confirm that the deployments which are missing from the watched directory may be removed
+/// Confirm that deployments may be removed which are kept although the watched directory does not declare them
 ///
 /// When more than three and more than half of the deployments are gone at once, or the directory itself is, the controller
 /// removes nothing until the directory is back or this command confirms the loss; without a controller, the next one
 /// removes them. `keel run --allow-empty` confirms it for as long as that controller runs.
+///
+/// What another directory declared, which a controller watched before, stays until a controller watches that directory
+/// again. This command confirms that all of it may go, `keel delete NAME` removes one deployment.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 

@@ -21,6 +21,7 @@ pub enum Told {
 pub struct Narrator {
     problems: BTreeMap<String, BTreeSet<String>>,
     hold: Option<String>,
+    unwatched: BTreeMap<String, Vec<String>>,
     deployments: BTreeMap<String, (DeploymentState, String)>,
     instances: BTreeMap<String, String>,
 }
@@ -31,6 +32,7 @@ impl Narrator {
         let mut told = Vec::new();
         self.tell_problems(status, &mut told);
         self.tell_hold(status, &mut told);
+        self.tell_unwatched(status, &mut told);
         self.tell_instances(status, &mut told);
         self.tell_deployments(status, &mut told);
         told
@@ -61,6 +63,23 @@ impl Narrator {
         self.hold = now;
     }
 
+    /// What stays of directories that are not watched any more, by directory.
+    fn tell_unwatched(&mut self, status: &Status, told: &mut Vec<Told>) {
+        let mut now: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for one in &status.unwatched {
+            now.entry(one.directory.clone()).or_default().push(format!("{} ({})", one.deployment, one.source));
+        }
+        for (directory, names) in now.iter().filter(|(directory, names)| self.unwatched.get(*directory) != Some(names))
+        {
+            told.push(Told::Warning(format!(
+                "{directory} is not watched any more, and what it declared stays: {}; `keel delete NAME` or \
+                 `keel approve` (for all) ends it, `keel run {directory}` takes it up again",
+                names.join(", ")
+            )));
+        }
+        self.unwatched = now;
+    }
+
     /// Ends of instances, with what is being waited for.
     fn tell_instances(&mut self, status: &Status, told: &mut Vec<Told>) {
         let waiting = |instance: &&InstanceView| instance.phase == "exited" && !instance.message.is_empty();
@@ -85,7 +104,9 @@ impl Narrator {
             let before = self.deployments.get(&view.deployment);
             let state = (view.state, view.message.clone());
             if before != Some(&state) {
+                let is_told = view.state == State::Running && is_unwatched(status, &view.deployment);
                 let text = match view.message.as_str() {
+                    _ if is_told => format!("deployment/{} is {}", view.deployment, view.state.name()),
                     "" => format!("deployment/{} is {}", view.deployment, view.state.name()),
                     message => format!("deployment/{} is {}: {message}", view.deployment, view.state.name()),
                 };
@@ -112,6 +133,10 @@ impl Narrator {
 fn wait(instance: &InstanceView) -> String {
     let how = ended(instance);
     if instance.message.contains(&how) { instance.message.clone() } else { format!("{how}; {}", instance.message) }
+}
+
+fn is_unwatched(status: &Status, deployment: &str) -> bool {
+    status.unwatched.iter().any(|one| one.deployment == deployment)
 }
 
 fn instances_of(status: &Status, deployment: &str) -> String {
@@ -195,6 +220,19 @@ mod tests {
             [warning("demo/web/0: exit code 1; restarts in 10s"), warning("deployment/demo is degraded: crashing")]
         );
         assert_eq!(narrator.tell(&down("restarts in 9s")), []);
+    }
+
+    #[test]
+    fn what_stays_of_another_directory_is_told_once_by_directory() {
+        let mut narrator = Narrator::default();
+        let mut kept = status(deployment("running", "declared in /a/x.yaml:1"), json!([]), json!([]), Value::Null);
+        let one =
+            |name: &str, line| json!({"deployment": name, "source": format!("/a/x.yaml:{line}"), "directory": "/a"});
+        kept.unwatched = serde_json::from_value(json!([one("demo", 1), one("shop", 9)])).unwrap();
+        let stays = "/a is not watched any more, and what it declared stays: demo (/a/x.yaml:1), shop (/a/x.yaml:9); \
+                     `keel delete NAME` or `keel approve` (for all) ends it, `keel run /a` takes it up again";
+        assert_eq!(narrator.tell(&kept), [warning(stays), news("deployment/demo is running (0 instances)")]);
+        assert_eq!(narrator.tell(&kept), []);
     }
 
     #[test]

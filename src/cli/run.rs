@@ -1,5 +1,6 @@
 //! `keel run`: the controller.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,10 +40,11 @@ pub struct Args {
     /// Directory with specs
     #[arg(value_name = "DIR", default_value = "specs")]
     directory: PathBuf,
-    /// Converge, then exit: with 0, or with 1 and the reason when it can't
+    /// Converge what the directory and applied files declare, then exit: with 0, or with 1 and the reason when it can't
     #[arg(long)]
     once: bool,
-    /// Remove what the directory does not declare any more even when most of it, or the directory, is gone
+    /// Remove what the directory does not declare any more even when most of it, or the directory, is gone. What another
+    /// directory declared stays all the same
     #[arg(long)]
     allow_empty: bool,
     /// How the log is written
@@ -68,7 +70,7 @@ impl Args {
             _ => {}
         }
         let mut signals = Signals::new()?;
-        let mode = Mode::Controller { directory, allow_empty: self.allow_empty };
+        let mode = Mode::Controller { directory, allow_empty: self.allow_empty, once: self.once };
         let engine = tokio::select! {
             opened = Engine::open(engine_options(options, mode)) => opened.map_err(ApiError::from)?,
             _ = signals.end() => return Ok(Exit::Success),
@@ -155,7 +157,9 @@ enum Once {
 /// The end of a single pass, when it is reached.
 fn end_of_once(status: &Status, baseline: &Baseline) -> Option<Once> {
     let goal = |state| if state == DeploymentState::Removing { Goal::Gone } else { Goal::Running };
-    let goals: Goals = status.deployments.iter().map(|view| (view.deployment.clone(), goal(view.state))).collect();
+    let unwatched: BTreeSet<&str> = status.unwatched.iter().map(|one| one.deployment.as_str()).collect();
+    let judged = status.deployments.iter().filter(|view| !unwatched.contains(view.deployment.as_str()));
+    let goals: Goals = judged.map(|view| (view.deployment.clone(), goal(view.state))).collect();
     let held = || {
         let files = status.problems.iter().map(super::problems::line);
         files.chain(status.hold.iter().map(|hold| hold.reason.clone())).collect::<Vec<_>>()

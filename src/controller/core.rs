@@ -96,18 +96,10 @@ pub enum Scope {
     Nothing,
     /// These deployments.
     Only(BTreeSet<String>),
+    /// Everything, orphans included, but what directories declared that are not watched any more.
+    Watched,
     /// Everything, orphans included.
     Everything,
-}
-
-impl Scope {
-    fn covers(&self, deployment: &str) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Only(names) => names.contains(deployment),
-            Self::Everything => true,
-        }
-    }
 }
 
 /// A runtime that answers, or did.
@@ -465,7 +457,12 @@ impl State {
     }
 
     pub(super) fn covers(&self, deployment: &str) -> bool {
-        self.scope.covers(deployment)
+        match &self.scope {
+            Scope::Nothing => false,
+            Scope::Only(names) => names.contains(deployment),
+            Scope::Watched => !self.declared.unwatched.contains_key(deployment),
+            Scope::Everything => true,
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::source::Unwatched;
 use crate::spec::Prune;
 use crate::state::{Desired, Fate};
-use crate::status::{HoldView, ProblemView};
+use crate::status::{HoldView, ProblemView, UnwatchedView};
 
 /// What the sources say, complete, at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -17,6 +18,8 @@ pub struct Declared {
     pub removed: BTreeMap<String, Prune>,
     /// Deployments that run on their last good version, and why.
     pub stale: BTreeMap<String, String>,
+    /// Deployments that a directory declared which is not watched any more.
+    pub unwatched: BTreeMap<String, Unwatched>,
     /// Why what nobody declares and nobody remembers may be declared all the same.
     pub unclear: Option<String>,
     /// What is wrong with source files.
@@ -35,6 +38,26 @@ impl Declared {
             None if self.stale.contains_key(deployment) || self.unclear.is_some() => Fate::Kept,
             None => Fate::Orphaned,
         }
+    }
+
+    /// Where a deployment was declared, and how that ends; none where its directory is watched.
+    pub fn why_unwatched(&self, deployment: &str) -> Option<String> {
+        let Unwatched { source, directory } = self.unwatched.get(deployment)?;
+        Some(format!(
+            "declared in {source}, which is not watched any more; `keel delete {deployment}` or `keel approve` ends it, \
+             `keel run {}` takes it up again",
+            directory.display()
+        ))
+    }
+
+    /// The same deployments, as users are shown them.
+    pub fn unwatched_views(&self) -> Vec<UnwatchedView> {
+        let view = |(deployment, one): (&String, &Unwatched)| UnwatchedView {
+            deployment: deployment.clone(),
+            source: one.source.to_string(),
+            directory: one.directory.display().to_string(),
+        };
+        self.unwatched.iter().map(view).collect()
     }
 
     /// Why a deployment that is not declared is kept, and what to do about it; none where it is not kept.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::apply::blocking;
-use super::engine::Engine;
+use super::engine::{Engine, ended};
 use super::message::Command;
 use super::open::local;
 use super::{Applied, Change, DeleteRequest, EngineError, Mode};
@@ -56,6 +56,7 @@ impl Engine {
         })
         .await?;
         self.save(copies).await?;
+        self.release(&names).await?;
         self.ask(|reply| Command::Remove(names.clone(), volumes, reply)).await?;
         self.rescan().await?;
         let notes = names.iter().filter_map(|name| self.still_declared(known.entry(name)?));
@@ -64,6 +65,16 @@ impl Engine {
             results: names.iter().map(|name| (name.clone(), Change::Deleted)).collect(),
             ..Applied::default()
         })
+    }
+
+    /// Lets go of those that are kept although no file that is looked at declares them.
+    async fn release(&self, names: &BTreeSet<String>) -> Result<(), EngineError> {
+        let Some(source) = &self.inner.source else { return Ok(()) };
+        for name in names {
+            let released = source.handle.release(name).await.map_err(|_| ended())?;
+            released.map_err(local("that it may go can't be recorded"))?;
+        }
+        Ok(())
     }
 
     fn known(&self) -> Result<Known, EngineError> {

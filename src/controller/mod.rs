@@ -65,5 +65,7 @@ pub enum Mode {
         directory: PathBuf,
         /// Prune even when the directory lost most of its deployments.
         allow_empty: bool,
+        /// Leave what other directories declared as it is, instead of keeping it running.
+        once: bool,
     },
 }

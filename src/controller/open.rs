@@ -106,6 +106,7 @@ fn scope(mode: &Mode) -> Scope {
     match mode {
         Mode::Observe => Scope::Nothing,
         Mode::OneShot(names) => Scope::Only(names.clone()),
+        Mode::Controller { once: true, .. } => Scope::Watched,
         Mode::Controller { .. } => Scope::Everything,
     }
 }
@@ -239,6 +240,7 @@ fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: RuntimeKind) -> De
         },
         removed: snapshot.removed.clone(),
         stale: snapshot.stale.clone(),
+        unwatched: snapshot.unwatched.clone(),
         unclear: snapshot.unclear.clone(),
         problems: snapshot
             .problems

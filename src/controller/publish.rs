@@ -98,6 +98,7 @@ impl State {
             synced: self.synced(),
             problems: self.declared.problems.clone(),
             hold: self.declared.hold.clone(),
+            unwatched: self.declared.unwatched_views(),
             runtimes: runtimes.collect(),
             ..Status::default()
         };

@@ -40,6 +40,7 @@ impl State {
             self.queue.add(deployment, at + wait);
         }
         let kept = desired.err().filter(|fate| *fate == Fate::Kept).and_then(|_| declared.why_kept(deployment));
+        let unwatched = declared.why_unwatched(deployment).filter(|_| desired.is_ok());
         let facts = Facts {
             deployment,
             desired,
@@ -48,6 +49,7 @@ impl State {
             acting: self.covers(deployment),
             working: self.flights.any(deployment),
             kept: kept.as_deref(),
+            unwatched: unwatched.as_deref(),
             progress: &self.flights.progress_of(deployment),
             stale: declared.stale.get(deployment).map(String::as_str),
             removing: self.removing.contains_key(deployment),

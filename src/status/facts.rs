@@ -24,6 +24,8 @@ pub struct Facts<'a> {
     pub stale: Option<&'a str>,
     /// Why it is kept though nothing declares it, where it is.
     pub kept: Option<&'a str>,
+    /// Where it was declared and how that ends, where nobody watches its directory any more.
+    pub unwatched: Option<&'a str>,
     /// How far the making of instances is, in the runtime's words.
     pub progress: &'a BTreeMap<InstanceId, String>,
     /// Whether its removal was asked for by name.

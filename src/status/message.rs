@@ -14,7 +14,8 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String
         _ => None,
     });
     let stale = facts.stale.map(|why| format!("runs on its last good version: {why}"));
-    stale.into_iter().chain(said).collect::<Vec<_>>().join("; ")
+    let unwatched = facts.unwatched.map(str::to_owned);
+    unwatched.into_iter().chain(stale).chain(said).collect::<Vec<_>>().join("; ")
 }
 
 /// The worst thing that is being waited for, else the worst of its conditions.
@@ -38,7 +39,7 @@ fn worst<'a>(waits: impl Iterator<Item = &'a Wait>) -> Option<String> {
 
 /// What is to be done and nobody does.
 fn undone(facts: &Facts<'_>, mine: impl Fn(&Step) -> bool) -> Option<String> {
-    let step = facts.plan.steps().find(|step| mine(step)).filter(|_| !facts.acting)?;
+    let step = facts.plan.steps().find(|step| mine(step)).filter(|_| !facts.acting && facts.unwatched.is_none())?;
     Some(format!("no controller runs; `keel run` or `keel apply` would next {step}"))
 }
 
@@ -92,6 +93,7 @@ mod tests {
             working: false,
             stale: None,
             kept: None,
+            unwatched: None,
             progress: &BTreeMap::new(),
             removing: false,
         };

@@ -24,6 +24,9 @@ pub struct Status {
     pub problems: Vec<ProblemView>,
     /// Pruning is held.
     pub hold: Option<HoldView>,
+    /// Deployments of directories that are not watched any more, by name.
+    #[serde(default)]
+    pub unwatched: Vec<UnwatchedView>,
     /// The runtimes that are in use.
     pub runtimes: Vec<RuntimeView>,
 }
@@ -206,6 +209,17 @@ pub struct HoldView {
     pub reason: String,
     /// Deployments that are gone from the source and kept.
     pub missing: Vec<String>,
+}
+
+/// A deployment that is kept although nobody watches the directory that declared it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwatchedView {
+    /// Name.
+    pub deployment: String,
+    /// Where it was declared, `file:line`.
+    pub source: String,
+    /// The directory that was watched.
+    pub directory: String,
 }
 
 /// One runtime.

@@ -118,7 +118,12 @@ impl Rig {
 
     /// The same, with further arguments.
     pub fn controller_with(&self, arguments: &[&str]) -> Controller {
-        let arguments = [&["run", "specs"], arguments].concat();
+        self.controller_on("specs", arguments)
+    }
+
+    /// The same, on another directory.
+    pub fn controller_on(&self, directory: &str, arguments: &[&str]) -> Controller {
+        let arguments = [&["run", directory], arguments].concat();
         let child = self.command(&arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let controller = Controller { child: Some(child) };
         self.until("the controller answers", || {

@@ -1,0 +1,107 @@
+//! One state directory, and controllers that watch one directory after the other.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::rig::{Rig, is_alive, signal, spec};
+
+/// Pid of the only instance of a deployment; none where nothing runs.
+fn pid(rig: &Rig, deployment: &str) -> Option<u32> {
+    let all = rig.get("instances");
+    let running = all.iter().find(|one| one["deployment"] == deployment && one["phase"] == "running")?;
+    u32::try_from(running["pid"].as_u64()?).ok()
+}
+
+fn deployment(rig: &Rig, name: &str) -> Value {
+    let all = rig.get("deployments");
+    all.into_iter().find(|view| view["deployment"] == name).unwrap_or_default()
+}
+
+/// An installation on which a controller ran `specs`, which declares `a` and `b`.
+fn after_specs() -> Rig {
+    let rig = Rig::new("sandbox");
+    std::fs::create_dir(rig.path("other")).unwrap();
+    for name in ["a", "b"] {
+        rig.write(&format!("specs/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    rig.write("other/c.yaml", &spec("c", 1, "hi"));
+    let controller = rig.controller();
+    rig.until_running("a", 1);
+    rig.until_running("b", 1);
+    controller.end("TERM").expect_code(0);
+    rig
+}
+
+fn kept(name: &str, file: &Path, directory: &Path) -> String {
+    format!(
+        "declared in {}:1, which is not watched any more; `keel delete {name}` or `keel approve` ends it, `keel run {}` \
+         takes it up again",
+        file.display(),
+        directory.display()
+    )
+}
+
+#[test]
+fn once_converges_and_judges_only_its_directory_and_names_what_stays_of_another() {
+    let rig = after_specs();
+    let (a, b) = (pid(&rig, "a").unwrap(), pid(&rig, "b").unwrap());
+    signal(b, "KILL");
+    rig.until("it has ended", || !is_alive(b));
+    let done = rig.keel(&["run", "other", "--once"]).expect_code(0);
+    let (specs, other) = (rig.path("specs"), rig.path("other"));
+    let stays = format!(
+        "{0} is not watched any more, and what it declared stays: a ({0}/a.yaml:1), b ({0}/b.yaml:1); `keel delete NAME` \
+         or `keel approve` (for all) ends it, `keel run {0}` takes it up again",
+        specs.display()
+    );
+    assert!(done.err.contains(&stays), "{}", done.err);
+    assert_eq!((pid(&rig, "a"), pid(&rig, "b")), (Some(a), None), "neither is touched");
+    assert!(pid(&rig, "c").is_some());
+    let view = deployment(&rig, "a");
+    assert_eq!(
+        (&view["state"], &view["message"]),
+        (&"running".into(), &kept("a", &specs.join("a.yaml"), &specs).into())
+    );
+    let conditions = view["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|one| one["type"] == "Kept" && one["reason"] == "NotWatched"), "{view}");
+    // The other way round, each directory's own counts again.
+    let done = rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    assert!(done.err.contains(&format!("what it declared stays: c ({}/c.yaml:1)", other.display())), "{}", done.err);
+    assert_eq!(pid(&rig, "a"), Some(a));
+    assert!(pid(&rig, "b").is_some() && pid(&rig, "c").is_some());
+    assert_eq!(deployment(&rig, "a")["message"], "");
+}
+
+#[test]
+fn a_controller_keeps_what_another_directory_declared_until_it_is_deleted_or_approved() {
+    let rig = after_specs();
+    let (a, b) = (pid(&rig, "a").unwrap(), pid(&rig, "b").unwrap());
+    signal(b, "KILL");
+    let controller = rig.controller_on("other", &["--allow-empty"]);
+    rig.until_running("c", 1);
+    // What was declared once is kept running.
+    rig.until_running("b", 1);
+    assert_eq!(pid(&rig, "a"), Some(a));
+    let table = rig.keel(&["get", "deployments"]).expect_code(0);
+    let specs = rig.path("specs");
+    assert!(table.out.contains(&kept("b", &specs.join("b.yaml"), &specs)), "{}", table.out);
+    assert_eq!(table.err, "", "pruning is not held");
+    rig.remove("other/c.yaml");
+    rig.until("what is watched is pruned", || deployment(&rig, "c") == Value::Null);
+    let done = rig.keel(&["delete", "a"]).expect_code(0);
+    assert_eq!(done.out, "deployment/a deleted\n");
+    assert!(done.err.contains("a.yaml:1 still declares it"), "{}", done.err);
+    assert!(!is_alive(a));
+    let log = controller.end("TERM").expect_code(0).err;
+    assert!(log.contains("is not watched any more, and what it declared stays: a ("), "{log}");
+    // The next one does not start it again.
+    let controller = rig.controller_on("other", &[]);
+    rig.until_running("b", 1);
+    assert_eq!((deployment(&rig, "a"), pid(&rig, "a")), (Value::Null, None));
+    assert_eq!(rig.keel(&["approve"]).expect_code(0).out, "deployment/b pruned\n");
+    rig.until("it is gone", || rig.get("instances").is_empty() && rig.get("deployments").is_empty());
+    controller.end("TERM").expect_code(0);
+    rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    assert!(pid(&rig, "a").is_some() && pid(&rig, "b").is_some(), "where it is declared, it runs again");
+}
