@@ -1,13 +1,14 @@
-//! Spec files that are named with `-f`.
+//! Files that are named on the command line: each a file, a directory or standard input.
 
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use crate::controller::{ApplyRequest, SpecFile};
-use crate::spec::{MAX_FILE_SIZE, is_ignored, is_spec_file};
+use crate::source::{Found, find};
+use crate::spec::MAX_FILE_SIZE;
 
 /// The name that standard input has on the command line and in messages.
 const STDIN: &str = "-";
@@ -27,68 +28,120 @@ impl Files {
     /// One of the paths can't be read, is too large, or is a directory without specs. An empty directory is taken
     /// for a mistake: applying it would remove everything that was applied from it.
     pub fn read(&self) -> anyhow::Result<ApplyRequest> {
-        let mut request = ApplyRequest { files: Vec::new(), origins: Vec::new() };
-        let mut seen = BTreeSet::new();
+        let mut origins: Vec<PathBuf> = Vec::new();
         for path in &self.paths {
-            if path == Path::new(STDIN) {
-                if seen.insert(path.clone()) {
-                    request.origins.push(path.clone());
-                    request.files.push(SpecFile { path: path.clone(), text: text_of(std::io::stdin().lock(), path)? });
+            let path = match is_stdin(path) {
+                true => path.clone(),
+                false => std::path::absolute(path).with_context(|| format!("can't find {}", path.display()))?,
+            };
+            if !origins.contains(&path) {
+                origins.push(path);
+            }
+        }
+        let Named { files, unreadable } = Named::read(&origins);
+        if let Some(error) = unreadable.into_iter().next() {
+            return Err(error);
+        }
+        for origin in origins.iter().filter(|origin| origin.is_dir()) {
+            if !files.iter().any(|file| file.path.starts_with(origin)) {
+                bail!("there is no .yaml or .yml file in {}", origin.display());
+            }
+        }
+        let files = files.into_iter().map(NamedFile::text).collect::<anyhow::Result<_>>()?;
+        Ok(ApplyRequest { files, origins })
+    }
+}
+
+/// What was read of the paths that are named on a command line.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// The files, in the order of the paths.
+    pub files: Vec<NamedFile>,
+    /// What can't be read.
+    pub unreadable: Vec<anyhow::Error>,
+}
+
+/// A file with its content.
+#[derive(Debug)]
+pub struct NamedFile {
+    /// As it was named, or found below a directory that was named; `-` for standard input.
+    pub path: PathBuf,
+    /// The content, cut off one byte behind the largest size that is read.
+    pub bytes: Vec<u8>,
+}
+
+impl Named {
+    /// Reads files, and the spec files of directories, as a source that watches them sees them. What an earlier path
+    /// covers is not read again.
+    pub fn read<P: AsRef<Path>>(paths: &[P]) -> Self {
+        let mut named = Self::default();
+        let mut covered = BTreeSet::new();
+        for path in paths.iter().map(AsRef::as_ref) {
+            let Found { files, flawed } = match !is_stdin(path) && path.is_dir() {
+                true => find(path),
+                false => Found { files: vec![path.to_path_buf()], flawed: Vec::new() },
+            };
+            let flawed = flawed.into_iter().map(|(path, what)| anyhow!("{}: {what}", path.display()));
+            named.unreadable.extend(flawed);
+            let real: Vec<PathBuf> = files.iter().map(|file| real(file)).collect();
+            for (file, _) in files.into_iter().zip(&real).filter(|(_, real)| !covered.contains(*real)) {
+                match read(&file) {
+                    Ok(bytes) => named.files.push(NamedFile { path: file, bytes }),
+                    Err(error) => named.unreadable.push(error),
                 }
-                continue;
             }
-            let path = std::path::absolute(path).with_context(|| format!("can't find {}", path.display()))?;
-            let before = request.files.len();
-            add(&path, &mut seen, &mut request.files)?;
-            if path.is_dir() && request.files.len() == before && !request.origins.contains(&path) {
-                bail!("there is no .yaml or .yml file in {}", path.display());
-            }
-            if !request.origins.contains(&path) {
-                request.origins.push(path);
-            }
+            covered.extend(real);
         }
-        Ok(request)
+        named
     }
 }
 
-/// Adds a file, or every spec file below a directory. Links are followed, each real place is read once.
-fn add(path: &Path, seen: &mut BTreeSet<PathBuf>, files: &mut Vec<SpecFile>) -> anyhow::Result<()> {
-    let real = path.canonicalize().with_context(|| format!("can't open {}", path.display()))?;
-    if !seen.insert(real) {
-        return Ok(());
-    }
-    if !path.is_dir() {
-        let file = std::fs::File::open(path).with_context(|| format!("can't open {}", path.display()))?;
-        files.push(SpecFile { path: path.to_owned(), text: text_of(file, path)? });
-        return Ok(());
-    }
-    let entries = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let mut entries = entries.with_context(|| format!("can't list {}", path.display()))?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let (path, name) = (entry.path(), entry.file_name());
-        let name = name.to_string_lossy();
-        let directory = path.is_dir();
-        if (directory && !is_ignored(&name)) || (!directory && is_spec_file(&name)) {
-            add(&path, seen, files)?;
+impl NamedFile {
+    /// The file as text.
+    fn text(self) -> anyhow::Result<SpecFile> {
+        let Self { path, bytes } = self;
+        let name = name(&path);
+        if bytes.len() > MAX_FILE_SIZE {
+            bail!("{name} is larger than {MAX_FILE_SIZE} bytes; is it a spec file?");
         }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let line = 1 + error.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count();
+            anyhow!("{name}:{line}: the text is not UTF-8; save the file as UTF-8")
+        })?;
+        Ok(SpecFile { path, text })
     }
-    Ok(())
 }
 
-fn text_of(mut from: impl Read, path: &Path) -> anyhow::Result<String> {
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new(STDIN)
+}
+
+fn name(path: &Path) -> String {
+    if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// What tells that two paths lead to the same file.
+fn real(path: &Path) -> PathBuf {
+    match is_stdin(path) {
+        true => path.to_path_buf(),
+        false => path.canonicalize().unwrap_or_else(|_| path.to_path_buf()),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    // One byte more than is allowed shows that there is more.
+    let limit = u64::try_from(MAX_FILE_SIZE).unwrap_or(u64::MAX) + 1;
     let mut bytes = Vec::new();
-    let limit = u64::try_from(MAX_FILE_SIZE).unwrap_or(u64::MAX);
-    let name = if path == Path::new(STDIN) { "standard input".to_owned() } else { path.display().to_string() };
-    from.by_ref().take(limit + 1).read_to_end(&mut bytes).with_context(|| format!("can't read {name}"))?;
-    if bytes.len() > MAX_FILE_SIZE {
-        bail!("{name} is larger than {MAX_FILE_SIZE} bytes; is it a spec file?");
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count();
-        anyhow::anyhow!("{name}:{line}: the text is not UTF-8; save the file as UTF-8")
-    })
+    let done = match is_stdin(path) {
+        true => std::io::stdin().lock().take(limit).read_to_end(&mut bytes),
+        false => {
+            let file = std::fs::File::open(path).with_context(|| format!("can't open {}", path.display()))?;
+            file.take(limit).read_to_end(&mut bytes)
+        }
+    };
+    done.with_context(|| format!("can't read {}", name(path)))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -126,6 +179,45 @@ mod tests {
         std::fs::write(dir.path().join("a.yaml"), "a").unwrap();
         std::os::unix::fs::symlink(dir.path(), dir.path().join("again")).unwrap();
         assert_eq!(read(&[dir.path().to_owned()]).unwrap().files.len(), 1);
+    }
+
+    #[test]
+    fn a_path_within_another_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let specs = dir.path().join("specs");
+        std::fs::create_dir_all(specs.join("team")).unwrap();
+        for name in ["a.yaml", "team/b.yaml", "team/notes.txt"] {
+            std::fs::write(specs.join(name), name).unwrap();
+        }
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(specs.join("team"), &link).unwrap();
+        let named = Named::read(&[specs.join("team/notes.txt"), specs.join("team"), link, specs]);
+        let read: Vec<_> = named.files.iter().map(|file| String::from_utf8_lossy(&file.bytes)).collect();
+        assert_eq!(read, ["team/notes.txt", "team/b.yaml", "a.yaml"]);
+    }
+
+    #[test]
+    fn what_a_directory_holds_and_can_not_be_read_is_an_error_as_where_it_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("b.yaml");
+        std::fs::create_dir(dir.path().join("a.yaml")).unwrap();
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("unrelated")).unwrap();
+        std::fs::write(dir.path().join("c.yaml"), "c").unwrap();
+        let named = Named::read(&[dir.path()]);
+        let errors: Vec<String> = named.unreadable.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            errors,
+            [
+                format!("{}: is a directory, not a file; remove or rename it", dir.path().join("a.yaml").display()),
+                format!(
+                    "{}: is a symbolic link to nowhere, which does not exist; restore what it points to, or remove the link",
+                    link.display()
+                ),
+            ]
+        );
+        assert_eq!(named.files.len(), 1);
+        assert_eq!(read(&[dir.path().to_owned()]).unwrap_err().to_string(), errors[0]);
     }
 
     #[test]

@@ -1,23 +1,19 @@
 //! `keel validate`: says everything that is wrong with specs, and changes nothing.
 
-use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal as _, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
-use anyhow::Context as _;
 
-use crate::spec::{self, MAX_FILE_SIZE, ParsedFile, Position, Problem};
+use super::files::{Named, NamedFile};
+use crate::spec::{self, ParsedFile, Position, Problem};
 
 /// Exit code when there is a problem.
 const PROBLEMS: u8 = 1;
 
 /// Exit code when a file or directory could not be read.
 const UNREADABLE: u8 = 2;
-
-/// The name that standard input has in output.
-const STDIN: &str = "-";
 
 /// Check specs and report every problem; exit with 1 if there is one, 2 if something can't be read
 ///
@@ -62,12 +58,9 @@ struct Source {
 }
 
 /// Everything that was read.
-#[derive(Default)]
 struct Sources {
     files: Vec<Source>,
     unreadable: Vec<anyhow::Error>,
-    /// Directories that were listed, so that a loop of links ends.
-    listed: BTreeSet<PathBuf>,
 }
 
 impl Args {
@@ -83,10 +76,7 @@ impl Args {
 
     /// Writes problems to `out`, what can't be read and a summary to `err`, and gives the exit code.
     fn check(self, out: &mut impl Write, err: &mut impl Write, terminal: bool) -> anyhow::Result<u8> {
-        let mut sources = Sources::default();
-        for path in self.paths.iter().collect::<BTreeSet<_>>() {
-            sources.add(path);
-        }
+        let sources = Sources::read(&self.paths);
         let problems = sources.problems();
         let output = self.output.unwrap_or(if terminal { Output::Snippet } else { Output::Text });
         match output {
@@ -110,67 +100,23 @@ impl Args {
 }
 
 impl Sources {
-    fn add(&mut self, path: &Path) {
-        let result = match path {
-            path if path == Path::new(STDIN) => self.read(path, std::io::stdin().lock()),
-            path if path.is_dir() => self.directory(path),
-            path => self.file(path),
+    fn read(paths: &[PathBuf]) -> Self {
+        let Named { files, unreadable } = Named::read(paths);
+        let parse = |NamedFile { path, bytes }| {
+            let parsed = spec::parse_bytes(&bytes);
+            Source { name: path, text: String::from_utf8_lossy(&bytes).into_owned(), parsed }
         };
-        self.note(result);
-    }
-
-    /// Remembers what can't be read, so that the rest is checked.
-    fn note(&mut self, result: anyhow::Result<()>) {
-        self.unreadable.extend(result.err());
-    }
-
-    fn file(&mut self, path: &Path) -> anyhow::Result<()> {
-        let file = std::fs::File::open(path).with_context(|| format!("can't open {}", path.display()))?;
-        self.read(path, file)
-    }
-
-    fn read(&mut self, name: &Path, reader: impl Read) -> anyhow::Result<()> {
-        // One byte more than is allowed shows that there is more.
-        let mut bytes = Vec::new();
-        reader
-            .take(MAX_FILE_SIZE as u64 + 1)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("can't read {}", name.display()))?;
-        let parsed = spec::parse_bytes(&bytes);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        self.files.push(Source { name: name.to_owned(), text, parsed });
-        Ok(())
-    }
-
-    fn directory(&mut self, path: &Path) -> anyhow::Result<()> {
-        let real = path.canonicalize().with_context(|| format!("can't open {}", path.display()))?;
-        if !self.listed.insert(real) {
-            return Ok(());
-        }
-        let entries = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let mut entries = entries.with_context(|| format!("can't list {}", path.display()))?;
-        entries.sort_by_key(std::fs::DirEntry::file_name);
-        for entry in entries {
-            let (path, name) = (entry.path(), entry.file_name());
-            let name = name.to_string_lossy();
-            // Follows links, as the controller does.
-            let result = match std::fs::metadata(&path) {
-                Ok(meta) if meta.is_dir() && !spec::is_ignored(&name) => self.directory(&path),
-                Ok(meta) if meta.is_file() && spec::is_spec_file(&name) => self.file(&path),
-                Err(error) if spec::is_spec_file(&name) => {
-                    Err(error).with_context(|| format!("can't read {}", path.display()))
-                }
-                _ => Ok(()),
-            };
-            self.note(result);
-        }
-        Ok(())
+        Self { files: files.into_iter().map(parse).collect(), unreadable }
     }
 
     /// What is wrong inside of documents and between them, by file and position.
     fn problems(&self) -> Vec<(PathBuf, Problem)> {
-        let files: Vec<(PathBuf, ParsedFile)> =
-            self.files.iter().map(|source| (source.name.clone(), source.parsed.clone())).collect();
+        let unread = ParsedFile::unread();
+        let mut files: Vec<(PathBuf, &ParsedFile)> =
+            self.files.iter().map(|source| (source.name.clone(), &source.parsed)).collect();
+        if !self.unreadable.is_empty() {
+            files.push((PathBuf::new(), &unread));
+        }
         spec::problems(&files, &spec::merge(&files))
     }
 
@@ -260,6 +206,8 @@ fn span_at(text: &str, position: Position) -> std::ops::Range<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// Exit code, standard output and standard error.
@@ -323,6 +271,27 @@ mod tests {
         assert!(out.contains("unknown key `imgae`"), "{out}");
         assert!(err.starts_with("error: can't open ") && err.contains("No such file"), "{err}");
         assert!(err.ends_with("2 files checked, 1 problem, 1 not read\n"), "{err}");
+    }
+
+    #[test]
+    fn what_may_be_in_a_file_that_can_not_be_read_is_not_said_to_be_missing() {
+        let directory = directory();
+        std::fs::write(
+            directory.path().join("below/bad.yml"),
+            "service: db\ndeployment: a\nimage: { name: x }\ndepends: [{ service: cache }, { service: db }]\n",
+        )
+        .unwrap();
+        let missing = directory.path().join("cache.yaml");
+        std::os::unix::fs::symlink("nowhere", &missing).unwrap();
+        let (code, out, err) = run(&[directory.path()], Output::Text);
+        let bad = directory.path().join("below/bad.yml");
+        let itself = "depends[1].service: a service can't depend on itself; name another service of the deployment";
+        assert_eq!(out, format!("{}:4:42: {itself}\n", bad.display()));
+        assert_eq!(code, 2, "{err}");
+        std::fs::remove_file(missing).unwrap();
+        let (code, out, _) = run(&[directory.path()], Output::Text);
+        assert_eq!((code, out.lines().count()), (1, 2), "{out}");
+        assert!(out.contains("has no service \"cache\""), "{out}");
     }
 
     #[test]

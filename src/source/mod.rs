@@ -13,6 +13,7 @@
 
 mod bounds;
 mod directory;
+mod find;
 mod findings;
 mod gate;
 mod known;
@@ -28,5 +29,6 @@ mod watcher;
 
 pub use bounds::{EMPTY_SETTLE, MAX_DEPTH, MAX_ENTRIES, MAX_FILES, MAX_TOTAL_BYTES};
 pub use directory::{DirectorySource, SourceHandle, SourceStopped};
+pub use find::{Found, find};
 pub use scan::{Recording, Scanned, Scanner, SourceError, last_roots, read_once};
 pub use snapshot::{Effect, FileProblem, Hold, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};

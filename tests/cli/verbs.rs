@@ -238,6 +238,21 @@ fn once_converges_and_exits() {
 }
 
 #[test]
+fn once_tells_every_mistake_that_validate_tells() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 2, "hi").replace("replicas: 2", "replicas: two"));
+    rig.write("specs/b.yaml", "service: api\ndeployment: a\nimage: { name: x }\ndepends: [{ service: wbe }]\n");
+    rig.write("specs/c.yaml", "service: api\ndeployment: a\nimage: { name: x }\nprivileged: 1\n");
+    let specs = rig.path("specs").display().to_string();
+    let validated = rig.keel(&["validate", "-o", "text", &specs]).expect_code(1).out;
+    assert_eq!(validated.lines().count(), 5, "{validated}");
+    let done = rig.keel(&["run", "specs", "--once"]).expect_code(1);
+    let told = done.err.lines().filter_map(|line| line.strip_prefix("error: ")?.split_once(" (a is left out)"));
+    let told: Vec<&str> = told.map(|(problem, _)| problem).collect();
+    assert_eq!(told, validated.lines().collect::<Vec<_>>());
+}
+
+#[test]
 fn a_loss_is_approved_without_a_controller_and_pruned_by_the_next() {
     let rig = Rig::new("sim");
     for name in ["a", "b", "c", "d"] {
