@@ -45,7 +45,12 @@ impl Kind {
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::NotFound | Self::Runtime(ErrorKind::NotFound) => StatusCode::NOT_FOUND,
             Self::Conflict => StatusCode::CONFLICT,
-            Self::Runtime(ErrorKind::Rejected | ErrorKind::Unsupported) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Runtime(
+                ErrorKind::Rejected
+                | ErrorKind::Unsupported
+                | ErrorKind::CommandNotFound
+                | ErrorKind::CommandNotExecutable,
+            ) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Runtime(ErrorKind::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Runtime(ErrorKind::Timeout) | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Runtime(_) | Self::Transport => StatusCode::BAD_GATEWAY,
@@ -138,6 +143,8 @@ mod tests {
             EngineError::Conflict("held".to_owned()),
             EngineError::Runtime(RuntimeError::new(ErrorKind::Rejected, "no")),
             EngineError::Runtime(RuntimeError::new(ErrorKind::Unavailable, "down")),
+            EngineError::Runtime(RuntimeError::new(ErrorKind::CommandNotFound, "not there")),
+            EngineError::Runtime(RuntimeError::new(ErrorKind::CommandNotExecutable, "no program")),
         ];
         for error in errors {
             let sent = ApiError::from(error);

@@ -26,8 +26,8 @@ const CHUNK: usize = 64 << 10;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel exec demo/web -- env\n  keel exec -it demo/web/1 -- sh\n  \
 tar c data | keel exec -i demo/web/0 -- tar x -C /tmp\n\n\
-Exit code: that of the command (128 + N after signal N); 125 when keel can't do it, 126 when the command \
-can't be run or is not found.")]
+Exit code: that of the command (128 + N after signal N); 127 when the command is not found, 126 when it can't \
+be executed, 125 when keel can't do it for another reason.")]
 pub struct Args {
     /// DEPLOYMENT/SERVICE or DEPLOYMENT/SERVICE/SLOT
     target: Target,
@@ -107,7 +107,11 @@ impl Args {
 /// Tells why there is no exit code of the command.
 fn refused(error: &ApiError) -> Exit {
     note(format_args!("error: {error}"));
-    if error.kind == Kind::Runtime(ErrorKind::Rejected) { Exit::NotExecutable } else { Exit::ExecFailed }
+    match error.kind {
+        Kind::Runtime(ErrorKind::CommandNotFound) => Exit::CommandNotFound,
+        Kind::Runtime(ErrorKind::CommandNotExecutable) => Exit::NotExecutable,
+        _ => Exit::ExecFailed,
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

@@ -21,8 +21,10 @@ pub enum Exit {
     Command(u8),
     /// `exec` could not be carried out (docker-run(1), podman-exec(1)).
     ExecFailed,
-    /// The command of `exec` can't be run (docker-run(1)).
+    /// The command of `exec` exists and can't be executed (sh(1), docker-run(1)).
     NotExecutable,
+    /// The command of `exec` does not exist (sh(1), docker-run(1)).
+    CommandNotFound,
     /// Interrupted from the keyboard: 128 + SIGINT.
     Interrupted,
     /// Nobody reads the output any more: 128 + SIGPIPE.
@@ -40,6 +42,7 @@ impl From<Exit> for ExitCode {
             Exit::TimedOut => 124,
             Exit::ExecFailed => 125,
             Exit::NotExecutable => 126,
+            Exit::CommandNotFound => 127,
             Exit::Interrupted => 130,
             Exit::BrokenPipe => 141,
             Exit::Command(code) => code,

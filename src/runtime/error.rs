@@ -27,7 +27,10 @@ impl RuntimeError {
             | ErrorKind::NameTaken
             | ErrorKind::NotFound
             | ErrorKind::Failed => true,
-            ErrorKind::Rejected | ErrorKind::Unsupported => false,
+            ErrorKind::Rejected
+            | ErrorKind::Unsupported
+            | ErrorKind::CommandNotFound
+            | ErrorKind::CommandNotExecutable => false,
         }
     }
 

@@ -59,8 +59,9 @@ pub trait Exec: Send + Sync {
     /// Runs a command with the confinement of the instance.
     ///
     /// # Errors
-    /// `NotFound` when the instance does not exist, `Rejected` when it does not run or the command is empty or can't
-    /// be run.
+    /// `NotFound` when the instance does not exist, `Rejected` when it does not run or the command is empty,
+    /// `CommandNotFound` when there is no such program inside, `CommandNotExecutable` when there is and it can't be
+    /// executed. The last two may also come as the last item of the output: some engines tell them no sooner.
     async fn exec(&self, instance: &InstanceRef, request: &ExecRequest) -> Result<ExecSession>;
 }
 
@@ -83,7 +84,7 @@ pub struct ExecRequest {
 pub struct ExecSession {
     /// Where input goes; dropping it closes standard input.
     pub input: mpsc::Sender<ExecInput>,
-    /// Output, then exactly one [`ExecOutput::Exit`] as the last item. Dropping it ends the command.
+    /// Output, then exactly one [`ExecOutput::Exit`] or an error as the last item. Dropping it ends the command.
     pub output: BoxStream<'static, Result<ExecOutput>>,
 }
 

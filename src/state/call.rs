@@ -66,6 +66,10 @@ pub enum ErrorKind {
     Rejected,
     /// This runtime can't do that.
     Unsupported,
+    /// The command to run inside an instance does not exist there; shells tell it as exit code 127.
+    CommandNotFound,
+    /// The command to run inside an instance exists and can't be executed; shells tell it as exit code 126.
+    CommandNotExecutable,
     /// Anything else; trying again may help.
     Failed,
 }

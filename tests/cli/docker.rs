@@ -169,3 +169,24 @@ fn an_engine_that_restarts_under_the_controller_is_caught_up_with() {
     rig.remove("specs/restart.yaml");
     rig.until("everything is gone", || containers(&rig).is_empty() && rig.get("deployments").is_empty());
 }
+
+#[test]
+fn exec_tells_by_its_code_why_a_command_did_not_run() {
+    for kind in [Kind::Docker, Kind::Podman] {
+        let Some(rig) = rig(kind) else { continue };
+        rig.write("exec.yaml", &spec("exec", 1, "one"));
+        rig.keel(&["apply", "-f", "exec.yaml"]).expect_code(0);
+        for (words, code) in [
+            (&["true"][..], 0),
+            (&["sh", "-c", "exit 126"], 126),
+            (&["sh", "-c", "exit 127"], 127),
+            (&["no-such-program"], 127),
+            (&["/etc/passwd"], 126),
+        ] {
+            let done = rig.keel(&[&["exec", "exec/web", "--"], words].concat()).expect_code(code);
+            assert_eq!(done.err.contains("error: "), words.len() == 1 && code != 0, "{}", done.err);
+        }
+        rig.keel(&["exec", "exec/web", "-w", "/no/such", "--", "true"]).expect_code(125);
+        rig.keel(&["exec", "exec/web/7", "--", "true"]).expect_code(125);
+    }
+}

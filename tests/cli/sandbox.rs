@@ -128,9 +128,17 @@ fn output_and_commands_are_there_with_and_without_a_controller() {
         let done = rig.keel(&["exec", "demo/web/1", "--", "sh", "-c", "echo $HOSTNAME; echo oops >&2; exit 7"]);
         assert_eq!((done.out.as_str(), done.err.as_str()), ("web-1\n", "oops\n"));
         done.expect_code(7);
-        let done = rig.keel(&["exec", "demo/web/1", "--", "no-such-program"]);
-        assert!([126, 127].contains(&done.code) && done.err.contains("no-such-program"), "{done:?}");
+        for (words, code) in [
+            (&["no-such-program"][..], 127),
+            (&["/etc/passwd"], 126),
+            (&["sh", "-c", "exit 127"], 127),
+            (&["sh", "-c", "exit 125"], 125),
+        ] {
+            let done = rig.keel(&[&["exec", "demo/web/1", "--"], words].concat()).expect_code(code);
+            assert_eq!(done.err.contains("error: "), words.len() == 1, "{}", done.err);
+        }
         rig.keel(&["exec", "demo/ghost", "--", "true"]).expect_code(125);
+        rig.keel(&["exec", "demo/web/1", "-w", "/no/such", "--", "true"]).expect_code(125);
         rig.keel(&["logs", "demo/ghost"]).expect_code(1);
     };
     look();

@@ -45,6 +45,8 @@ pub enum Inside {
     PrintsEnv(String),
     /// Is not there.
     Missing,
+    /// Is there and can't be executed.
+    Unexecutable,
 }
 
 /// What a runtime under test offers beyond what every one has to.
@@ -127,6 +129,7 @@ pub fn shell_inside(what: &Inside) -> Vec<String> {
         Inside::Copies => "cat".to_owned(),
         Inside::PrintsEnv(name) => format!("echo \"${name}\""),
         Inside::Missing => return vec!["/no/such/program".to_owned()],
+        Inside::Unexecutable => return vec!["/etc/passwd".to_owned()],
     };
     vec!["/bin/sh".to_owned(), "-c".to_owned(), script]
 }

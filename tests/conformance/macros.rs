@@ -17,7 +17,7 @@ macro_rules! conformance {
                 stranger_sees_nothing, stranger_can_not_touch, stranger_with_the_same_names_does_no_harm;
             output: logs_of_ended_in_order, logs_tail, logs_follow_until_the_end, logs_follow_stops_when_dropped,
                 logs_of_unknown_is_not_found, environment_reaches_the_process, exec_tells_code_and_output,
-                exec_reads_input, exec_sees_environment, exec_of_empty_or_missing_is_rejected,
+                exec_reads_input, exec_sees_environment, exec_of_empty_is_rejected, exec_tells_missing_from_unexecutable,
                 exec_of_not_running_is_rejected, exec_of_unknown_is_not_found;
             shared: events_tell_start_and_exit, events_tell_removal, events_reach_every_handle, teardown_removes_and_repeats,
                 teardown_leaves_others, present_image_is_success, missing_image_is_unavailable,

@@ -175,42 +175,65 @@ pub async fn exec_sees_environment<H: Harness>(harness: &H) {
     }
 }
 
-/// The kind of error that a command inside comes to, whether it is told at once or as its output.
+/// The kind of error that a command inside comes to, whether it is told at once or as the end of its output.
 async fn refusal<H: Harness>(
     harness: &H,
     exec: &dyn Exec,
     instance: &InstanceRef,
-    command: Vec<String>,
+    request: ExecRequest,
 ) -> Option<ErrorKind> {
-    let request = ExecRequest { command, ..Default::default() };
-    timeout(harness.patience(), exec.exec(instance, &request)).await.expect("an answer").err().map(|error| error.kind)
+    let session = match timeout(harness.patience(), exec.exec(instance, &request)).await.expect("an answer") {
+        Err(error) => return Some(error.kind),
+        Ok(session) => session,
+    };
+    let items: Vec<_> = timeout(harness.patience(), session.output.collect()).await.expect("an end");
+    items.into_iter().last().expect("an exit or an error").err().map(|error| error.kind)
 }
 
-pub async fn exec_of_empty_or_missing_is_rejected<H: Harness>(harness: &H) {
+fn command(command: Vec<String>) -> ExecRequest {
+    ExecRequest { command, ..Default::default() }
+}
+
+pub async fn exec_of_empty_is_rejected<H: Harness>(harness: &H) {
     let runtime = harness.runtime().await;
     let Some(exec) = exec(harness, &*runtime) else { return };
     let running = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
-    let instance = running.as_ref();
-    assert_eq!(refusal(harness, exec, &instance, vec![]).await, Some(ErrorKind::Rejected));
-    let missing = harness.inside(&Inside::Missing);
-    assert_eq!(refusal(harness, exec, &instance, missing).await, Some(ErrorKind::Rejected));
+    assert_eq!(refusal(harness, exec, &running.as_ref(), command(vec![])).await, Some(ErrorKind::Rejected));
+}
+
+pub async fn exec_tells_missing_from_unexecutable<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let Some(exec) = exec(harness, &*runtime) else { return };
+    let running = run(harness, &*runtime, id("web", 0), &Program::Polite).await;
+    for (what, kind) in [
+        (Inside::Missing, Some(ErrorKind::CommandNotFound)),
+        (Inside::Unexecutable, Some(ErrorKind::CommandNotExecutable)),
+        // These codes are the command's own as well.
+        (Inside::Prints(126), None),
+        (Inside::Prints(127), None),
+    ] {
+        let words = harness.inside(&what);
+        assert_eq!(refusal(harness, exec, &running.as_ref(), command(words.clone())).await, kind, "{what:?}");
+        let on_terminal = ExecRequest { command: words, tty: Some((80, 24)), ..Default::default() };
+        assert_eq!(refusal(harness, exec, &running.as_ref(), on_terminal).await, kind, "{what:?} on a terminal");
+    }
 }
 
 pub async fn exec_of_not_running_is_rejected<H: Harness>(harness: &H) {
     let runtime = harness.runtime().await;
     let Some(exec) = exec(harness, &*runtime) else { return };
-    let command = harness.inside(&Inside::Prints(0));
+    let request = command(harness.inside(&Inside::Prints(0)));
     let created = create(harness, &*runtime, id("web", 0), &Program::Polite).await;
-    assert_eq!(refusal(harness, exec, &created.as_ref(), command.clone()).await, Some(ErrorKind::Rejected));
+    assert_eq!(refusal(harness, exec, &created.as_ref(), request.clone()).await, Some(ErrorKind::Rejected));
     let exited = run(harness, &*runtime, id("web", 1), &Program::Exit(0)).await;
     ended(harness, &*runtime, &exited.id).await;
-    assert_eq!(refusal(harness, exec, &exited.as_ref(), command).await, Some(ErrorKind::Rejected));
+    assert_eq!(refusal(harness, exec, &exited.as_ref(), request).await, Some(ErrorKind::Rejected));
 }
 
 pub async fn exec_of_unknown_is_not_found<H: Harness>(harness: &H) {
     let runtime = harness.runtime().await;
     let Some(exec) = exec(harness, &*runtime) else { return };
-    let command = harness.inside(&Inside::Prints(0));
+    let request = command(harness.inside(&Inside::Prints(0)));
     let unknown = unknown(runtime.kind(), harness);
-    assert_eq!(refusal(harness, exec, &unknown, command).await, Some(ErrorKind::NotFound));
+    assert_eq!(refusal(harness, exec, &unknown, request).await, Some(ErrorKind::NotFound));
 }

@@ -73,6 +73,7 @@ impl Harness for Sim {
             Inside::Copies => words(&["cat"]),
             Inside::PrintsEnv(name) => words(&[&format!("env {name}")]),
             Inside::Missing => words(&["missing"]),
+            Inside::Unexecutable => words(&["unexecutable"]),
         }
     }
 }

@@ -127,19 +127,39 @@ async fn a_terminal_has_the_size_that_was_asked_for(bench: &Bench) {
     assert_eq!(finish(ExecSession { input, output }).await.2, 0);
 }
 
+/// The kind of error that a command comes to, at once or as the end of its output.
+async fn refusal(bench: &Bench, instance: &Instance, request: ExecRequest) -> Option<ErrorKind> {
+    match bench.runtime.exec().unwrap().exec(&instance.as_ref(), &request).await {
+        Err(error) => Some(error.kind),
+        Ok(session) => session.output.collect::<Vec<_>>().await.pop()?.err().map(|error| error.kind),
+    }
+}
+
+fn words(words: &[&str]) -> ExecRequest {
+    ExecRequest { command: words.iter().map(|word| (*word).to_owned()).collect(), ..ExecRequest::default() }
+}
+
 async fn a_command_that_cannot_be_run_is_refused(bench: &Bench) {
     let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
-    let kind = async |command: &[&str]| {
-        let command = command.iter().map(|word| (*word).to_owned()).collect();
-        let request = ExecRequest { command, ..ExecRequest::default() };
-        bench.runtime.exec().unwrap().exec(&running.as_ref(), &request).await.err().map(|error| error.kind)
-    };
-    assert_eq!(kind(&[]).await, Some(ErrorKind::Rejected));
-    assert_eq!(kind(&["/no/such/program"]).await, Some(ErrorKind::Rejected));
+    let make = "echo 'echo hi' >/tmp/text; echo '#!/no/such' >/tmp/lost; chmod +x /tmp/text /tmp/lost";
+    finish(exec(bench, &running, sh(make)).await).await;
+    for (request, kind) in [
+        (words(&[]), ErrorKind::Rejected),
+        (words(&["no-such-program"]), ErrorKind::CommandNotFound),
+        (words(&["/etc/passwd/program"]), ErrorKind::CommandNotFound),
+        (words(&["/tmp"]), ErrorKind::CommandNotExecutable),
+        (words(&["/tmp/text"]), ErrorKind::CommandNotExecutable),
+        (words(&["/tmp/lost"]), ErrorKind::CommandNotFound),
+        (ExecRequest { workdir: Some("/no/such".to_owned()), ..words(&["true"]) }, ErrorKind::Rejected),
+    ] {
+        assert_eq!(refusal(bench, &running, request.clone()).await, Some(kind), "{request:?}");
+        let on_terminal = ExecRequest { tty: Some((80, 24)), ..request.clone() };
+        assert_eq!(refusal(bench, &running, on_terminal).await, Some(kind), "{request:?} on a terminal");
+    }
     bench.runtime.stop(&running.as_ref(), &stop(Duration::ZERO)).await.unwrap();
-    assert_eq!(kind(&["true"]).await, Some(ErrorKind::Rejected));
+    assert_eq!(refusal(bench, &running, words(&["true"])).await, Some(ErrorKind::Rejected));
     bench.runtime.remove(&running.as_ref()).await.unwrap();
-    assert_eq!(kind(&["true"]).await, Some(ErrorKind::NotFound));
+    assert_eq!(refusal(bench, &running, words(&["true"])).await, Some(ErrorKind::NotFound));
 }
 
 async fn a_command_ends_when_its_reader_goes(bench: &Bench) {

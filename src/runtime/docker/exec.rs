@@ -16,6 +16,8 @@ use tokio::sync::mpsc;
 
 use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE};
 use super::error::explain;
+use super::ping::Product;
+use super::unrun::{Said, refused, says_podman_did_not_run, unrun};
 use super::{DockerRuntime, Inner};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
@@ -29,8 +31,9 @@ const WAITING_INPUT: usize = 16;
 const SETTLING: Duration = Duration::from_millis(10);
 const SETTLING_LOOKS: usize = 200;
 
-/// Exit codes by which engines say that the program was not found or can't be run (as shells do).
-const CANNOT_RUN: [i64; 2] = [126, 127];
+/// Exit codes that engines note for a command that was not run, which the command itself may give as well: Docker 126,
+/// later versions 127 and 128 too; Podman 125, 126 and 127.
+const UNRUN: std::ops::RangeInclusive<i64> = 125..=128;
 
 type Output = BoxStream<'static, std::result::Result<LogOutput, Error>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
@@ -53,8 +56,13 @@ impl Inner {
         }
         let id = self.create_exec(instance, request).await.map_err(|error| refused(error, &what))?;
         let (output, input) = self.start_exec(&id, request.tty.is_some(), &what).await?;
-        let command =
-            Arc::new(Command { inner: self.clone(), container: instance.runtime_id.clone(), id, what: what.clone() });
+        let command = Arc::new(Command {
+            inner: self.clone(),
+            container: instance.runtime_id.clone(),
+            id,
+            program: request.command.first().cloned().unwrap_or_default(),
+            what: what.clone(),
+        });
         let output = command.started(output).await?;
         if let Some((columns, rows)) = request.tty {
             command.resize(columns, rows).await;
@@ -108,6 +116,8 @@ struct Command {
     inner: Arc<Inner>,
     container: String,
     id: String,
+    /// As it was asked for.
+    program: String,
     what: String,
 }
 
@@ -121,32 +131,38 @@ impl Command {
             .map_err(|error| error.explain(&self.what))
     }
 
-    /// The output of a command that really runs. Docker attaches first and starts then, and tells a failure as output.
+    /// The output of a command that really runs. Engines attach first and start then, and tell a failure as output.
     async fn started(&self, output: Output) -> Result<Output> {
         for _ in 0..SETTLING_LOOKS {
             let state = self.inspect().await?;
             let has_process = state.pid.is_some_and(|pid| pid > 0);
-            let ended = state.running == Some(false) && state.exit_code.is_some();
-            if has_process || (ended && !state.exit_code.is_some_and(|code| CANNOT_RUN.contains(&code))) {
-                break;
+            let code = state.exit_code.filter(|_| state.running == Some(false));
+            match code {
+                _ if has_process => break,
+                Some(code) => return self.unless_unrun(output, code).await,
+                None => tokio::time::sleep(SETTLING).await,
             }
-            if ended {
-                return self.unless_refused(output).await;
-            }
-            tokio::time::sleep(SETTLING).await;
         }
         Ok(output)
     }
 
-    /// The output of a command that ended as one that can't be run, unless the engine says that it was not run.
-    async fn unless_refused(&self, mut output: Output) -> Result<Output> {
-        match output.next().await {
-            Some(Ok(said)) if said.to_string().contains("OCI runtime") => {
-                Err(RuntimeError::new(ErrorKind::Rejected, format!("{}: {}", self.what, said.to_string().trim())))
-            }
-            Some(first) => Ok(futures::stream::iter([first]).chain(output).boxed()),
-            None => Ok(output),
+    /// The output of a command that ended before its process was seen, unless it never had one. Docker remembers the
+    /// process of a command that ended, so that one without was not run; Podman does not, and only its words tell.
+    async fn unless_unrun(&self, mut output: Output, code: i64) -> Result<Output> {
+        if !UNRUN.contains(&code) {
+            return Ok(output);
         }
+        let first = tokio::time::timeout(READ_DEADLINE, output.next()).await.unwrap_or_default();
+        let words = match &first {
+            Some(Ok(said)) => said.to_string(),
+            Some(Err(error)) => return Err(explain(&self.what, error)),
+            None => String::new(),
+        };
+        let knows_processes = self.inner.engine.product().await? == Product::Docker;
+        if knows_processes || says_podman_did_not_run(&words) {
+            return Err(unrun(&self.what, &words));
+        }
+        Ok(futures::stream::iter(first).chain(output).boxed())
     }
 
     /// The exit code, once the output has ended.
@@ -210,7 +226,7 @@ async fn feed(command: Arc<Command>, mut receiver: mpsc::Receiver<ExecInput>, mu
 
 /// Output, then the exit code.
 fn read(command: Arc<Command>, output: Output) -> BoxStream<'static, Result<ExecOutput>> {
-    let reading = Reading { output: Some(output), end: EndOnDrop { command: Some(command) } };
+    let reading = Reading { output: Some(output), said: Said::default(), end: EndOnDrop { command: Some(command) } };
     futures::stream::unfold(reading, |mut reading| async { reading.next().await.map(|output| (output, reading)) })
         .boxed()
 }
@@ -218,12 +234,17 @@ fn read(command: Arc<Command>, output: Output) -> BoxStream<'static, Result<Exec
 struct Reading {
     /// Absent after its end.
     output: Option<Output>,
+    /// What came so far.
+    said: Said,
     end: EndOnDrop,
 }
 
 impl Reading {
     async fn next(&mut self) -> Option<Result<ExecOutput>> {
         let frame = self.output.as_mut()?.next().await;
+        if let Some(Ok(frame)) = &frame {
+            self.said.push(frame.as_ref());
+        }
         match frame {
             Some(Ok(LogOutput::StdErr { message })) => Some(Ok(ExecOutput::Stderr(message))),
             Some(Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message })) => {
@@ -237,7 +258,10 @@ impl Reading {
             None => {
                 self.output = None;
                 let command = self.end.command.take()?;
-                Some(command.exit_code().await.map(ExecOutput::Exit))
+                let end = command.exit_code().await.and_then(|code| {
+                    self.said.failed_exec(&command.program, code, &command.what).map_or(Ok(code), Err)
+                });
+                Some(end.map(ExecOutput::Exit))
             }
         }
     }
@@ -254,13 +278,4 @@ impl Drop for EndOnDrop {
             handle.spawn(async move { command.end().await });
         }
     }
-}
-
-/// A refused command: a container that does not run is not missing, and a program that can't be run stays so.
-fn refused(error: CallError, what: &str) -> RuntimeError {
-    let words = error.words().to_lowercase();
-    let status = error.status();
-    let explained = error.explain_with(what, super::error::explain_start);
-    let not_running = status == Some(409) || words.contains("is not running") || words.contains("state improper");
-    if not_running { RuntimeError::new(ErrorKind::Rejected, explained.message) } else { explained }
 }

@@ -32,6 +32,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod transfers;
+mod unrun;
 mod unsupported;
 
 use std::path::PathBuf;

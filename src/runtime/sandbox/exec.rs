@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use super::bounds::FILE_LIMIT;
 use super::enter::Order;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::layout::{Durability, make_private, write_json};
 use super::lifecycle::unique;
 use super::{SandboxRuntime, checked_id, dispatch, failed, not_found, sys};
@@ -133,10 +133,7 @@ impl SandboxRuntime {
         };
         let outcome: std::result::Result<(), Failure> =
             serde_json::from_str(&line).map_err(|error| wrong(io::Error::other(error)))?;
-        outcome.map_err(|failure| {
-            let kind = if failure.lasting { ErrorKind::Rejected } else { ErrorKind::Failed };
-            RuntimeError::new(kind, failure.message)
-        })?;
+        outcome.map_err(|failure| RuntimeError::new(kind(&failure), failure.message))?;
         Ok(match terminal {
             Some(terminal) => with_terminal(child, Arc::new(terminal)),
             None => with_pipes(child, streams),
@@ -146,6 +143,16 @@ impl SandboxRuntime {
 
 fn rejected(message: impl Into<String>) -> RuntimeError {
     RuntimeError::new(ErrorKind::Rejected, message)
+}
+
+/// Whether the command was in the way, or its surroundings.
+const fn kind(failure: &Failure) -> ErrorKind {
+    match failure.code {
+        failure::NOT_FOUND => ErrorKind::CommandNotFound,
+        failure::NOT_EXECUTABLE => ErrorKind::CommandNotExecutable,
+        _ if failure.lasting => ErrorKind::Rejected,
+        _ => ErrorKind::Failed,
+    }
 }
 
 /// The controller's side of a terminal.

@@ -163,11 +163,11 @@ impl Machine {
         match entry.instance.phase {
             Phase::Running { .. } => return Ok((entry.instance.clone(), None)),
             Phase::Paused { since } => entry.instance.phase = Phase::Running { since, ready: true },
-            _ if !entry.program.is_startable() => {
-                let text = format!("{} can't be started: there is no such program", instance.id);
-                return Err(RuntimeError::new(ErrorKind::Rejected, text));
-            }
             _ => {
+                if let Some(obstacle) = entry.program.obstacle() {
+                    let text = format!("{} can't be started: {obstacle}", instance.id);
+                    return Err(RuntimeError::new(ErrorKind::Rejected, text));
+                }
                 entry.instance.phase = Phase::Running { since: now, ready: entry.program.starts_ready() };
                 entry.instance.last_activity = Some(now);
                 entry.stopping = None;

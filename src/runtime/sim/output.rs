@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::SimRuntime;
 use super::adapter::running;
 use super::machine::not_found;
-use super::program::{Program, Statement};
+use super::program::{Obstacle, Program, Statement};
 use super::record::Method;
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, LogLine, LogOptions, Logs};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
@@ -93,9 +93,12 @@ impl Exec for SimRuntime {
         let words = request.command.join(" ");
         let effect = move |runtime: Self| async move {
             let mut env = running(&runtime, &instance)?;
-            if !program.is_startable() {
-                let text = format!("{words:?} can't be run in {}: there is no such program", instance.id);
-                return Err(RuntimeError::new(ErrorKind::Rejected, text));
+            if let Some(obstacle) = program.obstacle() {
+                let kind = match obstacle {
+                    Obstacle::Missing => ErrorKind::CommandNotFound,
+                    Obstacle::Unexecutable => ErrorKind::CommandNotExecutable,
+                };
+                return Err(RuntimeError::new(kind, format!("{words:?} can't be run in {}: {obstacle}", instance.id)));
             }
             env.extend(extra);
             Ok((program, env))
@@ -143,7 +146,7 @@ async fn play(
                 code = 137;
                 break;
             }
-            Statement::Ready | Statement::Ignore | Statement::Missing => continue,
+            Statement::Ready | Statement::Ignore | Statement::Missing | Statement::Unexecutable => continue,
         };
         if outbox.send(Ok(chunk)).await.is_err() {
             return;

@@ -12,6 +12,7 @@
 //! | `ignore` | does not react to the stop signal |
 //! | `exit CODE`, `signal NAME`, `oom` | ends |
 //! | `missing` | there is no such program: it can't be started |
+//! | `unexecutable` | the program can't be executed: it can't be started |
 //!
 //! A program that comes to its end without ending runs until it is stopped. Images named `sim/...` stand for
 //! programs, with a duration as their tag (`sim/crash:250ms`; one second when nothing is written): `sim/crash` exits
@@ -49,6 +50,16 @@ pub(super) enum Statement {
     Exit(i32),
     OutOfMemory,
     Missing,
+    Unexecutable,
+}
+
+/// Why a program can't be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Obstacle {
+    #[error("there is no such program")]
+    Missing,
+    #[error("the program can't be executed")]
+    Unexecutable,
 }
 
 impl Program {
@@ -82,9 +93,13 @@ impl Program {
         Ok(Self { statements })
     }
 
-    /// Whether it can be started.
-    pub fn is_startable(&self) -> bool {
-        !self.statements.contains(&Statement::Missing)
+    /// Why it can't be started, where it can't.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        self.statements.iter().find_map(|statement| match statement {
+            Statement::Missing => Some(Obstacle::Missing),
+            Statement::Unexecutable => Some(Obstacle::Unexecutable),
+            _ => None,
+        })
     }
 
     /// Whether it takes traffic from its start.
@@ -114,8 +129,11 @@ impl Statement {
             "signal" => Self::Exit(128 + rest.parse::<Signal>().map_err(|_| bad("needs a signal's name"))?.number()),
             "oom" => Self::OutOfMemory,
             "missing" => Self::Missing,
+            "unexecutable" => Self::Unexecutable,
             _ => {
-                return Err(bad("is none of print, warn, env, cat, wait, ready, ignore, exit, signal, oom, missing"));
+                return Err(bad(
+                    "is none of print, warn, env, cat, wait, ready, ignore, exit, signal, oom, missing, unexecutable",
+                ));
             }
         })
     }
