@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel::runtime::io::{ExecInput, ExecOutput, ExecRequest};
+use evenkeel::runtime::io::{ExecOutput, ExecRequest};
 use evenkeel::runtime::{ErrorKind, Exec, Runtime, RuntimeEvent};
 use evenkeel::spec::Signal;
 use evenkeel::state::{EndedBy, ExitReason, Phase, StopCause};
@@ -261,28 +261,6 @@ async fn output_is_bounded_and_its_last_lines_are_kept() {
     // Five files of 80,000 bytes, each exceeded by at most the lines of one read.
     assert!(sizes.iter().sum::<u64>() < 5 * 80_000 + 5 * 500_000, "{sizes:?}");
     assert!(sandbox.output(&found.as_ref()).ends_with("59999\n60000\n"));
-}
-
-#[tokio::test]
-async fn a_command_inside_has_a_terminal_of_the_wanted_size() {
-    let sandbox = Sandbox::new();
-    let instance = sandbox.run(&shell(FOREVER)).await;
-    let command = ["sh", "-c", "stty size; read line; stty size; exit 4"].map(str::to_owned).to_vec();
-    let request = ExecRequest { command, tty: Some((100, 30)), stdin: true, ..ExecRequest::default() };
-    let session = Exec::exec(&sandbox.runtime, &instance.as_ref(), &request).await.unwrap();
-    session.input.send(ExecInput::Resize(120, 40)).await.unwrap();
-    session.input.send(ExecInput::Data("x\n".into())).await.unwrap();
-    let items: Vec<_> = tokio::time::timeout(PATIENCE, session.output.collect()).await.unwrap();
-    let mut text = String::new();
-    let mut code = None;
-    for item in items {
-        match item.unwrap() {
-            ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => text += &String::from_utf8_lossy(&bytes),
-            ExecOutput::Exit(exit) => code = Some(exit),
-        }
-    }
-    assert!(text.contains("40 120"), "{text:?}");
-    assert_eq!(code, Some(4));
 }
 
 #[tokio::test]

@@ -9,4 +9,5 @@ mod isolation;
 mod lifecycle;
 mod storage;
 mod support;
+mod terminal;
 mod unprivileged;

@@ -45,6 +45,11 @@ impl Sandbox {
         self.runtime.start(&created.as_ref()).await.unwrap()
     }
 
+    /// The first instance that there is.
+    pub async fn first(&self) -> InstanceRef {
+        self.runtime.list().await.unwrap().instances.remove(0).as_ref()
+    }
+
     /// Runs a shell script to its end and returns how it ended and what it wrote.
     pub async fn script(&self, script: &str) -> (Exit, String) {
         self.script_with("", script).await

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::failure::{Context, Failure};
 use super::layout::{InstanceDir, read_json};
 use super::program::{Program, confine, environment, execute, null};
-use super::record::{Record, Run};
+use super::pty::{self, Size};
+use super::record::{Record, Root, Run};
 use super::supervise::code_of;
 use super::sys::{self, Fork, Namespaces};
 
@@ -26,8 +27,9 @@ pub struct Order {
     pub env: Vec<(String, String)>,
     /// Directory to start in; the instance's when absent.
     pub workdir: Option<String>,
-    /// Whether the standard descriptors are a terminal.
-    pub tty: bool,
+    /// Size of the terminal that it gets, if any. Standard input is then the socket by which the controller takes the
+    /// terminal over.
+    pub tty: Option<Size>,
 }
 
 /// Entry point of `__exec DIR NAME`: reads the [`Order`] `NAME.json` in the instance's directory of commands, tells
@@ -119,7 +121,7 @@ fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run) -
     let launch = &record.launch;
     let mut env = environment(launch, &run.identity);
     env.extend(order.env.iter().cloned());
-    if order.tty {
+    if order.tty.is_some() {
         env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
     }
     let program = Program {
@@ -130,11 +132,11 @@ fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run) -
         launch,
     };
     let prepared = setsid().context("making a session").and_then(|_| {
-        if order.tty {
-            ioctl_tiocsctty(io::stdin()).context("taking the terminal")?;
-        }
         if launch.namespaces.mount {
             join(target, ThreadNameSpaceType::MOUNT)?;
+        }
+        if let Some(size) = order.tty {
+            connect_terminal(launch.root != Root::Shared, size, run.identity.uid).context("making a terminal")?;
         }
         confine(&program, true)
     });
@@ -142,6 +144,18 @@ fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run) -
         Ok(()) => execute(&program),
         Err(failure) => failure,
     }
+}
+
+/// Makes a terminal, hands it to the controller, and takes it as the session's own and as the standard descriptors.
+fn connect_terminal(of_instance: bool, size: Size, uid: u32) -> io::Result<()> {
+    let master = pty::open(of_instance, size)?;
+    let end = pty::end(master.as_fd(), uid)?;
+    pty::hand_over(io::stdin().as_fd(), master.as_fd())?;
+    ioctl_tiocsctty(&end)?;
+    for number in 0..=2 {
+        sys::replace_standard(number, end.as_fd())?;
+    }
+    Ok(())
 }
 
 /// Waits for the command and ends as it did. The standard descriptors are let go of, so that their end is the

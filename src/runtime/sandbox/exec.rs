@@ -1,7 +1,7 @@
 //! Running further commands inside instances: the controller's side.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -11,8 +11,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::unix::pipe;
@@ -24,6 +22,7 @@ use super::enter::Order;
 use super::failure::{self, Failure};
 use super::layout::{Durability, make_private, write_json};
 use super::lifecycle::unique;
+use super::pty::{self, Size};
 use super::{SandboxRuntime, checked_id, dispatch, failed, not_found, sys};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
@@ -53,7 +52,7 @@ impl Exec for SandboxRuntime {
             command: request.command.clone(),
             env: request.env.clone(),
             workdir: request.workdir.clone(),
-            tty: request.tty.is_some(),
+            tty: request.tty,
         };
         let place = self.place_order(&checked_id(instance)?, order).await?;
         let result = self.run_helper(&place, request).await;
@@ -102,19 +101,20 @@ impl SandboxRuntime {
         let answer = pipe::OpenOptions::new().read_write(true).open_receiver(place.pipe()).map_err(wrong)?;
         let mut command = Command::new(&self.inner.config.supervisor);
         command.arg(dispatch::EXEC).arg(&place.dir).arg(&place.name).env_clear().current_dir("/").kill_on_drop(true);
-        let terminal = request.tty.map(Terminal::open).transpose().map_err(wrong)?;
-        match &terminal {
-            Some(terminal) => {
-                let end = || terminal.end().map(Stdio::from);
-                command.stdin(end().map_err(wrong)?).stdout(end().map_err(wrong)?).stderr(end().map_err(wrong)?);
+        let terminal = match request.tty {
+            Some(_) => {
+                let (taking, handing) = pty::channel().map_err(wrong)?;
+                command.stdin(handing).stdout(Stdio::null()).stderr(Stdio::null());
+                Some(taking)
             }
             None => {
                 let stdin = if request.stdin { Stdio::piped() } else { Stdio::null() };
                 command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+                None
             }
-        }
+        };
         let mut child = command.spawn().map_err(wrong)?;
-        // The command itself holds copies of the terminal's end.
+        // It holds a copy of the side that hands the terminal over.
         drop(command);
         // Taken before the helper is waited for, which closes what is left.
         let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -135,7 +135,7 @@ impl SandboxRuntime {
             serde_json::from_str(&line).map_err(|error| wrong(io::Error::other(error)))?;
         outcome.map_err(|failure| RuntimeError::new(kind(&failure), failure.message))?;
         Ok(match terminal {
-            Some(terminal) => with_terminal(child, Arc::new(terminal)),
+            Some(taking) => with_terminal(child, Arc::new(Terminal::take_over(taking).await.map_err(wrong)?)),
             None => with_pipes(child, streams),
         })
     }
@@ -161,24 +161,18 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open((columns, rows): (u16, u16)) -> io::Result<Self> {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        grantpt(&master)?;
-        unlockpt(&master)?;
+    /// The terminal that the helper made; it was sent before the command could be run.
+    async fn take_over(taking: OwnedFd) -> io::Result<Self> {
+        let taking = sys::wait_ready(taking, Interest::READABLE)?;
+        let received = taking.async_io(Interest::READABLE, |taking| pty::take_over(taking.as_fd()));
+        let master = tokio::time::timeout(START_LIMIT, received).await??;
         rustix::io::ioctl_fionbio(&master, true)?;
-        let terminal = Self { master: sys::wait_ready(master, Interest::READABLE | Interest::WRITABLE)? };
-        terminal.resize(columns, rows);
-        Ok(terminal)
+        Ok(Self { master: sys::wait_ready(master, Interest::READABLE | Interest::WRITABLE)? })
     }
 
-    /// The other end, for the command.
-    fn end(&self) -> io::Result<OwnedFd> {
-        Ok(ioctl_tiocgptpeer(self.master.get_ref(), OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?)
-    }
-
-    fn resize(&self, columns: u16, rows: u16) {
-        let _ =
-            tcsetwinsize(self.master.get_ref(), Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
+    fn resize(&self, size: Size) {
+        // A command that ended needs no size.
+        let _ = pty::resize(self.master.get_ref().as_fd(), size);
     }
 
     /// Reads what the command wrote; nothing is its end, which the kernel tells as an error.
@@ -206,7 +200,7 @@ fn with_terminal(child: Child, terminal: Arc<Terminal>) -> ExecSession {
                         return;
                     }
                 }
-                ExecInput::Resize(columns, rows) => writer.resize(columns, rows),
+                ExecInput::Resize(columns, rows) => writer.resize((columns, rows)),
             }
         }
     };

@@ -23,6 +23,7 @@ mod ports;
 mod probe;
 mod process;
 mod program;
+mod pty;
 mod record;
 mod remove;
 mod rootfs;
