@@ -25,5 +25,8 @@ mod engine;
 #[path = "cli/docker.rs"]
 mod docker;
 
+#[path = "cli/following.rs"]
+mod following;
+
 #[path = "support/private.rs"]
 mod private;

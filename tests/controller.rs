@@ -14,7 +14,11 @@ use evenkeel::state::{Desired, DesiredDeployment, Owner};
 use evenkeel::status::{DeploymentState, Status};
 use tokio::sync::{mpsc, watch};
 
+#[path = "controller/follow.rs"]
+mod follow;
+
 struct Rig {
+    clock: Arc<VirtualClock>,
     world: Arc<World>,
     core: Core,
     declare: watch::Sender<Arc<Declared>>,
@@ -39,22 +43,26 @@ fn web(replicas: u32, greeting: &str) -> String {
 
 impl Rig {
     fn new() -> Self {
+        Self::with(1, Faults::none())
+    }
+
+    fn with(seed: u64, faults: Faults) -> Self {
         let clock =
             Arc::new(VirtualClock::starting_at(DateTime::<Utc>::UNIX_EPOCH + Duration::from_secs(1_800_000_000)));
-        let world = World::new(clock.clone(), 1, Faults::none());
+        let world = World::new(clock.clone(), seed, faults);
         let (declare, declared) = watch::channel(Arc::default());
         let (forget, settled) = mpsc::channel(8);
         let core = Core::start(Parts {
             runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
             default_runtime: RuntimeKind::Sim,
             declared,
-            clock,
+            clock: clock.clone(),
             scope: Scope::Everything,
             removing: BTreeMap::new(),
             events: None,
             settled: forget,
         });
-        Self { world, core, declare, settled }
+        Self { clock, world, core, declare, settled }
     }
 
     fn declare(&self, text: &str) {
@@ -160,13 +168,13 @@ async fn a_new_core_takes_over_what_runs_and_calls_nothing() {
         runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
         default_runtime: RuntimeKind::Sim,
         declared: declare.subscribe(),
-        clock,
+        clock: clock.clone(),
         scope: Scope::Everything,
         removing: BTreeMap::new(),
         events: None,
         settled: forget,
     });
-    let rig = Rig { world, core, declare, settled };
+    let rig = Rig { clock, world, core, declare, settled };
     let after = rig.until_running().await.instances.clone();
     let ids = |instances: &[evenkeel::status::InstanceView]| -> Vec<String> {
         instances.iter().map(|one| one.runtime_id.clone()).collect()

@@ -8,17 +8,17 @@ use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, Peekable, SelectAll};
+use futures::stream::{self, BoxStream, Peekable};
 use futures::{Stream, StreamExt};
 
 use super::{ApiError, Kind, LogItem, LogQuery};
-use crate::controller::Engine;
+use crate::controller::{Engine, Followed};
 use crate::runtime;
 use crate::runtime::io::LogLine;
 use crate::state::Target;
 use crate::status::{InstanceView, Status};
 
-/// Most instances in one answer; each holds a file or a connection of the runtime open (kubectl allows 5 at a time
+/// Most instances that an answer begins with; each holds a file or a connection of the runtime open (kubectl allows 5 at a time
 /// and 50 with `--max-log-requests` raised by hand).
 const MAX_STREAMS: usize = 100;
 
@@ -32,12 +32,32 @@ pub(super) async fn logs(
     let target: Target = query.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))?;
     // Before anything is opened. The status leaves out slots that are only kept for their output; they count below.
     check_count(&target, covered(&engine.status(), &target))?;
-    let streams = engine.logs(&target, query.previous, &query.options()).await?;
-    check_count(&target, streams.len())?;
-    let names = LogItem::Instances(streams.iter().map(|(name, _)| name.clone()).collect());
-    let items = if query.follow { live(streams).boxed() } else { in_order(streams).boxed() };
-    let lines = stream::once(async move { names }).chain(items).map(|item| encode(&item));
+    let items = if query.goes_on() {
+        engine.follow(&target, &query.options()).await?.map(LogItem::from).boxed()
+    } else {
+        let streams = engine.logs(&target, query.previous, &query.options()).await?;
+        check_count(&target, streams.len())?;
+        let names = LogItem::Instances(streams.iter().map(|(name, _)| name.clone()).collect());
+        stream::once(async move { names }).chain(in_order(streams)).boxed()
+    };
+    let lines = items.map(|item| encode(&item));
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+impl From<Followed> for LogItem {
+    fn from(told: Followed) -> Self {
+        match told {
+            Followed::Instances(names) => Self::Instances(names),
+            Followed::Line { instance, line } => Self::Line { instance, line },
+            Followed::Interrupted { instance, error } => {
+                Self::Interrupted { instance, error: ApiError::from(error).body() }
+            }
+            Followed::Failed { instance, error } => Self::Failed { instance, error: ApiError::from(error).body() },
+            Followed::Waiting => Self::Waiting,
+            Followed::Gone => Self::Gone,
+            Followed::Broken(error) => Self::Broken(ApiError::from(error).body()),
+        }
+    }
 }
 
 /// Slots with an instance that the target covers.
@@ -73,13 +93,6 @@ fn item(instance: &str, line: runtime::Result<LogLine>) -> LogItem {
         Ok(line) => LogItem::Line { instance, line },
         Err(error) => LogItem::Failed { instance, error: ApiError::from(error).body() },
     }
-}
-
-/// Lines as they come.
-fn live(streams: Vec<Lines>) -> SelectAll<BoxStream<'static, LogItem>> {
-    stream::select_all(
-        streams.into_iter().map(|(name, lines)| lines.map(move |line| item(&name, line)).boxed()).collect::<Vec<_>>(),
-    )
 }
 
 /// Lines by the time at which they were written; those of one instance stay in their order.
@@ -136,7 +149,7 @@ mod tests {
             .map(|item| match item {
                 LogItem::Line { instance, line } => format!("{instance} {}", line.text),
                 LogItem::Failed { instance, error } => format!("{instance} failed: {}", error.error),
-                LogItem::Instances(_) => String::new(),
+                other => panic!("{other:?}"),
             })
             .collect()
             .await

@@ -36,12 +36,12 @@ pub(super) struct StatusQuery {
 pub struct LogQuery {
     /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
     pub target: String,
-    /// Go on with lines as they are written.
+    /// Go on with lines as they are written, by whatever takes the place of an instance too.
     #[serde(default)]
     pub follow: bool,
     /// Only the last that many of each instance.
     pub tail: Option<u64>,
-    /// Of the run before.
+    /// Of the run before, which has ended; there is nothing to follow.
     #[serde(default)]
     pub previous: bool,
     /// Only lines from then on.
@@ -49,6 +49,11 @@ pub struct LogQuery {
 }
 
 impl LogQuery {
+    /// Whether the answer goes on with what comes.
+    pub const fn goes_on(&self) -> bool {
+        self.follow && !self.previous
+    }
+
     /// What the runtime is asked.
     pub const fn options(&self) -> LogOptions {
         LogOptions { tail: self.tail, follow: self.follow, since: self.since }
@@ -59,7 +64,8 @@ impl LogQuery {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogItem {
-    /// Which instances the answer covers; always the first line.
+    /// Which instances the answer covers: always the first line. While it is followed, it comes again with all of them
+    /// when another one is covered.
     Instances(Vec<String>),
     /// A line of one of them.
     Line {
@@ -77,6 +83,20 @@ pub enum LogItem {
         #[serde(flatten)]
         error: ErrorBody,
     },
+    /// The lines of this instance can't be read at present; that is tried again.
+    Interrupted {
+        /// Name of the instance.
+        instance: String,
+        /// Why.
+        #[serde(flatten)]
+        error: ErrorBody,
+    },
+    /// No instance runs whose lines could be read; the answer goes on when one does.
+    Waiting,
+    /// Nothing that the target covers is declared or exists any more; the last line.
+    Gone,
+    /// The answer can't go on; the last line.
+    Broken(ErrorBody),
 }
 
 /// First frame of an exec request.

@@ -10,7 +10,7 @@ use super::connect::look;
 use super::exit::{Exit, Outcome};
 use super::output::{Colours, note, print, stdout_is_terminal};
 use super::text::harmless;
-use crate::api::{Client, LogItem, LogQuery};
+use crate::api::{ApiError, Client, LogItem, LogQuery};
 use crate::config::Options;
 use crate::runtime::io::LogLine;
 use crate::state::Target;
@@ -19,19 +19,25 @@ use crate::state::Target;
 ///
 /// Works for instances that ended, with a running controller and without one. Where several instances are covered,
 /// each line begins with the instance that wrote it.
+///
+/// With --follow it goes on with what comes: with the replacement of an instance that was restarted, rolled or created
+/// anew, from its first line on, and with further replicas. Where something is declared and no instance of it runs (yet),
+/// it waits for one and says so on standard error. It ends when nothing of that name is declared or exists any more, or
+/// with control-C.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel logs demo/web/0\n  keel logs demo/web -f --tail 10\n  \
-keel logs demo/web/0 --previous\n  keel logs demo --since 5m --timestamps")]
+keel logs demo/web/0 --previous\n  keel logs demo --since 5m --timestamps\n\n\
+Exit code: 0; 1 when nothing of that name is declared or exists, or output could not be read; 130 after control-C.")]
 pub struct Args {
     /// DEPLOYMENT, DEPLOYMENT/SERVICE or DEPLOYMENT/SERVICE/SLOT
     target: Target,
-    /// Go on with lines as they are written
+    /// Go on with lines as they are written, by replacements and further replicas too
     #[arg(short, long)]
     follow: bool,
-    /// Only the last N lines of each instance
+    /// Only the last N lines of each instance; with --follow, of those that exist already
     #[arg(long, value_name = "N")]
     tail: Option<u64>,
-    /// Of the run before the present one, such as the one that crashed
+    /// Of the run before the present one, such as the one that crashed; there is nothing to follow then
     #[arg(short, long)]
     previous: bool,
     /// Only lines since then: a duration (5m) or a time (2024-05-01T10:00:00Z)
@@ -76,9 +82,23 @@ impl Args {
                     note(format_args!("error: reading the output of {instance} failed: {}", error.error));
                     exit = Exit::Failure;
                 }
+                LogItem::Interrupted { instance, error } => note(format_args!(
+                    "warning: the output of {instance} can't be read at present and is tried again: {}",
+                    error.error
+                )),
+                LogItem::Waiting => self.tell_waiting(client),
+                LogItem::Gone => {
+                    note(format_args!("{} is not declared any more and its last instance is gone", self.target));
+                }
+                LogItem::Broken(error) => return Err(ApiError::from(error).into()),
             }
         }
         Ok(exit)
+    }
+
+    fn tell_waiting(&self, client: &Client) {
+        let hint = if client.has_controller() { "" } else { "; no controller runs that would start one, see keel run" };
+        note(format_args!("waiting for an instance of {} to run{hint}", self.target));
     }
 }
 

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::core::Core;
+use super::follow::{Followed, Observed, follow};
 use super::message::{Command, Message};
-use super::open::{Source, local};
+use super::open::{Reread, Source, local};
 use super::{EngineError, Mode};
+use crate::clock::SystemClock;
 use crate::runtime::Runtime;
 use crate::runtime::io::{ExecRequest, ExecSession, LogLine, LogOptions};
 use crate::spec::RuntimeKind;
@@ -26,11 +28,13 @@ pub struct Engine {
 
 pub(super) struct Inner {
     pub(super) core: Mutex<Option<Core>>,
-    pub(super) messages: tokio::sync::mpsc::Sender<Message>,
+    pub(super) messages: mpsc::Sender<Message>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) store: Arc<Store>,
     pub(super) applied: PathBuf,
     pub(super) source: Option<Source>,
+    /// Reads the declarations again where no source watches them.
+    pub(super) reread: Option<Arc<Reread>>,
     pub(super) mode: Mode,
     pub(super) default_runtime: RuntimeKind,
     /// Directories that are watched, or were by the last controller; absolute.
@@ -39,6 +43,16 @@ pub(super) struct Inner {
     pub(super) applying: Mutex<()>,
     pub(super) _tasks: JoinSet<()>,
     pub(super) _lock: Option<LockGuard>,
+}
+
+/// Asks the core and waits for its answer.
+pub(super) async fn ask<T>(
+    core: &mpsc::Sender<Message>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, EngineError> {
+    let (reply, answer) = oneshot::channel();
+    core.send(Message::Command(command(reply))).await.map_err(|_| ended())?;
+    answer.await.map_err(|_| ended())
 }
 
 /// The core has ended, which it only does when the engine is shut down.
@@ -58,18 +72,19 @@ impl Engine {
     }
 
     pub(super) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, EngineError> {
-        let (reply, answer) = oneshot::channel();
-        self.inner.messages.send(Message::Command(command(reply))).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())
+        ask(&self.inner.messages, command).await
     }
 
     /// Reads the sources again and waits until the result counts.
     ///
     /// # Errors
-    /// `Conflict` while the engine is shutting down.
+    /// `Conflict` while the engine is shutting down; the sources can't be read.
     pub async fn rescan(&self) -> Result<(), EngineError> {
         if let Some(source) = &self.inner.source {
             source.rescan().await.map_err(|_| ended())?;
+        }
+        if let Some(reread) = &self.inner.reread {
+            reread.read().await?;
         }
         self.ask(Command::Settle).await
     }
@@ -88,7 +103,8 @@ impl Engine {
         Ok(approved)
     }
 
-    /// Output of every instance that the target covers, by instance name; of the runs before when `previous`.
+    /// Output of every instance that the target covers, by instance name, as it is now or until the instance ends; of the
+    /// runs before when `previous`.
     ///
     /// # Errors
     /// `NotFound` when the target covers nothing, or has no run before.
@@ -111,6 +127,24 @@ impl Engine {
             streams.push((instance.id.name(), logs.logs(&instance.as_ref(), options).await?));
         }
         Ok(streams)
+    }
+
+    /// Output of every instance that the target covers, now or later.
+    ///
+    /// # Errors
+    /// `NotFound` when nothing that the target covers is declared or exists.
+    pub async fn follow(
+        &self,
+        target: &Target,
+        options: &LogOptions,
+    ) -> Result<BoxStream<'static, Followed>, EngineError> {
+        let observed = Observed {
+            messages: self.inner.messages.clone(),
+            status: self.watch(),
+            clock: Arc::new(SystemClock),
+            reread: self.inner.reread.clone(),
+        };
+        follow(observed, target.clone(), *options).await
     }
 
     /// Runs a command inside the running instance that the target covers; the lowest slot where it covers several.
@@ -148,7 +182,7 @@ impl Engine {
     }
 }
 
-fn cannot(kind: RuntimeKind, what: &str) -> EngineError {
+pub(super) fn cannot(kind: RuntimeKind, what: &str) -> EngineError {
     EngineError::Conflict(format!("{kind} can't {what}"))
 }
 

@@ -12,6 +12,7 @@ mod delete;
 mod engine;
 mod event;
 mod flight;
+mod follow;
 mod message;
 #[cfg(target_os = "linux")]
 mod nothing;
@@ -34,6 +35,7 @@ pub use self::convert::desired;
 pub use self::core::{Core, Parts, Scope, Settled};
 pub use self::declared::Declared;
 pub use self::event::Event;
+pub use self::follow::{Followed, Observed, follow};
 pub use self::message::{Command, Message};
 pub use self::observe::{Connect, Connected};
 use crate::spec::RuntimeKind;

@@ -45,7 +45,7 @@ impl Engine {
         };
         let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
         let watched = watched_roots(&options.mode, &store)?;
-        let (declared, source, mut tasks) =
+        let Sources { declared, source, reread, mut tasks } =
             sources(&options.mode, &watched, &state_dir, &store, default_runtime).await?;
         let (settled, inbox) = mpsc::channel(SETTLED);
         tasks.spawn(settle(inbox, store.clone(), source.as_ref().map(|source| source.handle.clone())));
@@ -72,6 +72,7 @@ impl Engine {
             applied: state_dir.applied(),
             store,
             source,
+            reread,
             mode: options.mode,
             default_runtime,
             watched,
@@ -147,7 +148,44 @@ fn watched_roots(mode: &Mode, store: &Store) -> Result<Vec<PathBuf>, EngineError
     }
 }
 
-type Sources = (watch::Receiver<Arc<Declared>>, Option<Source>, JoinSet<()>);
+/// What says what is declared.
+struct Sources {
+    declared: watch::Receiver<Arc<Declared>>,
+    /// Watches, except where an engine only looks.
+    source: Option<Source>,
+    /// Reads once more where nothing watches.
+    reread: Option<Arc<Reread>>,
+    tasks: JoinSet<()>,
+}
+
+/// Reads the declarations when it is asked to, and tells the core.
+pub struct Reread {
+    roots: Vec<Root>,
+    store: Arc<Store>,
+    default_runtime: RuntimeKind,
+    declared: watch::Sender<Arc<Declared>>,
+}
+
+impl Reread {
+    /// Reads everything; records nothing.
+    ///
+    /// # Errors
+    /// A directory or the state database can't be read.
+    pub async fn read(&self) -> Result<(), EngineError> {
+        let (roots, store) = (self.roots.clone(), self.store.clone());
+        let look = move || read_once(roots, store, &SystemClock, SourceOptions::default(), Recording::Off);
+        let snapshot = blocking(move || look().map_err(source_error)).await?;
+        let next = convert_snapshot(&snapshot, self.default_runtime);
+        self.declared.send_if_modified(|last| {
+            let changed = **last != next;
+            if changed {
+                *last = Arc::new(next);
+            }
+            changed
+        });
+        Ok(())
+    }
+}
 
 /// A directory source at work, and the way of what it says to the core.
 #[derive(Clone)]
@@ -203,12 +241,10 @@ async fn sources(
         Mode::Controller { allow_empty, .. } => options.allow_empty = *allow_empty,
         Mode::OneShot(_) => {}
         Mode::Observe => {
-            let (store, clock) = (store.clone(), SystemClock);
-            let look = move || read_once(roots, store, &clock, options, Recording::Off);
-            let snapshot = tokio::task::spawn_blocking(look).await.map_err(local("the sources can't be read"))?;
-            let snapshot = snapshot.map_err(source_error)?;
-            let (_, declared) = watch::channel(Arc::new(convert_snapshot(&snapshot, default_runtime)));
-            return Ok((declared, None, JoinSet::new()));
+            let (sender, declared) = watch::channel(Arc::new(Declared::default()));
+            let reread = Reread { roots, store: store.clone(), default_runtime, declared: sender };
+            reread.read().await?;
+            return Ok(Sources { declared, source: None, reread: Some(Arc::new(reread)), tasks: JoinSet::new() });
         }
     }
     let spawned = DirectorySource::spawn(roots, store.clone(), Arc::new(SystemClock), options);
@@ -226,7 +262,7 @@ async fn sources(
             }
         }
     });
-    Ok((declared, Some(Source { handle, relay }), tasks))
+    Ok(Sources { declared, source: Some(Source { handle, relay }), reread: None, tasks })
 }
 
 fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: RuntimeKind) -> Declared {

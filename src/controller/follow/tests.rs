@@ -1,0 +1,206 @@
+//! The roster, over looks at instances that come and go.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use super::roster::{Key, Look, MOST_OPEN, Opening, Roster, Trouble, key};
+use crate::runtime::RuntimeError;
+use crate::runtime::io::{LogLine, LogOptions, OutputStream};
+use crate::spec::RuntimeKind;
+use crate::state::{ErrorKind, Exit, Instance, InstanceId, Phase, StopPolicy};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_000_000 + second, 0).unwrap()
+}
+
+/// An instance that runs. The begin of following is second 100.
+fn runs(slot: u32, attempt: u32, created: i64) -> Instance {
+    Instance {
+        id: InstanceId {
+            deployment: "demo".to_owned(),
+            service: "web".to_owned(),
+            slot,
+            revision: "v1-aa00000000000000".parse().unwrap(),
+            attempt,
+        },
+        runtime: RuntimeKind::Sim,
+        runtime_id: format!("{slot}.{attempt}"),
+        phase: Phase::Running { since: at(created), ready: true },
+        created_at: at(created),
+        restarts: attempt,
+        streak: 0,
+        stop: StopPolicy::default(),
+        pid: None,
+        ports: vec![],
+        last_activity: None,
+        conditions: vec![],
+    }
+}
+
+fn dead(instance: &Instance) -> Instance {
+    let exit = Exit::from_code(1, None, instance.created_at);
+    Instance { phase: Phase::Exited(exit), ..instance.clone() }
+}
+
+fn created(instance: &Instance) -> Instance {
+    Instance { phase: Phase::Created, ..instance.clone() }
+}
+
+fn roster(tail: Option<u64>) -> Roster {
+    Roster::new(LogOptions { tail, follow: false, since: None }, at(100))
+}
+
+fn line(second: i64) -> LogLine {
+    LogLine { at: at(second), stream: OutputStream::Stdout, text: "x".to_owned() }
+}
+
+/// What is opened: runtime id, tail, since.
+fn opened(look: &Look) -> Vec<(&str, Option<u64>, Option<DateTime<Utc>>)> {
+    let of = |opening: &Opening| {
+        assert!(opening.options.follow);
+        (opening.options.tail, opening.options.since)
+    };
+    look.open.iter().map(|opening| (opening.instance.runtime_id.as_str(), of(opening).0, of(opening).1)).collect()
+}
+
+#[test]
+fn everything_that_lives_is_read_and_the_newest_dead_of_a_slot_in_which_nothing_does() {
+    let mut roster = roster(Some(5));
+    let (old, outgoing, new) = (dead(&runs(0, 0, 1)), runs(0, 1, 2), runs(0, 2, 3));
+    let crashed = [dead(&runs(1, 0, 4)), dead(&runs(1, 1, 5))];
+    let look = roster.look(&[old, outgoing, new, crashed[0].clone(), crashed[1].clone()], Instant::now());
+    assert_eq!(opened(&look), [("0.1", Some(5), None), ("0.2", Some(5), None), ("1.1", Some(5), None)]);
+}
+
+#[test]
+fn a_replacement_is_read_from_its_first_line_once_it_has_started() {
+    let (mut roster, now) = (roster(Some(5)), Instant::now());
+    let (first, second) = (runs(0, 0, 1), runs(0, 1, 101));
+    roster.look(&[first.clone()], now);
+    assert_eq!(opened(&roster.look(&[first.clone(), created(&second)], now)), []);
+    assert_eq!(opened(&roster.look(&[first.clone(), second.clone()], now)), [("0.1", None, None)]);
+    assert_eq!(opened(&roster.look(&[first, second], now)), [], "each is opened once");
+}
+
+#[test]
+fn what_existed_before_and_is_seen_late_is_asked_for_its_last_lines_alone() {
+    let (mut roster, now) = (roster(Some(5)), Instant::now());
+    roster.look(&[], now);
+    assert_eq!(opened(&roster.look(&[runs(0, 0, 1)], now)), [("0.0", Some(5), None)]);
+    // Created before and started after.
+    let late = Instance { created_at: at(1), ..runs(2, 0, 101) };
+    assert_eq!(opened(&roster.look(&[runs(0, 0, 1), late], now)), [("2.0", None, None)]);
+    // A list may tell the second alone in which it was started.
+    assert_eq!(opened(&roster.look(&[runs(0, 0, 1), runs(1, 0, 99)], now)), [("1.0", None, None)]);
+}
+
+#[test]
+fn a_replacement_waits_for_the_last_lines_of_a_dead_one_and_not_for_ever() {
+    let (mut roster, now) = (roster(None), Instant::now());
+    let (first, second) = (runs(0, 0, 1), runs(0, 1, 101));
+    roster.look(&[first.clone(), runs(1, 0, 1)], now);
+    let both = [dead(&first), second.clone(), runs(1, 0, 1)];
+    let look = roster.look(&both, now);
+    assert_eq!((opened(&look), look.again), (vec![], Some(now + 5 * SECOND)));
+    roster.line(&key(&first), &line(1), now + 4 * SECOND);
+    let look = roster.look(&both, now + 5 * SECOND);
+    assert_eq!((opened(&look), look.again), (vec![], Some(now + 9 * SECOND)), "it still tells lines");
+    roster.ended(&key(&first), now + 6 * SECOND);
+    assert_eq!(opened(&roster.look(&both, now + 6 * SECOND)), [("0.1", None, None)]);
+
+    let mut silent = self::roster(None);
+    silent.look(&[first.clone()], now);
+    silent.look(&both[..2], now);
+    assert_eq!(opened(&silent.look(&both[..2], now + 5 * SECOND)), [("0.1", None, None)]);
+    let look = silent.look(&both[..2], now + 30 * SECOND);
+    assert_eq!(look.close, [key(&first)], "an end that is never told");
+}
+
+#[test]
+fn a_replacement_does_not_wait_for_one_that_still_runs() {
+    let (mut roster, now) = (roster(None), Instant::now());
+    let (first, second) = (runs(0, 0, 1), runs(0, 1, 101));
+    roster.look(&[first.clone()], now);
+    assert_eq!(opened(&roster.look(&[first, second], now)), [("0.1", None, None)]);
+}
+
+/// The lines of these times that are new.
+fn new_lines(roster: &mut Roster, key: &Key, seconds: &[i64], now: Instant) -> Vec<bool> {
+    seconds.iter().map(|second| roster.line(key, &line(*second), now)).collect()
+}
+
+#[test]
+fn an_output_that_broke_off_is_taken_up_where_it_was_left() {
+    let (mut roster, now) = (roster(Some(2)), Instant::now());
+    let instance = runs(0, 0, 1);
+    let key = key(&instance);
+    roster.look(&[instance.clone()], now);
+    assert_eq!(new_lines(&mut roster, &key, &[7, 8, 8], now), [true, true, true]);
+    let gone = RuntimeError::new(ErrorKind::Unavailable, "it went away");
+    assert_eq!(roster.failed(&key, &gone, now), Trouble::Passing);
+    let look = roster.look(&[instance.clone()], now);
+    assert_eq!((opened(&look), look.again), (vec![], Some(now + SECOND)));
+    let later = now + SECOND;
+    assert_eq!(opened(&roster.look(&[instance.clone()], later)), [("0.0", None, Some(at(8)))]);
+    assert_eq!(roster.failed(&key, &gone, later), Trouble::Silent, "it is told once");
+    assert_eq!(roster.look(&[dead(&instance)], later).again, Some(later + 2 * SECOND));
+    // It died meanwhile, and what it wrote until then is read all the same.
+    assert_eq!(opened(&roster.look(&[dead(&instance)], later + 2 * SECOND)), [("0.0", None, Some(at(8)))]);
+    assert_eq!(new_lines(&mut roster, &key, &[8, 8, 8, 9], later), [false, false, true, true]);
+    assert_eq!(roster.failed(&key, &gone, later), Trouble::Passing, "it was fine in between");
+}
+
+#[test]
+fn an_output_that_broke_off_before_its_first_line_begins_as_it_was_asked_for() {
+    for (tail, since) in [(Some(0), Some(at(100))), (Some(3), None), (None, None)] {
+        let (mut roster, now) = (roster(tail), Instant::now());
+        let instance = runs(0, 0, 1);
+        roster.look(&[instance.clone()], now);
+        roster.ended(&key(&instance), now);
+        assert_eq!(opened(&roster.look(&[instance], now + SECOND)), [("0.0", None, since)], "{tail:?}");
+    }
+}
+
+#[test]
+fn an_instance_that_is_started_again_is_read_on() {
+    let (mut roster, now) = (roster(None), Instant::now());
+    let instance = runs(0, 0, 1);
+    roster.look(&[instance.clone()], now);
+    new_lines(&mut roster, &key(&instance), &[5], now);
+    roster.ended(&key(&instance), now);
+    let look = roster.look(&[dead(&instance)], now + 60 * SECOND);
+    assert_eq!((opened(&look), look.again), (vec![], None));
+    assert!(!roster.is_reading());
+    assert_eq!(opened(&roster.look(&[instance], now + 60 * SECOND)), [("0.0", None, Some(at(5)))]);
+}
+
+#[test]
+fn what_can_not_be_read_is_told_and_given_up() {
+    let (mut roster, now) = (roster(None), Instant::now());
+    let (instance, gone) = (runs(0, 0, 1), runs(1, 0, 1));
+    roster.look(&[instance.clone(), gone.clone()], now);
+    let refused = RuntimeError::new(ErrorKind::Rejected, "this log driver can't be read");
+    assert_eq!(roster.failed(&key(&instance), &refused, now), Trouble::Lasting);
+    let missing = RuntimeError::new(ErrorKind::NotFound, "it was removed");
+    assert_eq!(roster.failed(&key(&gone), &missing, now), Trouble::Silent);
+    let look = roster.look(&[instance], now + 60 * SECOND);
+    assert_eq!((look, roster.is_reading()), (Look::default(), false));
+}
+
+#[test]
+fn no_more_than_so_many_are_open() {
+    let (mut roster, now) = (roster(None), Instant::now());
+    let most = u32::try_from(MOST_OPEN).unwrap();
+    let mut all: Vec<Instance> = (0..=most).map(|slot| runs(slot, 0, 1)).collect();
+    let look = roster.look(&all, now);
+    assert_eq!((look.open.len(), look.refused.len()), (MOST_OPEN, 1));
+    assert_eq!(roster.look(&all, now), Look::default(), "it is told once");
+    roster.ended(&key(&all[0]), now);
+    all.remove(0);
+    all.push(runs(most + 1, 0, 101));
+    assert_eq!(opened(&roster.look(&all, now)), [(format!("{}.0", most + 1).as_str(), None, None)]);
+}
