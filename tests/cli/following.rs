@@ -132,7 +132,8 @@ fn follows_a_controller(rig: &Rig, deployment: &str, image: &str, kill: impl Fn(
     assert_eq!((code, told), (0, gone(&format!("{deployment}/web"))));
     let ends = check(&lines);
     assert_eq!(ends.len(), 6, "two of the first revision, three of the second, and one that took a slot");
-    assert_eq!(ends.values().filter(|last| *last == "end").count(), 5, "every last line but that of the killed one");
+    let last_words = ends.values().filter(|last| *last == "end").count();
+    assert_eq!(last_words, 5, "every last line but that of the killed one: {ends:?} of {lines:?}");
     let (lines, code, told) = slot.end();
     assert_eq!((code, told), (0, gone(&name(0))));
     assert_eq!(check(&lines).len(), 3, "the first, the second and the one after the kill");

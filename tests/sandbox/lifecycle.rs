@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel::runtime::io::{ExecOutput, ExecRequest};
+use evenkeel::runtime::io::{ExecOutput, ExecRequest, LogOptions, Logs};
 use evenkeel::runtime::{ErrorKind, Exec, Runtime, RuntimeEvent};
 use evenkeel::spec::Signal;
 use evenkeel::state::{EndedBy, ExitReason, Phase, StopCause};
@@ -325,4 +325,30 @@ async fn a_file_that_hangs_fails_the_call_and_not_the_runtime() {
     assert_eq!(started.unwrap_err().kind, ErrorKind::Failed);
     assert_eq!(stopped.unwrap_err().kind, ErrorKind::Failed);
     assert_eq!(removed.unwrap_err().kind, ErrorKind::Failed);
+}
+
+#[tokio::test]
+async fn a_follower_that_is_late_does_not_miss_the_last_line() {
+    let sandbox = Sandbox::new();
+    let mut followers = Vec::new();
+    for slot in 0..10 {
+        let script = "echo first; sleep 0.5; echo last";
+        let created = sandbox.runtime.create(&request(&shell(script), slot)).await.unwrap();
+        let started = sandbox.runtime.start(&created.as_ref()).await.unwrap().as_ref();
+        let options = LogOptions { follow: true, ..LogOptions::default() };
+        let mut lines = Logs::logs(&sandbox.runtime, &started, &options).await.unwrap();
+        assert_eq!(lines.next().await.unwrap().unwrap().text, "first");
+        followers.push((started, lines));
+    }
+    // Nothing is read until every end can be seen as well as the line before it: this thread is the only one.
+    for (instance, _) in &followers {
+        while !sandbox.dir(instance).join("exit.json").exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    for (_, lines) in followers {
+        let rest =
+            tokio::time::timeout(PATIENCE, lines.map(|line| line.unwrap().text).collect::<Vec<_>>()).await.unwrap();
+        assert_eq!(rest, ["last"]);
+    }
 }

@@ -61,19 +61,8 @@ async fn send(
 ) -> Result<()> {
     let read = |error: std::io::Error| failed("reading the output", &error);
     let mut reader = blocking(move || LogReader::open(&folder, options.tail, options.since)).await?.map_err(read)?;
-    // Its end is looked at before the output, so that the last lines are never missed.
-    let (watch, mut end) = match follow {
-        Some((watch, supervisor)) => {
-            let end = supervisor.open().map(|pidfd| Box::pin(ended(pidfd)));
-            (Some(watch), end)
-        }
-        None => (None, None),
-    };
+    let mut follow = follow.and_then(|(watch, supervisor)| Some((watch, Box::pin(ended(supervisor.open()?)))));
     loop {
-        let is_over = match &mut end {
-            Some(end) => futures::poll!(end.as_mut()).is_ready(),
-            None => true,
-        };
         loop {
             let (back, more, lines) = blocking(move || {
                 let mut lines = Vec::new();
@@ -91,12 +80,14 @@ async fn send(
                 break;
             }
         }
-        let (Some(watch), Some(end), false) = (&watch, &mut end, is_over) else { return Ok(()) };
-        tokio::select! {
-            _ = drained(watch) => {}
+        // After the end there is one more look, so that the last lines are never missed.
+        let Some((watch, end)) = &mut follow else { return Ok(()) };
+        let is_over = tokio::select! {
+            _ = drained(watch) => false,
             _ = sender.closed() => return Ok(()),
-            _ = end.as_mut() => {}
-        }
+            _ = end.as_mut() => true,
+        };
+        follow = follow.filter(|_| !is_over);
     }
 }
 
