@@ -14,7 +14,7 @@ use crate::execute::{self, Outcome, Report, Reporter};
 use crate::plan::{Action, Input, Lane, Snapshot, Step, plan, sightings};
 use crate::runtime::{ErrorKind, RuntimeError, Volumes};
 use crate::spec::RuntimeKind;
-use crate::state::{DesiredDeployment, Fate, Instance};
+use crate::state::{Condition, DesiredDeployment, Fate, Instance};
 use crate::status::{self, Facts};
 
 /// Pause before the store is told again what it had no room for.
@@ -45,6 +45,7 @@ impl State {
             deployment,
             desired,
             observed: &self.flights.visible(deployment, self.cache.of(deployment).cloned().collect()),
+            unsupported: &self.unsupported(desired.ok()),
             plan: &plan,
             acting: self.covers(deployment),
             working: self.flights.any(deployment),
@@ -141,6 +142,16 @@ impl State {
             }
         }
         unreachable
+    }
+
+    /// What the services ask for and their runtimes do not give, as far as those are known.
+    fn unsupported(&self, desired: Option<&DesiredDeployment>) -> BTreeMap<String, Vec<Condition>> {
+        let services = desired.into_iter().flat_map(|desired| desired.services.values());
+        let found = services.filter_map(|service| {
+            let attached = self.runtimes.get(&service.runtime)?;
+            Some((service.name.clone(), attached.runtime.unsupported(&service.spec)))
+        });
+        found.filter(|(_, conditions)| !conditions.is_empty()).collect()
     }
 
     fn launch(&mut self, deployment: &str, lane: Lane) {

@@ -28,8 +28,8 @@ pub use io::{Exec, Logs};
 
 pub use crate::spec::Control;
 use crate::spec::{Image, RuntimeKind, ServiceSpec};
+use crate::state::{Condition, Instance, InstanceId, InstanceRef};
 pub use crate::state::{ErrorKind, StopRequest, Volumes};
-use crate::state::{Instance, InstanceId, InstanceRef};
 
 /// Result of a runtime call.
 pub type Result<T> = std::result::Result<T, RuntimeError>;
@@ -42,6 +42,12 @@ pub trait Runtime: Send + Sync {
 
     /// What it can enforce on this machine. Cheap; probed once and remembered.
     async fn capabilities(&self) -> Result<Capabilities>;
+
+    /// What a spec asks for and no instance of it gets here, a condition each. What depends on the machine is told by
+    /// the instances ([`Instance::conditions`]).
+    fn unsupported(&self, _spec: &ServiceSpec) -> Vec<Condition> {
+        Vec::new()
+    }
 
     /// Everything of this owner, complete or an error; never a part of it.
     async fn list(&self) -> Result<Listing>;

@@ -165,7 +165,8 @@ pub struct ServiceSpec {
     /// Where output goes and how much of it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logs: Option<LogsConfig>,
-    /// Labels for other tools.
+    /// Labels for other tools. Those that keel writes itself (`dev.evenkeel.*`, and the ones of Docker Compose that tools
+    /// group by) are replaced.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, Scalar>,
     /// Gives the process a terminal.

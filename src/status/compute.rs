@@ -79,7 +79,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         message: String::new(),
         conditions: Vec::new(),
     };
-    view.conditions = conditions::of_service(&view, service, &mine, &facts.plan.waits);
+    view.conditions = conditions::of_service(&view, service, &mine, facts);
     view.message = message::of_service(facts, service, &view.conditions);
     view
 }

@@ -33,15 +33,17 @@ pub(super) fn of_service(
     view: &ServiceView,
     service: &DesiredService,
     instances: &[&Instance],
-    waits: &[Wait],
+    facts: &Facts<'_>,
 ) -> Vec<Condition> {
-    let mine: Vec<&Wait> = waits.iter().filter(|wait| waits::service_of(wait) == Some(view.service.as_str())).collect();
+    let waits = facts.plan.waits.iter();
+    let mine: Vec<&Wait> = waits.filter(|wait| waits::service_of(wait) == Some(view.service.as_str())).collect();
     let mut conditions = vec![available(view, service), progressing(view, instances, &mine)];
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
     for field in unsupported(&service.spec) {
         conditions.push(Condition::holds("UnsupportedField", "NotHonoured", format!("{}: {}", field.path, field.why)));
     }
-    for condition in instances.iter().flat_map(|instance| &instance.conditions) {
+    let of_runtime = facts.unsupported.get(&view.service).into_iter().flatten();
+    for condition in of_runtime.chain(instances.iter().flat_map(|instance| &instance.conditions)) {
         if !has(&conditions, condition) {
             conditions.push(condition.clone());
         }

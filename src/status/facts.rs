@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::plan::Plan;
-use crate::state::{DesiredDeployment, Fate, Instance, InstanceId};
+use crate::state::{Condition, DesiredDeployment, Fate, Instance, InstanceId};
 
 /// What the views of a deployment are computed from.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub struct Facts<'a> {
     pub desired: Result<&'a DesiredDeployment, Fate>,
     /// Its instances, those with a step under way pending or stopping.
     pub observed: &'a [Instance],
+    /// What each service asks for and its runtime does not give, by service.
+    pub unsupported: &'a BTreeMap<String, Vec<Condition>>,
     /// The plan that was made last.
     pub plan: &'a Plan,
     /// Whether anybody takes the steps that are planned; commands that only look do not.

@@ -88,6 +88,7 @@ mod tests {
             deployment: "demo",
             desired: Ok(&desired),
             observed: &[],
+            unsupported: &BTreeMap::new(),
             plan: &Plan { waits, ..Plan::default() },
             acting: true,
             working: false,

@@ -53,8 +53,14 @@ fn slots(rig: &Rig) -> Vec<String> {
 #[test]
 fn containers_follow_their_file() {
     let Some(rig) = rig(Kind::Docker) else { return };
-    rig.write("specs/shop.yaml", &spec("follow", 2, "one"));
+    let labelled = spec("follow", 2, "one") + "    labels: { com.docker.compose.project: another }\n";
+    rig.write("specs/shop.yaml", &labelled);
     let _controller = rig.controller();
+    rig.until_running("follow", 2);
+    let conditions = rig.get("services")[0]["conditions"].to_string();
+    assert!(conditions.contains("LabelReplaced"), "{conditions}");
+    rig.write("specs/shop.yaml", &spec("follow", 2, "one"));
+    rig.until("the label is gone", || !rig.get("services")[0]["conditions"].to_string().contains("LabelReplaced"));
     rig.until_running("follow", 2);
     let first = ids(&rig);
     rig.write("specs/shop.yaml", &spec("follow", 3, "one"));

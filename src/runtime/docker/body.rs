@@ -1,16 +1,16 @@
 //! From a service's spec to the request that creates its container. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use bollard::models::{
     ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkingConfig, PortBinding, PortMap,
     RestartPolicy, RestartPolicyNameEnum,
 };
 
-use super::{limits, mounts, names, observe};
+use super::{labels, limits, mounts, names};
 use crate::runtime::CreateRequest;
-use crate::spec::{LogsConfig, NetworkMode, PortProtocol, RType, ServiceSpec};
-use crate::state::{InstanceId, Owner, StopPolicy};
+use crate::spec::{LogsConfig, NetworkMode, PortProtocol, ServiceSpec};
+use crate::state::{InstanceId, Owner};
 
 /// Files that a container's output is rotated over (kubelet's containerLogMaxFiles); together they hold at most what
 /// the spec allows.
@@ -45,7 +45,7 @@ pub(super) fn create_body(request: &CreateRequest, context: &Context<'_>) -> Con
         working_dir: command.workdir,
         image: Some(context.image.to_owned()),
         exposed_ports: some(exposed_ports(spec)),
-        labels: Some(labels(request, context)),
+        labels: Some(labels::labels(request, context.owner, wants_init(spec) && !context.has_init)),
         stop_signal: Some(spec.stop_signal().to_string()),
         stop_timeout: i64::try_from(spec.stop_grace().as_millis().div_ceil(1000)).ok(),
         host_config: Some(host_config(request, context)),
@@ -107,30 +107,6 @@ fn network_mode(deployment: &str, mode: &NetworkMode) -> String {
         NetworkMode::Bridge(Some(name)) => name.clone(),
         NetworkMode::Container(id) => format!("container:{id}"),
     }
-}
-
-fn labels(request: &CreateRequest, context: &Context<'_>) -> HashMap<String, String> {
-    let CreateRequest { id, restarts, streak, spec, env: _, source } = request;
-    let mut labels: BTreeMap<String, String> =
-        spec.labels.iter().map(|(key, value)| (key.clone(), value.0.clone())).collect();
-    let one_off = if spec.rtype() == RType::Service { "False" } else { "True" };
-    let mut compose = |key: &str, value: String| labels.insert(format!("com.docker.compose.{key}"), value);
-    compose("project", id.deployment.clone());
-    compose("service", id.service.clone());
-    compose("container-number", (u64::from(id.slot) + 1).to_string());
-    compose("oneoff", one_off.to_owned());
-    compose("config-hash", id.revision.to_string());
-    if let Some(file) = source {
-        compose("project.config_files", file.display().to_string());
-        if let Some(dir) = file.parent() {
-            compose("project.working_dir", dir.display().to_string());
-        }
-    }
-    if wants_init(spec) && !context.has_init {
-        labels.insert(observe::NO_INIT.to_owned(), "true".to_owned());
-    }
-    labels.extend(id.to_labels(context.owner, *restarts, *streak, StopPolicy::of(spec)));
-    labels.into_iter().collect()
 }
 
 fn exposed_ports(spec: &ServiceSpec) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! The docker runtime: containers of a Docker Engine or a Podman service, over its Unix socket.
 //!
-//! Types of bollard stay inside this folder. Files that only convert (`body`, `limits`, `mounts`, `names`, `observe`,
-//! `unsupported`) are pure; the others make calls, each with a deadline.
+//! Types of bollard stay inside this folder. Files that only convert (`body`, `labels`, `limits`, `mounts`, `names`,
+//! `observe`, `unsupported`) are pure; the others make calls, each with a deadline.
 //!
 //! A list is one call for containers and one for networks. What it does not give (exit codes, times, process ids) is
 //! remembered from inspections (`facts`), and a container is inspected only when its state is new, or when no event
@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod facts;
 mod image;
+mod labels;
 mod lenient;
 mod limits;
 mod list;
@@ -44,8 +45,6 @@ use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use unsupported::unsupported;
-
 use self::archive::Archives;
 use self::credentials::Credentials;
 use self::engine::Engine;
@@ -55,8 +54,8 @@ use self::transfers::Transfers;
 use super::{
     Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRequest, Volumes,
 };
-use crate::spec::{Image, RuntimeKind};
-use crate::state::{Instance, InstanceRef, Owner};
+use crate::spec::{Image, RuntimeKind, ServiceSpec};
+use crate::state::{Condition, Instance, InstanceRef, Owner};
 
 /// Calls side by side for each processor: four on two cores saturate Docker 20.10; more only queue inside it.
 const CALLS_PER_CORE: usize = 2;
@@ -169,6 +168,10 @@ impl Runtime for DockerRuntime {
 
     async fn capabilities(&self) -> Result<Capabilities> {
         self.inner.capabilities().await
+    }
+
+    fn unsupported(&self, spec: &ServiceSpec) -> Vec<Condition> {
+        unsupported::unsupported(spec)
     }
 
     async fn list(&self) -> Result<Listing> {

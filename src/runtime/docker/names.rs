@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::labels::PROJECT;
 use crate::state::{Owner, labels};
 
 /// The network that the instances of a deployment share.
@@ -19,6 +20,6 @@ pub(super) fn shared_labels(owner: &Owner, deployment: &str) -> HashMap<String, 
     HashMap::from([
         (labels::OWNER.to_owned(), owner.0.clone()),
         (labels::DEPLOYMENT.to_owned(), deployment.to_owned()),
-        ("com.docker.compose.project".to_owned(), deployment.to_owned()),
+        (PROJECT.to_owned(), deployment.to_owned()),
     ])
 }

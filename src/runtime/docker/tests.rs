@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::body::{Context, create_body};
 use super::observe::{agrees, from_inspect};
 use super::require::unmet;
-use super::unsupported;
+use super::unsupported::unsupported;
 use crate::runtime::{Capabilities, Control, CreateRequest, Support};
 use crate::spec::ServiceSpec;
 use crate::state::{EndedBy, Exit, ExitReason, InstanceId, Owner, Phase, StopPolicy};
@@ -136,6 +136,27 @@ fn labels_carry_identity_and_what_other_tools_group_by() {
     // The engine has no init program, and the spec wants one.
     assert!(labels.contains_key("dev.evenkeel.no-init"));
     assert!(!body(json!({"init_container": false}), false).labels.unwrap().contains_key("dev.evenkeel.no-init"));
+}
+
+#[test]
+fn a_label_that_others_rely_on_is_replaced_and_named() {
+    let written = json!({"labels": {
+        "com.docker.compose.project": "other",
+        "com.docker.compose.depends_on": "db",
+        "dev.evenkeel.no-init": "true",
+        "team": "blue",
+    }});
+    let labels = body(written.clone(), true).labels.unwrap();
+    let label = |key: &str| labels.get(key).map(String::as_str);
+    assert_eq!(label("com.docker.compose.project"), Some("shop"));
+    assert_eq!(label("com.docker.compose.depends_on"), Some("db"));
+    assert_eq!(label("dev.evenkeel.no-init"), None);
+    let named: Vec<_> = unsupported(&spec(written))
+        .into_iter()
+        .map(|condition| (condition.kind, condition.message.split(' ').next().unwrap().to_owned()))
+        .collect();
+    let replaced = |key: &str| ("LabelReplaced".to_owned(), format!("labels.{key}"));
+    assert_eq!(named, [replaced("com.docker.compose.project"), replaced("dev.evenkeel.no-init")]);
 }
 
 fn inspected(state: Value) -> ContainerInspectResponse {

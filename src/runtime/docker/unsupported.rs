@@ -1,14 +1,14 @@
 //! Fields of a spec that a container engine can't honour. Pure.
 
+use super::labels::replaced;
+use super::limits::vendor;
 use crate::spec::{Destination, ServiceSpec, Storage};
 use crate::state::Condition;
 
-use super::limits::vendor;
-
-/// One condition of type `UnsupportedField` for each field that is written and has no effect on Docker and Podman.
-/// Fields that the controller honours itself, or that no runtime honours ([`crate::spec::unsupported`]), are not its
-/// matter, and neither is `sandbox.require`, which is met or refused.
-pub fn unsupported(spec: &ServiceSpec) -> Vec<Condition> {
+/// One condition for each field that is written and has no effect on Docker and Podman: `UnsupportedField`, or
+/// `LabelReplaced` for a label. Fields that the controller honours itself, or that no runtime honours
+/// ([`crate::spec::unsupported`]), are not its matter, and neither is `sandbox.require`, which is met or refused.
+pub(super) fn unsupported(spec: &ServiceSpec) -> Vec<Condition> {
     let mut found = Vec::new();
     let mut field = |path: &str, why: &str| {
         found.push(Condition::holds(
@@ -55,6 +55,7 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<Condition> {
             field("logs.retention_secs", "the engine rotates by size only; use logs.max_size_bytes");
         }
     }
+    found.extend(replaced(spec));
     found
 }
 
