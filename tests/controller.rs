@@ -128,6 +128,27 @@ async fn a_dead_instance_is_replaced_in_its_slot_and_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_paused_instance_is_told_and_runs_on() {
+    let rig = Rig::new();
+    rig.declare(&web(2, "hello"));
+    let before = rig.until_running().await.instances.clone();
+    rig.world.set_faults(Faults { fails: 1.0, ..Faults::none() });
+    assert!(rig.world.freeze(&before[0].runtime_id));
+    let status = rig.until("the pause", |status| status.instances[0].phase == "paused").await;
+    assert_eq!((status.services[0].ready, status.services[0].running), (1, 1));
+    let told = |status: &Status| {
+        let conditions = &status.services[0].conditions;
+        conditions.iter().any(|one| (one.kind.as_str(), one.reason.as_str()) == ("ReplicaFailure", "Paused"))
+    };
+    assert!(told(&status), "{:#?}", status.services);
+    assert!(status.instances[0].message.contains("paused behind our back"), "{:#?}", status.instances);
+    rig.world.set_faults(Faults::none());
+    let after = rig.until_running().await;
+    assert!(!told(&after), "{:#?}", after.services);
+    assert_eq!(after.instances, before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_changed_template_reaches_every_replica() {
     let rig = Rig::new();
     rig.declare(&web(3, "hello"));

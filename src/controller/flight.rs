@@ -16,8 +16,8 @@ pub type FlightId = u64;
 enum Subject {
     /// Makes or starts an instance; shown as pending even while no runtime knows it.
     Launch(Box<Instance>),
-    /// Stops an instance that stays in its slot.
-    Halt(RuntimeKind, InstanceId),
+    /// Stops or resumes an instance that stays in its slot.
+    Keep(RuntimeKind, InstanceId),
     /// Removes an instance, which frees its slot.
     Retire(RuntimeKind, InstanceId),
     /// Removes what a deployment's instances share.
@@ -71,7 +71,7 @@ impl Flights {
         let flights = self.under_way.get(deployment).into_iter().flatten();
         let told = flights.filter_map(|(flight, subject)| match subject {
             Subject::Launch(made) => Some((made.id.clone(), self.progress.get(flight)?.clone())),
-            Subject::Halt(..) | Subject::Retire(..) | Subject::Teardown(..) => None,
+            Subject::Keep(..) | Subject::Retire(..) | Subject::Teardown(..) => None,
         });
         told.collect()
     }
@@ -105,7 +105,7 @@ impl Flights {
                     }
                 }
                 // It keeps its slot, so nothing may be started in its place.
-                Subject::Halt(..) | Subject::Teardown(..) => {}
+                Subject::Keep(..) | Subject::Teardown(..) => {}
             }
         }
         instances
@@ -149,7 +149,7 @@ fn same(one: &Subject, other: &Subject) -> bool {
 fn identity(subject: &Subject) -> Option<(RuntimeKind, &InstanceId)> {
     match subject {
         Subject::Launch(made) => Some((made.runtime, &made.id)),
-        Subject::Halt(runtime, id) | Subject::Retire(runtime, id) => Some((*runtime, id)),
+        Subject::Keep(runtime, id) | Subject::Retire(runtime, id) => Some((*runtime, id)),
         Subject::Teardown(..) => None,
     }
 }
@@ -169,9 +169,10 @@ fn subject(lane: &Lane, now: DateTime<Utc>) -> Option<Subject> {
         }
         Action::Stop { instance, .. } | Action::Remove { instance } => {
             let removes = lane.steps.iter().any(|step| matches!(step.action, Action::Remove { .. }));
-            let subject = if removes { Subject::Retire } else { Subject::Halt };
+            let subject = if removes { Subject::Retire } else { Subject::Keep };
             Some(subject(instance.runtime, instance.id.clone()))
         }
+        Action::Resume { instance } => Some(Subject::Keep(instance.runtime, instance.id.clone())),
         Action::Teardown { runtime, deployment, .. } => Some(Subject::Teardown(*runtime, deployment.clone())),
         Action::EnsureImage { .. } | Action::Create { .. } | Action::StartCreated { .. } => None,
     }

@@ -42,7 +42,7 @@ impl Record {
             Action::StartCreated { id, .. } => {
                 self.history.failures.remove(&(id.service.clone(), id.slot));
             }
-            Action::Start { instance } => {
+            Action::Start { instance } | Action::Resume { instance } => {
                 self.history.failures.remove(&(instance.id.service.clone(), instance.id.slot));
             }
             Action::Remove { .. } | Action::Stop { .. } | Action::Teardown { .. } => {
@@ -58,7 +58,7 @@ impl Record {
             Action::EnsureImage { id, .. } | Action::Create { id, .. } | Action::StartCreated { id, .. } => {
                 self.failed_launch(id, error, now);
             }
-            Action::Start { instance } => self.failed_launch(&instance.id, error, now),
+            Action::Start { instance } | Action::Resume { instance } => self.failed_launch(&instance.id, error, now),
             Action::Remove { .. } | Action::Stop { .. } | Action::Teardown { .. } => {
                 let (count, until) = self.retiring.entry(retire_key(action)).or_insert((0, at));
                 *until = at + RETIRE_RETRY_FIRST.saturating_mul(1 << (*count).min(16)).min(RETIRE_RETRY_MOST);

@@ -18,7 +18,7 @@ const STOPS_AT_ONCE: usize = 32;
 /// What kind of call it is: short ones must not wait for long ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CallKind {
-    /// Create, start, remove: short.
+    /// Create, start, resume, remove: short.
     Short,
     /// Stop: as long as its grace.
     Stop,

@@ -58,7 +58,7 @@ pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<G
     }
 }
 
-/// Longest time for a create, start, removal or teardown: the kubelet's runtime request timeout is 2 minutes too.
+/// Longest time for a create, start, resume, removal or teardown: the kubelet's runtime request timeout is 2 minutes too.
 const SHORT: Duration = Duration::from_secs(120);
 
 /// What a stop may take beyond its grace: the kill, and the end of a process that can't be killed at once.
@@ -76,6 +76,7 @@ fn longest(action: &Action) -> Duration {
         Action::Create { .. }
         | Action::StartCreated { .. }
         | Action::Start { .. }
+        | Action::Resume { .. }
         | Action::Remove { .. }
         | Action::Teardown { .. } => SHORT,
     }
@@ -94,6 +95,7 @@ const fn kind_of(action: &Action) -> CallKind {
         Action::Create { .. }
         | Action::StartCreated { .. }
         | Action::Start { .. }
+        | Action::Resume { .. }
         | Action::Remove { .. }
         | Action::Teardown { .. } => CallKind::Short,
     }
@@ -120,6 +122,10 @@ async fn attempt<R: Reporter>(
             None => Err(RuntimeError::new(ErrorKind::NotFound, format!("{id} was not created"))),
         },
         Action::Start { instance } => runtime.start(instance).await.map(now),
+        Action::Resume { instance } => match runtime.suspend() {
+            Some(suspend) => suspend.resume(instance).await.map(now),
+            None => Err(cannot_resume(instance)),
+        },
         Action::Stop { instance, stop } => {
             runtime.stop(instance, stop).await.map(|left| left.map_or_else(|| Outcome::Gone(instance.clone()), now))
         }
@@ -129,6 +135,11 @@ async fn attempt<R: Reporter>(
         }
     };
     result.unwrap_or_else(Outcome::Failed)
+}
+
+fn cannot_resume(instance: &InstanceRef) -> RuntimeError {
+    let message = format!("{} can't let {} run on; do so with the tool that froze it", instance.runtime, instance.id);
+    RuntimeError::new(ErrorKind::Unsupported, message)
 }
 
 fn request(action: &Action) -> Result<CreateRequest, RuntimeError> {

@@ -65,6 +65,11 @@ pub enum Action {
         /// The instance.
         instance: InstanceRef,
     },
+    /// Let a frozen instance run on.
+    Resume {
+        /// The instance.
+        instance: InstanceRef,
+    },
     /// Stop an instance.
     Stop {
         /// The instance.
@@ -96,7 +101,10 @@ impl Action {
             | Self::Create { runtime, .. }
             | Self::StartCreated { runtime, .. }
             | Self::Teardown { runtime, .. } => *runtime,
-            Self::Start { instance } | Self::Stop { instance, .. } | Self::Remove { instance } => instance.runtime,
+            Self::Start { instance }
+            | Self::Resume { instance }
+            | Self::Stop { instance, .. }
+            | Self::Remove { instance } => instance.runtime,
         }
     }
 
@@ -104,7 +112,10 @@ impl Action {
     pub const fn instance(&self) -> Option<&InstanceId> {
         match self {
             Self::EnsureImage { id, .. } | Self::Create { id, .. } | Self::StartCreated { id, .. } => Some(id),
-            Self::Start { instance } | Self::Stop { instance, .. } | Self::Remove { instance } => Some(&instance.id),
+            Self::Start { instance }
+            | Self::Resume { instance }
+            | Self::Stop { instance, .. }
+            | Self::Remove { instance } => Some(&instance.id),
             Self::Teardown { .. } => None,
         }
     }

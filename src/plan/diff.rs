@@ -110,11 +110,13 @@ fn match_slot<'a>(
 /// How good a claim to a slot a phase gives; between equal ones the youngest attempt holds it.
 const fn claim(phase: &Phase) -> u8 {
     match phase {
-        Phase::Running { ready: true, .. } => 4,
-        Phase::Running { ready: false, .. } => 3,
-        Phase::Pending => 2,
+        Phase::Running { ready: true, .. } => 5,
+        Phase::Running { ready: false, .. } => 4,
+        Phase::Pending => 3,
+        // It has a run behind it, and goes on with that.
+        Phase::Paused { .. } => 2,
         Phase::Created => 1,
-        Phase::Paused { .. } | Phase::Unknown { .. } | Phase::Stopping | Phase::Exited(_) => 0,
+        Phase::Unknown { .. } | Phase::Stopping | Phase::Exited(_) => 0,
     }
 }
 
@@ -122,9 +124,6 @@ const fn claim(phase: &Phase) -> u8 {
 fn stale(instance: &Instance, desired: &DesiredService, draft: &mut Draft<'_>) -> Option<Cause> {
     if let Some(cause) = outdated(instance, desired) {
         return Some(cause);
-    }
-    if matches!(instance.phase, Phase::Paused { .. }) {
-        return Some(Cause::Paused);
     }
     match verdict(instance, &desired.spec, draft.input.now) {
         Verdict::Recycle { since } => Some(Cause::Expired { since }),

@@ -85,6 +85,13 @@ impl<'a> Draft<'a> {
         self.lane([Action::Start { instance: instance.as_ref() }], &Cause::NotStarted);
     }
 
+    /// Lets a frozen instance run on, where it may be acted on.
+    pub(super) fn resume(&mut self, instance: &Instance) {
+        if self.may_act(instance) {
+            self.lane([Action::Resume { instance: instance.as_ref() }], &Cause::Paused);
+        }
+    }
+
     /// Ends an instance and removes it. Returns whether it may be acted on; nothing is planned otherwise.
     pub(super) fn retire(&mut self, instance: &Instance, spec: Option<&ServiceSpec>, cause: &Cause) -> bool {
         if !self.may_act(instance) {

@@ -189,6 +189,7 @@ const fn verb(action: &Action) -> Option<&'static str> {
         Action::EnsureImage { .. } => None,
         Action::Create { .. } => Some("create"),
         Action::StartCreated { .. } | Action::Start { .. } => Some("start"),
+        Action::Resume { .. } => Some("resume"),
         Action::Stop { .. } => Some("stop"),
         Action::Remove { .. } => Some("remove"),
         Action::Teardown { .. } => Some("tear down"),

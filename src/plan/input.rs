@@ -15,7 +15,8 @@ pub struct Input<'a> {
     /// What is declared, or what becomes of the instances without a declaration.
     pub desired: Result<&'a DesiredDeployment, Fate>,
     /// Its instances on every runtime, in any order. Those with a step under way are [`Phase::Pending`] (being
-    /// made or started) or [`Phase::Stopping`] (being stopped or removed) and are left alone.
+    /// made or started) or [`Phase::Stopping`] (being removed) and are left alone. One that stays in its slot while it is
+    /// stopped or resumed is given as it is; what is planned for it again is not done twice.
     ///
     /// [`Phase::Pending`]: crate::state::Phase::Pending
     /// [`Phase::Stopping`]: crate::state::Phase::Stopping

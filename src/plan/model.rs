@@ -56,6 +56,7 @@ impl Model {
                     self.snapshot.observed.push(made);
                 }
                 (Action::StartCreated { .. } | Action::Start { .. }, _, Some(place)) => self.start(place),
+                (Action::Resume { .. }, _, Some(place)) => self.resume(place),
                 (Action::Stop { stop, .. }, _, Some(place)) => self.stop(place, stop),
                 (Action::Remove { .. }, Some(key), Some(_)) => drop(gone.insert(key)),
                 (Action::Teardown { runtime, .. }, ..) => drop(self.snapshot.shared.remove(runtime)),
@@ -120,6 +121,13 @@ impl Model {
         let ready = service.is_none_or(|service| service.spec.health.is_none());
         instance.phase = Phase::Running { since: *now, ready };
         history.failures.remove(&(instance.id.service.clone(), instance.id.slot));
+    }
+
+    fn resume(&mut self, place: usize) {
+        let Some(instance) = self.snapshot.observed.get_mut(place) else { return };
+        if let Phase::Paused { since } = instance.phase {
+            instance.phase = Phase::Running { since, ready: true };
+        }
     }
 
     fn stop(&mut self, place: usize, stop: &StopRequest) {

@@ -1,4 +1,4 @@
-//! What one slot needs: nothing, a launch, a start, or patience.
+//! What one slot needs: nothing, a launch, a start, a resume, or patience.
 
 use super::diff::{Slot, exit_of, outdated};
 use super::draft::{Draft, Launch};
@@ -17,6 +17,8 @@ pub(super) enum Need<'a> {
     Launch(Launch),
     /// The start of the instance that was created for it.
     Start(&'a Instance),
+    /// That its instance runs on, which somebody froze.
+    Resume(&'a Instance),
     /// Nothing can be done now; the plan says why.
     Patience,
     /// It is down on purpose, and nobody misses it.
@@ -31,7 +33,7 @@ pub(super) fn need<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &S
     };
     let id = match &need {
         Need::Launch(launch) => &launch.id,
-        Need::Start(instance) => &instance.id,
+        Need::Start(instance) | Need::Resume(instance) => &instance.id,
         Need::Nothing | Need::Patience | Need::AtRest => return need,
     };
     match failure(draft, desired, slot.number).and_then(|failure| wait_after(failure, id, draft)) {
@@ -70,6 +72,10 @@ fn wait_after(failure: &Failure, id: &InstanceId, draft: &Draft<'_>) -> Option<W
 fn need_of_fresh<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a Instance) -> Need<'a> {
     let halt = match &fresh.phase {
         Phase::Created => return Need::Start(fresh),
+        Phase::Paused { .. } => {
+            draft.wait(Wait::Paused { id: fresh.id.clone() });
+            return Need::Resume(fresh);
+        }
         Phase::Unknown { message } => {
             draft.wait(Wait::Unknown { id: fresh.id.clone(), message: message.clone() });
             return Need::Patience;

@@ -45,6 +45,7 @@ impl Display for Action {
             Self::Create { id, .. } => write!(f, "create {} on {runtime}", long(id)),
             Self::StartCreated { id, .. } => write!(f, "start {} on {runtime}", long(id)),
             Self::Start { instance } => write!(f, "start {} on {runtime}", long(&instance.id)),
+            Self::Resume { instance } => write!(f, "resume {} on {runtime}", long(&instance.id)),
             Self::Stop { instance, stop } => {
                 let grace = HumanDuration(stop.grace);
                 write!(f, "stop {} on {runtime} ({}, {grace} grace)", long(&instance.id), stop.signal)
@@ -72,7 +73,7 @@ impl Display for Cause {
             Self::ScaledDown { replicas } => write!(f, "scaled down to {}", self::replicas(*replicas)),
             Self::Exited { exit, streak } => write!(f, "{exit}, restart {streak} in a row"),
             Self::NotStarted => f.write_str("created and never started"),
-            Self::Paused => f.write_str("paused, which nobody asked for"),
+            Self::Paused => f.write_str("paused behind our back"),
             Self::Expired { since } => write!(f, "reached its maximum age, started at {}", time(*since)),
             Self::Idle { since } => write!(f, "idle since {}", time(*since)),
             Self::Superseded => f.write_str("dead, and no longer needed for its output"),
@@ -136,6 +137,7 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         Wait::Refused { error, until, .. } => {
             format!("wait for another spec of {who}, or try once more {}: {error}", clock.at(*until))
         }
+        Wait::Paused { .. } => format!("wait for {who} to run on: paused behind our back"),
         Wait::NotReady { until: None, .. } => format!("wait for {who} to become ready"),
         Wait::NotReady { until: Some(until), .. } => format!("wait for {who} to stay ready {}", clock.until(*until)),
         Wait::Draining { service } => {

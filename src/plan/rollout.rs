@@ -98,6 +98,7 @@ where
 
     pub(super) fn plan(mut self) {
         self.thin_out();
+        self.resume();
         // What can't be followed by a launch is not begun.
         match (self.blocked, self.draining) {
             (true, _) => {}
@@ -149,10 +150,19 @@ where
         }
     }
 
+    /// Lets every frozen instance that holds its slot run on; whatever else is due, nothing is in its way.
+    fn resume(&mut self) {
+        for need in &self.needs {
+            if let Need::Resume(instance) = need {
+                self.draft.resume(instance);
+            }
+        }
+    }
+
     fn stand_ins(&self) -> u32 {
         let available = |instance: &Instance| self.judge.is_available(instance);
         let coming = |(slot, need): &(&Slot<'_>, &Need<'_>)| match (slot.fresh, need) {
-            (_, Need::Launch(_) | Need::Start(_)) => true,
+            (_, Need::Launch(_) | Need::Start(_) | Need::Resume(_)) => true,
             // A call for it failed and is tried again.
             (_, Need::Patience) => {
                 failure(self.draft, self.desired, slot.number).is_some_and(|failure| failure.retryable)
@@ -181,7 +191,7 @@ where
                     continue;
                 }
                 Need::Launch(launch) => launch.clone(),
-                Need::Nothing | Need::Patience | Need::AtRest => continue,
+                Need::Nothing | Need::Resume(_) | Need::Patience | Need::AtRest => continue,
             };
             let places = &mut places[usize::from(!self.matched.slots[index].is_vacant())];
             if *places == 0 {

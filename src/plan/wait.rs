@@ -53,6 +53,11 @@ pub enum Wait {
         /// When it will have been ready for long enough, where only time is missing.
         until: Option<DateTime<Utc>>,
     },
+    /// The instance was frozen by somebody and is to run on.
+    Paused {
+        /// The instance.
+        id: InstanceId,
+    },
     /// Old instances have to end before new ones start (`rollout.strategy: recreate`).
     Draining {
         /// The service.
@@ -136,6 +141,7 @@ impl Wait {
             | Self::BackOff { id, .. }
             | Self::Retry { id, .. }
             | Self::Refused { id, .. }
+            | Self::Paused { id }
             | Self::NotReady { id, .. }
             | Self::Isolated { id, .. }
             | Self::ShutDown { id, .. }

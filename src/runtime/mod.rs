@@ -98,8 +98,23 @@ pub trait Runtime: Send + Sync {
         None
     }
 
+    /// Letting frozen instances run on, where the runtime can.
+    fn suspend(&self) -> Option<&dyn Suspend> {
+        None
+    }
+
     /// Most calls that the runtime serves well side by side.
     fn concurrency(&self) -> usize;
+}
+
+/// Lets frozen instances run on.
+#[async_trait]
+pub trait Suspend: Send + Sync {
+    /// Lets a frozen instance run on and returns it as it is afterwards. One that is not frozen is success.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not exist.
+    async fn resume(&self, instance: &InstanceRef) -> Result<Instance>;
 }
 
 /// A complete list of what one owner has on a runtime.

@@ -82,6 +82,7 @@ fn failure(wait: &Wait) -> Option<Condition> {
         Wait::ShutDown { .. } => "ShutDown",
         Wait::GaveUp { .. } => "GaveUp",
         Wait::NotRun { .. } => "NotRun",
+        Wait::Paused { .. } => "Paused",
         Wait::Unknown { .. } => "UnknownPhase",
         _ => return None,
     };

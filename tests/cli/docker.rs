@@ -103,6 +103,25 @@ fn a_killed_or_removed_container_is_replaced() {
 }
 
 #[test]
+fn a_paused_container_runs_on_and_is_not_replaced() {
+    for kind in [Kind::Docker, Kind::Podman] {
+        let Some(rig) = rig(kind) else { continue };
+        rig.write("specs/shop.yaml", &spec("paused", 2, "one"));
+        let controller = rig.controller();
+        rig.until_running("paused", 2);
+        let before = ids(&rig);
+        docker(&rig, &["pause", &before[0]]);
+        rig.until("it runs on", || {
+            docker(&rig, &["inspect", "--format", "{{.State.Status}}", &before[0]]) == "running\n"
+        });
+        rig.until_running("paused", 2);
+        assert_eq!(ids(&rig), before);
+        let told = controller.end("TERM").err;
+        assert!(told.contains("resume paused/web/0") && told.contains("paused behind our back"), "{told}");
+    }
+}
+
+#[test]
 fn a_controller_killed_at_any_instant_of_a_rollout_leaves_nothing_behind() {
     let Some(rig) = rig(Kind::Docker) else { return };
     rig.write("specs/shop.yaml", &spec("kill9", 3, "start"));

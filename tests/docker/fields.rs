@@ -1,12 +1,12 @@
 //! Fields of a spec, seen from inside a container.
 
 use evenkeel::runtime::io::ExecRequest;
-use evenkeel::runtime::{CreateRequest, ErrorKind, Runtime, Volumes};
+use evenkeel::runtime::{CreateRequest, ErrorKind, Runtime, RuntimeEvent, Volumes};
 use evenkeel::spec::PortProtocol;
 use evenkeel::state::{ExitReason, Instance, Phase};
 use futures::StreamExt;
 
-use crate::harness::Bench;
+use crate::harness::{Bench, next};
 
 const SLEEPS: &str = "command: {args: [sleep, '3600']}";
 
@@ -220,6 +220,25 @@ async fn a_frozen_container_is_told_and_stopped(bench: &Bench) {
     assert_eq!(exit.code, Some(143));
 }
 
+async fn a_frozen_container_runs_on(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    let suspend = bench.runtime.suspend().unwrap();
+    let mut events = bench.runtime.events().await.unwrap();
+    // The stream opens when it likes; until then the list tells.
+    assert_eq!(bench.runtime.list().await.unwrap().instances, std::slice::from_ref(&running));
+    bench.cli(&["pause", &running.runtime_id]);
+    next(&mut events, |event| match event {
+        RuntimeEvent::Changed(changed) => (changed.phase.name() == "paused").then_some(()),
+        _ => None,
+    })
+    .await;
+    assert_eq!(suspend.resume(&running.as_ref()).await.unwrap(), running);
+    assert_eq!(suspend.resume(&running.as_ref()).await.unwrap(), running, "one that is not frozen is success");
+    assert_eq!(bench.runtime.list().await.unwrap().instances, std::slice::from_ref(&running));
+    bench.runtime.remove(&running.as_ref()).await.unwrap();
+    assert_eq!(suspend.resume(&running.as_ref()).await.unwrap_err().kind, ErrorKind::NotFound);
+}
+
 async fn a_network_that_somebody_removed_is_made_again(bench: &Bench) {
     if bench.is_podman() {
         return eprintln!("skipped: Podman does not remove a network that a container is to join");
@@ -239,5 +258,6 @@ crate::on_both_engines!(
     ports_are_published_and_told,
     running_out_of_memory_is_told,
     a_frozen_container_is_told_and_stopped,
+    a_frozen_container_runs_on,
     a_network_that_somebody_removed_is_made_again,
 );

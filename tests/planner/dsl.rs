@@ -217,6 +217,7 @@ fn lane(lane: &Lane) -> String {
             other => panic!("{other}"),
         },
         (Action::Start { .. }, 1) => "start".to_owned(),
+        (Action::Resume { .. }, 1) => "resume".to_owned(),
         (Action::Stop { .. }, 2) => "retire".to_owned(),
         (Action::Stop { .. }, 1) => "halt".to_owned(),
         (Action::Remove { .. }, 1) => "remove".to_owned(),

@@ -257,10 +257,49 @@ fn what_was_created_and_never_started_is_started() {
 }
 
 #[test]
-fn a_paused_instance_is_replaced() {
-    web('a', 1, "").with([up(0, 'a').phase(Phase::Paused { since: ago(60) }).restarted(2, 0)]).expect(
-        "retire web/0 a0: paused, which nobody asked for
-         launch (restarts 2, streak 0) web/0 a1: paused, which nobody asked for",
+fn a_paused_instance_is_resumed_and_not_replaced() {
+    let paused = || up(0, 'a').phase(Phase::Paused { since: ago(60) });
+    let resume = "resume web/0 a0: paused behind our back
+                  wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused behind our back";
+    web('a', 1, "").with([paused()]).expect(resume);
+    web('a', 1, "rollout: {strategy: recreate}").with([paused()]).expect(resume);
+    // It goes on with its run where another one was begun in its place.
+    web('a', 1, "").with([paused(), up(0, 'a').attempt(1).phase(Phase::Created)]).expect(&format!(
+        "{}
+         remove web/0 a1: another instance holds its slot
+         {}",
+        resume.lines().next().unwrap(),
+        resume.lines().nth(1).unwrap(),
+    ));
+    web('a', 1, "").with([paused(), up(0, 'a').attempt(1)]).expect("retire web/0 a0: another instance holds its slot");
+    web('b', 1, "").with([paused()]).expect(
+        "retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
+    );
+    web('a', 0, "").with([paused()]).expect("retire web/0 a0: scaled down to 0 replicas");
+}
+
+#[test]
+fn a_paused_instance_does_not_count_as_available() {
+    let paused = up(0, 'a').phase(Phase::Paused { since: ago(60) });
+    web('b', 2, "rollout: {max_surge: 1, max_unavailable: 1}").with([up(1, 'a'), paused.clone()]).expect(
+        "retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
+    );
+    // The surplus stands in until it runs on.
+    web('a', 1, "rollout: {max_unavailable: 0}").with([paused, up(1, 'a')]).expect(
+        "resume web/0 a0: paused behind our back
+         wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused behind our back",
+    );
+}
+
+#[test]
+fn a_resume_that_failed_is_tried_again_later() {
+    let paused = up(0, 'a').phase(Phase::Paused { since: ago(60) });
+    web('a', 1, "").with([paused]).failed(0, 'a', 1, 0, true).expect(
+        "wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused behind our back
+         wait to try demo/web/0 (aaaaaaaa, attempt 0) again until 2026-01-01T12:00:01Z: failed once: no space left
+         look again at 2026-01-01T12:00:01Z",
     );
 }
 

@@ -28,6 +28,8 @@ impl World {
             let action = &lane.steps[0].action;
             let Some(id) = action.instance() else { continue };
             let phase = match action {
+                // It stays in its slot as it is.
+                Action::Resume { .. } => continue,
                 Action::Stop { .. } | Action::Remove { .. } => Phase::Stopping,
                 _ => Phase::Pending,
             };
@@ -46,7 +48,10 @@ impl World {
     /// Plans, checks the plan, and begins its lanes.
     pub fn turn(&mut self) -> Plan {
         let plan = self.seen().plan();
-        self.under_way.extend(plan.lanes.iter().map(|lane| (lane.clone(), 0)));
+        let subject = |lane: &Lane| (lane.steps[0].action.instance().cloned(), lane.steps[0].action.runtime());
+        let busy: Vec<_> = self.under_way.iter().map(|(lane, _)| subject(lane)).collect();
+        let new = plan.lanes.iter().filter(|lane| !busy.contains(&subject(lane)));
+        self.under_way.extend(new.map(|lane| (lane.clone(), 0)));
         plan
     }
 
@@ -224,6 +229,11 @@ impl World {
             }
             (Action::StartCreated { .. } | Action::Start { .. }, Some(instance)) => {
                 instance.phase = Phase::Running { since: now, ready: false };
+            }
+            (Action::Resume { .. }, Some(instance)) => {
+                if let Phase::Paused { since } = instance.phase {
+                    instance.phase = Phase::Running { since, ready: false };
+                }
             }
             (Action::Stop { stop, .. }, Some(instance)) => {
                 let since = instance.phase.started_at();

@@ -258,6 +258,5 @@ fn may_go(ledger: &Ledger, change: &Change, wanted: Option<&Wanted>) -> bool {
     let Some(wanted) = wanted else { return true };
     change.id.slot >= wanted.replicas
         || change.id.revision.to_string() != wanted.revision
-        || ledger.is_frozen(&change.runtime_id)
         || ledger.has_double(&change.runtime_id)
 }

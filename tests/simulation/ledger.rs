@@ -11,7 +11,6 @@ struct Account {
     id: InstanceId,
     runs: bool,
     ready: bool,
-    frozen: bool,
     /// It was asked to end.
     asked: bool,
 }
@@ -46,10 +45,6 @@ impl Ledger {
         self.accounts.values().filter(of).count() as u32
     }
 
-    pub fn is_frozen(&self, runtime_id: &str) -> bool {
-        self.accounts.get(runtime_id).is_some_and(|account| account.frozen)
-    }
-
     /// Whether another instance that is not dead holds the same slot with the same revision.
     pub fn has_double(&self, runtime_id: &str) -> bool {
         let Some(account) = self.accounts.get(runtime_id) else { return false };
@@ -75,12 +70,12 @@ impl Ledger {
         let served = self.serves(key);
         match &change.what {
             What::Created => {
-                let account = Account { id: change.id.clone(), runs: false, ready: false, frozen: false, asked: false };
+                let account = Account { id: change.id.clone(), runs: false, ready: false, asked: false };
                 self.accounts.insert(key.clone(), account);
             }
             What::Started { ready } => {
                 if let Some(account) = self.accounts.get_mut(key) {
-                    *account = Account { runs: true, ready: *ready, frozen: false, asked: false, ..account.clone() };
+                    *account = Account { runs: true, ready: *ready, asked: false, ..account.clone() };
                 }
                 if *ready {
                     self.settle(slot);
@@ -103,10 +98,15 @@ impl Ledger {
             }
             What::Frozen => {
                 if let Some(account) = self.accounts.get_mut(key) {
-                    account.frozen = true;
                     account.ready = false;
                 }
                 self.lose(slot, served);
+            }
+            What::Resumed => {
+                if let Some(account) = self.accounts.get_mut(key) {
+                    account.ready = true;
+                }
+                self.settle(slot);
             }
             What::Removed { asked, .. } => {
                 self.accounts.remove(key);

@@ -115,12 +115,12 @@ pub fn check(input: &Input<'_>, plan: &Plan) -> Vec<Violation> {
 }
 
 fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
-    use Action::{Create, EnsureImage, Remove, Start, StartCreated, Stop, Teardown};
+    use Action::{Create, EnsureImage, Remove, Resume, Start, StartCreated, Stop, Teardown};
     let actions: Vec<&Action> = lane.steps.iter().map(|step| &step.action).collect();
     let known = matches!(
         actions[..],
         [EnsureImage { .. }, Create { .. }, StartCreated { .. }]
-            | [Start { .. } | Stop { .. } | Remove { .. } | Teardown { .. }]
+            | [Start { .. } | Resume { .. } | Stop { .. } | Remove { .. } | Teardown { .. }]
             | [Stop { .. }, Remove { .. }]
     );
     let first = actions.first();
@@ -135,11 +135,16 @@ fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
         if input.unreachable.contains_key(&action.runtime()) {
             found.push(Violation::Unreachable(action.runtime()));
         }
-        if let Start { instance } | Stop { instance, .. } | Remove { instance } = action {
+        if let Start { instance } | Resume { instance } | Stop { instance, .. } | Remove { instance } = action {
             match input.observed.iter().find(|observed| observed.as_ref() == *instance) {
                 None => found.push(Violation::NotObserved(instance.id.clone())),
                 Some(observed) if matches!(observed.phase, Phase::Pending | Phase::Stopping) => {
                     found.push(Violation::InFlight(instance.id.clone()));
+                }
+                Some(observed)
+                    if matches!(action, Resume { .. }) && !matches!(observed.phase, Phase::Paused { .. }) =>
+                {
+                    found.push(Violation::NotObserved(instance.id.clone()));
                 }
                 Some(observed) if observed.id.deployment != input.deployment => {
                     found.push(Violation::NotObserved(instance.id.clone()));

@@ -99,7 +99,7 @@ impl Checked<'_> {
             .filter(|(_, cause)| match cause {
                 Cause::SpecChanged { .. } | Cause::RuntimeChanged { .. } => !recreate,
                 Cause::Expired { .. } => self.is_recycled(),
-                Cause::Paused | Cause::Duplicate => true,
+                Cause::Duplicate => true,
                 _ => false,
             })
             .map(|(instance, _)| instance)
@@ -208,9 +208,8 @@ impl Checked<'_> {
 
     /// Whether nothing speaks for another instance in its place.
     fn is_fresh(&self, instance: &Instance) -> bool {
-        let phase =
-            matches!(instance.phase, Phase::Pending | Phase::Created | Phase::Running { .. } | Phase::Unknown { .. });
-        phase && self.is_current(instance) && !matches!(self.verdict(instance), Verdict::Recycle { .. })
+        let gone = matches!(instance.phase, Phase::Stopping | Phase::Exited(_));
+        !gone && self.is_current(instance) && !matches!(self.verdict(instance), Verdict::Recycle { .. })
     }
 
     fn verdict(&self, instance: &Instance) -> Verdict {

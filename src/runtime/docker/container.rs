@@ -136,6 +136,24 @@ impl Inner {
             .await
     }
 
+    /// Lets a frozen container run on; one that is not frozen is success.
+    pub(super) async fn resume(&self, instance: &InstanceRef) -> Result<Instance> {
+        let what = format!("resuming {}", instance.id);
+        let missing = || RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist"));
+        // Both engines refuse to thaw what is not frozen, each in its own words.
+        let Some(found) = self.look(instance).await? else { return Err(missing()) };
+        if !matches!(found.phase, Phase::Paused { .. }) {
+            return Ok(found);
+        }
+        let thawed = self.thaw(instance, &what).await;
+        let found = self.look(instance).await?.ok_or_else(missing)?;
+        match (thawed, &found.phase) {
+            // Somebody else was quicker.
+            (Err(error), Phase::Paused { .. }) => Err(error),
+            _ => Ok(found),
+        }
+    }
+
     /// Ends a container: signal, grace, kill. The signal is sent here rather than by the engine's own stop, which takes
     /// another one than the container's only since version 1.42 of its API.
     pub(super) async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>> {

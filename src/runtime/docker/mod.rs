@@ -52,7 +52,8 @@ use self::facts::Facts;
 use self::shared::Networks;
 use self::transfers::Transfers;
 use super::{
-    Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRequest, Volumes,
+    Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRequest, Suspend,
+    Volumes,
 };
 use crate::spec::{Image, RuntimeKind, ServiceSpec};
 use crate::state::{Condition, Instance, InstanceRef, Owner};
@@ -214,7 +215,18 @@ impl Runtime for DockerRuntime {
         Some(self)
     }
 
+    fn suspend(&self) -> Option<&dyn Suspend> {
+        Some(self)
+    }
+
     fn concurrency(&self) -> usize {
         concurrency(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+}
+
+#[async_trait]
+impl Suspend for DockerRuntime {
+    async fn resume(&self, instance: &InstanceRef) -> Result<Instance> {
+        self.inner.resume(instance).await
     }
 }

@@ -15,7 +15,7 @@ use super::record::{Method, What};
 use super::{World, run};
 use crate::runtime::{
     Capabilities, Control, CreateRequest, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeError,
-    RuntimeEvent, Support, Volumes,
+    RuntimeEvent, Support, Suspend, Volumes,
 };
 use crate::spec::{Image, PullPolicy, RuntimeKind, Signal};
 use crate::state::{Exit, Instance, InstanceRef, Owner, Phase, StopRequest};
@@ -277,8 +277,29 @@ impl Runtime for SimRuntime {
         Some(self)
     }
 
+    fn suspend(&self) -> Option<&dyn Suspend> {
+        Some(self)
+    }
+
     fn concurrency(&self) -> usize {
         CONCURRENCY
+    }
+}
+
+#[async_trait]
+impl Suspend for SimRuntime {
+    async fn resume(&self, instance: &InstanceRef) -> Result<Instance> {
+        let instance = instance.clone();
+        let effect = |runtime: Self| async move {
+            let world = &runtime.world;
+            let mut machine = world.machine();
+            let (resumed, was_frozen) = machine.resume(&runtime.owner, &instance, world.now())?;
+            if was_frozen {
+                world.changed(&mut machine, resumed.clone());
+            }
+            Ok(resumed)
+        };
+        self.call(Method::Resume, CALL_TIMEOUT, effect).await
     }
 }
 

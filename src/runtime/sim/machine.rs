@@ -162,7 +162,10 @@ impl Machine {
         let entry = self.find(owner, instance).ok_or_else(|| not_found(instance))?;
         match entry.instance.phase {
             Phase::Running { .. } => return Ok((entry.instance.clone(), None)),
-            Phase::Paused { since } => entry.instance.phase = Phase::Running { since, ready: true },
+            Phase::Paused { .. } => {
+                let text = format!("{} can't be started: it is frozen; resume it", instance.id);
+                return Err(RuntimeError::new(ErrorKind::Failed, text));
+            }
             _ => {
                 if let Some(obstacle) = entry.program.obstacle() {
                     let text = format!("{} can't be started: {obstacle}", instance.id);
@@ -177,6 +180,16 @@ impl Machine {
         let (started, run) = (entry.instance.clone(), entry.run);
         self.note(&started, owner, What::Started { ready: started.phase.is_ready() }, now);
         Ok((started, Some(run)))
+    }
+
+    /// Lets a frozen instance run on; the flag says whether it was frozen.
+    pub fn resume(&mut self, owner: &Owner, instance: &InstanceRef, now: DateTime<Utc>) -> Result<(Instance, bool)> {
+        let entry = self.find(owner, instance).ok_or_else(|| not_found(instance))?;
+        let Phase::Paused { since } = entry.instance.phase else { return Ok((entry.instance.clone(), false)) };
+        entry.instance.phase = Phase::Running { since, ready: true };
+        let resumed = entry.instance.clone();
+        self.note(&resumed, owner, What::Resumed, now);
+        Ok((resumed, true))
     }
 
     /// Ends an instance's run with this outcome, unless that run is over; says whether it did.

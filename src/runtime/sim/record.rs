@@ -20,6 +20,7 @@ pub enum Method {
     EnsureImage,
     Create,
     Start,
+    Resume,
     Stop,
     Remove,
     Teardown,
@@ -30,7 +31,7 @@ pub enum Method {
 impl Method {
     /// Whether it may change something on the machine.
     pub(super) const fn acts(self) -> bool {
-        matches!(self, Self::EnsureImage | Self::Create | Self::Start | Self::Stop | Self::Remove | Self::Teardown)
+        !matches!(self, Self::Capabilities | Self::List | Self::Events | Self::Logs | Self::Exec)
     }
 }
 
@@ -69,6 +70,8 @@ pub enum What {
     Ended(Exit),
     /// It was frozen by somebody.
     Frozen,
+    /// It runs on after it was frozen.
+    Resumed,
     /// It was removed.
     Removed {
         /// Whether it was running until then.

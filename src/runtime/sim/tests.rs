@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::{Counts, Faults, MAX_CHANGES, Method, What, World};
 use crate::clock::VirtualClock;
-use crate::runtime::{CreateRequest, ErrorKind, Runtime, RuntimeEvent};
+use crate::runtime::{CreateRequest, ErrorKind, Runtime, RuntimeEvent, Suspend};
 use crate::spec::{ServiceSpec, Signal};
 use crate::state::{EndedBy, Exit, ExitReason, InstanceId, InstanceRef, Owner, Phase, StopCause, StopRequest};
 
@@ -102,7 +102,7 @@ async fn ends_remember_who_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn frozen_runs_again_when_started() {
+async fn frozen_runs_again_when_resumed() {
     let world = world(Faults::none());
     let runtime = world.runtime(owner());
     let instance = launch(&runtime, "sim/run", 0).await;
@@ -110,8 +110,13 @@ async fn frozen_runs_again_when_started() {
     sleep(Duration::from_secs(5)).await;
     assert!(world.freeze(&instance.runtime_id));
     assert_eq!(phase(&world, &instance), Phase::Paused { since });
-    runtime.start(&instance).await.expect("start");
-    assert_eq!(phase(&world, &instance), Phase::Running { since, ready: true });
+    assert_eq!(runtime.start(&instance).await.expect_err("it is frozen").kind, ErrorKind::Failed);
+    assert_eq!(phase(&world, &instance), Phase::Paused { since });
+    for _ in 0..2 {
+        let resumed = runtime.resume(&instance).await.expect("resume");
+        assert_eq!(resumed.phase, Phase::Running { since, ready: true });
+        assert_eq!(phase(&world, &instance), resumed.phase);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,7 +270,7 @@ async fn record_is_bounded() {
     let instance = launch(&runtime, "sim/run", 0).await;
     for _ in 0..MAX_CHANGES / 2 {
         world.freeze(&instance.runtime_id);
-        runtime.start(&instance).await.expect("start");
+        runtime.resume(&instance).await.expect("resume");
     }
     assert_eq!(world.changes().len(), MAX_CHANGES);
     assert_eq!(world.forgotten_changes(), 2, "the first creation and start");
