@@ -60,7 +60,8 @@
 //!    running.
 //! 8. At every instant of a rollout: ready >= desired - max_unavailable, total <= desired + max_surge.
 //! 9. No lock is held across a runtime call. One slow start delays no other deployment.
-//! 10. Effects are recorded after they happened. Counters and statuses are derived from state.
+//! 10. Effects are recorded after they happened; only that a stop is coming is recorded before, so that its exit is never
+//!     taken for a crash. Counters and statuses are derived from state.
 //! 11. A failure is told truthfully, in status and exit code.
 //! 12. Every queue, buffer, log, retry, history and runtime call has a bound: a named constant with a reason.
 

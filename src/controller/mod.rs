@@ -24,6 +24,7 @@ mod reconcile;
 mod record;
 mod request;
 mod runtimes;
+mod stops;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub use self::event::Event;
 pub use self::follow::{Followed, Observed, follow};
 pub use self::message::{Command, Message};
 pub use self::observe::{Connect, Connected};
+pub use self::stops::StoredStops;
 use crate::spec::RuntimeKind;
 
 /// How an engine is to work.

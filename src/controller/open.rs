@@ -56,7 +56,7 @@ impl Engine {
             _ => store.removals().map_err(local("the state database can't be read"))?,
         };
         let core = Core::start(Parts {
-            runtimes: runtimes::connectors(&options, state_dir.path(), state_dir.owner(), default_runtime),
+            runtimes: runtimes::connectors(&options, state_dir.path(), state_dir.owner(), default_runtime, &store),
             default_runtime,
             declared,
             clock: Arc::new(SystemClock),

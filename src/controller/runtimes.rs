@@ -8,17 +8,19 @@ use async_trait::async_trait;
 #[cfg(target_os = "linux")]
 use super::nothing::Nothing;
 use super::observe::Connect;
+use super::stops::StoredStops;
 use super::{EngineError, EngineOptions};
 use crate::clock::SystemClock;
-use crate::runtime::docker::DockerRuntime;
+use crate::runtime::docker::{DockerRuntime, Options};
 #[cfg(target_os = "linux")]
 use crate::runtime::sandbox::{SandboxConfig, SandboxRuntime};
 use crate::runtime::sim::{Faults, World};
-use crate::runtime::{Result, Runtime, RuntimeError};
+use crate::runtime::{Result, Runtime, RuntimeError, StopRecords};
 use crate::spec::RuntimeKind;
 use crate::state::{ErrorKind, Owner};
 #[cfg(target_os = "linux")]
 use crate::store::StateDir;
+use crate::store::Store;
 
 /// File in the state directory that remembers the default runtime, so that an engine which happens to be down at one
 /// start does not move every workload to another runtime.
@@ -70,13 +72,14 @@ pub fn connectors(
     state_dir: &Path,
     owner: &Owner,
     default: RuntimeKind,
+    store: &Arc<Store>,
 ) -> Vec<Arc<dyn Connect>> {
     if default == RuntimeKind::Sim {
         // A rehearsal touches nothing real, whatever runs here already.
         let world = World::new(Arc::new(SystemClock), SIM_SEED, Faults::none());
         return vec![Arc::new(super::Connected(Arc::new(world.runtime(owner.clone()))))];
     }
-    let mut all: Vec<Arc<dyn Connect>> = vec![Arc::new(Docker { owner: owner.clone() })];
+    let mut all: Vec<Arc<dyn Connect>> = vec![Arc::new(Docker { owner: owner.clone(), store: store.clone() })];
     #[cfg(target_os = "linux")]
     all.push(sandbox(options, state_dir, owner));
     all
@@ -122,6 +125,7 @@ impl Connect for Sandbox {
 
 struct Docker {
     owner: Owner,
+    store: Arc<Store>,
 }
 
 #[async_trait]
@@ -135,6 +139,8 @@ impl Connect for Docker {
             let message = "no Docker Engine or Podman service answers; start one, or set DOCKER_HOST";
             return Err(RuntimeError::new(ErrorKind::Unavailable, message));
         }
-        Ok(Arc::new(DockerRuntime::connect(self.owner.clone(), None).await?))
+        let stops: Arc<dyn StopRecords> = Arc::new(StoredStops(self.store.clone()));
+        let options = Options { stops: Some(stops), ..Options::default() };
+        Ok(Arc::new(DockerRuntime::connect_with(self.owner.clone(), options).await?))
     }
 }

@@ -13,6 +13,7 @@ pub mod io;
 #[cfg(target_os = "linux")]
 pub mod sandbox;
 pub mod sim;
+mod stops;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -25,11 +26,12 @@ use futures::stream::BoxStream;
 pub use capabilities::{Capabilities, Support};
 pub use error::RuntimeError;
 pub use io::{Exec, Logs};
+pub use stops::StopRecords;
 
 pub use crate::spec::Control;
 use crate::spec::{Image, RuntimeKind, ServiceSpec};
 use crate::state::{Condition, Instance, InstanceId, InstanceRef};
-pub use crate::state::{ErrorKind, StopRequest, Volumes};
+pub use crate::state::{ErrorKind, StopRecord, StopRequest, Volumes};
 
 /// Result of a runtime call.
 pub type Result<T> = std::result::Result<T, RuntimeError>;
@@ -78,7 +80,8 @@ pub trait Runtime: Send + Sync {
     async fn start(&self, instance: &InstanceRef) -> Result<Instance>;
 
     /// Ends an instance: signal, grace, kill of the whole process tree; returns it as it is afterwards. One that
-    /// is not running is success; one that is gone is success with `None`.
+    /// is not running is success; one that is gone is success with `None`. That it was asked to end, and why, is told
+    /// with its exit from then on, also by the next adapter and where this call is cut off.
     async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>>;
 
     /// Removes an instance and what belongs to it alone, killing what still runs. One that is gone is success.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::spec::{DEFAULT_STOP_GRACE, HumanDuration, ServiceSpec, Signal};
+use chrono::{DateTime, Utc};
+
+use crate::spec::{DEFAULT_STOP_GRACE, HumanDuration, RuntimeKind, ServiceSpec, Signal};
 use crate::state::StopCause;
 
 /// How an instance is to be ended.
@@ -12,8 +14,23 @@ pub struct StopRequest {
     pub signal: Signal,
     /// Time until it is killed.
     pub grace: Duration,
-    /// Why; kept with the instance where the runtime can.
+    /// Why; told with the exit that follows.
     pub cause: StopCause,
+}
+
+/// A stop that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StopRecord {
+    /// Runtime of the instance.
+    pub runtime: RuntimeKind,
+    /// The runtime's own id of it.
+    pub runtime_id: String,
+    /// Why it was to end.
+    pub cause: StopCause,
+    /// Start of the run that was to end, as the runtime tells it; absent where it is not known.
+    pub run: Option<DateTime<Utc>>,
+    /// When it had ended at the latest, if it was to end by this stop.
+    pub over_at: DateTime<Utc>,
 }
 
 /// How an instance wants to be stopped; kept with it, so that it holds when nothing declares the instance any more.

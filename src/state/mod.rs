@@ -7,7 +7,7 @@ mod id;
 mod observed;
 mod phase;
 
-pub use call::{ErrorKind, StopPolicy, StopRequest, Volumes};
+pub use call::{ErrorKind, StopPolicy, StopRecord, StopRequest, Volumes};
 pub use condition::{Condition, ConditionStatus};
 pub use desired::{Desired, DesiredDeployment, DesiredService, Fate, SourceRef};
 pub use id::{BadIdentity, InstanceId, Owner, ServiceName, Target, labels};

@@ -168,7 +168,7 @@ pub enum EndedBy {
     Request(StopCause),
 }
 
-/// Why a stop was asked for; runtimes that can remember it do, so that the reason survives the controller.
+/// Why a stop was asked for; told with the exit for as long as the instance exists, whatever becomes of the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopCause {

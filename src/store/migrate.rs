@@ -46,6 +46,14 @@ const MIGRATIONS: &[&str] = &[
         volumes INTEGER NOT NULL      -- whether its named volumes go too
     ) WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE stops (
+        runtime TEXT NOT NULL,
+        id TEXT NOT NULL,             -- the runtime's own id of an instance that was asked to end
+        record TEXT NOT NULL,         -- JSON: why, and which of its runs
+        PRIMARY KEY (runtime, id)
+    ) WITHOUT ROWID;
+",
 ];
 
 /// Newest format that this version knows.

@@ -2,8 +2,8 @@
 //!
 //! The state directory holds the owner id, the lock that makes the controller the only one, the place of its
 //! socket, the `applied/` folder and `keel.db`. The database keeps the last good version of each source file, the
-//! inventory of deployments that were declared, removals that were asked for, events, and what a stopped prune waits
-//! for. Losing it loses history, never workloads. Every call is synchronous and short: call it through `spawn_blocking`.
+//! inventory of deployments that were declared, removals and stops that were asked for, events, and what a stopped
+//! prune waits for. Losing it loses history, never workloads. Every call is synchronous and short: call it through `spawn_blocking`.
 
 mod applied;
 mod database;
@@ -13,6 +13,7 @@ mod events;
 mod inventory;
 mod migrate;
 mod socket;
+mod stops;
 
 pub use applied::{AppliedFile, read_applied};
 pub use database::{DATABASE, Store};

@@ -151,6 +151,30 @@ fn a_controller_killed_at_any_instant_of_a_rollout_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_stop_that_a_killed_controller_made_is_not_taken_for_an_end_of_its_own() {
+    for kind in [Kind::Docker, Kind::Podman] {
+        let Some(rig) = rig(kind) else { continue };
+        let text = |greeting: &str| {
+            let slow = spec("halfway", 1, greeting).replace("exit 0", "echo asked; sleep 2; exit 0");
+            slow.replace("5s", "30s") + "    restart_policy: { kind: 'no' }\n    rollout: { strategy: recreate }\n"
+        };
+        rig.write("specs/shop.yaml", &text("one"));
+        let controller = rig.controller();
+        rig.until_running("halfway", 1);
+        let first = ids(&rig)[0].clone();
+        rig.write("specs/shop.yaml", &text("two"));
+        rig.until("it is asked to end", || docker(&rig, &["logs", &first]).contains("asked"));
+        controller.end("KILL");
+        rig.write("specs/shop.yaml", &text("one"));
+        rig.until("it ended", || docker(&rig, &["inspect", "--format", "{{.State.Status}}", &first]) == "exited\n");
+        let _controller = rig.controller();
+        rig.until_running("halfway", 1);
+        assert_ne!(ids(&rig), [first]);
+        assert_eq!(rig.instances(|one| one["restarts"].clone()), [0]);
+    }
+}
+
+#[test]
 fn a_foreign_container_of_the_same_name_is_reported_and_left_alone() {
     let Some(rig) = rig(Kind::Docker) else { return };
     rig.write("specs/shop.yaml", &spec("foreign", 1, "one"));

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use evenkeel::runtime::docker::DockerRuntime;
-use evenkeel::runtime::{Runtime, Volumes};
+use evenkeel::controller::StoredStops;
+use evenkeel::runtime::docker::{DockerRuntime, Options};
+use evenkeel::runtime::{Runtime, StopRecords, Volumes};
 use evenkeel::spec::{Image, PullPolicy};
 use evenkeel::state::Owner;
+use evenkeel::store::Store;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::engine::{Kind, socket};
@@ -22,6 +24,8 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 struct Engine {
     socket: PathBuf,
     owners: [Owner; 2],
+    /// What outlives the handles of each owner.
+    stops: [Arc<dyn StopRecords>; 2],
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -32,11 +36,16 @@ impl Engine {
         let alone = ALONE.lock().await;
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let owners = ["first", "second"].map(|owner| Owner(format!("{owner}-{unique}")));
-        Ok(Self { socket, owners, _alone: alone })
+        let stops = [(); 2].map(|()| -> Arc<dyn StopRecords> {
+            Arc::new(StoredStops(Arc::new(Store::in_memory().expect("a database"))))
+        });
+        Ok(Self { socket, owners, stops, _alone: alone })
     }
 
     async fn runtime(&self, owner: usize) -> DockerRuntime {
-        DockerRuntime::connect(self.owners[owner].clone(), Some(self.socket.clone())).await.expect("a runtime")
+        let (socket, stops) = (Some(self.socket.clone()), Some(self.stops[owner].clone()));
+        let options = Options { socket, stops, ..Options::default() };
+        DockerRuntime::connect_with(self.owners[owner].clone(), options).await.expect("a runtime")
     }
 
     async fn clear(&self) {

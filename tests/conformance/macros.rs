@@ -14,6 +14,7 @@ macro_rules! conformance {
                 remove_of_created_and_exited, remove_of_gone_is_success, missing_program_is_rejected,
                 five_at_once, replacement_lives_beside_its_predecessor;
             ownership: second_handle_sees_the_same, ended_instances_are_told_apart_by_a_new_handle,
+                cause_of_a_stop_is_told_by_a_new_handle, run_after_a_stop_has_an_end_of_its_own,
                 stranger_sees_nothing, stranger_can_not_touch, stranger_with_the_same_names_does_no_harm;
             output: logs_of_ended_in_order, logs_tail, logs_follow_until_the_end, logs_follow_stops_when_dropped,
                 logs_of_unknown_is_not_found, environment_reaches_the_process, exec_tells_code_and_output,

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use evenkeel::runtime::{ErrorKind, Listing, Volumes};
-use evenkeel::state::Phase;
+use evenkeel::state::{EndedBy, Phase, StopCause, StopRequest};
 
-use crate::harness::{DEPLOYMENT, Harness, Program, create, ended, id, listed, request, run, stop};
+use crate::harness::{DEPLOYMENT, Harness, Program, armed, create, ended, id, listed, request, run, stop};
 
 pub async fn second_handle_sees_the_same<H: Harness>(harness: &H) {
     let runtime = harness.runtime().await;
@@ -34,6 +34,36 @@ pub async fn ended_instances_are_told_apart_by_a_new_handle<H: Harness>(harness:
     for (slot, code) in codes {
         assert_eq!(ended(harness, &*again, &id("job", slot)).await.code, Some(code));
     }
+}
+
+pub async fn cause_of_a_stop_is_told_by_a_new_handle<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let asked = |cause| StopRequest { cause, ..stop(Duration::from_secs(60)) };
+    let causes = [(0, StopCause::Expired), (1, StopCause::Retired)];
+    for (slot, cause) in causes {
+        let running = run(harness, &*runtime, id("web", slot), &Program::Polite).await;
+        armed(harness, &*runtime, &running.as_ref()).await;
+        runtime.stop(&running.as_ref(), &asked(cause)).await.expect("stop");
+    }
+    run(harness, &*runtime, id("web", 2), &Program::Exit(143)).await;
+    ended(harness, &*runtime, &id("web", 2)).await;
+    for runtime in [runtime, harness.runtime().await] {
+        for (slot, cause) in causes {
+            assert_eq!(ended(harness, &*runtime, &id("web", slot)).await.ended_by, EndedBy::Request(cause));
+        }
+        assert_eq!(ended(harness, &*runtime, &id("web", 2)).await.ended_by, EndedBy::Itself);
+    }
+}
+
+pub async fn run_after_a_stop_has_an_end_of_its_own<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let first = run(harness, &*runtime, id("job", 0), &Program::PrintsSlowly).await;
+    runtime.stop(&first.as_ref(), &stop(Duration::ZERO)).await.expect("stop");
+    let again = runtime.start(&first.as_ref()).await.expect("start after a stop");
+    assert!(matches!(again.phase, Phase::Running { .. }), "{:?}", again.phase);
+    let exit = ended(harness, &*runtime, &first.id).await;
+    assert_eq!((exit.code, exit.ended_by), (Some(0), EndedBy::Itself));
+    assert_eq!(ended(harness, &*harness.runtime().await, &first.id).await, exit);
 }
 
 pub async fn stranger_sees_nothing<H: Harness>(harness: &H) {

@@ -1,15 +1,17 @@
 //! What the tests share: a runtime on a private engine under an owner of its own, and short ways to ask for instances.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use evenkeel::runtime::docker::DockerRuntime;
-use evenkeel::runtime::{CreateRequest, Runtime, RuntimeEvent, StopRequest, Volumes};
+use evenkeel::controller::StoredStops;
+use evenkeel::runtime::docker::{DockerRuntime, Options};
+use evenkeel::runtime::{CreateRequest, Runtime, RuntimeEvent, StopRecords, StopRequest, Volumes};
 use evenkeel::spec::{ServiceSpec, Signal};
 use evenkeel::state::{Instance, InstanceId, Owner, Phase, StopCause};
+use evenkeel::store::Store;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
@@ -26,6 +28,9 @@ pub struct Bench {
     pub runtime: DockerRuntime,
     pub socket: PathBuf,
     pub deployment: String,
+    /// What outlives the runtime.
+    pub stops: Arc<dyn StopRecords>,
+    owner: Owner,
 }
 
 impl Bench {
@@ -39,8 +44,14 @@ impl Bench {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let owner = Owner(format!("test-{unique}"));
-        let runtime = DockerRuntime::connect(owner, Some(socket.clone())).await.unwrap();
-        Self { runtime, socket, deployment: format!("t{unique}") }
+        let stops: Arc<dyn StopRecords> = Arc::new(StoredStops(Arc::new(Store::in_memory().unwrap())));
+        let runtime = connect(&owner, &socket, &stops).await;
+        Self { runtime, socket, deployment: format!("t{unique}"), stops, owner }
+    }
+
+    /// A new runtime of the same owner, as a controller makes one at its start.
+    pub async fn reopened(&self) -> DockerRuntime {
+        connect(&self.owner, &self.socket, &self.stops).await
     }
 
     /// An identity in this bench's deployment.
@@ -67,17 +78,7 @@ impl Bench {
 
     /// Waits until an instance has ended.
     pub async fn until_ended(&self, id: &InstanceId) -> Instance {
-        let wait = async {
-            loop {
-                let listing = self.runtime.list().await.unwrap();
-                let ended = |found: &Instance| found.id == *id && matches!(found.phase, Phase::Exited(_));
-                if let Some(found) = listing.instances.into_iter().find(ended) {
-                    return found;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, wait).await.expect("it ends")
+        until_ended(&self.runtime, id).await
     }
 
     /// Whether the engine is Podman's.
@@ -105,6 +106,26 @@ impl Bench {
         }
         self.runtime.teardown(&self.deployment, Volumes::Remove).await.unwrap();
     }
+}
+
+async fn connect(owner: &Owner, socket: &Path, stops: &Arc<dyn StopRecords>) -> DockerRuntime {
+    let (socket, stops) = (Some(socket.to_owned()), Some(stops.clone()));
+    DockerRuntime::connect_with(owner.clone(), Options { socket, stops, ..Options::default() }).await.unwrap()
+}
+
+/// Waits until this runtime says that an instance has ended.
+pub async fn until_ended(runtime: &DockerRuntime, id: &InstanceId) -> Instance {
+    let wait = async {
+        loop {
+            let listing = runtime.list().await.unwrap();
+            let ended = |found: &Instance| found.id == *id && matches!(found.phase, Phase::Exited(_));
+            if let Some(found) = listing.instances.into_iter().find(ended) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it ends")
 }
 
 /// A spec of the test image.

@@ -152,7 +152,8 @@ async fn credentials_come_from_dockers_configuration(bench: &Bench) {
     push(bench, &name, right.path());
     bench.cli(&["rmi", "--force", &name]);
     for (config, expected) in [(&wrong, Err(ErrorKind::ImageUnavailable)), (&right, Ok(()))] {
-        let options = Options { socket: Some(bench.socket.clone()), docker_config: Some(config.path().to_owned()) };
+        let (socket, docker_config) = (Some(bench.socket.clone()), Some(config.path().to_owned()));
+        let options = Options { socket, docker_config, ..Options::default() };
         let runtime = DockerRuntime::connect_with(Owner("nobody".to_owned()), options).await.unwrap();
         assert_eq!(ensure(&runtime, &name, PullPolicy::IfNotPresent).await, expected);
     }

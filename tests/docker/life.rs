@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use evenkeel::runtime::{ErrorKind, Listing, Runtime, RuntimeEvent, Volumes};
-use evenkeel::state::{EndedBy, ExitReason, Phase, StopCause};
+use evenkeel::runtime::{ErrorKind, Listing, Runtime, RuntimeEvent, StopRecord, StopRequest, Volumes};
+use evenkeel::spec::RuntimeKind;
+use evenkeel::state::{EndedBy, ExitReason, Instance, Phase, StopCause};
 
-use crate::harness::{Bench, IMAGE, next, stop};
+use crate::harness::{Bench, IMAGE, PATIENCE, next, stop, until_ended};
 
 const SLEEPS: &str = "command: {args: [sleep, '3600']}";
 
@@ -81,6 +82,77 @@ async fn one_that_ignores_the_signal_is_killed(bench: &Bench) {
     assert_eq!((exit.code, exit.reason), (Some(137), ExitReason::Signal));
 }
 
+/// Takes a second to end once it is asked to.
+const SLOW: &str =
+    r#"command: {args: [sh, -c, "trap 'echo asked; sleep 1; exit 0' TERM; echo armed; while :; do sleep 0.05; done"]}"#;
+
+/// Waits until an instance has written this line.
+async fn written(bench: &Bench, instance: &Instance, line: &str) {
+    let wait = async {
+        while !bench.cli(&["logs", &instance.runtime_id]).lines().any(|written| written == line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it writes");
+}
+
+async fn a_stop_that_was_cut_off_is_remembered(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLOW)).await;
+    written(bench, &running, "armed").await;
+    let (first, instance) = (bench.reopened().await, running.as_ref());
+    let expired = StopRequest { cause: StopCause::Expired, ..stop(PATIENCE) };
+    tokio::select! {
+        stopped = first.stop(&instance, &expired) => panic!("it ended too early: {stopped:?}"),
+        () = written(bench, &running, "asked") => {}
+    }
+    drop(first);
+    let ended = until_ended(&bench.reopened().await, &running.id).await;
+    let Phase::Exited(exit) = &ended.phase else { panic!("{ended:?}") };
+    assert_eq!((exit.code, exit.ended_by), (Some(0), EndedBy::Request(StopCause::Expired)));
+}
+
+async fn an_instance_that_outlives_a_stop_has_an_end_of_its_own(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    let cut_off = StopRecord {
+        runtime: RuntimeKind::Docker,
+        runtime_id: running.runtime_id.clone(),
+        cause: StopCause::Expired,
+        run: running.phase.started_at(),
+        over_at: running.created_at,
+    };
+    bench.stops.keep(cut_off).await.unwrap();
+    let second = bench.reopened().await;
+    assert_eq!(second.list().await.unwrap().instances, std::slice::from_ref(&running));
+    bench.cli(&["kill", &running.runtime_id]);
+    let ended = until_ended(&second, &running.id).await;
+    let Phase::Exited(exit) = &ended.phase else { panic!("{ended:?}") };
+    assert_eq!((exit.code, exit.ended_by), (Some(137), EndedBy::Itself));
+    second.remove(&running.as_ref()).await.unwrap();
+    assert_eq!(bench.stops.all(RuntimeKind::Docker).await.unwrap(), []);
+}
+
+async fn what_is_recorded_goes_with_the_container(bench: &Bench) {
+    let gone = || async {
+        while !bench.stops.all(RuntimeKind::Docker).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    for slot in 0..2 {
+        let running = bench.run(&bench.request("web", slot, SLEEPS)).await;
+        bench.runtime.stop(&running.as_ref(), &stop(Duration::ZERO)).await.unwrap();
+        let kept = bench.stops.all(RuntimeKind::Docker).await.unwrap();
+        assert_eq!(kept.iter().map(|record| &record.runtime_id).collect::<Vec<_>>(), [&running.runtime_id]);
+        if slot == 0 {
+            bench.runtime.remove(&running.as_ref()).await.unwrap();
+        } else {
+            // Somebody else removes it while no controller runs.
+            bench.cli(&["rm", &running.runtime_id]);
+            bench.reopened().await.list().await.unwrap();
+        }
+        tokio::time::timeout(PATIENCE, gone()).await.expect("the record goes");
+    }
+}
+
 async fn an_exit_is_reported_with_its_code(bench: &Bench) {
     let mut events = bench.runtime.events().await.unwrap();
     let request = bench.request("job", 0, "command: {args: [sh, -c, 'sleep 0.2; exit 3']}");
@@ -118,6 +190,9 @@ crate::on_both_engines!(
     another_owners_containers_are_not_seen,
     many_creates_at_once_make_one_network,
     one_that_ignores_the_signal_is_killed,
+    a_stop_that_was_cut_off_is_remembered,
+    an_instance_that_outlives_a_stop_has_an_end_of_its_own,
+    what_is_recorded_goes_with_the_container,
     an_exit_is_reported_with_its_code,
     a_command_that_cannot_be_run_is_refused,
 );

@@ -9,6 +9,7 @@ mod crash;
 mod ledger;
 mod shop;
 mod stage;
+mod stops;
 mod story;
 
 use std::sync::mpsc;

@@ -1,13 +1,16 @@
 //! A machine, a source that outlives controllers, and at most one controller at a time.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use evenkeel::clock::{Clock, VirtualClock};
 use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled};
-use evenkeel::runtime::sim::{Faults, SimRuntime, World};
+use evenkeel::runtime::sim::{Faults, ForgetfulRuntime, SimRuntime, World};
+use evenkeel::runtime::{RuntimeError, StopRecord, StopRecords};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::Owner;
 use tokio::sync::{mpsc, watch};
@@ -41,6 +44,33 @@ struct Controller {
     settled: mpsc::Receiver<Settled>,
 }
 
+/// Records of stops that outlive controllers, as a database does.
+#[derive(Default)]
+pub struct Stops(Mutex<BTreeMap<String, StopRecord>>);
+
+impl Stops {
+    pub fn count(&self) -> usize {
+        self.0.lock().expect("records").len()
+    }
+}
+
+#[async_trait]
+impl StopRecords for Stops {
+    async fn all(&self, _: RuntimeKind) -> Result<Vec<StopRecord>, RuntimeError> {
+        Ok(self.0.lock().expect("records").values().cloned().collect())
+    }
+
+    async fn keep(&self, record: StopRecord) -> Result<(), RuntimeError> {
+        self.0.lock().expect("records").insert(record.runtime_id.clone(), record);
+        Ok(())
+    }
+
+    async fn forget(&self, record: StopRecord) -> Result<(), RuntimeError> {
+        self.0.lock().expect("records").retain(|_, kept| *kept != record);
+        Ok(())
+    }
+}
+
 /// What happened to the controller and its declarations, for the checker.
 #[derive(Default)]
 pub struct Chronicle {
@@ -57,6 +87,8 @@ pub struct Stage {
     pub world: Arc<World>,
     pub source: Source,
     pub chronicle: Chronicle,
+    /// What controllers recorded of stops.
+    pub stops: Arc<Stops>,
     clock: Arc<VirtualClock>,
     controller: Option<Controller>,
     trace: Trace,
@@ -71,7 +103,8 @@ impl Stage {
         let start = "2026-01-01T00:00:00Z".parse().expect("a time");
         let clock = Arc::new(VirtualClock::starting_at(start));
         let world = World::new(clock.clone(), seed, faults);
-        Self { world, source: Source::default(), chronicle: Chronicle::default(), clock, controller: None, trace }
+        let (source, chronicle, stops) = Default::default();
+        Self { world, source, chronicle, stops, clock, controller: None, trace }
     }
 
     pub fn now(&self) -> DateTime<Utc> {
@@ -93,10 +126,19 @@ impl Stage {
     /// Starts a controller on what is there, whose source takes this long to be synced.
     pub async fn start(&mut self, sync: Duration) {
         self.note(format!("the controller starts, synced after {sync:?}"));
+        self.start_unsynced().await;
+        let began = self.now();
+        tokio::time::sleep(sync).await;
+        self.chronicle.unsynced.push((began, self.now()));
+        self.declare();
+    }
+
+    async fn start_unsynced(&mut self) {
+        let runtime = ForgetfulRuntime::open(&self.world, owner(), self.stops.clone()).await.expect("a runtime");
         let (declared, declarations) = watch::channel(Arc::new(Declared::default()));
         let (settle, settled) = mpsc::channel(8);
         let core = Core::start(Parts {
-            runtimes: vec![Arc::new(Connected(Arc::new(self.runtime())))],
+            runtimes: vec![Arc::new(Connected(Arc::new(runtime)))],
             default_runtime: RuntimeKind::Sim,
             declared: declarations,
             clock: self.clock.clone(),
@@ -106,10 +148,19 @@ impl Stage {
             settled: settle,
         });
         self.controller = Some(Controller { core, declared, settled });
-        let began = self.now();
-        tokio::time::sleep(sync).await;
-        self.chronicle.unsynced.push((began, self.now()));
-        self.declare();
+    }
+
+    /// Starts a controller that is told this at once.
+    pub async fn start_with(&mut self, declared: Declared) {
+        self.start_unsynced().await;
+        self.tell(declared);
+    }
+
+    /// Tells the controller this, whatever the files say.
+    pub fn tell(&self, declared: Declared) {
+        if let Some(controller) = &self.controller {
+            controller.declared.send_replace(Arc::new(declared));
+        }
     }
 
     /// Ends the controller at once, wherever it is.

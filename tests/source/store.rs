@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use evenkeel::spec::Prune;
-use evenkeel::state::SourceRef;
+use evenkeel::spec::{Prune, RuntimeKind};
+use evenkeel::state::{SourceRef, StopCause, StopRecord};
 use evenkeel::store::{
     DATABASE, Declared, HoldRecord, MAX_EVENT_MESSAGE, MAX_EVENTS, RootIdentity, SourceChange, SourceFile, SourceState,
     Store, StoreError,
@@ -86,6 +86,32 @@ fn events_come_oldest_first_and_only_the_newest_are_kept() {
     assert_eq!(messages(store.events_of("even", 2).unwrap()), ["10002", "10004"]);
     let all = store.events(usize::MAX).unwrap();
     assert_eq!((all.len() as i64, all[0].message.as_str(), all[0].at), (MAX_EVENTS, "5", at(5)));
+}
+
+#[test]
+fn a_stop_is_there_after_a_restart_until_it_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let stop = |id: &str, cause, run: i64| StopRecord {
+        runtime: RuntimeKind::Docker,
+        runtime_id: id.into(),
+        cause,
+        // Engines tell nanoseconds, and which run it was is told by them.
+        run: Some(at(run) + TimeDelta::nanoseconds(7)),
+        over_at: at(run + 60),
+    };
+    let (first, later) = (stop("a", StopCause::Retired, 0), stop("a", StopCause::Expired, 9));
+    let store = Store::open(dir.path()).unwrap();
+    store.record_stop(&first).unwrap();
+    store.record_stop(&stop("b", StopCause::Idle, 3)).unwrap();
+    store.record_stop(&later).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.stops(RuntimeKind::Docker).unwrap(), [later.clone(), stop("b", StopCause::Idle, 3)]);
+    assert_eq!(store.stops(RuntimeKind::Sandbox).unwrap(), []);
+    store.forget_stop(&first).unwrap();
+    assert_eq!(store.stops(RuntimeKind::Docker).unwrap().len(), 2, "a later record of the same instance stays");
+    store.forget_stop(&later).unwrap();
+    store.forget_stop(&later).unwrap();
+    assert_eq!(store.stops(RuntimeKind::Docker).unwrap(), [stop("b", StopCause::Idle, 3)]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
     WaitContainerOptionsBuilder,
 };
+use chrono::Utc;
 use futures::StreamExt;
 
 use super::Inner;
@@ -158,21 +159,20 @@ impl Inner {
     /// another one than the container's only since version 1.42 of its API.
     pub(super) async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>> {
         let what = format!("stopping {}", instance.id);
-        if !self.owns(instance).await? {
-            return Ok(None);
+        let Some(found) = self.look(instance).await? else { return Ok(None) };
+        if matches!(found.phase, Phase::Created | Phase::Exited(_)) {
+            return Ok(Some(found));
         }
         // Podman takes a signal for a frozen container and keeps it until somebody thaws that.
-        if self.engine.product().await? == Product::Podman
-            && let Some(Instance { phase: Phase::Paused { .. }, .. }) = self.look(instance).await?
-        {
+        if self.engine.product().await? == Product::Podman && matches!(found.phase, Phase::Paused { .. }) {
             self.thaw(instance, &what).await?;
         }
-        let before = self.facts.will_stop(&instance.runtime_id, stop.cause);
+        let before = self.facts.stops.will_stop(&found, stop, Utc::now()).await;
         let signal = if stop.grace.is_zero() { Signal::KILL } else { stop.signal };
         if self.signal(instance, signal, &what).await? {
             self.await_end(instance, stop.grace, &what).await?;
         } else {
-            self.facts.did_not_stop(&instance.runtime_id, before);
+            self.facts.stops.did_not_stop(&instance.runtime_id, before).await;
         }
         self.look(instance).await
     }

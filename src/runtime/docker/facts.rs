@@ -3,12 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::state::{EndedBy, Instance, Phase, StopCause};
+use chrono::Utc;
+
+use crate::runtime::stops::Stops;
+use crate::state::{Instance, Phase};
 
 /// Instances by container id, as they were last seen. Bounded by what the engine lists: every complete list drops the
 /// rest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Facts {
+    /// Stops that were asked for, until the container is gone.
+    pub stops: Stops,
     inner: Mutex<Inner>,
 }
 
@@ -17,8 +22,6 @@ struct Inner {
     /// Counts writes, so that an answer that was asked for before a later write does not overwrite it.
     version: u64,
     known: HashMap<String, Known>,
-    /// Stops that were asked for, until the container is gone.
-    causes: HashMap<String, StopCause>,
     /// How many event streams are connected. Without one, a restart between two lists would go unseen.
     watched: usize,
 }
@@ -34,6 +37,11 @@ struct Known {
 pub(super) struct Moment(u64);
 
 impl Facts {
+    /// Nothing but these stops is remembered.
+    pub(super) fn new(stops: Stops) -> Self {
+        Self { stops, inner: Mutex::default() }
+    }
+
     /// The moment from which an answer that is being asked for now holds.
     pub(super) fn now(&self) -> Moment {
         Moment(self.lock().version)
@@ -56,10 +64,12 @@ impl Facts {
     /// Remembers an answer that was asked for at `asked`, and returns what holds: a later write wins.
     pub(super) fn learn(&self, asked: Moment, mut instance: Instance) -> Instance {
         let mut inner = self.lock();
-        if let Some(known) = inner.known.get(&instance.runtime_id).filter(|known| known.version > asked.0) {
+        let known = inner.known.get(&instance.runtime_id);
+        if let Some(known) = known.filter(|known| known.version > asked.0) {
             return known.instance.clone();
         }
-        inner.attribute(&mut instance);
+        let runs = |known: &Known| matches!(known.instance.phase, Phase::Running { .. } | Phase::Paused { .. });
+        self.stops.attribute(&mut instance, known.is_some_and(runs), Utc::now());
         inner.version += 1;
         let version = inner.version;
         inner.known.insert(instance.runtime_id.clone(), Known { version, instance: instance.clone() });
@@ -68,9 +78,8 @@ impl Facts {
 
     /// Forgets one container.
     pub(super) fn forget(&self, container: &str) {
-        let mut inner = self.lock();
-        inner.known.remove(container);
-        inner.causes.remove(container);
+        self.lock().known.remove(container);
+        self.stops.forget(container);
     }
 
     /// Forgets how a container was last seen, because that may have changed unseen; a stop that was asked for stays.
@@ -81,24 +90,9 @@ impl Facts {
     /// Forgets every container that a complete list, asked for at `asked`, did not show.
     pub(super) fn keep_only(&self, asked: Moment, listed: &HashSet<String>) {
         let mut inner = self.lock();
-        let Inner { known, causes, .. } = &mut *inner;
+        let known = &mut inner.known;
         known.retain(|id, known| known.version > asked.0 || listed.contains(id));
-        causes.retain(|id, _| known.contains_key(id) || listed.contains(id));
-    }
-
-    /// Remembers that a stop is asked for, so that the exit that follows is not taken for a crash; gives what was
-    /// remembered before.
-    pub(super) fn will_stop(&self, container: &str, cause: StopCause) -> Option<StopCause> {
-        self.lock().causes.insert(container.to_owned(), cause)
-    }
-
-    /// Takes back what [`Facts::will_stop`] remembered, because there was nothing left to stop.
-    pub(super) fn did_not_stop(&self, container: &str, before: Option<StopCause>) {
-        let causes = &mut self.lock().causes;
-        match before {
-            Some(cause) => causes.insert(container.to_owned(), cause),
-            None => causes.remove(container),
-        };
+        self.stops.keep_only(|id| known.contains_key(id) || listed.contains(id));
     }
 
     /// An event stream is connected; what was remembered before it may have changed unseen.
@@ -116,13 +110,5 @@ impl Facts {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn attribute(&self, instance: &mut Instance) {
-        if let (Phase::Exited(exit), Some(cause)) = (&mut instance.phase, self.causes.get(&instance.runtime_id)) {
-            exit.ended_by = EndedBy::Request(*cause);
-        }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! A list is one call for containers and one for networks. What it does not give (exit codes, times, process ids) is
 //! remembered from inspections (`facts`), and a container is inspected only when its state is new, or when no event
-//! stream was there to tell of changes.
+//! stream was there to tell of changes. Engines do not say who ended a container, so stops are recorded (`Stops`).
 
 mod archive;
 mod body;
@@ -51,9 +51,10 @@ use self::engine::Engine;
 use self::facts::Facts;
 use self::shared::Networks;
 use self::transfers::Transfers;
+use super::stops::Stops;
 use super::{
-    Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRequest, Suspend,
-    Volumes,
+    Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRecords,
+    StopRequest, Suspend, Volumes,
 };
 use crate::spec::{Image, RuntimeKind, ServiceSpec};
 use crate::state::{Condition, Instance, InstanceRef, Owner};
@@ -75,12 +76,14 @@ pub struct DockerRuntime {
 }
 
 /// Choices of [`DockerRuntime::connect_with`].
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// The engine's socket; `DOCKER_HOST` or the default places when absent.
     pub socket: Option<PathBuf>,
     /// Directory of the `config.json` that holds registry credentials; `DOCKER_CONFIG` or `~/.docker` when absent.
     pub docker_config: Option<PathBuf>,
+    /// Keeps why containers were stopped; without it, that is forgotten with the adapter.
+    pub stops: Option<Arc<dyn StopRecords>>,
 }
 
 /// What the parts of the adapter share.
@@ -110,22 +113,22 @@ impl DockerRuntime {
     /// # Errors
     /// `Unsupported` when `DOCKER_HOST` names something other than a Unix socket.
     pub async fn connect(owner: Owner, socket: Option<PathBuf>) -> Result<Self> {
-        Self::connect_with(owner, Options { socket, docker_config: None }).await
+        Self::connect_with(owner, Options { socket, ..Options::default() }).await
     }
 
     /// The same with every choice.
     ///
     /// # Errors
-    /// As [`DockerRuntime::connect`].
+    /// As [`DockerRuntime::connect`], and where the records of stops can't be read.
     pub async fn connect_with(owner: Owner, options: Options) -> Result<Self> {
         let env = |key: &str| std::env::var(key).ok();
-        let Options { socket, docker_config } = options;
+        let Options { socket, docker_config, stops } = options;
         let sockets = socket::sockets(socket, env, rustix::process::getuid().as_raw())?;
         let ended = CancellationToken::new();
         let inner = Inner {
             owner,
             engine: Engine::new(sockets),
-            facts: Facts::default(),
+            facts: Facts::new(Stops::open(RuntimeKind::Docker, stops).await?),
             networks: Networks::default(),
             archives: Archives::default(),
             transfers: Transfers::default(),

@@ -1,0 +1,229 @@
+//! Stops that were asked for, so that their exits are not taken for crashes; for runtimes that can't keep the cause with
+//! the instance.
+//!
+//! A stop is recorded before anything of it reaches the instance, and the record goes with the instance. So a controller
+//! that is killed at any instant leaves one of three things: no record and an instance that nobody asked to end; a
+//! record and an instance that may have been asked; a record and an exit. The second kind is decided by what comes of
+//! it: an instance that is still seen running when the stop must long be over was not ended by it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::Result;
+use crate::spec::RuntimeKind;
+use crate::state::{EndedBy, Instance, Phase, StopRecord, StopRequest};
+
+/// Time after its grace in which a stop ends an instance or never: the kill, and an engine under load.
+const BEYOND_GRACE: Duration = Duration::from_secs(60);
+
+/// Keeps records of stops beyond the life of an adapter.
+#[async_trait]
+pub trait StopRecords: Send + Sync {
+    /// The records of one runtime.
+    async fn all(&self, runtime: RuntimeKind) -> Result<Vec<StopRecord>>;
+
+    /// Keeps a record in place of an earlier one of the same instance; it is safe when this returns.
+    async fn keep(&self, record: StopRecord) -> Result<()>;
+
+    /// Forgets this record; a later one of the same instance stays. One that is not there is success.
+    async fn forget(&self, record: StopRecord) -> Result<()>;
+}
+
+/// Every stop of one runtime that was asked for and whose instance exists. One for each instance at most.
+pub(super) struct Stops {
+    runtime: RuntimeKind,
+    records: Option<Arc<dyn StopRecords>>,
+    asked: Mutex<HashMap<String, Asked>>,
+}
+
+/// A stop that was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Asked {
+    record: StopRecord,
+    /// It was asked for by an earlier adapter, which may not have got beyond the record.
+    inherited: bool,
+}
+
+/// What an instance says of a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It ended by it.
+    Ended,
+    /// It may yet end by it.
+    Open,
+    /// Whatever becomes of it has another cause.
+    Void,
+}
+
+impl Stops {
+    /// The stops that are recorded; without records, those of this adapter alone.
+    ///
+    /// # Errors
+    /// The records can't be read.
+    pub async fn open(runtime: RuntimeKind, records: Option<Arc<dyn StopRecords>>) -> Result<Self> {
+        let found = match &records {
+            Some(records) => records.all(runtime).await?,
+            None => Vec::new(),
+        };
+        let inherited = |record: StopRecord| (record.runtime_id.clone(), Asked { record, inherited: true });
+        let asked = Mutex::new(found.into_iter().map(inherited).collect());
+        Ok(Self { runtime, records, asked })
+    }
+
+    /// Notes that an instance is about to be stopped; call it before anything of the stop reaches the instance. Gives
+    /// what was noted before.
+    pub async fn will_stop(&self, instance: &Instance, stop: &StopRequest, now: DateTime<Utc>) -> Option<Asked> {
+        let limit = chrono::Duration::from_std(stop.grace.saturating_add(BEYOND_GRACE)).ok();
+        let record = StopRecord {
+            runtime: self.runtime,
+            runtime_id: instance.runtime_id.clone(),
+            cause: stop.cause,
+            run: instance.phase.started_at(),
+            over_at: limit.and_then(|limit| now.checked_add_signed(limit)).unwrap_or(DateTime::<Utc>::MAX_UTC),
+        };
+        let asked = Asked { record: record.clone(), inherited: false };
+        let before = self.lock().insert(instance.runtime_id.clone(), asked);
+        self.keep(record).await;
+        before
+    }
+
+    /// Takes back what [`Stops::will_stop`] noted, because there was nothing left to stop.
+    pub async fn did_not_stop(&self, runtime_id: &str, before: Option<Asked>) {
+        let Some(before) = before else { return self.forget(runtime_id) };
+        let record = before.record.clone();
+        self.lock().insert(runtime_id.to_owned(), before);
+        self.keep(record).await;
+    }
+
+    /// Says of an exit that it was asked for, where it was. `seen_alive` is whether this adapter has seen the instance
+    /// run until now.
+    pub fn attribute(&self, instance: &mut Instance, seen_alive: bool, now: DateTime<Utc>) {
+        let verdict = match self.lock().get(&instance.runtime_id) {
+            Some(asked) => (asked.verdict(&instance.phase, seen_alive, now), asked.record.cause),
+            None => return,
+        };
+        match (verdict, &mut instance.phase) {
+            ((Verdict::Ended, cause), Phase::Exited(exit)) => exit.ended_by = EndedBy::Request(cause),
+            ((Verdict::Void, _), _) => self.forget(&instance.runtime_id),
+            _ => {}
+        }
+    }
+
+    /// Forgets the stop of an instance that is gone.
+    pub fn forget(&self, runtime_id: &str) {
+        let forgotten = self.lock().remove(runtime_id);
+        if let Some(asked) = forgotten {
+            self.drop_record(asked.record);
+        }
+    }
+
+    /// Forgets the stops of all other instances than these.
+    pub fn keep_only(&self, exists: impl Fn(&str) -> bool) {
+        let gone: Vec<Asked> = self.lock().extract_if(|id, _| !exists(id)).map(|(_, asked)| asked).collect();
+        for asked in gone {
+            self.drop_record(asked.record);
+        }
+    }
+
+    async fn keep(&self, record: StopRecord) {
+        let Some(records) = &self.records else { return };
+        let runtime_id = record.runtime_id.clone();
+        if let Err(error) = records.keep(record).await {
+            // A full disk is no reason not to stop something.
+            tracing::warn!(runtime = %self.runtime, runtime_id, %error, "a stop is not recorded; it may look like a crash after a restart of keel");
+        }
+    }
+
+    /// Nobody waits for this: a record that is left goes with the next complete list.
+    fn drop_record(&self, record: StopRecord) {
+        let Some(records) = self.records.clone() else { return };
+        tokio::spawn(async move {
+            if let Err(error) = records.forget(record).await {
+                tracing::debug!(%error, "the record of a stop is left");
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Asked {
+    fn verdict(&self, phase: &Phase, seen_alive: bool, now: DateTime<Utc>) -> Verdict {
+        let other_run = |started: Option<DateTime<Utc>>| match (self.record.run, started) {
+            (Some(run), Some(started)) => run != started,
+            _ => false,
+        };
+        // The stop of this adapter is under way or was made; only of an inherited one nobody knows.
+        let outlived = self.inherited && now > self.record.over_at;
+        match phase {
+            Phase::Exited(exit) if other_run(exit.started_at) || (seen_alive && outlived) => Verdict::Void,
+            Phase::Exited(_) => Verdict::Ended,
+            Phase::Running { since, .. } | Phase::Paused { since } if outlived || other_run(Some(*since)) => {
+                Verdict::Void
+            }
+            _ => Verdict::Open,
+        }
+    }
+}
+
+impl fmt::Debug for Stops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stops").field("runtime", &self.runtime).field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Exit, StopCause};
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
+    }
+
+    /// A stop of the run that began at 0; it must be over at 100.
+    fn asked(inherited: bool) -> Asked {
+        let record = StopRecord {
+            runtime: RuntimeKind::Docker,
+            runtime_id: "c0ffee".to_owned(),
+            cause: StopCause::Expired,
+            run: Some(at(0)),
+            over_at: at(100),
+        };
+        Asked { record, inherited }
+    }
+
+    #[test]
+    fn an_end_is_told_from_one_that_nobody_asked_for() {
+        let runs = |since: i64| Phase::Running { since: at(since), ready: true };
+        let ended = |since: i64, end: i64| Phase::Exited(Exit::from_code(143, Some(at(since)), at(end)));
+        let unrun = Phase::Exited(Exit::runtime_error("no such program", at(5)));
+        // Phase, whether it was seen alive, time, verdict, verdict of an inherited one.
+        let table = [
+            (runs(0), true, 10, Verdict::Open, Verdict::Open),
+            (Phase::Paused { since: at(0) }, true, 10, Verdict::Open, Verdict::Open),
+            (Phase::Unknown { message: String::new() }, true, 10, Verdict::Open, Verdict::Open),
+            (ended(0, 10), true, 10, Verdict::Ended, Verdict::Ended),
+            // Nobody looked for an hour: it ended by the stop as far as is known.
+            (ended(0, 3600), false, 3700, Verdict::Ended, Verdict::Ended),
+            // It lived on, so the stop was cut off before it reached it.
+            (runs(0), true, 101, Verdict::Open, Verdict::Void),
+            (ended(0, 3600), true, 3600, Verdict::Ended, Verdict::Void),
+            // Somebody started it again, and that run has its own end.
+            (runs(50), true, 60, Verdict::Void, Verdict::Void),
+            (ended(50, 60), false, 60, Verdict::Void, Verdict::Void),
+            (unrun, false, 10, Verdict::Ended, Verdict::Ended),
+        ];
+        for (phase, seen_alive, now, own, inherited) in table {
+            let verdicts = [false, true].map(|inherited| asked(inherited).verdict(&phase, seen_alive, at(now)));
+            assert_eq!(verdicts, [own, inherited], "{phase:?}, seen alive: {seen_alive}, at {now}");
+        }
+    }
+}
