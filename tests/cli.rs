@@ -30,3 +30,12 @@ mod following;
 
 #[path = "support/private.rs"]
 mod private;
+
+#[path = "cli/sockets.rs"]
+mod sockets;
+
+#[path = "cli/credentials.rs"]
+mod credentials;
+
+#[path = "support/registry.rs"]
+mod registry;

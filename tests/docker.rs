@@ -16,5 +16,7 @@ mod life;
 mod output;
 #[path = "support/private.rs"]
 mod private;
+#[path = "support/registry.rs"]
+mod registry;
 #[path = "docker/restart.rs"]
 mod restart;

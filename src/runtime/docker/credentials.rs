@@ -175,3 +175,55 @@ async fn ask(helper: &str, server: &str) -> Result<HelperAnswer, String> {
     }
     serde_json::from_slice(&output.stdout).map_err(|error| format!("{program}: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn credentials(username: Option<&str>, password: Option<&str>, token: Option<&str>) -> DockerCredentials {
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        DockerCredentials {
+            username: text(username),
+            password: text(password),
+            identitytoken: text(token),
+            serveraddress: Some("registry.example".to_owned()),
+            ..DockerCredentials::default()
+        }
+    }
+
+    #[test]
+    fn a_helper_gives_a_password_or_a_token() {
+        let answer = |username: &str| HelperAnswer { username: username.to_owned(), secret: "secret".to_owned() };
+        let given = |username| from_helper(answer(username), "registry.example");
+        assert_eq!(given("me"), credentials(Some("me"), Some("secret"), None));
+        assert_eq!(given("<token>"), credentials(None, None, Some("secret")));
+    }
+
+    #[test]
+    fn what_is_stored_is_found_by_every_name_that_docker_writes() {
+        let auth = STANDARD.encode("me:secret");
+        let table = [
+            ("registry.example", json!({ "auth": auth })),
+            ("https://registry.example/v2/", json!({ "auth": auth })),
+            ("registry.example", json!({ "username": "me", "password": "secret" })),
+        ];
+        for (name, entry) in table {
+            let file: ConfigFile = serde_json::from_value(json!({ "auths": { name: entry } })).unwrap();
+            let found = stored(&file, "registry.example", "registry.example");
+            assert_eq!(found, Some(credentials(Some("me"), Some("secret"), None)), "{name}: {entry}");
+            assert_eq!(stored(&file, "docker.io", DOCKER_HUB), None);
+        }
+    }
+
+    #[test]
+    fn docker_hub_has_names_of_its_own() {
+        let helpers = json!({ "credHelpers": { DOCKER_HUB: "hub" }, "credsStore": "store" });
+        let file: ConfigFile = serde_json::from_value(helpers).unwrap();
+        assert_eq!(helper(&file, "docker.io", DOCKER_HUB), Some("hub"));
+        assert_eq!(helper(&file, "registry.example", "registry.example"), Some("store"));
+        let empty: ConfigFile = serde_json::from_value(json!({ "credsStore": "" })).unwrap();
+        assert_eq!(helper(&empty, "docker.io", DOCKER_HUB), None);
+    }
+}

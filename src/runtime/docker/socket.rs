@@ -63,14 +63,20 @@ mod tests {
 
     #[test]
     fn without_a_name_the_default_places_are_tried_in_order() {
-        let found = sockets(None, with_env(&[("DOCKER_HOST", "")]), 1000).unwrap();
-        let expected = [
-            "/var/run/docker.sock",
-            "/run/user/1000/docker.sock",
-            "/run/podman/podman.sock",
-            "/run/user/1000/podman/podman.sock",
+        let table = [
+            ([("DOCKER_HOST", ""), ("XDG_RUNTIME_DIR", "")], "/run/user/1000"),
+            ([("DOCKER_HOST", ""), ("XDG_RUNTIME_DIR", "/tmp/mine")], "/tmp/mine"),
         ];
-        assert_eq!(found, Sockets::Candidates(expected.map(PathBuf::from).to_vec()));
+        for (env, dir) in table {
+            let expected = [
+                "/var/run/docker.sock".to_owned(),
+                format!("{dir}/docker.sock"),
+                "/run/podman/podman.sock".to_owned(),
+                format!("{dir}/podman/podman.sock"),
+            ];
+            let found = sockets(None, with_env(&env), 1000).unwrap();
+            assert_eq!(found, Sockets::Candidates(expected.map(PathBuf::from).to_vec()));
+        }
     }
 
     #[test]
