@@ -24,9 +24,11 @@ use futures::{StreamExt, stream};
 use tokio::sync::{mpsc, watch};
 
 const IMAGE: &str = "keel-test/busybox:1";
-/// Calls side by side, as the docker runtime makes them: twice the cores.
-const ROUNDS: usize = 3;
 
+/// Containers at once, and rounds of each: a single one is quick and varies most.
+const COUNTS: [(u32, usize); 3] = [(1, 15), (10, 5), (50, 3)];
+
+/// Calls side by side, as the docker runtime makes them: twice the cores.
 fn concurrency() -> usize {
     2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -132,10 +134,10 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 async fn converge(docker: &Docker, rig: &mut Rig) {
-    println!("converge on the host's network, median of {ROUNDS} interleaved rounds");
-    for count in [1, 10, 50] {
+    println!("converge on the host's network, medians of interleaved rounds");
+    for (count, rounds) in COUNTS {
         let (mut floors, mut keels) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             floors.push(floor(docker, count).await);
             keels.push(rig.converge(count).await);
             rig.remove().await;

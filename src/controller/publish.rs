@@ -20,6 +20,7 @@ const PUBLISH_PER_THOUSAND: Duration = Duration::from_millis(20);
 pub struct Board {
     deployments: BTreeMap<String, DeploymentStatus>,
     due: Option<Instant>,
+    last: Option<Instant>,
     published: watch::Sender<Arc<Status>>,
 }
 
@@ -27,7 +28,7 @@ impl Board {
     /// An empty board and where it is published.
     pub fn new() -> (Self, watch::Receiver<Arc<Status>>) {
         let (published, status) = watch::channel(Arc::default());
-        (Self { deployments: BTreeMap::new(), due: None, published }, status)
+        (Self { deployments: BTreeMap::new(), due: None, last: None, published }, status)
     }
 
     /// When the next publication is due.
@@ -55,14 +56,16 @@ impl Board {
         }
     }
 
-    /// Something changed: publish soon.
+    /// Something changed: publish at once, or as soon as the last publication is old enough.
     pub fn touch(&mut self, now: Instant, instances: usize) {
         let thousands = u32::try_from(instances / 1000).unwrap_or(u32::MAX);
-        self.due.get_or_insert(now + PUBLISH_EVERY + PUBLISH_PER_THOUSAND.saturating_mul(thousands));
+        let pause = PUBLISH_EVERY + PUBLISH_PER_THOUSAND.saturating_mul(thousands);
+        self.due.get_or_insert(self.last.map_or(now, |last| now.max(last + pause)));
     }
 
     fn publish(&mut self, mut status: Status) {
         self.due = None;
+        self.last = Some(Instant::now());
         for deployment in self.deployments.values() {
             status.deployments.push(deployment.view.clone());
             status.services.extend(deployment.services.iter().cloned());

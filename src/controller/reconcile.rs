@@ -180,9 +180,13 @@ impl State {
         });
     }
 
-    pub(super) fn reported(&mut self, _flight: FlightId, report: Report) {
+    pub(super) fn reported(&mut self, flight: FlightId, report: Report) {
         let (now, at) = self.now();
-        let Report { step, outcome } = report;
+        let Report { step, outcome, last } = report;
+        if last {
+            // Nothing more will be done, so that the next plan need not wait for the end of the task.
+            self.landed(flight);
+        }
         let deployment = deployment_of(&step);
         let record = self.records.entry(deployment.clone()).or_default();
         match outcome {

@@ -15,6 +15,8 @@ pub struct Report {
     pub step: Step,
     /// What came of it.
     pub outcome: Outcome,
+    /// Whether the lane ends with it.
+    pub last: bool,
 }
 
 /// What came of a call.
@@ -41,7 +43,8 @@ pub trait Reporter: Send + Sync {
 /// Runs the steps in order until one fails. Every step is reported as soon as it ends.
 pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<Gate>, deployment: &str, reporter: &R) {
     let mut created: Option<InstanceRef> = None;
-    for step in lane.steps {
+    let mut steps = lane.steps.into_iter().peekable();
+    while let Some(step) = steps.next() {
         let pass = gate.pass(deployment, kind_of(&step.action)).await;
         let limit = longest(&step.action);
         let attempted = tokio::time::timeout(limit, attempt(&step, &created, runtime.as_ref(), reporter)).await;
@@ -50,9 +53,9 @@ pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<G
         if let (Action::Create { .. }, Outcome::Now(instance)) = (&step.action, &outcome) {
             created = Some(Instance::as_ref(instance));
         }
-        let failed = matches!(outcome, Outcome::Failed(_));
-        reporter.ended(Report { step, outcome }).await;
-        if failed {
+        let last = steps.peek().is_none() || matches!(outcome, Outcome::Failed(_));
+        reporter.ended(Report { step, outcome, last }).await;
+        if last {
             return;
         }
     }

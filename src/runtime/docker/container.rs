@@ -48,6 +48,7 @@ impl Inner {
             Ok(container) => self.inspect(&container).await,
             Err(error) if is_name_conflict(&error) => self.recognise(&request.id).await,
             Err(error) if error.is_missing() && error.words().to_lowercase().contains("image") => {
+                self.forget_image(&request.spec.image);
                 Err(RuntimeError::new(ErrorKind::ImageUnavailable, error.explain(&what()).message))
             }
             // The engine has no such image, network or container to join; none of them is the instance.

@@ -1,6 +1,8 @@
 //! Images: looking, pulling, loading.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
@@ -15,6 +17,39 @@ use crate::spec::{Image, ImageRef, PullPolicy};
 /// Time without any progress after which a pull is given up. Kubernetes' kubelet uses one minute
 /// (imagePullProgressDeadline); twice that, because an engine says nothing while it unpacks a large layer.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Time for which an image that was found counts as found. It spans the way from having an image to creating a container
+/// of it, and a burst of containers of one image; a removal in between is what the create reports.
+const FOUND_HOLDS: Duration = Duration::from_secs(5);
+
+/// Names by which the engine was seen to have images, by reference.
+#[derive(Debug, Default)]
+pub(super) struct Found(Mutex<HashMap<String, (String, Instant)>>);
+
+impl Found {
+    /// The name of an image that was found a moment ago.
+    fn name(&self, reference: &str, now: Instant) -> Option<String> {
+        let found = self.lock();
+        let fresh = |(_, at): &&(String, Instant)| now.saturating_duration_since(*at) < FOUND_HOLDS;
+        found.get(reference).filter(fresh).map(|(name, _)| name.clone())
+    }
+
+    /// Notes that an image was found, and lets go of what was found long ago.
+    fn note(&self, reference: &str, name: &str, now: Instant) {
+        let mut found = self.lock();
+        found.retain(|_, (_, at)| now.saturating_duration_since(*at) < FOUND_HOLDS);
+        found.insert(reference.to_owned(), (name.to_owned(), now));
+    }
+
+    /// Notes that an image is not there any more.
+    fn forget(&self, reference: &str) {
+        self.lock().remove(reference);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (String, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Inner {
     /// Makes an image available by its pull policy.
@@ -68,8 +103,22 @@ impl Inner {
         }
     }
 
-    /// The name that the engine has an image by, where it has it.
+    /// Looks for an image again the next time, because the engine does not have it any more.
+    pub(super) fn forget_image(&self, image: &Image) {
+        if let ImageRef::Registry(reference) = &image.name {
+            self.found.forget(reference);
+        }
+    }
+
+    /// The name that the engine has an image by, where it has it, or had it a moment ago.
     async fn local_name(&self, reference: &str) -> Result<Option<String>> {
+        if let Some(name) = self.found.name(reference, Instant::now()) {
+            return Ok(Some(name));
+        }
+        self.look_for_image(reference).await
+    }
+
+    async fn look_for_image(&self, reference: &str) -> Result<Option<String>> {
         for name in local_names(reference) {
             let found = self
                 .engine
@@ -79,7 +128,10 @@ impl Inner {
                 })
                 .await;
             match found {
-                Ok(_) => return Ok(Some(name)),
+                Ok(_) => {
+                    self.found.note(reference, &name, Instant::now());
+                    return Ok(Some(name));
+                }
                 Err(error) if error.is_missing() => {}
                 Err(error) => return Err(error.explain(&format!("looking for image {reference}"))),
             }
@@ -115,7 +167,7 @@ impl Inner {
             }
         }
         // Podman was seen to end a failed pull without an error that bollard knows.
-        match self.local_name(reference).await? {
+        match self.look_for_image(reference).await? {
             Some(_) => Ok(()),
             None => Err(RuntimeError::new(
                 ErrorKind::ImageUnavailable,
@@ -167,6 +219,19 @@ fn unsupported(image: &ImageRef) -> RuntimeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_found_holds_for_a_moment() {
+        let (found, began) = (Found::default(), Instant::now());
+        found.note("docker.io/org/web:1", "localhost/org/web:1", began);
+        let name = |after| found.name("docker.io/org/web:1", began + after);
+        assert_eq!(name(Duration::from_secs(4)).as_deref(), Some("localhost/org/web:1"));
+        assert_eq!(name(FOUND_HOLDS), None);
+        found.note("docker.io/org/api:1", "docker.io/org/api:1", began + FOUND_HOLDS);
+        assert_eq!(found.lock().len(), 1, "what was found long ago is let go");
+        found.forget("docker.io/org/api:1");
+        assert_eq!(found.name("docker.io/org/api:1", began + FOUND_HOLDS), None);
+    }
 
     #[test]
     fn images_made_here_are_found_by_podmans_name_too() {

@@ -49,6 +49,7 @@ use self::archive::Archives;
 use self::credentials::Credentials;
 use self::engine::Engine;
 use self::facts::Facts;
+use self::image::Found;
 use self::shared::Networks;
 use self::transfers::Transfers;
 use super::stops::Stops;
@@ -95,6 +96,7 @@ struct Inner {
     networks: Networks,
     archives: Archives,
     transfers: Transfers,
+    found: Found,
     credentials: Credentials,
     capabilities: OnceCell<Capabilities>,
     /// Whether the engine says that it has an init program.
@@ -132,6 +134,7 @@ impl DockerRuntime {
             networks: Networks::default(),
             archives: Archives::default(),
             transfers: Transfers::default(),
+            found: Found::default(),
             credentials: docker_config.map_or_else(|| Credentials::from_env(env), Credentials::in_dir),
             capabilities: OnceCell::new(),
             init: OnceCell::new(),
