@@ -9,7 +9,7 @@ use super::message::Command;
 use super::open::local;
 use super::{Applied, ApplyRequest, Change, DeploymentPreview, EngineError, Mode, Preview, SpecFile};
 use crate::plan::{Snapshot, forecast, plan};
-use crate::spec::{Merged, MergedDeployment, ParsedFile, Prune, merge, parse, problems};
+use crate::spec::{MergedDeployment, ParsedFile, Prune, merge, parse, problems};
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, read_applied};
 

@@ -164,6 +164,7 @@ impl Wait {
             | Self::OrphanSettling { until, .. } => Some(*until),
             Self::NotReady { until, .. } => *until,
             Self::InFlight { .. }
+            | Self::Paused { .. }
             | Self::Draining { .. }
             | Self::Isolated { .. }
             | Self::ShutDown { .. }
