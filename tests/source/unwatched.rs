@@ -84,23 +84,25 @@ fn what_another_directory_declared_stays_and_is_no_loss() {
 
 #[test]
 fn what_is_watched_is_pruned_as_if_the_other_directory_had_never_been() {
-    let mut changing = Changing::with(&["a", "b"]);
-    for name in ["c", "d", "e", "f", "g"] {
+    let mut changing = Changing::with(&["a", "b", "c", "d"]);
+    for name in ["v", "w", "x", "y", "z"] {
         changing.write_other(&format!("{name}.yaml"), &deployment(name, "one"));
     }
     changing.watch("other");
-    std::fs::remove_file(changing.bench.base.path().join("other/c.yaml")).unwrap();
+    let other = changing.bench.base.path().join("other");
+    std::fs::remove_file(other.join("v.yaml")).unwrap();
     let snapshot = changing.scan();
-    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b", "d", "e", "f", "g"], vec![("c", Prune::Auto)]));
-    // All four that are left: of what is watched that is more than half.
-    for name in ["d", "e", "f", "g"] {
-        std::fs::remove_file(changing.bench.base.path().join(format!("other/{name}.yaml"))).unwrap();
+    assert_eq!(names(&snapshot), ["a", "b", "c", "d", "w", "x", "y", "z"]);
+    assert_eq!(removed(&snapshot), [("v", Prune::Auto)]);
+    // All four that are left: half of what is kept, and more than half of what is watched.
+    for name in ["w", "x", "y", "z"] {
+        std::fs::remove_file(other.join(format!("{name}.yaml"))).unwrap();
     }
     let snapshot = changing.scan();
-    assert_eq!(snapshot.hold.as_ref().unwrap().missing, ["d", "e", "f", "g"]);
+    assert_eq!(snapshot.hold.as_ref().unwrap().missing, ["w", "x", "y", "z"]);
     let (confirmed, snapshot) = changing.approve();
-    assert_eq!(confirmed, ["a", "b", "d", "e", "f", "g"], "both are kept until somebody says that they may go");
-    assert_eq!((names(&snapshot), removed(&snapshot).len()), (vec![], 7));
+    assert_eq!(confirmed, ["a", "b", "c", "d", "w", "x", "y", "z"], "all that is kept until somebody says it may go");
+    assert_eq!((names(&snapshot), removed(&snapshot).len()), (vec![], 9));
 }
 
 #[test]
@@ -155,6 +157,12 @@ fn a_directory_above_or_below_watches_the_same_files() {
     changing.bench.remove("team/b.yaml");
     let snapshot = changing.scan();
     assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "c"], vec![("b", Prune::Auto)]));
+    let (team, away) = (changing.bench.path("team"), changing.bench.base.path().join("away"));
+    std::fs::rename(&team, &away).unwrap();
+    let snapshot = changing.scan();
+    assert!(snapshot.hold.is_some(), "the watched directory is gone, whichever one declared it first");
+    assert_eq!(names(&snapshot), ["a", "c"]);
+    std::fs::rename(&away, &team).unwrap();
     changing.bench.remove("team/c.yaml");
     let snapshot = changing.watch("");
     assert_eq!((names(&snapshot), unwatched(&snapshot)), (vec!["a"], vec![]));
