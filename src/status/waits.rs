@@ -44,9 +44,11 @@ pub(super) enum Severity {
 pub(super) const fn severity(wait: &Wait) -> Severity {
     match wait {
         Wait::Ended { .. } | Wait::Idle { .. } | Wait::Terminated { .. } | Wait::Kept => Severity::Fine,
-        Wait::InFlight { .. } | Wait::Paused { .. } | Wait::NotReady { .. } | Wait::Draining { .. } | Wait::OrphanSettling { .. } => {
-            Severity::Moving
-        }
+        Wait::InFlight { .. }
+        | Wait::Paused { .. }
+        | Wait::NotReady { .. }
+        | Wait::Draining { .. }
+        | Wait::OrphanSettling { .. } => Severity::Moving,
         Wait::BackOff { .. } | Wait::Retry { .. } | Wait::Unknown { .. } => Severity::Trying,
         Wait::RuntimeUnreachable { .. } => Severity::Blind,
         Wait::Refused { .. }

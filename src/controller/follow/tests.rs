@@ -59,7 +59,9 @@ fn line(second: i64) -> LogLine {
 }
 
 /// What is opened: runtime id, tail, since.
-fn opened(look: &Look) -> Vec<(&str, Option<u64>, Option<DateTime<Utc>>)> {
+type Opened<'a> = (&'a str, Option<u64>, Option<DateTime<Utc>>);
+
+fn opened(look: &Look) -> Vec<Opened<'_>> {
     let of = |opening: &Opening| {
         assert!(opening.options.follow);
         (opening.options.tail, opening.options.since)
@@ -80,7 +82,7 @@ fn everything_that_lives_is_read_and_the_newest_dead_of_a_slot_in_which_nothing_
 fn a_replacement_is_read_from_its_first_line_once_it_has_started() {
     let (mut roster, now) = (roster(Some(5)), Instant::now());
     let (first, second) = (runs(0, 0, 1), runs(0, 1, 101));
-    roster.look(&[first.clone()], now);
+    roster.look(std::slice::from_ref(&first), now);
     assert_eq!(opened(&roster.look(&[first.clone(), created(&second)], now)), []);
     assert_eq!(opened(&roster.look(&[first.clone(), second.clone()], now)), [("0.1", None, None)]);
     assert_eq!(opened(&roster.look(&[first, second], now)), [], "each is opened once");
@@ -113,7 +115,7 @@ fn a_replacement_waits_for_the_last_lines_of_a_dead_one_and_not_for_ever() {
     assert_eq!(opened(&roster.look(&both, now + 6 * SECOND)), [("0.1", None, None)]);
 
     let mut silent = self::roster(None);
-    silent.look(&[first.clone()], now);
+    silent.look(std::slice::from_ref(&first), now);
     silent.look(&both[..2], now);
     assert_eq!(opened(&silent.look(&both[..2], now + 5 * SECOND)), [("0.1", None, None)]);
     let look = silent.look(&both[..2], now + 30 * SECOND);
@@ -124,7 +126,7 @@ fn a_replacement_waits_for_the_last_lines_of_a_dead_one_and_not_for_ever() {
 fn a_replacement_does_not_wait_for_one_that_still_runs() {
     let (mut roster, now) = (roster(None), Instant::now());
     let (first, second) = (runs(0, 0, 1), runs(0, 1, 101));
-    roster.look(&[first.clone()], now);
+    roster.look(std::slice::from_ref(&first), now);
     assert_eq!(opened(&roster.look(&[first, second], now)), [("0.1", None, None)]);
 }
 
@@ -138,14 +140,14 @@ fn an_output_that_broke_off_is_taken_up_where_it_was_left() {
     let (mut roster, now) = (roster(Some(2)), Instant::now());
     let instance = runs(0, 0, 1);
     let key = key(&instance);
-    roster.look(&[instance.clone()], now);
+    roster.look(std::slice::from_ref(&instance), now);
     assert_eq!(new_lines(&mut roster, &key, &[7, 8, 8], now), [true, true, true]);
     let gone = RuntimeError::new(ErrorKind::Unavailable, "it went away");
     assert_eq!(roster.failed(&key, &gone, now), Trouble::Passing);
-    let look = roster.look(&[instance.clone()], now);
+    let look = roster.look(std::slice::from_ref(&instance), now);
     assert_eq!((opened(&look), look.again), (vec![], Some(now + SECOND)));
     let later = now + SECOND;
-    assert_eq!(opened(&roster.look(&[instance.clone()], later)), [("0.0", None, Some(at(8)))]);
+    assert_eq!(opened(&roster.look(std::slice::from_ref(&instance), later)), [("0.0", None, Some(at(8)))]);
     assert_eq!(roster.failed(&key, &gone, later), Trouble::Silent, "it is told once");
     assert_eq!(roster.look(&[dead(&instance)], later).again, Some(later + 2 * SECOND));
     // It died meanwhile, and what it wrote until then is read all the same.
@@ -159,7 +161,7 @@ fn an_output_that_broke_off_before_its_first_line_begins_as_it_was_asked_for() {
     for (tail, since) in [(Some(0), Some(at(100))), (Some(3), None), (None, None)] {
         let (mut roster, now) = (roster(tail), Instant::now());
         let instance = runs(0, 0, 1);
-        roster.look(&[instance.clone()], now);
+        roster.look(std::slice::from_ref(&instance), now);
         roster.ended(&key(&instance), now);
         assert_eq!(opened(&roster.look(&[instance], now + SECOND)), [("0.0", None, since)], "{tail:?}");
     }
@@ -169,7 +171,7 @@ fn an_output_that_broke_off_before_its_first_line_begins_as_it_was_asked_for() {
 fn an_instance_that_is_started_again_is_read_on() {
     let (mut roster, now) = (roster(None), Instant::now());
     let instance = runs(0, 0, 1);
-    roster.look(&[instance.clone()], now);
+    roster.look(std::slice::from_ref(&instance), now);
     new_lines(&mut roster, &key(&instance), &[5], now);
     roster.ended(&key(&instance), now);
     let look = roster.look(&[dead(&instance)], now + 60 * SECOND);
