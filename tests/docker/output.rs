@@ -31,6 +31,10 @@ async fn lines_are_read_with_stream_and_time(bench: &Bench) {
     assert_eq!(streams, [OutputStream::Stdout, OutputStream::Stderr, OutputStream::Stdout, OutputStream::Stdout]);
     assert!(followed.is_sorted_by_key(|line| line.at), "{followed:?}");
 
+    // Only what comes: nothing, once it has ended.
+    let nothing = logs(bench, &running, LogOptions { tail: Some(0), follow: true, since: None }).await;
+    assert_eq!(texts(&nothing), [""; 0]);
+
     // Podman takes a line without its end for a part of the one before.
     let tail = logs(bench, &running, LogOptions { tail: Some(2), ..LogOptions::default() }).await;
     assert!(tail.len() == 2 && tail[1].text.ends_with("end"), "{tail:?}");
@@ -38,6 +42,30 @@ async fn lines_are_read_with_stream_and_time(bench: &Bench) {
     let since = followed[2].at;
     let later = logs(bench, &running, LogOptions { since: Some(since), ..LogOptions::default() }).await;
     assert_eq!(later, followed.into_iter().filter(|line| line.at >= since).collect::<Vec<_>>());
+}
+
+async fn the_last_line_is_read_though_its_container_is_removed_at_once(bench: &Bench) {
+    let counts =
+        r#"command: {args: [sh, -c, 'trap "echo end; exit 0" TERM; echo begin; while :; do sleep 0.05; done']}"#;
+    let follow = LogOptions { follow: true, ..LogOptions::default() };
+    let (mut running, mut readers) = (Vec::new(), Vec::new());
+    for slot in 0..6 {
+        let yaml = format!("{counts}\nnetwork_mode: none\ninit_container: false");
+        let instance = bench.run(&bench.request("web", slot, &yaml)).await;
+        let mut lines = bench.runtime.logs().unwrap().logs(&instance.as_ref(), &follow).await.unwrap();
+        assert_eq!(lines.next().await.unwrap().unwrap().text, "begin");
+        running.push(instance.as_ref());
+        readers.push(tokio::spawn(async move { lines.map_ok(|line| line.text).collect::<Vec<_>>().await }));
+    }
+    let ends = running.iter().map(async |instance| {
+        bench.runtime.stop(instance, &stop(Duration::from_secs(30))).await.unwrap();
+        bench.runtime.remove(instance).await.unwrap();
+    });
+    futures::future::join_all(ends).await;
+    for reader in readers {
+        let rest = tokio::time::timeout(PATIENCE, reader).await.expect("the logs end").unwrap();
+        assert!(matches!(rest.as_slice(), [Ok(text)] if text == "end"), "{rest:?}");
+    }
 }
 
 async fn a_long_line_comes_whole(bench: &Bench) {
@@ -180,6 +208,7 @@ async fn a_command_ends_when_its_reader_goes(bench: &Bench) {
 
 crate::on_both_engines!(
     lines_are_read_with_stream_and_time,
+    the_last_line_is_read_though_its_container_is_removed_at_once,
     a_long_line_comes_whole,
     the_logs_of_what_is_gone_are_not_found,
     a_command_gives_output_and_code,

@@ -258,6 +258,9 @@ impl Inner {
             let _was_running = self.signal(instance, Signal::KILL, &format!("removing {}", instance.id)).await?;
         }
         let id = &instance.runtime_id;
+        if self.facts.get(id).is_some_and(|known| matches!(known.phase, Phase::Exited(_))) {
+            self.readers.done(id).await;
+        }
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let removed = self
             .engine

@@ -12,8 +12,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::engine::READ_DEADLINE;
-use super::error::explain;
+use super::error::{explain, is_missing, words};
 use super::ping::Product;
+use super::readers::Following;
 use super::{DockerRuntime, Inner};
 use crate::runtime::io::{LogLine, LogOptions, Logs, OutputStream};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
@@ -40,11 +41,19 @@ impl Inner {
         let frames = frames(&docker, &instance.runtime_id, &options);
         let source = Source { docker, container: instance.runtime_id.clone() };
         let again = (options.follow && self.engine.product().await? == Product::Docker).then_some(source);
-        let reader =
-            Reader { frames, lines: Lines::default(), ready: VecDeque::new(), options, after: None, again, what };
+        let following = options.follow.then(|| self.readers.follow(&instance.runtime_id));
+        let (lines, ready) = (Lines::default(), VecDeque::new());
+        // Where no line is wanted that was there before, nothing before now is read once more either.
+        let after = options.tail.filter(|tail| *tail == 0).map(|_| Utc::now());
+        let reader = Reader { frames, lines, ready, options, after, again, following, what };
         Ok(futures::stream::unfold(reader, |mut reader| async { reader.next().await.map(|line| (line, reader)) })
             .boxed())
     }
+}
+
+/// Whether the engine answered that the container is gone, or about to be.
+fn is_removed(error: &Error) -> bool {
+    is_missing(error) || words(error).contains("dead or marked for removal")
 }
 
 type Frames = BoxStream<'static, std::result::Result<LogOutput, Error>>;
@@ -77,11 +86,13 @@ struct Reader {
     /// Bounded by what one frame holds.
     ready: VecDeque<LogLine>,
     options: LogOptions,
-    /// When the last line that was given was written.
+    /// When the last line that was given, or is not wanted, was written.
     after: Option<DateTime<Utc>>,
     /// To read once more after following: Docker ends a stream that follows before it passes on what a process wrote
     /// last without a line break.
     again: Option<Source>,
+    /// Present where it was asked to follow.
+    following: Option<Following>,
     what: String,
 }
 
@@ -96,6 +107,8 @@ impl Reader {
             }
             match self.frame().await {
                 Some(Ok(frame)) => self.lines.push(frame, &mut self.ready),
+                // Its container has ended, and is on its way out.
+                Some(Err(error)) if self.following.is_some() && is_removed(&error) => self.end(),
                 Some(Err(error)) => {
                     self.end();
                     return Some(Err(explain(&self.what, &error)));

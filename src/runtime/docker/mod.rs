@@ -27,6 +27,7 @@ mod names;
 mod observe;
 mod ping;
 mod probe;
+mod readers;
 mod require;
 mod shared;
 mod socket;
@@ -50,6 +51,7 @@ use self::credentials::Credentials;
 use self::engine::Engine;
 use self::facts::Facts;
 use self::image::Found;
+use self::readers::Readers;
 use self::shared::Networks;
 use self::transfers::Transfers;
 use super::stops::Stops;
@@ -93,6 +95,7 @@ struct Inner {
     owner: Owner,
     engine: Engine,
     facts: Facts,
+    readers: Arc<Readers>,
     networks: Networks,
     archives: Archives,
     transfers: Transfers,
@@ -131,6 +134,7 @@ impl DockerRuntime {
             owner,
             engine: Engine::new(sockets),
             facts: Facts::new(Stops::open(RuntimeKind::Docker, stops).await?),
+            readers: Arc::default(),
             networks: Networks::default(),
             archives: Archives::default(),
             transfers: Transfers::default(),
