@@ -247,5 +247,6 @@ fn apply_tells_why_a_service_does_not_come_up() {
     assert!(done.err.contains("\n  cannot find the database\n"), "{}", done.err);
     rig.write("bad.yaml", &crashing.replace("echo cannot find the database; exit 3", "sleep 1; exit 1"));
     let done = rig.keel(&["apply", "-f", "bad.yaml", "--timeout", "100ms"]).expect_code(124);
-    assert!(done.err.contains("error: deployment/bad not done after 100ms: "), "{}", done.err);
+    // What is told depends on how far it came in that time.
+    assert!(done.err.contains("not done after 100ms: "), "{}", done.err);
 }
