@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Supervises an instance; the argument is its directory.
-pub const SUPERVISE: &str = "__supervise";
+/// Forks the supervisors of instances; orders come through standard input.
+pub const SPAWN: &str = "__spawn";
 /// Runs a command inside an instance; the arguments are the instance's directory and the name of the order.
 pub const EXEC: &str = "__exec";
 /// Probes the machine; the argument is a scratch directory.
@@ -17,14 +17,16 @@ pub const PROBE: &str = "__probe";
 pub fn dispatch() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let command = arguments.next()?;
-    let known = [SUPERVISE, EXEC, PROBE].into_iter().find(|known| command == OsStr::new(known))?;
+    let known = [SPAWN, EXEC, PROBE].into_iter().find(|known| command == OsStr::new(known))?;
     Some(run(known, arguments))
 }
 
 fn run(command: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    if command == SPAWN {
+        return super::spawner::main();
+    }
     let Some(dir) = arguments.next().map(PathBuf::from) else { return ExitCode::FAILURE };
     match command {
-        SUPERVISE => super::supervise::main(dir),
         EXEC => match arguments.next().as_deref().and_then(OsStr::to_str) {
             Some(name) => super::enter::main(&dir, name),
             None => ExitCode::FAILURE,

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use chrono::Utc;
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::process::Command;
 
 use super::bounds::{FILE_LIMIT, REMOVE_LIMIT};
@@ -280,23 +281,11 @@ impl SandboxRuntime {
             let program = self.inner.config.supervisor.display().to_string();
             failed(&format!("starting the supervisor {program}"), &error)
         };
-        let mut child = Command::new(&self.inner.config.supervisor)
-            .arg(dispatch::SUPERVISE)
-            .arg(dir.path())
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(wrong)?;
-        let stdout = child.stdout.take();
-        // Reaps it where it ends before this process does.
-        tokio::spawn(async move { child.wait().await.map(drop) });
+        let (answer, told) = io::pipe().map_err(wrong)?;
+        self.inner.spawner.supervise(dir.path(), told.into()).await.map_err(wrong)?;
+        let stdout = pipe::Receiver::from_owned_fd(answer.into()).map_err(wrong)?;
         let mut answer = Vec::new();
-        if let Some(stdout) = stdout {
-            stdout.take(LONGEST_ANSWER).read_to_end(&mut answer).await.map_err(wrong)?;
-        }
+        stdout.take(LONGEST_ANSWER).read_to_end(&mut answer).await.map_err(wrong)?;
         serde_json::from_slice(&answer)
             .map_err(|_| RuntimeError::new(ErrorKind::Failed, "the supervisor was killed while it started the program"))
     }

@@ -1,6 +1,6 @@
 //! The built-in runtime: programs of this machine in namespaces of their own, without a daemon.
 //!
-//! One small supervisor process per instance, this same program re-executed, starts the program, keeps its output and
+//! One small supervisor process per instance, forked from this same program, starts the program, keeps its output and
 //! records how it ended; it goes on when the controller does not. Everything that is known of an instance is in
 //! its directory (`layout.rs`), so that any process with the same root sees the same.
 
@@ -29,6 +29,7 @@ mod remove;
 mod rootfs;
 mod settle;
 mod skeleton;
+mod spawner;
 mod supervise;
 mod sys;
 mod translate;
@@ -56,6 +57,7 @@ use bounds::{CREATE_LIMIT, FILE_LIMIT, LIST_LIMIT, REMOVE_LIMIT, bounded};
 use layout::{InstanceDir, Layout};
 use observe::{Entry, Found, View};
 use probe::Probe;
+use spawner::Spawner;
 use watch::Watch;
 
 /// Where the program of this runtime is found inside an instance whose root is the machine's.
@@ -91,6 +93,7 @@ struct Inner {
     config: SandboxConfig,
     view: Arc<View>,
     probe: OnceCell<Probe>,
+    spawner: Spawner,
     watch: Arc<Watch>,
     watching: OnceCell<()>,
 }
@@ -116,7 +119,8 @@ impl SandboxRuntime {
         }
         let view = Arc::new(View::new(Layout::new(&config.root), config.owner.clone()));
         let watch = Arc::new(Watch::new(Arc::clone(&view)));
-        let inner = Inner { config, view, probe: OnceCell::new(), watch, watching: OnceCell::new() };
+        let spawner = Spawner::new(config.supervisor.clone());
+        let inner = Inner { config, view, probe: OnceCell::new(), spawner, watch, watching: OnceCell::new() };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -40,7 +40,7 @@ const DRAIN_LIMIT: usize = 2 << 20;
 /// left to its fate.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Entry point of `__supervise DIR`. Tells on standard output how the start went, as one JSON line, and closes it.
+/// Supervises the instance in `dir`, as a process of its own. Tells on standard output how the start went, as one JSON line, and closes it.
 pub fn main(dir: PathBuf) -> std::process::ExitCode {
     // Before anything else: a signal to the controller's process group must not reach this process.
     let _ = setsid();

@@ -202,6 +202,12 @@ pub fn reset_signals() {
     }
 }
 
+/// Has the kernel reap the children of this process, which never waits for them.
+pub fn forget_children() {
+    // SAFETY: SIG_IGN is a valid action for SIGCHLD, and no handler is replaced that anything relies on.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
 /// Marks every descriptor above standard error to be closed at the next exec: close_range(2), else one by one.
 pub fn close_on_exec() {
     // SAFETY: the call only sets a flag on descriptors; no descriptor becomes invalid.

@@ -1,0 +1,162 @@
+//! The spawner: one small process of one thread per controller, from which supervisors are forked. A fork of it costs a
+//! tenth of executing this program anew, and its pages are shared by all supervisors. It holds nothing: it ends with
+//! the controller, and the supervisors go on.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::process::Command;
+use tokio::sync::Mutex;
+
+use super::failure::Failure;
+use super::record::Started;
+use super::sys::{self, Fork, Namespaces};
+use super::{dispatch, program, supervise};
+
+/// Longest path of an instance's directory, in bytes: PATH_MAX of the kernel.
+const LONGEST_PATH: usize = 4096;
+/// Spawners that are tried for one start: one that was killed is replaced once.
+const TRIES: usize = 2;
+
+/// The controller's side: starts the spawner when it is first needed, and again when it was killed.
+#[derive(Debug)]
+pub struct Spawner {
+    program: PathBuf,
+    socket: Mutex<Option<AsyncFd<OwnedFd>>>,
+}
+
+impl Spawner {
+    /// A spawner of this program that is not started yet.
+    pub fn new(program: PathBuf) -> Self {
+        Self { program, socket: Mutex::default() }
+    }
+
+    /// Has a supervisor started for the instance in `dir`, which tells through `answer` how its start went. The answer
+    /// ends without a word where the spawner or the supervisor is killed.
+    ///
+    /// # Errors
+    /// This program can't be executed, or the spawner was killed twice.
+    pub async fn supervise(&self, dir: &Path, answer: OwnedFd) -> io::Result<()> {
+        // Held while a message is queued, never while an instance is started.
+        let mut socket = self.socket.lock().await;
+        let mut last = io::Error::from(io::ErrorKind::BrokenPipe);
+        for _ in 0..TRIES {
+            let spawner = match socket.take() {
+                Some(spawner) => spawner,
+                None => self.start()?,
+            };
+            let sent = spawner.async_io(Interest::WRITABLE, |fd| send(fd.as_fd(), dir, answer.as_fd())).await;
+            match sent {
+                Ok(()) => {
+                    *socket = Some(spawner);
+                    return Ok(());
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn start(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let (own, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        rustix::io::ioctl_fionbio(&own, true)?;
+        let mut child = Command::new(&self.program)
+            .arg(dispatch::SPAWN)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(other))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        // Reaps it where it ends before this process does.
+        tokio::spawn(async move { child.wait().await.map(drop) });
+        sys::wait_ready(own, Interest::WRITABLE)
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, dir: &Path, answer: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptors = [answer];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let bytes = dir.as_os_str().as_bytes();
+    sendmsg(socket, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Entry point of `__spawn`: forks a supervisor for each message on standard input until there is no controller any
+/// more.
+pub fn main() -> ExitCode {
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(c"keel-spawner");
+    let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::FAILURE };
+    let Ok(null) = program::null() else { return ExitCode::FAILURE };
+    if sys::replace_standard(0, null.as_fd()).is_err() {
+        return ExitCode::FAILURE;
+    }
+    sys::forget_children();
+    loop {
+        let (dir, answer) = match receive(socket.as_fd()) {
+            Ok(Some(order)) => order,
+            Ok(None) => return ExitCode::SUCCESS,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => return ExitCode::FAILURE,
+        };
+        match sys::fork(Namespaces::default()) {
+            Ok(Fork::Child) => {
+                drop((socket, null));
+                sys::reset_signals();
+                if sys::replace_standard(1, answer.as_fd()).is_err() {
+                    return ExitCode::FAILURE;
+                }
+                drop(answer);
+                return supervise::main(dir);
+            }
+            Ok(Fork::Parent { .. }) => {}
+            Err(error) => refuse(answer, &error),
+        }
+    }
+}
+
+/// The next order: the directory of an instance, and where the answer goes. `None` when the controller is gone.
+fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(PathBuf, OwnedFd)>> {
+    let mut buffer = [0; LONGEST_PATH];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let size = match recvmsg(socket, &mut [io::IoSliceMut::new(&mut buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+        Ok(message) => message.bytes,
+        Err(Errno::CONNRESET) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    if size == 0 {
+        return Ok(None);
+    }
+    let answer = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    let answer = answer.ok_or(io::ErrorKind::InvalidData)?;
+    let path = OsStr::from_bytes(buffer.get(..size).unwrap_or_default());
+    Ok(Some((PathBuf::from(path), answer)))
+}
+
+fn refuse(answer: OwnedFd, error: &io::Error) {
+    let failure = Failure::setup(format!("forking a supervisor: {error}"));
+    if let Ok(line) = serde_json::to_vec(&Started::Failed(failure)) {
+        // The controller may be gone; nobody needs the answer then.
+        let _ = File::from(answer).write_all(&line);
+    }
+}
