@@ -7,8 +7,9 @@ use evenkeel::runtime::{ErrorKind, Exec, Runtime, RuntimeEvent};
 use evenkeel::spec::Signal;
 use evenkeel::state::{EndedBy, ExitReason, Phase, StopCause};
 use futures::StreamExt;
+use rustix::process::{Pid, Signal as Kill, kill_process};
 
-use crate::support::{PATIENCE, Sandbox, alive, read_json, request, shell, stop};
+use crate::support::{PATIENCE, Sandbox, alive, children_named, read_json, request, shell, stop};
 
 const FOREVER: &str = "while :; do sleep 0.05; done";
 
@@ -192,6 +193,32 @@ async fn after_a_reboot_everything_has_ended_and_nothing_is_signalled() {
 }
 
 #[tokio::test]
+async fn a_record_that_a_loss_of_power_cut_off_is_an_end_that_can_be_removed() {
+    let sandbox = Sandbox::new();
+    let created = sandbox.runtime.create(&request(&shell(FOREVER), 0)).await.unwrap();
+    std::fs::write(sandbox.dir(&created.as_ref()).join("record.json"), "").unwrap();
+    let listing = sandbox.runtime.list().await.unwrap();
+    let [found] = &listing.instances[..] else { panic!("{listing:?}") };
+    let Phase::Exited(exit) = &found.phase else { panic!("{:?}", found.phase) };
+    assert!(exit.runtime_error.as_ref().unwrap().contains("record.json can't be read"), "it says why");
+    assert_ne!(found.id.revision, created.id.revision, "nobody knows what it was");
+    sandbox.runtime.remove(&found.as_ref()).await.unwrap();
+    assert_eq!(sandbox.runtime.list().await.unwrap().instances, []);
+}
+
+#[tokio::test]
+async fn a_killed_spawner_is_replaced() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&shell(FOREVER)).await;
+    for spawner in children_named("keel-spawner") {
+        kill_process(Pid::from_raw(spawner).unwrap(), Kill::KILL).unwrap();
+    }
+    let second = sandbox.runtime.create(&request(&shell(FOREVER), 1)).await.unwrap();
+    let second = sandbox.runtime.start(&second.as_ref()).await.unwrap();
+    assert!(matches!(second.phase, Phase::Running { .. }), "{:?}", second.phase);
+}
+
+#[tokio::test]
 async fn a_number_that_was_given_to_another_process_is_not_adopted() {
     let sandbox = Sandbox::new();
     let instance = sandbox.run(&shell(FOREVER)).await;
@@ -210,14 +237,15 @@ async fn a_number_that_was_given_to_another_process_is_not_adopted() {
 }
 
 #[tokio::test]
-async fn a_broken_record_is_an_unknown_phase_and_can_be_removed() {
+async fn a_broken_record_of_what_runs_is_an_unknown_phase_and_can_be_removed() {
     let sandbox = Sandbox::new();
-    let created = sandbox.runtime.create(&request(&shell(FOREVER), 0)).await.unwrap();
-    std::fs::write(sandbox.dir(&created.as_ref()).join("record.json"), "{ \"version\": 1").unwrap();
+    let running = sandbox.run(&shell(FOREVER)).await;
+    std::fs::write(sandbox.dir(&running.as_ref()).join("record.json"), "{ \"version\": 1").unwrap();
     let found = sandbox.runtime.list().await.unwrap().instances.remove(0);
     assert!(matches!(found.phase, Phase::Unknown { .. }), "{:?}", found.phase);
     assert_eq!((found.id.name(), found.conditions[0].reason.as_str()), ("demo/web/0".into(), "RecordUnreadable"));
     sandbox.runtime.remove(&found.as_ref()).await.unwrap();
+    assert!(!alive(running.pid.unwrap().cast_signed()), "its program ended with it");
     assert_eq!(sandbox.runtime.list().await.unwrap().instances, []);
 }
 

@@ -170,6 +170,7 @@ fn reap_until(program: Pid, mut status: fs::File) -> ! {
         }
     }
     let Ok(signals) = sys::take_signals() else { end(super::failure::NOT_BUILT) };
+    sys::release_code();
     loop {
         while let Some(ended) = next_ended() {
             if ended.0 == program {

@@ -31,6 +31,9 @@ use serde::de::DeserializeOwned;
 /// (a quarter of the default stack limit, execve(2)), and escaping at most doubles them.
 const LARGEST_RECORD: u64 = 4 << 20;
 
+/// Size that nearly all records stay below, in bytes: room for them is made at once.
+const USUAL_RECORD: usize = 4 << 10;
+
 /// Directories and files of a sandbox root.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -209,6 +212,15 @@ pub fn write_json(path: &Path, value: &impl Serialize, durability: Durability) -
     Ok(())
 }
 
+/// Has the record of an instance survive a loss of power. Until it ends nothing of it needs to: a reboot ends it anyway.
+///
+/// # Errors
+/// The disk does not take it.
+pub fn keep(dir: &InstanceDir) -> io::Result<()> {
+    File::open(dir.record())?.sync_data()?;
+    dir.path().parent().map_or(Ok(()), |instances| File::open(instances)?.sync_data())
+}
+
 /// Reads a JSON file of this runtime; `None` when there is none.
 ///
 /// # Errors
@@ -220,7 +232,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL_RECORD);
     file.take(LARGEST_RECORD + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST_RECORD {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than any record"));

@@ -168,7 +168,7 @@ impl Inner {
         make_private(new.path())?;
         make_private(&new.rootfs())?;
         make_private(&new.logs())?;
-        write_json(&new.record(), record, Durability::Synced)?;
+        write_json(&new.record(), record, Durability::Boot)?;
         let dir = instances.join(name);
         // What is there without a record is a leftover; what got one meanwhile is another call's work.
         if dir.exists() && !self.view.layout.instance(name).record().exists() {
@@ -181,7 +181,7 @@ impl Inner {
             &dir,
             rustix::fs::RenameFlags::NOREPLACE,
         ) {
-            Ok(()) => fs::File::open(&instances)?.sync_data(),
+            Ok(()) => Ok(()),
             Err(rustix::io::Errno::EXIST) => remove::tree(new.path()),
             Err(error) => Err(error.into()),
         }

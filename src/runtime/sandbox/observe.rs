@@ -96,9 +96,9 @@ impl View {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(Entry::Nothing),
             Err(error) if error.kind() == io::ErrorKind::InvalidData || is_syntax(&error) => {
-                return Ok(
-                    unreadable(&dir, runtime_id, &error).map_or(Entry::Nothing, |one| Entry::Ours(Box::new(one)))
-                );
+                let standing = self.standing(&dir, runtime_id)?;
+                let found = unreadable(&dir, runtime_id, &error, standing);
+                return Ok(found.map_or(Entry::Nothing, |one| Entry::Ours(Box::new(one))));
             }
             Err(error) => return Err(error),
         };
@@ -174,16 +174,24 @@ fn is_syntax(error: &io::Error) -> bool {
         || error.get_ref().is_some_and(|cause| cause.is::<serde_json::Error>())
 }
 
-/// An instance whose record can't be read: known by the name of its directory, in an unknown phase.
-fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error) -> Option<Found> {
+/// An instance whose record can't be read, as after a loss of power: known by the name of its directory. Its phase is
+/// unknown while it is attended; else it ended.
+fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error, standing: Standing) -> Option<Found> {
     let message = format!("{} can't be read: {error}; remove the instance", dir.record().display());
     let created_at = fs::metadata(dir.path()).and_then(|data| data.created().or_else(|_| data.modified()));
+    let created_at = created_at.map_or(DateTime::UNIX_EPOCH, DateTime::from);
+    let Standing { phase, run, lost } = standing;
+    let phase = match phase {
+        Phase::Exited(exit) => Phase::Exited(exit),
+        _ if run.is_some() => Phase::Unknown { message: message.clone() },
+        _ => Phase::Exited(Exit::runtime_error(message.clone(), created_at)),
+    };
     let instance = Instance {
         id: identity_of(runtime_id)?,
         runtime: RuntimeKind::Sandbox,
         runtime_id: runtime_id.to_owned(),
-        phase: Phase::Unknown { message: message.clone() },
-        created_at: created_at.map_or(DateTime::UNIX_EPOCH, DateTime::from),
+        phase,
+        created_at,
         restarts: 0,
         streak: 0,
         stop: StopPolicy::default(),
@@ -192,7 +200,7 @@ fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error) -> Option<
         last_activity: None,
         conditions: vec![Condition::holds("Degraded", "RecordUnreadable", message)],
     };
-    Some(Found { instance, run: None, lost: None })
+    Some(Found { instance, run, lost })
 }
 
 /// Reads an identity back from a runtime name. The name holds half of the revision; the other half is filled with

@@ -1,12 +1,16 @@
 //! Processes that are not children: identity that survives restarts of the controller and reuse of numbers.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+
+/// Room for `/proc/PID/stat`, in bytes: 52 numbers and a name of at most 64 bytes (proc_pid_stat(5)).
+const LONGEST_STAT: usize = 1 << 10;
 
 /// A process of one boot: its number, and when it started, which tells it from a later one of the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +63,8 @@ pub struct Stat {
 /// # Errors
 /// There is no such process.
 pub fn read_stat(pid: i32) -> io::Result<Stat> {
-    let text = fs::read(format!("/proc/{pid}/stat"))?;
+    let mut text = Vec::with_capacity(LONGEST_STAT);
+    fs::File::open(format!("/proc/{pid}/stat"))?.read_to_end(&mut text)?;
     parse_stat(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat is not as expected"))
 }
 
@@ -92,8 +97,13 @@ pub fn first_child(pid: i32) -> Option<i32> {
 ///
 /// # Errors
 /// The kernel does not tell.
-pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+pub fn boot_id() -> io::Result<&'static str> {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = BOOT_ID.get() {
+        return Ok(id);
+    }
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(BOOT_ID.get_or_init(|| id.trim().to_owned()))
 }
 
 #[cfg(test)]

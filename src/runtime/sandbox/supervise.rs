@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal,
 use super::cri::Framer;
 use super::failure::{Context, Failure};
 use super::init::{self, Ends, GO, Outside, READY, next_ended};
-use super::layout::{Durability, InstanceDir, make_private, private_file, read_json, write_json};
+use super::layout::{Durability, InstanceDir, keep, make_private, private_file, read_json, write_json};
 use super::logfile::LogFile;
 use super::process::{self, ProcessKey, boot_id, first_child};
 use super::record::{Identity, Launch, MountSource, Record, Root, Run, Started, StopOrder};
@@ -36,6 +36,9 @@ const READ_SIZE: usize = 64 << 10;
 /// Most output that is still read after the program ended: what can be in two pipes of the largest capacity that an
 /// unprivileged process may set (pipe-max-size, 1 MiB each).
 const DRAIN_LIMIT: usize = 2 << 20;
+/// Silence after which the supervisor gives up the memory that it does not need while it waits: longer than the pauses
+/// of a program that writes steadily, so that such a one does not make it map its code again and again.
+const REST_AFTER: Duration = Duration::from_secs(1);
 /// Longest time for the rest of a process tree to die after it was killed; what sleeps in the kernel for longer is
 /// left to its fate.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
@@ -80,6 +83,8 @@ fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
     let mut supervisor = launch_program(dir, launch, identity, signals, log)?;
     tell(&Started::Running);
     let exit = supervisor.attend();
+    // How it ended is of no use without what it was.
+    keep(dir).context("keeping record.json")?;
     write_json(&dir.exit(), &exit, Durability::Synced).context("writing exit.json")
 }
 
@@ -150,6 +155,8 @@ struct Supervisor {
     log: LogFile,
     started_at: DateTime<Utc>,
     stop: Option<Stop>,
+    /// Whether nothing happened for so long that memory was given up.
+    at_rest: bool,
 }
 
 /// A stop that is under way.
@@ -222,6 +229,7 @@ fn launch_program(
         log,
         started_at,
         stop: None,
+        at_rest: false,
     })
 }
 
@@ -270,7 +278,8 @@ fn record_run(
     let child = (launch.init && launch.namespaces.pid).then(|| first_child(first.pid)).flatten();
     let program = child.and_then(|pid| ProcessKey::of(pid).ok()).unwrap_or(first);
     let supervisor = ProcessKey::of(std::process::id().cast_signed())?;
-    let run = Run { boot_id: boot_id()?, supervisor, first, program, started_at, identity, conditions: Vec::new() };
+    let boot_id = boot_id()?.to_owned();
+    let run = Run { boot_id, supervisor, first, program, started_at, identity, conditions: Vec::new() };
     write_json(&dir.run(), &run, Durability::Boot)
 }
 
@@ -302,19 +311,25 @@ impl Supervisor {
     }
 
     /// Sleeps until there is something to do.
-    fn wait(&self) {
+    fn wait(&mut self) {
+        let kill_in = self
+            .stop
+            .as_ref()
+            .filter(|stop| !stop.killed)
+            .map(|stop| stop.kill_at.saturating_duration_since(Instant::now()));
+        let limit = kill_in.or((!self.at_rest).then_some(REST_AFTER)).map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        });
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         fds.extend(
             self.outputs.iter().filter_map(|output| output.pipe.as_ref()).map(|pipe| PollFd::new(pipe, PollFlags::IN)),
         );
-        let timeout = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| {
-            let left = stop.kill_at.saturating_duration_since(Instant::now());
-            Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(left.subsec_nanos()),
-            }
-        });
-        let _ = poll(&mut fds, timeout.as_ref());
+        let silent = matches!(poll(&mut fds, limit.as_ref()), Ok(0));
+        self.at_rest = silent && kill_in.is_none();
+        if self.at_rest {
+            sys::release_code();
+        }
     }
 
     /// Exit code of the program, as shells have it, once it ended.
