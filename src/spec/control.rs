@@ -26,6 +26,8 @@ pub enum Control {
     PidsLimit,
     /// A system-call filter.
     Seccomp,
+    /// Limits on what is reached by path and name.
+    Landlock,
     /// Capability sets.
     CapabilityDrop,
     /// Another user than the controller's.

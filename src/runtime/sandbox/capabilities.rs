@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::landlock::Extent;
 use super::probe::Probe;
 use crate::runtime::{Capabilities, Control, Support};
 use crate::spec::ServiceSpec;
@@ -95,6 +96,11 @@ fn bits(name: &str) -> Option<u64> {
     NAMES.iter().position(|known| *known == name).map(|number| 1 << number)
 }
 
+/// Whether a bit set holds a capability, by its name without `CAP_`.
+pub fn has(set: u64, name: &str) -> bool {
+    bits(name).is_some_and(|bit| set & bit != 0)
+}
+
 fn named(name: &str, field: &str) -> Result<u64, String> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
@@ -137,7 +143,15 @@ pub fn report(probe: &Probe) -> Capabilities {
         (Control::MemoryLimit, later()),
         (Control::CpuLimit, later()),
         (Control::PidsLimit, later()),
-        (Control::Seccomp, later()),
+        (Control::Seccomp, by(&probe.seccomp)),
+        (Control::Landlock, match &probe.landlock {
+            Ok(Extent::Full) => Support::Enforced,
+            Ok(Extent::Part) => Support::Degraded {
+                why: "this kernel knows paths, and not all of network, signals and abstract sockets (Linux 6.12 does)"
+                    .to_owned(),
+            },
+            Err(why) => Support::Absent { why: why.clone() },
+        }),
         (Control::Suspend, later()),
         (
             Control::ServiceNames,

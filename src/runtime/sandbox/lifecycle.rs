@@ -19,11 +19,12 @@ use super::layout::{Durability, Layout, make_private, read_json, write_json};
 use super::observe::{Entry, Found};
 use super::probe::Probe;
 use super::process::ProcessKey;
-use super::record::{RECORD_VERSION, Record, Run, Started, StopOrder};
+use super::record::{RECORD_VERSION, Record, Root, Run, Started, StopOrder};
 use super::translate::{Machine, is_reachable, launch};
 use super::watch::ended;
 use super::{
-    Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, dispatch, failed, not_found, ports, remove, settle,
+    Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, confinement, dispatch, failed, not_found, ports,
+    remove, settle,
 };
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
 use crate::spec::{EndpointProtocol, PortProtocol, Signal as SpecSignal};
@@ -168,6 +169,9 @@ impl Inner {
         make_private(new.path())?;
         make_private(&new.rootfs())?;
         make_private(&new.logs())?;
+        if record.launch.root == Root::Shared {
+            make_private(&confinement::scratch(new.path()))?;
+        }
         write_json(&new.record(), record, Durability::Boot)?;
         let dir = instances.join(name);
         // What is there without a record is a leftover; what got one meanwhile is another call's work.

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod capabilities;
+mod confinement;
 pub mod cri;
 mod dispatch;
 mod enter;
@@ -13,6 +14,7 @@ mod exec;
 mod failure;
 mod init;
 mod inside;
+mod landlock;
 mod layout;
 mod lifecycle;
 mod logfile;
@@ -27,6 +29,7 @@ mod pty;
 mod record;
 mod remove;
 mod rootfs;
+mod seccomp;
 mod settle;
 mod skeleton;
 mod spawner;

@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Context, Failure};
-use super::rootfs;
+use super::landlock::{self, Extent, Reach};
 use super::sys::{self, Fork, Namespaces};
+use super::{rootfs, seccomp};
+use crate::spec::SeccompProfile;
 
 /// What this machine lets a sandbox do; an error is the reason why not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,13 +24,24 @@ pub struct Probe {
     pub network: Result<(), String>,
     /// A writable layer over a directory.
     pub layer: Result<(), String>,
+    /// A system-call filter.
+    pub seccomp: Result<(), String>,
+    /// Limits by path and name: Landlock.
+    pub landlock: Result<Extent, String>,
 }
 
 impl Probe {
     /// What is known of a machine that could not be probed.
     pub fn failed(reason: &str) -> Self {
         let no = || Err(reason.to_owned());
-        Self { root: rustix::process::geteuid().is_root(), namespaces: no(), network: no(), layer: no() }
+        Self {
+            root: rustix::process::geteuid().is_root(),
+            namespaces: no(),
+            network: no(),
+            layer: no(),
+            seccomp: no(),
+            landlock: Err(reason.to_owned()),
+        }
     }
 
     /// Namespaces that an instance gets, with or without a network of its own.
@@ -50,6 +63,15 @@ pub fn main(dir: &Path) -> ExitCode {
         namespaces: attempt(base, rootfs::try_out),
         network: attempt(Namespaces { net: true, ..base }, || sys::loopback_up().context("bringing loopback up")),
         layer: attempt(base, || try_layer(dir)),
+        seccomp: attempt(Namespaces::default(), try_filter),
+        landlock: attempt(Namespaces::default(), || {
+            landlock::confine(&Reach::nothing()).context("setting limits").and_then(|extent| match extent {
+                Extent::Full => Ok(()),
+                Extent::Part => Err(Failure::setup(PART)),
+            })
+        })
+        .map(|()| Extent::Full)
+        .or_else(|why| if why == PART { Ok(Extent::Part) } else { Err(why) }),
     };
     match serde_json::to_vec(&probe).map(|text| io::stdout().write_all(&text)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -84,6 +106,15 @@ fn attempt(namespaces: Namespaces, action: impl FnOnce() -> Result<(), Failure>)
         }
         Err(error) => Err(format!("making namespaces: {error}")),
     }
+}
+
+/// What the test process says where the kernel enforces a part.
+const PART: &str = "in part";
+
+fn try_filter() -> Result<(), Failure> {
+    rustix::thread::set_no_new_privs(true).context("setting no_new_privs")?;
+    let filters = seccomp::programs(SeccompProfile::Default, 0).map_err(Failure::setup)?;
+    seccomp::install(&filters).context("installing a filter")
 }
 
 fn try_layer(dir: &Path) -> Result<(), Failure> {

@@ -19,7 +19,8 @@ use rustix::thread::{
 use super::failure::{Context, Failure};
 use super::inside::{Missing, place, place_or_make};
 use super::record::{Identity, Launch, Limit, Root};
-use super::sys;
+use super::{landlock, seccomp, sys};
+use crate::spec::SeccompProfile;
 
 /// Where programs are looked for when the environment has no PATH: Docker's default.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -62,7 +63,11 @@ pub fn confine(program: &Program<'_>, die_with_parent: bool) -> Result<(), Failu
     }
     set_no_new_privs(true).context("setting no_new_privs")?;
     sys::close_on_exec();
-    Ok(())
+    landlock::confine(&program.launch.reach).context("limiting what it may reach")?;
+    // Last, so that nothing before it needs to be allowed.
+    let profile = program.launch.seccomp.unwrap_or(SeccompProfile::Unconfined);
+    let filters = seccomp::programs(profile, program.launch.capabilities).map_err(Failure::wrong)?;
+    seccomp::install(&filters).context("installing the system-call filter")
 }
 
 /// Replaces this process with the program; returns only on failure.

@@ -7,9 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
+use super::landlock::Reach;
 use super::process::ProcessKey;
 use super::sys::Namespaces;
-use crate::spec::Signal;
+use crate::spec::{SeccompProfile, Signal};
 use crate::state::{Condition, InstanceId, Owner, PortBinding, StopCause, StopPolicy};
 
 /// Version of the records. Fields are only ever added, with a default, so that a newer program can adopt what an
@@ -71,6 +72,12 @@ pub struct Launch {
     pub hidden: Vec<PathBuf>,
     /// Capabilities as a bit set of capabilities(7).
     pub capabilities: u64,
+    /// System-call filter; none when absent.
+    #[serde(default)]
+    pub seccomp: Option<SeccompProfile>,
+    /// What it may reach by path and by name.
+    #[serde(default)]
+    pub reach: Reach,
     /// Whether an init process reaps what the program leaves behind.
     pub init: bool,
     /// Limits of the process.

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::capabilities;
 use super::layout::{InstanceDir, Layout};
 use super::probe::Probe;
 use super::program::RESOURCES;
 use super::record::{Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
 use super::unsupported::{conditions, unsupported};
+use super::{capabilities, confinement};
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
-use crate::spec::{ImageRef, NetworkMode, SandboxNetwork, ServiceSpec, Storage};
+use crate::spec::{Control, ImageRef, NetworkMode, SandboxNetwork, ServiceSpec, Storage};
 use crate::state::Condition;
 
 /// Size of one file of kept output: the kubelet's containerLogMaxSize.
@@ -71,12 +71,19 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
             spec.image.name
         )));
     }
-    let mounts = mounts(request, machine, shared, &mut found)?;
+    let mounts = mounts(request, machine, &root, &mut found)?;
+    let seccomp = confinement::filter(spec, machine.probe, &mut found);
+    let reach = confinement::reach(spec, &root, namespaces, alone, machine.dir.path(), machine.probe, &mut found)?;
+    let mut env = request.env.clone();
+    if shared && reach.files.is_some() {
+        let scratch = confinement::scratch(machine.dir.path());
+        env.entry("TMPDIR".to_owned()).or_insert_with(|| scratch.to_string_lossy().into_owned());
+    }
     let launch = Launch {
-        hidden: if root == Root::Host { machine.hidden.to_vec() } else { Vec::new() },
+        hidden: if root == Root::Host { [machine.hidden, &confinement::secrets()].concat() } else { Vec::new() },
         root,
         command: arguments,
-        env: request.env.clone(),
+        env,
         workdir: command.and_then(|command| command.workdir.clone()),
         user: spec.user.clone(),
         extra_groups: spec.extra_groups.clone(),
@@ -85,12 +92,15 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         mounts,
         devices: spec.devices.iter().map(|device| device.path.clone()).collect(),
         capabilities: capabilities::wanted(spec).map_err(rejected)?,
+        seccomp,
+        reach,
         init: spec.init_container.unwrap_or(true),
         limits: limits(spec, &mut found),
         oom_score_adj: spec.resources.as_ref().and_then(|resources| resources.oom_score_adj),
         log: log_bounds(spec),
     };
     single_user(spec, &launch, &mut found);
+    require_in(spec, &launch)?;
     Ok((launch, found))
 }
 
@@ -105,6 +115,26 @@ fn require(spec: &ServiceSpec, capabilities: &Capabilities) -> Result<(), Runtim
         if let Support::Degraded { why } | Support::Absent { why } = capabilities.support(*wanted) {
             return Err(rejected(format!("sandbox.require: {wanted} can't be enforced: {why}")));
         }
+    }
+    Ok(())
+}
+
+/// Refuses what the spec requires and itself switches off or leaves out.
+fn require_in(spec: &ServiceSpec, launch: &Launch) -> Result<(), RuntimeError> {
+    for wanted in spec.sandbox.iter().flat_map(|sandbox| &sandbox.require) {
+        let missing = match wanted {
+            Control::Seccomp if launch.seccomp.is_none() => "the spec switches the system-call filter off",
+            Control::NetworkIsolation if !launch.namespaces.net => "write sandbox.network: none",
+            Control::Landlock if !launch.reach.is_limited() => "write sandbox.readable or sandbox.writable",
+            Control::CapabilityDrop if spec.privileged == Some(true) => {
+                "privileged: true gives every capability; remove it"
+            }
+            Control::ReadOnlyRoot if matches!(launch.root, Root::Dir { layer: Layer::Writable, .. }) => {
+                "write read_only_root_fs: true"
+            }
+            _ => continue,
+        };
+        return Err(rejected(format!("sandbox.require: {wanted} does not hold: {missing}")));
     }
     Ok(())
 }
@@ -173,7 +203,7 @@ fn not_isolated(probe: &Probe) -> Condition {
         "NotIsolated",
         format!(
             "the program runs as a plain process of this machine, without a root file system, /tmp, process list \
-             or host name of its own: {why}"
+             or host name of its own, and is confined by a system-call filter and Landlock alone: {why}"
         ),
     )
 }
@@ -196,10 +226,20 @@ pub fn is_reachable(spec: &ServiceSpec, launch: &Launch) -> bool {
 fn mounts(
     request: &CreateRequest,
     machine: &Machine<'_>,
-    shared: bool,
+    root: &Root,
     found: &mut Vec<Condition>,
 ) -> Result<Vec<Mount>, RuntimeError> {
     let mut mounts = Vec::new();
+    if *root == Root::Host {
+        for path in request.spec.sandbox.iter().flat_map(|sandbox| &sandbox.writable) {
+            std::fs::metadata(path).map_err(|error| {
+                let message = format!("sandbox.writable: {path} can't be opened up: {error}; create it");
+                RuntimeError::new(ErrorKind::Failed, message)
+            })?;
+            let source = MountSource::Path(PathBuf::from(path));
+            mounts.push(Mount { source, target: path.clone(), read_only: false });
+        }
+    }
     for (index, storage) in request.spec.storage.iter().enumerate() {
         let target = storage.target();
         match super::inside::components(target) {
@@ -208,7 +248,7 @@ fn mounts(
             Err(error) => return Err(rejected(format!("storage: the target {target:?} can't be mounted: {error}"))),
         }
         let mount = mount(storage, index, &request.id.deployment, machine)?;
-        if shared {
+        if *root == Root::Shared {
             found.push(unsupported(
                 &format!("storage.{index}"),
                 &format!("nothing is mounted at {target}, as the program runs as a plain process"),

@@ -1,6 +1,7 @@
 //! Fields of a spec that this version of the runtime does not honour. Each that was written becomes a condition.
 
-use crate::spec::{Destination, NetworkMode, SandboxNetwork, SeccompProfile, ServiceSpec, Storage, StorageTier};
+use super::confinement::is_unconfined;
+use crate::spec::{Destination, NetworkMode, SandboxNetwork, ServiceSpec, Storage, StorageTier};
 use crate::state::Condition;
 
 /// Type of a condition that names a field which has no effect.
@@ -88,17 +89,8 @@ fn namespaces(spec: &ServiceSpec, found: &mut Vec<Condition>) {
 
 fn sandbox(spec: &ServiceSpec, found: &mut Vec<Condition>) {
     let Some(sandbox) = &spec.sandbox else { return };
-    if matches!(sandbox.seccomp, Some(SeccompProfile::Default | SeccompProfile::Strict)) {
-        found.push(unsupported("sandbox.seccomp", "system-call filters come with a later version"));
-    }
-    for (written, field) in [
-        (!sandbox.allow_hosts.is_empty(), "allow_hosts"),
-        (!sandbox.readable.is_empty(), "readable"),
-        (!sandbox.writable.is_empty(), "writable"),
-    ] {
-        if written {
-            found.push(unsupported(&format!("sandbox.{field}"), "it comes with a later version"));
-        }
+    if !sandbox.allow_hosts.is_empty() {
+        found.push(unsupported("sandbox.allow_hosts", "it comes with a later version"));
     }
     if sandbox.network == Some(SandboxNetwork::Full) && spec.network_mode() == NetworkMode::None {
         found.push(unsupported("sandbox.network", "network_mode: none is stricter and holds"));
@@ -131,8 +123,12 @@ fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
     if spec.stdin_open == Some(true) {
         found.push(unsupported("stdin_open", "nothing can be attached to the program"));
     }
-    if spec.security_opt.iter().any(|option| !option.starts_with("no-new-privileges")) {
-        found.push(unsupported("security_opt", "only no-new-privileges is known, and it always holds"));
+    let is_known = |option: &String| option.starts_with("no-new-privileges") || is_unconfined(option);
+    if !spec.security_opt.iter().all(is_known) {
+        found.push(unsupported(
+            "security_opt",
+            "only seccomp=unconfined and no-new-privileges, which always holds, are known",
+        ));
     }
     if spec.devices.iter().any(|device| device.read == Some(false) || device.write == Some(false)) {
         found.push(unsupported("devices", "the permissions of the nodes themselves hold, not read and write"));

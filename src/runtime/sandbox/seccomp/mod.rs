@@ -1,0 +1,180 @@
+//! System-call filters: what a program may ask of the kernel.
+//!
+//! Two programs of seccomp(2) stand one upon the other. The first allows what is listed and answers `ENOSYS` to all else,
+//! so that the C library falls back where a call is newer than the list; the second answers `EPERM` to what is known
+//! and forbidden, as a whole or with certain arguments. Both are lists: the kernel remembers which calls they
+//! always allow and does not run them for those. A program of another architecture is killed.
+
+mod calls;
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+use super::capabilities::has;
+use crate::spec::SeccompProfile;
+use calls::{ALLOWED, BY_CAPABILITY, FORBIDDEN, STRICT};
+
+/// `TIOCSTI` of ioctl_tty(2): puts input into a terminal as if it were typed, also into that of a shell outside.
+const TIOCSTI: u64 = 0x5412;
+/// `TIOCLINUX` of ioctl_console(2): pastes into a console.
+const TIOCLINUX: u64 = 0x541c;
+/// Namespaces that clone(2) may not make, as a program that has them reaches much more of the kernel.
+const NAMESPACES: &[i32] = &[
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+/// Execution domains of personality(2) that change nothing: Linux, its 32-bit form, both with addresses as they were
+/// before 2.6, and the question which one it is.
+const PERSONALITIES: &[u64] = &[0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+/// Netlink's protocol of the packet filter: a part of the kernel that had many holes, and of use only to who
+/// administers a network.
+const NETLINK_NETFILTER: u64 = 12;
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The filters of a profile for a program with these capabilities, in the order in which they are installed. None for
+/// `unconfined`.
+///
+/// # Errors
+/// This machine's architecture has no filters here.
+pub fn programs(profile: SeccompProfile, capabilities: u64) -> Result<Vec<BpfProgram>, String> {
+    if profile == SeccompProfile::Unconfined {
+        return Ok(Vec::new());
+    }
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
+    let allowed = allowed(capabilities);
+    let forbidden = forbidden(profile, capabilities, &allowed).map_err(|error| error.to_string())?;
+    let (allow, errno) = (SeccompAction::Allow, |number: i32| SeccompAction::Errno(number.cast_unsigned()));
+    let compile = |rules, otherwise, action| {
+        SeccompFilter::new(rules, otherwise, action, arch)
+            .and_then(BpfProgram::try_from)
+            .map_err(|error| error.to_string())
+    };
+    Ok(vec![compile(allowed, errno(libc::ENOSYS), allow.clone())?, compile(forbidden, allow, errno(libc::EPERM))?])
+}
+
+fn allowed(capabilities: u64) -> Rules {
+    let by_capability = BY_CAPABILITY.iter().filter(|(name, _)| has(capabilities, name)).flat_map(|(_, calls)| *calls);
+    ALLOWED.iter().chain(by_capability).map(|call| (*call, Vec::new())).collect()
+}
+
+fn forbidden(profile: SeccompProfile, capabilities: u64, allowed: &Rules) -> Result<Rules, seccompiler::BackendError> {
+    let known = BY_CAPABILITY.iter().flat_map(|(_, calls)| *calls).chain(FORBIDDEN);
+    // The arguments of clone3 lie in memory, where no filter can look; told that there is no such call, the C library
+    // uses clone instead.
+    let known = known.filter(|call| **call != libc::SYS_clone3 && !allowed.contains_key(call));
+    let mut rules: Rules = known.map(|call| (*call, Vec::new())).collect();
+    let administers = has(capabilities, "SYS_ADMIN");
+    if !administers {
+        let flags = NAMESPACES.iter().map(|flag| u64::from(flag.cast_unsigned()));
+        let rule = |flag| when(&[(0, SeccompCmpOp::MaskedEq(flag), flag)]);
+        rules.insert(libc::SYS_clone, flags.map(rule).collect::<Result<_, _>>()?);
+    }
+    let mut sockets = vec![
+        when(&[(0, SeccompCmpOp::Eq, family(libc::AF_ALG))])?,
+        when(&[(0, SeccompCmpOp::Eq, family(libc::AF_VSOCK))])?,
+    ];
+    if !has(capabilities, "NET_ADMIN") {
+        sockets
+            .push(when(&[(0, SeccompCmpOp::Eq, family(libc::AF_NETLINK)), (2, SeccompCmpOp::Eq, NETLINK_NETFILTER)])?);
+    }
+    let other = PERSONALITIES.iter().map(|known| (0, SeccompCmpOp::Ne, *known)).collect::<Vec<_>>();
+    rules.insert(libc::SYS_personality, vec![when(&other)?]);
+    rules.insert(
+        libc::SYS_ioctl,
+        vec![when(&[(1, SeccompCmpOp::Eq, TIOCSTI)])?, when(&[(1, SeccompCmpOp::Eq, TIOCLINUX)])?],
+    );
+    if profile == SeccompProfile::Strict {
+        rules.extend(STRICT.iter().map(|call| (*call, Vec::new())));
+        let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+        sockets.push(when(&families.map(|known| (0, SeccompCmpOp::Ne, family(known))))?);
+        let empty_path = u64::from(libc::AT_EMPTY_PATH.cast_unsigned());
+        rules.insert(libc::SYS_execveat, vec![when(&[(4, SeccompCmpOp::MaskedEq(empty_path), empty_path)])?]);
+    }
+    rules.insert(libc::SYS_socket, sockets);
+    Ok(rules)
+}
+
+fn family(number: i32) -> u64 {
+    u64::from(number.cast_unsigned())
+}
+
+/// A rule that holds when all of these arguments compare so. Only the lower half of each is looked at, as the kernel
+/// does for arguments that are no pointers.
+fn when(arguments: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, seccompiler::BackendError> {
+    let condition = |(index, operator, value): &(u8, SeccompCmpOp, u64)| {
+        SeccompCondition::new(*index, SeccompCmpArgLen::Dword, operator.clone(), *value)
+    };
+    SeccompRule::new(arguments.iter().map(condition).collect::<Result<_, _>>()?)
+}
+
+/// Confines this thread for good. It must not gain privileges by executing any more, which this sees to.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn install(programs: &[BpfProgram]) -> std::io::Result<()> {
+    for program in programs {
+        seccompiler::apply_filter(program).map_err(|error| match error {
+            seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
+            other => std::io::Error::other(other.to_string()),
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::sandbox::capabilities;
+
+    fn default_capabilities() -> u64 {
+        capabilities::wanted(&crate::spec::ServiceSpec::default()).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_both_allowed_and_forbidden_or_listed_twice() {
+        let mut all: Vec<i64> = ALLOWED.iter().chain(FORBIDDEN).copied().collect();
+        all.extend(
+            BY_CAPABILITY.iter().flat_map(|(_, calls)| *calls).copied().collect::<std::collections::BTreeSet<_>>(),
+        );
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+
+    #[test]
+    fn what_strict_forbids_is_allowed_by_default() {
+        let allowed = allowed(default_capabilities());
+        let odd: Vec<_> = STRICT.iter().filter(|call| !allowed.contains_key(call)).collect();
+        assert_eq!(odd, Vec::<&i64>::new());
+    }
+
+    #[test]
+    fn a_capability_brings_its_calls() {
+        let without = allowed(default_capabilities());
+        let with = allowed(default_capabilities() | 1 << 21);
+        assert!(!without.contains_key(&libc::SYS_mount) && with.contains_key(&libc::SYS_mount));
+        let rules = forbidden(SeccompProfile::Default, 1 << 21, &with).unwrap();
+        assert!(!rules.contains_key(&libc::SYS_mount) && !rules.contains_key(&libc::SYS_clone));
+    }
+
+    #[test]
+    fn every_profile_compiles_within_the_kernels_bounds() {
+        assert_eq!(programs(SeccompProfile::Unconfined, 0).unwrap().len(), 0);
+        for profile in [SeccompProfile::Default, SeccompProfile::Strict] {
+            for capabilities in [0, default_capabilities(), u64::MAX] {
+                let programs = programs(profile, capabilities).unwrap();
+                assert!(programs.iter().all(|program| program.len() < 4096), "BPF_MAXINSNS");
+            }
+        }
+    }
+}
