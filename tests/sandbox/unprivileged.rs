@@ -21,14 +21,16 @@ fn everything_holds_for_an_ordinary_user_too() {
         std::fs::copy(from, folder.path().join(name)).unwrap();
         folder.path().join(name)
     };
-    let (tests, keel) = (copy(&std::env::current_exe().unwrap(), "tests"), copy(&keel(), "keel"));
+    let (tests, program) = (copy(&std::env::current_exe().unwrap(), "tests"), copy(&keel(), "keel"));
+    let probe = copy(&keel().parent().unwrap().join("examples/sandbox_probe"), "probe");
     let own = folder.path().join("tmp");
     std::fs::create_dir(&own).unwrap();
     std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
     let output = Command::new(tests)
         .current_dir(&own)
         .env("TMPDIR", &own)
-        .env("KEEL_TEST_PROGRAM", keel)
+        .env("KEEL_TEST_PROGRAM", program)
+        .env("KEEL_TEST_PROBE", probe)
         .uid(NOBODY)
         .gid(NOBODY)
         .output()
