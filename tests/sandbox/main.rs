@@ -7,6 +7,7 @@
 
 mod isolation;
 mod lifecycle;
+mod past_holes;
 mod storage;
 mod support;
 mod terminal;

@@ -5,6 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::unwritable;
+
 /// Forks the supervisors of instances; orders come through standard input.
 pub const SPAWN: &str = "__spawn";
 /// Runs a command inside an instance; the arguments are the instance's directory and the name of the order.
@@ -22,6 +24,10 @@ pub fn dispatch() -> Option<ExitCode> {
 }
 
 fn run(command: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    // What becomes a process inside must not show a file that can be written.
+    if command != PROBE && unwritable::ensure().is_err() {
+        return ExitCode::FAILURE;
+    }
     if command == SPAWN {
         return super::spawner::main();
     }

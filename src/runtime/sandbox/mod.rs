@@ -37,6 +37,7 @@ mod supervise;
 mod sys;
 mod translate;
 mod unsupported;
+mod unwritable;
 mod users;
 mod watch;
 

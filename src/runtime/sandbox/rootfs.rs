@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, symlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
@@ -56,12 +56,12 @@ const RUN_PROGRAMS: &[&str] = &["/run/current-system", "/run/opengl-driver"];
 pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making mounts private")?;
     let sources = open_sources(launch)?;
-    // By its path: the link itself leads to a mount of the namespace that was left, which can't be copied. Best effort:
-    // a program that was replaced on disk has no path any more.
-    let keel = std::env::current_exe().ok().and_then(|path| clone_tree(&path).ok());
-    let resolv_conf = resolv_conf_target().and_then(|path| Some((clone_tree(&path).ok()?, path)));
+    // By the path that this program was started with: the file that it runs from has none (`unwritable.rs`). Best effort,
+    // as it may have been replaced or removed.
+    let keel = std::env::args_os().next().and_then(|path| read_only_tree(Path::new(&path)).ok());
+    let resolv_conf = resolv_conf_target().and_then(|path| Some((read_only_tree(&path).ok()?, path)));
     let programs: Vec<_> =
-        RUN_PROGRAMS.iter().filter_map(|path| Some((clone_tree(Path::new(path)).ok()?, *path))).collect();
+        RUN_PROGRAMS.iter().filter_map(|path| Some((read_only_tree(Path::new(path)).ok()?, *path))).collect();
 
     let tree = match &launch.root {
         Root::Host | Root::Shared => host_tree(),
@@ -146,6 +146,13 @@ fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     Ok(open_tree(CWD, path, flags)?)
 }
 
+/// The same, which can't be written through.
+fn read_only_tree(path: &Path) -> io::Result<OwnedFd> {
+    let tree = clone_tree(path)?;
+    set_mount_attributes(tree.as_fd(), MountAttributes { read_only: true, no_suid: true, no_dev: true }, true)?;
+    Ok(tree)
+}
+
 fn open_place(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
@@ -219,6 +226,9 @@ fn show(root: &OwnedFd, tree: &OwnedFd, path: &str, missing: Missing) -> Result<
 fn pseudo_file_systems(root: &OwnedFd) -> Result<(), Failure> {
     let guarded =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    for name in ["proc", "sys", "dev"] {
+        refuse_link(root, name)?;
+    }
     let proc = new_fs("proc", &[], guarded).context("making /proc")?;
     show(root, &proc, "/proc", Missing::Directory)?;
     // Without a network namespace of its own a user namespace may not make a sysfs; a copy that can only be read
@@ -240,6 +250,17 @@ fn pseudo_file_systems(root: &OwnedFd) -> Result<(), Failure> {
         show(root, &mqueue, "/dev/mqueue", Missing::Directory)?;
     }
     restrict(root)
+}
+
+/// An image whose `/proc`, `/sys` or `/dev` is something else than a directory would have the kernel's files, and the
+/// masks over them, elsewhere than where they are looked for.
+fn refuse_link(root: &OwnedFd, name: &str) -> Result<(), Failure> {
+    match statat(root.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => Err(Failure::wrong(format!(
+            "image: /{name} is not a directory; a root file system needs one there, or nothing"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Masks and write-protects parts of /proc and /sys.

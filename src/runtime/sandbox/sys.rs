@@ -202,6 +202,33 @@ pub fn reset_signals() {
     }
 }
 
+/// Executes a file in place of this process, with this process's arguments and environment. Returns only on failure.
+pub fn execute_again(file: BorrowedFd<'_>) -> io::Error {
+    use std::os::unix::ffi::OsStrExt;
+    // Neither can hold a NUL: they came as C strings.
+    let text = |bytes: &[u8]| std::ffi::CString::new(bytes).unwrap_or_default();
+    let arguments: Vec<_> = std::env::args_os().map(|argument| text(argument.as_bytes())).collect();
+    let variables: Vec<_> =
+        std::env::vars_os().map(|(name, value)| text(&[name.as_bytes(), b"=", value.as_bytes()].concat())).collect();
+    let pointers = |texts: &[std::ffi::CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argument_list, variable_list) = (pointers(&arguments), pointers(&variables));
+    // SAFETY: the path is a literal with its NUL; both lists end with a null pointer and hold pointers to texts that
+    // outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argument_list.as_ptr(),
+            variable_list.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
 /// Has the kernel reap the children of this process, which never waits for them.
 pub fn forget_children() {
     // SAFETY: SIG_IGN is a valid action for SIGCHLD, and no handler is replaced that anything relies on.
