@@ -216,12 +216,14 @@ fn processes() -> Vec<(&'static str, bool)> {
     vec![
         ("procs.see_others", numbers.count() > 3),
         ("procs.gain_privileges", status("NoNewPrivs:") != "1"),
-        (
-            "procs.inherit_capabilities",
-            status("CapInh:").trim_start_matches('0') != "" || status("CapAmb:").trim_start_matches('0') != "",
-        ),
+        ("procs.inherit_capabilities", has_any("CapInh:") || has_any("CapAmb:")),
         ("procs.administer", has_capability(21)),
     ]
+}
+
+/// Whether a set of capabilities is not empty.
+fn has_any(field: &str) -> bool {
+    !status(field).trim_start_matches('0').is_empty()
 }
 
 fn has_capability(number: u32) -> bool {

@@ -136,7 +136,7 @@ mod tests {
     use crate::runtime::sandbox::capabilities;
 
     fn default_capabilities() -> u64 {
-        capabilities::wanted(&crate::spec::ServiceSpec::default()).unwrap()
+        capabilities::wanted(&serde_yaml::from_str("image: { name: host }").unwrap()).unwrap()
     }
 
     #[test]
