@@ -21,7 +21,7 @@ use tower::ServiceExt;
 use super::frame::{Frame, frames};
 use super::wire::StatusQuery;
 use super::{ApiError, ErrorBody, ExecStart, Kind, LogItem, LogQuery, Version};
-use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, Preview};
+use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, Preview, RuntimeReport};
 use crate::runtime::io::{ExecInput, ExecOutput};
 use crate::status::Status;
 
@@ -106,6 +106,11 @@ impl Client {
     /// What there is, as soon as it differs from this generation, or the same after a while.
     pub async fn status_after(&self, generation: u64) -> Result<Status, ApiError> {
         self.get(&query("/v1/status", &StatusQuery { wait: Some(generation) })?).await
+    }
+
+    /// What each runtime can enforce on this machine.
+    pub async fn runtimes(&self) -> Result<Vec<RuntimeReport>, ApiError> {
+        self.get("/v1/runtimes").await
     }
 
     /// What applying these files would do.

@@ -13,7 +13,7 @@ use axum::{Json, Router};
 
 use super::wire::StatusQuery;
 use super::{ApiError, Kind, Version, exec, logs};
-use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, Preview};
+use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, Preview, RuntimeReport};
 use crate::status::Status;
 
 /// Most bytes of a request: room for thousands of spec files (a file of a service is about 1 KiB; Kubernetes takes
@@ -37,6 +37,7 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/delete", post(delete))
         .route("/v1/approve", post(approve))
         .route("/v1/rescan", post(rescan))
+        .route("/v1/runtimes", get(runtimes))
         .route("/v1/logs", get(logs::logs))
         .route_layer(middleware::from_fn(bounded))
         .route("/v1/exec", post(exec::exec))
@@ -81,6 +82,10 @@ async fn approve(State(engine): State<Engine>) -> Answer<Vec<String>> {
 
 async fn rescan(State(engine): State<Engine>) -> Answer<()> {
     Ok(Json(engine.rescan().await?))
+}
+
+async fn runtimes(State(engine): State<Engine>) -> Answer<Vec<RuntimeReport>> {
+    Ok(Json(engine.runtimes().await?))
 }
 
 fn given<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {

@@ -11,6 +11,7 @@ mod converge;
 mod delete;
 mod demo_server;
 mod diff;
+mod doctor;
 mod exec;
 mod exit;
 mod fields;
@@ -88,6 +89,7 @@ enum Verb {
     Logs(logs::Args),
     Exec(exec::Args),
     Approve(approve::Args),
+    Doctor(doctor::Args),
     Validate(validate::Args),
     Schema(schema::Args),
     Completion(completion::Args),
@@ -148,6 +150,7 @@ impl Cli {
                 Verb::Logs(args) => args.run(&options?).await,
                 Verb::Exec(args) => args.run(&options?).await,
                 Verb::Approve(args) => args.run(&options?).await,
+                Verb::Doctor(args) => args.run(&options?).await,
                 Verb::Version(args) => args.run(&options?).await,
                 Verb::Validate(args) => args.run().map(Exit::Own),
                 Verb::Schema(args) => args.run().map(Exit::Own),

@@ -22,6 +22,7 @@ mod publish;
 mod queue;
 mod reconcile;
 mod record;
+mod reports;
 mod request;
 mod runtimes;
 mod stops;
@@ -30,6 +31,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub use engine::Engine;
+pub use reports::{ControlReport, RuntimeReport};
 pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPreview, EngineError, Preview, SpecFile};
 
 pub use self::convert::desired;

@@ -1,33 +1,39 @@
-//! A runtime on which nothing is.
+//! A sandbox runtime on which nothing is.
+
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
+use crate::runtime::sandbox::survey;
 use crate::runtime::{
     Capabilities, CreateRequest, Listing, Progress, Result, Runtime, RuntimeError, RuntimeEvent, StopRequest, Volumes,
 };
 use crate::spec::{Image, RuntimeKind};
 use crate::state::{ErrorKind, Instance, InstanceRef};
 
-/// Stands for a runtime that keeps what it has in the state directory, where there is none: it has nothing, and never
+/// Stands for the sandbox runtime, which keeps what it has in the state directory, where there is none: it has nothing, and never
 /// will have while somebody only looks.
-pub struct Nothing(pub RuntimeKind);
+pub struct Nothing {
+    /// This program.
+    pub program: PathBuf,
+}
 
 impl Nothing {
     fn refusal<T>(&self) -> Result<T> {
-        Err(RuntimeError::new(ErrorKind::Rejected, format!("{} is only looked at", self.0)))
+        Err(RuntimeError::new(ErrorKind::Rejected, format!("{} is only looked at", self.kind())))
     }
 }
 
 #[async_trait]
 impl Runtime for Nothing {
     fn kind(&self) -> RuntimeKind {
-        self.0
+        RuntimeKind::Sandbox
     }
 
     async fn capabilities(&self) -> Result<Capabilities> {
-        self.refusal()
+        Ok(survey(&self.program).await)
     }
 
     async fn list(&self) -> Result<Listing> {

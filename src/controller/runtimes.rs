@@ -90,7 +90,7 @@ pub fn connectors(
 #[cfg(target_os = "linux")]
 fn sandbox(options: &EngineOptions, state_dir: &Path, owner: &Owner) -> Arc<dyn Connect> {
     if options.mode == super::Mode::Observe && !StateDir::is_made(state_dir) {
-        return Arc::new(super::Connected(Arc::new(Nothing(RuntimeKind::Sandbox))));
+        return Arc::new(super::Connected(Arc::new(Nothing { program: options.program.clone() })));
     }
     Arc::new(Sandbox { owner: owner.clone(), state_dir: state_dir.to_owned(), program: options.program.clone() })
 }

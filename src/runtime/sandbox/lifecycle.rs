@@ -43,12 +43,12 @@ const LONGEST_ANSWER: u64 = 64 << 10;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Probes the machine in a process of its own.
-pub(super) async fn probe(inner: &Inner) -> Probe {
-    let dir = inner.view.layout.root().join(unique(".probe"));
+/// Probes the machine in a process of its own, `program`, with a scratch directory in `folder`.
+pub(super) async fn probe(program: &Path, folder: &Path) -> Probe {
+    let dir = folder.join(unique(".probe"));
     let attempt = async {
         make_private(&dir)?;
-        let mut command = Command::new(&inner.config.supervisor);
+        let mut command = Command::new(program);
         command
             .arg(dispatch::PROBE)
             .arg(&dir)
@@ -62,9 +62,7 @@ pub(super) async fn probe(inner: &Inner) -> Probe {
     };
     let result: io::Result<Probe> = attempt.await;
     let _ = remove::tree(&dir);
-    result.unwrap_or_else(|error| {
-        Probe::failed(&format!("{} could not probe the machine: {error}", inner.config.supervisor.display()))
-    })
+    result.unwrap_or_else(|error| Probe::failed(&format!("{} could not probe the machine: {error}", program.display())))
 }
 
 /// A name that no other call of this or another process uses.

@@ -86,6 +86,12 @@ pub struct SandboxConfig {
     pub hidden: Vec<PathBuf>,
 }
 
+/// What this runtime could enforce on this machine, found out without a root. `program` is this program, which is
+/// executed to try things out in a process of its own.
+pub async fn survey(program: &std::path::Path) -> Capabilities {
+    capabilities::report(&lifecycle::probe(program, &std::env::temp_dir()).await)
+}
+
 /// The built-in runtime.
 #[derive(Debug, Clone)]
 pub struct SandboxRuntime {
@@ -129,7 +135,8 @@ impl SandboxRuntime {
     }
 
     async fn probe(&self) -> &Probe {
-        self.inner.probe.get_or_init(|| lifecycle::probe(&self.inner)).await
+        let inner = &self.inner;
+        inner.probe.get_or_init(|| lifecycle::probe(&inner.config.supervisor, inner.view.layout.root())).await
     }
 
     /// Does file work for one instance or deployment. Work that takes longer than this says nothing about the others:

@@ -1,0 +1,95 @@
+//! `keel doctor`: what each runtime can enforce here.
+
+use super::connect::{observe, synced_status};
+use super::exit::{Exit, Outcome};
+use super::output::{Columns, DataFormat, print, print_data};
+use crate::config::Options;
+use crate::controller::RuntimeReport;
+use crate::runtime::Support;
+
+/// Show what each runtime can enforce on this machine, and why not
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Every control is enforced, degraded or absent. One that a service names in sandbox.require must be \
+enforced, or its start is refused.\n\nExamples:\n  keel doctor\n  keel doctor -o json\n\nWorks with a running \
+controller and without one, and changes nothing.")]
+pub struct Args {
+    /// How to print; tables when nothing is named
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<DataFormat>,
+}
+
+impl Args {
+    /// Runs the verb.
+    pub async fn run(self, options: &Options) -> Outcome {
+        let client = observe(options).await?;
+        synced_status(&client).await?;
+        let reports = client.runtimes().await;
+        client.close().await;
+        let reports = reports?;
+        match self.output {
+            Some(format) => print_data(format, &reports)?,
+            None => print(&reports.iter().map(text).collect::<Vec<_>>().join("\n"))?,
+        }
+        Ok(Exit::Success)
+    }
+}
+
+fn text(report: &RuntimeReport) -> String {
+    let version = report.version.as_deref().unwrap_or_default();
+    match &report.unreachable {
+        Some(why) => format!("{}: not available: {why}\n", report.runtime),
+        None => format!("{}: {version}\n{}", report.runtime, table(report)),
+    }
+}
+
+fn table(report: &RuntimeReport) -> String {
+    let rows: Vec<Vec<String>> = report
+        .controls
+        .iter()
+        .map(|one| {
+            let (support, why) = match &one.support {
+                Support::Enforced => ("enforced", ""),
+                Support::Degraded { why } => ("degraded", why.as_str()),
+                Support::Absent { why } => ("absent", why.as_str()),
+            };
+            vec![one.control.to_string(), support.to_owned(), why.to_owned()]
+        })
+        .collect();
+    Columns::default().render(Some(&["CONTROL", "SUPPORT", "WHY"]), &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::ControlReport;
+    use crate::spec::{Control, RuntimeKind};
+
+    #[test]
+    fn every_control_has_a_line_with_its_reason() {
+        let control = |control, support| ControlReport { control, support };
+        let report = RuntimeReport {
+            runtime: RuntimeKind::Sandbox,
+            unreachable: None,
+            version: Some("sandbox 1".to_owned()),
+            controls: vec![
+                control(Control::Seccomp, Support::Enforced),
+                control(Control::Landlock, Support::Absent { why: "switched off".to_owned() }),
+            ],
+        };
+        assert_eq!(
+            text(&report),
+            "sandbox: sandbox 1\nCONTROL    SUPPORT    WHY\nseccomp    enforced\nlandlock   absent     switched off\n"
+        );
+    }
+
+    #[test]
+    fn a_runtime_that_does_not_answer_says_why() {
+        let report = RuntimeReport {
+            runtime: RuntimeKind::Docker,
+            unreachable: Some("no engine".to_owned()),
+            version: None,
+            controls: Vec::new(),
+        };
+        assert_eq!(text(&report), "docker: not available: no engine\n");
+    }
+}
