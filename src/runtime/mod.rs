@@ -12,6 +12,7 @@ mod error;
 pub mod io;
 #[cfg(target_os = "linux")]
 pub mod sandbox;
+pub mod seatbelt;
 pub mod sim;
 mod stops;
 
