@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
-use super::engine::{Engine, ask};
+use super::engine::Engine;
 use super::message::Command;
 use crate::runtime::{Capabilities, Support};
 use crate::spec::{Control, RuntimeKind};
@@ -61,7 +61,7 @@ impl Engine {
         for kind in kinds.iter().copied() {
             let known = status.runtimes.iter().find(|one| one.runtime == kind);
             let unreachable = known.and_then(|one| one.unreachable.clone());
-            let answer = match (unreachable, ask(&self.inner.messages, |reply| Command::Runtime(kind, reply)).await?) {
+            let answer = match (unreachable, self.ask(|reply| Command::Runtime(kind, reply)).await?) {
                 (None, Some(runtime)) => runtime.capabilities().await.map_err(|error| error.message),
                 (Some(why), _) => Err(why),
                 (None, None) => Err("nothing answers".to_owned()),
