@@ -7,6 +7,7 @@
 //! half-done; the next call with the same identity completes or recognises it.
 
 mod capabilities;
+mod credentials;
 pub mod docker;
 mod error;
 pub mod io;
@@ -15,6 +16,7 @@ pub mod sandbox;
 pub mod seatbelt;
 pub mod sim;
 mod stops;
+mod transfers;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

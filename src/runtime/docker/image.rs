@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bollard::auth::DockerCredentials;
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures::StreamExt;
@@ -11,6 +12,7 @@ use futures::StreamExt;
 use super::Inner;
 use super::engine::READ_DEADLINE;
 use super::error::explain;
+use crate::runtime::credentials::{Credential, Secret};
 use crate::runtime::{ErrorKind, Progress, Result, RuntimeError};
 use crate::spec::{Image, ImageRef, PullPolicy};
 
@@ -146,7 +148,8 @@ impl Inner {
 
     async fn pull_now(&self, reference: &str, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
         let what = format!("pulling {reference}");
-        let credentials = self.credentials.of(reference).await;
+        let registry = reference.split('/').next().unwrap_or(reference);
+        let credentials = self.credentials.of(registry).await.map(for_engine);
         let docker = self.engine.client().await?;
         let options = CreateImageOptionsBuilder::default().from_image(reference).build();
         let mut lines = docker.create_image(Some(options), None, credentials);
@@ -184,6 +187,21 @@ fn local_names(reference: &str) -> Vec<String> {
         names.push(format!("localhost/{}", path.strip_prefix("library/").unwrap_or(path)));
     }
     names
+}
+
+/// A credential in the words of an engine.
+fn for_engine(credential: Credential) -> DockerCredentials {
+    let (password, identitytoken) = match credential.secret {
+        Secret::Password(password) => (Some(password), None),
+        Secret::IdentityToken(token) => (None, Some(token)),
+    };
+    DockerCredentials {
+        username: credential.user,
+        password,
+        identitytoken,
+        serveraddress: Some(credential.server),
+        ..DockerCredentials::default()
+    }
 }
 
 fn progress_of(line: CreateImageInfo) -> Progress {

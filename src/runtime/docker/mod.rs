@@ -10,7 +10,6 @@
 mod archive;
 mod body;
 mod container;
-mod credentials;
 mod engine;
 mod error;
 mod events;
@@ -33,7 +32,6 @@ mod shared;
 mod socket;
 #[cfg(test)]
 mod tests;
-mod transfers;
 mod unrun;
 mod unsupported;
 
@@ -47,14 +45,14 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::archive::Archives;
-use self::credentials::Credentials;
 use self::engine::Engine;
 use self::facts::Facts;
 use self::image::Found;
 use self::readers::Readers;
 use self::shared::Networks;
-use self::transfers::Transfers;
+use super::credentials::Credentials;
 use super::stops::Stops;
+use super::transfers::Transfers;
 use super::{
     Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRecords,
     StopRequest, Suspend, Volumes,

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use bollard::auth::DockerCredentials;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
@@ -19,6 +18,32 @@ const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 /// User name by which a helper says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
+
+/// What proves to a registry who asks.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Credential {
+    /// The name that it is kept under.
+    pub(super) server: String,
+    /// The user; an identity token need not name one.
+    pub(super) user: Option<String>,
+    /// The proof.
+    pub(super) secret: Secret,
+}
+
+/// The secret part of a [`Credential`].
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Secret {
+    /// A password, for HTTP's Basic scheme.
+    Password(String),
+    /// A refresh token of OAuth2.
+    IdentityToken(String),
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credential").field("server", &self.server).finish_non_exhaustive()
+    }
+}
 
 /// Where credentials are looked for.
 #[derive(Debug, Clone)]
@@ -67,10 +92,9 @@ impl Credentials {
         Self { file: Some(dir.join("config.json")) }
     }
 
-    /// The credentials for an image's registry, where there are any. A file or helper that can't be read is reported in
-    /// the log, and the pull goes on without: most images need none.
-    pub(super) async fn of(&self, reference: &str) -> Option<DockerCredentials> {
-        let registry = reference.split('/').next()?;
+    /// The credential for a registry, by its host and port, where there is one. A file or helper that can't be read is
+    /// reported in the log, and the pull goes on without: most images need none.
+    pub(super) async fn of(&self, registry: &str) -> Option<Credential> {
         let path = self.file.as_ref()?;
         let text = match tokio::fs::read(path).await {
             Ok(text) => text,
@@ -107,20 +131,17 @@ fn helper<'a>(file: &'a ConfigFile, registry: &str, server: &str) -> Option<&'a 
 }
 
 /// What is written in the file itself.
-fn stored(file: &ConfigFile, registry: &str, server: &str) -> Option<DockerCredentials> {
+fn stored(file: &ConfigFile, registry: &str, server: &str) -> Option<Credential> {
     let (_, auth) = file.auths.iter().find(|(name, _)| *name == server || host(name) == registry)?;
-    let (username, password) = match &auth.auth {
+    let (user, password) = match &auth.auth {
         Some(encoded) if !encoded.is_empty() => decode(encoded)?,
         _ => (auth.username.clone()?, auth.password.clone().unwrap_or_default()),
     };
-    let identitytoken = auth.identitytoken.clone().filter(|token| !token.is_empty());
-    Some(DockerCredentials {
-        username: Some(username),
-        password: identitytoken.is_none().then_some(password),
-        identitytoken,
-        serveraddress: Some(server.to_owned()),
-        ..DockerCredentials::default()
-    })
+    let secret = match auth.identitytoken.clone().filter(|token| !token.is_empty()) {
+        Some(token) => Secret::IdentityToken(token),
+        None => Secret::Password(password),
+    };
+    Some(Credential { server: server.to_owned(), user: Some(user), secret })
 }
 
 /// The host of a name as old versions of Docker wrote it, with scheme and path.
@@ -140,13 +161,13 @@ fn decode(encoded: &str) -> Option<(String, String)> {
     Some((username.to_owned(), password.trim_end_matches('\0').to_owned()))
 }
 
-fn from_helper(answer: HelperAnswer, server: &str) -> DockerCredentials {
+fn from_helper(answer: HelperAnswer, server: &str) -> Credential {
     let HelperAnswer { username, secret } = answer;
-    let base = DockerCredentials { serveraddress: Some(server.to_owned()), ..DockerCredentials::default() };
+    let server = server.to_owned();
     if username == TOKEN_USER {
-        DockerCredentials { identitytoken: Some(secret), ..base }
+        Credential { server, user: None, secret: Secret::IdentityToken(secret) }
     } else {
-        DockerCredentials { username: Some(username), password: Some(secret), ..base }
+        Credential { server, user: Some(username), secret: Secret::Password(secret) }
     }
 }
 
@@ -182,23 +203,18 @@ mod tests {
 
     use super::*;
 
-    fn credentials(username: Option<&str>, password: Option<&str>, token: Option<&str>) -> DockerCredentials {
-        let text = |text: Option<&str>| text.map(str::to_owned);
-        DockerCredentials {
-            username: text(username),
-            password: text(password),
-            identitytoken: text(token),
-            serveraddress: Some("registry.example".to_owned()),
-            ..DockerCredentials::default()
-        }
+    fn password(user: &str) -> Credential {
+        let secret = Secret::Password("secret".to_owned());
+        Credential { server: "registry.example".to_owned(), user: Some(user.to_owned()), secret }
     }
 
     #[test]
     fn a_helper_gives_a_password_or_a_token() {
         let answer = |username: &str| HelperAnswer { username: username.to_owned(), secret: "secret".to_owned() };
         let given = |username| from_helper(answer(username), "registry.example");
-        assert_eq!(given("me"), credentials(Some("me"), Some("secret"), None));
-        assert_eq!(given("<token>"), credentials(None, None, Some("secret")));
+        assert_eq!(given("me"), password("me"));
+        let token = Secret::IdentityToken("secret".to_owned());
+        assert_eq!(given("<token>"), Credential { server: "registry.example".to_owned(), user: None, secret: token });
     }
 
     #[test]
@@ -212,7 +228,7 @@ mod tests {
         for (name, entry) in table {
             let file: ConfigFile = serde_json::from_value(json!({ "auths": { name: entry } })).unwrap();
             let found = stored(&file, "registry.example", "registry.example");
-            assert_eq!(found, Some(credentials(Some("me"), Some("secret"), None)), "{name}: {entry}");
+            assert_eq!(found, Some(password("me")), "{name}: {entry}");
             assert_eq!(stored(&file, "docker.io", DOCKER_HUB), None);
         }
     }
@@ -225,5 +241,10 @@ mod tests {
         assert_eq!(helper(&file, "registry.example", "registry.example"), Some("store"));
         let empty: ConfigFile = serde_json::from_value(json!({ "credsStore": "" })).unwrap();
         assert_eq!(helper(&empty, "docker.io", DOCKER_HUB), None);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        assert_eq!(format!("{:?}", password("me")), "Credential { server: \"registry.example\", .. }");
     }
 }
