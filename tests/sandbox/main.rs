@@ -5,6 +5,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod images;
 mod isolation;
 mod lifecycle;
 mod past_holes;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::runtime::sandbox::{SandboxConfig, SandboxRuntime};
+use evenkeel::runtime::sandbox::{RegistryOptions, SandboxConfig, SandboxRuntime};
 use evenkeel::runtime::{CreateRequest, Runtime, StopRequest};
 use evenkeel::spec::{ServiceSpec, Signal};
 use evenkeel::state::{Exit, Instance, InstanceId, InstanceRef, Owner, Phase, StopCause};
@@ -28,6 +28,13 @@ impl Sandbox {
     pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         Self { runtime: open(root.path(), "test-owner"), root }
+    }
+
+    /// One that talks to registries in a way of its own.
+    pub fn with(registries: RegistryOptions) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let runtime = SandboxRuntime::open_with(config(root.path(), "test-owner"), registries).unwrap();
+        Self { runtime, root }
     }
 
     /// Another runtime on the same root, as a restarted controller has it.
@@ -124,13 +131,16 @@ impl Drop for Sandbox {
 }
 
 pub fn open(root: &Path, owner: &str) -> SandboxRuntime {
-    SandboxRuntime::open(SandboxConfig {
+    SandboxRuntime::open(config(root, owner)).unwrap()
+}
+
+fn config(root: &Path, owner: &str) -> SandboxConfig {
+    SandboxConfig {
         root: root.join("sandbox"),
         supervisor: keel(),
         owner: Owner(owner.to_owned()),
         hidden: Vec::new(),
-    })
-    .unwrap()
+    }
 }
 
 /// A request for one slot of a service, written as in a file.

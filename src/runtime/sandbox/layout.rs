@@ -8,11 +8,13 @@
 //!                     lock          held by the supervisor
 //!                     logs/         output.log and its older parts
 //!                     rootfs/       mount point; empty outside of the instance
-//!                     upper/ work/  writable layer of a `dir:` image
+//!                     upper/ work/  writable layer of an image
+//!                     copy/         copy of an image, where there are no layers
 //!                     anonymous/N/  its own volumes
 //!                     exec/         requests and answers of commands that are being started
 //! ROOT/instances/.new-*, .gone-*    being made, being removed
 //! ROOT/volumes/DEPLOYMENT/NAME/     named volumes
+//! ROOT/images/                      images (`image/store.rs`)
 //! ROOT/ports.lock                   next port to assign
 //! ROOT/wake                         written when instances changed, for other processes that watch
 //! ```
@@ -140,9 +142,14 @@ impl InstanceDir {
         self.0.join("rootfs")
     }
 
-    /// What was written over a `dir:` image.
+    /// What was written over an image.
     pub fn upper(&self) -> PathBuf {
         self.0.join("upper")
+    }
+
+    /// Its own copy of an image.
+    pub fn copy(&self) -> PathBuf {
+        self.0.join("copy")
     }
 
     /// Commands that are being started.

@@ -15,6 +15,8 @@ use tokio::net::unix::pipe;
 use tokio::process::Command;
 
 use super::bounds::{FILE_LIMIT, REMOVE_LIMIT};
+use super::copy::copy;
+use super::image::filled;
 use super::layout::{Durability, Layout, make_private, read_json, write_json};
 use super::observe::{Entry, Found};
 use super::probe::Probe;
@@ -91,12 +93,19 @@ impl Inner {
             Ok(Entry::Nothing) => {}
             Err(error) => return Err(failed(&format!("reading the records of {name}"), &error)),
         }
+        // Held until the record is there, which then keeps the image in place.
+        let image = self.images.ready(&request.spec.image.name)?;
+        let request = &match &image {
+            Some(image) => filled(request, &image.config)?,
+            None => request.clone(),
+        };
         let machine = Machine {
             layout: &self.view.layout,
             dir: &dir,
             probe,
             capabilities: &capabilities::report(probe),
             hidden: &self.config.hidden,
+            image: image.as_ref(),
         };
         let (launch, conditions) = launch(request, &machine)?;
         let mut launch = launch;
@@ -170,6 +179,10 @@ impl Inner {
         if record.launch.root == Root::Shared {
             make_private(&confinement::scratch(new.path()))?;
         }
+        if let Root::Copy { from, .. } = &record.launch.root {
+            make_private(&new.copy())?;
+            copy(from, &new.copy(), &|| keep_alive(new.path()))?;
+        }
         write_json(&new.record(), record, Durability::Boot)?;
         let dir = instances.join(name);
         // What is there without a record is a leftover; what got one meanwhile is another call's work.
@@ -230,6 +243,12 @@ impl Inner {
             }
         }
     }
+}
+
+/// Shows that a directory is still being made, so that nobody takes it for a leftover. The next sign may do where one
+/// fails.
+fn keep_alive(path: &Path) {
+    let _ = fs::File::open(path).and_then(|folder| folder.set_modified(SystemTime::now()));
 }
 
 /// Ports that records hold, whoever owns them.

@@ -7,11 +7,13 @@
 mod bounds;
 mod capabilities;
 mod confinement;
+mod copy;
 pub mod cri;
 mod dispatch;
 mod enter;
 mod exec;
 mod failure;
+mod image;
 mod init;
 mod inside;
 mod landlock;
@@ -21,6 +23,7 @@ mod logfile;
 mod logreader;
 mod logs;
 mod observe;
+mod overlay;
 mod ports;
 mod probe;
 mod process;
@@ -51,6 +54,7 @@ use tokio::sync::OnceCell;
 
 pub use dispatch::dispatch;
 
+use super::credentials::Credentials;
 use super::{
     Capabilities, CreateRequest, ErrorKind, Listing, Progress, Result, Runtime, RuntimeError, RuntimeEvent,
     StopRequest, Volumes,
@@ -58,6 +62,7 @@ use super::{
 use crate::spec::{Image, ImageRef, RuntimeKind};
 use crate::state::{Instance, InstanceRef, Owner};
 use bounds::{CREATE_LIMIT, FILE_LIMIT, LIST_LIMIT, REMOVE_LIMIT, bounded};
+use image::Images;
 use layout::{InstanceDir, Layout};
 use observe::{Entry, Found, View};
 use probe::Probe;
@@ -106,6 +111,17 @@ struct Inner {
     spawner: Spawner,
     watch: Arc<Watch>,
     watching: OnceCell<()>,
+    images: Images,
+}
+
+/// How registries are talked to.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryOptions {
+    /// Directory of the `config.json` that holds credentials; `DOCKER_CONFIG` or `~/.docker` when absent.
+    pub docker_config: Option<PathBuf>,
+    /// Directory that holds, in a directory per registry, the certificate authorities that are trusted besides the
+    /// machine's; `/etc/docker/certs.d` when absent.
+    pub certificates: Option<PathBuf>,
 }
 
 impl SandboxRuntime {
@@ -113,7 +129,15 @@ impl SandboxRuntime {
     ///
     /// # Errors
     /// `Unavailable` when the directories can't be made.
-    pub fn open(mut config: SandboxConfig) -> Result<Self> {
+    pub fn open(config: SandboxConfig) -> Result<Self> {
+        Self::open_with(config, RegistryOptions::default())
+    }
+
+    /// The same with registries talked to in a way of one's own.
+    ///
+    /// # Errors
+    /// `Unavailable` when the directories can't be made.
+    pub fn open_with(mut config: SandboxConfig, registries: RegistryOptions) -> Result<Self> {
         let layout = Layout::new(&config.root);
         layout.prepare().map_err(|error| {
             unavailable(format!("the sandbox directory {} can't be made: {error}", config.root.display()))
@@ -129,14 +153,29 @@ impl SandboxRuntime {
         }
         let view = Arc::new(View::new(Layout::new(&config.root), config.owner.clone()));
         let watch = Arc::new(Watch::new(Arc::clone(&view)));
+        let credentials = match registries.docker_config {
+            Some(folder) => Credentials::in_dir(folder),
+            None => Credentials::from_env(|name| std::env::var(name).ok()),
+        };
+        let certificates = registries.certificates.unwrap_or_else(|| PathBuf::from(image::CERTIFICATES));
+        let images = Images::new(&config.root, image::Access { credentials, certificates });
         let spawner = Spawner::new(config.supervisor.clone());
-        let inner = Inner { config, view, probe: OnceCell::new(), spawner, watch, watching: OnceCell::new() };
+        let inner = Inner { config, view, probe: OnceCell::new(), spawner, watch, watching: OnceCell::new(), images };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     async fn probe(&self) -> &Probe {
         let inner = &self.inner;
         inner.probe.get_or_init(|| lifecycle::probe(&inner.config.supervisor, inner.view.layout.root())).await
+    }
+
+    /// Removes images that nothing needs, where that can be done now.
+    async fn collected(&self) {
+        match self.collect_images().await {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => tracing::info!(images = names.join(", "), "removed images that nothing needs"),
+            Err(error) => tracing::warn!(%error, "images that nothing needs stay for now"),
+        }
     }
 
     /// Does file work for one instance or deployment. Work that takes longer than this says nothing about the others:
@@ -149,6 +188,15 @@ impl SandboxRuntime {
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
         bounded(what, limit, ErrorKind::Failed, move || action(&inner)).await
+    }
+
+    /// Removes images that no instance needs and that were not used for a week, or for two minutes where the disk is
+    /// nearly full. Returns their names. This also happens by itself: after an image came, and after a teardown.
+    ///
+    /// # Errors
+    /// `Failed` when what is there can't be read.
+    pub async fn collect_images(&self) -> Result<Vec<String>> {
+        self.blocking("removing images", REMOVE_LIMIT, Inner::collect_images).await
     }
 
     /// The instance as it is on disk; `None` when it is gone.
@@ -165,6 +213,10 @@ impl Inner {
             Ok(Entry::Nothing | Entry::Foreign(_)) => Ok(None),
             Err(error) => Err(failed(&format!("reading the records of {runtime_id}"), &error)),
         }
+    }
+
+    fn collect_images(&self) -> Result<Vec<String>> {
+        image::collect(self.images.store(), &self.view.layout)
     }
 
     fn dir(&self, runtime_id: &str) -> InstanceDir {
@@ -206,7 +258,7 @@ impl Runtime for SandboxRuntime {
         Ok(watch.subscribe())
     }
 
-    async fn ensure_image(&self, image: &Image, _progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+    async fn ensure_image(&self, image: &Image, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
         match &image.name {
             ImageRef::Host => Ok(()),
             ImageRef::Dir(path) => {
@@ -220,7 +272,14 @@ impl Runtime for SandboxRuntime {
                 };
                 bounded(&format!("looking at {}", image.name), FILE_LIMIT, ErrorKind::Failed, look).await
             }
-            other => Err(translate::unsupported_image(other)),
+            ImageRef::Registry(_) | ImageRef::Oci { .. } | ImageRef::OciArchive(_) | ImageRef::DockerArchive(_) => {
+                if self.inner.images.ensure(image, progress).await? {
+                    // Room for the next one; nobody waits for it.
+                    let runtime = self.clone();
+                    tokio::spawn(async move { runtime.collected().await });
+                }
+                Ok(())
+            }
         }
     }
 
@@ -256,6 +315,7 @@ impl Runtime for SandboxRuntime {
     }
 
     async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {
+        self.collected().await;
         if volumes == Volumes::Keep {
             return Ok(());
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::{Context, Failure};
 use super::landlock::{self, Extent, Reach};
+use super::overlay::overlay;
 use super::sys::{self, Fork, Namespaces};
 use super::{rootfs, seccomp};
 use crate::spec::SeccompProfile;
@@ -125,7 +126,7 @@ fn try_layer(dir: &Path) -> Result<(), Failure> {
     };
     let (lower, upper, work) = (folder("lower")?, folder("upper")?, folder("work")?);
     let place = folder("mounted")?;
-    let tree = rootfs::overlay(&lower, &upper, &work).context("mounting an overlay")?;
+    let tree = overlay(&[lower], &upper, &work, &place).context("mounting an overlay")?;
     let target = File::open(&place).context("opening a scratch directory")?;
     super::inside::attach(&tree, &target.into()).context("mounting an overlay")?;
     fs::write(place.join("file"), "x").context("writing to an overlay")

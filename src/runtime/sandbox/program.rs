@@ -243,7 +243,7 @@ pub fn environment(launch: &Launch, identity: &Identity) -> BTreeMap<String, Str
             let folder = Path::new(super::KEEL_INSIDE).parent().and_then(Path::to_str).unwrap_or("/");
             format!("{DEFAULT_PATH}:{folder}")
         }
-        Root::Dir { .. } | Root::Shared => DEFAULT_PATH.to_owned(),
+        Root::Dir { .. } | Root::Layers { .. } | Root::Copy { .. } | Root::Shared => DEFAULT_PATH.to_owned(),
     });
     env.entry("HOME".to_owned()).or_insert_with(|| identity.home.clone());
     env.entry("HOSTNAME".to_owned()).or_insert_with(|| launch.hostname.clone());

@@ -86,6 +86,9 @@ pub struct Launch {
     pub oom_score_adj: Option<i32>,
     /// Bounds of the kept output.
     pub log: LogBounds,
+    /// Who the program is, where that was found out when it was created; else it is looked up at the start.
+    #[serde(default)]
+    pub identity: Option<Identity>,
 }
 
 /// A root file system.
@@ -101,11 +104,25 @@ pub enum Root {
         /// What becomes of writes.
         layer: Layer,
     },
+    /// The layers of an image.
+    Layers {
+        /// Absolute paths, the uppermost first; never empty.
+        lower: Vec<PathBuf>,
+        /// What becomes of writes.
+        layer: Layer,
+    },
+    /// A copy of its own, made when it was created.
+    Copy {
+        /// What was copied: absolute paths, the uppermost first.
+        from: Vec<PathBuf>,
+        /// Whether writes are refused.
+        read_only: bool,
+    },
     /// The machine's as it is, where there are no namespaces.
     Shared,
 }
 
-/// What becomes of writes to a `dir:` image.
+/// What becomes of writes to an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layer {

@@ -2,20 +2,20 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
+    fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, is_directory, place, place_or_make};
 use super::layout::InstanceDir;
+use super::overlay::overlay;
 use super::record::{Launch, Layer, Mount, MountSource, Root};
 use super::skeleton::replace_parent;
 use super::sys::{MountAttributes, set_mount_attributes};
@@ -65,7 +65,9 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
 
     let tree = match &launch.root {
         Root::Host | Root::Shared => host_tree(),
-        Root::Dir { path, layer } => dir_tree(path, *layer, dir),
+        Root::Dir { path, layer } => image_tree(std::slice::from_ref(path), *layer, dir),
+        Root::Layers { lower, layer } => image_tree(lower, *layer, dir),
+        Root::Copy { .. } => clone_tree(&dir.copy()).and_then(|tree| guarded_tree(tree, false)),
     }
     .context("preparing the root file system")?;
     let mount_point = open_place(&dir.rootfs()).context("opening the mount point of the root file system")?;
@@ -105,11 +107,20 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
         let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: true };
         set_mount_attributes(parent.as_fd(), attributes, false).context("making the root read-only")?;
     }
-    if matches!(launch.root, Root::Dir { layer: Layer::ReadOnly, .. }) {
+    if is_closed_at_last(&launch.root) {
         let attributes = MountAttributes { read_only: true, ..MountAttributes::default() };
         set_mount_attributes(root_mount(&root)?.as_fd(), attributes, false).context("making the root read-only")?;
     }
     pivot(&root)
+}
+
+/// Whether a root becomes read-only once all mount points are made in it.
+fn is_closed_at_last(root: &Root) -> bool {
+    match root {
+        Root::Dir { layer, .. } | Root::Layers { layer, .. } => *layer == Layer::ReadOnly,
+        Root::Copy { read_only, .. } => *read_only,
+        Root::Host | Root::Shared => false,
+    }
 }
 
 /// Does in a new mount namespace what [`enter`] needs to be able to do, and mounts nothing.
@@ -165,38 +176,18 @@ fn host_tree() -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-fn dir_tree(path: &Path, layer: Layer, dir: &InstanceDir) -> io::Result<OwnedFd> {
-    let attributes = MountAttributes { read_only: layer == Layer::None, no_suid: true, no_dev: true };
-    let tree = if layer == Layer::None { clone_tree(path)? } else { overlay(path, &dir.upper(), &dir.work())? };
-    set_mount_attributes(tree.as_fd(), attributes, true)?;
-    Ok(tree)
+/// An image of its directories, the uppermost first.
+fn image_tree(lower: &[PathBuf], layer: Layer, dir: &InstanceDir) -> io::Result<OwnedFd> {
+    match (layer, lower) {
+        (Layer::None, [only]) => guarded_tree(clone_tree(only)?, true),
+        _ => guarded_tree(overlay(lower, &dir.upper(), &dir.work(), &dir.rootfs())?, false),
+    }
 }
 
-/// A writable layer over a directory. In a user namespace overlayfs keeps its marks in `user.` attributes
-/// (Linux 5.11).
-pub fn overlay(lower: &Path, upper: &Path, work: &Path) -> io::Result<OwnedFd> {
-    // The root of the overlay has the mode and owner of the upper directory.
-    let root = fs::metadata(lower)?;
-    for folder in [upper, work] {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
-    let _ = std::os::unix::fs::chown(upper, Some(root.uid()), Some(root.gid()));
-    fs::set_permissions(upper, fs::Permissions::from_mode(root.mode() & 0o7777))?;
-    let (lower, upper, work) = (open_place(lower)?, open_place(upper)?, open_place(work)?);
-    // Descriptors instead of names: a name may hold the separators of mount options.
-    let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let make = |user: bool| -> io::Result<OwnedFd> {
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(context.as_fd(), "lowerdir", by_fd(&lower))?;
-        fsconfig_set_string(context.as_fd(), "upperdir", by_fd(&upper))?;
-        fsconfig_set_string(context.as_fd(), "workdir", by_fd(&work))?;
-        if user {
-            fsconfig_set_flag(context.as_fd(), "userxattr")?;
-        }
-        fsconfig_create(context.as_fd())?;
-        Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
-    };
-    make(true).or_else(|_| make(false))
+fn guarded_tree(tree: OwnedFd, read_only: bool) -> io::Result<OwnedFd> {
+    let attributes = MountAttributes { read_only, no_suid: true, no_dev: true };
+    set_mount_attributes(tree.as_fd(), attributes, true)?;
+    Ok(tree)
 }
 
 /// A new file system of a kind, attached nowhere.

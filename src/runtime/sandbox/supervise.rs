@@ -78,7 +78,7 @@ fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
     set_child_subreaper(Pid::from_raw(1)).context("becoming the reaper of the instance")?;
     let launch = &record.launch;
     let log = LogFile::open(&dir.logs(), launch.log).context("opening the log")?;
-    let identity = identity(launch)?;
+    let identity = identity(dir, launch)?;
     make_volumes(launch, &identity)?;
     let mut supervisor = launch_program(dir, launch, identity, signals, log)?;
     tell(&Started::Running);
@@ -104,13 +104,18 @@ fn tell(started: &Started) {
 }
 
 /// Who the program runs as: looked up in its own root file system.
-fn identity(launch: &Launch) -> Result<Identity, Failure> {
+fn identity(dir: &InstanceDir, launch: &Launch) -> Result<Identity, Failure> {
+    if let Some(identity) = &launch.identity {
+        return Ok(identity.clone());
+    }
     let path = match &launch.root {
         Root::Host | Root::Shared => PathBuf::from("/"),
         Root::Dir { path, .. } => path.clone(),
+        Root::Copy { .. } => dir.copy(),
+        Root::Layers { .. } => return Err(Failure::setup("the record does not say who the program is")),
     };
     let root = openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("image: dir:{} can't be opened", path.display()))?;
+        .with_context(|| format!("image: {} can't be opened", path.display()))?;
     let own = rustix::process::geteuid();
     // An unprivileged user's programs run as that user where the machine's own files are seen: what is theirs
     // stays theirs.

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::image::Ready;
 use super::layout::{InstanceDir, Layout};
 use super::probe::Probe;
 use super::program::RESOURCES;
-use super::record::{Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
+use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
 use super::unsupported::{conditions, unsupported};
 use super::{capabilities, confinement};
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
@@ -36,17 +37,19 @@ pub struct Machine<'a> {
     pub capabilities: &'a Capabilities,
     /// Paths that no instance may see.
     pub hidden: &'a [PathBuf],
+    /// The image, where it is one of the store.
+    pub image: Option<&'a Ready>,
 }
 
 /// Turns a request into a launch, and into conditions for what can't be honoured.
 ///
 /// # Errors
-/// `Unsupported` for an image that this version does not take, `Rejected` for what can't be.
+/// `ImageUnavailable` for an image that is not here, `Rejected` for what can't be.
 pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch, Vec<Condition>), RuntimeError> {
     let spec = &request.spec;
     require(spec, machine.capabilities)?;
     let mut found = conditions(spec);
-    let root = root(spec, machine, &mut found)?;
+    let root = root(spec, machine)?;
     let alone = wants_no_network(spec);
     let namespaces = machine.probe.wanted(alone);
     if alone && !namespaces.net {
@@ -98,6 +101,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         limits: limits(spec, &mut found),
         oom_score_adj: spec.resources.as_ref().and_then(|resources| resources.oom_score_adj),
         log: log_bounds(spec),
+        identity: identity(spec, machine)?,
     };
     single_user(spec, &launch, &mut found);
     require_in(spec, &launch)?;
@@ -139,30 +143,44 @@ fn require_in(spec: &ServiceSpec, launch: &Launch) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-fn root(spec: &ServiceSpec, machine: &Machine<'_>, found: &mut Vec<Condition>) -> Result<Root, RuntimeError> {
+fn root(spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Root, RuntimeError> {
     match &spec.image.name {
         ImageRef::Host if machine.probe.namespaces.is_err() => Ok(Root::Shared),
         ImageRef::Host => Ok(Root::Host),
-        ImageRef::Dir(path) => dir_root(Path::new(path), spec, machine.probe, found),
-        image @ (ImageRef::Registry(_)
-        | ImageRef::Oci { .. }
-        | ImageRef::OciArchive(_)
-        | ImageRef::DockerArchive(_)) => Err(unsupported_image(image)),
+        ImageRef::Dir(path) => dir_root(Path::new(path), spec, machine.probe),
+        ImageRef::Registry(_) | ImageRef::Oci { .. } | ImageRef::OciArchive(_) | ImageRef::DockerArchive(_) => {
+            image_root(spec, machine)
+        }
     }
 }
 
-/// The error for an image that this version of the runtime does not take.
-pub fn unsupported_image(image: &ImageRef) -> RuntimeError {
-    RuntimeError::new(
-        ErrorKind::Unsupported,
-        format!(
-            "image {image}: the sandbox runtime takes host and dir:PATH; images come with a later version, \
-             use runtime: docker until then"
-        ),
-    )
+fn image_root(spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Root, RuntimeError> {
+    let name = &spec.image.name;
+    let Some(image) = machine.image else {
+        let message = format!("image {name} is not here; it has to be pulled first");
+        return Err(RuntimeError::new(ErrorKind::ImageUnavailable, message));
+    };
+    if let Err(why) = &machine.probe.namespaces {
+        return Err(rejected(format!("image {name} needs namespaces, which this machine refuses: {why}")));
+    }
+    let (lower, read_only) = (image.lower.clone(), spec.read_only_root_fs == Some(true));
+    Ok(match &machine.probe.layer {
+        Ok(()) => Root::Layers { lower, layer: if read_only { Layer::ReadOnly } else { Layer::Writable } },
+        Err(_) => Root::Copy { from: lower, read_only },
+    })
 }
 
-fn dir_root(path: &Path, spec: &ServiceSpec, probe: &Probe, found: &mut Vec<Condition>) -> Result<Root, RuntimeError> {
+/// Who the program is, looked up in the layers of its image.
+fn identity(spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Option<Identity>, RuntimeError> {
+    let Some(image) = machine.image else { return Ok(None) };
+    let users = image.users().map_err(|error| {
+        RuntimeError::new(ErrorKind::Failed, format!("image {}: its layers can't be read: {error}", spec.image.name))
+    })?;
+    let identity = users.identity(spec.user.as_deref(), &spec.extra_groups);
+    identity.map(Some).map_err(|error| rejected(format!("user: {error}")))
+}
+
+fn dir_root(path: &Path, spec: &ServiceSpec, probe: &Probe) -> Result<Root, RuntimeError> {
     let problem = match std::fs::metadata(path) {
         Ok(data) if data.is_dir() => None,
         Ok(_) => Some("it is not a directory".to_owned()),
@@ -180,20 +198,13 @@ fn dir_root(path: &Path, spec: &ServiceSpec, probe: &Probe, found: &mut Vec<Cond
             path.display()
         )));
     }
-    let layer = match (&probe.layer, spec.read_only_root_fs) {
-        (Ok(()), Some(true)) => Layer::ReadOnly,
-        (Ok(()), _) => Layer::Writable,
-        (Err(_), Some(true)) => Layer::None,
-        (Err(why), _) => {
-            found.push(Condition::holds(
-                "Degraded",
-                "RootReadOnly",
-                format!("the root file system can't be written, as this machine has no overlay: {why}"),
-            ));
-            Layer::None
-        }
-    };
-    Ok(Root::Dir { path: path.to_owned(), layer })
+    let path = path.to_owned();
+    Ok(match (&probe.layer, spec.read_only_root_fs) {
+        (Ok(()), Some(true)) => Root::Dir { path, layer: Layer::ReadOnly },
+        (Ok(()), _) => Root::Dir { path, layer: Layer::Writable },
+        (Err(_), Some(true)) => Root::Dir { path, layer: Layer::None },
+        (Err(_), _) => Root::Copy { from: vec![path], read_only: false },
+    })
 }
 
 fn not_isolated(probe: &Probe) -> Condition {

@@ -30,6 +30,12 @@ impl Users {
         Self { passwd: table(root, "etc/passwd"), group: table(root, "etc/group") }
     }
 
+    /// Reads the tables from these files.
+    pub fn of_files(passwd: Option<File>, group: Option<File>) -> Self {
+        let text = |file: Option<File>| file.map(bounded).unwrap_or_default();
+        Self { passwd: text(passwd), group: text(group) }
+    }
+
     /// Who `user` (`USER` or `USER:GROUP`, by name or number; root when absent) and the extra groups are.
     ///
     /// # Errors
@@ -113,10 +119,12 @@ fn table(root: BorrowedFd<'_>, path: &str) -> String {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let Ok(file) = openat2(root, path, flags, Mode::empty(), resolve) else { return String::new() };
     let plain = fstat(file.as_fd()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    if plain { bounded(file.into()) } else { String::new() }
+}
+
+fn bounded(file: File) -> String {
     let mut bytes = Vec::new();
-    if plain {
-        let _ = File::from(file).take(LARGEST_TABLE).read_to_end(&mut bytes);
-    }
+    let _ = file.take(LARGEST_TABLE).read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

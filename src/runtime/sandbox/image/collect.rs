@@ -1,0 +1,167 @@
+//! Removes images and layers that nothing needs any more: by use, never by age alone.
+//!
+//! What is needed is found out while nobody works with images, and set aside; it is deleted when everybody may go on.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::bounds::{DISK_HIGH, DISK_LOW, PART_AGE, SHORTEST_STAY, UNUSED_AGE};
+use super::error::{ImageError, Result};
+use super::store::{ImageRecord, Store, age};
+use crate::runtime::sandbox::layout::{Layout, read_json};
+use crate::runtime::sandbox::lifecycle::unique;
+use crate::runtime::sandbox::record::{Record, Root};
+use crate::runtime::sandbox::remove;
+
+/// An image that may go.
+struct Unused {
+    path: PathBuf,
+    name: String,
+    age: Duration,
+}
+
+/// Removes what nothing needs, and returns the names of the images that went. Nothing goes while an image is on its
+/// way, or where it can't be told what is needed.
+///
+/// # Errors
+/// The directories can't be read.
+pub fn collect(store: &Store, layout: &Layout) -> crate::runtime::Result<Vec<String>> {
+    collected(store, layout).map_err(ImageError::told)
+}
+
+fn collected(store: &Store, layout: &Layout) -> Result<Vec<String>> {
+    if !store.root().exists() {
+        return Ok(Vec::new());
+    }
+    let mut gone = Vec::new();
+    loop {
+        let full = disk_use(store.root()) >= if gone.is_empty() { DISK_HIGH } else { DISK_LOW };
+        let Some(lock) = store.exclusive()? else { return Ok(gone) };
+        let names = set_aside(store, layout, full).map_err(|error| ImageError::io("collecting images", &error))?;
+        drop(lock);
+        delete(store);
+        let again = full && !names.is_empty();
+        gone.extend(names);
+        if !again {
+            return Ok(gone);
+        }
+    }
+}
+
+/// Takes everything that is not needed out of its place. With a full disk that is also the image that was not used for
+/// the longest time.
+fn set_aside(store: &Store, layout: &Layout, full: bool) -> io::Result<Vec<String>> {
+    let Some(in_use) = layers_in_use(layout) else { return Ok(Vec::new()) };
+    let mut kept: Vec<ImageRecord> = Vec::new();
+    let mut unused: Vec<(Unused, ImageRecord)> = Vec::new();
+    for path in files(&store.records())? {
+        let Ok(Some(record)) = read_json::<ImageRecord>(&path) else {
+            // Broken, and as good as none.
+            aside(store, &path)?;
+            continue;
+        };
+        let age = age(&path).unwrap_or_default();
+        let is_used = record.layers.last().is_some_and(|top| in_use.contains(top));
+        if is_used || age < SHORTEST_STAY {
+            kept.push(record);
+        } else {
+            unused.push((Unused { path, name: record.name.clone(), age }, record));
+        }
+    }
+    unused.sort_by_key(|(one, _)| std::cmp::Reverse(one.age));
+    let mut gone = Vec::new();
+    for (index, (one, record)) in unused.into_iter().enumerate() {
+        if one.age >= UNUSED_AGE || (full && index == 0) {
+            aside(store, &one.path)?;
+            gone.push(one.name);
+        } else {
+            kept.push(record);
+        }
+    }
+    sweep(store, &kept, in_use)?;
+    Ok(gone)
+}
+
+/// Sets aside what no record names.
+fn sweep(store: &Store, kept: &[ImageRecord], mut layers: BTreeSet<String>) -> io::Result<()> {
+    layers.extend(kept.iter().flat_map(|record| record.layers.iter().cloned()));
+    let documents: BTreeSet<&str> = kept.iter().flat_map(|record| &record.documents).map(|one| one.hex()).collect();
+    for path in files(&store.layers())? {
+        if !name(&path).is_some_and(|name| layers.contains(name)) {
+            aside(store, &path)?;
+        }
+    }
+    for path in files(&store.blobs())? {
+        // What was fetched and not unpacked yet helps the next try.
+        let is_waiting = || age(&path).is_some_and(|age| age < PART_AGE);
+        if !name(&path).is_some_and(|name| documents.contains(name)) && !is_waiting() {
+            aside(store, &path)?;
+        }
+    }
+    for path in files(&store.locks())?.into_iter().chain(files(&store.temporary())?) {
+        aside(store, &path)?;
+    }
+    Ok(())
+}
+
+/// Layers that instances of any owner are made of; `None` where that can't be told.
+fn layers_in_use(layout: &Layout) -> Option<BTreeSet<String>> {
+    let mut layers = BTreeSet::new();
+    for path in files(&layout.instances()).ok()? {
+        let record = read_json::<Record>(&layout.instance(name(&path)?).record()).ok()?;
+        if let Some(Root::Layers { lower, .. }) = record.map(|record| record.launch.root) {
+            layers.extend(lower.iter().filter_map(|root| name(root.parent()?)).map(str::to_owned));
+        }
+    }
+    Some(layers)
+}
+
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn name(path: &Path) -> Option<&str> {
+    path.file_name().and_then(OsStr::to_str)
+}
+
+/// How what is to be deleted is called.
+const GONE: &str = "gone";
+
+fn aside(store: &Store, path: &Path) -> io::Result<()> {
+    // A name that this process alone uses: somebody else's may come to be used again.
+    fs::rename(path, store.temporary().join(unique(GONE)))
+}
+
+/// Deletes what was set aside by this process.
+fn delete(store: &Store) {
+    let own = format!("{GONE}-{}-", std::process::id());
+    for path in files(&store.temporary()).unwrap_or_default() {
+        if !name(&path).is_some_and(|name| name.starts_with(&own)) {
+            continue;
+        }
+        let is_folder = fs::symlink_metadata(&path).is_ok_and(|data| data.is_dir());
+        let deleted = if is_folder { remove::tree(&path) } else { fs::remove_file(&path) };
+        if let Err(error) = deleted {
+            tracing::warn!(path = %path.display(), %error, "what an image left can't be deleted; it is tried again");
+        }
+    }
+}
+
+/// How much of the disk is in use, in percent.
+fn disk_use(path: &Path) -> u64 {
+    match rustix::fs::statvfs(path) {
+        Ok(data) if data.f_blocks > 0 => {
+            let free = u128::from(data.f_bavail) * 100 / u128::from(data.f_blocks);
+            100 - u64::try_from(free).unwrap_or(100).min(100)
+        }
+        _ => 0,
+    }
+}

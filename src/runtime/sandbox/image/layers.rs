@@ -1,0 +1,167 @@
+//! Unpacked layers: each once, whoever needs it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::archive::Section;
+use super::decompress::{Bounded, unpacked};
+use super::digest::{Digest, Hashing};
+use super::document::Descriptor;
+use super::error::{ImageError, Result};
+use super::merged::Merged;
+use super::store::{LayerRecord, Store, publish_tree};
+use super::unpack::{Problem, Unpacked, unpack};
+use crate::runtime::sandbox::layout::make_private;
+use crate::runtime::sandbox::lifecycle::unique;
+use crate::runtime::sandbox::remove;
+
+/// A layer that an image needs.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Digest of its unpacked archive.
+    pub diff: Digest,
+    /// Digest of that and of all diff ids below it (the chain id), which names it where it is not the same everywhere.
+    pub chain: Digest,
+    /// Where its archive is.
+    pub source: Source,
+}
+
+/// Where the archive of a layer is.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// In a registry.
+    Remote(Descriptor),
+    /// In a file of this machine, with its digest where one is told.
+    Local(Section, Option<Digest>),
+}
+
+impl Layer {
+    /// The layers of an image, the lowest first, from their diff ids and archives.
+    ///
+    /// # Errors
+    /// There are not as many of one as of the other.
+    pub fn of_image(diff_ids: &[Digest], sources: Vec<Source>) -> Result<Vec<Self>> {
+        if diff_ids.len() != sources.len() {
+            let (configured, there) = (diff_ids.len(), sources.len());
+            return Err(ImageError::refused(format!("its configuration names {configured} layers, it has {there}")));
+        }
+        let mut chain: Option<Digest> = None;
+        Ok(diff_ids
+            .iter()
+            .zip(sources)
+            .map(|(diff, source)| {
+                let next = match &chain {
+                    None => diff.clone(),
+                    Some(below) => Digest::of(format!("{below} {diff}")),
+                };
+                chain = Some(next.clone());
+                Self { diff: diff.clone(), chain: next, source }
+            })
+            .collect())
+    }
+
+    /// Its digest as it is packed, where one is told.
+    pub fn blob(&self) -> Option<&Digest> {
+        match &self.source {
+            Source::Remote(descriptor) => Some(&descriptor.digest),
+            Source::Local(_, digest) => digest.as_ref(),
+        }
+    }
+
+    /// Its length as it is packed.
+    pub fn packed_size(&self) -> u64 {
+        match &self.source {
+            Source::Remote(descriptor) => descriptor.size,
+            Source::Local(section, _) => section.length(),
+        }
+    }
+
+    /// The directory that it is unpacked in already, where it was seen to come from this blob.
+    pub fn present(&self, store: &Store) -> Option<String> {
+        [&self.diff, &self.chain].into_iter().map(Digest::hex).find(|name| self.is_known(store, name)).map(str::to_owned)
+    }
+
+    fn is_known(&self, store: &Store, name: &str) -> bool {
+        let known = |layer: LayerRecord| self.blob().is_some_and(|blob| layer.blobs.contains(blob));
+        store.layer(name).is_some_and(known)
+    }
+}
+
+/// What came of unpacking a layer.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It lies in the directory of this name.
+    Done(String),
+    /// It needs the layers below.
+    NeedsLower,
+}
+
+/// Unpacks a layer from its packed archive. The caller holds the lock of its diff id. `lower` are the layers below, the
+/// uppermost first, where they are needed and there.
+///
+/// # Errors
+/// `Refused` for an archive that must not be unpacked, or that is not what it is said to be.
+pub fn install(store: &Store, layer: &Layer, archive: &Section, lower: Option<&[PathBuf]>) -> Result<Outcome> {
+    let folder = store.temporary().join(unique("layer"));
+    let result = install_in(store, layer, archive, lower, &folder);
+    if folder.exists() {
+        // What is left is swept later.
+        let _ = remove::tree(&folder);
+    }
+    result.map_err(|error| error.within(format!("the layer {}", layer.diff.short())))
+}
+
+fn install_in(
+    store: &Store,
+    layer: &Layer,
+    archive: &Section,
+    lower: Option<&[PathBuf]>,
+    folder: &Path,
+) -> Result<Outcome> {
+    let root = folder.join("root");
+    make_private(&root).map_err(|error| ImageError::io(format!("making {}", root.display()), &error))?;
+    let merged = lower
+        .map(Merged::open)
+        .transpose()
+        .map_err(|error| ImageError::io("opening the layers below", &error))?;
+    let Content { unpacked, diff, blob } = match read_through(archive, &root, merged.as_ref()) {
+        Ok(content) => content,
+        Err(Problem::NeedsLower) => return Ok(Outcome::NeedsLower),
+        Err(Problem::Refused(why)) => return Err(ImageError::Refused(why)),
+        Err(Problem::Disk(why)) => return Err(ImageError::Failed(why)),
+    };
+    if diff != layer.diff {
+        return Err(ImageError::refused(format!("its content is {diff}, and not {} as its image says", layer.diff)));
+    }
+    if let Some(wanted) = layer.blob().filter(|wanted| **wanted != blob) {
+        return Err(ImageError::refused(format!("{wanted} has the content of {blob}")));
+    }
+    let name = if unpacked.needed_lower { &layer.chain } else { &layer.diff };
+    let target = store.layers().join(name.hex());
+    if target.exists() {
+        // The same from another blob.
+        store.add_blob(name.hex(), &blob)?;
+        return Ok(Outcome::Done(name.hex().to_owned()));
+    }
+    store.write_layer(folder, &LayerRecord { blobs: vec![blob], opaque: unpacked.opaque })?;
+    publish_tree(folder, &target).map_err(|error| ImageError::io(format!("making {}", target.display()), &error))?;
+    Ok(Outcome::Done(name.hex().to_owned()))
+}
+
+/// What an archive held.
+struct Content {
+    unpacked: Unpacked,
+    diff: Digest,
+    blob: Digest,
+}
+
+/// Unpacks an archive, hashing it as it is packed and as it is not.
+fn read_through(archive: &Section, root: &Path, lower: Option<&Merged>) -> std::result::Result<Content, Problem> {
+    let damaged = |error: io::Error| Problem::Refused(error.to_string());
+    let mut packed = Hashing::new(archive.read());
+    let mut plain = Hashing::new(Bounded::new(unpacked(&mut packed).map_err(damaged)?, archive.length()));
+    let result = unpack(&mut plain, root, lower)?;
+    let diff = plain.digest();
+    io::copy(&mut packed, &mut io::sink()).map_err(damaged)?;
+    Ok(Content { unpacked: result, diff, blob: packed.digest() })
+}

@@ -1,0 +1,99 @@
+//! Images: fetched by name, kept by digest, unpacked once per layer.
+//!
+//! The way of an image: a reference is resolved to a manifest (`resolve.rs`), by a registry (`registry.rs`) or from a
+//! file of this machine (`archive.rs`); its layers are fetched (`download.rs`), unpacked (`tar.rs`, `unpack.rs`), and kept
+//! (`store.rs`, `layers.rs`); what it says about running it becomes part of the request (`defaults.rs`). `pull.rs` puts
+//! this together, `collect.rs` removes what nothing needs any more.
+//!
+//! The registry protocol is written out upon hyper, and not taken from `oci-client`: that shows credentials to whatever
+//! server a registry names, reads answers of any length into memory, and follows redirects on its own, all of which a
+//! hostile registry makes use of. Of the documents only the few fields that matter are read, so that what could be
+//! read in two ways can be refused, which the types of `oci-spec` do not tell.
+
+mod archive;
+mod authorize;
+mod bounds;
+mod challenge;
+mod collect;
+mod decompress;
+mod defaults;
+mod digest;
+mod document;
+mod download;
+mod error;
+mod http;
+mod layers;
+mod merged;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
+mod resolve;
+mod store;
+mod tar;
+pub mod tree;
+mod unpack;
+
+use std::path::PathBuf;
+
+pub use collect::collect;
+pub use defaults::filled;
+pub use document::Config;
+pub use merged::{Merged, is_opaque, is_whiteout};
+pub use pull::Images;
+pub use registry::{Access, CERTIFICATES};
+pub use store::Lock;
+
+use super::users::Users;
+use crate::runtime::{ErrorKind, Result, RuntimeError};
+use crate::spec::ImageRef;
+
+/// Where users and groups are looked up.
+const TABLES: [&str; 2] = ["/etc/passwd", "/etc/group"];
+
+/// An image that instances can be made of.
+#[derive(Debug)]
+pub struct Ready {
+    /// Root directories of its layers, the uppermost first; never empty.
+    pub lower: Vec<PathBuf>,
+    /// How it runs where nothing else is said.
+    pub config: Config,
+    /// Keeps it from being removed until an instance is there that names it.
+    _lease: Lock,
+}
+
+impl Images {
+    /// An image as it is kept; `None` for what is no image in the store.
+    ///
+    /// # Errors
+    /// `ImageUnavailable` where it is not here.
+    pub fn ready(&self, image: &ImageRef) -> Result<Option<Ready>> {
+        match image {
+            ImageRef::Host | ImageRef::Dir(_) => return Ok(None),
+            ImageRef::Registry(_) | ImageRef::Oci { .. } | ImageRef::OciArchive(_) | ImageRef::DockerArchive(_) => {}
+        }
+        let name = image.to_string();
+        let missing = || {
+            RuntimeError::new(ErrorKind::ImageUnavailable, format!("image {name} is not here; it has to be pulled first"))
+        };
+        if !self.store().root().exists() {
+            return Err(missing());
+        }
+        let lease = self.store().lease().map_err(error::ImageError::told)?;
+        let record = self.store().record(&name).map_err(error::ImageError::told)?.ok_or_else(missing)?;
+        self.store().touch(&name);
+        Ok(Some(Ready { lower: self.store().lower(&record), config: record.config, _lease: lease }))
+    }
+}
+
+impl Ready {
+    /// The users and groups of the image.
+    ///
+    /// # Errors
+    /// The layers can't be opened.
+    pub fn users(&self) -> std::io::Result<Users> {
+        let merged = Merged::open(&self.lower)?;
+        let [passwd, group] = TABLES.map(|path| merged.open_file(&merged::path_names(path)).ok().flatten());
+        Ok(Users::of_files(passwd, group))
+    }
+}
