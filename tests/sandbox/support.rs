@@ -135,12 +135,7 @@ pub fn open(root: &Path, owner: &str) -> SandboxRuntime {
 }
 
 fn config(root: &Path, owner: &str) -> SandboxConfig {
-    SandboxConfig {
-        root: root.join("sandbox"),
-        supervisor: keel(),
-        owner: Owner(owner.to_owned()),
-        hidden: Vec::new(),
-    }
+    SandboxConfig { root: root.join("sandbox"), supervisor: keel(), owner: Owner(owner.to_owned()), hidden: Vec::new() }
 }
 
 /// A request for one slot of a service, written as in a file.

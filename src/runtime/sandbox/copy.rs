@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-    fchown, flistxattr, fgetxattr, fsetxattr, fstat, futimens, ioctl_ficlone, linkat, mknodat, openat, readlinkat,
+    fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, ioctl_ficlone, linkat, mknodat, openat, readlinkat,
     symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use super::image::{is_opaque, is_whiteout};
 use super::image::tree::{make, remove};
+use super::image::{is_opaque, is_whiteout};
 
 /// How many entries are copied between two signs of life.
 const TICK: u64 = 1000;
@@ -81,7 +81,7 @@ impl Copier<'_> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = openat(from, name, flags, Mode::empty())?;
         let stat = fstat(&place)?;
-        if is_whiteout(&stat) {
+        if is_whiteout(place.as_fd(), &stat) {
             return remove(to.as_fd(), name);
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -109,7 +109,8 @@ impl Copier<'_> {
             remove(to.as_fd(), name)?;
             make(to.as_fd(), name)?;
         }
-        let inner_to = openat(to, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let inner_to =
+            openat(to, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         // It may be closed to its own owner, as its new one will be.
         fchmod(&inner_to, Mode::RWXU)?;
         if stat.st_dev == self.device {
@@ -135,7 +136,8 @@ impl Copier<'_> {
         if let Some((folder, first)) = self.links.get(&stat.st_ino) {
             return Ok(linkat(folder, first.as_slice(), to, name, AtFlags::empty())?);
         }
-        let source = openat(from, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        let source =
+            openat(from, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
         if ioctl_ficlone(&target, &source).is_err() {
@@ -233,7 +235,8 @@ mod tests {
             path
         };
         let (upper, lower, target) = (sub("upper"), sub("lower"), sub("target"));
-        for (path, text) in [("d/a", "lower a"), ("d/b", "lower b"), ("gone", "x"), ("o/hidden", "x"), ("turns/x", "x")] {
+        for (path, text) in [("d/a", "lower a"), ("d/b", "lower b"), ("gone", "x"), ("o/hidden", "x"), ("turns/x", "x")]
+        {
             fs::create_dir_all(lower.join(path).parent().unwrap()).unwrap();
             fs::write(lower.join(path), text).unwrap();
         }

@@ -130,8 +130,6 @@ pub enum Layer {
     Writable,
     /// They are refused; the layer only holds mount points.
     ReadOnly,
-    /// They are refused, because this machine has no layers to offer.
-    None,
 }
 
 /// One mount.

@@ -65,9 +65,9 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
 
     let tree = match &launch.root {
         Root::Host | Root::Shared => host_tree(),
-        Root::Dir { path, layer } => image_tree(std::slice::from_ref(path), *layer, dir),
-        Root::Layers { lower, layer } => image_tree(lower, *layer, dir),
-        Root::Copy { .. } => clone_tree(&dir.copy()).and_then(|tree| guarded_tree(tree, false)),
+        Root::Dir { path, .. } => image_tree(std::slice::from_ref(path), dir),
+        Root::Layers { lower, .. } => image_tree(lower, dir),
+        Root::Copy { .. } => clone_tree(&dir.copy()).and_then(guarded_tree),
     }
     .context("preparing the root file system")?;
     let mount_point = open_place(&dir.rootfs()).context("opening the mount point of the root file system")?;
@@ -177,15 +177,12 @@ fn host_tree() -> io::Result<OwnedFd> {
 }
 
 /// An image of its directories, the uppermost first.
-fn image_tree(lower: &[PathBuf], layer: Layer, dir: &InstanceDir) -> io::Result<OwnedFd> {
-    match (layer, lower) {
-        (Layer::None, [only]) => guarded_tree(clone_tree(only)?, true),
-        _ => guarded_tree(overlay(lower, &dir.upper(), &dir.work(), &dir.rootfs())?, false),
-    }
+fn image_tree(lower: &[PathBuf], dir: &InstanceDir) -> io::Result<OwnedFd> {
+    guarded_tree(overlay(lower, &dir.upper(), &dir.work(), &dir.rootfs())?)
 }
 
-fn guarded_tree(tree: OwnedFd, read_only: bool) -> io::Result<OwnedFd> {
-    let attributes = MountAttributes { read_only, no_suid: true, no_dev: true };
+fn guarded_tree(tree: OwnedFd) -> io::Result<OwnedFd> {
+    let attributes = MountAttributes { read_only: false, no_suid: true, no_dev: true };
     set_mount_attributes(tree.as_fd(), attributes, true)?;
     Ok(tree)
 }

@@ -202,8 +202,7 @@ fn dir_root(path: &Path, spec: &ServiceSpec, probe: &Probe) -> Result<Root, Runt
     Ok(match (&probe.layer, spec.read_only_root_fs) {
         (Ok(()), Some(true)) => Root::Dir { path, layer: Layer::ReadOnly },
         (Ok(()), _) => Root::Dir { path, layer: Layer::Writable },
-        (Err(_), Some(true)) => Root::Dir { path, layer: Layer::None },
-        (Err(_), _) => Root::Copy { from: vec![path], read_only: false },
+        (Err(_), read_only) => Root::Copy { from: vec![path], read_only: read_only == Some(true) },
     })
 }
 

@@ -184,7 +184,8 @@ impl Image {
             names.push(name);
         }
         let list = json!([{ "Config": config, "RepoTags": ["app:1"], "Layers": names }]);
-        let tar = tar.add(EntryType::Regular, &config, "", 0o644, &self.config).file("manifest.json", &list.to_string());
+        let tar =
+            tar.add(EntryType::Regular, &config, "", 0o644, &self.config).file("manifest.json", &list.to_string());
         std::fs::write(path, tar.bytes()).unwrap();
     }
 }

@@ -94,7 +94,9 @@ async fn what_storage_asks_for_is_not_answered() {
     let realm = Server::start(|_| ok(br#"{"token":"stolen"}"#));
     let to = realm.address.clone();
     let storage = Server::start(move |_| {
-        status(401).with("www-authenticate", &format!("Bearer realm=\"http://{to}/token\"")).with("www-authenticate", "Basic")
+        status(401)
+            .with("www-authenticate", &format!("Bearer realm=\"http://{to}/token\""))
+            .with("www-authenticate", "Basic")
     });
     let to = storage.address.clone();
     let registry = Server::with_image(&image, move |request| {
@@ -186,7 +188,12 @@ fn wrongs() -> Vec<(&'static str, &'static str, Server)> {
         ("endless layer", "more than the", on(&image, "layer", endless)),
         ("short layer", "bytes are announced", on(&image, "layer", ok(&layer[..10]))),
         ("gone layer", "404", on(&image, "layer", status(404))),
-        ("redirects", "more than 5 times", on(&image, "layer", status(302).with("location", "/v2/app/blobs/sha256:x/manifests/"))),
+        ("redirects", "more than 5 times", {
+            Server::with_image(&image, |request| {
+                let again = || status(302).with("location", &request.path);
+                request.path.contains("/blobs/").then(again)
+            })
+        }),
         ("no address", "which is no address", on(&image, "layer", status(302).with("location", "//x"))),
         ("forbidden", "403", on(&image, "manifest", status(403))),
         ("no token", "without a token", {
@@ -269,10 +276,9 @@ async fn hostile_archives_are_refused_by_the_name_of_the_entry_and_leave_nothing
 fn with_layer(mut image: Image, packed: &[u8]) -> Image {
     let manifest = String::from_utf8(image.manifest).unwrap();
     let (old, new) = (digest(&image.layers[1]), digest(packed));
-    let manifest = manifest.replace(&old, &new).replace(
-        &format!("\"size\":{}}}]", image.layers[1].len()),
-        &format!("\"size\":{}}}]", packed.len()),
-    );
+    let manifest = manifest
+        .replace(&old, &new)
+        .replace(&format!("\"size\":{}}}]", image.layers[1].len()), &format!("\"size\":{}}}]", packed.len()));
     image.layers[1] = packed.to_vec();
     image.manifest = manifest.into_bytes();
     image
@@ -299,17 +305,20 @@ async fn layers_that_are_not_what_their_image_says_are_refused() {
 
 #[tokio::test]
 async fn a_layer_that_unpacks_out_of_proportion_is_refused() {
-    // Three GB of zeros, packed twice as tightly as any program.
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    // Three GB of zeros, in an entry that is skipped so that the test needs no disk.
+    let piece = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), 32 << 20), &mut encoder).unwrap();
+        encoder.finish().unwrap()
+    };
     let mut header = tar::Header::new_gnu();
+    header.set_entry_type(EntryType::new(b'V'));
     header.set_path("zeros").unwrap();
     header.set_size(3 << 30);
     header.set_mode(0o644);
     header.set_cksum();
-    use std::io::Write as _;
-    encoder.write_all(header.as_bytes()).unwrap();
-    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), 3 << 30), &mut encoder).unwrap();
-    let image = with_layer(image(), &encoder.finish().unwrap());
+    let packed = [super::build::gzip(header.as_bytes()), piece.repeat(96)].concat();
+    let image = with_layer(image(), &packed);
     let sandbox = Sandbox::new();
     let error = refused(&sandbox, &layout(sandbox.root.path(), &image)).await;
     assert!(error.message.contains("out of proportion"), "{error}");

@@ -55,9 +55,9 @@ async fn images_go_when_nothing_needed_them_for_long() {
 
     let gone = request(&script(&unused, "true"), 1);
     assert_eq!(sandbox.runtime.create(&gone).await.unwrap_err().kind, ErrorKind::ImageUnavailable);
+    sandbox.runtime.remove(&created.as_ref()).await.unwrap();
     assert_eq!(run(&sandbox, &script(&unused, "cat /own")).await, "unused\n");
 
-    sandbox.runtime.remove(&created.as_ref()).await.unwrap();
     age(&sandbox, "records", 8 * DAY);
     sandbox.runtime.teardown("demo", evenkeel::state::Volumes::Keep).await.unwrap();
     assert_eq!((count(&sandbox, "layers"), count(&sandbox, "records")), (0, 0));

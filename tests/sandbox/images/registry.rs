@@ -219,9 +219,10 @@ async fn several_runtimes_at_once_fetch_each_layer_once() {
     let others: Vec<_> = (0..3).map(|_| sandbox.reopen()).collect();
     let wanted = SpecImage { name: registry.image().parse().unwrap(), pull_policy: None };
     let tell = |_: Progress| {};
-    let pulls = others.iter().chain([&sandbox.runtime]).flat_map(|runtime| {
-        [runtime.ensure_image(&wanted, &tell), runtime.ensure_image(&wanted, &tell)]
-    });
+    let pulls = others
+        .iter()
+        .chain([&sandbox.runtime])
+        .flat_map(|runtime| [runtime.ensure_image(&wanted, &tell), runtime.ensure_image(&wanted, &tell)]);
     for result in futures::future::join_all(pulls).await {
         result.unwrap();
     }

@@ -186,7 +186,10 @@ fn plain(mut file: File, store: &Store) -> io::Result<File> {
     file.seek(SeekFrom::Start(0))?;
     let start = start.get(..read).unwrap_or_default();
     // A tar file begins with a name, which is text.
-    if !matches!(start, [0x1f, 0x8b, ..] | [_, 0xb5, 0x2f, 0xfd, ..] | [0xfd, b'7', ..] | [b'B', b'Z', b'h', b'0'..=b'9', b'1', ..]) {
+    if !matches!(
+        start,
+        [0x1f, 0x8b, ..] | [_, 0xb5, 0x2f, 0xfd, ..] | [0xfd, b'7', ..] | [b'B', b'Z', b'h', b'0'..=b'9', b'1', ..]
+    ) {
         return Ok(file);
     }
     let length = file.metadata()?.len();

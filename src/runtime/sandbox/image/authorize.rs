@@ -78,7 +78,9 @@ impl Authorization {
         let registry = &self.reference.registry;
         let header = match Challenge::choose(texts) {
             Some(Challenge::Basic) => match self.credentials.of(registry).await {
-                Some(Credential { user: Some(user), secret: Secret::Password(password), .. }) => basic(&user, &password)?,
+                Some(Credential { user: Some(user), secret: Secret::Password(password), .. }) => {
+                    basic(&user, &password)?
+                }
                 _ => return Err(HttpError::lasting(format!("it asks for credentials; {}", self.advice()))),
             },
             Some(Challenge::Bearer { realm, service }) => self.token(http, &realm, service.as_deref()).await?,
@@ -107,7 +109,11 @@ impl Authorization {
         let credential = if may_see(&self.base, realm) {
             self.credentials.of(registry).await
         } else {
-            tracing::debug!(registry, host, "the token server is another host; it sees none of the registry's credentials");
+            tracing::debug!(
+                registry,
+                host,
+                "the token server is another host; it sees none of the registry's credentials"
+            );
             self.credentials.of(&host).await
         };
         let request = self.request(realm, service, credential.as_ref())?;

@@ -105,7 +105,8 @@ fn value(text: &str) -> (String, &str) {
 pub fn may_ask(registry: &Uri, realm: &Uri) -> bool {
     let Some(authority) = realm.authority() else { return false };
     let plain = || registry.scheme_str() == Some("http") && is_local(registry) && is_local(realm);
-    !authority.as_str().contains('@') && (realm.scheme_str() == Some("https") || (realm.scheme_str() == Some("http") && plain()))
+    !authority.as_str().contains('@')
+        && (realm.scheme_str() == Some("https") || (realm.scheme_str() == Some("http") && plain()))
 }
 
 fn is_local(uri: &Uri) -> bool {
@@ -153,12 +154,17 @@ mod tests {
         assert_eq!(choose(&["Basic realm=\"x\"", hub]), Some(wanted.clone()));
         assert_eq!(choose(&[&format!("Basic realm=x, {hub}")]), Some(wanted));
         assert_eq!(choose(&["basic"]), Some(Challenge::Basic));
-        assert_eq!(choose(&[r#"BEARER Service = "a\"b" , REALM=https://x/"#]), Some(bearer("https://x/", Some("a\"b"))));
+        assert_eq!(
+            choose(&[r#"BEARER Service = "a\"b" , REALM=https://x/"#]),
+            Some(bearer("https://x/", Some("a\"b")))
+        );
     }
 
     #[test]
     fn garbage_is_no_challenge_and_does_not_hang() {
-        for text in ["", ",,,", "\"", "Bearer", "Bearer realm", "Bearer realm=\"", "Negotiate abc==", "=", "Bearer realm=\"\\"] {
+        for text in
+            ["", ",,,", "\"", "Bearer", "Bearer realm", "Bearer realm=\"", "Negotiate abc==", "=", "Bearer realm=\"\\"]
+        {
             assert_eq!(choose(&[text]), None, "{text}");
         }
         assert_eq!(choose(&[&format!("Basic {}", "x=1,".repeat(10_000))]), None);

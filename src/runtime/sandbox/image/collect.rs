@@ -113,9 +113,11 @@ fn layers_in_use(layout: &Layout) -> Option<BTreeSet<String>> {
     let mut layers = BTreeSet::new();
     for path in files(&layout.instances()).ok()? {
         let record = read_json::<Record>(&layout.instance(name(&path)?).record()).ok()?;
-        if let Some(Root::Layers { lower, .. }) = record.map(|record| record.launch.root) {
-            layers.extend(lower.iter().filter_map(|root| name(root.parent()?)).map(str::to_owned));
-        }
+        let lower = match record.map(|record| record.launch.root) {
+            Some(Root::Layers { lower, .. } | Root::Copy { from: lower, .. }) => lower,
+            Some(Root::Host | Root::Dir { .. } | Root::Shared) | None => continue,
+        };
+        layers.extend(lower.iter().filter_map(|root| name(root.parent()?)).map(str::to_owned));
     }
     Some(layers)
 }

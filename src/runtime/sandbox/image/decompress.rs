@@ -33,7 +33,10 @@ pub fn unpacked<'a>(packed: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
         return Ok(Box::new(Zstd::Between(packed)));
     }
     if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is packed with {name}, not with gzip or zstd")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it is packed with {name}, not with gzip or zstd"),
+        ));
     }
     Ok(Box::new(packed))
 }

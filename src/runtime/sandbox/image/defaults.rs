@@ -13,9 +13,8 @@ use crate::spec::{Command, Storage};
 /// # Errors
 /// `Rejected` where the image says something that can't be.
 pub fn filled(request: &CreateRequest, config: &Config) -> Result<CreateRequest, RuntimeError> {
-    let wrong = |what: String| {
-        RuntimeError::new(ErrorKind::Rejected, format!("image {}: {what}", request.spec.image.name))
-    };
+    let wrong =
+        |what: String| RuntimeError::new(ErrorKind::Rejected, format!("image {}: {what}", request.spec.image.name));
     let mut request = request.clone();
     let spec = Arc::make_mut(&mut request.spec);
     spec.command = Some(command(spec.command.take(), config));
@@ -75,7 +74,7 @@ fn variable(text: &str) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{ServiceSpec, Signal};
+    use crate::spec::ServiceSpec;
     use crate::state::InstanceId;
 
     fn request(yaml: &str) -> CreateRequest {
@@ -136,7 +135,7 @@ mod tests {
         let own = "user: '5'\nstop_signal: INT\nenv: { A: own }\nstorage: [{ type: tmpfs, target: /data/ }]\n\
                    command: { workdir: /own }";
         let own = filled(&request(own), &config()).unwrap();
-        assert_eq!((own.spec.user.as_deref(), own.spec.stop_signal), (Some("5"), Signal::INT.into()));
+        assert_eq!((own.spec.user.as_deref(), own.spec.stop_signal), (Some("5"), "INT".parse().ok()));
         assert_eq!(own.spec.command.as_ref().unwrap().workdir.as_deref(), Some("/own"));
         assert_eq!((own.spec.storage.len(), own.env["A"].as_str()), (1, "own"));
     }

@@ -244,10 +244,15 @@ mod tests {
             change(&mut value);
             parse(&value, None).unwrap_err().to_string()
         };
-        assert!(told(&|value| value["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json".into()).contains("helm"));
+        assert!(
+            told(&|value| value["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json".into())
+                .contains("helm")
+        );
         assert!(told(&|value| value["layers"][0]["mediaType"] = "application/x".into()).contains("application/x"));
         assert!(told(&|value| value["layers"][0]["digest"] = "sha256:../../x".into()).contains("not a digest"));
-        assert!(told(&|value| value["layers"] = vec![descriptor(LAYERS[0]); MOST_LAYERS + 1].into()).contains("501 layers"));
+        assert!(
+            told(&|value| value["layers"] = vec![descriptor(LAYERS[0]); MOST_LAYERS + 1].into()).contains("501 layers")
+        );
         assert!(told(&|value| value["schemaVersion"] = 1.into()).contains("first format"));
         assert!(Document::parse(b"<html>", None).is_err());
     }

@@ -58,7 +58,6 @@ impl ImageError {
     }
 }
 
-
 /// Longest piece of foreign text in a message, in characters.
 const LONGEST_QUOTE: usize = 200;
 

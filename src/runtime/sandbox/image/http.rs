@@ -123,7 +123,8 @@ fn certificates(folder: &Path) -> std::result::Result<Vec<CertificateDer<'static
         read => read.map_err(|error| unreadable(folder, &error))?,
     };
     let mut found = Vec::new();
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "crt")) {
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "crt"))
+    {
         for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| unreadable(&path, &error))? {
             found.push(certificate.map_err(|error| unreadable(&path, &error))?);
         }

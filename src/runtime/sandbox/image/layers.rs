@@ -78,7 +78,11 @@ impl Layer {
 
     /// The directory that it is unpacked in already, where it was seen to come from this blob.
     pub fn present(&self, store: &Store) -> Option<String> {
-        [&self.diff, &self.chain].into_iter().map(Digest::hex).find(|name| self.is_known(store, name)).map(str::to_owned)
+        [&self.diff, &self.chain]
+            .into_iter()
+            .map(Digest::hex)
+            .find(|name| self.is_known(store, name))
+            .map(str::to_owned)
     }
 
     fn is_known(&self, store: &Store, name: &str) -> bool {
@@ -120,10 +124,8 @@ fn install_in(
 ) -> Result<Outcome> {
     let root = folder.join("root");
     make_private(&root).map_err(|error| ImageError::io(format!("making {}", root.display()), &error))?;
-    let merged = lower
-        .map(Merged::open)
-        .transpose()
-        .map_err(|error| ImageError::io("opening the layers below", &error))?;
+    let merged =
+        lower.map(Merged::open).transpose().map_err(|error| ImageError::io("opening the layers below", &error))?;
     let Content { unpacked, diff, blob } = match read_through(archive, &root, merged.as_ref()) {
         Ok(content) => content,
         Err(Problem::NeedsLower) => return Ok(Outcome::NeedsLower),

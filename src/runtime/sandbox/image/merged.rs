@@ -11,6 +11,11 @@ use rustix::io::Errno;
 use super::bounds::MOST_LINKS;
 use super::tar::names;
 
+/// How what was removed is marked where no device node can be made: an empty file with this attribute, which overlayfs
+/// looks for in directories whose [`OPAQUE`] is [`MARKED`] (Linux 6.7).
+pub const WHITEOUT: &str = "user.overlay.whiteout";
+/// The value of a directory's mark that tells of such files in it.
+pub const MARKED: &[u8] = b"x";
 /// How overlayfs marks a directory that hides the ones below, for root and for everybody.
 pub const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
 /// The value of that mark.
@@ -124,7 +129,7 @@ fn step(directories: &[OwnedFd], name: &[u8]) -> io::Result<Step> {
     for directory in directories {
         let Some(place) = entry(directory.as_fd(), name)? else { continue };
         let stat = fstat(&place)?;
-        if is_whiteout(&stat) {
+        if is_whiteout(place.as_fd(), &stat) {
             break;
         }
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -154,8 +159,15 @@ pub fn entry(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<OwnedF
 }
 
 /// Whether this is how overlayfs marks what was removed.
-pub fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+pub fn is_whiteout(place: BorrowedFd<'_>, stat: &Stat) -> bool {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::CharacterDevice => stat.st_rdev == 0,
+        FileType::RegularFile if stat.st_size == 0 => {
+            let mut value = [0; 4];
+            getxattr(proc_path(place).as_str(), WHITEOUT, &mut value).is_ok()
+        }
+        _ => false,
+    }
 }
 
 /// Whether a directory hides those below.

@@ -74,7 +74,10 @@ impl Images {
         }
         let name = image.to_string();
         let missing = || {
-            RuntimeError::new(ErrorKind::ImageUnavailable, format!("image {name} is not here; it has to be pulled first"))
+            RuntimeError::new(
+                ErrorKind::ImageUnavailable,
+                format!("image {name} is not here; it has to be pulled first"),
+            )
         };
         if !self.store().root().exists() {
             return Err(missing());

@@ -37,7 +37,10 @@ impl Platform {
             return None;
         }
         let number = |variant: &Option<String>| {
-            variant.as_deref().and_then(|variant| variant.strip_prefix('v')).and_then(|number| number.parse::<u32>().ok())
+            variant
+                .as_deref()
+                .and_then(|variant| variant.strip_prefix('v'))
+                .and_then(|number| number.parse::<u32>().ok())
         };
         match (number(&other.variant), number(&self.variant)) {
             (None, _) => Some(0),
@@ -70,11 +73,7 @@ mod tests {
 
     fn platform(text: &str) -> Platform {
         let mut parts = text.split('/').map(str::to_owned);
-        Platform {
-            os: parts.next().unwrap(),
-            architecture: parts.next().unwrap(),
-            variant: parts.next(),
-        }
+        Platform { os: parts.next().unwrap(), architecture: parts.next().unwrap(), variant: parts.next() }
     }
 
     fn chosen<'a>(own: &str, from: &[&'a str]) -> Option<&'a str> {

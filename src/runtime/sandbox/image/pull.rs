@@ -59,7 +59,8 @@ impl Images {
     pub async fn ensure(&self, image: &Image, progress: Teller<'_>) -> crate::runtime::Result<bool> {
         let name = image.name.to_string();
         let (store, wanted) = (self.store.clone(), image.clone());
-        let ready = blocking(move || is_ready(&store, &wanted)).await.and_then(|ready| ready).map_err(ImageError::told)?;
+        let ready =
+            blocking(move || is_ready(&store, &wanted)).await.and_then(|ready| ready).map_err(ImageError::told)?;
         if ready {
             return Ok(false);
         }
@@ -158,8 +159,7 @@ impl Images {
             .enumerate()
             .map(|(index, layer)| work.layer(index, layer, (index == 0).then(Vec::new)))
             .collect();
-        let mut names: Vec<Option<String>> =
-            futures::stream::iter(all).buffered(PARALLEL_LAYERS).try_collect().await?;
+        let mut names: Vec<Option<String>> = futures::stream::iter(all).buffered(PARALLEL_LAYERS).try_collect().await?;
         for (index, layer) in layers.iter().enumerate() {
             if names.get(index).is_some_and(Option::is_some) {
                 continue;

@@ -100,7 +100,11 @@ impl Registry {
             Some(wanted) if wanted != digest => {
                 Err(self.wrong(format!("the manifest {wanted} came with the content of {digest}")))
             }
-            _ => Ok(Fetched { bytes, digest, media_type: media_type.and_then(|kind| kind.split(';').next().map(str::to_owned)) }),
+            _ => Ok(Fetched {
+                bytes,
+                digest,
+                media_type: media_type.and_then(|kind| kind.split(';').next().map(str::to_owned)),
+            }),
         }
     }
 

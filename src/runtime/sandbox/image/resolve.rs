@@ -103,8 +103,7 @@ impl Layout {
         match self {
             Self::Folder(folder) => {
                 let path = folder.join(name);
-                Section::file(&path)
-                    .map_err(|error| ImageError::unavailable(format!("{}: {error}", path.display())))
+                Section::file(&path).map_err(|error| ImageError::unavailable(format!("{}: {error}", path.display())))
             }
             Self::Archive(archive) => archive.file(name),
         }
@@ -130,9 +129,10 @@ impl Layout {
         };
         let (bytes, manifest) = self.follow(named(&index, tag)?)?;
         let config = self.blob(&manifest.config, LARGEST_CONFIG)?;
-        let sources = manifest.layers.iter().map(|layer| {
-            Ok(Source::Local(self.file(&blob_name(&layer.digest))?, Some(layer.digest.clone())))
-        });
+        let sources = manifest
+            .layers
+            .iter()
+            .map(|layer| Ok(Source::Local(self.file(&blob_name(&layer.digest))?, Some(layer.digest.clone()))));
         Resolved::new(source, bytes, config, sources.collect::<Result<_>>()?)
     }
 
@@ -205,8 +205,8 @@ pub fn in_oci_archive(path: &Path, store: &Store) -> Result<Resolved> {
 /// # Errors
 /// It is not there.
 pub fn file_state(path: &Path) -> Result<String> {
-    let data = std::fs::metadata(path)
-        .map_err(|error| ImageError::unavailable(format!("{}: {error}", path.display())))?;
+    let data =
+        std::fs::metadata(path).map_err(|error| ImageError::unavailable(format!("{}: {error}", path.display())))?;
     Ok(format!("{}:{}:{}:{}.{:09}", data.dev(), data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
 }
 
@@ -229,8 +229,9 @@ pub fn in_docker_archive(path: &Path, store: &Store) -> Result<Resolved> {
         archive.file(name)?.whole(most).map_err(|error| ImageError::refused(format!("{}: {error}", quoted(name))))
     };
     let list = whole("manifest.json", LARGEST_MANIFEST)?;
-    let images: Vec<Saved> = serde_json::from_slice(&list)
-        .map_err(|error| ImageError::refused(format!("its manifest.json can't be read: {}", quoted(error.to_string()))))?;
+    let images: Vec<Saved> = serde_json::from_slice(&list).map_err(|error| {
+        ImageError::refused(format!("its manifest.json can't be read: {}", quoted(error.to_string())))
+    })?;
     let Some(Saved { config, layers }) = images.into_iter().next() else {
         return Err(ImageError::unavailable("it holds no image"));
     };

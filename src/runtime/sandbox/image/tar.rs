@@ -276,7 +276,10 @@ impl<R: Read> Reader<R> {
         Ok(Entry {
             kind,
             path,
-            link: extended.gnu_link.or(extended.link).unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned()),
+            link: extended
+                .gnu_link
+                .or(extended.link)
+                .unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned()),
             mode: u32::try_from(number(&old.mode, "mode")? & 0o7777).unwrap_or(0),
             uid: extended.uid.map_or_else(|| length(&old.uid, "owner"), Ok)?,
             gid: extended.gid.map_or_else(|| length(&old.gid, "group"), Ok)?,
@@ -296,10 +299,7 @@ impl<R: Read> Reader<R> {
         let mut more = gnu.is_extended();
         let add = |map: &mut Vec<Segment>, sparse: &[tar::GnuSparseHeader]| -> Result<()> {
             for piece in sparse.iter().filter(|piece| !piece.is_empty()) {
-                map.push(Segment {
-                    offset: piece.offset().map_err(wrong)?,
-                    length: piece.length().map_err(wrong)?,
-                });
+                map.push(Segment { offset: piece.offset().map_err(wrong)?, length: piece.length().map_err(wrong)? });
             }
             most_segments(map.len())
         };
@@ -343,7 +343,8 @@ impl<R: Read> Reader<R> {
                 match byte {
                     b'0'..=b'9' if text.len() < 20 => text.push(byte),
                     b'\n' => {
-                        let number = decimal(&text).ok_or_else(|| TarError::Malformed("a sparse map is wrong".into()))?;
+                        let number =
+                            decimal(&text).ok_or_else(|| TarError::Malformed("a sparse map is wrong".into()))?;
                         text.clear();
                         match wanted {
                             None => {
@@ -379,7 +380,8 @@ impl Extension {
         *extended = Extended { gnu_path, gnu_link, ..Extended::default() };
         let mut rest = self.0.as_slice();
         while !rest.is_empty() {
-            let (key, value, after) = record(rest).ok_or_else(|| TarError::Malformed("an extended header is wrong".into()))?;
+            let (key, value, after) =
+                record(rest).ok_or_else(|| TarError::Malformed("an extended header is wrong".into()))?;
             extended.take(key, value)?;
             rest = after;
         }
@@ -420,7 +422,9 @@ impl Extended {
             }
             b"GNU.sparse.map" => {
                 for text in value.split(|byte| *byte == b',').filter(|_| given) {
-                    self.sparse.map.push(decimal(text).ok_or_else(|| TarError::Malformed("a sparse map is wrong".into()))?);
+                    self.sparse
+                        .map
+                        .push(decimal(text).ok_or_else(|| TarError::Malformed("a sparse map is wrong".into()))?);
                 }
                 most_segments(self.sparse.map.len() / 2)?;
             }
@@ -473,7 +477,10 @@ fn number(field: &[u8], what: &str) -> Result<i64> {
     if let Some((first @ 0x80.., rest)) = field.split_first() {
         // The second bit is the sign.
         let start = if first & 0x40 == 0 { i64::from(first & 0x3f) } else { i64::from(*first) - 0x100 };
-        return rest.iter().try_fold(start, |sum, byte| sum.checked_mul(256)?.checked_add((*byte).into())).ok_or_else(wrong);
+        return rest
+            .iter()
+            .try_fold(start, |sum, byte| sum.checked_mul(256)?.checked_add((*byte).into()))
+            .ok_or_else(wrong);
     }
     let text = field.trim_ascii_start();
     let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());

@@ -134,7 +134,7 @@ impl Tree {
                     }
                     rest.extend(link_names(&target).into_iter().rev().map(<[u8]>::to_vec));
                 }
-                _ if is_whiteout(&stat) => return Err(Stop::Removed(at, name)),
+                _ if is_whiteout(place.as_fd(), &stat) => return Err(Stop::Removed(at, name)),
                 _ => return Err(Stop::NoDirectory),
             }
         }

@@ -20,7 +20,9 @@ use rustix::io::Errno;
 
 use super::bounds::{DEEPEST_DIRECTORY, MOST_COPIED_UP, MOST_DIRECTORY_NAMES, MOST_ENTRIES};
 use super::error::quoted;
-use super::merged::{Merged, OPAQUE, YES, entry, is_whiteout, proc_path, reopen};
+use super::merged::{
+    MARKED, Merged, OPAQUE, WHITEOUT as MARK_FILE, YES, entry, is_opaque, is_whiteout, proc_path, reopen,
+};
 use super::tar::{Entry, Kind, Reader, TarError, names};
 use super::tree::{self, Folder, Stop, Tree};
 
@@ -250,6 +252,18 @@ fn made(folder: &Folder, name: &[u8]) -> io::Result<OwnedFd> {
     Ok(entry(folder.place.as_fd(), name)?.ok_or(io::ErrorKind::NotFound)?)
 }
 
+/// Marks something as removed without a device node.
+fn mark_removed(folder: &Folder, name: &[u8]) -> Done {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&*folder.place, name, flags, Mode::RUSR | Mode::WUSR)?;
+    fsetxattr(&file, MARK_FILE, YES, XattrFlags::empty())?;
+    if is_opaque(folder.place.as_fd()) {
+        return Ok(());
+    }
+    let [_, user] = OPAQUE;
+    Ok(setxattr(proc_path(folder.place.as_fd()).as_str(), user, MARKED, XattrFlags::empty())?)
+}
+
 /// Makes a directory hide those below. Which mark overlayfs looks at depends on who mounts; one that can't be set can't
 /// be looked at.
 fn set_opaque(directory: BorrowedFd<'_>) -> Done {
@@ -372,9 +386,14 @@ impl Unpacker<'_> {
     fn whiteout(&mut self, folder: &Folder, name: &[u8]) -> Done {
         if let Some(own) = entry(folder.place.as_fd(), name)? {
             let is_directory = FileType::from_raw_mode(fstat(&own)?.st_mode) == FileType::Directory;
+            // A mark that is there already may stay, too.
             return if is_directory { set_opaque(own.as_fd()) } else { Ok(()) };
         }
-        Ok(mknodat(&*folder.place, name, FileType::CharacterDevice, Mode::empty(), 0)?)
+        match mknodat(&*folder.place, name, FileType::CharacterDevice, Mode::empty(), 0) {
+            // On an overlay, and before Linux 5.8 without root.
+            Err(Errno::PERM) => mark_removed(folder, name),
+            made => Ok(made?),
+        }
     }
 
     /// Removes what has this name already: the last entry of a name wins. True where it was marked as removed.
@@ -384,9 +403,10 @@ impl Unpacker<'_> {
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             self.directories.forget(&joined(folder, name));
         }
+        let removed = is_whiteout(old.as_fd(), &stat);
         self.tree.forget();
         tree::remove(folder.place.as_fd(), name)?;
-        Ok(is_whiteout(&stat))
+        Ok(removed)
     }
 
     fn directory(&mut self, folder: &Folder, name: &[u8], entry_: &Entry) -> Done {
@@ -484,7 +504,9 @@ impl Unpacker<'_> {
                 Ok(()) => {}
                 // The file system has none.
                 Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {}
-                Err(error) => return Err(Fault::refused(format!("its attribute {} can't be set: {error}", quoted(name)))),
+                Err(error) => {
+                    return Err(Fault::refused(format!("its attribute {} can't be set: {error}", quoted(name))));
+                }
             }
         }
         Ok(())
@@ -510,8 +532,10 @@ impl Unpacker<'_> {
         };
         let found = match self.tree.folder(parents) {
             Ok(at) => {
-                let own = entry(at.place.as_fd(), target_name)?.map(fstat).transpose()?;
-                own.filter(|stat| !is_whiteout(stat)).map(|stat| (at, stat))
+                let own = entry(at.place.as_fd(), target_name)?;
+                let stat = own.as_ref().map(fstat).transpose()?;
+                let removed = own.zip(stat).is_some_and(|(own, stat)| is_whiteout(own.as_fd(), &stat));
+                stat.filter(|_| !removed).map(|stat| (at, stat))
             }
             Err(Stop::Missing(..) | Stop::Removed(..)) => None,
             Err(stop) => return Err(stop.into()),
@@ -545,7 +569,9 @@ impl Unpacker<'_> {
                 let left = MOST_COPIED_UP.saturating_sub(self.copied);
                 let copied = io::copy(&mut from.take(left.saturating_add(1)), &mut to)?;
                 if copied > left {
-                    return Err(Fault::refused(format!("further names of lower files take more than {MOST_COPIED_UP} bytes")));
+                    return Err(Fault::refused(format!(
+                        "further names of lower files take more than {MOST_COPIED_UP} bytes"
+                    )));
                 }
                 self.copied += copied;
                 self.dress(&to, &attributes, None)?;

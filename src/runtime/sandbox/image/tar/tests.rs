@@ -133,7 +133,12 @@ fn attributes_may_hold_line_ends_and_the_last_value_holds() {
 fn sparse_files_of_every_format_are_read() {
     let wanted = [Segment { offset: 0, length: 2 }, Segment { offset: 1000, length: 3 }];
     let one = [
-        pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.name", b"real"), ("GNU.sparse.realsize", b"1003")]),
+        pax(&[
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", b"real"),
+            ("GNU.sparse.realsize", b"1003"),
+        ]),
         block(&mut header(EntryType::Regular, 512 + 5), "GNUSparseFile.1/real"),
         padded(b"2\n0\n2\n1000\n3\n"),
         padded(b"abcde"),

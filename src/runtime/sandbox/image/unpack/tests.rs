@@ -248,8 +248,11 @@ fn removals_take_the_form_of_overlays() {
 #[test]
 fn marks_of_overlays_can_not_be_forged() {
     let mut tar = archive();
-    let attributes =
-        [("SCHILY.xattr.user.overlay.opaque", "y"), ("SCHILY.xattr.trusted.overlay.redirect", "/"), ("SCHILY.xattr.user.own", "v")];
+    let attributes = [
+        ("SCHILY.xattr.user.overlay.opaque", "y"),
+        ("SCHILY.xattr.trusted.overlay.redirect", "/"),
+        ("SCHILY.xattr.user.own", "v"),
+    ];
     tar.append_pax_extensions(attributes.map(|(key, value)| (key, value.as_bytes()))).unwrap();
     directory(&mut tar, "d", 0o755);
     let mut bench = Bench::new();
