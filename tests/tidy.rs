@@ -25,6 +25,10 @@ const STAYS_IN: &[(&str, &str)] = &[
     ("notify", "src/source"),
     ("saphyr_parser", "src/spec"),
     ("axum", "src/api"),
+    ("flate2", "src/runtime/sandbox/image"),
+    ("hyper_rustls", "src/runtime/sandbox/image"),
+    ("rustls", "src/runtime/sandbox/image"),
+    ("ruzstd", "src/runtime/sandbox/image"),
     ("rustix", "src/runtime/sandbox"),
     ("libc", "src/runtime/sandbox"),
 ];

@@ -1,6 +1,7 @@
-//! The sandbox runtime, on a root of its own; root or not, as the tests run.
+//! The sandbox runtime, on a root of its own; root or not, as the tests run. Once with the machine's own programs, and
+//! once with an image, which holds a static busybox.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,6 +9,7 @@ use evenkeel::runtime::Runtime;
 use evenkeel::runtime::sandbox::{SandboxConfig, SandboxRuntime};
 use evenkeel::spec::Image;
 use evenkeel::state::Owner;
+use sha2::{Digest, Sha256};
 
 use crate::harness::{Abilities, Harness};
 
@@ -54,7 +56,7 @@ impl Harness for Sandbox {
     }
 
     fn unsupported_image(&self) -> Option<Image> {
-        Some(image("oci:/layout:latest"))
+        None
     }
 
     fn abilities(&self) -> Abilities {
@@ -71,4 +73,89 @@ impl Harness for Sandbox {
     }
 }
 
-conformance!(Sandbox, tokio::test(flavor = "multi_thread"));
+/// The same with an image.
+struct SandboxImage(Sandbox);
+
+impl SandboxImage {
+    fn archive(&self) -> PathBuf {
+        self.0.0.path().join("busybox.tar")
+    }
+}
+
+/// Writes an image with a shell, as `docker save` does.
+fn write_image(path: &Path) -> std::io::Result<()> {
+    let file = |builder: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(mode);
+        builder.append_data(&mut header, name, content)
+    };
+    let mut layer = tar::Builder::new(Vec::new());
+    file(&mut layer, "bin/busybox", 0o755, &std::fs::read("/bin/busybox")?)?;
+    for name in ["sh", "cat", "sleep"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        layer.append_link(&mut header, format!("bin/{name}"), "busybox")?;
+    }
+    let layer = layer.into_inner()?;
+    let diff = Sha256::digest(&layer).iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"));
+    let config = serde_json::json!({ "os": "linux", "rootfs": { "type": "layers", "diff_ids": [diff] } });
+    let list = serde_json::json!([{ "Config": "config.json", "Layers": ["layer.tar"] }]);
+    let mut archive = tar::Builder::new(Vec::new());
+    file(&mut archive, "layer.tar", 0o644, &layer)?;
+    file(&mut archive, "config.json", 0o644, config.to_string().as_bytes())?;
+    file(&mut archive, "manifest.json", 0o644, list.to_string().as_bytes())?;
+    std::fs::write(path, archive.into_inner()?)
+}
+
+#[async_trait]
+impl Harness for SandboxImage {
+    const NAME: &'static str = "sandbox_image";
+
+    async fn open() -> Result<Self, String> {
+        let harness = Self(Sandbox::open().await?);
+        write_image(&harness.archive()).map_err(|error| format!("no image with /bin/busybox: {error}"))?;
+        Ok(harness)
+    }
+
+    async fn runtime(&self) -> Arc<dyn Runtime> {
+        self.0.runtime().await
+    }
+
+    async fn stranger(&self) -> Arc<dyn Runtime> {
+        self.0.stranger().await
+    }
+
+    fn image(&self) -> Image {
+        image(&format!("docker-archive:{}", self.archive().display()))
+    }
+
+    fn missing_image(&self) -> Image {
+        image("docker-archive:/no/such/archive.tar")
+    }
+
+    fn unsupported_image(&self) -> Option<Image> {
+        None
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.0.abilities()
+    }
+
+    async fn close(self) {
+        self.0.close().await;
+    }
+}
+
+mod host {
+    use super::Sandbox;
+
+    conformance!(Sandbox, tokio::test(flavor = "multi_thread"));
+}
+
+mod images {
+    use super::SandboxImage;
+
+    conformance!(SandboxImage, tokio::test(flavor = "multi_thread"));
+}

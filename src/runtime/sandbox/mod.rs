@@ -53,6 +53,7 @@ use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 
 pub use dispatch::dispatch;
+pub use image::unpack_layer;
 
 use super::credentials::Credentials;
 use super::{

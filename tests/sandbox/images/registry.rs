@@ -24,13 +24,18 @@ const HTPASSWD: &str = "test:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdc
 struct Registry {
     process: Child,
     address: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Registry {
     /// A registry for everyone, or for the users of this file; `None`, with the reason printed, where it is not
     /// installed.
     fn start(htpasswd: &str) -> Option<Self> {
+        Self::start_with(htpasswd, "")
+    }
+
+    /// The same with further settings of HTTP.
+    fn start_with(htpasswd: &str, http: &str) -> Option<Self> {
         if Command::new("docker-registry").arg("--version").output().is_err() {
             let required = std::env::var("KEEL_TEST_REQUIRE").unwrap_or_default();
             assert!(!required.contains("docker"), "docker-registry is not installed");
@@ -46,7 +51,7 @@ impl Registry {
             _ => format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", path("htpasswd")),
         };
         let text = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n{auth}",
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'{http}}}\n{auth}",
             path("data")
         );
         std::fs::write(path("config.yml"), text).unwrap();
@@ -57,7 +62,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let registry = Self { process, address, _folder: folder };
+        let registry = Self { process, address, folder };
         for _ in 0..200 {
             if TcpStream::connect(&registry.address).is_ok() {
                 return Some(registry);
@@ -159,6 +164,39 @@ async fn pulls_follow_their_policy() {
     assert_eq!(shown().await, "third\n");
 }
 
+/// A registry that speaks TLS, with a certificate of an authority that only a directory of certificates names.
+#[tokio::test]
+async fn registries_with_an_authority_of_their_own_are_trusted_where_docker_trusts_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name).display().to_string()
+    };
+    let certificate = write("registry.crt", include_str!("tls/registry.crt"));
+    let key = write("registry.key", include_str!("tls/registry.key"));
+    // The images are put there by one without TLS that has the same storage.
+    let Some(plain) = Registry::start("") else { return };
+    plain.push("1", &own("over TLS"));
+    let tls = format!(", tls: {{certificate: {certificate}, key: {key}}}");
+    let Some(registry) = Registry::start_with("", &tls) else { return };
+    std::fs::rename(plain.folder.path().join("data"), registry.folder.path().join("data")).unwrap();
+    let certificates = folder.path().join("certs.d");
+    let trusting = || {
+        let certificates = Some(certificates.clone());
+        Sandbox::with(RegistryOptions { certificates, ..RegistryOptions::default() })
+    };
+    let error = super::refused(&trusting(), &registry.name("1")).await;
+    assert_eq!(error.kind, ErrorKind::ImageUnavailable);
+    assert!(error.message.contains("certificate"), "{error}");
+    std::fs::create_dir_all(certificates.join(&registry.address)).unwrap();
+    let authority = certificates.join(&registry.address).join("ca.crt");
+    std::fs::write(&authority, include_str!("tls/authority.crt")).unwrap();
+    assert_eq!(run(&trusting(), &script(&registry.name("1"), "cat /own")).await, "over TLS\n");
+    std::fs::write(&authority, "-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n").unwrap();
+    let error = super::refused(&trusting(), &registry.name("1")).await;
+    assert!(error.message.contains("ca.crt"), "{error}");
+}
+
 #[tokio::test]
 async fn the_image_for_this_machine_is_taken_by_tag_and_by_digest() {
     let Some(registry) = Registry::start("") else { return };
@@ -186,7 +224,7 @@ async fn the_image_for_this_machine_is_taken_by_tag_and_by_digest() {
 }
 
 #[tokio::test]
-async fn credentials_come_from_dockers_configuration_and_helpers() {
+async fn credentials_come_from_dockers_configuration() {
     let Some(registry) = Registry::start(HTPASSWD) else { return };
     registry.push("1", &own("private"));
     let name = registry.name("1");

@@ -2,7 +2,7 @@
 //! machine's.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,6 +32,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// What this client calls itself.
 pub const USER_AGENT: &str = concat!("keel/", env!("CARGO_PKG_VERSION"));
 
+/// How the TLS library begins to say that it does not trust a server.
+const DISTRUST: &str = "invalid peer certificate";
+
 /// A request that got no good answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpError {
@@ -47,6 +50,11 @@ impl HttpError {
     /// One that another try does not help.
     pub fn lasting(message: impl Into<String>) -> Self {
         Self { message: message.into(), retry: None, status: None }
+    }
+
+    /// Whether the server speaks TLS and is not trusted.
+    pub fn is_distrust(&self) -> bool {
+        self.message.contains(DISTRUST)
     }
 
     /// One that may pass.
@@ -73,8 +81,8 @@ impl Http {
         let mut roots = rustls::RootCertStore::empty();
         // Single certificates of the machine that can't be read are of no consequence; without any the handshake tells.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        for certificate in more.map_or(Ok(Vec::new()), certificates)? {
-            roots.add(certificate).map_err(|error| format!("a certificate of {more:?} can't be used: {error}"))?;
+        for (path, certificate) in more.map_or(Ok(Vec::new()), certificates)? {
+            roots.add(certificate).map_err(|error| format!("{} can't be used: {error}", path.display()))?;
         }
         let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -96,7 +104,12 @@ impl Http {
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
         match tokio::time::timeout(ANSWER_LIMIT, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(HttpError::passing(format!("{host}: {}", causes(&error)))),
+            Ok(Err(error)) => {
+                let message = format!("{host}: {}", causes(&error));
+                // Nobody changes a certificate within seconds.
+                let is_distrust = message.contains(DISTRUST);
+                Err(if is_distrust { HttpError::lasting(message) } else { HttpError::passing(message) })
+            }
             Err(_) => Err(HttpError::passing(format!("{host} did not answer within {} s", ANSWER_LIMIT.as_secs()))),
         }
     }
@@ -116,7 +129,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     quoted(text)
 }
 
-fn certificates(folder: &Path) -> std::result::Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(folder: &Path) -> std::result::Result<Vec<(PathBuf, CertificateDer<'static>)>, String> {
     let unreadable = |path: &Path, error: &dyn std::fmt::Display| format!("{} can't be read: {error}", path.display());
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -126,7 +139,7 @@ fn certificates(folder: &Path) -> std::result::Result<Vec<CertificateDer<'static
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "crt"))
     {
         for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| unreadable(&path, &error))? {
-            found.push(certificate.map_err(|error| unreadable(&path, &error))?);
+            found.push((path.clone(), certificate.map_err(|error| unreadable(&path, &error))?));
         }
     }
     Ok(found)
@@ -172,11 +185,12 @@ pub async fn piece(body: &mut Incoming) -> Result<Option<Bytes>> {
     loop {
         match tokio::time::timeout(ANSWER_LIMIT, body.frame()).await {
             Ok(None) => return Ok(None),
-            Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => return Ok(Some(data)),
+            Ok(Some(Ok(frame))) => {
                 // Trailers say nothing here.
-                Err(_) => {}
-            },
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
             Ok(Some(Err(error))) => {
                 return Err(HttpError::passing(format!("the connection was cut: {}", causes(&error))));
             }

@@ -34,7 +34,7 @@ mod tar;
 pub mod tree;
 mod unpack;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use collect::collect;
 pub use defaults::filled;
@@ -50,6 +50,20 @@ use crate::spec::ImageRef;
 
 /// Where users and groups are looked up.
 const TABLES: [&str; 2] = ["/etc/passwd", "/etc/group"];
+
+/// Unpacks the archive of a lowest layer, plain or packed, into an empty directory, as images are unpacked.
+///
+/// # Errors
+/// Why it must not be unpacked, by the name of the entry, or what this machine had against it.
+pub fn unpack_layer(archive: &[u8], target: &Path) -> std::result::Result<(), String> {
+    let plain = decompress::unpacked(archive).map_err(|error| error.to_string())?;
+    let bounded = decompress::Bounded::new(plain, archive.len() as u64);
+    match unpack::unpack(bounded, target, Some(&Merged::default())) {
+        Ok(_) => Ok(()),
+        Err(unpack::Problem::Refused(why) | unpack::Problem::Disk(why)) => Err(why),
+        Err(unpack::Problem::NeedsLower) => Err("it needs layers below".to_owned()),
+    }
+}
 
 /// An image that instances can be made of.
 #[derive(Debug)]

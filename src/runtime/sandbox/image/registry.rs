@@ -247,7 +247,8 @@ async fn local_scheme(http: &Http, authority: &str) -> &'static str {
     };
     match tokio::time::timeout(SCHEME_LIMIT, ping).await {
         Ok(Ok(_)) => "https",
-        _ => "http",
+        Ok(Err(error)) if error.is_distrust() => "https",
+        Ok(Err(_)) | Err(_) => "http",
     }
 }
 

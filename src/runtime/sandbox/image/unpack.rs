@@ -324,7 +324,7 @@ impl Unpacker<'_> {
                     return Err(Fault::refused(format!("it lies deeper than {DEEPEST_DIRECTORY} directories")));
                 }
                 Ok(folder) => return Ok(folder),
-                Err(Stop::Missing(folder, name)) => self.from_below(&folder, &name)?,
+                Err(Stop::Missing(folder, name)) => self.copy_from_below(&folder, &name)?,
                 // Removed and made anew.
                 Err(Stop::Removed(folder, name)) => {
                     self.clear(&folder, &name)?;
@@ -337,7 +337,7 @@ impl Unpacker<'_> {
     }
 
     /// Makes what lies on the way to an entry, but has none itself.
-    fn from_below(&mut self, folder: &Folder, name: &[u8]) -> Done {
+    fn copy_from_below(&mut self, folder: &Folder, name: &[u8]) -> Done {
         let path: Vec<&[u8]> = folder.path.iter().map(Vec::as_slice).chain([name]).collect();
         let Some(found) = self.below(&path)? else { return self.plain_directory(folder, name) };
         let attributes = Attributes::of_stat(&found.stat);

@@ -83,7 +83,7 @@ fn long_names_of_both_kinds_are_read() {
     let mut gnu = Header::new_gnu();
     gnu.set_size(1);
     builder.append_data(&mut gnu, &long, &b"x"[..]).unwrap();
-    assert_eq!(paths(&builder.into_inner().unwrap()), [long.clone()]);
+    assert_eq!(paths(&builder.into_inner().unwrap()), std::slice::from_ref(&long));
     let archive = [pax(&[("path", long.as_bytes())]), file("short", b"x")].concat();
     assert_eq!(paths(&archive), [long]);
 }
