@@ -50,6 +50,13 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     require(spec, machine.capabilities)?;
     let mut found = conditions(spec);
     let root = root(spec, machine)?;
+    if let (Root::Copy { .. }, Err(why)) = (&root, &machine.probe.layer) {
+        found.push(Condition::holds(
+            "Degraded",
+            "RootCopied",
+            format!("the root file system is a copy of its own, which takes time and room, as this machine has no overlay: {why}"),
+        ));
+    }
     let alone = wants_no_network(spec);
     let namespaces = machine.probe.wanted(alone);
     if alone && !namespaces.net {

@@ -157,13 +157,72 @@ fn delete(store: &Store) {
     }
 }
 
-/// How much of the disk is in use, in percent.
+/// How much of the disk is in use, in percent, as df(1) has it: what is kept back for root counts for neither side.
 fn disk_use(path: &Path) -> u64 {
-    match rustix::fs::statvfs(path) {
-        Ok(data) if data.f_blocks > 0 => {
-            let free = u128::from(data.f_bavail) * 100 / u128::from(data.f_blocks);
-            100 - u64::try_from(free).unwrap_or(100).min(100)
+    let Ok(data) = rustix::fs::statvfs(path) else { return 0 };
+    let used = u128::from(data.f_blocks.saturating_sub(data.f_bfree));
+    let all = used + u128::from(data.f_bavail);
+    u64::try_from((used * 100).checked_div(all).unwrap_or(0)).unwrap_or(100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::sandbox::image::document::Config;
+
+    fn day(number: u64) -> Duration {
+        Duration::from_secs(number * 24 * 3600)
+    }
+
+    /// A store with images of one layer each, and their ages.
+    fn store(folder: &Path, images: &[(&str, Duration)]) -> Store {
+        let store = Store::new(folder);
+        store.prepare().unwrap();
+        for (name, age) in images {
+            let layers = vec![format!("layer-{name}")];
+            fs::create_dir_all(store.layer_root(&layers[0])).unwrap();
+            let document = store.keep(name.as_bytes()).unwrap();
+            store
+                .write_record(&ImageRecord::new(name, String::new(), vec![document], layers, Config::default()))
+                .unwrap();
+            let newest = files(&store.records())
+                .unwrap()
+                .into_iter()
+                .find(|path| read_json::<ImageRecord>(path).unwrap().is_some_and(|record| record.name == *name));
+            let file = fs::File::open(newest.unwrap()).unwrap();
+            file.set_modified(std::time::SystemTime::now() - *age).unwrap();
         }
-        _ => 0,
+        store
+    }
+
+    #[test]
+    fn a_full_disk_takes_the_longest_unused_image_and_only_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        let images = [("new", Duration::ZERO), ("b", day(2)), ("a", day(3)), ("old", day(8))];
+        let store = store(folder.path(), &images);
+        assert_eq!(set_aside(&store, &layout, false).unwrap(), ["old"]);
+        assert_eq!(set_aside(&store, &layout, true).unwrap(), ["a"]);
+        assert_eq!(set_aside(&store, &layout, true).unwrap(), ["b"]);
+        assert_eq!(set_aside(&store, &layout, true).unwrap(), Vec::<String>::new());
+        assert_eq!(files(&store.layers()).unwrap(), [store.layers().join("layer-new")]);
+        delete(&store);
+        assert_eq!(files(&store.temporary()).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn nothing_goes_while_an_image_is_on_its_way_or_where_an_instance_can_not_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        layout.prepare().unwrap();
+        let store = store(folder.path(), &[("old", day(8))]);
+        let lease = store.lease().unwrap();
+        assert_eq!(collected(&store, &layout).unwrap(), Vec::<String>::new());
+        drop(lease);
+        fs::create_dir(layout.instances().join("x")).unwrap();
+        fs::write(layout.instance("x").record(), "{").unwrap();
+        assert_eq!(collected(&store, &layout).unwrap(), Vec::<String>::new());
+        fs::remove_dir_all(layout.instances().join("x")).unwrap();
+        assert_eq!(collected(&store, &layout).unwrap(), ["old"]);
     }
 }

@@ -11,6 +11,7 @@
 //! read in two ways can be refused, which the types of `oci-spec` do not tell.
 
 mod archive;
+mod attributes;
 mod authorize;
 mod bounds;
 mod challenge;

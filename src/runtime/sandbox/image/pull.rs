@@ -131,8 +131,7 @@ impl Images {
         progress(Progress { message: format!("asking {}", reference.registry), current: None, total: None });
         let registry = Registry::open(&reference, &self.access).await?;
         if let Some(local) = local
-            // A registry that does not tell is asked for the manifest.
-            && let Ok(Some(current)) = registry.current(&reference.selector).await
+            && let Some(current) = registry.current(&reference.selector).await
             && current.to_string() == local.source
         {
             self.store.touch(name);

@@ -72,11 +72,12 @@ impl Registry {
         Ok(Self { http, base, reference: reference.clone(), authorization })
     }
 
-    /// The digest that a reference stands for now, where the registry tells without sending the manifest.
-    pub async fn current(&self, selector: &Selector) -> Result<Option<Digest>> {
-        let uri = self.uri("manifests", &selector.to_string())?;
-        let response = self.retrying(|| self.send(Method::HEAD, &uri, Some(ACCEPTED), None)).await?;
-        Ok(response.headers().get(CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse().ok()))
+    /// The digest that a reference stands for now, where the registry tells without sending the manifest. It is asked
+    /// once; what stands in the way is told by the request for the manifest.
+    pub async fn current(&self, selector: &Selector) -> Option<Digest> {
+        let uri = self.uri("manifests", &selector.to_string()).ok()?;
+        let response = self.send(Method::HEAD, &uri, Some(ACCEPTED), None).await.ok()?;
+        response.headers().get(CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
     }
 
     /// A manifest or index.

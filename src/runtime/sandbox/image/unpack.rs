@@ -5,7 +5,6 @@
 //! things in, has the attributes that it has below; and a hard link may lead to a file below. Such a layer is unpacked
 //! once more with those layers at hand.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,12 +12,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown,
-    fsetxattr, fstat, futimens, linkat, makedev, mknodat, openat, readlinkat, setxattr, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Stat, XattrFlags, chownat, fchmod, fchown, fsetxattr, fstat, futimens, linkat,
+    makedev, mknodat, openat, readlinkat, setxattr, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use super::bounds::{DEEPEST_DIRECTORY, MOST_COPIED_UP, MOST_DIRECTORY_NAMES, MOST_ENTRIES};
+use super::attributes::{Attributes, Directories};
+use super::bounds::{DEEPEST_DIRECTORY, MOST_COPIED_UP, MOST_ENTRIES};
 use super::error::quoted;
 use super::merged::{
     MARKED, Merged, OPAQUE, WHITEOUT as MARK_FILE, YES, entry, is_opaque, is_whiteout, proc_path, reopen,
@@ -154,80 +154,6 @@ impl From<Stop> for Fault {
 
 type Done<T = ()> = std::result::Result<T, Fault>;
 
-/// Mode, owner and time of something.
-#[derive(Debug, Clone, Copy, Default)]
-struct Attributes {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: (i64, u32),
-}
-
-impl Attributes {
-    fn of(entry: &Entry) -> Done<Self> {
-        Ok(Self { mode: entry.mode, uid: id(entry.uid, "owner")?, gid: id(entry.gid, "group")?, mtime: entry.mtime })
-    }
-
-    fn of_stat(stat: &Stat) -> Self {
-        let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
-        Self { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime: (stat.st_mtime, nanoseconds) }
-    }
-
-    fn times(&self) -> Timestamps {
-        let time = Timespec { tv_sec: self.mtime.0, tv_nsec: self.mtime.1.into() };
-        Timestamps { last_access: time, last_modification: time }
-    }
-
-    fn owner(&self) -> (Option<Uid>, Option<Gid>) {
-        (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))
-    }
-}
-
-/// A number that is an id: the highest one means "no change" to the kernel, and one that is cut off could be root's.
-fn id(number: u64, what: &str) -> Done<u32> {
-    match u32::try_from(number) {
-        Ok(id) if id < u32::MAX => Ok(id),
-        _ => Err(Fault::refused(format!("its {what} {number} is no id; they end at {}", u32::MAX - 1))),
-    }
-}
-
-/// Directories and what they get once everything in them is there.
-#[derive(Debug, Default)]
-struct Directories {
-    attributes: BTreeMap<Vec<u8>, Attributes>,
-    bytes: usize,
-}
-
-impl Directories {
-    fn note(&mut self, path: Vec<u8>, attributes: Attributes) -> std::result::Result<(), String> {
-        let length = path.len();
-        if self.attributes.insert(path, attributes).is_none() {
-            self.bytes += length;
-        }
-        if self.bytes > MOST_DIRECTORY_NAMES {
-            return Err(format!("the names of its directories are longer than {MOST_DIRECTORY_NAMES} bytes"));
-        }
-        Ok(())
-    }
-
-    /// Forgets a directory and those in it.
-    fn forget(&mut self, path: &[u8]) {
-        let inside = |other: &[u8]| other.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
-        let gone: Vec<Vec<u8>> = self
-            .attributes
-            .range(path.to_vec()..)
-            .map(|(other, _)| other)
-            .take_while(|other| other.starts_with(path))
-            .filter(|other| inside(other))
-            .cloned()
-            .collect();
-        for path in gone {
-            self.bytes -= path.len();
-            self.attributes.remove(&path);
-        }
-    }
-}
-
 struct Unpacker<'a> {
     tree: Tree,
     lower: Option<&'a Merged>,
@@ -280,7 +206,7 @@ impl Unpacker<'_> {
         let Some((name, parents)) = path.split_last() else {
             return match entry.kind {
                 Kind::Directory => {
-                    let attributes = Attributes::of(entry)?;
+                    let attributes = Attributes::of(entry).map_err(Fault::Refused)?;
                     self.own_directory(self.tree.reopen(b"")?.as_fd(), entry, &attributes)?;
                     self.directories.note(Vec::new(), attributes).map_err(Fault::Refused)
                 }
@@ -308,7 +234,7 @@ impl Unpacker<'_> {
             Kind::Directory => self.directory(&folder, name, entry),
             Kind::File => self.file(&folder, name, entry, reader),
             Kind::HardLink => self.hard_link(&folder, name, entry),
-            Kind::Symlink => self.symlink(&folder, name, &entry.link, &Attributes::of(entry)?),
+            Kind::Symlink => self.symlink(&folder, name, &entry.link, &Attributes::of(entry).map_err(Fault::Refused)?),
             Kind::CharacterDevice => self.node(&folder, name, entry, FileType::CharacterDevice),
             Kind::BlockDevice => self.node(&folder, name, entry, FileType::BlockDevice),
             Kind::Fifo => self.node(&folder, name, entry, FileType::Fifo),
@@ -410,7 +336,7 @@ impl Unpacker<'_> {
     }
 
     fn directory(&mut self, folder: &Folder, name: &[u8], entry_: &Entry) -> Done {
-        let attributes = Attributes::of(entry_)?;
+        let attributes = Attributes::of(entry_).map_err(Fault::Refused)?;
         let old = entry(folder.place.as_fd(), name)?.map(fstat).transpose()?;
         let is_directory = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let mut removed = false;
@@ -448,7 +374,7 @@ impl Unpacker<'_> {
     }
 
     fn file(&mut self, folder: &Folder, name: &[u8], entry: &Entry, reader: &mut Reader<impl Read>) -> Done {
-        let attributes = Attributes::of(entry)?;
+        let attributes = Attributes::of(entry).map_err(Fault::Refused)?;
         let mut file = self.create(folder, name)?;
         match &entry.sparse {
             None => loop {
@@ -589,7 +515,7 @@ impl Unpacker<'_> {
     /// Makes a named pipe or a device node. Nodes need root, and are left out without; none can be opened through the
     /// mount of an image in any case.
     fn node(&mut self, folder: &Folder, name: &[u8], entry: &Entry, kind: FileType) -> Done {
-        let attributes = Attributes::of(entry)?;
+        let attributes = Attributes::of(entry).map_err(Fault::Refused)?;
         let device = if kind == FileType::Fifo { 0 } else { makedev(entry.device.0, entry.device.1) };
         if kind == FileType::CharacterDevice && device == 0 {
             return Err(Fault::refused("it is a device that marks removed files on this machine"));
@@ -612,7 +538,7 @@ impl Unpacker<'_> {
 
     /// Gives directories their modes and times, inner ones first: an outer one may come to be closed.
     fn finish(&self) -> io::Result<()> {
-        for (path, attributes) in self.directories.attributes.iter().rev() {
+        for (path, attributes) in self.directories.inner_first() {
             let place = self.tree.reopen(path)?;
             fchmod(&place, Mode::from_raw_mode(attributes.mode))?;
             futimens(&place, &attributes.times())?;
