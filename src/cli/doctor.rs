@@ -9,9 +9,11 @@ use crate::runtime::Support;
 
 /// Show what each runtime can enforce on this machine, and why not
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Every control is enforced, degraded or absent. One that a service names in sandbox.require must be \
+#[command(
+    after_help = "Every control is enforced, degraded or absent. One that a service names in sandbox.require must be \
 enforced, or its start is refused.\n\nExamples:\n  keel doctor\n  keel doctor -o json\n\nWorks with a running \
-controller and without one, and changes nothing.")]
+controller and without one, and changes nothing."
+)]
 pub struct Args {
     /// How to print; tables when nothing is named
     #[arg(short, long, value_name = "FORMAT")]

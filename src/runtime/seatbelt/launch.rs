@@ -53,10 +53,9 @@ impl Launch {
     /// # Errors
     /// The command is empty.
     pub fn command(&self) -> io::Result<Command> {
-        let (program, arguments) = self
-            .command
-            .split_first()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty; name a program to run"))?;
+        let (program, arguments) = self.command.split_first().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "the command is empty; name a program to run")
+        })?;
         let mut command = Command::new(PROGRAM);
         command.arg("-f").arg(&self.profile_path).arg(self.program(program)).args(arguments);
         command.env_clear().envs(&self.env).current_dir(self.workdir.as_ref().unwrap_or(&self.profile.root));
