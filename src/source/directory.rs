@@ -172,35 +172,38 @@ impl Source {
             Some(Request::Approve(reply)) => {
                 let now = self.clock.now();
                 let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.approve(now)).await?;
-                let (answer, scanned) = match outcome {
-                    Ok((names, scanned)) => (Ok(names), Some(scanned)),
-                    Err(error) => (Err(error), None),
-                };
-                self.send(&eyes.scanner.snapshot());
-                let _ = reply.send(answer);
-                return Some((eyes, scanned));
+                let (names, scanned) =
+                    outcome.map_or_else(|error| (Err(error), None), |(names, scanned)| (Ok(names), Some(scanned)));
+                return Some(self.answer(eyes, reply, names, scanned));
             }
             Some(Request::Release(name, reply)) => {
                 let now = self.clock.now();
                 let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.release(&name, now)).await?;
-                let (answer, scanned) = match outcome {
-                    Ok(scanned) => (Ok(()), Some(scanned)),
-                    Err(error) => (Err(error), None),
-                };
-                self.send(&eyes.scanner.snapshot());
-                let _ = reply.send(answer);
-                return Some((eyes, scanned));
+                let (done, scanned) = outcome.map_or_else(|error| (Err(error), None), |scanned| (Ok(()), scanned));
+                return Some(self.answer(eyes, reply, done, scanned));
             }
             Some(Request::Forget(name, reply)) => {
                 let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.forget(&name)).await?;
-                self.send(&eyes.scanner.snapshot());
-                let _ = reply.send(outcome);
-                return Some((eyes, None));
+                return Some(self.answer(eyes, reply, outcome, None));
             }
         }
         let clock = Arc::clone(&self.clock);
         let (eyes, scanned) = apart(eyes, move |eyes| eyes.scan(clock.as_ref())).await?;
         Some((eyes, Some(scanned)))
+    }
+
+    /// Publishes what a request changed before its answer, so that whoever gets that sees it.
+    fn answer<T>(
+        &self,
+        eyes: Eyes,
+        reply: oneshot::Sender<T>,
+        answer: T,
+        scanned: Option<Scanned>,
+    ) -> (Eyes, Option<Scanned>) {
+        self.send(&eyes.scanner.snapshot());
+        // A caller that has gone needs no answer.
+        let _ = reply.send(answer);
+        (eyes, scanned)
     }
 
     /// Publishes what a scan gave, answers those who wait for it, and says when the next one is due.

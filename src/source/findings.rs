@@ -39,11 +39,7 @@ impl Findings {
 
     /// What counts.
     pub(super) fn counted(&self) -> Texts {
-        let mut texts: Texts = self.inputs.iter().map(|(path, file)| (path.clone(), Arc::clone(file))).collect();
-        if self.bad.iter().any(|bad| bad.present.may_declare_more()) {
-            texts.push((PathBuf::new(), Arc::clone(&UNREAD)));
-        }
-        texts
+        self.inputs.iter().map(|(path, file)| (path.clone(), Arc::clone(file))).collect()
     }
 
     /// What the files say now, with their problems, as far as it can be seen.

@@ -178,15 +178,16 @@ impl Scanner {
         Ok((held.into_iter().collect(), self.scan(now)))
     }
 
-    /// Confirms the same of one deployment, where it is held.
+    /// Confirms the same of one deployment and looks again; none where it is not kept like that.
     ///
     /// # Errors
     /// As for [`Scanner::approve`].
-    pub fn release(&mut self, deployment: &str, now: DateTime<Utc>) -> Result<Scanned, StoreError> {
-        if self.held().contains(deployment) {
-            self.confirm(&[deployment.to_owned()].into(), None, now)?;
+    pub fn release(&mut self, deployment: &str, now: DateTime<Utc>) -> Result<Option<Scanned>, StoreError> {
+        if !self.held().contains(deployment) {
+            return Ok(None);
         }
-        Ok(self.scan(now))
+        self.confirm(&[deployment.to_owned()].into(), None, now)?;
+        Ok(Some(self.scan(now)))
     }
 
     /// Deployments that are kept although no file that is looked at declares them.
@@ -207,6 +208,7 @@ impl Scanner {
         if self.recording == Recording::On {
             self.store.record_scan(&change)?;
         }
+        self.unstored.declared.retain(|declared| !names.contains(&declared.name));
         for declared in change.declared {
             if let Some(known) = self.known.get_mut(&declared.name) {
                 known.declared = declared;

@@ -10,6 +10,9 @@ use serde_json::Value;
 /// Longest wait for anything: generous, because machines that run tests are busy.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Longest time that one command may take; some wait for several things, one after the other.
+const LONGEST: Duration = Duration::from_secs(300);
+
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -107,8 +110,20 @@ impl Rig {
     }
 
     /// Runs the program to its end.
+    #[track_caller]
     pub fn keel(&self, arguments: &[&str]) -> Done {
-        self.command(arguments).output().unwrap().into()
+        let mut command = self.command(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || ended.send(child.wait_with_output()));
+        match end.recv_timeout(LONGEST) {
+            Ok(output) => output.unwrap().into(),
+            Err(_) => {
+                signal(pid, "KILL");
+                panic!("{arguments:?} did not end");
+            }
+        }
     }
 
     /// Starts a controller on `specs` and waits until it answers.

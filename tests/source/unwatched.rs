@@ -54,8 +54,9 @@ impl Changing {
 
     fn release(&mut self, name: &str) -> SpecSnapshot {
         let now = self.bench.now();
-        let scanned = self.scanner.as_mut().unwrap().release(name, now).unwrap();
-        SpecSnapshot::clone(&scanned.snapshot)
+        let scanner = self.scanner.as_mut().unwrap();
+        scanner.release(name, now).unwrap();
+        SpecSnapshot::clone(&scanner.snapshot())
     }
 
     fn approve(&mut self) -> (Vec<String>, SpecSnapshot) {
@@ -163,6 +164,7 @@ fn a_directory_above_or_below_watches_the_same_files() {
     assert!(snapshot.hold.is_some(), "the watched directory is gone, whichever one declared it first");
     assert_eq!(names(&snapshot), ["a", "c"]);
     std::fs::rename(&away, &team).unwrap();
+    assert_eq!(changing.scan().hold, None);
     changing.bench.remove("team/c.yaml");
     let snapshot = changing.watch("");
     assert_eq!((names(&snapshot), unwatched(&snapshot)), (vec!["a"], vec![]));
