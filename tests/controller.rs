@@ -141,7 +141,7 @@ async fn a_paused_instance_is_told_and_runs_on() {
         conditions.iter().any(|one| (one.kind.as_str(), one.reason.as_str()) == ("ReplicaFailure", "Paused"))
     };
     assert!(told(&status), "{:#?}", status.services);
-    assert!(status.instances[0].message.contains("paused behind our back"), "{:#?}", status.instances);
+    assert!(status.instances[0].message.contains("paused by somebody else"), "{:#?}", status.instances);
     rig.world.set_faults(Faults::none());
     let after = rig.until_running().await;
     assert!(!told(&after), "{:#?}", after.services);

@@ -64,8 +64,11 @@ impl Args {
                 directory.display(),
                 self.directory.display()
             ),
-            Err(_) if !self.allow_empty => {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !self.allow_empty => {
                 bail!("there is no directory {}; name the one with your specs: keel run DIR", directory.display());
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(anyhow::Error::new(error).context(format!("{} can't be read", directory.display())));
             }
             _ => {}
         }

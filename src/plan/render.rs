@@ -73,7 +73,7 @@ impl Display for Cause {
             Self::ScaledDown { replicas } => write!(f, "scaled down to {}", self::replicas(*replicas)),
             Self::Exited { exit, streak } => write!(f, "{exit}, restart {streak} in a row"),
             Self::NotStarted => f.write_str("created and never started"),
-            Self::Paused => f.write_str("paused behind our back"),
+            Self::Paused => f.write_str("paused by somebody else"),
             Self::Expired { since } => write!(f, "reached its maximum age, started at {}", time(*since)),
             Self::Idle { since } => write!(f, "idle since {}", time(*since)),
             Self::Superseded => f.write_str("dead, and no longer needed for its output"),
@@ -137,7 +137,7 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         Wait::Refused { error, until, .. } => {
             format!("wait for another spec of {who}, or try once more {}: {error}", clock.at(*until))
         }
-        Wait::Paused { .. } => format!("wait for {who} to run on: paused behind our back"),
+        Wait::Paused { .. } => format!("wait for {who} to run on: paused by somebody else"),
         Wait::NotReady { until: None, .. } => format!("wait for {who} to become ready"),
         Wait::NotReady { until: Some(until), .. } => format!("wait for {who} to stay ready {}", clock.until(*until)),
         Wait::Draining { service } => {

@@ -163,7 +163,7 @@ fn remains(root: &Node, mut read: BTreeMap<String, DeclaredService>) -> Remains 
     if is_foreign(root) {
         return Remains::Nothing;
     }
-    if false {
+    if certain_name(root, "deployment").is_none() {
         return Remains::Anything;
     }
     let mut partial = |name: &str, position| (name.to_owned(), PartialService { position, rest: read.remove(name) });

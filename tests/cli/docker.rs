@@ -117,7 +117,7 @@ fn a_paused_container_runs_on_and_is_not_replaced() {
         rig.until_running("paused", 2);
         assert_eq!(ids(&rig), before);
         let told = controller.end("TERM").err;
-        assert!(told.contains("resume paused/web/0") && told.contains("paused behind our back"), "{told}");
+        assert!(told.contains("resume paused/web/0") && told.contains("paused by somebody else"), "{told}");
     }
 }
 

@@ -259,8 +259,8 @@ fn what_was_created_and_never_started_is_started() {
 #[test]
 fn a_paused_instance_is_resumed_and_not_replaced() {
     let paused = || up(0, 'a').phase(Phase::Paused { since: ago(60) });
-    let resume = "resume web/0 a0: paused behind our back
-                  wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused behind our back";
+    let resume = "resume web/0 a0: paused by somebody else
+                  wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused by somebody else";
     web('a', 1, "").with([paused()]).expect(resume);
     web('a', 1, "rollout: {strategy: recreate}").with([paused()]).expect(resume);
     // It goes on with its run where another one was begun in its place.
@@ -288,8 +288,8 @@ fn a_paused_instance_does_not_count_as_available() {
     );
     // The surplus stands in until it runs on.
     web('a', 1, "rollout: {max_unavailable: 0}").with([paused, up(1, 'a')]).expect(
-        "resume web/0 a0: paused behind our back
-         wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused behind our back",
+        "resume web/0 a0: paused by somebody else
+         wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused by somebody else",
     );
 }
 
@@ -297,7 +297,7 @@ fn a_paused_instance_does_not_count_as_available() {
 fn a_resume_that_failed_is_tried_again_later() {
     let paused = up(0, 'a').phase(Phase::Paused { since: ago(60) });
     web('a', 1, "").with([paused]).failed(0, 'a', 1, 0, true).expect(
-        "wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused behind our back
+        "wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused by somebody else
          wait to try demo/web/0 (aaaaaaaa, attempt 0) again until 2026-01-01T12:00:01Z: failed once: no space left
          look again at 2026-01-01T12:00:01Z",
     );
