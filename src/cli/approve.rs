@@ -14,7 +14,7 @@ use crate::config::Options;
 /// removes them. `keel run --allow-empty` confirms it for as long as that controller runs.
 ///
 /// What another directory declared, which a controller watched before, stays until a controller watches that directory
-/// again. This command confirms that all of it may go, `keel delete NAME` removes one deployment.
+/// again. Where no loss is held, this command confirms that all of it may go; `keel delete NAME` removes one deployment.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 

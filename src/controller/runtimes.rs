@@ -79,7 +79,9 @@ pub fn connectors(
         let world = World::new(Arc::new(SystemClock), SIM_SEED, Faults::none());
         return vec![Arc::new(super::Connected(Arc::new(world.runtime(owner.clone()))))];
     }
-    let mut all: Vec<Arc<dyn Connect>> = vec![Arc::new(Docker { owner: owner.clone(), store: store.clone() })];
+    let read_only = options.mode == super::Mode::Observe;
+    let mut all: Vec<Arc<dyn Connect>> =
+        vec![Arc::new(Docker { owner: owner.clone(), store: store.clone(), read_only })];
     #[cfg(target_os = "linux")]
     all.push(sandbox(options, state_dir, owner));
     all
@@ -126,6 +128,7 @@ impl Connect for Sandbox {
 struct Docker {
     owner: Owner,
     store: Arc<Store>,
+    read_only: bool,
 }
 
 #[async_trait]
@@ -139,7 +142,8 @@ impl Connect for Docker {
             let message = "no Docker Engine or Podman service answers; start one, or set DOCKER_HOST";
             return Err(RuntimeError::new(ErrorKind::Unavailable, message));
         }
-        let stops: Arc<dyn StopRecords> = Arc::new(StoredStops(self.store.clone()));
+        let stops: Arc<dyn StopRecords> =
+            Arc::new(StoredStops { store: self.store.clone(), read_only: self.read_only });
         let options = Options { stops: Some(stops), ..Options::default() };
         Ok(Arc::new(DockerRuntime::connect_with(self.owner.clone(), options).await?))
     }

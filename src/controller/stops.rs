@@ -11,7 +11,12 @@ use crate::spec::RuntimeKind;
 use crate::store::{Store, StoreError};
 
 /// Records of stops in a database.
-pub struct StoredStops(pub Arc<Store>);
+pub struct StoredStops {
+    /// The database.
+    pub store: Arc<Store>,
+    /// Whether it is only looked at: what another process does is its own to record.
+    pub read_only: bool,
+}
 
 #[async_trait]
 impl StopRecords for StoredStops {
@@ -20,10 +25,16 @@ impl StopRecords for StoredStops {
     }
 
     async fn keep(&self, record: StopRecord) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
         self.ask(move |store| store.record_stop(&record)).await
     }
 
     async fn forget(&self, record: StopRecord) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
         self.ask(move |store| store.forget_stop(&record)).await
     }
 }
@@ -33,7 +44,7 @@ impl StoredStops {
         &self,
         call: impl FnOnce(&Store) -> std::result::Result<T, StoreError> + Send + 'static,
     ) -> Result<T> {
-        let store = self.0.clone();
+        let store = self.store.clone();
         blocking(move || call(&store).map_err(local("the state database can't be used")))
             .await
             .map_err(|error| RuntimeError::new(ErrorKind::Failed, error.to_string()))

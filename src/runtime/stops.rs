@@ -45,8 +45,6 @@ pub(super) struct Stops {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Asked {
     record: StopRecord,
-    /// It was asked for by an earlier adapter, which may not have got beyond the record.
-    inherited: bool,
 }
 
 /// What an instance says of a stop.
@@ -70,8 +68,8 @@ impl Stops {
             Some(records) => records.all(runtime).await?,
             None => Vec::new(),
         };
-        let inherited = |record: StopRecord| (record.runtime_id.clone(), Asked { record, inherited: true });
-        let asked = Mutex::new(found.into_iter().map(inherited).collect());
+        let entry = |record: StopRecord| (record.runtime_id.clone(), Asked { record });
+        let asked = Mutex::new(found.into_iter().map(entry).collect());
         Ok(Self { runtime, records, asked })
     }
 
@@ -86,7 +84,7 @@ impl Stops {
             run: instance.phase.started_at(),
             over_at: limit.and_then(|limit| now.checked_add_signed(limit)).unwrap_or(DateTime::<Utc>::MAX_UTC),
         };
-        let asked = Asked { record: record.clone(), inherited: false };
+        let asked = Asked { record: record.clone() };
         let before = self.lock().insert(instance.runtime_id.clone(), asked);
         self.keep(record).await;
         before
@@ -160,8 +158,8 @@ impl Asked {
             (Some(run), Some(started)) => run != started,
             _ => false,
         };
-        // The stop of this adapter is under way or was made; only of an inherited one nobody knows.
-        let outlived = self.inherited && now > self.record.over_at;
+        // Its call may have failed before anything reached the instance; one that is still wanted is noted anew.
+        let outlived = now > self.record.over_at;
         match phase {
             Phase::Exited(exit) if other_run(exit.started_at) || (seen_alive && outlived) => Verdict::Void,
             Phase::Exited(_) => Verdict::Ended,
@@ -189,7 +187,7 @@ mod tests {
     }
 
     /// A stop of the run that began at 0; it must be over at 100.
-    fn asked(inherited: bool) -> Asked {
+    fn asked() -> Asked {
         let record = StopRecord {
             runtime: RuntimeKind::Docker,
             runtime_id: "c0ffee".to_owned(),
@@ -197,7 +195,7 @@ mod tests {
             run: Some(at(0)),
             over_at: at(100),
         };
-        Asked { record, inherited }
+        Asked { record }
     }
 
     #[test]
@@ -205,25 +203,25 @@ mod tests {
         let runs = |since: i64| Phase::Running { since: at(since), ready: true };
         let ended = |since: i64, end: i64| Phase::Exited(Exit::from_code(143, Some(at(since)), at(end)));
         let unrun = Phase::Exited(Exit::runtime_error("no such program", at(5)));
-        // Phase, whether it was seen alive, time, verdict, verdict of an inherited one.
+        // Phase, whether it was seen alive, time, verdict.
         let table = [
-            (runs(0), true, 10, Verdict::Open, Verdict::Open),
-            (Phase::Paused { since: at(0) }, true, 10, Verdict::Open, Verdict::Open),
-            (Phase::Unknown { message: String::new() }, true, 10, Verdict::Open, Verdict::Open),
-            (ended(0, 10), true, 10, Verdict::Ended, Verdict::Ended),
+            (runs(0), true, 10, Verdict::Open),
+            (Phase::Paused { since: at(0) }, true, 10, Verdict::Open),
+            (Phase::Unknown { message: String::new() }, true, 10, Verdict::Open),
+            (ended(0, 10), true, 10, Verdict::Ended),
             // Nobody looked for an hour: it ended by the stop as far as is known.
-            (ended(0, 3600), false, 3700, Verdict::Ended, Verdict::Ended),
-            // It lived on, so the stop was cut off before it reached it.
-            (runs(0), true, 101, Verdict::Open, Verdict::Void),
-            (ended(0, 3600), true, 3600, Verdict::Ended, Verdict::Void),
+            (ended(0, 3600), false, 3700, Verdict::Ended),
+            // It lived on, so the stop failed or was cut off before it reached it.
+            (runs(0), true, 101, Verdict::Void),
+            (ended(0, 3600), true, 3600, Verdict::Void),
             // Somebody started it again, and that run has its own end.
-            (runs(50), true, 60, Verdict::Void, Verdict::Void),
-            (ended(50, 60), false, 60, Verdict::Void, Verdict::Void),
-            (unrun, false, 10, Verdict::Ended, Verdict::Ended),
+            (runs(50), true, 60, Verdict::Void),
+            (ended(50, 60), false, 60, Verdict::Void),
+            (unrun, false, 10, Verdict::Ended),
         ];
-        for (phase, seen_alive, now, own, inherited) in table {
-            let verdicts = [false, true].map(|inherited| asked(inherited).verdict(&phase, seen_alive, at(now)));
-            assert_eq!(verdicts, [own, inherited], "{phase:?}, seen alive: {seen_alive}, at {now}");
+        for (phase, seen_alive, now, expected) in table {
+            let verdict = asked().verdict(&phase, seen_alive, at(now));
+            assert_eq!(verdict, expected, "{phase:?}, seen alive: {seen_alive}, at {now}");
         }
     }
 }

@@ -166,13 +166,16 @@ impl Scanner {
         Scanned { snapshot: Arc::clone(&self.snapshot), settles_in }
     }
 
-    /// Confirms the loss that is held, and that what other directories declared may go; looks again, and gives the
-    /// names.
+    /// Confirms the loss that is held; where none is, that what other directories declared may go. Each is a decision of
+    /// its own. Looks again, and gives the names.
     ///
     /// # Errors
     /// When it can't be recorded; nothing is confirmed then.
     pub fn approve(&mut self, now: DateTime<Utc>) -> Result<(Vec<String>, Scanned), StoreError> {
-        let held = self.held();
+        let held = match &self.snapshot.hold {
+            Some(hold) => hold.missing.iter().cloned().collect(),
+            None => self.held(),
+        };
         self.confirm(&held, Some(None), now)?;
         self.hold = None;
         Ok((held.into_iter().collect(), self.scan(now)))

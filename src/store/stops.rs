@@ -14,7 +14,8 @@ impl Store {
             let mut statement = connection.prepare_cached("SELECT record FROM stops WHERE runtime = ? ORDER BY id")?;
             let rows = statement.query_map([runtime.as_str()], |row| row.get::<_, String>(0))?;
             let texts = rows.collect::<rusqlite::Result<Vec<String>>>()?;
-            // One that can't be read is as good as none, and no reason to leave a runtime alone.
+            // One that can't be read is as good as none, and no reason to leave a runtime alone; the next stop of the
+            // same instance replaces it.
             Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
         };
         read().map_err(StoreError::database("read the stops of"))

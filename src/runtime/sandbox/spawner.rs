@@ -73,7 +73,10 @@ impl Spawner {
     fn start(&self) -> io::Result<AsyncFd<OwnedFd>> {
         let (own, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&own, true)?;
+        // Instances whose root is the machine's are shown this program by its path; a link to it means another one there.
+        let path = std::fs::canonicalize(&self.program).unwrap_or_else(|_| self.program.clone());
         let mut child = Command::new(&self.program)
+            .arg0(path)
             .arg(dispatch::SPAWN)
             .env_clear()
             .current_dir("/")
