@@ -37,7 +37,7 @@ impl Engine {
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let owners = ["first", "second"].map(|owner| Owner(format!("{owner}-{unique}")));
         let stops = [(); 2].map(|()| -> Arc<dyn StopRecords> {
-            Arc::new(StoredStops(Arc::new(Store::in_memory().expect("a database"))))
+            Arc::new(StoredStops { store: Arc::new(Store::in_memory().expect("a database")), read_only: false })
         });
         Ok(Self { socket, owners, stops, _alone: alone })
     }

@@ -44,7 +44,8 @@ impl Bench {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let owner = Owner(format!("test-{unique}"));
-        let stops: Arc<dyn StopRecords> = Arc::new(StoredStops(Arc::new(Store::in_memory().unwrap())));
+        let stops: Arc<dyn StopRecords> =
+            Arc::new(StoredStops { store: Arc::new(Store::in_memory().unwrap()), read_only: false });
         let runtime = connect(&owner, &socket, &stops).await;
         Self { runtime, socket, deployment: format!("t{unique}"), stops, owner }
     }
