@@ -17,6 +17,7 @@ pub mod seatbelt;
 pub mod sim;
 mod stops;
 mod transfers;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -30,6 +31,7 @@ pub use capabilities::{Capabilities, Support};
 pub use error::RuntimeError;
 pub use io::{Exec, Logs};
 pub use stops::StopRecords;
+pub use usage::{Stats, Usage};
 
 pub use crate::spec::Control;
 use crate::spec::{Image, RuntimeKind, ServiceSpec};
@@ -106,6 +108,11 @@ pub trait Runtime: Send + Sync {
 
     /// Letting frozen instances run on, where the runtime can.
     fn suspend(&self) -> Option<&dyn Suspend> {
+        None
+    }
+
+    /// What instances use of the machine, where the runtime can tell.
+    fn stats(&self) -> Option<&dyn Stats> {
         None
     }
 

@@ -14,6 +14,8 @@ pub enum Control {
     IpcNamespace,
     /// A host name of its own.
     UtsNamespace,
+    /// A view of control groups of its own.
+    CgroupNamespace,
     /// A network of its own.
     NetworkIsolation,
     /// A read-only root file system.
@@ -24,6 +26,8 @@ pub enum Control {
     CpuLimit,
     /// A limit of processes.
     PidsLimit,
+    /// A weight of disk accesses.
+    IoLimit,
     /// A system-call filter.
     Seccomp,
     /// Limits on what is reached by path and name.

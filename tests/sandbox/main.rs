@@ -8,6 +8,7 @@
 mod images;
 mod isolation;
 mod lifecycle;
+mod limits;
 mod past_holes;
 mod storage;
 mod support;

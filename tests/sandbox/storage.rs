@@ -144,14 +144,14 @@ async fn capabilities_are_those_of_docker_without_what_was_dropped() {
 #[tokio::test]
 async fn what_is_required_and_not_enforced_is_refused_and_what_is_ignored_is_told() {
     let sandbox = Sandbox::new();
-    let yaml = shell("true") + "\nsandbox: { require: [pid_namespace, memory_limit] }";
+    let yaml = shell("true") + "\nsandbox: { require: [pid_namespace, service_names] }";
     let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Rejected);
-    assert!(error.message.contains("memory_limit"), "{error}");
-    let yaml = shell("true") + "\nresources: { memory: 64Mi }\nextra_hosts: ['a:1.2.3.4']";
+    assert!(error.message.contains("service_names"), "{error}");
+    let yaml = shell("true") + "\ncgroup_parent: /elsewhere\nextra_hosts: ['a:1.2.3.4']";
     let created = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap();
     let told: Vec<_> = created.conditions.iter().map(|c| (c.kind.as_str(), c.reason.as_str())).collect();
-    assert_eq!(told, [("UnsupportedField", "ResourcesMemory"), ("UnsupportedField", "ExtraHosts")]);
+    assert_eq!(told, [("UnsupportedField", "ExtraHosts"), ("UnsupportedField", "CgroupParent")]);
 }
 
 #[tokio::test]

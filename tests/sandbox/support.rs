@@ -118,13 +118,15 @@ impl Drop for Sandbox {
                 let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
                 i32::try_from(value.get(field)?.get("pid")?.as_i64()?).ok()
             };
-            if entry.path().join("exit.json").exists() {
-                continue;
-            }
-            for field in ["first", "supervisor"] {
-                if let Some(pid) = read("run.json", field).and_then(rustix::process::Pid::from_raw) {
-                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            if !entry.path().join("exit.json").exists() {
+                for field in ["first", "supervisor"] {
+                    if let Some(pid) = read("run.json", field).and_then(rustix::process::Pid::from_raw) {
+                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                    }
                 }
+            }
+            for group in groups_of(&entry.path()) {
+                remove_group(&group);
             }
         }
     }
@@ -155,6 +157,25 @@ pub fn request(yaml: &str, slot: u32) -> CreateRequest {
         spec: Arc::new(spec),
         env,
         source: None,
+    }
+}
+
+/// Directories of the control groups that the record of an instance names.
+pub fn groups_of(dir: &Path) -> Vec<PathBuf> {
+    let Ok(text) = std::fs::read(dir.join("record.json")) else { return Vec::new() };
+    let Ok(record) = serde_json::from_slice::<serde_json::Value>(&text) else { return Vec::new() };
+    let groups = &record["launch"]["groups"];
+    let all = std::iter::once(&groups["unified"]).chain(groups["legacy"].as_array().into_iter().flatten());
+    all.filter_map(|group| group["dir"].as_str().map(PathBuf::from)).collect()
+}
+
+/// Removes a control group once what is in it is gone.
+fn remove_group(group: &Path) {
+    let end = std::time::Instant::now() + PATIENCE;
+    while group.exists() && std::time::Instant::now() < end {
+        if std::fs::remove_dir(group).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

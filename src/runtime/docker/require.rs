@@ -37,12 +37,12 @@ pub(super) fn unmet(spec: &ServiceSpec, capabilities: &Capabilities) -> Vec<Stri
 fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'static str> {
     let resources = spec.resources.clone().unwrap_or_default();
     match control {
-        Control::MountNamespace | Control::UtsNamespace => None,
+        Control::MountNamespace | Control::UtsNamespace | Control::CgroupNamespace => None,
         Control::PidNamespace => shared(spec.pid_mode.as_deref()).then_some("pid_mode shares another one"),
         Control::IpcNamespace => shared(spec.ipc_mode.as_deref()).then_some("ipc_mode shares another one"),
         Control::NetworkIsolation => network(spec, sandbox),
         Control::ReadOnlyRoot => (spec.read_only_root_fs != Some(true)).then_some("write read_only_root_fs: true"),
-        Control::MemoryLimit | Control::CpuLimit | Control::PidsLimit => limit(control, &resources),
+        Control::MemoryLimit | Control::CpuLimit | Control::PidsLimit | Control::IoLimit => limit(control, &resources),
         Control::Seccomp => seccomp(spec, sandbox),
         Control::CapabilityDrop => {
             (spec.privileged == Some(true)).then_some("privileged: true gives every capability; remove it")
@@ -75,6 +75,7 @@ fn limit(control: Control, resources: &Resources) -> Option<&'static str> {
     match control {
         Control::MemoryLimit => resources.memory.is_none().then_some("write resources.memory"),
         Control::CpuLimit => resources.cpu.is_none().then_some("write resources.cpu"),
+        Control::IoLimit => resources.blkio_weight.is_none().then_some("write resources.blkio_weight"),
         // The engine takes zero and less for no limit.
         _ => resources.pids_limit.is_none_or(|limit| limit <= 0).then_some("write resources.pids_limit"),
     }

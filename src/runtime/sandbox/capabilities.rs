@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::cgroup;
 use super::landlock::Extent;
 use super::probe::Probe;
 use crate::runtime::{Capabilities, Control, Support};
@@ -131,7 +132,7 @@ pub fn report(probe: &Probe) -> Capabilities {
         (_, true) | (Ok(()), _) => Support::Enforced,
         (Err(_), false) => Support::Absent { why: "keel has no capabilities to drop".to_owned() },
     };
-    let controls = BTreeMap::from([
+    let mut controls = BTreeMap::from([
         (Control::MountNamespace, isolated.clone()),
         (Control::PidNamespace, isolated.clone()),
         (Control::IpcNamespace, isolated.clone()),
@@ -140,9 +141,6 @@ pub fn report(probe: &Probe) -> Capabilities {
         (Control::NetworkIsolation, by(&probe.network)),
         (Control::CapabilityDrop, drop),
         (Control::User, user),
-        (Control::MemoryLimit, later()),
-        (Control::CpuLimit, later()),
-        (Control::PidsLimit, later()),
         (Control::Seccomp, by(&probe.seccomp)),
         (Control::Landlock, match &probe.landlock {
             Ok(Extent::Full) => Support::Enforced,
@@ -152,7 +150,6 @@ pub fn report(probe: &Probe) -> Capabilities {
             },
             Err(why) => Support::Absent { why: why.clone() },
         }),
-        (Control::Suspend, later()),
         (
             Control::ServiceNames,
             Support::Absent { why: "instances listen on the machine's own network, on the port in PORT".to_owned() },
@@ -162,5 +159,6 @@ pub fn report(probe: &Probe) -> Capabilities {
             Support::Absent { why: "a silent program is not an idle one, and nothing else is observed".to_owned() },
         ),
     ]);
+    controls.extend(cgroup::controls(&probe.homes, &probe.process_limit, &probe.cgroup_namespace));
     Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls }
 }

@@ -10,6 +10,7 @@ use rustix::process::{DumpableBehavior, Pid, WaitOptions, ioctl_tiocsctty, set_d
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Seat;
 use super::failure::{Context, Failure};
 use super::layout::{InstanceDir, read_json};
 use super::program::{Program, confine, environment, execute, null};
@@ -66,6 +67,8 @@ fn enter(dir: &InstanceDir, name: &str) -> Result<Pid, Failure> {
         .context("reading run.json")?
         .ok_or_else(|| Failure::wrong("the instance does not run"))?;
     let target = run.program.open().ok_or_else(|| Failure::wrong("the instance does not run"))?;
+    // Opened while the machine's paths are what they are.
+    let seat = Seat::open_running(&record.launch.groups).map_err(|_| Failure::wrong("the instance does not run"))?;
     // From here on nothing inside may look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")?;
     let namespaces = record.launch.namespaces;
@@ -76,7 +79,7 @@ fn enter(dir: &InstanceDir, name: &str) -> Result<Pid, Failure> {
     match sys::fork(Namespaces::default()).context("forking the command")? {
         Fork::Child => {
             drop(outcome);
-            let failure = become_command(&target, &order, &record, &run);
+            let failure = become_command(&target, &order, &record, &run, &seat);
             let _ = outcome_in.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
             std::process::exit(failure.code)
         }
@@ -101,6 +104,7 @@ fn without_mounts(namespaces: Namespaces) -> ThreadNameSpaceType {
         (namespaces.ipc, ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
         (namespaces.uts, ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
         (namespaces.net, ThreadNameSpaceType::NETWORK),
+        (namespaces.cgroup, ThreadNameSpaceType::CONTROL_GROUP),
     ] {
         if there {
             kinds |= kind;
@@ -117,7 +121,7 @@ fn join(target: &OwnedFd, kinds: ThreadNameSpaceType) -> Result<(), Failure> {
 }
 
 /// Becomes the command; returns only on failure.
-fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run) -> Failure {
+fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run, seat: &Seat) -> Failure {
     let launch = &record.launch;
     let mut env = environment(launch, &run.identity);
     env.extend(order.env.iter().cloned());
@@ -131,7 +135,8 @@ fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run) -
         identity: &run.identity,
         launch,
     };
-    let prepared = setsid().context("making a session").and_then(|_| {
+    let entered = seat.enter().context("entering the control groups of the instance");
+    let prepared = entered.and_then(|()| setsid().context("making a session")).and_then(|_| {
         if launch.namespaces.mount {
             join(target, ThreadNameSpaceType::MOUNT)?;
         }

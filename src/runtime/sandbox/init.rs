@@ -11,6 +11,7 @@ use rustix::process::{
     set_parent_process_death_signal, setsid, wait,
 };
 
+use super::cgroup::{Seat, Window};
 use super::failure::{Context, Failure};
 use super::layout::InstanceDir;
 use super::program::{Program, confine, connect_output, environment, execute};
@@ -36,6 +37,10 @@ pub struct Ends {
     pub gate: fs::File,
     /// Takes the wait status of the program from the init process, as four bytes.
     pub status: fs::File,
+    /// Its place in its control groups.
+    pub seat: Seat,
+    /// Takes its /proc, where the supervisor wants to look at the processes in it.
+    pub window: Option<Window>,
 }
 
 /// User and group outside, for the map of a user namespace.
@@ -64,9 +69,11 @@ impl Outside {
 
 /// Runs as the first process of an instance; never returns.
 pub fn run(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Outside, ends: Ends) -> ! {
-    let Ends { stdout, stderr, mut outcome, gate, status } = ends;
+    let Ends { stdout, stderr, mut outcome, gate, status, seat, window } = ends;
     let output = (stdout, stderr);
-    let result = prepare(launch, dir, identity, outside).and_then(|()| {
+    let prepared = prepare(launch, dir, identity, outside, &seat, window.as_ref());
+    drop((seat, window));
+    let result = prepared.and_then(|()| {
         if launch.init && launch.namespaces.pid {
             match sys::fork(Namespaces::default()).context("forking the program")? {
                 Fork::Child => {
@@ -97,11 +104,23 @@ pub fn run(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Out
 }
 
 /// Builds the namespaces' contents.
-fn prepare(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Outside) -> Result<(), Failure> {
+fn prepare(
+    launch: &Launch,
+    dir: &InstanceDir,
+    identity: &Identity,
+    outside: Outside,
+    seat: &Seat,
+    window: Option<&Window>,
+) -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("binding to the supervisor")?;
+    // Before anything else: what this process and its children use from here on is the instance's.
+    seat.enter().context("entering the control groups")?;
     setsid().context("making a session")?;
     if launch.namespaces.user {
         map_user(identity, outside).context("mapping the user")?;
+    }
+    if launch.namespaces.cgroup {
+        sys::own_cgroup_namespace().context("making a cgroup namespace")?;
     }
     if let Some(value) = launch.oom_score_adj {
         fs::write("/proc/self/oom_score_adj", value.to_string()).context("resources.oom_score_adj")?;
@@ -114,6 +133,9 @@ fn prepare(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Out
     }
     if launch.namespaces.mount && launch.root != Root::Shared {
         rootfs::enter(launch, dir)?;
+    }
+    if let Some(window) = window {
+        window.hand_out().context("showing /proc to the supervisor")?;
     }
     // Nothing inside may look into this process: its program file and memory are those of the controller.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")

@@ -15,6 +15,7 @@ use tokio::net::unix::pipe;
 use tokio::process::Command;
 
 use super::bounds::{FILE_LIMIT, REMOVE_LIMIT};
+use super::cgroup;
 use super::copy::copy;
 use super::image::filled;
 use super::layout::{Durability, Layout, make_private, read_json, write_json};
@@ -47,6 +48,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Probes the machine in a process of its own, `program`, with a scratch directory in `folder`.
 pub(super) async fn probe(program: &Path, folder: &Path) -> Probe {
+    cgroup::settle_in();
     let dir = folder.join(unique(".probe"));
     let attempt = async {
         make_private(&dir)?;
@@ -106,6 +108,8 @@ impl Inner {
             capabilities: &capabilities::report(probe),
             hidden: &self.config.hidden,
             image: image.as_ref(),
+            group_name: &cgroup::name(&self.config.owner, self.view.layout.root(), &name)
+                .map_err(|error| failed("looking at the sandbox directory", &error))?,
         };
         let (launch, conditions) = launch(request, &machine)?;
         let mut launch = launch;
@@ -324,8 +328,7 @@ impl SandboxRuntime {
         if !self.order_stop(instance, run, order, limit).await? {
             // The supervisor is alive and does not act; the program at least must end. The record of it comes when
             // the supervisor goes on.
-            let first = run.first;
-            let _ = tokio::task::spawn_blocking(move || settle::kill_and_wait(first)).await;
+            self.kill_all(instance, [run.first].to_vec()).await;
             return Err(RuntimeError::new(
                 ErrorKind::Failed,
                 format!(
@@ -352,6 +355,15 @@ impl SandboxRuntime {
             Ok(found)
         })
         .await
+    }
+
+    async fn kill_all(&self, instance: &InstanceRef, processes: Vec<ProcessKey>) {
+        let id = instance.runtime_id.clone();
+        let kill = move |inner: &Inner| {
+            settle::kill_all(&inner.view, &id, &processes);
+            Ok(())
+        };
+        let _ = self.blocking("killing an instance", FILE_LIMIT, kill).await;
     }
 
     /// Orders a supervisor to stop its instance. False when it has not ended after `limit`.
@@ -390,10 +402,12 @@ impl SandboxRuntime {
         if let Some(run) = found.as_ref().and_then(|found| found.run.as_ref()) {
             let order = StopOrder { signal: SpecSignal::KILL, grace_ms: 0, cause: StopCause::Retired };
             if !self.order_stop(instance, run, order, STOP_MARGIN).await? {
-                let processes: [ProcessKey; 2] = [run.first, run.supervisor];
-                let _ = tokio::task::spawn_blocking(move || processes.map(settle::kill_and_wait)).await;
+                self.kill_all(instance, [run.first, run.supervisor].to_vec()).await;
             }
         }
+        // A record that can't be read does not tell where its control groups are.
+        let is_unreadable = found.is_some_and(|found| matches!(found.instance.phase, Phase::Unknown { .. }));
+        let homes = if is_unreadable { Some(self.probe().await.homes.clone()) } else { None };
         self.blocking("removing an instance", REMOVE_LIMIT, move |inner| {
             // Looked at again right before: another installation's must stay.
             match inner.view.one(&id) {
@@ -403,6 +417,8 @@ impl SandboxRuntime {
                         settle::settle(&inner.view, found)
                             .map_err(|error| failed(&format!("ending what is left of {id}"), &error))?;
                     }
+                    settle::clear_groups(&inner.view, &id, homes.as_ref())
+                        .map_err(|error| failed(&format!("removing the control groups of {id}"), &error))?;
                     let dir = inner.dir(&id);
                     inner
                         .set_aside(dir.path())

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod capabilities;
+mod cgroup;
 mod confinement;
 mod copy;
 pub mod cri;
@@ -36,6 +37,7 @@ mod seccomp;
 mod settle;
 mod skeleton;
 mod spawner;
+mod stats;
 mod supervise;
 mod sys;
 mod translate;
@@ -317,6 +319,7 @@ impl Runtime for SandboxRuntime {
 
     async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {
         self.collected().await;
+        cgroup::remove_unused(&self.probe().await.homes);
         if volumes == Volumes::Keep {
             return Ok(());
         }
@@ -337,6 +340,10 @@ impl Runtime for SandboxRuntime {
     }
 
     fn exec(&self) -> Option<&dyn super::Exec> {
+        Some(self)
+    }
+
+    fn stats(&self) -> Option<&dyn super::Stats> {
         Some(self)
     }
 

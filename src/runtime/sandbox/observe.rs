@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
+use super::cgroup::{self, Groups};
 use super::layout::{InstanceDir, Layout, read_json};
 use super::process::{ProcessKey, boot_id};
 use super::record::{Record, Run, StopOrder};
@@ -105,7 +106,7 @@ impl View {
         if record.owner != self.owner {
             return Ok(Entry::Foreign(record.owner));
         }
-        let Standing { phase, run, lost } = self.standing(&dir, runtime_id)?;
+        let Standing { phase, run, lost } = self.standing(&dir, runtime_id, &record.launch.groups)?;
         let mut conditions = record.conditions;
         conditions.extend(run.iter().flat_map(|run| run.conditions.clone()));
         let instance = Instance {
@@ -126,7 +127,7 @@ impl View {
     }
 
     /// Where an instance stands, and who runs it or ran it last.
-    fn standing(&self, dir: &InstanceDir, runtime_id: &str) -> io::Result<Standing> {
+    fn standing(&self, dir: &InstanceDir, runtime_id: &str, groups: &Groups) -> io::Result<Standing> {
         let ended = |exit| Ok(Standing { phase: Phase::Exited(exit), run: None, lost: None });
         if let Some(exit) = readable::<Exit>(&dir.exit())? {
             return ended(exit);
@@ -138,7 +139,12 @@ impl View {
         if same_boot && run.supervisor.open().is_some() {
             self.seen().insert(runtime_id.to_owned(), Seen { supervisor: run.supervisor, gone_at: None });
             let stopping = dir.stop().exists();
-            let phase = if stopping { Phase::Stopping } else { Phase::Running { since: run.started_at, ready: true } };
+            let since = run.started_at;
+            let phase = match stopping {
+                true => Phase::Stopping,
+                false if cgroup::is_frozen(groups) => Phase::Paused { since },
+                false => Phase::Running { since, ready: true },
+            };
             return Ok(Standing { phase, run: Some(run), lost: None });
         }
         // It may have ended between the two looks.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{self, Homes};
 use super::failure::{Context, Failure};
 use super::landlock::{self, Extent, Reach};
 use super::overlay::overlay;
@@ -29,6 +30,14 @@ pub struct Probe {
     pub seccomp: Result<(), String>,
     /// Limits by path and name: Landlock.
     pub landlock: Result<Extent, String>,
+    /// A cgroup namespace besides.
+    pub cgroup_namespace: Result<(), String>,
+    /// Where control groups can be made.
+    pub homes: Homes,
+    /// A limit of processes that counts those of one instance alone.
+    pub process_limit: Result<(), String>,
+    /// Lowest oom_score_adj that can be set.
+    pub oom_score_floor: i32,
 }
 
 impl Probe {
@@ -42,6 +51,10 @@ impl Probe {
             layer: no(),
             seccomp: no(),
             landlock: Err(reason.to_owned()),
+            cgroup_namespace: no(),
+            homes: Homes::none(reason),
+            process_limit: no(),
+            oom_score_floor: 0,
         }
     }
 
@@ -51,14 +64,15 @@ impl Probe {
             return Namespaces::default();
         }
         let net = net && self.network.is_ok();
-        Namespaces { user: !self.root, mount: true, pid: true, ipc: true, uts: true, net }
+        let cgroup = self.cgroup_namespace.is_ok();
+        Namespaces { user: !self.root, mount: true, pid: true, ipc: true, uts: true, net, cgroup }
     }
 }
 
 /// Entry point of `__probe DIR`: prints the [`Probe`] as JSON. The directory is for scratch files.
 pub fn main(dir: &Path) -> ExitCode {
     let root = rustix::process::geteuid().is_root();
-    let base = Namespaces { user: !root, mount: true, pid: true, ipc: true, uts: true, net: false };
+    let base = Namespaces { user: !root, mount: true, pid: true, ipc: true, uts: true, ..Namespaces::default() };
     let probe = Probe {
         root,
         namespaces: attempt(base, rootfs::try_out),
@@ -73,6 +87,13 @@ pub fn main(dir: &Path) -> ExitCode {
         })
         .map(|()| Extent::Full)
         .or_else(|why| if why == PART { Ok(Extent::Part) } else { Err(why) }),
+        cgroup_namespace: attempt(base, || sys::own_cgroup_namespace().context("making a cgroup namespace")),
+        homes: cgroup::probe(),
+        process_limit: match root {
+            true => Err("keel runs as root, which no limit of processes holds for".to_owned()),
+            false => attempt(base, || cgroup::process_limit().map_err(Failure::setup)),
+        },
+        oom_score_floor: cgroup::oom_score_floor(),
     };
     match serde_json::to_vec(&probe).map(|text| io::stdout().write_all(&text)) {
         Ok(Ok(())) => ExitCode::SUCCESS,

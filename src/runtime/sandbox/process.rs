@@ -93,6 +93,48 @@ pub fn first_child(pid: i32) -> Option<i32> {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.split_whitespace().next()?.parse().ok()
 }
 
+/// All processes that descend from one. What is being forked meanwhile may be missed.
+pub fn descendants(ancestor: i32) -> Vec<i32> {
+    let mut found = vec![ancestor];
+    let mut parents: Option<Vec<(i32, i32)>> = None;
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        next += 1;
+        let children = children(pid).unwrap_or_else(|| {
+            // The kernel does not list children; every process tells its parent.
+            let all = parents.get_or_insert_with(|| {
+                let mut all = Vec::new();
+                find(|pid, stat| {
+                    all.push((stat.parent, pid));
+                    false
+                });
+                all
+            });
+            all.iter().filter(|(parent, _)| *parent == pid).map(|(_, child)| *child).collect()
+        });
+        let new: Vec<i32> = children.into_iter().filter(|child| !found.contains(child)).collect();
+        found.extend(new);
+    }
+    found.remove(0);
+    found
+}
+
+/// Children of a process: those of all its threads. `None` where the kernel does not list them; one that is gone has
+/// none.
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Some(Vec::new()) };
+    let mut found = Vec::new();
+    for thread in threads.flatten() {
+        match fs::read_to_string(thread.path().join("children")) {
+            Ok(text) => found.extend(text.split_whitespace().filter_map(|child| child.parse::<i32>().ok())),
+            // The thread ended, or there is no such file at all.
+            Err(_) if thread.path().exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(found)
+}
+
 /// The id of this boot.
 ///
 /// # Errors

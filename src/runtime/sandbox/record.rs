@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Groups;
 use super::failure::Failure;
 use super::landlock::Reach;
 use super::process::ProcessKey;
@@ -84,6 +85,12 @@ pub struct Launch {
     pub limits: Vec<Limit>,
     /// Value for oom_score_adj.
     pub oom_score_adj: Option<i32>,
+    /// Control groups.
+    #[serde(default)]
+    pub groups: Groups,
+    /// Bytes of memory that the supervisor holds it to, where no control group does.
+    #[serde(default)]
+    pub memory_watch: Option<u64>,
     /// Bounds of the kept output.
     pub log: LogBounds,
     /// Who the program is, where that was found out when it was created; else it is looked up at the start.

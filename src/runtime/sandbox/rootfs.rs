@@ -12,6 +12,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
+use super::cgroup;
 use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, is_directory, place, place_or_make};
 use super::layout::InstanceDir;
@@ -75,6 +76,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
     let root = open_place(&dir.rootfs()).context("opening the root file system")?;
 
     pseudo_file_systems(&root)?;
+    cgroup::show(&root, &launch.groups)?;
     if matches!(launch.root, Root::Host) {
         private_directories(&root)?;
         if let Some((tree, path)) = resolv_conf {

@@ -8,9 +8,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::layout::{Durability, InstanceDir, write_json};
+use super::cgroup::{self, Groups, Homes};
+use super::layout::{Durability, InstanceDir, read_json, write_json};
 use super::observe::{Entry, Found, View};
 use super::process::{ProcessKey, boot_id, find};
+use super::record::Record;
 use crate::state::{InstanceId, Phase};
 
 /// Longest time that a killed process may take to be gone before its end is recorded all the same.
@@ -35,7 +37,42 @@ pub fn settle(view: &View, found: &Found) -> io::Result<()> {
         }
         kill_marked(&dir);
     }
+    // What does not end is told when the instance is removed.
+    let _ = clear_groups(view, &found.instance.runtime_id, None);
     write_json(&dir.exit(), exit, Durability::Boot)
+}
+
+/// Control groups of an instance, by its record; where that can't be read, all that could be its own.
+fn groups(view: &View, runtime_id: &str, homes: Option<&Homes>) -> io::Result<Groups> {
+    let name = cgroup::name(&view.owner, view.layout.root(), runtime_id)?;
+    match (read_json::<Record>(&view.layout.instance(runtime_id).record()), homes) {
+        (Ok(Some(record)), _) => Ok(record.launch.groups.named(&name)),
+        (Ok(None) | Err(_), Some(homes)) => Ok(Groups::anywhere(homes, &name)),
+        (Ok(None) | Err(_), None) => Ok(Groups::default()),
+    }
+}
+
+/// Kills what is in the control groups of an instance and removes them. `homes` is where they could be, in case that its
+/// record can't be read.
+///
+/// # Errors
+/// The kernel refuses, or a process does not end.
+pub fn clear_groups(view: &View, runtime_id: &str, homes: Option<&Homes>) -> io::Result<()> {
+    let left = cgroup::clear(&groups(view, runtime_id, homes)?, DEATH_LIMIT)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "processes {left:?} were killed and do not end; they may wait for a disk or a device (ps shows them in state D)"
+    )))
+}
+
+/// Kills what runs of an instance whose supervisor does not act, and waits until it is gone.
+pub fn kill_all(view: &View, runtime_id: &str, processes: &[ProcessKey]) {
+    if let Ok(groups) = groups(view, runtime_id, None) {
+        let _ = cgroup::kill(&groups, DEATH_LIMIT);
+    }
+    processes.iter().copied().for_each(kill_and_wait);
 }
 
 /// Settles what earlier instances of a slot left: a next one may need their port or their volumes.
@@ -73,7 +110,7 @@ fn kill_marked(dir: &InstanceDir) {
 }
 
 /// Kills a process where it still is the same one, and waits until it is gone.
-pub fn kill_and_wait(process: ProcessKey) {
+fn kill_and_wait(process: ProcessKey) {
     let Some(pidfd) = process.open() else { return };
     let _ = pidfd_send_signal(&pidfd, Signal::KILL);
     let limit = Timespec { tv_sec: i64::try_from(DEATH_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };

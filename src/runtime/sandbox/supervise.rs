@@ -14,6 +14,7 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, set_child_subreaper, setsid, wait};
 
+use super::cgroup::{self, Groups, Members, MemoryWatch, Seat, Window};
 use super::cri::Framer;
 use super::failure::{Context, Failure};
 use super::init::{self, Ends, GO, Outside, READY, next_ended};
@@ -42,6 +43,9 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 /// Longest time for the rest of a process tree to die after it was killed; what sleeps in the kernel for longer is
 /// left to its fate.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
+/// Longest time that a supervisor may take to leave after it recorded the end of its instance: all that is left to do
+/// is to exit.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Supervises the instance in `dir`, as a process of its own. Tells on standard output how the start went, as one JSON line, and closes it.
 pub fn main(dir: PathBuf) -> std::process::ExitCode {
@@ -64,7 +68,7 @@ pub fn main(dir: PathBuf) -> std::process::ExitCode {
 fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
     let signals = sys::take_signals().context("taking over signals")?;
     let lock = private_file().create(true).truncate(false).open(dir.lock()).context("opening the lock")?;
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if !take(&lock, dir) {
         tell(&Started::Taken);
         return Ok(());
     }
@@ -86,6 +90,18 @@ fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
     // How it ended is of no use without what it was.
     keep(dir).context("keeping record.json")?;
     write_json(&dir.exit(), &exit, Durability::Synced).context("writing exit.json")
+}
+
+/// Takes the lock of an instance. One that recorded its end leaves at once, and is waited for.
+fn take(lock: &File, dir: &InstanceDir) -> bool {
+    let end = Instant::now() + LEAVE_LIMIT;
+    while flock(lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !dir.exit().exists() || Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 /// Tells the controller how the start went, and lets go of it.
@@ -162,6 +178,9 @@ struct Supervisor {
     stop: Option<Stop>,
     /// Whether nothing happened for so long that memory was given up.
     at_rest: bool,
+    groups: Groups,
+    memory: Option<MemoryWatch>,
+    out_of_memory: bool,
 }
 
 /// A stop that is under way.
@@ -184,6 +203,28 @@ fn launch_program(
     signals: OwnedFd,
     log: LogFile,
 ) -> Result<Supervisor, Failure> {
+    let seat = Seat::make(&launch.groups)?;
+    launch_seated(dir, launch, identity, signals, log, seat).map_err(|failure| {
+        let starved = cgroup::oom_kills(&launch.groups) > 0;
+        let limit = cgroup::memory_limit(&launch.groups);
+        let _ = cgroup::clear(&launch.groups, REAP_LIMIT);
+        match limit {
+            Some(limit) if starved => {
+                Failure::wrong(format!("resources.memory: {limit} bytes are too few to start the program; write more"))
+            }
+            _ => failure,
+        }
+    })
+}
+
+fn launch_seated(
+    dir: &InstanceDir,
+    launch: &Launch,
+    identity: Identity,
+    signals: OwnedFd,
+    log: LogFile,
+    seat: Seat,
+) -> Result<Supervisor, Failure> {
     let pipe = || io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
     let ((stdout, stdout_in), (stderr, stderr_in)) =
         (pipe().context("making a pipe")?, pipe().context("making a pipe")?);
@@ -191,7 +232,8 @@ fn launch_program(
     let (gate_out, gate) = pipe().context("making a pipe")?;
     let (status, status_in) = pipe().context("making a pipe")?;
     let outside = Outside::own();
-    let (first, first_fd) = match sys::fork(launch.namespaces).context("making namespaces")? {
+    let window = wants_window(launch).then(Window::new).transpose().context("making a socket")?;
+    let (first, first_fd) = match sys::fork_into(launch.namespaces, seat.birth()).context("making namespaces")? {
         Fork::Child => {
             drop((stdout, stderr, outcome, gate, status, signals, log));
             let ends = Ends {
@@ -200,12 +242,14 @@ fn launch_program(
                 outcome: outcome_in.into(),
                 gate: gate_out.into(),
                 status: status_in.into(),
+                seat,
+                window,
             };
             init::run(launch, dir, &identity, outside, ends)
         }
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
-    drop((stdout_in, stderr_in, outcome_in, gate_out, status_in));
+    drop((stdout_in, stderr_in, outcome_in, gate_out, status_in, seat));
     let mut outcome = File::from(outcome);
     let started_at = wait_ready(&mut outcome, &first_fd).and_then(|()| {
         let started_at = Utc::now();
@@ -235,7 +279,26 @@ fn launch_program(
         started_at,
         stop: None,
         at_rest: false,
+        groups: launch.groups.clone(),
+        memory: memory_watch(launch, window),
+        out_of_memory: false,
     })
+}
+
+/// Whether the processes of an instance are best seen through its own /proc.
+fn wants_window(launch: &Launch) -> bool {
+    launch.memory_watch.is_some() && launch.groups.is_empty() && launch.namespaces.pid
+}
+
+/// The watch over the memory of an instance that no control group limits.
+fn memory_watch(launch: &Launch, window: Option<Window>) -> Option<MemoryWatch> {
+    let limit = launch.memory_watch?;
+    let members = match window.and_then(|window| window.take().ok()) {
+        Some(proc) => Members::Namespace(proc),
+        None if launch.groups.is_empty() => Members::Below(std::process::id().cast_signed()),
+        None => Members::Groups(launch.groups.clone()),
+    };
+    Some(MemoryWatch::new(members, limit))
 }
 
 /// Waits until the program is prepared and only needs to be let go.
@@ -304,25 +367,49 @@ impl Supervisor {
             }
             self.take_signals();
             self.kill_when_due();
+            self.kill_when_too_large();
         };
-        reap_rest();
-        let finished_at = Utc::now();
+        let mut exit = self.verdict(code);
+        let left = self.end_rest();
+        exit.finished_at = Utc::now();
         self.drain(&mut buffer);
-        let mut exit = Exit::from_code(code, Some(self.started_at), finished_at);
+        if !left.is_empty() {
+            exit.runtime_error = Some(format!(
+                "processes {left:?} of it were killed and do not end; they may wait for a disk or a device (ps shows \
+                 them in state D)"
+            ));
+        }
+        exit
+    }
+
+    /// How the program ended.
+    fn verdict(&self, code: i32) -> Exit {
+        let exit = Exit::from_code(code, Some(self.started_at), Utc::now());
+        let killed = self.stop.as_ref().is_some_and(|stop| stop.killed);
+        // A program whose child was killed for want of memory may go on; it was killed itself where its code says so.
+        let starved = code == 128 + libc::SIGKILL && !killed && cgroup::oom_kills(&self.groups) > 0;
+        let mut exit = if starved || self.out_of_memory { exit.out_of_memory() } else { exit };
         if let Some(stop) = &self.stop {
             exit.ended_by = stop.ended_by;
         }
         exit
     }
 
+    /// Ends what the program left behind, and removes its control groups. Returns what does not end.
+    fn end_rest(&self) -> Vec<i32> {
+        reap_rest();
+        let left = cgroup::clear(&self.groups, REAP_LIMIT);
+        // What was in a control group and not below the program is reaped as well.
+        reap_rest();
+        left.unwrap_or_default()
+    }
+
     /// Sleeps until there is something to do.
     fn wait(&mut self) {
-        let kill_in = self
-            .stop
-            .as_ref()
-            .filter(|stop| !stop.killed)
-            .map(|stop| stop.kill_at.saturating_duration_since(Instant::now()));
-        let limit = kill_in.or((!self.at_rest).then_some(REST_AFTER)).map(|left| Timespec {
+        let kill_at = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| stop.kill_at);
+        let wake_at = kill_at.into_iter().chain(self.memory.as_ref().map(MemoryWatch::next)).min();
+        let wake_in = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
+        let limit = wake_in.or((!self.at_rest).then_some(REST_AFTER)).map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(left.subsec_nanos()),
         });
@@ -331,7 +418,7 @@ impl Supervisor {
             self.outputs.iter().filter_map(|output| output.pipe.as_ref()).map(|pipe| PollFd::new(pipe, PollFlags::IN)),
         );
         let silent = matches!(poll(&mut fds, limit.as_ref()), Ok(0));
-        self.at_rest = silent && kill_in.is_none();
+        self.at_rest = silent && wake_in.is_none();
         if self.at_rest {
             sys::release_code();
         }
@@ -416,16 +503,31 @@ impl Supervisor {
             Some(stop) => stop.kill_at = stop.kill_at.min(kill_at),
             None => self.stop = Some(Stop { ended_by, kill_at, killed: false }),
         }
+        // What is frozen takes no signal.
+        let _ = cgroup::thaw(&self.groups);
         if let Some(signal) = sys::signal(signal) {
             let _ = pidfd_send_signal(&self.first_fd, signal);
         }
         self.kill_when_due();
     }
 
+    fn kill_when_too_large(&mut self) {
+        if self.memory.as_mut().is_some_and(|memory| memory.is_exceeded(Instant::now())) {
+            self.out_of_memory = true;
+            self.kill();
+        }
+    }
+
+    /// Kills the whole instance, without waiting for it to be gone.
+    fn kill(&self) {
+        let _ = pidfd_send_signal(&self.first_fd, Signal::KILL);
+        let _ = cgroup::kill(&self.groups, Duration::ZERO);
+    }
+
     fn kill_when_due(&mut self) {
         if let Some(stop) = self.stop.as_mut().filter(|stop| !stop.killed && stop.kill_at <= Instant::now()) {
             stop.killed = true;
-            let _ = pidfd_send_signal(&self.first_fd, Signal::KILL);
+            self.kill();
         }
     }
 

@@ -11,6 +11,9 @@ use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Flag of clone3(2) that puts the child into a control group.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Namespaces that [`fork`] makes for the child.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Namespaces {
@@ -26,6 +29,10 @@ pub struct Namespaces {
     pub uts: bool,
     /// Network.
     pub net: bool,
+    /// Control groups. Not made by [`fork`], as its root would be the parent's group: [`own_cgroup_namespace`] makes it
+    /// once the process is where it belongs.
+    #[serde(default)]
+    pub cgroup: bool,
 }
 
 impl Namespaces {
@@ -72,6 +79,14 @@ pub enum Fork {
 /// # Errors
 /// What clone3(2) reports; `EPERM` and `ENOSPC` where namespaces are refused.
 pub fn fork(namespaces: Namespaces) -> io::Result<Fork> {
+    fork_into(namespaces, None)
+}
+
+/// The same, with the child born in a control group of version 2, which is given as its open directory.
+///
+/// # Errors
+/// As for [`fork`]; before Linux 5.7 children can't be born in another group.
+pub fn fork_into(namespaces: Namespaces, group: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     if !is_single_threaded() {
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
@@ -81,6 +96,10 @@ pub fn fork(namespaces: Namespaces) -> io::Result<Fork> {
     arguments.flags = namespaces.flags() | u64::from(libc::CLONE_PIDFD.cast_unsigned());
     arguments.pidfd = (&raw mut pidfd).addr() as u64;
     arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    if let Some(group) = group {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(group.as_raw_fd().cast_unsigned());
+    }
     // SAFETY: no stack is given and CLONE_VM is not set, so this returns twice like fork(2). The process has one
     // thread (checked above), so no lock is held by a thread that is missing in the child. `arguments` and
     // `pidfd` outlive the call.
@@ -96,7 +115,11 @@ pub fn fork(namespaces: Namespaces) -> io::Result<Fork> {
         _ => {
             let error = io::Error::last_os_error();
             // Container engines answer clone3 with ENOSYS to keep namespaces out of reach of their filters.
-            if error.raw_os_error() == Some(libc::ENOSYS) && !namespaces.any() { plain_fork() } else { Err(error) }
+            if error.raw_os_error() == Some(libc::ENOSYS) && !namespaces.any() && group.is_none() {
+                plain_fork()
+            } else {
+                Err(error)
+            }
         }
     }
 }
@@ -117,6 +140,15 @@ fn plain_fork() -> io::Result<Fork> {
 /// Whether the process has one thread, by the number of links of its task directory.
 fn is_single_threaded() -> bool {
     std::fs::metadata("/proc/self/task").is_ok_and(|task| std::os::unix::fs::MetadataExt::nlink(&task) == 3)
+}
+
+/// Makes the control groups that this process is in the roots of what it sees of control groups.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn own_cgroup_namespace() -> io::Result<()> {
+    // SAFETY: this namespace only changes how paths of control groups are shown; no memory or descriptor is concerned.
+    if unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Attributes that [`set_mount_attributes`] adds.

@@ -7,8 +7,9 @@ use super::layout::{InstanceDir, Layout};
 use super::probe::Probe;
 use super::program::RESOURCES;
 use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
+use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
-use super::{capabilities, confinement};
+use super::{capabilities, cgroup, confinement};
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
 use crate::spec::{Control, ImageRef, NetworkMode, SandboxNetwork, ServiceSpec, Storage};
 use crate::state::Condition;
@@ -39,6 +40,8 @@ pub struct Machine<'a> {
     pub hidden: &'a [PathBuf],
     /// The image, where it is one of the store.
     pub image: Option<&'a Ready>,
+    /// Name of its control groups.
+    pub group_name: &'a str,
 }
 
 /// Turns a request into a launch, and into conditions for what can't be honoured.
@@ -89,6 +92,10 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         let scratch = confinement::scratch(machine.dir.path());
         env.entry("TMPDIR".to_owned()).or_insert_with(|| scratch.to_string_lossy().into_owned());
     }
+    let mut limits = limits(spec, &mut found);
+    let bounds = bounds(spec, machine, namespaces);
+    found.extend(bounds.conditions);
+    limit_processes(&mut limits, bounds.process_limit);
     let launch = Launch {
         hidden: if root == Root::Host { [machine.hidden, &confinement::secrets()].concat() } else { Vec::new() },
         root,
@@ -105,14 +112,42 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         seccomp,
         reach,
         init: spec.init_container.unwrap_or(true),
-        limits: limits(spec, &mut found),
-        oom_score_adj: spec.resources.as_ref().and_then(|resources| resources.oom_score_adj),
+        limits,
+        oom_score_adj: bounds.oom_score_adj,
+        groups: bounds.groups,
+        memory_watch: bounds.memory_watch,
         log: log_bounds(spec),
         identity: identity(spec, machine)?,
     };
     single_user(spec, &launch, &mut found);
     require_in(spec, &launch)?;
     Ok((launch, found))
+}
+
+/// What holds the instance to its resources.
+fn bounds(spec: &ServiceSpec, machine: &Machine<'_>, namespaces: Namespaces) -> cgroup::Planned {
+    let probe = machine.probe;
+    let process_limit = match namespaces.user {
+        true => probe.process_limit.clone(),
+        false => Err("a limit of processes counts everything that this user runs".to_owned()),
+    };
+    let offer = cgroup::Machine {
+        homes: &probe.homes,
+        name: machine.group_name,
+        process_limit,
+        oom_score_floor: probe.oom_score_floor,
+    };
+    cgroup::plan(spec, &offer)
+}
+
+/// Adds a limit of processes, which a lower one that was written as a ulimit outranks.
+fn limit_processes(limits: &mut Vec<Limit>, most: Option<u64>) {
+    let Some(most) = most else { return };
+    let lower = |written: Option<u64>| Some(written.map_or(most, |written| written.min(most)));
+    match limits.iter_mut().find(|limit| limit.resource == libc::RLIMIT_NPROC) {
+        Some(limit) => (limit.soft, limit.hard) = (lower(limit.soft), lower(limit.hard)),
+        None => limits.push(Limit { resource: libc::RLIMIT_NPROC, soft: Some(most), hard: Some(most) }),
+    }
 }
 
 fn rejected(message: impl Into<String>) -> RuntimeError {

@@ -31,26 +31,8 @@ pub fn conditions(spec: &ServiceSpec) -> Vec<Condition> {
     found
 }
 
-const LATER: &str = "limits come with a later version; the process can use what the machine has";
-
 fn resources(spec: &ServiceSpec, found: &mut Vec<Condition>) {
     let Some(resources) = &spec.resources else { return };
-    for (written, field) in [
-        (resources.cpu.is_some(), "cpu"),
-        (resources.memory.is_some(), "memory"),
-        (resources.memory_reservation.is_some(), "memory_reservation"),
-        (resources.memory_swap.is_some(), "memory_swap"),
-        (resources.memory_swappiness.is_some(), "memory_swappiness"),
-        (resources.pids_limit.is_some(), "pids_limit"),
-        (resources.cpu_shares.is_some(), "cpu_shares"),
-        (resources.cpuset.is_some(), "cpuset"),
-        (resources.blkio_weight.is_some(), "blkio_weight"),
-        (resources.oom_kill_disable.is_some(), "oom_kill_disable"),
-    ] {
-        if written {
-            found.push(unsupported(&format!("resources.{field}"), LATER));
-        }
-    }
     if resources.gpu.is_some() {
         found.push(unsupported("resources.gpu", "give the device nodes in devices instead"));
     }

@@ -28,16 +28,18 @@ const CONCURRENCY: usize = 16;
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Every control: nothing real runs, so there is nothing that could not be confined.
-const CONTROLS: [Control; 15] = [
+const CONTROLS: [Control; 17] = [
     Control::MountNamespace,
     Control::PidNamespace,
     Control::IpcNamespace,
     Control::UtsNamespace,
+    Control::CgroupNamespace,
     Control::NetworkIsolation,
     Control::ReadOnlyRoot,
     Control::MemoryLimit,
     Control::CpuLimit,
     Control::PidsLimit,
+    Control::IoLimit,
     Control::Seccomp,
     Control::CapabilityDrop,
     Control::User,

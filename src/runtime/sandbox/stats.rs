@@ -1,0 +1,80 @@
+//! What instances use.
+
+use std::fs;
+
+use async_trait::async_trait;
+
+use super::bounds::FILE_LIMIT;
+use super::cgroup::{self, Members};
+use super::layout::read_json;
+use super::record::{Launch, Record, Run};
+use super::{SandboxRuntime, checked_id, failed, not_found};
+use crate::runtime::{ErrorKind, Result, RuntimeError, Stats, Usage};
+use crate::state::InstanceRef;
+
+#[async_trait]
+impl Stats for SandboxRuntime {
+    async fn stats(&self, instance: &InstanceRef) -> Result<Usage> {
+        let found = self.look(instance).await?.ok_or_else(|| not_found(instance))?;
+        let Some(run) = found.run else {
+            let phase = found.instance.phase.name();
+            return Err(RuntimeError::new(
+                ErrorKind::Rejected,
+                format!("instance {} does not run ({phase}); it uses nothing", instance.id),
+            ));
+        };
+        let (id, gone) = (checked_id(instance)?, not_found(instance));
+        self.blocking("reading what an instance uses", FILE_LIMIT, move |inner| {
+            let record = read_json::<Record>(&inner.dir(&id).record());
+            let record = record.map_err(|error| failed("reading record.json", &error))?.ok_or(gone)?;
+            Ok(usage(&record.launch, &run))
+        })
+        .await
+    }
+}
+
+fn usage(launch: &Launch, run: &Run) -> Usage {
+    let groups = &launch.groups;
+    let members = if groups.is_empty() { Members::Below(run.supervisor.pid) } else { Members::Groups(groups.clone()) };
+    let mut usage = cgroup::usage(groups, &members);
+    usage.memory_limit = usage.memory_limit.or(launch.memory_watch);
+    let limit = launch.limits.iter().find(|limit| limit.resource == libc::RLIMIT_NPROC);
+    // In a user namespace of its own such a limit counts the instance alone.
+    usage.pids_limit = usage.pids_limit.or_else(|| limit.filter(|_| launch.namespaces.user)?.soft);
+    // Interfaces of the machine tell nothing about one instance.
+    if launch.namespaces.net
+        && let Ok(text) = fs::read_to_string(format!("/proc/{}/net/dev", run.program.pid))
+    {
+        let (received, sent) = traffic(&text);
+        (usage.received_bytes, usage.sent_bytes) = (Some(received), Some(sent));
+    }
+    usage
+}
+
+/// Bytes received and sent by all interfaces but loopback: columns 1 and 9 of `/proc/net/dev`.
+fn traffic(text: &str) -> (u64, u64) {
+    let of_line = |line: &str| {
+        let (name, numbers) = line.split_once(':').filter(|(name, _)| name.trim() != "lo")?;
+        let numbers: Vec<u64> = numbers.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
+        (!name.contains('|')).then_some((*numbers.first()?, *numbers.get(8)?))
+    };
+    let each = text.lines().filter_map(of_line);
+    each.fold((0, 0), |(received, sent), (more, out)| (received + more, sent + out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_is_that_of_all_interfaces_but_loopback() {
+        let text = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo: 9999 1 0 0 0 0 0 0 9999 1 0 0 0 0 0 0
+  eth0: 1000 10 0 0 0 0 0 0 200 3 0 0 0 0 0 0
+  eth1:5 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0
+";
+        assert_eq!(traffic(text), (1005, 207));
+    }
+}

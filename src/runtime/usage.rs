@@ -1,0 +1,43 @@
+//! What instances use of the machine.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Result;
+use crate::state::InstanceRef;
+
+/// Tells what instances use.
+#[async_trait]
+pub trait Stats: Send + Sync {
+    /// What an instance used so far, and uses now. Costs a few reads or one request; nothing is watched.
+    ///
+    /// # Errors
+    /// `NotFound` when the instance does not exist, `Rejected` when it does not run.
+    async fn stats(&self, instance: &InstanceRef) -> Result<Usage>;
+}
+
+/// What an instance uses. What a runtime does not know is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// When this was true.
+    pub at: DateTime<Utc>,
+    /// Processor time since its start, in microseconds.
+    pub cpu_usec: u64,
+    /// Memory in use, in bytes, without cached files that are not in use.
+    pub memory: Option<u64>,
+    /// Most memory that it may have, in bytes; absent without a limit.
+    pub memory_limit: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Most processes and threads; absent without a limit.
+    pub pids_limit: Option<u64>,
+    /// Bytes read from disks since its start.
+    pub read_bytes: Option<u64>,
+    /// Bytes written to disks since its start.
+    pub written_bytes: Option<u64>,
+    /// Bytes received by network interfaces of its own.
+    pub received_bytes: Option<u64>,
+    /// Bytes sent by network interfaces of its own.
+    pub sent_bytes: Option<u64>,
+}
