@@ -103,7 +103,7 @@ impl Draft<'_> {
         match self.version(controller) {
             Some(Version::Unified) => self.set(controller, field, unified.0, unified.1),
             Some(Version::Legacy) => self.set(controller, field, legacy.0, legacy.1),
-            None => self.refuse(field, &self.machine.homes.why_not(controller).to_owned()),
+            None => self.refuse(field, self.machine.homes.why_not(controller)),
         }
     }
 
@@ -146,7 +146,7 @@ impl Draft<'_> {
                 // The default, which holds without being written.
                 _ if field == "oom_kill_disable" && value == 0 => {}
                 Some(Version::Unified) => self.refuse(field, "control groups of version 2 have no such setting"),
-                None => self.refuse(field, &self.machine.homes.why_not(Controller::Memory).to_owned()),
+                None => self.refuse(field, self.machine.homes.why_not(Controller::Memory)),
             }
         }
     }
@@ -181,7 +181,7 @@ impl Draft<'_> {
                 self.refuse("memory_swap", "the kernel does not count swap (see the boot option swapaccount)");
             }
             None if together.is_some() => {
-                self.refuse("memory_swap", &homes.why_not(Controller::Memory).to_owned());
+                self.refuse("memory_swap", homes.why_not(Controller::Memory));
             }
             Some(false) | None => {}
         }
@@ -196,7 +196,7 @@ impl Draft<'_> {
                     self.set(Controller::Cpu, "cpu", "cpu.cfs_period_us", period);
                     self.set(Controller::Cpu, "cpu", "cpu.cfs_quota_us", quota);
                 }
-                None => self.refuse("cpu", &self.machine.homes.why_not(Controller::Cpu).to_owned()),
+                None => self.refuse("cpu", self.machine.homes.why_not(Controller::Cpu)),
             }
         }
         if let Some(shares) = resources.cpu_shares {
