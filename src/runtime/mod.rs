@@ -106,7 +106,7 @@ pub trait Runtime: Send + Sync {
         None
     }
 
-    /// Letting frozen instances run on, where the runtime can.
+    /// Freezing instances and letting them run on, where the runtime can.
     fn suspend(&self) -> Option<&dyn Suspend> {
         None
     }
@@ -120,9 +120,16 @@ pub trait Runtime: Send + Sync {
     fn concurrency(&self) -> usize;
 }
 
-/// Lets frozen instances run on.
+/// Freezes instances, and lets them run on.
 #[async_trait]
 pub trait Suspend: Send + Sync {
+    /// Freezes a running instance where it stands and returns it as it is afterwards: it keeps its memory and gets no
+    /// processor time. One that is frozen already is success.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not exist, `Rejected` when it does not run.
+    async fn pause(&self, instance: &InstanceRef) -> Result<Instance>;
+
     /// Lets a frozen instance run on and returns it as it is afterwards. One that is not frozen is success.
     ///
     /// # Errors

@@ -17,6 +17,24 @@ pub trait Stats: Send + Sync {
     async fn stats(&self, instance: &InstanceRef) -> Result<Usage>;
 }
 
+impl Usage {
+    /// Nothing that is known but the time.
+    pub const fn nothing(at: DateTime<Utc>) -> Self {
+        Self {
+            at,
+            cpu_usec: 0,
+            memory: None,
+            memory_limit: None,
+            pids: None,
+            pids_limit: None,
+            read_bytes: None,
+            written_bytes: None,
+            received_bytes: None,
+            sent_bytes: None,
+        }
+    }
+}
+
 /// What an instance uses. What a runtime does not know is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {

@@ -102,7 +102,9 @@ macro_rules! engine {
                 }
 
                 fn abilities(&self) -> Abilities {
-                    Abilities { shared_networks: true, names_per_owner: false }
+                    // Podman's monitor was seen to miss such kills where both versions of control groups are mounted.
+                    let tells_memory_kills = matches!(Kind::$name, Kind::Docker);
+                    Abilities { shared_networks: true, names_per_owner: false, tells_memory_kills }
                 }
 
                 /// Engines on a machine that builds at the same time are slow.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use evenkeel::runtime::{CreateRequest, Runtime};
-use evenkeel::spec::{Command, Image, ServiceSpec, Signal};
+use evenkeel::spec::{Bytes, Command, Image, Resources, ServiceSpec, Signal};
 use evenkeel::state::{Exit, Instance, InstanceId, InstanceRef, Phase, StopCause, StopRequest};
 use tokio::time::Instant;
 
@@ -30,6 +30,10 @@ pub enum Program {
     PrintsSlowly,
     /// Writes the value of this variable, and ends with 0.
     PrintsEnv(String),
+    /// Takes more memory than it may.
+    EatsMemory,
+    /// Writes the line `armed`, and a line every few milliseconds from then on.
+    Ticks,
     /// Is not there.
     Missing,
 }
@@ -56,6 +60,8 @@ pub struct Abilities {
     pub shared_networks: bool,
     /// Instances of two owners may have the same names.
     pub names_per_owner: bool,
+    /// A kill for want of memory is told from any other.
+    pub tells_memory_kills: bool,
 }
 
 /// One runtime under test, with an owner of its own that nothing else uses.
@@ -117,6 +123,9 @@ pub fn shell(program: &Program) -> Vec<String> {
         Program::Prints => "echo out 1; sleep 0.2; echo err 1 >&2; sleep 0.2; echo out 2".to_owned(),
         Program::PrintsSlowly => "echo first; sleep 1; echo second".to_owned(),
         Program::PrintsEnv(name) => format!("echo \"${name}\""),
+        // The last line is kept, and never ends.
+        Program::EatsMemory => "exec tail /dev/zero".to_owned(),
+        Program::Ticks => "echo armed; while :; do echo tick; sleep 0.02; done".to_owned(),
         Program::Missing => return vec!["/no/such/program".to_owned()],
     };
     vec!["/bin/sh".to_owned(), "-c".to_owned(), script]
@@ -178,6 +187,11 @@ pub fn request<H: Harness>(harness: &H, id: InstanceId, program: &Program) -> Cr
     let mut spec = spec(harness.image(), harness.command(program));
     // An init process can be run, whatever becomes of the program that it is to run.
     spec.init_container = (*program == Program::Missing).then_some(false);
+    if *program == Program::EatsMemory {
+        // Memory alone, so that a machine with swap does not take its time.
+        let (memory, memory_swap) = (Some(Bytes(32 << 20)), Some(Bytes(32 << 20)));
+        spec.resources = Some(Resources { memory, memory_swap, ..Resources::default() });
+    }
     CreateRequest { id, restarts: 0, streak: 0, spec: Arc::new(spec), env: BTreeMap::new(), source: None }
 }
 

@@ -121,6 +121,16 @@ pub async fn signals_are_told<H: Harness>(harness: &H) {
     assert_eq!((exit.code, exit.signal.as_deref(), exit.reason), (Some(143), Some("SIGTERM"), ExitReason::Signal));
 }
 
+pub async fn kills_for_want_of_memory_are_told<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    run(harness, &*runtime, id("job", 0), &Program::EatsMemory).await;
+    let exit = ended(harness, &*runtime, &id("job", 0)).await;
+    assert_eq!((exit.code, exit.signal.as_deref()), (Some(137), Some("SIGKILL")));
+    if harness.abilities().tells_memory_kills {
+        assert_eq!((exit.oom_killed, exit.reason, exit.is_success()), (true, ExitReason::OomKilled, false));
+    }
+}
+
 pub async fn times_are_in_order<H: Harness>(harness: &H) {
     let runtime = harness.runtime().await;
     let started = run(harness, &*runtime, id("job", 0), &Program::PrintsSlowly).await;

@@ -7,7 +7,8 @@ macro_rules! conformance {
         conformance!(@suite $harness, [$test],
             life: new_machine_has_nothing, created_is_listed_and_does_not_run, creating_twice_gives_the_same_instance,
                 identity_and_counters_come_back, starting_runs, starting_twice_is_success, starting_unknown_is_not_found,
-                starting_again_after_exit_runs, exit_codes_are_told, signals_are_told, times_are_in_order,
+                starting_again_after_exit_runs, exit_codes_are_told, signals_are_told, kills_for_want_of_memory_are_told,
+                times_are_in_order,
                 stop_ends_a_polite_program_within_its_grace, stop_kills_a_stubborn_program_after_its_grace,
                 stop_without_grace_kills_at_once, stop_of_exited_changes_nothing, stop_of_created_is_success,
                 stop_of_gone_is_success, stopping_twice_at_once_is_success, remove_of_running_kills,
@@ -16,6 +17,8 @@ macro_rules! conformance {
             ownership: second_handle_sees_the_same, ended_instances_are_told_apart_by_a_new_handle,
                 cause_of_a_stop_is_told_by_a_new_handle, run_after_a_stop_has_an_end_of_its_own,
                 stranger_sees_nothing, stranger_can_not_touch, stranger_with_the_same_names_does_no_harm;
+            usage: usage_is_told_while_it_runs, usage_of_what_does_not_run_is_rejected, paused_stands_still_until_resumed,
+                pausing_what_does_not_run_is_rejected, paused_is_stopped_in_its_grace, paused_is_removed;
             output: logs_of_ended_in_order, logs_tail, logs_follow_until_the_end, logs_follow_stops_when_dropped,
                 logs_of_unknown_is_not_found, environment_reaches_the_process, exec_tells_code_and_output,
                 exec_reads_input, exec_sees_environment, exec_of_empty_is_rejected, exec_tells_missing_from_unexecutable,

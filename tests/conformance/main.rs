@@ -11,6 +11,7 @@ mod life;
 mod output;
 mod ownership;
 mod shared;
+mod usage;
 
 mod docker;
 #[path = "../support/engine.rs"]

@@ -51,7 +51,7 @@ impl Harness for Sim {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { shared_networks: true, names_per_owner: false }
+        Abilities { shared_networks: true, names_per_owner: false, tells_memory_kills: true }
     }
 
     fn command(&self, program: &Program) -> Vec<String> {
@@ -63,6 +63,8 @@ impl Harness for Sim {
             Program::Prints => words(&["print out 1", "warn err 1", "print out 2", "exit 0"]),
             Program::PrintsSlowly => words(&["print first", "wait 1s", "print second", "exit 0"]),
             Program::PrintsEnv(name) => words(&[&format!("env {name}"), "exit 0"]),
+            Program::EatsMemory => words(&["wait 10ms", "oom"]),
+            Program::Ticks => words(&["print armed"]),
             Program::Missing => words(&["missing"]),
         }
     }

@@ -27,7 +27,7 @@ pub struct Sandbox {
 impl Sandbox {
     pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        Self { runtime: open(root.path(), "test-owner"), root }
+        Self { runtime: open(root.path(), &owner(root.path())), root }
     }
 
     /// One that talks to registries in a way of its own.
@@ -39,7 +39,7 @@ impl Sandbox {
 
     /// Another runtime on the same root, as a restarted controller has it.
     pub fn reopen(&self) -> SandboxRuntime {
-        open(self.root.path(), "test-owner")
+        open(self.root.path(), &owner(self.root.path()))
     }
 
     pub fn dir(&self, instance: &InstanceRef) -> PathBuf {
@@ -130,6 +130,11 @@ impl Drop for Sandbox {
             }
         }
     }
+}
+
+/// An owner that no other test has, as control groups of all owners are in one place.
+fn owner(root: &Path) -> String {
+    root.file_name().unwrap().to_string_lossy().replace('.', "test-")
 }
 
 pub fn open(root: &Path, owner: &str) -> SandboxRuntime {

@@ -138,6 +138,29 @@ impl Inner {
             .await
     }
 
+    /// Freezes a running container; one that is frozen already is success.
+    pub(super) async fn pause(&self, instance: &InstanceRef) -> Result<Instance> {
+        let what = format!("pausing {}", instance.id);
+        let missing = || RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist"));
+        let Some(found) = self.look(instance).await? else { return Err(missing()) };
+        match found.phase {
+            Phase::Paused { .. } => return Ok(found),
+            Phase::Running { .. } => {}
+            phase => {
+                let message = format!("{what}: it does not run ({}); start it first", phase.name());
+                return Err(RuntimeError::new(ErrorKind::Rejected, message));
+            }
+        }
+        let id = &instance.runtime_id;
+        let frozen = self.engine.call(WRITE_DEADLINE, |docker| async move { docker.pause_container(id).await }).await;
+        let found = self.look(instance).await?.ok_or_else(missing)?;
+        match (frozen, &found.phase) {
+            // Somebody else was quicker.
+            (Ok(()), _) | (Err(_), Phase::Paused { .. }) => Ok(found),
+            (Err(error), _) => Err(error.explain(&what)),
+        }
+    }
+
     /// Lets a frozen container run on; one that is not frozen is success.
     pub(super) async fn resume(&self, instance: &InstanceRef) -> Result<Instance> {
         let what = format!("resuming {}", instance.id);

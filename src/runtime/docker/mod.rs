@@ -30,6 +30,7 @@ mod readers;
 mod require;
 mod shared;
 mod socket;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod unrun;
@@ -227,6 +228,10 @@ impl Runtime for DockerRuntime {
         Some(self)
     }
 
+    fn stats(&self) -> Option<&dyn super::Stats> {
+        Some(self)
+    }
+
     fn concurrency(&self) -> usize {
         concurrency(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
     }
@@ -234,6 +239,10 @@ impl Runtime for DockerRuntime {
 
 #[async_trait]
 impl Suspend for DockerRuntime {
+    async fn pause(&self, instance: &InstanceRef) -> Result<Instance> {
+        self.inner.pause(instance).await
+    }
+
     async fn resume(&self, instance: &InstanceRef) -> Result<Instance> {
         self.inner.resume(instance).await
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use bollard::models::{SystemInfo, SystemVersion};
+use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum, SystemVersion};
 
 use super::Inner;
 use super::engine::{CallError, READ_DEADLINE};
@@ -77,6 +77,13 @@ fn describe(product: Product, version: &SystemVersion, info: &SystemInfo) -> Cap
     controls.insert(Control::MemoryLimit, enforced(info.memory_limit == Some(true), no_group));
     controls.insert(Control::CpuLimit, enforced(info.cpu_cfs_quota == Some(true), no_group));
     controls.insert(Control::PidsLimit, enforced(info.pids_limit == Some(true), no_group));
+    let warns = |word: &str| info.warnings.iter().flatten().any(|warning| warning.contains(word));
+    let weighs = !warns("blkio weight") && !warns("io.weight");
+    controls.insert(Control::IoLimit, enforced(weighs, no_group));
+    let is_new = info.cgroup_version.is_some_and(|version| version == SystemInfoCgroupVersionEnum::_2);
+    let shared = "without version 2 of control groups, engines show the machine's to containers";
+    controls.insert(Control::CgroupNamespace, enforced(is_new, shared));
+    controls.insert(Control::Suspend, Support::Enforced);
     controls.insert(Control::Seccomp, enforced(has_seccomp, "the engine was built or started without seccomp"));
     Capabilities {
         version: format!(

@@ -51,7 +51,8 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
         Control::ServiceNames => {
             (spec.network_mode() != NetworkMode::Default).then_some("only network_mode: default has them")
         }
-        Control::Activity | Control::Suspend | Control::Landlock => Some("the docker runtime does not have it"),
+        Control::Suspend => None,
+        Control::Activity | Control::Landlock => Some("the docker runtime does not have it"),
     }
 }
 

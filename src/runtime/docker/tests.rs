@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::body::{Context, create_body};
 use super::observe::{agrees, from_inspect};
 use super::require::unmet;
+use super::stats::usage;
 use super::unsupported::unsupported;
-use crate::runtime::{Capabilities, Control, CreateRequest, Support};
+use crate::runtime::{Capabilities, Control, CreateRequest, Support, Usage};
 use crate::spec::ServiceSpec;
 use crate::state::{EndedBy, Exit, ExitReason, InstanceId, Owner, Phase, StopPolicy};
 
@@ -275,6 +276,43 @@ fn calls_at_once_stay_far_from_what_locks_the_engine_up() {
 }
 
 #[test]
+fn usage_is_read_from_both_versions_of_control_groups() {
+    let old = json!({
+        "read": "2026-01-02T03:04:05.000000006Z",
+        "cpu_stats": {"cpu_usage": {"total_usage": 5_000_999_u64}},
+        "memory_stats": {"usage": 900, "limit": 8000, "stats": {"inactive_file": 1, "total_inactive_file": 300}},
+        "pids_stats": {"current": 3, "limit": 64},
+        "blkio_stats": {"io_service_bytes_recursive": [
+            {"major": 8, "minor": 0, "op": "Read", "value": 10}, {"major": 8, "minor": 0, "op": "Write", "value": 20},
+            {"major": 9, "minor": 0, "op": "Read", "value": 1}, {"major": 9, "minor": 0, "op": "Total", "value": 31},
+        ]},
+        "networks": {"eth0": {"rx_bytes": 7, "tx_bytes": 8}, "eth1": {"rx_bytes": 1, "tx_bytes": 1}},
+    });
+    let found = usage(&serde_json::from_value(old).unwrap(), Some(1000));
+    let expected = Usage {
+        at: "2026-01-02T03:04:05.000000006Z".parse().unwrap(),
+        cpu_usec: 5000,
+        memory: Some(600),
+        memory_limit: Some(1000),
+        pids: Some(3),
+        pids_limit: Some(64),
+        read_bytes: Some(11),
+        written_bytes: Some(20),
+        received_bytes: Some(8),
+        sent_bytes: Some(9),
+    };
+    assert_eq!(found, expected);
+    let new = json!({
+        "memory_stats": {"usage": 900, "limit": 8000, "stats": {"inactive_file": 100}},
+        "pids_stats": {"current": 3, "limit": u64::MAX},
+        "blkio_stats": {"io_service_bytes_recursive": [{"op": "read", "value": 5}]},
+    });
+    let found = usage(&serde_json::from_value(new).unwrap(), Some(0));
+    assert_eq!((found.memory, found.memory_limit, found.pids_limit), (Some(800), None, None));
+    assert_eq!((found.read_bytes, found.received_bytes), (Some(5), None));
+}
+
+#[test]
 fn a_required_control_is_met_by_the_container_or_named() {
     let engine = Capabilities {
         version: "test".to_owned(),
@@ -311,8 +349,8 @@ fn a_required_control_is_met_by_the_container_or_named() {
         (json!(["memory_limit", "pids_limit"]), json!({}), vec!["memory_limit", "pids_limit"]),
         (json!(["memory_limit", "pids_limit"]), json!({"resources": {"memory": "1Gi", "pids_limit": 9}}), vec![]),
         (json!(["pids_limit"]), json!({"resources": {"pids_limit": -1}}), vec!["pids_limit"]),
-        // The engine of this test lacks the first; no engine has the other.
-        (json!(["cpu_limit", "suspend"]), json!({}), vec!["cpu_limit", "suspend"]),
+        // The engine of this test lacks them all.
+        (json!(["cpu_limit", "suspend", "io_limit"]), json!({}), vec!["cpu_limit", "suspend", "io_limit"]),
     ];
     for (require, fields, expected) in table {
         assert_eq!(unmet(require.clone(), fields.clone()), expected, "{require} with {fields}");

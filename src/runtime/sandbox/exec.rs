@@ -26,7 +26,7 @@ use super::pty::{self, Size};
 use super::{SandboxRuntime, checked_id, dispatch, failed, not_found, sys};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
-use crate::state::InstanceRef;
+use crate::state::{InstanceRef, Phase};
 
 /// Pieces of input or output that wait for the other side; with the size of a piece at most half a MiB each way.
 const BACKLOG: usize = 8;
@@ -47,6 +47,9 @@ impl Exec for SandboxRuntime {
         if found.run.is_none() {
             let phase = found.instance.phase.name();
             return Err(rejected(format!("instance {} does not run ({phase}); start it first", instance.id)));
+        }
+        if matches!(found.instance.phase, Phase::Paused { .. }) {
+            return Err(rejected(format!("instance {} is paused; resume it first", instance.id)));
         }
         let order = Order {
             command: request.command.clone(),

@@ -4,6 +4,7 @@
 //! ROOT/instances/NAME/record.json   identity and launch, written before anything else
 //!                     run.json      who supervises and runs it, written before the program starts
 //!                     stop.json     the order to stop, written before the supervisor is told
+//!                     paused.json   there while it is paused by signals
 //!                     exit.json     how it ended, written last
 //!                     lock          held by the supervisor
 //!                     logs/         output.log and its older parts
@@ -120,6 +121,11 @@ impl InstanceDir {
     /// The order to stop.
     pub fn stop(&self) -> PathBuf {
         self.0.join("stop.json")
+    }
+
+    /// There while it is paused by signals.
+    pub fn paused(&self) -> PathBuf {
+        self.0.join("paused.json")
     }
 
     /// How it ended.

@@ -275,6 +275,10 @@ impl SandboxRuntime {
         match self.look(instance).await? {
             None => return Err(not_found(instance)),
             Some(found) if matches!(found.instance.phase, Phase::Running { .. } | Phase::Stopping) => return Ok(found),
+            Some(found) if matches!(found.instance.phase, Phase::Paused { .. }) => {
+                let message = format!("instance {} can't be started: it is frozen; resume it", instance.id);
+                return Err(RuntimeError::new(ErrorKind::Failed, message));
+            }
             Some(found) => {
                 if let Phase::Unknown { message } = found.instance.phase {
                     return Err(RuntimeError::new(ErrorKind::Rejected, message));

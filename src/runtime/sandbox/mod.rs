@@ -39,6 +39,7 @@ mod skeleton;
 mod spawner;
 mod stats;
 mod supervise;
+mod suspend;
 mod sys;
 mod translate;
 mod unsupported;
@@ -340,6 +341,10 @@ impl Runtime for SandboxRuntime {
     }
 
     fn exec(&self) -> Option<&dyn super::Exec> {
+        Some(self)
+    }
+
+    fn suspend(&self) -> Option<&dyn super::Suspend> {
         Some(self)
     }
 

@@ -12,6 +12,7 @@ use super::cgroup::{self, Groups};
 use super::layout::{InstanceDir, Layout, read_json};
 use super::process::{ProcessKey, boot_id};
 use super::record::{Record, Run, StopOrder};
+use super::suspend;
 use crate::spec::RuntimeKind;
 use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Owner, Phase, StopPolicy};
 
@@ -109,6 +110,9 @@ impl View {
         let Standing { phase, run, lost } = self.standing(&dir, runtime_id, &record.launch.groups)?;
         let mut conditions = record.conditions;
         conditions.extend(run.iter().flat_map(|run| run.conditions.clone()));
+        if matches!(phase, Phase::Paused { .. }) && !cgroup::can_freeze(&record.launch.groups) {
+            conditions.push(suspend::degraded());
+        }
         let instance = Instance {
             id: record.id,
             runtime: RuntimeKind::Sandbox,
@@ -142,7 +146,7 @@ impl View {
             let since = run.started_at;
             let phase = match stopping {
                 true => Phase::Stopping,
-                false if cgroup::is_frozen(groups) => Phase::Paused { since },
+                false if is_paused(dir, groups) => Phase::Paused { since },
                 false => Phase::Running { since, ready: true },
             };
             return Ok(Standing { phase, run: Some(run), lost: None });
@@ -165,6 +169,11 @@ impl View {
     fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a running instance is paused.
+fn is_paused(dir: &InstanceDir, groups: &Groups) -> bool {
+    if cgroup::can_freeze(groups) { cgroup::is_frozen(groups) } else { dir.paused().exists() }
 }
 
 /// Where an instance stands.

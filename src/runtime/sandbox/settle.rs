@@ -43,7 +43,10 @@ pub fn settle(view: &View, found: &Found) -> io::Result<()> {
 }
 
 /// Control groups of an instance, by its record; where that can't be read, all that could be its own.
-fn groups(view: &View, runtime_id: &str, homes: Option<&Homes>) -> io::Result<Groups> {
+///
+/// # Errors
+/// The directory of the runtime can't be looked at.
+pub fn groups(view: &View, runtime_id: &str, homes: Option<&Homes>) -> io::Result<Groups> {
     let name = cgroup::name(&view.owner, view.layout.root(), runtime_id)?;
     match (read_json::<Record>(&view.layout.instance(runtime_id).record()), homes) {
         (Ok(Some(record)), _) => Ok(record.launch.groups.named(&name)),

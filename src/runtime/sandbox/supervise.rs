@@ -22,6 +22,7 @@ use super::layout::{Durability, InstanceDir, keep, make_private, private_file, r
 use super::logfile::LogFile;
 use super::process::{self, ProcessKey, boot_id, first_child};
 use super::record::{Identity, Launch, MountSource, Record, Root, Run, Started, StopOrder};
+use super::suspend;
 use super::sys::{self, Fork};
 use super::users::Users;
 use crate::runtime::io::OutputStream;
@@ -76,7 +77,7 @@ fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
         .context("reading record.json")?
         .ok_or_else(|| Failure::setup("record.json is missing; remove the instance"))?;
     // What an earlier run left is not true of this one. Its end goes last: a run without an end looks like a lost one.
-    for old in [dir.run(), dir.stop(), dir.exit()] {
+    for old in [dir.run(), dir.stop(), dir.paused(), dir.exit()] {
         let _ = fs::remove_file(old);
     }
     set_child_subreaper(Pid::from_raw(1)).context("becoming the reaper of the instance")?;
@@ -505,6 +506,7 @@ impl Supervisor {
         }
         // What is frozen takes no signal.
         let _ = cgroup::thaw(&self.groups);
+        let _ = suspend::carry_on(&self.dir, std::process::id().cast_signed());
         if let Some(signal) = sys::signal(signal) {
             let _ = pidfd_send_signal(&self.first_fd, signal);
         }

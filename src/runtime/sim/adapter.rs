@@ -15,7 +15,7 @@ use super::record::{Method, What};
 use super::{World, run};
 use crate::runtime::{
     Capabilities, Control, CreateRequest, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeError,
-    RuntimeEvent, Support, Suspend, Volumes,
+    RuntimeEvent, Stats, Support, Suspend, Usage, Volumes,
 };
 use crate::spec::{Image, PullPolicy, RuntimeKind, Signal};
 use crate::state::{Exit, Instance, InstanceRef, Owner, Phase, StopRequest};
@@ -283,6 +283,10 @@ impl Runtime for SimRuntime {
         Some(self)
     }
 
+    fn stats(&self) -> Option<&dyn Stats> {
+        Some(self)
+    }
+
     fn concurrency(&self) -> usize {
         CONCURRENCY
     }
@@ -290,6 +294,20 @@ impl Runtime for SimRuntime {
 
 #[async_trait]
 impl Suspend for SimRuntime {
+    async fn pause(&self, instance: &InstanceRef) -> Result<Instance> {
+        let instance = instance.clone();
+        let effect = |runtime: Self| async move {
+            let world = &runtime.world;
+            let mut machine = world.machine();
+            let (paused, did_run) = machine.pause(&runtime.owner, &instance, world.now())?;
+            if did_run {
+                world.changed(&mut machine, paused.clone());
+            }
+            Ok(paused)
+        };
+        self.call(Method::Pause, CALL_TIMEOUT, effect).await
+    }
+
     async fn resume(&self, instance: &InstanceRef) -> Result<Instance> {
         let instance = instance.clone();
         let effect = |runtime: Self| async move {
@@ -302,6 +320,40 @@ impl Suspend for SimRuntime {
             Ok(resumed)
         };
         self.call(Method::Resume, CALL_TIMEOUT, effect).await
+    }
+}
+
+/// Memory that every instance is said to use, in bytes.
+const MEMORY: u64 = 1 << 20;
+
+/// Share of one processor that every running instance is said to use: one in so many parts.
+const CPU_SHARE: i64 = 100;
+
+#[async_trait]
+impl Stats for SimRuntime {
+    async fn stats(&self, instance: &InstanceRef) -> Result<Usage> {
+        let instance = instance.clone();
+        let effect = |runtime: Self| async move {
+            let at = runtime.world.now();
+            let mut machine = runtime.world.machine();
+            let entry = machine.find(&runtime.owner, &instance).ok_or_else(|| not_found(&instance))?;
+            let since = entry.instance.phase.started_at().filter(|_| entry.is_running());
+            let since = since.ok_or_else(|| {
+                RuntimeError::new(
+                    ErrorKind::Rejected,
+                    format!("instance {} does not run; it uses nothing", instance.id),
+                )
+            })?;
+            let age = (at - since).num_microseconds().unwrap_or(i64::MAX);
+            Ok(Usage {
+                at,
+                cpu_usec: u64::try_from(age / CPU_SHARE).unwrap_or(0),
+                memory: Some(MEMORY),
+                pids: Some(1),
+                ..Usage::nothing(at)
+            })
+        };
+        self.call(Method::Stats, CALL_TIMEOUT, effect).await
     }
 }
 

@@ -182,6 +182,23 @@ impl Machine {
         Ok((started, Some(run)))
     }
 
+    /// Freezes a running instance; the flag says whether it ran until now.
+    pub fn pause(&mut self, owner: &Owner, instance: &InstanceRef, now: DateTime<Utc>) -> Result<(Instance, bool)> {
+        let entry = self.find(owner, instance).ok_or_else(|| not_found(instance))?;
+        let since = match entry.instance.phase {
+            Phase::Paused { .. } => return Ok((entry.instance.clone(), false)),
+            Phase::Running { since, .. } => since,
+            _ => {
+                let text = format!("{} can't be frozen: it does not run", instance.id);
+                return Err(RuntimeError::new(ErrorKind::Rejected, text));
+            }
+        };
+        entry.instance.phase = Phase::Paused { since };
+        let paused = entry.instance.clone();
+        self.note(&paused, owner, What::Frozen, now);
+        Ok((paused, true))
+    }
+
     /// Lets a frozen instance run on; the flag says whether it was frozen.
     pub fn resume(&mut self, owner: &Owner, instance: &InstanceRef, now: DateTime<Utc>) -> Result<(Instance, bool)> {
         let entry = self.find(owner, instance).ok_or_else(|| not_found(instance))?;

@@ -20,18 +20,20 @@ pub enum Method {
     EnsureImage,
     Create,
     Start,
+    Pause,
     Resume,
     Stop,
     Remove,
     Teardown,
     Logs,
     Exec,
+    Stats,
 }
 
 impl Method {
     /// Whether it may change something on the machine.
     pub(super) const fn acts(self) -> bool {
-        !matches!(self, Self::Capabilities | Self::List | Self::Events | Self::Logs | Self::Exec)
+        !matches!(self, Self::Capabilities | Self::List | Self::Events | Self::Logs | Self::Exec | Self::Stats)
     }
 }
 
@@ -68,7 +70,7 @@ pub enum What {
     StopAsked,
     /// It ended.
     Ended(Exit),
-    /// It was frozen by somebody.
+    /// It was frozen, by a call or behind the controller's back.
     Frozen,
     /// It runs on after it was frozen.
     Resumed,

@@ -22,7 +22,7 @@ mod seat;
 mod view;
 mod watchdog;
 
-pub use control::{clear, is_frozen, kill, thaw};
+pub use control::{can_freeze, clear, freeze, is_frozen, kill, thaw};
 pub use delegation::settle_in;
 pub use facts::{memory_limit, oom_kills, usage};
 pub use groups::{Groups, name};
