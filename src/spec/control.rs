@@ -28,6 +28,8 @@ pub enum Control {
     PidsLimit,
     /// A weight of disk accesses.
     IoLimit,
+    /// A size of named volumes.
+    DiskLimit,
     /// A system-call filter.
     Seccomp,
     /// Limits on what is reached by path and name.

@@ -1,6 +1,6 @@
 //! Root file systems, mounts, users and networks.
 
-use evenkeel::runtime::{ErrorKind, Runtime};
+use evenkeel::runtime::{Control, ErrorKind, Runtime, Support};
 use evenkeel::spec::Signal;
 use evenkeel::state::{Phase, StopCause, Volumes};
 
@@ -61,6 +61,41 @@ async fn mounts_of_every_kind_are_where_they_should_be() {
     assert!(volume.join("kept").exists());
     sandbox.runtime.teardown("demo", Volumes::Remove).await.unwrap();
     assert!(!volume.exists());
+}
+
+#[tokio::test]
+async fn a_volume_with_a_size_holds_no_more_or_says_that_it_does() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    let script = "busybox dd if=/dev/zero of=/data/file bs=65536 count=64 2>/dev/null || echo full; \
+                  busybox du -k /data/file | busybox cut -f1";
+    let yaml = shell_in(&root, script) + "\nstorage: [{ type: named, name: data, target: /data, size: 1Mi }]";
+    let instance = sandbox.run(&yaml).await;
+    sandbox.ended(&instance.as_ref()).await;
+    let output = sandbox.output(&instance.as_ref());
+    let told = instance.conditions.iter().find(|condition| condition.reason == "Storage0Size");
+    match (sandbox.runtime.capabilities().await.unwrap().support(Control::DiskLimit), told) {
+        (Support::Enforced, None) => {
+            let kib: u64 = output.strip_prefix("full\n").expect("it is full").trim().parse().unwrap();
+            assert!((512..=1024).contains(&kib), "{output}");
+        }
+        (Support::Absent { why }, Some(condition)) => {
+            assert!(condition.message.ends_with(&why), "{condition:?}");
+            assert_eq!(output, "4096\n");
+        }
+        other => panic!("{other:?}"),
+    }
+    // Another size holds from the next start on.
+    let mut larger = request(&yaml.replace("1Mi", "2Mi"), 1);
+    larger.id.attempt = 1;
+    let created = sandbox.runtime.create(&larger).await.unwrap();
+    sandbox.runtime.start(&created.as_ref()).await.unwrap();
+    sandbox.ended(&created.as_ref()).await;
+    if told.is_none() {
+        let output = sandbox.output(&created.as_ref());
+        let kib: u64 = output.strip_prefix("full\n").expect("it is full").trim().parse().unwrap();
+        assert!((1536..=2048).contains(&kib), "{output}");
+    }
 }
 
 #[tokio::test]

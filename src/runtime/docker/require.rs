@@ -52,7 +52,7 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
             (spec.network_mode() != NetworkMode::Default).then_some("only network_mode: default has them")
         }
         Control::Suspend => None,
-        Control::Activity | Control::Landlock => Some("the docker runtime does not have it"),
+        Control::Activity | Control::DiskLimit | Control::Landlock => Some("the docker runtime does not have it"),
     }
 }
 

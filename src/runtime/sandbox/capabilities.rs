@@ -140,6 +140,7 @@ pub fn report(probe: &Probe) -> Capabilities {
         (Control::ReadOnlyRoot, isolated),
         (Control::NetworkIsolation, by(&probe.network)),
         (Control::CapabilityDrop, drop),
+        (Control::DiskLimit, by(&probe.quota)),
         (Control::User, user),
         (Control::Seccomp, by(&probe.seccomp)),
         (Control::Landlock, match &probe.landlock {

@@ -30,6 +30,7 @@ mod probe;
 mod process;
 mod program;
 mod pty;
+mod quota;
 mod record;
 mod remove;
 mod rootfs;
@@ -330,6 +331,9 @@ impl Runtime for SandboxRuntime {
                 return Err(not_a_name(&deployment));
             }
             inner.refuse_foreign(&deployment)?;
+            for volume in std::fs::read_dir(inner.view.layout.volumes(&deployment)).into_iter().flatten().flatten() {
+                quota::release(&volume.path());
+            }
             remove::tree(&inner.view.layout.volumes(&deployment))
                 .map_err(|error| failed(&format!("removing the volumes of {deployment}"), &error))
         })

@@ -30,6 +30,8 @@ pub struct Probe {
     pub seccomp: Result<(), String>,
     /// Limits by path and name: Landlock.
     pub landlock: Result<Extent, String>,
+    /// Limits of what a directory holds.
+    pub quota: Result<(), String>,
     /// A cgroup namespace besides.
     pub cgroup_namespace: Result<(), String>,
     /// Where control groups can be made.
@@ -51,6 +53,7 @@ impl Probe {
             layer: no(),
             seccomp: no(),
             landlock: Err(reason.to_owned()),
+            quota: no(),
             cgroup_namespace: no(),
             homes: Homes::none(reason),
             process_limit: no(),
@@ -87,6 +90,10 @@ pub fn main(dir: &Path) -> ExitCode {
         })
         .map(|()| Extent::Full)
         .or_else(|why| if why == PART { Ok(Extent::Part) } else { Err(why) }),
+        quota: match root {
+            true => attempt(Namespaces::default(), || super::quota::try_out(dir).map_err(Failure::setup)),
+            false => Err("only root may limit what a directory holds".to_owned()),
+        },
         cgroup_namespace: attempt(base, || sys::own_cgroup_namespace().context("making a cgroup namespace")),
         homes: cgroup::probe(),
         process_limit: match root {

@@ -148,6 +148,9 @@ pub struct Mount {
     pub target: String,
     /// Whether it is read-only.
     pub read_only: bool,
+    /// Most bytes that a volume may hold.
+    #[serde(default)]
+    pub size: Option<u64>,
 }
 
 /// What is mounted.

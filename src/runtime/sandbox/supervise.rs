@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -21,6 +21,7 @@ use super::init::{self, Ends, GO, Outside, READY, next_ended};
 use super::layout::{Durability, InstanceDir, keep, make_private, private_file, read_json, write_json};
 use super::logfile::LogFile;
 use super::process::{self, ProcessKey, boot_id, first_child};
+use super::quota;
 use super::record::{Identity, Launch, MountSource, Record, Root, Run, Started, StopOrder};
 use super::suspend;
 use super::sys::{self, Fork};
@@ -152,18 +153,26 @@ fn identity(dir: &InstanceDir, launch: &Launch) -> Result<Identity, Failure> {
 fn make_volumes(launch: &Launch, identity: &Identity) -> Result<(), Failure> {
     for mount in &launch.mounts {
         let MountSource::Volume(path) = &mount.source else { continue };
-        if path.exists() {
-            continue;
+        make_volume(path, identity)?;
+        if let Some(size) = mount.size {
+            let what = || format!("holding the volume {} to {size} bytes", path.display());
+            quota::limit(path, size).with_context(what)?;
         }
-        make_private(path).with_context(|| format!("making the volume {}", path.display()))?;
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(path, Some(identity.uid), Some(identity.gid))
-                .with_context(|| format!("giving the volume {} to its user", path.display()))?;
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-            .with_context(|| format!("opening the volume {}", path.display()))?;
     }
     Ok(())
+}
+
+fn make_volume(path: &Path, identity: &Identity) -> Result<(), Failure> {
+    if path.exists() {
+        return Ok(());
+    }
+    make_private(path).with_context(|| format!("making the volume {}", path.display()))?;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(path, Some(identity.uid), Some(identity.gid))
+            .with_context(|| format!("giving the volume {} to its user", path.display()))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("opening the volume {}", path.display()))
 }
 
 /// A supervisor whose program runs.

@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code, reason = "the system-call layer; every block says why it is sound")]
 
+pub mod quota;
+
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -289,7 +289,7 @@ fn mounts(
                 RuntimeError::new(ErrorKind::Failed, message)
             })?;
             let source = MountSource::Path(PathBuf::from(path));
-            mounts.push(Mount { source, target: path.clone(), read_only: false });
+            mounts.push(Mount { source, target: path.clone(), read_only: false, size: None });
         }
     }
     for (index, storage) in request.spec.storage.iter().enumerate() {
@@ -299,7 +299,11 @@ fn mounts(
             Ok(_) => return Err(rejected("storage: the target / would cover the root; mount at a directory below")),
             Err(error) => return Err(rejected(format!("storage: the target {target:?} can't be mounted: {error}"))),
         }
-        let mount = mount(storage, index, &request.id.deployment, machine)?;
+        let mut mount = mount(storage, index, &request.id.deployment, machine)?;
+        if let (Some(_), Err(why)) = (mount.size, &machine.probe.quota) {
+            mount.size = None;
+            found.push(unsupported(&format!("storage.{index}.size"), why));
+        }
         if *root == Root::Shared {
             found.push(unsupported(
                 &format!("storage.{index}"),
@@ -316,7 +320,7 @@ fn mounts(
 
 fn mount(storage: &Storage, index: usize, deployment: &str, machine: &Machine<'_>) -> Result<Mount, RuntimeError> {
     let at = |source, target: &String, read_only: Option<bool>| {
-        Ok(Mount { source, target: target.clone(), read_only: read_only.unwrap_or(false) })
+        Ok(Mount { source, target: target.clone(), read_only: read_only.unwrap_or(false), size: None })
     };
     match storage {
         Storage::Bind { source, target, readonly } => match std::fs::metadata(source) {
@@ -327,8 +331,9 @@ fn mount(storage: &Storage, index: usize, deployment: &str, machine: &Machine<'_
                 format!("storage: the source {source} can't be mounted: {error}; create it"),
             )),
         },
-        Storage::Named { name, target, readonly, .. } => {
-            at(MountSource::Volume(machine.layout.volumes(deployment).join(name)), target, *readonly)
+        Storage::Named { name, target, readonly, size, .. } => {
+            let volume = at(MountSource::Volume(machine.layout.volumes(deployment).join(name)), target, *readonly)?;
+            Ok(Mount { size: size.map(|size| size.0), ..volume })
         }
         Storage::Anonymous { target, .. } => at(MountSource::Volume(machine.dir.anonymous(index)), target, None),
         Storage::Tmpfs { target, size, mode } => {

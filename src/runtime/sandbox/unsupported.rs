@@ -82,18 +82,12 @@ fn sandbox(spec: &ServiceSpec, found: &mut Vec<Condition>) {
 fn storage(spec: &ServiceSpec, found: &mut Vec<Condition>) {
     for (index, storage) in spec.storage.iter().enumerate() {
         match storage {
-            Storage::Named { size, tier, .. } => {
-                if size.is_some() {
-                    found.push(unsupported(&format!("storage.{index}.size"), "directories have no bound"));
-                }
-                if tier.is_some_and(|tier| tier != StorageTier::Local) {
-                    found.push(unsupported(&format!("storage.{index}.tier"), "volumes are local directories"));
-                }
-            }
-            Storage::Anonymous { tier: Some(tier), .. } if *tier != StorageTier::Local => {
+            Storage::Named { tier: Some(tier), .. } | Storage::Anonymous { tier: Some(tier), .. }
+                if *tier != StorageTier::Local =>
+            {
                 found.push(unsupported(&format!("storage.{index}.tier"), "volumes are local directories"));
             }
-            Storage::Anonymous { .. } | Storage::Bind { .. } | Storage::Tmpfs { .. } | Storage::S3 { .. } => {}
+            Storage::Named { .. } | Storage::Anonymous { .. } | Storage::Bind { .. } | Storage::Tmpfs { .. } | Storage::S3 { .. } => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What is done to all processes of an instance at once: end, freeze, thaw; and the removal of its groups.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -25,12 +26,16 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(2);
 /// Deepest groups below an instance's that are removed. Only a privileged instance can make any.
 const DEEPEST: usize = 32;
 
-/// Numbers of the processes in the groups.
+/// Numbers of the processes in any of the groups.
 ///
 /// # Errors
 /// They can't be read; groups that are gone have none.
 pub fn processes(groups: &Groups) -> io::Result<Vec<i32>> {
-    groups.dirs().next().map_or(Ok(Vec::new()), processes_below)
+    let mut found = BTreeSet::new();
+    for dir in groups.dirs() {
+        found.extend(processes_below(dir)?);
+    }
+    Ok(found.into_iter().collect())
 }
 
 fn processes_below(dir: &Path) -> io::Result<Vec<i32>> {
@@ -89,7 +94,7 @@ pub fn kill(groups: &Groups, limit: Duration) -> io::Result<Vec<i32>> {
 fn kill_at_once(groups: &Groups, group: &Unified, end: Instant) -> io::Result<Vec<i32>> {
     loop {
         match write(&group.dir.join("cgroup.kill"), "1") {
-            Err(error) if is_gone(&error) => return Ok(Vec::new()),
+            Err(error) if is_gone(&error) => return kill_each(groups, end),
             written => written?,
         }
         // Frozen ones of version 1 die when they are thawed.

@@ -1,0 +1,80 @@
+//! Sizes of volumes: quotas of projects, which ext4 and XFS keep where they are mounted so (`prjquota`).
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+use super::sys::quota::{limit_project, project, set_project};
+
+/// Numbers of projects that are ours have this bit: those that an administrator writes into /etc/projid are small.
+const OURS: u32 = 0x8000_0000;
+/// Size that the probe sets, in bytes, and exceeds.
+const TRIED: usize = 1 << 20;
+
+/// The project of a directory: its own number, so that no two directories of a file system share one.
+fn project_of(dir: &File) -> io::Result<u32> {
+    let inode = u32::try_from(dir.metadata()?.ino() & u64::from(!OURS)).unwrap_or_default();
+    Ok(OURS | inode)
+}
+
+/// Holds what is in a directory to a size. It must be empty, or have been limited so before.
+///
+/// # Errors
+/// The file system keeps no quotas of projects, or there are files that it would not count.
+pub fn limit(dir: &Path, bytes: u64) -> io::Result<()> {
+    let opened = File::open(dir)?;
+    let own = project_of(&opened)?;
+    if project(opened.as_fd())? != own {
+        if fs::read_dir(dir)?.next().is_some() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it holds files that were made without a limit"));
+        }
+        set_project(opened.as_fd(), own)?;
+    }
+    limit_project(opened.as_fd(), own, bytes)
+}
+
+/// Takes the limit of a directory away, so that nothing of it is left in the file system's books. One without is success.
+pub fn release(dir: &Path) {
+    let Ok(opened) = File::open(dir) else { return };
+    if let (Ok(own), Ok(held)) = (project_of(&opened), project(opened.as_fd()))
+        && own == held
+    {
+        let _ = limit_project(opened.as_fd(), own, 0);
+    }
+}
+
+/// Whether a limit is kept for files in this directory, found out by exceeding one. Call it in a process that ends
+/// afterwards: it gives up the capability that no quota holds for.
+///
+/// # Errors
+/// The text says why not.
+pub fn try_out(dir: &Path) -> Result<(), String> {
+    let explain = |error: io::Error| match error.raw_os_error() {
+        Some(libc::ENOSYS) => "it takes Linux 5.14".to_owned(),
+        Some(libc::ENOTTY | libc::EOPNOTSUPP | libc::ESRCH | libc::EINVAL | libc::ENOTBLK) => {
+            "the file system of the state directory keeps no quotas of projects (mount it with prjquota)".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    let place = dir.join("quota");
+    fs::create_dir(&place).and_then(|()| limit(&place, TRIED as u64)).map_err(explain)?;
+    let held = capabilities(None).and_then(|mut held| {
+        held.effective.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, held)
+    });
+    held.map_err(|error| error.to_string())?;
+    let written = File::create(place.join("file")).and_then(|mut file| {
+        file.write_all(&vec![0; 2 * TRIED])?;
+        file.sync_all()
+    });
+    release(&place);
+    match written {
+        Err(error) if matches!(error.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull) => Ok(()),
+        Err(error) => Err(explain(error)),
+        Ok(()) => Err("the file system takes a limit and does not keep it".to_owned()),
+    }
+}
