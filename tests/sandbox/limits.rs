@@ -2,6 +2,7 @@
 //!
 //! A machine without control groups of its own to give keeps some of them in other ways; each test says what it needs.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use evenkeel::spec::Signal;
 use evenkeel::state::{ExitReason, InstanceRef, Phase, StopCause, Volumes};
 use futures::StreamExt;
 
-use crate::support::{PATIENCE, Sandbox, alive, groups_of, is_root, read_json, request, shell, stop};
+use crate::support::{PATIENCE, REQUIRE_GROUPS, Sandbox, alive, groups_of, is_root, read_json, request, shell, stop};
 
 const FOREVER: &str = "while :; do sleep 0.05; done";
 /// Takes memory without end: `tail` keeps the last line, which never ends.
@@ -31,7 +32,19 @@ async fn enforces(sandbox: &Sandbox, control: Control) -> bool {
 }
 
 fn groups(sandbox: &Sandbox, instance: &InstanceRef) -> Vec<PathBuf> {
-    groups_of(&sandbox.dir(instance))
+    let groups = groups_of(&sandbox.dir(instance));
+    let required = std::env::var_os(REQUIRE_GROUPS).is_some();
+    assert!(!groups.is_empty() || !required, "a user with a delegated group makes groups in it");
+    groups
+}
+
+/// A process that holds a lock on this file (flock), where there is one.
+fn holder(file: &Path) -> Option<i32> {
+    let inode = std::fs::metadata(file).ok()?.ino().to_string();
+    read("/proc/locks").lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.get(5)?.rsplit(':').next()? == inode).then(|| words.get(4)?.parse().ok())?
+    })
 }
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -153,7 +166,9 @@ async fn memory_without_control_groups_is_watched_and_told_so() {
         }
         Support::Absent { why } => panic!("{why}"),
     }
-    assert_eq!(is_root(), !told, "only an ordinary user has no control groups in these tests");
+    if std::env::var_os(REQUIRE_GROUPS).is_none() {
+        assert!(is_root() || told, "an ordinary user has no control groups in these tests");
+    }
 }
 
 #[tokio::test]
@@ -179,7 +194,7 @@ async fn a_fork_bomb_stops_at_its_limit() {
     assert!(stats.pids.is_some_and(|count| count <= 40), "{stats:?}");
     let order = stop(Signal::KILL, Duration::ZERO, StopCause::Retired);
     sandbox.runtime.stop(&instance.as_ref(), &order).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(10), "the machine stays responsive: {:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "the machine stays responsive: {:?}", began.elapsed());
     assert!(groups(&sandbox, &instance.as_ref()).iter().all(|group| !group.exists()));
 }
 
@@ -212,12 +227,18 @@ async fn a_share_of_a_processor_is_not_exceeded() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let before = Stats::stats(&sandbox.runtime, &instance.as_ref()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let after = Stats::stats(&sandbox.runtime, &instance.as_ref()).await.unwrap();
+    let after = loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let after = Stats::stats(&sandbox.runtime, &instance.as_ref()).await.unwrap();
+        assert!(Instant::now() < end, "it gets its share: {after:?}");
+        if after.cpu_usec > before.cpu_usec {
+            break after;
+        }
+    };
     let passed = (after.at - before.at).num_microseconds().unwrap();
     let used = i64::try_from(after.cpu_usec - before.cpu_usec).unwrap();
     // A tenth is allowed; some periods more than their share may fall into the time.
-    assert!(used * 4 <= passed && used > 0, "{used} of {passed} us");
+    assert!(used * 4 <= passed, "{used} of {passed} us");
 }
 
 fn group_with_quota(sandbox: &Sandbox, instance: &InstanceRef) -> PathBuf {
@@ -372,6 +393,42 @@ async fn groups_of_a_killed_supervisor_go_with_the_next_call_that_acts() {
             runtime.remove(&left.as_ref()).await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn a_supervisor_that_is_killed_at_any_instant_leaves_nothing_after_the_removal() {
+    let sandbox = Sandbox::new();
+    let yaml = shell(&format!("setsid sleep 7778 & {FOREVER}")) + "\nresources: { memory: 64Mi, pids_limit: 50 }";
+    let mut made = false;
+    for round in 0..30_u32 {
+        let created = sandbox.runtime.create(&request(&yaml, round)).await.unwrap().as_ref();
+        let (runtime, target) = (sandbox.reopen(), created.clone());
+        let starting = tokio::spawn(async move { runtime.start(&target).await.map(drop) });
+        let lock = sandbox.dir(&created).join("lock");
+        let (end, mut supervisor) = (Instant::now() + PATIENCE, None);
+        while supervisor.is_none() && !starting.is_finished() && Instant::now() < end {
+            supervisor = holder(&lock);
+            tokio::task::yield_now().await;
+        }
+        // A start takes some milliseconds; the kills are spread over them and what follows.
+        tokio::time::sleep(Duration::from_micros(u64::from(round * round) * 60)).await;
+        let supervisor = supervisor.or_else(|| holder(&lock)).expect("a supervisor");
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_raw(supervisor).unwrap(),
+            rustix::process::Signal::KILL,
+        );
+        let _ = starting.await.unwrap();
+        let groups = groups(&sandbox, &created);
+        made |= groups.is_empty() || groups.iter().any(|group| group.exists());
+        sandbox.reopen().remove(&created).await.unwrap();
+        assert!(groups.iter().all(|group| !group.exists()), "round {round}: {groups:?}");
+        assert!(!sandbox.dir(&created).exists(), "round {round}");
+    }
+    assert!(made, "some of them were killed late enough to leave something");
+    let left = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.starts_with(b"sleep\x007778"))
+    });
+    assert_eq!(left.count(), 0);
 }
 
 #[tokio::test]

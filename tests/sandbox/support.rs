@@ -13,6 +13,9 @@ use evenkeel::state::{Exit, Instance, InstanceId, InstanceRef, Owner, Phase, Sto
 /// Longest time that a test waits for something that takes milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Variable by which the tests are told that there are control groups to use, so that none may be skipped.
+pub const REQUIRE_GROUPS: &str = "KEEL_TEST_GROUPS";
+
 /// The program under test.
 pub fn keel() -> PathBuf {
     std::env::var_os("KEEL_TEST_PROGRAM").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_keel")), PathBuf::from)

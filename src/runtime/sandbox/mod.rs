@@ -76,8 +76,9 @@ use watch::Watch;
 
 /// Where the program of this runtime is found inside an instance whose root is the machine's.
 pub const KEEL_INSIDE: &str = "/run/keel/bin/keel";
-/// Longest time that probing the machine may take; it takes some milliseconds.
-const PROBE_LIMIT: Duration = Duration::from_secs(10);
+/// Longest time that probing the machine may take. It takes some milliseconds, and much longer where everything else
+/// wants the processors too; what can't be probed is not enforced, so it is better waited for.
+const PROBE_LIMIT: Duration = Duration::from_secs(60);
 /// Calls per core that this runtime serves well side by side: a start is one third computing and two thirds waiting
 /// for the kernel's global locks.
 const CALLS_PER_CORE: usize = 4;

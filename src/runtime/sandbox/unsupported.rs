@@ -87,7 +87,11 @@ fn storage(spec: &ServiceSpec, found: &mut Vec<Condition>) {
             {
                 found.push(unsupported(&format!("storage.{index}.tier"), "volumes are local directories"));
             }
-            Storage::Named { .. } | Storage::Anonymous { .. } | Storage::Bind { .. } | Storage::Tmpfs { .. } | Storage::S3 { .. } => {}
+            Storage::Named { .. }
+            | Storage::Anonymous { .. }
+            | Storage::Bind { .. }
+            | Storage::Tmpfs { .. }
+            | Storage::S3 { .. } => {}
         }
     }
 }

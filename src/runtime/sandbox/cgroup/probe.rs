@@ -69,9 +69,23 @@ fn missing(homes: &Homes, found: &Hierarchies, refused: &[(Controller, String)])
         .collect()
 }
 
+/// Name of groups for trying things out, before the number of the process that does.
+const SCRATCH: &str = ".probe-";
+
 /// A directory below a parent for trying things out, which no other process uses.
 fn scratch(parent: &Path) -> PathBuf {
-    parent.join(format!(".probe-{}", std::process::id()))
+    parent.join(format!("{SCRATCH}{}", std::process::id()))
+}
+
+/// Removes what probes that were killed left below a parent.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)) else { continue };
+        if !Path::new("/proc").join(pid).exists() {
+            let _ = control::clear(&bare(&entry.path(), false), TRY_LIMIT);
+        }
+    }
 }
 
 fn unified_home(
@@ -85,6 +99,7 @@ fn unified_home(
     let wanted: Vec<Controller> = Controller::ALL.into_iter().filter(offered).collect();
     let dir = base.join(PARENT);
     let told = |error: io::Error| format!("{} can't be divided: {error}", base.display());
+    sweep(&dir);
     let place = scratch(&dir);
     let without = divide(&dir, &place, &wanted).map_err(told)?;
     let controllers = wanted.into_iter().filter(|it| !without.iter().any(|(one, _)| one == it)).collect();
@@ -180,6 +195,7 @@ fn legacy_home(hierarchy: &Hierarchy, is_root: bool) -> Result<LegacyHome, Strin
     let dir = hierarchy.mount.join(PARENT);
     let told = |error: io::Error| format!("{} can't be divided: {error}", hierarchy.mount.display());
     home::prepare_legacy(&dir, &hierarchy.controllers).map_err(told)?;
+    sweep(&dir);
     let place = scratch(&dir);
     let group =
         super::groups::Legacy { dir: place.clone(), controllers: hierarchy.controllers.clone(), settings: Vec::new() };

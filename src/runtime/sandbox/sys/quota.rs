@@ -70,8 +70,7 @@ pub fn limit_project(dir: BorrowedFd<'_>, project: u32, bytes: u64) -> io::Resul
     limits.dqb_bhardlimit = bytes.div_ceil(BLOCK);
     limits.dqb_valid = SPACE_LIMITS;
     // SAFETY: for this command the kernel reads a dqblk, which outlives the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_quotactl_fd, dir.as_raw_fd(), SET_QUOTA, project, &raw const limits)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_quotactl_fd, dir.as_raw_fd(), SET_QUOTA, project, &raw const limits) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
