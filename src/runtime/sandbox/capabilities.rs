@@ -117,7 +117,6 @@ pub fn report(probe: &Probe) -> Capabilities {
         Ok(()) => Support::Enforced,
         Err(why) => Support::Absent { why: why.clone() },
     };
-    let later = || Support::Absent { why: "it comes with a later version of the sandbox runtime".to_owned() };
     let isolated = by(&probe.namespaces);
     let user = match (&probe.namespaces, probe.root) {
         (_, true) => Support::Enforced,

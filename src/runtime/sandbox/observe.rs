@@ -98,7 +98,8 @@ impl View {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(Entry::Nothing),
             Err(error) if error.kind() == io::ErrorKind::InvalidData || is_syntax(&error) => {
-                let standing = self.standing(&dir, runtime_id)?;
+                // Its control groups are known by the record alone; none are looked at.
+                let standing = self.standing(&dir, runtime_id, &Groups::default())?;
                 let found = unreadable(&dir, runtime_id, &error, standing);
                 return Ok(found.map_or(Entry::Nothing, |one| Entry::Ours(Box::new(one))));
             }
