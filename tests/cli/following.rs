@@ -158,7 +158,12 @@ fn follows_without_a_controller(rig: &Rig, deployment: &str, image: &str) {
         "{told}"
     );
     let ends = check(&lines);
-    assert_eq!((ends.len(), ends.values().all(|last| last == "end")), (3, true), "{ends:?}");
+    assert_eq!(ends.len(), 3, "{ends:?}");
+    // The output of a container goes with it, and the process that removes it knows nothing of this follower; that of a
+    // sandbox can be read to its end by who has it open.
+    if image == "host" {
+        assert!(ends.values().all(|last| last == "end"), "{ends:?}");
+    }
 }
 
 #[test]
