@@ -143,10 +143,10 @@ async fn a_missing_source_and_a_foreign_volume_are_told(bench: &Bench) {
 async fn a_required_control_is_enforced_or_the_create_refused(bench: &Bench) {
     let met = format!("sandbox: {{require: [pid_namespace, capability_drop]}}\n{SLEEPS}");
     bench.runtime.create(&bench.request("met", 0, &met)).await.unwrap();
-    let unmet = format!("sandbox: {{require: [pid_namespace, read_only_root, suspend]}}\n{SLEEPS}");
+    let unmet = format!("sandbox: {{require: [pid_namespace, read_only_root, activity]}}\n{SLEEPS}");
     let error = bench.runtime.create(&bench.request("unmet", 0, &unmet)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
-    assert!(error.message.contains("read_only_root: ") && error.message.contains("suspend: "), "{error}");
+    assert!(error.message.contains("read_only_root: ") && error.message.contains("activity: "), "{error}");
     let instances = bench.runtime.list().await.unwrap().instances;
     assert_eq!(instances.iter().map(|instance| instance.id.service.as_str()).collect::<Vec<_>>(), ["met"]);
 }
