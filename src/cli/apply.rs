@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::connect::{converge, observe};
+use super::connect::{Unattended, change, observe};
 use super::converge::{Baseline, Waited, report, wait};
 use super::exit::{Exit, Outcome};
 use super::files::Files;
@@ -65,7 +65,8 @@ impl Args {
                 problems::report(&preview.problems, "nothing was applied");
                 return Ok(Exit::Failure);
             }
-            converge(options, preview.deployments.into_iter().map(|preview| preview.deployment).collect()).await?
+            let unattended = if self.no_wait { Unattended::Recorded } else { Unattended::CarriedOut };
+            change(options, unattended).await?
         };
         let outcome = self.apply(&client, &request).await;
         client.close().await;

@@ -1,8 +1,6 @@
 //! `keel approve`: confirm that what is kept without a declaration may go.
 
-use std::collections::BTreeSet;
-
-use super::connect::converge;
+use super::connect::{Unattended, change};
 use super::exit::{Exit, Outcome};
 use super::output::{note, print};
 use crate::config::Options;
@@ -24,7 +22,7 @@ impl Args {
         let gone = if options.is_untouched() {
             Vec::new()
         } else {
-            converge(options, BTreeSet::new()).await?.approve().await?
+            change(options, Unattended::Recorded).await?.approve().await?
         };
         if gone.is_empty() {
             note("nothing is held; there is nothing to approve");

@@ -1,6 +1,5 @@
 //! Finds the engine: the running controller of the state directory, or one in this process.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -28,9 +27,22 @@ pub async fn look(options: &Options) -> anyhow::Result<Option<Client>> {
     observe(options).await.map(Some)
 }
 
-/// An engine that converges these deployments.
-pub async fn converge(options: &Options, deployments: BTreeSet<String>) -> anyhow::Result<Client> {
-    open(options, Mode::OneShot(deployments)).await
+/// What becomes of a change of declarations where no controller runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unattended {
+    /// This process carries it out.
+    CarriedOut,
+    /// It is recorded, for the next one that does.
+    Recorded,
+}
+
+/// An engine that changes declarations.
+pub async fn change(options: &Options, unattended: Unattended) -> anyhow::Result<Client> {
+    let mode = match unattended {
+        Unattended::CarriedOut => Mode::OneShot,
+        Unattended::Recorded => Mode::Record,
+    };
+    open(options, mode).await
 }
 
 /// The running controller, if there is one.

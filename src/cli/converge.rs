@@ -53,7 +53,12 @@ impl Baseline {
         if instance.phase != "exited" || !failed {
             return 0;
         }
-        1 + instance.restarts.saturating_sub(self.restarts.get(&instance.name).copied().unwrap_or(0))
+        1 + self.restarted(instance)
+    }
+
+    /// Restarts since then.
+    fn restarted(&self, instance: &InstanceView) -> u32 {
+        instance.restarts.saturating_sub(self.restarts.get(&instance.name).copied().unwrap_or(0))
     }
 }
 
@@ -75,8 +80,23 @@ pub struct Failed {
     pub deployment: String,
     /// Why.
     pub why: String,
-    /// The instance whose output may tell more.
-    pub instance: Option<String>,
+    /// The output that may tell more.
+    pub output: Option<Output>,
+}
+
+/// Output of a run of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The instance.
+    pub instance: String,
+    /// Whether it is that of the run before the present one.
+    pub previous: bool,
+}
+
+impl Output {
+    fn of(instance: &InstanceView) -> Self {
+        Self { instance: instance.name.clone(), previous: false }
+    }
 }
 
 /// How far things are. Failures count only when nothing is pending elsewhere: one bad deployment is no reason to
@@ -110,7 +130,7 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
         (_, Some((State::Failed, view))) => Verdict::Failed(vec![Failed {
             deployment: name.to_owned(),
             why: why(status, name, &view.message),
-            instance: worst(status, name, baseline).map(|instance| instance.name.clone()),
+            output: worst(status, name, baseline).map(Output::of),
         }]),
         (Goal::Running, Some((State::Degraded, view))) => match worst(status, name, baseline) {
             Some(instance) if baseline.crashes(instance) >= CRASHES => Verdict::Failed(vec![Failed {
@@ -122,7 +142,7 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
                     ended(instance),
                     if view.message.is_empty() { String::new() } else { format!(": {}", view.message) }
                 ),
-                instance: Some(instance.name.clone()),
+                output: Some(Output::of(instance)),
             }]),
             _ => Verdict::Pending,
         },
@@ -162,6 +182,12 @@ fn worst<'a>(status: &'a Status, name: &str, baseline: &Baseline) -> Option<&'a 
     status.instances.iter().filter(crashed).max_by_key(|instance| baseline.crashes(instance))
 }
 
+/// The instance of a deployment that was started again most.
+fn restarted<'a>(status: &'a Status, name: &str, baseline: &Baseline) -> Option<&'a InstanceView> {
+    let again = |instance: &&InstanceView| instance.deployment == name && baseline.restarted(instance) > 0;
+    status.instances.iter().filter(again).max_by_key(|instance| baseline.restarted(instance))
+}
+
 /// How an instance ended, in a phrase.
 pub fn ended(instance: &InstanceView) -> String {
     let Some(exit) = &instance.exit else { return instance.phase.clone() };
@@ -194,7 +220,9 @@ pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, timeout: 
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     let mut status = synced_status(client).await?;
+    let mut crashes = Crashes::default();
     loop {
+        crashes.see(&status);
         progress.show(&status, goals);
         let settling = match verdict(&status, goals, baseline) {
             Verdict::Reached => settling(&status, goals, Utc::now()),
@@ -208,7 +236,9 @@ pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, timeout: 
         tokio::select! {
             next = client.status_after(generation) => status = next?,
             () = tokio::time::sleep(settling) => {}
-            () = tokio::time::sleep_until(deadline) => return Ok(Waited::TimedOut(missing(&status, goals, baseline))),
+            () = tokio::time::sleep_until(deadline) => {
+                return Ok(Waited::TimedOut(missing(&status, goals, baseline, &crashes)));
+            }
             _ = &mut interrupt => return Ok(Waited::Interrupted),
         }
     }
@@ -223,19 +253,41 @@ fn settling(status: &Status, goals: &Goals, now: DateTime<Utc>) -> Duration {
     SETTLED.saturating_sub(ran)
 }
 
+/// How each instance was last seen to end, by name: the next one takes its place in what is shown.
+#[derive(Debug, Default)]
+struct Crashes(BTreeMap<String, String>);
+
+impl Crashes {
+    fn see(&mut self, status: &Status) {
+        let ends = status.instances.iter().filter(|instance| instance.exit.is_some());
+        self.0.extend(ends.map(|instance| (instance.name.clone(), ended(instance))));
+    }
+
+    /// What is said of an instance that is being started again after crashes.
+    fn tell(&self, instance: &InstanceView, baseline: &Baseline) -> String {
+        let times = count(usize::try_from(baseline.restarted(instance)).unwrap_or(usize::MAX), "time");
+        let how = self.0.get(&instance.name).map(|how| format!(" ({how})")).unwrap_or_default();
+        format!("{} ended {times}{how} and is started again", instance.name)
+    }
+}
+
 /// What the goals lack, by deployment.
-fn missing(status: &Status, goals: &Goals, baseline: &Baseline) -> Vec<Failed> {
+fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Crashes) -> Vec<Failed> {
     let lacking = goals.iter().filter(|(name, goal)| one(status, name, **goal, baseline) != Verdict::Reached);
     lacking
         .map(|(name, _)| {
             let view = status.deployments.iter().find(|view| view.deployment == *name);
-            let why = match view {
+            let mut why = match view {
                 Some(view) if view.message.is_empty() => format!("it is {}", view.state.name()),
                 Some(view) => format!("it is {}: {}", view.state.name(), view.message),
                 None => "it is not known yet".to_owned(),
             };
-            let instance = worst(status, name, baseline).map(|instance| instance.name.clone());
-            Failed { deployment: name.clone(), why, instance }
+            let mut output = worst(status, name, baseline).map(Output::of);
+            if let (None, Some(instance)) = (&output, restarted(status, name, baseline)) {
+                why = format!("{why}; {}", crashes.tell(instance, baseline));
+                output = Some(Output { instance: instance.name.clone(), previous: true });
+            }
+            Failed { deployment: name.clone(), why, output }
         })
         .collect()
 }
@@ -244,8 +296,9 @@ fn missing(status: &Status, goals: &Goals, baseline: &Baseline) -> Vec<Failed> {
 pub async fn report(client: &Client, what: &str, failures: &[Failed]) {
     for failure in failures {
         note(format_args!("error: deployment/{} {what}: {}", failure.deployment, harmless(&failure.why)));
-        let Some(instance) = &failure.instance else { continue };
-        let lines = tokio::time::timeout(LAST_LINES_DEADLINE, last_lines(client, instance)).await.unwrap_or_default();
+        let Some(output) = &failure.output else { continue };
+        let instance = &output.instance;
+        let lines = tokio::time::timeout(LAST_LINES_DEADLINE, last_lines(client, output)).await.unwrap_or_default();
         if lines.is_empty() {
             note(format_args!("{instance} wrote nothing"));
             continue;
@@ -257,9 +310,9 @@ pub async fn report(client: &Client, what: &str, failures: &[Failed]) {
     }
 }
 
-async fn last_lines(client: &Client, instance: &str) -> Vec<String> {
-    let query =
-        LogQuery { target: instance.to_owned(), follow: false, tail: Some(LAST_LINES), previous: false, since: None };
+async fn last_lines(client: &Client, output: &Output) -> Vec<String> {
+    let Output { instance, previous } = output.clone();
+    let query = LogQuery { target: instance, follow: false, tail: Some(LAST_LINES), previous, since: None };
     let Ok(items) = client.logs(&query).await else { return Vec::new() };
     let lines: Vec<String> = items
         .filter_map(|item| async move {
@@ -273,4 +326,51 @@ async fn last_lines(client: &Client, instance: &str) -> Vec<String> {
     let keep = usize::try_from(LAST_LINES).unwrap_or(usize::MAX);
     let skip = lines.len().saturating_sub(keep);
     lines.into_iter().skip(skip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A deployment whose only instance is in this phase.
+    fn status(phase: &str, restarts: u32, exit: Option<u8>) -> Status {
+        let exit = exit.map(|code| {
+            json!({"code": code, "signal": null, "oom_killed": false, "reason": "exited", "message": null, "finished_at": "2026-01-01T00:00:01Z"})
+        });
+        let instance = json!({
+            "deployment": "demo", "service": "web", "slot": 0, "name": "demo/web/0", "runtime": "sandbox",
+            "runtime_id": "x", "pid": null, "phase": phase, "ready": false, "revision": "r", "restarts": restarts,
+            "created_at": "2026-01-01T00:00:00Z", "started_at": null, "exit": exit, "ports": [], "message": "",
+            "conditions": [],
+        });
+        let deployment = json!({"deployment": "demo", "source": null, "state": "progressing", "message": "web: starting", "conditions": []});
+        serde_json::from_value(json!({
+            "generation": 1, "synced": true, "deployments": [deployment], "services": [], "instances": [instance],
+            "problems": [], "hold": null, "runtimes": [],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_started_again_when_time_runs_out_tells_how_the_run_before_ended() {
+        let goals = [("demo".to_owned(), Goal::Running)].into();
+        let baseline = Baseline::of(&status("running", 3, None));
+        let mut crashes = Crashes::default();
+        let lacking = |status: &Status, crashes: &Crashes| {
+            let failed = missing(status, &goals, &baseline, crashes).remove(0);
+            (failed.why, failed.output)
+        };
+        let starting = status("created", 5, None);
+        let output = |previous| Some(Output { instance: "demo/web/0".to_owned(), previous });
+        let unseen = "it is progressing: web: starting; demo/web/0 ended 2 times and is started again";
+        assert_eq!(lacking(&starting, &crashes), (unseen.to_owned(), output(true)));
+        crashes.see(&status("exited", 4, Some(7)));
+        let seen = "it is progressing: web: starting; demo/web/0 ended 2 times (exit code 7) and is started again";
+        assert_eq!(lacking(&starting, &crashes), (seen.to_owned(), output(true)));
+        let dead = "it is progressing: web: starting";
+        assert_eq!(lacking(&status("exited", 5, Some(7)), &crashes), (dead.to_owned(), output(false)));
+        assert_eq!(lacking(&status("created", 3, None), &crashes), (dead.to_owned(), None), "it never ended");
+    }
 }

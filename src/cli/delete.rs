@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::apply::{finish, print_results};
-use super::connect::{converge, look, synced_status};
+use super::connect::{Unattended, change, look, synced_status};
 use super::converge::Baseline;
 use super::exit::{Exit, Outcome};
 use super::files::Files;
@@ -68,7 +68,7 @@ impl Args {
             looking
         } else {
             looking.close().await;
-            converge(options, found.clone()).await?
+            change(options, self.unattended()).await?
         };
         let outcome = self.delete(&client, found).await;
         client.close().await;
@@ -76,6 +76,10 @@ impl Args {
             Exit::Success => exit,
             other => other,
         })
+    }
+
+    fn unattended(&self) -> Unattended {
+        if self.no_wait { Unattended::Recorded } else { Unattended::CarriedOut }
     }
 
     /// Where no installation was made.

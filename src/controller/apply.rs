@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::convert;
-use super::engine::Engine;
+use super::engine::{Engine, ended};
 use super::message::Command;
 use super::open::local;
 use super::{Applied, ApplyRequest, Change, DeploymentPreview, EngineError, Mode, Preview, SpecFile};
@@ -83,10 +83,28 @@ impl Engine {
         }
         let results = proposal.changes();
         self.save(proposal.kept).await?;
-        let wanted = proposal.declared.into_keys().collect();
+        let wanted: BTreeSet<String> = proposal.declared.into_keys().collect();
+        self.restore(wanted.clone()).await?;
         self.ask(|reply| Command::Want(wanted, reply)).await?;
         self.rescan().await?;
+        self.attend_to(results.iter().map(|(name, _)| name.clone()).collect()).await?;
         Ok(Applied { results, ..Applied::default() })
+    }
+
+    /// Lets what was deleted by name be declared again.
+    async fn restore(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
+        let Some(source) = &self.inner.source else { return Ok(()) };
+        let restored = source.handle.restore(names).await.map_err(|_| ended())?;
+        restored.map_err(local("that it is wanted again can't be recorded"))
+    }
+
+    /// Has a one-shot engine work on these deployments from now on: not before they are declared as they are meant to
+    /// be, so that it does nothing that is about to be taken back.
+    pub(super) async fn attend_to(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
+        match self.inner.mode {
+            Mode::OneShot => self.ask(|reply| Command::AttendTo(names, reply)).await,
+            Mode::Observe | Mode::Record | Mode::Controller { .. } => Ok(()),
+        }
     }
 
     async fn proposed(&self, request: &ApplyRequest) -> Result<Proposal, EngineError> {

@@ -431,6 +431,13 @@ impl State {
                 }
                 let _ = reply.send(());
             }
+            Command::AttendTo(names, reply) => {
+                names.iter().for_each(|name| self.queue.add(name, Instant::now()));
+                if let Scope::Only(attended) = &mut self.scope {
+                    attended.extend(names);
+                }
+                let _ = reply.send(());
+            }
         }
     }
 

@@ -56,9 +56,10 @@ impl Engine {
         })
         .await?;
         self.save(copies).await?;
-        self.release(&names).await?;
+        self.take_back(&names).await?;
         self.ask(|reply| Command::Remove(names.clone(), volumes, reply)).await?;
         self.rescan().await?;
+        self.attend_to(names.clone()).await?;
         let notes = names.iter().filter_map(|name| self.still_declared(known.entry(name)?));
         Ok(Applied {
             notes: notes.collect(),
@@ -67,14 +68,11 @@ impl Engine {
         })
     }
 
-    /// Lets go of those that are kept although no file that is looked at declares them.
-    async fn release(&self, names: &BTreeSet<String>) -> Result<(), EngineError> {
+    /// Lets the source know, which keeps what it still finds declared.
+    async fn take_back(&self, names: &BTreeSet<String>) -> Result<(), EngineError> {
         let Some(source) = &self.inner.source else { return Ok(()) };
-        for name in names {
-            let released = source.handle.release(name).await.map_err(|_| ended())?;
-            released.map_err(local("that it may go can't be recorded"))?;
-        }
-        Ok(())
+        let taken = source.handle.delete(names.clone()).await.map_err(|_| ended())?;
+        taken.map_err(local("that it may go can't be recorded"))
     }
 
     fn known(&self) -> Result<Known, EngineError> {

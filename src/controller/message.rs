@@ -50,5 +50,7 @@ pub enum Command {
     /// Remove these deployments, whatever declares them.
     Remove(BTreeSet<String>, Volumes, oneshot::Sender<()>),
     /// These deployments are wanted: forget that their removal was asked for, and try again what was refused.
-    Want(Vec<String>, oneshot::Sender<()>),
+    Want(BTreeSet<String>, oneshot::Sender<()>),
+    /// Where only some deployments are worked on: work on these too.
+    AttendTo(BTreeSet<String>, oneshot::Sender<()>),
 }

@@ -27,7 +27,6 @@ mod request;
 mod runtimes;
 mod stops;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub use engine::Engine;
@@ -63,8 +62,10 @@ pub struct EngineOptions {
 pub enum Mode {
     /// Look only; takes no lock.
     Observe,
-    /// Converge these deployments and nothing else; takes the lock.
-    OneShot(BTreeSet<String>),
+    /// Record what is applied and deleted, and do nothing about it; takes the lock.
+    Record,
+    /// Converge what is applied and deleted through this engine, and nothing else; takes the lock.
+    OneShot,
     /// Watch a directory and keep everything converged; takes the lock.
     Controller {
         /// The watched directory.

@@ -1,6 +1,6 @@
 //! Opens an engine: state directory, lock, runtimes, sources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use super::engine::{Engine, Inner};
 use super::{EngineError, EngineOptions, Mode, convert, event, runtimes};
 use crate::clock::SystemClock;
 use crate::source::{
-    DirectorySource, Recording, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped, SpecSnapshot,
-    last_roots, read_once,
+    Deleted, DirectorySource, Recording, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped,
+    SpecSnapshot, last_roots, read_once,
 };
 use crate::spec::RuntimeKind;
 use crate::state::Desired;
@@ -41,7 +41,7 @@ impl Engine {
         let (state_dir, store) = place(&options)?;
         let lock = match options.mode {
             Mode::Observe => None,
-            Mode::OneShot(_) | Mode::Controller { .. } => Some(state_dir.lock().map_err(locked)?),
+            Mode::Record | Mode::OneShot | Mode::Controller { .. } => Some(state_dir.lock().map_err(locked)?),
         };
         let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
         let watched = watched_roots(&options.mode, &store)?;
@@ -105,8 +105,8 @@ fn place(options: &EngineOptions) -> Result<(StateDir, Arc<Store>), EngineError>
 
 fn scope(mode: &Mode) -> Scope {
     match mode {
-        Mode::Observe => Scope::Nothing,
-        Mode::OneShot(names) => Scope::Only(names.clone()),
+        Mode::Observe | Mode::Record => Scope::Nothing,
+        Mode::OneShot => Scope::Only(BTreeSet::new()),
         Mode::Controller { once: true, .. } => Scope::Watched,
         Mode::Controller { .. } => Scope::Everything,
     }
@@ -141,7 +141,7 @@ fn watched_roots(mode: &Mode, store: &Store) -> Result<Vec<PathBuf>, EngineError
             let absolute = std::path::absolute(directory);
             Ok(vec![absolute.map_err(local("the watched directory can't be found"))?])
         }
-        Mode::OneShot(_) | Mode::Observe => {
+        Mode::OneShot | Mode::Record | Mode::Observe => {
             let roots = last_roots(store).map_err(local("the state database can't be read"))?;
             Ok(roots.into_iter().map(|root| root.path).collect())
         }
@@ -238,8 +238,11 @@ async fn sources(
     let roots: Vec<Root> = watched.chain([applied]).collect();
     let mut options = SourceOptions::default();
     match mode {
-        Mode::Controller { allow_empty, .. } => options.allow_empty = *allow_empty,
-        Mode::OneShot(_) => {}
+        Mode::Controller { allow_empty, .. } => {
+            options.allow_empty = *allow_empty;
+            options.deleted = Deleted::Returns;
+        }
+        Mode::Record | Mode::OneShot => {}
         Mode::Observe => {
             let (sender, declared) = watch::channel(Arc::new(Declared::default()));
             let reread = Reread { roots, store: store.clone(), default_runtime, declared: sender };

@@ -55,7 +55,7 @@ pub async fn choose_default(
 fn is_remembered(options: &EngineOptions, chosen: RuntimeKind) -> bool {
     let lasting = match options.mode {
         super::Mode::Observe => false,
-        super::Mode::OneShot(_) => options.runtime.is_none(),
+        super::Mode::Record | super::Mode::OneShot => options.runtime.is_none(),
         super::Mode::Controller { .. } => true,
     };
     lasting && chosen != RuntimeKind::Sim

@@ -1,5 +1,6 @@
 //! The source at work: wakes up, waits for quiet, scans, publishes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,8 @@ pub struct SourceStopped;
 enum Request {
     Rescan(oneshot::Sender<Arc<SpecSnapshot>>),
     Approve(oneshot::Sender<Result<Vec<String>, StoreError>>),
-    Release(String, oneshot::Sender<Result<(), StoreError>>),
+    Delete(BTreeSet<String>, oneshot::Sender<Result<(), StoreError>>),
+    Restore(BTreeSet<String>, oneshot::Sender<Result<(), StoreError>>),
     Forget(String, oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -74,10 +76,16 @@ impl SourceHandle {
         self.ask(Request::Approve).await
     }
 
-    /// Confirms the same of one deployment; one that is not held stays as it is. Errors as for
+    /// Takes deployments back that are deleted by name, as [`Scanner::delete`] does. Errors as for
     /// [`SourceHandle::approve`].
-    pub async fn release(&self, deployment: &str) -> Result<Result<(), StoreError>, SourceStopped> {
-        self.ask(|reply| Request::Release(deployment.to_owned(), reply)).await
+    pub async fn delete(&self, names: BTreeSet<String>) -> Result<Result<(), StoreError>, SourceStopped> {
+        self.ask(|reply| Request::Delete(names, reply)).await
+    }
+
+    /// Lets what files declare of these deployments count again, from the next scan on. Errors as for
+    /// [`SourceHandle::approve`].
+    pub async fn restore(&self, names: BTreeSet<String>) -> Result<Result<(), StoreError>, SourceStopped> {
+        self.ask(|reply| Request::Restore(names, reply)).await
     }
 
     /// Takes a deployment out of the inventory, of which nothing exists any more. One that is declared (again) stays.
@@ -176,11 +184,16 @@ impl Source {
                     outcome.map_or_else(|error| (Err(error), None), |(names, scanned)| (Ok(names), Some(scanned)));
                 return Some(self.answer(eyes, reply, names, scanned));
             }
-            Some(Request::Release(name, reply)) => {
+            Some(Request::Delete(names, reply)) => {
                 let now = self.clock.now();
-                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.release(&name, now)).await?;
-                let (done, scanned) = outcome.map_or_else(|error| (Err(error), None), |scanned| (Ok(()), scanned));
+                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.delete(&names, now)).await?;
+                let (done, scanned) =
+                    outcome.map_or_else(|error| (Err(error), None), |scanned| (Ok(()), Some(scanned)));
                 return Some(self.answer(eyes, reply, done, scanned));
+            }
+            Some(Request::Restore(names, reply)) => {
+                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.restore(&names)).await?;
+                return Some(self.answer(eyes, reply, outcome, None));
             }
             Some(Request::Forget(name, reply)) => {
                 let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.forget(&name)).await?;

@@ -11,7 +11,7 @@ use super::findings::{Findings, Texts};
 use super::gate::{self, Loss, Losses};
 use super::known::{Inventory, Known, files_of};
 use super::lookout::Lookout;
-use super::snapshot::{Hold, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
+use super::snapshot::{Deleted, Hold, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
 use super::trace::WatchPlan;
 use super::verdict::Verdict;
 use crate::clock::Clock;
@@ -54,6 +54,8 @@ pub struct Scanner {
     recording: Recording,
     known: Inventory,
     hold: Option<HoldRecord>,
+    /// Deleted by name, whatever the files say.
+    deleted: BTreeSet<String>,
     counted: Cached,
     present: Cached,
     /// What could not be stored yet.
@@ -114,6 +116,7 @@ impl Scanner {
             recording,
             known,
             hold: state.hold,
+            deleted: state.deleted,
             counted: Cached::default(),
             present: Cached::default(),
             unstored: SourceChange::default(),
@@ -133,6 +136,9 @@ impl Scanner {
             false => self.present.merge(findings.present()),
         };
         let mut verdict = Verdict::new(&findings, &counted, &present, &self.known);
+        if self.options.deleted == Deleted::Stays {
+            verdict.take_back(&self.deleted);
+        }
         self.set_aside_unwatched(&mut verdict);
         let losses = self.losses(&findings, &verdict);
         let hold = match &self.hold {
@@ -143,6 +149,10 @@ impl Scanner {
         let mut change = self.lookout.accepted(&findings, settles_in.is_none());
         change.declared = self.update_inventory(&mut verdict, &losses, hold.is_some(), now);
         change.dropped_files = self.drop_files(&findings, &verdict, hold.is_some());
+        if self.options.deleted == Deleted::Returns && settles_in.is_none() && !self.deleted.is_empty() {
+            change.deleted = Some(std::mem::take(&mut self.deleted));
+            change.deleted.iter_mut().for_each(BTreeSet::clear);
+        }
         change.hold = (hold != self.hold).then(|| hold.clone());
         self.hold = hold;
         self.record(change);
@@ -176,21 +186,40 @@ impl Scanner {
             Some(hold) => hold.missing.iter().cloned().collect(),
             None => self.held(),
         };
-        self.confirm(&held, Some(None), now)?;
+        self.confirm(&held, SourceChange { hold: Some(None), ..SourceChange::default() }, now)?;
         self.hold = None;
         Ok((held.into_iter().collect(), self.scan(now)))
     }
 
-    /// Confirms the same of one deployment and looks again; none where it is not kept like that.
+    /// Takes these deployments back because they are deleted by name, and looks again. While a controller watches, that
+    /// confirms the loss of those that are kept although no file that is looked at declares them, and what a file
+    /// declares stays; without one, they all stay deleted until they are restored or a controller watches again.
     ///
     /// # Errors
-    /// As for [`Scanner::approve`].
-    pub fn release(&mut self, deployment: &str, now: DateTime<Utc>) -> Result<Option<Scanned>, StoreError> {
-        if !self.held().contains(deployment) {
-            return Ok(None);
+    /// When it can't be recorded; nothing is taken back then.
+    pub fn delete(&mut self, names: &BTreeSet<String>, now: DateTime<Utc>) -> Result<Scanned, StoreError> {
+        let (gone, deleted) = match self.options.deleted {
+            Deleted::Returns => (self.held().intersection(names).cloned().collect(), None),
+            Deleted::Stays => (names.clone(), Some(self.deleted.union(names).cloned().collect())),
+        };
+        self.confirm(&gone, SourceChange { deleted, ..SourceChange::default() }, now)?;
+        Ok(self.scan(now))
+    }
+
+    /// Lets what files declare of these deployments count again. The next scan follows it.
+    ///
+    /// # Errors
+    /// When it can't be recorded; they stay deleted then.
+    pub fn restore(&mut self, names: &BTreeSet<String>) -> Result<(), StoreError> {
+        if self.deleted.is_disjoint(names) {
+            return Ok(());
         }
-        self.confirm(&[deployment.to_owned()].into(), None, now)?;
-        Ok(Some(self.scan(now)))
+        let left: BTreeSet<String> = self.deleted.difference(names).cloned().collect();
+        if self.recording == Recording::On {
+            self.store.record_scan(&SourceChange { deleted: Some(left.clone()), ..SourceChange::default() })?;
+        }
+        self.deleted = left;
+        Ok(())
     }
 
     /// Deployments that are kept although no file that is looked at declares them.
@@ -199,15 +228,16 @@ impl Scanner {
         missing.chain(self.snapshot.unwatched.keys()).cloned().collect()
     }
 
+    /// Records that these deployments are not declared any more, with what else is to change, all or nothing.
     fn confirm(
         &mut self,
         names: &BTreeSet<String>,
-        hold: Option<Option<HoldRecord>>,
+        change: SourceChange,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         let confirmed = names.iter().filter_map(|name| self.known.get(name));
         let declared = confirmed.map(|known| Declared { removed_at: Some(now), ..known.declared.clone() }).collect();
-        let change = SourceChange { declared, hold, ..SourceChange::default() };
+        let change = SourceChange { declared, ..change };
         if self.recording == Recording::On {
             self.store.record_scan(&change)?;
         }
@@ -217,6 +247,7 @@ impl Scanner {
                 known.declared = declared;
             }
         }
+        self.deleted = change.deleted.unwrap_or_else(|| std::mem::take(&mut self.deleted));
         Ok(())
     }
 

@@ -41,6 +41,17 @@ pub struct SourceOptions {
     pub rescan: Duration,
     /// Nothing that vanishes is held: the user confirmed it beforehand.
     pub allow_empty: bool,
+    /// What becomes of what was deleted by name and what a file declares all the same.
+    pub deleted: Deleted,
+}
+
+/// What becomes of a deployment that was deleted by name while no controller ran, and that a file still declares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// It stays deleted: a command does one thing, and does not undo what another one did.
+    Stays,
+    /// What a watched file declares counts: a controller keeps its directory running.
+    Returns,
 }
 
 impl Default for SourceOptions {
@@ -53,6 +64,7 @@ impl Default for SourceOptions {
             most: Duration::from_secs(1),
             rescan: Duration::from_secs(30),
             allow_empty: false,
+            deleted: Deleted::Stays,
         }
     }
 }

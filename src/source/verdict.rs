@@ -65,6 +65,15 @@ impl Verdict {
         }
     }
 
+    /// Takes deployments out, whatever the files say of them.
+    pub(super) fn take_back(&mut self, names: &BTreeSet<String>) {
+        for name in names {
+            self.fresh.remove(name);
+            self.kept.remove(name);
+            self.stale.remove(name);
+        }
+    }
+
     /// Whether the sources still speak of it, be it with problems.
     pub(super) fn is_declared(&self, name: &str) -> bool {
         self.fresh.contains_key(name) || self.kept.contains_key(name) || self.stale.contains_key(name)

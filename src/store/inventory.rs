@@ -75,6 +75,8 @@ pub struct SourceState {
     pub roots: Vec<RootIdentity>,
     /// The stopped prune.
     pub hold: Option<HoldRecord>,
+    /// Deployments that were deleted by name while no controller ran, and that a file may still declare.
+    pub deleted: BTreeSet<String>,
 }
 
 /// What one scan changes, stored all or nothing.
@@ -90,6 +92,8 @@ pub struct SourceChange {
     pub roots: Option<Vec<RootIdentity>>,
     /// `Some` sets (or with an inner `None` lifts) the hold.
     pub hold: Option<Option<HoldRecord>>,
+    /// All deployments that stay deleted although a file may declare them, in place of those before.
+    pub deleted: Option<BTreeSet<String>>,
 }
 
 impl SourceChange {
@@ -100,7 +104,7 @@ impl SourceChange {
 
     /// Adds a later change; where both speak of the same thing, the later one counts.
     pub fn append(&mut self, later: Self) {
-        let Self { files, dropped_files, declared, roots, hold } = later;
+        let Self { files, dropped_files, declared, roots, hold, deleted } = later;
         self.files.retain(|file| !dropped_files.contains(&file.path));
         self.dropped_files.retain(|path| !files.iter().any(|file| file.path == *path));
         self.files.retain(|before| !files.iter().any(|file| file.path == before.path));
@@ -110,6 +114,7 @@ impl SourceChange {
         self.declared.extend(declared);
         self.roots = roots.or(self.roots.take());
         self.hold = hold.or(self.hold.take());
+        self.deleted = deleted.or(self.deleted.take());
     }
 }
 
@@ -125,6 +130,7 @@ impl Store {
                 inventory: read_inventory(&transaction)?,
                 roots: read_roots(&transaction)?,
                 hold: read_hold(&transaction)?,
+                deleted: read_deleted(&transaction)?,
             })
         };
         read().map_err(StoreError::database("read the inventory of"))
@@ -234,6 +240,12 @@ fn read_roots(connection: &Connection) -> rusqlite::Result<Vec<RootIdentity>> {
     rows.collect()
 }
 
+fn read_deleted(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let mut statement = connection.prepare_cached("SELECT name FROM deleted")?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    names.collect()
+}
+
 fn read_hold(connection: &Connection) -> rusqlite::Result<Option<HoldRecord>> {
     let mut statement = connection.prepare_cached("SELECT reason, since, missing FROM hold")?;
     statement
@@ -250,7 +262,7 @@ fn read_hold(connection: &Connection) -> rusqlite::Result<Option<HoldRecord>> {
 }
 
 fn write_change(connection: &Connection, change: &SourceChange) -> rusqlite::Result<()> {
-    let SourceChange { files, dropped_files, declared, roots, hold } = change;
+    let SourceChange { files, dropped_files, declared, roots, hold, deleted } = change;
     for file in files {
         connection
             .prepare_cached("INSERT OR REPLACE INTO files (path, content, hash, accepted_at) VALUES (?, ?, ?, ?)")?
@@ -269,6 +281,12 @@ fn write_change(connection: &Connection, change: &SourceChange) -> rusqlite::Res
         connection
             .prepare_cached("INSERT OR REPLACE INTO roots (path, identity) VALUES (?, ?)")?
             .execute(params![bytes(&root.path), root.identity])?;
+    }
+    if deleted.is_some() {
+        connection.execute("DELETE FROM deleted", [])?;
+    }
+    for name in deleted.iter().flatten() {
+        connection.prepare_cached("INSERT INTO deleted (name) VALUES (?)")?.execute([name])?;
     }
     if let Some(hold) = hold {
         write_hold(connection, hold.as_ref())?;

@@ -54,6 +54,11 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (runtime, id)
     ) WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE deleted (
+        name TEXT PRIMARY KEY         -- deployment that was deleted by name while no controller ran
+    ) WITHOUT ROWID;
+",
 ];
 
 /// Newest format that this version knows.

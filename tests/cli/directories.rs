@@ -105,3 +105,49 @@ fn a_controller_keeps_what_another_directory_declared_until_it_is_deleted_or_app
     rig.keel(&["run", "specs", "--once"]).expect_code(0);
     assert!(pid(&rig, "a").is_some() && pid(&rig, "b").is_some(), "where it is declared, it runs again");
 }
+
+#[test]
+fn what_is_deleted_without_a_controller_is_not_started_by_one_of_another_directory() {
+    let rig = after_specs();
+    let b = pid(&rig, "b").unwrap();
+    let done = rig.keel(&["delete", "a"]).expect_code(0);
+    assert_eq!(done.out, "deployment/a deleted\n");
+    assert!(
+        done.err.contains("a.yaml:1 still declares it; a controller that watches it starts it again"),
+        "{}",
+        done.err
+    );
+    assert_eq!(deployment(&rig, "a"), Value::Null, "it is not shown any more");
+    assert_eq!(rig.keel(&["plan"]).expect_code(0).out, "deployment/b unchanged: nothing to do\n");
+    let controller = rig.controller_on("other", &[]);
+    rig.until_running("c", 1);
+    assert_eq!((deployment(&rig, "a"), pid(&rig, "b")), (Value::Null, Some(b)));
+    controller.end("TERM").expect_code(0);
+    let controller = rig.controller();
+    rig.until_running("a", 1);
+    controller.end("TERM").expect_code(0);
+    // What is applied is declared again, whoever deleted it.
+    rig.keel(&["delete", "a"]).expect_code(0);
+    assert_eq!(rig.keel(&["apply", "-f", "specs/a.yaml"]).expect_code(0).out, "deployment/a created\n");
+    assert_eq!(deployment(&rig, "a")["state"], "running");
+}
+
+#[test]
+fn what_is_deleted_without_a_controller_is_not_started_before() {
+    let rig = after_specs();
+    for name in ["a", "b"] {
+        signal(pid(&rig, name).unwrap(), "KILL");
+    }
+    rig.until("they have ended", || pid(&rig, "a").is_none() && pid(&rig, "b").is_none());
+    let done = rig.command(&["delete", "a"]).env("KEEL_LOG", "info").output().map(crate::rig::Done::from).unwrap();
+    let err = done.expect_code(0).err;
+    assert!(err.contains("INFO remove a/web/0"), "{err}");
+    assert!(!err.contains("INFO start") && !err.contains("INFO create"), "{err}");
+    rig.keel(&["apply", "-f", "specs/b.yaml", "--no-wait"]).expect_code(0);
+    assert_eq!(pid(&rig, "b"), None, "nothing is started where nobody waits");
+    let waits = rig.keel(&["delete", "b", "--no-wait"]).expect_code(0);
+    assert!(waits.err.contains("no controller runs, so nothing is stopped"), "{}", waits.err);
+    assert_eq!(rig.get("instances").len(), 1, "what is left of it");
+    assert_eq!(rig.keel(&["delete", "b"]).expect_code(0).out, "deployment/b deleted\n");
+    assert!(rig.get("instances").is_empty());
+}

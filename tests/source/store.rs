@@ -41,6 +41,7 @@ fn what_a_scan_records_is_there_after_a_restart() {
         declared: vec![declared("a"), removed.clone()],
         roots: Some(vec![root.clone()]),
         hold: Some(Some(hold.clone())),
+        deleted: Some(["c".to_owned(), "d".to_owned()].into()),
         ..SourceChange::default()
     };
     Store::open(dir.path()).unwrap().record_scan(&change).unwrap();
@@ -50,9 +51,15 @@ fn what_a_scan_records_is_there_after_a_restart() {
         inventory: vec![declared("a"), removed],
         roots: vec![root.clone()],
         hold: Some(hold),
+        deleted: ["c".to_owned(), "d".to_owned()].into(),
     };
     assert_eq!(store.source_state().unwrap(), expected);
-    let change = SourceChange { dropped_files: vec!["/specs/a.yaml".into()], hold: Some(None), ..Default::default() };
+    let change = SourceChange {
+        dropped_files: vec!["/specs/a.yaml".into()],
+        hold: Some(None),
+        deleted: Some(["d".to_owned()].into()),
+        ..Default::default()
+    };
     store.record_scan(&change).unwrap();
     store.forget("b").unwrap();
     store.forget("b").unwrap();
@@ -61,6 +68,7 @@ fn what_a_scan_records_is_there_after_a_restart() {
         inventory: vec![declared("a")],
         roots: vec![root],
         hold: None,
+        deleted: ["d".to_owned()].into(),
     };
     assert_eq!(store.source_state().unwrap(), expected);
 }

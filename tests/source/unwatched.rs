@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use evenkeel::source::{Recording, Root, RootKind, Scanned, Scanner, SpecSnapshot, last_roots};
+use evenkeel::source::{Deleted, Recording, Root, RootKind, Scanned, Scanner, SpecSnapshot, last_roots};
 use evenkeel::spec::Prune;
 use evenkeel::store::AppliedFile;
 
@@ -36,6 +36,7 @@ impl Changing {
     /// A new controller watches this directory.
     fn watch(&mut self, directory: &str) -> SpecSnapshot {
         self.bench.restart();
+        self.bench.options.deleted = Deleted::Returns;
         let watched = Root { path: self.bench.base.path().join(directory), kind: RootKind::Watched };
         let roots = vec![watched, self.bench.roots()[1].clone()];
         let scanner = Scanner::load(roots, self.bench.store(), self.bench.options, Recording::On).unwrap();
@@ -52,10 +53,10 @@ impl Changing {
         }
     }
 
-    fn release(&mut self, name: &str) -> SpecSnapshot {
+    fn delete(&mut self, name: &str) -> SpecSnapshot {
         let now = self.bench.now();
         let scanner = self.scanner.as_mut().unwrap();
-        scanner.release(name, now).unwrap();
+        scanner.delete(&[name.to_owned()].into(), now).unwrap();
         SpecSnapshot::clone(&scanner.snapshot())
     }
 
@@ -139,13 +140,13 @@ fn what_is_declared_by_the_same_name_takes_the_place() {
 }
 
 #[test]
-fn one_deployment_may_be_released_alone() {
+fn one_deployment_may_be_deleted_alone() {
     let mut changing = Changing::with(&["a", "b"]);
     changing.write_other("x.yaml", &deployment("x", "one"));
     changing.watch("other");
-    let snapshot = changing.release("x");
+    let snapshot = changing.delete("x");
     assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b", "x"], vec![]), "x is declared");
-    let snapshot = changing.release("a");
+    let snapshot = changing.delete("a");
     assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["b", "x"], vec![("a", Prune::Auto)]));
     let snapshot = changing.watch("other");
     assert_eq!((names(&snapshot), unwatched(&snapshot)), (vec!["b", "x"], vec!["b specs/b.yaml".to_owned()]));
@@ -192,7 +193,7 @@ fn a_part_that_is_still_seen_does_not_stand_for_the_whole() {
         assert_eq!(images(&snapshot)[..5], all);
         assert_eq!(unwatched(&snapshot), ["a specs/a.yaml", "b specs/b.yaml", "c specs/x.yaml"]);
     }
-    let snapshot = changing.release("c");
+    let snapshot = changing.delete("c");
     assert_eq!(images(&snapshot)[3..], ["c/web=one", "x/web=one"], "what is left of it");
 }
 
@@ -206,4 +207,46 @@ fn a_directory_that_was_emptied_meanwhile_is_taken_for_an_unmounted_one() {
     let hold = snapshot.hold.as_ref().unwrap();
     assert!(hold.reason.contains("specs was not empty when it was last watched"), "{}", hold.reason);
     assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "x"], vec![]));
+}
+
+/// A command looks at what the last controller watched.
+fn command(changing: &mut Changing) -> SpecSnapshot {
+    changing.bench.options.deleted = Deleted::Stays;
+    let mut roots: Vec<Root> = last_roots(&changing.bench.store()).unwrap();
+    roots.push(changing.bench.roots()[1].clone());
+    let scanner = Scanner::load(roots, changing.bench.store(), changing.bench.options, Recording::On).unwrap();
+    changing.scanner = Some(scanner);
+    changing.scan()
+}
+
+#[test]
+fn what_is_deleted_without_a_controller_stays_deleted_until_one_watches_it_again() {
+    let mut changing = Changing::with(&["a", "b"]);
+    changing.write_other("x.yaml", &deployment("x", "one"));
+    changing.watch("specs");
+    command(&mut changing);
+    let snapshot = changing.delete("a");
+    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["b"], vec![("a", Prune::Auto)]));
+    changing.scanner.as_mut().unwrap().forget("a").unwrap();
+    for _ in 0..2 {
+        let snapshot = command(&mut changing);
+        assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["b"], vec![]), "nothing is left of it");
+    }
+    let snapshot = changing.watch("other");
+    assert_eq!((names(&snapshot), unwatched(&snapshot)), (vec!["b", "x"], vec!["b specs/b.yaml".to_owned()]));
+    assert_eq!(names(&changing.watch("specs")), ["a", "b", "x"], "its file is watched");
+    assert_eq!(names(&command(&mut changing)), ["a", "b", "x"], "and counts from then on");
+}
+
+#[test]
+fn what_is_deleted_and_applied_again_counts_again() {
+    let mut changing = Changing::with(&["a", "b"]);
+    changing.watch("specs");
+    command(&mut changing);
+    changing.delete("a");
+    changing.delete("b");
+    assert_eq!(names(&command(&mut changing)), [""; 0]);
+    changing.scanner.as_mut().unwrap().restore(&["a".to_owned()].into()).unwrap();
+    assert_eq!(names(&changing.scan()), ["a"]);
+    assert_eq!(names(&command(&mut changing)), ["a"]);
 }
