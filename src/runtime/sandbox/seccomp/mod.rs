@@ -1,11 +1,12 @@
 //! System-call filters: what a program may ask of the kernel.
 //!
-//! Two programs of seccomp(2) stand one upon the other. The first allows what is listed and answers `ENOSYS` to all else,
-//! so that the C library falls back where a call is newer than the list; the second answers `EPERM` to what is known
-//! and forbidden, as a whole or with certain arguments. Both are lists: the kernel remembers which calls they
-//! always allow and does not run them for those. A program of another architecture is killed.
+//! Two programs of seccomp(2) stand one upon the other. One answers `EPERM` to certain arguments, and kills a program of
+//! another architecture. The other decides by the number of a call alone: it allows what is listed, answers `EPERM` to
+//! what is known and forbidden, and `ENOSYS` to all else, so that the C library falls back where a call is newer than the
+//! lists. The kernel remembers which calls they always allow and does not run them for those.
 
 mod calls;
+mod tree;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use seccompiler::{
 use super::capabilities::has;
 use crate::spec::SeccompProfile;
 use calls::{ALLOWED, BY_CAPABILITY, FORBIDDEN, STRICT};
+use tree::Decision;
 
 /// `TIOCSTI` of ioctl_tty(2): puts input into a terminal as if it were typed, also into that of a shell outside.
 const TIOCSTI: u64 = 0x5412;
@@ -38,6 +40,11 @@ const PERSONALITIES: &[u64] = &[0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// administers a network.
 const NETLINK_NETFILTER: u64 = 12;
 
+/// `ENOSYS`: the kernel does not know the call.
+const NO_SUCH_CALL: u16 = 38;
+/// `EPERM`: the caller may not.
+const NOT_PERMITTED: u16 = 1;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// The filters of a profile for a program with these capabilities, in the order in which they are installed. None for
@@ -52,13 +59,22 @@ pub fn programs(profile: SeccompProfile, capabilities: u64) -> Result<Vec<BpfPro
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
     let allowed = allowed(capabilities);
     let forbidden = forbidden(profile, capabilities, &allowed).map_err(|error| error.to_string())?;
-    let (allow, errno) = (SeccompAction::Allow, |number: i32| SeccompAction::Errno(number.cast_unsigned()));
-    let compile = |rules, otherwise, action| {
-        SeccompFilter::new(rules, otherwise, action, arch)
-            .and_then(BpfProgram::try_from)
-            .map_err(|error| error.to_string())
-    };
-    Ok(vec![compile(allowed, errno(libc::ENOSYS), allow.clone())?, compile(forbidden, allow, errno(libc::EPERM))?])
+    let (whole, by_arguments): (Rules, Rules) = forbidden.into_iter().partition(|(_, rules)| rules.is_empty());
+    let by_number = tree::compile(&decisions(&allowed, &whole), Decision::Fail(NO_SUCH_CALL))?;
+    let refused = SeccompAction::Errno(u32::from(NOT_PERMITTED));
+    let by_arguments = SeccompFilter::new(by_arguments, SeccompAction::Allow, refused, arch)
+        .and_then(BpfProgram::try_from)
+        .map_err(|error| error.to_string())?;
+    // The strict profile forbids to install another one.
+    Ok(vec![by_arguments, by_number])
+}
+
+/// What becomes of each call whatever its arguments are; what is forbidden counts where it is allowed as well.
+fn decisions(allowed: &Rules, forbidden: &Rules) -> BTreeMap<u32, Decision> {
+    let allowed = allowed.keys().map(|call| (*call, Decision::Allow));
+    let forbidden = forbidden.keys().map(|call| (*call, Decision::Fail(NOT_PERMITTED)));
+    let numbered = |(call, decision): (i64, Decision)| Some((u32::try_from(call).ok()?, decision));
+    allowed.chain(forbidden).filter_map(numbered).collect()
 }
 
 fn allowed(capabilities: u64) -> Rules {
