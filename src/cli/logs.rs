@@ -37,7 +37,8 @@ pub struct Args {
     /// Only the last N lines of each instance; with --follow, of those that exist already
     #[arg(long, value_name = "N")]
     tail: Option<u64>,
-    /// Of the run before the present one, such as the one that crashed; there is nothing to follow then
+    /// Of the run before the newest, also while that one is dead and waits for its restart; there is nothing to follow
+    /// then
     #[arg(short, long)]
     previous: bool,
     /// Only lines since then: a duration (5m) or a time (2024-05-01T10:00:00Z)

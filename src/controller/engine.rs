@@ -103,8 +103,8 @@ impl Engine {
         Ok(approved)
     }
 
-    /// Output of every instance that the target covers, by instance name, as it is now or until the instance ends; of the
-    /// runs before when `previous`.
+    /// Output of the newest run of every slot that the target covers, by instance name, as it is now or until the instance
+    /// ends; of the runs before when `previous`.
     ///
     /// # Errors
     /// `NotFound` when the target covers nothing, or has no run before.
@@ -190,19 +190,80 @@ pub(super) fn cannot(kind: RuntimeKind, what: &str) -> EngineError {
 fn slots(mut instances: Vec<Instance>) -> Vec<Vec<Instance>> {
     instances.sort_by(|one, other| {
         let key = |instance: &Instance| (instance.id.service.clone(), instance.id.slot);
-        let age = |instance: &Instance| (instance.created_at, instance.id.attempt);
-        key(one).cmp(&key(other)).then(age(other).cmp(&age(one)))
+        key(one).cmp(&key(other)).then_with(|| other.recency().cmp(&one.recency()))
     });
     let same = |one: &Instance, other: &Instance| one.id.service == other.id.service && one.id.slot == other.id.slot;
     instances.chunk_by(same).map(<[Instance]>::to_vec).collect()
 }
 
-/// The instance of a slot whose output is meant: the newest, or the newest dead one before it.
-fn pick(slot: Vec<Instance>, previous: bool) -> Option<Instance> {
-    let mut newest_first = slot.into_iter();
-    let current = newest_first.next()?;
+/// The instance of a slot whose output is meant: the newest, dead or not, or the newest dead one before it. One that has
+/// not been started yet has written nothing, and counts where there is nothing else.
+fn pick(newest_first: Vec<Instance>, previous: bool) -> Option<Instance> {
+    let waits = |instance: &Instance| matches!(instance.phase, Phase::Pending | Phase::Created);
+    let current = newest_first.iter().position(|instance| !waits(instance)).unwrap_or(0);
+    let mut runs = newest_first.into_iter().skip(current);
+    let current = runs.next();
     match previous {
-        false => Some(current),
-        true => newest_first.find(|instance| matches!(instance.phase, Phase::Exited(_))),
+        false => current,
+        true => runs.find(|instance| matches!(instance.phase, Phase::Exited(_))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeDelta};
+
+    use super::*;
+    use crate::state::{Exit, InstanceId, StopPolicy};
+
+    /// Attempt 0 and so on, in these phases, each created a minute after the one before.
+    fn slot(phases: &[Phase]) -> Vec<Instance> {
+        let instance = |(attempt, phase): (u32, &Phase)| {
+            let revision = "v1-0123456789abcdef".parse().unwrap();
+            let id =
+                InstanceId { deployment: "demo".to_owned(), service: "web".to_owned(), slot: 0, revision, attempt };
+            Instance {
+                runtime_id: id.runtime_name(),
+                id,
+                runtime: RuntimeKind::Sim,
+                phase: phase.clone(),
+                created_at: DateTime::UNIX_EPOCH + TimeDelta::minutes(attempt.into()),
+                restarts: 0,
+                streak: 0,
+                stop: StopPolicy::default(),
+                pid: None,
+                ports: Vec::new(),
+                last_activity: None,
+                conditions: Vec::new(),
+            }
+        };
+        (0..).zip(phases).map(instance).collect()
+    }
+
+    #[test]
+    fn the_newest_run_is_meant_or_the_dead_one_before_it() {
+        let dead = || Phase::Exited(Exit::from_code(1, None, DateTime::UNIX_EPOCH));
+        let runs = || Phase::Running { since: DateTime::UNIX_EPOCH, ready: true };
+        let table: [(&[Phase], Option<u32>, Option<u32>); 9] = [
+            (&[runs()], Some(0), None),
+            (&[dead()], Some(0), None),
+            (&[dead(), runs()], Some(1), Some(0)),
+            (&[dead(), dead()], Some(1), Some(0)),
+            (&[dead(), dead(), runs()], Some(2), Some(1)),
+            // The next one is being made.
+            (&[dead(), dead(), Phase::Pending], Some(1), Some(0)),
+            (&[dead(), dead(), Phase::Created], Some(1), Some(0)),
+            (&[Phase::Created], Some(0), None),
+            // The old one serves on while its successor comes up.
+            (&[runs(), runs()], Some(1), None),
+        ];
+        for (phases, newest, previous) in table {
+            let picked = |previous| {
+                let slots = slots(slot(phases));
+                assert_eq!(slots.len(), 1);
+                slots.into_iter().find_map(|slot| pick(slot, previous)).map(|instance| instance.id.attempt)
+            };
+            assert_eq!((picked(false), picked(true)), (newest, previous), "{phases:?}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! One service: its slots are filled, its surplus goes, its dead are tidied up.
 
+use std::cmp::Reverse;
+
 use super::availability::Judge;
 use super::diff::{Matched, Slot, exit_of, match_slots};
 use super::draft::Draft;
@@ -68,32 +70,44 @@ fn shut_down(draft: &mut Draft<'_>, desired: &DesiredService, matched: &Matched<
     true
 }
 
+/// Most dead instances of a slot in which something runs: the run before it, for `logs -p`.
+const KEPT_BESIDE_A_RUN: usize = 1;
+
+/// Most dead instances of a slot in which nothing runs: the last run, for `logs` and as the memory of its end, and the
+/// one before it, for `logs -p`.
+const KEPT_WITHOUT_A_RUN: usize = 2;
+
 /// Removes the dead instances of a slot that nobody needs any more.
 ///
-/// Kept are the last dead one of the desired template, for `logs -p` and as the memory of its end, and the last
-/// of other templates until something is ready in its place. `lifecycle.delete_on_exit` gives the former up as
-/// soon as another instance runs in the slot; until then it is the only sign that the slot is not just empty.
+/// Kept are the last ones, so that at any time of a series of crashes there is a last run and one before it. Those of
+/// other templates are kept until something is ready in their place. `lifecycle.delete_on_exit` gives up all that is kept
+/// for its output alone; the last one stays until another instance runs in the slot, for until then it is the only sign
+/// that the slot is not just empty.
 fn tidy(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>, judge: Judge<'_>) {
     if slot.dead.is_empty() {
         return;
     }
-    let of_template = |dead: &&&Instance| dead.id.revision == desired.revision;
-    let last = slot.dead.iter().filter(of_template).max_by_key(|dead| dead.id.attempt).copied();
-    let ended = |dead: &Instance| exit_of(dead).map(|exit| exit.finished_at);
-    let last_of_others = slot.dead.iter().filter(|dead| !of_template(dead)).max_by_key(|dead| ended(dead)).copied();
-    let is = |one: Option<&Instance>, other: &Instance| one.is_some_and(|one| std::ptr::eq(one, other));
-
     let runs = slot.fresh.is_some_and(|fresh| matches!(fresh.phase, Phase::Running { .. }));
     let ready = slot.fresh.is_some_and(|fresh| judge.is_ready(fresh));
     let delete = desired.spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.delete_on_exit == Some(true));
-    for &dead in &slot.dead {
+    let of_template = |dead: &Instance| dead.id.revision == desired.revision;
+    let is_memory = |dead: &Instance| slot.newest.is_some_and(|newest| std::ptr::eq(newest, dead));
+    let gives_up = |dead: &Instance| -> Option<Cause> {
         let retired = exit_of(dead).is_some_and(|exit| exit.ended_by == EndedBy::Request(StopCause::Retired));
-        let cause = match () {
-            () if retired => Cause::Superseded,
-            () if is(last, dead) && delete && runs => Cause::DeleteOnExit,
-            () if is(last, dead) || (is(last_of_others, dead) && !ready) => continue,
-            () => Cause::Superseded,
-        };
-        draft.retire(dead, Some(&desired.spec), &cause);
+        match of_template(dead) {
+            _ if retired => Some(Cause::Superseded),
+            true => (delete && runs).then_some(Cause::DeleteOnExit),
+            false => ready.then_some(Cause::Superseded),
+        }
+    };
+    let mut newest_first = slot.dead.clone();
+    newest_first.sort_by_key(|dead| Reverse((is_memory(dead), dead.recency())));
+    let mut places = if runs || delete { KEPT_BESIDE_A_RUN } else { KEPT_WITHOUT_A_RUN };
+    for dead in newest_first {
+        let cause = gives_up(dead).or_else(|| (places == 0).then_some(Cause::Superseded));
+        match cause {
+            None => places -= 1,
+            Some(cause) => drop(draft.retire(dead, Some(&desired.spec), &cause)),
+        }
     }
 }

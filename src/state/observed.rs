@@ -36,6 +36,11 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Orders the instances of one slot: a later one has a greater value.
+    pub const fn recency(&self) -> (DateTime<Utc>, u32) {
+        (self.created_at, self.id.attempt)
+    }
+
     /// What runtime calls need to know of it.
     pub fn as_ref(&self) -> InstanceRef {
         InstanceRef { id: self.id.clone(), runtime: self.runtime, runtime_id: self.runtime_id.clone() }

@@ -46,7 +46,7 @@ fn shown(observed: &[Instance]) -> Vec<&Instance> {
     let mut newest: BTreeMap<(String, u32), &Instance> = BTreeMap::new();
     for instance in observed.iter().filter(|one| dead(one) && !alive.contains(&slot(one))) {
         let known = newest.entry(slot(instance)).or_insert(instance);
-        if (known.created_at, known.id.attempt) < (instance.created_at, instance.id.attempt) {
+        if known.recency() < instance.recency() {
             *known = instance;
         }
     }

@@ -250,3 +250,32 @@ fn apply_tells_why_a_service_does_not_come_up() {
     // What is told depends on how far it came in that time.
     assert!(done.err.contains("not done after 100ms: "), "{}", done.err);
 }
+
+#[test]
+fn the_last_run_and_the_one_before_it_are_there_at_any_time_of_a_crash_loop() {
+    let rig = Rig::new("sandbox");
+    // The delay leaves time to look between two runs.
+    rig.write(
+        "specs/loop.yaml",
+        "version: v1\ndeployment: loop\nservices:\n  web:\n    image: { name: host }\n    \
+         command: { entrypoint: [sh, -c, 'cat /proc/sys/kernel/random/uuid; exit 3'] }\n    \
+         restart_policy: { kind: always, delay: 5s }\n    stop_grace_period: 1s\n",
+    );
+    let _controller = rig.controller();
+    let logs = |flags: &[&str]| rig.keel(&[&["logs", "loop/web/0"], flags].concat()).expect_code(0).out;
+    let ended = |restarts: u64| {
+        let shown = rig.get("instances");
+        shown.first().is_some_and(|one| one["phase"] == "exited" && one["restarts"].as_u64() == Some(restarts))
+    };
+    rig.until("it crashed for the second time", || ended(1));
+    let (before, second) = (logs(&["--previous"]), logs(&[]));
+    assert_eq!([before.lines().count(), second.lines().count()], [1, 1], "one line each: {before}{second}");
+    assert_ne!(before, second);
+    rig.until("it crashed for the third time", || {
+        let previous = logs(&["--previous"]);
+        assert!(previous == before || previous == second, "{previous}");
+        ended(2)
+    });
+    assert_eq!(logs(&["--previous"]), second);
+    assert!(![before, second].contains(&logs(&[])), "a third run wrote something of its own");
+}

@@ -2,12 +2,17 @@
 
 use evenkeel::plan::{RESTART_DELAY, RESTART_DELAY_MAX, backoff};
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::{Exit, Phase, StopCause};
+use evenkeel::state::{Exit, Instance, Phase, StopCause};
 
 use super::dsl::{Change, Snapshot, ago, all_up, up};
 
 fn web(fields: &str) -> Snapshot {
     Snapshot::declared().service("web", 'a', 1, fields)
+}
+
+/// A run that crashed, as one of a series.
+fn crashed(attempt: u32) -> Instance {
+    up(0, 'a').attempt(attempt).restarted(attempt, attempt).exited(1, 5, 100 - i64::from(attempt))
 }
 
 #[test]
@@ -158,11 +163,52 @@ fn a_retirement_that_was_cut_off_is_finished() {
 }
 
 #[test]
-fn one_dead_instance_per_slot_is_kept_for_its_output() {
-    let dead = |attempt| up(0, 'a').attempt(attempt).restarted(attempt, attempt).exited(1, 5, 100 - i64::from(attempt));
-    web("").with([dead(0), dead(1), dead(2), up(0, 'a').attempt(3).restarted(3, 3)]).expect(
+fn beside_a_run_only_the_one_before_it_is_kept() {
+    web("").with([crashed(0), crashed(1), crashed(2), up(0, 'a').attempt(3).restarted(3, 3)]).expect(
         "remove web/0 a0: dead, and no longer needed for its output
          remove web/0 a1: dead, and no longer needed for its output",
+    );
+}
+
+#[test]
+fn in_a_back_off_the_last_run_and_the_one_before_it_are_kept() {
+    let waits = "wait to restart demo/web/0 (aaaaaaaa, attempt 9) until 2026-01-01T12:03:42Z: exited 1
+         look again at 2026-01-01T12:03:42Z";
+    web("").with([crashed(8), crashed(9)]).expect(waits);
+    let superseded = "remove web/0 a7: dead, and no longer needed for its output";
+    web("").with([crashed(8), crashed(7), crashed(9)]).expect(&format!("{superseded}\n{waits}"));
+}
+
+#[test]
+fn both_are_kept_until_the_next_run_is_one() {
+    let dead = || [crashed(0), crashed(1)];
+    for phase in [Phase::Pending, Phase::Created] {
+        let plan = web("").with(dead()).with([up(0, 'a').attempt(2).restarted(2, 2).phase(phase.clone())]).plan();
+        assert!(!plan.to_string().contains("remove"), "{phase:?}: {plan}");
+    }
+    web("")
+        .with(dead())
+        .with([up(0, 'a').attempt(2).restarted(2, 2).unready()])
+        .expect("remove web/0 a0: dead, and no longer needed for its output");
+}
+
+#[test]
+fn a_slot_that_stays_down_keeps_its_last_two_runs() {
+    let fields = "restart_policy: {kind: on_failure}";
+    web(fields).with([crashed(0), crashed(1), up(0, 'a').attempt(2).exited(0, 5, 60)]).expect(
+        "remove web/0 a0: dead, and no longer needed for its output
+             keep demo/web/0 (aaaaaaaa, attempt 2) down: exited 0, and restart_policy starts no other",
+    );
+}
+
+#[test]
+fn the_memory_of_the_template_is_kept_where_others_ended_later() {
+    // Declared again after two others that crashed: the first one's end still counts.
+    let fields = "restart_policy: {kind: 'no'}";
+    let other = |letter, ago| up(0, letter).exited(1, 5, ago).change(|one| one.created_at = super::dsl::ago(ago + 5));
+    web(fields).with([up(0, 'a').exited(1, 5, 900), other('b', 500), other('c', 300)]).expect(
+        "remove web/0 b0: dead, and no longer needed for its output
+         keep demo/web/0 (aaaaaaaa, attempt 0) down: exited 1, and restart_policy starts no other",
     );
 }
 
@@ -173,9 +219,10 @@ fn the_dead_of_another_template_stays_until_its_successor_is_ready() {
     rolled().with([dead(), up(0, 'b').unready()]).expect("");
     rolled().with([dead(), up(0, 'b')]).expect("remove web/0 a0: dead, and no longer needed for its output");
     // Templates that crashed one after the other don't pile up.
+    let later = up(0, 'b').exited(1, 5, 50).change(|one| one.created_at = ago(55));
     Snapshot::declared()
         .service("web", 'c', 1, "")
-        .with([dead(), up(0, 'b').exited(1, 5, 50), up(0, 'c').unready()])
+        .with([dead(), later, up(0, 'c').unready()])
         .expect("remove web/0 a0: dead, and no longer needed for its output");
 }
 
