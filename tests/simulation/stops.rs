@@ -1,5 +1,5 @@
 //! A stop is not taken for a crash, whenever the controller crashed: what was only stopped runs again at once and counts
-//! no restart.
+//! no restart. Nor is a crash taken for a stop that failed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +34,9 @@ fn declared(version: u32, lifecycle: &str) -> Declared {
     let deployments = merged.deployments.iter().map(|(name, one)| (name.clone(), desired(one, RuntimeKind::Sim)));
     Declared { synced: true, desired: Desired { deployments: deployments.collect() }, ..Declared::default() }
 }
+
+/// Longest time after its call in which a stop ends an instance: the grace, the kill and an engine under load.
+const STOP_IS_OVER: Duration = Duration::from_secs(2 + 60);
 
 /// Runs `before`, then `then` until that many calls were made; the controller crashes, and the next one is told `after`.
 /// Says whether it came to the crash.
@@ -137,4 +140,55 @@ fn what_is_terminated_stays_down() {
         Ok(crashed)
     };
     each_crash(story);
+}
+
+/// What is told of a first run that nobody asked to end.
+const CRASHED: (u32, &str) = (0, "down: exited 1, and restart_policy starts no other");
+
+/// The attempt of each instance, and what is told of it.
+fn told(stage: &Stage) -> Vec<(u32, String)> {
+    let without_name = |text: &str| text.split_once(") ").map_or(text, |(_, rest)| rest).to_owned();
+    stage.status().instances.iter().map(|one| (one.attempt, without_name(&one.message))).collect()
+}
+
+#[test]
+fn a_crash_after_a_stop_that_failed_and_was_taken_back_is_one() {
+    in_virtual_time(async {
+        let mut stage = Stage::new(0, Faults::none(), Trace::default());
+        stage.start_with(declared(0, "")).await;
+        wait(&stage, Duration::from_secs(60), all_ready).await.expect("it runs");
+        stage.world.set_faults(Faults { fails: 1.0, ..Faults::none() });
+        stage.tell(declared(1, ""));
+        wait(&stage, Duration::from_secs(60), |stage| stage.stops.count() == 1).await.expect("a stop is tried");
+        stage.tell(declared(0, ""));
+        stage.world.set_faults(Faults::none());
+        sleep(STOP_IS_OVER + Duration::from_secs(5)).await;
+        assert!(all_ready(&stage), "no stop had an effect: {:#?}", stage.world.instances());
+        assert_eq!(stage.stops.count(), 1, "nobody has looked since, so the record is there at the crash");
+        for (_, instance) in stage.world.instances() {
+            assert!(stage.world.kill(&instance.runtime_id, 1));
+        }
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(told(&stage), [CRASHED; 2].map(|(attempt, text)| (attempt, text.to_owned())));
+        assert_eq!(stage.stops.count(), 0, "what came of the stop is decided");
+    });
+}
+
+#[test]
+fn a_crash_that_a_stop_comes_too_late_for_is_one() {
+    in_virtual_time(async {
+        let faults = Faults { latency: LATENCY, ..Faults::none() };
+        let mut stage = Stage::new(0, faults, Trace::default());
+        stage.start_with(declared(0, "    lifecycle: { max_idle: 60s }\n")).await;
+        wait(&stage, Duration::from_secs(60), all_ready).await.expect("it runs");
+        let begun = *stage.world.acts().borrow();
+        let stops = timeout(PAUSE, async { stage.world.acts().wait_for(|acts| *acts > begun).await.is_ok() }).await;
+        assert_eq!(stops, Ok(true), "an idle instance is stopped");
+        for (_, instance) in stage.world.instances() {
+            assert!(stage.world.kill(&instance.runtime_id, 1));
+        }
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(told(&stage), [CRASHED; 2].map(|(attempt, text)| (attempt, text.to_owned())));
+        assert_eq!(stage.stops.count(), 0);
+    });
 }

@@ -1,6 +1,7 @@
 //! A simulated machine that does not tell why an instance ended, as container engines are.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
@@ -17,7 +18,44 @@ use crate::state::{EndedBy, Instance, InstanceRef, Owner, Phase, StopRequest};
 /// One owner's runtime on a machine that does not tell why an instance ended. What is recorded of stops outlives it.
 pub struct ForgetfulRuntime {
     machine: SimRuntime,
-    stops: Arc<Stops>,
+    known: Arc<Known>,
+}
+
+/// What an adapter knows of the instances on such a machine.
+struct Known {
+    world: Arc<World>,
+    stops: Stops,
+    /// How each instance was last seen, by the runtime's own id; what a runtime has seen does not outlive it.
+    phases: Mutex<HashMap<String, Phase>>,
+}
+
+impl Known {
+    /// An instance as it is known without the machine's memory.
+    fn seen(&self, mut instance: Instance) -> Instance {
+        if let Phase::Exited(exit) = &mut instance.phase {
+            exit.ended_by = EndedBy::Itself;
+        }
+        let mut phases = self.lock();
+        let last = phases.get(&instance.runtime_id);
+        let seen_alive = matches!(last, Some(Phase::Running { .. } | Phase::Paused { .. }));
+        self.stops.attribute(&mut instance, seen_alive, self.world.now());
+        // An event that comes late must not bring back a run whose end was seen.
+        let is_late = matches!(last, Some(Phase::Exited(exit)) if exit.started_at == instance.phase.started_at());
+        if !is_late {
+            phases.insert(instance.runtime_id.clone(), instance.phase.clone());
+        }
+        instance
+    }
+
+    /// Forgets an instance that is gone.
+    fn forget(&self, runtime_id: &str) {
+        self.lock().remove(runtime_id);
+        self.stops.forget(runtime_id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Phase>> {
+        self.phases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ForgetfulRuntime {
@@ -26,22 +64,10 @@ impl ForgetfulRuntime {
     /// # Errors
     /// The records can't be read.
     pub async fn open(world: &Arc<World>, owner: Owner, records: Arc<dyn StopRecords>) -> Result<Self> {
-        let stops = Arc::new(Stops::open(RuntimeKind::Sim, Some(records)).await?);
-        Ok(Self { machine: world.runtime(owner), stops })
+        let stops = Stops::open(RuntimeKind::Sim, Some(records)).await?;
+        let known = Known { world: Arc::clone(world), stops, phases: Mutex::default() };
+        Ok(Self { machine: world.runtime(owner), known: Arc::new(known) })
     }
-
-    fn seen(&self, instance: Instance) -> Instance {
-        seen(self.machine.world(), &self.stops, instance)
-    }
-}
-
-/// An instance as it is known without the machine's memory.
-fn seen(world: &World, stops: &Stops, mut instance: Instance) -> Instance {
-    if let Phase::Exited(exit) = &mut instance.phase {
-        exit.ended_by = EndedBy::Itself;
-    }
-    stops.attribute(&mut instance, false, world.now());
-    instance
 }
 
 #[async_trait]
@@ -56,15 +82,17 @@ impl Runtime for ForgetfulRuntime {
 
     async fn list(&self) -> Result<Listing> {
         let Listing { instances, shared } = self.machine.list().await?;
-        Ok(Listing { instances: instances.into_iter().map(|instance| self.seen(instance)).collect(), shared })
+        let listed: HashSet<&str> = instances.iter().map(|instance| instance.runtime_id.as_str()).collect();
+        self.known.lock().retain(|id, _| listed.contains(id.as_str()));
+        Ok(Listing { instances: instances.into_iter().map(|instance| self.known.seen(instance)).collect(), shared })
     }
 
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
-        let (world, stops) = (Arc::clone(self.machine.world()), Arc::clone(&self.stops));
+        let known = Arc::clone(&self.known);
         let told = move |event| match event {
-            RuntimeEvent::Changed(instance) => RuntimeEvent::Changed(Box::new(seen(&world, &stops, *instance))),
+            RuntimeEvent::Changed(instance) => RuntimeEvent::Changed(Box::new(known.seen(*instance))),
             RuntimeEvent::Gone(instance) => {
-                stops.forget(&instance.runtime_id);
+                known.forget(&instance.runtime_id);
                 RuntimeEvent::Gone(instance)
             }
             resync @ RuntimeEvent::Resync { .. } => resync,
@@ -77,11 +105,11 @@ impl Runtime for ForgetfulRuntime {
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<Instance> {
-        self.machine.create(request).await.map(|instance| self.seen(instance))
+        self.machine.create(request).await.map(|instance| self.known.seen(instance))
     }
 
     async fn start(&self, instance: &InstanceRef) -> Result<Instance> {
-        self.machine.start(instance).await.map(|instance| self.seen(instance))
+        self.machine.start(instance).await.map(|instance| self.known.seen(instance))
     }
 
     async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>> {
@@ -89,15 +117,21 @@ impl Runtime for ForgetfulRuntime {
         let found = world.instances().into_iter().find(|(_, found)| found.runtime_id == instance.runtime_id);
         let Some((_, found)) = found else { return Ok(None) };
         if matches!(found.phase, Phase::Created | Phase::Exited(_)) {
-            return Ok(Some(self.seen(found)));
+            return Ok(Some(self.known.seen(found)));
         }
-        let _before = self.stops.will_stop(&found, stop, world.now()).await;
-        Ok(self.machine.stop(instance, stop).await?.map(|instance| self.seen(instance)))
+        let stops = &self.known.stops;
+        let before = stops.will_stop(&found, stop, world.now()).await;
+        let ended = self.machine.stop(instance, stop).await?;
+        // The stop came too late: nothing ran any more that could take its signal.
+        if matches!(&ended, Some(Instance { phase: Phase::Exited(exit), .. }) if exit.ended_by == EndedBy::Itself) {
+            stops.did_not_stop(&instance.runtime_id, before).await;
+        }
+        Ok(ended.map(|instance| self.known.seen(instance)))
     }
 
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {
         self.machine.remove(instance).await?;
-        self.stops.forget(&instance.runtime_id);
+        self.known.forget(&instance.runtime_id);
         Ok(())
     }
 
