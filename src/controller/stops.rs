@@ -21,7 +21,14 @@ pub struct StoredStops {
 #[async_trait]
 impl StopRecords for StoredStops {
     async fn all(&self, runtime: RuntimeKind) -> Result<Vec<StopRecord>> {
-        self.ask(move |store| store.stops(runtime)).await
+        let read_only = self.read_only;
+        self.ask(move |store| {
+            if !read_only {
+                store.drop_unreadable_stops(runtime)?;
+            }
+            store.stops(runtime)
+        })
+        .await
     }
 
     async fn keep(&self, record: StopRecord) -> Result<()> {
@@ -48,5 +55,45 @@ impl StoredStops {
         blocking(move || call(&store).map_err(local("the state database can't be used")))
             .await
             .map_err(|error| RuntimeError::new(ErrorKind::Failed, error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::StopCause;
+    use crate::store::DATABASE;
+
+    #[tokio::test]
+    async fn only_who_records_drops_what_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let good = StopRecord {
+            runtime: RuntimeKind::Docker,
+            runtime_id: "good".to_owned(),
+            cause: StopCause::Retired,
+            run: None,
+            over_at: chrono::DateTime::UNIX_EPOCH,
+        };
+        store.record_stop(&good).unwrap();
+        let raw = rusqlite::Connection::open(dir.path().join(DATABASE)).unwrap();
+        for (runtime, id, record) in
+            [("docker", "cut", "{"), ("docker", "odd", "{\"cause\":\"?\"}"), ("sim", "cut", "{")]
+        {
+            raw.execute("INSERT INTO stops (runtime, id, record) VALUES (?, ?, ?)", [runtime, id, record]).unwrap();
+        }
+        let ids = || -> Vec<String> {
+            let mut statement = raw.prepare("SELECT runtime || ' ' || id FROM stops ORDER BY 1").unwrap();
+            let rows = statement.query_map([], |row| row.get(0)).unwrap();
+            rows.map(|id| id.unwrap()).collect()
+        };
+        for (read_only, left) in [
+            (true, &["docker cut", "docker good", "docker odd", "sim cut"][..]),
+            (false, &["docker good", "sim cut"][..]),
+        ] {
+            let stops = StoredStops { store: store.clone(), read_only };
+            assert_eq!(stops.all(RuntimeKind::Docker).await.unwrap(), [good.clone()], "read-only: {read_only}");
+            assert_eq!(ids(), left, "read-only: {read_only}");
+        }
     }
 }
