@@ -3,6 +3,7 @@
 //! [`Engine`] is what the commands and the API talk to. Behind it, [`Core`] is one task that owns all state and
 //! decides; the sources and the runtimes reach it as messages, and what it decides runs in tasks of their own.
 
+mod access;
 mod apply;
 mod cache;
 mod convert;

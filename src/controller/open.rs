@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::access::Access;
 use super::apply::blocking;
 use super::core::{Core, Parts, Scope, Settled};
 use super::declared::Declared;
@@ -38,7 +39,8 @@ impl Engine {
     /// `Conflict` with the holder's pid when the mode needs the lock and another process holds it; `Invalid` when the
     /// watched directory does not exist.
     pub async fn open(options: EngineOptions) -> Result<Self, EngineError> {
-        let (state_dir, store) = place(&options)?;
+        let access = Access::of(&options);
+        let (state_dir, store) = place(&options, access)?;
         let lock = match options.mode {
             Mode::Observe => None,
             Mode::Record | Mode::OneShot | Mode::Controller { .. } => Some(state_dir.lock().map_err(locked)?),
@@ -56,7 +58,7 @@ impl Engine {
             _ => store.removals().map_err(local("the state database can't be read"))?,
         };
         let core = Core::start(Parts {
-            runtimes: runtimes::connectors(&options, state_dir.path(), state_dir.owner(), default_runtime, &store),
+            runtimes: runtimes::connectors(&options, access, &state_dir, default_runtime, &store),
             default_runtime,
             declared,
             clock: Arc::new(SystemClock),
@@ -94,13 +96,16 @@ impl Engine {
     }
 }
 
-/// The state directory and the database. A look where nothing was ever made leaves no trace.
-fn place(options: &EngineOptions) -> Result<(StateDir, Arc<Store>), EngineError> {
-    let untouched = options.mode == Mode::Observe && !StateDir::is_made(&options.state_dir);
-    let open = if untouched { StateDir::unmade } else { StateDir::open };
-    let state_dir = open(&options.state_dir).map_err(local("the state directory can't be used"))?;
-    let store = if untouched { Store::in_memory() } else { state_dir.store() };
-    Ok((state_dir, Arc::new(store.map_err(local("the state database can't be used"))?)))
+/// The state directory and the database.
+fn place(options: &EngineOptions, access: Access) -> Result<(StateDir, Arc<Store>), EngineError> {
+    let path = &options.state_dir;
+    let (state_dir, store): (_, fn(&StateDir) -> _) = match access {
+        Access::Work | Access::Look => (StateDir::open(path), StateDir::store),
+        Access::LookAtNothing => (StateDir::unmade(path), |_| Store::in_memory()),
+    };
+    let state_dir = state_dir.map_err(local("the state directory can't be used"))?;
+    let store = store(&state_dir).map_err(local("the state database can't be used"))?;
+    Ok((state_dir, Arc::new(store)))
 }
 
 fn scope(mode: &Mode) -> Scope {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::access::Access;
 #[cfg(target_os = "linux")]
 use super::nothing::Nothing;
 use super::observe::Connect;
@@ -18,9 +19,7 @@ use crate::runtime::sim::{Faults, World};
 use crate::runtime::{Result, Runtime, RuntimeError, StopRecords};
 use crate::spec::RuntimeKind;
 use crate::state::{ErrorKind, Owner};
-#[cfg(target_os = "linux")]
-use crate::store::StateDir;
-use crate::store::Store;
+use crate::store::{StateDir, Store};
 
 /// File in the state directory that remembers the default runtime, so that an engine which happens to be down at one
 /// start does not move every workload to another runtime.
@@ -69,32 +68,34 @@ fn remembered(path: &Path) -> Option<RuntimeKind> {
 /// Every runtime that instances of this owner may run on.
 pub fn connectors(
     options: &EngineOptions,
-    state_dir: &Path,
-    owner: &Owner,
+    access: Access,
+    state_dir: &StateDir,
     default: RuntimeKind,
     store: &Arc<Store>,
 ) -> Vec<Arc<dyn Connect>> {
+    let owner = state_dir.owner();
     if default == RuntimeKind::Sim {
         // A rehearsal touches nothing real, whatever runs here already.
         let world = World::new(Arc::new(SystemClock), SIM_SEED, Faults::none());
         return vec![Arc::new(super::Connected(Arc::new(world.runtime(owner.clone()))))];
     }
-    let read_only = options.mode == super::Mode::Observe;
-    let mut all: Vec<Arc<dyn Connect>> =
-        vec![Arc::new(Docker { owner: owner.clone(), store: store.clone(), read_only })];
+    let docker = Docker { owner: owner.clone(), store: store.clone(), read_only: access != Access::Work };
+    let mut all: Vec<Arc<dyn Connect>> = vec![Arc::new(docker)];
     #[cfg(target_os = "linux")]
-    all.push(sandbox(options, state_dir, owner));
+    all.push(sandbox(options, access, state_dir));
     all
 }
 
-/// The sandbox runtime. A look where nothing was ever made makes no directory for it either, and there can't be
-/// anything in one.
+/// The sandbox runtime. Where nothing was ever made there can't be anything in it, and a look makes no directory for it.
 #[cfg(target_os = "linux")]
-fn sandbox(options: &EngineOptions, state_dir: &Path, owner: &Owner) -> Arc<dyn Connect> {
-    if options.mode == super::Mode::Observe && !StateDir::is_made(state_dir) {
-        return Arc::new(super::Connected(Arc::new(Nothing { program: options.program.clone() })));
+fn sandbox(options: &EngineOptions, access: Access, state_dir: &StateDir) -> Arc<dyn Connect> {
+    let program = options.program.clone();
+    match access {
+        Access::LookAtNothing => Arc::new(super::Connected(Arc::new(Nothing { program }))),
+        Access::Work | Access::Look => {
+            Arc::new(Sandbox { owner: state_dir.owner().clone(), state_dir: state_dir.path().to_owned(), program })
+        }
     }
-    Arc::new(Sandbox { owner: owner.clone(), state_dir: state_dir.to_owned(), program: options.program.clone() })
 }
 
 /// Directory of the sandbox runtime inside of the state directory.
