@@ -45,6 +45,9 @@ pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<G
     let mut created: Option<InstanceRef> = None;
     let mut steps = lane.steps.into_iter().peekable();
     while let Some(step) = steps.next() {
+        if let Action::Remove { instance } = &step.action {
+            runtime.await_readers(instance).await;
+        }
         let pass = gate.pass(deployment, kind_of(&step.action)).await;
         let limit = longest(&step.action);
         let attempted = tokio::time::timeout(limit, attempt(&step, &created, runtime.as_ref(), reporter)).await;
@@ -159,4 +162,109 @@ fn request(action: &Action) -> Result<CreateRequest, RuntimeError> {
         env,
         source: Some(source.file.clone()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use futures::stream::BoxStream;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::plan::Cause;
+    use crate::runtime::{Capabilities, Listing, Progress, Result, RuntimeEvent, Volumes};
+    use crate::spec::{Image, RuntimeKind};
+    use crate::state::{InstanceId, StopRequest};
+
+    /// A runtime that only removes; somebody reads the output of every instance until `read` has a permit for it.
+    struct Removes {
+        read: Semaphore,
+    }
+
+    #[async_trait]
+    impl Runtime for Removes {
+        fn kind(&self) -> RuntimeKind {
+            RuntimeKind::Docker
+        }
+
+        async fn capabilities(&self) -> Result<Capabilities> {
+            unreachable!()
+        }
+
+        async fn list(&self) -> Result<Listing> {
+            unreachable!()
+        }
+
+        async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
+            unreachable!()
+        }
+
+        async fn ensure_image(&self, _: &Image, _: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+            unreachable!()
+        }
+
+        async fn create(&self, _: &CreateRequest) -> Result<Instance> {
+            unreachable!()
+        }
+
+        async fn start(&self, _: &InstanceRef) -> Result<Instance> {
+            unreachable!()
+        }
+
+        async fn stop(&self, _: &InstanceRef, _: &StopRequest) -> Result<Option<Instance>> {
+            unreachable!()
+        }
+
+        async fn await_readers(&self, _: &InstanceRef) {
+            self.read.acquire().await.unwrap().forget();
+        }
+
+        async fn remove(&self, _: &InstanceRef) -> Result<()> {
+            Ok(())
+        }
+
+        async fn teardown(&self, _: &str, _: Volumes) -> Result<()> {
+            unreachable!()
+        }
+
+        fn concurrency(&self) -> usize {
+            1
+        }
+    }
+
+    /// Passes on what was removed.
+    struct Ended(tokio::sync::mpsc::UnboundedSender<InstanceRef>);
+
+    impl Reporter for Ended {
+        async fn ended(&self, report: Report) {
+            let Outcome::Gone(instance) = report.outcome else { panic!("{report:?}") };
+            self.0.send(instance).unwrap();
+        }
+
+        fn progress(&self, _: &Step, _: &Progress) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removal_that_waits_for_readers_takes_no_place_from_other_calls() {
+        let runtime = Arc::new(Removes { read: Semaphore::new(0) });
+        let gate = Arc::new(Gate::new(runtime.concurrency()));
+        let revision = "v1-0123456789abcdef".parse().unwrap();
+        let id = InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0 };
+        let instance = InstanceRef { runtime: RuntimeKind::Docker, runtime_id: id.runtime_name(), id };
+        let step = Step { action: Action::Remove { instance: instance.clone() }, cause: Cause::Superseded };
+        let (ended, mut gone) = tokio::sync::mpsc::unbounded_channel();
+        let lane = Lane { steps: vec![step] };
+        let removal = {
+            let (runtime, gate) = (runtime.clone(), gate.clone());
+            tokio::spawn(async move { run(lane, runtime, gate, "demo", &Ended(ended)).await })
+        };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let other = tokio::time::timeout(Duration::from_secs(1), gate.pass("demo", CallKind::Short)).await;
+        assert!(other.is_ok(), "the one place of the deployment is free while it waits");
+        drop(other);
+        assert!(gone.try_recv().is_err(), "it is not removed before it was read");
+        runtime.read.add_permits(1);
+        removal.await.unwrap();
+        assert_eq!(gone.try_recv(), Ok(instance));
+    }
 }

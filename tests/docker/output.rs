@@ -59,6 +59,7 @@ async fn the_last_line_is_read_though_its_container_is_removed_at_once(bench: &B
     }
     let ends = running.iter().map(async |instance| {
         bench.runtime.stop(instance, &stop(Duration::from_secs(30))).await.unwrap();
+        bench.runtime.await_readers(instance).await;
         bench.runtime.remove(instance).await.unwrap();
     });
     futures::future::join_all(ends).await;

@@ -271,6 +271,15 @@ impl Inner {
         }
     }
 
+    /// Waits until nobody reads the output of a container any more, and not for long; not at all for one that is known to
+    /// run, whose readers have no reason to end.
+    pub(super) async fn await_readers(&self, instance: &InstanceRef) {
+        let id = &instance.runtime_id;
+        if self.facts.get(id).is_none_or(|known| matches!(known.phase, Phase::Exited(_))) {
+            self.readers.done(id).await;
+        }
+    }
+
     /// Removes a container with its anonymous volumes, killing what still runs.
     pub(super) async fn remove(&self, instance: &InstanceRef) -> Result<()> {
         if !self.owns(instance).await? {
@@ -281,9 +290,6 @@ impl Inner {
             let _was_running = self.signal(instance, Signal::KILL, &format!("removing {}", instance.id)).await?;
         }
         let id = &instance.runtime_id;
-        if self.facts.get(id).is_some_and(|known| matches!(known.phase, Phase::Exited(_))) {
-            self.readers.done(id).await;
-        }
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let removed = self
             .engine

@@ -208,6 +208,10 @@ impl Runtime for DockerRuntime {
         self.inner.stop(instance, stop).await
     }
 
+    async fn await_readers(&self, instance: &InstanceRef) {
+        self.inner.await_readers(instance).await;
+    }
+
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {
         self.inner.remove(instance).await
     }

@@ -1,5 +1,6 @@
 //! Who follows output. Engines end a follower before it has read all, and what it then reads once more is gone with the
-//! container; so a container that has ended is removed when its followers are done.
+//! container; so a container that has ended is removed when its followers are done. Whoever removes it waits for that
+//! first, without holding up other calls.
 
 use std::collections::HashMap;
 use std::sync::Arc;
