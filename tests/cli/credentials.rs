@@ -11,11 +11,36 @@ use crate::engine::{self, Kind};
 use crate::registry::{HTPASSWD, Registry};
 use crate::rig::{Done, Rig};
 
-/// A helper that knows one registry, in the words of those of docker-credential-helpers.
+/// File in which helpers note that they were asked.
+const ASKED: &str = "asked";
+
+/// What comes of a pull.
+#[derive(Clone, Copy, PartialEq)]
+enum Pull {
+    Done,
+    /// The registry refuses the credentials.
+    Refused,
+    /// There are no credentials.
+    Without,
+}
+
+impl Pull {
+    /// How the engine tells that it failed.
+    fn reason(self, kind: Kind) -> &'static str {
+        match (self, kind) {
+            (Self::Without, Kind::Docker) => "no basic auth credentials",
+            // Podman asks the registry in vain either way.
+            _ => "unauthorized: authentication required",
+        }
+    }
+}
+
+/// A helper that knows one registry, in the words of those of docker-credential-helpers. It notes that it was asked.
 fn write_helper(rig: &Rig, name: &str, address: &str, secret: &str) {
     let file = format!("bin/docker-credential-{name}");
+    let asked = rig.path(ASKED).display().to_string();
     let script = format!(
-        "#!/bin/sh\n[ \"$1\" = get ] || exit 2\nserver=$(cat)\nif [ \"$server\" != {address} ]; then\n    \
+        "#!/bin/sh\n[ \"$1\" = get ] || exit 2\necho {name} >>{asked}\nserver=$(cat)\nif [ \"$server\" != {address} ]; then\n    \
          echo credentials not found in native keychain\n    exit 1\nfi\n\
          echo '{{\"ServerURL\":\"{address}\",\"Username\":\"test\",\"Secret\":\"{secret}\"}}'\n"
     );
@@ -66,27 +91,37 @@ fn credentials_of_helpers_are_used(kind: Kind) {
         ),
     );
     let stored = json!({ address: { "auth": STANDARD.encode("test:secret") } });
-    let table: [(Value, bool); 7] = [
-        (json!({ "credHelpers": { address: "right" } }), true),
-        (json!({ "credsStore": "right" }), true),
+    let table: [(Value, &[&str], Pull); 7] = [
+        (json!({ "credHelpers": { address: "right" } }), &["right"], Pull::Done),
+        (json!({ "credsStore": "right" }), &["right"], Pull::Done),
         // The registry's own helper goes first, and nobody else is asked after it.
-        (json!({ "credHelpers": { address: "right" }, "credsStore": "wrong" }), true),
-        (json!({ "credHelpers": { address: "wrong" }, "credsStore": "right" }), false),
+        (json!({ "credHelpers": { address: "right" }, "credsStore": "wrong" }), &["right"], Pull::Done),
+        (json!({ "credHelpers": { address: "wrong" }, "credsStore": "right" }), &["wrong"], Pull::Refused),
         // A helper that knows nothing of the registry, or is not installed, leaves it to the file.
-        (json!({ "credsStore": "other", "auths": stored }), true),
-        (json!({ "credsStore": "missing", "auths": stored }), true),
-        (json!({ "credsStore": "other" }), false),
+        (json!({ "credsStore": "other", "auths": stored }), &["other"], Pull::Done),
+        (json!({ "credsStore": "missing", "auths": stored }), &[], Pull::Done),
+        (json!({ "credsStore": "other" }), &["other"], Pull::Without),
     ];
-    for (config, pulls) in table {
+    for (config, helpers, pull) in table {
         rig.write(".docker/config.json", &config.to_string());
-        let timeout = if pulls { "60s" } else { "3s" };
+        rig.write(ASKED, "");
+        let (timeout, code) = if pull == Pull::Done { ("60s", 0) } else { ("3s", 124) };
         let done = keel(&rig, &["apply", "-f", "web.yaml", "--timeout", timeout]);
-        assert_eq!(done.code == 0, pulls, "{config}: {done:?}");
-        if !pulls {
-            assert!(done.err.contains(&image), "{config}: {done:?}");
+        assert_eq!(done.code, code, "{config}: {done:?}");
+        let asked = std::fs::read_to_string(rig.path(ASKED)).unwrap();
+        let mut asked: Vec<&str> = asked.lines().collect();
+        asked.dedup();
+        assert_eq!(asked, helpers, "{config}");
+        if pull == Pull::Done {
+            docker(&rig, &["image", "inspect", &image]);
+        } else {
+            let error = done.err.lines().last().unwrap_or_default();
+            assert!(error.starts_with("error: deployment/private not done after 3s: "), "{config}: {error}");
+            let told = error.split_once(&format!("pulling {image}: ")).map(|(_, reason)| reason);
+            assert!(told.is_some_and(|told| told.ends_with(pull.reason(kind))), "{config}: {error}");
         }
         keel(&rig, &["delete", "private"]).expect_code(0);
-        if pulls {
+        if pull == Pull::Done {
             docker(&rig, &["rmi", &image]);
         }
     }

@@ -16,6 +16,16 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Variable by which the tests are told that there are control groups to use, so that none may be skipped.
 pub const REQUIRE_GROUPS: &str = "KEEL_TEST_GROUPS";
 
+/// Reports that a test can't run here.
+///
+/// # Panics
+/// When `KEEL_TEST_REQUIRE`, a list with commas, names the sandbox.
+pub fn skip(reason: &str) {
+    let required = std::env::var("KEEL_TEST_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name.trim() == "sandbox"), "{reason}");
+    eprintln!("skipped: {reason}");
+}
+
 /// The program under test.
 pub fn keel() -> PathBuf {
     std::env::var_os("KEEL_TEST_PROGRAM").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_keel")), PathBuf::from)
