@@ -23,7 +23,8 @@ const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const AGAIN_MOST: Duration = Duration::from_secs(15);
 
 /// Longest time without a line that a replacement waits for the end of its dead predecessor's output, so that the last
-/// lines of that come first. They are there already; reading them takes milliseconds.
+/// lines of that come first; and that the output of an instance that is gone stays open. They are there already; reading
+/// them takes milliseconds. Podman 4 never tells the end where a container is removed while it is followed.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Longest time without a line that the output of a dead instance stays open: a runtime that does not tell the end by
@@ -174,9 +175,9 @@ impl Roster {
                 *over_since = None;
                 return true;
             }
-            let stuck = *over_since.get_or_insert(now) + STUCK;
-            if now < stuck {
-                look.look_at(stuck);
+            let end = *over_since.get_or_insert(now) + if instance.is_some() { STUCK } else { DRAIN };
+            if now < end {
+                look.look_at(end);
                 return true;
             }
             look.close.push(key.clone());

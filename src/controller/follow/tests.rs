@@ -123,6 +123,19 @@ fn a_replacement_waits_for_the_last_lines_of_a_dead_one_and_not_for_ever() {
 }
 
 #[test]
+fn the_output_of_what_is_gone_is_not_waited_for_as_long() {
+    let (mut roster, now) = (roster(None), Instant::now());
+    let instance = runs(0, 0, 1);
+    roster.look(&[instance.clone()], now);
+    let look = roster.look(&[], now);
+    assert_eq!((look.close, look.again), (vec![], Some(now + 5 * SECOND)));
+    roster.line(&key(&instance), &line(1), now + 4 * SECOND);
+    assert_eq!(roster.look(&[], now + 5 * SECOND).again, Some(now + 9 * SECOND), "it still tells lines");
+    assert_eq!(roster.look(&[], now + 9 * SECOND).close, [key(&instance)]);
+    assert!(!roster.is_reading());
+}
+
+#[test]
 fn a_replacement_does_not_wait_for_one_that_still_runs() {
     let (mut roster, now) = (roster(None), Instant::now());
     let (first, second) = (runs(0, 0, 1), runs(0, 1, 101));
