@@ -33,6 +33,7 @@ struct DeploymentDiff<'a> {
     steps: &'a [String],
     waits: &'a [String],
     forecast: &'a serde_json::Value,
+    cut_short: Option<&'a str>,
 }
 
 impl Args {
@@ -70,6 +71,7 @@ fn diff(preview: &DeploymentPreview) -> DeploymentDiff<'_> {
         steps: &preview.steps,
         waits: &preview.waits,
         forecast: &preview.forecast,
+        cut_short: preview.cut_short.as_deref(),
     }
 }
 
@@ -110,6 +112,7 @@ mod tests {
             waits: Vec::new(),
             plan: Value::Null,
             forecast: Value::Null,
+            cut_short: None,
         }
     }
 

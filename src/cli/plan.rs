@@ -68,6 +68,7 @@ fn value(preview: &DeploymentPreview) -> serde_json::Value {
         "waits": preview.waits,
         "plan": preview.plan,
         "forecast": preview.forecast,
+        "cut_short": preview.cut_short,
     })
 }
 

@@ -31,8 +31,13 @@ pub fn verdict(preview: &Preview, synced: bool) -> Exit {
     for line in &blind {
         note(format_args!("error: {}", harmless(line)));
     }
+    for line in preview.deployments.iter().filter_map(cut_short) {
+        note(format_args!("warning: {line}"));
+    }
+    let is_open = preview.deployments.iter().any(|one| one.cut_short.is_some() && one.steps.is_empty());
     match preview.deployments.iter().all(is_nothing) {
         _ if !blind.is_empty() || !synced => Exit::CouldNotTell,
+        true if is_open => Exit::CouldNotTell,
         true => Exit::Success,
         false => Exit::Failure,
     }
@@ -41,6 +46,11 @@ pub fn verdict(preview: &Preview, synced: bool) -> Exit {
 /// Whether nothing is declared differently and nothing is to be done.
 pub fn is_nothing(preview: &DeploymentPreview) -> bool {
     preview.change == Change::Unchanged && preview.steps.is_empty()
+}
+
+/// Why not all steps of a deployment are told.
+fn cut_short(preview: &DeploymentPreview) -> Option<String> {
+    Some(format!("deployment/{}: {}", preview.deployment, preview.cut_short.as_ref()?))
 }
 
 /// Why the steps of a deployment could not be told.
@@ -85,6 +95,7 @@ mod tests {
             waits: Vec::new(),
             plan: Value::Null,
             forecast: Value::Null,
+            cut_short: None,
         }
     }
 
@@ -98,6 +109,19 @@ mod tests {
         assert_eq!(of(Change::Unchanged, &[]), Exit::Success);
         assert_eq!(of(Change::Unchanged, &["start demo/web/0"]), Exit::Failure);
         assert_eq!(of(Change::Configured, &[]), Exit::Failure);
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_not_nothing() {
+        let of = |change, steps: &[&str]| DeploymentPreview {
+            cut_short: Some("there was no time".to_owned()),
+            ..preview(change, steps)
+        };
+        let waits = of(Change::Unchanged, &[]);
+        assert_eq!(cut_short(&waits).as_deref(), Some("deployment/demo: there was no time"));
+        assert_eq!(verdict(&previews(waits), true), Exit::CouldNotTell);
+        assert_eq!(verdict(&previews(of(Change::Configured, &[])), true), Exit::Failure);
+        assert_eq!(verdict(&previews(of(Change::Unchanged, &["start demo/web/0"])), true), Exit::Failure);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::convert;
 use super::engine::{Engine, ended};
 use super::message::Command;
 use super::open::local;
-use super::{Applied, ApplyRequest, Change, DeploymentPreview, EngineError, Mode, Preview, SpecFile};
-use crate::plan::{Snapshot, forecast, plan};
+use super::outlook::{Outlook, previews};
+use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
 use crate::spec::{MergedDeployment, ParsedFile, Prune, merge, parse, problems};
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, read_applied};
@@ -203,41 +203,6 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
     tokio::task::spawn_blocking(work).await.map_err(local("work on files was cut off"))?
-}
-
-/// What a preview of one deployment is made from.
-struct Outlook {
-    change: Change,
-    old: Option<serde_json::Value>,
-    new: Option<serde_json::Value>,
-    snapshot: Snapshot,
-}
-
-/// Looks ahead for each deployment, which may take its time.
-async fn previews(outlooks: Vec<Outlook>) -> Result<Preview, EngineError> {
-    blocking(move || {
-        let deployments = outlooks.into_iter().map(preview_of).collect();
-        Ok(Preview { deployments, problems: Vec::new() })
-    })
-    .await
-}
-
-fn preview_of(outlook: Outlook) -> DeploymentPreview {
-    let Outlook { change, old, new, snapshot } = outlook;
-    let deployment = snapshot.deployment.clone();
-    let plan = plan(&snapshot.input());
-    let forecast = forecast(snapshot);
-    DeploymentPreview {
-        deployment,
-        change,
-        old,
-        new,
-        steps: forecast.steps().map(ToString::to_string).collect(),
-        course: forecast.lines(),
-        waits: forecast.rest(),
-        plan: serde_json::to_value(plan).unwrap_or_default(),
-        forecast: serde_json::to_value(forecast).unwrap_or_default(),
-    }
 }
 
 fn copy(file: &SpecFile) -> AppliedFile {

@@ -19,6 +19,7 @@ mod message;
 mod nothing;
 mod observe;
 mod open;
+mod outlook;
 mod publish;
 mod queue;
 mod reconcile;

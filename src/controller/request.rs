@@ -105,6 +105,8 @@ pub struct DeploymentPreview {
     pub plan: serde_json::Value,
     /// What is expected to happen, as a value.
     pub forecast: serde_json::Value,
+    /// Why nobody looked beyond what may be done at once; absent where somebody did.
+    pub cut_short: Option<String>,
 }
 
 /// A request could not be carried out.
