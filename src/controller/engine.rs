@@ -6,11 +6,13 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::core::Core;
 use super::follow::{Followed, Observed, follow};
 use super::message::{Command, Message};
-use super::open::{Reread, Source, local};
+use super::open::{Source, local};
+use super::reread::Reread;
 use super::{EngineError, Mode};
 use crate::clock::SystemClock;
 use crate::runtime::Runtime;
@@ -84,7 +86,7 @@ impl Engine {
             source.rescan().await.map_err(|_| ended())?;
         }
         if let Some(reread) = &self.inner.reread {
-            reread.read().await?;
+            reread.read(Instant::now()).await?;
         }
         self.ask(Command::Settle).await
     }

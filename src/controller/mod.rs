@@ -26,6 +26,7 @@ mod reconcile;
 mod record;
 mod reports;
 mod request;
+mod reread;
 mod runtimes;
 mod stops;
 

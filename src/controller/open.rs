@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::access::Access;
 use super::apply::blocking;
 use super::core::{Core, Parts, Scope, Settled};
 use super::declared::Declared;
 use super::engine::{Engine, Inner};
+use super::reread::Reread;
 use super::{EngineError, EngineOptions, Mode, convert, event, runtimes};
 use crate::clock::SystemClock;
 use crate::source::{
-    Deleted, DirectorySource, Recording, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped,
-    SpecSnapshot, last_roots, read_once,
+    Deleted, DirectorySource, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped, SpecSnapshot,
+    last_roots,
 };
 use crate::spec::RuntimeKind;
 use crate::state::Desired;
@@ -125,7 +127,7 @@ where
     move |source| EngineError::Local { context: format!("{context}: {source}"), source: Box::new(source) }
 }
 
-fn source_error(error: SourceError) -> EngineError {
+pub(super) fn source_error(error: SourceError) -> EngineError {
     match error {
         missing @ SourceError::Root { .. } => EngineError::Invalid(missing.to_string()),
         failed @ SourceError::Store(_) => local("the sources can't be read")(failed),
@@ -161,35 +163,6 @@ struct Sources {
     /// Reads once more where nothing watches.
     reread: Option<Arc<Reread>>,
     tasks: JoinSet<()>,
-}
-
-/// Reads the declarations when it is asked to, and tells the core.
-pub struct Reread {
-    roots: Vec<Root>,
-    store: Arc<Store>,
-    default_runtime: RuntimeKind,
-    declared: watch::Sender<Arc<Declared>>,
-}
-
-impl Reread {
-    /// Reads everything; records nothing.
-    ///
-    /// # Errors
-    /// A directory or the state database can't be read.
-    pub async fn read(&self) -> Result<(), EngineError> {
-        let (roots, store) = (self.roots.clone(), self.store.clone());
-        let look = move || read_once(roots, store, &SystemClock, SourceOptions::default(), Recording::Off);
-        let snapshot = blocking(move || look().map_err(source_error)).await?;
-        let next = convert_snapshot(&snapshot, self.default_runtime);
-        self.declared.send_if_modified(|last| {
-            let changed = **last != next;
-            if changed {
-                *last = Arc::new(next);
-            }
-            changed
-        });
-        Ok(())
-    }
 }
 
 /// A directory source at work, and the way of what it says to the core.
@@ -250,8 +223,8 @@ async fn sources(
         Mode::Record | Mode::OneShot => {}
         Mode::Observe => {
             let (sender, declared) = watch::channel(Arc::new(Declared::default()));
-            let reread = Reread { roots, store: store.clone(), default_runtime, declared: sender };
-            reread.read().await?;
+            let reread = Reread::new(roots, store.clone(), default_runtime, sender);
+            reread.read(Instant::now()).await?;
             return Ok(Sources { declared, source: None, reread: Some(Arc::new(reread)), tasks: JoinSet::new() });
         }
     }
@@ -273,7 +246,7 @@ async fn sources(
     Ok(Sources { declared, source: Some(Source { handle, relay }), reread: None, tasks })
 }
 
-fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: RuntimeKind) -> Declared {
+pub(super) fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: RuntimeKind) -> Declared {
     let deployments = snapshot.deployments.iter();
     Declared {
         synced: snapshot.synced,

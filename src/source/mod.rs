@@ -30,5 +30,5 @@ mod watcher;
 pub use bounds::{EMPTY_SETTLE, MAX_DEPTH, MAX_ENTRIES, MAX_FILES, MAX_TOTAL_BYTES};
 pub use directory::{DirectorySource, SourceHandle, SourceStopped};
 pub use find::{Found, find};
-pub use scan::{Recording, Scanned, Scanner, SourceError, last_roots, read_once};
+pub use scan::{Recording, Scanned, Scanner, SourceError, last_roots};
 pub use snapshot::{Deleted, Effect, FileProblem, Hold, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};

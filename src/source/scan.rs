@@ -176,6 +176,19 @@ impl Scanner {
         Scanned { snapshot: Arc::clone(&self.snapshot), settles_in }
     }
 
+    /// Looks at all roots, and waits (at most for a few seconds) where something may be the middle of a save. It holds the
+    /// thread meanwhile.
+    pub fn settle(&mut self, clock: &dyn Clock) -> Arc<SpecSnapshot> {
+        let mut scanned = self.scan(clock.now());
+        // A file may be missing first and then be empty.
+        for _ in 0..2 {
+            let Some(wait) = scanned.settles_in else { break };
+            std::thread::sleep(wait);
+            scanned = self.scan(clock.now());
+        }
+        scanned.snapshot
+    }
+
     /// Confirms the loss that is held; where none is, that what other directories declared may go. Each is a decision of
     /// its own. Looks again, and gives the names.
     ///
@@ -449,28 +462,6 @@ pub fn last_roots(store: &Store) -> Result<Vec<Root>, StoreError> {
     let matters = |path: &Path| path.exists() || state.inventory.iter().any(|declared| declared.root == path);
     let roots = state.roots.iter().filter(|root| matters(&root.path));
     Ok(roots.map(|root| Root { path: root.path.clone(), kind: RootKind::Watched }).collect())
-}
-
-/// Looks at roots for one command. Waits (at most for a few seconds) where something may be the middle of a save.
-///
-/// # Errors
-/// Those of [`Scanner::load`].
-pub fn read_once(
-    roots: Vec<Root>,
-    store: Arc<Store>,
-    clock: &dyn Clock,
-    options: SourceOptions,
-    recording: Recording,
-) -> Result<Arc<SpecSnapshot>, SourceError> {
-    let mut scanner = Scanner::load(roots, store, options, recording)?;
-    let mut scanned = scanner.scan(clock.now());
-    // A file may be missing first and then be empty.
-    for _ in 0..2 {
-        let Some(wait) = scanned.settles_in else { break };
-        std::thread::sleep(wait);
-        scanned = scanner.scan(clock.now());
-    }
-    Ok(scanned.snapshot)
 }
 
 fn checked(root: Root, known: &Inventory) -> Result<Root, SourceError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::source::{EMPTY_SETTLE, MAX_DEPTH, MAX_FILES, Recording, Root, RootKind, Scanner, read_once};
+use evenkeel::source::{EMPTY_SETTLE, MAX_DEPTH, MAX_FILES, Recording, Root, RootKind, Scanner};
 use evenkeel::spec::Prune;
 use evenkeel::store::AppliedFile;
 
@@ -245,7 +245,8 @@ fn a_look_without_recording_leaves_no_trace() {
     bench.write("a.yaml", &deployment("a", "two"));
     bench.write("b.yaml", &deployment("b", "one"));
     let look = |bench: &Bench| {
-        read_once(bench.roots(), bench.store(), &evenkeel::clock::SystemClock, bench.options, Recording::Off).unwrap()
+        let scanner = Scanner::load(bench.roots(), bench.store(), bench.options, Recording::Off);
+        scanner.unwrap().settle(&evenkeel::clock::SystemClock)
     };
     assert_eq!(images(&look(&bench)), ["a/web=two", "b/web=one"]);
     bench.remove("b.yaml");

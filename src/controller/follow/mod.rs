@@ -19,7 +19,7 @@ use self::roster::{Key, Opening, Roster, Trouble};
 use super::EngineError;
 use super::engine::{ask, cannot, ended};
 use super::message::{Command, Message};
-use super::open::Reread;
+use super::reread::Reread;
 use crate::clock::Clock;
 use crate::runtime::io::{LogLine, LogOptions};
 use crate::runtime::{self, ErrorKind, Runtime, RuntimeError};
@@ -36,6 +36,10 @@ const WAITING_LOOK: Duration = Duration::from_secs(2);
 /// What a follower needs to know of an engine.
 pub struct Observed {
     /// Asks the core.
+/// Age up to which what another follower has read counts for this one: between two of its own looks there is one read,
+/// however many followers there are.
+const RECENT: Duration = Duration::from_secs(1);
+
     pub messages: mpsc::Sender<Message>,
     /// What there is.
     pub status: watch::Receiver<Arc<Status>>,
@@ -204,7 +208,7 @@ impl Follower {
     /// Looks again for what no event tells.
     async fn look_again(&mut self) -> Result<(), EngineError> {
         if let Some(reread) = self.engine.reread.as_ref().filter(|_| self.waiting.is_some())
-            && let Err(error) = reread.read().await
+            && let Err(error) = reread.read(recent).await
         {
             tracing::debug!(%error, "what is declared stays as it was");
         }
@@ -215,6 +219,7 @@ impl Follower {
     async fn look(&mut self) -> Result<(), EngineError> {
         // The status first: what is declared by then has its instances in what is asked for after.
         let status = self.engine.status.borrow_and_update().clone();
+        let recent = Instant::now().checked_sub(RECENT).unwrap_or_else(Instant::now);
         let target = self.target.clone();
         let instances = ask(&self.engine.messages, |reply| Command::Instances(target, reply)).await?;
         let now = Instant::now();
