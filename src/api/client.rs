@@ -20,7 +20,7 @@ use tower::ServiceExt;
 
 use super::frame::{Frame, frames};
 use super::wire::StatusQuery;
-use super::{ApiError, ErrorBody, ExecStart, Kind, LogItem, LogQuery, Version};
+use super::{ApiError, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
 use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, Preview, RuntimeReport};
 use crate::runtime::io::{ExecInput, ExecOutput};
 use crate::status::Status;
@@ -52,6 +52,9 @@ enum Transport {
     Socket(PathBuf),
     InProcess { router: Router, engine: Engine },
 }
+
+/// What a log answer tells.
+pub type LogItems = BoxStream<'static, Result<LogItem, ApiError>>;
 
 /// A command that is running.
 pub struct ExecStream {
@@ -139,8 +142,16 @@ impl Client {
     }
 
     /// Output of instances.
-    pub async fn logs(&self, wanted: &LogQuery) -> Result<BoxStream<'static, Result<LogItem, ApiError>>, ApiError> {
-        let request = request(Method::GET, &query("/v1/logs", wanted)?, Body::empty())?;
+    pub async fn logs(&self, wanted: &LogQuery) -> Result<LogItems, ApiError> {
+        self.log_items(request(Method::GET, &query("/v1/logs", wanted)?, Body::empty())?).await
+    }
+
+    /// Output that is followed, after what was read before.
+    pub async fn resume_logs(&self, resume: &LogResume) -> Result<LogItems, ApiError> {
+        self.log_items(request(Method::POST, "/v1/logs", Body::from(json(resume)?))?).await
+    }
+
+    async fn log_items(&self, request: Request<Body>) -> Result<LogItems, ApiError> {
         let response = self.send(request).await?;
         Ok(log_items(success(response).await?.into_body()).boxed())
     }

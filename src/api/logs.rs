@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -11,44 +12,65 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, Peekable};
 use futures::{Stream, StreamExt};
 
-use super::{ApiError, Kind, LogItem, LogQuery};
+use super::{ApiError, Kind, LogItem, LogQuery, LogResume};
 use crate::controller::{Engine, Followed};
 use crate::runtime;
 use crate::runtime::io::LogLine;
-use crate::state::Target;
+use crate::state::{InstanceRef, Target};
 use crate::status::{InstanceView, Status};
 
 /// Most instances that an answer begins with; each holds a file or a connection of the runtime open (kubectl allows 5 at a time
 /// and 50 with `--max-log-requests` raised by hand).
 const MAX_STREAMS: usize = 100;
 
-type Lines = (String, BoxStream<'static, runtime::Result<LogLine>>);
+type Lines = (InstanceRef, BoxStream<'static, runtime::Result<LogLine>>);
 
 pub(super) async fn logs(
     State(engine): State<Engine>,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
-    let target: Target = query.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))?;
+    let target = target(&query)?;
     // Before anything is opened. The status leaves out slots that are only kept for their output; they count below.
     check_count(&target, covered(&engine.status(), &target))?;
     let items = if query.goes_on() {
-        engine.follow(&target, &query.options()).await?.map(LogItem::from).boxed()
+        engine.follow(&target, &query.options(), None).await?.map(LogItem::from).boxed()
     } else {
         let streams = engine.logs(&target, query.previous, &query.options()).await?;
         check_count(&target, streams.len())?;
-        let names = LogItem::Instances(streams.iter().map(|(name, _)| name.clone()).collect());
+        let names = LogItem::Instances(streams.iter().map(|(instance, _)| instance.id.name()).collect());
         stream::once(async move { names }).chain(in_order(streams)).boxed()
     };
+    Ok(answer(items))
+}
+
+/// Goes on with an answer. How many instances there are was asked when it began.
+pub(super) async fn resume(
+    State(engine): State<Engine>,
+    body: Result<Json<LogResume>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(LogResume { query, after }) = body.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
+    if !query.goes_on() {
+        return Err(ApiError::new(Kind::Invalid, "only what is followed can go on"));
+    }
+    let items = engine.follow(&target(&query)?, &query.options(), Some(after)).await?;
+    Ok(answer(items.map(LogItem::from)))
+}
+
+fn target(query: &LogQuery) -> Result<Target, ApiError> {
+    query.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))
+}
+
+fn answer(items: impl Stream<Item = LogItem> + Send + 'static) -> Response {
     let lines = items.map(|item| encode(&item));
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
 impl From<Followed> for LogItem {
     fn from(told: Followed) -> Self {
         match told {
             Followed::Instances(names) => Self::Instances(names),
-            Followed::Line { instance, line } => Self::Line { instance, line },
+            Followed::Line { instance, line } => Self::line(&instance, line),
             Followed::Interrupted { instance, error } => {
                 Self::Interrupted { instance, error: ApiError::from(error).body() }
             }
@@ -81,33 +103,41 @@ fn check_count(target: &Target, count: usize) -> Result<(), ApiError> {
     Err(ApiError::new(Kind::Invalid, message))
 }
 
+impl LogItem {
+    fn line(instance: &InstanceRef, line: LogLine) -> Self {
+        let runtime_id = instance.runtime_id.clone();
+        Self::Line { instance: instance.id.name(), runtime: instance.runtime, runtime_id, line }
+    }
+}
+
 fn encode(item: &LogItem) -> Result<Bytes, serde_json::Error> {
     let mut bytes = serde_json::to_vec(item)?;
     bytes.push(b'\n');
     Ok(bytes.into())
 }
 
-fn item(instance: &str, line: runtime::Result<LogLine>) -> LogItem {
-    let instance = instance.to_owned();
+fn item(instance: &InstanceRef, line: runtime::Result<LogLine>) -> LogItem {
     match line {
-        Ok(line) => LogItem::Line { instance, line },
-        Err(error) => LogItem::Failed { instance, error: ApiError::from(error).body() },
+        Ok(line) => LogItem::line(instance, line),
+        Err(error) => LogItem::Failed { instance: instance.id.name(), error: ApiError::from(error).body() },
     }
 }
 
 /// Lines by the time at which they were written; those of one instance stay in their order.
 fn in_order(streams: Vec<Lines>) -> impl Stream<Item = LogItem> + Send + 'static {
-    let heads: Vec<_> = streams.into_iter().map(|(name, lines)| (name, lines.peekable())).collect();
+    let heads: Vec<_> = streams.into_iter().map(|(instance, lines)| (instance, lines.peekable())).collect();
     stream::unfold(heads, |mut heads| async move {
         let first = earliest(&mut heads).await?;
-        let (name, lines) = heads.get_mut(first)?;
+        let (instance, lines) = heads.get_mut(first)?;
         let line = std::pin::Pin::new(lines).next().await?;
-        Some((item(name, line), heads))
+        Some((item(instance, line), heads))
     })
 }
 
 /// The stream whose next line is the oldest; a failure counts as oldest of all. Streams that ended are dropped.
-async fn earliest(heads: &mut Vec<(String, Peekable<BoxStream<'static, runtime::Result<LogLine>>>)>) -> Option<usize> {
+async fn earliest(
+    heads: &mut Vec<(InstanceRef, Peekable<BoxStream<'static, runtime::Result<LogLine>>>)>,
+) -> Option<usize> {
     let mut best = None;
     let mut index = 0;
     while let Some((_, lines)) = heads.get_mut(index) {
@@ -136,18 +166,31 @@ mod tests {
     use super::*;
     use crate::runtime::RuntimeError;
     use crate::runtime::io::OutputStream;
-    use crate::state::ErrorKind;
+    use crate::spec::RuntimeKind;
+    use crate::state::{ErrorKind, InstanceId};
 
     fn line(second: i64, text: &str) -> runtime::Result<LogLine> {
         let at = DateTime::<Utc>::from_timestamp(second, 0).unwrap();
         Ok(LogLine { at, stream: OutputStream::Stdout, text: text.to_owned() })
     }
 
+    /// The first instance of a service of the deployment `demo`.
+    fn instance(service: &str) -> InstanceRef {
+        let id = InstanceId {
+            deployment: "demo".to_owned(),
+            service: service.to_owned(),
+            slot: 0,
+            revision: "v1-aa00000000000000".parse().unwrap(),
+            attempt: 0,
+        };
+        InstanceRef { id, runtime: RuntimeKind::Sandbox, runtime_id: "x1".to_owned() }
+    }
+
     async fn merged(streams: Vec<(&str, Vec<runtime::Result<LogLine>>)>) -> Vec<String> {
-        let streams = streams.into_iter().map(|(name, lines)| (name.to_owned(), stream::iter(lines).boxed())).collect();
+        let streams = streams.into_iter().map(|(name, lines)| (instance(name), stream::iter(lines).boxed())).collect();
         in_order(streams)
             .map(|item| match item {
-                LogItem::Line { instance, line } => format!("{instance} {}", line.text),
+                LogItem::Line { line, .. } => line.text,
                 LogItem::Failed { instance, error } => format!("{instance} failed: {}", error.error),
                 other => panic!("{other:?}"),
             })
@@ -159,13 +202,13 @@ mod tests {
     async fn lines_of_several_instances_are_merged_by_time() {
         let a = vec![line(1, "a1"), line(4, "a4")];
         let b = vec![line(2, "b2"), line(3, "b3"), line(5, "b5")];
-        assert_eq!(merged(vec![("a", a), ("b", b)]).await, ["a a1", "b b2", "b b3", "a a4", "b b5"]);
+        assert_eq!(merged(vec![("a", a), ("b", b)]).await, ["a1", "b2", "b3", "a4", "b5"]);
     }
 
     #[tokio::test]
     async fn a_clock_that_went_back_does_not_reorder_an_instance() {
         let a = vec![line(9, "first"), line(1, "second")];
-        assert_eq!(merged(vec![("a", a), ("b", vec![line(5, "b")])]).await, ["b b", "a first", "a second"]);
+        assert_eq!(merged(vec![("a", a), ("b", vec![line(5, "b")])]).await, ["b", "first", "second"]);
     }
 
     #[tokio::test]
@@ -173,16 +216,16 @@ mod tests {
         let failure = Err(RuntimeError::new(ErrorKind::Failed, "log file is gone"));
         assert_eq!(
             merged(vec![("a", vec![line(1, "a1")]), ("b", vec![failure])]).await,
-            ["b failed: log file is gone", "a a1"]
+            ["demo/b/0 failed: log file is gone", "a1"]
         );
     }
 
     #[tokio::test]
     async fn lines_travel_as_json_with_their_instance() {
-        let bytes = encode(&item("demo/web/0", line(0, "hi"))).unwrap();
+        let bytes = encode(&item(&instance("web"), line(0, "hi"))).unwrap();
         assert_eq!(
             std::str::from_utf8(&bytes).unwrap(),
-            "{\"line\":{\"instance\":\"demo/web/0\",\"at\":\"1970-01-01T00:00:00Z\",\"stream\":\"stdout\",\"text\":\"hi\"}}\n"
+            "{\"line\":{\"instance\":\"demo/web/0\",\"runtime\":\"sandbox\",\"runtime_id\":\"x1\",\"at\":\"1970-01-01T00:00:00Z\",\"stream\":\"stdout\",\"text\":\"hi\"}}\n"
         );
     }
 

@@ -13,6 +13,7 @@
 //! | `POST /v1/approve` | names of the deployments that may go |
 //! | `POST /v1/rescan` | `null` |
 //! | `GET /v1/logs?target=NAME[&follow=true][&tail=N][&previous=true][&since=TIME]` | JSON lines of [`LogItem`] |
+//! | `POST /v1/logs` with [`LogResume`] | the same, after what was read before |
 //! | `POST /v1/exec` | frames both ways, see [`frame`] |
 //!
 //! Errors are [`ErrorBody`] with a status code of their own per kind.
@@ -30,4 +31,4 @@ pub use client::Client;
 pub use error::{ApiError, ErrorBody, Kind};
 pub use routes::router;
 pub use serve::{ServeError, Server};
-pub use wire::{ExecStart, LogItem, LogQuery, Version};
+pub use wire::{ExecStart, LogItem, LogQuery, LogResume, Version};

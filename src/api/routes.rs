@@ -38,7 +38,7 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/approve", post(approve))
         .route("/v1/rescan", post(rescan))
         .route("/v1/runtimes", get(runtimes))
-        .route("/v1/logs", get(logs::logs))
+        .route("/v1/logs", get(logs::logs).post(logs::resume))
         .route_layer(middleware::from_fn(bounded))
         .route("/v1/exec", post(exec::exec))
         .fallback(|| async {

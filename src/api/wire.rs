@@ -4,7 +4,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::ErrorBody;
+use crate::controller::Bookmark;
 use crate::runtime::io::{ExecRequest, LogLine, LogOptions};
+use crate::spec::RuntimeKind;
 
 /// Who answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +62,16 @@ impl LogQuery {
     }
 }
 
+/// Goes on with a followed answer that ended before its target did, maybe another controller's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogResume {
+    /// As it was asked for; it follows.
+    #[serde(flatten)]
+    pub query: LogQuery,
+    /// Where the reader is.
+    pub after: Bookmark,
+}
+
 /// One line of a log answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,6 +83,10 @@ pub enum LogItem {
     Line {
         /// Name of the instance.
         instance: String,
+        /// Runtime that runs it.
+        runtime: RuntimeKind,
+        /// The runtime's own id: another one with the same name has another.
+        runtime_id: String,
         /// The line.
         #[serde(flatten)]
         line: LogLine,

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::follow::{Followed, Observed, follow};
+use super::follow::{Bookmark, Followed, Observed, follow};
 use super::message::{Command, Message};
 use super::open::{Source, local};
 use super::reread::Reread;
@@ -18,7 +18,7 @@ use crate::clock::SystemClock;
 use crate::runtime::Runtime;
 use crate::runtime::io::{ExecRequest, ExecSession, LogLine, LogOptions};
 use crate::spec::RuntimeKind;
-use crate::state::{Instance, Phase, Target};
+use crate::state::{Instance, InstanceRef, Phase, Target};
 use crate::status::Status;
 use crate::store::{LockGuard, Store};
 
@@ -105,7 +105,7 @@ impl Engine {
         Ok(approved)
     }
 
-    /// Output of the newest run of every slot that the target covers, by instance name, as it is now or until the instance
+    /// Output of the newest run of every slot that the target covers, by instance, as it is now or until the instance
     /// ends; of the runs before when `previous`.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl Engine {
         target: &Target,
         previous: bool,
         options: &LogOptions,
-    ) -> Result<Vec<(String, BoxStream<'static, crate::runtime::Result<LogLine>>)>, EngineError> {
+    ) -> Result<Vec<(InstanceRef, BoxStream<'static, crate::runtime::Result<LogLine>>)>, EngineError> {
         let instances = self.instances(target).await?;
         let chosen: Vec<Instance> = slots(instances).into_iter().filter_map(|slot| pick(slot, previous)).collect();
         if chosen.is_empty() {
@@ -126,19 +126,22 @@ impl Engine {
         for instance in chosen {
             let runtime = self.runtime(instance.runtime).await?;
             let logs = runtime.logs().ok_or_else(|| cannot(instance.runtime, "show output"))?;
-            streams.push((instance.id.name(), logs.logs(&instance.as_ref(), options).await?));
+            let instance = instance.as_ref();
+            let lines = logs.logs(&instance, options).await?;
+            streams.push((instance, lines));
         }
         Ok(streams)
     }
 
-    /// Output of every instance that the target covers, now or later.
+    /// Output of every instance that the target covers, now or later; after a bookmark, from there on.
     ///
     /// # Errors
-    /// `NotFound` when nothing that the target covers is declared or exists.
+    /// `NotFound` when nothing that the target covers is declared or exists, except after a bookmark.
     pub async fn follow(
         &self,
         target: &Target,
         options: &LogOptions,
+        after: Option<Bookmark>,
     ) -> Result<BoxStream<'static, Followed>, EngineError> {
         let observed = Observed {
             messages: self.inner.messages.clone(),
@@ -146,7 +149,7 @@ impl Engine {
             clock: Arc::new(SystemClock),
             reread: self.inner.reread.clone(),
         };
-        follow(observed, target.clone(), *options).await
+        follow(observed, target.clone(), *options, after).await
     }
 
     /// Runs a command inside the running instance that the target covers; the lowest slot where it covers several.

@@ -40,7 +40,7 @@ pub use self::convert::desired;
 pub use self::core::{Core, Parts, Scope, Settled};
 pub use self::declared::Declared;
 pub use self::event::Event;
-pub use self::follow::{Followed, Observed, follow};
+pub use self::follow::{Bookmark, Followed, Observed, follow};
 pub use self::message::{Command, Message};
 pub use self::observe::{Connect, Connected};
 pub use self::stops::StoredStops;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::controller::{Declared, EngineError, Followed, Observed, follow};
+use evenkeel::clock::Clock;
+use evenkeel::controller::{Bookmark, Declared, EngineError, Followed, Observed, follow};
 use evenkeel::runtime::io::LogOptions;
 use evenkeel::runtime::sim::{Faults, What};
 use evenkeel::spec::Prune;
@@ -23,13 +24,22 @@ fn program(replicas: u32, statements: &str) -> String {
 
 impl Rig {
     async fn follow(&self, target: &str, options: LogOptions) -> Result<BoxStream<'static, Followed>, EngineError> {
+        self.follow_after(target, options, None).await
+    }
+
+    async fn follow_after(
+        &self,
+        target: &str,
+        options: LogOptions,
+        after: Option<Bookmark>,
+    ) -> Result<BoxStream<'static, Followed>, EngineError> {
         let observed = Observed {
             messages: self.core.messages.clone(),
             status: self.core.status.clone(),
             clock: self.clock.clone(),
             reread: None,
         };
-        follow(observed, target.parse().unwrap(), options).await
+        follow(observed, target.parse().unwrap(), options, after).await
     }
 
     fn take_back(&self) {
@@ -44,7 +54,7 @@ async fn told(stream: &mut BoxStream<'static, Followed>, quiet: Duration) -> Vec
     while let Ok(next) = tokio::time::timeout(quiet, stream.next()).await {
         told.push(match next {
             Some(Followed::Instances(names)) => format!("{names:?}"),
-            Some(Followed::Line { instance, line }) => format!("{instance} {}", line.text),
+            Some(Followed::Line { instance, line }) => format!("{} {}", instance.id.name(), line.text),
             Some(other) => format!("{other:?}"),
             None => {
                 told.push("the end".to_owned());
@@ -184,6 +194,63 @@ async fn no_line_is_lost_or_doubled_whatever_happens() {
     }
 }
 
+/// The same, while one follower takes over from the other at any moment.
+#[tokio::test(start_paused = true)]
+async fn no_line_is_lost_or_doubled_whoever_follows() {
+    for seed in 0..20 {
+        let faults = Faults { crash: 0.0, answer_lost: 0.0, ..Faults::harsh() };
+        let rig = Rig::with(seed, faults);
+        let counts: Vec<String> = (0..SECONDS).map(|second| format!("print {second}, wait 1s")).collect();
+        rig.declare(&program(2, &counts.join(", ")));
+        rig.until("an instance", |status| status.instances.iter().any(|one| one.phase == "running")).await;
+        let mut bookmark = Bookmark::new(rig.clock.now());
+        let mut lines = BTreeMap::<String, usize>::new();
+        let mut stream = rig.follow("demo/web", LogOptions::default()).await.unwrap();
+        for turn in 0..24_u64 {
+            let pause = Duration::from_millis(300 + (seed * 977 + turn * 4_211) % 20_000);
+            let end = tokio::time::Instant::now() + pause;
+            while let Ok(next) = tokio::time::timeout_at(end, stream.next()).await {
+                note(&mut bookmark, &mut lines, next.expect("it goes on"));
+            }
+            drop(stream);
+            // What is written while nobody reads, and by what dies then, is read by the next one.
+            tokio::time::sleep(pause / 3).await;
+            let running = rig.world.instances();
+            if let Some((_, victim)) = running.get(usize::try_from(turn).unwrap() % 4) {
+                rig.world.kill(&victim.runtime_id, 137);
+            }
+            stream = rig.follow_after("demo/web", LogOptions::default(), Some(bookmark.clone())).await.unwrap();
+        }
+        rig.world.set_faults(Faults::none());
+        count(&mut stream, &mut lines, Duration::from_secs(900)).await;
+        assert_eq!(lines, expected(&rig), "seed {seed}");
+    }
+}
+
+fn note(bookmark: &mut Bookmark, lines: &mut BTreeMap<String, usize>, told: Followed) {
+    match told {
+        Followed::Instances(names) => bookmark.names(&names),
+        Followed::Line { instance, line } => {
+            bookmark.line(&instance.id.name(), instance.runtime, &instance.runtime_id, line.at);
+            *lines.entry(line.text).or_default() += 1;
+        }
+        Followed::Failed { instance, error } => panic!("{instance}: {error}"),
+        _ => {}
+    }
+}
+
+/// After a bookmark it is no error that nothing is left.
+#[tokio::test(start_paused = true)]
+async fn what_went_before_a_follower_took_over_is_told_as_gone() {
+    let rig = Rig::new();
+    rig.declare.send_replace(Arc::new(Declared { synced: true, ..Declared::default() }));
+    rig.until("the sources were read", |status| status.synced).await;
+    let mut bookmark = Bookmark::new(rig.clock.now());
+    bookmark.names(&["demo/web/0".to_owned()]);
+    let mut stream = rig.follow_after("demo", LogOptions::default(), Some(bookmark)).await.unwrap();
+    assert_eq!(told(&mut stream, QUIET).await, ["[\"demo/web/0\"]", "Gone", "the end"]);
+}
+
 /// Counts equal lines for this long.
 async fn count(stream: &mut BoxStream<'static, Followed>, lines: &mut BTreeMap<String, usize>, time: Duration) {
     let end = tokio::time::Instant::now() + time;
@@ -198,7 +265,7 @@ async fn count(stream: &mut BoxStream<'static, Followed>, lines: &mut BTreeMap<S
 
 /// The lines that the instances wrote, by when each started and ended.
 fn expected(rig: &Rig) -> BTreeMap<String, usize> {
-    let now = evenkeel::clock::Clock::now(&*rig.clock);
+    let now = rig.clock.now();
     let mut started = BTreeMap::new();
     let mut lives = Vec::new();
     for change in rig.world.changes() {

@@ -3,6 +3,7 @@
 //! The follower looks at what exists whenever the status changes, and reads every instance that its target covers, each
 //! once: the present ones, those that replace them, and further replicas.
 
+mod place;
 mod roster;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,9 @@ use futures::stream::{self, AbortHandle, BoxStream, SelectAll, StreamExt, TryStr
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use self::roster::{Key, Opening, Roster, Trouble};
+pub use self::place::Bookmark;
+use self::place::Key;
+use self::roster::{Opening, Roster, Trouble};
 use super::EngineError;
 use super::engine::{ask, cannot, ended};
 use super::message::{Command, Message};
@@ -33,13 +36,13 @@ const WAITING_NOTICE: Duration = Duration::from_secs(2);
 /// Between two looks while nothing is read, for what no event tells: declarations that somebody else takes back.
 const WAITING_LOOK: Duration = Duration::from_secs(2);
 
-/// What a follower needs to know of an engine.
-pub struct Observed {
-    /// Asks the core.
 /// Age up to which what another follower has read counts for this one: between two of its own looks there is one read,
 /// however many followers there are.
 const RECENT: Duration = Duration::from_secs(1);
 
+/// What a follower needs to know of an engine.
+pub struct Observed {
+    /// Asks the core.
     pub messages: mpsc::Sender<Message>,
     /// What there is.
     pub status: watch::Receiver<Arc<Status>>,
@@ -56,8 +59,8 @@ pub enum Followed {
     Instances(Vec<String>),
     /// A line.
     Line {
-        /// Name of the instance.
-        instance: String,
+        /// The instance.
+        instance: Arc<InstanceRef>,
         /// The line.
         line: LogLine,
     },
@@ -66,7 +69,7 @@ pub enum Followed {
         /// Name of the instance.
         instance: String,
         /// Why.
-        error: RuntimeError,
+        error: EngineError,
     },
     /// The output of this instance can't be read.
     Failed {
@@ -84,29 +87,37 @@ pub enum Followed {
 }
 
 /// Follows the output of every instance that the target covers, now or later, until nothing of it is declared or exists
-/// any more.
+/// any more. After a bookmark it goes on where the follower ended that this one takes over from.
 ///
 /// # Errors
-/// `NotFound` when nothing of it is declared or exists now; `Conflict` when the engine is shutting down.
+/// `NotFound` when nothing of it is declared or exists now, except after a bookmark; `Conflict` when the engine is
+/// shutting down.
 pub async fn follow(
     engine: Observed,
     target: Target,
     options: LogOptions,
+    after: Option<Bookmark>,
 ) -> Result<BoxStream<'static, Followed>, EngineError> {
+    let roster = match &after {
+        Some(bookmark) => Roster::resume(options, bookmark),
+        None => Roster::new(options, engine.clock.now()),
+    };
+    let is_begin = after.is_none();
+    let names = after.map(|bookmark| bookmark.instances).unwrap_or_default();
     let mut follower = Follower {
-        roster: Roster::new(options, engine.clock.now()),
+        roster,
         engine,
         target,
         streams: SelectAll::new(),
         aborts: BTreeMap::new(),
-        names: Vec::new(),
-        ready: VecDeque::from([Followed::Instances(Vec::new())]),
+        ready: VecDeque::from([Followed::Instances(names.clone())]),
+        names,
         waiting: None,
         wake: None,
         is_over: false,
     };
     follower.look().await?;
-    if follower.is_over {
+    if is_begin && follower.is_over {
         return Err(EngineError::NotFound(format!(
             "{} is not declared and has no instance; see keel get services",
             follower.target
@@ -128,7 +139,7 @@ fn is_declared(status: &Status, target: &Target) -> bool {
 }
 
 /// A piece of one output; `None` is its end.
-type Piece = (Key, String, Option<runtime::Result<LogLine>>);
+type Piece = (Arc<InstanceRef>, Option<runtime::Result<LogLine>>);
 
 /// Nothing is read.
 #[derive(Debug, Clone, Copy)]
@@ -176,8 +187,9 @@ impl Follower {
         }
     }
 
-    async fn take(&mut self, (key, instance, piece): Piece) -> Result<(), EngineError> {
+    async fn take(&mut self, (instance, piece): Piece) -> Result<(), EngineError> {
         let now = Instant::now();
+        let key = (instance.runtime, instance.runtime_id.clone());
         match piece {
             Some(Ok(line)) => {
                 if self.roster.line(&key, &line, now) {
@@ -186,7 +198,7 @@ impl Follower {
                 Ok(())
             }
             Some(Err(error)) => {
-                self.failed(&key, instance, error, now);
+                self.failed(&key, instance.id.name(), error, now);
                 Ok(())
             }
             None => {
@@ -200,13 +212,14 @@ impl Follower {
     fn failed(&mut self, key: &Key, instance: String, error: RuntimeError, now: Instant) {
         match self.roster.failed(key, &error, now) {
             Trouble::Silent => {}
-            Trouble::Passing => self.ready.push_back(Followed::Interrupted { instance, error }),
+            Trouble::Passing => self.ready.push_back(Followed::Interrupted { instance, error: error.into() }),
             Trouble::Lasting => self.ready.push_back(Followed::Failed { instance, error: error.into() }),
         }
     }
 
     /// Looks again for what no event tells.
     async fn look_again(&mut self) -> Result<(), EngineError> {
+        let recent = Instant::now().checked_sub(RECENT).unwrap_or_else(Instant::now);
         if let Some(reread) = self.engine.reread.as_ref().filter(|_| self.waiting.is_some())
             && let Err(error) = reread.read(recent).await
         {
@@ -219,7 +232,6 @@ impl Follower {
     async fn look(&mut self) -> Result<(), EngineError> {
         // The status first: what is declared by then has its instances in what is asked for after.
         let status = self.engine.status.borrow_and_update().clone();
-        let recent = Instant::now().checked_sub(RECENT).unwrap_or_else(Instant::now);
         let target = self.target.clone();
         let instances = ask(&self.engine.messages, |reply| Command::Instances(target, reply)).await?;
         let now = Instant::now();
@@ -231,7 +243,7 @@ impl Follower {
         for id in look.refused {
             let most = roster::MOST_OPEN;
             let error = EngineError::Conflict(format!("at most {most} instances are followed at a time"));
-            self.ready.push_back(Followed::Failed { instance: id.name(), error });
+            self.ready.push_back(Followed::Interrupted { instance: id.name(), error });
         }
         self.introduce(look.open.iter().map(|opening| opening.instance.id.name()).collect());
         for opening in look.open {
@@ -253,18 +265,19 @@ impl Follower {
     async fn open(&mut self, Opening { instance, options }: Opening) -> Result<(), EngineError> {
         let kind = instance.runtime;
         let runtime = ask(&self.engine.messages, |reply| Command::Runtime(kind, reply)).await?;
-        let (key, name) = ((kind, instance.runtime_id.clone()), instance.id.name());
+        let key = (kind, instance.runtime_id.clone());
+        let whose = Arc::new(instance.clone());
         let lines = stream::once(lines(runtime, instance, options)).try_flatten().map(Some);
         let (lines, abort) = stream::abortable(lines);
-        self.aborts.insert(key.clone(), abort);
+        self.aborts.insert(key, abort);
         let ended = stream::once(async { None });
-        self.streams.push(lines.chain(ended).map(move |piece| (key.clone(), name.clone(), piece)).boxed());
+        self.streams.push(lines.chain(ended).map(move |piece| (whose.clone(), piece)).boxed());
         Ok(())
     }
 
     /// Whether anything is read, waited for, or left at all.
     fn judge(&mut self, status: &Status, instances: &[Instance], now: Instant) {
-        if self.roster.is_reading() {
+        if self.roster.is_reading(instances) {
             self.waiting = None;
             return;
         }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
+use super::place::{Bookmark, Key, Place};
 use crate::runtime::RuntimeError;
 use crate::runtime::io::{LogLine, LogOptions};
-use crate::spec::RuntimeKind;
 use crate::state::{ErrorKind, Instance, InstanceId, InstanceRef, Phase};
 
 /// Most outputs that are open at a time; each holds a file or a connection of the runtime open. Twice what one answer
@@ -34,9 +34,6 @@ const STUCK: Duration = Duration::from_secs(30);
 /// Coarseness of the times at which instances were started: Docker's lists have whole seconds.
 const GRAIN: chrono::Duration = chrono::Duration::seconds(1);
 
-/// The runtime and the runtime's own id.
-pub type Key = (RuntimeKind, String);
-
 /// An output to be opened now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Opening {
@@ -53,7 +50,7 @@ pub struct Look {
     pub open: Vec<Opening>,
     /// To be closed, as their end is not told.
     pub close: Vec<Key>,
-    /// Instances for which there is no room.
+    /// Instances for which there is no room at present; told once each time.
     pub refused: Vec<InstanceId>,
     /// When to look again though nothing has changed.
     pub again: Option<Instant>,
@@ -77,6 +74,10 @@ pub struct Roster {
     began: DateTime<Utc>,
     is_first: bool,
     entries: BTreeMap<Key, Entry>,
+    /// Outputs that another follower read, until they are found again.
+    left: BTreeMap<Key, Place>,
+    /// Whether another follower began.
+    resumes: bool,
 }
 
 #[derive(Debug)]
@@ -99,35 +100,16 @@ enum Reading {
     Ended { again: Instant },
     /// Its output broke off; it is opened again then, whether the instance runs or not.
     Broken { again: Instant },
+    /// It is opened with these options as soon as there is room.
+    NoRoom { options: LogOptions },
     /// It is not read: it died before anybody asked, or it can't be read.
     LeftOut,
 }
 
-/// How far an output was read.
-#[derive(Debug, Default)]
-struct Place {
-    /// Time of the last line.
-    at: Option<DateTime<Utc>>,
-    /// Lines of that time that were given.
-    given: u64,
-    /// Those of them that come once more after the output was opened again.
-    repeated: u64,
-}
-
-impl Place {
-    /// Whether the line is new.
-    fn pass(&mut self, at: DateTime<Utc>) -> bool {
-        if self.at == Some(at) {
-            if self.repeated > 0 {
-                self.repeated -= 1;
-                return false;
-            }
-            self.given += 1;
-        } else {
-            (self.at, self.given) = (Some(at), 1);
-        }
-        self.repeated = 0;
-        true
+impl Entry {
+    /// What to ask for where reading ended.
+    fn onward(&mut self) -> LogOptions {
+        LogOptions { since: self.place.reopen().or(self.from.since), ..self.from }
     }
 }
 
@@ -135,16 +117,29 @@ impl Roster {
     /// Nothing is read yet. Of instances that were started before `began` only the lines that were asked for count; all
     /// lines of later ones are new.
     pub const fn new(asked: LogOptions, began: DateTime<Utc>) -> Self {
-        Self { asked, began, is_first: true, entries: BTreeMap::new() }
+        Self { asked, began, is_first: true, entries: BTreeMap::new(), left: BTreeMap::new(), resumes: false }
     }
 
-    /// Whether any output is open.
-    pub fn is_reading(&self) -> bool {
-        self.open() > 0
+    /// Goes on where another one ended.
+    pub fn resume(asked: LogOptions, bookmark: &Bookmark) -> Self {
+        let left = bookmark.places();
+        Self { asked, began: bookmark.began, is_first: false, entries: BTreeMap::new(), left, resumes: true }
     }
 
-    fn open(&self) -> usize {
-        self.entries.values().filter(|entry| matches!(entry.reading, Reading::Open { .. })).count()
+    /// Whether any output of these instances is read, or will be without anything else that happens.
+    pub fn is_reading(&self, instances: &[Instance]) -> bool {
+        let runs = |of: &Key| instances.iter().any(|instance| !is_dead(instance) && key(instance) == *of);
+        self.entries.iter().any(|(key, entry)| match entry.reading {
+            Reading::Open { .. } | Reading::Broken { .. } | Reading::NoRoom { .. } => true,
+            Reading::Ended { .. } => runs(key),
+            Reading::LeftOut => false,
+        })
+    }
+
+    /// How many more outputs may be open.
+    fn room(&self) -> usize {
+        let open = self.entries.values().filter(|entry| matches!(entry.reading, Reading::Open { .. })).count();
+        MOST_OPEN.saturating_sub(open)
     }
 
     /// Decides what to open, given every instance that there is.
@@ -152,14 +147,15 @@ impl Roster {
         let there: BTreeMap<Key, &Instance> = instances.iter().map(|one| (key(one), one)).collect();
         let mut look = Look::default();
         self.note_ends(&there, now, &mut look);
+        let mut room = self.room();
         for (key, instance) in &there {
             if let Some(entry) = self.entries.get_mut(key) {
-                look.reopen(entry, instance, now);
+                look.reopen(entry, instance, &mut room, now);
             }
         }
         for instance in in_order(instances) {
             if !self.entries.contains_key(&key(instance)) && has_started(instance) {
-                self.enlist(instance, instances, now, &mut look);
+                self.enlist(instance, instances, &mut room, now, &mut look);
             }
         }
         self.is_first = false;
@@ -187,29 +183,50 @@ impl Roster {
     }
 
     /// Begins with an instance that was not known.
-    fn enlist(&mut self, instance: &Instance, all: &[Instance], now: Instant, look: &mut Look) {
+    fn enlist(&mut self, instance: &Instance, all: &[Instance], room: &mut usize, now: Instant, look: &mut Look) {
         if let Some(until) = self.draining(instance, now) {
             look.look_at(until);
             return;
         }
         let started = instance.phase.started_at().unwrap_or(instance.created_at);
         let is_old = self.is_first || started + GRAIN < self.began;
-        let tail = self.asked.tail.filter(|_| is_old);
-        let options = LogOptions { tail, follow: true, since: self.asked.since };
-        let reading = if is_old && is_dead(instance) && !is_newest(instance, all) {
-            Reading::LeftOut
-        } else if self.open() >= MOST_OPEN {
-            look.refused.push(instance.id.clone());
-            Reading::LeftOut
-        } else {
-            look.open.push(Opening { instance: instance.as_ref(), options });
-            Reading::Open { over_since: is_dead(instance).then_some(now) }
-        };
-        // Without a line there was none, unless none was wanted: then only later ones are.
-        let since = if tail == Some(0) { options.since.max(Some(self.began)) } else { options.since };
-        let from = LogOptions { tail: None, since, ..options };
-        let entry = Entry { id: instance.id.clone(), reading, place: Place::default(), from, pause: AGAIN_FIRST };
+        let place = self.left.remove(&key(instance));
+        let is_past = place.is_none() && is_old && self.was_over(instance) && !is_newest(instance, all);
+        let (first, from) = self.options(is_old);
+        let is_resumed = place.is_some();
+        let reading = Reading::LeftOut;
+        let place = place.unwrap_or_default();
+        let mut entry = Entry { id: instance.id.clone(), reading, place, from, pause: AGAIN_FIRST };
+        if !is_past {
+            let options = if is_resumed { entry.onward() } else { first };
+            look.open(&mut entry, instance, options, room, now);
+        }
         self.entries.insert(key(instance), entry);
+    }
+
+    /// Whether its lines were told, or were none, when following began.
+    fn was_over(&self, instance: &Instance) -> bool {
+        match &instance.phase {
+            Phase::Exited(exit) => !self.resumes || exit.finished_at + GRAIN < self.began,
+            _ => false,
+        }
+    }
+
+    /// What to ask for of an output of which no line was given: at first, and where it is opened again.
+    fn options(&self, is_old: bool) -> (LogOptions, LogOptions) {
+        let tail = self.asked.tail.filter(|_| is_old);
+        let since = self.asked.since;
+        // Without a line there was none, unless none was wanted: then only later ones are.
+        let later = if tail == Some(0) { since.max(Some(self.began)) } else { since };
+        let from = LogOptions { tail: None, follow: true, since: later };
+        match (self.resumes, tail) {
+            // The other follower would have given the last lines of that time.
+            (true, Some(_)) => {
+                let from = LogOptions { since: since.max(Some(self.began)), ..from };
+                (from, from)
+            }
+            _ => (LogOptions { tail, follow: true, since }, from),
+        }
     }
 
     /// Until when the instance waits for the last lines of a dead one in its slot.
@@ -266,8 +283,9 @@ impl Look {
     }
 
     /// Opens an output again where it is due, at the line where reading ended.
-    fn reopen(&mut self, entry: &mut Entry, instance: &Instance, now: Instant) {
+    fn reopen(&mut self, entry: &mut Entry, instance: &Instance, room: &mut usize, now: Instant) {
         let again = match entry.reading {
+            Reading::NoRoom { options } => return self.open(entry, instance, options, room, now),
             Reading::Broken { again } => again,
             Reading::Ended { again } if !is_dead(instance) => again,
             _ => return,
@@ -275,8 +293,22 @@ impl Look {
         if now < again {
             return self.look_at(again);
         }
-        entry.place.repeated = entry.place.given;
-        let options = LogOptions { since: entry.place.at.or(entry.from.since), ..entry.from };
+        let options = entry.onward();
+        self.open(entry, instance, options, room, now);
+    }
+
+    /// Opens an output if there is room.
+    fn open(&mut self, entry: &mut Entry, instance: &Instance, options: LogOptions, room: &mut usize, now: Instant) {
+        if *room == 0 {
+            if !matches!(entry.reading, Reading::NoRoom { .. }) {
+                self.refused.push(entry.id.clone());
+            }
+            // Without a line by then, none was wanted of what there was before.
+            let options = if options.tail == Some(0) { entry.from } else { options };
+            entry.reading = Reading::NoRoom { options };
+            return;
+        }
+        *room -= 1;
         self.open.push(Opening { instance: instance.as_ref(), options });
         entry.reading = Reading::Open { over_since: is_dead(instance).then_some(now) };
     }

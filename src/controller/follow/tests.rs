@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use super::roster::{Key, Look, MOST_OPEN, Opening, Roster, Trouble, key};
+use super::place::{Bookmark, Key};
+use super::roster::{Look, MOST_OPEN, Opening, Roster, Trouble, key};
 use crate::runtime::RuntimeError;
 use crate::runtime::io::{LogLine, LogOptions, OutputStream};
 use crate::spec::RuntimeKind;
@@ -132,7 +133,7 @@ fn the_output_of_what_is_gone_is_not_waited_for_as_long() {
     roster.line(&key(&instance), &line(1), now + 4 * SECOND);
     assert_eq!(roster.look(&[], now + 5 * SECOND).again, Some(now + 9 * SECOND), "it still tells lines");
     assert_eq!(roster.look(&[], now + 9 * SECOND).close, [key(&instance)]);
-    assert!(!roster.is_reading());
+    assert!(!roster.is_reading(&[]));
 }
 
 #[test]
@@ -157,6 +158,7 @@ fn an_output_that_broke_off_is_taken_up_where_it_was_left() {
     assert_eq!(new_lines(&mut roster, &key, &[7, 8, 8], now), [true, true, true]);
     let gone = RuntimeError::new(ErrorKind::Unavailable, "it went away");
     assert_eq!(roster.failed(&key, &gone, now), Trouble::Passing);
+    assert!(roster.is_reading(&[dead(&instance)]), "nothing else is waited for");
     let look = roster.look(std::slice::from_ref(&instance), now);
     assert_eq!((opened(&look), look.again), (vec![], Some(now + SECOND)));
     let later = now + SECOND;
@@ -189,7 +191,8 @@ fn an_instance_that_is_started_again_is_read_on() {
     roster.ended(&key(&instance), now);
     let look = roster.look(&[dead(&instance)], now + 60 * SECOND);
     assert_eq!((opened(&look), look.again), (vec![], None));
-    assert!(!roster.is_reading());
+    assert!(!roster.is_reading(&[dead(&instance)]));
+    assert!(roster.is_reading(std::slice::from_ref(&instance)), "it is about to be opened");
     assert_eq!(opened(&roster.look(&[instance], now + 60 * SECOND)), [("0.0", None, Some(at(5)))]);
 }
 
@@ -202,20 +205,89 @@ fn what_can_not_be_read_is_told_and_given_up() {
     assert_eq!(roster.failed(&key(&instance), &refused, now), Trouble::Lasting);
     let missing = RuntimeError::new(ErrorKind::NotFound, "it was removed");
     assert_eq!(roster.failed(&key(&gone), &missing, now), Trouble::Silent);
-    let look = roster.look(&[instance], now + 60 * SECOND);
-    assert_eq!((look, roster.is_reading()), (Look::default(), false));
+    let look = roster.look(std::slice::from_ref(&instance), now + 60 * SECOND);
+    assert_eq!((look, roster.is_reading(&[instance])), (Look::default(), false));
 }
 
 #[test]
-fn no_more_than_so_many_are_open() {
-    let (mut roster, now) = (roster(None), Instant::now());
+fn no_more_than_so_many_are_open_and_the_others_as_soon_as_there_is_room() {
+    let (mut roster, now) = (roster(Some(5)), Instant::now());
     let most = u32::try_from(MOST_OPEN).unwrap();
     let mut all: Vec<Instance> = (0..=most).map(|slot| runs(slot, 0, 1)).collect();
+    let last = format!("{most}.0");
     let look = roster.look(&all, now);
-    assert_eq!((look.open.len(), look.refused.len()), (MOST_OPEN, 1));
+    assert_eq!((look.open.len(), look.refused), (MOST_OPEN, vec![all.last().unwrap().id.clone()]));
     assert_eq!(roster.look(&all, now), Look::default(), "it is told once");
-    roster.ended(&key(&all[0]), now);
-    all.remove(0);
+    // A newer one does not take its place.
     all.push(runs(most + 1, 0, 101));
-    assert_eq!(opened(&roster.look(&all, now)), [(format!("{}.0", most + 1).as_str(), None, None)]);
+    let gone = key(&all.remove(0));
+    roster.ended(&gone, now);
+    let look = roster.look(&all, now);
+    assert_eq!(opened(&look), [(last.as_str(), Some(5), None)]);
+    assert_eq!(look.refused, [all.last().unwrap().id.clone()]);
+    // What broke off holds nothing open, and finds no room either once another took it.
+    let broken = key(&all[0]);
+    let error = RuntimeError::new(ErrorKind::Unavailable, "it went away");
+    roster.line(&broken, &line(7), now);
+    roster.failed(&broken, &error, now);
+    let next = format!("{}.0", most + 1);
+    assert_eq!(opened(&roster.look(&all, now)), [(next.as_str(), None, None)]);
+    let look = roster.look(&all, now + SECOND);
+    assert_eq!((opened(&look), &look.refused), (vec![], &vec![all[0].id.clone()]));
+    let gone = key(&all.remove(1));
+    roster.ended(&gone, now + SECOND);
+    assert_eq!(opened(&roster.look(&all, now + SECOND)), [(broken.1.as_str(), None, Some(at(7)))]);
+    assert!(!roster.line(&broken, &line(7), now + SECOND), "it was given before");
+}
+
+#[test]
+fn without_room_and_without_old_lines_wanted_all_later_ones_are_read() {
+    let (mut roster, now) = (roster(Some(0)), Instant::now());
+    let most = u32::try_from(MOST_OPEN).unwrap();
+    let mut all: Vec<Instance> = (0..=most).map(|slot| runs(slot, 0, 1)).collect();
+    roster.look(&all, now);
+    let gone = key(&all.remove(0));
+    roster.ended(&gone, now);
+    assert_eq!(opened(&roster.look(&all, now)), [(format!("{most}.0").as_str(), None, Some(at(100)))]);
+}
+
+/// A bookmark of a follower that began in second 100 and read these lines.
+fn bookmark(lines: &[(&Instance, i64)]) -> Bookmark {
+    let mut bookmark = Bookmark::new(at(100));
+    for (instance, second) in lines {
+        bookmark.line(&instance.id.name(), instance.runtime, &instance.runtime_id, at(*second));
+    }
+    bookmark
+}
+
+#[test]
+fn after_a_bookmark_every_output_goes_on_where_it_was_left() {
+    let now = Instant::now();
+    let (first, second, later) = (runs(0, 0, 1), runs(1, 0, 1), runs(2, 0, 110));
+    let left = bookmark(&[(&first, 105), (&first, 105), (&second, 90)]);
+    let mut roster = Roster::resume(LogOptions { tail: Some(5), follow: true, since: None }, &left);
+    let look = roster.look(&[dead(&first), second, later], now);
+    let expected = [("0.0", None, Some(at(105))), ("1.0", None, Some(at(90))), ("2.0", None, None)];
+    assert_eq!(opened(&look), expected);
+    assert_eq!(new_lines(&mut roster, &key(&first), &[105, 105, 105, 106], now), [false, false, true, true]);
+}
+
+#[test]
+fn after_a_bookmark_what_had_no_lines_is_read_from_when_following_began() {
+    let of = |tail, all: &[Instance]| {
+        let mut roster = Roster::resume(LogOptions { tail, follow: true, since: None }, &bookmark(&[]));
+        let look = roster.look(all, Instant::now());
+        opened(&look).into_iter().map(|(id, tail, since)| (id.to_owned(), tail, since)).collect::<Vec<_>>()
+    };
+    let silent = runs(0, 0, 1);
+    let read = |since| vec![("0.0".to_owned(), None, since)];
+    assert_eq!(of(Some(5), std::slice::from_ref(&silent)), read(Some(at(100))));
+    assert_eq!(of(Some(0), std::slice::from_ref(&silent)), read(Some(at(100))));
+    assert_eq!(of(None, std::slice::from_ref(&silent)), read(None));
+    // It died before following began, and was left out then; or after that, with words that nobody has read.
+    let replacement = runs(0, 1, 150);
+    let died =
+        |second| Instance { phase: Phase::Exited(Exit::from_code(1, Some(at(1)), at(second))), ..silent.clone() };
+    assert_eq!(of(None, &[died(50), replacement.clone()]), [("0.1".to_owned(), None, None)]);
+    assert_eq!(of(None, &[died(149), replacement]), read(None), "its replacement waits for it");
 }
