@@ -1,23 +1,19 @@
 //! `keel get`: what there is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chrono::Utc;
 use serde_json::Value;
 
-use super::connect::{look, running, synced_status, warn_about};
+use super::attach::{Attached, controller};
+use super::connect::{look, synced_status, warn_about};
 use super::exit::{Exit, Outcome};
 use super::output::{Columns, DataFormat, Format, note, print, print_data};
 use super::views::{Object, Resource};
-use crate::api::Client;
 use crate::config::Options;
 use crate::state::Target;
 use crate::status::Status;
-
-/// Between two looks for the controller that `get -w` waits for.
-const UNTOUCHED_POLL: Duration = Duration::from_millis(500);
 
 /// Show deployments, services or instances
 #[derive(Debug, clap::Args)]
@@ -35,7 +31,7 @@ pub struct Args {
     /// How to print; a table when nothing is named
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
-    /// Go on with what changes
+    /// Go on with what changes, also when the controller ends and another one begins
     #[arg(short, long)]
     watch: bool,
     /// Leave the heads of the columns out
@@ -60,8 +56,9 @@ impl Args {
         let Some(client) = look(options).await? else {
             return self.show_nothing(&selection, options).await;
         };
-        let outcome = self.show(&selection, &client).await;
-        client.close().await;
+        let mut attached = Attached::new(options, client);
+        let outcome = self.show(&selection, &mut attached).await;
+        attached.close().await;
         outcome
     }
 
@@ -73,20 +70,16 @@ impl Args {
             return Ok(exit);
         }
         // An engine of this process would look once while the first controller is still starting.
-        let client = loop {
-            match running(options).await? {
-                Some(client) => break client,
-                None => tokio::time::sleep(UNTOUCHED_POLL).await,
-            }
-        };
+        let client = controller(options).await?;
         let status = synced_status(&client).await?;
-        let outcome = self.follow(selection, &client, status, nothing, &mut selection.columns()).await;
-        client.close().await;
+        let mut attached = Attached::new(options, client);
+        let outcome = self.follow(selection, &mut attached, status, nothing, &mut selection.columns()).await;
+        attached.close().await;
         outcome
     }
 
-    async fn show(&self, selection: &Selection, client: &Client) -> Outcome {
-        let status = synced_status(client).await?;
+    async fn show(&self, selection: &Selection, attached: &mut Attached<'_>) -> Outcome {
+        let status = synced_status(attached.client()).await?;
         warn_about(&status);
         let mut columns = selection.columns();
         let shown = selection.objects(&status);
@@ -94,7 +87,7 @@ impl Args {
         if !self.watch {
             return Ok(exit);
         }
-        self.follow(selection, client, status, shown, &mut columns).await
+        self.follow(selection, attached, status, shown, &mut columns).await
     }
 
     fn print_first(
@@ -114,7 +107,7 @@ impl Args {
     async fn follow(
         &self,
         selection: &Selection,
-        client: &Client,
+        attached: &mut Attached<'_>,
         mut status: Status,
         mut shown: Vec<(Resource, Vec<Object>)>,
         columns: &mut [Columns],
@@ -123,8 +116,7 @@ impl Args {
             let now = selection.objects(&status);
             self.print_changes(&shown, &now, columns)?;
             shown = now;
-            let generation = status.generation;
-            status = client.status_after(generation).await?;
+            status = attached.status_after(status.generation).await?;
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod apply;
 mod approve;
+mod attach;
 mod completion;
 mod connect;
 mod converge;
@@ -18,6 +19,7 @@ mod fields;
 mod files;
 mod get;
 mod goal;
+mod log_reader;
 mod logs;
 mod narrate;
 pub(crate) mod output;

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::engine::{self, Kind};
 use crate::rig::{Rig, signal};
 
@@ -88,6 +90,45 @@ impl Follower {
         while self.take() {}
         let output = self.child.wait_with_output().unwrap();
         (self.lines, output.status.code().unwrap_or(-1), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+/// A `keel get -w -o json` that runs.
+struct Watch {
+    child: Child,
+    incoming: Receiver<Value>,
+}
+
+impl Watch {
+    fn start(rig: &Rig, arguments: &[&str]) -> Self {
+        let mut command = rig.command(&[&["get", "-w"], arguments].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, incoming) = channel();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let values = serde_json::Deserializer::from_reader(out).into_iter::<Value>();
+        std::thread::spawn(move || values.map_while(Result::ok).try_for_each(|value| sender.send(value)));
+        Self { child, incoming }
+    }
+
+    /// Reads until an object is such a one.
+    #[track_caller]
+    fn until(&mut self, is_such: impl Fn(&Value) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let value = self.incoming.recv_timeout(left).expect("it is printed in time");
+            let objects = value.as_array().cloned().unwrap_or_else(|| vec![value]);
+            if objects.iter().any(&is_such) {
+                return;
+            }
+        }
+    }
+
+    /// Ends it; what it told on standard error.
+    fn interrupt(mut self) -> String {
+        assert_eq!(self.child.try_wait().unwrap(), None, "it still watches");
+        signal(self.child.id(), "INT");
+        String::from_utf8(self.child.wait_with_output().unwrap().stderr).unwrap()
     }
 }
 
@@ -208,7 +249,7 @@ fn containers_are_followed_without_a_controller() {
 fn what_is_not_there_yet_is_waited_for_and_what_nobody_declares_is_refused() {
     let rig = Rig::new("sandbox");
     rig.write("specs/demo.yaml", &counting("demo", "host", 0, "one"));
-    let controller = rig.controller();
+    let _controller = rig.controller();
     rig.until("the service is known", || !rig.get("services").is_empty());
     let mut follower = Follower::start(&rig, &["demo/web"]);
     let mut told = BufReader::new(follower.child.stderr.take().unwrap());
@@ -223,12 +264,97 @@ fn what_is_not_there_yet_is_waited_for_and_what_nobody_declares_is_refused() {
         let done = rig.keel(&["logs", "-f", target]).expect_code(1);
         assert_eq!(done.err, format!("error: {target} is not declared and has no instance; see keel get services\n"));
     }
-    let mut follower = Follower::start(&rig, &["demo/web"]);
-    follower.until_greeted("", "one");
-    controller.end("TERM").expect_code(0);
-    let (_, code, told) = follower.end();
-    assert_eq!(code, 1, "{told}");
-    assert!(told.starts_with("error: "), "{told}");
+}
+
+/// What is told when the controller ends.
+const ALONE: &str = "warning: the controller ended; going on without one until it is back\n";
+
+/// Ends the controller under followers, removes what they follow under the next one, and checks that they told
+/// everything.
+fn follows_beyond_a_controller(end: &str) {
+    let rig = Rig::new("sandbox");
+    let file = "specs/counting.yaml";
+    rig.write(file, &counting("demo", "host", 2, "one"));
+    let controller = rig.controller();
+    rig.until_running("demo", 2);
+    let mut all = Follower::start(&rig, &["demo/web", "--tail", "1000"]);
+    let mut watch = Watch::start(&rig, &["instances", "-o", "json"]);
+    for slot in 0..2 {
+        all.until_greeted(&format!("demo/web/{slot}"), "one");
+    }
+    watch.until(|one| one["slot"] == 0 && one["phase"] == "running");
+    controller.end(end);
+    let alone = Instant::now();
+    // It takes up the lines that were written while nobody read, and goes on.
+    while alone.elapsed() < Duration::from_secs(3) {
+        assert!(all.take(), "it goes on");
+    }
+    let pid = u32::try_from(rig.get("instances")[0]["pid"].as_u64().unwrap()).unwrap();
+    signal(pid, "KILL");
+    watch.until(|one| one["slot"] == 0 && one["phase"] == "exited");
+    let _next = rig.controller();
+    all.until("another life in the slot", |line| line.instance == "demo/web/0" && line.count == "0");
+    watch.until(|one| one["slot"] == 0 && one["phase"] == "running");
+    rig.write(file, &counting("demo", "host", 2, "two"));
+    for slot in 0..2 {
+        all.until_greeted(&format!("demo/web/{slot}"), "two");
+    }
+    rig.until_running("demo", 2);
+    rig.remove(file);
+    let (lines, code, told) = all.end();
+    let gone = "demo/web is not declared any more and its last instance is gone\n";
+    assert_eq!((code, told), (0, format!("{ALONE}{gone}")));
+    let ends = check(&lines);
+    assert_eq!(ends.len(), 5, "two, one that took a slot, and two of the second revision: {ends:?}");
+    assert_eq!(ends.values().filter(|last| *last == "end").count(), 4, "all but the killed one: {ends:?}");
+    assert_eq!(watch.interrupt(), ALONE);
+}
+
+#[test]
+fn followers_outlast_a_controller_that_is_asked_to_end() {
+    follows_beyond_a_controller("TERM");
+}
+
+#[test]
+fn followers_outlast_a_controller_that_is_killed() {
+    follows_beyond_a_controller("KILL");
+}
+
+#[test]
+fn followers_go_on_with_a_controller_that_ends_at_once_and_comes_back_many_times() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/counting.yaml", &counting("demo", "host", 1, "one"));
+    let mut controller = rig.controller();
+    rig.until_running("demo", 1);
+    let mut all = Follower::start(&rig, &["demo"]);
+    let first = all.until_greeted("", "one");
+    for round in 0..5 {
+        controller.end(if round % 2 == 0 { "KILL" } else { "TERM" });
+        controller = rig.controller();
+        all.until_greeted("", "one");
+    }
+    rig.remove("specs/counting.yaml");
+    let (lines, code, told) = all.end();
+    let gone = "demo is not declared any more and its last instance is gone\n";
+    assert_eq!((code, told.replace(ALONE, "").as_str()), (0, gone), "{told}");
+    assert_eq!(check(&lines), BTreeMap::from([(first.life, "end".to_owned())]));
+}
+
+#[test]
+fn followers_end_when_what_they_follow_went_between_two_controllers() {
+    let rig = Rig::new("sandbox");
+    rig.write("demo.yaml", &counting("demo", "host", 1, "one"));
+    rig.write("specs/other.yaml", &counting("other", "host", 0, "one"));
+    rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+    let controller = rig.controller();
+    let mut all = Follower::start(&rig, &["demo"]);
+    all.until_greeted("", "one");
+    controller.end("KILL");
+    rig.keel(&["delete", "demo"]).expect_code(0);
+    let (lines, code, told) = all.end();
+    let gone = "demo is not declared any more and its last instance is gone\n";
+    assert_eq!((code, told), (0, format!("{ALONE}{gone}")));
+    assert_eq!(check(&lines).into_values().collect::<Vec<_>>(), ["end"]);
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! Reads output and prints it, from one engine after the other where it is followed.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+
+use chrono::{SecondsFormat, Utc};
+use futures::StreamExt;
+
+use super::attach::Attached;
+use super::exit::{Exit, Outcome};
+use super::output::{Colours, note, print, stdout_is_terminal};
+use super::text::harmless;
+use crate::api::client::LogItems;
+use crate::api::{ApiError, Client, Kind, LogItem, LogQuery, LogResume};
+use crate::controller::Bookmark;
+use crate::runtime::io::LogLine;
+
+/// Reads what a query asks for.
+pub struct Reader {
+    query: LogQuery,
+    printer: Printer,
+    bookmark: Bookmark,
+    /// Whether an engine has answered; the next one goes on from there.
+    has_begun: bool,
+    exit: Exit,
+    /// What was told last of waiting, until a line comes.
+    waiting: Option<String>,
+}
+
+/// Why an engine is not read any further.
+enum End {
+    /// There is no more.
+    Done,
+    /// It can't be read.
+    Lost(ApiError),
+    /// A controller runs and knows better.
+    Controller(Client),
+}
+
+impl Reader {
+    /// Has read nothing yet.
+    pub fn new(query: LogQuery, timestamps: bool) -> Self {
+        Self {
+            query,
+            printer: Printer { timestamps, terminal: stdout_is_terminal(), prefixes: BTreeMap::new() },
+            bookmark: Bookmark::new(Utc::now()),
+            has_begun: false,
+            exit: Exit::Success,
+            waiting: None,
+        }
+    }
+
+    /// Reads to the end. What is followed outlasts the controller.
+    ///
+    /// # Errors
+    /// Nothing of that name is declared or exists; no engine can be asked; standard output can't be written.
+    pub async fn read(&mut self, attached: &mut Attached<'_>) -> Outcome {
+        loop {
+            match self.read_from(attached).await? {
+                End::Done => return Ok(self.exit),
+                End::Lost(error) if self.query.goes_on() => attached.recover(error).await?,
+                End::Lost(error) => return Err(error.into()),
+                End::Controller(client) => attached.switch(client).await,
+            }
+        }
+    }
+
+    /// Reads for as long as this engine tells something.
+    async fn read_from(&mut self, attached: &mut Attached<'_>) -> anyhow::Result<End> {
+        let mut items = match self.ask(attached.client()).await {
+            Ok(items) => items,
+            Err(error) => return Ok(End::Lost(error)),
+        };
+        self.has_begun = true;
+        let mut controller = pin!(attached.controller());
+        loop {
+            let item = tokio::select! {
+                item = items.next() => item,
+                client = &mut controller, if self.query.goes_on() => return Ok(End::Controller(client)),
+            };
+            match item {
+                Some(Ok(LogItem::Broken(error))) => return Ok(End::Lost(error.into())),
+                Some(Ok(LogItem::Gone)) => {
+                    note(format_args!("{} is not declared any more and its last instance is gone", self.query.target));
+                    return Ok(End::Done);
+                }
+                Some(Ok(item)) => self.tell(item, attached)?,
+                Some(Err(error)) => return Ok(End::Lost(error)),
+                None if self.query.goes_on() => {
+                    return Ok(End::Lost(ApiError::new(Kind::Transport, "the log broke off")));
+                }
+                None => return Ok(End::Done),
+            }
+        }
+    }
+
+    async fn ask(&self, client: &Client) -> Result<LogItems, ApiError> {
+        if !self.has_begun {
+            return client.logs(&self.query).await;
+        }
+        client.resume_logs(&LogResume { query: self.query.clone(), after: self.bookmark.clone() }).await
+    }
+
+    fn tell(&mut self, item: LogItem, attached: &mut Attached<'_>) -> anyhow::Result<()> {
+        match item {
+            LogItem::Instances(names) => {
+                self.printer.set_instances(&names);
+                self.bookmark.names(&names);
+            }
+            LogItem::Line { instance, runtime, runtime_id, line } => {
+                print(&self.printer.line(&instance, &line))?;
+                self.bookmark.line(&instance, runtime, &runtime_id, line.at);
+                self.waiting = None;
+                attached.works();
+            }
+            LogItem::Failed { instance, error } => {
+                note(format_args!("error: reading the output of {instance} failed: {}", error.error));
+                self.exit = Exit::Failure;
+            }
+            LogItem::Interrupted { instance, error } => note(format_args!(
+                "warning: the output of {instance} can't be read at present and is tried again: {}",
+                error.error
+            )),
+            LogItem::Waiting => self.tell_waiting(attached.client()),
+            LogItem::Gone | LogItem::Broken(_) => {}
+        }
+        Ok(())
+    }
+
+    fn tell_waiting(&mut self, client: &Client) {
+        let hint = if client.has_controller() { "" } else { "; no controller runs that would start one, see keel run" };
+        let text = format!("waiting for an instance of {} to run{hint}", self.query.target);
+        if self.waiting.as_ref() != Some(&text) {
+            note(&text);
+            self.waiting = Some(text);
+        }
+    }
+}
+
+struct Printer {
+    timestamps: bool,
+    terminal: bool,
+    /// What lines begin with, by instance; nothing where there is one instance alone.
+    prefixes: BTreeMap<String, String>,
+}
+
+impl Printer {
+    fn set_instances(&mut self, names: &[String]) {
+        if names.len() < 2 {
+            return;
+        }
+        let width = names.iter().map(String::len).max().unwrap_or(0);
+        let colours = Colours::for_stream(self.terminal);
+        let prefix =
+            |(number, name): (usize, &String)| (name.clone(), colours.nth(number, &format!("{name:width$} | ")));
+        self.prefixes = names.iter().enumerate().map(prefix).collect();
+    }
+
+    /// The line as it is printed: as it was written, on a terminal made harmless.
+    fn line(&self, instance: &str, line: &LogLine) -> String {
+        let prefix = self.prefixes.get(instance).map_or("", String::as_str);
+        let time =
+            if self.timestamps { line.at.to_rfc3339_opts(SecondsFormat::Nanos, true) + " " } else { String::new() };
+        let text = if self.terminal { harmless(&line.text) } else { line.text.clone() };
+        format!("{prefix}{time}{text}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::runtime::io::OutputStream;
+
+    fn printer(terminal: bool) -> Printer {
+        Printer { timestamps: false, terminal, prefixes: BTreeMap::new() }
+    }
+
+    fn line(text: &str) -> LogLine {
+        LogLine { at: DateTime::UNIX_EPOCH, stream: OutputStream::Stdout, text: text.to_owned() }
+    }
+
+    #[test]
+    fn lines_of_one_instance_are_printed_as_they_are() {
+        let mut printer = printer(false);
+        printer.set_instances(&["demo/web/0".to_owned()]);
+        assert_eq!(printer.line("demo/web/0", &line("hi \u{1b}[2J")), "hi \u{1b}[2J\n");
+    }
+
+    #[test]
+    fn lines_of_several_instances_say_whose_they_are() {
+        let mut printer = printer(false);
+        printer.set_instances(&["d/web/9".to_owned(), "d/web/10".to_owned()]);
+        assert_eq!(printer.line("d/web/9", &line("hi")), "d/web/9  | hi\n");
+    }
+
+    #[test]
+    fn a_terminal_is_not_steered_by_what_instances_write() {
+        assert_eq!(printer(true).line("d/web/0", &line("hi\u{1b}[2J")), "hi\\u{1b}[2J\n");
+    }
+
+    #[test]
+    fn timestamps_come_first() {
+        let printer = Printer { timestamps: true, ..printer(false) };
+        assert_eq!(printer.line("d/web/0", &line("hi")), "1970-01-01T00:00:00.000000000Z hi\n");
+    }
+}
