@@ -6,9 +6,9 @@ use anyhow::{Context, bail};
 use chrono::Utc;
 use serde_json::Value;
 
-use super::attach::{Attached, controller};
 use super::connect::{look, synced_status, warn_about};
 use super::exit::{Exit, Outcome};
+use super::lasting::{Lasting, controller};
 use super::output::{Columns, DataFormat, Format, note, print, print_data};
 use super::views::{Object, Resource};
 use crate::config::Options;
@@ -56,7 +56,7 @@ impl Args {
         let Some(client) = look(options).await? else {
             return self.show_nothing(&selection, options).await;
         };
-        let mut attached = Attached::new(options, client);
+        let mut attached = Lasting::new(options, client);
         let outcome = self.show(&selection, &mut attached).await;
         attached.close().await;
         outcome
@@ -72,13 +72,13 @@ impl Args {
         // An engine of this process would look once while the first controller is still starting.
         let client = controller(options).await?;
         let status = synced_status(&client).await?;
-        let mut attached = Attached::new(options, client);
+        let mut attached = Lasting::new(options, client);
         let outcome = self.follow(selection, &mut attached, status, nothing, &mut selection.columns()).await;
         attached.close().await;
         outcome
     }
 
-    async fn show(&self, selection: &Selection, attached: &mut Attached<'_>) -> Outcome {
+    async fn show(&self, selection: &Selection, attached: &mut Lasting<'_>) -> Outcome {
         let status = synced_status(attached.client()).await?;
         warn_about(&status);
         let mut columns = selection.columns();
@@ -107,7 +107,7 @@ impl Args {
     async fn follow(
         &self,
         selection: &Selection,
-        attached: &mut Attached<'_>,
+        attached: &mut Lasting<'_>,
         mut status: Status,
         mut shown: Vec<(Resource, Vec<Object>)>,
         columns: &mut [Columns],

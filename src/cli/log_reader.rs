@@ -6,8 +6,8 @@ use std::pin::pin;
 use chrono::{SecondsFormat, Utc};
 use futures::StreamExt;
 
-use super::attach::Attached;
 use super::exit::{Exit, Outcome};
+use super::lasting::Lasting;
 use super::output::{Colours, note, print, stdout_is_terminal};
 use super::text::harmless;
 use crate::api::client::LogItems;
@@ -54,7 +54,7 @@ impl Reader {
     ///
     /// # Errors
     /// Nothing of that name is declared or exists; no engine can be asked; standard output can't be written.
-    pub async fn read(&mut self, attached: &mut Attached<'_>) -> Outcome {
+    pub async fn read(&mut self, attached: &mut Lasting<'_>) -> Outcome {
         loop {
             match self.read_from(attached).await? {
                 End::Done => return Ok(self.exit),
@@ -66,7 +66,7 @@ impl Reader {
     }
 
     /// Reads for as long as this engine tells something.
-    async fn read_from(&mut self, attached: &mut Attached<'_>) -> anyhow::Result<End> {
+    async fn read_from(&mut self, attached: &mut Lasting<'_>) -> anyhow::Result<End> {
         let mut items = match self.ask(attached.client()).await {
             Ok(items) => items,
             Err(error) => return Ok(End::Lost(error)),
@@ -101,7 +101,7 @@ impl Reader {
         client.resume_logs(&LogResume { query: self.query.clone(), after: self.bookmark.clone() }).await
     }
 
-    fn tell(&mut self, item: LogItem, attached: &mut Attached<'_>) -> anyhow::Result<()> {
+    fn tell(&mut self, item: LogItem, attached: &mut Lasting<'_>) -> anyhow::Result<()> {
         match item {
             LogItem::Instances(names) => {
                 self.printer.set_instances(&names);

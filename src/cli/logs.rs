@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::attach::Attached;
 use super::connect::look;
 use super::exit::{Exit, Outcome};
+use super::lasting::Lasting;
 use super::log_reader::Reader;
 use crate::api::LogQuery;
 use crate::config::Options;
@@ -60,7 +60,7 @@ impl Args {
             previous: self.previous,
             since: self.since,
         };
-        let mut attached = Attached::new(options, client);
+        let mut attached = Lasting::new(options, client);
         let mut reader = Reader::new(query, self.timestamps);
         let outcome = tokio::select! {
             outcome = reader.read(&mut attached) => outcome,

@@ -5,7 +5,6 @@
 
 mod apply;
 mod approve;
-mod attach;
 mod completion;
 mod connect;
 mod converge;
@@ -19,6 +18,7 @@ mod fields;
 mod files;
 mod get;
 mod goal;
+mod lasting;
 mod log_reader;
 mod logs;
 mod narrate;

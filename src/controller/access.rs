@@ -19,7 +19,7 @@ impl Access {
     /// What these options and the state directory, as it is now, allow.
     pub fn of(options: &EngineOptions) -> Self {
         match options.mode {
-            Mode::Controller { .. } | Mode::OneShot(_) => Self::Work,
+            Mode::Controller { .. } | Mode::OneShot | Mode::Record => Self::Work,
             Mode::Observe if StateDir::is_made(&options.state_dir) => Self::Look,
             Mode::Observe => Self::LookAtNothing,
         }

@@ -92,7 +92,11 @@ mod tests {
             (false, &["docker good", "sim cut"][..]),
         ] {
             let stops = StoredStops { store: store.clone(), read_only };
-            assert_eq!(stops.all(RuntimeKind::Docker).await.unwrap(), [good.clone()], "read-only: {read_only}");
+            assert_eq!(
+                stops.all(RuntimeKind::Docker).await.unwrap(),
+                std::slice::from_ref(&good),
+                "read-only: {read_only}"
+            );
             assert_eq!(ids(), left, "read-only: {read_only}");
         }
     }

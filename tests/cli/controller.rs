@@ -257,26 +257,31 @@ fn a_watch_prints_no_row_twice() {
     rig.write("specs/a.yaml", &spec("a", 3, "one"));
     let controller = rig.controller();
     rig.until_running("a", 3);
+    let old = rig.instances(|one| one["revision"].clone())[0].clone();
     let mut watch = rig
         .command(&["get", "inst", "-w", "--no-headers"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut rows = BufReader::new(watch.stdout.take().unwrap());
-    let mut out = String::new();
-    for _ in 0..3 {
-        rows.read_line(&mut out).unwrap();
-    }
-    let old = rig.instances(|one| one["revision"].clone())[0].clone();
+    let (sender, rows) = std::sync::mpsc::channel();
+    let printed = BufReader::new(watch.stdout.take().unwrap());
+    std::thread::spawn(move || printed.lines().map_while(Result::ok).try_for_each(|row| sender.send(row)));
+    let next = || rows.recv_timeout(Duration::from_secs(60)).expect("another row");
+    let mut out: Vec<String> = (0..3).map(|_| next()).collect();
     rig.write("specs/a.yaml", &spec("a", 3, "two"));
     rig.until("every instance is replaced", || {
         let now = rig.instances(|one| one["revision"].clone());
         now.len() == 3 && now.iter().all(|revision| *revision != old)
     });
-    controller.end("TERM").expect_code(0);
-    rows.read_to_string(&mut out).unwrap();
+    while out.iter().filter(|row| row.contains(" removed ")).count() < 3 {
+        out.push(next());
+    }
+    watch.kill().unwrap();
     watch.wait().unwrap();
+    out.extend(rows.iter());
+    controller.end("TERM").expect_code(0);
+    let out = out.join("\n");
     let mut last: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for line in out.lines() {
         let mut row: Vec<String> = line.split_whitespace().map(str::to_owned).collect();

@@ -127,7 +127,7 @@ fn a_replacement_waits_for_the_last_lines_of_a_dead_one_and_not_for_ever() {
 fn the_output_of_what_is_gone_is_not_waited_for_as_long() {
     let (mut roster, now) = (roster(None), Instant::now());
     let instance = runs(0, 0, 1);
-    roster.look(&[instance.clone()], now);
+    roster.look(std::slice::from_ref(&instance), now);
     let look = roster.look(&[], now);
     assert_eq!((look.close, look.again), (vec![], Some(now + 5 * SECOND)));
     roster.line(&key(&instance), &line(1), now + 4 * SECOND);

@@ -99,8 +99,8 @@ mod tests {
 
     #[test]
     fn every_number_is_decided_about_as_listed() {
-        let odd = |number: &u32| number % 7 != 3 && number % 11 != 0;
-        let decide = |number: u32| if number % 5 == 0 { Decision::Fail(1) } else { Decision::Allow };
+        let odd = |number: &u32| number % 7 != 3 && !number.is_multiple_of(11);
+        let decide = |number: u32| if number.is_multiple_of(5) { Decision::Fail(1) } else { Decision::Allow };
         let decisions: BTreeMap<u32, Decision> = (0..400).filter(odd).map(|number| (number, decide(number))).collect();
         let program = compile(&decisions, Decision::Fail(38)).unwrap();
         for number in (0..1000).chain([0x4000_0000, u32::MAX]) {

@@ -20,13 +20,13 @@ const MOST_FAILURES: u32 = 50;
 const CONTROLLER_POLL: Duration = Duration::from_millis(500);
 
 /// Asks whatever engine there is.
-pub struct Attached<'a> {
+pub struct Lasting<'a> {
     options: &'a Options,
     client: Client,
     failures: u32,
 }
 
-impl<'a> Attached<'a> {
+impl<'a> Lasting<'a> {
     /// Begins with this engine.
     pub const fn new(options: &'a Options, client: Client) -> Self {
         Self { options, client, failures: 0 }
@@ -87,7 +87,7 @@ impl<'a> Attached<'a> {
     /// over meanwhile, what that one knows.
     ///
     /// # Errors
-    /// As for [`Attached::recover`].
+    /// As for [`Lasting::recover`].
     pub async fn status_after(&mut self, generation: u64) -> anyhow::Result<Status> {
         let mut seen = Some(generation);
         loop {
