@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::connect::{observe, running, synced_status};
+use super::connect::{observe, running, synced_status, warn_about};
 use super::output::note;
 use crate::api::{ApiError, Client, Kind};
 use crate::config::Options;
@@ -84,7 +84,7 @@ impl<'a> Lasting<'a> {
     }
 
     /// What there is, as soon as it differs from this generation, or the same after a while. Where another engine takes
-    /// over meanwhile, what that one knows.
+    /// over meanwhile, what that one knows; what is in its way is told on standard error.
     ///
     /// # Errors
     /// As for [`Lasting::recover`].
@@ -101,6 +101,9 @@ impl<'a> Lasting<'a> {
                 status = asked => match status {
                     Ok(status) => {
                         self.works();
+                        if seen.is_none() {
+                            warn_about(&status);
+                        }
                         return Ok(status);
                     }
                     Err(error) => self.recover(error).await?,

@@ -36,8 +36,8 @@ const WAITING_NOTICE: Duration = Duration::from_secs(2);
 /// Between two looks while nothing is read, for what no event tells: declarations that somebody else takes back.
 const WAITING_LOOK: Duration = Duration::from_secs(2);
 
-/// Age up to which what another follower has read counts for this one: between two of its own looks there is one read,
-/// however many followers there are.
+/// Age up to which what another follower has read counts for this one too: shorter than the time between two of its own
+/// looks, which are to find something new.
 const RECENT: Duration = Duration::from_secs(1);
 
 /// What a follower needs to know of an engine.
