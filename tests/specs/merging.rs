@@ -192,7 +192,10 @@ fn a_service_of_a_broken_document_is_known() {
         ("a key that is not known", "service: db\ndeployment: shop\nimage: { name: x }\nreplica: 3"),
         ("a service of which nothing is left", "version: v1\ndeployment: shop\nservices:\n  db: 7"),
         ("a deployment without its version", "deployment: shop\nservices:\n  db: { image: { name: x } }"),
-        ("a second document of the deployment", &format!("{SHOP}---\n{}", SHOP.replace("web:", "db:"))),
+        (
+            "a second document of the deployment",
+            &format!("{}---\n{}", SHOP.replace("web:", "api:"), SHOP.replace("web:", "db:")),
+        ),
         ("a list of services", "version: v1\ndeployment: shop\nservices: [{ name: db, image: { name: x } }]"),
         ("a name that is not one", "version: v1\ndeployment: shop\nservices:\n  DB: { image: { name: x } }"),
         ("a deployment's name that is not one", "service: db\ndeployment: Shop\nimage: { name: x }"),
@@ -277,5 +280,41 @@ fn a_cycle_is_printed_also_where_its_services_have_other_problems() {
         everything(&[("d.yaml", text)]).contains(&format!("d.yaml:4:39: {cycle}")),
         "{:?}",
         everything(&[("d.yaml", text)])
+    );
+}
+
+#[test]
+fn what_depends_on_itself_is_told_once_and_is_no_cycle() {
+    let text = "version: v1\ndeployment: d\nservices:\n  \
+                a: { image: { name: x }, depends: [{ service: a }, { service: b }] }\n  \
+                b: { image: { name: x }, depends: [{ service: a }] }\n  \
+                c: { image: { name: x }, depends: [{ service: c }] }\n";
+    let itself = "a service can't depend on itself; name another service of the deployment";
+    assert_eq!(
+        everything(&[("d.yaml", text)]),
+        [
+            &format!("d.yaml:4:49: services.a.depends[0].service: {itself}"),
+            "d.yaml:4:65: services.a.depends[1].service: services wait for each other: a -> b -> a; remove one of these depends",
+            &format!("d.yaml:6:49: services.c.depends[0].service: {itself}"),
+        ]
+    );
+}
+
+#[test]
+fn the_services_of_a_deployment_that_is_declared_twice_are_checked_in_both_documents() {
+    let shop = |service: &str, depends: &str| {
+        format!(
+            "version: v1\ndeployment: shop\nservices:\n  \
+             {service}: {{ image: {{ name: x }}, depends: [{{ service: {depends} }}] }}\n"
+        )
+    };
+    let twice = |other: &str| {
+        format!("the deployment shop is declared twice, also at {other}.yaml:1:1; remove or rename one of them")
+    };
+    let ghost =
+        "services.db.depends[0].service: the deployment shop has no service \"ghost\"; services of shop are db, web";
+    assert_eq!(
+        everything(&[("a.yaml", &shop("web", "db")), ("b.yaml", &shop("db", "ghost"))]),
+        [format!("a.yaml:1:1: {}", twice("b")), format!("b.yaml:1:1: {}", twice("a")), format!("b.yaml:4:50: {ghost}"),]
     );
 }

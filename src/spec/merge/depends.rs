@@ -31,7 +31,8 @@ pub(super) fn check(deployment: &str, draft: &Draft<'_>, findings: &mut Findings
         .map(|part| (part.name, dependencies(part).filter(|(depends, _)| known.contains(depends)).collect()))
         .collect();
     for cycle in cycles(&edges) {
-        let (Some(first), Some(second)) = (cycle.first(), cycle.get(1)) else { continue };
+        // Of one that waits for itself alone that was told with its document.
+        let [first, second, ..] = cycle.as_slice() else { continue };
         let Some(part) = draft.services.get(first) else { continue };
         let Some((_, mark)) = edges[first].iter().find(|(to, _)| to == second) else { continue };
         let message = format!("services wait for each other: {} -> {first}", cycle.join(" -> "));
@@ -42,10 +43,8 @@ pub(super) fn check(deployment: &str, draft: &Draft<'_>, findings: &mut Findings
 
 /// What a service depends on, as far as that is certain.
 fn dependencies<'a>(part: &Part<'a>) -> impl Iterator<Item = (&'a str, &'a Mark)> {
-    let name = part.name;
     let of = part.service.into_iter().flat_map(|service| service.spec.depends.iter().zip(&service.marks.depends));
     of.filter_map(|(depends, mark)| Some((depends.service.as_str(), mark.as_ref()?)))
-        .filter(move |(depends, _)| *depends != name)
 }
 
 fn unknown(deployment: &str, (service, depends): (&str, &str), mark: &Mark, known: &BTreeSet<&str>) -> Problem {
