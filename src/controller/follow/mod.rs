@@ -220,10 +220,12 @@ impl Follower {
     /// Looks again for what no event tells.
     async fn look_again(&mut self) -> Result<(), EngineError> {
         let recent = Instant::now().checked_sub(RECENT).unwrap_or_else(Instant::now);
-        if let Some(reread) = self.engine.reread.as_ref().filter(|_| self.waiting.is_some())
-            && let Err(error) = reread.read(recent).await
-        {
-            tracing::debug!(%error, "what is declared stays as it was");
+        if let Some(reread) = self.engine.reread.clone().filter(|_| self.waiting.is_some()) {
+            match reread.read(recent).await {
+                // What was read is part of the status by then.
+                Ok(()) => ask(&self.engine.messages, Command::Settle).await?,
+                Err(error) => tracing::debug!(%error, "what is declared stays as it was"),
+            }
         }
         self.look().await
     }
