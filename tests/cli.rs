@@ -16,6 +16,9 @@ mod controller;
 #[path = "cli/sandbox.rs"]
 mod sandbox;
 
+#[path = "cli/describe.rs"]
+mod describe;
+
 #[path = "cli/directories.rs"]
 mod directories;
 

@@ -19,10 +19,11 @@ use tokio_util::codec::{Decoder, LinesCodec};
 use tower::ServiceExt;
 
 use super::frame::{Frame, frames};
-use super::wire::StatusQuery;
+use super::wire::{StatusQuery, TargetQuery};
 use super::{ApiError, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
-use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, Preview, RuntimeReport};
+use crate::controller::{Applied, ApplyRequest, DeleteRequest, Description, Engine, Preview, RuntimeReport};
 use crate::runtime::io::{ExecInput, ExecOutput};
+use crate::state::Target;
 use crate::status::Status;
 
 /// Longest wait for a connection; the socket is on this machine.
@@ -114,6 +115,11 @@ impl Client {
     /// What each runtime can enforce on this machine.
     pub async fn runtimes(&self) -> Result<Vec<RuntimeReport>, ApiError> {
         self.get("/v1/runtimes").await
+    }
+
+    /// All that is known of what this name covers.
+    pub async fn describe(&self, target: &Target) -> Result<Description, ApiError> {
+        self.get(&query("/v1/describe", &TargetQuery { target: target.to_string() })?).await
     }
 
     /// What applying these files would do.

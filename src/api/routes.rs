@@ -11,9 +11,10 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use super::wire::StatusQuery;
+use super::wire::{StatusQuery, TargetQuery};
 use super::{ApiError, Kind, Version, exec, logs};
-use crate::controller::{Applied, ApplyRequest, DeleteRequest, Engine, Preview, RuntimeReport};
+use crate::controller::{Applied, ApplyRequest, DeleteRequest, Description, Engine, Preview, RuntimeReport};
+use crate::state::BadIdentity;
 use crate::status::Status;
 
 /// Most bytes of a request: room for thousands of spec files (a file of a service is about 1 KiB; Kubernetes takes
@@ -32,6 +33,7 @@ pub fn router(engine: Engine) -> Router {
     Router::new()
         .route("/v1/version", get(|| async { Json(Version::here()) }))
         .route("/v1/status", get(status))
+        .route("/v1/describe", get(describe))
         .route("/v1/preview", post(preview))
         .route("/v1/apply", post(apply))
         .route("/v1/delete", post(delete))
@@ -62,6 +64,15 @@ async fn status(
         let _ = tokio::time::timeout(LONGEST_WAIT, watch.wait_for(|status| status.generation != generation)).await;
     }
     Ok(Json(engine.status()))
+}
+
+async fn describe(
+    State(engine): State<Engine>,
+    query: Result<Query<TargetQuery>, QueryRejection>,
+) -> Answer<Description> {
+    let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
+    let target = query.target.parse().map_err(|error: BadIdentity| ApiError::new(Kind::Invalid, format!("{error}")))?;
+    Ok(Json(engine.describe(&target).await?))
 }
 
 async fn preview(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, JsonRejection>) -> Answer<Preview> {

@@ -33,6 +33,13 @@ pub(super) struct StatusQuery {
     pub wait: Option<u64>,
 }
 
+/// Query of a request about what a name covers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct TargetQuery {
+    /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
+    pub target: String,
+}
+
 /// Query of a log request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogQuery {

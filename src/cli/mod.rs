@@ -10,6 +10,8 @@ mod connect;
 mod converge;
 mod delete;
 mod demo_server;
+mod describe;
+mod description;
 mod diff;
 mod doctor;
 mod exec;
@@ -88,6 +90,7 @@ enum Verb {
     Plan(plan::Args),
     Delete(delete::Args),
     Get(get::Args),
+    Describe(describe::Args),
     Logs(logs::Args),
     Exec(exec::Args),
     Approve(approve::Args),
@@ -149,6 +152,7 @@ impl Cli {
                 Verb::Plan(args) => args.run(&options?).await,
                 Verb::Delete(args) => args.run(&options?).await,
                 Verb::Get(args) => args.run(&options?).await,
+                Verb::Describe(args) => args.run(&options?).await,
                 Verb::Logs(args) => args.run(&options?).await,
                 Verb::Exec(args) => args.run(&options?).await,
                 Verb::Approve(args) => args.run(&options?).await,

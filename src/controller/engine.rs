@@ -171,12 +171,12 @@ impl Engine {
         Ok(exec.exec(&instance.as_ref(), request).await?)
     }
 
-    async fn instances(&self, target: &Target) -> Result<Vec<Instance>, EngineError> {
+    pub(super) async fn instances(&self, target: &Target) -> Result<Vec<Instance>, EngineError> {
         let target = target.clone();
         self.ask(|reply| Command::Instances(target, reply)).await
     }
 
-    async fn runtime(&self, kind: RuntimeKind) -> Result<Arc<dyn Runtime>, EngineError> {
+    pub(super) async fn runtime(&self, kind: RuntimeKind) -> Result<Arc<dyn Runtime>, EngineError> {
         let runtime = self.ask(|reply| Command::Runtime(kind, reply)).await?;
         runtime.ok_or_else(|| EngineError::Conflict(format!("{kind} does not answer")))
     }

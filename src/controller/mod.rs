@@ -10,6 +10,7 @@ mod convert;
 mod core;
 mod declared;
 mod delete;
+mod describe;
 mod engine;
 mod event;
 mod flight;
@@ -32,6 +33,7 @@ mod stops;
 
 use std::path::PathBuf;
 
+pub use describe::{Description, InstanceDescription};
 pub use engine::Engine;
 pub use reports::{ControlReport, RuntimeReport};
 pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPreview, EngineError, Preview, SpecFile};

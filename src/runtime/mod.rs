@@ -9,6 +9,7 @@
 mod capabilities;
 mod credentials;
 pub mod docker;
+pub mod enforcement;
 mod error;
 pub mod io;
 #[cfg(target_os = "linux")]
@@ -28,6 +29,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 pub use capabilities::{Capabilities, Support};
+pub use enforcement::{Enforcement, EnforcementState};
 pub use error::RuntimeError;
 pub use io::{Exec, Logs};
 pub use stops::StopRecords;
@@ -54,6 +56,15 @@ pub trait Runtime: Send + Sync {
     /// the instances ([`Instance::conditions`]).
     fn unsupported(&self, _spec: &ServiceSpec) -> Vec<Condition> {
         Vec::new()
+    }
+
+    /// What one instance asks for and gets, each control once. What this adapter can't tell of the instance itself is
+    /// told of the runtime.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not exist.
+    async fn enforcement(&self, _instance: &InstanceRef) -> Result<Vec<Enforcement>> {
+        Ok(Enforcement::by_capabilities(&self.capabilities().await?))
     }
 
     /// Everything of this owner, complete or an error; never a part of it.

@@ -10,6 +10,7 @@
 mod archive;
 mod body;
 mod container;
+mod enforcement;
 mod engine;
 mod error;
 mod events;
@@ -182,6 +183,10 @@ impl Runtime for DockerRuntime {
 
     fn unsupported(&self, spec: &ServiceSpec) -> Vec<Condition> {
         unsupported::unsupported(spec)
+    }
+
+    async fn enforcement(&self, instance: &InstanceRef) -> Result<Vec<super::Enforcement>> {
+        self.inner.enforcement(instance).await
     }
 
     async fn list(&self) -> Result<Listing> {

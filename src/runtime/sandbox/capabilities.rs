@@ -89,7 +89,8 @@ pub fn wanted(spec: &ServiceSpec) -> Result<u64, String> {
     Ok(set)
 }
 
-fn all() -> u64 {
+/// Every capability that is known.
+pub fn all() -> u64 {
     (1 << NAMES.len()) - 1
 }
 

@@ -23,6 +23,7 @@ use super::observe::{Entry, Found};
 use super::probe::Probe;
 use super::process::ProcessKey;
 use super::record::{RECORD_VERSION, Record, Root, Run, Started, StopOrder};
+use super::requested::requested;
 use super::translate::{Machine, is_reachable, launch};
 use super::watch::ended;
 use super::{
@@ -127,6 +128,7 @@ impl Inner {
             port: None,
             ports: Vec::new(),
             conditions,
+            requested: requested(&request.spec),
             launch,
         };
         self.give_port(request, &mut record)?;

@@ -11,6 +11,7 @@ mod confinement;
 mod copy;
 pub mod cri;
 mod dispatch;
+mod enforcement;
 mod enter;
 mod exec;
 mod failure;
@@ -33,6 +34,7 @@ mod pty;
 mod quota;
 mod record;
 mod remove;
+mod requested;
 mod rootfs;
 mod seccomp;
 mod settle;
@@ -238,6 +240,10 @@ impl Runtime for SandboxRuntime {
 
     async fn capabilities(&self) -> Result<Capabilities> {
         Ok(capabilities::report(self.probe().await))
+    }
+
+    async fn enforcement(&self, instance: &InstanceRef) -> Result<Vec<super::Enforcement>> {
+        self.tell_enforcement(instance).await
     }
 
     async fn list(&self) -> Result<Listing> {

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::landlock::Reach;
 use super::process::ProcessKey;
 use super::sys::Namespaces;
-use crate::spec::{SeccompProfile, Signal};
+use crate::spec::{Control, SeccompProfile, Signal};
 use crate::state::{Condition, InstanceId, Owner, PortBinding, StopCause, StopPolicy};
 
 /// Version of the records. Fields are only ever added, with a default, so that a newer program can adopt what an
@@ -42,6 +42,9 @@ pub struct Record {
     pub ports: Vec<PortBinding>,
     /// What could not be honoured, as known at creation.
     pub conditions: Vec<Condition>,
+    /// What its spec asks of the controls, for showing it.
+    #[serde(default)]
+    pub requested: BTreeMap<Control, String>,
     /// How its program is run.
     pub launch: Launch,
 }

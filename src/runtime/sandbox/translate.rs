@@ -261,7 +261,7 @@ fn not_isolated(probe: &Probe) -> Condition {
 }
 
 /// Whether the instance is to have no network but its own loopback.
-fn wants_no_network(spec: &ServiceSpec) -> bool {
+pub fn wants_no_network(spec: &ServiceSpec) -> bool {
     let by_sandbox = spec.sandbox.as_ref().and_then(|sandbox| sandbox.network);
     match (spec.network_mode(), by_sandbox) {
         (NetworkMode::None, _) | (_, Some(SandboxNetwork::None | SandboxNetwork::Loopback)) => true,

@@ -12,7 +12,7 @@ use crate::state::Condition;
 /// Most processes and threads of a member of a pool that names no limit: pools run code that nobody vouches for, and a
 /// fork bomb must not take the machine along. Podman's default for every container. Services and jobs have no limit
 /// unless one is written, as under Docker.
-const POOL_PIDS: u64 = 2048;
+pub const POOL_PIDS: u64 = 2048;
 /// Period of a CPU quota in microseconds: the kernel's and Docker's default.
 const PERIOD: u64 = 100_000;
 /// Longest period that the kernel takes.

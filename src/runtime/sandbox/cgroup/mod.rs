@@ -27,7 +27,7 @@ pub use delegation::settle_in;
 pub use facts::{memory_limit, oom_kills, usage};
 pub use groups::{Groups, name};
 pub use home::Homes;
-pub use limits::{Machine, Planned, plan};
+pub use limits::{Machine, POOL_PIDS, Planned, plan};
 pub use members::{Members, Window};
 pub use probe::{oom_score_floor, probe, process_limit, remove_unused};
 pub use report::controls;

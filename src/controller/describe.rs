@@ -1,0 +1,138 @@
+//! All that is known of what a name covers, for people who look into it.
+
+use serde::{Deserialize, Serialize};
+
+use super::EngineError;
+use super::apply::blocking;
+use super::engine::Engine;
+use super::open::local;
+use crate::runtime::Enforcement;
+use crate::state::{Instance, Target};
+use crate::status::{DeploymentView, InstanceView, ServiceView};
+use crate::store::Event;
+
+/// Most events that are told: what fits on a screen.
+const RECENT: usize = 20;
+/// Most events of a deployment that are looked through for those of one service or instance.
+const LOOKED_THROUGH: usize = 1000;
+
+/// All that is known of what a name covers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// The deployment that it is or belongs to.
+    pub deployment: DeploymentView,
+    /// Its services.
+    pub services: Vec<ServiceView>,
+    /// Its instances.
+    pub instances: Vec<InstanceDescription>,
+    /// The newest events about it, oldest first.
+    pub events: Vec<Event>,
+}
+
+/// One instance, and its controls.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceDescription {
+    /// As it is shown everywhere.
+    #[serde(flatten)]
+    pub view: InstanceView,
+    /// What it asks for and gets; empty while its runtime does not know it yet.
+    pub controls: Vec<Enforcement>,
+    /// Why its controls are not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controls_unknown: Option<String>,
+}
+
+impl Engine {
+    /// Describes what a target covers.
+    ///
+    /// # Errors
+    /// `NotFound` when it covers nothing that is declared or exists.
+    pub async fn describe(&self, target: &Target) -> Result<Description, EngineError> {
+        let status = self.status();
+        let not_found = || EngineError::NotFound(format!("{target} is not declared and does not exist"));
+        let deployment = status.deployments.iter().find(|view| view.deployment == target.deployment);
+        let deployment = deployment.cloned().ok_or_else(not_found)?;
+        let services = status.services.iter().filter(|view| covers_service(target, view));
+        let services: Vec<ServiceView> = services.cloned().collect();
+        let views = status.instances.iter().filter(|view| covers_instance(target, view));
+        let known = self.instances(target).await?;
+        let mut instances = Vec::new();
+        for view in views {
+            instances.push(self.describe_instance(view, &known).await);
+        }
+        let is_missing = match (&target.service, target.slot) {
+            (None, _) => false,
+            (Some(_), None) => services.is_empty() && instances.is_empty(),
+            (Some(_), Some(_)) => instances.is_empty(),
+        };
+        if is_missing {
+            return Err(not_found());
+        }
+        Ok(Description { deployment, services, instances, events: self.recent_events(target).await? })
+    }
+
+    async fn describe_instance(&self, view: &InstanceView, known: &[Instance]) -> InstanceDescription {
+        let instance = known.iter().find(|one| one.runtime == view.runtime && one.runtime_id == view.runtime_id);
+        let controls = match instance {
+            Some(instance) => match self.runtime(instance.runtime).await {
+                Ok(runtime) => runtime.enforcement(&instance.as_ref()).await.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            },
+            None => Ok(Vec::new()),
+        };
+        let (controls, controls_unknown) = match controls {
+            Ok(controls) => (controls, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
+        InstanceDescription { view: view.clone(), controls, controls_unknown }
+    }
+
+    async fn recent_events(&self, target: &Target) -> Result<Vec<Event>, EngineError> {
+        let (store, target) = (self.inner.store.clone(), target.clone());
+        let read = move || {
+            let looked_through = if target.service.is_some() { LOOKED_THROUGH } else { RECENT };
+            let mut events = store.events_of(&target.deployment, looked_through)?;
+            events.retain(|event| target.service.is_none() || is_about(&event.message, &target));
+            events.drain(..events.len().saturating_sub(RECENT));
+            Ok::<_, crate::store::StoreError>(events)
+        };
+        blocking(move || read().map_err(local("the events can't be read"))).await
+    }
+}
+
+fn covers_service(target: &Target, view: &ServiceView) -> bool {
+    target.deployment == view.deployment && target.service.as_ref().is_none_or(|service| *service == view.service)
+}
+
+fn covers_instance(target: &Target, view: &InstanceView) -> bool {
+    target.deployment == view.deployment
+        && target.service.as_ref().is_none_or(|service| *service == view.service)
+        && target.slot.is_none_or(|slot| slot == view.slot)
+}
+
+/// Whether a message names the target or a part of it.
+fn is_about(message: &str, target: &Target) -> bool {
+    let name = target.to_string();
+    let words = message.split(|letter: char| !letter.is_ascii_alphanumeric() && !matches!(letter, '/' | '-'));
+    words.filter_map(|word| word.strip_prefix(name.as_str())).any(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_about_what_its_message_names() {
+        let about = |message: &str, name: &str| is_about(message, &name.parse().unwrap());
+        for (message, name, expected) in [
+            ("start demo/web/0 (created)", "demo/web/0", true),
+            ("start demo/web/0: it failed", "demo/web", true),
+            ("remove demo/web/10, surplus", "demo/web/1", false),
+            ("start demo/web-2/0", "demo/web", false),
+            ("start other/demo/web", "demo/web", false),
+            ("demo/web", "demo/web", true),
+        ] {
+            assert_eq!(about(message, name), expected, "{message} about {name}");
+        }
+    }
+}

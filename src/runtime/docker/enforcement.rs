@@ -1,0 +1,221 @@
+//! What one container asks for and gets, from its inspection.
+
+use bollard::models::{ContainerInspectResponse, HostConfig};
+
+use super::Inner;
+use crate::runtime::enforcement::{bytes, cpus};
+use crate::runtime::{
+    Capabilities, Control, Enforcement, EnforcementState as State, ErrorKind, Result, RuntimeError, Support,
+};
+use crate::state::InstanceRef;
+
+/// Docker's billionths of a processor in a thousandth.
+const NANOS_PER_MILLI: u64 = 1_000_000;
+/// How requests and inspections begin what they say of the filter, in either spelling.
+const SECCOMP: [&str; 2] = ["seccomp=", "seccomp:"];
+
+impl Inner {
+    pub(super) async fn enforcement(&self, instance: &InstanceRef) -> Result<Vec<Enforcement>> {
+        let what = format!("inspecting {}", instance.id);
+        if !self.owns(instance).await? {
+            return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
+        }
+        let capabilities = self.capabilities().await?;
+        let found = self.inspection(&instance.runtime_id).await.map_err(|error| error.explain(&what))?;
+        Ok(tell(&found, &capabilities))
+    }
+}
+
+/// Every control of a container. Pure.
+pub(super) fn tell(found: &ContainerInspectResponse, capabilities: &Capabilities) -> Vec<Enforcement> {
+    let host = found.host_config.clone().unwrap_or_default();
+    let controls = [
+        Control::MountNamespace,
+        Control::PidNamespace,
+        Control::IpcNamespace,
+        Control::UtsNamespace,
+        Control::CgroupNamespace,
+        Control::NetworkIsolation,
+        Control::ReadOnlyRoot,
+        Control::MemoryLimit,
+        Control::CpuLimit,
+        Control::PidsLimit,
+        Control::IoLimit,
+        Control::Seccomp,
+        Control::CapabilityDrop,
+        Control::User,
+        Control::ServiceNames,
+        Control::Suspend,
+    ];
+    let one = |control: Control| {
+        let Asked { words, by } = asked(control, found, &host);
+        let state = match (by, capabilities.support(control)) {
+            (None, _) => State::NotRequested,
+            (Some(by), Support::Enforced) => State::Enforced { by },
+            (Some(by), Support::Degraded { why }) => State::Degraded { by, why },
+            (Some(_), Support::Absent { why }) => State::Absent { why },
+        };
+        Enforcement::new(control, words, state)
+    };
+    controls.into_iter().map(one).collect()
+}
+
+/// What a container's settings say of a control.
+struct Asked {
+    /// The setting.
+    words: Option<String>,
+    /// The means that it stands for; none where it asks for nothing.
+    by: Option<String>,
+}
+
+fn asked(control: Control, found: &ContainerInspectResponse, host: &HostConfig) -> Asked {
+    let limit = |set: Option<i64>, words: &dyn Fn(u64) -> String, name: &str| {
+        let set = set.and_then(|set| u64::try_from(set).ok()).filter(|set| *set > 0);
+        Asked { words: set.map(words), by: set.map(|set| format!("{name} = {set}")) }
+    };
+    match control {
+        Control::MemoryLimit => limit(host.memory, &bytes, "Memory"),
+        Control::CpuLimit => limit(host.nano_cpus, &|nanos| cpus(nanos / NANOS_PER_MILLI), "NanoCpus"),
+        Control::PidsLimit => limit(host.pids_limit, &|limit| limit.to_string(), "PidsLimit"),
+        Control::IoLimit => {
+            limit(host.blkio_weight.map(i64::from), &|weight| format!("weight {weight}"), "BlkioWeight")
+        }
+        Control::PidNamespace => namespace(host.pid_mode.as_deref(), "process namespace"),
+        Control::IpcNamespace => namespace(host.ipc_mode.as_deref(), "IPC namespace"),
+        Control::UtsNamespace => namespace(host.uts_mode.as_deref(), "UTS namespace"),
+        Control::CgroupNamespace => {
+            let mode = host.cgroupns_mode.as_ref().map(ToString::to_string);
+            namespace(mode.as_deref(), "cgroup namespace")
+        }
+        Control::NetworkIsolation => network(host.network_mode.as_deref().unwrap_or("default")),
+        Control::ReadOnlyRoot => match host.readonly_rootfs {
+            Some(true) => told("read-only", Some("read-only mount")),
+            _ => told("writable", None),
+        },
+        Control::Seccomp => seccomp(host),
+        Control::CapabilityDrop => capability_sets(host),
+        Control::User => {
+            let user = found.config.as_ref().and_then(|config| config.user.clone()).filter(|user| !user.is_empty());
+            Asked { by: user.as_ref().map(|user| format!("user {user}")), words: user }
+        }
+        Control::MountNamespace => told("own", Some("mount namespace")),
+        Control::ServiceNames => {
+            let own = !matches!(host.network_mode.as_deref(), None | Some("default" | "bridge" | "host" | "none"));
+            Asked { words: None, by: own.then(|| "network of the deployment".to_owned()) }
+        }
+        Control::Suspend => Asked { words: None, by: Some("the engine's pause".to_owned()) },
+        Control::DiskLimit | Control::Landlock | Control::Activity => Asked { words: None, by: None },
+    }
+}
+
+fn told(words: &str, by: Option<&str>) -> Asked {
+    Asked { words: Some(words.to_owned()), by: by.map(str::to_owned) }
+}
+
+/// A namespace of its own, unless the mode joins another one.
+fn namespace(mode: Option<&str>, by: &str) -> Asked {
+    match mode {
+        None | Some("" | "private" | "shareable" | "none") => told("own", Some(by)),
+        Some(mode) => told(mode, None),
+    }
+}
+
+fn network(mode: &str) -> Asked {
+    match mode {
+        "none" => told("none", Some("network namespace with nothing but loopback")),
+        "host" => told("host", None),
+        mode if mode.starts_with("container:") => told(mode, None),
+        mode => told(mode, Some("network namespace on that network")),
+    }
+}
+
+fn seccomp(host: &HostConfig) -> Asked {
+    let written = host.security_opt.iter().flatten();
+    let profile = written.filter_map(|option| SECCOMP.iter().find_map(|name| option.strip_prefix(name))).next();
+    match profile {
+        Some("unconfined") => told("unconfined", None),
+        _ if host.privileged == Some(true) => told("unconfined (privileged)", None),
+        Some(_) => told("a profile of its own", Some("system-call filter")),
+        None => told("default", Some("system-call filter of the engine")),
+    }
+}
+
+fn capability_sets(host: &HostConfig) -> Asked {
+    if host.privileged == Some(true) {
+        return told("all (privileged)", None);
+    }
+    let mut words = vec!["default".to_owned()];
+    for (what, names) in [("without", &host.cap_drop), ("with", &host.cap_add)] {
+        if let Some(names) = names.as_ref().filter(|names| !names.is_empty()) {
+            words.push(format!("{what} {}", names.join(" ")));
+        }
+    }
+    Asked { words: Some(words.join(" ")), by: Some("capability sets".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capabilities(absent: &[Control]) -> Capabilities {
+        let all = tell(&ContainerInspectResponse::default(), &Capabilities::default());
+        let support = |control: Control| match absent.contains(&control) {
+            true => Support::Absent { why: "no group".to_owned() },
+            false => Support::Enforced,
+        };
+        let controls = all.iter().map(|one| (one.control, support(one.control))).collect();
+        Capabilities { version: "engine".to_owned(), controls }
+    }
+
+    /// One control of a container with this `HostConfig`, in one line.
+    fn line(control: Control, host: serde_json::Value, absent: &[Control]) -> String {
+        let found = serde_json::json!({ "Config": { "User": "1000" }, "HostConfig": host });
+        let found: ContainerInspectResponse = serde_json::from_value(found).unwrap();
+        let told = tell(&found, &capabilities(absent));
+        let one = told.into_iter().find(|one| one.control == control).unwrap();
+        let state = match one.state {
+            State::Enforced { by } => format!("enforced {by}"),
+            State::Degraded { by, why } => format!("degraded {by}: {why}"),
+            State::Absent { why } => format!("absent {why}"),
+            State::NotRequested => "not requested".to_owned(),
+        };
+        format!("{} | {state}", one.requested.unwrap_or_default())
+    }
+
+    #[test]
+    fn what_was_asked_for_is_told_with_what_enforces_it() {
+        use serde_json::json;
+        for (control, host, expected) in [
+            (Control::MemoryLimit, json!({ "Memory": 67_108_864 }), "64Mi | enforced Memory = 67108864"),
+            (Control::MemoryLimit, json!({ "Memory": 0 }), " | not requested"),
+            (Control::CpuLimit, json!({ "NanoCpus": 1_500_000_000_i64 }), "1.5 | enforced NanoCpus = 1500000000"),
+            (Control::PidsLimit, json!({ "PidsLimit": -1 }), " | not requested"),
+            (Control::PidNamespace, json!({ "PidMode": "" }), "own | enforced process namespace"),
+            (Control::PidNamespace, json!({ "PidMode": "host" }), "host | not requested"),
+            (
+                Control::NetworkIsolation,
+                json!({ "NetworkMode": "none" }),
+                "none | enforced network namespace with nothing but loopback",
+            ),
+            (Control::NetworkIsolation, json!({ "NetworkMode": "host" }), "host | not requested"),
+            (Control::ReadOnlyRoot, json!({ "ReadonlyRootfs": true }), "read-only | enforced read-only mount"),
+            (Control::ReadOnlyRoot, json!({}), "writable | not requested"),
+            (Control::Seccomp, json!({}), "default | enforced system-call filter of the engine"),
+            (Control::Seccomp, json!({ "SecurityOpt": ["seccomp=unconfined"] }), "unconfined | not requested"),
+            (Control::Seccomp, json!({ "Privileged": true }), "unconfined (privileged) | not requested"),
+            (Control::CapabilityDrop, json!({ "CapDrop": ["ALL"] }), "default without ALL | enforced capability sets"),
+            (Control::CapabilityDrop, json!({ "Privileged": true }), "all (privileged) | not requested"),
+            (Control::User, json!({}), "1000 | enforced user 1000"),
+        ] {
+            assert_eq!(line(control, host, &[]), expected, "{control}");
+        }
+    }
+
+    #[test]
+    fn what_the_engine_can_not_do_is_absent_with_its_reason() {
+        let host = serde_json::json!({ "Memory": 67_108_864 });
+        assert_eq!(line(Control::MemoryLimit, host, &[Control::MemoryLimit]), "64Mi | absent no group");
+        let told = line(Control::MemoryLimit, serde_json::json!({}), &[Control::MemoryLimit]);
+        assert_eq!(told, " | not requested");
+    }
+}

@@ -1,0 +1,451 @@
+//! What one instance asks for and gets: from its record, and from what the kernel says of it while it runs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::bounds::FILE_LIMIT;
+use super::cgroup::{Groups, MEMORY_WATCH_INTERVAL};
+use super::layout::read_json;
+use super::record::{Launch, Layer, Record, Root, Run};
+use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, not_found};
+use crate::runtime::{Capabilities, Enforcement, EnforcementState as State, Result, Support};
+use crate::spec::{Control, SeccompProfile};
+use crate::state::InstanceRef;
+
+/// Files of control groups that hold the limit behind a control, of version 2 and of version 1.
+const LIMIT_FILES: &[(Control, &[&str])] = &[
+    (Control::MemoryLimit, &["memory.max", "memory.limit_in_bytes"]),
+    (Control::CpuLimit, &["cpu.max", "cpu.cfs_quota_us"]),
+    (Control::PidsLimit, &["pids.max"]),
+    (Control::IoLimit, &["io.weight", "io.bfq.weight", "blkio.weight", "blkio.bfq.weight"]),
+];
+/// What kernels round a limit of memory down to at most: the largest page of any machine.
+const ROUNDING: u64 = 64 << 10;
+/// Mode of a filter in `/proc/PID/status` (proc_pid_status(5)).
+const SECCOMP_FILTER: &str = "2";
+
+/// What the kernel says of a running instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Content of the files of its control groups that were written, where they can be read.
+    files: BTreeMap<PathBuf, String>,
+    /// Fields of its program's `/proc/PID/status`.
+    status: BTreeMap<String, String>,
+}
+
+impl Seen {
+    fn look(groups: &Groups, run: &Run) -> Self {
+        let read = |path: PathBuf| Some((path.clone(), fs::read_to_string(path).ok()?.trim().to_owned()));
+        let written = settings(groups).map(|(dir, file, _)| dir.join(file));
+        let status = fs::read_to_string(format!("/proc/{}/status", run.program.pid)).unwrap_or_default();
+        let fields = status.lines().filter_map(|line| line.split_once(':'));
+        Self {
+            files: written.filter_map(read).collect(),
+            status: fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect(),
+        }
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        self.status.get(name).map(String::as_str)
+    }
+}
+
+/// Every value that is written into a control group: directory, file, value.
+fn settings(groups: &Groups) -> impl Iterator<Item = (&Path, &str, &str)> {
+    let unified = groups.unified.iter().map(|group| (&group.dir, &group.settings));
+    let legacy = groups.legacy.iter().map(|group| (&group.dir, &group.settings));
+    unified.chain(legacy).flat_map(|(dir, settings)| {
+        settings.iter().map(move |one| (dir.as_path(), one.file.as_str(), one.value.as_str()))
+    })
+}
+
+impl SandboxRuntime {
+    pub(super) async fn tell_enforcement(&self, instance: &InstanceRef) -> Result<Vec<Enforcement>> {
+        let found = self.look(instance).await?.ok_or_else(|| not_found(instance))?;
+        let (id, run) = (checked_id(instance)?, found.run);
+        let capabilities = capabilities::report(self.probe().await);
+        let read = move |inner: &Inner| {
+            let record: Option<Record> = read_json(&inner.dir(&id).record())
+                .map_err(|error| failed(&format!("reading the record of {id}"), &error))?;
+            Ok(record.map(|record| {
+                let seen = run.as_ref().map(|run| Seen::look(&record.launch.groups, run));
+                Facts { record: &record, run: run.as_ref(), seen: seen.as_ref(), capabilities: &capabilities }.tell()
+            }))
+        };
+        self.blocking("reading an instance", FILE_LIMIT, read).await?.ok_or_else(|| not_found(instance))
+    }
+}
+
+/// What is known of one instance.
+struct Facts<'a> {
+    record: &'a Record,
+    run: Option<&'a Run>,
+    seen: Option<&'a Seen>,
+    /// What this machine allows now; tells why something is not there.
+    capabilities: &'a Capabilities,
+}
+
+impl Facts<'_> {
+    fn tell(&self) -> Vec<Enforcement> {
+        let controls = self.capabilities.controls.keys().copied();
+        controls
+            .map(|control| {
+                let requested = self.record.requested.get(&control).cloned();
+                Enforcement::new(control, requested, self.state(control))
+            })
+            .collect()
+    }
+
+    const fn launch(&self) -> &Launch {
+        &self.record.launch
+    }
+
+    fn state(&self, control: Control) -> State {
+        let namespaces = self.launch().namespaces;
+        match control {
+            Control::MountNamespace => self.namespace(control, namespaces.mount, "mount namespace"),
+            Control::PidNamespace => self.namespace(control, namespaces.pid, "process namespace"),
+            Control::IpcNamespace => self.namespace(control, namespaces.ipc, "IPC namespace"),
+            Control::UtsNamespace => self.namespace(control, namespaces.uts, "UTS namespace"),
+            Control::CgroupNamespace => self.namespace(control, namespaces.cgroup, "cgroup namespace"),
+            Control::NetworkIsolation => self.network(),
+            Control::ReadOnlyRoot => self.root(),
+            Control::MemoryLimit | Control::CpuLimit | Control::PidsLimit | Control::IoLimit => self.limit(control),
+            Control::DiskLimit => self.disk(),
+            Control::Seccomp => self.seccomp(),
+            Control::Landlock => self.landlock(),
+            Control::CapabilityDrop => self.capability_sets(),
+            Control::User => self.user(),
+            Control::ServiceNames | Control::Activity | Control::Suspend => self.by_runtime(control),
+        }
+    }
+
+    fn why_not(&self, control: Control) -> String {
+        match self.capabilities.support(control) {
+            Support::Absent { why } | Support::Degraded { why } => why,
+            Support::Enforced => "it was not there when the instance was created".to_owned(),
+        }
+    }
+
+    /// What does not hold: missed where it is asked for.
+    fn missing(&self, control: Control) -> State {
+        match self.record.requested.contains_key(&control) {
+            true => State::Absent { why: self.why_not(control) },
+            false => State::NotRequested,
+        }
+    }
+
+    /// What holds by these means, as far as the machine lets it.
+    fn holds(&self, control: Control, by: String) -> State {
+        match self.capabilities.support(control) {
+            Support::Degraded { why } => State::Degraded { by, why },
+            Support::Enforced | Support::Absent { .. } => State::Enforced { by },
+        }
+    }
+
+    fn namespace(&self, control: Control, there: bool, by: &str) -> State {
+        if there { State::Enforced { by: by.to_owned() } } else { self.missing(control) }
+    }
+
+    fn network(&self) -> State {
+        let control = Control::NetworkIsolation;
+        if self.launch().namespaces.net {
+            return State::Enforced { by: "network namespace".to_owned() };
+        }
+        let asked = self.record.requested.get(&control).is_some_and(|words| words != "full");
+        match (asked, self.launch().reach.no_tcp) {
+            (true, true) => State::Degraded {
+                by: "Landlock".to_owned(),
+                why: format!("only TCP is out of reach: {}", self.why_not(control)),
+            },
+            (true, false) => State::Absent { why: self.why_not(control) },
+            (false, _) => State::NotRequested,
+        }
+    }
+
+    fn root(&self) -> State {
+        let control = Control::ReadOnlyRoot;
+        let by = |by: &str| State::Enforced { by: by.to_owned() };
+        match &self.launch().root {
+            Root::Host => by("read-only view of the machine's file system"),
+            Root::Dir { layer: Layer::ReadOnly, .. } | Root::Layers { layer: Layer::ReadOnly, .. } => {
+                by("read-only mount")
+            }
+            Root::Copy { read_only: true, .. } => by("read-only mount"),
+            Root::Shared if self.launch().reach.files.is_some() => State::Degraded {
+                by: "Landlock".to_owned(),
+                why: format!("there are no mounts of its own: {}", self.why_not(control)),
+            },
+            Root::Shared => self.missing(control),
+            Root::Dir { .. } | Root::Layers { .. } | Root::Copy { .. } => State::NotRequested,
+        }
+    }
+
+    fn limit(&self, control: Control) -> State {
+        let files = LIMIT_FILES.iter().find(|(of, _)| *of == control).map_or(&[][..], |(_, files)| *files);
+        if let Some((dir, file, value)) = settings(&self.launch().groups).find(|(_, file, _)| files.contains(file)) {
+            let by = format!("cgroup v{}, {file} = {value}", self.version(dir));
+            return match self.seen.map(|seen| seen.files.get(&dir.join(file))) {
+                Some(Some(held)) if !is_same(value, held) => {
+                    State::Degraded { by, why: format!("somebody changed it: it holds {held} now") }
+                }
+                Some(None) => State::Absent { why: format!("{} can't be read", dir.join(file).display()) },
+                Some(Some(_)) | None => State::Enforced { by },
+            };
+        }
+        let processes = self.launch().limits.iter().find(|limit| limit.resource == libc::RLIMIT_NPROC);
+        match (control, self.launch().memory_watch, processes.and_then(|limit| limit.hard)) {
+            (Control::MemoryLimit, Some(limit), _) => State::Degraded {
+                by: format!(
+                    "the supervisor, which looks every {} ms ({limit} bytes)",
+                    MEMORY_WATCH_INTERVAL.as_millis()
+                ),
+                why: self.why_not(control),
+            },
+            (Control::PidsLimit, _, Some(limit)) if self.record.requested.contains_key(&control) => {
+                State::Enforced { by: format!("process limit, RLIMIT_NPROC = {limit}") }
+            }
+            _ => self.missing(control),
+        }
+    }
+
+    fn version(&self, dir: &Path) -> u8 {
+        if self.launch().groups.unified.as_ref().is_some_and(|group| group.dir == dir) { 2 } else { 1 }
+    }
+
+    fn disk(&self) -> State {
+        match self.launch().mounts.iter().any(|mount| mount.size.is_some()) {
+            true => State::Enforced { by: "project quota".to_owned() },
+            false => self.missing(Control::DiskLimit),
+        }
+    }
+
+    fn seccomp(&self) -> State {
+        let name = match self.launch().seccomp {
+            Some(SeccompProfile::Default) => "default",
+            Some(SeccompProfile::Strict) => "strict",
+            Some(SeccompProfile::Unconfined) | None => {
+                let asked = self.record.requested.get(&Control::Seccomp).is_some_and(|words| words != "unconfined");
+                return if asked { self.missing(Control::Seccomp) } else { State::NotRequested };
+            }
+        };
+        match self.seen.and_then(|seen| seen.field("Seccomp")) {
+            Some(mode) if mode != SECCOMP_FILTER => {
+                State::Absent { why: format!("the kernel says that the program has none (Seccomp: {mode})") }
+            }
+            _ => State::Enforced { by: format!("system-call filter {name}") },
+        }
+    }
+
+    fn landlock(&self) -> State {
+        let reach = &self.launch().reach;
+        let parts = [
+            (reach.files.is_some(), "files"),
+            (reach.no_tcp, "TCP"),
+            (reach.no_signals, "signals"),
+            (reach.no_abstract_sockets, "abstract sockets"),
+        ];
+        let parts: Vec<&str> = parts.iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+        if parts.is_empty() {
+            return self.missing(Control::Landlock);
+        }
+        self.holds(Control::Landlock, format!("Landlock: {}", parts.join(", ")))
+    }
+
+    fn capability_sets(&self) -> State {
+        let control = Control::CapabilityDrop;
+        if let Support::Absent { why } = self.capabilities.support(control) {
+            return State::Absent { why };
+        }
+        let wanted = self.launch().capabilities;
+        let held = self.seen.and_then(|seen| u64::from_str_radix(seen.field("CapBnd")?, 16).ok());
+        if wanted == capabilities::all() {
+            return State::NotRequested;
+        }
+        let by = format!("bounding set of {} of {}", wanted.count_ones(), capabilities::all().count_ones());
+        match held {
+            Some(held) if held & !wanted != 0 => {
+                State::Degraded { by, why: format!("the kernel says that the program could have {held:016x}") }
+            }
+            _ => State::Enforced { by },
+        }
+    }
+
+    fn user(&self) -> State {
+        let identity = self.run.map(|run| &run.identity).or(self.launch().identity.as_ref());
+        if identity.is_some_and(|identity| identity.uid == 0) && !self.record.requested.contains_key(&Control::User) {
+            return State::NotRequested;
+        }
+        let by = match identity {
+            Some(identity) => format!("user {}, group {}", identity.uid, identity.gid),
+            None => "looked up in its root when it starts".to_owned(),
+        };
+        self.holds(Control::User, by)
+    }
+
+    fn by_runtime(&self, control: Control) -> State {
+        let by = match control {
+            Control::Suspend if super::cgroup::can_freeze(&self.launch().groups) => "freezer of its control group",
+            Control::Suspend => "SIGSTOP and SIGCONT",
+            _ => "the runtime",
+        };
+        match self.capabilities.support(control) {
+            Support::Enforced => State::Enforced { by: by.to_owned() },
+            Support::Degraded { why } => State::Degraded { by: by.to_owned(), why },
+            Support::Absent { .. } => self.missing(control),
+        }
+    }
+}
+
+/// Whether a file holds what was written into it: kernels round memory to pages, and put a name before a weight.
+fn is_same(written: &str, held: &str) -> bool {
+    let last = held.split_ascii_whitespace().last().unwrap_or_default();
+    match (written.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(written), Ok(held)) => written == held || (written > ROUNDING && written.abs_diff(held) < ROUNDING),
+        _ => written == held,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Fields of a launch over those of a plain one, and requests.
+    fn record(launch: Value, requested: Value) -> Record {
+        let mut plain = json!({
+            "root": { "dir": { "path": "/r", "layer": "writable" } }, "command": ["x"], "env": {}, "workdir": null,
+            "user": null, "extra_groups": [], "hostname": "h", "mounts": [], "devices": [], "hidden": [],
+            "capabilities": 1, "init": true, "limits": [], "oom_score_adj": null,
+            "namespaces": { "user": false, "mount": true, "pid": true, "ipc": true, "uts": true, "net": false },
+            "log": { "file_bytes": 1, "files": 1 },
+        });
+        for (name, value) in launch.as_object().unwrap() {
+            plain[name] = value.clone();
+        }
+        serde_json::from_value(json!({
+            "version": 1, "owner": "o", "restarts": 0, "streak": 0, "created_at": "2024-01-01T00:00:00Z",
+            "id": { "deployment": "d", "service": "s", "slot": 0, "revision": "v1-0123456789abcdef", "attempt": 0 },
+            "port": null, "ports": [], "conditions": [], "requested": requested, "launch": plain,
+        }))
+        .unwrap()
+    }
+
+    fn groups(file: &str, value: &str) -> Value {
+        let settings = json!([{ "file": file, "value": value, "field": "resources.x" }]);
+        json!({ "unified": { "dir": "/c/mine", "controllers": [], "kill": true, "freeze": true, "born_in": true,
+                             "settings": settings } })
+    }
+
+    fn seen(files: &[(&str, &str)], status: &[(&str, &str)]) -> Seen {
+        let text = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let file = |(name, value): &(&str, &str)| (PathBuf::from(name), (*value).to_owned());
+        Seen { files: files.iter().map(file).collect(), status: status.iter().map(text).collect() }
+    }
+
+    /// One control in one line, on a machine that has nothing.
+    fn line(record: &Record, seen: Option<&Seen>, control: Control) -> String {
+        let capabilities = Capabilities {
+            version: "x".to_owned(),
+            controls: [(control, Support::Absent { why: "no".to_owned() })].into(),
+        };
+        let told = Facts { record, run: None, seen, capabilities: &capabilities }.tell();
+        match &told[0].state {
+            State::Enforced { by } => format!("enforced: {by}"),
+            State::Degraded { by, why } => format!("degraded: {by}: {why}"),
+            State::Absent { why } => format!("absent: {why}"),
+            State::NotRequested => "not requested".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_record_tells_what_holds_and_the_request_what_is_missed() {
+        let none = json!({});
+        for (launch, requested, control, expected) in [
+            (none.clone(), none.clone(), Control::PidNamespace, "enforced: process namespace"),
+            (none.clone(), json!({ "cgroup_namespace": "own" }), Control::CgroupNamespace, "absent: no"),
+            (none.clone(), json!({ "network_isolation": "full" }), Control::NetworkIsolation, "not requested"),
+            (none.clone(), json!({ "network_isolation": "none" }), Control::NetworkIsolation, "absent: no"),
+            (
+                json!({ "reach": { "files": null, "no_tcp": true } }),
+                json!({ "network_isolation": "none" }),
+                Control::NetworkIsolation,
+                "degraded: Landlock: only TCP is out of reach: no",
+            ),
+            (none.clone(), json!({ "read_only_root": "writable" }), Control::ReadOnlyRoot, "not requested"),
+            (
+                json!({ "root": { "dir": { "path": "/r", "layer": "read_only" } } }),
+                none.clone(),
+                Control::ReadOnlyRoot,
+                "enforced: read-only mount",
+            ),
+            (none.clone(), none.clone(), Control::MemoryLimit, "not requested"),
+            (none.clone(), json!({ "memory_limit": "64Mi" }), Control::MemoryLimit, "absent: no"),
+            (
+                json!({ "memory_watch": 9 }),
+                json!({ "memory_limit": "9" }),
+                Control::MemoryLimit,
+                "degraded: the supervisor, which looks every 250 ms (9 bytes): no",
+            ),
+            (
+                json!({ "groups": groups("cpu.max", "50000 100000") }),
+                none.clone(),
+                Control::CpuLimit,
+                "enforced: cgroup v2, cpu.max = 50000 100000",
+            ),
+            (
+                json!({ "limits": [{ "resource": 6, "soft": 5, "hard": 5 }] }),
+                json!({ "pids_limit": "5" }),
+                Control::PidsLimit,
+                "enforced: process limit, RLIMIT_NPROC = 5",
+            ),
+            (json!({ "seccomp": "strict" }), none.clone(), Control::Seccomp, "enforced: system-call filter strict"),
+            (none.clone(), json!({ "seccomp": "default" }), Control::Seccomp, "absent: no"),
+            (none.clone(), json!({ "seccomp": "unconfined" }), Control::Seccomp, "not requested"),
+            (none.clone(), none.clone(), Control::Landlock, "not requested"),
+            (none.clone(), json!({ "disk_limit": "d 1Gi" }), Control::DiskLimit, "absent: no"),
+            (none.clone(), json!({ "suspend": "on_idle" }), Control::Suspend, "absent: no"),
+        ] {
+            assert_eq!(line(&record(launch, requested), None, control), expected, "{control}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_says_of_a_running_instance_outranks_the_record() {
+        let limited = record(json!({ "groups": groups("memory.max", "67108864") }), json!({}));
+        let file = "/c/mine/memory.max";
+        for (held, expected) in [
+            ("67108864", "enforced: cgroup v2, memory.max = 67108864"),
+            ("max", "degraded: cgroup v2, memory.max = 67108864: somebody changed it: it holds max now"),
+        ] {
+            assert_eq!(line(&limited, Some(&seen(&[(file, held)], &[])), Control::MemoryLimit), expected);
+        }
+        assert_eq!(
+            line(&limited, Some(&Seen::default()), Control::MemoryLimit),
+            "absent: /c/mine/memory.max can't be read"
+        );
+        let filtered = record(json!({ "seccomp": "default" }), json!({}));
+        for (mode, expected) in [
+            ("2", "enforced: system-call filter default"),
+            ("0", "absent: the kernel says that the program has none (Seccomp: 0)"),
+        ] {
+            assert_eq!(line(&filtered, Some(&seen(&[], &[("Seccomp", mode)])), Control::Seccomp), expected);
+        }
+    }
+
+    #[test]
+    fn a_file_holds_what_was_written_although_the_kernel_rounds_and_names_it() {
+        for (written, held, same) in [
+            ("67108864", "67108864", true),
+            ("100000001", "99999744", true),
+            ("500", "default 500", true),
+            ("100000 100000", "100000 100000", true),
+            ("100", "101", false),
+            ("67108864", "max", false),
+        ] {
+            assert_eq!(is_same(written, held), same, "{written} {held}");
+        }
+    }
+}
