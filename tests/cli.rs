@@ -16,6 +16,9 @@ mod controller;
 #[path = "cli/sandbox.rs"]
 mod sandbox;
 
+#[path = "cli/attach.rs"]
+mod attach;
+
 #[path = "cli/describe.rs"]
 mod describe;
 

@@ -20,7 +20,7 @@ use tower::ServiceExt;
 
 use super::frame::{Frame, frames};
 use super::wire::{StatusQuery, TargetQuery};
-use super::{ApiError, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
+use super::{ApiError, AttachStart, Attached, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
 use crate::controller::{Applied, ApplyRequest, DeleteRequest, Description, Engine, Preview, RuntimeReport};
 use crate::runtime::io::{ExecInput, ExecOutput};
 use crate::state::Target;
@@ -164,7 +164,29 @@ impl Client {
 
     /// Runs a command.
     pub async fn exec(&self, start: &ExecStart) -> Result<ExecStream, ApiError> {
-        let first = Frame::Start(json(start)?.into()).encode();
+        let (input, answer) = self.start_stream("/v1/exec", json(start)?).await?;
+        Ok(ExecStream { input, output: answer.map(|frame| output(frame?)).boxed() })
+    }
+
+    /// Attaches to the program of an instance.
+    pub async fn attach(&self, start: &AttachStart) -> Result<(Attached, ExecStream), ApiError> {
+        let (input, mut answer) = self.start_stream("/v1/attach", json(start)?).await?;
+        let attached = match answer.next().await {
+            Some(Ok(Frame::Attached(bytes))) => serde_json::from_slice(&bytes).map_err(|error| {
+                ApiError::transport(format!(
+                    "the controller's answer can't be read ({error}); is it of another version?"
+                ))
+            })?,
+            Some(Ok(_)) => return Err(ApiError::transport("the controller's answer begins with another frame")),
+            Some(Err(error)) => return Err(error),
+            None => return Err(ApiError::transport("the controller's answer is empty")),
+        };
+        Ok((attached, ExecStream { input, output: answer.map(|frame| output(frame?)).boxed() }))
+    }
+
+    /// Sends a start frame; gives where further input goes, and the frames of the answer.
+    async fn start_stream(&self, path: &str, start: Vec<u8>) -> Result<(mpsc::Sender<ExecInput>, Frames), ApiError> {
+        let first = Frame::Start(start.into()).encode();
         let (input, queue) = mpsc::channel(EXEC_INPUT_QUEUE);
         let rest = stream::unfold(queue, |mut queue| async move {
             let frame = match queue.recv().await? {
@@ -174,15 +196,8 @@ impl Client {
             Some((frame.encode(), queue))
         });
         let up = stream::once(async move { first }).chain(rest).map(Ok::<_, std::convert::Infallible>);
-        let response = self.send(request(Method::POST, "/v1/exec", Body::from_stream(up))?).await?;
-        let output = frames(success(response).await?.into_body()).map(|frame| match frame? {
-            Frame::Stdout(bytes) => Ok(ExecOutput::Stdout(bytes)),
-            Frame::Stderr(bytes) => Ok(ExecOutput::Stderr(bytes)),
-            Frame::Exit(code) => Ok(ExecOutput::Exit(code)),
-            Frame::Error(bytes) => Err(Frame::read_error(&bytes)),
-            _ => Err(ApiError::transport("the controller sent a frame that only clients send")),
-        });
-        Ok(ExecStream { input, output: output.boxed() })
+        let response = self.send(request(Method::POST, path, Body::from_stream(up))?).await?;
+        Ok((input, frames(success(response).await?.into_body()).boxed()))
     }
 
     /// Ends an engine in this process; a controller goes on.
@@ -220,6 +235,22 @@ impl Client {
                 .await
                 .map_err(|_| silent(path))?
                 .map_err(|error| broken(path, &error)),
+        }
+    }
+}
+
+/// Frames of an answer.
+type Frames = BoxStream<'static, Result<Frame, ApiError>>;
+
+/// What a frame of an answer says.
+fn output(frame: Frame) -> Result<ExecOutput, ApiError> {
+    match frame {
+        Frame::Stdout(bytes) => Ok(ExecOutput::Stdout(bytes)),
+        Frame::Stderr(bytes) => Ok(ExecOutput::Stderr(bytes)),
+        Frame::Exit(code) => Ok(ExecOutput::Exit(code)),
+        Frame::Error(bytes) => Err(Frame::read_error(&bytes)),
+        Frame::Start(_) | Frame::Stdin(_) | Frame::Resize(..) | Frame::Attached(_) => {
+            Err(ApiError::transport("the controller sent a frame that has no place there"))
         }
     }
 }

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,9 +20,12 @@ use crate::state::Target;
 /// Longest wait for the first frame; clients send it at once.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Type of a body of frames.
+pub(super) const CONTENT: &str = "application/vnd.keel.frames";
+
 pub(super) async fn exec(State(engine): State<Engine>, body: Body) -> Result<Response, ApiError> {
     let mut input = Box::pin(frames(body));
-    let start = first(&mut input).await?;
+    let start: ExecStart = first(&mut input, "an exec request").await?;
     let target: Target = start.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))?;
     if start.request.command.is_empty() {
         return Err(ApiError::new(Kind::Invalid, "the command is empty"));
@@ -33,11 +37,15 @@ pub(super) async fn exec(State(engine): State<Engine>, body: Body) -> Result<Res
         let _ends_with_the_output = &forward;
         Ok::<_, std::convert::Infallible>(encode(output).encode())
     });
-    Ok(([(CONTENT_TYPE, "application/vnd.keel.frames")], Body::from_stream(output)).into_response())
+    Ok(([(CONTENT_TYPE, CONTENT)], Body::from_stream(output)).into_response())
 }
 
-async fn first(input: &mut (impl Stream<Item = Result<Frame, ApiError>> + Unpin)) -> Result<ExecStart, ApiError> {
-    let bad = |why: &str| ApiError::new(Kind::Invalid, format!("an exec request begins with a start frame: {why}"));
+/// What the first frame holds.
+pub(super) async fn first<T: DeserializeOwned>(
+    input: &mut (impl Stream<Item = Result<Frame, ApiError>> + Unpin),
+    what: &str,
+) -> Result<T, ApiError> {
+    let bad = |why: &str| ApiError::new(Kind::Invalid, format!("{what} begins with a start frame: {why}"));
     match tokio::time::timeout(START_DEADLINE, input.next()).await {
         Err(_) => Err(bad("none came in time")),
         Ok(Some(Ok(Frame::Start(json)))) => serde_json::from_slice(&json).map_err(|error| bad(&error.to_string())),
@@ -48,7 +56,10 @@ async fn first(input: &mut (impl Stream<Item = Result<Frame, ApiError>> + Unpin)
 }
 
 /// Hands input on until it ends; dropping the sender then closes standard input.
-async fn forward(mut input: impl Stream<Item = Result<Frame, ApiError>> + Unpin, to: mpsc::Sender<ExecInput>) {
+pub(super) async fn forward(
+    mut input: impl Stream<Item = Result<Frame, ApiError>> + Unpin,
+    to: mpsc::Sender<ExecInput>,
+) {
     while let Some(Ok(frame)) = input.next().await {
         let input = match frame {
             Frame::Stdin(bytes) => ExecInput::Data(bytes),
@@ -61,7 +72,7 @@ async fn forward(mut input: impl Stream<Item = Result<Frame, ApiError>> + Unpin,
     }
 }
 
-fn encode(output: crate::runtime::Result<ExecOutput>) -> Frame {
+pub(super) fn encode(output: crate::runtime::Result<ExecOutput>) -> Frame {
     match output {
         Ok(ExecOutput::Stdout(bytes)) => Frame::Stdout(bytes),
         Ok(ExecOutput::Stderr(bytes)) => Frame::Stderr(bytes),

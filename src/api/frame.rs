@@ -1,19 +1,20 @@
-//! Frames of an exec stream.
+//! Frames of the streams of exec and attach.
 //!
 //! A frame is its length (four bytes, big endian), one byte for its kind, and the rest. The length counts the kind
 //! and the rest.
 //!
 //! | kind | way | rest |
 //! |---|---|---|
-//! | 0 start | up, first | JSON of [`ExecStart`](super::ExecStart) |
+//! | 0 start | up, first | JSON of [`ExecStart`](super::ExecStart) or [`AttachStart`](super::AttachStart) |
 //! | 1 stdin | up | bytes |
 //! | 2 resize | up | columns and rows, two bytes each, big endian |
 //! | 3 stdout | down | bytes |
 //! | 4 stderr | down | bytes |
 //! | 5 exit | down, last | exit code, four bytes, big endian |
 //! | 6 error | down, last | JSON of `ErrorBody` |
+//! | 7 attached | down, first of an attach | JSON of [`Attached`](super::Attached) |
 //!
-//! The end of the request's body is the end of standard input.
+//! The end of the request's body is the end of standard input. The end of the connection ends a command, and detaches.
 
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -43,6 +44,8 @@ pub enum Frame {
     Exit(i32),
     /// The command can't go on.
     Error(Bytes),
+    /// What was attached to.
+    Attached(Bytes),
 }
 
 impl Frame {
@@ -67,6 +70,7 @@ impl Frame {
             Self::Stderr(bytes) => (4, bytes.clone()),
             Self::Exit(code) => (5, code.to_be_bytes().to_vec().into()),
             Self::Error(bytes) => (6, bytes.clone()),
+            Self::Attached(bytes) => (7, bytes.clone()),
         };
         let mut out = BytesMut::with_capacity(5 + rest.len());
         out.put_u32(u32::try_from(rest.len() + 1).unwrap_or(u32::MAX));
@@ -89,6 +93,7 @@ impl Frame {
             4 => Self::Stderr(rest),
             5 => Self::Exit(i32::from_be_bytes(rest.as_ref().try_into().ok()?)),
             6 => Self::Error(rest),
+            7 => Self::Attached(rest),
             _ => return None,
         })
     }

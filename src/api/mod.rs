@@ -15,10 +15,11 @@
 //! | `POST /v1/rescan` | `null` |
 //! | `GET /v1/logs?target=NAME[&follow=true][&tail=N][&previous=true][&since=TIME]` | JSON lines of [`LogItem`] |
 //! | `POST /v1/logs` with [`LogResume`] | the same, after what was read before |
-//! | `POST /v1/exec` | frames both ways, see [`frame`] |
+//! | `POST /v1/exec`, `/v1/attach` | frames both ways, see [`frame`] |
 //!
 //! Errors are [`ErrorBody`] with a status code of their own per kind.
 
+mod attach;
 pub mod client;
 mod error;
 mod exec;
@@ -32,4 +33,4 @@ pub use client::Client;
 pub use error::{ApiError, ErrorBody, Kind};
 pub use routes::router;
 pub use serve::{ServeError, Server};
-pub use wire::{ExecStart, LogItem, LogQuery, LogResume, Version};
+pub use wire::{AttachStart, Attached, ExecStart, LogItem, LogQuery, LogResume, Version};

@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::wire::{StatusQuery, TargetQuery};
-use super::{ApiError, Kind, Version, exec, logs};
+use super::{ApiError, Kind, Version, attach, exec, logs};
 use crate::controller::{Applied, ApplyRequest, DeleteRequest, Description, Engine, Preview, RuntimeReport};
 use crate::state::BadIdentity;
 use crate::status::Status;
@@ -43,6 +43,7 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/logs", get(logs::logs).post(logs::resume))
         .route_layer(middleware::from_fn(bounded))
         .route("/v1/exec", post(exec::exec))
+        .route("/v1/attach", post(attach::attach))
         .fallback(|| async {
             ApiError::new(Kind::NotFound, "no such request; is the client newer than the controller?")
         })

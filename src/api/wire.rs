@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ErrorBody;
 use crate::controller::Bookmark;
-use crate::runtime::io::{ExecRequest, LogLine, LogOptions};
+use crate::runtime::io::{AttachRequest, ExecRequest, LogLine, LogOptions};
 use crate::spec::RuntimeKind;
 
 /// Who answers.
@@ -120,6 +120,24 @@ pub enum LogItem {
     Gone,
     /// The answer can't go on; the last line.
     Broken(ErrorBody),
+}
+
+/// First frame of a request to attach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachStart {
+    /// `DEPLOYMENT/SERVICE[/SLOT]`.
+    pub target: String,
+    /// What is wanted.
+    pub request: AttachRequest,
+}
+
+/// First frame of the answer to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Name of the instance.
+    pub instance: String,
+    /// Whether its program has a terminal.
+    pub tty: bool,
 }
 
 /// First frame of an exec request.

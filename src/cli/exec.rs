@@ -1,28 +1,21 @@
 //! `keel exec`: a command inside a running instance.
 
-use std::io::Write;
-
-use bytes::Bytes;
-use futures::StreamExt;
-use tokio::io::AsyncReadExt;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
-
 use super::connect::look;
 use super::exit::{Exit, Outcome};
 use super::output::note;
+use super::streams::{Ending, Screen, send_input, send_sizes};
 use super::terminal::{RawMode, is_terminal, size};
 use crate::api::{ApiError, Client, ExecStart, Kind};
 use crate::config::Options;
-use crate::runtime::io::{ExecInput, ExecOutput, ExecRequest};
+use crate::runtime::io::ExecRequest;
 use crate::state::{ErrorKind, Target};
-
-/// Bytes that are read from standard input at once: a pipe's capacity on Linux (pipe(7)).
-const CHUNK: usize = 64 << 10;
 
 /// Run a command inside a running instance
 ///
 /// With the confinement of the instance. Where the target covers several instances, the one with the lowest slot.
+///
+/// Without --tty, what the command writes can't steer a terminal: control characters other than colours are spelled out
+/// there. Pipes and files get every byte as it is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel exec demo/web -- env\n  keel exec -it demo/web/1 -- sh\n  \
 tar c data | keel exec -i demo/web/0 -- tar x -C /tmp\n\n\
@@ -84,13 +77,14 @@ impl Args {
             tokio::spawn(send_sizes(stream.input.clone()));
         }
         if self.stdin {
-            tokio::spawn(send_input(stream.input));
+            tokio::spawn(send_input(stream.input, None));
         }
+        let screen = Screen::new(self.tty);
         let outcome = match raw {
-            None => copy_output(stream.output).await,
+            None => screen.show(stream.output).await,
             Some((signals, raw)) => {
                 let outcome = tokio::select! {
-                    outcome = copy_output(stream.output) => outcome,
+                    outcome = screen.show(stream.output) => outcome,
                     code = signals.first() => Ok(Ok(code)),
                 };
                 drop(raw);
@@ -105,7 +99,7 @@ impl Args {
 }
 
 /// Tells why there is no exit code of the command.
-fn refused(error: &ApiError) -> Exit {
+pub(super) fn refused(error: &ApiError) -> Exit {
     note(format_args!("error: {error}"));
     match error.kind {
         Kind::Runtime(ErrorKind::CommandNotFound) => Exit::CommandNotFound,
@@ -118,78 +112,5 @@ fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write NAME=VALUE".to_owned()),
-    }
-}
-
-/// The signals that would end keel before the terminal has its mode back.
-struct Ending {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-}
-
-impl Ending {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-        })
-    }
-
-    /// The first that comes, as an exit code: 128 and its number.
-    async fn first(mut self) -> i32 {
-        let kind = tokio::select! {
-            _ = self.hangup.recv() => SignalKind::hangup(),
-            _ = self.terminate.recv() => SignalKind::terminate(),
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-            _ = self.quit.recv() => SignalKind::quit(),
-        };
-        128 + kind.as_raw_value()
-    }
-}
-
-/// Copies until the command ends; its code.
-async fn copy_output(
-    mut output: futures::stream::BoxStream<'static, Result<ExecOutput, ApiError>>,
-) -> std::io::Result<Result<i32, ApiError>> {
-    while let Some(item) = output.next().await {
-        match item {
-            Ok(ExecOutput::Stdout(bytes)) => write(std::io::stdout().lock(), &bytes)?,
-            Ok(ExecOutput::Stderr(bytes)) => write(std::io::stderr().lock(), &bytes)?,
-            Ok(ExecOutput::Exit(code)) => return Ok(Ok(code)),
-            Err(error) => return Ok(Err(error)),
-        }
-    }
-    Ok(Err(ApiError::new(Kind::Transport, "the command's output broke off before it ended")))
-}
-
-fn write(mut to: impl Write, bytes: &[u8]) -> std::io::Result<()> {
-    to.write_all(bytes)?;
-    to.flush()
-}
-
-/// Hands standard input on; its end closes the command's.
-async fn send_input(to: mpsc::Sender<ExecInput>) {
-    let mut stdin = tokio::io::stdin();
-    let mut buffer = vec![0; CHUNK];
-    while let Ok(read @ 1..) = stdin.read(&mut buffer).await {
-        let bytes = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
-        if to.send(ExecInput::Data(bytes)).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Tells the size of the terminal whenever it changes.
-async fn send_sizes(to: mpsc::Sender<ExecInput>) {
-    let Ok(mut changes) = signal(SignalKind::window_change()) else { return };
-    while changes.recv().await.is_some() {
-        let Some((columns, rows)) = size() else { continue };
-        if to.send(ExecInput::Resize(columns, rows)).await.is_err() {
-            return;
-        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod apply;
 mod approve;
+mod attach;
 mod completion;
 mod connect;
 mod converge;
@@ -12,6 +13,7 @@ mod delete;
 mod demo_server;
 mod describe;
 mod description;
+mod detach;
 mod diff;
 mod doctor;
 mod exec;
@@ -24,6 +26,7 @@ mod lasting;
 mod log_reader;
 mod logs;
 mod narrate;
+mod neutral;
 pub(crate) mod output;
 mod plan;
 mod preview;
@@ -31,6 +34,7 @@ mod problems;
 mod progress;
 mod run;
 pub mod schema;
+mod streams;
 mod terminal;
 pub(crate) mod text;
 pub mod validate;
@@ -93,6 +97,7 @@ enum Verb {
     Describe(describe::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Attach(attach::Args),
     Approve(approve::Args),
     Doctor(doctor::Args),
     Validate(validate::Args),
@@ -139,7 +144,7 @@ impl Cli {
         let Self { global, verb } = self;
         let on_error = match &verb {
             Verb::Diff(_) | Verb::Plan(_) => Exit::CouldNotTell,
-            Verb::Exec(_) => Exit::ExecFailed,
+            Verb::Exec(_) | Verb::Attach(_) => Exit::ExecFailed,
             _ => Exit::Failure,
         };
         // Not every verb needs a state directory.
@@ -155,6 +160,7 @@ impl Cli {
                 Verb::Describe(args) => args.run(&options?).await,
                 Verb::Logs(args) => args.run(&options?).await,
                 Verb::Exec(args) => args.run(&options?).await,
+                Verb::Attach(args) => args.run(&options?).await,
                 Verb::Approve(args) => args.run(&options?).await,
                 Verb::Doctor(args) => args.run(&options?).await,
                 Verb::Version(args) => args.run(&options?).await,

@@ -25,7 +25,7 @@ pub fn age(age: Duration) -> String {
 /// A text that can't steer a terminal: colours (SGR sequences) stay and are reset at the end, line breaks become
 /// spaces, every other control character is spelled out.
 pub fn harmless(text: &str) -> String {
-    if !text.chars().any(|c| c.is_control() || is_bidi_control(c)) {
+    if !text.chars().any(is_steering) {
         return text.to_owned();
     }
     let mut out = String::with_capacity(text.len() + 8);
@@ -42,7 +42,7 @@ pub fn harmless(text: &str) -> String {
             '\t' => out.push('\t'),
             '\n' => out.push(' '),
             '\r' if rest.len() == 1 => {}
-            c if c.is_control() || is_bidi_control(c) => out.extend(c.escape_unicode()),
+            c if is_steering(c) => out.extend(c.escape_unicode()),
             c => out.push(c),
         }
         rest = rest.get(c.len_utf8()..).unwrap_or_default();
@@ -54,10 +54,15 @@ pub fn harmless(text: &str) -> String {
 }
 
 /// Length of the SGR sequence (ECMA-48: `ESC [`, digits, `;` and `:`, `m`) that a text begins with.
-fn colour_sequence(text: &str) -> Option<usize> {
+pub fn colour_sequence(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\u{1b}[")?;
     let end = parameters.find(|c: char| !(c.is_ascii_digit() || c == ';' || c == ':'))?;
     parameters.get(end..)?.starts_with('m').then_some(2 + end + 1)
+}
+
+/// Whether a character steers a terminal, or makes a line read as another one.
+pub fn is_steering(c: char) -> bool {
+    c.is_control() || is_bidi_control(c)
 }
 
 /// Characters that turn the direction of text around and can make a line read as another one (Unicode UAX 9).

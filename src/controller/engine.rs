@@ -16,7 +16,7 @@ use super::reread::Reread;
 use super::{EngineError, Mode};
 use crate::clock::SystemClock;
 use crate::runtime::Runtime;
-use crate::runtime::io::{ExecRequest, ExecSession, LogLine, LogOptions};
+use crate::runtime::io::{AttachRequest, AttachSession, ExecRequest, ExecSession, LogLine, LogOptions};
 use crate::spec::RuntimeKind;
 use crate::state::{Instance, InstanceRef, Phase, Target};
 use crate::status::Status;
@@ -157,18 +157,38 @@ impl Engine {
     /// # Errors
     /// `NotFound` when no running instance is covered.
     pub async fn exec(&self, target: &Target, request: &ExecRequest) -> Result<ExecSession, EngineError> {
+        let instance = self.running(target).await?;
+        let runtime = self.runtime(instance.runtime).await?;
+        let exec = runtime.exec().ok_or_else(|| cannot(instance.runtime, "run commands inside"))?;
+        Ok(exec.exec(&instance.as_ref(), request).await?)
+    }
+
+    /// Attaches to the running instance that the target covers, the lowest slot where it covers several; gives its name
+    /// as well.
+    ///
+    /// # Errors
+    /// `NotFound` when no running instance is covered.
+    pub async fn attach(
+        &self,
+        target: &Target,
+        request: &AttachRequest,
+    ) -> Result<(String, AttachSession), EngineError> {
+        let instance = self.running(target).await?;
+        let runtime = self.runtime(instance.runtime).await?;
+        let attach = runtime.attach().ok_or_else(|| cannot(instance.runtime, "attach to instances"))?;
+        Ok((instance.id.name(), attach.attach(&instance.as_ref(), request).await?))
+    }
+
+    /// The running instance that a target covers; the newest one of the lowest slot where it covers several.
+    async fn running(&self, target: &Target) -> Result<Instance, EngineError> {
         let mut running = self.instances(target).await?;
         running.retain(|instance| matches!(instance.phase, Phase::Running { .. }));
         running.sort_by(|one, other| {
             let key = |instance: &Instance| (instance.id.service.clone(), instance.id.slot);
             key(one).cmp(&key(other)).then(other.created_at.cmp(&one.created_at))
         });
-        let Some(instance) = running.first() else {
-            return Err(EngineError::NotFound(format!("{target} has no running instance; see keel get instances")));
-        };
-        let runtime = self.runtime(instance.runtime).await?;
-        let exec = runtime.exec().ok_or_else(|| cannot(instance.runtime, "run commands inside"))?;
-        Ok(exec.exec(&instance.as_ref(), request).await?)
+        let none = || EngineError::NotFound(format!("{target} has no running instance; see keel get instances"));
+        running.into_iter().next().ok_or_else(none)
     }
 
     pub(super) async fn instances(&self, target: &Target) -> Result<Vec<Instance>, EngineError> {

@@ -80,6 +80,37 @@ pub struct ExecRequest {
     pub env: Vec<(String, String)>,
 }
 
+/// Attaches to the programs of running instances.
+#[async_trait]
+pub trait Attach: Send + Sync {
+    /// Connects to the output that the program writes from now on and, where wanted, to its standard input. Whoever is
+    /// attached can't hold the program up by reading slowly.
+    ///
+    /// # Errors
+    /// `NotFound` when the instance does not exist; `Rejected` when it does not run, has no standard input, or somebody
+    /// else is attached to that.
+    async fn attach(&self, instance: &InstanceRef, request: &AttachRequest) -> Result<AttachSession>;
+}
+
+/// What one who attaches wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// Connects standard input.
+    pub stdin: bool,
+    /// Size of the terminal, columns and rows, where the program has one; it keeps its size when absent.
+    pub size: Option<(u16, u16)>,
+}
+
+/// An attached program.
+pub struct AttachSession {
+    /// Whether it has a terminal, so that its output is one stream that may steer one.
+    pub tty: bool,
+    /// Where input goes. Dropping it ends the input of this one; the program's stays open.
+    pub input: mpsc::Sender<ExecInput>,
+    /// Output, then how the program ended or an error as the last item. Dropping it detaches; the program goes on.
+    pub output: BoxStream<'static, Result<ExecOutput>>,
+}
+
 /// A command that is running.
 pub struct ExecSession {
     /// Where input goes; dropping it closes standard input.

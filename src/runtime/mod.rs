@@ -31,7 +31,7 @@ use futures::stream::BoxStream;
 pub use capabilities::{Capabilities, Support};
 pub use enforcement::{Enforcement, EnforcementState};
 pub use error::RuntimeError;
-pub use io::{Exec, Logs};
+pub use io::{Attach, Exec, Logs};
 pub use stops::StopRecords;
 pub use usage::{Stats, Usage};
 
@@ -119,6 +119,11 @@ pub trait Runtime: Send + Sync {
 
     /// Running of further commands inside, where the runtime can.
     fn exec(&self) -> Option<&dyn Exec> {
+        None
+    }
+
+    /// Attaching to programs, where the runtime can.
+    fn attach(&self) -> Option<&dyn Attach> {
         None
     }
 

@@ -171,7 +171,7 @@ fn exec_passes_standard_input_on() {
 }
 
 /// Runs shell commands on a terminal of their own; `$KEEL` is the program.
-fn on_terminal(rig: &Rig, commands: &str) -> std::process::Child {
+pub fn on_terminal(rig: &Rig, commands: &str) -> std::process::Child {
     use std::process::{Command, Stdio};
     let mut command = Command::new("script");
     command.args(["-qefc", commands, "/dev/null"]).current_dir(rig.path(".")).env_clear();

@@ -8,6 +8,7 @@
 //! stream was there to tell of changes. Engines do not say who ended a container, so stops are recorded (`Stops`).
 
 mod archive;
+mod attach;
 mod body;
 mod container;
 mod enforcement;
@@ -230,6 +231,10 @@ impl Runtime for DockerRuntime {
     }
 
     fn exec(&self) -> Option<&dyn Exec> {
+        Some(self)
+    }
+
+    fn attach(&self) -> Option<&dyn super::Attach> {
         Some(self)
     }
 

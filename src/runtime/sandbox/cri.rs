@@ -52,6 +52,11 @@ impl Framer {
         Self { stream, held: Vec::new() }
     }
 
+    /// The stream.
+    pub const fn stream(&self) -> OutputStream {
+        self.stream
+    }
+
     /// Takes bytes that were read at `at` and appends the lines that they complete to `out`.
     pub fn push(&mut self, at: DateTime<Utc>, mut bytes: &[u8], out: &mut Vec<u8>) {
         let stamp = at.to_rfc3339_opts(SecondsFormat::Nanos, true);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use rustix::process::{DumpableBehavior, Pid, WaitOptions, ioctl_tiocsctty, set_dumpable_behavior, setsid, waitpid};
+use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior, setsid, waitpid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 
@@ -141,7 +141,10 @@ fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run, s
             join(target, ThreadNameSpaceType::MOUNT)?;
         }
         if let Some(size) = order.tty {
-            connect_terminal(launch.root != Root::Shared, size, run.identity.uid).context("making a terminal")?;
+            // The socket by which the controller takes it over; replaced by the terminal.
+            let socket = io::stdin().as_fd().try_clone_to_owned().context("making a terminal")?;
+            pty::connect(launch.root != Root::Shared, size, run.identity.uid, socket.as_fd())
+                .context("making a terminal")?;
         }
         confine(&program, true)
     });
@@ -149,18 +152,6 @@ fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run, s
         Ok(()) => execute(&program),
         Err(failure) => failure,
     }
-}
-
-/// Makes a terminal, hands it to the controller, and takes it as the session's own and as the standard descriptors.
-fn connect_terminal(of_instance: bool, size: Size, uid: u32) -> io::Result<()> {
-    let master = pty::open(of_instance, size)?;
-    let end = pty::end(master.as_fd(), uid)?;
-    pty::hand_over(io::stdin().as_fd(), master.as_fd())?;
-    ioctl_tiocsctty(&end)?;
-    for number in 0..=2 {
-        sys::replace_standard(number, end.as_fd())?;
-    }
-    Ok(())
 }
 
 /// Waits for the command and ends as it did. The standard descriptors are let go of, so that their end is the

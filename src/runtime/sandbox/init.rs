@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -11,10 +11,11 @@ use rustix::process::{
     set_parent_process_death_signal, setsid, wait,
 };
 
+use super::attach::Console;
 use super::cgroup::{Seat, Window};
 use super::failure::{Context, Failure};
 use super::layout::InstanceDir;
-use super::program::{Program, confine, connect_output, environment, execute};
+use super::program::{Program, confine, environment, execute};
 use super::record::{Identity, Launch, Root};
 use super::rootfs;
 use super::sys::{self, Fork, Namespaces};
@@ -27,10 +28,8 @@ pub const GO: u8 = b'G';
 /// The ends of pipes that the first process holds.
 #[derive(Debug)]
 pub struct Ends {
-    /// Standard output of the program.
-    pub stdout: OwnedFd,
-    /// Standard error of the program.
-    pub stderr: OwnedFd,
+    /// Standard descriptors of the program.
+    pub console: Console,
     /// Tells the supervisor [`READY`] or a [`Failure`] as JSON; closed by a successful exec.
     pub outcome: fs::File,
     /// The supervisor's [`GO`]; ends when the supervisor does.
@@ -69,8 +68,7 @@ impl Outside {
 
 /// Runs as the first process of an instance; never returns.
 pub fn run(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Outside, ends: Ends) -> ! {
-    let Ends { stdout, stderr, mut outcome, gate, status, seat, window } = ends;
-    let output = (stdout, stderr);
+    let Ends { console, mut outcome, gate, status, seat, window } = ends;
     let prepared = prepare(launch, dir, identity, outside, &seat, window.as_ref());
     drop((seat, window));
     let result = prepared.and_then(|()| {
@@ -78,16 +76,16 @@ pub fn run(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Out
             match sys::fork(Namespaces::default()).context("forking the program")? {
                 Fork::Child => {
                     drop(status);
-                    Err(become_program(launch, identity, output, &mut outcome, gate))
+                    Err(become_program(launch, identity, &console, &mut outcome, gate))
                 }
                 Fork::Parent { pid, .. } => {
-                    drop((output, gate));
+                    drop((console, gate));
                     Ok((pid, status))
                 }
             }
         } else {
             drop(status);
-            Err(become_program(launch, identity, output, &mut outcome, gate))
+            Err(become_program(launch, identity, &console, &mut outcome, gate))
         }
     });
     match result {
@@ -152,7 +150,7 @@ fn map_user(identity: &Identity, outside: Outside) -> std::io::Result<()> {
 fn become_program(
     launch: &Launch,
     identity: &Identity,
-    output: (OwnedFd, OwnedFd),
+    console: &Console,
     outcome: &mut fs::File,
     mut gate: fs::File,
 ) -> Failure {
@@ -165,8 +163,9 @@ fn become_program(
     };
     // The init process leads the first session; the program leads one of its own.
     let _ = setsid();
-    let confined = connect_output(output.0.as_fd(), output.1.as_fd())
-        .context("connecting the output")
+    let confined = console
+        .connect(launch, identity)
+        .context("connecting the standard descriptors")
         .and_then(|()| confine(&program, true));
     if let Err(failure) = confined {
         return failure;

@@ -7,6 +7,7 @@
 //!                     paused.json   there while it is paused by signals
 //!                     exit.json     how it ended, written last
 //!                     lock          held by the supervisor
+//!                     attach        socket of the supervisor, where its program has input or a terminal
 //!                     logs/         output.log and its older parts
 //!                     rootfs/       mount point; empty outside of the instance
 //!                     upper/ work/  writable layer of an image

@@ -4,6 +4,7 @@
 //! records how it ended; it goes on when the controller does not. Everything that is known of an instance is in
 //! its directory (`layout.rs`), so that any process with the same root sees the same.
 
+mod attach;
 mod bounds;
 mod capabilities;
 mod cgroup;
@@ -352,6 +353,10 @@ impl Runtime for SandboxRuntime {
     }
 
     fn exec(&self) -> Option<&dyn super::Exec> {
+        Some(self)
+    }
+
+    fn attach(&self) -> Option<&dyn super::Attach> {
         Some(self)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -216,17 +216,6 @@ fn become_user(identity: &Identity, launch: &Launch) -> Result<(), Failure> {
     set_capabilities(None, sets).context("setting capabilities")
 }
 
-/// Connects standard input to nothing and the outputs to these descriptors.
-///
-/// # Errors
-/// What dup2(2) reports.
-pub fn connect_output(stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
-    let null = null()?;
-    sys::replace_standard(0, null.as_fd())?;
-    sys::replace_standard(1, stdout)?;
-    sys::replace_standard(2, stderr)
-}
-
 /// Opens /dev/null.
 ///
 /// # Errors
@@ -245,6 +234,10 @@ pub fn environment(launch: &Launch, identity: &Identity) -> BTreeMap<String, Str
         }
         Root::Dir { .. } | Root::Layers { .. } | Root::Copy { .. } | Root::Shared => DEFAULT_PATH.to_owned(),
     });
+    if launch.tty {
+        // What Docker says of a terminal of which no more is known.
+        env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
+    }
     env.entry("HOME".to_owned()).or_insert_with(|| identity.home.clone());
     env.entry("HOSTNAME".to_owned()).or_insert_with(|| launch.hostname.clone());
     env

@@ -15,9 +15,11 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
-use rustix::process::Uid;
+use rustix::process::{Uid, ioctl_tiocsctty};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
+
+use super::sys;
 
 /// Where an instance's own terminals are made.
 const PTMX: &str = "/dev/pts/ptmx";
@@ -62,6 +64,30 @@ pub fn end(master: BorrowedFd<'_>, uid: u32) -> io::Result<OwnedFd> {
     // Without the right to do so the user is the same already; a terminal that stays another's can be used all the same.
     let _ = fchown(&end, Some(Uid::from_raw(uid)), None);
     Ok(end)
+}
+
+/// Makes a terminal, hands its master over, and takes it as this session's own and as the standard descriptors. This
+/// process leads a session that has none.
+///
+/// # Errors
+/// As for [`open`]; nobody is there to take the master.
+pub fn connect(of_instance: bool, size: Size, uid: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let master = open(of_instance, size)?;
+    let end = end(master.as_fd(), uid)?;
+    hand_over(socket, master.as_fd())?;
+    ioctl_tiocsctty(&end)?;
+    for number in 0..=2 {
+        sys::replace_standard(number, end.as_fd())?;
+    }
+    Ok(())
+}
+
+/// Another descriptor of the command's end, which keeps the terminal alive while no process has it open.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn hold_open(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?)
 }
 
 /// Sets the size. Programs on the terminal are told by SIGWINCH.

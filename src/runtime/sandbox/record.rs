@@ -94,6 +94,12 @@ pub struct Launch {
     /// Bytes of memory that the supervisor holds it to, where no control group does.
     #[serde(default)]
     pub memory_watch: Option<u64>,
+    /// Whether it has a terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// Whether its standard input is kept open for whoever attaches.
+    #[serde(default)]
+    pub stdin: bool,
     /// Bounds of the kept output.
     pub log: LogBounds,
     /// Who the program is, where that was found out when it was created; else it is looked up at the start.

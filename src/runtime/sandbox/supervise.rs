@@ -14,6 +14,7 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, set_child_subreaper, setsid, wait};
 
+use super::attach::{Attended, Audience, Output, console};
 use super::cgroup::{self, Groups, Members, MemoryWatch, Seat, Window};
 use super::cri::Framer;
 use super::failure::{Context, Failure};
@@ -183,6 +184,7 @@ struct Supervisor {
     first_fd: OwnedFd,
     status: File,
     outputs: [Output; 2],
+    audience: Option<Audience>,
     log: LogFile,
     started_at: DateTime<Utc>,
     stop: Option<Stop>,
@@ -198,12 +200,6 @@ struct Stop {
     ended_by: EndedBy,
     kill_at: Instant,
     killed: bool,
-}
-
-/// One of the program's outputs.
-struct Output {
-    pipe: Option<File>,
-    framer: Framer,
 }
 
 fn launch_program(
@@ -236,8 +232,7 @@ fn launch_seated(
     seat: Seat,
 ) -> Result<Supervisor, Failure> {
     let pipe = || io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
-    let ((stdout, stdout_in), (stderr, stderr_in)) =
-        (pipe().context("making a pipe")?, pipe().context("making a pipe")?);
+    let (held, console) = console(launch).context("connecting the program")?;
     let (outcome, outcome_in) = pipe().context("making a pipe")?;
     let (gate_out, gate) = pipe().context("making a pipe")?;
     let (status, status_in) = pipe().context("making a pipe")?;
@@ -245,10 +240,9 @@ fn launch_seated(
     let window = wants_window(launch).then(Window::new).transpose().context("making a socket")?;
     let (first, first_fd) = match sys::fork_into(launch.namespaces, seat.birth()).context("making namespaces")? {
         Fork::Child => {
-            drop((stdout, stderr, outcome, gate, status, signals, log));
+            drop((held, outcome, gate, status, signals, log));
             let ends = Ends {
-                stdout: stdout_in,
-                stderr: stderr_in,
+                console,
                 outcome: outcome_in.into(),
                 gate: gate_out.into(),
                 status: status_in.into(),
@@ -259,7 +253,7 @@ fn launch_seated(
         }
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
-    drop((stdout_in, stderr_in, outcome_in, gate_out, status_in, seat));
+    drop((console, outcome_in, gate_out, status_in, seat));
     let mut outcome = File::from(outcome);
     let started_at = wait_ready(&mut outcome, &first_fd).and_then(|()| {
         let started_at = Utc::now();
@@ -274,17 +268,19 @@ fn launch_seated(
         let _ = pidfd_send_signal(&first_fd, Signal::KILL);
         reap_rest();
     })?;
-    for pipe in [&stdout, &stderr] {
-        rustix::io::ioctl_fionbio(pipe, true).context("preparing the output")?;
-    }
-    let output = |pipe: OwnedFd, stream| Output { pipe: Some(pipe.into()), framer: Framer::new(stream) };
+    let Attended { outputs, audience } =
+        held.attend(dir, launch).context("attending the program").inspect_err(|_| {
+            let _ = pidfd_send_signal(&first_fd, Signal::KILL);
+            reap_rest();
+        })?;
     Ok(Supervisor {
         dir: dir.clone(),
         signals,
         first,
         first_fd,
         status: status.into(),
-        outputs: [output(stdout, OutputStream::Stdout), output(stderr, OutputStream::Stderr)],
+        outputs,
+        audience,
         log,
         started_at,
         stop: None,
@@ -372,6 +368,9 @@ impl Supervisor {
                 break code;
             }
             self.wait();
+            if let Some(audience) = &mut self.audience {
+                audience.attend();
+            }
             for index in 0..self.outputs.len() {
                 self.read_output(index, &mut buffer);
             }
@@ -383,6 +382,9 @@ impl Supervisor {
         let left = self.end_rest();
         exit.finished_at = Utc::now();
         self.drain(&mut buffer);
+        if let Some(audience) = &mut self.audience {
+            audience.take_leave();
+        }
         if !left.is_empty() {
             exit.runtime_error = Some(format!(
                 "processes {left:?} of it were killed and do not end; they may wait for a disk or a device (ps shows \
@@ -427,6 +429,7 @@ impl Supervisor {
         fds.extend(
             self.outputs.iter().filter_map(|output| output.pipe.as_ref()).map(|pipe| PollFd::new(pipe, PollFlags::IN)),
         );
+        fds.extend(self.audience.iter().flat_map(Audience::fds).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let silent = matches!(poll(&mut fds, limit.as_ref()), Ok(0));
         self.at_rest = silent && wake_in.is_none();
         if self.at_rest {
@@ -465,6 +468,9 @@ impl Supervisor {
             Ok(size) => {
                 let mut lines = Vec::with_capacity(size + 64);
                 output.framer.push(Utc::now(), &buffer[..size], &mut lines);
+                if let Some(audience) = &mut self.audience {
+                    audience.tell(output.framer.stream(), &buffer[..size]);
+                }
                 self.append(&lines);
                 size
             }

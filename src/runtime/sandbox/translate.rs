@@ -116,6 +116,8 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         oom_score_adj: bounds.oom_score_adj,
         groups: bounds.groups,
         memory_watch: bounds.memory_watch,
+        tty: spec.tty == Some(true),
+        stdin: spec.stdin_open == Some(true),
         log: log_bounds(spec),
         identity: identity(spec, machine)?,
     };

@@ -97,12 +97,6 @@ fn storage(spec: &ServiceSpec, found: &mut Vec<Condition>) {
 }
 
 fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
-    if spec.tty == Some(true) {
-        found.push(unsupported("tty", "output is kept from pipes; keel exec gives a terminal"));
-    }
-    if spec.stdin_open == Some(true) {
-        found.push(unsupported("stdin_open", "nothing can be attached to the program"));
-    }
     let is_known = |option: &String| option.starts_with("no-new-privileges") || is_unconfined(option);
     if !spec.security_opt.iter().all(is_known) {
         found.push(unsupported(

@@ -1,0 +1,32 @@
+//! Attaching to the program of an instance, as frames both ways.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::exec::{CONTENT, encode, first, forward};
+use super::frame::{Frame, frames};
+use super::{ApiError, AttachStart, Attached, Kind};
+use crate::controller::Engine;
+use crate::state::Target;
+
+pub(super) async fn attach(State(engine): State<Engine>, body: Body) -> Result<Response, ApiError> {
+    let mut input = Box::pin(frames(body));
+    let start: AttachStart = first(&mut input, "a request to attach").await?;
+    let target: Target = start.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))?;
+    let (instance, session) = engine.attach(&target, &start.request).await?;
+    let attached = Attached { instance, tty: session.tty };
+    let attached = Frame::Attached(serde_json::to_vec(&attached).unwrap_or_default().into());
+    // Ends with the output.
+    let forward = AbortOnDropHandle::new(tokio::spawn(forward(input, session.input)));
+    let output = session.output.map(move |output| {
+        let _ends_with_the_output = &forward;
+        encode(output).encode()
+    });
+    let frames = stream::once(async move { attached.encode() }).chain(output);
+    let body = Body::from_stream(frames.map(Ok::<_, std::convert::Infallible>));
+    Ok(([(CONTENT_TYPE, CONTENT)], body).into_response())
+}

@@ -1,0 +1,215 @@
+//! `keel attach`: input and output of programs that run already.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Stdio};
+
+use crate::engine::{self, Kind};
+use crate::rig::{Done, Rig, is_alive, signal};
+use crate::sandbox::on_terminal;
+
+/// A service whose program answers each line, until it reads `end`.
+fn spec(image: &str, more: &str) -> String {
+    let script = "echo up; while read -r line; do [ \"$line\" = end ] && exit 7; echo \"heard $line\"; done; exit 9";
+    format!(
+        "version: v1\ndeployment: talk\nservices:\n  web:\n    image: {image}\n    \
+         command: {{ entrypoint: [sh, -c, {}] }}\n    restart_policy: {{ kind: 'no' }}\n    \
+         init_container: false\n    stop_grace_period: 0s\n{more}",
+        serde_json::Value::from(script)
+    )
+}
+
+const HOST: &str = "{ name: host }";
+const BUSYBOX: &str = "{ name: 'keel-test/busybox:1', pull_policy: never }";
+const OPEN: &str = "    stdin_open: true\n";
+const TERMINAL: &str = "    stdin_open: true\n    tty: true\n";
+
+/// A rig on which the service runs.
+fn started(rig: Rig, spec: &str) -> Rig {
+    rig.write("talk.yaml", spec);
+    rig.keel(&["apply", "-f", "talk.yaml"]).expect_code(0);
+    rig.until("the program is up", || rig.keel(&["logs", "talk/web"]).out.contains("up"));
+    rig
+}
+
+/// An attached keel, and lines of its output.
+struct Attached {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Attached {
+    fn new(rig: &Rig, arguments: &[&str]) -> Self {
+        let mut command = rig.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    fn say(&mut self, text: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn end(mut self) -> Done {
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).unwrap();
+        let done = self.child.wait_with_output().unwrap();
+        Done { out: rest, ..done.into() }
+    }
+}
+
+/// Someone types, leaves, and another one goes on; the end of input leaves the program's open.
+fn conversation(rig: &Rig) {
+    let mut first = Attached::new(rig, &["attach", "-i", "talk/web"]);
+    first.say("one\n");
+    assert_eq!(first.line(), "heard one\n");
+    signal(first.child.id(), "INT");
+    assert_eq!(first.end().code, 130);
+    let mut second = Attached::new(rig, &["attach", "-i", "talk/web/0"]);
+    second.say("two\n");
+    assert_eq!(second.line(), "heard two\n", "only what is written from now on");
+    drop(second.child.stdin.take());
+    let mut third_sees = Attached::new(rig, &["attach", "talk/web"]);
+    signal(second.child.id(), "TERM");
+    second.end().expect_code(143);
+    let mut fourth = Attached::new(rig, &["attach", "-i", "talk/web"]);
+    fourth.say("three\n");
+    assert_eq!(fourth.line(), "heard three\n");
+    assert_eq!(third_sees.line(), "heard three\n", "one who only looks sees it too");
+    fourth.say("end\n");
+    assert_eq!((fourth.end().code, third_sees.end().code), (7, 7), "the program's own code");
+}
+
+#[test]
+fn programs_with_open_input_are_talked_to_on_the_sandbox_runtime() {
+    let rig = started(Rig::new("sandbox"), &spec(HOST, OPEN));
+    conversation(&rig);
+}
+
+#[test]
+fn programs_with_open_input_are_talked_to_on_docker() {
+    let Some(socket) = engine::socket(Kind::Docker) else { return };
+    let rig = started(Rig::on_engine(&socket), &spec(BUSYBOX, OPEN));
+    conversation(&rig);
+}
+
+#[test]
+fn one_at_a_time_writes_through_a_controller_too() {
+    let rig = Rig::new("sandbox");
+    let _controller = rig.controller();
+    let rig = started(rig, &spec(HOST, OPEN));
+    let mut writer = Attached::new(&rig, &["attach", "-i", "talk/web"]);
+    writer.say("one\n");
+    assert_eq!(writer.line(), "heard one\n");
+    let refused = rig.keel(&["attach", "-i", "talk/web"]).expect_code(125);
+    assert!(refused.err.contains("somebody else is attached to its input"), "{}", refused.err);
+    drop(writer.child.stdin.take());
+    signal(writer.child.id(), "KILL");
+    writer.end();
+    let mut next = Attached::new(&rig, &["attach", "-i", "talk/web"]);
+    next.say("end\n");
+    assert_eq!(next.end().code, 7, "one that was killed is not waited for");
+}
+
+#[test]
+fn a_program_without_input_is_watched_and_not_written_to() {
+    let script = "echo up; until [ -e go ]; do sleep 0.05; done; echo more; echo oops >&2; exit 3";
+    let rig = Rig::new("sandbox");
+    let folder = rig.path("specs");
+    let text = format!(
+        "version: v1\ndeployment: talk\nservices:\n  web:\n    image: {HOST}\n    restart_policy: {{ kind: 'no' }}\n    \
+         command: {{ entrypoint: [sh, -c, {}], workdir: {} }}\n    stop_grace_period: 0s\n",
+        serde_json::Value::from(script),
+        serde_json::Value::from(folder.display().to_string())
+    );
+    let text = format!("{text}    storage: [{{ type: bind, source: {0}, target: {0} }}]\n", folder.display());
+    let rig = started(rig, &text);
+    let refused = rig.keel(&["attach", "-i", "talk/web"]).expect_code(125);
+    assert!(refused.err.contains("has no standard input; write stdin_open: true"), "{}", refused.err);
+    let watcher = Attached::new(&rig, &["attach", "talk/web"]);
+    // It says nothing until then; what is written before it is attached is not its matter.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    rig.write("specs/go", "");
+    let done = watcher.end();
+    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (3, "more\n", "oops\n"));
+    rig.keel(&["attach", "talk/web"]).expect_code(125);
+    rig.keel(&["attach", "talk/ghost"]).expect_code(125);
+}
+
+#[test]
+fn one_who_does_not_read_does_not_hold_the_program_up() {
+    let script = "read -r line; dd if=/dev/zero bs=65536 count=400 2>/dev/null | tr '\\0' x; exit 5";
+    let rig = Rig::new("sandbox");
+    let text = format!(
+        "version: v1\ndeployment: talk\nservices:\n  web:\n    image: {HOST}\n    restart_policy: {{ kind: 'no' }}\n    \
+         command: {{ entrypoint: [sh, -c, {}] }}\n    stop_grace_period: 0s\n{OPEN}",
+        serde_json::Value::from(script)
+    );
+    rig.write("talk.yaml", &text);
+    rig.keel(&["apply", "-f", "talk.yaml"]).expect_code(0);
+    let mut idle = Attached::new(&rig, &["attach", "-i", "talk/web"]);
+    idle.say("go\n");
+    rig.until("the program ended", || rig.instances(|one| one["exit"]["code"] == 5) == [true]);
+    let done = idle.end();
+    assert_eq!(done.code, 5);
+    assert!(done.err.contains("bytes of output were left out"), "{} bytes, {}", done.out.len(), done.err);
+}
+
+/// The program's terminal is the one that is attached, with its size and every key; the keys of Docker detach.
+fn terminal(rig: &Rig, size: &str) {
+    let pid = rig.instances(|one| one["pid"].as_u64().unwrap())[0];
+    let mut child = on_terminal(
+        rig,
+        "stty rows 31 cols 97; stty -g >before; $KEEL attach -i talk/web; \
+                                      code=$?; stty -g >after; exit $code",
+    );
+    let mut keys = child.stdin.take().unwrap();
+    let mut shown = BufReader::new(child.stdout.take().unwrap());
+    let mut seen = String::new();
+    while !seen.contains("detaches") {
+        assert_ne!(shown.read_line(&mut seen).unwrap(), 0, "{seen}");
+    }
+    // Not as a line of its own: a program at a terminal gets a line when return is typed.
+    keys.write_all(b"size\r").unwrap();
+    while !seen.contains(size) {
+        assert_ne!(shown.read_line(&mut seen).unwrap(), 0, "{seen}");
+    }
+    keys.write_all(b"\x10\x11").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{seen}");
+    let read = |name: &str| std::fs::read_to_string(rig.path(name)).unwrap();
+    assert_eq!(read("after"), read("before"));
+    shown.read_to_string(&mut seen).unwrap();
+    assert!(seen.contains("detached; talk/web/0 goes on"), "{seen}");
+    assert!(is_alive(u32::try_from(pid).unwrap()));
+}
+
+fn terminal_spec(image: &str) -> String {
+    let script = "tty; echo up $TERM; while read -r line; do stty size; done";
+    spec(image, TERMINAL).replace(
+        &spec(image, "").lines().find(|line| line.contains("entrypoint")).unwrap().to_owned(),
+        &format!("    command: {{ entrypoint: [sh, -c, {}] }}", serde_json::Value::from(script)),
+    )
+}
+
+#[test]
+fn a_program_gets_a_terminal_on_the_sandbox_runtime() {
+    let rig = started(Rig::new("sandbox"), &terminal_spec(HOST));
+    let logs = rig.keel(&["logs", "talk/web"]).out;
+    assert!(logs.contains("/dev/pts/0") && logs.contains("up xterm"), "{logs}");
+    let conditions = rig.get("instances")[0]["conditions"].to_string();
+    assert!(!conditions.contains("UnsupportedField"), "{conditions}");
+    terminal(&rig, "31 97");
+}
+
+#[test]
+fn a_program_gets_a_terminal_on_docker() {
+    let Some(socket) = engine::socket(Kind::Docker) else { return };
+    let rig = started(Rig::on_engine(&socket), &terminal_spec(BUSYBOX));
+    terminal(&rig, "31 97");
+}
