@@ -31,6 +31,9 @@ mod engine;
 #[path = "cli/docker.rs"]
 mod docker;
 
+#[path = "cli/harmless.rs"]
+mod harmless;
+
 #[path = "cli/following.rs"]
 mod following;
 

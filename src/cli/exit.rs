@@ -1,7 +1,8 @@
 //! How verbs end: exit codes and error messages.
 
-use std::io::Write;
 use std::process::ExitCode;
+
+use super::output::note;
 
 /// What a verb ends with, or why it could not be done.
 pub type Outcome = anyhow::Result<Exit>;
@@ -59,7 +60,7 @@ pub fn conclude(outcome: Outcome, on_error: Exit) -> Exit {
         Err(error) if is_broken_pipe(&error) => Exit::BrokenPipe,
         Err(error) => {
             // Where standard error is closed too, only the code is left to tell.
-            let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
+            note(format_args!("error: {}", sentence(&error)));
             on_error
         }
     }

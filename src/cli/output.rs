@@ -1,11 +1,14 @@
 //! Printing: formats, tables, and what the terminal can show.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
 use serde::Serialize;
+
+use super::neutral::Neutral;
 
 /// Spaces between columns (kubectl: 3).
 const COLUMN_GAP: u16 = 3;
@@ -41,17 +44,28 @@ pub fn print_data(format: DataFormat, value: &impl Serialize) -> anyhow::Result<
     print(&text)
 }
 
-/// Prints on standard output; where nobody reads it any more, the error says so.
+/// Prints on standard output, made harmless where that is a terminal; where nobody reads it any more, the error says so.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(shown(text, out.is_terminal()).as_bytes())?;
     out.flush()?;
     Ok(())
 }
 
-/// Prints a line on standard error; where that is closed, nobody wants to know.
+/// Prints a line on standard error, made harmless where that is a terminal; where it is closed, nobody wants to know.
 pub fn note(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let mut err = std::io::stderr();
+    let _ = writeln!(err, "{}", shown(&text.to_string(), err.is_terminal()));
+}
+
+/// A text as a stream is given it. Names, messages and output of others are in nearly everything that is printed, and must
+/// not steer a terminal.
+fn shown(text: &str, on_terminal: bool) -> Cow<'_, str> {
+    if !on_terminal {
+        return Cow::Borrowed(text);
+    }
+    let mut neutral = Neutral::default();
+    Cow::Owned(neutral.push(text.as_bytes()) + &neutral.finish())
 }
 
 /// Whether standard output is a terminal.
@@ -174,6 +188,13 @@ mod tests {
     fn a_cell_can_neither_break_the_table_nor_steer_the_terminal() {
         let text = Columns::default().render(None, &[row(&["a\nb\u{1b}[2J", "c"])]);
         assert_eq!(text, "a b\\u{1b}[2J   c\n");
+    }
+
+    #[test]
+    fn a_terminal_gets_no_sequence_but_colours_and_a_pipe_gets_every_byte() {
+        let text = "\u{1b}[32mgreen\u{1b}[0m\n\u{1b}]0;title\u{7}\n";
+        assert_eq!(shown(text, false), text);
+        assert_eq!(shown(text, true), "\u{1b}[32mgreen\u{1b}[0m\n\\u{1b}]0;title\\u{7}\n\u{1b}[0m");
     }
 
     #[test]
