@@ -22,6 +22,9 @@ mod attach;
 #[path = "cli/describe.rs"]
 mod describe;
 
+#[path = "cli/devices.rs"]
+mod devices;
+
 #[path = "cli/directories.rs"]
 mod directories;
 

@@ -68,6 +68,7 @@ pub fn engine_options(options: &Options, mode: Mode) -> EngineOptions {
         mode,
         runtime: options.runtime,
         program: options.program.clone(),
+        devices: None,
     }
 }
 

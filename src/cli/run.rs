@@ -17,7 +17,7 @@ use super::output::note;
 use super::text::count;
 use crate::api::{ApiError, Client, Server, router};
 use crate::config::Options;
-use crate::controller::{Engine, Mode};
+use crate::controller::{Engine, EngineOptions, Mode};
 use crate::status::{DeploymentState, Status};
 use crate::store::StateDir;
 use crate::telemetry::LogFormat;
@@ -47,9 +47,22 @@ pub struct Args {
     /// directory declared stays all the same
     #[arg(long)]
     allow_empty: bool,
+    /// Whether sandboxes may have devices and graphics processors of this machine; remembered in the state directory, also
+    /// for what is applied without a controller [default: as before, at first allow]
+    #[arg(long, value_enum, env = "KEEL_DEVICES", value_name = "WHETHER", hide_env_values = true)]
+    devices: Option<Devices>,
     /// How the log is written
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "KEEL_LOG_FORMAT")]
     pub log_format: LogFormat,
+}
+
+/// Whether sandboxes may have devices of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Devices {
+    /// Those that their specs declare
+    Allow,
+    /// None; what asks for one is refused
+    Deny,
 }
 
 impl Args {
@@ -74,8 +87,9 @@ impl Args {
         }
         let mut signals = Signals::new()?;
         let mode = Mode::Controller { directory, allow_empty: self.allow_empty, once: self.once };
+        let devices = self.devices.map(|devices| devices == Devices::Allow);
         let engine = tokio::select! {
-            opened = Engine::open(engine_options(options, mode)) => opened.map_err(ApiError::from)?,
+            opened = Engine::open(EngineOptions { devices, ..engine_options(options, mode) }) => opened.map_err(ApiError::from)?,
             _ = signals.end() => return Ok(Exit::Success),
         };
         let outcome = self.serve(options, &engine, &mut signals).await;

@@ -60,6 +60,8 @@ pub struct EngineOptions {
     pub runtime: Option<RuntimeKind>,
     /// The `keel` program, for supervisors.
     pub program: PathBuf,
+    /// Whether sandboxes may have devices and graphics processors of the machine from now on; as before when absent.
+    pub devices: Option<bool>,
 }
 
 /// What an engine may do.

@@ -47,6 +47,7 @@ impl Engine {
             Mode::Observe => None,
             Mode::Record | Mode::OneShot | Mode::Controller { .. } => Some(state_dir.lock().map_err(locked)?),
         };
+        runtimes::remember_devices(&options, state_dir.path())?;
         let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
         let watched = watched_roots(&options.mode, &store)?;
         let Sources { declared, source, reread, mut tasks } =

@@ -98,6 +98,26 @@ fn sandbox(options: &EngineOptions, access: Access, state_dir: &StateDir) -> Arc
     }
 }
 
+/// Remembers what the operator says of devices, where anything is said.
+///
+/// # Errors
+/// The state directory can't be written.
+#[cfg(target_os = "linux")]
+pub fn remember_devices(options: &EngineOptions, state_dir: &Path) -> std::result::Result<(), EngineError> {
+    let Some(allowed) = options.devices else { return Ok(()) };
+    let root = state_dir.join(SANDBOX_DIR);
+    crate::runtime::sandbox::allow_devices(&root, allowed).map_err(|source| EngineError::Local {
+        context: format!("{}: whether devices are allowed can't be remembered", root.display()),
+        source: source.into(),
+    })
+}
+
+/// Remembers nothing: there is no sandbox runtime here.
+#[cfg(not(target_os = "linux"))]
+pub fn remember_devices(_: &EngineOptions, _: &Path) -> std::result::Result<(), EngineError> {
+    Ok(())
+}
+
 /// Directory of the sandbox runtime inside of the state directory.
 #[cfg(target_os = "linux")]
 const SANDBOX_DIR: &str = "sandbox";

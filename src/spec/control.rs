@@ -30,6 +30,8 @@ pub enum Control {
     IoLimit,
     /// A size of named volumes.
     DiskLimit,
+    /// Declared devices alone, with their permissions.
+    Devices,
     /// A system-call filter.
     Seccomp,
     /// Limits on what is reached by path and name.

@@ -5,6 +5,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod devices;
 mod images;
 mod isolation;
 mod lifecycle;

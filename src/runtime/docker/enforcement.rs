@@ -1,6 +1,6 @@
 //! What one container asks for and gets, from its inspection.
 
-use bollard::models::{ContainerInspectResponse, HostConfig};
+use bollard::models::{ContainerInspectResponse, DeviceMapping, HostConfig};
 
 use super::Inner;
 use crate::runtime::enforcement::{bytes, cpus};
@@ -41,6 +41,7 @@ pub(super) fn tell(found: &ContainerInspectResponse, capabilities: &Capabilities
         Control::CpuLimit,
         Control::PidsLimit,
         Control::IoLimit,
+        Control::Devices,
         Control::Seccomp,
         Control::CapabilityDrop,
         Control::User,
@@ -92,6 +93,7 @@ fn asked(control: Control, found: &ContainerInspectResponse, host: &HostConfig) 
             Some(true) => told("read-only", Some("read-only mount")),
             _ => told("writable", None),
         },
+        Control::Devices => devices(host),
         Control::Seccomp => seccomp(host),
         Control::CapabilityDrop => capability_sets(host),
         Control::User => {
@@ -127,6 +129,22 @@ fn network(mode: &str) -> Asked {
         mode if mode.starts_with("container:") => told(mode, None),
         mode => told(mode, Some("network namespace on that network")),
     }
+}
+
+fn devices(host: &HostConfig) -> Asked {
+    if host.privileged == Some(true) {
+        return told("all (privileged)", None);
+    }
+    let node = |device: &DeviceMapping| {
+        let path = device.path_in_container.as_deref().unwrap_or_default();
+        format!("{path} {}", device.cgroup_permissions.as_deref().unwrap_or("rwm"))
+    };
+    let mut words: Vec<String> = host.devices.iter().flatten().map(node).collect();
+    words.extend(host.device_requests.iter().flatten().map(|request| {
+        format!("{} gpu {}", request.count.unwrap_or_default(), request.driver.as_deref().unwrap_or_default())
+    }));
+    let words = if words.is_empty() { "none".to_owned() } else { words.join(", ") };
+    told(&words, Some("nodes of its own, and its control group"))
 }
 
 fn seccomp(host: &HostConfig) -> Asked {
@@ -205,6 +223,13 @@ mod tests {
             (Control::Seccomp, json!({ "Privileged": true }), "unconfined (privileged) | not requested"),
             (Control::CapabilityDrop, json!({ "CapDrop": ["ALL"] }), "default without ALL | enforced capability sets"),
             (Control::CapabilityDrop, json!({ "Privileged": true }), "all (privileged) | not requested"),
+            (Control::Devices, json!({}), "none | enforced nodes of its own, and its control group"),
+            (
+                Control::Devices,
+                json!({ "Devices": [{ "PathInContainer": "/dev/a", "CgroupPermissions": "r" }] }),
+                "/dev/a r | enforced nodes of its own, and its control group",
+            ),
+            (Control::Devices, json!({ "Privileged": true }), "all (privileged) | not requested"),
             (Control::User, json!({}), "1000 | enforced user 1000"),
         ] {
             assert_eq!(line(control, host, &[]), expected, "{control}");

@@ -68,6 +68,7 @@ fn describe(product: Product, version: &SystemVersion, info: &SystemInfo) -> Cap
         Control::NetworkIsolation,
         Control::ReadOnlyRoot,
         Control::CapabilityDrop,
+        Control::Devices,
         Control::User,
         Control::ServiceNames,
     ]

@@ -51,6 +51,7 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
         Control::ServiceNames => {
             (spec.network_mode() != NetworkMode::Default).then_some("only network_mode: default has them")
         }
+        Control::Devices => (spec.privileged == Some(true)).then_some("privileged: true gives every device; remove it"),
         Control::Suspend => None,
         Control::Activity | Control::DiskLimit | Control::Landlock => Some("the docker runtime does not have it"),
     }

@@ -141,6 +141,13 @@ pub fn report(probe: &Probe) -> Capabilities {
         (Control::NetworkIsolation, by(&probe.network)),
         (Control::CapabilityDrop, drop),
         (Control::DiskLimit, by(&probe.quota)),
+        (Control::Devices, match (&probe.namespaces, cgroup::limits_devices(&probe.homes)) {
+            (Err(why), _) => Support::Absent { why: why.clone() },
+            (Ok(()), Ok(())) => Support::Enforced,
+            (Ok(()), Err(why)) => Support::Degraded {
+                why: format!("there are no other nodes, and what may be done with them is up to the nodes: {why}"),
+            },
+        }),
         (Control::User, user),
         (Control::Seccomp, by(&probe.seccomp)),
         (Control::Landlock, match &probe.landlock {

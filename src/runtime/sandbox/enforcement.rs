@@ -113,6 +113,7 @@ impl Facts<'_> {
             Control::ReadOnlyRoot => self.root(),
             Control::MemoryLimit | Control::CpuLimit | Control::PidsLimit | Control::IoLimit => self.limit(control),
             Control::DiskLimit => self.disk(),
+            Control::Devices => self.devices(),
             Control::Seccomp => self.seccomp(),
             Control::Landlock => self.landlock(),
             Control::CapabilityDrop => self.capability_sets(),
@@ -218,6 +219,25 @@ impl Facts<'_> {
         match self.launch().mounts.iter().any(|mount| mount.size.is_some()) {
             true => State::Enforced { by: "project quota".to_owned() },
             false => self.missing(Control::DiskLimit),
+        }
+    }
+
+    fn devices(&self) -> State {
+        if !self.launch().namespaces.mount {
+            return self.missing(Control::Devices);
+        }
+        let groups = &self.launch().groups;
+        let unified = groups.unified.as_ref().is_some_and(|group| !group.devices.is_empty());
+        let legacy = settings(groups).any(|(_, file, _)| file == "devices.allow");
+        let by = match (unified, legacy) {
+            (true, _) => "nodes of its own, and a program of its control group (v2)",
+            (false, true) => "nodes of its own, and the list of its control group (v1)",
+            (false, false) => "nodes of its own",
+        };
+        let by = by.to_owned();
+        match self.record.conditions.iter().find(|one| one.message.starts_with("devices has no effect")) {
+            Some(condition) => State::Degraded { by, why: condition.message.clone() },
+            None => State::Enforced { by },
         }
     }
 

@@ -17,6 +17,7 @@
 //! ROOT/instances/.new-*, .gone-*    being made, being removed
 //! ROOT/volumes/DEPLOYMENT/NAME/     named volumes
 //! ROOT/images/                      images (`image/store.rs`)
+//! ROOT/no-devices                   there while instances may have no devices of the machine
 //! ROOT/ports.lock                   next port to assign
 //! ROOT/wake                         written when instances changed, for other processes that watch
 //! ```
@@ -73,6 +74,11 @@ impl Layout {
     /// Lock and counter of port numbers.
     pub fn ports(&self) -> PathBuf {
         self.root.join("ports.lock")
+    }
+
+    /// Whether instances may have no devices of the machine.
+    pub fn denies_devices(&self) -> bool {
+        self.root.join(super::devices::DENIED).exists()
     }
 
     /// File that is written when instances changed.

@@ -11,6 +11,7 @@ mod cgroup;
 mod confinement;
 mod copy;
 pub mod cri;
+mod devices;
 mod dispatch;
 mod enforcement;
 mod enter;
@@ -121,6 +122,16 @@ struct Inner {
     watch: Arc<Watch>,
     watching: OnceCell<()>,
     images: Images,
+}
+
+/// Remembers in a root of this runtime whether its instances may have devices and graphics processors of the machine, which
+/// they may where nothing is remembered. It holds for what is created from then on, whoever asks for it.
+///
+/// # Errors
+/// The directory can't be written.
+pub fn allow_devices(root: &std::path::Path, allowed: bool) -> std::io::Result<()> {
+    Layout::new(root).prepare()?;
+    devices::allow(root, allowed)
 }
 
 /// How registries are talked to.
@@ -240,7 +251,11 @@ impl Runtime for SandboxRuntime {
     }
 
     async fn capabilities(&self) -> Result<Capabilities> {
-        Ok(capabilities::report(self.probe().await))
+        let mut report = capabilities::report(self.probe().await);
+        if self.inner.view.layout.denies_devices() {
+            report.version = format!("{}; {}", report.version, devices::SWITCHED_OFF);
+        }
+        Ok(report)
     }
 
     async fn enforcement(&self, instance: &InstanceRef) -> Result<Vec<super::Enforcement>> {

@@ -32,6 +32,7 @@ pub fn requested(spec: &ServiceSpec) -> BTreeMap<Control, String> {
         (Control::PidsLimit, pids.map(|limit| limit.to_string())),
         (Control::IoLimit, resources.blkio_weight.map(|weight| format!("weight {weight}"))),
         (Control::DiskLimit, disk(spec)),
+        (Control::Devices, Some(devices(spec))),
         (Control::Seccomp, Some(seccomp(spec).to_owned())),
         (Control::Landlock, paths(spec)),
         (Control::CapabilityDrop, Some(capabilities(spec))),
@@ -67,6 +68,21 @@ fn disk(spec: &ServiceSpec) -> Option<String> {
     });
     let sized: Vec<String> = sized.collect();
     (!sized.is_empty()).then(|| sized.join(", "))
+}
+
+fn devices(spec: &ServiceSpec) -> String {
+    let mut words: Vec<String> = spec
+        .devices
+        .iter()
+        .map(|device| {
+            let allowed = |allowed: Option<bool>, letter| if allowed == Some(false) { "" } else { letter };
+            format!("{} {}{}", device.path, allowed(device.read, "r"), allowed(device.write, "w"))
+        })
+        .collect();
+    if let Some(gpu) = spec.resources.as_ref().and_then(|resources| resources.gpu.as_ref()) {
+        words.push(format!("{} gpu {}", gpu.count.unwrap_or(1), gpu.vendor.as_deref().unwrap_or("nvidia")));
+    }
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
 fn seccomp(spec: &ServiceSpec) -> &'static str {
@@ -128,6 +144,7 @@ mod tests {
                 "cgroup_namespace own",
                 "network_isolation full",
                 "read_only_root writable",
+                "devices none",
                 "seccomp default",
                 "capability_drop default",
             ]
@@ -151,6 +168,11 @@ mod tests {
             ("user: '1000:5'", Control::User, "1000:5"),
             ("hostname: box", Control::UtsNamespace, "box"),
             ("storage: [{ type: named, name: d, target: /d, size: 1Gi }]", Control::DiskLimit, "d 1Gi"),
+            (
+                "devices: [{ path: /dev/a, write: false }]\nresources: { gpu: { count: 2 } }",
+                Control::Devices,
+                "/dev/a r, 2 gpu nvidia",
+            ),
             ("lifecycle: { on_idle: suspend }", Control::Suspend, "on_idle"),
         ] {
             assert_eq!(told(fields), [(control, words.to_owned())], "{fields}");

@@ -173,7 +173,7 @@ fn open_place(path: &Path) -> io::Result<OwnedFd> {
 /// The machine's file system, read-only in all its mounts.
 fn host_tree() -> io::Result<OwnedFd> {
     let tree = clone_tree(Path::new("/"))?;
-    let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: false };
+    let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: true };
     set_mount_attributes(tree.as_fd(), attributes, true)?;
     Ok(tree)
 }
@@ -229,7 +229,9 @@ fn pseudo_file_systems(root: &OwnedFd) -> Result<(), Failure> {
         show(root, &sys, "/sys", Missing::Directory)?;
     }
     let no_suid = MountAttrFlags::MOUNT_ATTR_NOSUID;
-    let dev = new_fs("tmpfs", &[("size", "64k"), ("mode", "755")], no_suid).context("making /dev")?;
+    // Nodes are shown as mounts of their own; one that a program makes can't be opened.
+    let dev = new_fs("tmpfs", &[("size", "64k"), ("mode", "755")], no_suid | MountAttrFlags::MOUNT_ATTR_NODEV)
+        .context("making /dev")?;
     show(root, &dev, "/dev", Missing::Directory)?;
     let no_exec = no_suid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = new_fs("devpts", &[("ptmxmode", "0666"), ("mode", "0620")], no_exec).context("making /dev/pts")?;
@@ -283,28 +285,28 @@ fn cover(found: &OwnedFd) -> io::Result<()> {
         let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         attach(&new_fs("tmpfs", &[("size", "4k"), ("mode", "555")], attributes)?, found)
     } else {
-        attach(&device_tree("null")?, found)
+        attach(&device_tree(Path::new("/dev/null"))?, found)
     }
 }
 
 /// A device node of the machine, verified to be one: a link or a file in its place must not be shown.
-fn device_tree(name: &str) -> io::Result<OwnedFd> {
-    let tree = clone_tree(&Path::new("/dev").join(name))?;
+fn device_tree(path: &Path) -> io::Result<OwnedFd> {
+    let tree = clone_tree(path)?;
     let kind = FileType::from_raw_mode(fstat(tree.as_fd())?.st_mode);
     if kind == FileType::CharacterDevice || kind == FileType::BlockDevice {
         Ok(tree)
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("/dev/{name} is not a device")))
+        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a device", path.display())))
     }
 }
 
 fn devices(root: &OwnedFd, more: &[String]) -> Result<(), Failure> {
     for name in DEVICES {
-        let tree = device_tree(name).with_context(|| format!("opening /dev/{name}"))?;
+        let tree = device_tree(&Path::new("/dev").join(name)).with_context(|| format!("opening /dev/{name}"))?;
         show(root, &tree, &format!("/dev/{name}"), Missing::File)?;
     }
     for path in more {
-        let tree = clone_tree(Path::new(path)).with_context(|| format!("opening the device {path}"))?;
+        let tree = device_tree(Path::new(path)).with_context(|| format!("opening the device {path}"))?;
         show(root, &tree, path, Missing::File)?;
     }
     let dev = place(root.as_fd(), "/dev").context("opening /dev")?;

@@ -9,7 +9,7 @@ use super::program::RESOURCES;
 use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
 use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
-use super::{capabilities, cgroup, confinement};
+use super::{capabilities, cgroup, confinement, devices};
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
 use crate::spec::{Control, ImageRef, NetworkMode, SandboxNetwork, ServiceSpec, Storage};
 use crate::state::Condition;
@@ -87,13 +87,15 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     let mounts = mounts(request, machine, &root, &mut found)?;
     let seccomp = confinement::filter(spec, machine.probe, &mut found);
     let reach = confinement::reach(spec, &root, namespaces, alone, machine.dir.path(), machine.probe, &mut found)?;
+    let devices = devices(spec, machine, shared, &mut found)?;
     let mut env = request.env.clone();
     if shared && reach.files.is_some() {
         let scratch = confinement::scratch(machine.dir.path());
         env.entry("TMPDIR".to_owned()).or_insert_with(|| scratch.to_string_lossy().into_owned());
     }
     let mut limits = limits(spec, &mut found);
-    let bounds = bounds(spec, machine, namespaces);
+    let mut bounds = bounds(spec, machine, namespaces);
+    cgroup::limit_devices(&mut bounds.groups, &machine.probe.homes, machine.group_name, &devices.rules);
     found.extend(bounds.conditions);
     limit_processes(&mut limits, bounds.process_limit);
     let launch = Launch {
@@ -107,7 +109,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         hostname: spec.hostname.clone().unwrap_or_else(|| request.id.hostname()),
         namespaces,
         mounts,
-        devices: spec.devices.iter().map(|device| device.path.clone()).collect(),
+        devices: devices.nodes,
         capabilities: capabilities::wanted(spec).map_err(rejected)?,
         seccomp,
         reach,
@@ -124,6 +126,22 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     single_user(spec, &launch, &mut found);
     require_in(spec, &launch)?;
     Ok((launch, found))
+}
+
+/// The devices that an instance has besides the usual ones.
+fn devices(
+    spec: &ServiceSpec,
+    machine: &Machine<'_>,
+    shared: bool,
+    found: &mut Vec<Condition>,
+) -> Result<devices::Planned, RuntimeError> {
+    let planned = devices::plan(spec, machine.layout, &cgroup::limits_devices(&machine.probe.homes), found)?;
+    if shared && !planned.nodes.is_empty() {
+        let why = "a plain process sees every device of the machine, as far as its user may use it";
+        found.push(unsupported("devices", why));
+        return Ok(devices::Planned::default());
+    }
+    Ok(planned)
 }
 
 /// What holds the instance to its resources.

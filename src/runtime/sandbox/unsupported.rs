@@ -22,20 +22,12 @@ pub fn unsupported(field: &str, why: &str) -> Condition {
 /// Conditions for every field that was written and has no effect.
 pub fn conditions(spec: &ServiceSpec) -> Vec<Condition> {
     let mut found = Vec::new();
-    resources(spec, &mut found);
     namespaces(spec, &mut found);
     sandbox(spec, &mut found);
     storage(spec, &mut found);
     process(spec, &mut found);
     placement(spec, &mut found);
     found
-}
-
-fn resources(spec: &ServiceSpec, found: &mut Vec<Condition>) {
-    let Some(resources) = &spec.resources else { return };
-    if resources.gpu.is_some() {
-        found.push(unsupported("resources.gpu", "give the device nodes in devices instead"));
-    }
 }
 
 fn namespaces(spec: &ServiceSpec, found: &mut Vec<Condition>) {
@@ -103,9 +95,6 @@ fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
             "security_opt",
             "only seccomp=unconfined and no-new-privileges, which always holds, are known",
         ));
-    }
-    if spec.devices.iter().any(|device| device.read == Some(false) || device.write == Some(false)) {
-        found.push(unsupported("devices", "the permissions of the nodes themselves hold, not read and write"));
     }
     let Some(logs) = &spec.logs else { return };
     if logs.destination == Some(Destination::Memory) {

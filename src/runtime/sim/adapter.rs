@@ -28,7 +28,7 @@ const CONCURRENCY: usize = 16;
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Every control: nothing real runs, so there is nothing that could not be confined.
-const CONTROLS: [Control; 18] = [
+const CONTROLS: [Control; 19] = [
     Control::MountNamespace,
     Control::PidNamespace,
     Control::IpcNamespace,
@@ -41,6 +41,7 @@ const CONTROLS: [Control; 18] = [
     Control::PidsLimit,
     Control::IoLimit,
     Control::DiskLimit,
+    Control::Devices,
     Control::Seccomp,
     Control::CapabilityDrop,
     Control::User,

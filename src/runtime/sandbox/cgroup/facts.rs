@@ -219,6 +219,7 @@ mod tests {
             controllers: Controller::ALL.to_vec(),
             kill: false,
             freeze: false,
+            devices: Vec::new(),
             born_in: false,
             settings: vec![],
         };

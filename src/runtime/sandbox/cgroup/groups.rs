@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::devices::DeviceRule;
 use super::hierarchy::Controller;
 use crate::state::Owner;
 
@@ -34,6 +35,9 @@ pub struct Unified {
     pub born_in: bool,
     /// What is written into it.
     pub settings: Vec<Setting>,
+    /// What its processes may do with which device; everything where it is empty.
+    #[serde(default)]
+    pub devices: Vec<DeviceRule>,
 }
 
 /// A group of version 1.

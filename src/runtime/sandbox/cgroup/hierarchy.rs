@@ -19,19 +19,23 @@ pub enum Controller {
     Pids,
     /// Disks; `blkio` in version 1.
     Io,
+    /// Access to devices; version 1 only, as version 2 has programs for it.
+    Devices,
     /// Freezing; version 1 only, as version 2 has it without a controller.
     Freezer,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Memory, Self::Cpu, Self::Cpuset, Self::Pids, Self::Io, Self::Freezer];
+    pub const ALL: [Self; 7] =
+        [Self::Memory, Self::Cpu, Self::Cpuset, Self::Pids, Self::Io, Self::Devices, Self::Freezer];
 
     /// Its name in version 1: a mount option.
     pub const fn legacy_name(self) -> &'static str {
         match self {
             Self::Io => "blkio",
             Self::Freezer => "freezer",
+            Self::Devices => "devices",
             _ => self.unified_name(),
         }
     }
@@ -44,7 +48,7 @@ impl Controller {
             Self::Cpuset => "cpuset",
             Self::Pids => "pids",
             Self::Io => "io",
-            Self::Freezer => "",
+            Self::Devices | Self::Freezer => "",
         }
     }
 }

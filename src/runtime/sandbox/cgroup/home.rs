@@ -38,6 +38,8 @@ pub struct UnifiedHome {
     pub freeze: bool,
     /// Whether processes can be born in its children.
     pub born_in: bool,
+    /// Whether access to devices is limited, or why not.
+    pub devices: Result<(), String>,
     /// Whether swap is limited (`memory.swap.max`).
     pub swap: bool,
     /// File of the weight of disk accesses.
@@ -101,6 +103,7 @@ impl Groups {
             freeze: home.freeze,
             born_in: home.born_in,
             settings: Vec::new(),
+            devices: Vec::new(),
         });
         let legacy = homes.legacy.iter().map(|home| Legacy {
             dir: home.dir.join(name),

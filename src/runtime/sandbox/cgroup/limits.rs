@@ -323,6 +323,7 @@ mod tests {
             kill: true,
             freeze: true,
             born_in: true,
+            devices: Ok(()),
             swap: true,
             io_weight: Some("io.bfq.weight".to_owned()),
         }

@@ -10,6 +10,7 @@
 
 mod control;
 mod delegation;
+mod devices;
 mod facts;
 mod groups;
 mod hierarchy;
@@ -24,6 +25,7 @@ mod watchdog;
 
 pub use control::{can_freeze, clear, freeze, is_frozen, kill, thaw};
 pub use delegation::settle_in;
+pub use devices::{limit_devices, limits_devices};
 pub use facts::{memory_limit, oom_kills, usage};
 pub use groups::{Groups, name};
 pub use home::Homes;

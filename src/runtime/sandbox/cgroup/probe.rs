@@ -110,6 +110,7 @@ fn unified_home(
         controllers,
         kill: file("cgroup.kill"),
         freeze: file("cgroup.freeze"),
+        devices: super::devices::try_out(&place),
         born_in,
         swap: file("memory.swap.max"),
         io_weight: UNIFIED_WEIGHTS.iter().find(|name| file(name)).map(|&name| name.to_owned()),

@@ -48,6 +48,7 @@ impl Seat {
                     limit(groups, dir, setting)?;
                 }
             }
+            super::devices::limit(groups)?;
             Self::open(groups).context("opening the control groups")
         });
         made.inspect_err(|_| {
@@ -191,6 +192,7 @@ pub(super) fn bare(dir: &Path, born_in: bool) -> Groups {
         freeze: dir.join("cgroup.freeze").exists(),
         born_in,
         settings: Vec::new(),
+        devices: Vec::new(),
     };
     Groups { unified: Some(unified), legacy: Vec::new() }
 }

@@ -1,0 +1,199 @@
+//! Devices of the machine that an instance has besides the usual ones: those that its spec declares, and the nodes of
+//! graphics processors. Nothing else can be opened: `/dev` holds no other node, and no mount of an instance lets nodes
+//! that are made in it be opened.
+
+mod gpu;
+mod rules;
+
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::layout::Layout;
+use super::unsupported::unsupported;
+use crate::runtime::{ErrorKind, RuntimeError};
+use crate::spec::{Device, ServiceSpec};
+use crate::state::Condition;
+
+pub use rules::{DeviceKind, DeviceRule, allowed, program};
+
+/// Device nodes of an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// Paths of the nodes, inside as outside.
+    pub nodes: Vec<String>,
+    /// What may be done with which device, where the nodes' own permissions are not to hold.
+    pub rules: Vec<DeviceRule>,
+}
+
+/// Plans the devices of an instance. `control` says whether access can be limited device by device, or why not.
+///
+/// # Errors
+/// `Rejected` where the operator allows none, where what is named is no device, or where this machine has too few
+/// graphics processors; `Failed` where a node is not there, as somebody may still plug it in.
+pub fn plan(
+    spec: &ServiceSpec,
+    layout: &Layout,
+    control: &Result<(), String>,
+    found: &mut Vec<Condition>,
+) -> Result<Planned, RuntimeError> {
+    let gpu = spec.resources.as_ref().and_then(|resources| resources.gpu.as_ref());
+    if spec.devices.is_empty() && gpu.is_none() {
+        return Ok(Planned::default());
+    }
+    if layout.denies_devices() {
+        let what = "remove devices and resources.gpu, or ask the operator of this machine";
+        return Err(rejected(format!("{SWITCHED_OFF}; {what}")));
+    }
+    let mut planned = Planned::default();
+    for (index, device) in spec.devices.iter().enumerate() {
+        if device.mknod == Some(true) {
+            found.push(unsupported(&format!("devices.{index}.mknod"), "nodes that are made inside can't be opened"));
+        }
+        planned.add(&device.path, device)?;
+    }
+    if let Some(gpu) = gpu {
+        found.extend(gpu::without_effect(gpu));
+        let nodes =
+            gpu::nodes(gpu, &gpu::Places::default()).map_err(|why| rejected(format!("resources.gpu: {why}")))?;
+        for node in nodes {
+            let path = node.to_string_lossy().into_owned();
+            planned.add(&path, &Device { path: path.clone(), read: None, write: None, mknod: None })?;
+        }
+    }
+    match control {
+        _ if planned.rules.iter().all(|rule| rule.read && rule.write) => planned.rules.clear(),
+        Ok(()) => {}
+        Err(why) => {
+            let why = format!("the permissions of the nodes themselves hold, not read and write: {why}");
+            found.push(unsupported("devices", &why));
+            planned.rules.clear();
+        }
+    }
+    Ok(planned)
+}
+
+impl Planned {
+    fn add(&mut self, path: &str, device: &Device) -> Result<(), RuntimeError> {
+        super::inside::components(path)
+            .map_err(|error| rejected(format!("devices: the path {path:?} can't be shown: {error}")))?;
+        let data = std::fs::metadata(path).map_err(|error| {
+            let message = format!("devices: {path} can't be opened up: {error}; is it plugged in, its driver loaded?");
+            RuntimeError::new(ErrorKind::Failed, message)
+        })?;
+        let kind = kind(&data).ok_or_else(|| {
+            rejected(format!("devices: {path} is no device; mount files and directories by storage: type: bind"))
+        })?;
+        let number = data.rdev();
+        self.rules.push(DeviceRule {
+            kind,
+            major: rustix::fs::major(number),
+            minor: Some(rustix::fs::minor(number)),
+            read: device.read != Some(false),
+            write: device.write != Some(false),
+        });
+        self.nodes.push(path.to_owned());
+        Ok(())
+    }
+}
+
+/// What kind of device a node stands for; `None` where it is none.
+pub fn kind(data: &Metadata) -> Option<DeviceKind> {
+    let kind = data.file_type();
+    match () {
+        () if kind.is_char_device() => Some(DeviceKind::Character),
+        () if kind.is_block_device() => Some(DeviceKind::Block),
+        () => None,
+    }
+}
+
+fn rejected(message: impl Into<String>) -> RuntimeError {
+    RuntimeError::new(ErrorKind::Rejected, message)
+}
+
+/// What is told of a runtime whose instances may have none.
+pub const SWITCHED_OFF: &str = "devices and graphics processors are switched off (keel run --devices deny)";
+
+/// Name of the file that says that no instance gets devices.
+pub const DENIED: &str = "no-devices";
+
+/// Remembers whether instances of a root may have devices; holds for every later create, whoever asks for it.
+///
+/// # Errors
+/// It can't be written.
+pub fn allow(root: &Path, allowed: bool) -> std::io::Result<()> {
+    let file: PathBuf = root.join(DENIED);
+    if !allowed {
+        return super::layout::private_file().create(true).truncate(true).open(file).map(drop);
+    }
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(fields: &str, control: &Result<(), String>) -> (Result<Planned, RuntimeError>, Vec<String>) {
+        let root = tempfile::tempdir().unwrap();
+        let spec = serde_yaml::from_str(&format!("image: {{ name: host }}\n{fields}")).unwrap();
+        let mut found = Vec::new();
+        let planned = plan(&spec, &Layout::new(root.path()), control, &mut found);
+        (planned, found.into_iter().map(|one| one.message).collect())
+    }
+
+    #[test]
+    fn nodes_are_shown_and_limited_only_where_less_than_all_is_allowed() {
+        let (whole, found) = planned("devices: [{ path: /dev/full }]", &Ok(()));
+        assert_eq!(whole.unwrap(), Planned { nodes: vec!["/dev/full".to_owned()], rules: Vec::new() });
+        assert_eq!(found, Vec::<String>::new());
+        let (part, found) = planned("devices: [{ path: /dev/full, write: false }]", &Ok(()));
+        let rule = DeviceRule { kind: DeviceKind::Character, major: 1, minor: Some(7), read: true, write: false };
+        assert_eq!(part.unwrap().rules, [rule]);
+        assert_eq!(found, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_can_not_be_limited_is_told() {
+        let none = Err("no control group".to_owned());
+        let (planned, found) = planned("devices: [{ path: /dev/full, write: false, mknod: true }]", &none);
+        assert_eq!(planned.unwrap().rules, []);
+        assert!(found[0].contains("nodes that are made inside can't be opened"), "{found:?}");
+        assert!(found[1].contains("the permissions of the nodes themselves hold"), "{found:?}");
+        assert!(found[1].contains("no control group"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_no_device_or_not_there_is_refused() {
+        for (path, kind, words) in [
+            ("/etc/passwd", ErrorKind::Rejected, "is no device"),
+            ("/dev/no-such-device", ErrorKind::Failed, "is it plugged in"),
+            ("/dev/../etc/passwd", ErrorKind::Rejected, "can't be shown"),
+        ] {
+            let error = planned(&format!("devices: [{{ path: {path} }}]"), &Ok(())).0.unwrap_err();
+            assert_eq!(error.kind, kind, "{path}");
+            assert!(error.message.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_operator_switches_devices_off_and_on_again() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        let of = |text: &str| serde_yaml::from_str(text).unwrap();
+        let with = of("image: { name: host }\ndevices: [{ path: /dev/full }]");
+        let gpu = of("image: { name: host }\nresources: { gpu: { count: 1 } }");
+        let without = of("image: { name: host }");
+        allow(root.path(), false).unwrap();
+        for spec in [&with, &gpu] {
+            let error = plan(spec, &layout, &Ok(()), &mut Vec::new()).unwrap_err();
+            assert!(error.message.contains("are switched off (keel run --devices deny); remove devices"), "{error}");
+        }
+        assert_eq!(plan(&without, &layout, &Ok(()), &mut Vec::new()).unwrap(), Planned::default());
+        allow(root.path(), true).unwrap();
+        assert_eq!(plan(&with, &layout, &Ok(()), &mut Vec::new()).unwrap().nodes, ["/dev/full"]);
+        allow(root.path(), true).unwrap();
+    }
+}

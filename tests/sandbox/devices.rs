@@ -1,0 +1,107 @@
+//! Devices: what is declared is there with what is allowed of it, and nothing else can be opened.
+
+use std::path::Path;
+
+use evenkeel::runtime::io::{ExecOutput, ExecRequest};
+use evenkeel::runtime::{ErrorKind, Runtime};
+use futures::StreamExt;
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+
+use crate::support::{Sandbox, request};
+
+/// Number of the device that hands out loop devices: it can be opened by root, and opening it changes nothing.
+const LOOP_CONTROL: (u32, u32) = (10, 237);
+/// Number of a device like /dev/full.
+const FULL: (u32, u32) = (1, 7);
+
+/// A node of a device; none where this user may not make one.
+fn node(folder: &Path, name: &str, (major, minor): (u32, u32)) -> Option<String> {
+    let path = folder.join(name);
+    let mode = Mode::from_raw_mode(0o666);
+    match mknodat(CWD, &path, FileType::CharacterDevice, mode, makedev(major, minor)) {
+        Ok(()) => Some(path.display().to_string()),
+        Err(error) => {
+            eprintln!("skipped: nodes can't be made here: {error}");
+            None
+        }
+    }
+}
+
+/// A shell script that says which of read and write a node takes.
+fn probing(path: &str) -> String {
+    format!("(: <{path}) 2>/dev/null && echo read; (: >{path}) 2>/dev/null && echo write; true")
+}
+
+#[tokio::test]
+async fn a_declared_node_is_there_and_one_that_is_made_can_not_be_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = node(folder.path(), "like-full", FULL) else { return };
+    let sandbox = Sandbox::new();
+    let more = format!("devices: [{{ path: {path} }}]\n");
+    let script = format!(
+        "{}; head -c 3 {path} | od -An -tx1; ls /dev | tr '\\n' ' '; echo; \
+         mknod /dev/made c 1 7 && {{ (: </dev/made) 2>/dev/null && echo opened || echo closed; }}",
+        probing(&path)
+    );
+    let (_, output) = sandbox.script_with(&more, &script).await;
+    let devices = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ";
+    assert_eq!(output, format!("read\nwrite\n 00 00 00\n{devices}\nclosed\n"));
+}
+
+#[tokio::test]
+async fn less_than_all_is_kept_by_the_control_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = node(folder.path(), "control", LOOP_CONTROL) else { return };
+    let sandbox = Sandbox::new();
+    let enforced = {
+        let controls = sandbox.runtime.capabilities().await.unwrap().controls;
+        controls[&evenkeel::runtime::Control::Devices] == evenkeel::runtime::Support::Enforced
+    };
+    for (fields, expected) in [
+        ("", "read\nwrite\n"),
+        (", write: false", "read\n"),
+        (", read: false", "write\n"),
+        (", read: false, write: false", ""),
+    ] {
+        let more = format!("devices: [{{ path: {path}{fields} }}]\n");
+        let (_, output) = sandbox.script_with(&more, &probing(&path)).await;
+        let instance = sandbox.first().await;
+        if enforced {
+            assert_eq!(output, expected, "{fields}");
+        } else {
+            let conditions = sandbox.runtime.list().await.unwrap().instances[0].conditions.clone();
+            assert!(conditions.iter().any(|one| one.message.starts_with("devices has no effect")), "{conditions:?}");
+        }
+        sandbox.runtime.remove(&instance).await.unwrap();
+    }
+    assert!(enforced || !rustix::process::geteuid().is_root(), "root can limit devices in either version");
+}
+
+#[tokio::test]
+async fn commands_that_are_run_inside_are_held_to_the_same_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = node(folder.path(), "control", LOOP_CONTROL) else { return };
+    let sandbox = Sandbox::new();
+    let yaml = format!(
+        "image: {{ name: host }}\ncommand: {{ entrypoint: [sleep, '1000'] }}\ndevices: [{{ path: {path}, write: false }}]\n"
+    );
+    let instance = sandbox.run(&yaml).await;
+    let command = ["sh", "-c", &probing(&path)].map(str::to_owned).to_vec();
+    let request = ExecRequest { command, ..ExecRequest::default() };
+    let session = sandbox.runtime.exec().unwrap().exec(&instance.as_ref(), &request).await.unwrap();
+    let outputs: Vec<ExecOutput> = session.output.map(Result::unwrap).collect().await;
+    assert_eq!(outputs, [ExecOutput::Stdout("read\n".into()), ExecOutput::Exit(0)]);
+    sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_device_is_refused() {
+    let sandbox = Sandbox::new();
+    let yaml = "image: { name: host }\ncommand: { entrypoint: [sleep, '1'] }\ndevices: [{ path: /etc/passwd }]\n";
+    let error = sandbox.runtime.create(&request(yaml, 0)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected);
+    assert!(error.message.contains("/etc/passwd is no device"), "{error}");
+    let yaml = "image: { name: host }\ncommand: { entrypoint: [sleep, '1'] }\nresources: { gpu: { count: 99 } }\n";
+    let error = sandbox.runtime.create(&request(yaml, 0)).await.unwrap_err();
+    assert!(error.message.contains("99 of nvidia are asked for, and this machine has"), "{error}");
+}
