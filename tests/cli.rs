@@ -51,3 +51,6 @@ mod credentials;
 
 #[path = "support/registry.rs"]
 mod registry;
+
+#[path = "cli/removal.rs"]
+mod removal;

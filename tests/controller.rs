@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use evenkeel::clock::VirtualClock;
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled, desired};
+use evenkeel::controller::{Connect, Connected, Core, Declared, Parts, Removed, Scope, Settled, desired};
 use evenkeel::runtime::sim::{Faults, World};
+use evenkeel::runtime::{ErrorKind, Runtime, RuntimeError, Volumes};
 use evenkeel::spec::{Prune, RuntimeKind, merge, parse};
 use evenkeel::state::{Desired, DesiredDeployment, Owner};
 use evenkeel::status::{DeploymentState, Status};
@@ -16,6 +18,11 @@ use tokio::sync::{mpsc, watch};
 
 #[path = "controller/follow.rs"]
 mod follow;
+
+/// What is known of a deployment that is to go.
+fn removed() -> Removed {
+    Removed { prune: Prune::Auto, runtimes: [RuntimeKind::Sim].into() }
+}
 
 struct Rig {
     clock: Arc<VirtualClock>,
@@ -60,7 +67,7 @@ impl Rig {
             scope: Scope::Everything,
             removing: BTreeMap::new(),
             events: None,
-            settled: forget,
+            settled: Some(forget),
         });
         Self { clock, world, core, declare, settled }
     }
@@ -168,12 +175,83 @@ async fn a_removed_deployment_goes_completely_and_is_forgotten() {
     let mut rig = Rig::new();
     rig.declare(&web(2, "hello"));
     rig.until_running().await;
-    let removed = BTreeMap::from([("demo".to_owned(), Prune::Auto)]);
+    let removed = BTreeMap::from([("demo".to_owned(), removed())]);
     rig.declare.send_replace(Arc::new(Declared { synced: true, removed, ..Declared::default() }));
     assert_eq!(rig.settled.recv().await, Some(Settled::Deployment("demo".to_owned())));
     assert_eq!(rig.world.instances(), []);
     assert_eq!(rig.world.networks().len(), 0);
     rig.until("an empty board", |status| status.deployments.is_empty()).await;
+}
+
+/// A runtime that does not answer the first time it is asked.
+struct Late {
+    runtime: Connected,
+    asked: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl Connect for Late {
+    fn kind(&self) -> RuntimeKind {
+        self.runtime.kind()
+    }
+
+    async fn connect(&self) -> evenkeel::runtime::Result<Arc<dyn Runtime>> {
+        if self.asked.swap(true, Ordering::Relaxed) {
+            return self.runtime.connect().await;
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Err(RuntimeError::new(ErrorKind::Unavailable, "it is starting"))
+    }
+}
+
+/// A core that is to remove what ran before, on a runtime that answers late.
+async fn after_a_restart(declared: Declared, removing: BTreeMap<String, Volumes>) -> (Rig, Vec<Settled>) {
+    let rig = Rig::new();
+    rig.declare(&web(2, "hello"));
+    rig.until_running().await;
+    let Rig { clock, world, core, .. } = rig;
+    drop(core);
+    let (declare, declared) = watch::channel(Arc::new(declared));
+    let (forget, settled) = mpsc::channel(8);
+    let runtime = Connected(Arc::new(world.runtime(owner())));
+    let core = Core::start(Parts {
+        runtimes: vec![Arc::new(Late { runtime, asked: AtomicBool::new(false) })],
+        default_runtime: RuntimeKind::Sim,
+        declared,
+        clock: clock.clone(),
+        scope: Scope::Everything,
+        removing,
+        events: None,
+        settled: Some(forget),
+    });
+    let mut rig = Rig { clock, world, core, declare, settled };
+    let mut told = Vec::new();
+    // Past the first failure, and before the next try.
+    tokio::time::sleep(Duration::from_millis(5500)).await;
+    while let Ok(settled) = rig.settled.try_recv() {
+        told.push(settled);
+    }
+    (rig, told)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_go_is_not_forgotten_before_its_runtime_was_heard_of() {
+    let removed = BTreeMap::from([("demo".to_owned(), removed())]);
+    let declared = Declared { synced: true, removed, ..Declared::default() };
+    let (mut rig, told) = after_a_restart(declared, BTreeMap::new()).await;
+    assert_eq!((told, rig.world.instances().len()), (vec![], 2));
+    assert_eq!(rig.settled.recv().await, Some(Settled::Deployment("demo".to_owned())));
+    assert_eq!(rig.world.instances(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_by_name_is_taken_up_again_where_nothing_else_is_known() {
+    let declared = Declared { synced: true, ..Declared::default() };
+    let removing = BTreeMap::from([("demo".to_owned(), Volumes::Remove)]);
+    let (mut rig, told) = after_a_restart(declared, removing).await;
+    assert_eq!((told, rig.world.instances().len()), (vec![], 2));
+    assert_eq!(rig.settled.recv().await, Some(Settled::Deployment("demo".to_owned())));
+    assert_eq!((rig.world.instances(), rig.world.networks().len()), (vec![], 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,7 +271,7 @@ async fn a_new_core_takes_over_what_runs_and_calls_nothing() {
         scope: Scope::Everything,
         removing: BTreeMap::new(),
         events: None,
-        settled: forget,
+        settled: Some(forget),
     });
     let rig = Rig { clock, world, core, declare, settled };
     let after = rig.until_running().await.instances.clone();

@@ -19,15 +19,22 @@ pub struct Args {}
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let gone = if options.is_untouched() {
-            Vec::new()
+        let (gone, has_controller) = if options.is_untouched() {
+            (Vec::new(), false)
         } else {
-            change(options, Unattended::Recorded).await?.approve().await?
+            let client = change(options, Unattended::Recorded).await?;
+            let approved = client.approve().await;
+            let has_controller = client.has_controller();
+            client.close().await;
+            (approved?, has_controller)
         };
         if gone.is_empty() {
             note("nothing is held; there is nothing to approve");
         }
         print(&gone.iter().map(|name| format!("deployment/{name} pruned\n")).collect::<String>())?;
+        if !gone.is_empty() && !has_controller {
+            note("no controller runs, so nothing is stopped until `keel run` or `keel delete`");
+        }
         Ok(Exit::Success)
     }
 }

@@ -30,10 +30,11 @@ const LAST_LINES_DEADLINE: Duration = Duration::from_secs(5);
 /// so at once (supervisord `startsecs`: 1 s). `rollout.min_ready` asks for more.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// Restarts of every instance before anything was asked for.
+/// Restarts of every instance before anything was asked for, by name and revision: those of another revision begin at
+/// zero.
 #[derive(Debug, Clone, Default)]
 pub struct Baseline {
-    restarts: BTreeMap<String, u32>,
+    restarts: BTreeMap<(String, String), u32>,
 }
 
 impl Baseline {
@@ -41,10 +42,14 @@ impl Baseline {
     pub fn of(status: &Status) -> Self {
         let mut restarts = BTreeMap::new();
         for instance in &status.instances {
-            let most: &mut u32 = restarts.entry(instance.name.clone()).or_default();
+            let most: &mut u32 = restarts.entry(Self::key(instance)).or_default();
             *most = (*most).max(instance.restarts);
         }
         Self { restarts }
+    }
+
+    fn key(instance: &InstanceView) -> (String, String) {
+        (instance.name.clone(), instance.revision.clone())
     }
 
     /// Crashes since then that ended in the one that it shows now.
@@ -58,7 +63,7 @@ impl Baseline {
 
     /// Restarts since then.
     fn restarted(&self, instance: &InstanceView) -> u32 {
-        instance.restarts.saturating_sub(self.restarts.get(&instance.name).copied().unwrap_or(0))
+        instance.restarts.saturating_sub(self.restarts.get(&Self::key(instance)).copied().unwrap_or(0))
     }
 }
 
@@ -372,5 +377,15 @@ mod tests {
         let dead = "it is progressing: web: starting";
         assert_eq!(lacking(&status("exited", 5, Some(7)), &crashes), (dead.to_owned(), output(false)));
         assert_eq!(lacking(&status("created", 3, None), &crashes), (dead.to_owned(), None), "it never ended");
+    }
+
+    #[test]
+    fn crashes_of_another_revision_do_not_count_for_this_one() {
+        let mut before = status("exited", 7, Some(1));
+        before.instances[0].revision = "old".to_owned();
+        let baseline = Baseline::of(&before);
+        assert_eq!(baseline.crashes(&before.instances[0]), 1);
+        let after = status("exited", 2, Some(1));
+        assert_eq!(baseline.crashes(&after.instances[0]), 3, "the first run, and two restarts");
     }
 }

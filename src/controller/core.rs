@@ -43,7 +43,7 @@ const MESSAGES: usize = 1024;
 const BURST: usize = 256;
 
 /// What is said of a runtime until it was tried once.
-const NOT_REACHED_YET: &str = "not reached yet";
+pub(super) const NOT_REACHED_YET: &str = "not reached yet";
 
 /// What the core is made of.
 pub struct Parts {
@@ -62,7 +62,7 @@ pub struct Parts {
     /// Told what happened, where anybody keeps a record. What does not fit is left out.
     pub events: Option<mpsc::Sender<Event>>,
     /// Told what needs no remembering any more. What does not fit is told again later.
-    pub settled: mpsc::Sender<Settled>,
+    pub settled: Option<mpsc::Sender<Settled>>,
 }
 
 /// What needs no remembering any more.
@@ -149,7 +149,7 @@ pub struct State {
     pub(super) scope: Scope,
     pub(super) board: Board,
     pub(super) messages: mpsc::Sender<Message>,
-    pub(super) settled: mpsc::Sender<Settled>,
+    pub(super) settled: Option<mpsc::Sender<Settled>>,
     pub(super) events: Option<mpsc::Sender<Event>>,
     pub(super) lanes: JoinSet<()>,
     declarations: watch::Receiver<Arc<Declared>>,
@@ -375,7 +375,9 @@ impl State {
         let declared = self.declared.desired.deployments.keys().cloned();
         let known = self.cache.deployments();
         let removed = self.declared.removed.keys().cloned();
-        for name in declared.chain(known).chain(removed).chain(self.board.deployments()) {
+        // A removal by name may be all that is known of a deployment: volumes are left of it.
+        let removing = self.removing.keys().cloned();
+        for name in declared.chain(known).chain(removed).chain(removing).chain(self.board.deployments()) {
             self.queue.add(&name, now);
         }
         self.board.touch(now, self.cache.len());
@@ -443,7 +445,12 @@ impl State {
 
     /// Tells the store that a removal by name needs no remembering; told again where that does not get through.
     pub(super) fn settle_removal(&mut self, deployment: &str) -> bool {
-        self.settled.try_send(Settled::Removal(deployment.to_owned())).is_ok()
+        self.settle(Settled::Removal(deployment.to_owned()))
+    }
+
+    /// Whether the store was told, where one is to be told.
+    pub(super) fn settle(&mut self, settled: Settled) -> bool {
+        self.settled.as_ref().is_none_or(|store| store.try_send(settled).is_ok())
     }
 
     /// Whether the sources were read and every runtime has either been listed or failed to be.

@@ -1,9 +1,9 @@
 //! What the sources say, as the controller needs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::source::Unwatched;
-use crate::spec::Prune;
+use crate::spec::{Prune, RuntimeKind};
 use crate::state::{Desired, Fate};
 use crate::status::{HoldView, ProblemView, UnwatchedView};
 
@@ -14,8 +14,8 @@ pub struct Declared {
     pub synced: bool,
     /// What should exist.
     pub desired: Desired,
-    /// Deployments that were declared, are not any more, and what their declaration said of that.
-    pub removed: BTreeMap<String, Prune>,
+    /// Deployments that were declared and are not any more.
+    pub removed: BTreeMap<String, Removed>,
     /// Deployments that run on their last good version, and why.
     pub stale: BTreeMap<String, String>,
     /// Deployments that a directory declared which is not watched any more.
@@ -28,10 +28,19 @@ pub struct Declared {
     pub hold: Option<HoldView>,
 }
 
+/// A deployment that is not declared any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// What its declaration said of that.
+    pub prune: Prune,
+    /// Runtimes that its services ran on.
+    pub runtimes: BTreeSet<RuntimeKind>,
+}
+
 impl Declared {
     /// What becomes of a deployment that is not declared.
     pub fn fate(&self, deployment: &str) -> Fate {
-        match self.removed.get(deployment) {
+        match self.removed.get(deployment).map(|removed| removed.prune) {
             Some(Prune::Auto) => Fate::Removed,
             Some(Prune::Never) => Fate::Kept,
             // It runs on a version that can't be read any more, or its file can't be read.

@@ -47,17 +47,10 @@ impl Engine {
         let names: BTreeSet<String> = request.deployments.iter().cloned().collect();
         let mut copies = known.copies.clone();
         copies.retain(|copy| !copy.deployments().is_disjoint(&names));
-        copies.iter_mut().for_each(|copy| copy.without.extend(names.iter().cloned()));
-        let store = self.inner.store.clone();
-        let (marked, volumes) = (names.clone(), request.volumes);
-        blocking(move || {
-            let mut mark = marked.iter().map(|name| store.request_removal(name, volumes));
-            mark.try_for_each(|marked| marked.map_err(local("the removal can't be recorded")))
-        })
-        .await?;
-        self.save(copies).await?;
-        self.take_back(&names).await?;
-        self.ask(|reply| Command::Remove(names.clone(), volumes, reply)).await?;
+        if let Err(error) = self.withdraw(&names, request.volumes, copies.clone()).await {
+            self.declare_again(names, copies).await;
+            return Err(error);
+        }
         self.rescan().await?;
         self.attend_to(names.clone()).await?;
         let notes = names.iter().filter_map(|name| self.still_declared(known.entry(name)?));
@@ -66,6 +59,32 @@ impl Engine {
             results: names.iter().map(|name| (name.clone(), Change::Deleted)).collect(),
             ..Applied::default()
         })
+    }
+
+    /// Has these deployments removed, and takes them out of these copies of applied files.
+    async fn withdraw(
+        &self,
+        names: &BTreeSet<String>,
+        volumes: Volumes,
+        mut copies: Vec<AppliedFile>,
+    ) -> Result<(), EngineError> {
+        let (store, marked) = (self.inner.store.clone(), names.clone());
+        let mark = move || store.request_removals(&marked, volumes).map_err(local("the removal can't be recorded"));
+        blocking(mark).await?;
+        copies.iter_mut().for_each(|copy| copy.without.extend(names.iter().cloned()));
+        self.save(copies).await?;
+        // Before the source says that they are gone: where nothing is left of one, it would be forgotten with what is
+        // to become of its volumes.
+        self.ask(|reply| Command::Remove(names.clone(), volumes, reply)).await?;
+        self.take_back(names).await
+    }
+
+    /// Undoes as much of a removal as was done before it failed.
+    async fn declare_again(&self, names: BTreeSet<String>, copies: Vec<AppliedFile>) {
+        let saved = self.save(copies).await;
+        if let Err(error) = saved.and(self.ask(|reply| Command::Want(names, reply)).await) {
+            tracing::warn!("a removal that failed is not undone: {error}");
+        }
     }
 
     /// Lets the source know, which keeps what it still finds declared.

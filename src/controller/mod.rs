@@ -40,7 +40,7 @@ pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPrevie
 
 pub use self::convert::desired;
 pub use self::core::{Core, Parts, Scope, Settled};
-pub use self::declared::Declared;
+pub use self::declared::{Declared, Removed};
 pub use self::event::Event;
 pub use self::follow::{Bookmark, Followed, Observed, follow};
 pub use self::message::{Command, Message};
@@ -69,7 +69,7 @@ pub struct EngineOptions {
 pub enum Mode {
     /// Look only; takes no lock.
     Observe,
-    /// Record what is applied and deleted, and do nothing about it; takes the lock.
+    /// Record what is applied, deleted and approved, and do nothing about it; takes the lock.
     Record,
     /// Converge what is applied and deleted through this engine, and nothing else; takes the lock.
     OneShot,

@@ -12,17 +12,18 @@ use tokio::time::Instant;
 use super::access::Access;
 use super::apply::blocking;
 use super::core::{Core, Parts, Scope, Settled};
-use super::declared::Declared;
+use super::declared::{Declared, Removed};
 use super::engine::{Engine, Inner};
+use super::event::{self, Event};
 use super::reread::Reread;
-use super::{EngineError, EngineOptions, Mode, convert, event, runtimes};
+use super::{EngineError, EngineOptions, Mode, convert, runtimes};
 use crate::clock::SystemClock;
 use crate::source::{
-    Deleted, DirectorySource, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped, SpecSnapshot,
-    last_roots,
+    self, Deleted, DirectorySource, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped,
+    SpecSnapshot, last_roots,
 };
 use crate::spec::RuntimeKind;
-use crate::state::Desired;
+use crate::state::{Desired, Volumes};
 use crate::status::HoldView;
 use crate::store::{Locked, StateDir, Store};
 
@@ -52,14 +53,7 @@ impl Engine {
         let watched = watched_roots(&options.mode, &store)?;
         let Sources { declared, source, reread, mut tasks } =
             sources(&options.mode, &watched, &state_dir, &store, default_runtime).await?;
-        let (settled, inbox) = mpsc::channel(SETTLED);
-        tasks.spawn(settle(inbox, store.clone(), source.as_ref().map(|source| source.handle.clone())));
-        let (events, recording) = event::record(store.clone());
-        tasks.spawn(recording);
-        let removing = match options.mode {
-            Mode::Observe => BTreeMap::new(),
-            _ => store.removals().map_err(local("the state database can't be read"))?,
-        };
+        let Memory { removing, settled, events } = remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
             runtimes: runtimes::connectors(&options, access, &state_dir, default_runtime, &store),
             default_runtime,
@@ -67,7 +61,7 @@ impl Engine {
             clock: Arc::new(SystemClock),
             scope: scope(&options.mode),
             removing,
-            events: Some(events),
+            events,
             settled,
         });
         let inner = Inner {
@@ -97,6 +91,32 @@ impl Engine {
         // A runtime that takes longer is shown as what it is.
         let _ = tokio::time::timeout(FIRST_LOOK, synced).await;
     }
+}
+
+/// What the core knows from before, and where it notes what it does.
+#[derive(Default)]
+struct Memory {
+    removing: BTreeMap<String, Volumes>,
+    settled: Option<mpsc::Sender<Settled>>,
+    events: Option<mpsc::Sender<Event>>,
+}
+
+/// Opens the memory of an engine that works; one that only looks has none, so that it changes nothing.
+fn remember(
+    access: Access,
+    store: &Arc<Store>,
+    source: Option<&Source>,
+    tasks: &mut JoinSet<()>,
+) -> Result<Memory, EngineError> {
+    if access != Access::Work {
+        return Ok(Memory::default());
+    }
+    let removing = store.removals().map_err(local("the state database can't be read"))?;
+    let (settled, inbox) = mpsc::channel(SETTLED);
+    tasks.spawn(settle(inbox, store.clone(), source.map(|source| source.handle.clone())));
+    let (events, recording) = event::record(store.clone());
+    tasks.spawn(recording);
+    Ok(Memory { removing, settled: Some(settled), events: Some(events) })
 }
 
 /// The state directory and the database.
@@ -256,7 +276,7 @@ pub(super) fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: Runtime
                 .map(|(name, one)| (name.clone(), convert::desired(one, default_runtime)))
                 .collect(),
         },
-        removed: snapshot.removed.clone(),
+        removed: snapshot.removed.iter().map(|(name, one)| (name.clone(), removed(one, default_runtime))).collect(),
         stale: snapshot.stale.clone(),
         unwatched: snapshot.unwatched.clone(),
         unclear: snapshot.unclear.clone(),
@@ -270,6 +290,11 @@ pub(super) fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: Runtime
             .as_ref()
             .map(|hold| HoldView { reason: hold.reason.clone(), missing: hold.missing.clone() }),
     }
+}
+
+fn removed(removed: &source::Removed, default_runtime: RuntimeKind) -> Removed {
+    let runtimes = removed.runtimes.iter().map(|runtime| runtime.unwrap_or(default_runtime));
+    Removed { prune: removed.prune, runtimes: runtimes.collect() }
 }
 
 /// Lets the store forget what needs no remembering.

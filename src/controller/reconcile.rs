@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::core::{Settled, State};
+use super::core::{NOT_REACHED_YET, Settled, State};
 use super::flight::FlightId;
 use super::message::Message;
 use crate::execute::{self, Outcome, Report, Reporter};
@@ -264,7 +264,7 @@ impl State {
             // Its removal was asked for by name, and its declaration is about to go; until then it stays removed.
             return;
         }
-        if desired == Err(Fate::Removed) && self.settled.try_send(Settled::Deployment(deployment.to_owned())).is_err() {
+        if desired == Err(Fate::Removed) && !self.settle(Settled::Deployment(deployment.to_owned())) {
             self.queue.add(deployment, Instant::now() + TELL_AGAIN);
             return;
         }
@@ -273,10 +273,15 @@ impl State {
         self.queue.remove(deployment);
     }
 
-    /// Whether a runtime that was in use does not answer, so that it may still hold something of the deployment.
+    /// Whether a runtime may still hold something of the deployment: one that was not heard of yet, or that does not
+    /// answer and was in use. What is known by its name alone is taken to have run on the default one.
     fn unsure(&self, deployment: &str) -> bool {
-        let asked_for = self.declared.removed.contains_key(deployment) || self.removing.contains_key(deployment);
-        asked_for && self.unreachable.keys().any(|kind| self.runtimes.contains_key(kind))
+        let removed = self.declared.removed.get(deployment);
+        let ran_on =
+            |kind: &RuntimeKind| removed.map_or(self.default_runtime == *kind, |one| one.runtimes.contains(kind));
+        let used = |kind: &RuntimeKind| self.runtimes.contains_key(kind) || ran_on(kind);
+        let asked_for = removed.is_some() || self.removing.contains_key(deployment);
+        asked_for && self.unreachable.iter().any(|(kind, why)| why == NOT_REACHED_YET || used(kind))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::snapshot::Removed;
 use crate::spec::MergedDeployment;
 use crate::store::Declared;
 
@@ -28,6 +29,12 @@ impl Known {
     /// Whether it is declared, as far as is known.
     pub(super) fn is_live(&self) -> bool {
         self.declared.removed_at.is_none()
+    }
+
+    /// What there is to know of it once it is not declared any more.
+    pub(super) fn removed(&self) -> Removed {
+        let services = self.deployment.iter().flat_map(|deployment| deployment.services.values());
+        Removed { prune: self.declared.prune, runtimes: services.map(|service| service.runtime).collect() }
     }
 
     /// Files that it has a part in.

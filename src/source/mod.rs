@@ -31,4 +31,6 @@ pub use bounds::{EMPTY_SETTLE, MAX_DEPTH, MAX_ENTRIES, MAX_FILES, MAX_TOTAL_BYTE
 pub use directory::{DirectorySource, SourceHandle, SourceStopped};
 pub use find::{Found, find};
 pub use scan::{Recording, Scanned, Scanner, SourceError, last_roots};
-pub use snapshot::{Deleted, Effect, FileProblem, Hold, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
+pub use snapshot::{
+    Deleted, Effect, FileProblem, Hold, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched,
+};

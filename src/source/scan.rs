@@ -11,11 +11,11 @@ use super::findings::{Findings, Texts};
 use super::gate::{self, Loss, Losses};
 use super::known::{Inventory, Known, files_of};
 use super::lookout::Lookout;
-use super::snapshot::{Deleted, Hold, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
+use super::snapshot::{Deleted, Hold, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
 use super::trace::WatchPlan;
 use super::verdict::Verdict;
 use crate::clock::Clock;
-use crate::spec::{Merged, MergedDeployment, Prune, merge};
+use crate::spec::{Merged, MergedDeployment, merge};
 use crate::state::SourceRef;
 use crate::store::{Declared, HoldRecord, SourceChange, Store, StoreError};
 
@@ -435,9 +435,9 @@ impl Scanner {
         }
     }
 
-    fn removed(&self) -> BTreeMap<String, Prune> {
+    fn removed(&self) -> BTreeMap<String, Removed> {
         let removed = self.known.iter().filter(|(_, known)| !known.is_live());
-        removed.map(|(name, known)| (name.clone(), known.declared.prune)).collect()
+        removed.map(|(name, known)| (name.clone(), known.removed())).collect()
     }
 
     fn shown_hold(&self, losses: &Losses, settled: bool) -> Option<Hold> {

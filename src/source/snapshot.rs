@@ -1,13 +1,13 @@
 //! What the source says: everything that is declared, and everything that is wrong, at one moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{MergedDeployment, Problem, Prune};
+use crate::spec::{MergedDeployment, Problem, Prune, RuntimeKind};
 use crate::state::SourceRef;
 
 /// A directory tree, or a single file, that declares deployments.
@@ -84,7 +84,7 @@ pub struct SpecSnapshot {
     pub stale: BTreeMap<String, String>,
     /// Deployments of the inventory that are not declared any more, and what that means for them. They stay here until
     /// they are forgotten or declared again.
-    pub removed: BTreeMap<String, Prune>,
+    pub removed: BTreeMap<String, Removed>,
     /// Too much vanished at once: what is missing stays as it was, in `deployments`.
     pub hold: Option<Hold>,
     /// Deployments of directories that are not watched any more: they stay as they were, in `deployments`, until a
@@ -96,6 +96,15 @@ pub struct SpecSnapshot {
     pub unclear: Option<String>,
     /// Why changes are found only by looking from time to time; absent where the roots are watched.
     pub polling: Option<String>,
+}
+
+/// A deployment that is not declared any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// What its declaration said of that.
+    pub prune: Prune,
+    /// Runtimes that its services ran on; none stands for the default one.
+    pub runtimes: BTreeSet<Option<RuntimeKind>>,
 }
 
 /// Pruning is stopped.

@@ -40,7 +40,11 @@ fn worst<'a>(waits: impl Iterator<Item = &'a Wait>) -> Option<String> {
 /// What is to be done and nobody does.
 fn undone(facts: &Facts<'_>, mine: impl Fn(&Step) -> bool) -> Option<String> {
     let step = facts.plan.steps().find(|step| mine(step)).filter(|_| !facts.acting && facts.unwatched.is_none())?;
-    Some(format!("no controller runs; `keel run` or `keel apply` would next {step}"))
+    let other = match facts.desired {
+        Ok(_) => "apply".to_owned(),
+        Err(_) => format!("delete {}", facts.deployment),
+    };
+    Some(format!("no controller runs; `keel run` or `keel {other}` would next {step}"))
 }
 
 /// The worst condition of a service that is not as somebody would wish.

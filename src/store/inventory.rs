@@ -168,11 +168,19 @@ impl Store {
         forget.map(drop).map_err(StoreError::database("take from the inventory of"))
     }
 
-    /// Remembers that a deployment's removal was asked for by name, and what is to become of its named volumes.
-    pub fn request_removal(&self, name: &str, volumes: Volumes) -> Result<(), StoreError> {
-        let sql = "INSERT OR REPLACE INTO removals (name, volumes) VALUES (?, ?)";
-        let request = self.connection().execute(sql, params![name, volumes == Volumes::Remove]);
-        request.map(drop).map_err(StoreError::database("record a removal in"))
+    /// Remembers that the removal of deployments was asked for by name, and what is to become of their named volumes:
+    /// of all of them or, on an error, of none.
+    pub fn request_removals(&self, names: &BTreeSet<String>, volumes: Volumes) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let mut write = || {
+            let transaction = connection.transaction()?;
+            for name in names {
+                let sql = "INSERT OR REPLACE INTO removals (name, volumes) VALUES (?, ?)";
+                transaction.prepare_cached(sql)?.execute(params![name, volumes == Volumes::Remove])?;
+            }
+            transaction.commit()
+        };
+        write().map_err(StoreError::database("record a removal in"))
     }
 
     /// Forgets that a deployment's removal was asked for: it is done, or the deployment is wanted again.

@@ -43,7 +43,7 @@ impl Rig {
     }
 
     fn take_back(&self) {
-        let removed = BTreeMap::from([("demo".to_owned(), Prune::Auto)]);
+        let removed = BTreeMap::from([("demo".to_owned(), crate::removed())]);
         self.declare.send_replace(Arc::new(Declared { synced: true, removed, ..Declared::default() }));
     }
 }

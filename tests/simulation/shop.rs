@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use evenkeel::controller::Declared;
+use evenkeel::controller::{Declared, Removed};
 use evenkeel::runtime::sim::Rng;
 use evenkeel::spec::{MergedDeployment, Prune, RuntimeKind, Strategy, merge, parse};
 use evenkeel::state::{Desired, DesiredDeployment, ServiceName};
@@ -95,7 +95,7 @@ pub struct Source {
     pub broken: BTreeSet<String>,
     styles: BTreeMap<String, u32>,
     good: BTreeMap<String, MergedDeployment>,
-    removed: BTreeMap<String, Prune>,
+    removed: BTreeMap<String, Removed>,
 }
 
 impl Source {
@@ -121,7 +121,8 @@ impl Source {
         let gone: Vec<String> = self.good.keys().filter(|name| !self.shop.contains_key(*name)).cloned().collect();
         for name in gone {
             self.good.remove(&name);
-            self.removed.insert(name, Prune::Auto);
+            let runtimes = [RuntimeKind::Sim].into();
+            self.removed.insert(name, Removed { prune: Prune::Auto, runtimes });
         }
         self.removed.retain(|name, _| !self.good.contains_key(name));
         self.declared()

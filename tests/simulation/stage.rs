@@ -145,7 +145,7 @@ impl Stage {
             scope: Scope::Everything,
             removing: std::collections::BTreeMap::new(),
             events: None,
-            settled: settle,
+            settled: Some(settle),
         });
         self.controller = Some(Controller { core, declared, settled });
     }

@@ -42,7 +42,7 @@ pub fn names(snapshot: &SpecSnapshot) -> Vec<&str> {
 }
 
 pub fn removed(snapshot: &SpecSnapshot) -> Vec<(&str, Prune)> {
-    snapshot.removed.iter().map(|(name, prune)| (name.as_str(), *prune)).collect()
+    snapshot.removed.iter().map(|(name, one)| (name.as_str(), one.prune)).collect()
 }
 
 /// Every problem as it is printed, files by their name, with the effect.

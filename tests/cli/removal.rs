@@ -1,0 +1,86 @@
+//! Removals by name that are asked for by one process and carried out by another.
+
+use std::path::PathBuf;
+
+use crate::rig::Rig;
+
+/// An instance with a named volume.
+const KEEPER: &str = "version: v1\ndeployment: keeper\nservices:\n  web:\n    image: { name: host }\n    \
+                      command: { entrypoint: [sleep, '100000'] }\n    stop_grace_period: 1s\n    \
+                      storage: [{ type: named, name: data, target: /tmp/data }]\n";
+
+fn volume(rig: &Rig) -> PathBuf {
+    rig.path("state/sandbox/volumes/keeper/data")
+}
+
+/// How many rows a table of the state database has.
+fn rows(rig: &Rig, table: &str) -> i64 {
+    let database = rusqlite::Connection::open(rig.path("state/keel.db")).unwrap();
+    database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn whoever_only_looks_forgets_no_removal() {
+    for _ in 0..3 {
+        let rig = Rig::new("sandbox");
+        rig.write("keeper.yaml", KEEPER);
+        rig.keel(&["apply", "-f", "keeper.yaml"]).expect_code(0);
+        rig.keel(&["delete", "keeper", "--volumes", "--no-wait"]).expect_code(0);
+        for _ in 0..3 {
+            let shown = rig.keel(&["get", "deployments"]).expect_code(0).out;
+            assert!(
+                shown.contains("no controller runs; `keel run` or `keel delete keeper` would next remove"),
+                "{shown}"
+            );
+        }
+        assert_eq!((rows(&rig, "removals"), rows(&rig, "deployments")), (1, 1));
+        let _controller = rig.controller();
+        rig.until("nothing is left", || rig.get("instances").is_empty() && !volume(&rig).exists());
+        rig.until("it is forgotten", || (rows(&rig, "removals"), rows(&rig, "deployments")) == (0, 0));
+    }
+}
+
+#[test]
+fn volumes_of_which_nothing_else_is_known_go_with_the_next_controller() {
+    for _ in 0..5 {
+        let rig = Rig::new("sandbox");
+        rig.write("keeper.yaml", KEEPER);
+        rig.keel(&["apply", "-f", "keeper.yaml"]).expect_code(0);
+        rig.keel(&["delete", "keeper"]).expect_code(0);
+        rig.keel(&["delete", "keeper", "--volumes", "--no-wait"]).expect_code(0);
+        assert_eq!((rows(&rig, "removals"), rows(&rig, "deployments"), volume(&rig).exists()), (1, 0, true));
+        rig.keel(&["get", "all"]).expect_code(0);
+        let _controller = rig.controller();
+        rig.until("the volume is gone", || !volume(&rig).exists());
+        rig.until("it is forgotten", || rows(&rig, "removals") == 0);
+    }
+}
+
+#[test]
+fn looking_writes_no_history() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/broken.yaml", "deployment: [\n");
+    rig.controller().end("TERM").expect_code(0);
+    let before = rows(&rig, "events");
+    for _ in 0..3 {
+        rig.keel(&["get", "deployments"]).expect_code(0);
+    }
+    assert_eq!(rows(&rig, "events"), before);
+}
+
+#[test]
+fn what_is_approved_without_a_controller_goes_with_the_next_one() {
+    let rig = Rig::new("sandbox");
+    std::fs::create_dir(rig.path("other")).unwrap();
+    rig.write("specs/keeper.yaml", KEEPER);
+    let controller = rig.controller();
+    rig.until_running("keeper", 1);
+    controller.end("TERM").expect_code(0);
+    rig.controller_on("other", &[]).end("TERM").expect_code(0);
+    let done = rig.keel(&["approve"]).expect_code(0);
+    assert_eq!(done.out, "deployment/keeper pruned\n");
+    assert_eq!(done.err, "no controller runs, so nothing is stopped until `keel run` or `keel delete`\n");
+    assert_eq!(rig.get("instances").len(), 1);
+    rig.keel(&["run", "other", "--once"]).expect_code(0);
+    assert!(rig.get("instances").is_empty());
+}
