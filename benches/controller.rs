@@ -69,7 +69,7 @@ async fn scene(deployments: usize, replicas: u32) {
         scope: Scope::Everything,
         removing: BTreeMap::new(),
         events: None,
-        settled: forget,
+        settled: Some(forget),
     });
     let count = deployments * replicas as usize;
     let began = Instant::now();

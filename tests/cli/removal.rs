@@ -29,7 +29,7 @@ fn whoever_only_looks_forgets_no_removal() {
         for _ in 0..3 {
             let shown = rig.keel(&["get", "deployments"]).expect_code(0).out;
             assert!(
-                shown.contains("no controller runs; `keel run` or `keel delete keeper` would next remove"),
+                shown.contains("no controller runs; `keel run` or `keel delete keeper` would next stop"),
                 "{shown}"
             );
         }
