@@ -5,9 +5,8 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
-use tokio_util::task::AbortOnDropHandle;
 
-use super::exec::{CONTENT, encode, first, forward};
+use super::exec::{CONTENT, encode, first, gone};
 use super::frame::{Frame, frames};
 use super::{ApiError, AttachStart, Attached, Kind};
 use crate::controller::Engine;
@@ -20,12 +19,7 @@ pub(super) async fn attach(State(engine): State<Engine>, body: Body) -> Result<R
     let (instance, session) = engine.attach(&target, &start.request).await?;
     let attached = Attached { instance, tty: session.tty };
     let attached = Frame::Attached(serde_json::to_vec(&attached).unwrap_or_default().into());
-    // Ends with the output.
-    let forward = AbortOnDropHandle::new(tokio::spawn(forward(input, session.input)));
-    let output = session.output.map(move |output| {
-        let _ends_with_the_output = &forward;
-        encode(output).encode()
-    });
+    let output = session.output.take_until(gone(input, session.input)).map(|output| encode(output).encode());
     let frames = stream::once(async move { attached.encode() }).chain(output);
     let body = Body::from_stream(frames.map(Ok::<_, std::convert::Infallible>));
     Ok(([(CONTENT_TYPE, CONTENT)], body).into_response())

@@ -31,12 +31,8 @@ pub(super) async fn exec(State(engine): State<Engine>, body: Body) -> Result<Res
         return Err(ApiError::new(Kind::Invalid, "the command is empty"));
     }
     let session = engine.exec(&target, &start.request).await?;
-    // Ends with the output: whoever waits for more input would keep the instance's session open.
-    let forward = AbortOnDropHandle::new(tokio::spawn(forward(input, session.input)));
-    let output = session.output.map(move |output| {
-        let _ends_with_the_output = &forward;
-        Ok::<_, std::convert::Infallible>(encode(output).encode())
-    });
+    let output = session.output.take_until(gone(input, session.input));
+    let output = output.map(|output| Ok::<_, std::convert::Infallible>(encode(output).encode()));
     Ok(([(CONTENT_TYPE, CONTENT)], Body::from_stream(output)).into_response())
 }
 
@@ -55,19 +51,40 @@ pub(super) async fn first<T: DeserializeOwned>(
     }
 }
 
-/// Hands input on until it ends; dropping the sender then closes standard input.
-pub(super) async fn forward(
-    mut input: impl Stream<Item = Result<Frame, ApiError>> + Unpin,
+/// Hands input on, in a task that ends with what waits for it: whoever waits for more input would keep the instance's
+/// session open. Ready once the client is gone, which nothing else tells while there is no output to send.
+pub(super) async fn gone(
+    input: impl Stream<Item = Result<Frame, ApiError>> + Send + Unpin + 'static,
     to: mpsc::Sender<ExecInput>,
 ) {
-    while let Some(Ok(frame)) = input.next().await {
-        let input = match frame {
-            Frame::Stdin(bytes) => ExecInput::Data(bytes),
-            Frame::Resize(columns, rows) => ExecInput::Resize(columns, rows),
-            _ => return,
+    match AbortOnDropHandle::new(tokio::spawn(forward(input, to))).await {
+        Ok(InputEnd::BrokenOff) => {}
+        Ok(InputEnd::Complete) | Err(_) => std::future::pending().await,
+    }
+}
+
+/// How the input of a client ended.
+enum InputEnd {
+    /// It was closed, or is not read any more; output goes on.
+    Complete,
+    /// The client is gone, or sends what it may not.
+    BrokenOff,
+}
+
+/// Hands input on until it ends; dropping the sender then closes standard input.
+async fn forward(
+    mut input: impl Stream<Item = Result<Frame, ApiError>> + Unpin,
+    to: mpsc::Sender<ExecInput>,
+) -> InputEnd {
+    loop {
+        let input = match input.next().await {
+            Some(Ok(Frame::Stdin(bytes))) => ExecInput::Data(bytes),
+            Some(Ok(Frame::Resize(columns, rows))) => ExecInput::Resize(columns, rows),
+            Some(Ok(_) | Err(_)) => return InputEnd::BrokenOff,
+            None => return InputEnd::Complete,
         };
         if to.send(input).await.is_err() {
-            return;
+            return InputEnd::Complete;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use crate::engine::{self, Kind};
 use crate::rig::{Done, Rig, is_alive, signal};
@@ -75,15 +76,21 @@ fn conversation(rig: &Rig) {
     second.say("two\n");
     assert_eq!(second.line(), "heard two\n", "only what is written from now on");
     drop(second.child.stdin.take());
-    let mut third_sees = Attached::new(rig, &["attach", "talk/web"]);
     signal(second.child.id(), "TERM");
     second.end().expect_code(143);
     let mut fourth = Attached::new(rig, &["attach", "-i", "talk/web"]);
-    fourth.say("three\n");
-    assert_eq!(fourth.line(), "heard three\n");
-    assert_eq!(third_sees.line(), "heard three\n", "one who only looks sees it too");
+    let mut third = Attached::new(rig, &["attach", "talk/web"]);
+    let sees = std::thread::spawn(move || (third.line(), third));
+    // Until the one who only looks is attached as well.
+    while !sees.is_finished() {
+        fourth.say("three\n");
+        assert_eq!(fourth.line(), "heard three\n");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (line, third) = sees.join().unwrap();
+    assert_eq!(line, "heard three\n");
     fourth.say("end\n");
-    assert_eq!((fourth.end().code, third_sees.end().code), (7, 7), "the program's own code");
+    assert_eq!((fourth.end().code, third.end().code), (7, 7), "the program's own code");
 }
 
 #[test]
@@ -112,14 +119,20 @@ fn one_at_a_time_writes_through_a_controller_too() {
     drop(writer.child.stdin.take());
     signal(writer.child.id(), "KILL");
     writer.end();
-    let mut next = Attached::new(&rig, &["attach", "-i", "talk/web"]);
-    next.say("end\n");
-    assert_eq!(next.end().code, 7, "one that was killed is not waited for");
+    // The controller notices a moment later that the killed one has left.
+    rig.until("the next one may write", || {
+        let mut next = Attached::new(&rig, &["attach", "-i", "talk/web"]);
+        // One that is refused reads no more.
+        let _ = next.child.stdin.as_mut().unwrap().write_all(b"end\n");
+        let done = next.end();
+        assert!(done.code == 7 || done.err.contains("somebody else is attached"), "{done:?}");
+        done.code == 7
+    });
 }
 
 #[test]
 fn a_program_without_input_is_watched_and_not_written_to() {
-    let script = "echo up; until [ -e go ]; do sleep 0.05; done; echo more; echo oops >&2; exit 3";
+    let script = "echo up; until [ -e go ]; do echo tick; sleep 0.05; done; echo more; echo oops >&2; exit 3";
     let rig = Rig::new("sandbox");
     let folder = rig.path("specs");
     let text = format!(
@@ -132,12 +145,11 @@ fn a_program_without_input_is_watched_and_not_written_to() {
     let rig = started(rig, &text);
     let refused = rig.keel(&["attach", "-i", "talk/web"]).expect_code(125);
     assert!(refused.err.contains("has no standard input; write stdin_open: true"), "{}", refused.err);
-    let watcher = Attached::new(&rig, &["attach", "talk/web"]);
-    // It says nothing until then; what is written before it is attached is not its matter.
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    let mut watcher = Attached::new(&rig, &["attach", "talk/web"]);
+    assert_eq!(watcher.line(), "tick\n", "from now on only");
     rig.write("specs/go", "");
     let done = watcher.end();
-    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (3, "more\n", "oops\n"));
+    assert_eq!((done.code, done.out.trim_start_matches("tick\n"), done.err.as_str()), (3, "more\n", "oops\n"));
     rig.keel(&["attach", "talk/web"]).expect_code(125);
     rig.keel(&["attach", "talk/ghost"]).expect_code(125);
 }
