@@ -5,6 +5,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod attach;
 mod devices;
 mod images;
 mod isolation;

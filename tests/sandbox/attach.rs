@@ -1,0 +1,127 @@
+//! Attaching to programs: input, terminals, and those who come and go.
+
+use std::time::Duration;
+
+use evenkeel::runtime::io::{AttachRequest, AttachSession, ExecInput, ExecOutput};
+use evenkeel::runtime::{ErrorKind, Result, Runtime};
+use evenkeel::state::InstanceRef;
+use futures::StreamExt;
+
+use crate::support::{PATIENCE, Sandbox};
+
+/// Answers each line that is typed, until it reads `end`.
+const TALK: &str = "echo up; while read -r line; do [ $line = end ] && exit 7; echo heard $line; done; exit 9";
+/// Tells the size of its terminal for each line that is typed.
+const SIZES: &str = "tty; echo up; while read -r line; do stty size; done";
+
+async fn started(sandbox: &Sandbox, script: &str, more: &str) -> InstanceRef {
+    let yaml = format!(
+        "image: {{ name: host }}\ncommand: {{ entrypoint: [/bin/busybox, sh, -c, {}] }}\n{more}",
+        serde_json::Value::from(script)
+    );
+    let instance = sandbox.run(&yaml).await.as_ref();
+    sandbox.wrote(&instance, "up").await;
+    instance
+}
+
+async fn attach(sandbox: &Sandbox, instance: &InstanceRef, stdin: bool) -> Result<AttachSession> {
+    let request = AttachRequest { stdin, size: Some((97, 31)) };
+    sandbox.runtime.attach().unwrap().attach(instance, &request).await
+}
+
+async fn say(session: &AttachSession, text: &'static str) {
+    session.input.send(ExecInput::Data(text.into())).await.unwrap();
+}
+
+/// The next item of the output; none at its end.
+async fn next(session: &mut AttachSession) -> Option<ExecOutput> {
+    session.output.next().await.map(Result::unwrap)
+}
+
+/// Reads until this was written.
+async fn until(session: &mut AttachSession, wanted: &str) -> String {
+    let mut seen = String::new();
+    let read = async {
+        while !seen.contains(wanted) {
+            match next(session).await {
+                Some(ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes)) => {
+                    seen.push_str(&String::from_utf8_lossy(&bytes));
+                }
+                other => panic!("{other:?} after {seen:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("{wanted:?} does not come"));
+    seen
+}
+
+#[tokio::test]
+async fn lines_are_answered_and_the_end_is_the_programs_own() {
+    let sandbox = Sandbox::new();
+    let instance = started(&sandbox, TALK, "stdin_open: true\n").await;
+    let mut first = attach(&sandbox, &instance, true).await.unwrap();
+    assert!(!first.tty);
+    say(&first, "one\n").await;
+    assert_eq!(until(&mut first, "heard one\n").await, "heard one\n", "from now on only");
+    let refused = attach(&sandbox, &instance, true).await.err().unwrap();
+    assert_eq!(refused.kind, ErrorKind::Rejected);
+    assert!(refused.message.contains("somebody else is attached to its input"), "{refused}");
+    let mut watching = attach(&sandbox, &instance, false).await.unwrap();
+    drop(first);
+    // The supervisor hears of it a moment later.
+    let mut second = loop {
+        match attach(&sandbox, &instance, true).await {
+            Ok(session) => break session,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    say(&second, "two\nend\n").await;
+    for session in [&mut second, &mut watching] {
+        until(session, "heard two\n").await;
+        assert_eq!(next(session).await, Some(ExecOutput::Exit(7)));
+        assert_eq!(next(session).await, None);
+    }
+    let gone = attach(&sandbox, &instance, false).await.err().unwrap();
+    assert!(gone.message.contains("does not run (exited)"), "{gone}");
+}
+
+#[tokio::test]
+async fn a_terminal_is_the_programs_own_and_has_the_size_of_who_is_attached() {
+    let sandbox = Sandbox::new();
+    let instance = started(&sandbox, SIZES, "stdin_open: true\ntty: true\n").await;
+    assert!(sandbox.output(&instance).starts_with("/dev/pts/0"), "{}", sandbox.output(&instance));
+    let mut session = attach(&sandbox, &instance, true).await.unwrap();
+    assert!(session.tty);
+    say(&session, "x\r").await;
+    let seen = until(&mut session, "31 97").await;
+    assert!(seen.starts_with("x\r\n"), "what is typed is echoed: {seen:?}");
+    session.input.send(ExecInput::Resize(100, 40)).await.unwrap();
+    say(&session, "y\r").await;
+    until(&mut session, "40 100").await;
+    // Control-C reaches the program as a signal.
+    say(&session, "\u{3}").await;
+    let mut last = None;
+    while let Some(output) = next(&mut session).await {
+        last = Some(output);
+    }
+    assert_eq!(last, Some(ExecOutput::Exit(130)));
+}
+
+#[tokio::test]
+async fn a_terminal_without_open_input_is_watched_alone() {
+    let sandbox = Sandbox::new();
+    let script = "echo up; until [ -e /tmp/go ]; do sleep 0.05; done; stty size; exit 3";
+    let instance = started(&sandbox, script, "tty: true\n").await;
+    let refused = attach(&sandbox, &instance, true).await.err().unwrap();
+    assert!(refused.message.contains("write stdin_open: true"), "{refused}");
+    let mut session = attach(&sandbox, &instance, false).await.unwrap();
+    let request = evenkeel::runtime::io::ExecRequest {
+        command: ["touch", "/tmp/go"].map(str::to_owned).to_vec(),
+        ..Default::default()
+    };
+    let made = sandbox.runtime.exec().unwrap().exec(&instance, &request).await.unwrap();
+    let outputs: Vec<ExecOutput> = made.output.map(Result::unwrap).collect().await;
+    assert_eq!(outputs, [ExecOutput::Exit(0)]);
+    until(&mut session, "31 97").await;
+    assert_eq!(next(&mut session).await, Some(ExecOutput::Exit(3)));
+}
