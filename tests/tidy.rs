@@ -29,6 +29,8 @@ const STAYS_IN: &[(&str, &str)] = &[
     ("hyper_rustls", "src/runtime/sandbox/image"),
     ("rustls", "src/runtime/sandbox/image"),
     ("ruzstd", "src/runtime/sandbox/image"),
+    ("netlink_packet_core", "src/runtime/sandbox/network"),
+    ("netlink_packet_route", "src/runtime/sandbox/network"),
     ("rustix", "src/runtime/sandbox"),
     ("libc", "src/runtime/sandbox"),
 ];

@@ -157,7 +157,7 @@ async fn without_a_network_there_is_loopback_and_nothing_else() {
     );
     // It answers those that share the machine's network.
     std::thread::spawn(move || while listener.accept().is_ok() {});
-    let with = run(&sandbox, &shell(&script)).await;
+    let with = run(&sandbox, &(shell(&script) + "\nnetwork_mode: host")).await;
     assert!(with.starts_with("loopback\n") && with.ends_with("reached\nend\n"), "{with}");
     let without = request(&(shell(&script) + "\nsandbox: { network: none }"), 1);
     let created = sandbox.runtime.create(&without).await.unwrap();
@@ -179,14 +179,14 @@ async fn capabilities_are_those_of_docker_without_what_was_dropped() {
 #[tokio::test]
 async fn what_is_required_and_not_enforced_is_refused_and_what_is_ignored_is_told() {
     let sandbox = Sandbox::new();
-    let yaml = shell("true") + "\nsandbox: { require: [pid_namespace, service_names] }";
+    let yaml = shell("true") + "\nsandbox: { require: [pid_namespace, activity] }";
     let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Rejected);
-    assert!(error.message.contains("service_names"), "{error}");
-    let yaml = shell("true") + "\ncgroup_parent: /elsewhere\nextra_hosts: ['a:1.2.3.4']";
+    assert!(error.message.contains("activity"), "{error}");
+    let yaml = shell("true") + "\ncgroup_parent: /elsewhere\nsysctls: { net.core.somaxconn: 9 }\nnetwork_mode: host";
     let created = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap();
     let told: Vec<_> = created.conditions.iter().map(|c| (c.kind.as_str(), c.reason.as_str())).collect();
-    assert_eq!(told, [("UnsupportedField", "ExtraHosts"), ("UnsupportedField", "CgroupParent")]);
+    assert_eq!(told, [("UnsupportedField", "Sysctls"), ("UnsupportedField", "CgroupParent")]);
 }
 
 #[tokio::test]

@@ -158,10 +158,10 @@ pub fn report(probe: &Probe) -> Capabilities {
             },
             Err(why) => Support::Absent { why: why.clone() },
         }),
-        (
-            Control::ServiceNames,
-            Support::Absent { why: "instances listen on the machine's own network, on the port in PORT".to_owned() },
-        ),
+        (Control::ServiceNames, match probe.namespaces.clone().and(probe.network.clone()).and(probe.bridge.clone()) {
+            Ok(()) => Support::Enforced,
+            Err(why) => Support::Absent { why: format!("instances have the machine's own network: {why}") },
+        }),
         (
             Control::Activity,
             Support::Absent { why: "a silent program is not an idle one, and nothing else is observed".to_owned() },

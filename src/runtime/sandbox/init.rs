@@ -15,6 +15,7 @@ use super::attach::Console;
 use super::cgroup::{Seat, Window};
 use super::failure::{Context, Failure};
 use super::layout::InstanceDir;
+use super::network::{Handover, Wire};
 use super::program::{Program, confine, environment, execute};
 use super::record::{Identity, Launch, Root};
 use super::rootfs;
@@ -40,6 +41,10 @@ pub struct Ends {
     pub seat: Seat,
     /// Takes its /proc, where the supervisor wants to look at the processes in it.
     pub window: Option<Window>,
+    /// Its way into the network of its deployment.
+    pub wire: Option<Wire>,
+    /// Takes its network, where the supervisor wants to hand connections on.
+    pub handover: Option<Handover>,
 }
 
 /// User and group outside, for the map of a user namespace.
@@ -68,8 +73,8 @@ impl Outside {
 
 /// Runs as the first process of an instance; never returns.
 pub fn run(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Outside, ends: Ends) -> ! {
-    let Ends { console, mut outcome, gate, status, seat, window } = ends;
-    let prepared = prepare(launch, dir, identity, outside, &seat, window.as_ref());
+    let Ends { console, mut outcome, gate, status, seat, window, wire, handover } = ends;
+    let prepared = prepare(launch, dir, identity, outside, &seat, window.as_ref(), (wire, handover));
     drop((seat, window));
     let result = prepared.and_then(|()| {
         if launch.init && launch.namespaces.pid {
@@ -109,6 +114,7 @@ fn prepare(
     outside: Outside,
     seat: &Seat,
     window: Option<&Window>,
+    (wire, handover): (Option<Wire>, Option<Handover>),
 ) -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("binding to the supervisor")?;
     // Before anything else: what this process and its children use from here on is the instance's.
@@ -126,8 +132,13 @@ fn prepare(
     if launch.namespaces.uts {
         rustix::system::sethostname(launch.hostname.as_bytes()).context("setting the host name")?;
     }
-    if launch.namespaces.net {
-        sys::loopback_up().context("bringing the loopback interface up")?;
+    match wire {
+        Some(mut wire) => wire.connect()?,
+        None if launch.namespaces.net => sys::loopback_up().context("bringing the loopback interface up")?,
+        None => {}
+    }
+    if let Some(handover) = handover {
+        handover.hand_out(launch.namespaces.user).context("showing the network to the supervisor")?;
     }
     if launch.namespaces.mount && launch.root != Root::Shared {
         rootfs::enter(launch, dir)?;

@@ -14,8 +14,10 @@
 //!                     copy/         copy of an image, where there are no layers
 //!                     anonymous/N/  its own volumes
 //!                     exec/         requests and answers of commands that are being started
+//!                     names/        its own hosts and resolv.conf
 //! ROOT/instances/.new-*, .gone-*    being made, being removed
 //! ROOT/volumes/DEPLOYMENT/NAME/     named volumes
+//! ROOT/networks/BRIDGE/             networks of deployments (`network/attachment.rs`)
 //! ROOT/images/                      images (`image/store.rs`)
 //! ROOT/no-devices                   there while instances may have no devices of the machine
 //! ROOT/ports.lock                   next port to assign
@@ -71,6 +73,16 @@ impl Layout {
         self.root.join("volumes").join(deployment)
     }
 
+    /// Networks of all deployments.
+    pub fn networks(&self) -> PathBuf {
+        self.root.join("networks")
+    }
+
+    /// The network with this bridge.
+    pub fn network(&self, bridge: &str) -> PathBuf {
+        self.networks().join(bridge)
+    }
+
     /// Lock and counter of port numbers.
     pub fn ports(&self) -> PathBuf {
         self.root.join("ports.lock")
@@ -93,6 +105,7 @@ impl Layout {
     pub fn prepare(&self) -> io::Result<()> {
         make_private(&self.root)?;
         make_private(&self.instances())?;
+        make_private(&self.networks())?;
         make_private(&self.root.join("volumes"))
     }
 
@@ -163,6 +176,11 @@ impl InstanceDir {
     /// Its own copy of an image.
     pub fn copy(&self) -> PathBuf {
         self.0.join("copy")
+    }
+
+    /// One of its own files about names.
+    pub fn name_file(&self, name: &str) -> PathBuf {
+        self.0.join("names").join(name)
     }
 
     /// Commands that are being started.

@@ -1,6 +1,5 @@
 //! Creating, starting, stopping and removing instances.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -18,21 +17,22 @@ use super::bounds::{FILE_LIMIT, REMOVE_LIMIT};
 use super::cgroup;
 use super::copy::copy;
 use super::image::filled;
-use super::layout::{Durability, Layout, make_private, read_json, write_json};
+use super::layout::{Durability, make_private, write_json};
+use super::network::Texts;
 use super::observe::{Entry, Found};
 use super::probe::Probe;
 use super::process::ProcessKey;
 use super::record::{RECORD_VERSION, Record, Root, Run, Started, StopOrder};
 use super::requested::requested;
-use super::translate::{Machine, is_reachable, launch};
+use super::translate::{Machine, launch};
 use super::watch::ended;
 use super::{
-    Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, confinement, dispatch, failed, not_found, ports,
-    remove, settle,
+    Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, confinement, dispatch, failed, not_found, remove,
+    settle,
 };
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
-use crate::spec::{EndpointProtocol, PortProtocol, Signal as SpecSignal};
-use crate::state::{InstanceRef, Phase, PortBinding, StopCause, StopPolicy};
+use crate::spec::Signal as SpecSignal;
+use crate::state::{InstanceRef, Phase, StopCause, StopPolicy};
 
 /// Longest time that a start may take: the supervisor's own limit, and some for itself.
 const START_LIMIT: Duration = Duration::from_secs(100);
@@ -131,9 +131,11 @@ impl Inner {
             requested: requested(&request.spec),
             launch,
         };
-        self.give_port(request, &mut record)?;
-        self.write_new(&name, &record)
-            .map_err(|error| failed(&format!("creating {}", dir.path().display()), &error))?;
+        let texts = self.connect(probe, request, &name, &mut record)?;
+        self.write_new(&name, &record, &texts).map_err(|error| {
+            self.disconnect(&name, &record.launch.network);
+            failed(&format!("creating {}", dir.path().display()), &error)
+        })?;
         match self.view.one(&name) {
             Ok(Entry::Ours(found)) => Ok(*found),
             Ok(Entry::Nothing | Entry::Foreign(_)) => {
@@ -143,39 +145,8 @@ impl Inner {
         }
     }
 
-    /// Assigns a port where the service has endpoints, and reports the one that holds.
-    fn give_port(&self, request: &CreateRequest, record: &mut Record) -> Result<()> {
-        let spec = &request.spec;
-        let Some(endpoint) = spec.endpoints.first() else { return Ok(()) };
-        let own = record.launch.env.get("PORT").map(|port| port.parse::<u16>());
-        let port = match own {
-            Some(Ok(port)) => port,
-            // Somebody's own meaning of PORT; nothing is known about where it listens.
-            Some(Err(_)) => return Ok(()),
-            None => {
-                let port = ports::assign(&self.view.layout, &self.config.owner, || taken(&self.view.layout))
-                    .map_err(|error| failed("assigning a port", &error))?;
-                record.launch.env.insert("PORT".to_owned(), port.to_string());
-                record.port = Some(port);
-                port
-            }
-        };
-        if is_reachable(spec, &record.launch) {
-            let protocol = match endpoint.protocol {
-                EndpointProtocol::Udp => PortProtocol::Udp,
-                EndpointProtocol::Http
-                | EndpointProtocol::Https
-                | EndpointProtocol::Tcp
-                | EndpointProtocol::Websocket => PortProtocol::Tcp,
-            };
-            let host_ip = "127.0.0.1".to_owned();
-            record.ports.push(PortBinding { container_port: port, protocol, host_ip, host_port: port });
-        }
-        Ok(())
-    }
-
     /// Writes a record into a new directory under another name, and shows it when it is complete.
-    fn write_new(&self, name: &str, record: &Record) -> io::Result<()> {
+    fn write_new(&self, name: &str, record: &Record, texts: &Texts) -> io::Result<()> {
         self.sweep();
         let instances = self.view.layout.instances();
         let new = self.view.layout.instance(&unique(".new"));
@@ -188,6 +159,11 @@ impl Inner {
         if let Root::Copy { from, .. } = &record.launch.root {
             make_private(&new.copy())?;
             copy(from, &new.copy(), &|| keep_alive(new.path()))?;
+        }
+        for (name, text) in texts {
+            let path = new.name_file(name);
+            path.parent().map_or(Ok(()), make_private)?;
+            fs::write(path, text)?;
         }
         write_json(&new.record(), record, Durability::Boot)?;
         let dir = instances.join(name);
@@ -255,19 +231,6 @@ impl Inner {
 /// fails.
 fn keep_alive(path: &Path) {
     let _ = fs::File::open(path).and_then(|folder| folder.set_modified(SystemTime::now()));
-}
-
-/// Ports that records hold, whoever owns them.
-fn taken(layout: &Layout) -> io::Result<BTreeSet<u16>> {
-    let mut taken = BTreeSet::new();
-    for entry in fs::read_dir(layout.instances())? {
-        let name = entry?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if let Ok(Some(record)) = read_json::<Record>(&layout.instance(name).record()) {
-            taken.extend(record.port);
-        }
-    }
-    Ok(taken)
 }
 
 impl SandboxRuntime {
@@ -425,6 +388,8 @@ impl SandboxRuntime {
                     }
                     settle::clear_groups(&inner.view, &id, homes.as_ref())
                         .map_err(|error| failed(&format!("removing the control groups of {id}"), &error))?;
+                    settle::clear_network(&inner.view, &id, true)
+                        .map_err(|error| failed(&format!("removing the network of {id}"), &error))?;
                     let dir = inner.dir(&id);
                     inner
                         .set_aside(dir.path())

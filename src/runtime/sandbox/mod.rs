@@ -9,6 +9,7 @@ mod bounds;
 mod capabilities;
 mod cgroup;
 mod confinement;
+mod connect;
 mod copy;
 pub mod cri;
 mod devices;
@@ -26,6 +27,7 @@ mod lifecycle;
 mod logfile;
 mod logreader;
 mod logs;
+mod network;
 mod observe;
 mod overlay;
 mod ports;
@@ -50,6 +52,7 @@ mod translate;
 mod unsupported;
 mod unwritable;
 mod users;
+mod volumes;
 mod watch;
 
 use std::path::PathBuf;
@@ -345,6 +348,10 @@ impl Runtime for SandboxRuntime {
     async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {
         self.collected().await;
         cgroup::remove_unused(&self.probe().await.homes);
+        self.blocking("removing networks", REMOVE_LIMIT, |inner| {
+            network::sweep(inner.networks()).map_err(|error| failed("removing networks that nothing uses", &error))
+        })
+        .await?;
         if volumes == Volumes::Keep {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use super::failure::{Context, Failure};
 use super::landlock::{self, Extent, Reach};
 use super::overlay::overlay;
 use super::sys::{self, Fork, Namespaces};
-use super::{rootfs, seccomp};
+use super::{network, rootfs, seccomp};
 use crate::spec::SeccompProfile;
 
 /// What this machine lets a sandbox do; an error is the reason why not.
@@ -24,6 +24,8 @@ pub struct Probe {
     pub namespaces: Result<(), String>,
     /// A network namespace besides.
     pub network: Result<(), String>,
+    /// A network of their deployment, which reaches what the machine does.
+    pub bridge: Result<(), String>,
     /// A writable layer over a directory.
     pub layer: Result<(), String>,
     /// A system-call filter.
@@ -50,6 +52,7 @@ impl Probe {
             root: rustix::process::geteuid().is_root(),
             namespaces: no(),
             network: no(),
+            bridge: no(),
             layer: no(),
             seccomp: no(),
             landlock: Err(reason.to_owned()),
@@ -80,6 +83,10 @@ pub fn main(dir: &Path) -> ExitCode {
         root,
         namespaces: attempt(base, rootfs::try_out),
         network: attempt(Namespaces { net: true, ..base }, || sys::loopback_up().context("bringing loopback up")),
+        bridge: match root {
+            true => attempt(Namespaces::default(), network::try_out),
+            false => Err("keel does not run as root, and only root may make interfaces of the machine".to_owned()),
+        },
         layer: attempt(base, || try_layer(dir)),
         seccomp: attempt(Namespaces::default(), try_filter),
         landlock: attempt(Namespaces::default(), || {

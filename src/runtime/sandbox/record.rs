@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Groups;
 use super::failure::Failure;
 use super::landlock::Reach;
+use super::network::Network;
 use super::process::ProcessKey;
 use super::sys::Namespaces;
 use crate::spec::{Control, SeccompProfile, Signal};
@@ -72,6 +73,9 @@ pub struct Launch {
     pub mounts: Vec<Mount>,
     /// Device nodes of the machine.
     pub devices: Vec<String>,
+    /// What it is connected to.
+    #[serde(default)]
+    pub network: Network,
     /// Paths of the machine that stay out of sight where the root is the machine's.
     pub hidden: Vec<PathBuf>,
     /// Capabilities as a bit set of capabilities(7).

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cgroup::POOL_PIDS;
-use super::translate::wants_no_network;
+use super::network::asked;
 use crate::runtime::enforcement::{bytes, cpus};
 use crate::spec::{Control, ImageRef, OnIdle, SandboxNetwork, SeccompProfile, ServiceSpec, Storage};
 
@@ -50,7 +50,7 @@ fn network(spec: &ServiceSpec) -> String {
     let sandbox = spec.sandbox.as_ref();
     match sandbox.map_or(0, |sandbox| sandbox.allow_hosts.len()) {
         _ if sandbox.is_some_and(|sandbox| sandbox.network == Some(SandboxNetwork::Loopback)) => "loopback".to_owned(),
-        0 if wants_no_network(spec) => "none".to_owned(),
+        0 if asked(spec).is_alone() => "none".to_owned(),
         0 => "full".to_owned(),
         hosts => format!("allow_hosts ({hosts})"),
     }

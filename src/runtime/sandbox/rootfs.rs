@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, symlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, readlinkat, statat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
@@ -16,6 +16,7 @@ use super::cgroup;
 use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, is_directory, place, place_or_make};
 use super::layout::InstanceDir;
+use super::network::NameFile;
 use super::overlay::overlay;
 use super::record::{Launch, Layer, Mount, MountSource, Root};
 use super::skeleton::replace_parent;
@@ -60,6 +61,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
     // By the path that this program was started with: the file that it runs from has none (`unwritable.rs`). Best effort,
     // as it may have been replaced or removed.
     let keel = std::env::args_os().next().and_then(|path| read_only_tree(Path::new(&path)).ok());
+    let names = open_names(launch)?;
     let resolv_conf = resolv_conf_target().and_then(|path| Some((read_only_tree(&path).ok()?, path)));
     let programs: Vec<_> =
         RUN_PROGRAMS.iter().filter_map(|path| Some((read_only_tree(Path::new(path)).ok()?, *path))).collect();
@@ -91,6 +93,9 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
         hide(&root, &launch.hidden)?;
     }
     devices(&root, &launch.devices)?;
+    for (tree, path) in &names {
+        show_file(&root, tree, path)?;
+    }
     let mut root = root;
     let mut replaced = Vec::new();
     for (mount, tree) in launch.mounts.iter().zip(sources) {
@@ -151,6 +156,47 @@ fn open_sources(launch: &Launch) -> Result<Vec<OwnedFd>, Failure> {
             }
         })
         .collect()
+}
+
+/// Opens the files about names, read-only.
+fn open_names(launch: &Launch) -> Result<Vec<(OwnedFd, &str)>, Failure> {
+    let mut opened = Vec::new();
+    for NameFile { source, target } in &launch.network.files {
+        let tree = read_only_tree(source).with_context(|| format!("opening {}", source.display()))?;
+        opened.push((tree, target.as_str()));
+    }
+    Ok(opened)
+}
+
+/// Shows a file at a path inside. Where that is a link to nothing, as images have it whose files a service manager
+/// writes, it is shown where the link leads.
+fn show_file(root: &OwnedFd, tree: &OwnedFd, path: &str) -> Result<(), Failure> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let link = place(root.as_fd(), folder).and_then(|folder| Ok(readlinkat(folder.as_fd(), name, Vec::new())?));
+    let target = match link {
+        Ok(target) if place(root.as_fd(), path).is_err() => {
+            plain(&Path::new("/").join(folder.trim_start_matches('/')).join(target.to_string_lossy().as_ref()))
+        }
+        _ => path.to_owned(),
+    };
+    match place_or_make(root.as_fd(), &target, Missing::File).and_then(|place| attach(tree, &place)) {
+        // An image may have something there that is no file, or no way to it; nobody reads it then.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR | libc::ENOENT)) => Ok(()),
+        shown => shown.with_context(|| format!("mounting {path}")),
+    }
+}
+
+/// An absolute path without `.` and `..`, which end at the root.
+fn plain(path: &Path) -> String {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name.to_string_lossy()),
+            Component::ParentDir => drop(names.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    format!("/{}", names.join("/"))
 }
 
 /// A copy of the mount at a path and of all below it, attached nowhere.

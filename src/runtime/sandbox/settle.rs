@@ -10,6 +10,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::cgroup::{self, Groups, Homes};
 use super::layout::{Durability, InstanceDir, read_json, write_json};
+use super::network;
 use super::observe::{Entry, Found, View};
 use super::process::{ProcessKey, boot_id, find};
 use super::record::Record;
@@ -39,6 +40,7 @@ pub fn settle(view: &View, found: &Found) -> io::Result<()> {
     }
     // What does not end is told when the instance is removed.
     let _ = clear_groups(view, &found.instance.runtime_id, None);
+    let _ = clear_network(view, &found.instance.runtime_id, false);
     write_json(&dir.exit(), exit, Durability::Boot)
 }
 
@@ -68,6 +70,18 @@ pub fn clear_groups(view: &View, runtime_id: &str, homes: Option<&Homes>) -> io:
     Err(io::Error::other(format!(
         "processes {left:?} were killed and do not end; they may wait for a disk or a device (ps shows them in state D)"
     )))
+}
+
+/// Takes away what an instance has in the network of its deployment, with its address where it is removed.
+///
+/// # Errors
+/// The kernel or the disk refuses.
+pub fn clear_network(view: &View, runtime_id: &str, is_removed: bool) -> io::Result<()> {
+    let record = read_json::<Record>(&view.layout.instance(runtime_id).record()).ok().flatten();
+    match record.as_ref().and_then(|record| record.launch.network.attachment()) {
+        Some(attachment) => network::detach(attachment, &view.layout, is_removed.then_some(runtime_id)),
+        None => Ok(()),
+    }
 }
 
 /// Kills what runs of an instance whose supervisor does not act, and waits until it is gone.

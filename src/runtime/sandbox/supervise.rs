@@ -4,8 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -19,14 +18,15 @@ use super::cgroup::{self, Groups, Members, MemoryWatch, Seat, Window};
 use super::cri::Framer;
 use super::failure::{Context, Failure};
 use super::init::{self, Ends, GO, Outside, READY, next_ended};
-use super::layout::{Durability, InstanceDir, keep, make_private, private_file, read_json, write_json};
+use super::layout::{Durability, InstanceDir, keep, private_file, read_json, write_json};
 use super::logfile::LogFile;
+use super::network::{self, Handover, Helpers, Network, Wire};
 use super::process::{self, ProcessKey, boot_id, first_child};
-use super::quota;
-use super::record::{Identity, Launch, MountSource, Record, Root, Run, Started, StopOrder};
+use super::record::{Identity, Launch, Record, Root, Run, Started, StopOrder};
 use super::suspend;
 use super::sys::{self, Fork};
 use super::users::Users;
+use super::volumes;
 use crate::runtime::io::OutputStream;
 use crate::state::{EndedBy, Exit};
 
@@ -86,7 +86,7 @@ fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
     let launch = &record.launch;
     let log = LogFile::open(&dir.logs(), launch.log).context("opening the log")?;
     let identity = identity(dir, launch)?;
-    make_volumes(launch, &identity)?;
+    volumes::make(launch, &identity)?;
     let mut supervisor = launch_program(dir, launch, identity, signals, log)?;
     tell(&Started::Running);
     let exit = supervisor.attend();
@@ -150,32 +150,6 @@ fn identity(dir: &InstanceDir, launch: &Launch) -> Result<Identity, Failure> {
         .map_err(|error| Failure::wrong(format!("user: {error}")))
 }
 
-/// Makes the directories of volumes that do not exist yet, for the program's user.
-fn make_volumes(launch: &Launch, identity: &Identity) -> Result<(), Failure> {
-    for mount in &launch.mounts {
-        let MountSource::Volume(path) = &mount.source else { continue };
-        make_volume(path, identity)?;
-        if let Some(size) = mount.size {
-            let what = || format!("holding the volume {} to {size} bytes", path.display());
-            quota::limit(path, size).with_context(what)?;
-        }
-    }
-    Ok(())
-}
-
-fn make_volume(path: &Path, identity: &Identity) -> Result<(), Failure> {
-    if path.exists() {
-        return Ok(());
-    }
-    make_private(path).with_context(|| format!("making the volume {}", path.display()))?;
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(path, Some(identity.uid), Some(identity.gid))
-            .with_context(|| format!("giving the volume {} to its user", path.display()))?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("opening the volume {}", path.display()))
-}
-
 /// A supervisor whose program runs.
 struct Supervisor {
     dir: InstanceDir,
@@ -191,6 +165,8 @@ struct Supervisor {
     /// Whether nothing happened for so long that memory was given up.
     at_rest: bool,
     groups: Groups,
+    network: Network,
+    helpers: Helpers,
     memory: Option<MemoryWatch>,
     out_of_memory: bool,
 }
@@ -214,6 +190,7 @@ fn launch_program(
         let starved = cgroup::oom_kills(&launch.groups) > 0;
         let limit = cgroup::memory_limit(&launch.groups);
         let _ = cgroup::clear(&launch.groups, REAP_LIMIT);
+        network::leave(&launch.network);
         match limit {
             Some(limit) if starved => {
                 Failure::wrong(format!("resources.memory: {limit} bytes are too few to start the program; write more"))
@@ -238,9 +215,12 @@ fn launch_seated(
     let (status, status_in) = pipe().context("making a pipe")?;
     let outside = Outside::own();
     let window = wants_window(launch).then(Window::new).transpose().context("making a socket")?;
+    let mut wire = Wire::lay(&launch.network)?;
+    let prepared = Helpers::prepare(&launch.network)?;
+    let handover = Helpers::are_needed(&launch.network).then(Handover::new).transpose().context("making a socket")?;
     let (first, first_fd) = match sys::fork_into(launch.namespaces, seat.birth()).context("making namespaces")? {
         Fork::Child => {
-            drop((held, outcome, gate, status, signals, log));
+            drop((held, outcome, gate, status, signals, log, prepared));
             let ends = Ends {
                 console,
                 outcome: outcome_in.into(),
@@ -248,6 +228,8 @@ fn launch_seated(
                 status: status_in.into(),
                 seat,
                 window,
+                wire,
+                handover,
             };
             init::run(launch, dir, &identity, outside, ends)
         }
@@ -256,6 +238,7 @@ fn launch_seated(
     drop((console, outcome_in, gate_out, status_in, seat));
     let mut outcome = File::from(outcome);
     let started_at = wait_ready(&mut outcome, &first_fd).and_then(|()| {
+        wire.as_mut().map_or(Ok(()), Wire::wait_running)?;
         let started_at = Utc::now();
         record_run(dir, launch, identity, first, started_at).context("writing run.json")?;
         File::from(gate).write_all(&[GO]).context("letting the program go")?;
@@ -264,15 +247,17 @@ fn launch_seated(
             None => Ok(started_at),
         }
     });
-    let started_at = started_at.inspect_err(|_| {
-        let _ = pidfd_send_signal(&first_fd, Signal::KILL);
-        reap_rest();
-    })?;
+    let started_at = started_at.inspect_err(|_| give_up(&first_fd))?;
+    let helpers = match handover {
+        Some(handover) => handover
+            .take()
+            .context("taking over the network of the instance")
+            .and_then(|place| Helpers::start(prepared, &launch.network, place))
+            .inspect_err(|_| give_up(&first_fd))?,
+        None => Helpers::default(),
+    };
     let Attended { outputs, audience } =
-        held.attend(dir, launch).context("attending the program").inspect_err(|_| {
-            let _ = pidfd_send_signal(&first_fd, Signal::KILL);
-            reap_rest();
-        })?;
+        held.attend(dir, launch).context("attending the program").inspect_err(|_| give_up(&first_fd))?;
     Ok(Supervisor {
         dir: dir.clone(),
         signals,
@@ -286,9 +271,17 @@ fn launch_seated(
         stop: None,
         at_rest: false,
         groups: launch.groups.clone(),
+        network: launch.network.clone(),
+        helpers,
         memory: memory_watch(launch, window),
         out_of_memory: false,
     })
+}
+
+/// Ends what was started of an instance that can't be.
+fn give_up(first: &OwnedFd) {
+    let _ = pidfd_send_signal(first, Signal::KILL);
+    reap_rest();
 }
 
 /// Whether the processes of an instance are best seen through its own /proc.
@@ -409,6 +402,8 @@ impl Supervisor {
 
     /// Ends what the program left behind, and removes its control groups. Returns what does not end.
     fn end_rest(&self) -> Vec<i32> {
+        network::leave(&self.network);
+        self.helpers.end();
         reap_rest();
         let left = cgroup::clear(&self.groups, REAP_LIMIT);
         // What was in a control group and not below the program is reaped as well.

@@ -306,6 +306,24 @@ pub fn close_on_exec() {
     }
 }
 
+/// Closes every descriptor above standard error but these, as far as the machine has close_range(2).
+///
+/// Descriptors that are closed still have owners in this process: it must never drop them, and end by
+/// [`std::process::exit`].
+pub fn close_all_but(kept: &[BorrowedFd<'_>]) {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut from = 3u32;
+    for fd in kept.into_iter().map(Some).chain([None]) {
+        let to = fd.map_or(u32::MAX, |fd| fd.saturating_sub(1));
+        if from <= to {
+            // SAFETY: only numbers are passed. The caller never uses what is closed again.
+            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0u32) };
+        }
+        from = fd.map_or(u32::MAX, |fd| fd.saturating_add(1));
+    }
+}
+
 /// Makes standard descriptor `number` (0 to 2) refer to the same as `fd`.
 ///
 /// # Errors

@@ -9,9 +9,9 @@ use super::program::RESOURCES;
 use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
 use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
-use super::{capabilities, cgroup, confinement, devices};
+use super::{capabilities, cgroup, confinement, devices, network};
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
-use crate::spec::{Control, ImageRef, NetworkMode, SandboxNetwork, ServiceSpec, Storage};
+use crate::spec::{Control, ImageRef, ServiceSpec, Storage};
 use crate::state::Condition;
 
 /// Size of one file of kept output: the kubelet's containerLogMaxSize.
@@ -60,16 +60,9 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
             format!("the root file system is a copy of its own, which takes time and room, as this machine has no overlay: {why}"),
         ));
     }
-    let alone = wants_no_network(spec);
-    let namespaces = machine.probe.wanted(alone);
-    if alone && !namespaces.net {
-        let why = machine.probe.network.clone().err().unwrap_or_else(|| "there are no namespaces".to_owned());
-        found.push(Condition::holds(
-            "Degraded",
-            "NetworkNotIsolated",
-            format!("the instance has the machine's network although none was asked for: {why}"),
-        ));
-    }
+    let connected = network::wanted(spec, machine.probe);
+    let namespaces = machine.probe.wanted(connected.is_apart());
+    found.extend(network::conditions(spec, connected, machine.probe, &root));
     let shared = root == Root::Shared;
     if shared {
         found.push(not_isolated(machine.probe));
@@ -86,6 +79,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     }
     let mounts = mounts(request, machine, &root, &mut found)?;
     let seccomp = confinement::filter(spec, machine.probe, &mut found);
+    let alone = connected.is_alone();
     let reach = confinement::reach(spec, &root, namespaces, alone, machine.dir.path(), machine.probe, &mut found)?;
     let devices = devices(spec, machine, shared, &mut found)?;
     let mut env = request.env.clone();
@@ -99,6 +93,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     found.extend(bounds.conditions);
     limit_processes(&mut limits, bounds.process_limit);
     let launch = Launch {
+        network: network::Network::default(),
         hidden: if root == Root::Host { [machine.hidden, &confinement::secrets()].concat() } else { Vec::new() },
         root,
         command: arguments,
@@ -124,7 +119,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         identity: identity(spec, machine)?,
     };
     single_user(spec, &launch, &mut found);
-    require_in(spec, &launch)?;
+    require_in(spec, &launch, machine)?;
     Ok((launch, found))
 }
 
@@ -186,11 +181,14 @@ fn require(spec: &ServiceSpec, capabilities: &Capabilities) -> Result<(), Runtim
 }
 
 /// Refuses what the spec requires and itself switches off or leaves out.
-fn require_in(spec: &ServiceSpec, launch: &Launch) -> Result<(), RuntimeError> {
+fn require_in(spec: &ServiceSpec, launch: &Launch, machine: &Machine<'_>) -> Result<(), RuntimeError> {
     for wanted in spec.sandbox.iter().flat_map(|sandbox| &sandbox.require) {
         let missing = match wanted {
             Control::Seccomp if launch.seccomp.is_none() => "the spec switches the system-call filter off",
             Control::NetworkIsolation if !launch.namespaces.net => "write sandbox.network: none",
+            Control::ServiceNames if network::wanted(spec, machine.probe) != network::Wanted::Deployment => {
+                "the spec gives it another network than that of its deployment"
+            }
             Control::Landlock if !launch.reach.is_limited() => "write sandbox.readable or sandbox.writable",
             Control::CapabilityDrop if spec.privileged == Some(true) => {
                 "privileged: true gives every capability; remove it"
@@ -278,21 +276,6 @@ fn not_isolated(probe: &Probe) -> Condition {
              or host name of its own, and is confined by a system-call filter and Landlock alone: {why}"
         ),
     )
-}
-
-/// Whether the instance is to have no network but its own loopback.
-pub fn wants_no_network(spec: &ServiceSpec) -> bool {
-    let by_sandbox = spec.sandbox.as_ref().and_then(|sandbox| sandbox.network);
-    match (spec.network_mode(), by_sandbox) {
-        (NetworkMode::None, _) | (_, Some(SandboxNetwork::None | SandboxNetwork::Loopback)) => true,
-        (_, Some(SandboxNetwork::Full)) => false,
-        (_, None) => spec.pool.is_some(),
-    }
-}
-
-/// Whether a request's program can be reached over the machine's network.
-pub fn is_reachable(spec: &ServiceSpec, launch: &Launch) -> bool {
-    !spec.endpoints.is_empty() && !launch.namespaces.net
 }
 
 fn mounts(

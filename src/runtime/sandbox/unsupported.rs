@@ -41,23 +41,8 @@ fn namespaces(spec: &ServiceSpec, found: &mut Vec<Condition>) {
             found.push(unsupported(field, shares));
         }
     }
-    match spec.network_mode() {
-        NetworkMode::Bridge(_) | NetworkMode::Container(_) => {
-            found.push(unsupported("network_mode", "an instance has the machine's network or none"));
-        }
-        NetworkMode::Default | NetworkMode::Host | NetworkMode::None => {}
-    }
-    if !spec.port_mappings.is_empty() {
-        found.push(unsupported("port_mappings", "the program listens on the machine itself, on the port in PORT"));
-    }
-    for (written, field) in [
-        (!spec.dns.is_empty(), "dns"),
-        (!spec.extra_hosts.is_empty(), "extra_hosts"),
-        (!spec.sysctls.is_empty(), "sysctls"),
-    ] {
-        if written {
-            found.push(unsupported(field, "it comes with a later version"));
-        }
+    if !spec.sysctls.is_empty() {
+        found.push(unsupported("sysctls", "it comes with a later version"));
     }
 }
 

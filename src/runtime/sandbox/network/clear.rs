@@ -1,0 +1,107 @@
+//! Taking networks away again.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::attachment::{Attachment, Holder, Shared, leases, lock, release};
+use super::netlink::Netlink;
+use super::{Network, firewall, link, names};
+use crate::runtime::sandbox::layout::{Layout, read_json};
+use crate::runtime::sandbox::remove;
+
+/// After the end of an instance: the others know its names no more. The kernel takes its interface away with its
+/// namespace.
+pub fn leave(network: &Network) {
+    if let Some(attachment) = network.attachment() {
+        // Where this fails, the next instance that comes or goes writes the file.
+        let _ = names::withdraw(attachment);
+    }
+}
+
+/// Takes everything away that a lost or removed instance had in the network of its deployment, but for its address where
+/// it is only lost.
+///
+/// # Errors
+/// The kernel or the disk refuses.
+pub fn detach(attachment: &Attachment, layout: &Layout, removed: Option<&str>) -> io::Result<()> {
+    let mut kernel = Netlink::route()?;
+    if link::find(&mut kernel, &attachment.interface)?.is_some() {
+        link::remove(&mut kernel, &attachment.interface)?;
+    }
+    if !attachment.network.dir.exists() {
+        return Ok(());
+    }
+    match removed {
+        Some(runtime_id) => {
+            names::withdraw(attachment)?;
+            release(attachment, runtime_id)
+        }
+        // Its supervisor may have been killed while it wrote.
+        None => names::rebuild(&attachment.network, layout),
+    }
+}
+
+/// Removes the networks of a holder that have no instance any more, and bridges of which nothing is written down.
+///
+/// # Errors
+/// The kernel or the disk refuses; the rest is removed all the same.
+pub fn sweep(holder: Holder<'_>) -> io::Result<()> {
+    let mut result = Ok(());
+    let aliases = holder.aliases()?;
+    let entries = match fs::read_dir(holder.layout.networks()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    for entry in entries {
+        let dir = entry?.path();
+        let known = read_json::<Shared>(&dir.join("network.json")).ok().flatten();
+        if let Some(network) = known.filter(|network| network.dir == dir && network.alias.starts_with(&aliases)) {
+            result = result.and(remove_unused(&network, holder.layout));
+        }
+    }
+    result.and(remove_strays(holder, &aliases))
+}
+
+fn remove_unused(network: &Shared, layout: &Layout) -> io::Result<()> {
+    let _lock = lock(&network.dir)?;
+    let folder = leases(&network.dir);
+    let has_instance = |id: &Path| id.to_str().is_none_or(|id| layout.instance(id).record().exists());
+    let mut holders = fs::read_dir(&folder)?.flatten().filter_map(|lease| fs::read_link(lease.path()).ok());
+    // A creation that is under way has its address before its record; it may be one of a later age.
+    if holders.any(|holder| has_instance(&holder)) || is_new(&folder) {
+        return Ok(());
+    }
+    unmake(&network.bridge)?;
+    remove::tree(&network.dir)
+}
+
+/// Whether an address was taken or given back just now and is still there.
+fn is_new(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+        && fs::metadata(folder)
+            .and_then(|data| data.modified())
+            .ok()
+            .and_then(|changed| changed.elapsed().ok())
+            .is_none_or(|age| age < super::attachment::LEFTOVER_AGE)
+}
+
+/// Removes bridges that say they are this holder's and that nothing is written down of.
+fn remove_strays(holder: Holder<'_>, aliases: &str) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    for found in link::all(&mut Netlink::route()?)? {
+        let is_ours = found.name.starts_with(super::attachment::BRIDGES) && found.alias.starts_with(aliases);
+        if is_ours && !holder.layout.network(&found.name).exists() {
+            unmake(&found.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a bridge and its table. The bridge goes first: with it gone the table has no effect.
+fn unmake(bridge: &str) -> io::Result<()> {
+    link::remove(&mut Netlink::route()?, bridge)?;
+    firewall::remove(&mut Netlink::netfilter()?, bridge)
+}

@@ -1,0 +1,276 @@
+//! Packet filters of a deployment's network: one nf_tables table of its own, which is made, looked for and removed as a
+//! whole. Nothing else in the machine's packet filter is touched.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE};
+
+use super::netlink::{Netlink, Request};
+use super::subnet::Subnet;
+
+/// Number of nf_tables among the parts of netfilter (`NFNL_SUBSYS_NFTABLES`).
+const SUBSYSTEM: u16 = 10;
+/// Begins and ends requests that are carried out together (`NFNL_MSG_BATCH_BEGIN`, `_END`).
+const BATCH: (u16, u16) = (0x10, 0x11);
+/// Tables of IPv4 (`NFPROTO_IPV4`).
+const IPV4: u8 = 2;
+/// The kernel removes the table when the socket that made it is closed (`NFT_TABLE_F_OWNER`, Linux 5.12).
+const OWNED: u32 = 2;
+/// Comment among the user data of a table (`NFTNL_UDATA_TABLE_COMMENT`).
+const COMMENT: u8 = 0;
+/// The register that all expressions here use (`NFT_REG_1`), and the one that takes verdicts (`NFT_REG_VERDICT`).
+const REGISTER: u32 = 1;
+const VERDICT: u32 = 0;
+/// Bits of the states of connections (`NF_CT_STATE_BIT`): established and related.
+const KNOWN_CONNECTION: u32 = 0b110;
+/// Size of a name of an interface in a register.
+const NAME_SIZE: usize = 16;
+
+/// Kinds of requests (`NFT_MSG_*`).
+mod message {
+    pub const NEW_TABLE: u16 = 0;
+    pub const GET_TABLE: u16 = 1;
+    pub const DELETE_TABLE: u16 = 2;
+    pub const NEW_CHAIN: u16 = 3;
+    pub const NEW_RULE: u16 = 6;
+}
+
+/// What a table does.
+#[derive(Debug, Clone, Copy)]
+pub struct Table<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What it is for, for people who list it.
+    pub comment: &'a str,
+    /// The bridge of the network.
+    pub bridge: &'a str,
+    /// What the names of bridges of all deployments begin with.
+    pub bridges: &'a str,
+    /// Addresses of the network.
+    pub subnet: Subnet,
+    /// How long it stays.
+    pub lifetime: Lifetime,
+}
+
+/// How long a table stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until it is removed.
+    Lasting,
+    /// Until the connection that made it is closed.
+    Connection,
+}
+
+/// Makes a table, in place of one of the same name. Afterwards
+///
+/// - what leaves the network for elsewhere carries the machine's address,
+/// - nobody outside begins a connection to an instance, and no other deployment's instance does,
+/// - an instance sends by no address but one of its network.
+///
+/// # Errors
+/// The kernel refuses; nothing was changed then.
+pub fn make(kernel: &mut Netlink, table: &Table<'_>) -> io::Result<()> {
+    let flags = match table.lifetime {
+        Lifetime::Lasting => 0,
+        Lifetime::Connection => OWNED,
+    };
+    let named = text(1, table.name);
+    let mut comment = vec![COMMENT, u8::try_from(table.comment.len() + 1).unwrap_or(u8::MAX)];
+    comment.extend(table.comment.bytes().take(usize::from(u8::MAX) - 1));
+    comment.push(0);
+    let new = [named.clone(), number(2, flags), DefaultNla::new(6, comment)];
+    let mut requests = Vec::new();
+    if table.lifetime == Lifetime::Lasting {
+        // Deleting what may not be there is an error; what was just made is.
+        requests.push(request(message::NEW_TABLE, NLM_F_CREATE, std::slice::from_ref(&named)));
+        requests.push(request(message::DELETE_TABLE, 0, &[named]));
+    }
+    requests.push(request(message::NEW_TABLE, NLM_F_CREATE, &new));
+    for (name, kind, hook, priority) in [("postrouting", "nat", 4, 100), ("forward", "filter", 2, 0)] {
+        let place = nested(4, &[number(1, hook), number(2, priority)]);
+        let chain = [text(1, table.name), text(3, name), place, text(7, kind)];
+        requests.push(request(message::NEW_CHAIN, NLM_F_CREATE, &chain));
+    }
+    for (chain, expressions) in rules(table) {
+        let rule = [text(1, table.name), text(2, chain), nested(4, &expressions)];
+        requests.push(request(message::NEW_RULE, NLM_F_CREATE | netlink_packet_core::NLM_F_APPEND, &rule));
+    }
+    together(kernel, requests)
+}
+
+/// Whether there is a table of this name.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn exists(kernel: &mut Netlink, name: &str) -> io::Result<bool> {
+    match kernel.change(&[request(message::GET_TABLE, 0, &[text(1, name)])]) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a table; one that is gone is as good.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove(kernel: &mut Netlink, name: &str) -> io::Result<()> {
+    match together(kernel, vec![request(message::DELETE_TABLE, 0, &[text(1, name)])]) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// The rules of a table in their order, by chain.
+fn rules(table: &Table<'_>) -> Vec<(&'static str, Vec<DefaultNla>)> {
+    let (from, to) = (Interface::In, Interface::Out);
+    let own = |side: Interface| side.compare(Compare::Equal, &whole_name(table.bridge));
+    vec![
+        (
+            "postrouting",
+            [
+                source(Compare::Equal, table.subnet),
+                to.compare(Compare::NotEqual, &whole_name(table.bridge)),
+                vec![expression("masq", &[])],
+            ]
+            .concat(),
+        ),
+        ("forward", [own(from), source(Compare::NotEqual, table.subnet), verdict(false)].concat()),
+        // Between instances of one deployment, where the machine has bridged packets filtered like routed ones.
+        ("forward", [own(from), own(to), verdict(true)].concat()),
+        ("forward", [own(from), to.compare(Compare::Equal, table.bridges.as_bytes()), verdict(false)].concat()),
+        ("forward", [own(to), known_connection(), verdict(true)].concat()),
+        ("forward", [own(to), verdict(false)].concat()),
+    ]
+}
+
+/// Which interface of a packet is meant; the number is the kernel's (`NFT_META_IIFNAME`, `_OIFNAME`).
+#[derive(Debug, Clone, Copy)]
+enum Interface {
+    In = 6,
+    Out = 7,
+}
+
+/// A comparison (`NFT_CMP_*`).
+#[derive(Debug, Clone, Copy)]
+enum Compare {
+    Equal = 0,
+    NotEqual = 1,
+}
+
+impl Interface {
+    /// Goes on where the name compares; fewer than all of its bytes are its beginning.
+    fn compare(self, how: Compare, name: &[u8]) -> Vec<DefaultNla> {
+        vec![expression("meta", &[number(1, REGISTER), number(2, self as u32)]), compare(how, name)]
+    }
+}
+
+fn whole_name(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(NAME_SIZE, 0);
+    bytes
+}
+
+/// Goes on where the sender's address compares.
+fn source(how: Compare, subnet: Subnet) -> Vec<DefaultNla> {
+    // Four bytes at offset 12 of the network header (base 1).
+    let load = [number(1, REGISTER), number(2, 1), number(3, 12), number(4, 4)];
+    vec![expression("payload", &load), masked(&subnet.mask().octets()), compare(how, &subnet.first.octets())]
+}
+
+/// Goes on for packets of connections that are known, which the other side began.
+fn known_connection() -> Vec<DefaultNla> {
+    vec![
+        expression("ct", &[number(1, REGISTER), number(2, 0)]),
+        masked(&KNOWN_CONNECTION.to_ne_bytes()),
+        compare(Compare::NotEqual, &[0; 4]),
+    ]
+}
+
+fn masked(mask: &[u8; 4]) -> DefaultNla {
+    let none = Ipv4Addr::UNSPECIFIED.octets();
+    let parts = [number(1, REGISTER), number(2, REGISTER), number(3, 4), data(4, mask), data(5, &none)];
+    expression("bitwise", &parts)
+}
+
+fn compare(how: Compare, value: &[u8]) -> DefaultNla {
+    expression("cmp", &[number(1, REGISTER), number(2, how as u32), data(3, value)])
+}
+
+fn verdict(accepts: bool) -> Vec<DefaultNla> {
+    let code = nested(2, &[number(1, u32::from(accepts))]);
+    vec![expression("immediate", &[number(1, VERDICT), nested(2, &[code])])]
+}
+
+/// One step of a rule.
+fn expression(name: &str, parts: &[DefaultNla]) -> DefaultNla {
+    nested(1, &[text(1, name), nested(2, parts)])
+}
+
+fn number(kind: u16, value: u32) -> DefaultNla {
+    DefaultNla::new(kind, value.to_be_bytes().to_vec())
+}
+
+fn text(kind: u16, value: &str) -> DefaultNla {
+    DefaultNla::new(kind, [value.as_bytes(), &[0]].concat())
+}
+
+fn data(kind: u16, value: &[u8]) -> DefaultNla {
+    nested(kind, &[DefaultNla::new(1, value.to_vec())])
+}
+
+fn nested(kind: u16, parts: &[DefaultNla]) -> DefaultNla {
+    DefaultNla::new(kind | NLA_F_NESTED, bytes_of(parts))
+}
+
+fn bytes_of(parts: &[DefaultNla]) -> Vec<u8> {
+    let mut bytes = vec![0; parts.buffer_len()];
+    parts.emit(&mut bytes);
+    bytes
+}
+
+/// A request with the header that all of netfilter has (`struct nfgenmsg`).
+fn request(kind: u16, flags: u16, attributes: &[DefaultNla]) -> Request {
+    Request::new(SUBSYSTEM << 8 | kind, flags, [vec![IPV4, 0, 0, 0], bytes_of(attributes)].concat())
+}
+
+/// Carries requests out together, or none of them.
+fn together(kernel: &mut Netlink, mut requests: Vec<Request>) -> io::Result<()> {
+    let [high, low] = SUBSYSTEM.to_be_bytes();
+    requests.insert(0, Request::unanswered(BATCH.0, vec![0, 0, high, low]));
+    requests.push(Request::unanswered(BATCH.1, vec![0, 0, high, low]));
+    kernel.change(&requests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_big_endian_and_texts_end_with_a_zero() {
+        assert_eq!(bytes_of(&[number(2, 7)]), [[8, 0, 2, 0], [0, 0, 0, 7]].concat());
+        assert_eq!(bytes_of(&[text(1, "abc")]), [[8, 0, 1, 0], *b"abc\0"].concat());
+    }
+
+    #[test]
+    fn a_name_of_an_interface_fills_its_register() {
+        assert_eq!(whole_name("keel-0123456789"), *b"keel-0123456789\0");
+        assert_eq!(whole_name("lo").len(), NAME_SIZE);
+    }
+
+    #[test]
+    fn addresses_are_translated_once_and_every_other_rule_filters() {
+        let subnet = Subnet { first: Ipv4Addr::new(10, 208, 0, 0), length: 22 };
+        let table = Table {
+            name: "keel-x",
+            comment: "",
+            bridge: "keel-x",
+            bridges: "keel-",
+            subnet,
+            lifetime: Lifetime::Lasting,
+        };
+        let chains: Vec<&str> = rules(&table).iter().map(|(chain, _)| *chain).collect();
+        assert_eq!(chains, ["postrouting", "forward", "forward", "forward", "forward", "forward"]);
+    }
+}

@@ -1,0 +1,80 @@
+//! The network of instances: the machine's, none, or one of their deployment.
+//!
+//! The controller decides what an instance gets and gives it an address (`plan.rs`, `attachment.rs`); the supervisor and
+//! the first process make it so (`wire.rs`); a helper that lives and dies with the supervisor hands connections on
+//! (`publish.rs`). Nothing here outlasts its instance but the bridge and the packet filter of a deployment, which go with
+//! the deployment (`clear.rs`).
+
+mod attachment;
+mod clear;
+mod firewall;
+mod handover;
+mod helper;
+mod link;
+mod names;
+mod netlink;
+mod plan;
+mod probe;
+mod publish;
+mod relay;
+mod subnet;
+mod wire;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use attachment::{Attachment, Holder};
+pub use clear::{detach, leave, sweep};
+pub use handover::Handover;
+pub use helper::Helpers;
+pub use plan::{Texts, Wanted, asked, conditions, files, publish, wanted};
+pub use probe::try_out;
+pub use publish::Published;
+pub use wire::Wire;
+
+/// The network of an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// What it is connected to.
+    #[serde(default)]
+    pub link: Link,
+    /// Files about names that it sees.
+    #[serde(default)]
+    pub files: Vec<NameFile>,
+    /// Ports of the machine that lead to it.
+    #[serde(default)]
+    pub published: Vec<Published>,
+}
+
+/// What an instance is connected to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// What the machine is connected to.
+    #[default]
+    Machine,
+    /// Nothing.
+    Alone,
+    /// The network of its deployment.
+    Bridge(Attachment),
+}
+
+/// A file about names that is shown inside, read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameFile {
+    /// Absolute path inside.
+    pub target: String,
+    /// Where it lies.
+    pub source: PathBuf,
+}
+
+impl Network {
+    /// Its place in the network of its deployment, if any.
+    pub fn attachment(&self) -> Option<&Attachment> {
+        match &self.link {
+            Link::Bridge(attachment) => Some(attachment),
+            Link::Machine | Link::Alone => None,
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! From a service's spec to the network of one instance: pure, apart from the facts of the machine.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use super::publish::Published;
+use super::{Link, NameFile, Network, names};
+use crate::runtime::sandbox::layout::{InstanceDir, Layout};
+use crate::runtime::sandbox::probe::Probe;
+use crate::runtime::sandbox::record::Root;
+use crate::runtime::sandbox::unsupported::unsupported;
+use crate::spec::{EndpointProtocol, NetworkMode, PortProtocol, SandboxNetwork, ServiceSpec};
+use crate::state::Condition;
+
+/// Address of the machine on which ports are published that nothing is written for.
+const LOOPBACK: &str = "127.0.0.1";
+/// Where programs look for names, and for those who know more.
+const HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// What an instance is to be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// What the machine is connected to.
+    Machine,
+    /// Nothing, and nothing reaches it.
+    Nothing,
+    /// Nothing; its ports are reached from the machine.
+    Itself,
+    /// The network of its deployment.
+    Deployment,
+}
+
+impl Wanted {
+    /// Whether it has no network but its own loopback interface.
+    pub fn is_alone(self) -> bool {
+        matches!(self, Self::Nothing | Self::Itself)
+    }
+
+    /// Whether it has interfaces of its own.
+    pub fn is_apart(self) -> bool {
+        self != Self::Machine
+    }
+}
+
+/// What the spec asks for, as far as this machine can do it.
+pub fn wanted(spec: &ServiceSpec, probe: &Probe) -> Wanted {
+    match asked(spec) {
+        Wanted::Deployment if probe.bridge.is_err() => Wanted::Machine,
+        wanted => wanted,
+    }
+}
+
+/// What the spec asks for. The stricter of two fields holds.
+pub fn asked(spec: &ServiceSpec) -> Wanted {
+    let by_sandbox = spec.sandbox.as_ref().and_then(|sandbox| sandbox.network);
+    match (spec.network_mode(), by_sandbox) {
+        (NetworkMode::None, _) | (_, Some(SandboxNetwork::None)) => Wanted::Nothing,
+        (_, Some(SandboxNetwork::Loopback)) => Wanted::Itself,
+        (_, None) if spec.pool.is_some() => Wanted::Nothing,
+        (NetworkMode::Host, _) => Wanted::Machine,
+        (NetworkMode::Default | NetworkMode::Bridge(_) | NetworkMode::Container(_), _) => Wanted::Deployment,
+    }
+}
+
+/// Conditions about the network that an instance gets.
+pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root) -> Vec<Condition> {
+    let mut found = Vec::new();
+    let why = |result: &Result<(), String>| result.clone().err().unwrap_or_default();
+    if wanted.is_alone() && probe.namespaces.as_ref().and(probe.network.as_ref()).is_err() {
+        let why = probe.namespaces.clone().and(probe.network.clone()).err().unwrap_or_default();
+        found.push(degraded(
+            "NetworkNotIsolated",
+            format!("the instance has the machine's network although none was asked for: {why}"),
+        ));
+    }
+    let mode = spec.network_mode();
+    match mode {
+        NetworkMode::Bridge(Some(_)) | NetworkMode::Container(_) => {
+            found.push(unsupported(
+                "network_mode",
+                "an instance has the network of its deployment, the machine's or none",
+            ));
+        }
+        NetworkMode::Default | NetworkMode::Bridge(None) | NetworkMode::Host | NetworkMode::None => {}
+    }
+    // An ordinary user's instances always have it: that is no news.
+    if wanted == Wanted::Machine && mode != NetworkMode::Host && (probe.root || mode == NetworkMode::Bridge(None)) {
+        let why = why(&probe.bridge);
+        found.push(degraded(
+            "NetworkShared",
+            format!("the instance has the machine's network instead of one of its deployment: {why}"),
+        ));
+    }
+    if !spec.port_mappings.is_empty() {
+        match wanted {
+            Wanted::Machine => found
+                .push(unsupported("port_mappings", "the program listens on the machine itself, on the port in PORT")),
+            Wanted::Nothing => found.push(unsupported("port_mappings", "it has no network")),
+            Wanted::Itself | Wanted::Deployment => {}
+        }
+    }
+    for (index, mapping) in spec.port_mappings.iter().enumerate() {
+        if wanted.is_apart() && mapping.protocol == Some(PortProtocol::Udp) {
+            found.push(unsupported(&format!("port_mappings.{index}"), "only connections are handed on, not datagrams"));
+        }
+    }
+    for (written, field) in [(!spec.dns.is_empty(), "dns"), (!spec.extra_hosts.is_empty(), "extra_hosts")] {
+        if written && *root == Root::Shared {
+            found.push(unsupported(field, "the program runs as a plain process and sees the machine's files"));
+        }
+    }
+    if wanted.is_alone() && !spec.dns.is_empty() {
+        found.push(unsupported("dns", "it has no network to reach a name server by"));
+    }
+    found
+}
+
+fn degraded(reason: &str, message: String) -> Condition {
+    Condition::holds("Degraded", reason, message)
+}
+
+/// A port that is to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Open {
+    host_ip: String,
+    host_port: Option<u16>,
+    port: u16,
+}
+
+/// Ports of an instance with interfaces of its own: those of its endpoints, and those that are mapped. `first` is the
+/// port that the program listens on for the first endpoint.
+fn open(spec: &ServiceSpec, first: Option<u16>) -> Vec<Open> {
+    let endpoint = |(index, endpoint): (usize, &crate::spec::Endpoint)| Open {
+        host_ip: LOOPBACK.to_owned(),
+        host_port: None,
+        port: first.filter(|_| index == 0).unwrap_or_else(|| endpoint.target_port()),
+    };
+    let is_stream = |endpoint: &crate::spec::Endpoint| endpoint.protocol != EndpointProtocol::Udp;
+    let endpoints = spec.endpoints.iter().enumerate().filter(|(_, one)| is_stream(one)).map(endpoint);
+    let mapped = spec.port_mappings.iter().filter(|one| one.protocol != Some(PortProtocol::Udp)).map(|mapping| Open {
+        host_ip: mapping.host_ip().to_owned(),
+        host_port: mapping.host_port.filter(|port| *port != 0),
+        port: mapping.container_port,
+    });
+    endpoints.chain(mapped).collect()
+}
+
+/// Publishes the ports of an instance with interfaces of its own. What is written for none gets a port of the machine
+/// from `assign`.
+///
+/// # Errors
+/// No port is left.
+pub fn publish(
+    spec: &ServiceSpec,
+    first: Option<u16>,
+    mut assign: impl FnMut() -> io::Result<u16>,
+) -> io::Result<Vec<Published>> {
+    let one = |open: Open| {
+        let host_port = open.host_port.map_or_else(&mut assign, Ok)?;
+        Ok(Published { host_ip: open.host_ip, host_port, port: open.port })
+    };
+    open(spec, first).into_iter().map(one).collect()
+}
+
+/// Texts that lie in the directory of an instance, by the name of their file.
+pub type Texts = Vec<(&'static str, String)>;
+
+/// Shows an instance files about names. Returns the texts of those that are its own.
+///
+/// # Errors
+/// The files of its network can't be written.
+pub fn files(
+    network: &mut Network,
+    spec: &ServiceSpec,
+    root: &Root,
+    hostname: &str,
+    (layout, dir): (&Layout, &InstanceDir),
+    found: &mut Vec<Condition>,
+) -> io::Result<Texts> {
+    let is_image = match root {
+        Root::Shared => return Ok(Texts::new()),
+        Root::Host => false,
+        Root::Dir { .. } | Root::Layers { .. } | Root::Copy { .. } => true,
+    };
+    let mut texts = Texts::new();
+    let mut own = |name: &'static str, text: String| {
+        texts.push((name, text));
+        Some(dir.name_file(name))
+    };
+    let further = |machine: IpAddr| names::further_hosts(&spec.extra_hosts, machine);
+    let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let has_hosts = !spec.extra_hosts.is_empty();
+    let hosts = match &network.link {
+        Link::Bridge(attachment) => {
+            let text = further(IpAddr::V4(attachment.network.subnet.gateway()));
+            Some(names::hosts_file(&attachment.network, layout, &text)?)
+        }
+        Link::Machine if has_hosts => own("hosts", names::machine_hosts() + &further(localhost)),
+        Link::Alone if has_hosts || is_image => {
+            own("hosts", format!("{}127.0.0.1\t{hostname}\n{}", names::LOOPBACK, further(localhost)))
+        }
+        Link::Machine if is_image => machines(HOSTS),
+        Link::Machine | Link::Alone => None,
+    };
+    let has_servers = !spec.dns.is_empty();
+    let resolv_conf = match &network.link {
+        Link::Bridge(attachment) => {
+            let text = names::resolv_conf(&spec.dns, false).unwrap_or_else(|| {
+                let why = "all name servers of this machine are on its own loopback interface; write servers in dns";
+                found.push(degraded("NoNameServer", format!("no names of the internet resolve: {why}")));
+                String::new()
+            });
+            Some(names::resolv_file(&attachment.network, &text)?)
+        }
+        Link::Machine if has_servers => own("resolv.conf", names::resolv_conf(&spec.dns, true).unwrap_or_default()),
+        Link::Machine if is_image => machines(RESOLV_CONF),
+        // Nobody answers; a program that asks is told so at once.
+        Link::Alone if is_image => own("resolv.conf", String::new()),
+        Link::Machine | Link::Alone => None,
+    };
+    let shown = [(HOSTS, hosts), (RESOLV_CONF, resolv_conf)];
+    let file =
+        |(target, source): (&str, Option<PathBuf>)| Some(NameFile { target: target.to_owned(), source: source? });
+    network.files = shown.into_iter().filter_map(file).collect();
+    Ok(texts)
+}
+
+/// The machine's own file, where it has one.
+fn machines(path: &str) -> Option<PathBuf> {
+    std::fs::canonicalize(Path::new(path)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(bridge: Result<(), String>) -> Probe {
+        Probe { root: true, bridge, namespaces: Ok(()), network: Ok(()), ..Probe::failed("x") }
+    }
+
+    fn spec(more: &str) -> ServiceSpec {
+        serde_yaml::from_str(&format!("image: {{ name: host }}\n{more}")).unwrap()
+    }
+
+    #[test]
+    fn what_an_instance_is_connected_to() {
+        let full = "sandbox: { network: full }\n";
+        for (more, with_bridges, without) in [
+            ("", Wanted::Deployment, Wanted::Machine),
+            ("network_mode: bridge", Wanted::Deployment, Wanted::Machine),
+            ("network_mode: host", Wanted::Machine, Wanted::Machine),
+            ("host_network: true", Wanted::Machine, Wanted::Machine),
+            ("network_mode: none", Wanted::Nothing, Wanted::Nothing),
+            ("pool: {}", Wanted::Nothing, Wanted::Nothing),
+            ("sandbox: { network: none }", Wanted::Nothing, Wanted::Nothing),
+            ("sandbox: { network: loopback }", Wanted::Itself, Wanted::Itself),
+            ("network_mode: host\nsandbox: { network: loopback }", Wanted::Itself, Wanted::Itself),
+            ("network_mode: none\nsandbox: { network: loopback }", Wanted::Nothing, Wanted::Nothing),
+            (full, Wanted::Deployment, Wanted::Machine),
+            (&format!("{full}pool: {{}}"), Wanted::Deployment, Wanted::Machine),
+            (&format!("{full}network_mode: none"), Wanted::Nothing, Wanted::Nothing),
+        ] {
+            assert_eq!(wanted(&spec(more), &probe(Ok(()))), with_bridges, "{more}");
+            assert_eq!(wanted(&spec(more), &probe(Err("no".into()))), without, "{more}");
+        }
+    }
+
+    fn reasons(more: &str, probe: &Probe) -> Vec<String> {
+        let spec = spec(more);
+        let found = conditions(&spec, wanted(&spec, probe), probe, &Root::Host);
+        found.into_iter().map(|condition| condition.reason).collect()
+    }
+
+    #[test]
+    fn what_does_not_hold_is_told() {
+        let (can, can_not) = (probe(Ok(())), probe(Err("no".into())));
+        assert_eq!(reasons("", &can), Vec::<String>::new());
+        assert_eq!(reasons("", &can_not), ["NetworkShared"]);
+        assert_eq!(reasons("", &Probe { root: false, ..can_not.clone() }), Vec::<String>::new());
+        assert_eq!(reasons("network_mode: bridge", &Probe { root: false, ..can_not.clone() }), ["NetworkShared"]);
+        assert_eq!(reasons("network_mode: host", &can_not), Vec::<String>::new());
+        assert_eq!(reasons("network_mode: 'bridge:other'", &can), ["NetworkMode"]);
+        let mapped = "port_mappings: [{ container_port: 80 }]\n";
+        assert_eq!(reasons(mapped, &can), Vec::<String>::new());
+        assert_eq!(reasons(&format!("{mapped}network_mode: host"), &can), ["PortMappings"]);
+        assert_eq!(reasons(&format!("{mapped}network_mode: none"), &can), ["PortMappings"]);
+        let alone = Probe { network: Err("no".into()), ..can };
+        assert_eq!(reasons("network_mode: none", &alone), ["NetworkNotIsolated"]);
+    }
+
+    #[test]
+    fn endpoints_and_mapped_ports_are_published() {
+        let spec = spec(
+            "endpoints: [{ name: http, protocol: http, port: 80, target_port: 8080 }, { name: two, protocol: tcp, port: 90 }]\n\
+             port_mappings: [{ container_port: 443, host_port: 8443, host_ip: 0.0.0.0 }, { container_port: 5 }]",
+        );
+        let published = |first| {
+            let mut next = 20_000;
+            let assign = || {
+                next += 1;
+                Ok(next)
+            };
+            let all = publish(&spec, first, assign).unwrap();
+            all.into_iter().map(|one| (one.host_ip, one.host_port, one.port)).collect::<Vec<_>>()
+        };
+        let at = |ip: &str, host_port: u16, port: u16| (ip.to_owned(), host_port, port);
+        let rest = [at("0.0.0.0", 8443, 443), at("127.0.0.1", 20_003, 5)];
+        let expected = |first| [at("127.0.0.1", 20_001, first), at("127.0.0.1", 20_002, 90)];
+        assert_eq!(published(None), [&expected(8080)[..], &rest].concat());
+        assert_eq!(published(Some(7000)), [&expected(7000)[..], &rest].concat());
+    }
+}

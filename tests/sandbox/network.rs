@@ -1,0 +1,416 @@
+//! What instances reach, and who reaches them. Networks of deployments need root and a machine that forwards packets;
+//! so these tests run once more on a machine that has nothing but its loopback interface: a network namespace.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use evenkeel::runtime::{Control, CreateRequest, Runtime, Stats, StopRequest, Support, Volumes};
+use evenkeel::spec::Signal;
+use evenkeel::state::{Instance, InstanceRef, Phase, StopCause};
+
+use crate::support::{PATIENCE, Sandbox, alive, is_root, keel, read_json, request, rootfs, shell, shell_in};
+
+/// Set where networks of deployments must work.
+const OWN_MACHINE: &str = "KEEL_TEST_NETWORK";
+
+#[test]
+fn everything_holds_on_a_machine_of_its_own_too() {
+    if !is_root() || std::env::var_os(OWN_MACHINE).is_some() {
+        return;
+    }
+    let tests = std::env::current_exe().unwrap();
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" network::"])
+        .arg(tests)
+        .env(OWN_MACHINE, "1")
+        .env("KEEL_TEST_PROGRAM", keel())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// A runtime whose instances get networks of their deployments, where this machine can have them.
+async fn networked() -> Option<Networked> {
+    let sandbox = Sandbox::new();
+    match sandbox.runtime.capabilities().await.unwrap().support(Control::ServiceNames) {
+        Support::Enforced => Some(Networked(sandbox)),
+        other => {
+            assert!(std::env::var_os(OWN_MACHINE).is_none(), "{other:?}");
+            eprintln!("skipped: {other:?}");
+            None
+        }
+    }
+}
+
+/// A runtime with networks, which are removed with it.
+struct Networked(Sandbox);
+
+impl Networked {
+    async fn run(&self, request: &CreateRequest) -> Instance {
+        let created = self.0.runtime.create(request).await.unwrap();
+        self.0.runtime.start(&created.as_ref()).await.unwrap()
+    }
+
+    async fn said(&self, instance: &Instance) -> String {
+        self.0.ended(&instance.as_ref()).await;
+        self.0.output(&instance.as_ref())
+    }
+
+    /// Removes all instances and what they shared.
+    async fn clear(self) {
+        let (runtime, of_instances) = (&self.0.runtime, self.of_instances());
+        for instance in runtime.list().await.unwrap().instances {
+            runtime.remove(&instance.as_ref()).await.unwrap();
+        }
+        runtime.teardown("demo", Volumes::Remove).await.unwrap();
+        assert_eq!(self.interfaces(&of_instances), Vec::<String>::new());
+        assert_eq!(self.tables(), Vec::<String>::new());
+        assert_eq!(std::fs::read_dir(self.0.root.path().join("sandbox/networks")).unwrap().count(), 0);
+    }
+
+    /// Interfaces of this root: its bridges by what they say about themselves, the others by what records say.
+    fn interfaces(&self, of_instances: &[String]) -> Vec<String> {
+        let listed = Command::new("ip").args(["-o", "link"]).output().unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let owner = self.owner();
+        let is_bridge = |line: &str| line.contains(&format!("alias {owner}"));
+        let is_ours = |line: &&str| is_bridge(line) || of_instances.iter().any(|name| line.contains(name.as_str()));
+        listed.lines().filter(is_ours).map(str::to_owned).collect()
+    }
+
+    /// Tables of packet filters of this root, by what they say about themselves.
+    fn tables(&self) -> Vec<String> {
+        let Ok(listed) = Command::new("nft").args(["list", "tables"]).output() else { return Vec::new() };
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let table =
+            |line: &str| line.strip_prefix("table ip ").filter(|name| name.starts_with("keel-")).map(str::to_owned);
+        let text = |name: &str| {
+            let shown = Command::new("nft").args(["list", "table", "ip", name]).output().unwrap();
+            String::from_utf8(shown.stdout).unwrap()
+        };
+        let owner = self.owner();
+        listed.lines().filter_map(table).map(|name| text(&name)).filter(|text| text.contains(&owner)).collect()
+    }
+
+    fn owner(&self) -> String {
+        format!("keel {}_", self.0.root.path().file_name().unwrap().to_string_lossy().replace('.', "test-"))
+    }
+
+    /// Interfaces that records name.
+    fn of_instances(&self) -> Vec<String> {
+        let instances = std::fs::read_dir(self.0.root.path().join("sandbox/instances")).unwrap().flatten();
+        let record = |path: std::path::PathBuf| read_json(&path.join("record.json"));
+        let name = |record: serde_json::Value| {
+            record["launch"]["network"]["link"]["bridge"]["interface"].as_str().map(str::to_owned)
+        };
+        instances.filter_map(|entry| name(record(entry.path()))).collect()
+    }
+}
+
+fn named(service: &str, slot: u32, yaml: &str) -> CreateRequest {
+    let mut request = request(yaml, slot);
+    request.id.service = service.into();
+    request
+}
+
+/// A service that answers every connection to a port with a text.
+fn answering(port: u16, text: &str) -> String {
+    shell(&format!("while :; do echo {text} | /bin/busybox nc -l -p {port}; done"))
+}
+
+/// What a port of the machine answers, once it does.
+fn answer(port: u16) -> String {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut text = String::new();
+        let read =
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).and_then(|mut stream| stream.read_to_string(&mut text));
+        if read.is_ok() && !text.is_empty() {
+            return text;
+        }
+        assert!(Instant::now() < end, "port {port} answers");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A script that asks until it is answered.
+fn asking(host: &str, port: u16) -> String {
+    format!("until /bin/busybox nc -w 1 {host} {port} 2>/dev/null; do /bin/busybox sleep 0.05; done")
+}
+
+#[tokio::test]
+async fn instances_of_a_deployment_reach_each_other_by_name() {
+    let Some(sandbox) = networked().await else { return };
+    sandbox.run(&named("db", 0, &answering(7000, "data"))).await;
+    for name in ["db", "0.db", "db-0"] {
+        let client =
+            sandbox.run(&named(&format!("by-{}", name.replace('.', "-")), 0, &shell(&asking(name, 7000)))).await;
+        assert_eq!(sandbox.said(&client).await, "data\n", "{name}");
+    }
+    sandbox.clear().await;
+}
+
+#[tokio::test]
+async fn another_deployment_is_out_of_reach() {
+    let Some(sandbox) = networked().await else { return };
+    let server = sandbox.run(&named("db", 0, &answering(7000, "data"))).await;
+    let record = read_json(&sandbox.0.dir(&server.as_ref()).join("record.json"));
+    let address = record["launch"]["network"]["link"]["bridge"]["address"].as_str().unwrap().to_owned();
+    let sibling = sandbox.run(&named("sibling", 0, &shell(&asking(&address, 7000)))).await;
+    assert_eq!(sandbox.said(&sibling).await, "data\n");
+    let script = format!("/bin/busybox nc -w 1 {address} 7000 || echo refused");
+    let mut stranger = named("stranger", 0, &shell(&script));
+    stranger.id.deployment = "other".into();
+    let stranger = sandbox.run(&stranger).await;
+    let said = sandbox.said(&stranger).await;
+    assert!(said.contains("refused\n") && !said.contains("data"), "{said}");
+    sandbox.clear().await;
+}
+
+#[tokio::test]
+async fn names_come_and_go_while_an_instance_looks() {
+    let Some(sandbox) = networked().await else { return };
+    let looking = "last=; while :; do now=$(/bin/busybox grep -c late-0 /etc/hosts); [ \"$now\" = \"$last\" ] || echo $now; \
+                   last=$now; /bin/busybox sleep 0.02; done";
+    let watcher = sandbox.run(&named("watcher", 0, &shell(looking))).await;
+    sandbox.0.wrote(&watcher.as_ref(), "0\n").await;
+    let late = sandbox.run(&named("late", 0, &shell("sleep 1000"))).await;
+    sandbox.0.wrote(&watcher.as_ref(), "0\n1\n").await;
+    sandbox.0.runtime.stop(&late.as_ref(), &now()).await.unwrap();
+    sandbox.0.wrote(&watcher.as_ref(), "0\n1\n0\n").await;
+    sandbox.clear().await;
+}
+
+fn now() -> StopRequest {
+    StopRequest { signal: Signal::KILL, grace: Duration::ZERO, cause: StopCause::Retired }
+}
+
+#[tokio::test]
+async fn an_instance_has_its_own_interface_with_traffic_of_its_own() {
+    let Some(sandbox) = networked().await else { return };
+    sandbox.run(&named("db", 0, &answering(7000, "data"))).await;
+    let script = format!("ip -o -4 addr show eth0; ip route; {}; sleep 1000", asking("db", 7000));
+    let client = sandbox.run(&named("client", 0, &shell(&script))).await;
+    sandbox.0.wrote(&client.as_ref(), "data\n").await;
+    let output = sandbox.0.output(&client.as_ref());
+    assert!(output.contains("inet 10.2") && output.contains("/22"), "{output}");
+    assert!(output.contains("default via 10.2"), "{output}");
+    let usage = Stats::stats(&sandbox.0.runtime, &client.as_ref()).await.unwrap();
+    assert!(usage.received_bytes > Some(0) && usage.sent_bytes > Some(0), "{usage:?}");
+    sandbox.clear().await;
+}
+
+#[tokio::test]
+async fn endpoints_are_reached_on_the_machine() {
+    let sandbox = Sandbox::new();
+    let endpoints = "\nendpoints: [{ name: http, protocol: http, port: 8099 }]";
+    let yaml = shell("while :; do echo here | /bin/busybox nc -l -p $PORT 127.0.0.1; done") + endpoints;
+    let instance = sandbox.run(&yaml).await;
+    assert_eq!(answer(instance.ports[0].host_port), "here\n");
+    let own = sandbox.runtime.capabilities().await.unwrap().support(Control::ServiceNames) == Support::Enforced;
+    // With interfaces of its own the program listens where the endpoint says.
+    assert_eq!(instance.ports[0].container_port == 8099, own);
+    assert_ne!(instance.ports[0].host_port, 8099);
+    Networked(sandbox).clear().await;
+}
+
+#[tokio::test]
+async fn every_kind_of_network_without_others_is_reached_as_far_as_it_says() {
+    let sandbox = Sandbox::new();
+    if sandbox.runtime.capabilities().await.unwrap().support(Control::NetworkIsolation) != Support::Enforced {
+        return eprintln!("skipped: there are no network namespaces here");
+    }
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ports = format!("\nport_mappings: [{{ container_port: 7001, host_port: {free} }}]");
+    let loopback = answering(7001, "inside") + &ports + "\nsandbox: { network: loopback }";
+    let instance = sandbox.run(&loopback).await;
+    assert_eq!((instance.ports[0].host_port, instance.ports[0].container_port), (free, 7001));
+    assert_eq!(answer(free), "inside\n");
+
+    let second = sandbox.runtime.create(&named("second", 0, &loopback)).await.unwrap();
+    let error = sandbox.runtime.start(&second.as_ref()).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("port 7001 can't be published at 127.0.0.1:{free}")), "{error}");
+    assert!(error.contains("choose another port_mappings host_port"), "{error}");
+
+    sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
+    let none = answering(7001, "inside") + &ports + "\nsandbox: { network: none }";
+    let instance = sandbox.run(&none).await;
+    assert_eq!(instance.ports, vec![]);
+    assert!(instance.conditions.iter().any(|one| one.reason == "PortMappings"), "{:?}", instance.conditions);
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, free)).is_err());
+    Networked(sandbox).clear().await;
+}
+
+#[tokio::test]
+async fn many_connections_are_handed_on_whole() {
+    let sandbox = Sandbox::new();
+    let yaml = shell("exec /bin/busybox nc -ll -p $PORT -e /bin/busybox cat")
+        + "\nendpoints: [{ name: http, protocol: http, port: 8099 }]\nsandbox: { network: loopback }";
+    let instance = sandbox.run(&yaml).await;
+    let Some(binding) = instance.ports.first() else { return eprintln!("skipped: no network namespaces") };
+    let port = binding.host_port;
+    let echo = move |number: u8| {
+        let sent = vec![number; 300_000];
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            let mut writer = stream.try_clone().unwrap();
+            let to_send = sent.clone();
+            let writing = std::thread::spawn(move || {
+                let _ = writer.write_all(&to_send);
+                let _ = writer.shutdown(std::net::Shutdown::Write);
+            });
+            let mut received = Vec::new();
+            let _ = stream.read_to_end(&mut received);
+            writing.join().unwrap();
+            // It may not listen yet.
+            if !received.is_empty() || Instant::now() > end {
+                return received == sent;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let all: Vec<_> = (0..20).map(|number| std::thread::spawn(move || echo(number))).collect();
+    assert!(all.into_iter().all(|one| one.join().unwrap()));
+    Networked(sandbox).clear().await;
+}
+
+#[tokio::test]
+async fn further_hosts_and_name_servers_are_seen_inside() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = rootfs(folder.path());
+    // As images have it whose files a service manager writes.
+    std::os::unix::fs::symlink("../run/systemd/resolve/stub-resolv.conf", root.join("etc/resolv.conf")).unwrap();
+    let fields = "\nextra_hosts: ['far:192.0.2.9']\ndns: [192.0.2.53]";
+    for more in ["", "\nnetwork_mode: host", "\nnetwork_mode: none"] {
+        for yaml in [shell("cat /etc/hosts /etc/resolv.conf"), shell_in(&root, "cat /etc/hosts /etc/resolv.conf")] {
+            let sandbox = Sandbox::new();
+            let instance = sandbox.run(&format!("{yaml}{fields}{more}")).await;
+            sandbox.ended(&instance.as_ref()).await;
+            let output = sandbox.output(&instance.as_ref());
+            assert!(output.contains("192.0.2.9\tfar\n"), "{more}: {output}");
+            assert!(output.contains("localhost"), "{more}: {output}");
+            let asked = output.lines().filter(|line| line.starts_with("nameserver")).collect::<Vec<_>>();
+            let told = instance.conditions.iter().any(|one| one.reason == "Dns");
+            match more.ends_with("none") {
+                false => assert_eq!((asked, told), (vec!["nameserver 192.0.2.53"], false), "{more}: {output}"),
+                true => assert!(told && !asked.contains(&"nameserver 192.0.2.53"), "{more}: {output}"),
+            }
+            Networked(sandbox).clear().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_image_has_the_machines_names_with_the_machines_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = rootfs(folder.path());
+    let sandbox = Sandbox::new();
+    let yaml = shell_in(&root, "cat /etc/hosts /etc/resolv.conf; echo x 2>/dev/null > /etc/hosts || echo read-only");
+    let instance = sandbox.run(&(yaml + "\nnetwork_mode: host")).await;
+    sandbox.ended(&instance.as_ref()).await;
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let expected = read("/etc/hosts") + &read("/etc/resolv.conf") + "read-only\n";
+    assert_eq!(sandbox.output(&instance.as_ref()), expected);
+}
+
+/// Another machine, which the first one reaches by the interface `up0` and its default route: it answers each
+/// connection with the address that it comes from.
+struct Elsewhere(Child);
+
+impl Elsewhere {
+    const ADDRESS: &str = "198.51.100.2";
+    const OWN: &str = "198.51.100.1";
+
+    fn start() -> Self {
+        let script = "read word; ip addr add 198.51.100.2/24 dev up1; ip link set up1 up; ip link set lo up; \
+                      exec busybox nc -ll -p 80 -e sh -c 'echo $NCAT_REMOTE_ADDR; cat /proc/net/tcp | head -0; \
+                      busybox netstat -tn | busybox grep :80'";
+        let mut child = Command::new("unshare")
+            .args(["--net", "sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It has its namespace once it differs from this one.
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        while namespace(&child.id().to_string()) == namespace("self") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let commands = format!(
+            "ip link add up0 type veth peer name up1 netns {} && ip addr add {}/24 dev up0 && ip link set up0 up && \
+             ip route add default via {}",
+            child.id(),
+            Self::OWN,
+            Self::ADDRESS
+        );
+        assert!(Command::new("sh").args(["-c", &commands]).status().unwrap().success());
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn what_leaves_the_machine_carries_its_address() {
+    if std::env::var_os(OWN_MACHINE).is_none() {
+        return;
+    }
+    let _elsewhere = Elsewhere::start();
+    let Some(sandbox) = networked().await else { return };
+    let client = sandbox.run(&named("client", 0, &shell(&asking(Elsewhere::ADDRESS, 80)))).await;
+    let output = sandbox.said(&client).await;
+    assert!(output.contains(&format!("{}:", Elsewhere::OWN)), "{output}");
+    sandbox.clear().await;
+}
+
+#[tokio::test]
+async fn killed_supervisors_leave_nothing_behind() {
+    let Some(sandbox) = networked().await else { return };
+    let endpoints = "\nendpoints: [{ name: http, protocol: http, port: 8099 }]";
+    let instance = sandbox.run(&named("web", 0, &(answering(8099, "here") + endpoints))).await;
+    let port = instance.ports[0].host_port;
+    assert_eq!(answer(port), "here\n");
+    assert_eq!(sandbox.interfaces(&sandbox.of_instances()).len(), 2);
+    if let [table] = &sandbox.tables()[..] {
+        assert_eq!(table.matches("masquerade").count(), 1, "{table}");
+        assert!(table.contains("ct state established,related accept"), "{table}");
+    }
+    kill_supervisor(&sandbox.0, &instance.as_ref());
+    let fails = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err();
+    wait_until("its port is closed", fails);
+    let found = sandbox.0.find(&instance.as_ref()).await.unwrap();
+    assert!(matches!(found.phase, Phase::Exited(_)));
+    // Another one comes, and the first is started again: both know each other.
+    let again = sandbox.0.runtime.start(&instance.as_ref()).await.unwrap();
+    assert_eq!(again.ports[0].host_port, port);
+    assert_eq!(answer(port), "here\n");
+    let client = sandbox.run(&named("client", 0, &shell(&asking("web", 8099)))).await;
+    assert_eq!(sandbox.said(&client).await, "here\n");
+    kill_supervisor(&sandbox.0, &instance.as_ref());
+    sandbox.clear().await;
+}
+
+fn kill_supervisor(sandbox: &Sandbox, instance: &InstanceRef) {
+    let run = read_json(&sandbox.dir(instance).join("run.json"));
+    let pid = |field: &str| i32::try_from(run[field]["pid"].as_i64().unwrap()).unwrap();
+    let supervisor = rustix::process::Pid::from_raw(pid("supervisor")).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+    wait_until("the supervisor is gone", || !alive(pid("supervisor")));
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
