@@ -40,6 +40,8 @@ pub enum Control {
     CapabilityDrop,
     /// Another user than the controller's.
     User,
+    /// Limits on which hosts are reached (`allow_hosts`).
+    EgressFilter,
     /// Names of services resolve inside a deployment.
     ServiceNames,
     /// Activity of instances is reported.

@@ -418,7 +418,10 @@ pub struct Sandbox {
     /// What it may reach; `none` for pools and `full` elsewhere when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<SandboxNetwork>,
-    /// Hosts that it may reach through the egress proxy.
+    /// Hosts that it may reach, and no others: through a proxy of HTTP, which `HTTP_PROXY` and `HTTPS_PROXY` name.
+    /// `example.org`, `*.example.org` (those below it), an address, or `*`, each with a port or without;
+    /// what begins with `!` denies, whatever the others say. Private addresses open only where they are written as
+    /// addresses; those of this machine, its link and its cloud's metadata never.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_hosts: Vec<String>,
     /// Paths that it may read.
@@ -440,9 +443,9 @@ pub struct Sandbox {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SandboxNetwork {
-    /// Nothing.
+    /// Nothing, and nothing reaches it.
     None,
-    /// Itself.
+    /// Itself; its endpoints and mapped ports are reached from the machine.
     Loopback,
     /// All that the machine can.
     Full,

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use evenkeel::runtime::{Control, CreateRequest, Runtime, Stats, StopRequest, Support, Volumes};
@@ -318,13 +319,20 @@ async fn an_image_has_the_machines_names_with_the_machines_network() {
 
 /// Another machine, which the first one reaches by the interface `up0` and its default route: it answers each
 /// connection with the address that it comes from.
-struct Elsewhere(Child);
+struct Elsewhere {
+    machine: Child,
+    _only: MutexGuard<'static, ()>,
+}
+
+/// There is one at a time.
+static ELSEWHERE: Mutex<()> = Mutex::new(());
 
 impl Elsewhere {
     const ADDRESS: &str = "198.51.100.2";
     const OWN: &str = "198.51.100.1";
 
     fn start() -> Self {
+        let guard = ELSEWHERE.lock().unwrap_or_else(PoisonError::into_inner);
         let script = "read word; ip addr add 198.51.100.2/24 dev up1; ip link set up1 up; ip link set lo up; \
                       exec busybox nc -ll -p 80 -e sh -c 'echo $NCAT_REMOTE_ADDR; cat /proc/net/tcp | head -0; \
                       busybox netstat -tn | busybox grep :80'";
@@ -348,14 +356,14 @@ impl Elsewhere {
         );
         assert!(Command::new("sh").args(["-c", &commands]).status().unwrap().success());
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-        Self(child)
+        Self { machine: child, _only: guard }
     }
 }
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.machine.kill();
+        let _ = self.machine.wait();
     }
 }
 
@@ -413,4 +421,112 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
         assert!(Instant::now() < end, "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A script that asks the proxy for what a line of HTTP says, and shows the first line and the body of the answer.
+fn proxied(request: &str) -> String {
+    format!("printf '{request} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' | /bin/busybox nc 127.0.0.1 3128")
+}
+
+/// Runs scripts in one instance that may reach these hosts; each gives a part of what it wrote.
+async fn with_hosts(rules: &str, scripts: &[String]) -> Option<Vec<String>> {
+    let sandbox = Sandbox::new();
+    if sandbox.runtime.capabilities().await.unwrap().support(Control::EgressFilter) != Support::Enforced {
+        eprintln!("skipped: there are no network namespaces here");
+        return None;
+    }
+    let script = scripts.join("; echo; echo ----; ");
+    let yaml = shell(&script) + &format!("\nsandbox: {{ allow_hosts: [{rules}] }}");
+    let instance = sandbox.run(&yaml).await;
+    sandbox.ended(&instance.as_ref()).await;
+    let output = sandbox.output(&instance.as_ref());
+    sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
+    Some(output.split("----\n").map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn what_is_not_the_internet_is_closed_to_the_proxy_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let targets = [
+        format!("CONNECT 127.0.0.1:{port}"),
+        format!("CONNECT localhost:{port}"),
+        format!("CONNECT 0.0.0.0:{port}"),
+        format!("CONNECT [::1]:{port}"),
+        format!("CONNECT [::ffff:127.0.0.1]:{port}"),
+        format!("CONNECT 2130706433:{port}"),
+        format!("CONNECT 0x7f.1:{port}"),
+        format!("CONNECT 0177.0.0.1:{port}"),
+        "CONNECT 169.254.169.254:80".to_owned(),
+        "CONNECT 10.0.0.9:80".to_owned(),
+        format!("GET http://127.0.0.1:{port}/"),
+        format!("GET http://localhost:{port}/"),
+    ];
+    let scripts: Vec<String> = targets.iter().map(|target| proxied(target)).collect();
+    let Some(answers) = with_hosts("'*', 127.0.0.1, localhost", &scripts).await else { return };
+    assert_eq!(answers.len(), targets.len());
+    for (target, answer) in targets.iter().zip(answers) {
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("private network"), "{target}: {answer}");
+    }
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "nobody came");
+}
+
+#[tokio::test]
+async fn rules_hold_and_there_is_no_other_way_out() {
+    let direct = "ip -o link | /bin/busybox wc -l; echo $https_proxy $NO_PROXY".to_owned();
+    let scripts = [proxied("CONNECT denied.test:443"), proxied("CONNECT other.test:443"), proxied("GET /here"), direct];
+    let Some(answers) = with_hosts("'*.test', '!denied.test', example.org", &scripts).await else { return };
+    assert!(answers[0].contains("403 Forbidden") && answers[0].contains("allow_hosts denies it"), "{}", answers[0]);
+    assert!(answers[1].contains("502 Bad Gateway"), "no such name: {}", answers[1]);
+    assert!(answers[2].contains("400 Bad Request"), "{}", answers[2]);
+    assert_eq!(answers[3], "1\nhttp://127.0.0.1:3128 localhost,127.0.0.1,::1\n");
+}
+
+#[tokio::test]
+async fn allowed_hosts_are_reached_by_tunnel_and_by_request() {
+    if std::env::var_os(OWN_MACHINE).is_none() {
+        return;
+    }
+    let _elsewhere = Elsewhere::start();
+    let scripts =
+        [proxied("CONNECT 198.51.100.2:80"), proxied("GET http://198.51.100.2/"), proxied("CONNECT 198.51.100.2:81")];
+    let answers = with_hosts("'198.51.100.2:80'", &scripts).await.unwrap();
+    assert!(answers[0].starts_with("HTTP/1.1 200 Connection established"), "{}", answers[0]);
+    assert!(answers[0].contains("198.51.100.1:"), "it came from the machine: {}", answers[0]);
+    assert!(answers[1].contains("198.51.100.1:"), "{}", answers[1]);
+    assert!(answers[2].contains("403 Forbidden"), "{}", answers[2]);
+    // The machine's own addresses are as closed as its loopback interface.
+    let own = with_hosts("'*'", &[proxied("CONNECT 198.51.100.1:80")]).await.unwrap();
+    assert!(own[0].contains("403 Forbidden"), "{}", own[0]);
+}
+
+#[tokio::test]
+async fn helpers_end_with_their_supervisor() {
+    let sandbox = Sandbox::new();
+    let yaml =
+        shell("sleep 1000") + "\nsandbox: { allow_hosts: [example.org] }\nport_mappings: [{ container_port: 7 }]";
+    let instance = sandbox.run(&yaml).await;
+    if instance.ports.is_empty() {
+        return eprintln!("skipped: there are no network namespaces here");
+    }
+    let run = read_json(&sandbox.dir(&instance.as_ref()).join("run.json"));
+    let supervisor = run["supervisor"]["pid"].as_i64().unwrap();
+    let helpers = children_of(supervisor, &["keel-ports", "keel-egress"]);
+    assert_eq!(helpers.len(), 2);
+    kill_supervisor(&sandbox, &instance.as_ref());
+    wait_until("helpers are gone", || helpers.iter().all(|pid| !alive(*pid)));
+    sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
+}
+
+/// Processes of these names whose parent is the given one.
+fn children_of(parent: i64, names: &[&str]) -> Vec<i32> {
+    let stat = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let is_one = |pid: &i32| {
+        let stat = stat(*pid);
+        names.iter().any(|name| stat.contains(&format!("({name})")))
+            && stat.rsplit(')').next().and_then(|rest| rest.split(' ').nth(2)) == Some(&parent.to_string())
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_one).collect()
 }

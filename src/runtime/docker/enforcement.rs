@@ -106,7 +106,9 @@ fn asked(control: Control, found: &ContainerInspectResponse, host: &HostConfig) 
             Asked { words: None, by: own.then(|| "network of the deployment".to_owned()) }
         }
         Control::Suspend => Asked { words: None, by: Some("the engine's pause".to_owned()) },
-        Control::DiskLimit | Control::Landlock | Control::Activity => Asked { words: None, by: None },
+        Control::DiskLimit | Control::Landlock | Control::EgressFilter | Control::Activity => {
+            Asked { words: None, by: None }
+        }
     }
 }
 

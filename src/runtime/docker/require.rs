@@ -53,7 +53,9 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
         }
         Control::Devices => (spec.privileged == Some(true)).then_some("privileged: true gives every device; remove it"),
         Control::Suspend => None,
-        Control::Activity | Control::DiskLimit | Control::Landlock => Some("the docker runtime does not have it"),
+        Control::Activity | Control::DiskLimit | Control::EgressFilter | Control::Landlock => {
+            Some("the docker runtime does not have it")
+        }
     }
 }
 

@@ -139,6 +139,7 @@ pub fn report(probe: &Probe) -> Capabilities {
         (Control::UtsNamespace, isolated.clone()),
         (Control::ReadOnlyRoot, isolated),
         (Control::NetworkIsolation, by(&probe.network)),
+        (Control::EgressFilter, by(&probe.namespaces.clone().and(probe.network.clone()))),
         (Control::CapabilityDrop, drop),
         (Control::DiskLimit, by(&probe.quota)),
         (Control::Devices, match (&probe.namespaces, cgroup::limits_devices(&probe.homes)) {

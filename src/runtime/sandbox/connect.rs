@@ -29,6 +29,12 @@ impl Inner {
             let texts =
                 network::files(&mut launch.network, &request.spec, &launch.root, &launch.hostname, place, found)?;
             self.give_ports(wanted, &request.spec, record)?;
+            if record.launch.namespaces.net {
+                record.launch.network.egress = network::egress_policy(&request.spec);
+                if record.launch.network.egress.is_some() {
+                    network::egress::tell(&mut record.launch.env);
+                }
+            }
             Ok(texts)
         });
         connected.map_err(|error| {

@@ -118,7 +118,17 @@ impl Facts<'_> {
             Control::Landlock => self.landlock(),
             Control::CapabilityDrop => self.capability_sets(),
             Control::User => self.user(),
-            Control::ServiceNames | Control::Activity | Control::Suspend => self.by_runtime(control),
+            Control::EgressFilter => match &self.launch().network.egress {
+                Some(_) => State::Enforced { by: "egress proxy, the only way out of its network namespace".to_owned() },
+                None => self.missing(control),
+            },
+            Control::ServiceNames => match self.launch().network.attachment() {
+                Some(attachment) => {
+                    State::Enforced { by: format!("hosts of the network {}", attachment.network.bridge) }
+                }
+                None => self.missing(control),
+            },
+            Control::Activity | Control::Suspend => self.by_runtime(control),
         }
     }
 

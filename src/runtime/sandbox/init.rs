@@ -138,7 +138,9 @@ fn prepare(
         None => {}
     }
     if let Some(handover) = handover {
-        handover.hand_out(launch.namespaces.user).context("showing the network to the supervisor")?;
+        handover
+            .hand_out(launch.namespaces.user, launch.network.egress.is_some())
+            .context("showing the network to the supervisor")?;
     }
     if launch.namespaces.mount && launch.root != Root::Shared {
         rootfs::enter(launch, dir)?;

@@ -35,6 +35,7 @@ pub fn requested(spec: &ServiceSpec) -> BTreeMap<Control, String> {
         (Control::Devices, Some(devices(spec))),
         (Control::Seccomp, Some(seccomp(spec).to_owned())),
         (Control::Landlock, paths(spec)),
+        (Control::EgressFilter, hosts(spec)),
         (Control::CapabilityDrop, Some(capabilities(spec))),
         (Control::User, spec.user.clone()),
         (Control::Activity, idle.and_then(|idle| idle.max_idle).map(|time| format!("max_idle {time}"))),
@@ -54,6 +55,11 @@ fn network(spec: &ServiceSpec) -> String {
         0 => "full".to_owned(),
         hosts => format!("allow_hosts ({hosts})"),
     }
+}
+
+fn hosts(spec: &ServiceSpec) -> Option<String> {
+    let hosts = &spec.sandbox.as_ref()?.allow_hosts;
+    (!hosts.is_empty()).then(|| hosts.join(", "))
 }
 
 fn root(spec: &ServiceSpec) -> &'static str {

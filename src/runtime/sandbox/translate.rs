@@ -186,6 +186,7 @@ fn require_in(spec: &ServiceSpec, launch: &Launch, machine: &Machine<'_>) -> Res
         let missing = match wanted {
             Control::Seccomp if launch.seccomp.is_none() => "the spec switches the system-call filter off",
             Control::NetworkIsolation if !launch.namespaces.net => "write sandbox.network: none",
+            Control::EgressFilter if network::egress_policy(spec).is_none() => "write sandbox.allow_hosts",
             Control::ServiceNames if network::wanted(spec, machine.probe) != network::Wanted::Deployment => {
                 "the spec gives it another network than that of its deployment"
             }

@@ -48,9 +48,6 @@ fn namespaces(spec: &ServiceSpec, found: &mut Vec<Condition>) {
 
 fn sandbox(spec: &ServiceSpec, found: &mut Vec<Condition>) {
     let Some(sandbox) = &spec.sandbox else { return };
-    if !sandbox.allow_hosts.is_empty() {
-        found.push(unsupported("sandbox.allow_hosts", "it comes with a later version"));
-    }
     if sandbox.network == Some(SandboxNetwork::Full) && spec.network_mode() == NetworkMode::None {
         found.push(unsupported("sandbox.network", "network_mode: none is stricter and holds"));
     }

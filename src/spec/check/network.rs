@@ -35,9 +35,9 @@ pub(super) fn check(report: &mut Report<'_>, spec: &ServiceSpec) {
         }
     }
     for (index, host) in spec.sandbox.iter().flat_map(|sandbox| &sandbox.allow_hosts).enumerate() {
-        if !is_allowed_host(host) {
+        if !is_allowed_host(host.strip_prefix('!').unwrap_or(host)) {
             let message = format!("{host:?} is not a host");
-            let help = "write a host such as example.org, *.example.org or example.org:443";
+            let help = "write a host such as example.org, *.example.org or example.org:443, or one to deny after !";
             report.problem_help(&steps!["sandbox", "allow_hosts", index], message, help);
         }
     }

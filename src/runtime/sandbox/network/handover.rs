@@ -2,8 +2,10 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::egress::PORT;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -14,7 +16,10 @@ use rustix::net::{
 const USERS: &str = "/proc/self/ns/user";
 const NETWORK: &str = "/proc/self/ns/net";
 /// Most descriptors that are handed over.
-const MOST: usize = 2;
+const MOST: usize = 3;
+/// What tells which of them there are: always the network, then its users, then the socket of the egress proxy.
+const HAS_USERS: u8 = 1;
+const HAS_PROXY: u8 = 2;
 
 /// Two ends of a socket, of which each process uses one.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct Place {
     pub network: OwnedFd,
     /// Whose users may use it, where that is not the machine.
     pub users: Option<OwnedFd>,
+    /// Where the egress proxy listens in it.
+    pub proxy: Option<TcpListener>,
 }
 
 impl Handover {
@@ -42,21 +49,26 @@ impl Handover {
         Ok(Self { inside, outside })
     }
 
-    /// In the first process: hands its namespaces out, while the machine's `/proc` is still there.
+    /// In the first process: hands its namespaces out, while the machine's `/proc` is still there, and a socket of its
+    /// loopback interface for the egress proxy where there is to be one.
     ///
     /// # Errors
     /// They can't be opened, or the supervisor is gone.
-    pub fn hand_out(&self, has_users: bool) -> io::Result<()> {
+    pub fn hand_out(&self, has_users: bool, has_proxy: bool) -> io::Result<()> {
         let open = |path: &str| openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let mut all = vec![open(NETWORK)?];
         if has_users {
             all.push(open(USERS)?);
         }
+        if has_proxy {
+            all.push(TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))?.into());
+        }
+        let there = if has_users { HAS_USERS } else { 0 } | if has_proxy { HAS_PROXY } else { 0 };
         let borrowed: Vec<BorrowedFd<'_>> = all.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
-        sendmsg(&self.inside, &[IoSlice::new(b"n")], &mut ancillary, SendFlags::NOSIGNAL)?;
+        sendmsg(&self.inside, &[IoSlice::new(&[there])], &mut ancillary, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
@@ -69,12 +81,18 @@ impl Handover {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        recvmsg(&self.outside, &mut [IoSliceMut::new(&mut [0])], &mut ancillary, flags)?;
+        let mut there = [0];
+        recvmsg(&self.outside, &mut [IoSliceMut::new(&mut there)], &mut ancillary, flags)?;
         let mut received = ancillary.drain().flat_map(|message| match message {
             RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect::<Vec<_>>(),
             _ => Vec::new(),
         });
-        let network = received.next().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Place { network, users: received.next() })
+        let mut next = || received.next().ok_or(io::ErrorKind::InvalidData);
+        let [there] = there;
+        Ok(Place {
+            network: next()?,
+            users: (there & HAS_USERS != 0).then(&mut next).transpose()?,
+            proxy: (there & HAS_PROXY != 0).then(&mut next).transpose()?.map(TcpListener::from),
+        })
     }
 }

@@ -5,17 +5,23 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, getpid, getppid, pidfd_send_signal, set_dumpable_behavior,
+    DumpableBehavior, Gid, Pid, Signal, Uid, getpid, getppid, pidfd_send_signal, set_dumpable_behavior,
     set_parent_process_death_signal,
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{
+    LinkNameSpaceType, move_into_link_name_space, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
 
-use super::Network;
 use super::handover::Place;
 use super::publish::{Listening, listen, serve};
+use super::{Network, egress};
 use crate::runtime::sandbox::failure::{Context, Failure};
 use crate::runtime::sandbox::program;
 use crate::runtime::sandbox::sys::{self, Fork, Namespaces};
+
+/// The user and group that own nothing, as the kernel has it (`overflowuid`).
+const NOBODY: u32 = 65_534;
 
 /// Sockets of the machine that a helper will serve, opened before the program starts: that a port is taken is a failure
 /// of the start.
@@ -31,7 +37,7 @@ pub struct Helpers(Vec<OwnedFd>);
 impl Helpers {
     /// Whether an instance needs any.
     pub fn are_needed(network: &Network) -> bool {
-        !network.published.is_empty()
+        !network.published.is_empty() || network.egress.is_some()
     }
 
     /// Opens what they will serve.
@@ -57,6 +63,13 @@ impl Helpers {
                 serve(&prepared.listening, own);
             }
         }
+        if let (Some(policy), Some(proxy)) = (&network.egress, &place.proxy) {
+            // It connects in the machine's network.
+            match fork(c"keel-egress", &[proxy.as_fd()], None)? {
+                Some(helper) => helpers.0.push(helper),
+                None => egress::serve(proxy, policy.clone()),
+            }
+        }
         Ok(helpers)
     }
 
@@ -80,6 +93,18 @@ fn fork(name: &CStr, kept: &[BorrowedFd<'_>], place: Option<&Place>) -> Result<O
     }
 }
 
+/// Gives up root: what handles the bytes of strangers needs none of it.
+fn become_nobody() -> std::io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    set_thread_groups(&[])?;
+    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    Ok(())
+}
+
 /// Makes a process a helper.
 fn settle(name: &CStr, kept: &[BorrowedFd<'_>], place: Option<&Place>, supervisor: Option<Pid>) -> std::io::Result<()> {
     let _ = rustix::thread::set_name(name);
@@ -97,7 +122,11 @@ fn settle(name: &CStr, kept: &[BorrowedFd<'_>], place: Option<&Place>, superviso
         }
         move_into_link_name_space(place.network.as_fd(), Some(LinkNameSpaceType::Network))?;
     }
-    // After the change of namespaces, which clears it.
+    if place.is_none_or(|place| place.users.is_none()) {
+        become_nobody()?;
+    }
+    set_no_new_privs(true)?;
+    // After the change of namespaces and users, which clears it.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if getppid() != supervisor {
         return Err(std::io::ErrorKind::BrokenPipe.into());

@@ -7,6 +7,7 @@
 
 mod attachment;
 mod clear;
+pub mod egress;
 mod firewall;
 mod handover;
 mod helper;
@@ -28,7 +29,7 @@ pub use attachment::{Attachment, Holder};
 pub use clear::{detach, leave, sweep};
 pub use handover::Handover;
 pub use helper::Helpers;
-pub use plan::{Texts, Wanted, asked, conditions, files, publish, wanted};
+pub use plan::{Texts, Wanted, asked, conditions, egress_policy, files, publish, wanted};
 pub use probe::try_out;
 pub use publish::Published;
 pub use wire::Wire;
@@ -45,6 +46,9 @@ pub struct Network {
     /// Ports of the machine that lead to it.
     #[serde(default)]
     pub published: Vec<Published>,
+    /// Hosts that it reaches through the egress proxy; there is none when absent.
+    #[serde(default)]
+    pub egress: Option<egress::Policy>,
 }
 
 /// What an instance is connected to.

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+use super::egress::Policy;
 use super::publish::Published;
 use super::{Link, NameFile, Network, names};
 use crate::runtime::sandbox::layout::{InstanceDir, Layout};
@@ -57,10 +58,43 @@ pub fn asked(spec: &ServiceSpec) -> Wanted {
     let by_sandbox = spec.sandbox.as_ref().and_then(|sandbox| sandbox.network);
     match (spec.network_mode(), by_sandbox) {
         (NetworkMode::None, _) | (_, Some(SandboxNetwork::None)) => Wanted::Nothing,
+        // The egress proxy is reached by loopback, and is the only way out.
+        (_, Some(SandboxNetwork::Full)) if has_rules(spec) => Wanted::Itself,
         (_, Some(SandboxNetwork::Loopback)) => Wanted::Itself,
         (_, None) if spec.pool.is_some() => Wanted::Nothing,
+        (_, None) if has_rules(spec) => Wanted::Itself,
         (NetworkMode::Host, _) => Wanted::Machine,
         (NetworkMode::Default | NetworkMode::Bridge(_) | NetworkMode::Container(_), _) => Wanted::Deployment,
+    }
+}
+
+fn has_rules(spec: &ServiceSpec) -> bool {
+    spec.sandbox.as_ref().is_some_and(|sandbox| !sandbox.allow_hosts.is_empty())
+}
+
+/// What the egress proxy of an instance allows, where it is to have one.
+pub fn egress_policy(spec: &ServiceSpec) -> Option<Policy> {
+    let rules = &spec.sandbox.as_ref()?.allow_hosts;
+    // Rules that can't be read are refused with the spec; without any, nothing is reached.
+    (!rules.is_empty() && spec.network_mode() != NetworkMode::None).then(|| Policy::parse(rules).unwrap_or_default())
+}
+
+/// Conditions about the egress proxy.
+fn about_egress(spec: &ServiceSpec, probe: &Probe, found: &mut Vec<Condition>) {
+    let Some(sandbox) = spec.sandbox.as_ref().filter(|sandbox| !sandbox.allow_hosts.is_empty()) else { return };
+    if spec.network_mode() == NetworkMode::None {
+        return found.push(unsupported("sandbox.allow_hosts", "network_mode: none is stricter and holds"));
+    }
+    if let Err(why) = probe.namespaces.clone().and(probe.network.clone()) {
+        let why = format!("the instance has no network of its own, in which the egress proxy would listen: {why}");
+        found.push(unsupported("sandbox.allow_hosts", &why));
+    }
+    if sandbox.network == Some(SandboxNetwork::Full) {
+        found.push(unsupported("sandbox.network", "sandbox.allow_hosts is stricter and holds"));
+    }
+    for index in Policy::without_effect(&sandbox.allow_hosts) {
+        let why = "addresses of this machine, of its link and of its cloud's services stay closed";
+        found.push(unsupported(&format!("sandbox.allow_hosts.{index}"), why));
     }
 }
 
@@ -75,6 +109,7 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
             format!("the instance has the machine's network although none was asked for: {why}"),
         ));
     }
+    about_egress(spec, probe, &mut found);
     let mode = spec.network_mode();
     match mode {
         NetworkMode::Bridge(Some(_)) | NetworkMode::Container(_) => {
@@ -259,6 +294,11 @@ mod tests {
             ("network_mode: host\nsandbox: { network: loopback }", Wanted::Itself, Wanted::Itself),
             ("network_mode: none\nsandbox: { network: loopback }", Wanted::Nothing, Wanted::Nothing),
             (full, Wanted::Deployment, Wanted::Machine),
+            ("sandbox: { allow_hosts: [a] }", Wanted::Itself, Wanted::Itself),
+            ("sandbox: { allow_hosts: [a], network: full }", Wanted::Itself, Wanted::Itself),
+            ("sandbox: { allow_hosts: [a], network: none }", Wanted::Nothing, Wanted::Nothing),
+            ("network_mode: host\nsandbox: { allow_hosts: [a] }", Wanted::Itself, Wanted::Itself),
+            ("pool: {}\nsandbox: { allow_hosts: [a] }", Wanted::Nothing, Wanted::Nothing),
             (&format!("{full}pool: {{}}"), Wanted::Deployment, Wanted::Machine),
             (&format!("{full}network_mode: none"), Wanted::Nothing, Wanted::Nothing),
         ] {
@@ -286,8 +326,13 @@ mod tests {
         assert_eq!(reasons(mapped, &can), Vec::<String>::new());
         assert_eq!(reasons(&format!("{mapped}network_mode: host"), &can), ["PortMappings"]);
         assert_eq!(reasons(&format!("{mapped}network_mode: none"), &can), ["PortMappings"]);
-        let alone = Probe { network: Err("no".into()), ..can };
+        let alone = Probe { network: Err("no".into()), ..can.clone() };
         assert_eq!(reasons("network_mode: none", &alone), ["NetworkNotIsolated"]);
+        let rules = "sandbox: { allow_hosts: [a, 127.0.0.1, 10.0.0.1], network: full }\n";
+        assert_eq!(reasons(rules, &can), ["SandboxNetwork", "SandboxAllowHosts1"]);
+        assert_eq!(reasons("network_mode: none\nsandbox: { allow_hosts: [a] }", &can), ["SandboxAllowHosts"]);
+        let told = reasons("sandbox: { allow_hosts: [a] }", &alone);
+        assert_eq!(told, ["NetworkNotIsolated", "SandboxAllowHosts"]);
     }
 
     #[test]

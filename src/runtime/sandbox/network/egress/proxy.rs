@@ -1,0 +1,138 @@
+//! Serving one instance: a thread for each connection.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::super::relay::relay;
+use super::head::{Kind, Request, parse};
+use super::policy::{Host, Policy, Refusal};
+
+/// Most connections at a time; each takes two threads. More wait in the kernel's queue.
+const MOST_CONNECTIONS: usize = 256;
+/// Pause where no connection can be taken on.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Longest head of a request, in bytes: nginx's bound for proxies is 32 KiB.
+const LONGEST_HEAD: usize = 32 << 10;
+/// Longest pause within the head of a request.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time for a host to answer one try to connect.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Most addresses of a host that are tried.
+const MOST_ADDRESSES: usize = 8;
+/// Stack of a thread: looking a name up takes some of it.
+const STACK: usize = 256 << 10;
+
+/// Serves for as long as this process lives.
+pub fn serve(listener: &TcpListener, policy: Policy) -> ! {
+    let (policy, open) = (Arc::new(policy), Arc::new(AtomicUsize::new(0)));
+    loop {
+        while open.load(Ordering::Acquire) >= MOST_CONNECTIONS {
+            thread::sleep(PAUSE);
+        }
+        let Ok((client, _)) = listener.accept() else {
+            thread::sleep(PAUSE);
+            continue;
+        };
+        open.fetch_add(1, Ordering::AcqRel);
+        let (policy, counted) = (Arc::clone(&policy), Arc::clone(&open));
+        let work = move || {
+            // A client that went away needs no answer.
+            let _ = attend(client, &policy);
+            counted.fetch_sub(1, Ordering::AcqRel);
+        };
+        if thread::Builder::new().stack_size(STACK).spawn(work).is_err() {
+            open.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// An answer of the proxy itself.
+struct Answer {
+    status: &'static str,
+    why: String,
+}
+
+fn attend(mut client: TcpStream, policy: &Policy) -> io::Result<()> {
+    client.set_read_timeout(Some(HEAD_LIMIT))?;
+    let mut bytes = Vec::new();
+    let connected = read(&mut client, &mut bytes)?.and_then(|request| Ok((connect(&request, policy)?, request)));
+    let (mut server, request) = match connected {
+        Ok(connected) => connected,
+        Err(Answer { status, why }) => {
+            let text = format!("keel: {why}\n");
+            let fields = format!("Content-Type: text/plain\r\nContent-Length: {}\r\nConnection: close", text.len());
+            return client.write_all(format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{text}").as_bytes());
+        }
+    };
+    client.set_read_timeout(None)?;
+    match &request.kind {
+        Kind::Tunnel => client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?,
+        Kind::Plain(head) => server.write_all(head)?,
+    }
+    server.write_all(bytes.get(request.length..).unwrap_or_default())?;
+    drop(bytes);
+    relay(&client, &server)
+}
+
+/// Reads a request, and perhaps more than its head.
+fn read(client: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<Result<Request, Answer>> {
+    let mut buffer = [0; 4096];
+    loop {
+        match parse(bytes) {
+            Ok(Some(request)) => return Ok(Ok(request)),
+            Ok(None) if bytes.len() >= LONGEST_HEAD => {
+                return Ok(Err(Answer { status: "431 Request Header Fields Too Large", why: "it is too long".into() }));
+            }
+            Ok(None) => {}
+            Err(why) => return Ok(Err(Answer { status: "400 Bad Request", why: why.to_owned() })),
+        }
+        match client.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            size => bytes.extend(buffer.get(..size).unwrap_or_default()),
+        }
+    }
+}
+
+/// Connects to one of the host's addresses, each of which was found to be open: it is never looked up a second time.
+fn connect(request: &Request, policy: &Policy) -> Result<TcpStream, Answer> {
+    let Request { host, port, .. } = request;
+    let name = match host {
+        Host::Name(name) => name.clone(),
+        Host::Address(address) => address.to_string(),
+    };
+    let refused =
+        |why: Refusal| Answer { status: "403 Forbidden", why: format!("{name}:{port} is not reached: {why}") };
+    policy.host(host, *port).map_err(refused)?;
+    let failed = |error: &io::Error| Answer { status: "502 Bad Gateway", why: format!("{name}:{port}: {error}") };
+    let addresses = resolve(host, *port).map_err(|error| failed(&error))?;
+    let mut last = refused(Refusal::NotPublic);
+    for address in addresses.into_iter().take(MOST_ADDRESSES) {
+        let is_open = policy.address(address.ip(), *port);
+        match is_open.and_then(|()| if is_own(address) { Err(Refusal::NotPublic) } else { Ok(()) }) {
+            Ok(()) => match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = failed(&error),
+            },
+            Err(why) => last = refused(why),
+        }
+    }
+    Err(last)
+}
+
+fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(match host {
+        Host::Address(address) => vec![SocketAddr::new(*address, port)],
+        Host::Name(name) => (name.as_str(), port).to_socket_addrs()?.collect(),
+    })
+}
+
+/// Whether an address is one of this machine: the kernel would send from it to itself. Nothing is sent to find out.
+fn is_own(address: SocketAddr) -> bool {
+    let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+    let source = UdpSocket::bind(any).and_then(|socket| socket.connect(address).and_then(|()| socket.local_addr()));
+    source.is_ok_and(|source| source.ip() == address.ip())
+}
