@@ -39,7 +39,7 @@ fn groups(sandbox: &Sandbox, instance: &InstanceRef) -> Vec<PathBuf> {
 }
 
 /// A process that holds a lock on this file (flock), where there is one.
-fn holder(file: &Path) -> Option<i32> {
+pub fn holder(file: &Path) -> Option<i32> {
     let inode = std::fs::metadata(file).ok()?.ino().to_string();
     read("/proc/locks").lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -11,6 +11,7 @@ use evenkeel::runtime::{Control, CreateRequest, Runtime, Stats, StopRequest, Sup
 use evenkeel::spec::Signal;
 use evenkeel::state::{Instance, InstanceRef, Phase, StopCause};
 
+use crate::limits::holder;
 use crate::support::{PATIENCE, Sandbox, alive, is_root, keel, read_json, request, rootfs, shell, shell_in};
 
 /// Set where networks of deployments must work.
@@ -404,6 +405,46 @@ async fn killed_supervisors_leave_nothing_behind() {
     let client = sandbox.run(&named("client", 0, &shell(&asking("web", 8099)))).await;
     assert_eq!(sandbox.said(&client).await, "here\n");
     kill_supervisor(&sandbox.0, &instance.as_ref());
+    sandbox.clear().await;
+}
+
+#[tokio::test]
+async fn a_supervisor_that_is_killed_at_any_instant_leaves_no_network_after_the_removal() {
+    let Some(sandbox) = networked().await else { return };
+    let yaml = answering(8099, "here") + "\nendpoints: [{ name: http, protocol: http, port: 8099 }]";
+    let watcher = sandbox.run(&named("watcher", 0, &shell("sleep 1000"))).await;
+    for round in 0..25_u32 {
+        let created = sandbox.0.runtime.create(&named("web", round, &yaml)).await.unwrap();
+        let (runtime, target) = (sandbox.0.reopen(), created.as_ref());
+        let starting = tokio::spawn(async move { runtime.start(&target).await.map(drop) });
+        let lock = sandbox.0.dir(&created.as_ref()).join("lock");
+        let (end, mut supervisor) = (Instant::now() + PATIENCE, None);
+        while supervisor.is_none() && !starting.is_finished() && Instant::now() < end {
+            supervisor = holder(&lock);
+            tokio::task::yield_now().await;
+        }
+        // A start takes some milliseconds; the kills are spread over them and what follows.
+        tokio::time::sleep(Duration::from_micros(u64::from(round * round) * 60)).await;
+        if let Some(supervisor) = supervisor.or_else(|| holder(&lock)).and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(supervisor, rustix::process::Signal::KILL);
+        }
+        let _ = starting.await.unwrap();
+        let record = read_json(&sandbox.0.dir(&created.as_ref()).join("record.json"));
+        let attachment = &record["launch"]["network"]["link"]["bridge"];
+        let interface = attachment["interface"].as_str().unwrap().to_owned();
+        sandbox.0.reopen().remove(&created.as_ref()).await.unwrap();
+        // The kernel takes the rest of a namespace away in its own time.
+        let is_gone = || !Command::new("ip").args(["link", "show", &interface]).output().unwrap().status.success();
+        wait_until("the interface is gone", is_gone);
+        let port = created.ports[0].host_port;
+        wait_until("the port is closed", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
+        let dir = std::path::Path::new(attachment["network"]["dir"].as_str().unwrap());
+        let hosts = std::fs::read_dir(dir.join("hosts")).unwrap().next().unwrap().unwrap().path();
+        let hosts = std::fs::read_to_string(hosts).unwrap();
+        assert!(hosts.contains("\twatcher-0 ") && !hosts.contains("web"), "round {round}: {hosts}");
+        assert_eq!(std::fs::read_dir(dir.join("leases")).unwrap().count(), 1, "round {round}");
+    }
+    sandbox.0.runtime.remove(&watcher.as_ref()).await.unwrap();
     sandbox.clear().await;
 }
 

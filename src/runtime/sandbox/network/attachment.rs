@@ -34,6 +34,8 @@ const BRIDGE_DIGITS: usize = 10;
 const PAIR_DIGITS: usize = 12;
 /// Largest packet where the way out tells none: that of Ethernet.
 const MTU: u32 = 1500;
+/// Most tries to make a directory that somebody removes at the same time, because nothing is in it.
+const MOST_TRIES: usize = 10;
 /// Age from which an address whose instance has no record was left by a process that was killed between the two.
 pub const LEFTOVER_AGE: Duration = Duration::from_secs(60);
 
@@ -100,24 +102,30 @@ impl Holder<'_> {
     pub fn attach(self, deployment: &str, runtime_id: &str, names: Vec<String>) -> io::Result<Attachment> {
         let (bridge, alias) = self.bridge(deployment)?;
         let dir = self.layout.network(&bridge);
-        make_private(&leases(&dir))?;
-        let _lock = lock(&dir)?;
+        let _lock = made_and_locked(&dir)?;
         let network = self.network(dir, bridge, alias)?;
         let address = self.lease(&network, runtime_id)?;
         let identity = cgroup::name(self.owner, self.layout.root(), runtime_id)?;
         Ok(Attachment { interface: short(PAIRS, PAIR_DIGITS, &identity), network, address, names })
     }
 
-    /// The network as it was written down, or a new one where there is none, or where nobody uses it and the machine
-    /// sends its addresses elsewhere by now.
+    /// The network as it was written down, or a new one where there is none, or where it was unused for so long that its
+    /// bridge is gone: the machine may send its addresses elsewhere by now.
     fn network(self, dir: PathBuf, bridge: String, alias: String) -> io::Result<Shared> {
         let known: Option<Shared> = read_json(&dir.join("network.json")).ok().flatten();
         let is_used = || fs::read_dir(leases(&dir)).is_ok_and(|mut entries| entries.next().is_some());
-        if let Some(known) = known.filter(|known| known.dir == dir && is_used()) {
-            return Ok(known);
+        let known = known.filter(|known| known.dir == dir);
+        if let Some(known) = known.as_ref().filter(|_| is_used()) {
+            return Ok(known.clone());
         }
         let mut kernel = Netlink::route()?;
         let own = link::find(&mut kernel, &bridge)?;
+        // While it is there, its addresses are the machine's way to it.
+        if let (Some(known), Some(own)) = (known, &own)
+            && own.alias == known.alias
+        {
+            return Ok(known);
+        }
         let Routes { subnets, default } = link::routes(&mut kernel)?;
         let others = self.others(&dir)?;
         // What leads to its own bridge is no obstacle; there is none while it is chosen, as it is removed first.
@@ -205,6 +213,19 @@ pub fn lock(dir: &Path) -> io::Result<File> {
     let file = private_file().create(true).truncate(false).open(dir.join("lock"))?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
+}
+
+/// Makes the directory of a network and locks it. One that was unused may be removed between the two.
+fn made_and_locked(dir: &Path) -> io::Result<File> {
+    for _ in 0..MOST_TRIES {
+        make_private(&leases(dir))?;
+        match lock(dir) {
+            Ok(file) if leases(dir).exists() => return Ok(file),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Err(io::Error::other(format!("{} is removed all the time", dir.display())))
 }
 
 /// Directory of the addresses that are taken.
