@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use evenkeel::runtime::Runtime;
 use evenkeel::runtime::sandbox::{SandboxConfig, SandboxRuntime};
+use evenkeel::runtime::{Runtime, Volumes};
 use evenkeel::spec::Image;
 use evenkeel::state::Owner;
 use sha2::{Digest, Sha256};
@@ -69,6 +69,8 @@ impl Harness for Sandbox {
             for instance in runtime.list().await.map(|listing| listing.instances).unwrap_or_default() {
                 let _ = runtime.remove(&instance.as_ref()).await;
             }
+            // Takes networks away that have no instance any more.
+            let _ = runtime.teardown("none", Volumes::Keep).await;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,6 +142,17 @@ impl Drop for Sandbox {
             for group in groups_of(&entry.path()) {
                 remove_group(&group);
             }
+        }
+        remove_networks(&self.root.path().join("sandbox/networks"));
+    }
+}
+
+/// Removes bridges and packet filters that a test left, by the names that were written down.
+fn remove_networks(folder: &Path) {
+    for network in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let bridge = network.file_name().to_string_lossy().into_owned();
+        for command in [["ip", "link", "delete", &bridge], ["nft", "delete table", "ip", &bridge]] {
+            let _ = std::process::Command::new(command[0]).args(&command[1..]).stderr(Stdio::null()).status();
         }
     }
 }
