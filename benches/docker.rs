@@ -15,7 +15,7 @@ use bollard::query_parameters::{
     StartContainerOptions,
 };
 use evenkeel::clock::SystemClock;
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled, desired};
+use evenkeel::controller::{Connected, Core, Declared, Parts, Removed, Scope, Settled, desired};
 use evenkeel::runtime::docker::DockerRuntime;
 use evenkeel::spec::{Prune, RuntimeKind, merge, parse};
 use evenkeel::state::{Desired, Owner};
@@ -67,7 +67,7 @@ impl Rig {
             scope: Scope::Everything,
             removing: BTreeMap::new(),
             events: None,
-            settled: forget,
+            settled: Some(forget),
         });
         let mut status = core.status.clone();
         status.wait_for(|status| status.runtimes.iter().all(|one| one.unreachable.is_none())).await.expect("a core");
@@ -87,7 +87,8 @@ impl Rig {
     }
 
     async fn remove(&mut self) {
-        let removed = BTreeMap::from([("bench".to_owned(), Prune::Auto)]);
+        let gone = Removed { prune: Prune::Auto, runtimes: [RuntimeKind::Docker].into() };
+        let removed = BTreeMap::from([("bench".to_owned(), gone)]);
         self.declare.send_replace(Arc::new(Declared { synced: true, removed, ..Declared::default() }));
         self.forgotten.recv().await.expect("a core");
     }
