@@ -8,7 +8,6 @@ use evenkeel::clock::Clock;
 use evenkeel::controller::{Bookmark, Declared, EngineError, Followed, Observed, follow};
 use evenkeel::runtime::io::LogOptions;
 use evenkeel::runtime::sim::{Faults, What};
-use evenkeel::spec::Prune;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
