@@ -46,7 +46,7 @@ pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<G
     let mut steps = lane.steps.into_iter().peekable();
     while let Some(step) = steps.next() {
         if let Action::Remove { instance } = &step.action {
-            runtime.await_readers(instance).await;
+            await_readers(runtime.as_ref(), instance).await;
         }
         let pass = gate.pass(deployment, kind_of(&step.action)).await;
         let limit = longest(&step.action);
@@ -61,6 +61,18 @@ pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<G
         if last {
             return;
         }
+    }
+}
+
+/// Longest time that a removal waits for those who read: runtimes wait for some seconds at most, and one that goes on for
+/// longer keeps neither the instance nor what comes after it in the lane.
+const READERS: Duration = Duration::from_secs(10);
+
+/// Waits for those who read the last lines of an instance, whatever the runtime does about a bound of its own. Past the
+/// bound it is removed all the same: nobody who reads may keep it.
+async fn await_readers(runtime: &dyn Runtime, instance: &InstanceRef) {
+    if tokio::time::timeout(READERS, runtime.await_readers(instance)).await.is_err() {
+        tracing::warn!("{} is removed although its output is still read", instance.id);
     }
 }
 
@@ -244,16 +256,21 @@ mod tests {
         fn progress(&self, _: &Step, _: &Progress) {}
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_removal_that_waits_for_readers_takes_no_place_from_other_calls() {
-        let runtime = Arc::new(Removes { read: Semaphore::new(0) });
-        let gate = Arc::new(Gate::new(runtime.concurrency()));
+    /// A lane that removes one instance, and that instance.
+    fn removal() -> (Lane, InstanceRef) {
         let revision = "v1-0123456789abcdef".parse().unwrap();
         let id = InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0 };
         let instance = InstanceRef { runtime: RuntimeKind::Docker, runtime_id: id.runtime_name(), id };
         let step = Step { action: Action::Remove { instance: instance.clone() }, cause: Cause::Superseded };
+        (Lane { steps: vec![step] }, instance)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removal_that_waits_for_readers_takes_no_place_from_other_calls() {
+        let runtime = Arc::new(Removes { read: Semaphore::new(0) });
+        let gate = Arc::new(Gate::new(runtime.concurrency()));
+        let (lane, instance) = removal();
         let (ended, mut gone) = tokio::sync::mpsc::unbounded_channel();
-        let lane = Lane { steps: vec![step] };
         let removal = {
             let (runtime, gate) = (runtime.clone(), gate.clone());
             tokio::spawn(async move { run(lane, runtime, gate, "demo", &Ended(ended)).await })
@@ -266,5 +283,17 @@ mod tests {
         runtime.read.add_permits(1);
         removal.await.unwrap();
         assert_eq!(gone.try_recv(), Ok(instance));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_that_never_end_hold_up_no_removal() {
+        let runtime = Arc::new(Removes { read: Semaphore::new(0) });
+        let gate = Arc::new(Gate::new(runtime.concurrency()));
+        let (lane, instance) = removal();
+        let (ended, mut gone) = tokio::sync::mpsc::unbounded_channel();
+        let began = tokio::time::Instant::now();
+        let done = tokio::time::timeout(SHORT, run(lane, runtime, gate, "demo", &Ended(ended))).await;
+        assert_eq!((done, gone.try_recv()), (Ok(()), Ok(instance)));
+        assert_eq!(began.elapsed(), READERS);
     }
 }
