@@ -334,15 +334,15 @@ fn same_slot(one: &InstanceId, other: &InstanceId) -> bool {
 
 /// Whether no other instance of its slot that has started is newer.
 fn is_newest(instance: &Instance, all: &[Instance]) -> bool {
-    let age = |one: &Instance| (one.created_at, one.id.attempt);
-    !all.iter().any(|other| same_slot(&other.id, &instance.id) && has_started(other) && age(other) > age(instance))
+    let is_newer = |other: &Instance| other.recency() > instance.recency();
+    !all.iter().any(|other| same_slot(&other.id, &instance.id) && has_started(other) && is_newer(other))
 }
 
 /// By service and slot, the older ones first.
 fn in_order(instances: &[Instance]) -> Vec<&Instance> {
     let mut sorted: Vec<&Instance> = instances.iter().collect();
     sorted.sort_by(|one, other| {
-        let key = |one: &Instance| (one.id.service.clone(), one.id.slot, one.created_at, one.id.attempt);
+        let key = |one: &Instance| (one.id.service.clone(), one.id.slot, one.recency());
         key(one).cmp(&key(other))
     });
     sorted

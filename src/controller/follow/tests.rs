@@ -80,6 +80,14 @@ fn everything_that_lives_is_read_and_the_newest_dead_of_a_slot_in_which_nothing_
 }
 
 #[test]
+fn of_instances_created_in_the_same_instant_the_later_attempt_is_the_newer() {
+    let mut roster = roster(None);
+    let at_once = [runs(0, 2, 1), runs(0, 1, 1), dead(&runs(1, 1, 1)), dead(&runs(1, 0, 1))];
+    let look = roster.look(&at_once, Instant::now());
+    assert_eq!(opened(&look), [("0.1", None, None), ("0.2", None, None), ("1.1", None, None)]);
+}
+
+#[test]
 fn a_replacement_is_read_from_its_first_line_once_it_has_started() {
     let (mut roster, now) = (roster(Some(5)), Instant::now());
     let (first, second) = (runs(0, 0, 1), runs(0, 1, 101));
