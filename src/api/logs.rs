@@ -71,6 +71,11 @@ impl From<Followed> for LogItem {
         match told {
             Followed::Instances(names) => Self::Instances(names),
             Followed::Line { instance, line } => Self::line(&instance, line),
+            Followed::NoLines(instance) => Self::NoLines {
+                instance: instance.id.name(),
+                runtime: instance.runtime,
+                runtime_id: instance.runtime_id.clone(),
+            },
             Followed::Interrupted { instance, error } => {
                 Self::Interrupted { instance, error: ApiError::from(error).body() }
             }

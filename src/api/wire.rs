@@ -98,6 +98,16 @@ pub enum LogItem {
         #[serde(flatten)]
         line: LogLine,
     },
+    /// The output of this instance is open, or was, and there was no line to give: every later one is new. Whoever goes
+    /// on with the answer says so, see [`Bookmark::no_lines`].
+    NoLines {
+        /// Name of the instance.
+        instance: String,
+        /// Runtime that runs it.
+        runtime: RuntimeKind,
+        /// The runtime's own id.
+        runtime_id: String,
+    },
     /// No more lines of this instance can be read.
     Failed {
         /// Name of the instance.

@@ -113,6 +113,9 @@ impl Reader {
                 self.waiting = None;
                 attached.works();
             }
+            LogItem::NoLines { instance, runtime, runtime_id } => {
+                self.bookmark.no_lines(&instance, runtime, &runtime_id);
+            }
             LogItem::Failed { instance, error } => {
                 note(format_args!("error: reading the output of {instance} failed: {}", error.error));
                 self.exit = Exit::Failure;

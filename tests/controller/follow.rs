@@ -47,13 +47,14 @@ impl Rig {
     }
 }
 
-/// What is told until nothing is for this long, in short.
+/// What is told to a user until nothing is for this long, in short.
 async fn told(stream: &mut BoxStream<'static, Followed>, quiet: Duration) -> Vec<String> {
     let mut told = Vec::new();
     while let Ok(next) = tokio::time::timeout(quiet, stream.next()).await {
         told.push(match next {
             Some(Followed::Instances(names)) => format!("{names:?}"),
             Some(Followed::Line { instance, line }) => format!("{} {}", instance.id.name(), line.text),
+            Some(Followed::NoLines(_)) => continue,
             Some(other) => format!("{other:?}"),
             None => {
                 told.push("the end".to_owned());
@@ -233,9 +234,70 @@ fn note(bookmark: &mut Bookmark, lines: &mut BTreeMap<String, usize>, told: Foll
             bookmark.line(&instance.id.name(), instance.runtime, &instance.runtime_id, line.at);
             *lines.entry(line.text).or_default() += 1;
         }
+        Followed::NoLines(instance) => {
+            bookmark.no_lines(&instance.id.name(), instance.runtime, &instance.runtime_id);
+        }
         Followed::Failed { instance, error } => panic!("{instance}: {error}"),
         _ => {}
     }
+}
+
+/// Takes note of what is told until nothing is for this long; gives the lines.
+async fn noted(bookmark: &mut Bookmark, stream: &mut BoxStream<'static, Followed>) -> Vec<String> {
+    let mut lines = BTreeMap::new();
+    while let Ok(next) = tokio::time::timeout(QUIET, stream.next()).await {
+        note(bookmark, &mut lines, next.expect("it goes on"));
+    }
+    lines.into_keys().collect()
+}
+
+/// A service that has written three lines and runs on, and one that follows its last two lines on a runtime that does
+/// not answer.
+async fn unanswered() -> (Rig, LogOptions, BoxStream<'static, Followed>) {
+    let rig = Rig::new();
+    rig.declare(&program(1, "print 1, print 2, print 3, wait 1h, print 4"));
+    rig.until_running().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let options = LogOptions { tail: Some(2), ..LogOptions::default() };
+    rig.world.set_faults(Faults { fails: 1.0, ..Faults::none() });
+    let stream = rig.follow("demo", options).await.unwrap();
+    (rig, options, stream)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_lines_that_could_not_be_read_at_first_are_read_later() {
+    let (rig, _, mut stream) = unanswered().await;
+    let told_at_first = told(&mut stream, QUIET).await;
+    assert!(matches!(&told_at_first[2..], [told] if told.starts_with("Interrupted")), "{told_at_first:?}");
+    rig.world.set_faults(Faults::none());
+    assert_eq!(told(&mut stream, QUIET).await, ["demo/web/0 2", "demo/web/0 3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_lines_that_one_follower_could_not_read_are_read_by_the_next() {
+    let (rig, options, mut stream) = unanswered().await;
+    let mut bookmark = Bookmark::new(rig.clock.now());
+    assert_eq!(noted(&mut bookmark, &mut stream).await, [""; 0]);
+    rig.world.set_faults(Faults::none());
+    let mut next = rig.follow_after("demo", options, Some(bookmark)).await.unwrap();
+    assert_eq!(told(&mut next, QUIET).await, ["[\"demo/web/0\"]", "demo/web/0 2", "demo/web/0 3"]);
+}
+
+/// Where there was no line, whatever is written while nobody reads is new, more than so many lines too.
+#[tokio::test(start_paused = true)]
+async fn what_had_no_lines_for_one_follower_is_read_in_full_by_the_next() {
+    let rig = Rig::new();
+    rig.declare(&program(1, "wait 1h, print 1, print 2, print 3, wait 1h"));
+    rig.until_running().await;
+    let options = LogOptions { tail: Some(2), ..LogOptions::default() };
+    let mut bookmark = Bookmark::new(rig.clock.now());
+    let mut stream = rig.follow("demo", options).await.unwrap();
+    assert_eq!(noted(&mut bookmark, &mut stream).await, [""; 0]);
+    drop(stream);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let mut next = rig.follow_after("demo", options, Some(bookmark)).await.unwrap();
+    let lines = ["demo/web/0 1", "demo/web/0 2", "demo/web/0 3"];
+    assert_eq!(told(&mut next, QUIET).await[1..], lines);
 }
 
 /// After a bookmark it is no error that nothing is left.

@@ -33,6 +33,10 @@ use crate::status::Status;
 /// there sooner.
 const WAITING_NOTICE: Duration = Duration::from_secs(2);
 
+/// Time without a line or an error until an output that is open has none to give: what is there already comes within
+/// milliseconds. Runtimes may open an output before they ask for it, and fail after.
+const NO_LINES: Duration = Duration::from_secs(1);
+
 /// Between two looks while nothing is read, for what no event tells: declarations that somebody else takes back.
 const WAITING_LOOK: Duration = Duration::from_secs(2);
 
@@ -64,6 +68,9 @@ pub enum Followed {
         /// The line.
         line: LogLine,
     },
+    /// The output of this instance is open, or was, and there was no line to give: every later one is new. Told once, for
+    /// the [`Bookmark`].
+    NoLines(Arc<InstanceRef>),
     /// The output of this instance can't be read at present; it is tried again.
     Interrupted {
         /// Name of the instance.
@@ -138,8 +145,14 @@ fn is_declared(status: &Status, target: &Target) -> bool {
         .any(|view| target.slot.is_none_or(|slot| slot < view.desired))
 }
 
-/// A piece of one output; `None` is its end.
-type Piece = (Arc<InstanceRef>, Option<runtime::Result<LogLine>>);
+/// A piece of one output.
+enum Piece {
+    Line(LogLine),
+    /// It is open and has no line to give so far.
+    NoLines,
+    Failure(RuntimeError),
+    End,
+}
 
 /// Nothing is read.
 #[derive(Debug, Clone, Copy)]
@@ -152,7 +165,7 @@ struct Follower {
     engine: Observed,
     target: Target,
     roster: Roster,
-    streams: SelectAll<BoxStream<'static, Piece>>,
+    streams: SelectAll<BoxStream<'static, (Arc<InstanceRef>, Piece)>>,
     /// End the outputs that are open.
     aborts: BTreeMap<Key, AbortHandle>,
     names: Vec<String>,
@@ -187,26 +200,30 @@ impl Follower {
         }
     }
 
-    async fn take(&mut self, (instance, piece): Piece) -> Result<(), EngineError> {
+    async fn take(&mut self, (instance, piece): (Arc<InstanceRef>, Piece)) -> Result<(), EngineError> {
         let now = Instant::now();
         let key = (instance.runtime, instance.runtime_id.clone());
         match piece {
-            Some(Ok(line)) => {
+            Piece::Line(line) => {
                 if self.roster.line(&key, &line, now) {
                     self.ready.push_back(Followed::Line { instance, line });
                 }
-                Ok(())
             }
-            Some(Err(error)) => {
-                self.failed(&key, instance.id.name(), error, now);
-                Ok(())
+            Piece::NoLines => {
+                if self.roster.no_lines(&key) {
+                    self.ready.push_back(Followed::NoLines(instance));
+                }
             }
-            None => {
+            Piece::Failure(error) => self.failed(&key, instance.id.name(), error, now),
+            Piece::End => {
                 self.aborts.remove(&key);
-                self.roster.ended(&key, now);
-                self.look().await
+                if self.roster.ended(&key, now) {
+                    self.ready.push_back(Followed::NoLines(instance));
+                }
+                return self.look().await;
             }
         }
+        Ok(())
     }
 
     fn failed(&mut self, key: &Key, instance: String, error: RuntimeError, now: Instant) {
@@ -269,11 +286,11 @@ impl Follower {
         let runtime = ask(&self.engine.messages, |reply| Command::Runtime(kind, reply)).await?;
         let key = (kind, instance.runtime_id.clone());
         let whose = Arc::new(instance.clone());
-        let lines = stream::once(lines(runtime, instance, options)).try_flatten().map(Some);
-        let (lines, abort) = stream::abortable(lines);
+        let pieces = stream::once(pieces(runtime, instance, options)).try_flatten();
+        let (pieces, abort) = stream::abortable(pieces.map(|piece| piece.unwrap_or_else(Piece::Failure)));
         self.aborts.insert(key, abort);
-        let ended = stream::once(async { None });
-        self.streams.push(lines.chain(ended).map(move |piece| (whose.clone(), piece)).boxed());
+        let end = stream::once(async { Piece::End });
+        self.streams.push(pieces.chain(end).map(move |piece| (whose.clone(), piece)).boxed());
         Ok(())
     }
 
@@ -300,19 +317,24 @@ impl Follower {
     }
 }
 
-/// The lines of one instance.
-async fn lines(
+/// The lines of one instance, or first that there is none.
+async fn pieces(
     runtime: Option<Arc<dyn Runtime>>,
     instance: InstanceRef,
     options: LogOptions,
-) -> runtime::Result<BoxStream<'static, runtime::Result<LogLine>>> {
+) -> runtime::Result<BoxStream<'static, runtime::Result<Piece>>> {
     let kind = instance.runtime;
     let runtime =
         runtime.ok_or_else(|| RuntimeError::new(ErrorKind::Unavailable, format!("{kind} does not answer")))?;
     let logs = runtime
         .logs()
         .ok_or_else(|| RuntimeError::new(ErrorKind::Unsupported, cannot(kind, "show output").to_string()))?;
-    logs.logs(&instance, &options).await
+    let mut lines = logs.logs(&instance, &options).await?.fuse();
+    let first = match tokio::time::timeout(NO_LINES, lines.next()).await {
+        Ok(line) => line.map(|line| line.map(Piece::Line)),
+        Err(_) => Some(Ok(Piece::NoLines)),
+    };
+    Ok(stream::iter(first).chain(lines.map_ok(Piece::Line)).boxed())
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -17,7 +17,7 @@ const KEPT_PER_SLOT: usize = 16;
 /// How far an output was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Time of the last line.
+    /// Time of the last line; none where there was no line to give, so that every later one is new.
     at: Option<DateTime<Utc>>,
     /// Lines of that time that were given.
     given: u64,
@@ -82,10 +82,23 @@ impl Bookmark {
 
     /// Takes note of a line that this instance wrote at that time.
     pub fn line(&mut self, instance: &str, runtime: RuntimeKind, runtime_id: &str, at: DateTime<Utc>) {
+        if let Some(marked) = self.mark(instance, runtime, runtime_id) {
+            marked.place.pass(at);
+        }
+    }
+
+    /// Takes note that the output of this instance was open and there was no line to give. What was neither that nor
+    /// gave a line is asked for its last lines once more.
+    pub fn no_lines(&mut self, instance: &str, runtime: RuntimeKind, runtime_id: &str) {
+        self.mark(instance, runtime, runtime_id);
+    }
+
+    /// The place of an output, as the one that was read last.
+    fn mark(&mut self, instance: &str, runtime: RuntimeKind, runtime_id: &str) -> Option<&mut Marked> {
         if !self.outputs.contains_key(instance) {
             self.outputs.insert(instance.to_owned(), Vec::new());
         }
-        let Some(slot) = self.outputs.get_mut(instance) else { return };
+        let slot = self.outputs.get_mut(instance)?;
         match slot.iter().rposition(|one| one.runtime == runtime && one.runtime_id == runtime_id) {
             Some(index) => slot[index..].rotate_left(1),
             None => {
@@ -95,9 +108,7 @@ impl Bookmark {
                 slot.push(Marked { runtime, runtime_id: runtime_id.to_owned(), place: Place::default() });
             }
         }
-        if let Some(last) = slot.last_mut() {
-            last.place.pass(at);
-        }
+        slot.last_mut()
     }
 
     /// How far each output was read.
@@ -126,11 +137,14 @@ mod tests {
         for (id, second) in [("a", 2), ("b", 3), ("a", 4), ("a", 4)] {
             bookmark.line("demo/web/0", RuntimeKind::Sandbox, id, at(second));
         }
+        bookmark.no_lines("demo/web/0", RuntimeKind::Sandbox, "a");
+        bookmark.no_lines("demo/web/1", RuntimeKind::Sandbox, "c");
         let text = serde_json::to_string(&bookmark).unwrap();
         let travelled: Bookmark = serde_json::from_str(&text).unwrap();
         assert_eq!(travelled, bookmark, "{text}");
         let key = |id: &str| (RuntimeKind::Sandbox, id.to_owned());
-        assert_eq!(travelled.places(), BTreeMap::from([(key("a"), place(4, 2)), (key("b"), place(3, 1))]));
+        let places = [(key("a"), place(4, 2)), (key("b"), place(3, 1)), (key("c"), Place::default())];
+        assert_eq!(travelled.places(), BTreeMap::from(places));
     }
 
     #[test]

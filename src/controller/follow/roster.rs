@@ -85,7 +85,11 @@ struct Entry {
     id: InstanceId,
     reading: Reading,
     place: Place,
-    /// What to ask for again where no line came.
+    /// Whether a line was given, or there was none to give.
+    has_begun: bool,
+    /// What to ask for until then.
+    first: LogOptions,
+    /// What to ask for after that where no line was given.
     from: LogOptions,
     /// Pause before the next try.
     pause: Duration,
@@ -109,7 +113,16 @@ enum Reading {
 impl Entry {
     /// What to ask for where reading ended.
     fn onward(&mut self) -> LogOptions {
-        LogOptions { since: self.place.reopen().or(self.from.since), ..self.from }
+        if self.has_begun {
+            return LogOptions { since: self.place.reopen().or(self.from.since), ..self.from };
+        }
+        self.first_later()
+    }
+
+    /// What to ask for later than at once, where nothing was given.
+    fn first_later(&self) -> LogOptions {
+        // Of what there was before following began no line is wanted; of what came since, all are.
+        if self.first.tail == Some(0) { self.from } else { self.first }
     }
 }
 
@@ -193,12 +206,12 @@ impl Roster {
         let place = self.left.remove(&key(instance));
         let is_past = place.is_none() && is_old && self.was_over(instance) && !is_newest(instance, all);
         let (first, from) = self.options(is_old);
-        let is_resumed = place.is_some();
+        let has_begun = place.is_some();
         let reading = Reading::LeftOut;
         let place = place.unwrap_or_default();
-        let mut entry = Entry { id: instance.id.clone(), reading, place, from, pause: AGAIN_FIRST };
+        let mut entry = Entry { id: instance.id.clone(), reading, place, has_begun, first, from, pause: AGAIN_FIRST };
         if !is_past {
-            let options = if is_resumed { entry.onward() } else { first };
+            let options = if self.resumes { entry.onward() } else { first };
             look.open(&mut entry, instance, options, room, now);
         }
         self.entries.insert(key(instance), entry);
@@ -212,21 +225,14 @@ impl Roster {
         }
     }
 
-    /// What to ask for of an output of which no line was given: at first, and where it is opened again.
+    /// What to ask for of an output: at first, and where it is opened again although no line was there.
     fn options(&self, is_old: bool) -> (LogOptions, LogOptions) {
         let tail = self.asked.tail.filter(|_| is_old);
         let since = self.asked.since;
-        // Without a line there was none, unless none was wanted: then only later ones are.
-        let later = if tail == Some(0) { since.max(Some(self.began)) } else { since };
-        let from = LogOptions { tail: None, follow: true, since: later };
-        match (self.resumes, tail) {
-            // The other follower would have given the last lines of that time.
-            (true, Some(_)) => {
-                let from = LogOptions { since: since.max(Some(self.began)), ..from };
-                (from, from)
-            }
-            _ => (LogOptions { tail, follow: true, since }, from),
-        }
+        // Another follower may have come as far in a time of which only the last lines are wanted.
+        let is_late = tail == Some(0) || self.resumes && tail.is_some();
+        let later = if is_late { since.max(Some(self.began)) } else { since };
+        (LogOptions { tail, follow: true, since }, LogOptions { tail: None, follow: true, since: later })
     }
 
     /// Until when the instance waits for the last lines of a dead one in its slot.
@@ -242,19 +248,32 @@ impl Roster {
     pub fn line(&mut self, key: &Key, line: &LogLine, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
         entry.pause = AGAIN_FIRST;
+        entry.has_begun = true;
         if let Reading::Open { over_since: Some(since) } = &mut entry.reading {
             *since = now;
         }
         entry.place.pass(line.at)
     }
 
-    /// Takes note of an output that came to its end.
-    pub fn ended(&mut self, key: &Key, now: Instant) {
+    /// Takes note of an output that is open and has no line to give so far; says whether that is new.
+    pub fn no_lines(&mut self, key: &Key) -> bool {
+        match self.entries.get_mut(key) {
+            Some(entry) if matches!(entry.reading, Reading::Open { .. }) => {
+                !std::mem::replace(&mut entry.has_begun, true)
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes note of an output that came to its end; says whether no line was there and that is new.
+    pub fn ended(&mut self, key: &Key, now: Instant) -> bool {
+        let is_new = self.no_lines(key);
         if let Some(entry) = self.entries.get_mut(key)
             && matches!(entry.reading, Reading::Open { .. })
         {
             entry.reading = Reading::Ended { again: now + entry.pause };
         }
+        is_new
     }
 
     /// Takes note of an output that could not be read on.
@@ -303,8 +322,7 @@ impl Look {
             if !matches!(entry.reading, Reading::NoRoom { .. }) {
                 self.refused.push(entry.id.clone());
             }
-            // Without a line by then, none was wanted of what there was before.
-            let options = if options.tail == Some(0) { entry.from } else { options };
+            let options = if entry.has_begun { options } else { entry.first_later() };
             entry.reading = Reading::NoRoom { options };
             return;
         }

@@ -180,13 +180,29 @@ fn an_output_that_broke_off_is_taken_up_where_it_was_left() {
 }
 
 #[test]
-fn an_output_that_broke_off_before_its_first_line_begins_as_it_was_asked_for() {
+fn an_output_without_lines_is_read_on_from_its_first_one() {
     for (tail, since) in [(Some(0), Some(at(100))), (Some(3), None), (None, None)] {
         let (mut roster, now) = (roster(tail), Instant::now());
         let instance = runs(0, 0, 1);
         roster.look(std::slice::from_ref(&instance), now);
-        roster.ended(&key(&instance), now);
-        assert_eq!(opened(&roster.look(&[instance], now + SECOND)), [("0.0", None, since)], "{tail:?}");
+        assert!(roster.ended(&key(&instance), now), "no line was there");
+        assert_eq!(opened(&roster.look(std::slice::from_ref(&instance), now + SECOND)), [("0.0", None, since)]);
+        assert!(!roster.no_lines(&key(&instance)), "it is told once");
+        let gone = RuntimeError::new(ErrorKind::Unavailable, "it went away");
+        roster.failed(&key(&instance), &gone, now + SECOND);
+        assert_eq!(opened(&roster.look(&[instance], now + 2 * SECOND)), [("0.0", None, since)], "{tail:?}");
+    }
+}
+
+#[test]
+fn an_output_that_could_not_be_opened_begins_as_it_was_asked_for() {
+    for (tail, again, since) in [(Some(0), None, Some(at(100))), (Some(3), Some(3), None), (None, None, None)] {
+        let (mut roster, now) = (roster(tail), Instant::now());
+        let instance = runs(0, 0, 1);
+        roster.look(std::slice::from_ref(&instance), now);
+        let gone = RuntimeError::new(ErrorKind::Unavailable, "it does not answer");
+        roster.failed(&key(&instance), &gone, now);
+        assert_eq!(opened(&roster.look(&[instance], now + SECOND)), [("0.0", again, since)], "{tail:?}");
     }
 }
 
@@ -280,22 +296,45 @@ fn after_a_bookmark_every_output_goes_on_where_it_was_left() {
     assert_eq!(new_lines(&mut roster, &key(&first), &[105, 105, 105, 106], now), [false, false, true, true]);
 }
 
+/// What a follower opens after this bookmark.
+fn opened_after(
+    bookmark: &Bookmark,
+    tail: Option<u64>,
+    all: &[Instance],
+) -> Vec<(String, Option<u64>, Option<DateTime<Utc>>)> {
+    let mut roster = Roster::resume(LogOptions { tail, follow: true, since: None }, bookmark);
+    let look = roster.look(all, Instant::now());
+    opened(&look).into_iter().map(|(id, tail, since)| (id.to_owned(), tail, since)).collect()
+}
+
 #[test]
 fn after_a_bookmark_what_had_no_lines_is_read_from_when_following_began() {
-    let of = |tail, all: &[Instance]| {
-        let mut roster = Roster::resume(LogOptions { tail, follow: true, since: None }, &bookmark(&[]));
-        let look = roster.look(all, Instant::now());
-        opened(&look).into_iter().map(|(id, tail, since)| (id.to_owned(), tail, since)).collect::<Vec<_>>()
-    };
     let silent = runs(0, 0, 1);
+    let mut left = bookmark(&[]);
+    left.no_lines(&silent.id.name(), silent.runtime, &silent.runtime_id);
+    let of = |tail| opened_after(&left, tail, std::slice::from_ref(&silent));
     let read = |since| vec![("0.0".to_owned(), None, since)];
-    assert_eq!(of(Some(5), std::slice::from_ref(&silent)), read(Some(at(100))));
-    assert_eq!(of(Some(0), std::slice::from_ref(&silent)), read(Some(at(100))));
-    assert_eq!(of(None, std::slice::from_ref(&silent)), read(None));
-    // It died before following began, and was left out then; or after that, with words that nobody has read.
+    assert_eq!(of(Some(5)), read(Some(at(100))));
+    assert_eq!(of(Some(0)), read(Some(at(100))));
+    assert_eq!(of(None), read(None));
+}
+
+#[test]
+fn after_a_bookmark_what_was_not_opened_is_read_as_it_was_asked_for() {
+    let unread = runs(0, 0, 1);
+    let of = |tail| opened_after(&bookmark(&[]), tail, std::slice::from_ref(&unread));
+    let read = |tail, since| vec![("0.0".to_owned(), tail, since)];
+    assert_eq!(of(Some(5)), read(Some(5), None));
+    assert_eq!(of(Some(0)), read(None, Some(at(100))));
+    assert_eq!(of(None), read(None, None));
+}
+
+#[test]
+fn after_a_bookmark_what_died_since_following_began_is_read_before_its_replacement() {
     let replacement = runs(0, 1, 150);
-    let died =
-        |second| Instance { phase: Phase::Exited(Exit::from_code(1, Some(at(1)), at(second))), ..silent.clone() };
-    assert_eq!(of(None, &[died(50), replacement.clone()]), [("0.1".to_owned(), None, None)]);
-    assert_eq!(of(None, &[died(149), replacement]), read(None), "its replacement waits for it");
+    let died = |second| Instance { phase: Phase::Exited(Exit::from_code(1, Some(at(1)), at(second))), ..runs(0, 0, 1) };
+    let of = |all: &[Instance]| opened_after(&bookmark(&[]), None, all);
+    // It was left out then; or it left words that nobody has read.
+    assert_eq!(of(&[died(50), replacement.clone()]), [("0.1".to_owned(), None, None)]);
+    assert_eq!(of(&[died(149), replacement]), [("0.0".to_owned(), None, None)]);
 }
