@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::connect::{observe, running, synced_status, warn_about};
 use super::output::note;
 use crate::api::{ApiError, Client, Kind};
@@ -13,8 +15,13 @@ use crate::status::Status;
 /// then, and nobody notices the pause.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Failures in a row after which it is not the controllers' coming and going; ten seconds of pauses.
-const MOST_FAILURES: u32 = 50;
+/// Longest time of failures after which it is not the controllers' coming and going. The try that is under way by then
+/// is the last one; it has a bound of its own, a little more than a minute.
+const LONGEST_OUTAGE: Duration = Duration::from_secs(30);
+
+/// An answer that went on for as long ends an outage, though nothing was told; one that breaks off sooner, again and
+/// again, does not. Several times what a controller takes that is started again at once.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// Between two looks for a controller while none runs; a look is one attempt to connect.
 const CONTROLLER_POLL: Duration = Duration::from_millis(500);
@@ -23,13 +30,36 @@ const CONTROLLER_POLL: Duration = Duration::from_millis(500);
 pub struct Lasting<'a> {
     options: &'a Options,
     client: Client,
-    failures: u32,
+    outage: Option<Outage>,
+}
+
+/// Failures with no more than a moment between them.
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    since: Instant,
+    last: Instant,
+    /// Whether an answer began since the last one.
+    has_answer: bool,
+}
+
+impl Outage {
+    /// With one more failure.
+    fn after(before: Option<Self>, now: Instant) -> Self {
+        let goes_on = |outage: &Self| !outage.has_answer || now.duration_since(outage.last) < STEADY;
+        let since = before.filter(goes_on).map_or(now, |outage| outage.since);
+        Self { since, last: now, has_answer: false }
+    }
+
+    /// Whether it has lasted for too long.
+    fn is_lasting(&self) -> bool {
+        self.last.duration_since(self.since) >= LONGEST_OUTAGE
+    }
 }
 
 impl<'a> Lasting<'a> {
     /// Begins with this engine.
     pub const fn new(options: &'a Options, client: Client) -> Self {
-        Self { options, client, failures: 0 }
+        Self { options, client, outage: None }
     }
 
     /// The engine that is asked at present.
@@ -37,25 +67,33 @@ impl<'a> Lasting<'a> {
         &self.client
     }
 
-    /// Takes note that the engine answers.
+    /// Takes note that an answer began, which goes on from here.
+    pub const fn answers(&mut self) {
+        if let Some(outage) = &mut self.outage {
+            outage.has_answer = true;
+        }
+    }
+
+    /// Takes note that the engine tells something new.
     pub const fn works(&mut self) {
-        self.failures = 0;
+        self.outage = None;
     }
 
     /// Goes on with another engine if the error is that the controller went away.
     ///
     /// # Errors
-    /// That error, where it is another one, or comes again and again; no engine can be opened in this process.
+    /// That error, where it is another one, or has come again and again for a while; no engine can be opened in this process.
     pub async fn recover(&mut self, error: ApiError) -> anyhow::Result<()> {
         let went_away = self.client.has_controller() && matches!(error.kind, Kind::Transport | Kind::Conflict);
-        self.failures += 1;
-        if !went_away || self.failures > MOST_FAILURES {
+        let outage = Outage::after(self.outage, Instant::now());
+        if !went_away || outage.is_lasting() {
             return Err(error.into());
         }
+        self.outage = Some(outage);
         tokio::time::sleep(RETRY_PAUSE).await;
         self.client = observe(self.options).await?;
         if !self.client.has_controller() {
-            self.failures = 0;
+            self.works();
             note("warning: the controller ended; going on without one until it is back");
         }
         Ok(())
@@ -130,5 +168,39 @@ pub async fn controller(options: &Options) -> anyhow::Result<Client> {
             Some(client) => return Ok(client),
             None => tokio::time::sleep(CONTROLLER_POLL).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Failures, each so many seconds after the one before, where an answer began in between or not: how many until it
+    /// is given up.
+    fn failures(gap: Duration, has_answer: bool) -> Option<usize> {
+        let (mut now, mut outage) = (Instant::now(), None);
+        (1..=1_000).find(|_| {
+            let next = Outage::after(outage, now);
+            outage = Some(Outage { has_answer, ..next });
+            now += gap;
+            next.is_lasting()
+        })
+    }
+
+    #[test]
+    fn failures_without_an_answer_are_borne_for_a_bounded_time_however_long_each_takes() {
+        assert_eq!(failures(RETRY_PAUSE, false), Some(151));
+        assert_eq!(failures(Duration::from_secs(75), false), Some(2));
+    }
+
+    #[test]
+    fn answers_that_break_off_at_once_are_borne_for_a_bounded_time() {
+        assert_eq!(failures(RETRY_PAUSE, true), Some(151));
+    }
+
+    #[test]
+    fn restarts_under_a_quiet_answer_do_not_add_up() {
+        assert_eq!(failures(STEADY, true), None);
+        assert_eq!(failures(Duration::from_secs(86_400), true), None);
     }
 }

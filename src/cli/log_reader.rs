@@ -72,6 +72,7 @@ impl Reader {
             Err(error) => return Ok(End::Lost(error)),
         };
         self.has_begun = true;
+        attached.answers();
         let mut controller = pin!(attached.controller());
         loop {
             let item = tokio::select! {
