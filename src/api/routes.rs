@@ -59,12 +59,10 @@ async fn status(
     query: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Answer<Arc<Status>> {
     let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
-    if let Some(generation) = query.wait {
-        let mut watch = engine.watch();
-        // Both a wait that is over and an engine that is shutting down are answered with what there is.
-        let _ = tokio::time::timeout(LONGEST_WAIT, watch.wait_for(|status| status.generation != generation)).await;
-    }
-    Ok(Json(engine.status()))
+    Ok(Json(match query.wait {
+        Some(generation) => engine.status_after(generation, LONGEST_WAIT).await,
+        None => engine.status(),
+    }))
 }
 
 async fn describe(

@@ -30,6 +30,7 @@ mod request;
 mod reread;
 mod runtimes;
 mod stops;
+mod wait;
 
 use std::path::PathBuf;
 

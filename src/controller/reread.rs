@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::Instant;
 
 use super::EngineError;
 use super::apply::blocking;
 use super::declared::Declared;
+use super::engine::ask;
+use super::message::{Command, Message};
 use super::open::{convert_snapshot, source_error};
 use crate::clock::SystemClock;
 use crate::source::{Recording, Root, Scanner, SourceError, SourceOptions, SpecSnapshot};
@@ -70,6 +72,15 @@ impl Reread {
         });
         *last = Some(Last { began, reader });
         Ok(())
+    }
+
+    /// The same, and waits until what was read is part of the core's status.
+    ///
+    /// # Errors
+    /// As for [`Reread::read`]; `Conflict` while the engine is shutting down.
+    pub async fn settle(&self, as_of: Instant, core: &mpsc::Sender<Message>) -> Result<(), EngineError> {
+        self.read(as_of).await?;
+        ask(core, Command::Settle).await
     }
 }
 

@@ -132,6 +132,45 @@ impl Watch {
     }
 }
 
+/// A `keel get deployments -w` that runs.
+struct Table {
+    child: Child,
+    incoming: Receiver<String>,
+}
+
+impl Table {
+    fn start(rig: &Rig) -> Self {
+        let mut command = rig.command(&["get", "deployments", "-w", "--no-headers"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let (sender, incoming) = channel();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, incoming }
+    }
+
+    /// The states of this deployment until it is such a one; of the others none is told.
+    #[track_caller]
+    fn states_until(&mut self, deployment: &str, last: &str) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut states = Vec::new();
+        while states.last().is_none_or(|state| state != last) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let row = self.incoming.recv_timeout(left).unwrap_or_else(|_| panic!("never {last}: {states:?}"));
+            let words: Vec<&str> = row.split_whitespace().take(2).collect();
+            assert_eq!(words[0], deployment, "{row}");
+            states.push(words[1].to_owned());
+        }
+        states
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Every life counts from its first line on, without a gap or a repetition; gives how each ended.
 fn check(lines: &[Line]) -> BTreeMap<String, String> {
     let mut lives = BTreeMap::<String, Vec<&str>>::new();
@@ -379,4 +418,29 @@ fn without_a_controller_waiting_says_what_would_start_one() {
     told.read_line(&mut line).unwrap();
     assert_eq!(line, "demo is not declared any more and its last instance is gone\n");
     assert_eq!(follower.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn watching_without_a_controller_tells_what_other_commands_declare_and_take_back() {
+    let rig = Rig::new("sandbox");
+    let apply = |name: &str, replicas: u32| {
+        let file = format!("{name}.yaml");
+        rig.write(&file, &counting(name, "host", replicas, "one"));
+        rig.keel(&["apply", "-f", &file]).expect_code(0);
+    };
+    apply("old", 1);
+    let mut table = Table::start(&rig);
+    assert_eq!(table.states_until("old", "running"), ["running"]);
+    apply("new", 1);
+    let states = table.states_until("new", "running");
+    assert!(!states.contains(&"removing".to_owned()), "it was declared before it was there: {states:?}");
+    rig.keel(&["delete", "old"]).expect_code(0);
+    let states = table.states_until("old", "removed");
+    let ends = |state: &String| state == "removing" || state == "removed";
+    assert!(states.iter().all(ends), "it was taken back before it went: {states:?}");
+    // Without an instance that would tell of it.
+    apply("idle", 0);
+    table.states_until("idle", "running");
+    rig.keel(&["delete", "idle"]).expect_code(0);
+    table.states_until("idle", "removed");
 }

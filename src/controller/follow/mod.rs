@@ -237,12 +237,11 @@ impl Follower {
     /// Looks again for what no event tells.
     async fn look_again(&mut self) -> Result<(), EngineError> {
         let recent = Instant::now().checked_sub(RECENT).unwrap_or_else(Instant::now);
-        if let Some(reread) = self.engine.reread.clone().filter(|_| self.waiting.is_some()) {
-            match reread.read(recent).await {
-                // What was read is part of the status by then.
-                Ok(()) => ask(&self.engine.messages, Command::Settle).await?,
-                Err(error) => tracing::debug!(%error, "what is declared stays as it was"),
-            }
+        if let Some(reread) = self.engine.reread.clone().filter(|_| self.waiting.is_some())
+            && let Err(error) = reread.settle(recent, &self.engine.messages).await
+        {
+            // An engine that ends is told by what is asked next.
+            tracing::debug!(%error, "what is declared stays as it was");
         }
         self.look().await
     }
