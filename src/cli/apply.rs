@@ -19,8 +19,9 @@ const TIMEOUT: &str = "10m";
 
 /// Declare what files say, and wait until it runs
 ///
-/// What was applied from the same directory before and is not there any more is removed (pruned). Works with a
-/// running controller, which then keeps it running, and without one: then this command does the work itself and
+/// What was applied from the same file or directory before and is not there any more is removed (pruned); what came
+/// from standard input stays until it is deleted. Files that declare nothing at all are refused. Works with a running
+/// controller, which then keeps it running, and without one: then this command does the work itself and
 /// leaves what runs behind; nothing watches over it until the next `keel run` or `keel apply`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel apply -f specs/\n  keel apply -f web.yaml -f db.yaml --timeout 2m\n  \

@@ -44,10 +44,15 @@ impl Files {
         }
         for origin in origins.iter().filter(|origin| origin.is_dir()) {
             if !files.iter().any(|file| file.path.starts_with(origin)) {
-                bail!("there is no .yaml or .yml file in {}", origin.display());
+                bail!(
+                    "there is no .yaml or .yml file in {}; to remove what was applied from it: keel delete NAME",
+                    origin.display()
+                );
             }
         }
         let files = files.into_iter().map(NamedFile::text).collect::<anyhow::Result<_>>()?;
+        // What comes from standard input is no place that something can vanish from.
+        origins.retain(|origin| !is_stdin(origin));
         Ok(ApplyRequest { files, origins })
     }
 }
@@ -170,7 +175,13 @@ mod tests {
     fn a_directory_without_specs_is_a_mistake() {
         let dir = tempfile::tempdir().unwrap();
         let error = read(&[dir.path().to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, format!("there is no .yaml or .yml file in {}", dir.path().display()));
+        assert_eq!(
+            error,
+            format!(
+                "there is no .yaml or .yml file in {}; to remove what was applied from it: keel delete NAME",
+                dir.path().display()
+            )
+        );
     }
 
     #[test]

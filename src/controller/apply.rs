@@ -128,6 +128,9 @@ impl Engine {
         let mut problems: Vec<ProblemView> =
             problems.iter().map(|(file, one)| convert::problem(file, one, "nothing was applied")).collect();
         let declared = merged.deployments;
+        if declared.is_empty() && problems.is_empty() {
+            return Err(EngineError::Invalid(nothing_in(request)));
+        }
         let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
         let before: BTreeMap<String, serde_json::Value> = inventory
             .iter()
@@ -203,6 +206,16 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
     tokio::task::spawn_blocking(work).await.map_err(local("work on files was cut off"))?
+}
+
+/// What to say of files that declare nothing: taken at its word, that would remove all that was applied from them.
+fn nothing_in(request: &ApplyRequest) -> String {
+    let name = |file: &SpecFile| match file.path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => file.path.display().to_string(),
+    };
+    let names: Vec<String> = request.files.iter().map(name).collect();
+    format!("nothing is declared in {}; to remove what was applied: keel delete NAME", names.join(", "))
 }
 
 fn copy(file: &SpecFile) -> AppliedFile {

@@ -21,8 +21,8 @@ pub struct SpecFile {
 pub struct ApplyRequest {
     /// Every file that was named.
     pub files: Vec<SpecFile>,
-    /// The absolute paths that were named; what was applied from one of these directories before and is not in it now is
-    /// pruned.
+    /// The absolute paths that were named; what was applied from one of these files and directories before and is not in it
+    /// now is pruned.
     pub origins: Vec<PathBuf>,
 }
 

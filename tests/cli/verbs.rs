@@ -285,3 +285,43 @@ fn what_happened_is_on_record() {
     assert!(told("StepDone", "start a/web/0"), "{events:?}");
     assert!(told("SourceProblem", "specs/b.yaml:1:1"), "{events:?}");
 }
+
+/// Runs the program with this standard input.
+fn with_input(rig: &Rig, arguments: &[&str], text: &str) -> crate::rig::Done {
+    use std::io::Write;
+    let mut command = rig.command(arguments);
+    let pipe = std::process::Stdio::piped;
+    let mut child = command.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn what_came_from_standard_input_is_not_pruned_by_other_input() {
+    let rig = Rig::new("sim");
+    let both = format!("{}---\n{}", spec("a", 1, "hi"), spec("b", 1, "hi"));
+    let done = with_input(&rig, &["apply", "-f", "-"], &both).expect_code(0);
+    assert_eq!(done.out, "deployment/a created\ndeployment/b created\n");
+    let done = with_input(&rig, &["apply", "-f", "-"], &spec("n", 1, "hi")).expect_code(0);
+    assert_eq!(done.out, "deployment/n created\n");
+    let done = with_input(&rig, &["apply", "-f", "-"], &spec("a", 1, "hi")).expect_code(0);
+    assert_eq!(done.out, "deployment/a unchanged\n");
+    let names = rig.keel(&["get", "deployments", "-o", "name"]).expect_code(0).out;
+    assert_eq!(names, "deployment/a\ndeployment/b\ndeployment/n\n");
+}
+
+#[test]
+fn files_that_declare_nothing_remove_nothing() {
+    let rig = Rig::new("sim");
+    rig.write("a.yaml", &spec("a", 1, "hi"));
+    rig.keel(&["apply", "-f", "a.yaml"]).expect_code(0);
+    rig.write("a.yaml", "# nothing\n");
+    let help = "to remove what was applied: keel delete NAME\n";
+    let file = format!("error: nothing is declared in {}; {help}", rig.path("a.yaml").display());
+    for verb in ["apply", "delete"] {
+        assert_eq!(rig.keel(&[verb, "-f", "a.yaml"]).expect_code(1).err, file);
+    }
+    let done = with_input(&rig, &["apply", "-f", "-"], "").expect_code(1);
+    assert_eq!(done.err, format!("error: nothing is declared in standard input; {help}"));
+    assert_eq!(rig.keel(&["get", "deployments", "-o", "name"]).expect_code(0).out, "deployment/a\n");
+}

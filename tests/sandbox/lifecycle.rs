@@ -6,7 +6,7 @@ use evenkeel::runtime::io::{ExecOutput, ExecRequest, LogOptions, Logs};
 use evenkeel::runtime::{ErrorKind, Exec, Runtime, RuntimeEvent};
 use evenkeel::spec::Signal;
 use evenkeel::state::{EndedBy, ExitReason, Phase, StopCause};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use rustix::process::{Pid, Signal as Kill, kill_process};
 
 use crate::support::{PATIENCE, Sandbox, alive, children_named, read_json, request, shell, stop};
@@ -379,4 +379,40 @@ async fn a_follower_that_is_late_does_not_miss_the_last_line() {
             tokio::time::timeout(PATIENCE, lines.map(|line| line.unwrap().text).collect::<Vec<_>>()).await.unwrap();
         assert_eq!(rest, ["last"]);
     }
+}
+
+#[tokio::test]
+async fn an_order_that_was_never_delivered_is_given_again() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let instance = instance.as_ref();
+    // What a controller leaves that is killed before it tells the supervisor.
+    let order = r#"{"signal":"SIGTERM","grace_ms":0,"cause":"retired"}"#;
+    std::fs::write(sandbox.dir(&instance).join("stop.json"), order).unwrap();
+    let other = sandbox.reopen();
+    let listed = other.list().await.unwrap().instances;
+    assert!(matches!(listed[0].phase, Phase::Running { .. }), "nobody is stopping it: {:?}", listed[0].phase);
+    let request = stop(Signal::KILL, Duration::ZERO, StopCause::Idle);
+    let stopped = other.stop(&instance, &request).await.unwrap().unwrap();
+    let Phase::Exited(exit) = stopped.phase else { panic!("{:?}", stopped.phase) };
+    assert_eq!(exit.ended_by, EndedBy::Request(StopCause::Idle));
+}
+
+#[tokio::test]
+async fn what_is_being_stopped_is_shown_so_to_every_controller() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(&format!("trap '' TERM; echo armed; {FOREVER}"))).await.as_ref();
+    sandbox.wrote(&instance, "armed\n").await;
+    let other = sandbox.reopen();
+    let order = stop(Signal::TERM, Duration::from_millis(300), StopCause::Retired);
+    let stopping = async {
+        while !matches!(other.list().await.unwrap().instances[0].phase, Phase::Stopping) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (stopped, ()) = tokio::join!(
+        sandbox.runtime.stop(&instance, &order),
+        tokio::time::timeout(PATIENCE, stopping).map(Result::unwrap)
+    );
+    assert!(matches!(stopped.unwrap().unwrap().phase, Phase::Exited(_)));
 }

@@ -5,6 +5,7 @@
 //!                     run.json      who supervises and runs it, written before the program starts
 //!                     stop.json     the order to stop, written before the supervisor is told
 //!                     paused.json   there while it is paused by signals
+//!                     stopping      the supervisor obeys that order
 //!                     exit.json     how it ended, written last
 //!                     lock          held by the supervisor
 //!                     attach        socket of the supervisor, where its program has input or a terminal
@@ -141,6 +142,12 @@ impl InstanceDir {
     /// The order to stop.
     pub fn stop(&self) -> PathBuf {
         self.0.join("stop.json")
+    }
+
+    /// There once the supervisor obeys the order to stop. An order without it was never delivered: whoever gave it was
+    /// killed before the supervisor was told.
+    pub fn stopping(&self) -> PathBuf {
+        self.0.join("stopping")
     }
 
     /// There while it is paused by signals.

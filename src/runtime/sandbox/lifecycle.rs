@@ -359,7 +359,11 @@ impl SandboxRuntime {
     }
 
     async fn tell_stopping(&self, instance: &InstanceRef) {
-        if let Ok(Some(found)) = self.look(instance).await {
+        if let Ok(Some(mut found)) = self.look(instance).await {
+            if matches!(found.instance.phase, Phase::Running { .. } | Phase::Paused { .. }) {
+                // The supervisor is about to be told.
+                found.instance.phase = Phase::Stopping;
+            }
             self.inner.watch.tell(&found).await;
         }
     }

@@ -143,7 +143,7 @@ impl View {
         let same_boot = run.boot_id == boot_id()?;
         if same_boot && run.supervisor.open().is_some() {
             self.seen().insert(runtime_id.to_owned(), Seen { supervisor: run.supervisor, gone_at: None });
-            let stopping = dir.stop().exists();
+            let stopping = dir.stopping().exists();
             let since = run.started_at;
             let phase = match stopping {
                 true => Phase::Stopping,

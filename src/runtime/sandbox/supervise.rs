@@ -79,7 +79,7 @@ fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
         .context("reading record.json")?
         .ok_or_else(|| Failure::setup("record.json is missing; remove the instance"))?;
     // What an earlier run left is not true of this one. Its end goes last: a run without an end looks like a lost one.
-    for old in [dir.run(), dir.stop(), dir.paused(), dir.exit()] {
+    for old in [dir.run(), dir.stop(), dir.stopping(), dir.paused(), dir.exit()] {
         let _ = fs::remove_file(old);
     }
     set_child_subreaper(Pid::from_raw(1)).context("becoming the reaper of the instance")?;
@@ -501,6 +501,8 @@ impl Supervisor {
     /// Reads the order to stop.
     fn obey(&mut self) {
         if let Ok(Some(order)) = read_json::<StopOrder>(&self.dir.stop()) {
+            // Where it can't be written, the order is given again, which changes nothing.
+            let _ = private_file().create(true).truncate(false).open(self.dir.stopping());
             let grace = Duration::from_millis(order.grace_ms);
             self.stop_with(order.signal.number(), grace, EndedBy::Request(order.cause));
         }
