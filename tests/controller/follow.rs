@@ -289,6 +289,7 @@ async fn what_had_no_lines_for_one_follower_is_read_in_full_by_the_next() {
     let rig = Rig::new();
     rig.declare(&program(1, "wait 1h, print 1, print 2, print 3, wait 1h"));
     rig.until_running().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
     let options = LogOptions { tail: Some(2), ..LogOptions::default() };
     let mut bookmark = Bookmark::new(rig.clock.now());
     let mut stream = rig.follow("demo", options).await.unwrap();
