@@ -1,5 +1,8 @@
 //! All that is known of what a name covers, for people who look into it.
 
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
@@ -15,6 +18,11 @@ use crate::store::Event;
 const RECENT: usize = 20;
 /// Most events of a deployment that are looked through for those of one service or instance.
 const LOOKED_THROUGH: usize = 1000;
+/// Longest wait for the controls of one instance: an engine answers within milliseconds, and what else there is to tell
+/// must not wait for one that hangs.
+const CONTROLS_DEADLINE: Duration = Duration::from_secs(5);
+/// Instances whose controls are asked for at a time: as many calls as the docker adapter makes side by side.
+const SIDE_BY_SIDE: usize = 16;
 
 /// All that is known of what a name covers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,12 +62,17 @@ impl Engine {
         let deployment = deployment.cloned().ok_or_else(not_found)?;
         let services = status.services.iter().filter(|view| covers_service(target, view));
         let services: Vec<ServiceView> = services.cloned().collect();
-        let views = status.instances.iter().filter(|view| covers_instance(target, view));
+        let views = status.instances.iter().filter(|view| covers_instance(target, view)).cloned();
+        let views: Vec<InstanceView> = views.collect();
         let known = self.instances(target).await?;
-        let mut instances = Vec::new();
-        for view in views {
-            instances.push(self.describe_instance(view, &known).await);
-        }
+        let instances: Vec<InstanceDescription> = stream::iter(views.into_iter().map(|view| {
+            let of_view = |one: &&Instance| one.runtime == view.runtime && one.runtime_id == view.runtime_id;
+            let instance = known.iter().find(of_view).cloned();
+            self.clone().describe_instance(instance, view)
+        }))
+        .buffered(SIDE_BY_SIDE)
+        .collect()
+        .await;
         let is_missing = match (&target.service, target.slot) {
             (None, _) => false,
             (Some(_), None) => services.is_empty() && instances.is_empty(),
@@ -71,20 +84,22 @@ impl Engine {
         Ok(Description { deployment, services, instances, events: self.recent_events(target).await? })
     }
 
-    async fn describe_instance(&self, view: &InstanceView, known: &[Instance]) -> InstanceDescription {
-        let instance = known.iter().find(|one| one.runtime == view.runtime && one.runtime_id == view.runtime_id);
+    async fn describe_instance(self, instance: Option<Instance>, view: InstanceView) -> InstanceDescription {
         let controls = match instance {
-            Some(instance) => match self.runtime(instance.runtime).await {
-                Ok(runtime) => runtime.enforcement(&instance.as_ref()).await.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            },
-            None => Ok(Vec::new()),
+            Some(instance) => tokio::time::timeout(CONTROLS_DEADLINE, self.controls_of(&instance)).await,
+            None => Ok(Ok(Vec::new())),
         };
         let (controls, controls_unknown) = match controls {
-            Ok(controls) => (controls, None),
-            Err(why) => (Vec::new(), Some(why)),
+            Ok(Ok(controls)) => (controls, None),
+            Ok(Err(why)) => (Vec::new(), Some(why)),
+            Err(_) => (Vec::new(), Some(format!("{} does not answer", view.runtime))),
         };
-        InstanceDescription { view: view.clone(), controls, controls_unknown }
+        InstanceDescription { view, controls, controls_unknown }
+    }
+
+    async fn controls_of(&self, instance: &Instance) -> Result<Vec<Enforcement>, String> {
+        let runtime = self.runtime(instance.runtime).await.map_err(|error| error.to_string())?;
+        runtime.enforcement(&instance.as_ref()).await.map_err(|error| error.to_string())
     }
 
     async fn recent_events(&self, target: &Target) -> Result<Vec<Event>, EngineError> {

@@ -50,9 +50,50 @@ pub enum Control {
     Suspend,
 }
 
+impl Control {
+    /// Every control.
+    pub const ALL: [Self; 21] = [
+        Self::MountNamespace,
+        Self::PidNamespace,
+        Self::IpcNamespace,
+        Self::UtsNamespace,
+        Self::CgroupNamespace,
+        Self::NetworkIsolation,
+        Self::ReadOnlyRoot,
+        Self::MemoryLimit,
+        Self::CpuLimit,
+        Self::PidsLimit,
+        Self::IoLimit,
+        Self::DiskLimit,
+        Self::Devices,
+        Self::Seccomp,
+        Self::Landlock,
+        Self::CapabilityDrop,
+        Self::User,
+        Self::EgressFilter,
+        Self::ServiceNames,
+        Self::Activity,
+        Self::Suspend,
+    ];
+}
+
 impl std::fmt::Display for Control {
     /// The name as users write it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.serialize(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_control_of_the_schema_is_listed() {
+        let schema = serde_json::to_value(schemars::schema_for!(Control)).unwrap();
+        let variants = schema["oneOf"].as_array().unwrap();
+        let named: Vec<&str> = variants.iter().filter_map(|one| one["const"].as_str()).collect();
+        let listed: Vec<String> = Control::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(listed, named);
     }
 }

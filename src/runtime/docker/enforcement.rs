@@ -3,6 +3,7 @@
 use bollard::models::{ContainerInspectResponse, DeviceMapping, HostConfig};
 
 use super::Inner;
+use super::modes::{joins_another, seccomp_profile};
 use crate::runtime::enforcement::{bytes, cpus};
 use crate::runtime::{
     Capabilities, Control, Enforcement, EnforcementState as State, ErrorKind, Result, RuntimeError, Support,
@@ -11,8 +12,11 @@ use crate::state::InstanceRef;
 
 /// Docker's billionths of a processor in a thousandth.
 const NANOS_PER_MILLI: u64 = 1_000_000;
-/// How requests and inspections begin what they say of the filter, in either spelling.
-const SECCOMP: [&str; 2] = ["seccomp=", "seccomp:"];
+/// Controls that containers of an engine never have.
+pub(super) const MISSING: [Control; 4] =
+    [Control::DiskLimit, Control::Landlock, Control::EgressFilter, Control::Activity];
+/// Why.
+pub(super) const LACKS: &str = "the docker runtime does not have it";
 
 impl Inner {
     pub(super) async fn enforcement(&self, instance: &InstanceRef) -> Result<Vec<Enforcement>> {
@@ -29,28 +33,11 @@ impl Inner {
 /// Every control of a container. Pure.
 pub(super) fn tell(found: &ContainerInspectResponse, capabilities: &Capabilities) -> Vec<Enforcement> {
     let host = found.host_config.clone().unwrap_or_default();
-    let controls = [
-        Control::MountNamespace,
-        Control::PidNamespace,
-        Control::IpcNamespace,
-        Control::UtsNamespace,
-        Control::CgroupNamespace,
-        Control::NetworkIsolation,
-        Control::ReadOnlyRoot,
-        Control::MemoryLimit,
-        Control::CpuLimit,
-        Control::PidsLimit,
-        Control::IoLimit,
-        Control::Devices,
-        Control::Seccomp,
-        Control::CapabilityDrop,
-        Control::User,
-        Control::ServiceNames,
-        Control::Suspend,
-    ];
     let one = |control: Control| {
         let Asked { words, by } = asked(control, found, &host);
         let state = match (by, capabilities.support(control)) {
+            // An inspection does not tell whether they were asked for.
+            (None, _) if MISSING.contains(&control) => State::Absent { why: LACKS.to_owned() },
             (None, _) => State::NotRequested,
             (Some(by), Support::Enforced) => State::Enforced { by },
             (Some(by), Support::Degraded { why }) => State::Degraded { by, why },
@@ -58,7 +45,7 @@ pub(super) fn tell(found: &ContainerInspectResponse, capabilities: &Capabilities
         };
         Enforcement::new(control, words, state)
     };
-    controls.into_iter().map(one).collect()
+    Control::ALL.into_iter().map(one).collect()
 }
 
 /// What a container's settings say of a control.
@@ -119,8 +106,8 @@ fn told(words: &str, by: Option<&str>) -> Asked {
 /// A namespace of its own, unless the mode joins another one.
 fn namespace(mode: Option<&str>, by: &str) -> Asked {
     match mode {
-        None | Some("" | "private" | "shareable" | "none") => told("own", Some(by)),
-        Some(mode) => told(mode, None),
+        Some(mode) if joins_another(Some(mode)) => told(mode, None),
+        _ => told("own", Some(by)),
     }
 }
 
@@ -151,7 +138,7 @@ fn devices(host: &HostConfig) -> Asked {
 
 fn seccomp(host: &HostConfig) -> Asked {
     let written = host.security_opt.iter().flatten();
-    let profile = written.filter_map(|option| SECCOMP.iter().find_map(|name| option.strip_prefix(name))).next();
+    let profile = written.filter_map(|option| seccomp_profile(option)).next();
     match profile {
         Some("unconfined") => told("unconfined", None),
         _ if host.privileged == Some(true) => told("unconfined (privileged)", None),
@@ -178,12 +165,11 @@ mod tests {
     use super::*;
 
     fn capabilities(absent: &[Control]) -> Capabilities {
-        let all = tell(&ContainerInspectResponse::default(), &Capabilities::default());
         let support = |control: Control| match absent.contains(&control) {
             true => Support::Absent { why: "no group".to_owned() },
             false => Support::Enforced,
         };
-        let controls = all.iter().map(|one| (one.control, support(one.control))).collect();
+        let controls = Control::ALL.into_iter().map(|control| (control, support(control))).collect();
         Capabilities { version: "engine".to_owned(), controls }
     }
 
@@ -233,9 +219,17 @@ mod tests {
             ),
             (Control::Devices, json!({ "Privileged": true }), "all (privileged) | not requested"),
             (Control::User, json!({}), "1000 | enforced user 1000"),
+            (Control::IpcNamespace, json!({ "IpcMode": "shareable" }), "own | enforced IPC namespace"),
+            (Control::EgressFilter, json!({}), " | absent the docker runtime does not have it"),
         ] {
             assert_eq!(line(control, host, &[]), expected, "{control}");
         }
+    }
+
+    #[test]
+    fn every_control_is_told_once() {
+        let told = tell(&ContainerInspectResponse::default(), &Capabilities::default());
+        assert_eq!(told.iter().map(|one| one.control).collect::<Vec<_>>(), Control::ALL);
     }
 
     #[test]

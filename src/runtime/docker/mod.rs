@@ -23,6 +23,7 @@ mod lenient;
 mod limits;
 mod list;
 mod logs;
+mod modes;
 mod mounts;
 mod names;
 mod observe;

@@ -54,11 +54,23 @@ fn lists_init(version: &SystemVersion) -> bool {
     components.iter().any(|component| component.name.contains("init") && component.version != "N/A")
 }
 
+/// The engine's own filter, from its security options: `name=seccomp,profile=builtin` of Docker, `name=seccomp` of Podman.
+fn seccomp(options: &[String]) -> Support {
+    let absent = |why: &str| Support::Absent { why: why.to_owned() };
+    let parts = |option: &String| option.split(',').map(str::to_owned).collect::<Vec<_>>();
+    match options.iter().map(parts).find(|parts| parts.iter().any(|part| part.ends_with("seccomp"))) {
+        None => absent("the engine was built or started without seccomp"),
+        Some(parts) if parts.iter().any(|part| part == "profile=unconfined") => {
+            absent("the engine's default is no filter; start it without --seccomp-profile=unconfined")
+        }
+        Some(_) => Support::Enforced,
+    }
+}
+
 fn describe(product: Product, version: &SystemVersion, info: &SystemInfo) -> Capabilities {
     let enforced = |yes: bool, why: &str| {
         if yes { Support::Enforced } else { Support::Absent { why: why.to_owned() } }
     };
-    let has_seccomp = info.security_options.iter().flatten().any(|option| option.contains("seccomp"));
     let no_group = "the engine has no such control group on this machine";
     let mut controls: BTreeMap<Control, Support> = [
         Control::MountNamespace,
@@ -85,7 +97,7 @@ fn describe(product: Product, version: &SystemVersion, info: &SystemInfo) -> Cap
     let shared = "without version 2 of control groups, engines show the machine's to containers";
     controls.insert(Control::CgroupNamespace, enforced(is_new, shared));
     controls.insert(Control::Suspend, Support::Enforced);
-    controls.insert(Control::Seccomp, enforced(has_seccomp, "the engine was built or started without seccomp"));
+    controls.insert(Control::Seccomp, seccomp(info.security_options.as_deref().unwrap_or_default()));
     Capabilities {
         version: format!(
             "{} {} (API {})",
@@ -97,5 +109,25 @@ fn describe(product: Product, version: &SystemVersion, info: &SystemInfo) -> Cap
             version.api_version.as_deref().unwrap_or("unknown")
         ),
         controls,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_the_engine_was_started_without_is_absent() {
+        let support = |options: &[&str]| seccomp(&options.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>());
+        for enforced in ["name=seccomp,profile=builtin", "name=seccomp,profile=/etc/x.json", "name=seccomp", "seccomp"]
+        {
+            assert_eq!(support(&["name=apparmor", enforced]), Support::Enforced, "{enforced}");
+        }
+        let why = |support| match support {
+            Support::Absent { why } => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(why(support(&["name=seccomp,profile=unconfined"])).contains("--seccomp-profile"));
+        assert!(why(support(&["name=apparmor"])).contains("without seccomp"));
     }
 }

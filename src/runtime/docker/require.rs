@@ -1,6 +1,8 @@
 //! `sandbox.require` on a container engine: met by the container as it will be, or the create is refused.
 
 use super::Inner;
+use super::enforcement::LACKS;
+use super::modes::{joins_another, seccomp_profile};
 use crate::runtime::{Capabilities, Control, CreateRequest, ErrorKind, Result, RuntimeError, Support};
 use crate::spec::{NetworkMode, Resources, Sandbox, SandboxNetwork, SeccompProfile, ServiceSpec};
 
@@ -38,8 +40,8 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
     let resources = spec.resources.clone().unwrap_or_default();
     match control {
         Control::MountNamespace | Control::UtsNamespace | Control::CgroupNamespace => None,
-        Control::PidNamespace => shared(spec.pid_mode.as_deref()).then_some("pid_mode shares another one"),
-        Control::IpcNamespace => shared(spec.ipc_mode.as_deref()).then_some("ipc_mode shares another one"),
+        Control::PidNamespace => joins_another(spec.pid_mode.as_deref()).then_some("pid_mode shares another one"),
+        Control::IpcNamespace => joins_another(spec.ipc_mode.as_deref()).then_some("ipc_mode shares another one"),
         Control::NetworkIsolation => network(spec, sandbox),
         Control::ReadOnlyRoot => (spec.read_only_root_fs != Some(true)).then_some("write read_only_root_fs: true"),
         Control::MemoryLimit | Control::CpuLimit | Control::PidsLimit | Control::IoLimit => limit(control, &resources),
@@ -53,15 +55,8 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
         }
         Control::Devices => (spec.privileged == Some(true)).then_some("privileged: true gives every device; remove it"),
         Control::Suspend => None,
-        Control::Activity | Control::DiskLimit | Control::EgressFilter | Control::Landlock => {
-            Some("the docker runtime does not have it")
-        }
+        Control::Activity | Control::DiskLimit | Control::EgressFilter | Control::Landlock => Some(LACKS),
     }
-}
-
-/// Whether a namespace mode joins one that exists: the machine's or another container's.
-fn shared(mode: Option<&str>) -> bool {
-    !matches!(mode, None | Some("" | "private" | "none"))
 }
 
 fn network(spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'static str> {
@@ -86,7 +81,7 @@ fn limit(control: Control, resources: &Resources) -> Option<&'static str> {
 }
 
 fn seccomp(spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'static str> {
-    let without = |option: &String| option.replace('=', ":").starts_with("seccomp:unconfined");
+    let without = |option: &String| seccomp_profile(option) == Some("unconfined");
     if spec.privileged == Some(true) {
         Some("privileged: true takes the engine's filter away; remove it")
     } else if spec.security_opt.iter().any(without) {

@@ -27,29 +27,6 @@ const CONCURRENCY: usize = 16;
 /// delay of [`Faults::harsh`](super::Faults::harsh).
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Every control: nothing real runs, so there is nothing that could not be confined.
-const CONTROLS: [Control; 19] = [
-    Control::MountNamespace,
-    Control::PidNamespace,
-    Control::IpcNamespace,
-    Control::UtsNamespace,
-    Control::CgroupNamespace,
-    Control::NetworkIsolation,
-    Control::ReadOnlyRoot,
-    Control::MemoryLimit,
-    Control::CpuLimit,
-    Control::PidsLimit,
-    Control::IoLimit,
-    Control::DiskLimit,
-    Control::Devices,
-    Control::Seccomp,
-    Control::CapabilityDrop,
-    Control::User,
-    Control::ServiceNames,
-    Control::Activity,
-    Control::Suspend,
-];
-
 /// One owner's runtime on a simulated machine.
 #[derive(Clone)]
 pub struct SimRuntime {
@@ -180,7 +157,8 @@ impl Runtime for SimRuntime {
 
     async fn capabilities(&self) -> Result<Capabilities> {
         self.world.machine().record.called(Method::Capabilities);
-        let controls = CONTROLS.into_iter().map(|control| (control, Support::Enforced)).collect();
+        // Nothing real runs, so there is nothing that could not be confined.
+        let controls = Control::ALL.into_iter().map(|control| (control, Support::Enforced)).collect();
         Ok(Capabilities { version: "sim".to_owned(), controls })
     }
 
