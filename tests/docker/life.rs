@@ -74,6 +74,18 @@ async fn many_creates_at_once_make_one_network(bench: &Bench) {
     assert_eq!(networks.lines().count(), 1, "{networks}");
 }
 
+async fn many_creates_at_once_share_their_named_volumes(bench: &Bench) {
+    // Several volumes, because the engine does not run into itself over each of them.
+    let mounts: Vec<_> = (0..8).map(|n| format!("{{type: named, name: data{n}, target: /data{n}}}")).collect();
+    let yaml = format!("storage: [{}]\n{SLEEPS}", mounts.join(", "));
+    let requests: Vec<_> = (0..6).map(|slot| bench.request("web", slot, &yaml)).collect();
+    for created in futures::future::join_all(requests.iter().map(|request| bench.runtime.create(request))).await {
+        created.unwrap();
+    }
+    let volumes = bench.cli(&["volume", "ls", "--quiet", "--filter", &format!("name={}_data", bench.deployment)]);
+    assert_eq!(volumes.lines().count(), 8, "{volumes}");
+}
+
 async fn one_that_ignores_the_signal_is_killed(bench: &Bench) {
     let stubborn = bench.request("web", 0, r#"command: {args: [sh, -c, "trap '' TERM; while :; do sleep 1; done"]}"#);
     let running = bench.run(&stubborn).await;
@@ -189,6 +201,7 @@ crate::on_both_engines!(
     a_foreign_container_of_the_same_name_is_left_alone,
     another_owners_containers_are_not_seen,
     many_creates_at_once_make_one_network,
+    many_creates_at_once_share_their_named_volumes,
     one_that_ignores_the_signal_is_killed,
     a_stop_that_was_cut_off_is_remembered,
     an_instance_that_outlives_a_stop_has_an_end_of_its_own,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
-use bollard::models::{Network, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::{Network, NetworkCreateRequest, Volume, VolumeCreateRequest};
 use bollard::query_parameters::{ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptions};
 use tokio::sync::OnceCell;
 
@@ -110,11 +110,16 @@ impl Inner {
             ..VolumeCreateRequest::default()
         };
         // Creating a volume that exists returns that one, with the labels that it has.
-        let volume = self
-            .engine
-            .call(WRITE_DEADLINE, |docker| async move { docker.create_volume(request).await })
-            .await
-            .map_err(|error| error.explain(&format!("creating volume {name}")))?;
+        let made = self.engine.call(WRITE_DEADLINE, |docker| async move { docker.create_volume(request).await }).await;
+        let volume = match made {
+            Ok(volume) => volume,
+            // Podman refuses the later of two creates at the same time, by a status that it has for anything.
+            Err(error) if error.status().is_some() => match self.volume(&name).await? {
+                Some(volume) => volume,
+                None => return Err(error.explain(&format!("creating volume {name}"))),
+            },
+            Err(error) => return Err(error.explain(&format!("creating volume {name}"))),
+        };
         if volume.labels.get(labels::OWNER) == Some(&self.owner.0) {
             return Ok(());
         }
@@ -125,6 +130,15 @@ impl Inner {
                  {name}`, or rename the volume"
             ),
         ))
+    }
+
+    /// The volume of this name, where there is one.
+    async fn volume(&self, name: &str) -> Result<Option<Volume>> {
+        match self.engine.call(READ_DEADLINE, |docker| async move { docker.inspect_volume(name).await }).await {
+            Ok(volume) => Ok(Some(volume)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error.explain(&format!("inspecting volume {name}"))),
+        }
     }
 
     /// Removes a deployment's network, and its named volumes where asked. What is gone already is success.
