@@ -138,7 +138,11 @@ fn output_and_commands_are_there_with_and_without_a_controller() {
             assert_eq!(done.err.contains("error: "), words.len() == 1, "{}", done.err);
         }
         rig.keel(&["exec", "demo/ghost", "--", "true"]).expect_code(125);
-        rig.keel(&["exec", "demo/web/1", "-w", "/no/such", "--", "true"]).expect_code(125);
+        for nowhere in ["/no/such", "/tmp/no/such"] {
+            let done = rig.keel(&["exec", "demo/web/1", "-w", nowhere, "--", "true"]).expect_code(125);
+            let why = "can't be entered: No such file or directory (os error 2)";
+            assert_eq!(done.err, format!("error: the working directory {nowhere} {why}\n"));
+        }
         rig.keel(&["logs", "demo/ghost"]).expect_code(1);
     };
     look();

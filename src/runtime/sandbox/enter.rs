@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Seat;
 use super::failure::{Context, Failure};
 use super::layout::{InstanceDir, read_json};
-use super::program::{Program, confine, environment, execute, null};
+use super::program::{Program, Workdir, confine, environment, execute, null};
 use super::pty::{self, Size};
 use super::record::{Record, Root, Run};
 use super::supervise::code_of;
@@ -128,13 +128,8 @@ fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run, s
     if order.tty.is_some() {
         env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
     }
-    let program = Program {
-        command: &order.command,
-        env,
-        workdir: order.workdir.as_deref().or(launch.workdir.as_deref()),
-        identity: &run.identity,
-        launch,
-    };
+    let workdir = order.workdir.as_deref().map_or(Workdir::OfInstance(launch.workdir.as_deref()), Workdir::Asked);
+    let program = Program { command: &order.command, env, workdir, identity: &run.identity, launch };
     let entered = seat.enter().context("entering the control groups of the instance");
     let prepared = entered.and_then(|()| setsid().context("making a session")).and_then(|_| {
         if launch.namespaces.mount {

@@ -16,7 +16,7 @@ use super::cgroup::{Seat, Window};
 use super::failure::{Context, Failure};
 use super::layout::InstanceDir;
 use super::network::{Handover, Wire};
-use super::program::{Program, confine, environment, execute};
+use super::program::{Program, Workdir, confine, environment, execute};
 use super::record::{Identity, Launch, Root};
 use super::rootfs;
 use super::sys::{self, Fork, Namespaces};
@@ -170,7 +170,7 @@ fn become_program(
     let program = Program {
         command: &launch.command,
         env: environment(launch, identity),
-        workdir: launch.workdir.as_deref(),
+        workdir: Workdir::OfSpec(launch.workdir.as_deref()),
         identity,
         launch,
     };

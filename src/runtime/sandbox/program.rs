@@ -37,11 +37,31 @@ pub struct Program<'a> {
     /// The whole environment.
     pub env: BTreeMap<String, String>,
     /// Directory to start in.
-    pub workdir: Option<&'a str>,
+    pub workdir: Workdir<'a>,
     /// Who it is.
     pub identity: &'a Identity,
     /// What it is launched with.
     pub launch: &'a Launch,
+}
+
+/// The directory that a program starts in.
+#[derive(Debug, Clone, Copy)]
+pub enum Workdir<'a> {
+    /// That of the spec, the root where it names none; made where it is missing.
+    OfSpec(Option<&'a str>),
+    /// That of the instance, which runs already.
+    OfInstance(Option<&'a str>),
+    /// One that was asked for with a further command.
+    Asked(&'a str),
+}
+
+impl<'a> Workdir<'a> {
+    fn path(self) -> &'a str {
+        match self {
+            Self::OfSpec(path) | Self::OfInstance(path) => path.unwrap_or("/"),
+            Self::Asked(path) => path,
+        }
+    }
 }
 
 /// Confines this process and everything that it becomes, up to the exec.
@@ -133,20 +153,30 @@ fn unusable(name: &str, error: &io::Error) -> Failure {
     }
 }
 
-/// Enters the working directory, made where it is missing and the root can be written. It is resolved without
-/// magic links, so that no descriptor that was left open can lead out.
+/// Enters the working directory. One of the spec is made where it is missing. It is resolved without magic links, so that
+/// no descriptor that was left open can lead out.
 fn enter_workdir(program: &Program<'_>) -> Result<(), Failure> {
-    let wanted = program.workdir.unwrap_or("/");
+    let wanted = program.workdir.path();
     let root = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("opening the root")?;
-    let found = place(root.as_fd(), wanted).or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound if program.launch.namespaces.mount => {
+    let found = place(root.as_fd(), wanted);
+    let made = match (&found, program.workdir) {
+        (Err(error), Workdir::OfSpec(_))
+            if error.kind() == io::ErrorKind::NotFound && program.launch.namespaces.mount =>
+        {
             place_or_make(root.as_fd(), wanted, Missing::Directory)
+                .map_err(|error| Failure::wrong(format!("command.workdir: {wanted} can't be made: {error}")))?
         }
-        _ => Err(error),
-    });
-    found
-        .and_then(|place| Ok(fchdir(place.as_fd())?))
-        .map_err(|error| Failure::wrong(format!("command.workdir: {wanted} can't be entered: {error}")))
+        _ => found.map_err(|error| not_entered(program.workdir, &error))?,
+    };
+    fchdir(made.as_fd()).map_err(|error| not_entered(program.workdir, &error.into()))
+}
+
+fn not_entered(workdir: Workdir<'_>, error: &io::Error) -> Failure {
+    let path = workdir.path();
+    Failure::wrong(match workdir {
+        Workdir::OfSpec(_) | Workdir::OfInstance(_) => format!("command.workdir: {path} can't be entered: {error}"),
+        Workdir::Asked(_) => format!("the working directory {path} can't be entered: {error}"),
+    })
 }
 
 fn set_limit(limit: Limit) -> io::Result<()> {
