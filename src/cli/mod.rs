@@ -44,8 +44,8 @@ mod views;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{ArgAction, Parser, Subcommand};
+use clap::builder::{PossibleValuesParser, StyledStr, TypedValueParser};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::Options;
 use crate::spec::RuntimeKind;
@@ -117,9 +117,27 @@ fn runtime() -> impl TypedValueParser<Value = RuntimeKind> {
     })
 }
 
+/// The command and its verbs, each with the usage of its help. The usage that clap makes up for a wrong command line
+/// has every option in it that the environment gives, as if it were required.
+fn with_usage(mut command: clap::Command) -> clap::Command {
+    fn fixed(command: clap::Command, usage: &StyledStr) -> clap::Command {
+        let usage = usage.ansi().to_string();
+        // After the word "Usage:" and its colours.
+        let Some((_, usage)) = usage.split_once(' ') else { return command };
+        command.override_usage(usage.to_owned())
+    }
+    command.build();
+    for verb in command.get_subcommands_mut() {
+        let usage = verb.render_usage();
+        *verb = fixed(std::mem::take(verb), &usage);
+    }
+    let usage = command.render_usage();
+    fixed(command, &usage)
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     cli.start_telemetry();
     let tokio = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(tokio) => tokio,
@@ -132,6 +150,13 @@ pub fn main() -> ExitCode {
 }
 
 impl Cli {
+    /// What the command line says; ends the program where that is wrong.
+    fn read() -> Self {
+        let mut command = with_usage(Self::command());
+        let read = Self::from_arg_matches_mut(&mut command.get_matches_mut());
+        read.unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+
     fn start_telemetry(&self) {
         let (format, verbosity) = match &self.verb {
             Verb::Run(args) => (args.log_format, Verbosity::Steps),
@@ -177,8 +202,6 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -42,6 +42,25 @@ fn a_wrong_command_line_exits_with_2() {
 }
 
 #[test]
+fn the_usage_of_a_wrong_command_line_is_that_of_the_help() {
+    let rig = Rig::new("sim");
+    let usage = |text: &str| text.lines().find(|line| line.starts_with("Usage:")).map(str::to_owned);
+    for (verb, wrong) in [
+        (&[][..], "--bogus"),
+        (&["delete"], "--no-wait"),
+        (&["get"], "--watch"),
+        (&["exec"], "demo/web"),
+        (&["apply"], "--bogus"),
+        (&["logs"], "--bogus"),
+    ] {
+        let told = rig.keel(&[verb, &[wrong]].concat()).expect_code(2).err;
+        let help = rig.keel(&[verb, &["--help"]].concat()).expect_code(0).out;
+        assert_eq!(usage(&told), usage(&help), "{told}");
+    }
+    assert!(rig.keel(&["delete"]).err.contains("\nUsage: keel delete [OPTIONS] [NAME]...\n"));
+}
+
+#[test]
 fn an_unknown_type_is_answered_with_the_known_ones() {
     let done = Rig::new("sim").keel(&["get", "pods"]).expect_code(1);
     assert_eq!(done.err, "error: there is no type \"pods\"; write deployments, services, instances or all\n");
