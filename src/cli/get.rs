@@ -20,7 +20,7 @@ use crate::status::Status;
 #[command(after_help = "Types: deployments (deploy), services (svc), instances (inst), all; several with commas.\n\
 Names: DEPLOYMENT, DEPLOYMENT/SERVICE, DEPLOYMENT/SERVICE/SLOT; the name of a whole shows its parts.\n\n\
 Examples:\n  keel get deployments\n  keel get instances demo/web -w\n  keel get svc/demo/web -o yaml\n  \
-keel get all -o json\n\nWorks with a running controller and without one. Exit code 1 when a name is not found.")]
+keel get all -o json\n\nWorks with a running controller and without one. Exit code 1 when a name is not found; with --watch it is waited for.")]
 pub struct Args {
     /// What to show: TYPE, TYPE,TYPE or TYPE/NAME
     #[arg(required = true, value_name = "TYPE[/NAME]")]
@@ -31,7 +31,7 @@ pub struct Args {
     /// How to print; a table when nothing is named
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
-    /// Go on with what changes, also when the controller ends and another one begins
+    /// Go on with what changes, also when the controller ends and another one begins; wait for names that nothing has yet
     #[arg(short, long)]
     watch: bool,
     /// Leave the heads of the columns out
@@ -96,11 +96,18 @@ impl Args {
         shown: &[(Resource, Vec<Object>)],
         columns: &mut [Columns],
     ) -> Outcome {
-        let exit = missing(selection, shown);
-        if exit == Exit::Success || shown.iter().any(|(_, objects)| !objects.is_empty()) {
+        let missing = selection.missing(shown);
+        for name in &missing {
+            let what = selection.what();
+            note(match self.watch {
+                true => format!("waiting for {what} \"{name}\""),
+                false => format!("error: {what} \"{name}\" not found"),
+            });
+        }
+        if missing.is_empty() || shown.iter().any(|(_, objects)| !objects.is_empty()) {
             self.print(selection, shown, columns)?;
         }
-        Ok(exit)
+        Ok(if missing.is_empty() { Exit::Success } else { Exit::Failure })
     }
 
     /// Prints what differs from what was shown, until somebody ends it.
@@ -140,14 +147,15 @@ impl Args {
             return Ok(());
         }
         let tables = shown.iter().zip(columns).filter(|((_, objects), _)| !objects.is_empty());
-        let texts: Vec<String> = tables
-            .map(|((resource, objects), columns)| self.table(*resource, objects, columns, !self.no_headers))
-            .collect();
+        let texts: Vec<String> =
+            tables.map(|((resource, objects), columns)| self.table(*resource, objects, columns)).collect();
         print(&texts.join("\n"))
     }
 
-    fn table(&self, resource: Resource, objects: &[Object], columns: &mut Columns, header: bool) -> String {
+    /// The rows, below the heads of the columns where none of the same table were printed before.
+    fn table(&self, resource: Resource, objects: &[Object], columns: &mut Columns) -> String {
         let wide = self.output == Some(Format::Wide);
+        let header = columns.is_new() && !self.no_headers;
         let rows: Vec<Vec<String>> = objects.iter().map(|object| object.row(wide)).collect();
         columns.render(header.then(|| resource.header(wide)).as_deref(), &rows)
     }
@@ -174,7 +182,7 @@ impl Args {
                         print_data(DataFormat::Yaml, &object.value)?;
                     }
                 }
-                Some(Format::Wide) | None => print(&self.table(*resource, &changed, columns, false))?,
+                Some(Format::Wide) | None => print(&self.table(*resource, &changed, columns))?,
             }
         }
         Ok(())
@@ -191,6 +199,20 @@ impl Selection {
         let wanted = |object: &Object| self.names.is_empty() || self.names.iter().any(|name| object.is_named(name));
         let of = |resource: &Resource| resource.objects(status, now).into_iter().filter(wanted).collect();
         self.resources.iter().map(|resource| (*resource, of(resource))).collect()
+    }
+
+    /// The names that nothing has.
+    fn missing(&self, shown: &[(Resource, Vec<Object>)]) -> Vec<&Target> {
+        let has = |name: &Target| shown.iter().any(|(_, objects)| objects.iter().any(|object| object.is_named(name)));
+        self.names.iter().filter(|name| !has(name)).collect()
+    }
+
+    /// What it is about, as messages name it.
+    fn what(&self) -> &'static str {
+        match self.resources.as_slice() {
+            [one] => one.plural(),
+            _ => "resources",
+        }
     }
 }
 
@@ -216,20 +238,6 @@ fn selection(what: &str, names: &[String]) -> anyhow::Result<Selection> {
         }
     }
     Ok(Selection { all: false, resources, names })
-}
-
-/// Tells each name that nothing has.
-fn missing(selection: &Selection, shown: &[(Resource, Vec<Object>)]) -> Exit {
-    let mut exit = Exit::Success;
-    for name in &selection.names {
-        if !shown.iter().any(|(_, objects)| objects.iter().any(|object| object.is_named(name))) {
-            let types = selection.resources.first().filter(|_| selection.resources.len() == 1);
-            let types = types.map_or("resources", |resource| resource.plural());
-            note(format_args!("error: {types} \"{name}\" not found"));
-            exit = Exit::Failure;
-        }
-    }
-    exit
 }
 
 /// The views alone: an array; of all types, an object of arrays.

@@ -132,6 +132,11 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// Whether nothing was rendered in them yet.
+    pub fn is_new(&self) -> bool {
+        self.widths.is_empty()
+    }
+
     /// The rows as text, one line each.
     pub fn render(&mut self, header: Option<&[&str]>, rows: &[Vec<String>]) -> String {
         let mut table = Table::new();

@@ -1,6 +1,6 @@
 //! Verbs without a controller: each command is an engine of its own.
 
-use crate::rig::{Rig, spec};
+use crate::rig::{Rig, signal, spec};
 
 #[test]
 fn where_nothing_is_get_says_so_on_standard_error() {
@@ -79,12 +79,40 @@ fn a_watch_begins_before_there_is_anything() {
     assert_eq!(line, "No resources found\n");
     rig.write("specs/a.yaml", &spec("a", 1, "hi"));
     let controller = rig.controller();
-    line.clear();
-    BufReader::new(watch.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let mut rows = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let [head, row] = [rows.next().unwrap().unwrap(), rows.next().unwrap().unwrap()];
     watch.kill().unwrap();
     watch.wait().unwrap();
-    assert!(line.starts_with("a "), "{line}");
+    assert!(head.starts_with("NAME "), "{head}");
+    assert!(row.starts_with("a "), "{row}");
     controller.end("TERM").expect_code(0);
+}
+
+#[test]
+fn a_watch_waits_for_a_name_that_nothing_has_yet_and_begins_with_the_heads() {
+    use std::io::{BufRead, BufReader, Read};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Stdio;
+    let rig = Rig::new("sim");
+    let _controller = rig.controller();
+    let mut command = rig.command(&["get", "instances", "-w", "a"]);
+    let mut watch = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(watch.stderr.take().unwrap());
+    let mut line = String::new();
+    told.read_line(&mut line).unwrap();
+    assert_eq!(line, "waiting for instances \"a\"\n");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    let mut rows = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let head = rows.next().unwrap();
+    assert!(head.starts_with("NAME ") && head.contains(" STATUS "), "{head}");
+    let row = rows.find(|row| row.contains(" running ")).unwrap();
+    assert!(row.starts_with("a/web/0 "), "{row}");
+    signal(watch.id(), "INT");
+    assert!(rows.all(|row| !row.starts_with("NAME")), "one head is enough");
+    assert_eq!(watch.wait().unwrap().signal(), Some(2));
+    line.clear();
+    told.read_to_string(&mut line).unwrap();
+    assert_eq!(line, "");
 }
 
 #[test]
