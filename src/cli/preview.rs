@@ -56,14 +56,16 @@ fn cut_short(preview: &DeploymentPreview) -> Option<String> {
 /// Why the steps of a deployment could not be told.
 fn unknown(preview: &DeploymentPreview) -> Option<String> {
     let waits = preview.plan.get("waits")?.as_array()?;
-    let wait = waits.iter().find(|wait| wait.get("wait").is_some_and(|kind| kind == "runtime_unreachable"))?;
-    let of = |key| wait.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
-    Some(format!(
-        "deployment/{}: could not tell what is to be done, because the {} runtime does not answer: {}",
-        preview.deployment,
-        of("runtime"),
-        of("error")
-    ))
+    waits.iter().find_map(|wait| {
+        let of = |key| wait.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let runtime = of("runtime");
+        let why = match of("wait") {
+            "runtime_unreachable" => format!("because the {runtime} runtime does not answer: {}", of("error")),
+            "runtime_absent" => format!("because nothing is run on {runtime}: {}", of("why")),
+            _ => return None,
+        };
+        Some(format!("deployment/{}: could not tell what is to be done, {why}", preview.deployment))
+    })
 }
 
 /// Lines under a heading; nothing where there are none.

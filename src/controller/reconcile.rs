@@ -11,7 +11,7 @@ use super::core::{NOT_REACHED_YET, Settled, State};
 use super::flight::FlightId;
 use super::message::Message;
 use crate::execute::{self, Outcome, Report, Reporter};
-use crate::plan::{Action, Input, Lane, Snapshot, Step, plan, sightings};
+use crate::plan::{Action, Input, Lane, Snapshot, Step, Unreachable, plan, sightings};
 use crate::runtime::{ErrorKind, RuntimeError, Volumes};
 use crate::spec::RuntimeKind;
 use crate::state::{Condition, DesiredDeployment, Fate, Instance};
@@ -131,17 +131,27 @@ impl State {
         self.flights.overlay(deployment, self.cache.of(deployment).cloned().collect())
     }
 
-    /// Runtimes that nothing is known of, those that a service asks for and nobody attached to among them.
-    fn unreachable_for(&self, desired: Option<&DesiredDeployment>) -> BTreeMap<RuntimeKind, String> {
-        let mut unreachable = self.unreachable.clone();
+    /// Runtimes that nothing is known of, those that a service asks for and nobody attaches to among them.
+    fn unreachable_for(&self, desired: Option<&DesiredDeployment>) -> BTreeMap<RuntimeKind, Unreachable> {
+        let silent = self.unreachable.iter().map(|(kind, error)| (*kind, Unreachable::Silent(error.clone())));
+        let mut unreachable: BTreeMap<RuntimeKind, Unreachable> = silent.collect();
         for service in desired.into_iter().flat_map(|desired| desired.services.values()) {
             if !self.runtimes.contains_key(&service.runtime) {
-                unreachable
-                    .entry(service.runtime)
-                    .or_insert_with(|| format!("{} is not available here", service.runtime));
+                unreachable.entry(service.runtime).or_insert_with(|| Unreachable::Absent(self.absent(service.runtime)));
             }
         }
         unreachable
+    }
+
+    /// Why there is no such runtime here, and what to do.
+    fn absent(&self, kind: RuntimeKind) -> String {
+        match self.expected.contains(&RuntimeKind::Sim) {
+            true => format!(
+                "a rehearsal on sim runs nothing real; leave out `runtime: {kind}` to rehearse it, or `--runtime sim` \
+                 (KEEL_RUNTIME) to run it"
+            ),
+            false => format!("there is no such runtime here; write another one instead of `runtime: {kind}`, or none"),
+        }
     }
 
     /// What the services ask for and their runtimes do not give, as far as those are known.

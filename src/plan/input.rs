@@ -23,14 +23,23 @@ pub struct Input<'a> {
     pub observed: &'a [Instance],
     /// Runtimes on which something shared (a network) exists for it.
     pub shared: &'a BTreeSet<RuntimeKind>,
-    /// Runtimes that do not answer, with what they said.
-    pub unreachable: &'a BTreeMap<RuntimeKind, String>,
+    /// Runtimes that nothing is known of.
+    pub unreachable: &'a BTreeMap<RuntimeKind, Unreachable>,
     /// What happened before and no runtime remembers.
     pub history: &'a History,
     /// What becomes of named volumes when the deployment goes.
     pub volumes: Volumes,
     /// The time now.
     pub now: DateTime<Utc>,
+}
+
+/// Why nothing is known of a runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreachable {
+    /// It does not answer, and may at any time; what it said.
+    Silent(String),
+    /// There is none here, and there will be none as long as this controller runs; why, and what to do.
+    Absent(String),
 }
 
 /// What happened before and no runtime remembers. Losing it costs a quicker retry or a later reaping, no more.

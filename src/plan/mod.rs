@@ -34,7 +34,7 @@ pub use cause::Cause;
 pub use check::{Violation, check};
 use chrono::{DateTime, Utc};
 pub use forecast::{End, FORECAST_LOOKS, FORECAST_PLANS, Forecast, Stage, forecast};
-pub use input::{Failure, History, Input};
+pub use input::{Failure, History, Input, Unreachable};
 pub use lifecycle::{Verdict, verdict};
 pub use planner::plan;
 use serde::Serialize;

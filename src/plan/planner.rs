@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::draft::Draft;
 use super::replicas::{plan_service, remove_service};
 use super::undeclared::plan_undeclared;
-use super::{Input, Plan, Wait};
+use super::{Input, Plan, Unreachable, Wait};
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredDeployment, Instance, Phase};
 
@@ -50,8 +50,12 @@ fn say_what_is_out_of_reach(draft: &mut Draft<'_>, observed: &[&Instance]) {
     let declared = input.desired.iter().flat_map(|desired| desired.services.values().map(|service| service.runtime));
     let runtimes = observed.iter().map(|instance| instance.runtime).chain(declared);
     let runtimes: BTreeSet<RuntimeKind> = runtimes.chain(input.shared.iter().copied()).collect();
-    for (runtime, error) in input.unreachable.iter().filter(|(runtime, _)| runtimes.contains(runtime)) {
-        draft.wait(Wait::RuntimeUnreachable { runtime: *runtime, error: error.clone() });
+    for (runtime, unreachable) in input.unreachable.iter().filter(|(runtime, _)| runtimes.contains(runtime)) {
+        let runtime = *runtime;
+        draft.wait(match unreachable.clone() {
+            Unreachable::Silent(error) => Wait::RuntimeUnreachable { runtime, error },
+            Unreachable::Absent(why) => Wait::RuntimeAbsent { runtime, why },
+        });
     }
     for instance in observed.iter().filter(|instance| matches!(instance.phase, Phase::Pending | Phase::Stopping)) {
         draft.wait(Wait::InFlight { id: instance.id.clone() });

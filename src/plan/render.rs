@@ -160,6 +160,7 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         }
         Wait::Kept => "keep everything: not declared any more, and not to be pruned".to_owned(),
         Wait::RuntimeUnreachable { runtime, error } => format!("wait for {runtime} to answer: {error}"),
+        Wait::RuntimeAbsent { runtime, why } => format!("run nothing on {runtime}: {why}"),
         Wait::Unknown { message, .. } => format!("wait for {who} to leave an unknown phase: {message}"),
         Wait::NotRun { service, why } => format!("leave {service} alone: {why}"),
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use super::{History, Input};
+use super::{History, Input, Unreachable};
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredDeployment, Fate, Instance, Volumes};
 
@@ -20,7 +20,7 @@ pub struct Snapshot {
     /// As [`Input::shared`].
     pub shared: BTreeSet<RuntimeKind>,
     /// As [`Input::unreachable`].
-    pub unreachable: BTreeMap<RuntimeKind, String>,
+    pub unreachable: BTreeMap<RuntimeKind, Unreachable>,
     /// As [`Input::history`].
     pub history: History,
     /// As [`Input::volumes`].

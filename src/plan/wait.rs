@@ -117,6 +117,13 @@ pub enum Wait {
         /// What it said.
         error: String,
     },
+    /// There is no such runtime here, so nothing is run on it.
+    RuntimeAbsent {
+        /// The runtime.
+        runtime: RuntimeKind,
+        /// Why there is none, and what to do.
+        why: String,
+    },
     /// The runtime reports the instance in a phase that nothing can be done about.
     Unknown {
         /// The instance.
@@ -151,7 +158,11 @@ impl Wait {
             | Self::Terminated { id }
             | Self::OrphanSettling { id, .. }
             | Self::Unknown { id, .. } => Some(id),
-            Self::Draining { .. } | Self::Kept | Self::RuntimeUnreachable { .. } | Self::NotRun { .. } => None,
+            Self::Draining { .. }
+            | Self::Kept
+            | Self::RuntimeUnreachable { .. }
+            | Self::RuntimeAbsent { .. }
+            | Self::NotRun { .. } => None,
         }
     }
 
@@ -174,6 +185,7 @@ impl Wait {
             | Self::Terminated { .. }
             | Self::Kept
             | Self::RuntimeUnreachable { .. }
+            | Self::RuntimeAbsent { .. }
             | Self::Unknown { .. }
             | Self::NotRun { .. } => None,
         }

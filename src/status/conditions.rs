@@ -35,8 +35,7 @@ pub(super) fn of_service(
     instances: &[&Instance],
     facts: &Facts<'_>,
 ) -> Vec<Condition> {
-    let waits = facts.plan.waits.iter();
-    let mine: Vec<&Wait> = waits.filter(|wait| waits::service_of(wait) == Some(view.service.as_str())).collect();
+    let mine: Vec<&Wait> = facts.plan.waits.iter().filter(|wait| waits::is_about(wait, service)).collect();
     let mut conditions = vec![available(view, service), progressing(view, instances, &mine)];
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
     for field in unsupported(&service.spec) {
@@ -81,6 +80,7 @@ fn failure(wait: &Wait) -> Option<Condition> {
         Wait::Isolated { .. } => "Isolated",
         Wait::ShutDown { .. } => "ShutDown",
         Wait::GaveUp { .. } => "GaveUp",
+        Wait::RuntimeAbsent { .. } => "RuntimeAbsent",
         Wait::NotRun { .. } => "NotRun",
         Wait::Paused { .. } => "Paused",
         Wait::Unknown { .. } => "UnknownPhase",

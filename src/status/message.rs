@@ -20,10 +20,7 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String
 
 /// The worst thing that is being waited for, else the worst of its conditions.
 pub(super) fn of_service(facts: &Facts<'_>, service: &DesiredService, conditions: &[Condition]) -> String {
-    let mine = |wait: &&Wait| match wait {
-        Wait::RuntimeUnreachable { runtime, .. } => *runtime == service.runtime,
-        wait => waits::service_of(wait) == Some(service.name.as_str()),
-    };
+    let mine = |wait: &&Wait| waits::is_about(wait, service);
     let acts_on = |step: &Step| step.action.instance().is_some_and(|id| id.service == service.name);
     worst(facts.plan.waits.iter().filter(mine))
         .or_else(|| undone(facts, acts_on))

@@ -1,12 +1,14 @@
 //! What a wait is about.
 
 use crate::plan::Wait;
+use crate::state::DesiredService;
 
-/// The service that a wait is about, where it is about one.
-pub(super) fn service_of(wait: &Wait) -> Option<&str> {
+/// Whether a wait is about the service, or an instance or the runtime of it.
+pub(super) fn is_about(wait: &Wait, service: &DesiredService) -> bool {
     match wait {
-        Wait::Draining { service } | Wait::NotRun { service, .. } => Some(service),
-        wait => wait.instance().map(|id| id.service.as_str()),
+        Wait::Draining { service: name } | Wait::NotRun { service: name, .. } => *name == service.name,
+        Wait::RuntimeUnreachable { runtime, .. } | Wait::RuntimeAbsent { runtime, .. } => *runtime == service.runtime,
+        wait => wait.instance().is_some_and(|id| id.service == service.name),
     }
 }
 
@@ -18,6 +20,7 @@ pub(super) const fn is_final(wait: &Wait) -> bool {
             | Wait::Isolated { .. }
             | Wait::ShutDown { .. }
             | Wait::GaveUp { .. }
+            | Wait::RuntimeAbsent { .. }
             | Wait::NotRun { .. }
             | Wait::Ended { .. }
             | Wait::Idle { .. }
@@ -55,6 +58,7 @@ pub(super) const fn severity(wait: &Wait) -> Severity {
         | Wait::Isolated { .. }
         | Wait::ShutDown { .. }
         | Wait::GaveUp { .. }
+        | Wait::RuntimeAbsent { .. }
         | Wait::NotRun { .. } => Severity::Final,
     }
 }

@@ -138,9 +138,25 @@ fn a_runtime_that_does_not_answer_is_not_nothing_to_do() {
     rig.keel(&["apply", "-f", "specs", "--no-wait"]).expect_code(0);
     for arguments in [&["diff", "-f", "specs"][..], &["plan", "-f", "specs"], &["plan"]] {
         let done = rig.keel(arguments).expect_code(2);
-        let why = "deployment/a: could not tell what is to be done, because the docker runtime does not answer: ";
+        let why =
+            "deployment/a: could not tell what is to be done, because nothing is run on docker: a rehearsal on sim";
         assert!(done.err.contains(why), "{arguments:?}: {}", done.err);
     }
+}
+
+#[test]
+fn a_rehearsal_says_at_once_that_it_runs_nothing_on_other_runtimes() {
+    let rig = Rig::new("sim");
+    let named = spec("a", 1, "hi").replace("deployment: a\n", "deployment: a\nruntime: sandbox\n");
+    rig.write("specs/a.yaml", &named);
+    rig.write("specs/b.yaml", &spec("b", 1, "hi"));
+    let done = rig.keel(&["apply", "-f", "specs"]).expect_code(1);
+    let told = "error: deployment/a failed: run nothing on sandbox: a rehearsal on sim runs nothing real; leave out \
+                `runtime: sandbox` to rehearse it, or `--runtime sim` (KEEL_RUNTIME) to run it\n";
+    assert!(done.err.contains(told), "{}", done.err);
+    assert!(done.err.contains("b/web 1/1 ready\n"), "{}", done.err);
+    rig.remove("specs/a.yaml");
+    rig.keel(&["apply", "-f", "specs"]).expect_code(0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
-use evenkeel::plan::{Action, Failure, Forecast, History, Input, Lane, Plan, check, forecast, plan};
+use evenkeel::plan::{Action, Failure, Forecast, History, Input, Lane, Plan, Unreachable, check, forecast, plan};
 use evenkeel::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
 use evenkeel::state::{
     DesiredDeployment, DesiredService, EndedBy, ErrorKind, Exit, Fate, Instance, InstanceId, Phase, SourceRef,
@@ -37,7 +37,7 @@ pub struct Snapshot {
     pub desired: Result<DesiredDeployment, Fate>,
     pub observed: Vec<Instance>,
     pub shared: BTreeSet<RuntimeKind>,
-    pub unreachable: BTreeMap<RuntimeKind, String>,
+    pub unreachable: BTreeMap<RuntimeKind, Unreachable>,
     pub history: History,
     pub volumes: Volumes,
     pub now: DateTime<Utc>,
@@ -117,7 +117,12 @@ impl Snapshot {
     }
 
     pub fn unreachable(mut self, runtime: RuntimeKind) -> Self {
-        self.unreachable.insert(runtime, "connection refused".into());
+        self.unreachable.insert(runtime, Unreachable::Silent("connection refused".into()));
+        self
+    }
+
+    pub fn absent(mut self, runtime: RuntimeKind) -> Self {
+        self.unreachable.insert(runtime, Unreachable::Absent("there is none here".into()));
         self
     }
 

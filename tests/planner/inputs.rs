@@ -89,6 +89,12 @@ fn a_runtime_that_does_not_answer_is_not_an_empty_one() {
 }
 
 #[test]
+fn nothing_is_planned_on_a_runtime_that_is_absent() {
+    web('a', 3, "").absent(RuntimeKind::Docker).expect("run nothing on docker: there is none here");
+    web('b', 1, "").absent(RuntimeKind::Sandbox).expect("launch web/0 b0: missing, 1 replica wanted");
+}
+
+#[test]
 fn nothing_moves_to_a_new_runtime_while_the_old_one_does_not_answer() {
     for strategy in ["rolling", "recreate"] {
         let fields = format!("rollout: {{strategy: {strategy}, max_surge: 1}}");
