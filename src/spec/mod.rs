@@ -29,6 +29,7 @@ mod scale;
 mod schema;
 mod service;
 mod signal;
+mod stand_in;
 mod storage;
 mod structure;
 mod suggest;

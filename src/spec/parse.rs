@@ -350,8 +350,9 @@ impl<'a> Reader<'a> {
 /// Notes where the parts of a service are that are checked against other services.
 fn marks(report: &Report<'_>, spec: &ServiceSpec) -> Marks {
     let mark = |list: &'static str, index: usize, key: &'static str| report.mark(&steps![list, index, key]);
-    let whole = |list: &'static str, key: &'static str, length: usize| -> Vec<Option<Mark>> {
-        let mark = |index| report.is_whole(&steps![list, index]).then(|| mark(list, index, key));
+    // Those of which all is certain but the values of keys that have no part in what is checked.
+    let whole = |list: &'static str, key: &'static str, length: usize, but_for: &[&str]| -> Vec<Option<Mark>> {
+        let mark = |index| report.is_whole_but_for(&steps![list, index], but_for).then(|| mark(list, index, key));
         (0..length).map(mark).collect()
     };
     // What else is said of a dependency does not change what is depended on.
@@ -362,7 +363,7 @@ fn marks(report: &Report<'_>, spec: &ServiceSpec) -> Marks {
     });
     Marks {
         depends: depends.collect(),
-        endpoints: whole("endpoints", "port", spec.endpoints.len()),
-        port_mappings: whole("port_mappings", "host_port", spec.port_mappings.len()),
+        endpoints: whole("endpoints", "port", spec.endpoints.len(), &["name", "target_port", "stream", "tunnel"]),
+        port_mappings: whole("port_mappings", "host_port", spec.port_mappings.len(), &["container_port"]),
     }
 }

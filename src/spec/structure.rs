@@ -11,6 +11,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 use super::problem::{MAX_PROBLEMS, Path, Position, Problem, Step, display_path};
 use super::scalar::Resolved;
 use super::schema::SERVICE_ALIASES;
+use super::stand_in;
 use super::suggest::{elsewhere, nearest};
 use super::text;
 use super::tree::{Entry, Map, Node, Scalar, Value};
@@ -24,8 +25,8 @@ pub(super) struct Structure {
     pub(super) problems: Vec<Problem>,
     /// Where the problems are.
     pub(super) flawed: BTreeSet<Path>,
-    /// Parts that were cut out.
-    pub(super) dropped: Vec<Path>,
+    /// Parts that were cut out, or have something else in their place so that what is around them can be checked.
+    pub(super) dropped: BTreeSet<Path>,
     /// For lists that lost elements: where each of the elements that are left was written.
     pub(super) kept: HashMap<Path, Vec<usize>>,
 }
@@ -125,7 +126,7 @@ impl<'a> Walk<'a> {
     }
 
     fn drop_here(&mut self) {
-        self.found.dropped.push(self.path.clone());
+        self.found.dropped.insert(self.path.clone());
     }
 
     fn text(&mut self, node: &Node, check: text::Check) -> Option<Yaml> {
@@ -263,13 +264,47 @@ impl<'a> Walk<'a> {
             return None;
         }
         let Some(entry) = node.get(tag).filter(|entry| !entry.node.is_null()) else {
-            self.problem(at, format!("`{tag}` is missing")).help = Some(format!("write {}", one_of(&names)));
-            return None;
+            self.missing(tag, at, Some(format!("write {}", one_of(&names))));
+            return self.untagged(node, name, tag);
         };
-        let chosen = self.inside(tag.to_owned(), |walk| walk.choice(&entry.node, names))?;
+        let Some(chosen) = self.inside(tag.to_owned(), |walk| walk.choice(&entry.node, names)) else {
+            return self.untagged(node, name, tag);
+        };
         let variant =
             variants.iter().find(|variant| variant["properties"][tag]["const"].as_str() == chosen.as_str())?;
         self.object(node, variant, name, at, Some(tag))
+    }
+
+    /// What can still be checked of a map whose tag is wrong.
+    fn untagged(&mut self, node: &Node, name: &str, tag: &str) -> Option<Yaml> {
+        let (key, plain) = stand_in::untagged(name)?;
+        let text = node.get(key)?.node.text()?;
+        self.inside(tag.to_owned(), Self::drop_here);
+        let entries = [(tag, plain), (key, text)].map(|(key, text)| (Yaml::from(key), Yaml::from(text)));
+        Some(Yaml::Mapping(Mapping::from_iter(entries)))
+    }
+
+    /// Says that a required field is missing from the map that begins here.
+    fn missing(&mut self, field: &str, at: Position, help: Option<String>) {
+        let problem = Problem::new(at, display_path(&self.path), format!("`{field}` is missing"));
+        self.found.problems.push(Problem { help, ..problem });
+        self.inside(field.to_owned(), |walk| walk.found.flawed.insert(walk.path.clone()));
+    }
+
+    /// Puts something in the place of required fields that were cut out, where the rest is worth a check without them.
+    fn stand_in(&mut self, schema: &'a Json, name: &str, fields: &mut Fields<'a>) {
+        for field in required(schema) {
+            if fields.mapping.contains_key(field) {
+                continue;
+            }
+            let Some(value) = stand_in::field(name, field) else { return };
+            fields.mapping.insert(field.into(), value);
+            self.inside(field.to_owned(), |walk| {
+                walk.found.flawed.insert(walk.path.clone());
+                walk.drop_here();
+            });
+        }
+        fields.sound = true;
     }
 
     fn object(&mut self, node: &Node, schema: &'a Json, name: &str, at: Position, tag: Option<&str>) -> Option<Yaml> {
@@ -292,9 +327,11 @@ impl<'a> Walk<'a> {
         }
         for field in std::mem::take(&mut fields.missing) {
             fields.sound = false;
-            let help = super::suggest::required(field);
-            self.problem(at, format!("`{field}` is missing")).help = help;
+            self.missing(field, at, super::suggest::required(field));
             self.inside(field.to_owned(), Self::drop_here);
+        }
+        if !fields.sound {
+            self.stand_in(schema, name, &mut fields);
         }
         if is_service && !fields.mapping.contains_key("image") {
             // The rest of a service is checked even when its image is what is wrong.
@@ -378,10 +415,9 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn of(schema: &'a Json, is_service: bool) -> Self {
-        let missing = schema["required"].as_array().map(|names| names.iter().filter_map(Json::as_str).collect());
         Self {
             mapping: Mapping::new(),
-            missing: missing.unwrap_or_default(),
+            missing: required(schema).collect(),
             sound: true,
             closed: schema["additionalProperties"] == Json::Bool(false),
             is_service,
@@ -402,6 +438,11 @@ fn property<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
         (None, Json::Bool(false)) => None,
         (None, additional) => Some(additional),
     }
+}
+
+/// The required fields of a map.
+fn required(schema: &Json) -> impl Iterator<Item = &str> {
+    schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str)
 }
 
 fn is_null(schema: &Json) -> bool {

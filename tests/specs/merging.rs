@@ -259,15 +259,88 @@ fn a_port_is_only_said_to_be_taken_by_what_is_certain() {
     for (more, certain) in [
         ("", true),
         (", target_port: 81", true),
+        (", target_port: 0", true),
+        (", stream: { session_timeout: soon }", true),
         (", hots: b.example.org", false),
         (", host: [b.example.org]", false),
         (", path: /a, path: /", false),
     ] {
         assert_eq!(taken("endpoints", &format!("{http}{more}")), certain, "{more}");
     }
+    for element in ["protocol: http, port: 80, expose: public", "name: [e], protocol: http, port: 80, expose: public"] {
+        assert!(taken("endpoints", element), "{element}");
+    }
+    for element in ["host_port: 90", "container_port: 0, host_port: 90"] {
+        assert!(taken("port_mappings", element), "{element}");
+    }
+    for (list, element) in [
+        ("endpoints", "name: e, protocol: htp, port: 80, expose: public"),
+        ("endpoints", "name: e, protocol: http, port: 0x1ffff, expose: public"),
+        ("endpoints", "name: e, port: 80, expose: public"),
+        ("port_mappings", "contaner_port: 2, host_port: 90"),
+    ] {
+        assert!(!taken(list, element), "{element}");
+    }
     for (more, certain) in [("", true), (", protocol: ucp", false), (", <<: x", false)] {
         assert_eq!(taken("port_mappings", &format!("container_port: 2, host_port: 90{more}")), certain, "{more}");
     }
+}
+
+#[test]
+fn elements_of_lists_are_compared_also_where_they_have_other_problems() {
+    let text = "version: v1
+deployment: d
+services:
+  a:
+    image: { name: x }
+    endpoints:
+      - { name: one, protocol: http, port: 0 }
+      - { name: one, protocol: http, port: 1 }
+      - { name: two, protocol: htp, port: 2 }
+      - { name: two, port: 3 }
+      - { protocol: tcp, port: 4 }
+      - { protocol: tcp, port: 5 }
+      - { name: [none], protocol: tcp, port: 5, path: / }
+    port_mappings: [{ container_port: 80, host_port: 8080 }, { container_port: 0, host_port: 8080 }]
+    storage:
+      - { type: bind, source: /a, target: /data }
+      - { type: bnid, source: /b, target: /data }
+      - { type: named, target: /data/ }
+      - { source: /c, target: other }
+      - { type: tmpfs }
+      - { type: tmpfs }
+      - { type: tmpfs, target: none }
+    init: { steps: [{ id: wait, uses: init.wait }, { id: wait, uses: init.run, with: { command: x } }] }
+";
+    let said = everything(&[("d.yaml", text)]);
+    assert_eq!(
+        said,
+        [
+            "d.yaml:7:44: services.a.endpoints[0].port: 0 is out of range: it must be from 1 to 65535",
+            "d.yaml:8:17: services.a.endpoints[1].name: the endpoint \"one\" is declared twice; give each endpoint of a service its own name",
+            "d.yaml:9:32: services.a.endpoints[2].protocol: \"htp\" is not one of http, https, tcp, udp, websocket; did you mean `http`?",
+            "d.yaml:10:9: services.a.endpoints[3]: `protocol` is missing",
+            "d.yaml:10:17: services.a.endpoints[3].name: the endpoint \"two\" is declared twice; give each endpoint of a service its own name",
+            "d.yaml:11:9: services.a.endpoints[4]: `name` is missing",
+            "d.yaml:12:9: services.a.endpoints[5]: `name` is missing",
+            "d.yaml:13:17: services.a.endpoints[6].name: expected text, found a list",
+            "d.yaml:13:55: services.a.endpoints[6].path: `path` means nothing to a tcp or udp endpoint; leave it out, or write `protocol: http`",
+            "d.yaml:14:54: services.a.port_mappings[0].host_port: port 8080 is also taken by d/a at d.yaml:14:94; choose another port for one of them",
+            "d.yaml:14:80: services.a.port_mappings[1].container_port: 0 is out of range: it must be from 1 to 65535",
+            "d.yaml:14:94: services.a.port_mappings[1].host_port: port 8080 is also taken by d/a at d.yaml:14:54; choose another port for one of them",
+            "d.yaml:17:17: services.a.storage[1].type: \"bnid\" is not one of bind, named, anonymous, tmpfs, s3; did you mean `bind`?",
+            "d.yaml:17:43: services.a.storage[1].target: storage[0] is already mounted at /data; choose another target",
+            "d.yaml:18:9: services.a.storage[2]: `name` is missing",
+            "d.yaml:18:32: services.a.storage[2].target: storage[0] is already mounted at /data; choose another target",
+            "d.yaml:19:9: services.a.storage[3]: `type` is missing; write one of bind, named, anonymous, tmpfs, s3",
+            "d.yaml:19:31: services.a.storage[3].target: \"other\" is not an absolute path; begin it with /",
+            "d.yaml:20:9: services.a.storage[4]: `target` is missing",
+            "d.yaml:21:9: services.a.storage[5]: `target` is missing",
+            "d.yaml:22:32: services.a.storage[6].target: \"none\" is not an absolute path; begin it with /",
+            "d.yaml:23:39: services.a.init.steps[0].uses: \"init.wait\" is not one of init.wait_tcp, init.wait_http, init.run; did you mean `init.wait_tcp`?",
+            "d.yaml:23:58: services.a.init.steps[1].id: the id \"wait\" is used twice; give each step its own id",
+        ]
+    );
 }
 
 #[test]

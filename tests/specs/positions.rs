@@ -53,15 +53,17 @@ fn a_problem_behind_an_alias_is_where_the_value_was_written() {
 
 #[test]
 fn an_error_in_one_place_does_not_shift_the_others() {
-    let text = "version: v1\ndeployment: d\nservices:\n  a:\n    image: { name: x }\n    endpoints:\n      - { name: 1.5.5 }\n      \
-                - { name: Two, protocol: http, port: 2 }\n";
+    let text = "version: v1\ndeployment: d\nservices:\n  a:\n    image: { name: x }\n    endpoints:\n      - One\n      \
+                - { name: 1.5.5 }\n      - { name: Two, protocol: http, port: 2 }\n";
     let problems: Vec<String> = parse(text).problems.iter().map(ToString::to_string).collect();
     assert_eq!(
         problems,
         [
-            "7:9: services.a.endpoints[0]: `protocol` is missing",
-            "7:9: services.a.endpoints[0]: `port` is missing",
-            "8:17: services.a.endpoints[1].name: \"Two\" is not a name; write two",
+            "7:9: services.a.endpoints[0]: expected a map, found text \"One\"; write `{ name: http, protocol: http, port: 80 }`",
+            "8:9: services.a.endpoints[1]: `protocol` is missing",
+            "8:9: services.a.endpoints[1]: `port` is missing",
+            "8:17: services.a.endpoints[1].name: \"1.5.5\" is not a name; write 1-5-5",
+            "9:17: services.a.endpoints[2].name: \"Two\" is not a name; write two",
         ]
     );
 }

@@ -186,7 +186,7 @@ fn init_ids(report: &mut Report<'_>, spec: &ServiceSpec) {
         let path = steps!["init", "steps", index, "id"];
         if step.id.trim().is_empty() {
             report.problem(&path, "a step needs an id");
-        } else if !seen.insert(&step.id) {
+        } else if report.is_whole(&path) && !seen.insert(&step.id) {
             report.problem_help(&path, format!("the id {:?} is used twice", step.id), "give each step its own id");
         }
     }

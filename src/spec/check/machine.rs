@@ -80,11 +80,13 @@ fn storage(report: &mut Report<'_>, mounts: &[Storage]) {
         if target == "/" {
             report.problem_help(&path, "a mount can't take the place of the root", "write a path such as /data");
         }
-        if let Some(first) = targets.get(&target) {
-            let message = format!("storage[{first}] is already mounted at {target}");
-            report.problem_help(&path, message, "choose another target");
-        } else {
-            targets.insert(target, index);
+        if report.is_whole(&path) {
+            if let Some(first) = targets.get(&target) {
+                let message = format!("storage[{first}] is already mounted at {target}");
+                report.problem_help(&path, message, "choose another target");
+            } else {
+                targets.insert(target, index);
+            }
         }
         source(report, index, mount);
     }

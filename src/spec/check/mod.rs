@@ -47,7 +47,7 @@ impl<'a> Report<'a> {
 
     fn add(&mut self, path: &[Step], message: String, help: Option<String>) {
         let path = self.written(path);
-        if self.structure.dropped.iter().any(|dropped| path.starts_with(dropped)) {
+        if (0..=path.len()).any(|length| self.structure.dropped.contains(&path[..length])) {
             return;
         }
         let position = locate(self.root, &path);
@@ -67,10 +67,16 @@ impl<'a> Report<'a> {
 
     /// Whether the value at `path` is certain and nothing in it was wrong, so that nothing was cut out of it.
     pub(super) fn is_whole(&self, path: &[Step]) -> bool {
+        self.is_whole_but_for(path, &[])
+    }
+
+    /// The same of a map, whatever is wrong with the values of these keys.
+    pub(super) fn is_whole_but_for(&self, path: &[Step], keys: &[&str]) -> bool {
         let path = self.written(path);
         // In their order, what is inside of a part follows right after it.
-        let flawed = self.structure.flawed.range(path.clone()..).next().is_some_and(|flawed| flawed.starts_with(&path));
-        !flawed && self.root.is_certain_at(&path)
+        let mut flaws = self.structure.flawed.range(path.clone()..).take_while(|flaw| flaw.starts_with(&path));
+        let matters = |flaw: &Path| !matches!(flaw.get(path.len()), Some(Step::Key(key)) if keys.contains(&&**key));
+        !flaws.any(matters) && self.root.is_certain_at(&path)
     }
 
     /// The path from the root, with the indexes that the elements of lists have in the text.

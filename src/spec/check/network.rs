@@ -49,7 +49,7 @@ pub(super) fn endpoints(report: &mut Report<'_>, endpoints: &[Endpoint]) {
     for (index, endpoint) in endpoints.iter().enumerate() {
         let path = steps![index, "name"];
         super::name(report, &path, &endpoint.name);
-        if !names.insert(&endpoint.name) {
+        if report.is_whole(&path) && !names.insert(&endpoint.name) {
             let message = format!("the endpoint {:?} is declared twice", endpoint.name);
             report.problem_help(&path, message, "give each endpoint of a service its own name");
         }
