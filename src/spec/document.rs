@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::check::bad_name;
 use super::problem::{Position, Problem};
 use super::{Api, External, Prune, Revision, RuntimeKind, ServiceSpec, Tunnel};
 
@@ -36,6 +37,14 @@ impl ParsedFile {
 
     /// Whether it may declare parts of deployments that it does not name.
     pub fn may_declare_more(&self) -> bool {
+        // A name that is none has to become another one.
+        let bad =
+            |document: &BrokenDocument| document.deployment.as_deref().is_some_and(|name| bad_name(name).is_some());
+        self.has_unknown_parts() || self.broken.iter().any(bad)
+    }
+
+    /// Whether it may declare parts of any deployment.
+    pub(super) fn has_unknown_parts(&self) -> bool {
         self.cut_off || self.broken.iter().any(|document| matches!(document.remains, Remains::Anything))
     }
 }
@@ -144,7 +153,7 @@ pub(super) enum Remains {
     Nothing,
     /// Nothing: it may be a part of any deployment.
     Anything,
-    /// That it is a part of the deployment that it names.
+    /// That it is a part of the deployment that it names, be it not a good name.
     Part(Remnant),
 }
 
@@ -153,7 +162,7 @@ pub(super) enum Remains {
 pub(super) struct Remnant {
     /// Whether it is the deployment's own document, with `services:`.
     pub(super) own: bool,
-    /// The services that it declares, by name.
+    /// The services that it declares, by name, be it not a good one.
     pub(super) services: BTreeMap<String, PartialService>,
     /// Whether it may declare more services than these.
     pub(super) may_declare_more: bool,

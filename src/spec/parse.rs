@@ -14,7 +14,7 @@ use super::document::{
 use super::problem::{MAX_PROBLEMS, Path, Position, Problem, Step, display_path, steps};
 use super::schema::SCHEMAS;
 use super::structure::{self, Structure};
-use super::tree::{self, Node, Tree, Value};
+use super::tree::{self, Entry, Node, Tree, Value};
 use super::{DeploymentSpec, Revision, RuntimeKind, ServiceSpec};
 
 /// Largest file that is read, in bytes: the most that Kubernetes takes for a ConfigMap or a Secret, which is
@@ -169,16 +169,12 @@ fn remains(root: &Node, mut read: BTreeMap<String, DeclaredService>) -> Remains 
     let mut partial = |name: &str, position| (name.to_owned(), PartialService { position, rest: read.remove(name) });
     Remains::Part(match (root.get("services"), root.get("service")) {
         (Some(services), None) if root.is_certain_key("services") => {
-            let good = |name: &str| check::bad_name(name).is_none();
             let entries = services.node.entries();
+            let told = |entry: &&Entry| tells_what_is_meant(&entry.key);
             Remnant {
                 own: true,
-                may_declare_more: !services.node.has_all_keys() || !entries.iter().all(|entry| good(&entry.key)),
-                services: entries
-                    .iter()
-                    .filter(|entry| good(&entry.key))
-                    .map(|entry| partial(&entry.key, entry.position))
-                    .collect(),
+                may_declare_more: !services.node.has_all_keys() || !entries.iter().all(|entry| told(&entry)),
+                services: entries.iter().filter(told).map(|entry| partial(&entry.key, entry.position)).collect(),
             }
         }
         (None, Some(service)) => {
@@ -190,10 +186,15 @@ fn remains(root: &Node, mut read: BTreeMap<String, DeclaredService>) -> Remains 
     })
 }
 
-/// The name at a key of the document, where it is a good one and beyond doubt.
+/// Whether a name is a good one, or can be compared with others that may be meant to be the same.
+fn tells_what_is_meant(name: &str) -> bool {
+    !check::folded(name).is_empty()
+}
+
+/// The name at a key of the document, where it is beyond doubt which is meant.
 fn certain_name<'a>(root: &'a Node, key: &'static str) -> Option<&'a str> {
     let text = root.get(key).and_then(|entry| entry.node.text())?;
-    (root.is_certain_at(&steps![key]) && check::bad_name(text).is_none()).then_some(text)
+    (root.is_certain_at(&steps![key]) && tells_what_is_meant(text)).then_some(text)
 }
 
 /// Whether a document is meant for Kubernetes.

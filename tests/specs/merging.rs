@@ -344,6 +344,72 @@ services:
 }
 
 #[test]
+fn a_name_that_is_none_hides_nothing_else() {
+    let text = "version: v1
+deployment: Shop
+services:
+  web:
+    image: { name: x }
+    depends: [{ service: nope }, { service: Other }, { service: other }, { service: my-db }]
+    endpoints: [{ name: http, protocol: http, port: 80, expose: public }]
+  Other:
+    image: { name: x }
+    endpoints: [{ name: http, protocol: http, port: 80, expose: public }]
+  MyDb:
+    image: { name: x }
+    depends: [{ service: web }, { service: wep }]
+";
+    let text_of = |deployment: &str| text.replace("Shop", deployment);
+    let between = |deployment: &str| {
+        vec![
+            format!(
+                "d.yaml:6:26: services.web.depends[0].service: the deployment {deployment} has no service \"nope\"; services of {deployment} are web"
+            ),
+            "d.yaml:7:53: services.web.endpoints[0].port: port 80 is also taken by ".to_owned()
+                + deployment
+                + "/Other at d.yaml:10:53; choose another port for one of them",
+            format!(
+                "d.yaml:10:53: services.Other.endpoints[0].port: port 80 is also taken by {deployment}/web at d.yaml:7:53; choose another port for one of them"
+            ),
+            format!(
+                "d.yaml:13:44: services.MyDb.depends[1].service: the deployment {deployment} has no service \"wep\"; services of {deployment} are web"
+            ),
+        ]
+    };
+    for deployment in ["shop", "Shop"] {
+        let said = everything(&[("d.yaml", &text_of(deployment))]);
+        let found: Vec<String> = said.into_iter().filter(|line| !line.contains(" is not a name; ")).collect();
+        assert_eq!(found, between(deployment));
+    }
+}
+
+#[test]
+fn what_refers_to_a_name_that_is_none_is_not_called_missing() {
+    let web = "service: web\ndeployment: shop\nimage: { name: x }\ndepends: [{ service: my-db }]\n";
+    for (db, hidden) in [
+        ("service: My_DB\ndeployment: shop\nimage: { name: x }", true),
+        ("service: my-db\ndeployment: SHOP\nimage: { name: x }", true),
+        ("service: '?'\ndeployment: shop\nimage: { name: x }", true),
+        ("service: my-db\ndeployment: '?'\nimage: { name: x }", true),
+        ("service: Cache\ndeployment: shop\nimage: { name: x }", false),
+        ("service: my-db\ndeployment: Store\nimage: { name: x }", false),
+    ] {
+        let said = everything(&[("db.yaml", db), ("web.yaml", web)]);
+        assert_eq!(!said.iter().any(|line| line.contains("has no service")), hidden, "{db}: {said:?}");
+        let other = web.replace("shop", "SHOP").replace("my-db", "api");
+        let api = "service: api\ndeployment: shop\nimage: { name: x }\n";
+        let said = everything(&[("api.yaml", api), ("other.yaml", &other)]);
+        assert!(!said.iter().any(|line| line.contains("has no service")), "{said:?}");
+    }
+}
+
+#[test]
+fn a_deployment_whose_name_is_none_may_be_any_for_whoever_removes_what_is_not_declared() {
+    let file = parse("service: db\ndeployment: Shop\nimage: { name: x }");
+    assert!(file.may_declare_more());
+}
+
+#[test]
 fn a_cycle_is_printed_also_where_its_services_have_other_problems() {
     let text = "version: v1\ndeployment: d\nservices:\n  \
                 a: { image: x, depends: [{ service: b }] }\n  \

@@ -152,6 +152,12 @@ pub(super) fn bad_name(text: &str) -> Option<(String, String)> {
     Some((message, if good(&lower) { format!("write {lower}") } else { RULE.to_owned() }))
 }
 
+/// What a name comes down to: names that may be meant to be the same come down to the same. Empty where nothing in it could
+/// be kept.
+pub(super) fn folded(name: &str) -> String {
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
 /// Checks the parts of a deployment that belong to no service.
 pub(super) fn deployment(report: &mut Report<'_>, spec: &DeploymentSpec) {
     for (name, external) in &spec.externals {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::check::{bad_name, folded};
 use super::super::document::Mark;
 use super::super::{Problem, suggest};
 use super::draft::{Draft, Part};
@@ -14,15 +15,17 @@ type Edges<'a> = BTreeMap<&'a str, Vec<(&'a str, &'a Mark)>>;
 /// its document.
 pub(super) fn check(deployment: &str, draft: &Draft<'_>, findings: &mut Findings) {
     let known: BTreeSet<&str> = draft.parts().map(|part| part.name).collect();
+    let (bad, good): (BTreeSet<&str>, BTreeSet<&str>) = known.iter().partition(|name| bad_name(name).is_some());
+    let unnamed: BTreeSet<String> = bad.into_iter().map(folded).collect();
     for part in draft.parts() {
         for (depends, mark) in dependencies(part).filter(|(depends, _)| !known.contains(depends)) {
-            if draft.may_declare_more || findings.may_declare_more {
+            if draft.may_declare_more || findings.may_declare_more || unnamed.contains(&folded(depends)) {
                 let why = "what may declare it has problems";
                 let reason =
                     format!("{}: the service {depends:?} is not known: {why}", place(part.file, mark.position));
                 findings.refused.entry(deployment.to_owned()).or_insert(reason);
             } else {
-                findings.refuse(deployment, part.file, unknown(deployment, (part.name, depends), mark, &known));
+                findings.refuse(deployment, part.file, unknown(deployment, (part.name, depends), mark, &good));
             }
         }
     }
@@ -50,11 +53,12 @@ fn dependencies<'a>(part: &Part<'a>) -> impl Iterator<Item = (&'a str, &'a Mark)
 fn unknown(deployment: &str, (service, depends): (&str, &str), mark: &Mark, known: &BTreeSet<&str>) -> Problem {
     let known: Vec<&str> = known.iter().copied().collect();
     let help = match suggest::nearest(depends, &known).filter(|best| *best != service) {
-        Some(best) => format!("did you mean `{best}`?"),
-        None => format!("services of {deployment} are {}", known.join(", ")),
+        Some(best) => Some(format!("did you mean `{best}`?")),
+        None if known.is_empty() => None,
+        None => Some(format!("services of {deployment} are {}", known.join(", "))),
     };
     let message = format!("the deployment {deployment} has no service {depends:?}");
-    Problem::new(mark.position, mark.path.clone(), message).with_help(help)
+    Problem { help, ..Problem::new(mark.position, mark.path.clone(), message) }
 }
 
 /// Every cycle of the graph once, beginning with its smallest name.

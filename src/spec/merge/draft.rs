@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, btree_map};
 use std::path::{Path, PathBuf};
 
+use super::super::check::{bad_name, folded};
 use super::super::document::Remains;
 use super::super::unsupported::unsupported_in;
 use super::super::{
@@ -47,7 +48,7 @@ pub(super) fn collect<'a>(
 ) -> BTreeMap<&'a str, Draft<'a>> {
     let mut drafts: BTreeMap<&str, Draft<'a>> = BTreeMap::new();
     for (file, parsed) in files {
-        findings.may_declare_more |= parsed.may_declare_more();
+        findings.may_declare_more |= parsed.has_unknown_parts();
         for document in &parsed.documents {
             let name = document.kind.deployment();
             let draft = drafts.entry(name).or_default();
@@ -78,7 +79,21 @@ pub(super) fn collect<'a>(
             }
         }
     }
+    doubt(&mut drafts);
     drafts
+}
+
+/// Deployments may be meant to be one where a name of theirs is none: then each may have services of the other.
+fn doubt(drafts: &mut BTreeMap<&str, Draft<'_>>) {
+    let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for name in drafts.keys() {
+        alike.entry(folded(name)).or_default().push(name);
+    }
+    for names in alike.values().filter(|names| names.len() > 1 && names.iter().any(|name| bad_name(name).is_some())) {
+        for name in names {
+            drafts.entry(name).or_default().may_declare_more = true;
+        }
+    }
 }
 
 impl<'a> Draft<'a> {
