@@ -9,6 +9,7 @@ mod attach;
 mod devices;
 mod images;
 mod isolation;
+mod killed;
 mod lifecycle;
 mod limits;
 mod network;

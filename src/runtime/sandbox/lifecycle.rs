@@ -27,8 +27,8 @@ use super::requested::requested;
 use super::translate::{Machine, launch};
 use super::watch::ended;
 use super::{
-    Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, confinement, dispatch, failed, not_found, remove,
-    settle,
+    Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, confinement, dispatch, failed, leftovers, not_found,
+    remove, settle,
 };
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
 use crate::spec::Signal as SpecSignal;
@@ -40,8 +40,6 @@ const START_LIMIT: Duration = Duration::from_secs(100);
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// Longest grace that is waited for in one call; Kubernetes allows more, nobody waits for it.
 const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
-/// Age from which a directory that is being made or removed belongs to a process that is gone.
-const LEFTOVER_AGE: Duration = Duration::from_secs(60);
 /// Longest answer of a supervisor, in bytes: one line with a message.
 const LONGEST_ANSWER: u64 = 64 << 10;
 
@@ -50,7 +48,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// Probes the machine in a process of its own, `program`, with a scratch directory in `folder`.
 pub(super) async fn probe(program: &Path, folder: &Path) -> Probe {
     cgroup::settle_in();
-    let dir = folder.join(unique(".probe"));
+    let dir = folder.join(unique(leftovers::PROBE));
     let attempt = async {
         make_private(&dir)?;
         let mut command = Command::new(program);
@@ -147,9 +145,9 @@ impl Inner {
 
     /// Writes a record into a new directory under another name, and shows it when it is complete.
     fn write_new(&self, name: &str, record: &Record, texts: &Texts) -> io::Result<()> {
-        self.sweep();
+        leftovers::sweep(&self.view.layout);
         let instances = self.view.layout.instances();
-        let new = self.view.layout.instance(&unique(".new"));
+        let new = self.view.layout.instance(&unique(leftovers::NEW));
         make_private(new.path())?;
         make_private(&new.rootfs())?;
         make_private(&new.logs())?;
@@ -202,27 +200,11 @@ impl Inner {
 
     /// Takes a directory out of sight and removes it.
     pub(super) fn set_aside(&self, dir: &Path) -> io::Result<()> {
-        let aside = self.view.layout.instances().join(unique(".gone"));
+        let aside = self.view.layout.instances().join(unique(leftovers::GONE));
         match fs::rename(dir, &aside) {
             Ok(()) => remove::tree(&aside),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Removes what processes that are gone were making or removing. Failures are left to the next time.
-    fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.view.layout.instances()) else { return };
-        for entry in entries.flatten() {
-            let is_old = || {
-                let changed = entry.metadata().and_then(|data| data.modified()).ok()?;
-                SystemTime::now().duration_since(changed).ok().map(|age| age >= LEFTOVER_AGE)
-            };
-            let name = entry.file_name();
-            let is_leftover = name.to_str().is_some_and(|name| name.starts_with(".new-") || name.starts_with(".gone-"));
-            if is_leftover && is_old() == Some(true) {
-                let _ = remove::tree(&entry.path());
-            }
         }
     }
 }

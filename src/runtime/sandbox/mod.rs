@@ -23,6 +23,7 @@ mod init;
 mod inside;
 mod landlock;
 mod layout;
+mod leftovers;
 mod lifecycle;
 mod logfile;
 mod logreader;
@@ -284,6 +285,12 @@ impl Runtime for SandboxRuntime {
             .get_or_try_init(|| async { watch.start() })
             .await
             .map_err(|error| failed("watching the sandbox directory (see fs.inotify.max_user_instances)", &error))?;
+        // A controller that begins to watch may follow one that was killed.
+        self.blocking("removing leftovers", REMOVE_LIMIT, |inner| {
+            leftovers::sweep(&inner.view.layout);
+            Ok(())
+        })
+        .await?;
         // What exists already is known before anything new is told.
         watch.look_at_all().await;
         Ok(watch.subscribe())
@@ -349,6 +356,7 @@ impl Runtime for SandboxRuntime {
         self.collected().await;
         cgroup::remove_unused(&self.probe().await.homes);
         self.blocking("removing networks", REMOVE_LIMIT, |inner| {
+            leftovers::sweep(&inner.view.layout);
             network::sweep(inner.networks()).map_err(|error| failed("removing networks that nothing uses", &error))
         })
         .await?;

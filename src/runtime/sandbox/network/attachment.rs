@@ -166,7 +166,7 @@ impl Holder<'_> {
                 }
                 match fs::read_link(&path) {
                     Ok(holder) if holder == Path::new(runtime_id) => return Ok(address),
-                    Ok(holder) if self.is_leftover(&path, &holder) => fs::remove_file(&path)?,
+                    Ok(holder) if is_leftover(self.layout, &path, &holder) => fs::remove_file(&path)?,
                     Ok(_) | Err(_) => break,
                 }
             }
@@ -174,13 +174,14 @@ impl Holder<'_> {
         let message = format!("all {room} addresses of the network {} are taken", network.bridge);
         Err(io::Error::new(io::ErrorKind::AddrNotAvailable, message))
     }
+}
 
-    fn is_leftover(self, lease: &Path, holder: &Path) -> bool {
-        let made = fs::symlink_metadata(lease).and_then(|data| data.modified()).ok();
-        let age = made.and_then(|made| SystemTime::now().duration_since(made).ok());
-        let has_record = holder.to_str().is_none_or(|id| self.layout.instance(id).record().exists());
-        !has_record && age.is_some_and(|age| age >= LEFTOVER_AGE)
-    }
+/// Whether an address belongs to no instance, and to no creation that is under way.
+pub fn is_leftover(layout: &Layout, lease: &Path, holder: &Path) -> bool {
+    let made = fs::symlink_metadata(lease).and_then(|data| data.modified()).ok();
+    let age = made.and_then(|made| SystemTime::now().duration_since(made).ok());
+    let has_record = holder.to_str().is_none_or(|id| layout.instance(id).record().exists());
+    !has_record && age.is_some_and(|age| age >= LEFTOVER_AGE)
 }
 
 /// Gives the address of an instance back. One that another has by now stays.
@@ -299,14 +300,14 @@ mod tests {
         with_holder(|holder, layout| {
             let one = attach(holder, "demo_web_0");
             let path = leases(&one.network.dir).join(one.address.to_string());
-            assert!(!holder.is_leftover(&path, Path::new("demo_web_0")), "it is new");
+            assert!(!is_leftover(layout, &path, Path::new("demo_web_0")), "it is new");
             let long_ago = std::time::SystemTime::now() - 2 * LEFTOVER_AGE;
             let times = rustix::fs::Timestamps { last_access: stamp(long_ago), last_modification: stamp(long_ago) };
             rustix::fs::utimensat(rustix::fs::CWD, &path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
-            assert!(holder.is_leftover(&path, Path::new("demo_web_0")));
+            assert!(is_leftover(layout, &path, Path::new("demo_web_0")));
             make_private(layout.instance("demo_web_0").path()).unwrap();
             fs::write(layout.instance("demo_web_0").record(), "{}").unwrap();
-            assert!(!holder.is_leftover(&path, Path::new("demo_web_0")), "it has a record");
+            assert!(!is_leftover(layout, &path, Path::new("demo_web_0")), "it has a record");
         });
     }
 

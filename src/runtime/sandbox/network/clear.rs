@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::attachment::{Attachment, Holder, Shared, leases, lock, release};
+use super::attachment::{self, Attachment, Holder, Shared, leases, lock, release};
 use super::netlink::Netlink;
 use super::{Network, firewall, link, names};
 use crate::runtime::sandbox::layout::{Layout, read_json};
@@ -66,6 +66,12 @@ pub fn sweep(holder: Holder<'_>) -> io::Result<()> {
 fn remove_unused(network: &Shared, layout: &Layout) -> io::Result<()> {
     let _lock = lock(&network.dir)?;
     let folder = leases(&network.dir);
+    for lease in fs::read_dir(&folder)?.flatten() {
+        let holder = fs::read_link(lease.path())?;
+        if attachment::is_leftover(layout, &lease.path(), &holder) {
+            fs::remove_file(lease.path())?;
+        }
+    }
     let has_instance = |id: &Path| id.to_str().is_none_or(|id| layout.instance(id).record().exists());
     let mut holders = fs::read_dir(&folder)?.flatten().filter_map(|lease| fs::read_link(lease.path()).ok());
     // A creation that is under way has its address before its record; it may be one of a later age.
@@ -83,7 +89,7 @@ fn is_new(folder: &Path) -> bool {
             .and_then(|data| data.modified())
             .ok()
             .and_then(|changed| changed.elapsed().ok())
-            .is_none_or(|age| age < super::attachment::LEFTOVER_AGE)
+            .is_none_or(|age| age < attachment::LEFTOVER_AGE)
 }
 
 /// Removes bridges that say they are this holder's and that nothing is written down of.
@@ -92,7 +98,7 @@ fn remove_strays(holder: Holder<'_>, aliases: &str) -> io::Result<()> {
         return Ok(());
     }
     for found in link::all(&mut Netlink::route()?)? {
-        let is_ours = found.name.starts_with(super::attachment::BRIDGES) && found.alias.starts_with(aliases);
+        let is_ours = found.name.starts_with(attachment::BRIDGES) && found.alias.starts_with(aliases);
         if is_ours && !holder.layout.network(&found.name).exists() {
             unmake(&found.name)?;
         }

@@ -1,0 +1,69 @@
+//! What calls that were cut off left in the root of this runtime: directories that were being made, removed or tried
+//! things out in. Calls that make or take away room remove them on the way.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::layout::Layout;
+use super::remove;
+
+/// What names of directories of instances that are being made begin with.
+pub const NEW: &str = ".new";
+/// What names of directories of instances that are being removed begin with.
+pub const GONE: &str = ".gone";
+/// What names of scratch directories of probes begin with.
+pub const PROBE: &str = ".probe";
+
+/// Age from which a directory that is being made or used belongs to a process that is gone.
+const LEFTOVER_AGE: Duration = Duration::from_secs(60);
+
+/// Removes what processes that are gone were making or removing. Failures are left to the next time.
+pub fn sweep(layout: &Layout) {
+    let is_old = |path: &Path| {
+        let changed = fs::metadata(path).and_then(|data| data.modified()).ok();
+        let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
+        age.is_some_and(|age| age >= LEFTOVER_AGE)
+    };
+    clear(&layout.instances(), NEW, is_old);
+    // Nobody needs it any more, whoever is removing it.
+    clear(&layout.instances(), GONE, |_| true);
+    clear(layout.root(), PROBE, is_old);
+}
+
+fn clear(folder: &Path, prefix: &str, is_leftover: impl Fn(&Path) -> bool) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_one = name.to_str().and_then(|name| name.strip_prefix(prefix)).is_some_and(|rest| rest.starts_with('-'));
+        if is_one && is_leftover(&entry.path()) {
+            let _ = remove::tree(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_and_what_is_no_leftover_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        layout.prepare().unwrap();
+        let old =
+            ["instances/.new-1-0", "instances/.gone-1-1", ".probe-1-2", "instances/demo_web_0", "instances/.newer"];
+        let new = ["instances/.new-2-0", ".probe-2-1", "instances/.gone-2-2"];
+        for name in old.iter().chain(&new) {
+            fs::create_dir_all(folder.path().join(name).join("inside")).unwrap();
+        }
+        for name in old {
+            let long_ago = SystemTime::now() - 2 * LEFTOVER_AGE;
+            fs::File::open(folder.path().join(name)).unwrap().set_modified(long_ago).unwrap();
+        }
+        sweep(&layout);
+        let stays = |name: &&str| folder.path().join(name).exists();
+        let left: Vec<&str> = old.into_iter().chain(new).filter(stays).collect();
+        assert_eq!(left, ["instances/demo_web_0", "instances/.newer", "instances/.new-2-0", ".probe-2-1"]);
+    }
+}
