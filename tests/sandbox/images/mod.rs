@@ -3,6 +3,7 @@
 mod build;
 mod hostile;
 mod keep;
+mod mutated;
 mod registry;
 mod server;
 
