@@ -560,6 +560,32 @@ async fn helpers_end_with_their_supervisor() {
     sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_helper_that_is_killed_is_started_again() {
+    let sandbox = Sandbox::new();
+    // Its port tells what the proxy answers.
+    let script = format!("while :; do {} | /bin/busybox nc -l -p 7001; done", proxied("GET /here"));
+    let yaml = shell(&script) + "\nsandbox: { allow_hosts: [example.org] }\nport_mappings: [{ container_port: 7001 }]";
+    let instance = sandbox.run(&yaml).await;
+    let Some(port) = instance.ports.first().map(|binding| binding.host_port) else {
+        return eprintln!("skipped: there are no network namespaces here");
+    };
+    let run = read_json(&sandbox.dir(&instance.as_ref()).join("run.json"));
+    let supervisor = run["supervisor"]["pid"].as_i64().unwrap();
+    for name in ["keel-ports", "keel-egress"] {
+        assert!(answer(port).contains("400 Bad Request"));
+        let [old] = children_of(supervisor, &[name])[..] else { panic!("{name}") };
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
+        wait_until("it is gone", || !alive(old));
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("clients wait meanwhile");
+        wait_until(name, || matches!(children_of(supervisor, &[name])[..], [new] if new != old));
+        // The first may have been asked before.
+        assert!([answer(port), answer(port)].iter().all(|text| text.contains("400 Bad Request")), "{name}");
+    }
+    sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
+}
+
 /// Processes of these names whose parent is the given one.
 fn children_of(parent: i64, names: &[&str]) -> Vec<i32> {
     let stat = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

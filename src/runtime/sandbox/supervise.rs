@@ -370,6 +370,7 @@ impl Supervisor {
             self.take_signals();
             self.kill_when_due();
             self.kill_when_too_large();
+            self.helpers.restart(Instant::now());
         };
         let mut exit = self.verdict(code);
         let left = self.end_rest();
@@ -401,7 +402,7 @@ impl Supervisor {
     }
 
     /// Ends what the program left behind, and removes its control groups. Returns what does not end.
-    fn end_rest(&self) -> Vec<i32> {
+    fn end_rest(&mut self) -> Vec<i32> {
         network::leave(&self.network);
         self.helpers.end();
         reap_rest();
@@ -414,7 +415,8 @@ impl Supervisor {
     /// Sleeps until there is something to do.
     fn wait(&mut self) {
         let kill_at = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| stop.kill_at);
-        let wake_at = kill_at.into_iter().chain(self.memory.as_ref().map(MemoryWatch::next)).min();
+        let others = self.memory.as_ref().map(MemoryWatch::next).into_iter().chain(self.helpers.due());
+        let wake_at = kill_at.into_iter().chain(others).min();
         let wake_in = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
         let limit = wake_in.or((!self.at_rest).then_some(REST_AFTER)).map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -436,6 +438,7 @@ impl Supervisor {
     fn reap(&mut self) -> Option<i32> {
         while let Some((pid, status)) = next_ended() {
             if pid != self.first {
+                self.helpers.ended(pid, Instant::now());
                 continue;
             }
             // The init process tells the program's own status; where it was killed itself, its own one holds.

@@ -1,8 +1,10 @@
 //! Processes beside a supervisor that hand connections on for its instance. They have threads, which a supervisor may
-//! not have, and end with it.
+//! not have, and end with it. One that ends before is started again.
 
 use std::ffi::CStr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::process::{
     DumpableBehavior, Gid, Pid, Signal, Uid, getpid, getppid, pidfd_send_signal, set_dumpable_behavior,
@@ -13,15 +15,23 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
+use super::Network;
+use super::egress::{self, Policy};
 use super::handover::Place;
 use super::publish::{Listening, listen, serve};
-use super::{Network, egress};
 use crate::runtime::sandbox::failure::{Context, Failure};
 use crate::runtime::sandbox::program;
 use crate::runtime::sandbox::sys::{self, Fork, Namespaces};
 
 /// The user and group that own nothing, as the kernel has it (`overflowuid`).
 const NOBODY: u32 = 65_534;
+/// Pause before a helper that ended is started again, at first: systemd's default for services.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest such pause, where it ends again and again: short enough that a port is not missed for long once the cause is
+/// gone.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Time after which one that ran counts as healthy.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// Sockets of the machine that a helper will serve, opened before the program starts: that a port is taken is a failure
 /// of the start.
@@ -30,9 +40,94 @@ pub struct Prepared {
     listening: Vec<Listening>,
 }
 
-/// The helpers of an instance, by descriptors of their processes.
+/// What a helper does. The supervisor holds the sockets as well, so that clients wait in the kernel's queues while a
+/// helper that was killed is started again.
+#[derive(Debug)]
+enum Work {
+    /// Hands on what comes to ports of the machine. The address is the instance's own beside those of loopback.
+    Ports(Vec<Listening>, Option<Ipv4Addr>),
+    /// Is the egress proxy.
+    Egress(TcpListener, Policy),
+}
+
+impl Work {
+    fn name(&self) -> &'static CStr {
+        match self {
+            Self::Ports(..) => c"keel-ports",
+            Self::Egress(..) => c"keel-egress",
+        }
+    }
+
+    fn sockets(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Ports(listening, _) => listening.iter().map(AsFd::as_fd).collect(),
+            Self::Egress(proxy, _) => vec![proxy.as_fd()],
+        }
+    }
+
+    /// Whether it connects in the instance's network, not in the machine's.
+    fn is_inside(&self) -> bool {
+        matches!(self, Self::Ports(..))
+    }
+
+    fn serve(&self) -> ! {
+        match self {
+            Self::Ports(listening, own) => serve(listening, *own),
+            Self::Egress(proxy, policy) => egress::serve(proxy, policy.clone()),
+        }
+    }
+}
+
+/// One helper.
+#[derive(Debug)]
+struct Helper {
+    work: Work,
+    state: State,
+    /// Pause before the next start.
+    pause: Duration,
+}
+
+#[derive(Debug)]
+enum State {
+    Running {
+        pid: Pid,
+        process: OwnedFd,
+        since: Instant,
+    },
+    /// It ended before its supervisor, and is started again then.
+    Ended {
+        due: Instant,
+    },
+}
+
+impl Helper {
+    fn start(&mut self, place: &Place) -> Result<(), Failure> {
+        let place = self.work.is_inside().then_some(place);
+        match fork(self.work.name(), &self.work.sockets(), place)? {
+            Some((pid, process)) => {
+                self.state = State::Running { pid, process, since: Instant::now() };
+                Ok(())
+            }
+            None => self.work.serve(),
+        }
+    }
+
+    /// Puts the next start off, for longer each time unless it ran for a while.
+    fn put_off(&mut self, now: Instant) {
+        if matches!(self.state, State::Running { since, .. } if now.saturating_duration_since(since) >= STEADY) {
+            self.pause = FIRST_PAUSE;
+        }
+        self.state = State::Ended { due: now + self.pause };
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The helpers of an instance.
 #[derive(Debug, Default)]
-pub struct Helpers(Vec<OwnedFd>);
+pub struct Helpers {
+    all: Vec<Helper>,
+    place: Option<Place>,
+}
 
 impl Helpers {
     /// Whether an instance needs any.
@@ -52,40 +147,62 @@ impl Helpers {
     ///
     /// # Errors
     /// No process can be made.
-    pub fn start(prepared: Prepared, network: &Network, place: Place) -> Result<Self, Failure> {
+    pub fn start(prepared: Prepared, network: &Network, mut place: Place) -> Result<Self, Failure> {
         let own = network.attachment().map(|attachment| attachment.address);
-        let mut helpers = Self::default();
-        if !prepared.listening.is_empty() {
-            let kept: Vec<BorrowedFd<'_>> = prepared.listening.iter().map(AsFd::as_fd).collect();
-            if let Some(helper) = fork(c"keel-ports", &kept, Some(&place))? {
-                helpers.0.push(helper);
-            } else {
-                serve(&prepared.listening, own);
-            }
+        let ports = (!prepared.listening.is_empty()).then_some(Work::Ports(prepared.listening, own));
+        let egress = network.egress.clone().zip(place.proxy.take()).map(|(policy, proxy)| Work::Egress(proxy, policy));
+        let mut all = Vec::new();
+        for work in ports.into_iter().chain(egress) {
+            let mut helper = Helper { work, state: State::Ended { due: Instant::now() }, pause: FIRST_PAUSE };
+            helper.start(&place)?;
+            all.push(helper);
         }
-        if let (Some(policy), Some(proxy)) = (&network.egress, &place.proxy) {
-            // It connects in the machine's network.
-            match fork(c"keel-egress", &[proxy.as_fd()], None)? {
-                Some(helper) => helpers.0.push(helper),
-                None => egress::serve(proxy, policy.clone()),
-            }
-        }
-        Ok(helpers)
+        Ok(Self { all, place: Some(place) })
     }
 
-    /// Ends them.
-    pub fn end(&self) {
-        for helper in &self.0 {
-            let _ = pidfd_send_signal(helper, Signal::KILL);
+    /// Takes note of a child that ended, which may be one of them.
+    pub fn ended(&mut self, child: Pid, now: Instant) {
+        for helper in &mut self.all {
+            if matches!(helper.state, State::Running { pid, .. } if pid == child) {
+                helper.put_off(now);
+            }
+        }
+    }
+
+    /// When the next one is to be started again.
+    pub fn due(&self) -> Option<Instant> {
+        let due = |helper: &Helper| match helper.state {
+            State::Ended { due } => Some(due),
+            State::Running { .. } => None,
+        };
+        self.all.iter().filter_map(due).min()
+    }
+
+    /// Starts those again whose time has come.
+    pub fn restart(&mut self, now: Instant) {
+        let Some(place) = &self.place else { return };
+        for helper in &mut self.all {
+            if matches!(helper.state, State::Ended { due } if due <= now) && helper.start(place).is_err() {
+                helper.put_off(now);
+            }
+        }
+    }
+
+    /// Ends them, and lets go of what they served.
+    pub fn end(&mut self) {
+        for helper in std::mem::take(self).all {
+            if let State::Running { process, .. } = helper.state {
+                let _ = pidfd_send_signal(process, Signal::KILL);
+            }
         }
     }
 }
 
 /// Forks a helper that keeps these descriptors and works in a place. Returns nothing in it.
-fn fork(name: &CStr, kept: &[BorrowedFd<'_>], place: Option<&Place>) -> Result<Option<OwnedFd>, Failure> {
+fn fork(name: &CStr, kept: &[BorrowedFd<'_>], place: Option<&Place>) -> Result<Option<(Pid, OwnedFd)>, Failure> {
     let supervisor = Some(getpid());
     match sys::fork(Namespaces::default()).context("forking a helper")? {
-        Fork::Parent { pidfd, .. } => Ok(Some(pidfd)),
+        Fork::Parent { pid, pidfd } => Ok(Some((pid, pidfd))),
         Fork::Child => match settle(name, kept, place, supervisor) {
             Ok(()) => Ok(None),
             Err(_) => std::process::exit(1),
@@ -133,4 +250,50 @@ fn settle(name: &CStr, kept: &[BorrowedFd<'_>], place: Option<&Place>, superviso
     }
     sys::close_all_but(kept);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended() -> Helper {
+        Helper { work: Work::Ports(Vec::new(), None), state: State::Ended { due: Instant::now() }, pause: FIRST_PAUSE }
+    }
+
+    fn running(helper: &mut Helper, since: Instant) {
+        let own = rustix::process::getpid();
+        let process = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap();
+        helper.state = State::Running { pid: own, process, since };
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_begin_anew_after_a_while() {
+        let (now, mut helper) = (Instant::now(), ended());
+        let pauses: Vec<u128> = (0..9)
+            .map(|_| {
+                running(&mut helper, now);
+                helper.put_off(now);
+                let State::Ended { due } = helper.state else { panic!("it ended") };
+                (due - now).as_millis()
+            })
+            .collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
+        running(&mut helper, now);
+        helper.put_off(now + STEADY);
+        assert!(matches!(helper.state, State::Ended { due } if due == now + STEADY + FIRST_PAUSE));
+    }
+
+    #[test]
+    fn only_what_ended_is_due() {
+        let now = Instant::now();
+        let mut helpers = Helpers { all: vec![ended(), ended()], place: None };
+        for helper in &mut helpers.all {
+            running(helper, now);
+        }
+        assert_eq!(helpers.due(), None);
+        helpers.ended(Pid::from_raw(i32::MAX).unwrap(), now);
+        assert_eq!(helpers.due(), None, "another child");
+        helpers.ended(rustix::process::getpid(), now);
+        assert_eq!(helpers.due(), Some(now + FIRST_PAUSE));
+    }
 }
