@@ -65,17 +65,19 @@ pub(super) async fn gone(
 
 /// How the input of a client ended.
 enum InputEnd {
-    /// It was closed, or is not read any more; output goes on.
+    /// It was closed; output goes on.
     Complete,
     /// The client is gone, or sends what it may not.
     BrokenOff,
 }
 
-/// Hands input on until it ends; dropping the sender then closes standard input.
+/// Hands input on until it ends; dropping the sender then closes standard input. What nobody takes any more is dropped,
+/// and read all the same: only who reads notices that the client leaves.
 async fn forward(
     mut input: impl Stream<Item = Result<Frame, ApiError>> + Unpin,
     to: mpsc::Sender<ExecInput>,
 ) -> InputEnd {
+    let mut to = Some(to);
     loop {
         let input = match input.next().await {
             Some(Ok(Frame::Stdin(bytes))) => ExecInput::Data(bytes),
@@ -83,8 +85,10 @@ async fn forward(
             Some(Ok(_) | Err(_)) => return InputEnd::BrokenOff,
             None => return InputEnd::Complete,
         };
-        if to.send(input).await.is_err() {
-            return InputEnd::Complete;
+        if let Some(taken) = &to
+            && taken.send(input).await.is_err()
+        {
+            to = None;
         }
     }
 }
@@ -95,5 +99,31 @@ pub(super) fn encode(output: crate::runtime::Result<ExecOutput>) -> Frame {
         Ok(ExecOutput::Stderr(bytes)) => Frame::Stderr(bytes),
         Ok(ExecOutput::Exit(code)) => Frame::Exit(code),
         Err(error) => Frame::error(&ApiError::from(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_is_noticed_although_its_input_is_not_taken_any_more() {
+        let (to, taken) = mpsc::channel(1);
+        drop(taken);
+        let typed = || Ok(Frame::Stdin("x".into()));
+        let input = [typed(), typed(), Err(ApiError::new(Kind::Transport, "the stream broke off"))];
+        let gone = gone(stream::iter(input), to);
+        assert_eq!(tokio::time::timeout(START_DEADLINE, gone).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_goes_on_after_the_end_of_input() {
+        let (to, mut taken) = mpsc::channel(1);
+        let gone = gone(stream::iter([Ok(Frame::Stdin("x".into()))]), to);
+        assert!(tokio::time::timeout(START_DEADLINE, gone).await.is_err());
+        assert_eq!(taken.recv().await, Some(ExecInput::Data("x".into())));
+        assert_eq!(taken.recv().await, None, "its end is told");
     }
 }
