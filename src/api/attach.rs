@@ -19,7 +19,7 @@ pub(super) async fn attach(State(engine): State<Engine>, body: Body) -> Result<R
     let (instance, session) = engine.attach(&target, &start.request).await?;
     let attached = Attached { instance, tty: session.tty };
     let attached = Frame::Attached(serde_json::to_vec(&attached).unwrap_or_default().into());
-    let output = session.output.take_until(gone(input, session.input)).map(|output| encode(output).encode());
+    let output = session.output.take_until(gone(input, session.input)).map(encode);
     let frames = stream::once(async move { attached.encode() }).chain(output);
     let body = Body::from_stream(frames.map(Ok::<_, std::convert::Infallible>));
     Ok(([(CONTENT_TYPE, CONTENT)], body).into_response())

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -32,7 +33,7 @@ pub(super) async fn exec(State(engine): State<Engine>, body: Body) -> Result<Res
     }
     let session = engine.exec(&target, &start.request).await?;
     let output = session.output.take_until(gone(input, session.input));
-    let output = output.map(|output| Ok::<_, std::convert::Infallible>(encode(output).encode()));
+    let output = output.map(|output| Ok::<_, std::convert::Infallible>(encode(output)));
     Ok(([(CONTENT_TYPE, CONTENT)], Body::from_stream(output)).into_response())
 }
 
@@ -93,12 +94,13 @@ async fn forward(
     }
 }
 
-pub(super) fn encode(output: crate::runtime::Result<ExecOutput>) -> Frame {
+/// The bytes to send for an item of output.
+pub(super) fn encode(output: crate::runtime::Result<ExecOutput>) -> Bytes {
     match output {
-        Ok(ExecOutput::Stdout(bytes)) => Frame::Stdout(bytes),
-        Ok(ExecOutput::Stderr(bytes)) => Frame::Stderr(bytes),
-        Ok(ExecOutput::Exit(code)) => Frame::Exit(code),
-        Err(error) => Frame::error(&ApiError::from(error)),
+        Ok(ExecOutput::Stdout(bytes)) => Frame::encode_output(Frame::Stdout, bytes),
+        Ok(ExecOutput::Stderr(bytes)) => Frame::encode_output(Frame::Stderr, bytes),
+        Ok(ExecOutput::Exit(code)) => Frame::Exit(code).encode(),
+        Err(error) => Frame::error(&ApiError::from(error)).encode(),
     }
 }
 

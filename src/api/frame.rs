@@ -27,6 +27,9 @@ use super::{ApiError, ErrorBody};
 /// (execve(2) takes 128 KiB per argument).
 pub const MAX_FRAME: usize = 1 << 20;
 
+/// Most bytes of output in one frame: what its kind leaves.
+const MOST_OUTPUT: usize = MAX_FRAME - 1;
+
 /// One frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -60,7 +63,20 @@ impl Frame {
             .map_or_else(|_| ApiError::transport("the controller sent an error that can't be read"), ApiError::from)
     }
 
-    /// The bytes to send.
+    /// The bytes to send for output of any size: as many frames as it takes, and one where it is empty.
+    pub fn encode_output(frame: impl Fn(Bytes) -> Self, mut output: Bytes) -> Bytes {
+        if output.len() <= MOST_OUTPUT {
+            return frame(output).encode();
+        }
+        let mut out = BytesMut::with_capacity(output.len() + 5 * output.len().div_ceil(MOST_OUTPUT));
+        while !output.is_empty() {
+            let piece = output.split_to(output.len().min(MOST_OUTPUT));
+            out.extend_from_slice(&frame(piece).encode());
+        }
+        out.freeze()
+    }
+
+    /// The bytes to send. A frame of more than [`MAX_FRAME`] bytes is refused by who reads it.
     pub fn encode(&self) -> Bytes {
         let (kind, rest): (u8, Bytes) = match self {
             Self::Start(bytes) => (0, bytes.clone()),
@@ -124,18 +140,18 @@ impl Reader {
             match self.codec.decode(&mut self.buffer) {
                 Ok(Some(frame)) => {
                     let frame = Frame::parse(frame.freeze());
-                    return Some(frame.ok_or_else(|| ApiError::transport("the exec stream holds an unknown frame")));
+                    return Some(frame.ok_or_else(|| ApiError::transport("the stream of frames holds an unknown one")));
                 }
                 Ok(None) => {}
-                Err(error) => return Some(Err(ApiError::transport(format!("the exec stream is broken: {error}")))),
+                Err(error) => return Some(Err(ApiError::transport(format!("the stream of frames is broken: {error}")))),
             }
             match self.body.next().await {
                 Some(Ok(bytes)) => self.buffer.extend_from_slice(&bytes),
                 Some(Err(error)) => {
-                    return Some(Err(ApiError::transport(format!("the exec stream broke off: {error}"))));
+                    return Some(Err(ApiError::transport(format!("the stream of frames broke off: {error}"))));
                 }
                 None if self.buffer.is_empty() => return None,
-                None => return Some(Err(ApiError::transport("the exec stream ends inside a frame"))),
+                None => return Some(Err(ApiError::transport("the stream ends inside a frame"))),
             }
         }
     }
@@ -173,9 +189,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn output_of_any_size_is_read_back() {
+        for size in [0, 1, MOST_OUTPUT, MOST_OUTPUT + 1, 2 * MAX_FRAME] {
+            let output: Bytes = (0..size).map(|at| (at % 251) as u8).collect();
+            let sent = Frame::encode_output(Frame::Stderr, output.clone());
+            let pieces = read(vec![sent]).await.into_iter().map(|frame| match frame {
+                Ok(Frame::Stderr(piece)) => piece,
+                other => panic!("{other:?}"),
+            });
+            assert!(pieces.collect::<Vec<_>>().concat() == output, "{size} bytes");
+        }
+    }
+
+    #[tokio::test]
     async fn a_stream_that_ends_inside_a_frame_is_an_error() {
         let read = read(vec![Frame::Exit(0).encode().slice(..6)]).await;
-        assert_eq!(read, [Err(ApiError::transport("the exec stream ends inside a frame"))]);
+        assert_eq!(read, [Err(ApiError::transport("the stream ends inside a frame"))]);
     }
 
     #[tokio::test]

@@ -16,7 +16,8 @@ use crate::state::Target;
 /// Attach to the program of a running instance
 ///
 /// Shows what it writes from now on; with --stdin, what is typed goes to it, where its spec says stdin_open: true. In a
-/// sandbox, one at a time may write. A program with tty: true gets this terminal, its size and every key. Where the target covers
+/// sandbox, one at a time may write, and what a program with neither stdin_open nor tty writes is shown line by line, or
+/// 16 KiB of a longer line at once. A program with tty: true gets this terminal, its size and every key. Where the target covers
 /// several instances, the one with the lowest slot.
 ///
 /// The instance goes on when this ends. Control-P control-Q detach from a terminal that was given away with --stdin; else

@@ -130,9 +130,8 @@ fn one_at_a_time_writes_through_a_controller_too() {
     });
 }
 
-#[test]
-fn a_program_without_input_is_watched_and_not_written_to() {
-    let script = "echo up; until [ -e go ]; do echo tick; sleep 0.05; done; echo more; echo oops >&2; exit 3";
+/// A rig on which a script runs in the directory of the specs, whose files it waits for.
+fn without_input(script: &str) -> Rig {
     let rig = Rig::new("sandbox");
     let folder = rig.path("specs");
     let text = format!(
@@ -142,7 +141,13 @@ fn a_program_without_input_is_watched_and_not_written_to() {
         serde_json::Value::from(folder.display().to_string())
     );
     let text = format!("{text}    storage: [{{ type: bind, source: {0}, target: {0} }}]\n", folder.display());
-    let rig = started(rig, &text);
+    started(rig, &text)
+}
+
+#[test]
+fn a_program_without_input_is_watched_and_not_written_to() {
+    let script = "echo up; until [ -e go ]; do echo tick; sleep 0.05; done; echo more; echo oops >&2; exit 3";
+    let rig = without_input(script);
     let refused = rig.keel(&["attach", "-i", "talk/web"]).expect_code(125);
     assert!(refused.err.contains("has no standard input; write stdin_open: true"), "{}", refused.err);
     let mut watcher = Attached::new(&rig, &["attach", "talk/web"]);
@@ -152,6 +157,29 @@ fn a_program_without_input_is_watched_and_not_written_to() {
     assert_eq!((done.code, done.out.trim_start_matches("tick\n"), done.err.as_str()), (3, "more\n", "oops\n"));
     rig.keel(&["attach", "talk/web"]).expect_code(125);
     rig.keel(&["attach", "talk/ghost"]).expect_code(125);
+}
+
+/// Writes two mebibytes without a line break once it may, and ends when it may.
+const LONG_LINE: &str = "echo up; until [ -e go ]; do echo tick; sleep 0.05; done; \
+                         dd if=/dev/zero bs=65536 count=32 2>/dev/null | tr '\\0' x; \
+                         until [ -e end ]; do sleep 0.05; done; echo; exit 3";
+const LONG: usize = 2 << 20;
+
+#[test]
+fn a_line_longer_than_a_frame_is_shown_before_it_ends() {
+    let rig = without_input(LONG_LINE);
+    let mut watcher = Attached::new(&rig, &["attach", "talk/web"]);
+    assert_eq!(watcher.line(), "tick\n");
+    rig.write("specs/go", "");
+    // What is kept comes in fragments of 16 KiB, the last of which ends with the line.
+    let mut seen = vec![0; LONG - (16 << 10)];
+    watcher.lines.read_exact(&mut seen).unwrap();
+    rig.write("specs/end", "");
+    let done = watcher.end();
+    let seen = String::from_utf8(seen).unwrap() + &done.out;
+    assert_eq!((done.code, done.err.as_str()), (3, ""));
+    let line = seen.trim_start_matches("tick\n");
+    assert!(line == "x".repeat(LONG) + "\n", "{} bytes", line.len());
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
-use super::cri::Line;
+use super::cri::{LONGEST_TEXT, Line};
 use super::logfile::part;
-use crate::runtime::io::{LogLine, OutputStream};
+use crate::runtime::io::{ExecOutput, LogLine, OutputStream};
 
 /// Most parts that are looked for; more than any log has.
 const MOST_PARTS: u32 = 100;
@@ -18,37 +18,58 @@ const READ_SIZE: usize = 64 << 10;
 /// Longest line that is put together from fragments; a longer one is told in pieces of this size.
 const LONGEST_LINE: usize = 1 << 20;
 
+/// Longest line of a file: a fragment, after its time and the names of its stream and kind.
+const LONGEST_KEPT: u64 = LONGEST_TEXT as u64 + 64;
+
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With the oldest line.
+    Oldest,
+    /// With the last that many lines.
+    Last(u64),
+    /// With what is written from now on, also in the middle of a line.
+    Now,
+}
+
+/// Makes something of the lines and fragments of lines in a log.
+pub trait Assemble: Send + 'static {
+    /// What is made.
+    type Item: Send + 'static;
+
+    /// Takes the next fragment, and appends what it completes.
+    fn take(&mut self, fragment: &Line<'_>, out: &mut Vec<Self::Item>);
+}
+
 /// A place in the kept output.
 #[derive(Debug)]
-pub struct LogReader {
+pub struct LogReader<A> {
     folder: PathBuf,
-    since: Option<DateTime<Utc>>,
     file: Option<File>,
     /// Bytes of a line whose end was not read yet.
     rest: Vec<u8>,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+    assemble: A,
 }
 
-impl LogReader {
-    /// A reader that begins with the oldest line, or with the last `tail` ones.
+impl<A: Assemble> LogReader<A> {
+    /// A reader that begins there.
     ///
     /// # Errors
     /// A part can't be read.
-    pub fn open(folder: &Path, tail: Option<u64>, since: Option<DateTime<Utc>>) -> io::Result<Self> {
-        let file = match tail {
-            Some(tail) => last_lines(folder, tail)?,
-            None => oldest(folder)?,
+    pub fn open(folder: &Path, begin: Begin, assemble: A) -> io::Result<Self> {
+        let file = match begin {
+            Begin::Oldest => oldest(folder)?,
+            Begin::Last(lines) => last_lines(folder, lines)?,
+            Begin::Now => newest(folder)?,
         };
-        let (rest, stdout, stderr) = Default::default();
-        Ok(Self { folder: folder.to_owned(), since, file, rest, stdout, stderr })
+        Ok(Self { folder: folder.to_owned(), file, rest: Vec::new(), assemble })
     }
 
-    /// Reads on and appends lines; false when there was nothing new.
+    /// Reads on and appends what is new; false when there was nothing.
     ///
     /// # Errors
     /// A part can't be read.
-    pub fn read(&mut self, lines: &mut Vec<LogLine>) -> io::Result<bool> {
+    pub fn read(&mut self, items: &mut Vec<A::Item>) -> io::Result<bool> {
         let mut buffer = vec![0; READ_SIZE];
         loop {
             if self.file.is_none() {
@@ -61,7 +82,7 @@ impl LogReader {
                     None => return Ok(false),
                 },
                 size => {
-                    self.take(buffer.get(..size).unwrap_or_default(), lines);
+                    self.take(buffer.get(..size).unwrap_or_default(), items);
                     return Ok(true);
                 }
             }
@@ -82,22 +103,40 @@ impl LogReader {
         }
     }
 
-    fn take(&mut self, bytes: &[u8], lines: &mut Vec<LogLine>) {
+    fn take(&mut self, bytes: &[u8], items: &mut Vec<A::Item>) {
         self.rest.extend_from_slice(bytes);
         let rest = std::mem::take(&mut self.rest);
         let mut left = rest.as_slice();
         while let Some(end) = left.iter().position(|byte| *byte == b'\n') {
             let (line, after) = left.split_at(end);
             if let Some(line) = Line::parse(line) {
-                self.join(&line, lines);
+                self.assemble.take(&line, items);
             }
             left = after.get(1..).unwrap_or_default();
         }
         self.rest = left.to_vec();
     }
+}
 
-    /// Joins the fragments of a line.
-    fn join(&mut self, line: &Line<'_>, lines: &mut Vec<LogLine>) {
+/// Joins the fragments of lines.
+#[derive(Debug)]
+pub struct Joined {
+    since: Option<DateTime<Utc>>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Joined {
+    /// Whole lines that ended from then on, or all.
+    pub const fn new(since: Option<DateTime<Utc>>) -> Self {
+        Self { since, stdout: Vec::new(), stderr: Vec::new() }
+    }
+}
+
+impl Assemble for Joined {
+    type Item = LogLine;
+
+    fn take(&mut self, line: &Line<'_>, lines: &mut Vec<LogLine>) {
         let held = match line.stream {
             OutputStream::Stdout => &mut self.stdout,
             OutputStream::Stderr => &mut self.stderr,
@@ -110,6 +149,23 @@ impl LogReader {
                 lines.push(LogLine { at: line.at, stream: line.stream, text });
             }
         }
+    }
+}
+
+/// Gives output back as it was written, a fragment at a time. A last line without its line break gets one.
+#[derive(Debug)]
+pub struct Written;
+
+impl Assemble for Written {
+    type Item = ExecOutput;
+
+    fn take(&mut self, fragment: &Line<'_>, out: &mut Vec<ExecOutput>) {
+        let end: &[u8] = if fragment.full { b"\n" } else { b"" };
+        let bytes = [fragment.text, end].concat().into();
+        out.push(match fragment.stream {
+            OutputStream::Stdout => ExecOutput::Stdout(bytes),
+            OutputStream::Stderr => ExecOutput::Stderr(bytes),
+        });
     }
 }
 
@@ -126,6 +182,23 @@ fn oldest(folder: &Path) -> io::Result<Option<File>> {
         if let Some(file) = optional(File::open(part(folder, number)))? {
             return Ok(Some(file));
         }
+    }
+    Ok(None)
+}
+
+/// The newest part, open after its last line.
+fn newest(folder: &Path) -> io::Result<Option<File>> {
+    for number in 0..MOST_PARTS {
+        // The first is missing for a moment while parts are shifted.
+        let Some(mut file) = optional(File::open(part(folder, number)))? else { continue };
+        // Where a line is just being written, it is read from its begin.
+        let begin = file.metadata()?.len().saturating_sub(LONGEST_KEPT);
+        file.seek(SeekFrom::Start(begin))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let after = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        file.seek(SeekFrom::Start(begin + after as u64))?;
+        return Ok(Some(file));
     }
     Ok(None)
 }
@@ -181,7 +254,7 @@ mod tests {
         log.append(&out);
     }
 
-    fn texts(reader: &mut LogReader) -> Vec<String> {
+    fn texts(reader: &mut LogReader<Joined>) -> Vec<String> {
         let mut lines = Vec::new();
         while reader.read(&mut lines).unwrap() {}
         lines.into_iter().map(|line| line.text).collect()
@@ -196,7 +269,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = log(folder.path());
         write(&mut log, "1\n");
-        let mut reader = LogReader::open(folder.path(), None, None).unwrap();
+        let mut reader = LogReader::open(folder.path(), Begin::Oldest, Joined::new(None)).unwrap();
         assert_eq!(texts(&mut reader), ["1"]);
         for line in ["2\n", "3\n", "4\n", "5\n"] {
             write(&mut log, line);
@@ -212,7 +285,7 @@ mod tests {
         for line in ["1\n", "2\n", "3\n", "4\n", "5\n"] {
             write(&mut log, line);
         }
-        let tail = |count| texts(&mut LogReader::open(folder.path(), Some(count), None).unwrap());
+        let tail = |count| texts(&mut LogReader::open(folder.path(), Begin::Last(count), Joined::new(None)).unwrap());
         assert_eq!(tail(0), Vec::<String>::new());
         assert_eq!(tail(1), ["5"]);
         assert_eq!(tail(4), ["2", "3", "4", "5"]);
@@ -226,6 +299,37 @@ mod tests {
                     2026-01-01T00:00:01Z stderr F e\n2026-01-01T00:00:02Z stdout F b\n";
         fs::write(part(folder.path(), 0), text).unwrap();
         let since = Some("2026-01-01T00:00:01Z".parse().unwrap());
-        assert_eq!(texts(&mut LogReader::open(folder.path(), None, since).unwrap()), ["e", "ab"]);
+        let mut reader = LogReader::open(folder.path(), Begin::Oldest, Joined::new(since)).unwrap();
+        assert_eq!(texts(&mut reader), ["e", "ab"]);
+    }
+
+    #[test]
+    fn output_is_given_back_as_it_is_written_from_now_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = log(folder.path());
+        log.append(b"2026-01-01T00:00:00Z stdout F old\n2026-01-01T00:00:00Z stdout P half \n");
+        let mut reader = LogReader::open(folder.path(), Begin::Now, Written).unwrap();
+        let mut read = || {
+            let mut out = Vec::new();
+            while reader.read(&mut out).unwrap() {}
+            out
+        };
+        assert_eq!(read(), []);
+        log.append(b"2026-01-01T00:00:01Z stdout P a \xff\n2026-01-01T00:00:01Z stderr F e\n");
+        let first = [ExecOutput::Stdout((&b"a \xff"[..]).into()), ExecOutput::Stderr("e\n".into())];
+        assert_eq!(read(), first, "before the line has ended");
+        log.append(b"2026-01-01T00:00:02Z stdout F b\n");
+        assert_eq!(read(), [ExecOutput::Stdout("b\n".into())]);
+    }
+
+    #[test]
+    fn reading_from_now_on_begins_with_a_line_that_is_just_being_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = "x".repeat(LONGEST_TEXT);
+        let text = format!("2026-01-01T00:00:00Z stdout F {long}\n2026-01-01T00:00:01Z stdout F a");
+        fs::write(part(folder.path(), 0), &text).unwrap();
+        let mut reader = LogReader::open(folder.path(), Begin::Now, Joined::new(None)).unwrap();
+        fs::write(part(folder.path(), 0), text + "b\n").unwrap();
+        assert_eq!(texts(&mut reader), ["ab"]);
     }
 }

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::logreader::LogReader;
+use super::logreader::{Assemble, Begin, Joined, LogReader};
 use super::process::ProcessKey;
 use super::watch::{drained, ended};
 use super::{SandboxRuntime, checked_id, failed, not_found, sys};
@@ -19,24 +19,39 @@ use crate::runtime::io::{LogLine, LogOptions, Logs};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::InstanceRef;
 
-/// Lines that wait for a slow reader before reading stops.
+/// Lines, or fragments of lines, that wait for a slow reader before reading stops.
 const BACKLOG: usize = 256;
 
 #[async_trait]
 impl Logs for SandboxRuntime {
     async fn logs(&self, instance: &InstanceRef, options: &LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
+        let begin = options.tail.map_or(Begin::Oldest, Begin::Last);
+        self.read_output(instance, options.follow, begin, Joined::new(options.since)).await
+    }
+}
+
+impl SandboxRuntime {
+    /// What is made of the output of an instance; with `follow` until the instance ends or the stream is dropped.
+    pub(super) async fn read_output<A: Assemble>(
+        &self,
+        instance: &InstanceRef,
+        follow: bool,
+        begin: Begin,
+        assemble: A,
+    ) -> Result<BoxStream<'static, Result<A::Item>>> {
         let found = self.look(instance).await?.ok_or_else(|| not_found(instance))?;
         let folder = self.inner.dir(&checked_id(instance)?).logs();
-        let supervisor = found.run.as_ref().map(|run| run.supervisor).filter(|_| options.follow);
+        let supervisor = found.run.as_ref().map(|run| run.supervisor).filter(|_| follow);
         // Watched before the first look, so that nothing written in between is missed.
         let follow = supervisor
             .map(|supervisor| Ok((watch(&folder)?, supervisor)))
             .transpose()
             .map_err(|error: std::io::Error| failed("watching the output", &error))?;
+        let read = |error: std::io::Error| failed("reading the output", &error);
+        let reader = blocking(move || LogReader::open(&folder, begin, assemble)).await?.map_err(read)?;
         let (sender, receiver) = mpsc::channel(BACKLOG);
-        let options = *options;
         tokio::spawn(async move {
-            if let Err(error) = send(folder, options, follow, &sender).await {
+            if let Err(error) = send(reader, follow, &sender).await {
                 let _ = sender.send(Err(error)).await;
             }
         });
@@ -52,27 +67,25 @@ fn watch(folder: &PathBuf) -> std::io::Result<AsyncFd<OwnedFd>> {
     sys::wait_ready(inotify, Interest::READABLE)
 }
 
-/// Sends lines until there are no more, or nobody reads them.
-async fn send(
-    folder: PathBuf,
-    options: LogOptions,
+/// Sends what is read until there is no more, or nobody takes it.
+async fn send<A: Assemble>(
+    mut reader: LogReader<A>,
     follow: Option<(AsyncFd<OwnedFd>, ProcessKey)>,
-    sender: &mpsc::Sender<Result<LogLine>>,
+    sender: &mpsc::Sender<Result<A::Item>>,
 ) -> Result<()> {
     let read = |error: std::io::Error| failed("reading the output", &error);
-    let mut reader = blocking(move || LogReader::open(&folder, options.tail, options.since)).await?.map_err(read)?;
     let mut follow = follow.and_then(|(watch, supervisor)| Some((watch, Box::pin(ended(supervisor.open()?)))));
     loop {
         loop {
-            let (back, more, lines) = blocking(move || {
-                let mut lines = Vec::new();
-                let more = reader.read(&mut lines);
-                (reader, more, lines)
+            let (back, more, items) = blocking(move || {
+                let mut items = Vec::new();
+                let more = reader.read(&mut items);
+                (reader, more, items)
             })
             .await?;
             reader = back;
-            for line in lines {
-                if sender.send(Ok(line)).await.is_err() {
+            for item in items {
+                if sender.send(Ok(item)).await.is_err() {
                     return Ok(());
                 }
             }

@@ -19,13 +19,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::bounds::FILE_LIMIT;
 use super::super::layout::read_json;
+use super::super::logreader::{Begin, Written};
 use super::super::process::ProcessKey;
 use super::super::record::Record;
 use super::super::watch::ended;
 use super::super::{SandboxRuntime, checked_id, failed, not_found, pty, sys};
 use super::packet::{LARGEST, Packet, WATCH, WRITE};
 use super::{socket, with_address};
-use crate::runtime::io::{Attach, AttachRequest, AttachSession, ExecInput, ExecOutput, LogOptions, Logs, OutputStream};
+use crate::runtime::io::{Attach, AttachRequest, AttachSession, ExecInput, ExecOutput, OutputStream};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::{InstanceRef, Phase};
 
@@ -104,17 +105,9 @@ impl End {
 }
 
 impl SandboxRuntime {
-    /// The output of a program that nobody can write to, as its log has it: line by line.
+    /// The output of a program that nobody can write to, as its log has it: a line, or a fragment of a long one, at a time.
     async fn follow_output(&self, instance: &InstanceRef, end: End) -> Result<AttachSession> {
-        let lines = self.logs(instance, &LogOptions { tail: Some(0), follow: true, since: None }).await?;
-        let output = lines.map(|line| {
-            let line = line?;
-            let bytes = Bytes::from(line.text + "\n");
-            Ok(match line.stream {
-                OutputStream::Stdout => ExecOutput::Stdout(bytes),
-                OutputStream::Stderr => ExecOutput::Stderr(bytes),
-            })
-        });
+        let output = self.read_output(instance, true, Begin::Now, Written).await?;
         let (input, _) = mpsc::channel(1);
         Ok(AttachSession { tty: false, input, output: output.chain(futures::stream::once(end.code())).boxed() })
     }
