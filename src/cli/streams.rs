@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::detach::{DetachKeys, Typed};
 use super::neutral::Neutral;
@@ -16,6 +16,9 @@ use crate::runtime::io::{ExecInput, ExecOutput};
 
 /// Bytes that are read from standard input at once: a pipe's capacity on Linux (pipe(7)).
 const CHUNK: usize = 64 << 10;
+
+/// Pieces of output that wait for whoever reads what is printed; a piece is one frame.
+const WAITING: usize = 16;
 
 /// The signals that would end keel before the terminal has its mode back.
 pub struct Ending {
@@ -64,28 +67,56 @@ impl Screen {
         Self { stdout: neutral(is_terminal(&std::io::stdout())), stderr: neutral(is_terminal(&std::io::stderr())) }
     }
 
-    /// Copies until the program ends; its code.
+    /// Copies until the program ends; its code. Whoever drops this is held up by nobody who does not read.
     ///
     /// # Errors
-    /// Nobody reads what is printed.
+    /// Nobody reads what is printed, or there is no thread to print it.
     pub async fn show(
-        mut self,
+        self,
         mut output: BoxStream<'static, Result<ExecOutput, ApiError>>,
     ) -> std::io::Result<Result<i32, ApiError>> {
+        let (to, pieces) = mpsc::channel(WAITING);
+        let (ended, mut printed) = oneshot::channel();
+        // Not one of the runtime's threads, which it waits for when it ends.
+        std::thread::Builder::new().name("output".to_owned()).spawn(move || ended.send(self.print(pieces)))?;
         let end = loop {
-            match output.next().await {
-                Some(Ok(ExecOutput::Stdout(bytes))) => write(std::io::stdout().lock(), &mut self.stdout, &bytes)?,
-                Some(Ok(ExecOutput::Stderr(bytes))) => write(std::io::stderr().lock(), &mut self.stderr, &bytes)?,
+            let next = tokio::select! {
+                biased;
+                // As long as more may come, it ends with an error alone.
+                Err(error) = async { told((&mut printed).await) } => return Err(error),
+                next = output.next() => next,
+            };
+            match next {
                 Some(Ok(ExecOutput::Exit(code))) => break Ok(code),
+                // Where it is not taken, the next turn tells why.
+                Some(Ok(piece)) => drop(to.send(piece).await),
                 Some(Err(error)) => break Err(error),
                 None => break Err(ApiError::new(Kind::Transport, "the output broke off before the program ended")),
             }
         };
-        let rest = |neutral: Option<Neutral>| neutral.map(Neutral::finish).unwrap_or_default();
-        write(std::io::stdout().lock(), &mut None, rest(self.stdout).as_bytes())?;
-        write(std::io::stderr().lock(), &mut None, rest(self.stderr).as_bytes())?;
+        drop(to);
+        told(printed.await)?;
         Ok(end)
     }
+
+    /// Prints all pieces.
+    fn print(mut self, mut pieces: mpsc::Receiver<ExecOutput>) -> std::io::Result<()> {
+        while let Some(piece) = pieces.blocking_recv() {
+            match piece {
+                ExecOutput::Stdout(bytes) => write(std::io::stdout().lock(), &mut self.stdout, &bytes)?,
+                ExecOutput::Stderr(bytes) => write(std::io::stderr().lock(), &mut self.stderr, &bytes)?,
+                ExecOutput::Exit(_) => {}
+            }
+        }
+        let rest = |neutral: Option<Neutral>| neutral.map(Neutral::finish).unwrap_or_default();
+        write(std::io::stdout().lock(), &mut None, rest(self.stdout).as_bytes())?;
+        write(std::io::stderr().lock(), &mut None, rest(self.stderr).as_bytes())
+    }
+}
+
+/// How printing ended.
+fn told(printed: Result<std::io::Result<()>, oneshot::error::RecvError>) -> std::io::Result<()> {
+    printed.unwrap_or_else(|_| Err(std::io::Error::other("the thread that prints the output is gone")))
 }
 
 fn write(mut to: impl Write, neutral: &mut Option<Neutral>, bytes: &[u8]) -> std::io::Result<()> {

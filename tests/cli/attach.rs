@@ -183,6 +183,22 @@ fn a_line_longer_than_a_frame_is_shown_before_it_ends() {
 }
 
 #[test]
+fn a_signal_ends_it_although_nobody_reads_what_it_shows() {
+    let rig = without_input(LONG_LINE);
+    let mut watcher = Attached::new(&rig, &["attach", "talk/web"]);
+    assert_eq!(watcher.line(), "tick\n");
+    rig.write("specs/go", "");
+    let mut waiting = 0;
+    rig.until("the pipe is full", || {
+        let before = std::mem::replace(&mut waiting, rustix::io::ioctl_fionread(watcher.lines.get_ref()).unwrap());
+        waiting > 32 << 10 && waiting == before
+    });
+    signal(watcher.child.id(), "TERM");
+    rig.until("it ended", || watcher.child.try_wait().unwrap().is_some());
+    assert_eq!(watcher.child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
 fn one_who_does_not_read_does_not_hold_the_program_up() {
     let script = "read -r line; dd if=/dev/zero bs=65536 count=400 2>/dev/null | tr '\\0' x; exit 5";
     let rig = Rig::new("sandbox");
