@@ -143,7 +143,9 @@ impl Reader {
                     return Some(frame.ok_or_else(|| ApiError::transport("the stream of frames holds an unknown one")));
                 }
                 Ok(None) => {}
-                Err(error) => return Some(Err(ApiError::transport(format!("the stream of frames is broken: {error}")))),
+                Err(error) => {
+                    return Some(Err(ApiError::transport(format!("the stream of frames is broken: {error}"))));
+                }
             }
             match self.body.next().await {
                 Some(Ok(bytes)) => self.buffer.extend_from_slice(&bytes),
