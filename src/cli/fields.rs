@@ -16,7 +16,10 @@ const SECRET_WORDS: &[&str] =
     &["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "AUTH", "PRIVATE", "SIGNATURE"];
 
 /// Further parts that make a variable of the environment a secret; as names of spec fields they are harmless.
-const SECRET_VARIABLE_WORDS: &[&str] = &["KEY", "PASS", "DSN", "COOKIE", "SALT", "CERT"];
+const SECRET_VARIABLE_WORDS: &[&str] = &["KEY", "PASS", "_PWD", "DSN", "JWT", "COOKIE", "SESSION", "SALT", "CERT"];
+
+/// Ends of names to which secrets are assigned inside of a text.
+const ASSIGNED_WORDS: &[&str] = &["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "PWD"];
 
 /// One field that changes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -153,13 +156,19 @@ fn texts(value: &Value) -> impl Iterator<Item = &str> {
     own.into_iter().chain(items)
 }
 
-/// `$S:name`, or `scheme://user:password@host`.
+/// `$S:name`, `scheme://user:password@host`, or an assignment to a name that says so, as in `?password=x` and `--token=x`.
 fn refers_to_secret(text: &str) -> bool {
     let password_in_address = text.split_once("://").is_some_and(|(_, rest)| {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
     });
-    text.starts_with("$S:") || password_in_address
+    let assigned = text.split(['?', '&', ';', ',', ' ', '\t', '\n', '"', '\'']).any(|part| {
+        part.split_once('=').is_some_and(|(name, value)| {
+            let name = name.to_uppercase();
+            !value.is_empty() && ASSIGNED_WORDS.iter().any(|word| name.ends_with(word))
+        })
+    });
+    text.starts_with("$S:") || password_in_address || assigned
 }
 
 #[cfg(test)]
@@ -237,6 +246,24 @@ mod tests {
         assert_eq!(lines(old, Value::Null), ["env.DB: *** -> (none)"]);
         let plain = json!({"env": {"DB": "http://h:80/a@b:c"}});
         assert_eq!(lines(plain, Value::Null), ["env.DB: http://h:80/a@b:c -> (none)"]);
+    }
+
+    #[test]
+    fn an_assignment_to_a_name_that_says_so_is_masked_wherever_it_is() {
+        for secret in [
+            "jdbc:postgresql://db/x?user=a&password=hunter2",
+            "https://x/?token=hunter2",
+            "Server=db;User Id=a;Password=hunter2;",
+            "run --password=hunter2 --fast",
+        ] {
+            assert_eq!(lines(json!({"args": [secret]}), Value::Null), ["args: *** -> (none)"], "{secret}");
+        }
+        for plain in ["https://x/?page=2", "--password-file=/run/x", "a=b", "password=", "--max-tokens=9"] {
+            let shown = lines(json!({"args": [plain]}), Value::Null);
+            assert!(!shown[0].contains("***"), "{plain}");
+        }
+        let named = json!({"env": {"MYSQL_PWD": "x", "JWT": "x", "SESSION": "x"}});
+        assert!(lines(named, Value::Null).iter().all(|line| line.ends_with("*** -> (none)")));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::lifecycle::{Verdict, verdict};
 use super::restart::{AfterExit, after_exit};
 use super::time::after;
 use super::{Cause, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
+use crate::spec::{OnExpiry, ServiceSpec};
 use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause};
 
 /// What one slot needs.
@@ -93,8 +94,13 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
     let restarts = slot.newest.map_or(0, |newest| newest.restarts);
     let replace = || Need::Launch(launch(draft, desired, slot, restarts, 0, replaced(desired, slot)));
     // An end on another runtime, or of another template, says nothing about this one.
-    let ended = slot.newest.filter(|newest| newest.runtime == desired.runtime);
-    let Some((dead, exit)) = ended.and_then(|dead| exit_of(dead).map(|exit| (dead, exit))) else {
+    let last = slot.newest.filter(|newest| newest.runtime == desired.runtime);
+    if let Some(leaving) = last.filter(|last| last.phase == Phase::Stopping && may_rest(&desired.spec)) {
+        // Why it ends will say whether it is missed.
+        draft.wait(Wait::InFlight { id: leaving.id.clone() });
+        return Need::Patience;
+    }
+    let Some((dead, exit)) = last.and_then(|dead| exit_of(dead).map(|exit| (dead, exit))) else {
         return replace();
     };
     match after_exit(dead, exit, &desired.spec) {
@@ -119,6 +125,12 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
         // The whole service is down, which is decided before any slot is asked.
         AfterExit::ShutDown => Need::Patience,
     }
+}
+
+/// Whether an instance may be stopped and stay down.
+fn may_rest(spec: &ServiceSpec) -> bool {
+    let lifecycle = spec.lifecycle.as_ref();
+    lifecycle.is_some_and(|one| one.max_idle.is_some() || one.on_expiry == Some(OnExpiry::Terminate))
 }
 
 fn launch(

@@ -280,11 +280,9 @@ impl Runtime for SandboxRuntime {
 
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
         let watch = &self.inner.watch;
-        self.inner
-            .watching
-            .get_or_try_init(|| async { watch.start() })
-            .await
-            .map_err(|error| failed("watching the sandbox directory (see fs.inotify.max_user_instances)", &error))?;
+        self.inner.watching.get_or_try_init(|| async { watch.start() }).await.map_err(|error| {
+            failed("watching the sandbox directory (raise fs.inotify.max_user_instances and max_user_watches)", &error)
+        })?;
         // A controller that begins to watch may follow one that was killed.
         self.blocking("removing leftovers", REMOVE_LIMIT, |inner| {
             leftovers::sweep(&inner.view.layout);
