@@ -95,9 +95,8 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
     let replace = || Need::Launch(launch(draft, desired, slot, restarts, 0, replaced(desired, slot)));
     // An end on another runtime, or of another template, says nothing about this one.
     let last = slot.newest.filter(|newest| newest.runtime == desired.runtime);
-    if let Some(leaving) = last.filter(|last| last.phase == Phase::Stopping && may_rest(&desired.spec)) {
+    if last.is_some_and(|last| last.phase == Phase::Stopping) && may_rest(&desired.spec) {
         // Why it ends will say whether it is missed.
-        draft.wait(Wait::InFlight { id: leaving.id.clone() });
         return Need::Patience;
     }
     let Some((dead, exit)) = last.and_then(|dead| exit_of(dead).map(|exit| (dead, exit))) else {

@@ -91,7 +91,10 @@ fn terminate_stops_and_stays_down_until_the_template_changes() {
     web(1, fields)
         .with([up(0, 'a').phase(Phase::Stopping)])
         .expect("wait for the step under way for demo/web/0 (aaaaaaaa, attempt 0)");
-    web(1, "").with([up(0, 'a').phase(Phase::Stopping)]).expect("launch web/0 a1: missing, 1 replica wanted");
+    web(1, "").with([up(0, 'a').phase(Phase::Stopping)]).expect(
+        "launch web/0 a1: missing, 1 replica wanted
+         wait for the step under way for demo/web/0 (aaaaaaaa, attempt 0)",
+    );
     Snapshot::declared()
         .service("web", 'b', 1, fields)
         .with([up(0, 'a').exited(143, 1800, 60).by(StopCause::Expired)])
