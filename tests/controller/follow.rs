@@ -168,16 +168,20 @@ async fn a_core_that_ends_is_told() {
 /// Every second of an instance's life, and what it writes in it.
 const SECONDS: usize = 40;
 
-/// Instances that count the seconds of their lives and are killed at any moment, on a runtime whose calls are slow and
-/// fail: for each second as many lines as there were instances that old.
+/// Two instances that count the seconds of their lives, on a runtime whose calls are slow and fail.
+async fn counting(seed: u64) -> Rig {
+    let rig = Rig::with(seed, Faults { crash: 0.0, answer_lost: 0.0, ..Faults::harsh() });
+    let counts: Vec<String> = (0..SECONDS).map(|second| format!("print {second}, wait 1s")).collect();
+    rig.declare(&program(2, &counts.join(", ")));
+    rig.until("an instance", |status| status.instances.iter().any(|one| one.phase == "running")).await;
+    rig
+}
+
+/// The instances are killed at any moment: for each second as many lines as there were instances that old.
 #[tokio::test(start_paused = true)]
 async fn no_line_is_lost_or_doubled_whatever_happens() {
     for seed in 0..20 {
-        let faults = Faults { crash: 0.0, answer_lost: 0.0, ..Faults::harsh() };
-        let rig = Rig::with(seed, faults);
-        let counts: Vec<String> = (0..SECONDS).map(|second| format!("print {second}, wait 1s")).collect();
-        rig.declare(&program(2, &counts.join(", ")));
-        rig.until("an instance", |status| status.instances.iter().any(|one| one.phase == "running")).await;
+        let rig = counting(seed).await;
         let mut stream = rig.follow("demo/web", LogOptions::default()).await.unwrap();
         let mut lines = BTreeMap::<String, usize>::new();
         for kill in 0..6_u64 {
@@ -198,11 +202,7 @@ async fn no_line_is_lost_or_doubled_whatever_happens() {
 #[tokio::test(start_paused = true)]
 async fn no_line_is_lost_or_doubled_whoever_follows() {
     for seed in 0..20 {
-        let faults = Faults { crash: 0.0, answer_lost: 0.0, ..Faults::harsh() };
-        let rig = Rig::with(seed, faults);
-        let counts: Vec<String> = (0..SECONDS).map(|second| format!("print {second}, wait 1s")).collect();
-        rig.declare(&program(2, &counts.join(", ")));
-        rig.until("an instance", |status| status.instances.iter().any(|one| one.phase == "running")).await;
+        let rig = counting(seed).await;
         let mut bookmark = Bookmark::new(rig.clock.now());
         let mut lines = BTreeMap::<String, usize>::new();
         let mut stream = rig.follow("demo/web", LogOptions::default()).await.unwrap();

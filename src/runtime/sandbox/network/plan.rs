@@ -136,10 +136,8 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
             Wanted::Itself | Wanted::Deployment => {}
         }
     }
-    for (index, mapping) in spec.port_mappings.iter().enumerate() {
-        if wanted.is_apart() && mapping.protocol == Some(PortProtocol::Udp) {
-            found.push(unsupported(&format!("port_mappings.{index}"), "only connections are handed on, not datagrams"));
-        }
+    if wanted.is_apart() {
+        about_datagrams(spec, wanted, &mut found);
     }
     for (written, field) in [(!spec.dns.is_empty(), "dns"), (!spec.extra_hosts.is_empty(), "extra_hosts")] {
         if written && *root == Root::Shared {
@@ -150,6 +148,24 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
         found.push(unsupported("dns", "it has no network to reach a name server by"));
     }
     found
+}
+
+/// Conditions for ports that are not published because they take datagrams.
+fn about_datagrams(spec: &ServiceSpec, wanted: Wanted, found: &mut Vec<Condition>) {
+    let mut tell = |field: &str, index: usize| {
+        found.push(unsupported(&format!("{field}.{index}"), "only connections are handed on, not datagrams"));
+    };
+    for (index, mapping) in spec.port_mappings.iter().enumerate() {
+        if mapping.protocol == Some(PortProtocol::Udp) {
+            tell("port_mappings", index);
+        }
+    }
+    for (index, endpoint) in spec.endpoints.iter().enumerate() {
+        // Without a network no endpoint is published, which is what was asked for.
+        if wanted != Wanted::Nothing && endpoint.protocol == EndpointProtocol::Udp {
+            tell("endpoints", index);
+        }
+    }
 }
 
 fn degraded(reason: &str, message: String) -> Condition {
@@ -326,6 +342,12 @@ mod tests {
         assert_eq!(reasons(mapped, &can), Vec::<String>::new());
         assert_eq!(reasons(&format!("{mapped}network_mode: host"), &can), ["PortMappings"]);
         assert_eq!(reasons(&format!("{mapped}network_mode: none"), &can), ["PortMappings"]);
+        let datagrams = "endpoints: [{ name: dns, protocol: udp, port: 53 }]\n\
+                         port_mappings: [{ container_port: 80 }, { container_port: 53, protocol: udp }]\n";
+        assert_eq!(reasons(datagrams, &can), ["PortMappings1", "Endpoints0"]);
+        let endpoint = "endpoints: [{ name: dns, protocol: udp, port: 53 }]\n";
+        assert_eq!(reasons(&format!("{endpoint}network_mode: host"), &can), Vec::<String>::new());
+        assert_eq!(reasons(&format!("{endpoint}network_mode: none"), &can), Vec::<String>::new());
         let alone = Probe { network: Err("no".into()), ..can.clone() };
         assert_eq!(reasons("network_mode: none", &alone), ["NetworkNotIsolated"]);
         let rules = "sandbox: { allow_hosts: [a, 127.0.0.1, 10.0.0.1], network: full }\n";
