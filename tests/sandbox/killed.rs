@@ -63,7 +63,7 @@ fn a_supervisor_that_is_killed_at_any_instant_leaves_nothing_after_the_removal()
 /// Does it on a machine of its own where that can be: a network namespace, in which deployments can have networks.
 fn kill_at_every_instant(victim: Victim, test: &str) {
     if !is_root() || std::env::var_os(OWN_MACHINE).is_some() {
-        return within(LONGEST, kill_beside_a_bystander(victim));
+        return within(LONGEST + PATIENCE, kill_beside_a_bystander(victim));
     }
     let script = "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture";
     let mut command = Command::new("unshare");
@@ -86,7 +86,9 @@ async fn kill_beside_a_bystander(victim: Victim) {
     bystander.id.service = "bystander".into();
     let created = sandbox.runtime.create(&bystander).await.unwrap();
     sandbox.runtime.start(&created.as_ref()).await.unwrap();
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    // With a limit of its own: a call of this process that blocks is waited for even after its test failed.
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", &LONGEST.as_secs().to_string()]).arg(std::env::current_exe().unwrap());
     command.args(["--exact", "killed::kills", "--test-threads=1", "--nocapture"]);
     command.env(ROOT, sandbox.root.path()).env(VICTIM, format!("{victim:?}")).env("KEEL_TEST_PROGRAM", keel());
     let run = tokio::task::spawn_blocking(move || succeed(&mut command)).await;
@@ -159,8 +161,9 @@ impl Bench {
     /// Lives one life, cut at the n-th instant, and looks at what is left.
     fn round(&self, victim: Victim, nth: usize) -> Run {
         tracer::reap_at_once(false);
-        let (controller, run) = tracer::run(victim, nth, || drive(self.live(victim)));
-        let went_well = tracer::ended_well(controller);
+        let ran = tracer::run(victim, nth, || drive(self.live(victim)));
+        let run = ran.run;
+        let went_well = ran.ended_well();
         let is_cut = victim == Victim::Controller && run == Run::Killed;
         assert!(went_well || is_cut, "{victim:?} {nth}: the calls of a controller that goes on");
         tracer::reap_at_once(true);

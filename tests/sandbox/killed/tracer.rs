@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code, reason = "there is no safe way to trace a process; every block says why it is sound")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ptr::null_mut;
@@ -204,11 +204,19 @@ fn is_at_change(tid: pid_t) -> bool {
     }
 }
 
+/// A run that nobody follows any more.
+pub struct Ran {
+    pub run: Run,
+    controller: pid_t,
+    /// How the controller ended, where it was seen to.
+    end: Option<c_int>,
+}
+
 /// Runs `calls` in a child, of which the result is whether all went as it should, and kills the victim before its n-th
 /// change. Returns once nothing is followed any more: whoever was not killed goes on.
 ///
 /// The child is a copy of this process, which must have a single thread.
-pub fn run(victim: Victim, nth: usize, calls: impl FnOnce() -> bool) -> (pid_t, Run) {
+pub fn run(victim: Victim, nth: usize, calls: impl FnOnce() -> bool) -> Ran {
     let (mut gate, mut go) = io::pipe().unwrap();
     // SAFETY: there is no other thread that could hold a lock.
     let controller = unsafe { libc::fork() };
@@ -226,27 +234,29 @@ pub fn run(victim: Victim, nth: usize, calls: impl FnOnce() -> bool) -> (pid_t, 
         | libc::PTRACE_O_TRACEVFORK
         | libc::PTRACE_O_TRACEEXEC;
     let options = usize::try_from(options).unwrap();
-    assert!(ptrace(libc::PTRACE_SEIZE as _, controller, options), "ptrace: {}", io::Error::last_os_error());
-    assert!(ptrace(libc::PTRACE_INTERRUPT as _, controller, 0));
-    io::Write::write_all(&mut go, b"g").unwrap();
-    (controller, follow(controller, victim, nth))
+    // The kernel lets go of all that a thread follows when the thread ends. Nobody else could: a child is followed from
+    // its first instant, and its parent may end without having told of it.
+    let follower = move || {
+        assert!(ptrace(libc::PTRACE_SEIZE as _, controller, options), "ptrace: {}", io::Error::last_os_error());
+        assert!(ptrace(libc::PTRACE_INTERRUPT as _, controller, 0));
+        io::Write::write_all(&mut go, b"g").unwrap();
+        follow(controller, victim, nth)
+    };
+    let (run, end) = std::thread::spawn(follower).join().unwrap();
+    Ran { run, controller, end }
 }
 
-fn follow(controller: pid_t, victim: Victim, nth: usize) -> Run {
+/// Follows until the victim is killed or the controller ended, of which the status is the second part of the result.
+fn follow(controller: pid_t, victim: Victim, nth: usize) -> (Run, Option<c_int>) {
     let mut family = Family { roles: BTreeMap::from([(controller, Role::Controller)]) };
-    let mut followed = BTreeSet::from([controller]);
-    let (mut count, mut result) = (0, Run::Over);
+    let mut count = 0;
     while let Some((tid, status)) = next(0) {
         if !libc::WIFSTOPPED(status) {
-            followed.remove(&tid);
             if tid == controller {
-                // Kept for whoever asks how it went.
-                END.set(status);
-                break;
+                return (Run::Over, Some(status));
             }
             continue;
         }
-        followed.insert(tid);
         let role = family.role(tid);
         let signal = libc::WSTOPSIG(status);
         let mut passed = 0;
@@ -255,34 +265,21 @@ fn follow(controller: pid_t, victim: Victim, nth: usize) -> Run {
                 count += 1;
                 if count == nth {
                     kill(&family, victim.role());
-                    result = Run::Killed;
-                    let_go(tid, 0, &mut followed);
-                    break;
+                    return (Run::Killed, None);
                 }
             }
         } else if event(status) == libc::PTRACE_EVENT_EXEC {
             if role == Role::Inside {
                 family.roles.insert(tid, Role::Program);
             }
-        } else if event(status) != 0 {
-            let mut child: libc::c_ulong = 0;
-            // SAFETY: the number is written to a variable that lives through the call.
-            let told = unsafe {
-                libc::ptrace(libc::PTRACE_GETEVENTMSG as _, tid, null_mut::<u8>(), (&raw mut child).cast::<u8>())
-            };
-            let forks = [libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK, libc::PTRACE_EVENT_CLONE];
-            if told == 0 && forks.contains(&event(status)) {
-                followed.extend(pid_t::try_from(child).ok());
-            }
-        } else {
+        } else if event(status) == 0 {
             passed = usize::try_from(signal).unwrap_or(0);
         }
         let role = family.role(tid);
         let how = if victim.counts(role) { libc::PTRACE_SYSCALL } else { libc::PTRACE_CONT };
         ptrace(how as _, tid, passed);
     }
-    leave(followed, controller);
-    result
+    (Run::Over, None)
 }
 
 fn kill(family: &Family, role: Role) {
@@ -293,49 +290,19 @@ fn kill(family: &Family, role: Role) {
     }
 }
 
-/// Lets go of a process that stopped. One that was killed meanwhile is followed to its end.
-fn let_go(tid: pid_t, signal: usize, followed: &mut BTreeSet<pid_t>) {
-    if ptrace(libc::PTRACE_DETACH as _, tid, signal) {
-        followed.remove(&tid);
-    }
-}
-
-/// Lets go of everything that is still followed.
-fn leave(mut followed: BTreeSet<pid_t>, controller: pid_t) {
-    for tid in &followed {
-        ptrace(libc::PTRACE_INTERRUPT as _, *tid, 0);
-    }
-    while !followed.is_empty() {
-        let Some((tid, status)) = next(0) else { return };
-        if libc::WIFSTOPPED(status) {
-            let signal = libc::WSTOPSIG(status);
-            let is_own = event(status) != 0 || signal == libc::SIGTRAP | AT_CALL;
-            let_go(tid, if is_own { 0 } else { usize::try_from(signal).unwrap_or(0) }, &mut followed);
-        } else {
-            followed.remove(&tid);
-            if tid == controller {
-                END.set(status);
+impl Ran {
+    /// Waits for the end of the controller: whether all of its calls went as they should.
+    pub fn ended_well(self) -> bool {
+        let mut end = self.end;
+        let status = loop {
+            if let Some(status) = end {
+                break status;
             }
-        }
+            let Some((tid, told)) = next(0) else { return false };
+            end = (tid == self.controller && !libc::WIFSTOPPED(told)).then_some(told);
+        };
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
     }
-}
-
-thread_local! {
-    /// How the controller of the last run ended, where it was seen to.
-    static END: std::cell::Cell<c_int> = const { std::cell::Cell::new(-1) };
-}
-
-/// Waits for the end of a run's controller: whether all of its calls went as they should.
-pub fn ended_well(controller: pid_t) -> bool {
-    let mut status = END.replace(-1);
-    while status == -1 {
-        match next(0) {
-            Some((tid, told)) if tid == controller && !libc::WIFSTOPPED(told) => status = told,
-            Some(_) => {}
-            None => return false,
-        }
-    }
-    libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
 }
 
 /// Has every process below this one that loses its parent become a child of this one.
