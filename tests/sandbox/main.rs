@@ -18,3 +18,4 @@ mod storage;
 mod support;
 mod terminal;
 mod unprivileged;
+mod unwatched;

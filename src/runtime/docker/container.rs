@@ -98,7 +98,8 @@ impl Inner {
         }
     }
 
-    /// Starts a container; one that runs already is success.
+    /// Starts a container; one that runs already is success. One that can never be started is removed and told as missing,
+    /// so that it is created anew.
     pub(super) async fn start(&self, instance: &InstanceRef) -> Result<Instance> {
         let what = format!("starting {}", instance.id);
         if !self.owns(instance).await? {
@@ -117,6 +118,12 @@ impl Inner {
             Ok(()) => self.inspect(&instance.runtime_id).await,
             Err(error) if is_missing_network(&error) => {
                 Err(RuntimeError::new(ErrorKind::Failed, error.explain(&what).message))
+            }
+            Err(error) if is_half_started(&error.words()) => {
+                let message = error.explain(&what).message;
+                self.remove(instance).await?;
+                let message = format!("{message}; the engine was cut off while it started it before, so it is removed");
+                Err(RuntimeError::new(ErrorKind::NotFound, message))
             }
             Err(error) => {
                 let explained = error.explain_with(&what, explain_start);
@@ -339,6 +346,12 @@ fn is_name_conflict(error: &CallError) -> bool {
     matches!(error.status(), Some(409 | 500)) && error.words().contains("already in use")
 }
 
+/// Whether an engine says of a container that does not run that containerd has something of its name: an engine that was
+/// killed while it started the container left that behind, and refuses every further start.
+fn is_half_started(words: &str) -> bool {
+    words.contains("id already in use") || (words.contains("task") && words.contains("already exists"))
+}
+
 fn is_missing_network(error: &CallError) -> bool {
     let words = error.words().to_lowercase();
     error.status().is_some() && words.contains("network") && words.contains("not found")
@@ -355,4 +368,23 @@ fn is_not_running(error: &CallError) -> bool {
 
 fn is_being_removed(error: &CallError) -> bool {
     error.status() == Some(409) && error.words().contains("already in progress")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_half_started;
+
+    #[test]
+    fn half_a_start_is_told_from_what_is_taken_for_now() {
+        let table = [
+            ("id already in use", true),
+            ("failed to create task for container: AlreadyExists: task 4f2a: already exists: unknown", true),
+            ("driver failed programming external connectivity: port is already allocated", false),
+            ("listen tcp4 127.0.0.1:80: bind: address already in use", false),
+            ("network keel_web already exists", false),
+        ];
+        for (words, is_so) in table {
+            assert_eq!(is_half_started(words), is_so, "{words}");
+        }
+    }
 }

@@ -39,6 +39,23 @@ pub trait Assemble: Send + 'static {
 
     /// Takes the next fragment, and appends what it completes.
     fn take(&mut self, fragment: &Line<'_>, out: &mut Vec<Self::Item>);
+
+    /// Takes note that parts were dropped before they were read, and appends what tells of it.
+    fn lost(&mut self, out: &mut Vec<Self::Item>);
+}
+
+/// What is told in place of output that was dropped before it was read.
+const LOST: &str = "keel: output may be missing here; it was rotated away before it was read";
+
+/// What follows a part.
+#[derive(Debug)]
+enum Successor {
+    /// This one.
+    Is(File),
+    /// None yet: it is still written to.
+    None,
+    /// It can't be told, as the part was dropped.
+    Unknown,
 }
 
 /// A place in the kept output.
@@ -46,6 +63,8 @@ pub trait Assemble: Send + 'static {
 pub struct LogReader<A> {
     folder: PathBuf,
     file: Option<File>,
+    /// The part after it, where there was one: held, so that it can be read even when it is dropped before its turn.
+    next: Option<File>,
     /// Bytes of a line whose end was not read yet.
     rest: Vec<u8>,
     assemble: A,
@@ -62,7 +81,9 @@ impl<A: Assemble> LogReader<A> {
             Begin::Last(lines) => last_lines(folder, lines)?,
             Begin::Now => newest(folder)?,
         };
-        Ok(Self { folder: folder.to_owned(), file, rest: Vec::new(), assemble })
+        let mut reader = Self { folder: folder.to_owned(), file: None, next: None, rest: Vec::new(), assemble };
+        file.map_or(Ok(()), |file| reader.turn_to(file))?;
+        Ok(reader)
     }
 
     /// Reads on and appends what is new; false when there was nothing.
@@ -72,15 +93,18 @@ impl<A: Assemble> LogReader<A> {
     pub fn read(&mut self, items: &mut Vec<A::Item>) -> io::Result<bool> {
         let mut buffer = vec![0; READ_SIZE];
         loop {
-            if self.file.is_none() {
-                self.file = oldest(&self.folder)?;
+            if self.file.is_none()
+                && let Some(file) = oldest(&self.folder)?
+            {
+                self.turn_to(file)?;
             }
             let Some(file) = &mut self.file else { return Ok(false) };
             match file.read(&mut buffer)? {
-                0 => match self.next_part()? {
-                    Some(next) => self.file = Some(next),
-                    None => return Ok(false),
-                },
+                0 => {
+                    if !self.go_on(items)? {
+                        return Ok(false);
+                    }
+                }
                 size => {
                     self.take(buffer.get(..size).unwrap_or_default(), items);
                     return Ok(true);
@@ -89,17 +113,54 @@ impl<A: Assemble> LogReader<A> {
         }
     }
 
-    /// The part after the one that was read to its end; none where that one is still written to.
-    fn next_part(&self) -> io::Result<Option<File>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        let current = file.metadata()?.ino();
-        let number = (0..MOST_PARTS)
-            .find(|number| fs::metadata(part(&self.folder, *number)).is_ok_and(|data| data.ino() == current));
-        match number {
-            Some(0) => Ok(None),
-            Some(number) => optional(File::open(part(&self.folder, number - 1))),
-            // It was dropped meanwhile; or the log is being shifted, and the oldest part is the next one too.
-            None => oldest(&self.folder),
+    fn turn_to(&mut self, file: File) -> io::Result<()> {
+        self.next = match self.successor(&file)? {
+            Successor::Is(next) => Some(next),
+            Successor::None | Successor::Unknown => None,
+        };
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Turns from a part that was read to its end to the one after it; false where that part is still written to.
+    fn go_on(&mut self, items: &mut Vec<A::Item>) -> io::Result<bool> {
+        let Some(file) = &self.file else { return Ok(false) };
+        let next = match (self.next.take(), self.successor(file)?) {
+            (Some(next), _) | (None, Successor::Is(next)) => next,
+            (None, Successor::None) => return Ok(false),
+            (None, Successor::Unknown) => {
+                let Some(oldest) = oldest(&self.folder)? else { return Ok(false) };
+                // A log of a single part drops each when it begins the next.
+                if part(&self.folder, 1).exists() {
+                    self.rest.clear();
+                    self.assemble.lost(items);
+                }
+                oldest
+            }
+        };
+        self.turn_to(next)?;
+        Ok(true)
+    }
+
+    fn successor(&self, file: &File) -> io::Result<Successor> {
+        // What is shifted meanwhile is found under its higher number, as these are tried after the lower ones.
+        let inode = file.metadata()?.ino();
+        let number = || {
+            (0..MOST_PARTS)
+                .find(|number| fs::metadata(part(&self.folder, *number)).is_ok_and(|data| data.ino() == inode))
+        };
+        let mut at = number();
+        loop {
+            let (before, Some(found)) = (at, at) else { return Ok(Successor::Unknown) };
+            if found == 0 {
+                return Ok(Successor::None);
+            }
+            let next = optional(File::open(part(&self.folder, found - 1)))?;
+            at = number();
+            // Otherwise parts were shifted in between, and that one may be a later one.
+            if at == before {
+                return Ok(next.map_or(Successor::None, Successor::Is));
+            }
         }
     }
 
@@ -122,6 +183,8 @@ impl<A: Assemble> LogReader<A> {
 #[derive(Debug)]
 pub struct Joined {
     since: Option<DateTime<Utc>>,
+    /// When the last fragment was written.
+    last: Option<DateTime<Utc>>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
@@ -129,14 +192,22 @@ pub struct Joined {
 impl Joined {
     /// Whole lines that ended from then on, or all.
     pub const fn new(since: Option<DateTime<Utc>>) -> Self {
-        Self { since, stdout: Vec::new(), stderr: Vec::new() }
+        Self { since, last: None, stdout: Vec::new(), stderr: Vec::new() }
     }
 }
 
 impl Assemble for Joined {
     type Item = LogLine;
 
+    fn lost(&mut self, lines: &mut Vec<LogLine>) {
+        self.stdout.clear();
+        self.stderr.clear();
+        // Not now, which is later than the lines that follow.
+        lines.extend(self.last.map(|at| LogLine { at, stream: OutputStream::Stderr, text: LOST.to_owned() }));
+    }
+
     fn take(&mut self, line: &Line<'_>, lines: &mut Vec<LogLine>) {
+        self.last = Some(line.at);
         let held = match line.stream {
             OutputStream::Stdout => &mut self.stdout,
             OutputStream::Stderr => &mut self.stderr,
@@ -158,6 +229,10 @@ pub struct Written;
 
 impl Assemble for Written {
     type Item = ExecOutput;
+
+    fn lost(&mut self, out: &mut Vec<ExecOutput>) {
+        out.push(ExecOutput::Stderr(format!("{LOST}\n").into_bytes().into()));
+    }
 
     fn take(&mut self, fragment: &Line<'_>, out: &mut Vec<ExecOutput>) {
         let end: &[u8] = if fragment.full { b"\n" } else { b"" };
@@ -276,6 +351,27 @@ mod tests {
         }
         assert_eq!(texts(&mut reader), ["2", "3", "4", "5"]);
         assert!(part(folder.path(), 1).exists());
+    }
+
+    #[test]
+    fn the_part_after_the_one_that_is_read_is_not_lost_and_what_is_lost_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = log(folder.path());
+        for line in ["1\n", "2\n", "3\n", "4\n", "5\n"] {
+            write(&mut log, line);
+        }
+        // Parts of two lines: 1 and 2, 3 and 4, 5.
+        let mut reader = LogReader::open(folder.path(), Begin::Oldest, Joined::new(None)).unwrap();
+        for line in ["6\n", "7\n"] {
+            write(&mut log, line);
+        }
+        assert_eq!(texts(&mut reader), ["1", "2", "3", "4", "5", "6", "7"], "the first two are gone from the folder");
+        for line in ["8\n", "9\n", "10\n", "11\n", "12\n", "13\n", "14\n", "15\n", "16\n", "17\n", "18\n", "19\n"] {
+            write(&mut log, line);
+        }
+        let left = texts(&mut reader);
+        assert_eq!((left.first().map(String::as_str), left.last().map(String::as_str)), (Some("8"), Some("19")));
+        assert_eq!(left.iter().filter(|line| *line == LOST).count(), 1, "{left:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -21,6 +22,8 @@ use crate::state::InstanceRef;
 
 /// Lines, or fragments of lines, that wait for a slow reader before reading stops.
 const BACKLOG: usize = 256;
+/// Time between two looks at output that can't be watched: short enough to read along.
+const POLL: Duration = Duration::from_millis(250);
 
 #[async_trait]
 impl Logs for SandboxRuntime {
@@ -42,11 +45,9 @@ impl SandboxRuntime {
         let found = self.look(instance).await?.ok_or_else(|| not_found(instance))?;
         let folder = self.inner.dir(&checked_id(instance)?).logs();
         let supervisor = found.run.as_ref().map(|run| run.supervisor).filter(|_| follow);
-        // Watched before the first look, so that nothing written in between is missed.
-        let follow = supervisor
-            .map(|supervisor| Ok((watch(&folder)?, supervisor)))
-            .transpose()
-            .map_err(|error: std::io::Error| failed("watching the output", &error))?;
+        // Watched before the first look, so that nothing written in between is missed; looked at now and then where the
+        // machine has no watch left to give.
+        let follow = supervisor.map(|supervisor| (watch(&folder).ok(), supervisor));
         let read = |error: std::io::Error| failed("reading the output", &error);
         let reader = blocking(move || LogReader::open(&folder, begin, assemble)).await?.map_err(read)?;
         let (sender, receiver) = mpsc::channel(BACKLOG);
@@ -67,10 +68,22 @@ fn watch(folder: &PathBuf) -> std::io::Result<AsyncFd<OwnedFd>> {
     sys::wait_ready(inotify, Interest::READABLE)
 }
 
+/// Waits until the output may have changed.
+async fn changed(watch: &mut Option<AsyncFd<OwnedFd>>) {
+    let was_told = match watch {
+        Some(watch) => drained(watch).await.is_ok(),
+        None => false,
+    };
+    if !was_told {
+        *watch = None;
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 /// Sends what is read until there is no more, or nobody takes it.
 async fn send<A: Assemble>(
     mut reader: LogReader<A>,
-    follow: Option<(AsyncFd<OwnedFd>, ProcessKey)>,
+    follow: Option<(Option<AsyncFd<OwnedFd>>, ProcessKey)>,
     sender: &mpsc::Sender<Result<A::Item>>,
 ) -> Result<()> {
     let read = |error: std::io::Error| failed("reading the output", &error);
@@ -96,7 +109,7 @@ async fn send<A: Assemble>(
         // After the end there is one more look, so that the last lines are never missed.
         let Some((watch, end)) = &mut follow else { return Ok(()) };
         let is_over = tokio::select! {
-            _ = drained(watch) => false,
+            () = changed(watch) => false,
             _ = sender.closed() => return Ok(()),
             _ = end.as_mut() => true,
         };

@@ -57,7 +57,7 @@ mod volumes;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -124,7 +124,7 @@ struct Inner {
     probe: OnceCell<Probe>,
     spawner: Spawner,
     watch: Arc<Watch>,
-    watching: OnceCell<()>,
+    watching: OnceLock<()>,
     images: Images,
 }
 
@@ -184,7 +184,7 @@ impl SandboxRuntime {
         let certificates = registries.certificates.unwrap_or_else(|| PathBuf::from(image::CERTIFICATES));
         let images = Images::new(&config.root, image::Access { credentials, certificates });
         let spawner = Spawner::new(config.supervisor.clone());
-        let inner = Inner { config, view, probe: OnceCell::new(), spawner, watch, watching: OnceCell::new(), images };
+        let inner = Inner { config, view, probe: OnceCell::new(), spawner, watch, watching: OnceLock::new(), images };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -280,9 +280,7 @@ impl Runtime for SandboxRuntime {
 
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
         let watch = &self.inner.watch;
-        self.inner.watching.get_or_try_init(|| async { watch.start() }).await.map_err(|error| {
-            failed("watching the sandbox directory (raise fs.inotify.max_user_instances and max_user_watches)", &error)
-        })?;
+        self.inner.watching.get_or_init(|| watch.start());
         // A controller that begins to watch may follow one that was killed.
         self.blocking("removing leftovers", REMOVE_LIMIT, |inner| {
             leftovers::sweep(&inner.view.layout);

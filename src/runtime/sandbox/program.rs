@@ -230,8 +230,7 @@ fn become_user(identity: &Identity, launch: &Launch) -> Result<(), Failure> {
     }
     // In a user namespace of one user there is nothing else to become, and groups can't be set.
     if !launch.namespaces.user {
-        let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-        set_thread_groups(&groups).context("setting groups")?;
+        set_groups(identity)?;
         let gid = Gid::from_raw(identity.gid);
         set_thread_res_gid(gid, gid, gid).context("setting the group")?;
         let uid = Uid::from_raw(identity.uid);
@@ -244,6 +243,21 @@ fn become_user(identity: &Identity, launch: &Launch) -> Result<(), Failure> {
     let keep = if identity.uid == 0 { wanted & held.permitted } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).context("setting capabilities")
+}
+
+/// Sets the groups of an identity, in place of those that the supervisor has.
+fn set_groups(identity: &Identity) -> Result<(), Failure> {
+    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+    match set_thread_groups(&groups) {
+        // Where keel itself runs in a user namespace that an ordinary user made, nobody's groups can be set; those that
+        // stay are groups which that user has anyway.
+        Err(rustix::io::Errno::PERM) if groups.is_empty() && are_groups_denied() => Ok(()),
+        set => set.context("setting groups"),
+    }
+}
+
+fn are_groups_denied() -> bool {
+    fs::read_to_string("/proc/self/setgroups").is_ok_and(|answer| answer.trim() == "deny")
 }
 
 /// Opens /dev/null.

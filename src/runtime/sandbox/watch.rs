@@ -1,5 +1,5 @@
-//! Events: watches the supervisors of running instances and the directory of all instances. Nothing is polled; a
-//! quiet machine causes no wake-up.
+//! Events: watches the supervisors of running instances and the directory of all instances. Nothing is polled where the
+//! machine has a watch left to give; a quiet machine causes no wake-up then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,6 +29,9 @@ const BACKLOG: usize = 1024;
 /// Time that changes of the directory are gathered before it is read again. Only what other processes do waits
 /// for it.
 const GATHER: Duration = Duration::from_millis(50);
+/// Time between two looks at all instances where the machine gives no watch. What this process does and the end of any
+/// instance are told at once all the same; only what other processes begin is told this late.
+const POLL: Duration = Duration::from_secs(1);
 /// Most looks at the files of what changed, where removals keep coming in between. What is still told wrongly then
 /// is told rightly by the look that follows every removal.
 const MOST_LOOKS: usize = 8;
@@ -89,27 +92,45 @@ impl Watch {
         .boxed()
     }
 
-    /// Starts to watch the directory of all instances.
+    /// Starts to watch the directory of all instances, or to look at it regularly where it can't be watched.
+    pub fn start(self: &Arc<Self>) {
+        let (weak, stop) = (Arc::downgrade(self), self.stop.clone());
+        let inotify = self.notifications();
+        if let Err(error) = &inotify {
+            tracing::warn!(
+                "sandboxes are looked at every {POLL:?}, because their directory can't be watched: {error} (raise \
+                 fs.inotify.max_user_instances and fs.inotify.max_user_watches)"
+            );
+        }
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            let mut inotify = inotify.ok();
+            loop {
+                let was_told = match &inotify {
+                    Some(inotify) => drained(inotify).await.is_ok(),
+                    None => false,
+                };
+                if !was_told {
+                    inotify = None;
+                }
+                tokio::time::sleep(if was_told { GATHER } else { POLL }).await;
+                let Some(watch) = weak.upgrade() else { return };
+                watch.look_at_all().await;
+            }
+        }));
+    }
+
+    /// Notifications of what other processes do.
     ///
     /// # Errors
-    /// The machine has no watch left to give (`fs.inotify.max_user_instances`).
-    pub fn start(self: &Arc<Self>) -> io::Result<()> {
+    /// The machine has no watch left to give (`fs.inotify.max_user_instances`, `fs.inotify.max_user_watches`).
+    fn notifications(&self) -> io::Result<AsyncFd<OwnedFd>> {
         let inotify = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         let moved = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::MOVED_FROM | inotify::WatchFlags::DELETE;
         inotify::add_watch(&inotify, self.view.layout.instances(), moved | inotify::WatchFlags::ONLYDIR)?;
         // Made before it is watched, as a file that does not exist can't be.
         self.view.layout.wake_others();
         inotify::add_watch(&inotify, self.view.layout.wake(), inotify::WatchFlags::CLOSE_WRITE)?;
-        let inotify = super::sys::wait_ready(inotify, Interest::READABLE)?;
-        let (weak, stop) = (Arc::downgrade(self), self.stop.clone());
-        tokio::spawn(stop.run_until_cancelled_owned(async move {
-            while drained(&inotify).await.is_ok() {
-                tokio::time::sleep(GATHER).await;
-                let Some(watch) = weak.upgrade() else { return };
-                watch.look_at_all().await;
-            }
-        }));
-        Ok(())
+        super::sys::wait_ready(inotify, Interest::READABLE)
     }
 
     /// Tells everything that changed since it was last told.
