@@ -100,9 +100,9 @@ pub trait Runtime: Send + Sync {
     /// with its exit from then on, also by the next adapter and where this call is cut off.
     async fn stop(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Instance>>;
 
-    /// Waits, for some seconds at most, until those who follow the output of an instance that has ended have read its last
-    /// lines, where these are gone with the instance. Called before [`Runtime::remove`]; it asks the runtime nothing, so
-    /// it needs no place among the calls that are served side by side.
+    /// Waits, for some seconds at most, until those who follow the output of an instance that has ended, or are attached to
+    /// it, have read its last lines and its exit code, where these are gone with the instance. Called before
+    /// [`Runtime::remove`]; it asks no engine, so it needs no place among the calls that are served side by side.
     async fn await_readers(&self, _instance: &InstanceRef) {}
 
     /// Removes an instance and what belongs to it alone, killing what still runs. One that is gone is success.

@@ -217,6 +217,38 @@ fn one_who_does_not_read_does_not_hold_the_program_up() {
     assert!(done.err.contains("bytes of output were left out"), "{} bytes, {}", done.out.len(), done.err);
 }
 
+/// Deleted while somebody is attached: the program's own code is told each time.
+fn deletions(rig: Rig, image: &str) {
+    let script = "trap 'exit 143' TERM; echo up; while :; do echo tick; sleep 0.05; done";
+    let text = format!(
+        "version: v1\ndeployment: talk\nservices:\n  web:\n    image: {image}\n    restart_policy: {{ kind: 'no' }}\n    \
+         command: {{ entrypoint: [sh, -c, {}] }}\n    init_container: false\n",
+        serde_json::Value::from(script)
+    );
+    let mut rig = rig;
+    for _ in 0..DELETIONS {
+        rig = started(rig, &text);
+        let mut watcher = Attached::new(&rig, &["attach", "talk/web"]);
+        assert_eq!(watcher.line(), "tick\n");
+        rig.keel(&["delete", "talk"]).expect_code(0);
+        watcher.end().expect_code(143);
+    }
+}
+
+/// Times that a deletion races with what reads the exit code.
+const DELETIONS: usize = 5;
+
+#[test]
+fn the_code_of_a_deleted_program_is_told_on_the_sandbox_runtime() {
+    deletions(Rig::new("sandbox"), HOST);
+}
+
+#[test]
+fn the_code_of_a_deleted_program_is_told_on_docker() {
+    let Some(socket) = engine::socket(Kind::Docker) else { return };
+    deletions(Rig::on_engine(&socket), BUSYBOX);
+}
+
 /// The program's terminal is the one that is attached, with its size and every key; the keys of Docker detach.
 fn terminal(rig: &Rig, size: &str) {
     let pid = rig.instances(|one| one["pid"].as_u64().unwrap())[0];

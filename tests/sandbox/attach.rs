@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use evenkeel::runtime::io::{AttachRequest, AttachSession, ExecInput, ExecOutput};
 use evenkeel::runtime::{ErrorKind, Result, Runtime};
-use evenkeel::state::InstanceRef;
+use evenkeel::spec::Signal;
+use evenkeel::state::{InstanceRef, StopCause};
 use futures::StreamExt;
 
-use crate::support::{PATIENCE, Sandbox};
+use crate::support::{PATIENCE, Sandbox, stop};
 
 /// Answers each line that is typed, until it reads `end`.
 const TALK: &str = "echo up; while read -r line; do [ $line = end ] && exit 7; echo heard $line; done; exit 9";
@@ -124,4 +125,34 @@ async fn a_terminal_without_open_input_is_watched_alone() {
     assert_eq!(outputs, [ExecOutput::Exit(0)]);
     until(&mut session, "31 97").await;
     assert_eq!(next(&mut session).await, Some(ExecOutput::Exit(3)));
+}
+
+#[tokio::test]
+async fn a_removal_waits_until_the_exit_code_was_read() {
+    let sandbox = Sandbox::new();
+    for more in ["", "stdin_open: true\n"] {
+        let script = "trap 'exit 143' TERM; echo up; while :; do sleep 0.05; done";
+        let instance = started(&sandbox, script, more).await;
+        let mut session = attach(&sandbox, &instance, false).await.unwrap();
+        sandbox.runtime.await_readers(&instance).await;
+        let order = stop(Signal::TERM, PATIENCE, StopCause::Retired);
+        sandbox.runtime.stop(&instance, &order).await.unwrap();
+        let mut readers = std::pin::pin!(sandbox.runtime.await_readers(&instance));
+        let waits = tokio::time::timeout(Duration::from_millis(100), &mut readers).await.is_err();
+        assert!(waits, "somebody is still attached");
+        assert_eq!(next(&mut session).await, Some(ExecOutput::Exit(143)));
+        readers.await;
+        sandbox.runtime.remove(&instance).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_is_gone_is_told_as_that() {
+    let sandbox = Sandbox::new();
+    let instance = started(&sandbox, "echo up; while :; do sleep 0.05; done", "").await;
+    let mut session = attach(&sandbox, &instance, false).await.unwrap();
+    sandbox.runtime.remove(&instance).await.unwrap();
+    let error = session.output.next().await.unwrap().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    assert!(error.message.ends_with("was removed before its exit code was read"), "{error}");
 }

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::{AttachContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder};
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, WaitContainerOptionsBuilder,
+};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -17,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::engine::{READ_DEADLINE, WRITE_DEADLINE};
 use super::error::explain;
+use super::readers::Following;
 use super::{DockerRuntime, Inner};
 use crate::runtime::io::{Attach, AttachRequest, AttachSession, ExecInput, ExecOutput};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
@@ -24,8 +27,9 @@ use crate::state::InstanceRef;
 
 /// Pieces of input that wait for a program that reads slowly.
 const WAITING_INPUT: usize = 16;
-/// How often, and how many times, a container's state is asked for after its output ended: ten seconds in all, which
-/// engines take under load.
+/// Longest time that an engine takes, under load, to tell that a container has ended whose output has.
+const SETTLED: Duration = Duration::from_secs(10);
+/// How often, and how many times, a container's state is asked for where the engine does not tell: [`SETTLED`] in all.
 const SETTLING: Duration = Duration::from_millis(50);
 const SETTLING_LOOKS: usize = 200;
 
@@ -59,6 +63,8 @@ impl Inner {
         if let Some(why) = refused {
             return Err(RuntimeError::new(ErrorKind::Rejected, format!("{}: {why}", container.what)));
         }
+        // Before its output, so that its exit code is known even where it is removed as soon as it ended.
+        let end = End::of(&container);
         let (output, input) = container.open(request.stdin).await?;
         if let Some((columns, rows)) = request.size.filter(|_| tty) {
             container.resize(columns, rows).await;
@@ -66,7 +72,7 @@ impl Inner {
         let (sender, receiver) = mpsc::channel(WAITING_INPUT);
         let feeding = feed(container.clone(), tty, receiver, request.stdin.then_some(input));
         let feeding = AbortOnDropHandle::new(tokio::spawn(feeding));
-        Ok(AttachSession { tty, input: sender, output: read(container, output, feeding) })
+        Ok(AttachSession { tty, input: sender, output: read(end, output, feeding) })
     }
 }
 
@@ -111,18 +117,70 @@ impl Container {
         }
     }
 
-    /// The exit code, once the output has ended.
-    async fn exit_code(&self) -> Result<i32> {
+    /// The exit code, which the engine tells by itself once the container ends, also where that is removed at once. None
+    /// where it does not: Podman begins to answer no sooner, which may be longer than a request takes.
+    async fn wait(&self) -> Option<i64> {
+        let docker = self.inner.engine.client().await.ok()?;
+        let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
+        match docker.wait_container(&self.id, Some(options)).next().await? {
+            // bollard gives a non-zero exit code as an error. A negative one is none.
+            Ok(answer) if answer.error.is_none() => Some(answer.status_code).filter(|code| *code >= 0),
+            Err(Error::DockerContainerWaitError { code, error }) if error.is_empty() => Some(code),
+            other => {
+                tracing::debug!(?other, "{}: the engine does not tell the exit code", self.what);
+                None
+            }
+        }
+    }
+
+    /// The exit code of a container whose output has ended.
+    async fn look_for_code(&self) -> Result<i64> {
         for _ in 0..SETTLING_LOOKS {
-            let found = self.inspect().await?;
+            let found = self.inner.inspection(&self.id).await.map_err(|error| match error.is_missing() {
+                true => {
+                    let message = format!("{}: it was removed before its exit code was read", self.what);
+                    RuntimeError::new(ErrorKind::NotFound, message)
+                }
+                false => error.explain(&self.what),
+            })?;
             if !is_running(&found) {
-                let code = found.state.and_then(|state| state.exit_code).unwrap_or_default();
-                return Ok(i32::try_from(code).unwrap_or(i32::MAX));
+                return Ok(found.state.and_then(|state| state.exit_code).unwrap_or_default());
             }
             tokio::time::sleep(SETTLING).await;
         }
+        Err(self.goes_on())
+    }
+
+    fn goes_on(&self) -> RuntimeError {
         let message = format!("{}: its output broke off, and it goes on", self.what);
-        Err(RuntimeError::new(ErrorKind::Failed, message))
+        RuntimeError::new(ErrorKind::Failed, message)
+    }
+}
+
+/// Waits for the end of a container.
+struct End {
+    container: Arc<Container>,
+    code: AbortOnDropHandle<Option<i64>>,
+    /// Until the code was read.
+    _following: Following,
+}
+
+impl End {
+    fn of(container: &Arc<Container>) -> Self {
+        let following = container.inner.readers.follow(&container.id);
+        let waiting = container.clone();
+        let code = AbortOnDropHandle::new(tokio::spawn(async move { waiting.wait().await }));
+        Self { container: container.clone(), code, _following: following }
+    }
+
+    /// The exit code, once the output has ended.
+    async fn code(self) -> Result<i32> {
+        let code = match tokio::time::timeout(SETTLED, self.code).await {
+            Ok(Ok(Some(code))) => code,
+            Ok(Ok(None) | Err(_)) => self.container.look_for_code().await?,
+            Err(_) => return Err(self.container.goes_on()),
+        };
+        Ok(i32::try_from(code).unwrap_or(i32::MAX))
     }
 }
 
@@ -145,22 +203,18 @@ async fn feed(container: Arc<Container>, tty: bool, mut inputs: mpsc::Receiver<E
 }
 
 /// Output, then the exit code.
-fn read(
-    container: Arc<Container>,
-    output: Output,
-    feeding: AbortOnDropHandle<()>,
-) -> BoxStream<'static, Result<ExecOutput>> {
-    futures::stream::unfold(Some((container, output, feeding)), |state| async move {
-        let (container, mut output, feeding) = state?;
+fn read(end: End, output: Output, feeding: AbortOnDropHandle<()>) -> BoxStream<'static, Result<ExecOutput>> {
+    futures::stream::unfold(Some((end, output, feeding)), |state| async move {
+        let (end, mut output, feeding) = state?;
         match output.next().await {
             Some(Ok(LogOutput::StdErr { message })) => {
-                Some((Ok(ExecOutput::Stderr(message)), Some((container, output, feeding))))
+                Some((Ok(ExecOutput::Stderr(message)), Some((end, output, feeding))))
             }
             Some(Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message })) => {
-                Some((Ok(ExecOutput::Stdout(message)), Some((container, output, feeding))))
+                Some((Ok(ExecOutput::Stdout(message)), Some((end, output, feeding))))
             }
-            Some(Err(error)) => Some((Err(explain(&container.what, &error)), None)),
-            None => Some((container.exit_code().await.map(ExecOutput::Exit), None)),
+            Some(Err(error)) => Some((Err(explain(&end.container.what, &error)), None)),
+            None => Some((end.code().await.map(ExecOutput::Exit), None)),
         }
     })
     .boxed()

@@ -37,6 +37,7 @@ mod process;
 mod program;
 mod pty;
 mod quota;
+mod readers;
 mod record;
 mod remove;
 mod requested;
@@ -339,6 +340,10 @@ impl Runtime for SandboxRuntime {
             self.inner.watch.tell(found).await;
         }
         Ok(found.map(|found| found.instance))
+    }
+
+    async fn await_readers(&self, instance: &InstanceRef) {
+        self.readers_done(instance).await;
     }
 
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {

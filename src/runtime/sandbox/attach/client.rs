@@ -18,12 +18,13 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::bounds::FILE_LIMIT;
-use super::super::layout::read_json;
+use super::super::layout::{InstanceDir, read_json};
 use super::super::logreader::{Begin, Written};
 use super::super::process::ProcessKey;
+use super::super::readers::Reading;
 use super::super::record::Record;
 use super::super::watch::ended;
-use super::super::{SandboxRuntime, checked_id, failed, not_found, pty, sys};
+use super::super::{Inner, SandboxRuntime, checked_id, failed, not_found, pty, sys};
 use super::packet::{LARGEST, Packet, WATCH, WRITE};
 use super::{socket, with_address};
 use crate::runtime::io::{Attach, AttachRequest, AttachSession, ExecInput, ExecOutput, OutputStream};
@@ -40,37 +41,47 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 #[async_trait]
 impl Attach for SandboxRuntime {
     async fn attach(&self, instance: &InstanceRef, request: &AttachRequest) -> Result<AttachSession> {
+        let dir = self.inner.dir(&checked_id(instance)?);
+        // Before the look: one that runs then is not removed before its exit code was read.
+        let of = dir.clone();
+        let begin = move |_: &Inner| begin(&of);
+        let begun = self.blocking("reading an instance", FILE_LIMIT, begin).await?;
+        let (reading, record) = begun.ok_or_else(|| not_found(instance))?;
         let found = self.look(instance).await?.ok_or_else(|| not_found(instance))?;
         let Some(run) = found.run else {
             let phase = found.instance.phase.name();
             return Err(rejected(format!("instance {} does not run ({phase}); start it first", instance.id)));
         };
-        let id = checked_id(instance)?;
-        let read = move |inner: &super::super::Inner| {
-            let dir = inner.dir(&id);
-            let record: Option<Record> =
-                read_json(&dir.record()).map_err(|error| failed(&format!("reading the record of {id}"), &error))?;
-            Ok(record.map(|record| (dir.path().to_owned(), record.launch.tty, record.launch.stdin)))
-        };
-        let found = self.blocking("reading an instance", FILE_LIMIT, read).await?;
-        let (dir, tty, stdin) = found.ok_or_else(|| not_found(instance))?;
+        let (tty, stdin) = (record.launch.tty, record.launch.stdin);
         if request.stdin && !stdin {
             return Err(rejected(format!(
                 "instance {} has no standard input; write stdin_open: true, or attach without input",
                 instance.id
             )));
         }
-        let end = End { runtime: self.clone(), instance: instance.clone(), supervisor: run.supervisor };
+        let (runtime, instance) = (self.clone(), instance.clone());
+        let end = End { runtime, instance, supervisor: run.supervisor, _reading: reading };
         if !tty && !stdin {
-            return self.follow_output(instance, end).await;
+            return self.follow_output(end).await;
         }
-        let (socket, input) = knock(dir, request.stdin).await?;
+        let (socket, input) = knock(dir.path().to_owned(), request.stdin).await?;
         if let (Some(input), Some(size)) = (&input, request.size.filter(|_| tty)) {
             // A terminal that keeps its size can be used all the same.
             let _ = pty::resize(input.as_fd(), size);
         }
         Ok(session(tty, socket, input.filter(|_| tty || request.stdin), request.stdin, end))
     }
+}
+
+/// Begins to read of an instance. None where it is gone.
+fn begin(dir: &InstanceDir) -> Result<Option<(Reading, Record)>> {
+    let wrong = |error: io::Error| failed(&format!("reading {}", dir.record().display()), &error);
+    let reading = match Reading::begin(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        begun => begun.map_err(wrong)?,
+    };
+    let record = read_json(&dir.record()).map_err(wrong)?;
+    Ok(record.map(|record| (reading, record)))
 }
 
 fn rejected(message: impl Into<String>) -> RuntimeError {
@@ -82,6 +93,8 @@ struct End {
     runtime: SandboxRuntime,
     instance: InstanceRef,
     supervisor: ProcessKey,
+    /// Until its exit code was read.
+    _reading: Reading,
 }
 
 impl End {
@@ -91,12 +104,17 @@ impl End {
             // The output has ended, so the program has.
             let _ = tokio::time::timeout(END_LIMIT, ended(pidfd)).await;
         }
-        let found = self.runtime.look(&self.instance).await?.ok_or_else(|| not_found(&self.instance))?;
-        match found.instance.phase {
-            Phase::Exited(exit) => exit.code.map(ExecOutput::Exit).ok_or_else(|| {
+        let phase = self.runtime.look(&self.instance).await?.map(|found| found.instance.phase);
+        match phase {
+            Some(Phase::Exited(exit)) => exit.code.map(ExecOutput::Exit).ok_or_else(|| {
                 RuntimeError::new(ErrorKind::Failed, exit.runtime_error.unwrap_or_else(|| "it did not run".to_owned()))
             }),
-            phase => Err(RuntimeError::new(
+            // It ran, so what was told of that has been removed.
+            None | Some(Phase::Created) => Err(RuntimeError::new(
+                ErrorKind::NotFound,
+                format!("instance {} was removed before its exit code was read", self.instance.id),
+            )),
+            Some(phase) => Err(RuntimeError::new(
                 ErrorKind::Failed,
                 format!("the output of instance {} broke off ({})", self.instance.id, phase.name()),
             )),
@@ -106,8 +124,8 @@ impl End {
 
 impl SandboxRuntime {
     /// The output of a program that nobody can write to, as its log has it: a line, or a fragment of a long one, at a time.
-    async fn follow_output(&self, instance: &InstanceRef, end: End) -> Result<AttachSession> {
-        let output = self.read_output(instance, true, Begin::Now, Written).await?;
+    async fn follow_output(&self, end: End) -> Result<AttachSession> {
+        let output = self.read_output(&end.instance, true, Begin::Now, Written).await?;
         let (input, _) = mpsc::channel(1);
         Ok(AttachSession { tty: false, input, output: output.chain(futures::stream::once(end.code())).boxed() })
     }
