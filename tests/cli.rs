@@ -34,6 +34,9 @@ mod engine;
 #[path = "cli/docker.rs"]
 mod docker;
 
+#[path = "cli/handover.rs"]
+mod handover;
+
 #[path = "cli/harmless.rs"]
 mod harmless;
 

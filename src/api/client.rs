@@ -1,5 +1,6 @@
 //! The caller's side: a controller's socket, or the same router in process.
 
+use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::{Decoder, LinesCodec};
 use tower::ServiceExt;
 
@@ -162,7 +163,7 @@ impl Client {
         Ok(log_items(success(response).await?.into_body()).boxed())
     }
 
-    /// Runs a command.
+    /// Runs a command. An error here says that it was not started; one of its output, that it may have been.
     pub async fn exec(&self, start: &ExecStart) -> Result<ExecStream, ApiError> {
         let (input, answer) = self.start_stream("/v1/exec", json(start)?).await?;
         Ok(ExecStream { input, output: answer.map(|frame| output(frame?)).boxed() })
@@ -177,16 +178,19 @@ impl Client {
                     "the controller's answer can't be read ({error}); is it of another version?"
                 ))
             })?,
+            Some(Ok(Frame::Error(bytes))) => return Err(Frame::read_error(&bytes)),
             Some(Ok(_)) => return Err(ApiError::transport("the controller's answer begins with another frame")),
             Some(Err(error)) => return Err(error),
-            None => return Err(ApiError::transport("the controller's answer is empty")),
+            None => return Err(ApiError::ended("the controller went away before anything was attached")),
         };
         Ok((attached, ExecStream { input, output: answer.map(|frame| output(frame?)).boxed() }))
     }
 
-    /// Sends a start frame; gives where further input goes, and the frames of the answer.
+    /// Sends a start frame, once somebody takes the request up, so that nothing was started where nobody does; gives where
+    /// further input goes, and the frames of the answer.
     async fn start_stream(&self, path: &str, start: Vec<u8>) -> Result<(mpsc::Sender<ExecInput>, Frames), ApiError> {
         let first = Frame::Start(start.into()).encode();
+        let (taken, take) = oneshot::channel();
         let (input, queue) = mpsc::channel(EXEC_INPUT_QUEUE);
         let rest = stream::unfold(queue, |mut queue| async move {
             let frame = match queue.recv().await? {
@@ -195,9 +199,12 @@ impl Client {
             };
             Some((frame.encode(), queue))
         });
-        let up = stream::once(async move { first }).chain(rest).map(Ok::<_, std::convert::Infallible>);
-        let response = self.send(request(Method::POST, path, Body::from_stream(up))?).await?;
-        Ok((input, frames(success(response).await?.into_body()).boxed()))
+        let first = stream::once(async move { take.await.ok().map(|()| first) }).filter_map(ready);
+        let up = first.chain(rest).map(Ok::<_, std::convert::Infallible>);
+        let response = success(self.send(request(Method::POST, path, Body::from_stream(up))?).await?).await?;
+        // Where nobody takes it any more, the answer ends, and tells that.
+        let _ = taken.send(());
+        Ok((input, frames(response.into_body()).boxed()))
     }
 
     /// Ends an engine in this process; a controller goes on.
@@ -219,7 +226,7 @@ impl Client {
         let response = success(self.send(request).await?).await?;
         let bytes = axum::body::to_bytes(response.into_body(), MAX_ANSWER)
             .await
-            .map_err(|error| ApiError::transport(format!("the controller's answer broke off: {error}")))?;
+            .map_err(|error| ApiError::ended(format!("the controller's answer broke off: {error}")))?;
         serde_json::from_slice(&bytes).map_err(|error| {
             ApiError::transport(format!("the controller's answer can't be read ({error}); is it of another version?"))
         })
@@ -274,7 +281,7 @@ fn silent(socket: &Path) -> ApiError {
 }
 
 fn broken(socket: &Path, error: &dyn std::fmt::Display) -> ApiError {
-    ApiError::transport(format!("the controller on {} went away: {error}", socket.display()))
+    ApiError::ended(format!("the controller on {} went away: {error}", socket.display()))
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
@@ -329,7 +336,7 @@ fn log_items(body: Body) -> impl futures::Stream<Item = Result<LogItem, ApiError
             }
             match body.next().await? {
                 Ok(bytes) => buffer.extend_from_slice(&bytes),
-                Err(error) => return Some((Err(ApiError::transport(format!("the log broke off: {error}"))), None)),
+                Err(error) => return Some((Err(ApiError::ended(format!("the log broke off: {error}"))), None)),
             }
         }
     })

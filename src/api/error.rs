@@ -32,9 +32,11 @@ pub enum Kind {
     Runtime(ErrorKind),
     /// Reading or writing local state failed.
     Local,
+    /// Whoever was asked ended before it answered; what was asked for may have been done.
+    Ended,
     /// It took too long.
     Timeout,
-    /// The answer could not be had or understood.
+    /// The answer could not be understood.
     Transport,
 }
 
@@ -51,7 +53,7 @@ impl Kind {
                 | ErrorKind::CommandNotFound
                 | ErrorKind::CommandNotExecutable,
             ) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Runtime(ErrorKind::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Runtime(ErrorKind::Unavailable) | Self::Ended => StatusCode::SERVICE_UNAVAILABLE,
             Self::Runtime(ErrorKind::Timeout) | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Runtime(_) | Self::Transport => StatusCode::BAD_GATEWAY,
             Self::Local => StatusCode::INTERNAL_SERVER_ERROR,
@@ -73,6 +75,10 @@ impl ApiError {
     /// An error of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+
+    pub(super) fn ended(message: impl Into<String>) -> Self {
+        Self::new(Kind::Ended, message)
     }
 
     pub(super) fn transport(message: impl Into<String>) -> Self {
@@ -97,6 +103,7 @@ impl From<EngineError> for ApiError {
             EngineError::Invalid(_) => Kind::Invalid,
             EngineError::NotFound(_) => Kind::NotFound,
             EngineError::Conflict(_) => Kind::Conflict,
+            EngineError::Ended => Kind::Ended,
             EngineError::Runtime(error) => Kind::Runtime(error.kind),
             EngineError::Local { .. } => Kind::Local,
         };
@@ -141,6 +148,7 @@ mod tests {
             EngineError::Invalid("bad".to_owned()),
             EngineError::NotFound("gone".to_owned()),
             EngineError::Conflict("held".to_owned()),
+            EngineError::Ended,
             EngineError::Runtime(RuntimeError::new(ErrorKind::Rejected, "no")),
             EngineError::Runtime(RuntimeError::new(ErrorKind::Unavailable, "down")),
             EngineError::Runtime(RuntimeError::new(ErrorKind::CommandNotFound, "not there")),

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -22,9 +23,13 @@ use crate::state::Target;
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Type of a body of frames.
-pub(super) const CONTENT: &str = "application/vnd.keel.frames";
+const CONTENT: &str = "application/vnd.keel.frames";
 
-pub(super) async fn exec(State(engine): State<Engine>, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn exec(State(engine): State<Engine>, body: Body) -> Response {
+    answer(async move { run(&engine, body).await })
+}
+
+async fn run(engine: &Engine, body: Body) -> Result<BoxStream<'static, Bytes>, ApiError> {
     let mut input = Box::pin(frames(body));
     let start: ExecStart = first(&mut input, "an exec request").await?;
     let target: Target = start.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))?;
@@ -32,9 +37,19 @@ pub(super) async fn exec(State(engine): State<Engine>, body: Body) -> Result<Res
         return Err(ApiError::new(Kind::Invalid, "the command is empty"));
     }
     let session = engine.exec(&target, &start.request).await?;
-    let output = session.output.take_until(gone(input, session.input));
-    let output = output.map(|output| Ok::<_, std::convert::Infallible>(encode(output)));
-    Ok(([(CONTENT_TYPE, CONTENT)], Body::from_stream(output)).into_response())
+    Ok(session.output.take_until(gone(input, session.input)).map(encode).boxed())
+}
+
+/// An answer whose head is sent at once, and whose frames begin when the request was carried out; a request that is not
+/// carried out is answered by an error frame.
+pub(super) fn answer(
+    request: impl Future<Output = Result<BoxStream<'static, Bytes>, ApiError>> + Send + 'static,
+) -> Response {
+    let output = stream::once(request).flat_map(|begun| {
+        begun.unwrap_or_else(|error| stream::once(async move { Frame::error(&error).encode() }).boxed())
+    });
+    let body = Body::from_stream(output.map(Ok::<_, std::convert::Infallible>));
+    ([(CONTENT_TYPE, CONTENT)], body).into_response()
 }
 
 /// What the first frame holds.
@@ -106,8 +121,6 @@ pub(super) fn encode(output: crate::runtime::Result<ExecOutput>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,8 @@
 //! | 6 error | down, last | JSON of `ErrorBody` |
 //! | 7 attached | down, first of an attach | JSON of [`Attached`](super::Attached) |
 //!
-//! The end of the request's body is the end of standard input. The end of the connection ends a command, and detaches.
+//! The head of the answer comes before the start frame, which is sent after it: what nobody took up was not started, and can
+//! be asked of another controller. The end of the request's body is the end of standard input. The end of the connection ends a command, and detaches.
 
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -150,7 +151,7 @@ impl Reader {
             match self.body.next().await {
                 Some(Ok(bytes)) => self.buffer.extend_from_slice(&bytes),
                 Some(Err(error)) => {
-                    return Some(Err(ApiError::transport(format!("the stream of frames broke off: {error}"))));
+                    return Some(Err(ApiError::ended(format!("the stream of frames broke off: {error}"))));
                 }
                 None if self.buffer.is_empty() => return None,
                 None => return Some(Err(ApiError::transport("the stream ends inside a frame"))),

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use super::connect::{Unattended, change, observe};
+use tokio::time::Instant;
+
 use super::converge::{Baseline, Waited, report, wait};
 use super::exit::{Exit, Outcome};
 use super::files::Files;
 use super::goal::{Goals, goals};
+use super::lasting::{Lasting, Unattended, change, observe};
 use super::output::{note, print};
 use super::problems;
 use super::text::harmless;
@@ -50,50 +52,74 @@ impl Args {
             anyhow::bail!("name what to apply with -f FILE, -f DIR or -f -");
         }
         let request = self.files.read()?;
-        let looking = observe(options).await?;
         if self.dry_run {
-            let outcome = dry_run(&looking, &request).await;
-            looking.close().await;
-            return outcome;
+            return dry_run(options, &request).await;
         }
-        let client = if looking.has_controller() {
-            looking
-        } else {
-            let preview = looking.preview(&request).await;
-            looking.close().await;
-            let preview = preview?;
-            if !preview.problems.is_empty() {
-                problems::report(&preview.problems, "nothing was applied");
-                return Ok(Exit::Failure);
-            }
-            let unattended = if self.no_wait { Unattended::Recorded } else { Unattended::CarriedOut };
-            change(options, unattended).await?
-        };
-        let outcome = self.apply(&client, &request).await;
-        client.close().await;
+        if !is_right(options, &request).await? {
+            return Ok(Exit::Failure);
+        }
+        let unattended = if self.no_wait { Unattended::Recorded } else { Unattended::CarriedOut };
+        let mut engine = change(options, unattended).await?;
+        let outcome = self.apply(&mut engine, &request).await;
+        engine.close().await;
         outcome
     }
 
-    async fn apply(&self, client: &Client, request: &ApplyRequest) -> Outcome {
-        let baseline = Baseline::of(&client.status().await?);
-        let applied = client.apply(request).await?;
-        if !applied.problems.is_empty() {
-            problems::report(&applied.problems, "nothing was applied");
-            return Ok(Exit::Failure);
-        }
-        print_results(&applied, "")?;
-        if self.no_wait {
-            if !client.has_controller() {
-                note("no controller runs, so nothing is started until `keel run` or `keel apply` without --no-wait");
+    /// Declares it, and waits; once more with the next engine where the controller ends meanwhile, which then finds it
+    /// declared.
+    async fn apply(&self, engine: &mut Lasting<'_>, request: &ApplyRequest) -> Outcome {
+        let deadline = Instant::now() + self.timeout;
+        let (mut baseline, mut is_told) = (None, false);
+        let declare = async |client: &Client| -> Outcome {
+            let baseline = match &mut baseline {
+                Some(baseline) => &*baseline,
+                none => none.insert(Baseline::of(&client.status().await?)),
+            };
+            let applied = client.apply(request).await?;
+            if !applied.problems.is_empty() {
+                problems::report(&applied.problems, "nothing was applied");
+                return Ok(Exit::Failure);
             }
-            return Ok(Exit::Success);
-        }
-        finish(client, &goals(&applied), &baseline, self.timeout).await
+            if !is_told {
+                print_results(&applied, "")?;
+                is_told = true;
+            }
+            if self.no_wait {
+                if !client.has_controller() {
+                    note(
+                        "no controller runs, so nothing is started until `keel run` or `keel apply` without --no-wait",
+                    );
+                }
+                return Ok(Exit::Success);
+            }
+            finish(client, &goals(&applied), baseline, deadline, self.timeout).await
+        };
+        engine.ask(declare).await
     }
 }
 
-async fn dry_run(client: &Client, request: &ApplyRequest) -> Outcome {
-    let preview = client.preview(request).await?;
+/// Whether the files can be applied; tells why not. Asked before anything is made where no controller runs; a controller
+/// says so itself.
+async fn is_right(options: &Options, request: &ApplyRequest) -> anyhow::Result<bool> {
+    let mut looking = observe(options).await?;
+    let problems = looking.ask(async |client| match client.has_controller() {
+        true => Ok(Vec::new()),
+        false => client.preview(request).await.map(|preview| preview.problems),
+    });
+    let problems = problems.await;
+    looking.close().await;
+    let problems = problems?;
+    if !problems.is_empty() {
+        problems::report(&problems, "nothing was applied");
+    }
+    Ok(problems.is_empty())
+}
+
+async fn dry_run(options: &Options, request: &ApplyRequest) -> Outcome {
+    let mut looking = observe(options).await?;
+    let preview = looking.ask(async |client| client.preview(request).await).await;
+    looking.close().await;
+    let preview = preview?;
     if !preview.problems.is_empty() {
         problems::report(&preview.problems, "nothing would be applied");
         return Ok(Exit::Failure);
@@ -113,9 +139,15 @@ pub fn print_results(applied: &Applied, suffix: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for the goals and tells how it ended.
-pub async fn finish(client: &Client, goals: &Goals, baseline: &Baseline, timeout: Duration) -> Outcome {
-    match wait(client, goals, baseline, timeout).await? {
+/// Waits for the goals until the end of the timeout that was given, and tells how it ended.
+pub async fn finish(
+    client: &Client,
+    goals: &Goals,
+    baseline: &Baseline,
+    deadline: Instant,
+    timeout: Duration,
+) -> Outcome {
+    match wait(client, goals, baseline, deadline).await? {
         Waited::Reached => Ok(Exit::Success),
         Waited::Failed(failures) => {
             report(client, "failed", &failures).await;

@@ -1,8 +1,9 @@
 //! `keel approve`: confirm that what is kept without a declaration may go.
 
-use super::connect::{Unattended, change};
 use super::exit::{Exit, Outcome};
+use super::lasting::{Unattended, change};
 use super::output::{note, print};
+use crate::api::Client;
 use crate::config::Options;
 
 /// Confirm that deployments may be removed which are kept although the watched directory does not declare them
@@ -22,10 +23,10 @@ impl Args {
         let (gone, has_controller) = if options.is_untouched() {
             (Vec::new(), false)
         } else {
-            let client = change(options, Unattended::Recorded).await?;
-            let approved = client.approve().await;
-            let has_controller = client.has_controller();
-            client.close().await;
+            let mut engine = change(options, Unattended::Recorded).await?;
+            let approved = engine.ask(Client::approve).await;
+            let has_controller = engine.client().has_controller();
+            engine.close().await;
             (approved?, has_controller)
         };
         if gone.is_empty() {

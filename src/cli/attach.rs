@@ -1,14 +1,14 @@
 //! `keel attach`: the program of a running instance, as if it had been started here.
 
-use super::connect::look;
 use super::detach::DetachKeys;
 use super::exec::refused;
 use super::exit::{Exit, Outcome};
+use super::lasting::{Lasting, look};
 use super::output::note;
 use super::streams::{Ending, Screen, send_input, send_sizes};
 use super::terminal::{RawMode, is_terminal, size};
 use crate::api::client::ExecStream;
-use crate::api::{ApiError, AttachStart, Attached, Client};
+use crate::api::{ApiError, AttachStart, Attached};
 use crate::config::Options;
 use crate::runtime::io::AttachRequest;
 use crate::state::Target;
@@ -45,22 +45,19 @@ enum End {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let Some(client) = look(options).await? else {
+        let Some(mut engine) = look(options).await? else {
             anyhow::bail!("{} has no running instance; see keel get instances", self.target);
         };
-        let outcome = self.attach(&client).await;
-        client.close().await;
+        let outcome = self.attach(&mut engine).await;
+        engine.close().await;
         outcome
     }
 
-    async fn attach(self, client: &Client) -> Outcome {
+    async fn attach(self, engine: &mut Lasting<'_>) -> Outcome {
         let size = is_terminal(&std::io::stdout()).then(size).flatten();
         let request = AttachRequest { stdin: self.stdin, size };
         let start = AttachStart { target: self.target.to_string(), request };
-        let (attached, stream) = match client.attach(&start).await {
-            Err(error) => return Ok(refused(&error)),
-            Ok(found) => found,
-        };
+        let (attached, stream) = engine.ask(async |client| client.attach(&start).await).await?;
         let end = self.connect(&attached, stream).await?;
         match end {
             End::Program(outcome) => match outcome? {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::api::{ApiError, Client};
 use crate::config::Options;
-use crate::controller::{Engine, EngineOptions, Mode};
+use crate::controller::{Engine, EngineError, EngineOptions, Mode};
 use crate::status::Status;
 
 use super::output::note;
@@ -14,36 +14,15 @@ use super::output::note;
 /// Longest wait for the first complete picture. Every runtime call has a shorter bound of its own.
 const SYNC_DEADLINE: Duration = Duration::from_secs(60);
 
-/// An engine to look at; where nothing was ever made, it is empty and makes nothing.
-pub async fn observe(options: &Options) -> anyhow::Result<Client> {
-    open(options, Mode::Observe).await
-}
+/// Longest wait for a process that holds the state directory and does not answer: a controller that ends holds it for five
+/// seconds at most, and one that begins answers after its first look, ten seconds at most.
+const HANDOVER: Duration = Duration::from_secs(12);
 
-/// An engine to look at what exists; `None` where nothing was ever made, so that nothing can exist.
-pub async fn look(options: &Options) -> anyhow::Result<Option<Client>> {
-    if options.is_untouched() {
-        return Ok(None);
-    }
-    observe(options).await.map(Some)
-}
+/// Between two tries meanwhile.
+const HANDOVER_POLL: Duration = Duration::from_millis(100);
 
-/// What becomes of a change of declarations where no controller runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unattended {
-    /// This process carries it out.
-    CarriedOut,
-    /// It is recorded, for the next one that does.
-    Recorded,
-}
-
-/// An engine that changes declarations.
-pub async fn change(options: &Options, unattended: Unattended) -> anyhow::Result<Client> {
-    let mode = match unattended {
-        Unattended::CarriedOut => Mode::OneShot,
-        Unattended::Recorded => Mode::Record,
-    };
-    open(options, mode).await
-}
+/// Nothing is told of a shorter wait: most controllers end within milliseconds.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// The running controller, if there is one.
 pub async fn running(options: &Options) -> anyhow::Result<Option<Client>> {
@@ -53,12 +32,28 @@ pub async fn running(options: &Options) -> anyhow::Result<Option<Client>> {
     }
 }
 
-async fn open(options: &Options, mode: Mode) -> anyhow::Result<Client> {
-    if let Some(client) = running(options).await? {
-        return Ok(client);
+/// The running controller, or an engine in this process that may do what this mode says. Where another process is about to
+/// end, or to become the controller, it is waited for.
+pub async fn open(options: &Options, mode: &Mode) -> anyhow::Result<Client> {
+    let since = Instant::now();
+    let mut is_told = false;
+    loop {
+        if let Some(client) = running(options).await? {
+            return Ok(client);
+        }
+        let waited = since.elapsed();
+        match Engine::open(engine_options(options, mode.clone())).await {
+            Ok(engine) => return Ok(Client::in_process(engine)),
+            Err(EngineError::Conflict(holder)) if waited < HANDOVER => {
+                if waited >= QUIET && !is_told {
+                    note(format_args!("waiting: {holder}"));
+                    is_told = true;
+                }
+            }
+            Err(error) => return Err(ApiError::from(error).into()),
+        }
+        tokio::time::sleep(HANDOVER_POLL).await;
     }
-    let engine = Engine::open(engine_options(options, mode)).await.map_err(ApiError::from)?;
-    Ok(Client::in_process(engine))
 }
 
 /// Options of an engine in this process.

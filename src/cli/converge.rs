@@ -219,9 +219,8 @@ pub enum Waited {
 }
 
 /// Watches until the goals are reached, can't be, or time runs out; shows progress on standard error.
-pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, timeout: Duration) -> Result<Waited, ApiError> {
+pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, deadline: Instant) -> Result<Waited, ApiError> {
     let mut progress = Progress::new(stderr_is_live());
-    let deadline = Instant::now() + timeout;
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     let mut status = synced_status(client).await?;

@@ -4,18 +4,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::bail;
+use tokio::time::Instant;
 
 use super::apply::{finish, print_results};
-use super::connect::{Unattended, change, look, synced_status};
+use super::connect::synced_status;
 use super::converge::Baseline;
 use super::exit::{Exit, Outcome};
 use super::files::Files;
 use super::goal::goals;
+use super::lasting::{Lasting, Unattended, change, look};
 use super::output::note;
 use super::problems;
-use crate::api::Client;
+use crate::api::{ApiError, Client};
 use crate::config::Options;
-use crate::controller::{Change, DeleteRequest};
+use crate::controller::{Applied, Change, DeleteRequest};
 use crate::runtime::Volumes;
 
 /// Longest wait when none is named: ten times the default `stop_grace_period`, instances being stopped side by side.
@@ -51,27 +53,27 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let Some(looking) = look(options).await? else { return self.nothing(options) };
-        let found = self.find(&looking).await;
-        let (found, exit) = match found {
-            Ok(found) => found,
-            Err(error) => {
-                looking.close().await;
-                return Err(error);
-            }
+        let Some(mut looking) = look(options).await? else { return self.nothing(options) };
+        let wanted = match self.files.paths.is_empty() {
+            true => self.named(),
+            false => self.declared(&mut looking).await,
         };
+        let found = match wanted {
+            Ok(wanted) => looking.ask(async |client| self.find(client, &wanted).await).await,
+            Err(error) => Err(error),
+        };
+        looking.close().await;
+        let (found, missing) = found?;
+        for name in &missing {
+            note(format_args!("error: deployments \"{name}\" not found"));
+        }
+        let exit = if missing.is_empty() { Exit::Success } else { Exit::Failure };
         if found.is_empty() {
-            looking.close().await;
             return Ok(exit);
         }
-        let client = if looking.has_controller() {
-            looking
-        } else {
-            looking.close().await;
-            change(options, self.unattended()).await?
-        };
-        let outcome = self.delete(&client, found).await;
-        client.close().await;
+        let mut engine = change(options, self.unattended()).await?;
+        let outcome = self.delete(&mut engine, &found).await;
+        engine.close().await;
         Ok(match outcome? {
             Exit::Success => exit,
             other => other,
@@ -97,21 +99,18 @@ impl Args {
         Ok(Exit::Success)
     }
 
-    /// The deployments that exist, and what becomes of the exit code when others don't.
-    async fn find(&self, client: &Client) -> anyhow::Result<(BTreeSet<String>, Exit)> {
-        let wanted = if self.files.paths.is_empty() { self.named()? } else { self.declared(client).await? };
+    /// The deployments of these that there is anything of, and those that are missed.
+    async fn find(
+        &self,
+        client: &Client,
+        wanted: &BTreeSet<String>,
+    ) -> Result<(BTreeSet<String>, BTreeSet<String>), ApiError> {
         let status = synced_status(client).await?;
         let known: BTreeSet<&str> = status.deployments.iter().map(|view| view.deployment.as_str()).collect();
         let (found, missing): (BTreeSet<_>, BTreeSet<_>) =
             // Volumes may be left of what nothing else is known of.
-            wanted.into_iter().partition(|name| self.volumes || known.contains(name.as_str()));
-        if missing.is_empty() || self.ignore_not_found {
-            return Ok((found, Exit::Success));
-        }
-        for name in missing {
-            note(format_args!("error: deployments \"{name}\" not found"));
-        }
-        Ok((found, Exit::Failure))
+            wanted.iter().cloned().partition(|name| self.volumes || known.contains(name.as_str()));
+        Ok((found, if self.ignore_not_found { BTreeSet::new() } else { missing }))
     }
 
     fn named(&self) -> anyhow::Result<BTreeSet<String>> {
@@ -127,11 +126,11 @@ impl Args {
     }
 
     /// The deployments that the files declare.
-    async fn declared(&self, client: &Client) -> anyhow::Result<BTreeSet<String>> {
+    async fn declared(&self, engine: &mut Lasting<'_>) -> anyhow::Result<BTreeSet<String>> {
         let mut request = self.files.read()?;
         // Without its directory, nothing counts as missing from it.
         request.origins.clear();
-        let preview = client.preview(&request).await?;
+        let preview = engine.ask(async |client| client.preview(&request).await).await?;
         if !preview.problems.is_empty() {
             problems::report(&preview.problems, "nothing was removed");
             bail!("name the deployments instead: keel delete NAME");
@@ -140,22 +139,45 @@ impl Args {
         Ok(declared.map(|preview| preview.deployment).collect())
     }
 
-    async fn delete(&self, client: &Client, deployments: BTreeSet<String>) -> Outcome {
-        let baseline = Baseline::of(&client.status().await?);
-        let volumes = if self.volumes { Volumes::Remove } else { Volumes::Keep };
-        let request = DeleteRequest { deployments: deployments.into_iter().collect(), volumes };
-        let applied = client.delete(&request).await?;
-        if !applied.problems.is_empty() {
-            problems::report(&applied.problems, "nothing was removed");
-            return Ok(Exit::Failure);
-        }
-        print_results(&applied, "")?;
-        if self.no_wait {
-            if !client.has_controller() {
-                note("no controller runs, so nothing is stopped until `keel run` or `keel delete` without --no-wait");
+    /// Has them removed, and waits; once more with the next engine where the controller ends meanwhile, for what is left
+    /// by then.
+    async fn delete(&self, engine: &mut Lasting<'_>, deployments: &BTreeSet<String>) -> Outcome {
+        let deadline = Instant::now() + self.timeout;
+        let mut is_told = false;
+        let remove = async |client: &Client| -> Outcome {
+            let (left, _) = self.find(client, deployments).await?;
+            let baseline = Baseline::of(&client.status().await?);
+            let applied = self.take_back(client, left).await?;
+            if !applied.problems.is_empty() {
+                problems::report(&applied.problems, "nothing was removed");
+                return Ok(Exit::Failure);
             }
-            return Ok(Exit::Success);
-        }
-        finish(client, &goals(&applied), &baseline, self.timeout).await
+            if !is_told {
+                print_results(&Applied { results: deleted(deployments), ..applied.clone() }, "")?;
+                is_told = true;
+            }
+            if self.no_wait {
+                if !client.has_controller() {
+                    note(
+                        "no controller runs, so nothing is stopped until `keel run` or `keel delete` without --no-wait",
+                    );
+                }
+                return Ok(Exit::Success);
+            }
+            finish(client, &goals(&applied), &baseline, deadline, self.timeout).await
+        };
+        engine.ask(remove).await
     }
+
+    async fn take_back(&self, client: &Client, deployments: BTreeSet<String>) -> Result<Applied, ApiError> {
+        if deployments.is_empty() {
+            return Ok(Applied::default());
+        }
+        let volumes = if self.volumes { Volumes::Remove } else { Volumes::Keep };
+        client.delete(&DeleteRequest { deployments: deployments.into_iter().collect(), volumes }).await
+    }
+}
+
+fn deleted(deployments: &BTreeSet<String>) -> Vec<(String, Change)> {
+    deployments.iter().map(|name| (name.clone(), Change::Deleted)).collect()
 }

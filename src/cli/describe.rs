@@ -2,14 +2,17 @@
 
 use anyhow::bail;
 
-use super::connect::{look, synced_status, warn_about};
+use super::connect::{synced_status, warn_about};
 use super::description::text;
 use super::exit::{Exit, Outcome};
+use super::lasting::look;
 use super::output::{DataFormat, note, print, print_data};
 use super::views::Resource;
 use crate::api::{ApiError, Client, Kind};
 use crate::config::Options;
+use crate::controller::Description;
 use crate::state::Target;
+use crate::status::Status;
 
 /// Show all that is known of a deployment, a service or an instance
 ///
@@ -36,25 +39,27 @@ impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
         let target = target(&self.what)?;
-        let Some(client) = look(options).await? else {
+        let Some(mut engine) = look(options).await? else {
             return Ok(not_found(&target));
         };
-        let outcome = self.describe(&client, &target).await;
-        client.close().await;
-        outcome
-    }
-
-    async fn describe(&self, client: &Client, target: &Target) -> Outcome {
-        warn_about(&synced_status(client).await?);
-        let found = match client.describe(target).await {
-            Err(ApiError { kind: Kind::NotFound, .. }) => return Ok(not_found(target)),
-            found => found?,
-        };
+        let found = engine.ask(async |client| find(client, &target).await).await;
+        engine.close().await;
+        let (status, found) = found?;
+        warn_about(&status);
+        let Some(found) = found else { return Ok(not_found(&target)) };
         match self.output {
             Some(format) => print_data(format, &found)?,
-            None => print(&text(&found, target, chrono::Utc::now()))?,
+            None => print(&text(&found, &target, chrono::Utc::now()))?,
         }
         Ok(Exit::Success)
+    }
+}
+
+async fn find(client: &Client, target: &Target) -> Result<(Status, Option<Description>), ApiError> {
+    let status = synced_status(client).await?;
+    match client.describe(target).await {
+        Err(ApiError { kind: Kind::NotFound, .. }) => Ok((status, None)),
+        found => Ok((status, Some(found?))),
     }
 }
 

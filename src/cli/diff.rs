@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::connect::observe;
 use super::exit::{Exit, Outcome};
 use super::fields::{FieldChange, changes};
+use super::lasting::observe;
 use super::output::{Colours, print, print_data, stdout_is_terminal};
 use super::preview::{PreviewArgs, is_nothing, preview, section, verdict};
 use super::problems;
@@ -44,9 +44,9 @@ impl Args {
             anyhow::bail!("name what to compare with -f FILE, -f DIR or -f -");
         }
         let request = files.read()?;
-        let client = observe(options).await?;
-        let preview = preview(&client, &request).await;
-        client.close().await;
+        let mut engine = observe(options).await?;
+        let preview = engine.ask(async |client| preview(client, &request).await).await;
+        engine.close().await;
         let (preview, synced) = preview?;
         if !preview.problems.is_empty() {
             problems::report(&preview.problems, "could not tell what would change");

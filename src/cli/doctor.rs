@@ -1,7 +1,8 @@
 //! `keel doctor`: what each runtime can enforce here.
 
-use super::connect::{observe, synced_status};
+use super::connect::synced_status;
 use super::exit::{Exit, Outcome};
+use super::lasting::observe;
 use super::output::{Columns, DataFormat, print, print_data};
 use crate::config::Options;
 use crate::controller::RuntimeReport;
@@ -23,10 +24,13 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let client = observe(options).await?;
-        synced_status(&client).await?;
-        let reports = client.runtimes().await;
-        client.close().await;
+        let mut engine = observe(options).await?;
+        let reports = engine.ask(async |client| {
+            synced_status(client).await?;
+            client.runtimes().await
+        });
+        let reports = reports.await;
+        engine.close().await;
         let reports = reports?;
         match self.output {
             Some(format) => print_data(format, &reports)?,

@@ -1,11 +1,11 @@
 //! `keel exec`: a command inside a running instance.
 
-use super::connect::look;
 use super::exit::{Exit, Outcome};
+use super::lasting::{Lasting, look};
 use super::output::note;
 use super::streams::{Ending, Screen, send_input, send_sizes};
 use super::terminal::{RawMode, is_terminal, size};
-use crate::api::{ApiError, Client, ExecStart, Kind};
+use crate::api::{ApiError, ExecStart, Kind};
 use crate::config::Options;
 use crate::runtime::io::ExecRequest;
 use crate::state::{ErrorKind, Target};
@@ -44,15 +44,15 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let Some(client) = look(options).await? else {
+        let Some(mut engine) = look(options).await? else {
             anyhow::bail!("{} has no running instance; see keel get instances", self.target);
         };
-        let outcome = self.exec(&client).await;
-        client.close().await;
+        let outcome = self.exec(&mut engine).await;
+        engine.close().await;
         outcome
     }
 
-    async fn exec(self, client: &Client) -> Outcome {
+    async fn exec(self, engine: &mut Lasting<'_>) -> Outcome {
         let raw = self.tty && self.stdin && is_terminal(&std::io::stdin());
         if self.tty && self.stdin && !raw {
             note(
@@ -67,10 +67,8 @@ impl Args {
             env: self.env,
         };
         let start = ExecStart { target: self.target.to_string(), request };
-        let stream = match client.exec(&start).await {
-            Err(error) => return Ok(refused(&error)),
-            Ok(stream) => stream,
-        };
+        // Once more where it was not started; what was started ends with the controller.
+        let stream = engine.ask(async |client| client.exec(&start).await).await?;
         // Signals first: none may end keel while the terminal is in raw mode.
         let raw = if raw { Some((Ending::listen()?, RawMode::enter()?)) } else { None };
         if self.tty {
@@ -93,6 +91,12 @@ impl Args {
         };
         match outcome? {
             Ok(code) => Ok(Exit::Command(u8::try_from(code).unwrap_or(u8::MAX))),
+            Err(error) if error.kind == Kind::Ended => {
+                note(format_args!(
+                    "error: the controller ended under the command, whose exit code is not known: {error}"
+                ));
+                Ok(Exit::ExecFailed)
+            }
             Err(error) => Ok(refused(&error)),
         }
     }

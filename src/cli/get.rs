@@ -6,9 +6,9 @@ use anyhow::{Context, bail};
 use chrono::Utc;
 use serde_json::Value;
 
-use super::connect::{look, synced_status, warn_about};
+use super::connect::{synced_status, warn_about};
 use super::exit::{Exit, Outcome};
-use super::lasting::{Lasting, controller};
+use super::lasting::{Lasting, look};
 use super::output::{Columns, DataFormat, Format, note, print, print_data};
 use super::views::{Object, Resource};
 use crate::config::Options;
@@ -53,10 +53,9 @@ impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
         let selection = selection(&self.what, &self.names)?;
-        let Some(client) = look(options).await? else {
+        let Some(mut attached) = look(options).await? else {
             return self.show_nothing(&selection, options).await;
         };
-        let mut attached = Lasting::new(options, client);
         let outcome = self.show(&selection, &mut attached).await;
         attached.close().await;
         outcome
@@ -70,16 +69,15 @@ impl Args {
             return Ok(exit);
         }
         // An engine of this process would look once while the first controller is still starting.
-        let client = controller(options).await?;
-        let status = synced_status(&client).await?;
-        let mut attached = Lasting::new(options, client);
+        let mut attached = Lasting::first_controller(options).await?;
+        let status = attached.ask(synced_status).await?;
         let outcome = self.follow(selection, &mut attached, status, nothing, &mut selection.columns()).await;
         attached.close().await;
         outcome
     }
 
     async fn show(&self, selection: &Selection, attached: &mut Lasting<'_>) -> Outcome {
-        let status = synced_status(attached.client()).await?;
+        let status = attached.ask(synced_status).await?;
         warn_about(&status);
         let mut columns = selection.columns();
         let shown = selection.objects(&status);

@@ -1,19 +1,24 @@
-//! An engine for verbs that go on for as long as somebody looks: the running controller, or one in this process while
-//! none runs.
+//! An engine for verbs: the running controller or, where none runs, one in this process; and the next one where the
+//! controller ends before it has answered.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::connect::{observe, running, synced_status, warn_about};
+use super::connect::{open, running, synced_status, warn_about};
 use super::output::note;
 use crate::api::{ApiError, Client, Kind};
 use crate::config::Options;
+use crate::controller::Mode;
 use crate::status::Status;
 
 /// Before another engine is asked in place of a controller that went away: one that is ending has closed its socket by
 /// then, and nobody notices the pause.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Before this process does the work of a controller that ended: one that a service manager starts again at once has the
+/// state directory by then.
+const TAKE_OVER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest time of failures after which it is not the controllers' coming and going. The try that is under way by then
 /// is the last one; it has a bound of its own, a little more than a minute.
@@ -29,8 +34,50 @@ const CONTROLLER_POLL: Duration = Duration::from_millis(500);
 /// Asks whatever engine there is.
 pub struct Lasting<'a> {
     options: &'a Options,
+    /// What an engine in this process may do.
+    mode: Mode,
     client: Client,
     outage: Option<Outage>,
+}
+
+/// What becomes of a change of declarations where no controller runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unattended {
+    /// This process carries it out.
+    CarriedOut,
+    /// It is recorded, for the next one that does.
+    Recorded,
+}
+
+/// An engine to look at; where nothing was ever made, it is empty and makes nothing.
+///
+/// # Errors
+/// A controller runs and can't be asked; no engine can be opened in this process.
+pub async fn observe(options: &Options) -> anyhow::Result<Lasting<'_>> {
+    Lasting::open(options, Mode::Observe).await
+}
+
+/// An engine to look at what exists; `None` where nothing was ever made, so that nothing can exist.
+///
+/// # Errors
+/// As for [`observe`].
+pub async fn look(options: &Options) -> anyhow::Result<Option<Lasting<'_>>> {
+    if options.is_untouched() {
+        return Ok(None);
+    }
+    observe(options).await.map(Some)
+}
+
+/// An engine that changes declarations.
+///
+/// # Errors
+/// As for [`observe`]; another process works on the state directory, and does not answer.
+pub async fn change(options: &Options, unattended: Unattended) -> anyhow::Result<Lasting<'_>> {
+    let mode = match unattended {
+        Unattended::CarriedOut => Mode::OneShot,
+        Unattended::Recorded => Mode::Record,
+    };
+    Lasting::open(options, mode).await
 }
 
 /// Failures with no more than a moment between them.
@@ -57,9 +104,17 @@ impl Outage {
 }
 
 impl<'a> Lasting<'a> {
-    /// Begins with this engine.
-    pub const fn new(options: &'a Options, client: Client) -> Self {
-        Self { options, client, outage: None }
+    async fn open(options: &'a Options, mode: Mode) -> anyhow::Result<Self> {
+        let client = open(options, &mode).await?;
+        Ok(Self { options, mode, client, outage: None })
+    }
+
+    /// Looks at the first controller that runs, once there is one.
+    ///
+    /// # Errors
+    /// It can't be asked: another user's, or one that does not answer.
+    pub async fn first_controller(options: &'a Options) -> anyhow::Result<Self> {
+        Ok(Self { options, mode: Mode::Observe, client: controller(options).await?, outage: None })
     }
 
     /// The engine that is asked at present.
@@ -79,22 +134,49 @@ impl<'a> Lasting<'a> {
         self.outage = None;
     }
 
-    /// Goes on with another engine if the error is that the controller went away.
+    /// Asks this, and the next engine where the controller ends before it has answered in full: what may have been done by
+    /// then is asked for once more.
+    ///
+    /// # Errors
+    /// That of the request; as for [`Lasting::recover`].
+    pub async fn ask<T, E: Into<anyhow::Error>>(
+        &mut self,
+        mut request: impl AsyncFnMut(&Client) -> Result<T, E>,
+    ) -> anyhow::Result<T> {
+        loop {
+            match request(&self.client).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => self.replace(error.into()).await?,
+            }
+        }
+    }
+
+    /// Goes on with another engine if the error is that the controller went away, and says so where that has none.
     ///
     /// # Errors
     /// That error, where it is another one, or has come again and again for a while; no engine can be opened in this process.
     pub async fn recover(&mut self, error: ApiError) -> anyhow::Result<()> {
-        let went_away = self.client.has_controller() && matches!(error.kind, Kind::Transport | Kind::Conflict);
+        self.replace(error.into()).await?;
+        if !self.client.has_controller() {
+            note("warning: the controller ended; going on without one until it is back");
+        }
+        Ok(())
+    }
+
+    async fn replace(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
+        let ended = error.downcast_ref::<ApiError>().is_some_and(|error| error.kind == Kind::Ended);
         let outage = Outage::after(self.outage, Instant::now());
-        if !went_away || outage.is_lasting() {
-            return Err(error.into());
+        if !ended || !self.client.has_controller() || outage.is_lasting() {
+            return Err(error);
         }
         self.outage = Some(outage);
-        tokio::time::sleep(RETRY_PAUSE).await;
-        self.client = observe(self.options).await?;
+        tokio::time::sleep(if self.mode == Mode::OneShot { TAKE_OVER_PAUSE } else { RETRY_PAUSE }).await;
+        self.client = open(self.options, &self.mode).await?;
         if !self.client.has_controller() {
             self.works();
-            note("warning: the controller ended; going on without one until it is back");
+            if self.mode == Mode::OneShot {
+                note("warning: the controller ended; this command does the work itself");
+            }
         }
         Ok(())
     }
@@ -159,10 +241,7 @@ impl<'a> Lasting<'a> {
 }
 
 /// The first controller that runs.
-///
-/// # Errors
-/// It can't be asked: another user's, or one that does not answer.
-pub async fn controller(options: &Options) -> anyhow::Result<Client> {
+async fn controller(options: &Options) -> anyhow::Result<Client> {
     loop {
         match running(options).await? {
             Some(client) => return Ok(client),

@@ -10,7 +10,6 @@ use super::exit::{Exit, Outcome};
 use super::lasting::Lasting;
 use super::output::{Colours, note, print, stdout_is_terminal};
 use super::text::harmless;
-use crate::api::client::LogItems;
 use crate::api::{ApiError, Client, Kind, LogItem, LogQuery, LogResume};
 use crate::controller::Bookmark;
 use crate::runtime::io::LogLine;
@@ -67,9 +66,13 @@ impl Reader {
 
     /// Reads for as long as this engine tells something.
     async fn read_from(&mut self, attached: &mut Lasting<'_>) -> anyhow::Result<End> {
-        let mut items = match self.ask(attached.client()).await {
-            Ok(items) => items,
-            Err(error) => return Ok(End::Lost(error)),
+        let mut items = match self.has_begun {
+            // Nobody has been told anything yet, nor needs to be told that this is another controller.
+            false => attached.ask(async |client| client.logs(&self.query).await).await?,
+            true => match attached.client().resume_logs(&self.resume()).await {
+                Ok(items) => items,
+                Err(error) => return Ok(End::Lost(error)),
+            },
         };
         self.has_begun = true;
         attached.answers();
@@ -88,18 +91,15 @@ impl Reader {
                 Some(Ok(item)) => self.tell(item, attached)?,
                 Some(Err(error)) => return Ok(End::Lost(error)),
                 None if self.query.goes_on() => {
-                    return Ok(End::Lost(ApiError::new(Kind::Transport, "the log broke off")));
+                    return Ok(End::Lost(ApiError::new(Kind::Ended, "the log broke off")));
                 }
                 None => return Ok(End::Done),
             }
         }
     }
 
-    async fn ask(&self, client: &Client) -> Result<LogItems, ApiError> {
-        if !self.has_begun {
-            return client.logs(&self.query).await;
-        }
-        client.resume_logs(&LogResume { query: self.query.clone(), after: self.bookmark.clone() }).await
+    fn resume(&self) -> LogResume {
+        LogResume { query: self.query.clone(), after: self.bookmark.clone() }
     }
 
     fn tell(&mut self, item: LogItem, attached: &mut Lasting<'_>) -> anyhow::Result<()> {

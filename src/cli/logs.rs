@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::connect::look;
 use super::exit::{Exit, Outcome};
-use super::lasting::Lasting;
+use super::lasting::look;
 use super::log_reader::Reader;
 use crate::api::LogQuery;
 use crate::config::Options;
@@ -50,7 +49,7 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let Some(client) = look(options).await? else {
+        let Some(mut attached) = look(options).await? else {
             anyhow::bail!("{} has no instance", self.target);
         };
         let query = LogQuery {
@@ -60,7 +59,6 @@ impl Args {
             previous: self.previous,
             since: self.since,
         };
-        let mut attached = Lasting::new(options, client);
         let mut reader = Reader::new(query, self.timestamps);
         let outcome = tokio::select! {
             outcome = reader.read(&mut attached) => outcome,

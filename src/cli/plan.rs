@@ -1,13 +1,15 @@
 //! `keel plan`: the steps that would be taken.
 
-use super::connect::{observe, warn_about};
+use super::connect::warn_about;
 use super::exit::{Exit, Outcome};
+use super::lasting::observe;
 use super::output::{note, print, print_data};
 use super::preview::{PreviewArgs, preview, section, verdict};
 use super::problems;
-use crate::api::Client;
+use crate::api::{ApiError, Client};
 use crate::config::Options;
 use crate::controller::{ApplyRequest, DeploymentPreview, Preview};
+use crate::status::Status;
 
 /// Show the steps that would be taken, why, and what would be waited for
 ///
@@ -32,10 +34,14 @@ impl Args {
         let (preview, synced) = if of_everything && options.is_untouched() {
             (Preview::default(), true)
         } else {
-            let client = observe(options).await?;
-            let preview = look(&client, &request, of_everything).await;
-            client.close().await;
-            preview?
+            let mut engine = observe(options).await?;
+            let found = engine.ask(async |client| look(client, &request).await).await;
+            engine.close().await;
+            let (preview, synced, status) = found?;
+            if of_everything {
+                warn_about(&status);
+            }
+            (preview, synced)
         };
         if of_everything && synced && preview.deployments.is_empty() {
             note("nothing is declared");
@@ -52,12 +58,9 @@ impl Args {
     }
 }
 
-async fn look(client: &Client, request: &ApplyRequest, of_everything: bool) -> anyhow::Result<(Preview, bool)> {
-    let previewed = preview(client, request).await?;
-    if of_everything {
-        warn_about(&client.status().await?);
-    }
-    Ok(previewed)
+async fn look(client: &Client, request: &ApplyRequest) -> Result<(Preview, bool, Status), ApiError> {
+    let (preview, synced) = preview(client, request).await?;
+    Ok((preview, synced, client.status().await?))
 }
 
 fn value(preview: &DeploymentPreview) -> serde_json::Value {

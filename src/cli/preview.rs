@@ -5,7 +5,7 @@ use super::exit::Exit;
 use super::files::Files;
 use super::output::{DataFormat, note};
 use super::text::harmless;
-use crate::api::Client;
+use crate::api::{ApiError, Client};
 use crate::controller::{ApplyRequest, Change, DeploymentPreview, Preview};
 
 /// What is looked at, and how it is printed.
@@ -19,7 +19,7 @@ pub struct PreviewArgs {
 }
 
 /// What applying would do, and whether what exists was known by then.
-pub async fn preview(client: &Client, request: &ApplyRequest) -> anyhow::Result<(Preview, bool)> {
+pub async fn preview(client: &Client, request: &ApplyRequest) -> Result<(Preview, bool), ApiError> {
     let synced = synced_status(client).await?.synced;
     Ok((client.preview(request).await?, synced))
 }

@@ -91,7 +91,7 @@ impl Screen {
                 // Where it is not taken, the next turn tells why.
                 Some(Ok(piece)) => drop(to.send(piece).await),
                 Some(Err(error)) => break Err(error),
-                None => break Err(ApiError::new(Kind::Transport, "the output broke off before the program ended")),
+                None => break Err(ApiError::new(Kind::Ended, "the output broke off before the program ended")),
             }
         };
         drop(to);

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::connect::running;
 use super::exit::{Exit, Outcome};
 use super::output::{DataFormat, note, print, print_data};
-use crate::api::Version;
+use crate::api::{Kind, Version};
 use crate::config::Options;
 
 /// Print the version of this program, and of the controller where one runs
@@ -27,7 +27,10 @@ impl Args {
     pub async fn run(self, options: &Options) -> Outcome {
         let client = Version::here().version;
         let controller = match running(options).await {
-            Ok(Some(client)) => Some(client.version().await?),
+            Ok(Some(client)) => match client.version().await {
+                Err(error) if error.kind == Kind::Ended => None,
+                version => Some(version?),
+            },
             Ok(None) => None,
             Err(error) => {
                 note(format_args!("warning: {error:#}"));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::convert;
-use super::engine::{Engine, ended};
+use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
 use super::outlook::{Outlook, previews};
@@ -94,7 +94,7 @@ impl Engine {
     /// Lets what was deleted by name be declared again.
     async fn restore(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
         let Some(source) = &self.inner.source else { return Ok(()) };
-        let restored = source.handle.restore(names).await.map_err(|_| ended())?;
+        let restored = source.handle.restore(names).await.map_err(|_| EngineError::Ended)?;
         restored.map_err(local("that it is wanted again can't be recorded"))
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::apply::blocking;
-use super::engine::{Engine, ended};
+use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
 use super::{Applied, Change, DeleteRequest, EngineError, Mode};
@@ -90,7 +90,7 @@ impl Engine {
     /// Lets the source know, which keeps what it still finds declared.
     async fn take_back(&self, names: &BTreeSet<String>) -> Result<(), EngineError> {
         let Some(source) = &self.inner.source else { return Ok(()) };
-        let taken = source.handle.delete(names.clone()).await.map_err(|_| ended())?;
+        let taken = source.handle.delete(names.clone()).await.map_err(|_| EngineError::Ended)?;
         taken.map_err(local("that it may go can't be recorded"))
     }
 

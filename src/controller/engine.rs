@@ -53,13 +53,8 @@ pub(super) async fn ask<T>(
     command: impl FnOnce(oneshot::Sender<T>) -> Command,
 ) -> Result<T, EngineError> {
     let (reply, answer) = oneshot::channel();
-    core.send(Message::Command(command(reply))).await.map_err(|_| ended())?;
-    answer.await.map_err(|_| ended())
-}
-
-/// The core has ended, which it only does when the engine is shut down.
-pub(super) fn ended() -> EngineError {
-    EngineError::Conflict("the controller is shutting down".to_owned())
+    core.send(Message::Command(command(reply))).await.map_err(|_| EngineError::Ended)?;
+    answer.await.map_err(|_| EngineError::Ended)
 }
 
 impl Engine {
@@ -80,10 +75,10 @@ impl Engine {
     /// Reads the sources again and waits until the result counts.
     ///
     /// # Errors
-    /// `Conflict` while the engine is shutting down; the sources can't be read.
+    /// `Ended` while the engine is shutting down; the sources can't be read.
     pub async fn rescan(&self) -> Result<(), EngineError> {
         if let Some(source) = &self.inner.source {
-            source.rescan().await.map_err(|_| ended())?;
+            source.rescan().await.map_err(|_| EngineError::Ended)?;
         }
         if let Some(reread) = &self.inner.reread {
             reread.read(Instant::now()).await?;
@@ -94,12 +89,12 @@ impl Engine {
     /// Confirms that what is missing from the source may go; returns what it was.
     ///
     /// # Errors
-    /// `Conflict` while the engine is shutting down, or where it watches nothing.
+    /// `Ended` while the engine is shutting down; `Conflict` where it watches nothing.
     pub async fn approve(&self) -> Result<Vec<String>, EngineError> {
         let Some(source) = &self.inner.source else {
             return Err(EngineError::Conflict("no controller is running; `keel run` decides about pruning".to_owned()));
         };
-        let approved = source.handle.approve().await.map_err(|_| ended())?;
+        let approved = source.handle.approve().await.map_err(|_| EngineError::Ended)?;
         let approved = approved.map_err(local("the approval can't be recorded"))?;
         self.rescan().await?;
         Ok(approved)

@@ -50,7 +50,7 @@ impl Engine {
     /// What each runtime can enforce on this machine, or why it does not answer.
     ///
     /// # Errors
-    /// `Conflict` while the engine is shutting down.
+    /// `Ended` while the engine is shutting down.
     pub async fn runtimes(&self) -> Result<Vec<RuntimeReport>, EngineError> {
         let kinds: &[RuntimeKind] = match self.inner.default_runtime {
             RuntimeKind::Sim => &[RuntimeKind::Sim],

@@ -121,6 +121,9 @@ pub enum EngineError {
     /// It can't be done in the present state.
     #[error("{0}")]
     Conflict(String),
+    /// The engine was shut down before it answered.
+    #[error("the controller is shutting down")]
+    Ended,
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] crate::runtime::RuntimeError),

@@ -161,7 +161,7 @@ async fn a_core_that_ends_is_told() {
     let mut stream = rig.follow("demo", LogOptions::default()).await.unwrap();
     told(&mut stream, QUIET).await;
     drop(rig);
-    assert!(matches!(stream.next().await, Some(Followed::Broken(EngineError::Conflict(_)))));
+    assert!(matches!(stream.next().await, Some(Followed::Broken(EngineError::Ended))));
     assert!(stream.next().await.is_none());
 }
 

@@ -20,7 +20,7 @@ pub use self::place::Bookmark;
 use self::place::Key;
 use self::roster::{Opening, Roster, Trouble};
 use super::EngineError;
-use super::engine::{ask, cannot, ended};
+use super::engine::{ask, cannot};
 use super::message::{Command, Message};
 use super::reread::Reread;
 use crate::clock::Clock;
@@ -97,7 +97,7 @@ pub enum Followed {
 /// any more. After a bookmark it goes on where the follower ended that this one takes over from.
 ///
 /// # Errors
-/// `NotFound` when nothing of it is declared or exists now, except after a bookmark; `Conflict` when the engine is
+/// `NotFound` when nothing of it is declared or exists now, except after a bookmark; `Ended` when the engine is
 /// shutting down.
 pub async fn follow(
     engine: Observed,
@@ -189,7 +189,7 @@ impl Follower {
                 Some(piece) = self.streams.next() => self.take(piece).await,
                 changed = self.engine.status.changed() => match changed {
                     Ok(()) => self.look().await,
-                    Err(_) => Err(ended()),
+                    Err(_) => Err(EngineError::Ended),
                 },
                 () = sleep_until(self.wake) => self.look_again().await,
             };
