@@ -51,7 +51,7 @@ impl Args {
         if self.files.paths.is_empty() {
             anyhow::bail!("name what to apply with -f FILE, -f DIR or -f -");
         }
-        let request = self.files.read()?;
+        let request = self.files.read(options.runtime)?;
         if self.dry_run {
             return dry_run(options, &request).await;
         }

@@ -86,7 +86,7 @@ impl Args {
 
     /// Where no installation was made.
     fn nothing(&self, options: &Options) -> Outcome {
-        self.files.read()?;
+        self.files.read(None)?;
         let why = format!(
             "nothing to delete: nothing was ever run or applied with the state directory {}; is it the right one \
              (--state-dir, KEEL_STATE_DIR)?",
@@ -127,7 +127,7 @@ impl Args {
 
     /// The deployments that the files declare.
     async fn declared(&self, engine: &mut Lasting<'_>) -> anyhow::Result<BTreeSet<String>> {
-        let mut request = self.files.read()?;
+        let mut request = self.files.read(None)?;
         // Without its directory, nothing counts as missing from it.
         request.origins.clear();
         let preview = engine.ask(async |client| client.preview(&request).await).await?;

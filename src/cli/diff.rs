@@ -43,7 +43,7 @@ impl Args {
         if files.paths.is_empty() {
             anyhow::bail!("name what to compare with -f FILE, -f DIR or -f -");
         }
-        let request = files.read()?;
+        let request = files.read(options.runtime)?;
         let mut engine = observe(options).await?;
         let preview = engine.ask(async |client| preview(client, &request).await).await;
         engine.close().await;

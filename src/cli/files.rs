@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::controller::{ApplyRequest, SpecFile};
 use crate::source::{Found, find};
-use crate::spec::MAX_FILE_SIZE;
+use crate::spec::{MAX_FILE_SIZE, RuntimeKind};
 
 /// The name that standard input has on the command line and in messages.
 const STDIN: &str = "-";
@@ -22,12 +22,12 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads everything that is named.
+    /// Reads everything that is named, to be applied with this runtime where one is named.
     ///
     /// # Errors
     /// One of the paths can't be read, is too large, or is a directory without specs. An empty directory is taken
     /// for a mistake: applying it would remove everything that was applied from it.
-    pub fn read(&self) -> anyhow::Result<ApplyRequest> {
+    pub fn read(&self, runtime: Option<RuntimeKind>) -> anyhow::Result<ApplyRequest> {
         let mut origins: Vec<PathBuf> = Vec::new();
         for path in &self.paths {
             let path = match is_stdin(path) {
@@ -53,7 +53,7 @@ impl Files {
         let files = files.into_iter().map(NamedFile::text).collect::<anyhow::Result<_>>()?;
         // What comes from standard input is no place that something can vanish from.
         origins.retain(|origin| !is_stdin(origin));
-        Ok(ApplyRequest { files, origins })
+        Ok(ApplyRequest { files, origins, runtime })
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     fn read(paths: &[PathBuf]) -> anyhow::Result<ApplyRequest> {
-        Files { paths: paths.to_vec() }.read()
+        Files { paths: paths.to_vec() }.read(None)
     }
 
     #[test]

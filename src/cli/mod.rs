@@ -78,7 +78,8 @@ struct Global {
     /// Where this installation keeps its state [default: /var/lib/keel as root, else ~/.local/state/keel]
     #[arg(long, global = true, env = "KEEL_STATE_DIR", value_name = "DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
-    /// Runtime of services that name none [default: docker where an engine answers, else sandbox]
+    /// Runtime of services that name none [default: that of the last apply which named one, else docker where an engine
+    /// answers, else sandbox]
     #[arg(long, global = true, env = "KEEL_RUNTIME", value_name = "RUNTIME", hide_env_values = true, value_parser = runtime())]
     runtime: Option<RuntimeKind>,
     /// Log more; repeatable

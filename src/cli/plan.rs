@@ -29,7 +29,7 @@ impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
         let PreviewArgs { files, output } = self.of;
-        let request = files.read()?;
+        let request = files.read(options.runtime)?;
         let of_everything = files.paths.is_empty();
         let (preview, synced) = if of_everything && options.is_untouched() {
             (Preview::default(), true)

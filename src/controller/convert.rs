@@ -14,7 +14,12 @@ pub fn desired(merged: &MergedDeployment, default_runtime: RuntimeKind) -> Desir
         spec: service.spec.clone(),
         revision: service.revision.clone(),
         source: SourceRef { file: service.file.clone(), line: service.position.line },
-        runtime: service.runtime.unwrap_or(default_runtime),
+        runtime: match default_runtime {
+            // A rehearsal runs there whatever is not written for another runtime.
+            RuntimeKind::Sim => service.runtime,
+            _ => service.declared_runtime(),
+        }
+        .unwrap_or(default_runtime),
         replicas: service.spec.scale.as_ref().map_or(1, Scale::initial),
     };
     DesiredDeployment {
@@ -39,7 +44,7 @@ pub fn declaration(merged: &MergedDeployment) -> serde_json::Value {
 
 fn service_declaration(service: &MergedService) -> serde_json::Value {
     let mut spec = serde_json::to_value(service.spec.as_ref()).unwrap_or_default();
-    if let (Some(runtime), Some(fields)) = (service.runtime, spec.as_object_mut()) {
+    if let (Some(runtime), Some(fields)) = (service.declared_runtime(), spec.as_object_mut()) {
         fields.insert("runtime".to_owned(), serde_json::json!(runtime));
     }
     spec

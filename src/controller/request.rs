@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::Volumes;
+use crate::spec::RuntimeKind;
 use crate::status::ProblemView;
 
 /// A file as the caller read it; the engine need not see the caller's file system.
@@ -24,6 +25,10 @@ pub struct ApplyRequest {
     /// The absolute paths that were named; what was applied from one of these files and directories before and is not in it
     /// now is pruned.
     pub origins: Vec<PathBuf>,
+    /// Runtime of services that name none. When absent: that of the last time that the file was applied with one, else the
+    /// engine's default.
+    #[serde(default)]
+    pub runtime: Option<RuntimeKind>,
 }
 
 /// What an apply, a delete or a preview does to one deployment.

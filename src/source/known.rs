@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::snapshot::Removed;
-use crate::spec::MergedDeployment;
+use crate::spec::{MergedDeployment, MergedService};
 use crate::store::Declared;
 
 /// By name.
@@ -34,7 +34,7 @@ impl Known {
     /// What there is to know of it once it is not declared any more.
     pub(super) fn removed(&self) -> Removed {
         let services = self.deployment.iter().flat_map(|deployment| deployment.services.values());
-        Removed { prune: self.declared.prune, runtimes: services.map(|service| service.runtime).collect() }
+        Removed { prune: self.declared.prune, runtimes: services.map(MergedService::declared_runtime).collect() }
     }
 
     /// Files that it has a part in.

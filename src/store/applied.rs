@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::spec::{ParsedFile, parse_bytes};
+use crate::spec::{ParsedFile, RuntimeKind, parse_bytes};
 
 /// Copies that are read at most; far more files than anybody applies by hand.
 const MAX_COPIES: usize = 10_000;
@@ -25,12 +25,16 @@ pub struct AppliedFile {
     /// Deployments in it that do not count any more.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
+    /// Runtime of services that name none, where it was named; else it is left to whoever runs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_runtime: Option<RuntimeKind>,
 }
 
 impl AppliedFile {
     /// What the file declares, without what does not count any more.
     pub fn parse(&self) -> ParsedFile {
         let mut parsed = parse_bytes(self.text.as_bytes());
+        parsed.default_runtime = self.default_runtime;
         parsed.documents.retain(|document| !self.without.contains(document.kind.deployment()));
         parsed.broken.retain(|document| document.deployment.as_ref().is_none_or(|name| !self.without.contains(name)));
         parsed
@@ -133,7 +137,7 @@ mod tests {
     const TWO: &str = "version: v1\ndeployment: a\nservices: {web: {image: {name: host}}}\n---\nversion: v1\ndeployment: b\nservices: {web: {image: {name: host}}}\n";
 
     fn copy(origin: &str, text: &str) -> AppliedFile {
-        AppliedFile { origin: origin.into(), text: text.to_owned(), without: BTreeSet::new() }
+        AppliedFile { origin: origin.into(), text: text.to_owned(), without: BTreeSet::new(), default_runtime: None }
     }
 
     fn names(dir: &Path) -> Vec<(String, Vec<String>)> {

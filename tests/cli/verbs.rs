@@ -369,3 +369,38 @@ fn files_that_declare_nothing_remove_nothing() {
     assert_eq!(done.err, format!("error: nothing is declared in standard input; {help}"));
     assert_eq!(rig.keel(&["get", "deployments", "-o", "name"]).expect_code(0).out, "deployment/a\n");
 }
+
+/// Runs the program where the environment names no runtime.
+fn plain(rig: &Rig, arguments: &[&str]) -> crate::rig::Done {
+    rig.command(arguments).env_remove("KEEL_RUNTIME").output().unwrap().into()
+}
+
+#[test]
+fn the_runtime_that_files_were_applied_with_stays_theirs() {
+    let rig = Rig::new("sandbox");
+    rig.write("demo.yaml", &spec("demo", 1, "hello"));
+    rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+    let pids = rig.instances(|one| one["pid"].clone());
+    // Whatever else is started without a runtime of its own runs there.
+    rig.write("state/default-runtime", "docker");
+    let told = plain(&rig, &["get", "deployments", "-o", "json"]).expect_code(0);
+    assert_eq!((&told.json()[0]["state"], &told.json()[0]["message"]), (&"running".into(), &"".into()));
+    plain(&rig, &["diff", "-f", "demo.yaml"]).expect_code(0);
+    rig.write("moved.yaml", &spec("demo", 1, "hello"));
+    for file in ["demo.yaml", "moved.yaml"] {
+        let told = plain(&rig, &["apply", "-f", file]).expect_code(0);
+        assert_eq!(told.out, "deployment/demo unchanged\n");
+    }
+    let other =
+        rig.command(&["diff", "-f", "moved.yaml", "-o", "json"]).env("KEEL_RUNTIME", "docker").output().unwrap();
+    let fields = crate::rig::Done::from(other).json()[0]["fields"].clone();
+    assert_eq!((fields[0]["old"].as_str(), fields[0]["new"].as_str()), (Some("sandbox"), Some("docker")), "{fields}");
+    let rehearsed = rig.command(&["plan", "-f", "moved.yaml"]).env("KEEL_RUNTIME", "sim").output().unwrap();
+    crate::rig::Done::from(rehearsed).expect_code(1);
+    {
+        let _controller = rig.controller_with(&["--runtime", "docker"]);
+        plain(&rig, &["apply", "-f", "moved.yaml"]).expect_code(0);
+    }
+    assert_eq!(rig.instances(|one| one["pid"].clone()), pids);
+    rig.keel(&["delete", "demo"]).expect_code(0);
+}

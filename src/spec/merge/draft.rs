@@ -39,6 +39,8 @@ pub(super) struct Part<'a> {
     pub(super) name: &'a str,
     /// Absent where it has too many problems.
     pub(super) service: Option<&'a DeclaredService>,
+    /// That of its file.
+    default_runtime: Option<RuntimeKind>,
 }
 
 /// Sorts the documents of all files into deployments.
@@ -48,16 +50,19 @@ pub(super) fn collect<'a>(
 ) -> BTreeMap<&'a str, Draft<'a>> {
     let mut drafts: BTreeMap<&str, Draft<'a>> = BTreeMap::new();
     for (file, parsed) in files {
+        let default_runtime = parsed.default_runtime;
         findings.may_declare_more |= parsed.has_unknown_parts();
         for document in &parsed.documents {
             let name = document.kind.deployment();
             let draft = drafts.entry(name).or_default();
             match &document.kind {
                 DocumentKind::Deployment(own) => {
-                    let parts = own.services.values().map(|service| Part::of(file, service));
+                    let parts = own.services.values().map(|service| Part::of(file, service, default_runtime));
                     draft.own(name, Own { file, position: document.position, declared: Some(own) }, parts, findings);
                 }
-                DocumentKind::Service { service, .. } => draft.join(name, Part::of(file, service), findings),
+                DocumentKind::Service { service, .. } => {
+                    draft.join(name, Part::of(file, service, default_runtime), findings)
+                }
             }
         }
         for document in &parsed.broken {
@@ -72,6 +77,7 @@ pub(super) fn collect<'a>(
                 position: partial.position,
                 name,
                 service: partial.rest.as_ref(),
+                default_runtime,
             });
             match remnant.own {
                 true => draft.own(name, Own { file, position: document.position, declared: None }, parts, findings),
@@ -138,7 +144,7 @@ impl<'a> Draft<'a> {
         };
         let own = self.own.and_then(|own| own.declared);
         let runtime = own.and_then(|own| own.runtime);
-        let services = self.services.values().filter_map(|part| Some(merged(part.file, part.service?, runtime)));
+        let services = self.services.values().filter_map(|part| merged(part, runtime));
         Some(MergedDeployment {
             name: name.to_owned(),
             file: file.to_owned(),
@@ -151,22 +157,24 @@ impl<'a> Draft<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn of(file: &'a Path, service: &'a DeclaredService) -> Self {
-        Self { file, position: service.position, name: &service.name, service: Some(service) }
+    fn of(file: &'a Path, service: &'a DeclaredService, default_runtime: Option<RuntimeKind>) -> Self {
+        Self { file, position: service.position, name: &service.name, service: Some(service), default_runtime }
     }
 }
 
-fn merged(file: &Path, service: &DeclaredService, deployments: Option<RuntimeKind>) -> MergedService {
-    let DeclaredService { name, spec, position, .. } = service;
+/// The service of a part, in a deployment for which this runtime is written.
+fn merged(part: &Part<'_>, deployments: Option<RuntimeKind>) -> Option<MergedService> {
+    let DeclaredService { name, spec, position, .. } = part.service?;
     let runtime = spec.runtime.or(deployments);
-    MergedService {
+    Some(MergedService {
         name: name.clone(),
         revision: Revision::of(spec, runtime),
-        spec: with_absolute_paths(spec, file.parent().unwrap_or(Path::new(""))),
-        file: PathBuf::from(file),
+        spec: with_absolute_paths(spec, part.file.parent().unwrap_or(Path::new(""))),
+        file: PathBuf::from(part.file),
         position: *position,
         runtime,
-    }
+        default_runtime: part.default_runtime,
+    })
 }
 
 /// Says of one identity that it is declared at two places.

@@ -67,6 +67,16 @@ pub struct MergedService {
     pub position: Position,
     /// The runtime that is written: the service's own, else the deployment's.
     pub runtime: Option<RuntimeKind>,
+    /// The runtime where none is written, if it was named when the file was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_runtime: Option<RuntimeKind>,
+}
+
+impl MergedService {
+    /// The runtime that it was declared for; `None` where that is left to whoever runs it.
+    pub fn declared_runtime(&self) -> Option<RuntimeKind> {
+        self.runtime.or(self.default_runtime)
+    }
 }
 
 /// Brings the documents of many files together.
