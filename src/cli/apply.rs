@@ -15,6 +15,7 @@ use super::text::harmless;
 use crate::api::Client;
 use crate::config::Options;
 use crate::controller::{Applied, ApplyRequest, Change};
+use crate::spec::HumanDuration;
 
 /// Longest wait when none is named: the progress deadline of a rollout (Kubernetes' `progressDeadlineSeconds`).
 const TIMEOUT: &str = "10m";
@@ -154,7 +155,7 @@ pub async fn finish(
             Ok(Exit::Failure)
         }
         Waited::TimedOut(missing) => {
-            let after = format!("not done after {}", humantime::format_duration(timeout));
+            let after = format!("not done after {}", HumanDuration(timeout));
             if missing.is_empty() {
                 note(format_args!("error: {after}: what runs has not run for long enough to count"));
             }

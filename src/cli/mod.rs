@@ -45,6 +45,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, StyledStr, TypedValueParser};
+use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::Options;
@@ -136,6 +137,15 @@ fn with_usage(mut command: clap::Command) -> clap::Command {
     fixed(command, &usage)
 }
 
+/// Prints the help on standard error.
+fn eprint_help(command: &mut clap::Command) {
+    let help = command.render_help();
+    match output::Colours::for_stream(terminal::is_terminal(&std::io::stderr())).are_on() {
+        true => eprint!("{}", help.ansi()),
+        false => eprint!("{help}"),
+    }
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::read();
@@ -154,8 +164,16 @@ impl Cli {
     /// What the command line says; ends the program where that is wrong.
     fn read() -> Self {
         let mut command = with_usage(Self::command());
-        let read = Self::from_arg_matches_mut(&mut command.get_matches_mut());
-        read.unwrap_or_else(|error| error.format(&mut command).exit())
+        let read = command.try_get_matches_from_mut(std::env::args_os());
+        match read.and_then(|mut matches| Self::from_arg_matches_mut(&mut matches)) {
+            Ok(cli) => cli,
+            // Which clap answers like this itself, but not where the environment gives an option.
+            Err(error) if error.kind() == ErrorKind::MissingSubcommand => {
+                eprint_help(&mut command);
+                std::process::exit(error.exit_code())
+            }
+            Err(error) => error.format(&mut command).exit(),
+        }
     }
 
     fn start_telemetry(&self) {

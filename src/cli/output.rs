@@ -95,6 +95,11 @@ impl Colours {
         Self { on: is_terminal && !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb") }
     }
 
+    /// Whether they may be used.
+    pub const fn are_on(self) -> bool {
+        self.on
+    }
+
     fn paint(self, sgr: &str, text: &str) -> String {
         if self.on { format!("\u{1b}[{sgr}m{text}\u{1b}[0m") } else { text.to_owned() }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::text::age;
 use crate::spec::Revision;
 use crate::state::{Condition, ConditionStatus, Target};
-use crate::status::{DeploymentView, InstanceView, ServiceView, Status};
+use crate::status::{DeploymentState, DeploymentView, InstanceView, ServiceView, Status};
 
 /// Head of the column that changes by itself.
 const AGE: &str = "AGE";
@@ -138,10 +138,10 @@ impl Object {
 }
 
 fn deployment(view: &DeploymentView, status: &Status) -> Object {
-    let services = status.services.iter().filter(|service| service.deployment == view.deployment);
-    let (ready, desired) = services.fold((0, 0), |(ready, desired), service| {
-        (ready + service.ready.min(service.desired), desired + service.desired)
-    });
+    let (ready, desired) = match view.state {
+        DeploymentState::Kept => kept(view, status),
+        _ => declared(view, status),
+    };
     Object {
         name: view.deployment.clone(),
         key: view.deployment.clone(),
@@ -156,6 +156,20 @@ fn deployment(view: &DeploymentView, status: &Status) -> Object {
         ],
         wide: vec![or_none(view.source.as_deref()), conditions(&view.conditions)],
     }
+}
+
+/// Replicas that are ready, of those that there should be.
+fn declared(view: &DeploymentView, status: &Status) -> (u32, u32) {
+    let services = status.services.iter().filter(|service| service.deployment == view.deployment);
+    services.fold((0, 0), |(ready, desired), service| {
+        (ready + service.ready.min(service.desired), desired + service.desired)
+    })
+}
+
+/// Instances that are ready, of those that there are: nothing says any more how many there should be.
+fn kept(view: &DeploymentView, status: &Status) -> (u32, u32) {
+    let instances = status.instances.iter().filter(|instance| instance.deployment == view.deployment);
+    instances.fold((0, 0), |(ready, all), instance| (ready + u32::from(instance.ready), all + 1))
 }
 
 fn service(view: &ServiceView) -> Object {
@@ -311,6 +325,26 @@ mod tests {
         assert_eq!(rows[1][..7], ["demo/web", "3", "2", "1", "2", "sandbox", "1 of 3 replicas are ready"]);
         let exited = "exited (killed by SIGKILL)";
         assert_eq!(rows[2][..7], ["demo/web/0", "0/1", exited, "2", "60s", "3f2a9c1d", "127.0.0.1:8080->80"]);
+    }
+
+    #[test]
+    fn what_is_kept_without_a_declaration_counts_what_there_is() {
+        let instance = |slot: u32, ready: bool| {
+            serde_json::json!({
+                "deployment": "demo", "service": "web", "slot": slot, "name": format!("demo/web/{slot}"),
+                "runtime": "sim", "runtime_id": "x", "pid": null, "phase": "running", "ready": ready, "revision": "r",
+                "restarts": 0, "created_at": "2024-01-01T00:00:00Z", "started_at": null, "ports": [], "exit": null,
+                "message": "", "conditions": []
+            })
+        };
+        let mut status = serde_json::to_value(Status::default()).unwrap();
+        status["deployments"] = serde_json::json!([
+            {"deployment": "demo", "source": null, "state": "kept", "message": "", "conditions": []}
+        ]);
+        status["instances"] = serde_json::json!([instance(0, true), instance(1, false)]);
+        let status: Status = serde_json::from_value(status).unwrap();
+        let objects = Resource::Deployments.objects(&status, DateTime::UNIX_EPOCH);
+        assert_eq!(objects[0].cells, ["demo", "kept", "1/2", ""]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A length of time written as a human string (`500ms`, `1m30s`, `2h`). Serialises back to such a string.
+/// A length of time written as a human string (`500ms`, `1m30s`, `2h`). Serialises back to such a string, to the nanosecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HumanDuration(pub Duration);
 
@@ -25,8 +25,22 @@ impl From<HumanDuration> for Duration {
 }
 
 impl std::fmt::Display for HumanDuration {
+    /// As people are told it, to the millisecond: `933ms`, `12s`, `5m30s`, `1d2h`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", humantime::format_duration(self.0))
+        let seconds = self.0.as_secs();
+        // What is shorter than a millisecond is not told as nothing.
+        let shortest = u32::from(seconds == 0 && !self.0.is_zero());
+        let units = [
+            (seconds / 86_400, "d"),
+            (seconds / 3_600 % 24, "h"),
+            (seconds / 60 % 60, "m"),
+            (seconds % 60, "s"),
+            (self.0.subsec_millis().max(shortest).into(), "ms"),
+        ];
+        if self.0.is_zero() {
+            return f.write_str("0s");
+        }
+        units.iter().filter(|(count, _)| *count > 0).try_for_each(|(count, unit)| write!(f, "{count}{unit}"))
     }
 }
 
@@ -40,7 +54,7 @@ impl std::str::FromStr for HumanDuration {
 
 impl serde::Serialize for HumanDuration {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.collect_str(&humantime::format_duration(self.0))
     }
 }
 
@@ -62,5 +76,34 @@ impl schemars::JsonSchema for HumanDuration {
             "description": "A length of time: `500ms`, `1m30s`, `2h`.",
             "examples": ["500ms", "1m30s", "2h"]
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_told_no_more_than_they_need() {
+        let cases = [
+            (Duration::ZERO, "0s"),
+            (Duration::from_nanos(933_286_661), "933ms"),
+            (Duration::from_nanos(1), "1ms"),
+            (Duration::from_secs(12), "12s"),
+            (Duration::from_millis(1_500), "1s500ms"),
+            (Duration::from_nanos(2_000_000_001), "2s"),
+            (Duration::from_secs(330), "5m30s"),
+            (Duration::from_secs(93_600), "1d2h"),
+        ];
+        for (duration, text) in cases {
+            assert_eq!(HumanDuration(duration).to_string(), text, "{duration:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_exact() {
+        let exact = HumanDuration(Duration::from_nanos(90_933_286_661));
+        let stored = serde_json::to_string(&exact).unwrap();
+        assert_eq!(serde_json::from_str::<HumanDuration>(&stored).unwrap(), exact, "{stored}");
     }
 }

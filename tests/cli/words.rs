@@ -61,6 +61,16 @@ fn the_usage_of_a_wrong_command_line_is_that_of_the_help() {
 }
 
 #[test]
+fn without_a_verb_the_help_is_printed_whatever_the_environment_says() {
+    let rig = Rig::new("sim");
+    let told = rig.keel(&[]).expect_code(2);
+    let mut bare = rig.command(&[]);
+    let bare: crate::rig::Done = bare.env_remove("KEEL_STATE_DIR").env_remove("KEEL_RUNTIME").output().unwrap().into();
+    assert!(told.err.contains("\nCommands:\n  run "), "{}", told.err);
+    assert_eq!((bare.code, bare.out, bare.err), (told.code, told.out, told.err));
+}
+
+#[test]
 fn an_unknown_type_is_answered_with_the_known_ones() {
     let done = Rig::new("sim").keel(&["get", "pods"]).expect_code(1);
     assert_eq!(done.err, "error: there is no type \"pods\"; write deployments, services, instances or all\n");

@@ -31,7 +31,7 @@ fn waits_for_readiness_and_min_ready_are_marked() {
     web('b', 1, &format!("{CHECKED}{rollout}")).with(all_up(0..1, 'a')).expect_course(
         "1. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image host: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
             wait for demo/web/0 (bbbbbbbb, attempt 0) to become ready
-            wait for demo/web/0 (bbbbbbbb, attempt 0) to stay ready for 1m 30s
+            wait for demo/web/0 (bbbbbbbb, attempt 0) to stay ready for 1m30s
          2. stop and remove demo/web/0 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
     );
 }

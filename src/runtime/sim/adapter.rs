@@ -17,7 +17,7 @@ use crate::runtime::{
     Capabilities, Control, CreateRequest, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeError,
     RuntimeEvent, Stats, Support, Suspend, Usage, Volumes,
 };
-use crate::spec::{Image, PullPolicy, RuntimeKind, Signal};
+use crate::spec::{HumanDuration, Image, PullPolicy, RuntimeKind, Signal};
 use crate::state::{Exit, Instance, InstanceRef, Owner, Phase, StopRequest};
 
 /// Calls served side by side: as many as the docker adapter would make, so that rehearsals have the same shape.
@@ -81,7 +81,7 @@ impl SimRuntime {
                 .unwrap_or_else(|error| Err(RuntimeError::new(ErrorKind::Failed, format!("the call ended: {error}"))))
         };
         tokio::time::timeout(longest, call).await.unwrap_or_else(|_| {
-            let text = format!("the simulated runtime did not answer within {}", humantime::format_duration(longest));
+            let text = format!("the simulated runtime did not answer within {}", HumanDuration(longest));
             Err(RuntimeError::new(ErrorKind::Timeout, text))
         })
     }
