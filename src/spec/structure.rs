@@ -383,9 +383,10 @@ impl<'a> Walk<'a> {
         let known: Vec<&str> =
             schema["properties"].as_object().map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default();
         let best = nearest(key, &known);
-        if let Some(best) = best.filter(|best| fields.missing.contains(best)) {
-            // The misspelt key is the missing one: one message is enough.
-            fields.missing.retain(|field| *field != best);
+        // The misspelt key is the missing one: one message is enough, and nothing else of the map is in doubt.
+        let meant = best.filter(|best| fields.missing.contains(best));
+        if let Some(meant) = meant {
+            fields.missing.retain(|field| *field != meant);
             fields.sound = false;
         }
         let help = elsewhere(key, &known)
@@ -394,10 +395,12 @@ impl<'a> Walk<'a> {
                 0..=MOST_LISTED => format!("known keys are {}; keys that begin with x- are free", known.join(", ")),
                 _ => "no key here has a name like it; keys that begin with x- are free".to_owned(),
             });
-        let message = format!("unknown key `{key}`");
-        self.inside(key.to_owned(), |walk| {
-            walk.problem(entry.position, message).help = Some(help);
+        let problem = self.inside(key.to_owned(), |walk| {
+            let message = format!("unknown key `{key}`");
+            Problem::new(entry.position, display_path(&walk.path), message).with_help(help)
         });
+        self.found.problems.push(problem);
+        self.inside(meant.unwrap_or(key).to_owned(), |walk| walk.found.flawed.insert(walk.path.clone()));
     }
 }
 

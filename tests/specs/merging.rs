@@ -267,17 +267,23 @@ fn a_port_is_only_said_to_be_taken_by_what_is_certain() {
     ] {
         assert_eq!(taken("endpoints", &format!("{http}{more}")), certain, "{more}");
     }
-    for element in ["protocol: http, port: 80, expose: public", "name: [e], protocol: http, port: 80, expose: public"] {
+    for element in [
+        "protocol: http, port: 80, expose: public",
+        "name: [e], protocol: http, port: 80, expose: public",
+        "nmae: e, protocol: http, port: 80, expose: public",
+    ] {
         assert!(taken("endpoints", element), "{element}");
     }
-    for element in ["host_port: 90", "container_port: 0, host_port: 90"] {
+    for element in ["host_port: 90", "container_port: 0, host_port: 90", "contaner_port: 2, host_port: 90"] {
         assert!(taken("port_mappings", element), "{element}");
     }
     for (list, element) in [
         ("endpoints", "name: e, protocol: htp, port: 80, expose: public"),
         ("endpoints", "name: e, protocol: http, port: 0x1ffff, expose: public"),
         ("endpoints", "name: e, port: 80, expose: public"),
-        ("port_mappings", "contaner_port: 2, host_port: 90"),
+        ("endpoints", "name: e, protcol: http, port: 80, expose: public"),
+        ("port_mappings", "container_port: 2, contaner_port: 2, host_port: 90"),
+        ("port_mappings", "container_port: 2, host_prt: 90"),
     ] {
         assert!(!taken(list, element), "{element}");
     }
