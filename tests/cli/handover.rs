@@ -211,3 +211,20 @@ fn what_is_only_declared_is_declared_when_the_controller_ends() {
         rig.keel(&["delete", "demo"]).expect_code(0);
     }
 }
+
+#[test]
+fn a_process_that_is_about_to_end_is_waited_for() {
+    let rig = Rig::new("sandbox");
+    rig.write("demo.yaml", &demo(1));
+    rig.keel(&["apply", "-f", "demo.yaml", "--no-wait"]).expect_code(0);
+    let held = std::fs::File::options().write(true).open(rig.path("state/lock")).unwrap();
+    held.try_lock().unwrap();
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1_500));
+        drop(held);
+    });
+    let done = rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+    ends.join().unwrap();
+    assert!(done.err.starts_with("waiting: another keel"), "{}", done.err);
+    rig.keel(&["delete", "demo"]).expect_code(0);
+}
