@@ -16,6 +16,7 @@ mod network;
 mod past_holes;
 mod storage;
 mod support;
+mod sysctls;
 mod terminal;
 mod unprivileged;
 mod unwatched;

@@ -186,7 +186,7 @@ async fn what_is_required_and_not_enforced_is_refused_and_what_is_ignored_is_tol
     let yaml = shell("true") + "\ncgroup_parent: /elsewhere\nsysctls: { net.core.somaxconn: 9 }\nnetwork_mode: host";
     let created = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap();
     let told: Vec<_> = created.conditions.iter().map(|c| (c.kind.as_str(), c.reason.as_str())).collect();
-    assert_eq!(told, [("UnsupportedField", "Sysctls"), ("UnsupportedField", "CgroupParent")]);
+    assert_eq!(told, [("UnsupportedField", "CgroupParent"), ("UnsupportedField", "SysctlsNetCoreSomaxconn")]);
 }
 
 #[tokio::test]

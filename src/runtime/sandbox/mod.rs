@@ -50,6 +50,7 @@ mod stats;
 mod supervise;
 mod suspend;
 mod sys;
+mod sysctls;
 mod translate;
 mod unsupported;
 mod unwritable;

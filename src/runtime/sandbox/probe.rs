@@ -34,6 +34,8 @@ pub struct Probe {
     pub landlock: Result<Extent, String>,
     /// Limits of what a directory holds.
     pub quota: Result<(), String>,
+    /// Kernel parameters of an IPC namespace.
+    pub ipc_sysctls: Result<(), String>,
     /// A cgroup namespace besides.
     pub cgroup_namespace: Result<(), String>,
     /// Where control groups can be made.
@@ -57,6 +59,7 @@ impl Probe {
             seccomp: no(),
             landlock: Err(reason.to_owned()),
             quota: no(),
+            ipc_sysctls: no(),
             cgroup_namespace: no(),
             homes: Homes::none(reason),
             process_limit: no(),
@@ -101,6 +104,7 @@ pub fn main(dir: &Path) -> ExitCode {
             true => attempt(Namespaces::default(), || super::quota::try_out(dir).map_err(Failure::setup)),
             false => Err("only root may limit what a directory holds".to_owned()),
         },
+        ipc_sysctls: attempt(base, super::sysctls::try_out),
         cgroup_namespace: attempt(base, || sys::own_cgroup_namespace().context("making a cgroup namespace")),
         homes: cgroup::probe(),
         process_limit: match root {

@@ -76,6 +76,9 @@ pub struct Launch {
     /// What it is connected to.
     #[serde(default)]
     pub network: Network,
+    /// Kernel parameters of its own namespaces: paths below `/proc/sys` and their values.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
     /// Paths of the machine that stay out of sight where the root is the machine's.
     pub hidden: Vec<PathBuf>,
     /// Capabilities as a bit set of capabilities(7).

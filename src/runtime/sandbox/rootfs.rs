@@ -1,5 +1,6 @@
 //! The root file system of an instance, built in its own mount namespace from detached mounts.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +13,6 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
-use super::cgroup;
 use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, is_directory, place, place_or_make};
 use super::layout::InstanceDir;
@@ -21,6 +21,7 @@ use super::overlay::overlay;
 use super::record::{Launch, Layer, Mount, MountSource, Root};
 use super::skeleton::replace_parent;
 use super::sys::{MountAttributes, set_mount_attributes};
+use super::{cgroup, sysctls};
 
 /// Largest size of the private /tmp, /var/tmp and /run, as mount option: enough for scratch files, and no way to
 /// take the machine's memory. A `tmpfs` in `storage` gives more.
@@ -77,7 +78,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
     attach(&tree, &mount_point).context("mounting the root file system")?;
     let root = open_place(&dir.rootfs()).context("opening the root file system")?;
 
-    pseudo_file_systems(&root)?;
+    pseudo_file_systems(&root, &launch.sysctls)?;
     cgroup::show(&root, &launch.groups)?;
     if matches!(launch.root, Root::Host) {
         private_directories(&root)?;
@@ -258,14 +259,25 @@ fn show(root: &OwnedFd, tree: &OwnedFd, path: &str, missing: Missing) -> Result<
         .with_context(|| format!("mounting {path}"))
 }
 
-/// Mounts /proc, /sys and /dev, whatever the image has there.
-fn pseudo_file_systems(root: &OwnedFd) -> Result<(), Failure> {
-    let guarded =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+/// What programs may not do in a file system of the kernel.
+const GUARDED: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// The /proc of this process's namespaces, attached nowhere.
+///
+/// # Errors
+/// This machine does not allow it.
+pub fn new_proc() -> Result<OwnedFd, Failure> {
+    new_fs("proc", &[], GUARDED).context("making /proc")
+}
+
+/// Mounts /proc, /sys and /dev, whatever the image has there. Kernel parameters are set before /proc becomes read-only.
+fn pseudo_file_systems(root: &OwnedFd, sysctls: &BTreeMap<String, String>) -> Result<(), Failure> {
     for name in ["proc", "sys", "dev"] {
         refuse_link(root, name)?;
     }
-    let proc = new_fs("proc", &[], guarded).context("making /proc")?;
+    let proc = new_proc()?;
+    sysctls::apply(&proc, sysctls)?;
     show(root, &proc, "/proc", Missing::Directory)?;
     // Without a network namespace of its own a user namespace may not make a sysfs; a copy that can only be read
     // shows the same.
@@ -282,9 +294,9 @@ fn pseudo_file_systems(root: &OwnedFd) -> Result<(), Failure> {
     let no_exec = no_suid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = new_fs("devpts", &[("ptmxmode", "0666"), ("mode", "0620")], no_exec).context("making /dev/pts")?;
     show(root, &pts, "/dev/pts", Missing::Directory)?;
-    let shm = new_fs("tmpfs", &[("size", SHM_SIZE), ("mode", "1777")], guarded).context("making /dev/shm")?;
+    let shm = new_fs("tmpfs", &[("size", SHM_SIZE), ("mode", "1777")], GUARDED).context("making /dev/shm")?;
     show(root, &shm, "/dev/shm", Missing::Directory)?;
-    if let Ok(mqueue) = new_fs("mqueue", &[], guarded) {
+    if let Ok(mqueue) = new_fs("mqueue", &[], GUARDED) {
         show(root, &mqueue, "/dev/mqueue", Missing::Directory)?;
     }
     restrict(root)

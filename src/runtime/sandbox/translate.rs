@@ -9,7 +9,7 @@ use super::program::RESOURCES;
 use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
 use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
-use super::{capabilities, cgroup, confinement, devices, network};
+use super::{capabilities, cgroup, confinement, devices, network, sysctls};
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
 use crate::spec::{Control, ImageRef, ServiceSpec, Storage};
 use crate::state::Condition;
@@ -92,7 +92,10 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     cgroup::limit_devices(&mut bounds.groups, &machine.probe.homes, machine.group_name, &devices.rules);
     found.extend(bounds.conditions);
     limit_processes(&mut limits, bounds.process_limit);
+    let identity = identity(spec, machine)?;
+    let inside = sysctls::Inside { namespaces, root: &root, identity: identity.as_ref() };
     let launch = Launch {
+        sysctls: sysctls::plan(spec, inside, machine.probe, &mut found),
         network: network::Network::default(),
         hidden: if root == Root::Host { [machine.hidden, &confinement::secrets()].concat() } else { Vec::new() },
         root,
@@ -116,7 +119,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         tty: spec.tty == Some(true),
         stdin: spec.stdin_open == Some(true),
         log: log_bounds(spec),
-        identity: identity(spec, machine)?,
+        identity,
     };
     single_user(spec, &launch, &mut found);
     require_in(spec, &launch, machine)?;

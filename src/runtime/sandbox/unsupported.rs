@@ -41,9 +41,6 @@ fn namespaces(spec: &ServiceSpec, found: &mut Vec<Condition>) {
             found.push(unsupported(field, shares));
         }
     }
-    if !spec.sysctls.is_empty() {
-        found.push(unsupported("sysctls", "it comes with a later version"));
-    }
 }
 
 fn sandbox(spec: &ServiceSpec, found: &mut Vec<Condition>) {
