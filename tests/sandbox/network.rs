@@ -2,13 +2,13 @@
 //! so these tests run once more on a machine that has nothing but its loopback interface: a network namespace.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use evenkeel::runtime::{Control, CreateRequest, Runtime, Stats, StopRequest, Support, Volumes};
-use evenkeel::spec::Signal;
+use evenkeel::spec::{PortProtocol, Signal};
 use evenkeel::state::{Instance, InstanceRef, Phase, StopCause};
 
 use crate::limits::holder;
@@ -276,6 +276,77 @@ async fn many_connections_are_handed_on_whole() {
     };
     let all: Vec<_> = (0..20).map(|number| std::thread::spawn(move || echo(number))).collect();
     assert!(all.into_iter().all(|one| one.join().unwrap()));
+    Networked(sandbox).clear().await;
+}
+
+/// A program that sends every datagram back, after its own name for whom it is from.
+fn echo(port: u16) -> String {
+    let program = format!(
+        "use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => {port}, Proto => 'udp'); \
+         while (1) {{ $s->recv($text, 99); $s->send($s->peerport . ' ' . $text) }}"
+    );
+    format!("image: {{ name: host }}\ncommand: {{ entrypoint: [/usr/bin/perl, -e, {program:?}] }}")
+}
+
+/// Asks once more whenever there is no answer, as the program may not listen yet.
+fn asked(socket: &UdpSocket, text: &str) -> String {
+    let mut received = [0; 99];
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        socket.send(text.as_bytes()).unwrap();
+        match socket.recv(&mut received) {
+            Ok(size) => return String::from_utf8_lossy(&received[..size]).into_owned(),
+            Err(_) => assert!(Instant::now() < end, "{text} has no answer"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn datagrams_are_handed_on_and_each_client_gets_its_own_answers() {
+    let sandbox = Sandbox::new();
+    let support = sandbox.runtime.capabilities().await.unwrap().support(Control::NetworkIsolation);
+    if support != Support::Enforced {
+        return eprintln!("skipped: {support:?}");
+    }
+    for (slot, fields) in [
+        "port_mappings: [{ container_port: 7001, protocol: udp }]\nsandbox: { network: loopback }",
+        "endpoints: [{ name: echo, protocol: udp, port: 7001 }]\nsandbox: { network: loopback }",
+        "port_mappings: [{ container_port: 7001, protocol: udp }]\nnetwork_mode: bridge",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = request(&format!("{}\n{fields}", echo(7001)), u32::try_from(slot).unwrap());
+        let created = sandbox.runtime.create(&request).await.unwrap();
+        let instance = sandbox.runtime.start(&created.as_ref()).await.unwrap();
+        // Where there are no networks of deployments, the last has the machine's.
+        let Some(binding) = instance.ports.first() else {
+            assert!(std::env::var_os(OWN_MACHINE).is_none(), "{:?}", instance.conditions);
+            break;
+        };
+        assert_eq!((binding.protocol, binding.container_port), (PortProtocol::Udp, 7001), "{fields}");
+        let client = || {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            socket.connect((Ipv4Addr::LOCALHOST, binding.host_port)).unwrap();
+            socket
+        };
+        let clients = [client(), client()];
+        let told = |round: u32| -> Vec<String> {
+            let one = |(index, socket)| asked(socket, &format!("{index} {round}"));
+            clients.iter().enumerate().map(one).collect()
+        };
+        let names = |answers: &[String]| -> Vec<String> {
+            answers.iter().map(|answer| answer.split(' ').next().unwrap().to_owned()).collect()
+        };
+        let (first, second) = (told(1), told(2));
+        assert_ne!(first[0], first[1]);
+        for (index, answer) in first.iter().enumerate() {
+            assert!(answer.ends_with(&format!("{index} 1")), "{answer} {fields}");
+        }
+        assert_eq!(names(&first), names(&second), "one flow for each");
+        assert_ne!(names(&first)[0], names(&first)[1]);
+    }
     Networked(sandbox).clear().await;
 }
 

@@ -10,7 +10,7 @@ use super::probe::Probe;
 use super::record::Record;
 use super::{Inner, failed, ports};
 use crate::runtime::{CreateRequest, Result};
-use crate::spec::{EndpointProtocol, PortProtocol, ServiceSpec};
+use crate::spec::ServiceSpec;
 use crate::state::PortBinding;
 
 impl Inner {
@@ -105,12 +105,7 @@ impl Inner {
                 port
             }
         };
-        let protocol = match endpoint.protocol {
-            EndpointProtocol::Udp => PortProtocol::Udp,
-            EndpointProtocol::Http | EndpointProtocol::Https | EndpointProtocol::Tcp | EndpointProtocol::Websocket => {
-                PortProtocol::Tcp
-            }
-        };
+        let protocol = network::protocol(endpoint.protocol);
         record.ports.push(PortBinding {
             container_port: port,
             protocol,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 
 use rustix::fs::{FlockOperation, flock};
@@ -65,9 +65,10 @@ fn first(owner: &Owner) -> u16 {
     RANGE.start() + u16::try_from(hasher.finish() % size).unwrap_or(0)
 }
 
-/// Whether nothing listens on a port, on any address.
+/// Whether nothing listens on a port, on any address, for connections or datagrams.
 fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+    let any = (Ipv4Addr::UNSPECIFIED, port);
+    TcpListener::bind(any).is_ok() && UdpSocket::bind(any).is_ok()
 }
 
 #[cfg(test)]
@@ -99,5 +100,7 @@ mod tests {
     fn a_port_that_something_listens_on_is_not_free() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         assert!(!is_free(listener.local_addr().unwrap().port()));
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        assert!(!is_free(socket.local_addr().unwrap().port()));
     }
 }

@@ -1,4 +1,4 @@
-//! Processes beside a supervisor that hand connections on for its instance. They have threads, which a supervisor may
+//! Processes beside a supervisor that hand connections and datagrams on for its instance. They have threads, which a supervisor may
 //! not have, and end with it. One that ends before is started again.
 
 use std::ffi::CStr;

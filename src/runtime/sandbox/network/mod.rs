@@ -1,12 +1,13 @@
 //! The network of instances: the machine's, none, or one of their deployment.
 //!
 //! The controller decides what an instance gets and gives it an address (`plan.rs`, `attachment.rs`); the supervisor and
-//! the first process make it so (`wire.rs`); a helper that lives and dies with the supervisor hands connections on
-//! (`publish.rs`). Nothing here outlasts its instance but the bridge and the packet filter of a deployment, which go with
+//! the first process make it so (`wire.rs`); a helper that lives and dies with the supervisor hands connections and
+//! datagrams on (`publish.rs`, `datagrams.rs`). Nothing here outlasts its instance but the bridge and the packet filter of a deployment, which go with
 //! the deployment (`clear.rs`).
 
 mod attachment;
 mod clear;
+mod datagrams;
 pub mod egress;
 mod firewall;
 mod handover;
@@ -29,7 +30,7 @@ pub use attachment::{Attachment, Holder};
 pub use clear::{detach, leave, sweep};
 pub use handover::Handover;
 pub use helper::Helpers;
-pub use plan::{Texts, Wanted, asked, conditions, egress_policy, files, publish, wanted};
+pub use plan::{Texts, Wanted, asked, conditions, egress_policy, files, protocol, publish, wanted};
 pub use probe::try_out;
 pub use publish::Published;
 pub use wire::Wire;

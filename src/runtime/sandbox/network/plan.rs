@@ -136,9 +136,6 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
             Wanted::Itself | Wanted::Deployment => {}
         }
     }
-    if wanted.is_apart() {
-        about_datagrams(spec, wanted, &mut found);
-    }
     for (written, field) in [(!spec.dns.is_empty(), "dns"), (!spec.extra_hosts.is_empty(), "extra_hosts")] {
         if written && *root == Root::Shared {
             found.push(unsupported(field, "the program runs as a plain process and sees the machine's files"));
@@ -148,24 +145,6 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
         found.push(unsupported("dns", "it has no network to reach a name server by"));
     }
     found
-}
-
-/// Conditions for ports that are not published because they take datagrams.
-fn about_datagrams(spec: &ServiceSpec, wanted: Wanted, found: &mut Vec<Condition>) {
-    let mut tell = |field: &str, index: usize| {
-        found.push(unsupported(&format!("{field}.{index}"), "only connections are handed on, not datagrams"));
-    };
-    for (index, mapping) in spec.port_mappings.iter().enumerate() {
-        if mapping.protocol == Some(PortProtocol::Udp) {
-            tell("port_mappings", index);
-        }
-    }
-    for (index, endpoint) in spec.endpoints.iter().enumerate() {
-        // Without a network no endpoint is published, which is what was asked for.
-        if wanted != Wanted::Nothing && endpoint.protocol == EndpointProtocol::Udp {
-            tell("endpoints", index);
-        }
-    }
 }
 
 fn degraded(reason: &str, message: String) -> Condition {
@@ -178,6 +157,17 @@ struct Open {
     host_ip: String,
     host_port: Option<u16>,
     port: u16,
+    protocol: PortProtocol,
+}
+
+/// What passes through an endpoint.
+pub fn protocol(of: EndpointProtocol) -> PortProtocol {
+    match of {
+        EndpointProtocol::Udp => PortProtocol::Udp,
+        EndpointProtocol::Http | EndpointProtocol::Https | EndpointProtocol::Tcp | EndpointProtocol::Websocket => {
+            PortProtocol::Tcp
+        }
+    }
 }
 
 /// Ports of an instance with interfaces of its own: those of its endpoints, and those that are mapped. `first` is the
@@ -187,13 +177,14 @@ fn open(spec: &ServiceSpec, first: Option<u16>) -> Vec<Open> {
         host_ip: LOOPBACK.to_owned(),
         host_port: None,
         port: first.filter(|_| index == 0).unwrap_or_else(|| endpoint.target_port()),
+        protocol: protocol(endpoint.protocol),
     };
-    let is_stream = |endpoint: &crate::spec::Endpoint| endpoint.protocol != EndpointProtocol::Udp;
-    let endpoints = spec.endpoints.iter().enumerate().filter(|(_, one)| is_stream(one)).map(endpoint);
-    let mapped = spec.port_mappings.iter().filter(|one| one.protocol != Some(PortProtocol::Udp)).map(|mapping| Open {
+    let endpoints = spec.endpoints.iter().enumerate().map(endpoint);
+    let mapped = spec.port_mappings.iter().map(|mapping| Open {
         host_ip: mapping.host_ip().to_owned(),
         host_port: mapping.host_port.filter(|port| *port != 0),
         port: mapping.container_port,
+        protocol: mapping.protocol.unwrap_or_default(),
     });
     endpoints.chain(mapped).collect()
 }
@@ -210,7 +201,7 @@ pub fn publish(
 ) -> io::Result<Vec<Published>> {
     let one = |open: Open| {
         let host_port = open.host_port.map_or_else(&mut assign, Ok)?;
-        Ok(Published { host_ip: open.host_ip, host_port, port: open.port })
+        Ok(Published { host_ip: open.host_ip, host_port, port: open.port, protocol: open.protocol })
     };
     open(spec, first).into_iter().map(one).collect()
 }
@@ -342,12 +333,6 @@ mod tests {
         assert_eq!(reasons(mapped, &can), Vec::<String>::new());
         assert_eq!(reasons(&format!("{mapped}network_mode: host"), &can), ["PortMappings"]);
         assert_eq!(reasons(&format!("{mapped}network_mode: none"), &can), ["PortMappings"]);
-        let datagrams = "endpoints: [{ name: dns, protocol: udp, port: 53 }]\n\
-                         port_mappings: [{ container_port: 80 }, { container_port: 53, protocol: udp }]\n";
-        assert_eq!(reasons(datagrams, &can), ["PortMappings1", "Endpoints0"]);
-        let endpoint = "endpoints: [{ name: dns, protocol: udp, port: 53 }]\n";
-        assert_eq!(reasons(&format!("{endpoint}network_mode: host"), &can), Vec::<String>::new());
-        assert_eq!(reasons(&format!("{endpoint}network_mode: none"), &can), Vec::<String>::new());
         let alone = Probe { network: Err("no".into()), ..can.clone() };
         assert_eq!(reasons("network_mode: none", &alone), ["NetworkNotIsolated"]);
         let rules = "sandbox: { allow_hosts: [a, 127.0.0.1, 10.0.0.1], network: full }\n";
@@ -355,6 +340,16 @@ mod tests {
         assert_eq!(reasons("network_mode: none\nsandbox: { allow_hosts: [a] }", &can), ["SandboxAllowHosts"]);
         let told = reasons("sandbox: { allow_hosts: [a] }", &alone);
         assert_eq!(told, ["NetworkNotIsolated", "SandboxAllowHosts"]);
+    }
+
+    #[test]
+    fn datagrams_are_published_as_such() {
+        let fields = "endpoints: [{ name: dns, protocol: udp, port: 53 }]\n\
+                      port_mappings: [{ container_port: 5, protocol: udp }, { container_port: 6 }]\n";
+        let all = publish(&spec(fields), None, || Ok(20_001)).unwrap();
+        let told: Vec<_> = all.iter().map(|one| (one.binding().protocol, one.port)).collect();
+        assert_eq!(told, [(PortProtocol::Udp, 53), (PortProtocol::Udp, 5), (PortProtocol::Tcp, 6)]);
+        assert_eq!(reasons(fields, &probe(Ok(()))), Vec::<String>::new());
     }
 
     #[test]
