@@ -142,7 +142,7 @@ fn controls(described: &InstanceDescription) -> Vec<Vec<String>> {
             EnforcementState::Enforced { by } => ("enforced", by.as_str(), ""),
             EnforcementState::Degraded { by, why } => ("degraded", by.as_str(), why.as_str()),
             EnforcementState::Absent { why } => ("absent", "-", why.as_str()),
-            EnforcementState::NotRequested => ("-", "-", ""),
+            EnforcementState::NotRequested { by } => ("-", by.as_deref().unwrap_or("-"), ""),
         };
         let requested = one.requested.as_deref().unwrap_or("-");
         [&one.control.to_string(), requested, state, by, why].map(str::to_owned).to_vec()
@@ -209,6 +209,7 @@ mod tests {
                 "controls": [
                     { "control": "memory_limit", "requested": "64Mi", "state": "degraded", "by": "a watch", "why": "no group" },
                     { "control": "cpu_limit", "state": "not_requested" },
+                    { "control": "network_isolation", "requested": "host", "state": "not_requested", "by": "shared" },
                     { "control": "seccomp", "requested": "default", "state": "enforced", "by": "a filter" },
                 ],
             }],
@@ -238,10 +239,11 @@ Instance:     demo/web/0
   Ports:        127.0.0.1:8080 -> 80/tcp
   Conditions:   <none>
   Controls:
-    CONTROL        REQUESTED   STATE      BY         WHY
-    memory_limit   64Mi        degraded   a watch    no group
-    cpu_limit      -           -          -
-    seccomp        default     enforced   a filter
+    CONTROL             REQUESTED   STATE      BY         WHY
+    memory_limit        64Mi        degraded   a watch    no group
+    cpu_limit           -           -          -
+    network_isolation   host        -          shared
+    seccomp             default     enforced   a filter
 
 Events:
   AGE   TYPE       MESSAGE

@@ -58,10 +58,11 @@ fn table(report: &RuntimeReport) -> String {
                 Support::Degraded { why } => ("degraded", why.as_str()),
                 Support::Absent { why } => ("absent", why.as_str()),
             };
-            vec![one.control.to_string(), support.to_owned(), why.to_owned()]
+            let by = one.by.as_deref().unwrap_or("-");
+            [&one.control.to_string(), support, by, why].map(str::to_owned).to_vec()
         })
         .collect();
-    Columns::default().render(Some(&["CONTROL", "SUPPORT", "WHY"]), &rows)
+    Columns::default().render(Some(&["CONTROL", "SUPPORT", "BY", "WHY"]), &rows)
 }
 
 #[cfg(test)]
@@ -72,19 +73,29 @@ mod tests {
 
     #[test]
     fn every_control_has_a_line_with_its_reason() {
-        let control = |control, support| ControlReport { control, support };
+        let control = |control, support| ControlReport { control, support, by: None };
         let report = RuntimeReport {
             runtime: RuntimeKind::Sandbox,
             unreachable: None,
             version: Some("sandbox 1".to_owned()),
             controls: vec![
                 control(Control::Seccomp, Support::Enforced),
+                ControlReport {
+                    by: Some("bridges".to_owned()),
+                    ..control(Control::NetworkIsolation, Support::Enforced)
+                },
                 control(Control::Landlock, Support::Absent { why: "switched off".to_owned() }),
             ],
         };
         assert_eq!(
             text(&report),
-            "sandbox: sandbox 1\nCONTROL    SUPPORT    WHY\nseccomp    enforced\nlandlock   absent     switched off\n"
+            "\
+sandbox: sandbox 1
+CONTROL             SUPPORT    BY        WHY
+seccomp             enforced   -
+network_isolation   enforced   bridges
+landlock            absent     -         switched off
+"
         );
     }
 

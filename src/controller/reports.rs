@@ -31,6 +31,9 @@ pub struct ControlReport {
     /// How far, and what is missing.
     #[serde(flatten)]
     pub support: Support,
+    /// By what means, where it can be had in several ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 impl RuntimeReport {
@@ -40,8 +43,9 @@ impl RuntimeReport {
             Err(why) => (Some(why), None),
         };
         let version = capabilities.as_ref().map(|one| one.version.clone());
-        let controls = capabilities.into_iter().flat_map(|one| one.controls);
-        let controls = controls.map(|(control, support)| ControlReport { control, support }).collect();
+        let Capabilities { controls, mut means, .. } = capabilities.unwrap_or_default();
+        let report = |(control, support)| ControlReport { control, support, by: means.remove(&control) };
+        let controls = controls.into_iter().map(report).collect();
         Self { runtime, unreachable, version, controls }
     }
 }

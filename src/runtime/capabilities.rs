@@ -13,6 +13,9 @@ pub struct Capabilities {
     pub version: String,
     /// Support by control.
     pub controls: BTreeMap<Control, Support>,
+    /// By what means, where a control can be had in several ways.
+    #[serde(default)]
+    pub means: BTreeMap<Control, String>,
 }
 
 impl Capabilities {

@@ -40,7 +40,11 @@ pub enum EnforcementState {
         why: String,
     },
     /// It is not asked for, and does not hold.
-    NotRequested,
+    NotRequested {
+        /// What there is instead, where that is more than nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
 }
 
 impl Enforcement {
@@ -95,6 +99,10 @@ mod tests {
         let told = serde_json::json!({
             "control": "memory_limit", "requested": "64Mi", "state": "degraded", "by": "a watch", "why": "no group",
         });
+        assert_eq!(serde_json::to_value(&one).unwrap(), told);
+        assert_eq!(serde_json::from_value::<Enforcement>(told).unwrap(), one);
+        let one = Enforcement::new(Control::CpuLimit, None, EnforcementState::NotRequested { by: None });
+        let told = serde_json::json!({ "control": "cpu_limit", "state": "not_requested" });
         assert_eq!(serde_json::to_value(&one).unwrap(), told);
         assert_eq!(serde_json::from_value::<Enforcement>(told).unwrap(), one);
     }

@@ -38,7 +38,7 @@ pub(super) fn tell(found: &ContainerInspectResponse, capabilities: &Capabilities
         let state = match (by, capabilities.support(control)) {
             // An inspection does not tell whether they were asked for.
             (None, _) if MISSING.contains(&control) => State::Absent { why: LACKS.to_owned() },
-            (None, _) => State::NotRequested,
+            (None, _) => State::NotRequested { by: instead(control, &host) },
             (Some(by), Support::Enforced) => State::Enforced { by },
             (Some(by), Support::Degraded { why }) => State::Degraded { by, why },
             (Some(_), Support::Absent { why }) => State::Absent { why },
@@ -46,6 +46,15 @@ pub(super) fn tell(found: &ContainerInspectResponse, capabilities: &Capabilities
         Enforcement::new(control, words, state)
     };
     Control::ALL.into_iter().map(one).collect()
+}
+
+/// What there is instead of a control that a container's settings switch off.
+fn instead(control: Control, host: &HostConfig) -> Option<String> {
+    match (control, host.network_mode.as_deref()) {
+        (Control::NetworkIsolation, Some("host")) => Some("shares the machine's network".to_owned()),
+        (Control::NetworkIsolation, Some(_)) => Some("shares the network of another container".to_owned()),
+        _ => None,
+    }
 }
 
 /// What a container's settings say of a control.
@@ -170,7 +179,7 @@ mod tests {
             false => Support::Enforced,
         };
         let controls = Control::ALL.into_iter().map(|control| (control, support(control))).collect();
-        Capabilities { version: "engine".to_owned(), controls }
+        Capabilities { version: "engine".to_owned(), controls, ..Capabilities::default() }
     }
 
     /// One control of a container with this `HostConfig`, in one line.
@@ -183,7 +192,8 @@ mod tests {
             State::Enforced { by } => format!("enforced {by}"),
             State::Degraded { by, why } => format!("degraded {by}: {why}"),
             State::Absent { why } => format!("absent {why}"),
-            State::NotRequested => "not requested".to_owned(),
+            State::NotRequested { by: None } => "not requested".to_owned(),
+            State::NotRequested { by: Some(by) } => format!("not requested {by}"),
         };
         format!("{} | {state}", one.requested.unwrap_or_default())
     }
@@ -203,7 +213,16 @@ mod tests {
                 json!({ "NetworkMode": "none" }),
                 "none | enforced network namespace with nothing but loopback",
             ),
-            (Control::NetworkIsolation, json!({ "NetworkMode": "host" }), "host | not requested"),
+            (
+                Control::NetworkIsolation,
+                json!({ "NetworkMode": "host" }),
+                "host | not requested shares the machine's network",
+            ),
+            (
+                Control::NetworkIsolation,
+                json!({ "NetworkMode": "container:x" }),
+                "container:x | not requested shares the network of another container",
+            ),
             (Control::ReadOnlyRoot, json!({ "ReadonlyRootfs": true }), "read-only | enforced read-only mount"),
             (Control::ReadOnlyRoot, json!({}), "writable | not requested"),
             (Control::Seccomp, json!({}), "default | enforced system-call filter of the engine"),

@@ -109,6 +109,7 @@ fn describe(product: Product, version: &SystemVersion, info: &SystemInfo) -> Cap
             version.api_version.as_deref().unwrap_or("unknown")
         ),
         controls,
+        ..Capabilities::default()
     }
 }
 

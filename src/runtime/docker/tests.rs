@@ -328,6 +328,7 @@ fn a_required_control_is_met_by_the_container_or_named() {
         ]
         .map(|control| (control, Support::Enforced))
         .into(),
+        ..Capabilities::default()
     };
     let unmet = |require: Value, mut fields: Value| -> Vec<String> {
         fields["sandbox"]["require"] = require;

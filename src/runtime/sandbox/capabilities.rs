@@ -169,5 +169,20 @@ pub fn report(probe: &Probe) -> Capabilities {
         ),
     ]);
     controls.extend(cgroup::controls(&probe.homes, &probe.process_limit, &probe.cgroup_namespace));
-    Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls }
+    Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls, means: means(probe) }
+}
+
+/// By what means instances have what can be had in several ways.
+fn means(probe: &Probe) -> BTreeMap<Control, String> {
+    let by = |result: &Result<(), String>, means: &str| result.is_ok().then(|| means.to_owned());
+    let full = match &probe.bridge {
+        Ok(()) => "network full: bridge of the deployment".to_owned(),
+        Err(_) => format!("network full: {}", super::network::SHARED),
+    };
+    let found = [
+        (Control::NetworkIsolation, by(&probe.network, &format!("network namespaces; {full}"))),
+        (Control::EgressFilter, by(&probe.network, "proxy that is the only way out of a network namespace")),
+        (Control::ServiceNames, by(&probe.bridge, "hosts file of the bridge of the deployment")),
+    ];
+    found.into_iter().filter_map(|(control, means)| Some((control, means?))).collect()
 }

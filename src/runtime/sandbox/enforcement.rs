@@ -8,7 +8,8 @@ use super::bounds::FILE_LIMIT;
 use super::cgroup::{Groups, MEMORY_WATCH_INTERVAL};
 use super::layout::read_json;
 use super::record::{Launch, Layer, Record, Root, Run};
-use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, not_found};
+use super::requested::{FULL, HOST};
+use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, network, not_found};
 use crate::runtime::{Capabilities, Enforcement, EnforcementState as State, Result, Support};
 use crate::spec::{Control, SeccompProfile};
 use crate::state::InstanceRef;
@@ -124,7 +125,7 @@ impl Facts<'_> {
             },
             Control::ServiceNames => match self.launch().network.attachment() {
                 Some(attachment) => {
-                    State::Enforced { by: format!("hosts of the network {}", attachment.network.bridge) }
+                    State::Enforced { by: format!("hosts file of the bridge {}", attachment.network.bridge) }
                 }
                 None => self.missing(control),
             },
@@ -143,7 +144,7 @@ impl Facts<'_> {
     fn missing(&self, control: Control) -> State {
         match self.record.requested.contains_key(&control) {
             true => State::Absent { why: self.why_not(control) },
-            false => State::NotRequested,
+            false => State::NotRequested { by: None },
         }
     }
 
@@ -162,22 +163,26 @@ impl Facts<'_> {
     fn network(&self) -> State {
         let control = Control::NetworkIsolation;
         if self.launch().namespaces.net {
-            return State::Enforced { by: "network namespace".to_owned() };
+            return State::Enforced { by: self.launch().network.means() };
         }
-        let asked = self.record.requested.get(&control).is_some_and(|words| words != "full");
+        let by = network::SHARED.to_owned();
+        let asked = self.record.requested.get(&control).map(String::as_str);
         match (asked, self.launch().reach.no_tcp) {
-            (true, true) => State::Degraded {
-                by: "Landlock".to_owned(),
+            (None | Some(HOST), _) => State::NotRequested { by: Some(by) },
+            // Whoever asks for everything gets it, and the machine's own ports and sockets with it.
+            (Some(FULL), _) => State::Degraded { by, why: self.why_not(Control::ServiceNames) },
+            (Some(_), true) => State::Degraded {
+                by: format!("Landlock; {by}"),
                 why: format!("only TCP is out of reach: {}", self.why_not(control)),
             },
-            (true, false) => State::Absent { why: self.why_not(control) },
-            (false, _) => State::NotRequested,
+            (Some(_), false) => State::Absent { why: format!("it {by}: {}", self.why_not(control)) },
         }
     }
 
     fn root(&self) -> State {
         let control = Control::ReadOnlyRoot;
         let by = |by: &str| State::Enforced { by: by.to_owned() };
+        let instead = |by: &str| State::NotRequested { by: Some(by.to_owned()) };
         match &self.launch().root {
             Root::Host => by("read-only view of the machine's file system"),
             Root::Dir { layer: Layer::ReadOnly, .. } | Root::Layers { layer: Layer::ReadOnly, .. } => {
@@ -189,7 +194,8 @@ impl Facts<'_> {
                 why: format!("there are no mounts of its own: {}", self.why_not(control)),
             },
             Root::Shared => self.missing(control),
-            Root::Dir { .. } | Root::Layers { .. } | Root::Copy { .. } => State::NotRequested,
+            Root::Dir { .. } | Root::Layers { .. } => instead("writable layer of its own"),
+            Root::Copy { .. } => instead("copy of its own"),
         }
     }
 
@@ -257,7 +263,7 @@ impl Facts<'_> {
             Some(SeccompProfile::Strict) => "strict",
             Some(SeccompProfile::Unconfined) | None => {
                 let asked = self.record.requested.get(&Control::Seccomp).is_some_and(|words| words != "unconfined");
-                return if asked { self.missing(Control::Seccomp) } else { State::NotRequested };
+                return if asked { self.missing(Control::Seccomp) } else { State::NotRequested { by: None } };
             }
         };
         match self.seen.and_then(|seen| seen.field("Seccomp")) {
@@ -291,7 +297,7 @@ impl Facts<'_> {
         let wanted = self.launch().capabilities;
         let held = self.seen.and_then(|seen| u64::from_str_radix(seen.field("CapBnd")?, 16).ok());
         if wanted == capabilities::all() {
-            return State::NotRequested;
+            return State::NotRequested { by: None };
         }
         let by = format!("bounding set of {} of {}", wanted.count_ones(), capabilities::all().count_ones());
         match held {
@@ -304,13 +310,13 @@ impl Facts<'_> {
 
     fn user(&self) -> State {
         let identity = self.run.map(|run| &run.identity).or(self.launch().identity.as_ref());
-        if identity.is_some_and(|identity| identity.uid == 0) && !self.record.requested.contains_key(&Control::User) {
-            return State::NotRequested;
-        }
         let by = match identity {
             Some(identity) => format!("user {}, group {}", identity.uid, identity.gid),
             None => "looked up in its root when it starts".to_owned(),
         };
+        if identity.is_some_and(|identity| identity.uid == 0) && !self.record.requested.contains_key(&Control::User) {
+            return State::NotRequested { by: Some(by) };
+        }
         self.holds(Control::User, by)
     }
 
@@ -380,13 +386,15 @@ mod tests {
         let capabilities = Capabilities {
             version: "x".to_owned(),
             controls: [(control, Support::Absent { why: "no".to_owned() })].into(),
+            ..Capabilities::default()
         };
         let told = Facts { record, run: None, seen, capabilities: &capabilities }.tell();
         match &told[0].state {
             State::Enforced { by } => format!("enforced: {by}"),
             State::Degraded { by, why } => format!("degraded: {by}: {why}"),
             State::Absent { why } => format!("absent: {why}"),
-            State::NotRequested => "not requested".to_owned(),
+            State::NotRequested { by: None } => "not requested".to_owned(),
+            State::NotRequested { by: Some(by) } => format!("not requested: {by}"),
         }
     }
 
@@ -396,15 +404,44 @@ mod tests {
         for (launch, requested, control, expected) in [
             (none.clone(), none.clone(), Control::PidNamespace, "enforced: process namespace"),
             (none.clone(), json!({ "cgroup_namespace": "own" }), Control::CgroupNamespace, "absent: no"),
-            (none.clone(), json!({ "network_isolation": "full" }), Control::NetworkIsolation, "not requested"),
-            (none.clone(), json!({ "network_isolation": "none" }), Control::NetworkIsolation, "absent: no"),
+            (
+                none.clone(),
+                json!({ "network_isolation": "host" }),
+                Control::NetworkIsolation,
+                "not requested: shares the machine's network",
+            ),
+            (
+                none.clone(),
+                json!({ "network_isolation": "full" }),
+                Control::NetworkIsolation,
+                "degraded: shares the machine's network: this runtime does not have it",
+            ),
+            (
+                none.clone(),
+                json!({ "network_isolation": "none" }),
+                Control::NetworkIsolation,
+                "absent: it shares the machine's network: no",
+            ),
+            (
+                json!({ "namespaces": { "user": false, "mount": true, "pid": true, "ipc": true, "uts": true, "net": true },
+                        "network": { "link": "alone" } }),
+                json!({ "network_isolation": "none" }),
+                Control::NetworkIsolation,
+                "enforced: network namespace with loopback only",
+            ),
+            (none.clone(), json!({ "service_names": "deployment" }), Control::ServiceNames, "absent: no"),
             (
                 json!({ "reach": { "files": null, "no_tcp": true } }),
                 json!({ "network_isolation": "none" }),
                 Control::NetworkIsolation,
-                "degraded: Landlock: only TCP is out of reach: no",
+                "degraded: Landlock; shares the machine's network: only TCP is out of reach: no",
             ),
-            (none.clone(), json!({ "read_only_root": "writable" }), Control::ReadOnlyRoot, "not requested"),
+            (
+                none.clone(),
+                json!({ "read_only_root": "writable" }),
+                Control::ReadOnlyRoot,
+                "not requested: writable layer of its own",
+            ),
             (
                 json!({ "root": { "dir": { "path": "/r", "layer": "read_only" } } }),
                 none.clone(),

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 
 use super::cgroup::POOL_PIDS;
-use super::network::asked;
+use super::network::{Wanted, asked};
 use crate::runtime::enforcement::{bytes, cpus};
 use crate::spec::{Control, ImageRef, OnIdle, SandboxNetwork, SeccompProfile, ServiceSpec, Storage};
 
 /// What an instance has of its own without a word about it.
 const OWN: &str = "own";
+/// The network of its deployment.
+pub const FULL: &str = "full";
+/// The network of the machine.
+pub const HOST: &str = "host";
 
 /// What a spec asks of each control; what it says nothing of and gets nothing by default is left out.
 pub fn requested(spec: &ServiceSpec) -> BTreeMap<Control, String> {
@@ -36,6 +40,7 @@ pub fn requested(spec: &ServiceSpec) -> BTreeMap<Control, String> {
         (Control::Seccomp, Some(seccomp(spec).to_owned())),
         (Control::Landlock, paths(spec)),
         (Control::EgressFilter, hosts(spec)),
+        (Control::ServiceNames, names(spec)),
         (Control::CapabilityDrop, Some(capabilities(spec))),
         (Control::User, spec.user.clone()),
         (Control::Activity, idle.and_then(|idle| idle.max_idle).map(|time| format!("max_idle {time}"))),
@@ -51,10 +56,17 @@ fn network(spec: &ServiceSpec) -> String {
     let sandbox = spec.sandbox.as_ref();
     match sandbox.map_or(0, |sandbox| sandbox.allow_hosts.len()) {
         _ if sandbox.is_some_and(|sandbox| sandbox.network == Some(SandboxNetwork::Loopback)) => "loopback".to_owned(),
-        0 if asked(spec).is_alone() => "none".to_owned(),
-        0 => "full".to_owned(),
+        0 => match asked(spec) {
+            Wanted::Nothing | Wanted::Itself => "none".to_owned(),
+            Wanted::Deployment => FULL.to_owned(),
+            Wanted::Machine => HOST.to_owned(),
+        },
         hosts => format!("allow_hosts ({hosts})"),
     }
+}
+
+fn names(spec: &ServiceSpec) -> Option<String> {
+    (asked(spec) == Wanted::Deployment).then(|| "deployment".to_owned())
 }
 
 fn hosts(spec: &ServiceSpec) -> Option<String> {
@@ -153,6 +165,7 @@ mod tests {
                 "devices none",
                 "seccomp default",
                 "capability_drop default",
+                "service_names deployment",
             ]
         );
     }
@@ -166,6 +179,7 @@ mod tests {
             ("resources: { blkio_weight: 500 }", Control::IoLimit, "weight 500"),
             ("network_mode: none", Control::NetworkIsolation, "none"),
             ("sandbox: { network: loopback }", Control::NetworkIsolation, "loopback"),
+            ("network_mode: host", Control::NetworkIsolation, "host"),
             ("read_only_root_fs: true", Control::ReadOnlyRoot, "read-only"),
             ("sandbox: { seccomp: strict }", Control::Seccomp, "strict"),
             ("security_opt: ['seccomp=unconfined']", Control::Seccomp, "unconfined"),

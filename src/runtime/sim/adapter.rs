@@ -159,7 +159,7 @@ impl Runtime for SimRuntime {
         self.world.machine().record.called(Method::Capabilities);
         // Nothing real runs, so there is nothing that could not be confined.
         let controls = Control::ALL.into_iter().map(|control| (control, Support::Enforced)).collect();
-        Ok(Capabilities { version: "sim".to_owned(), controls })
+        Ok(Capabilities { version: "sim".to_owned(), controls, ..Capabilities::default() })
     }
 
     async fn list(&self) -> Result<Listing> {
