@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel::runtime::io::{AttachRequest, AttachSession, ExecInput, ExecOutput};
+use evenkeel::runtime::io::{AttachRequest, AttachSession, ExecInput, ExecOutput, LogOptions};
 use evenkeel::runtime::{ErrorKind, Result, Runtime};
 use evenkeel::spec::Signal;
 use evenkeel::state::{InstanceRef, StopCause};
@@ -155,4 +155,25 @@ async fn an_instance_that_is_gone_is_told_as_that() {
     let error = session.output.next().await.unwrap().unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
     assert!(error.message.ends_with("was removed before its exit code was read"), "{error}");
+}
+
+#[tokio::test]
+async fn a_prompt_is_seen_before_its_line_ends_and_is_kept_in_one_line() {
+    let sandbox = Sandbox::new();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let storage = format!("storage: [{{ type: bind, source: {}, target: /tmp/go }}]", folder.path().display());
+    let wait = |name: &str| format!("until [ -e /tmp/go/{name} ]; do sleep 0.01; done");
+    let script = format!("echo up; {}; printf 'name: '; {}; echo x; printf end", wait("one"), wait("two"));
+    let instance = started(&sandbox, &script, &storage).await;
+    let mut session = attach(&sandbox, &instance, false).await.unwrap();
+    std::fs::write(folder.path().join("one"), "").unwrap();
+    assert_eq!(until(&mut session, "name: ").await, "name: ");
+    std::fs::write(folder.path().join("two"), "").unwrap();
+    assert_eq!(until(&mut session, "end\n").await, "x\nend\n");
+    assert!(matches!(next(&mut session).await, Some(ExecOutput::Exit(0))));
+    let options = LogOptions { tail: Some(2), ..LogOptions::default() };
+    let lines = sandbox.runtime.logs().unwrap().logs(&instance, &options).await.unwrap();
+    let texts: Vec<String> = lines.map(|line| line.unwrap().text).collect().await;
+    assert_eq!(texts, ["name: x", "end"]);
 }

@@ -118,7 +118,12 @@ impl Sandbox {
     /// What an instance wrote to both streams, without the stamps.
     pub fn output(&self, instance: &InstanceRef) -> String {
         let text = std::fs::read_to_string(self.dir(instance).join("logs/output.log")).unwrap_or_default();
-        text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned() + "\n").collect()
+        let written = |line: &str| {
+            let mut parts = line.splitn(4, ' ').skip(2);
+            let is_fragment = parts.next() == Some("P");
+            parts.next().unwrap_or_default().to_owned() + if is_fragment { "" } else { "\n" }
+        };
+        text.lines().map(written).collect()
     }
 }
 

@@ -44,17 +44,24 @@ impl<'a> Line<'a> {
 pub struct Framer {
     stream: OutputStream,
     held: Vec<u8>,
+    /// Whether the last line that was written is a fragment, which another one has to end.
+    open: bool,
 }
 
 impl Framer {
     /// A framer for one stream.
     pub fn new(stream: OutputStream) -> Self {
-        Self { stream, held: Vec::new() }
+        Self { stream, held: Vec::new(), open: false }
     }
 
     /// The stream.
     pub const fn stream(&self) -> OutputStream {
         self.stream
+    }
+
+    /// Whether something is held back.
+    pub const fn holds(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// Takes bytes that were read at `at` and appends the lines that they complete to `out`.
@@ -75,9 +82,16 @@ impl Framer {
         }
     }
 
-    /// Appends what is held back, as the stream has ended.
+    /// Appends what is held back as a fragment, for those who look meanwhile; its line goes on.
+    pub fn flush(&mut self, at: DateTime<Utc>, out: &mut Vec<u8>) {
+        if self.holds() {
+            self.write(&at.to_rfc3339_opts(SecondsFormat::Nanos, true), false, &[], out);
+        }
+    }
+
+    /// Ends the last line where it has not ended, as the stream has.
     pub fn finish(&mut self, at: DateTime<Utc>, out: &mut Vec<u8>) {
-        if !self.held.is_empty() {
+        if self.holds() || self.open {
             self.write(&at.to_rfc3339_opts(SecondsFormat::Nanos, true), true, &[], out);
         }
     }
@@ -93,6 +107,7 @@ impl Framer {
         out.append(&mut self.held);
         out.extend_from_slice(text);
         out.push(b'\n');
+        self.open = !full;
     }
 }
 
@@ -143,6 +158,29 @@ mod tests {
         let shape: Vec<_> =
             out.split(|b| *b == b'\n').filter_map(Line::parse).map(|l| (l.full, l.text.len())).collect();
         assert_eq!(shape, [(true, LONGEST_TEXT)]);
+    }
+
+    #[test]
+    fn what_is_flushed_is_a_fragment_whose_line_goes_on_and_ends() {
+        let mut framer = Framer::new(OutputStream::Stdout);
+        let mut out = Vec::new();
+        framer.flush(at(), &mut out);
+        assert_eq!(out, b"", "nothing is held");
+        framer.push(at(), b"one\nname: ", &mut out);
+        assert!(framer.holds());
+        framer.flush(at(), &mut out);
+        framer.flush(at(), &mut out);
+        assert!(!framer.holds());
+        framer.push(at(), b"x\n", &mut out);
+        framer.finish(at(), &mut out);
+        framer.push(at(), b"end", &mut out);
+        framer.flush(at(), &mut out);
+        framer.finish(at(), &mut out);
+        let lines: Vec<_> = out.split(|b| *b == b'\n').filter_map(Line::parse).collect();
+        let shape: Vec<_> = lines.iter().map(|line| (line.full, line.text)).collect();
+        let expected: [(bool, &[u8]); 5] =
+            [(true, b"one"), (false, b"name: "), (true, b"x"), (false, b"end"), (true, b"")];
+        assert_eq!(shape, expected);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 
 use super::cri::{LONGEST_TEXT, Line};
 use super::logfile::part;
+use super::logtail::{Place, Tail};
 use crate::runtime::io::{ExecOutput, LogLine, OutputStream};
 
 /// Most parts that are looked for; more than any log has.
@@ -36,6 +37,9 @@ pub enum Begin {
 pub trait Assemble: Send + 'static {
     /// What is made.
     type Item: Send + 'static;
+
+    /// Leaves the next lines that end out.
+    fn skip(&mut self, lines: u64);
 
     /// Takes the next fragment, and appends what it completes.
     fn take(&mut self, fragment: &Line<'_>, out: &mut Vec<Self::Item>);
@@ -75,12 +79,13 @@ impl<A: Assemble> LogReader<A> {
     ///
     /// # Errors
     /// A part can't be read.
-    pub fn open(folder: &Path, begin: Begin, assemble: A) -> io::Result<Self> {
-        let file = match begin {
-            Begin::Oldest => oldest(folder)?,
+    pub fn open(folder: &Path, begin: Begin, mut assemble: A) -> io::Result<Self> {
+        let (file, skip) = match begin {
+            Begin::Oldest => (oldest(folder)?, 0),
             Begin::Last(lines) => last_lines(folder, lines)?,
-            Begin::Now => newest(folder)?,
+            Begin::Now => (newest(folder)?, 0),
         };
+        assemble.skip(skip);
         let mut reader = Self { folder: folder.to_owned(), file: None, next: None, rest: Vec::new(), assemble };
         file.map_or(Ok(()), |file| reader.turn_to(file))?;
         Ok(reader)
@@ -185,6 +190,8 @@ pub struct Joined {
     since: Option<DateTime<Utc>>,
     /// When the last fragment was written.
     last: Option<DateTime<Utc>>,
+    /// Lines that end and are left out.
+    skip: u64,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
@@ -192,16 +199,21 @@ pub struct Joined {
 impl Joined {
     /// Whole lines that ended from then on, or all.
     pub const fn new(since: Option<DateTime<Utc>>) -> Self {
-        Self { since, last: None, stdout: Vec::new(), stderr: Vec::new() }
+        Self { since, last: None, skip: 0, stdout: Vec::new(), stderr: Vec::new() }
     }
 }
 
 impl Assemble for Joined {
     type Item = LogLine;
 
+    fn skip(&mut self, lines: u64) {
+        self.skip = lines;
+    }
+
     fn lost(&mut self, lines: &mut Vec<LogLine>) {
         self.stdout.clear();
         self.stderr.clear();
+        self.skip = 0;
         // Not now, which is later than the lines that follow.
         lines.extend(self.last.map(|at| LogLine { at, stream: OutputStream::Stderr, text: LOST.to_owned() }));
     }
@@ -216,6 +228,10 @@ impl Assemble for Joined {
         if line.full || held.len() >= LONGEST_LINE {
             let text = String::from_utf8_lossy(held).into_owned();
             held.clear();
+            if self.skip > 0 {
+                self.skip -= u64::from(line.full);
+                return;
+            }
             if self.since.is_none_or(|since| line.at >= since) {
                 lines.push(LogLine { at: line.at, stream: line.stream, text });
             }
@@ -229,6 +245,9 @@ pub struct Written;
 
 impl Assemble for Written {
     type Item = ExecOutput;
+
+    /// Nothing is left out: who wants output as it was written begins with a fragment of their choice.
+    fn skip(&mut self, _lines: u64) {}
 
     fn lost(&mut self, out: &mut Vec<ExecOutput>) {
         out.push(ExecOutput::Stderr(format!("{LOST}\n").into_bytes().into()));
@@ -278,41 +297,27 @@ fn newest(folder: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// The part in which the last `tail` lines begin, open at the first of them.
-fn last_lines(folder: &Path, tail: u64) -> io::Result<Option<File>> {
-    let mut wanted = tail;
+/// The part in which the last `wanted` lines begin, open there, and how many lines that end in it are older.
+fn last_lines(folder: &Path, wanted: u64) -> io::Result<(Option<File>, u64)> {
+    let mut tail = Tail::new(wanted);
+    let mut found = None;
     for number in 0..MOST_PARTS {
         let Some(mut file) = optional(File::open(part(folder, number)))? else { break };
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        match begin_of_last(&bytes, &mut wanted) {
-            Some(begin) => {
-                file.seek(SeekFrom::Start(begin as u64))?;
-                return Ok(Some(file));
-            }
-            None => continue,
+        // Where nothing is of use, what comes after all of it is read.
+        let place = tail.look(&bytes).or((number == 0).then_some(Place { begin: bytes.len(), skip: 0 }));
+        found = place.map(|place| (file, place)).or(found);
+        if tail.is_done() {
+            break;
         }
     }
-    oldest(folder)
-}
-
-/// Where the last `wanted` full lines of a part begin; none where it has fewer, of which the count is then taken off.
-fn begin_of_last(bytes: &[u8], wanted: &mut u64) -> Option<usize> {
-    let mut end = bytes.len();
-    loop {
-        let before = bytes.get(..end.saturating_sub(1)).unwrap_or_default();
-        let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let line = bytes.get(begin..end).unwrap_or_default();
-        if Line::parse(line.trim_ascii_end()).is_some_and(|line| line.full) {
-            if *wanted == 0 {
-                return Some(end);
-            }
-            *wanted -= 1;
+    match found {
+        Some((mut file, Place { begin, skip })) if !tail.is_short() => {
+            file.seek(SeekFrom::Start(begin as u64))?;
+            Ok((Some(file), skip))
         }
-        if begin == 0 {
-            return None;
-        }
-        end = begin;
+        _ => Ok((oldest(folder)?, 0)),
     }
 }
 
@@ -386,6 +391,19 @@ mod tests {
         assert_eq!(tail(1), ["5"]);
         assert_eq!(tail(4), ["2", "3", "4", "5"]);
         assert_eq!(tail(100), ["1", "2", "3", "4", "5"]);
+    }
+
+    #[test]
+    fn the_last_lines_are_whole_where_the_other_stream_wrote_between_their_fragments() {
+        let folder = tempfile::tempdir().unwrap();
+        let older = "2026-01-01T00:00:00Z stdout F old\n2026-01-01T00:00:01Z stdout P a\n";
+        let newest = "2026-01-01T00:00:01Z stderr F e\n2026-01-01T00:00:02Z stdout F b\n";
+        fs::write(part(folder.path(), 1), older).unwrap();
+        fs::write(part(folder.path(), 0), newest).unwrap();
+        for (count, expected) in [(0, &[][..]), (1, &["ab"]), (2, &["e", "ab"]), (3, &["old", "e", "ab"])] {
+            let reader = LogReader::open(folder.path(), Begin::Last(count), Joined::new(None));
+            assert_eq!(texts(&mut reader.unwrap()), expected, "{count}");
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod lifecycle;
 mod logfile;
 mod logreader;
 mod logs;
+mod logtail;
 mod network;
 mod observe;
 mod overlay;

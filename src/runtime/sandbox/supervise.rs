@@ -367,6 +367,7 @@ impl Supervisor {
             for index in 0..self.outputs.len() {
                 self.read_output(index, &mut buffer);
             }
+            self.flush_output();
             self.take_signals();
             self.kill_when_due();
             self.kill_when_too_large();
@@ -416,6 +417,7 @@ impl Supervisor {
     fn wait(&mut self) {
         let kill_at = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| stop.kill_at);
         let others = self.memory.as_ref().map(MemoryWatch::next).into_iter().chain(self.helpers.due());
+        let others = others.chain(self.outputs.iter().filter_map(Output::due));
         let wake_at = kill_at.into_iter().chain(others).min();
         let wake_in = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
         let limit = wake_in.or((!self.at_rest).then_some(REST_AFTER)).map(|left| Timespec {
@@ -454,35 +456,27 @@ impl Supervisor {
 
     fn read_output(&mut self, index: usize, buffer: &mut [u8]) -> usize {
         let Some(output) = self.outputs.get_mut(index) else { return 0 };
-        let Some(pipe) = &mut output.pipe else { return 0 };
-        match pipe.read(buffer) {
-            Ok(0) => {
-                output.pipe = None;
-                let mut lines = Vec::new();
-                output.framer.finish(Utc::now(), &mut lines);
-                self.log.append(&lines);
-                0
-            }
-            Ok(size) => {
-                let mut lines = Vec::with_capacity(size + 64);
-                output.framer.push(Utc::now(), &buffer[..size], &mut lines);
-                if let Some(audience) = &mut self.audience {
-                    audience.tell(output.framer.stream(), &buffer[..size]);
-                }
-                self.append(&lines);
-                size
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
-            Err(_) => {
-                output.pipe = None;
-                0
-            }
+        let mut lines = Vec::new();
+        let size = output.read(buffer, &mut lines);
+        if let Some(audience) = &mut self.audience {
+            audience.tell(output.stream(), buffer.get(..size).unwrap_or_default());
         }
+        self.append(&lines);
+        size
+    }
+
+    /// Keeps the begin of a line that does not end.
+    fn flush_output(&mut self) {
+        let mut lines = Vec::new();
+        for output in &mut self.outputs {
+            output.flush(Instant::now(), &mut lines);
+        }
+        self.append(&lines);
     }
 
     /// Appends lines, after a word about what was lost before.
     fn append(&mut self, lines: &[u8]) {
-        if self.log.has_lost() {
+        if !lines.is_empty() && self.log.has_lost() {
             let text = format!("keel: {} bytes of output could not be written\n", self.log.take_lost());
             let mut told = Vec::new();
             Framer::new(OutputStream::Stderr).push(Utc::now(), text.as_bytes(), &mut told);
@@ -561,7 +555,7 @@ impl Supervisor {
             }
             if let Some(output) = self.outputs.get_mut(index) {
                 let mut lines = Vec::new();
-                output.framer.finish(Utc::now(), &mut lines);
+                output.finish(&mut lines);
                 self.append(&lines);
             }
         }

@@ -1,8 +1,11 @@
 //! What a supervisor reads of its program, and who sees it besides the log.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
 
 use super::super::cri::Framer;
 use super::super::layout::InstanceDir;
@@ -12,13 +15,19 @@ use super::audience::{Audience, Input};
 use super::console::Held;
 use crate::runtime::io::OutputStream;
 
+/// Longest time that the begin of a line is held back from those who look: shorter than people wait for, such as for a
+/// prompt, and longer than programs take that write a line in pieces, which is kept whole.
+const HOLD_LIMIT: Duration = Duration::from_millis(100);
+
 /// One of the program's outputs.
 #[derive(Debug)]
 pub struct Output {
     /// Gives it, until it ended.
     pub pipe: Option<File>,
     /// Makes lines of it.
-    pub framer: Framer,
+    framer: Framer,
+    /// Since when something is held back.
+    held_since: Option<Instant>,
     /// The other end of a terminal: without it a program that closes its terminal and opens it again would be read no
     /// more.
     _held_open: Option<OwnedFd>,
@@ -29,7 +38,59 @@ impl Output {
         if let Some(pipe) = &pipe {
             rustix::io::ioctl_fionbio(pipe, true)?;
         }
-        Ok(Self { pipe: pipe.map(File::from), framer: Framer::new(stream), _held_open: None })
+        Ok(Self { pipe: pipe.map(File::from), framer: Framer::new(stream), held_since: None, _held_open: None })
+    }
+
+    /// Which it is.
+    pub const fn stream(&self) -> OutputStream {
+        self.framer.stream()
+    }
+
+    /// Reads once, without waiting, and appends the lines that are to be kept. Returns how much was read into the buffer.
+    pub fn read(&mut self, buffer: &mut [u8], lines: &mut Vec<u8>) -> usize {
+        let Some(pipe) = &mut self.pipe else { return 0 };
+        match pipe.read(buffer) {
+            Ok(0) => {
+                self.pipe = None;
+                self.finish(lines);
+                0
+            }
+            Ok(size) => {
+                self.take(buffer.get(..size).unwrap_or_default(), Instant::now(), lines);
+                size
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Err(_) => {
+                self.pipe = None;
+                0
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], now: Instant, lines: &mut Vec<u8>) {
+        let before = lines.len();
+        self.framer.push(Utc::now(), bytes, lines);
+        let goes_on = self.held_since.filter(|_| lines.len() == before);
+        self.held_since = self.framer.holds().then(|| goes_on.unwrap_or(now));
+    }
+
+    /// When what is held back is to be kept as a fragment.
+    pub fn due(&self) -> Option<Instant> {
+        self.held_since.map(|since| since + HOLD_LIMIT)
+    }
+
+    /// Appends what was held back for long enough.
+    pub fn flush(&mut self, now: Instant, lines: &mut Vec<u8>) {
+        if self.due().is_some_and(|due| due <= now) {
+            self.framer.flush(Utc::now(), lines);
+            self.held_since = None;
+        }
+    }
+
+    /// Appends what is left, as no more is read.
+    pub fn finish(&mut self, lines: &mut Vec<u8>) {
+        self.framer.finish(Utc::now(), lines);
+        self.held_since = None;
     }
 }
 
@@ -67,5 +128,31 @@ impl Held {
         };
         let audience = input.map(|input| Audience::open(dir, input)).transpose()?;
         Ok(Attended { outputs, audience })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::cri::Line;
+    use super::*;
+
+    #[test]
+    fn the_begin_of_a_line_is_held_back_for_a_moment_from_its_first_byte_on() {
+        let (mut output, now) = (Output::new(None, OutputStream::Stdout).unwrap(), Instant::now());
+        let after = |part: u32| now + HOLD_LIMIT * part / 10;
+        let mut lines = Vec::new();
+        assert_eq!(output.due(), None);
+        for (part, text) in [(0, "a"), (6, "b"), (8, "c\nd"), (9, "e")] {
+            output.take(text.as_bytes(), after(part), &mut lines);
+            output.flush(after(part), &mut lines);
+        }
+        assert_eq!(output.due(), Some(after(8) + HOLD_LIMIT), "a line that ended in time is whole");
+        output.flush(after(17), &mut lines);
+        output.flush(after(18), &mut lines);
+        assert_eq!(output.due(), None, "nothing wakes anybody up");
+        output.finish(&mut lines);
+        let told: Vec<_> = lines.split(|byte| *byte == b'\n').filter_map(Line::parse).collect();
+        let told: Vec<_> = told.iter().map(|line| (line.full, line.text)).collect();
+        assert_eq!(told, [(true, &b"abc"[..]), (false, b"de"), (true, b"")]);
     }
 }

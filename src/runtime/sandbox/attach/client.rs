@@ -123,7 +123,8 @@ impl End {
 }
 
 impl SandboxRuntime {
-    /// The output of a program that nobody can write to, as its log has it: a line, or a fragment of a long one, at a time.
+    /// The output of a program that nobody can write to, as its log has it: a line, or a fragment of one that is long or
+    /// takes its time, at a time.
     async fn follow_output(&self, end: End) -> Result<AttachSession> {
         let output = self.read_output(&end.instance, true, Begin::Now, Written).await?;
         let (input, _) = mpsc::channel(1);

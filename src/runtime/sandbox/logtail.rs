@@ -1,0 +1,159 @@
+//! Where the last lines of kept output begin. Their fragments may lie among lines of the other stream. Pure.
+
+use super::cri::Line;
+use crate::runtime::io::OutputStream;
+
+/// Most bytes that are looked through for fragments once enough lines were found: the longest line that is put together.
+const LOOK_BACK: usize = 1 << 20;
+
+/// What was found so far, going back from the end.
+#[derive(Debug)]
+pub struct Tail {
+    /// Lines that are still to be found.
+    wanted: u64,
+    /// Whether the fragment before belongs to a line that is told, of standard output and standard error: at the end to
+    /// one that has not ended yet.
+    is_open: [bool; 2],
+    /// Ends of lines that were passed and are not told.
+    passed: u64,
+    /// Bytes that were looked through since enough lines were found.
+    looked: usize,
+}
+
+/// Where reading begins in a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Offset of a line.
+    pub begin: usize,
+    /// Lines that end from there on and are older than those that were wanted.
+    pub skip: u64,
+}
+
+impl Tail {
+    /// Looks for that many lines.
+    pub const fn new(wanted: u64) -> Self {
+        Self { wanted, is_open: [true; 2], passed: 0, looked: 0 }
+    }
+
+    /// Whether fewer lines were found than were wanted.
+    pub const fn is_short(&self) -> bool {
+        self.wanted > 0
+    }
+
+    /// Whether nothing older is of use.
+    pub const fn is_done(&self) -> bool {
+        let [stdout, stderr] = self.is_open;
+        self.wanted == 0 && ((!stdout && !stderr) || self.looked >= LOOK_BACK)
+    }
+
+    /// Goes back through a part, which is older than those before. Returns where to begin in it; nothing where it holds
+    /// nothing of use.
+    pub fn look(&mut self, bytes: &[u8]) -> Option<Place> {
+        let mut found = None;
+        let mut end = bytes.len();
+        while end > 0 && !self.is_done() {
+            let before = bytes.get(..end - 1).unwrap_or_default();
+            let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            let line = bytes.get(begin..end).unwrap_or_default();
+            if Line::parse(line.trim_ascii_end()).is_some_and(|line| self.is_told(&line)) {
+                found = Some(Place { begin, skip: self.passed });
+            }
+            if self.wanted == 0 {
+                self.looked += end - begin;
+            }
+            end = begin;
+        }
+        found
+    }
+
+    fn is_told(&mut self, line: &Line<'_>) -> bool {
+        let [stdout, stderr] = &mut self.is_open;
+        let is_open = match line.stream {
+            OutputStream::Stdout => stdout,
+            OutputStream::Stderr => stderr,
+        };
+        match (line.full, self.wanted) {
+            (false, _) => *is_open,
+            (true, 0) => {
+                *is_open = false;
+                self.passed += 1;
+                false
+            }
+            (true, _) => {
+                *is_open = true;
+                self.wanted -= 1;
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A part of lines such as `oF text`: the stream, the kind, the text.
+    fn part(lines: &[&str]) -> String {
+        let line = |line: &&str| {
+            let (stream, rest) = line.split_at(1);
+            let (kind, text) = rest.split_at(1);
+            let stream = if stream == "o" { "stdout" } else { "stderr" };
+            format!("2026-01-01T00:00:00Z {stream} {kind}{text}\n")
+        };
+        lines.iter().map(line).collect()
+    }
+
+    /// The lines from where to begin on, and how many that end are left out.
+    fn found<'a>(lines: &[&'a str], wanted: u64) -> (Vec<&'a str>, u64) {
+        let text = part(lines);
+        let place = Tail::new(wanted).look(text.as_bytes());
+        let Place { begin, skip } = place.unwrap_or(Place { begin: text.len(), skip: 0 });
+        let before = text[..begin].lines().count();
+        (lines[before..].to_vec(), skip)
+    }
+
+    #[test]
+    fn whole_lines_are_counted_from_the_end() {
+        let lines = ["oF 1", "eF 2", "oF 3"];
+        for (wanted, expected) in [(0, &lines[3..]), (1, &lines[2..]), (2, &lines[1..]), (3, &lines), (9, &lines)] {
+            assert_eq!(found(&lines, wanted), (expected.to_vec(), 0), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn fragments_belong_to_their_line_and_what_lies_between_is_left_out() {
+        let lines = ["oF old", "oP a", "eF e", "oP b", "oF c"];
+        assert_eq!(found(&lines, 1), (lines[1..].to_vec(), 1));
+        assert_eq!(found(&lines, 2), (lines[1..].to_vec(), 0));
+        let long = ["eF old", "oP a", "oP b", "oF c"];
+        assert_eq!(found(&long, 1), (long[1..].to_vec(), 0));
+    }
+
+    #[test]
+    fn what_has_not_ended_yet_is_told_once_it_does() {
+        let lines = ["eP name: ", "oF 1", "oF 2", "oP half"];
+        assert_eq!(found(&lines, 0), (lines.to_vec(), 2));
+        assert_eq!(found(&lines, 1), (lines.to_vec(), 1));
+        assert_eq!(found(&["oF 1", "oP half"], 0), (vec!["oP half"], 0));
+    }
+
+    #[test]
+    fn a_line_may_begin_in_an_older_part() {
+        let mut tail = Tail::new(1);
+        let newest = part(&["oP b", "oF c"]);
+        assert_eq!(tail.look(newest.as_bytes()), Some(Place { begin: 0, skip: 0 }));
+        assert!(!tail.is_done() && !tail.is_short());
+        let older = part(&["eF old", "oF old", "oP a"]);
+        assert_eq!(tail.look(older.as_bytes()).map(|place| place.begin), Some(part(&["eF old", "oF old"]).len()));
+        assert!(tail.is_done());
+    }
+
+    #[test]
+    fn a_silent_stream_is_looked_for_only_so_far() {
+        let line = format!("oF {}", "x".repeat(1000));
+        let text = part(&vec![line.as_str(); 3000]);
+        let mut tail = Tail::new(1);
+        assert_eq!(tail.look(text.as_bytes()).map(|place| place.skip), Some(0));
+        assert!(tail.is_done() && tail.looked < LOOK_BACK + 2000);
+    }
+}
