@@ -11,6 +11,23 @@ use super::hierarchy::Controller;
 
 /// Name of the group that holds those of all instances.
 pub const PARENT: &str = "keel";
+/// Most tries to use a parent that somebody removes at the same time, because it is empty. Each takes some microseconds,
+/// and meets a removal only where another process probes or ends its last instance in just that time.
+const MOST_TRIES: usize = 10;
+
+/// Does something in a parent, again where that is gone meanwhile.
+///
+/// # Errors
+/// Those of the last try.
+pub fn again<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..MOST_TRIES {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    attempt()
+}
 
 /// Where groups of instances can be made on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +150,10 @@ pub fn prepare_unified(dir: &Path, wanted: &[Controller]) -> io::Result<Vec<(Con
             }
         }
     }
+    // The kernel says the same of a directory that is gone and of a controller that is not there.
+    if !refused.is_empty() && !dir.exists() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     Ok(refused)
 }
 
@@ -186,4 +207,24 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
 /// There is no such file, or the kernel does not take the value.
 pub fn write(file: &Path, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_because_a_parent_is_gone_is_tried_again_and_nothing_else_is() {
+        let tries = |kind: io::ErrorKind, times: usize| {
+            let mut count = 0;
+            let done = again(|| {
+                count += 1;
+                if count > times { Ok(()) } else { Err(kind.into()) }
+            });
+            (done.is_ok(), count)
+        };
+        assert_eq!(tries(io::ErrorKind::NotFound, 3), (true, 4));
+        assert_eq!(tries(io::ErrorKind::NotFound, usize::MAX), (false, MOST_TRIES));
+        assert_eq!(tries(io::ErrorKind::PermissionDenied, 3), (false, 1));
+    }
 }

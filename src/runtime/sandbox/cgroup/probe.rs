@@ -15,7 +15,7 @@ use super::delegation::{base, hierarchies};
 use super::groups::Groups;
 use super::hierarchy::{Controller, Hierarchies, Hierarchy};
 use super::home::{self, Homes, LegacyHome, PARENT, UnifiedHome};
-use super::seat::{MOST_TRIES, Seat, bare};
+use super::seat::{Seat, bare};
 
 /// Longest time that trying one thing out may take; it takes less than a millisecond.
 const TRY_LIMIT: Duration = Duration::from_secs(1);
@@ -122,9 +122,10 @@ fn unified_home(
 
 /// Makes the parent of instances' groups and one group in it. The parent may be removed in between, as it is empty.
 fn divide(dir: &Path, place: &Path, wanted: &[Controller]) -> io::Result<Vec<(Controller, String)>> {
-    let attempt = || home::prepare_unified(dir, wanted).and_then(|without| home::make_dir(place).map(|()| without));
-    let is_gone = |made: &io::Result<_>| matches!(made, Err(error) if error.kind() == io::ErrorKind::NotFound);
-    (1..MOST_TRIES).map(|_| attempt()).find(|made| !is_gone(made)).unwrap_or_else(attempt)
+    home::again(|| {
+        let without = home::prepare_unified(dir, wanted)?;
+        home::make_dir(place).map(|()| without)
+    })
 }
 
 /// Puts a process into a group, freezes and kills it. Says whether processes can be born in it.
@@ -195,7 +196,7 @@ fn legacy_home(hierarchy: &Hierarchy, is_root: bool) -> Result<LegacyHome, Strin
     }
     let dir = hierarchy.mount.join(PARENT);
     let told = |error: io::Error| format!("{} can't be divided: {error}", hierarchy.mount.display());
-    home::prepare_legacy(&dir, &hierarchy.controllers).map_err(told)?;
+    home::again(|| home::prepare_legacy(&dir, &hierarchy.controllers)).map_err(told)?;
     sweep(&dir);
     let place = scratch(&dir);
     let group =

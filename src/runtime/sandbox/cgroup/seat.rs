@@ -12,12 +12,10 @@ use super::super::failure::{Context, Failure};
 use super::control;
 use super::groups::{Groups, Setting, Unified};
 use super::hierarchy::Controller;
-use super::home::{inherit_cpus, prepare_legacy, prepare_unified, write};
+use super::home::{again, inherit_cpus, prepare_legacy, prepare_unified, write};
 
 /// Longest time that what an earlier run left in a group may take to be gone; it was killed before.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
-/// Most tries to make a group whose parent somebody removes at the same time, because it is empty.
-pub(super) const MOST_TRIES: usize = 3;
 /// The number that stands for the process that writes it.
 const SELF: &[u8] = b"0";
 
@@ -140,16 +138,13 @@ fn make_all(groups: &Groups) -> Result<(), Failure> {
 
 /// Makes a group, and its parent where that is gone.
 fn make(groups: &Groups, dir: &Path) -> io::Result<()> {
-    let mut tries = 1;
-    loop {
-        match std::fs::create_dir(dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound && tries < MOST_TRIES => {
-                tries += 1;
-                prepare_parent(groups, dir)?;
-            }
-            made => return made,
+    again(|| match std::fs::create_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            prepare_parent(groups, dir)?;
+            std::fs::create_dir(dir)
         }
-    }
+        made => made,
+    })
 }
 
 fn prepare_parent(groups: &Groups, dir: &Path) -> io::Result<()> {
