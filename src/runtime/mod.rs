@@ -92,7 +92,8 @@ pub trait Runtime: Send + Sync {
     /// Starts an instance and returns it as it is afterwards. One that runs already is success.
     ///
     /// # Errors
-    /// `NotFound` when it does not exist, `Rejected` when its process can't be run.
+    /// `NotFound` when it does not exist, or had to be removed because the engine can never start it; `Rejected` when its
+    /// process can't be run.
     async fn start(&self, instance: &InstanceRef) -> Result<Instance>;
 
     /// Ends an instance: signal, grace, kill of the whole process tree; returns it as it is afterwards. One that

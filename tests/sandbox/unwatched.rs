@@ -30,7 +30,7 @@ fn without_watches_others_are_seen_and_output_is_followed() {
     if output.status.code() == Some(99) || text.contains("unshare failed") {
         return skip(&text);
     }
-    assert!(output.status.success(), "{text}");
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 async fn others_are_seen() {

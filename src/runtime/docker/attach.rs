@@ -8,15 +8,14 @@ use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, WaitContainerOptionsBuilder,
-};
+use bollard::query_parameters::{AttachContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::container::end_of;
 use super::engine::{READ_DEADLINE, WRITE_DEADLINE};
 use super::error::explain;
 use super::readers::Following;
@@ -63,7 +62,8 @@ impl Inner {
         if let Some(why) = refused {
             return Err(RuntimeError::new(ErrorKind::Rejected, format!("{}: {why}", container.what)));
         }
-        // Before its output, so that its exit code is known even where it is removed as soon as it ended.
+        // Asked for before the output is opened, so that the engine has most often taken it up when that ends, and tells the
+        // exit code also where the container is removed at once.
         let end = End::of(&container);
         let (output, input) = container.open(request.stdin).await?;
         if let Some((columns, rows)) = request.size.filter(|_| tty) {
@@ -118,19 +118,13 @@ impl Container {
     }
 
     /// The exit code, which the engine tells by itself once the container ends, also where that is removed at once. None
-    /// where it does not: Podman begins to answer no sooner, which may be longer than a request takes.
+    /// where it can't be asked, or does not tell.
     async fn wait(&self) -> Option<i64> {
         let docker = self.inner.engine.client().await.ok()?;
-        let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
-        match docker.wait_container(&self.id, Some(options)).next().await? {
-            // bollard gives a non-zero exit code as an error. A negative one is none.
-            Ok(answer) if answer.error.is_none() => Some(answer.status_code).filter(|code| *code >= 0),
-            Err(Error::DockerContainerWaitError { code, error }) if error.is_empty() => Some(code),
-            other => {
-                tracing::debug!(?other, "{}: the engine does not tell the exit code", self.what);
-                None
-            }
-        }
+        end_of(&docker, &self.id).await.unwrap_or_else(|problem| {
+            tracing::debug!(?problem, "{}: the engine does not tell the exit code", self.what);
+            None
+        })
     }
 
     /// The exit code of a container whose output has ended.

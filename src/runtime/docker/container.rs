@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bollard::Docker;
+use bollard::errors::Error;
 use bollard::models::MountType;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
@@ -264,14 +266,13 @@ impl Inner {
     /// Whether a container ended within that time, or is gone.
     async fn ended_within(&self, instance: &InstanceRef, limit: Duration, what: &str) -> Result<bool> {
         let docker = self.engine.client().await?;
-        let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
-        let mut answers = docker.wait_container(&instance.runtime_id, Some(options));
-        let Ok(answer) = tokio::time::timeout(limit, answers.next()).await else { return Ok(false) };
-        match answer {
-            // bollard gives a non-zero exit code as an error.
-            None | Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })) => Ok(true),
-            Some(Err(error)) if super::error::is_missing(&error) => Ok(true),
-            Some(Err(error)) => {
+        let Ok(end) = tokio::time::timeout(limit, end_of(&docker, &instance.runtime_id)).await else {
+            return Ok(false);
+        };
+        match end {
+            Ok(_) => Ok(true),
+            Err(error) if super::error::is_missing(&error) => Ok(true),
+            Err(error) => {
                 self.engine.forget_on(&error);
                 Err(super::error::explain(what, &error))
             }
@@ -341,15 +342,33 @@ fn need_sources(request: &CreateRequest) -> Result<()> {
     })
 }
 
+/// Waits until a container does not run, and returns its exit code where the engine tells it.
+///
+/// # Errors
+/// The engine can't be asked, or has no such container.
+pub(super) async fn end_of(docker: &Docker, id: &str) -> std::result::Result<Option<i64>, Error> {
+    let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
+    match docker.wait_container(id, Some(options)).next().await {
+        None => Ok(None),
+        // A negative code is none.
+        Some(Ok(answer)) if answer.error.is_none() => Ok(Some(answer.status_code).filter(|code| *code >= 0)),
+        Some(Ok(_)) => Ok(None),
+        // bollard gives a non-zero exit code as an error.
+        Some(Err(Error::DockerContainerWaitError { code, error })) => Ok(error.is_empty().then_some(code)),
+        Some(Err(error)) => Err(error),
+    }
+}
+
 /// Docker gives 409; Podman 4 gives 500.
 fn is_name_conflict(error: &CallError) -> bool {
     matches!(error.status(), Some(409 | 500)) && error.words().contains("already in use")
 }
 
-/// Whether an engine says of a container that does not run that containerd has something of its name: an engine that was
-/// killed while it started the container left that behind, and refuses every further start.
+/// Whether an engine refuses a start because containerd has something of the container's id: an engine that was killed
+/// while it started the container left that behind, and refuses every further start.
 fn is_half_started(words: &str) -> bool {
-    words.contains("id already in use") || (words.contains("task") && words.contains("already exists"))
+    words == "id already in use"
+        || (words.starts_with("failed to create task for container:") && words.contains("already exists"))
 }
 
 fn is_missing_network(error: &CallError) -> bool {
@@ -381,7 +400,8 @@ mod tests {
             ("failed to create task for container: AlreadyExists: task 4f2a: already exists: unknown", true),
             ("driver failed programming external connectivity: port is already allocated", false),
             ("listen tcp4 127.0.0.1:80: bind: address already in use", false),
-            ("network keel_web already exists", false),
+            ("endpoint with name tasks_web_0_a1_0 already exists in network keel_tasks", false),
+            ("pid already in use", false),
         ];
         for (words, is_so) in table {
             assert_eq!(is_half_started(words), is_so, "{words}");

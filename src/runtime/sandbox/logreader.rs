@@ -67,8 +67,8 @@ enum Successor {
 pub struct LogReader<A> {
     folder: PathBuf,
     file: Option<File>,
-    /// The part after it, where there was one: held, so that it can be read even when it is dropped before its turn.
-    next: Option<File>,
+    /// What follows it, as far as was seen. A part is held, so that it can be read even when it is dropped before its turn.
+    next: Successor,
     /// Bytes of a line whose end was not read yet.
     rest: Vec<u8>,
     assemble: A,
@@ -86,7 +86,8 @@ impl<A: Assemble> LogReader<A> {
             Begin::Now => (newest(folder)?, 0),
         };
         assemble.skip(skip);
-        let mut reader = Self { folder: folder.to_owned(), file: None, next: None, rest: Vec::new(), assemble };
+        let mut reader =
+            Self { folder: folder.to_owned(), file: None, next: Successor::None, rest: Vec::new(), assemble };
         file.map_or(Ok(()), |file| reader.turn_to(file))?;
         Ok(reader)
     }
@@ -119,27 +120,26 @@ impl<A: Assemble> LogReader<A> {
     }
 
     fn turn_to(&mut self, file: File) -> io::Result<()> {
-        self.next = match self.successor(&file)? {
-            Successor::Is(next) => Some(next),
-            Successor::None | Successor::Unknown => None,
-        };
+        self.next = self.successor(&file)?;
         self.file = Some(file);
         Ok(())
     }
 
-    /// Turns from a part that was read to its end to the one after it; false where that part is still written to.
+    /// Goes on where a part gave no more; false where that part is still written to.
     fn go_on(&mut self, items: &mut Vec<A::Item>) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
-        let next = match (self.next.take(), self.successor(file)?) {
-            (Some(next), _) | (None, Successor::Is(next)) => next,
-            (None, Successor::None) => return Ok(false),
-            (None, Successor::Unknown) => {
+        let next = match std::mem::replace(&mut self.next, Successor::None) {
+            Successor::Is(next) => next,
+            Successor::None => {
+                self.next = self.successor(file)?;
+                // What was written between the last read and the rotation is read before that one is left.
+                return Ok(!matches!(self.next, Successor::None));
+            }
+            Successor::Unknown => {
+                self.next = Successor::Unknown;
                 let Some(oldest) = oldest(&self.folder)? else { return Ok(false) };
-                // A log of a single part drops each when it begins the next.
-                if part(&self.folder, 1).exists() {
-                    self.rest.clear();
-                    self.assemble.lost(items);
-                }
+                self.rest.clear();
+                self.assemble.lost(items);
                 oldest
             }
         };
@@ -377,6 +377,27 @@ mod tests {
         let left = texts(&mut reader);
         assert_eq!((left.first().map(String::as_str), left.last().map(String::as_str)), (Some("8"), Some("19")));
         assert_eq!(left.iter().filter(|line| *line == LOST).count(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn what_is_written_right_before_a_rotation_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = log(folder.path());
+        write(&mut log, "1\n");
+        let mut reader = LogReader::open(folder.path(), Begin::Oldest, Joined::new(None)).unwrap();
+        assert_eq!(texts(&mut reader), ["1"]);
+        let mut lines = Vec::new();
+        // The end of the part was reached; whoever goes on now finds that it was rotated meanwhile.
+        for line in ["2\n", "3\n"] {
+            write(&mut log, line);
+        }
+        assert!(reader.go_on(&mut lines).unwrap());
+        assert_eq!(texts(&mut reader), ["2", "3"]);
+        for line in ["4\n", "5\n", "6\n", "7\n", "8\n", "9\n"] {
+            write(&mut log, line);
+        }
+        assert!(reader.go_on(&mut lines).unwrap());
+        assert_eq!(texts(&mut reader)[..2], ["4".to_owned(), LOST.to_owned()], "also where it was dropped meanwhile");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::logreader::{Assemble, Begin, Joined, LogReader};
 use super::process::ProcessKey;
+use super::readers::Reading;
 use super::watch::{drained, ended};
 use super::{SandboxRuntime, checked_id, failed, not_found, sys};
 use crate::runtime::io::{LogLine, LogOptions, Logs};
@@ -43,15 +44,22 @@ impl SandboxRuntime {
         assemble: A,
     ) -> Result<BoxStream<'static, Result<A::Item>>> {
         let found = self.look(instance).await?.ok_or_else(|| not_found(instance))?;
-        let folder = self.inner.dir(&checked_id(instance)?).logs();
+        let dir = self.inner.dir(&checked_id(instance)?);
+        let folder = dir.logs();
         let supervisor = found.run.as_ref().map(|run| run.supervisor).filter(|_| follow);
         // Watched before the first look, so that nothing written in between is missed; looked at now and then where the
         // machine has no watch left to give.
         let follow = supervisor.map(|supervisor| (watch(&folder).ok(), supervisor));
         let read = |error: std::io::Error| failed("reading the output", &error);
-        let reader = blocking(move || LogReader::open(&folder, begin, assemble)).await?.map_err(read)?;
+        let open = move || {
+            // A removal waits for those who read the last lines.
+            let reading = Reading::begin(&dir);
+            LogReader::open(&folder, begin, assemble).map(|reader| (reader, reading))
+        };
+        let (reader, reading) = blocking(open).await?.map_err(read)?;
         let (sender, receiver) = mpsc::channel(BACKLOG);
         tokio::spawn(async move {
+            let _reading = reading;
             if let Err(error) = send(reader, follow, &sender).await {
                 let _ = sender.send(Err(error)).await;
             }

@@ -52,8 +52,12 @@ impl SandboxRuntime {
         }
         let dir = self.inner.dir(&id);
         let done = async {
-            while is_read(&dir) {
-                tokio::time::sleep(PAUSE).await;
+            loop {
+                let dir = dir.clone();
+                match tokio::task::spawn_blocking(move || is_read(&dir)).await {
+                    Ok(true) => tokio::time::sleep(PAUSE).await,
+                    Ok(false) | Err(_) => break,
+                }
             }
         };
         if tokio::time::timeout(LAST_LOOK, done).await.is_err() {

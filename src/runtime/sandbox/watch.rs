@@ -92,28 +92,22 @@ impl Watch {
         .boxed()
     }
 
-    /// Starts to watch the directory of all instances, or to look at it regularly where it can't be watched.
+    /// Starts to watch the directory of all instances, or to look at it regularly while it can't be watched.
     pub fn start(self: &Arc<Self>) {
         let (weak, stop) = (Arc::downgrade(self), self.stop.clone());
-        let inotify = self.notifications();
-        if let Err(error) = &inotify {
-            tracing::warn!(
-                "sandboxes are looked at every {POLL:?}, because their directory can't be watched: {error} (raise \
-                 fs.inotify.max_user_instances and fs.inotify.max_user_watches)"
-            );
-        }
+        let mut inotify = self.notifications().map_err(warn).ok();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
-            let mut inotify = inotify.ok();
             loop {
                 let was_told = match &inotify {
-                    Some(inotify) => drained(inotify).await.is_ok(),
+                    Some(inotify) => drained(inotify).await.map_err(warn).is_ok(),
                     None => false,
                 };
-                if !was_told {
-                    inotify = None;
-                }
                 tokio::time::sleep(if was_told { GATHER } else { POLL }).await;
                 let Some(watch) = weak.upgrade() else { return };
+                if !was_told {
+                    // Somebody may have given a watch up, or raised the bound.
+                    inotify = watch.notifications().ok();
+                }
                 watch.look_at_all().await;
             }
         }));
@@ -239,6 +233,13 @@ impl Watch {
             }
         }));
     }
+}
+
+fn warn(error: io::Error) {
+    tracing::warn!(
+        "sandboxes are looked at every {POLL:?}, because their directory can't be watched: {error} (raise \
+         fs.inotify.max_user_instances and fs.inotify.max_user_watches)"
+    );
 }
 
 impl Told {
