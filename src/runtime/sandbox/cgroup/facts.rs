@@ -173,6 +173,9 @@ fn io_of_processes(seen: &Seen<'_>) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::process::Stdio;
+
     use super::*;
     use crate::runtime::sandbox::cgroup::groups::{Legacy, Unified};
 
@@ -236,7 +239,11 @@ mod tests {
 
     #[test]
     fn processes_tell_where_groups_do_not() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "echo up; read -r _"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // It has hardly any memory of its own before it has done something.
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
         let members = Members::Below(std::process::id().cast_signed());
         let found = usage(&Groups::default(), &members);
         child.kill().unwrap();
