@@ -1,5 +1,6 @@
 //! The caller's side: a controller's socket, or the same router in process.
 
+use std::error::Error;
 use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,9 +9,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{Method, Request, Response};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use http_body_util::LengthLimitError;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -224,9 +226,7 @@ impl Client {
 
     async fn call<T: DeserializeOwned>(&self, request: Request<Body>) -> Result<T, ApiError> {
         let response = success(self.send(request).await?).await?;
-        let bytes = axum::body::to_bytes(response.into_body(), MAX_ANSWER)
-            .await
-            .map_err(|error| ApiError::ended(format!("the controller's answer broke off: {error}")))?;
+        let bytes = whole(response.into_body(), MAX_ANSWER).await?;
         serde_json::from_slice(&bytes).map_err(|error| {
             ApiError::transport(format!("the controller's answer can't be read ({error}); is it of another version?"))
         })
@@ -262,10 +262,7 @@ fn output(frame: Frame) -> Result<ExecOutput, ApiError> {
     }
 }
 
-async fn send_to(
-    path: &Path,
-    request: Request<Body>,
-) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
+async fn send_to(path: &Path, request: Request<Body>) -> Result<Response<Body>, Box<dyn Error + Send + Sync>> {
     let stream = UnixStream::connect(path).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the answer, or when the answer is dropped.
@@ -305,6 +302,17 @@ fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, ApiE
         .map_err(|error| ApiError::new(Kind::Invalid, format!("the request can't be sent: {error}")))
 }
 
+/// All of an answer that has at most so many bytes. Of a longer one, the next try would be as long.
+async fn whole(body: Body, most: usize) -> Result<Bytes, ApiError> {
+    axum::body::to_bytes(body, most).await.map_err(|error| {
+        let is_too_long = error.source().is_some_and(|source| source.is::<LengthLimitError>());
+        match is_too_long {
+            true => ApiError::transport(format!("the controller's answer is longer than {most} bytes")),
+            false => ApiError::ended(format!("the controller's answer broke off: {error}")),
+        }
+    })
+}
+
 /// The answer, or the error that it holds.
 async fn success(response: Response<Body>) -> Result<Response<Body>, ApiError> {
     let status = response.status();
@@ -340,4 +348,22 @@ fn log_items(body: Body) -> impl futures::Stream<Item = Result<LogItem, ApiError
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer in these pieces.
+    fn body(pieces: &[Result<&'static str, std::io::ErrorKind>]) -> Body {
+        Body::from_stream(stream::iter(pieces.to_vec()).map(|piece| piece.map_err(std::io::Error::from)))
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_is_not_taken_for_one_that_broke_off() {
+        let kind = async |pieces: &[_]| whole(body(pieces), 4).await.map_err(|error| error.kind);
+        assert_eq!(kind(&[Ok("1234")]).await, Ok(Bytes::from("1234")));
+        assert_eq!(kind(&[Ok("123"), Ok("45")]).await, Err(Kind::Transport));
+        assert_eq!(kind(&[Ok("123"), Err(std::io::ErrorKind::ConnectionReset)]).await, Err(Kind::Ended));
+    }
 }

@@ -36,7 +36,8 @@ pub enum Kind {
     Ended,
     /// It took too long.
     Timeout,
-    /// The answer could not be understood.
+    /// Whoever was to be asked can't be connected to, or answers too much or what can't be read; another try would end the
+    /// same way.
     Transport,
 }
 

@@ -15,7 +15,8 @@
 //! | 7 attached | down, first of an attach | JSON of [`Attached`](super::Attached) |
 //!
 //! The head of the answer comes before the start frame, which is sent after it: what nobody took up was not started, and can
-//! be asked of another controller. The end of the request's body is the end of standard input. The end of the connection ends a command, and detaches.
+//! be asked of another controller. The end of the request's body is the end of standard input. The end of the connection
+//! ends a command, and detaches.
 
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};

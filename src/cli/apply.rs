@@ -8,9 +8,9 @@ use super::converge::{Baseline, Waited, report, wait};
 use super::exit::{Exit, Outcome};
 use super::files::Files;
 use super::goal::{Goals, goals};
-use super::lasting::{Lasting, Unattended, change, observe};
 use super::output::{note, print};
 use super::problems;
+use super::reconnecting::{Reconnecting, Unattended, change, observe};
 use super::text::harmless;
 use crate::api::Client;
 use crate::config::Options;
@@ -68,7 +68,7 @@ impl Args {
 
     /// Declares it, and waits; once more with the next engine where the controller ends meanwhile, which then finds it
     /// declared.
-    async fn apply(&self, engine: &mut Lasting<'_>, request: &ApplyRequest) -> Outcome {
+    async fn apply(&self, engine: &mut Reconnecting<'_>, request: &ApplyRequest) -> Outcome {
         let deadline = Instant::now() + self.timeout;
         let (mut baseline, mut is_told) = (None, false);
         let declare = async |client: &Client| -> Outcome {
@@ -102,13 +102,13 @@ impl Args {
 /// Whether the files can be applied; tells why not. Asked before anything is made where no controller runs; a controller
 /// says so itself.
 async fn is_right(options: &Options, request: &ApplyRequest) -> anyhow::Result<bool> {
-    let mut looking = observe(options).await?;
-    let problems = looking.ask(async |client| match client.has_controller() {
+    let mut engine = observe(options).await?;
+    let problems = engine.ask(async |client| match client.has_controller() {
         true => Ok(Vec::new()),
         false => client.preview(request).await.map(|preview| preview.problems),
     });
     let problems = problems.await;
-    looking.close().await;
+    engine.close().await;
     let problems = problems?;
     if !problems.is_empty() {
         problems::report(&problems, "nothing was applied");
@@ -117,9 +117,9 @@ async fn is_right(options: &Options, request: &ApplyRequest) -> anyhow::Result<b
 }
 
 async fn dry_run(options: &Options, request: &ApplyRequest) -> Outcome {
-    let mut looking = observe(options).await?;
-    let preview = looking.ask(async |client| client.preview(request).await).await;
-    looking.close().await;
+    let mut engine = observe(options).await?;
+    let preview = engine.ask(async |client| client.preview(request).await).await;
+    engine.close().await;
     let preview = preview?;
     if !preview.problems.is_empty() {
         problems::report(&preview.problems, "nothing would be applied");

@@ -1,8 +1,8 @@
 //! `keel approve`: confirm that what is kept without a declaration may go.
 
 use super::exit::{Exit, Outcome};
-use super::lasting::{Unattended, change};
 use super::output::{note, print};
+use super::reconnecting::{Unattended, change};
 use crate::api::Client;
 use crate::config::Options;
 

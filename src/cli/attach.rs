@@ -3,8 +3,8 @@
 use super::detach::DetachKeys;
 use super::exec::refused;
 use super::exit::{Exit, Outcome};
-use super::lasting::{Lasting, look};
 use super::output::note;
+use super::reconnecting::{Reconnecting, observe_existing};
 use super::streams::{Ending, Screen, send_input, send_sizes};
 use super::terminal::{RawMode, is_terminal, size};
 use crate::api::client::ExecStream;
@@ -45,7 +45,7 @@ enum End {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let Some(mut engine) = look(options).await? else {
+        let Some(mut engine) = observe_existing(options).await? else {
             anyhow::bail!("{} has no running instance; see keel get instances", self.target);
         };
         let outcome = self.attach(&mut engine).await;
@@ -53,7 +53,7 @@ impl Args {
         outcome
     }
 
-    async fn attach(self, engine: &mut Lasting<'_>) -> Outcome {
+    async fn attach(self, engine: &mut Reconnecting<'_>) -> Outcome {
         let size = is_terminal(&std::io::stdout()).then(size).flatten();
         let request = AttachRequest { stdin: self.stdin, size };
         let start = AttachStart { target: self.target.to_string(), request };

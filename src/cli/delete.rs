@@ -12,9 +12,9 @@ use super::converge::Baseline;
 use super::exit::{Exit, Outcome};
 use super::files::Files;
 use super::goal::goals;
-use super::lasting::{Lasting, Unattended, change, look};
 use super::output::note;
 use super::problems;
+use super::reconnecting::{Reconnecting, Unattended, change, observe_existing};
 use crate::api::{ApiError, Client};
 use crate::config::Options;
 use crate::controller::{Applied, Change, DeleteRequest};
@@ -53,16 +53,16 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let Some(mut looking) = look(options).await? else { return self.nothing(options) };
+        let Some(mut engine) = observe_existing(options).await? else { return self.nothing(options) };
         let wanted = match self.files.paths.is_empty() {
             true => self.named(),
-            false => self.declared(&mut looking).await,
+            false => self.declared(&mut engine).await,
         };
         let found = match wanted {
-            Ok(wanted) => looking.ask(async |client| self.find(client, &wanted).await).await,
+            Ok(wanted) => engine.ask(async |client| self.find(client, &wanted).await).await,
             Err(error) => Err(error),
         };
-        looking.close().await;
+        engine.close().await;
         let (found, missing) = found?;
         for name in &missing {
             note(format_args!("error: deployments \"{name}\" not found"));
@@ -126,7 +126,7 @@ impl Args {
     }
 
     /// The deployments that the files declare.
-    async fn declared(&self, engine: &mut Lasting<'_>) -> anyhow::Result<BTreeSet<String>> {
+    async fn declared(&self, engine: &mut Reconnecting<'_>) -> anyhow::Result<BTreeSet<String>> {
         let mut request = self.files.read(None)?;
         // Without its directory, nothing counts as missing from it.
         request.origins.clear();
@@ -141,7 +141,7 @@ impl Args {
 
     /// Has them removed, and waits; once more with the next engine where the controller ends meanwhile, for what is left
     /// by then.
-    async fn delete(&self, engine: &mut Lasting<'_>, deployments: &BTreeSet<String>) -> Outcome {
+    async fn delete(&self, engine: &mut Reconnecting<'_>, deployments: &BTreeSet<String>) -> Outcome {
         let deadline = Instant::now() + self.timeout;
         let mut is_told = false;
         let remove = async |client: &Client| -> Outcome {

@@ -5,8 +5,8 @@ use anyhow::bail;
 use super::connect::{synced_status, warn_about};
 use super::description::text;
 use super::exit::{Exit, Outcome};
-use super::lasting::look;
 use super::output::{DataFormat, note, print, print_data};
+use super::reconnecting::observe_existing;
 use super::views::Resource;
 use crate::api::{ApiError, Client, Kind};
 use crate::config::Options;
@@ -39,7 +39,7 @@ impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
         let target = target(&self.what)?;
-        let Some(mut engine) = look(options).await? else {
+        let Some(mut engine) = observe_existing(options).await? else {
             return Ok(not_found(&target));
         };
         let found = engine.ask(async |client| find(client, &target).await).await;

@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use super::exit::{Exit, Outcome};
 use super::fields::{FieldChange, changes};
-use super::lasting::observe;
 use super::output::{Colours, print, print_data, stdout_is_terminal};
 use super::preview::{PreviewArgs, is_nothing, preview, section, verdict};
 use super::problems;
+use super::reconnecting::observe;
 use super::text::harmless;
 use crate::config::Options;
 use crate::controller::{Change, DeploymentPreview};

@@ -2,8 +2,8 @@
 
 use super::connect::synced_status;
 use super::exit::{Exit, Outcome};
-use super::lasting::observe;
 use super::output::{Columns, DataFormat, print, print_data};
+use super::reconnecting::observe;
 use crate::config::Options;
 use crate::controller::RuntimeReport;
 use crate::runtime::Support;

@@ -1,8 +1,8 @@
 //! `keel exec`: a command inside a running instance.
 
 use super::exit::{Exit, Outcome};
-use super::lasting::{Lasting, look};
 use super::output::note;
+use super::reconnecting::{Reconnecting, observe_existing};
 use super::streams::{Ending, Screen, send_input, send_sizes};
 use super::terminal::{RawMode, is_terminal, size};
 use crate::api::{ApiError, ExecStart, Kind};
@@ -44,7 +44,7 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let Some(mut engine) = look(options).await? else {
+        let Some(mut engine) = observe_existing(options).await? else {
             anyhow::bail!("{} has no running instance; see keel get instances", self.target);
         };
         let outcome = self.exec(&mut engine).await;
@@ -52,7 +52,7 @@ impl Args {
         outcome
     }
 
-    async fn exec(self, engine: &mut Lasting<'_>) -> Outcome {
+    async fn exec(self, engine: &mut Reconnecting<'_>) -> Outcome {
         let raw = self.tty && self.stdin && is_terminal(&std::io::stdin());
         if self.tty && self.stdin && !raw {
             note(

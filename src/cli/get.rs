@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::connect::{synced_status, warn_about};
 use super::exit::{Exit, Outcome};
-use super::lasting::{Lasting, look};
 use super::output::{Columns, DataFormat, Format, note, print, print_data};
+use super::reconnecting::{Reconnecting, observe_existing};
 use super::views::{Object, Resource};
 use crate::config::Options;
 use crate::state::Target;
@@ -53,11 +53,11 @@ impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
         let selection = selection(&self.what, &self.names)?;
-        let Some(mut attached) = look(options).await? else {
+        let Some(mut engine) = observe_existing(options).await? else {
             return self.show_nothing(&selection, options).await;
         };
-        let outcome = self.show(&selection, &mut attached).await;
-        attached.close().await;
+        let outcome = self.show(&selection, &mut engine).await;
+        engine.close().await;
         outcome
     }
 
@@ -69,15 +69,15 @@ impl Args {
             return Ok(exit);
         }
         // An engine of this process would look once while the first controller is still starting.
-        let mut attached = Lasting::first_controller(options).await?;
-        let status = attached.ask(synced_status).await?;
-        let outcome = self.follow(selection, &mut attached, status, nothing, &mut selection.columns()).await;
-        attached.close().await;
+        let mut engine = Reconnecting::first_controller(options).await?;
+        let status = engine.ask(synced_status).await?;
+        let outcome = self.follow(selection, &mut engine, status, nothing, &mut selection.columns()).await;
+        engine.close().await;
         outcome
     }
 
-    async fn show(&self, selection: &Selection, attached: &mut Lasting<'_>) -> Outcome {
-        let status = attached.ask(synced_status).await?;
+    async fn show(&self, selection: &Selection, engine: &mut Reconnecting<'_>) -> Outcome {
+        let status = engine.ask(synced_status).await?;
         warn_about(&status);
         let mut columns = selection.columns();
         let shown = selection.objects(&status);
@@ -85,7 +85,7 @@ impl Args {
         if !self.watch {
             return Ok(exit);
         }
-        self.follow(selection, attached, status, shown, &mut columns).await
+        self.follow(selection, engine, status, shown, &mut columns).await
     }
 
     fn print_first(
@@ -112,7 +112,7 @@ impl Args {
     async fn follow(
         &self,
         selection: &Selection,
-        attached: &mut Lasting<'_>,
+        engine: &mut Reconnecting<'_>,
         mut status: Status,
         mut shown: Vec<(Resource, Vec<Object>)>,
         columns: &mut [Columns],
@@ -121,7 +121,7 @@ impl Args {
             let now = selection.objects(&status);
             self.print_changes(&shown, &now, columns)?;
             shown = now;
-            status = attached.status_after(status.generation).await?;
+            status = engine.status_after(status.generation).await?;
         }
     }
 

@@ -7,8 +7,8 @@ use chrono::{SecondsFormat, Utc};
 use futures::StreamExt;
 
 use super::exit::{Exit, Outcome};
-use super::lasting::Lasting;
 use super::output::{Colours, note, print, stdout_is_terminal};
+use super::reconnecting::Reconnecting;
 use super::text::harmless;
 use crate::api::{ApiError, Client, Kind, LogItem, LogQuery, LogResume};
 use crate::controller::Bookmark;
@@ -53,30 +53,30 @@ impl Reader {
     ///
     /// # Errors
     /// Nothing of that name is declared or exists; no engine can be asked; standard output can't be written.
-    pub async fn read(&mut self, attached: &mut Lasting<'_>) -> Outcome {
+    pub async fn read(&mut self, engine: &mut Reconnecting<'_>) -> Outcome {
         loop {
-            match self.read_from(attached).await? {
+            match self.read_from(engine).await? {
                 End::Done => return Ok(self.exit),
-                End::Lost(error) if self.query.goes_on() => attached.recover(error).await?,
+                End::Lost(error) if self.query.goes_on() => engine.recover(error).await?,
                 End::Lost(error) => return Err(error.into()),
-                End::Controller(client) => attached.switch(client).await,
+                End::Controller(client) => engine.switch(client).await,
             }
         }
     }
 
     /// Reads for as long as this engine tells something.
-    async fn read_from(&mut self, attached: &mut Lasting<'_>) -> anyhow::Result<End> {
+    async fn read_from(&mut self, engine: &mut Reconnecting<'_>) -> anyhow::Result<End> {
         let mut items = match self.has_begun {
             // Nobody has been told anything yet, nor needs to be told that this is another controller.
-            false => attached.ask(async |client| client.logs(&self.query).await).await?,
-            true => match attached.client().resume_logs(&self.resume()).await {
+            false => engine.ask(async |client| client.logs(&self.query).await).await?,
+            true => match engine.client().resume_logs(&self.resume()).await {
                 Ok(items) => items,
                 Err(error) => return Ok(End::Lost(error)),
             },
         };
         self.has_begun = true;
-        attached.answers();
-        let mut controller = pin!(attached.controller());
+        engine.answers();
+        let mut controller = pin!(engine.controller());
         loop {
             let item = tokio::select! {
                 item = items.next() => item,
@@ -88,7 +88,7 @@ impl Reader {
                     note(format_args!("{} is not declared any more and its last instance is gone", self.query.target));
                     return Ok(End::Done);
                 }
-                Some(Ok(item)) => self.tell(item, attached)?,
+                Some(Ok(item)) => self.tell(item, engine)?,
                 Some(Err(error)) => return Ok(End::Lost(error)),
                 None if self.query.goes_on() => {
                     return Ok(End::Lost(ApiError::new(Kind::Ended, "the log broke off")));
@@ -102,7 +102,7 @@ impl Reader {
         LogResume { query: self.query.clone(), after: self.bookmark.clone() }
     }
 
-    fn tell(&mut self, item: LogItem, attached: &mut Lasting<'_>) -> anyhow::Result<()> {
+    fn tell(&mut self, item: LogItem, engine: &mut Reconnecting<'_>) -> anyhow::Result<()> {
         match item {
             LogItem::Instances(names) => {
                 self.printer.set_instances(&names);
@@ -112,7 +112,7 @@ impl Reader {
                 print(&self.printer.line(&instance, &line))?;
                 self.bookmark.line(&instance, runtime, &runtime_id, line.at);
                 self.waiting = None;
-                attached.works();
+                engine.works();
             }
             LogItem::NoLines { instance, runtime, runtime_id } => {
                 self.bookmark.no_lines(&instance, runtime, &runtime_id);
@@ -125,7 +125,7 @@ impl Reader {
                 "warning: the output of {instance} can't be read at present and is tried again: {}",
                 error.error
             )),
-            LogItem::Waiting => self.tell_waiting(attached.client()),
+            LogItem::Waiting => self.tell_waiting(engine.client()),
             LogItem::Gone | LogItem::Broken(_) => {}
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::exit::{Exit, Outcome};
-use super::lasting::look;
 use super::log_reader::Reader;
+use super::reconnecting::observe_existing;
 use crate::api::LogQuery;
 use crate::config::Options;
 use crate::state::Target;
@@ -49,7 +49,7 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
-        let Some(mut attached) = look(options).await? else {
+        let Some(mut engine) = observe_existing(options).await? else {
             anyhow::bail!("{} has no instance", self.target);
         };
         let query = LogQuery {
@@ -61,10 +61,10 @@ impl Args {
         };
         let mut reader = Reader::new(query, self.timestamps);
         let outcome = tokio::select! {
-            outcome = reader.read(&mut attached) => outcome,
+            outcome = reader.read(&mut engine) => outcome,
             _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
         };
-        attached.close().await;
+        engine.close().await;
         outcome
     }
 }

@@ -22,7 +22,6 @@ mod fields;
 mod files;
 mod get;
 mod goal;
-mod lasting;
 mod log_reader;
 mod logs;
 mod narrate;
@@ -32,6 +31,7 @@ mod plan;
 mod preview;
 mod problems;
 mod progress;
+mod reconnecting;
 mod run;
 pub mod schema;
 mod streams;
@@ -79,8 +79,8 @@ struct Global {
     /// Where this installation keeps its state [default: /var/lib/keel as root, else ~/.local/state/keel]
     #[arg(long, global = true, env = "KEEL_STATE_DIR", value_name = "DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
-    /// Runtime of services that name none [default: that of the last apply which named one, else docker where an engine
-    /// answers, else sandbox]
+    /// Runtime of services that name none [default: the one that their file was last applied with, else the one that this
+    /// state directory remembers, else docker where an engine answers, else sandbox]
     #[arg(long, global = true, env = "KEEL_RUNTIME", value_name = "RUNTIME", hide_env_values = true, value_parser = runtime())]
     runtime: Option<RuntimeKind>,
     /// Log more; repeatable

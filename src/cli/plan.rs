@@ -2,10 +2,10 @@
 
 use super::connect::warn_about;
 use super::exit::{Exit, Outcome};
-use super::lasting::observe;
 use super::output::{note, print, print_data};
 use super::preview::{PreviewArgs, preview, section, verdict};
 use super::problems;
+use super::reconnecting::observe;
 use crate::api::{ApiError, Client};
 use crate::config::Options;
 use crate::controller::{ApplyRequest, DeploymentPreview, Preview};
@@ -35,7 +35,7 @@ impl Args {
             (Preview::default(), true)
         } else {
             let mut engine = observe(options).await?;
-            let found = engine.ask(async |client| look(client, &request).await).await;
+            let found = engine.ask(async |client| preview_with_status(client, &request).await).await;
             engine.close().await;
             let (preview, synced, status) = found?;
             if of_everything {
@@ -58,7 +58,7 @@ impl Args {
     }
 }
 
-async fn look(client: &Client, request: &ApplyRequest) -> Result<(Preview, bool, Status), ApiError> {
+async fn preview_with_status(client: &Client, request: &ApplyRequest) -> Result<(Preview, bool, Status), ApiError> {
     let (preview, synced) = preview(client, request).await?;
     Ok((preview, synced, client.status().await?))
 }

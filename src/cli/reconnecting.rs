@@ -31,8 +31,8 @@ const STEADY: Duration = Duration::from_secs(10);
 /// Between two looks for a controller while none runs; a look is one attempt to connect.
 const CONTROLLER_POLL: Duration = Duration::from_millis(500);
 
-/// Asks whatever engine there is.
-pub struct Lasting<'a> {
+/// A client of whatever engine there is, which goes on with the next one.
+pub struct Reconnecting<'a> {
     options: &'a Options,
     /// What an engine in this process may do.
     mode: Mode,
@@ -53,15 +53,15 @@ pub enum Unattended {
 ///
 /// # Errors
 /// A controller runs and can't be asked; no engine can be opened in this process.
-pub async fn observe(options: &Options) -> anyhow::Result<Lasting<'_>> {
-    Lasting::open(options, Mode::Observe).await
+pub async fn observe(options: &Options) -> anyhow::Result<Reconnecting<'_>> {
+    Reconnecting::open(options, Mode::Observe).await
 }
 
 /// An engine to look at what exists; `None` where nothing was ever made, so that nothing can exist.
 ///
 /// # Errors
 /// As for [`observe`].
-pub async fn look(options: &Options) -> anyhow::Result<Option<Lasting<'_>>> {
+pub async fn observe_existing(options: &Options) -> anyhow::Result<Option<Reconnecting<'_>>> {
     if options.is_untouched() {
         return Ok(None);
     }
@@ -72,12 +72,12 @@ pub async fn look(options: &Options) -> anyhow::Result<Option<Lasting<'_>>> {
 ///
 /// # Errors
 /// As for [`observe`]; another process works on the state directory, and does not answer.
-pub async fn change(options: &Options, unattended: Unattended) -> anyhow::Result<Lasting<'_>> {
+pub async fn change(options: &Options, unattended: Unattended) -> anyhow::Result<Reconnecting<'_>> {
     let mode = match unattended {
         Unattended::CarriedOut => Mode::OneShot,
         Unattended::Recorded => Mode::Record,
     };
-    Lasting::open(options, mode).await
+    Reconnecting::open(options, mode).await
 }
 
 /// Failures with no more than a moment between them.
@@ -103,7 +103,7 @@ impl Outage {
     }
 }
 
-impl<'a> Lasting<'a> {
+impl<'a> Reconnecting<'a> {
     async fn open(options: &'a Options, mode: Mode) -> anyhow::Result<Self> {
         let client = open(options, &mode).await?;
         Ok(Self { options, mode, client, outage: None })
@@ -138,7 +138,7 @@ impl<'a> Lasting<'a> {
     /// then is asked for once more.
     ///
     /// # Errors
-    /// That of the request; as for [`Lasting::recover`].
+    /// That of the request; as for [`Reconnecting::recover`].
     pub async fn ask<T, E: Into<anyhow::Error>>(
         &mut self,
         mut request: impl AsyncFnMut(&Client) -> Result<T, E>,
@@ -207,7 +207,7 @@ impl<'a> Lasting<'a> {
     /// over meanwhile, what that one knows; what is in its way is told on standard error.
     ///
     /// # Errors
-    /// As for [`Lasting::recover`].
+    /// As for [`Reconnecting::recover`].
     pub async fn status_after(&mut self, generation: u64) -> anyhow::Result<Status> {
         let mut seen = Some(generation);
         loop {
