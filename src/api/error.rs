@@ -78,7 +78,7 @@ impl ApiError {
         Self { kind, message: message.into() }
     }
 
-    pub(super) fn ended(message: impl Into<String>) -> Self {
+    pub(crate) fn ended(message: impl Into<String>) -> Self {
         Self::new(Kind::Ended, message)
     }
 

@@ -144,9 +144,16 @@ impl<'a> Reconnecting<'a> {
         mut request: impl AsyncFnMut(&Client) -> Result<T, E>,
     ) -> anyhow::Result<T> {
         loop {
+            let began = Instant::now();
             match request(&self.client).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => self.replace(error.into()).await?,
+                Err(error) => {
+                    // It may be many requests and a long wait: what went well for as long is no part of an outage.
+                    if began.elapsed() >= STEADY {
+                        self.works();
+                    }
+                    self.replace(error.into()).await?;
+                }
             }
         }
     }
@@ -253,6 +260,7 @@ async fn controller(options: &Options) -> anyhow::Result<Client> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::StateDir;
 
     /// Failures, each so many seconds after the one before, where an answer began in between or not: how many until it
     /// is given up.
@@ -264,6 +272,40 @@ mod tests {
             now += gap;
             next.is_lasting()
         })
+    }
+
+    /// A socket that takes every connection, in a state directory of its own.
+    fn controller(dir: &std::path::Path) -> (Options, tokio::net::UnixListener) {
+        let state_dir = dir.join("state");
+        StateDir::open(&state_dir).unwrap();
+        let options = Options { state_dir, runtime: None, program: "keel".into() };
+        let listener = tokio::net::UnixListener::bind(options.socket().unwrap().unwrap()).unwrap();
+        (options, listener)
+    }
+
+    /// Asks for what breaks off so many times, after so long each time.
+    async fn breaks_off(times: usize, after: Duration) -> Result<usize, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let (options, _listener) = controller(dir.path());
+        let mut engine = Reconnecting::open(&options, Mode::Observe).await.unwrap();
+        let mut tries = 0;
+        let request = async |_: &Client| {
+            tries += 1;
+            tokio::time::sleep(after).await;
+            if tries <= times { Err(ApiError::ended("gone")) } else { Ok(tries) }
+        };
+        engine.ask(request).await.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn restarts_during_one_long_request_do_not_add_up() {
+        assert_eq!(breaks_off(5, LONGEST_OUTAGE).await, Ok(6));
+        assert_eq!(breaks_off(5, STEADY).await, Ok(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_soon_breaks_off_again_and_again_is_given_up() {
+        assert_eq!(breaks_off(1_000, Duration::from_secs(1)).await, Err("gone".to_owned()));
     }
 
     #[test]
