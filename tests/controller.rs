@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, watch};
 
 #[path = "controller/follow.rs"]
 mod follow;
+#[path = "controller/requests.rs"]
+mod requests;
 
 /// What is known of a deployment that is to go.
 fn removed() -> Removed {

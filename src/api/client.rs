@@ -130,6 +130,11 @@ impl Client {
         self.post("/v1/preview", request).await
     }
 
+    /// What declaring these files would answer.
+    pub async fn dry_run(&self, request: &ApplyRequest) -> Result<Applied, ApiError> {
+        self.post("/v1/dry-run", request).await
+    }
+
     /// Declares these files.
     pub async fn apply(&self, request: &ApplyRequest) -> Result<Applied, ApiError> {
         self.post("/v1/apply", request).await

@@ -9,8 +9,8 @@
 //! | `GET /v1/version` | [`Version`] |
 //! | `GET /v1/status[?wait=GENERATION]` | [`Status`](crate::status::Status); with `wait`, as soon as it differs from that generation |
 //! | `GET /v1/describe?target=NAME` | [`Description`](crate::controller::Description) |
-//! | `POST /v1/preview`, `/v1/apply` | [`Preview`](crate::controller::Preview), [`Applied`](crate::controller::Applied) |
-//! | `POST /v1/delete` | [`Applied`](crate::controller::Applied) |
+//! | `POST /v1/preview` | [`Preview`](crate::controller::Preview) |
+//! | `POST /v1/dry-run`, `/v1/apply`, `/v1/delete` | [`Applied`](crate::controller::Applied) |
 //! | `POST /v1/approve` | names of the deployments that may go |
 //! | `POST /v1/rescan` | `null` |
 //! | `GET /v1/logs?target=NAME[&follow=true][&tail=N][&previous=true][&since=TIME]` | JSON lines of [`LogItem`] |

@@ -35,6 +35,7 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/describe", get(describe))
         .route("/v1/preview", post(preview))
+        .route("/v1/dry-run", post(dry_run))
         .route("/v1/apply", post(apply))
         .route("/v1/delete", post(delete))
         .route("/v1/approve", post(approve))
@@ -76,6 +77,10 @@ async fn describe(
 
 async fn preview(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, JsonRejection>) -> Answer<Preview> {
     Ok(Json(engine.preview(&given(body)?).await?))
+}
+
+async fn dry_run(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, JsonRejection>) -> Answer<Applied> {
+    Ok(Json(engine.dry_run(&given(body)?).await?))
 }
 
 async fn apply(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, JsonRejection>) -> Answer<Applied> {

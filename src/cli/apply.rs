@@ -1,5 +1,6 @@
 //! `keel apply`: declare what files say, and wait until it runs.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,7 +8,7 @@ use tokio::time::Instant;
 use super::converge::{Baseline, Waited, report, wait};
 use super::exit::{Exit, Outcome};
 use super::files::Files;
-use super::goal::{Goals, goals};
+use super::goal::{Goals, Results, goals};
 use super::output::{note, print};
 use super::problems;
 use super::reconnecting::{Reconnecting, Unattended, change, observe};
@@ -53,36 +54,40 @@ impl Args {
             anyhow::bail!("name what to apply with -f FILE, -f DIR or -f -");
         }
         let request = self.files.read(options.runtime)?;
+        let effect = if self.dry_run { "nothing would be applied" } else { "nothing was applied" };
+        let Some(expected) = dry_run(options, &request, effect).await? else { return Ok(Exit::Failure) };
         if self.dry_run {
-            return dry_run(options, &request).await;
-        }
-        if !is_right(options, &request).await? {
-            return Ok(Exit::Failure);
+            print_results(&expected, " (dry run)")?;
+            return Ok(Exit::Success);
         }
         let unattended = if self.no_wait { Unattended::Recorded } else { Unattended::CarriedOut };
         let mut engine = change(options, unattended).await?;
-        let outcome = self.apply(&mut engine, &request).await;
+        let outcome = self.apply(&mut engine, request, expected.results).await;
         engine.close().await;
         outcome
     }
 
     /// Declares it, and waits; once more with the next engine where the controller ends meanwhile, which then finds it
-    /// declared.
-    async fn apply(&self, engine: &mut Reconnecting<'_>, request: &ApplyRequest) -> Outcome {
+    /// declared. What was expected tells what an answer said that was lost.
+    async fn apply(&self, engine: &mut Reconnecting<'_>, mut request: ApplyRequest, expected: Results) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        let (mut baseline, mut is_told) = (None, false);
+        let (mut results, mut baseline) = (expected, None);
+        let (mut has_asked, mut is_told) = (false, false);
         let declare = async |client: &Client| -> Outcome {
             let baseline = match &mut baseline {
                 Some(baseline) => &*baseline,
                 none => none.insert(Baseline::of(&client.status().await?)),
             };
-            let applied = client.apply(request).await?;
+            let is_retry = std::mem::replace(&mut has_asked, true);
+            request.attend_to = results.iter().filter(|_| is_retry).map(|(name, _)| name.clone()).collect();
+            let applied = client.apply(&request).await?;
             if !applied.problems.is_empty() {
                 problems::report(&applied.problems, "nothing was applied");
                 return Ok(Exit::Failure);
             }
+            results = if is_retry { after_retry(&results, applied.results) } else { applied.results };
             if !is_told {
-                print_results(&applied, "")?;
+                print_results(&Applied { results: results.clone(), notes: applied.notes, ..Applied::default() }, "")?;
                 is_told = true;
             }
             if self.no_wait {
@@ -93,41 +98,39 @@ impl Args {
                 }
                 return Ok(Exit::Success);
             }
-            finish(client, &goals(&applied), baseline, deadline, self.timeout).await
+            finish(client, &goals(&results), baseline, deadline, self.timeout).await
         };
-        engine.ask(declare).await
+        match unless_interrupted(engine.ask(declare)).await {
+            Some(outcome) => outcome,
+            None if is_told => Ok(interrupted("what was declared stands")),
+            None => Ok(interrupted("see `keel get deployments` for what is declared")),
+        }
     }
 }
 
-/// Whether the files can be applied; tells why not. Asked before anything is made where no controller runs; a controller
-/// says so itself.
-async fn is_right(options: &Options, request: &ApplyRequest) -> anyhow::Result<bool> {
+/// What applying the files would answer, asked before anything is made; `None` where they have problems, which are told.
+async fn dry_run(options: &Options, request: &ApplyRequest, effect: &str) -> anyhow::Result<Option<Applied>> {
     let mut engine = observe(options).await?;
-    let problems = engine.ask(async |client| match client.has_controller() {
-        true => Ok(Vec::new()),
-        false => client.preview(request).await.map(|preview| preview.problems),
+    let expected = engine.ask(async |client| client.dry_run(request).await).await;
+    engine.close().await;
+    let expected = expected?;
+    if !expected.problems.is_empty() {
+        problems::report(&expected.problems, effect);
+        return Ok(None);
+    }
+    Ok(Some(expected))
+}
+
+/// What all tries together did: one that was not answered may have been carried out, and is what the next one finds.
+fn after_retry(before: &[(String, Change)], now: Results) -> Results {
+    let earlier = |name: &String| before.iter().find(|(other, _)| other == name).map(|(_, change)| *change);
+    let named: BTreeSet<String> = now.iter().map(|(name, _)| name.clone()).collect();
+    let declared = now.into_iter().map(|(name, change)| match (earlier(&name), change) {
+        (Some(made @ (Change::Created | Change::Configured)), Change::Unchanged) => (name, made),
+        _ => (name, change),
     });
-    let problems = problems.await;
-    engine.close().await;
-    let problems = problems?;
-    if !problems.is_empty() {
-        problems::report(&problems, "nothing was applied");
-    }
-    Ok(problems.is_empty())
-}
-
-async fn dry_run(options: &Options, request: &ApplyRequest) -> Outcome {
-    let mut engine = observe(options).await?;
-    let preview = engine.ask(async |client| client.preview(request).await).await;
-    engine.close().await;
-    let preview = preview?;
-    if !preview.problems.is_empty() {
-        problems::report(&preview.problems, "nothing would be applied");
-        return Ok(Exit::Failure);
-    }
-    let results = preview.deployments.into_iter().map(|preview| (preview.deployment, preview.change)).collect();
-    print_results(&Applied { results, ..Applied::default() }, " (dry run)")?;
-    Ok(Exit::Success)
+    let gone = before.iter().filter(|(name, _)| !named.contains(name)).cloned();
+    declared.chain(gone).collect()
 }
 
 /// Prints `deployment/x created`, one line per deployment, and what else there is to know.
@@ -162,9 +165,55 @@ pub async fn finish(
             report(client, &after, &missing).await;
             Ok(Exit::TimedOut)
         }
-        Waited::Interrupted => {
-            note("interrupted; what was declared stands");
-            Ok(Exit::Interrupted)
-        }
+    }
+}
+
+/// Does this to its end; `None` where somebody presses control-C first.
+pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        Ok(()) = tokio::signal::ctrl_c() => None,
+    }
+}
+
+/// Tells that it was, and what that means.
+pub fn interrupted(what: &str) -> Exit {
+    note(format_args!("interrupted; {what}"));
+    Exit::Interrupted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_tells_what_the_first_try_did() {
+        let results = |all: &[(&str, Change)]| all.iter().map(|(name, change)| ((*name).to_owned(), *change)).collect();
+        let before: Results = results(&[
+            ("a", Change::Created),
+            ("b", Change::Configured),
+            ("c", Change::Unchanged),
+            ("d", Change::Unchanged),
+            ("x", Change::Pruned),
+            ("y", Change::Pruned),
+        ]);
+        let now = results(&[
+            ("a", Change::Unchanged),
+            ("b", Change::Unchanged),
+            ("c", Change::Unchanged),
+            ("d", Change::Configured),
+            ("y", Change::Pruned),
+        ]);
+        let all = results(&[
+            ("a", Change::Created),
+            ("b", Change::Configured),
+            ("c", Change::Unchanged),
+            ("d", Change::Configured),
+            ("y", Change::Pruned),
+            ("x", Change::Pruned),
+        ]);
+        assert_eq!(after_retry(&before, now), all);
+        let not_carried_out = before.clone();
+        assert_eq!(after_retry(&before, not_carried_out), before);
     }
 }

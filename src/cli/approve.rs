@@ -1,10 +1,12 @@
 //! `keel approve`: confirm that what is kept without a declaration may go.
 
+use super::connect::synced_status;
 use super::exit::{Exit, Outcome};
 use super::output::{note, print};
 use super::reconnecting::{Unattended, change};
-use crate::api::Client;
+use crate::api::{ApiError, Client};
 use crate::config::Options;
+use crate::status::Status;
 
 /// Confirm that deployments may be removed which are kept although the watched directory does not declare them
 ///
@@ -24,7 +26,8 @@ impl Args {
             (Vec::new(), false)
         } else {
             let mut engine = change(options, Unattended::Recorded).await?;
-            let approved = engine.ask(Client::approve).await;
+            let mut before = None;
+            let approved = engine.ask(async |client| approve(client, &mut before).await).await;
             let has_controller = engine.client().has_controller();
             engine.close().await;
             (approved?, has_controller)
@@ -38,4 +41,30 @@ impl Args {
         }
         Ok(Exit::Success)
     }
+}
+
+/// Confirms what is held, and gives the names. Whoever was asked before may have confirmed it although its answer was lost;
+/// what is held once that is done is another decision, and not made here.
+async fn approve(client: &Client, before: &mut Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
+    let status = synced_status(client).await?;
+    match before {
+        Some(before) if !before.iter().any(|name| is_kept(&status, name)) => return Ok(before.clone()),
+        Some(_) => {}
+        None => *before = Some(held(&status)),
+    }
+    client.approve().await
+}
+
+/// What would be confirmed: the loss that is held or, where none is, what other directories declared.
+fn held(status: &Status) -> Vec<String> {
+    match &status.hold {
+        Some(hold) => hold.missing.clone(),
+        None => status.unwatched.iter().map(|view| view.deployment.clone()).collect(),
+    }
+}
+
+/// Whether a deployment is kept although nothing declares it.
+fn is_kept(status: &Status, name: &str) -> bool {
+    let missing = status.hold.iter().flat_map(|hold| &hold.missing);
+    missing.chain(status.unwatched.iter().map(|view| &view.deployment)).any(|kept| kept == name)
 }

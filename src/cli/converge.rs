@@ -214,15 +214,11 @@ pub enum Waited {
     Failed(Vec<Failed>),
     /// Time ran out first; what was missing.
     TimedOut(Vec<Failed>),
-    /// Somebody pressed control-C.
-    Interrupted,
 }
 
 /// Watches until the goals are reached, can't be, or time runs out; shows progress on standard error.
 pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, deadline: Instant) -> Result<Waited, ApiError> {
     let mut progress = Progress::new(stderr_is_live());
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
     let mut status = synced_status(client).await?;
     let mut crashes = Crashes::default();
     loop {
@@ -243,7 +239,6 @@ pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, deadline:
             () = tokio::time::sleep_until(deadline) => {
                 return Ok(Waited::TimedOut(missing(&status, goals, baseline, &crashes)));
             }
-            _ = &mut interrupt => return Ok(Waited::Interrupted),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use tokio::time::Instant;
 
-use super::apply::{finish, print_results};
+use super::apply::{finish, interrupted, print_results, unless_interrupted};
 use super::connect::synced_status;
 use super::converge::Baseline;
 use super::exit::{Exit, Outcome};
@@ -29,7 +29,8 @@ const TIMEOUT: &str = "5m";
 /// removed by removing its file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel delete demo\n  keel delete -f specs/demo.yaml --volumes\n\n\
-Exit codes: 0 everything is gone, 1 it failed or a name is not found, 124 --timeout ran out first.")]
+Exit codes: 0 everything is gone, 1 it failed or a name is not found, 124 --timeout ran out first, 130 interrupted. In \
+the last two cases the removal goes on where a controller runs.")]
 pub struct Args {
     /// Deployments
     #[arg(value_name = "NAME", required_unless_present = "paths", conflicts_with = "paths")]
@@ -143,11 +144,13 @@ impl Args {
     /// by then.
     async fn delete(&self, engine: &mut Reconnecting<'_>, deployments: &BTreeSet<String>) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        let mut is_told = false;
+        let (mut has_asked, mut is_told) = (false, false);
         let remove = async |client: &Client| -> Outcome {
             let (left, _) = self.find(client, deployments).await?;
             let baseline = Baseline::of(&client.status().await?);
-            let applied = self.take_back(client, left).await?;
+            // What the try before had removed may be gone by the time that it is asked for again.
+            let ignore_not_found = std::mem::replace(&mut has_asked, true) || self.ignore_not_found;
+            let applied = self.take_back(client, left, ignore_not_found).await?;
             if !applied.problems.is_empty() {
                 problems::report(&applied.problems, "nothing was removed");
                 return Ok(Exit::Failure);
@@ -164,17 +167,27 @@ impl Args {
                 }
                 return Ok(Exit::Success);
             }
-            finish(client, &goals(&applied), &baseline, deadline, self.timeout).await
+            finish(client, &goals(&applied.results), &baseline, deadline, self.timeout).await
         };
-        engine.ask(remove).await
+        match unless_interrupted(engine.ask(remove)).await {
+            Some(outcome) => outcome,
+            None if is_told => Ok(interrupted("the removal stands")),
+            None => Ok(interrupted("see `keel get deployments` for what is declared")),
+        }
     }
 
-    async fn take_back(&self, client: &Client, deployments: BTreeSet<String>) -> Result<Applied, ApiError> {
+    async fn take_back(
+        &self,
+        client: &Client,
+        deployments: BTreeSet<String>,
+        ignore_not_found: bool,
+    ) -> Result<Applied, ApiError> {
         if deployments.is_empty() {
             return Ok(Applied::default());
         }
         let volumes = if self.volumes { Volumes::Remove } else { Volumes::Keep };
-        client.delete(&DeleteRequest { deployments: deployments.into_iter().collect(), volumes }).await
+        let deployments = deployments.into_iter().collect();
+        client.delete(&DeleteRequest { deployments, volumes, ignore_not_found }).await
     }
 }
 

@@ -53,7 +53,7 @@ impl Files {
         let files = files.into_iter().map(NamedFile::text).collect::<anyhow::Result<_>>()?;
         // What comes from standard input is no place that something can vanish from.
         origins.retain(|origin| !is_stdin(origin));
-        Ok(ApplyRequest { files, origins, runtime })
+        Ok(ApplyRequest { files, origins, runtime, attend_to: BTreeSet::new() })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::controller::{Applied, Change};
+use crate::controller::Change;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,11 +16,14 @@ pub enum Goal {
 /// What is waited for, by deployment.
 pub type Goals = BTreeMap<String, Goal>;
 
+/// What a change of declarations does, by deployment; each is there once.
+pub type Results = Vec<(String, Change)>;
+
 /// What follows from a change of declarations.
-pub fn goals(applied: &Applied) -> Goals {
+pub fn goals(results: &[(String, Change)]) -> Goals {
     let goal = |change: Change| match change {
         Change::Created | Change::Configured | Change::Unchanged => Goal::Running,
         Change::Pruned | Change::Deleted => Goal::Gone,
     };
-    applied.results.iter().map(|(name, change)| (name.clone(), goal(*change))).collect()
+    results.iter().map(|(name, change)| (name.clone(), goal(*change))).collect()
 }

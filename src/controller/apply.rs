@@ -20,6 +20,7 @@ struct Proposal {
     pruned: BTreeSet<String>,
     problems: Vec<ProblemView>,
     kept: Vec<AppliedFile>,
+    notes: Vec<String>,
 }
 
 impl Proposal {
@@ -41,8 +42,9 @@ impl Engine {
     /// nothing.
     ///
     /// # Errors
-    /// The state directory can't be read.
+    /// `Invalid` where the runtime that is named has no place here; the state directory can't be read.
     pub async fn preview(&self, request: &ApplyRequest) -> Result<Preview, EngineError> {
+        self.check_runtime(request.runtime)?;
         if request.files.is_empty() && request.origins.is_empty() {
             let snapshots = self.ask(Command::Snapshots).await?;
             let unchanged = |snapshot| Outlook { change: Change::Unchanged, old: None, new: None, snapshot };
@@ -68,10 +70,24 @@ impl Engine {
         previews(outlooks.collect()).await
     }
 
+    /// What [`Engine::apply`] would answer. Changes nothing, and does not ask what would come of it, as
+    /// [`Engine::preview`] does.
+    ///
+    /// # Errors
+    /// As for [`Engine::preview`].
+    pub async fn dry_run(&self, request: &ApplyRequest) -> Result<Applied, EngineError> {
+        let proposal = self.proposed(request).await?;
+        Ok(match proposal.problems.is_empty() {
+            true => Applied { results: proposal.changes(), notes: proposal.notes, ..Applied::default() },
+            false => Applied { problems: proposal.problems, ..Applied::default() },
+        })
+    }
+
     /// Declares these files. Returns as soon as they count; watch the status for what comes of it.
     ///
     /// # Errors
-    /// `Conflict` where this engine may only look; the state directory can't be written.
+    /// `Conflict` where this engine may only look; `Invalid` where the runtime that is named has no place here; the state
+    /// directory can't be written.
     pub async fn apply(&self, request: &ApplyRequest) -> Result<Applied, EngineError> {
         if self.inner.mode == Mode::Observe {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
@@ -87,8 +103,9 @@ impl Engine {
         self.restore(wanted.clone()).await?;
         self.ask(|reply| Command::Want(wanted, reply)).await?;
         self.rescan().await?;
-        self.attend_to(results.iter().map(|(name, _)| name.clone()).collect()).await?;
-        Ok(Applied { results, ..Applied::default() })
+        let changed = results.iter().map(|(name, _)| name);
+        self.attend_to(changed.chain(&request.attend_to).cloned().collect()).await?;
+        Ok(Applied { results, notes: proposal.notes, ..Applied::default() })
     }
 
     /// Lets what was deleted by name be declared again.
@@ -121,6 +138,7 @@ impl Engine {
 
     /// Works out what the files declare, against what was declared before. Writes nothing.
     fn propose(&self, request: &ApplyRequest) -> Result<Proposal, EngineError> {
+        self.check_runtime(request.runtime)?;
         let known = read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?;
         let fresh: Vec<AppliedFile> = request
             .files
@@ -152,7 +170,28 @@ impl Engine {
         let never: BTreeSet<&str> =
             inventory.iter().filter(|entry| entry.prune == Prune::Never).map(|entry| entry.name.as_str()).collect();
         let pruned = gone.into_iter().filter(|name| !never.contains(name.as_str())).collect();
-        Ok(Proposal { declared, before, pruned, problems, kept })
+        let notes = self.without_runtime(request);
+        Ok(Proposal { declared, before, pruned, problems, kept, notes })
+    }
+
+    /// A rehearsal is refused where services would really be started.
+    fn check_runtime(&self, named: Option<RuntimeKind>) -> Result<(), EngineError> {
+        let default = self.inner.default_runtime;
+        if named != Some(RuntimeKind::Sim) || default == RuntimeKind::Sim {
+            return Ok(());
+        }
+        Err(EngineError::Invalid(format!(
+            "the runtime sim is a rehearsal, and services are started on {default} here; leave --runtime (KEEL_RUNTIME) \
+             out, or name another state directory with --state-dir"
+        )))
+    }
+
+    /// What to say of files that are read where they are, and not copied with the runtime that was named for them.
+    fn without_runtime(&self, request: &ApplyRequest) -> Vec<String> {
+        let default = self.inner.default_runtime;
+        let Some(named) = request.runtime.filter(|named| *named != default) else { return Vec::new() };
+        let watched = request.files.iter().filter(|file| self.watches(&file.path));
+        watched.map(|file| unheeded(&file.path, named, default)).collect()
     }
 
     /// A deployment that another place declares can't be applied.
@@ -191,6 +230,15 @@ fn nothing_in(request: &ApplyRequest) -> String {
     };
     let names: Vec<String> = request.files.iter().map(name).collect();
     format!("nothing is declared in {}; to remove what was applied: keel delete NAME", names.join(", "))
+}
+
+/// What to say of a watched file where another runtime is named for it than the controller's.
+fn unheeded(file: &Path, named: RuntimeKind, default: RuntimeKind) -> String {
+    format!(
+        "warning: {} is watched by the controller: services in it that name no runtime run on {default}, not on {named}; \
+         name the runtime in the file, or give `keel run` --runtime {named}",
+        file.display()
+    )
 }
 
 /// The applied files as they would be, in the order in which they are to be saved: the new ones, then old ones that

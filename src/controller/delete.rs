@@ -33,7 +33,8 @@ impl Engine {
     /// counts.
     ///
     /// # Errors
-    /// `Conflict` for a deployment that the watched directory declares, `NotFound` for an unknown one.
+    /// `Conflict` for a deployment that the watched directory declares, `NotFound` for an unknown one unless those are
+    /// passed over.
     pub async fn delete(&self, request: &DeleteRequest) -> Result<Applied, EngineError> {
         if self.inner.mode == Mode::Observe {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
@@ -41,10 +42,14 @@ impl Engine {
         let _one_at_a_time = self.inner.applying.lock().await;
         let engine = self.clone();
         let known = blocking(move || engine.known()).await?;
+        let mut names = BTreeSet::new();
         for name in &request.deployments {
-            self.check(name, request.volumes, &known).await?;
+            match self.check(name, request.volumes, &known).await {
+                Err(EngineError::NotFound(_)) if request.ignore_not_found => {}
+                Err(error) => return Err(error),
+                Ok(()) => _ = names.insert(name.clone()),
+            }
         }
-        let names: BTreeSet<String> = request.deployments.iter().cloned().collect();
         let mut copies = known.copies.clone();
         copies.retain(|copy| !copy.deployments().is_disjoint(&names));
         if let Err(error) = self.withdraw(&names, request.volumes, copies.clone()).await {

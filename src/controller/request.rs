@@ -1,5 +1,6 @@
 //! What callers ask of the engine, and what they get.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,10 @@ pub struct ApplyRequest {
     /// engine's default.
     #[serde(default)]
     pub runtime: Option<RuntimeKind>,
+    /// Deployments that the caller waits for besides those that this changes, because the answer to an earlier try said so or
+    /// was lost: an engine that works on nothing else works on them too.
+    #[serde(default)]
+    pub attend_to: BTreeSet<String>,
 }
 
 /// What an apply, a delete or a preview does to one deployment.
@@ -78,6 +83,9 @@ pub struct DeleteRequest {
     pub deployments: Vec<String>,
     /// What becomes of their named volumes.
     pub volumes: Volumes,
+    /// Whether names that nothing has are passed over, rather than refused with all the others.
+    #[serde(default)]
+    pub ignore_not_found: bool,
 }
 
 /// What applying files would do.

@@ -1,0 +1,106 @@
+//! Requests to an engine: what is refused, what is passed over and what is told.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use evenkeel::controller::{ApplyRequest, Change, DeleteRequest, Engine, EngineError, EngineOptions, Mode, SpecFile};
+use evenkeel::runtime::Volumes;
+use evenkeel::spec::RuntimeKind;
+
+/// An engine with a state directory in this folder, which runs on this runtime what names none.
+async fn open(dir: &Path, mode: Mode, runtime: RuntimeKind) -> Engine {
+    let options = EngineOptions {
+        state_dir: dir.join("state"),
+        mode,
+        runtime: Some(runtime),
+        program: "keel".into(),
+        devices: None,
+    };
+    Engine::open(options).await.unwrap()
+}
+
+/// Files at these places that declare a deployment each, to be applied with this runtime.
+fn files(all: &[(PathBuf, &str)], runtime: Option<RuntimeKind>) -> ApplyRequest {
+    let file = |(path, name): &(PathBuf, &str)| {
+        let text = format!("version: v1\ndeployment: {name}\nservices: {{ web: {{ image: {{ name: one }} }} }}\n");
+        SpecFile { path: path.clone(), text }
+    };
+    let files = all.iter().map(file).collect();
+    ApplyRequest { files, origins: Vec::new(), runtime, attend_to: BTreeSet::new() }
+}
+
+fn results(all: &[(&str, Change)]) -> Vec<(String, Change)> {
+    all.iter().map(|(name, change)| ((*name).to_owned(), *change)).collect()
+}
+
+#[tokio::test]
+async fn a_dry_run_answers_as_an_apply_does_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path(), Mode::Record, RuntimeKind::Sim).await;
+    let request = files(&[(dir.path().join("a.yaml"), "a")], None);
+    let created = results(&[("a", Change::Created)]);
+    for _ in 0..2 {
+        assert_eq!(engine.dry_run(&request).await.unwrap().results, created);
+    }
+    assert_eq!(engine.apply(&request).await.unwrap().results, created);
+    assert_eq!(engine.dry_run(&request).await.unwrap().results, results(&[("a", Change::Unchanged)]));
+}
+
+#[tokio::test]
+async fn a_rehearsal_is_refused_where_services_are_really_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path(), Mode::Record, RuntimeKind::Sandbox).await;
+    let request = files(&[(dir.path().join("a.yaml"), "a")], Some(RuntimeKind::Sim));
+    let why = |error: EngineError| match error {
+        EngineError::Invalid(why) => why,
+        other => panic!("{other:?}"),
+    };
+    let refused = [
+        why(engine.apply(&request).await.unwrap_err()),
+        why(engine.dry_run(&request).await.unwrap_err()),
+        why(engine.preview(&request).await.unwrap_err()),
+    ];
+    for why in refused {
+        assert!(why.starts_with("the runtime sim is a rehearsal, and services are started on sandbox here"), "{why}");
+    }
+    assert_eq!(engine.status().deployments.len(), 0);
+    let elsewhere = files(&[(dir.path().join("a.yaml"), "a")], Some(RuntimeKind::Docker));
+    assert_eq!(engine.apply(&elsewhere).await.unwrap().results, results(&[("a", Change::Created)]));
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_named_for_a_watched_file_and_does_not_count_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (watched, applied) = (dir.path().join("specs/a.yaml"), dir.path().join("b.yaml"));
+    std::fs::create_dir(dir.path().join("specs")).unwrap();
+    let directory = dir.path().join("specs");
+    let mode = Mode::Controller { directory, allow_empty: false, once: false };
+    let engine = open(dir.path(), mode, RuntimeKind::Sandbox).await;
+    let all = [(watched.clone(), "a"), (applied, "b")];
+    let notes = async |runtime| engine.dry_run(&files(&all, runtime)).await.unwrap().notes;
+    assert_eq!(
+        notes(Some(RuntimeKind::Docker)).await,
+        [format!(
+            "warning: {} is watched by the controller: services in it that name no runtime run on sandbox, not on docker; \
+             name the runtime in the file, or give `keel run` --runtime docker",
+            watched.display()
+        )]
+    );
+    assert_eq!(notes(Some(RuntimeKind::Sandbox)).await, [""; 0]);
+    assert_eq!(notes(None).await, [""; 0]);
+    engine.shutdown().await;
+}
+
+#[tokio::test]
+async fn names_that_nothing_has_are_passed_over_only_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path(), Mode::Record, RuntimeKind::Sim).await;
+    engine.apply(&files(&[(dir.path().join("a.yaml"), "a")], None)).await.unwrap();
+    let request = |ignore_not_found| DeleteRequest {
+        deployments: vec!["a".to_owned(), "gone".to_owned()],
+        volumes: Volumes::Keep,
+        ignore_not_found,
+    };
+    assert!(matches!(engine.delete(&request(false)).await, Err(EngineError::NotFound(_))));
+    assert_eq!(engine.delete(&request(true)).await.unwrap().results, results(&[("a", Change::Deleted)]));
+}
