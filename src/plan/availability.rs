@@ -34,8 +34,17 @@ impl Judge<'_> {
     pub(super) fn available_from(&self, instance: &Instance) -> Option<DateTime<Utc>> {
         let Phase::Running { since, .. } = instance.phase else { return None };
         let proven = if instance.streak > 0 { PROVEN_RUN } else { Duration::ZERO };
-        let min_ready = self.spec.rollout.as_ref().map_or(proven, |rollout| rollout.min_ready().max(proven));
-        self.is_ready(instance).then(|| after(since, min_ready))
+        self.is_ready(instance).then(|| after(since, self.min_ready().max(proven)))
+    }
+
+    /// Whether it is ready and has not been for as long as the spec asks.
+    pub(super) fn is_young(&self, instance: &Instance) -> bool {
+        let Phase::Running { since, .. } = instance.phase else { return false };
+        self.is_ready(instance) && after(since, self.min_ready()) > self.input.now
+    }
+
+    fn min_ready(&self) -> Duration {
+        self.spec.rollout.as_ref().map_or(Duration::ZERO, crate::spec::Rollout::min_ready)
     }
 
     /// Whether it may serve: it runs, ready or not as far as is known.

@@ -69,8 +69,7 @@ where
         needs: Vec<Need<'i>>,
     ) -> Self {
         let recreate = desired.spec.rollout().strategy() == Strategy::Recreate;
-        // Recreating means that old and new never live together, so a single one is recycled stop-first.
-        let (surge, unavailable) = if recreate { (0, 1) } else { desired.spec.rollout().bounds(desired.replicas) };
+        let (surge, unavailable) = desired.spec.rollout_bounds(desired.replicas);
         let at_rest = count(needs.iter().filter(|need| matches!(need, Need::AtRest)));
         let judge = Judge { input: draft.input, spec: &desired.spec };
         let lives_unreachable =
@@ -108,9 +107,7 @@ where
                 self.replace();
             }
         }
-        if self.held {
-            self.say_what_holds();
-        }
+        self.say_what_holds();
     }
 
     fn count_instances(&mut self) {
@@ -289,7 +286,8 @@ where
     fn say_what_holds(&mut self) {
         for fresh in self.matched.slots.iter().filter_map(|slot| slot.fresh) {
             let running = matches!(fresh.phase, Phase::Running { .. });
-            if !running || self.judge.is_available(fresh) {
+            let is_awaited = self.held || self.judge.is_young(fresh);
+            if !running || !is_awaited || self.judge.is_available(fresh) {
                 continue;
             }
             let until = self.judge.available_from(fresh);

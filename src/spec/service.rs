@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Control, Depends, Endpoint, Errors, Health, HumanDuration, Image, Init, Job, Lifecycle, LogsConfig, Network,
     NodeMode, NodeSelector, Platform, Pool, PortMapping, Resources, RestartKind, RestartPolicy, Rollout, RuntimeKind,
-    Scale, ServiceType, Session, Signal, Storage, Ulimit, Wasm,
+    Scale, ServiceType, Session, Signal, Storage, Strategy, Ulimit, Wasm,
 };
 
 /// Grace between the stop signal and the kill when the spec names none: Kubernetes'
@@ -220,6 +220,24 @@ impl ServiceSpec {
     /// The rollout settings that hold.
     pub fn rollout(&self) -> Rollout {
         self.rollout.clone().unwrap_or_default()
+    }
+
+    /// How many instances there may be beyond the desired replicas during a rollout, and how many replicas may be
+    /// unavailable meanwhile: `rollout.max_surge` and `rollout.max_unavailable`, except where the old instance has to end
+    /// before the new one can start. That is so when the strategy says it, and when the service has a fixed port of the
+    /// machine, which one instance holds at a time.
+    pub fn rollout_bounds(&self, desired: u32) -> (u32, u32) {
+        let rollout = self.rollout();
+        let (surge, unavailable) = rollout.bounds(desired);
+        match rollout.strategy() {
+            Strategy::Recreate => (0, 1),
+            Strategy::Rolling if self.has_fixed_host_port() => (0, unavailable.max(1)),
+            Strategy::Rolling => (surge, unavailable),
+        }
+    }
+
+    fn has_fixed_host_port(&self) -> bool {
+        self.port_mappings.iter().any(|mapping| mapping.host_port.is_some())
     }
 
     /// Whether an instance that ended is started again: what was written, else `on_failure` for a job and

@@ -36,7 +36,7 @@ pub(super) fn of_service(
     facts: &Facts<'_>,
 ) -> Vec<Condition> {
     let mine: Vec<&Wait> = facts.plan.waits.iter().filter(|wait| waits::is_about(wait, service)).collect();
-    let mut conditions = vec![available(view, service), progressing(view, instances, &mine)];
+    let mut conditions = vec![available(view, service, &mine), progressing(view, instances, &mine)];
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
     for field in unsupported(&service.spec) {
         conditions.push(Condition::holds("UnsupportedField", "NotHonoured", format!("{}: {}", field.path, field.why)));
@@ -50,11 +50,20 @@ pub(super) fn of_service(
     conditions
 }
 
-fn available(view: &ServiceView, service: &DesiredService) -> Condition {
+fn available(view: &ServiceView, service: &DesiredService, waits: &[&Wait]) -> Condition {
     let (_, unavailable) = service.spec.rollout().bounds(view.desired);
     let least = view.desired.saturating_sub(unavailable);
-    let message = format!("{} of {} replicas are ready, {least} are needed", view.ready, view.desired);
-    match view.ready >= least {
+    // Ready, and not for long enough.
+    let young = waits.iter().filter(|wait| matches!(wait, Wait::NotReady { until: Some(_), .. })).count();
+    let available = view.ready.saturating_sub(u32::try_from(young).unwrap_or(u32::MAX));
+    let message = match young {
+        0 => format!("{} of {} replicas are ready, {least} are needed", view.ready, view.desired),
+        _ => format!(
+            "{available} of {} replicas are available, {least} are needed; {young} more must stay ready for a while",
+            view.desired
+        ),
+    };
+    match available >= least {
         true => Condition::holds("Available", "EnoughReplicas", message),
         false => Condition::fails("Available", "TooFewReplicas", message),
     }

@@ -185,6 +185,26 @@ fn min_ready_delays_the_rollout_and_says_until_when() {
 }
 
 #[test]
+fn min_ready_is_waited_for_without_a_rollout_too() {
+    web('a', 1, "rollout: {min_ready: 30s}").with([up(0, 'a').since(10)]).expect(
+        "wait for demo/web/0 (aaaaaaaa, attempt 0) to stay ready until 2026-01-01T12:00:20Z
+         look again at 2026-01-01T12:00:20Z",
+    );
+    web('a', 1, "rollout: {min_ready: 30s}").with([up(0, 'a').since(30)]).expect("");
+}
+
+#[test]
+fn the_old_one_goes_first_where_a_port_of_the_machine_is_held() {
+    let port = "port_mappings: [{container_port: 80, host_port: 8080}]";
+    web('b', 1, port)
+        .with([up(0, 'a')])
+        .expect("retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+    web('b', 1, port)
+        .with([up(0, 'a').exited(0, 5, 1)])
+        .expect("launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+}
+
+#[test]
 fn a_crash_loop_that_is_ready_for_an_instant_does_not_advance_a_rollout() {
     let crashed = || up(0, 'b').exited(1, 2, 13);
     let again = || up(0, 'b').attempt(1).restarted(1, 1);

@@ -150,11 +150,16 @@ impl Checked<'_> {
         }
     }
 
-    /// Surge and unavailability; recreating never surges, and recycles one at a time.
+    /// Surge and unavailability; recreating never surges, and recycles one at a time, as does what holds a port of the
+    /// machine.
     fn bounds(&self) -> (u32, u32) {
-        match self.desired.spec.rollout().strategy() {
+        let rollout = self.desired.spec.rollout();
+        let (surge, unavailable) = rollout.bounds(self.replicas);
+        let holds_port = self.desired.spec.port_mappings.iter().any(|mapping| mapping.host_port.is_some());
+        match rollout.strategy() {
             Strategy::Recreate => (0, 1),
-            Strategy::Rolling => self.desired.spec.rollout().bounds(self.replicas),
+            Strategy::Rolling if holds_port => (0, unavailable.max(1)),
+            Strategy::Rolling => (surge, unavailable),
         }
     }
 
