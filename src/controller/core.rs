@@ -107,8 +107,18 @@ pub struct Attached {
     pub runtime: Arc<dyn Runtime>,
     pub gate: Arc<Gate>,
     next_list: Option<Instant>,
+    /// Whether a list is under way. One at a time: of two, the one that began first may end last, and bring back what
+    /// the other knew to have gone.
+    listing: bool,
     list_pause: Duration,
     listed_once: bool,
+}
+
+impl Attached {
+    /// When the next list is to begin; absent while one is under way.
+    fn next_list(&self) -> Option<Instant> {
+        self.next_list.filter(|_| !self.listing)
+    }
 }
 
 /// A running core. Dropping it ends every task of it at once, like a crash; workloads go on.
@@ -223,7 +233,7 @@ impl State {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let lists = self.runtimes.values().filter_map(|attached| attached.next_list);
+        let lists = self.runtimes.values().filter_map(Attached::next_list);
         // Before the sources are synced no key is planned, so none is a reason to wake.
         let queued = self.queue.next().filter(|_| self.declared.synced);
         lists.chain(queued).chain(self.board.due()).min()
@@ -258,6 +268,7 @@ impl State {
         let attached = Attached {
             gate,
             next_list: None,
+            listing: false,
             list_pause: RELIST_FAILED.0,
             listed_once: false,
             runtime: runtime.clone(),
@@ -276,7 +287,7 @@ impl State {
         }
     }
 
-    /// Asks for a full list as soon as possible.
+    /// Asks for a full list as soon as possible. One that is under way does not do: it may have begun too early.
     pub(super) fn list_now(&mut self, kind: RuntimeKind) {
         let now = Instant::now();
         if let Some(attached) = self.runtimes.get_mut(&kind) {
@@ -288,8 +299,9 @@ impl State {
         let now = Instant::now();
         let mark = self.cache.mark();
         for attached in self.runtimes.values_mut() {
-            if attached.next_list.is_some_and(|at| at <= now) {
+            if attached.next_list().is_some_and(|at| at <= now) {
                 attached.next_list = None;
+                attached.listing = true;
                 self.lanes.spawn(observe::list(attached.runtime.clone(), mark, self.messages.clone()));
             }
         }
@@ -303,6 +315,7 @@ impl State {
     ) {
         let now = Instant::now();
         let Some(attached) = self.runtimes.get_mut(&kind) else { return };
+        attached.listing = false;
         match listing {
             Ok(listing) => {
                 let first = !std::mem::replace(&mut attached.listed_once, true);
@@ -484,5 +497,54 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::runtime::sim::{Faults, World};
+    use crate::state::Owner;
+
+    const SIM: RuntimeKind = RuntimeKind::Sim;
+
+    fn state() -> (State, mpsc::Receiver<Message>) {
+        let clock = Arc::new(SystemClock);
+        let (messages, inbox) = mpsc::channel(MESSAGES);
+        let parts = Parts {
+            runtimes: Vec::new(),
+            default_runtime: SIM,
+            declared: watch::channel(Arc::default()).1,
+            clock: clock.clone(),
+            scope: Scope::Everything,
+            removing: BTreeMap::new(),
+            events: None,
+            settled: None,
+        };
+        let mut state = State::new(parts, messages, Board::new().0);
+        let world = World::new(clock, 1, Faults::none());
+        state.attached(Arc::new(world.runtime(Owner("test".to_owned()))));
+        (state, inbox)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lists_of_a_runtime_follow_each_other() {
+        let (mut state, mut inbox) = state();
+        for _ in 0..2 {
+            state.list_now(SIM);
+            state.relist();
+            assert_eq!((state.lanes.len(), state.deadline()), (1, None));
+        }
+        let first = inbox.recv().await.expect("the result of the first");
+        state.lanes.join_next().await;
+        state.handle(first);
+        state.publish_due();
+        // The second was asked for after the first began.
+        assert_eq!(state.deadline(), Some(Instant::now()));
+        state.relist();
+        let second = inbox.recv().await.expect("the result of the second");
+        state.handle(second);
+        assert_eq!(state.deadline(), Some(Instant::now() + RELIST));
     }
 }
