@@ -1,15 +1,16 @@
 //! Declares files: checks them, keeps a copy in the state directory, and lets the source see it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::convert;
+use super::copies::{Fresh, forget_unused_runtimes, replaced};
 use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
 use super::outlook::{Outlook, previews};
 use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
-use crate::spec::{MergedDeployment, ParsedFile, Prune, RuntimeKind, merge, parse, problems};
+use crate::spec::{MergedDeployment, Prune, RuntimeKind, merge, problems};
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, read_applied};
 
@@ -140,13 +141,8 @@ impl Engine {
     fn propose(&self, request: &ApplyRequest) -> Result<Proposal, EngineError> {
         self.check_runtime(request.runtime)?;
         let known = read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?;
-        let fresh: Vec<AppliedFile> = request
-            .files
-            .iter()
-            .filter(|file| !self.watches(&file.path))
-            .map(|file| copy(file, request, &known))
-            .collect();
-        let parsed = parsed(&request.files, &fresh);
+        let is_watched = |file: &SpecFile| self.watches(&file.path);
+        let Fresh { parsed, mut copies } = Fresh::read(&request.files, is_watched, request.runtime, &known);
         let merged = merge(&parsed);
         let problems = problems(&parsed, &merged);
         let mut problems: Vec<ProblemView> =
@@ -166,7 +162,8 @@ impl Engine {
             let entry = inventory.iter().find(|entry| entry.name == merged.name)?;
             self.declared_elsewhere(merged, &entry.source.to_string(), &entry.source.file)
         }));
-        let (kept, gone) = copies(&request.origins, &declared, fresh, known);
+        forget_unused_runtimes(&mut copies, &declared);
+        let (kept, gone) = replaced(&request.origins, &declared, copies, known);
         let never: BTreeSet<&str> =
             inventory.iter().filter(|entry| entry.prune == Prune::Never).map(|entry| entry.name.as_str()).collect();
         let pruned = gone.into_iter().filter(|name| !never.contains(name.as_str())).collect();
@@ -239,56 +236,4 @@ fn unheeded(file: &Path, named: RuntimeKind, default: RuntimeKind) -> String {
          name the runtime in the file, or give `keel run` --runtime {named}",
         file.display()
     )
-}
-
-/// The applied files as they would be, in the order in which they are to be saved: the new ones, then old ones that
-/// lost something; and which deployments no file declares any more.
-fn copies(
-    origins: &[PathBuf],
-    declared: &BTreeMap<String, MergedDeployment>,
-    fresh: Vec<AppliedFile>,
-    known: Vec<AppliedFile>,
-) -> (Vec<AppliedFile>, BTreeSet<String>) {
-    let mut retracted = Vec::new();
-    let mut gone = BTreeSet::new();
-    for mut file in known {
-        let all = file.deployments();
-        let again = fresh.iter().any(|new| new.replaces(&file));
-        let vanished = again || origins.iter().any(|origin| file.origin.starts_with(origin));
-        let lost: BTreeSet<String> = match vanished {
-            true => all.clone(),
-            false => all.iter().filter(|name| declared.contains_key(*name)).cloned().collect(),
-        };
-        gone.extend(lost.iter().filter(|name| !declared.contains_key(*name)).cloned());
-        // The new copy takes the place of the old one in one step; there is nothing to take back before.
-        if !lost.is_empty() && !again {
-            file.without.extend(lost);
-            retracted.push(file);
-        }
-    }
-    let kept = fresh.into_iter().chain(retracted).collect();
-    (kept, gone)
-}
-
-/// What files say, with what is kept of those that are not watched.
-fn parsed(files: &[SpecFile], fresh: &[AppliedFile]) -> Vec<(PathBuf, ParsedFile)> {
-    let parse = |file: &SpecFile| {
-        let copy = fresh.iter().find(|copy| copy.origin == file.path);
-        (file.path.clone(), copy.map_or_else(|| parse(&file.text), AppliedFile::parse))
-    };
-    files.iter().map(parse).collect()
-}
-
-/// The copy of a file that is applied. A rehearsal leaves the runtime as it was named before.
-fn copy(file: &SpecFile, request: &ApplyRequest, known: &[AppliedFile]) -> AppliedFile {
-    let origin = file.path.clone();
-    let named = request.runtime.filter(|kind| *kind != RuntimeKind::Sim);
-    let mut copy = AppliedFile { origin, text: file.text.clone(), without: BTreeSet::new(), default_runtime: named };
-    if named.is_none() {
-        let mine = copy.deployments();
-        // A file that was moved declares the same.
-        let same = |old: &&AppliedFile| copy.replaces(old) || !old.deployments().is_disjoint(&mine);
-        copy.default_runtime = known.iter().find(same).and_then(|old| old.default_runtime);
-    }
-    copy
 }

@@ -7,6 +7,7 @@ mod access;
 mod apply;
 mod cache;
 mod convert;
+mod copies;
 mod core;
 mod declared;
 mod delete;

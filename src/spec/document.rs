@@ -18,8 +18,8 @@ pub struct ParsedFile {
     pub broken: Vec<BrokenDocument>,
     /// Whether the text may hold further documents, behind the place where it can't be read any more.
     pub cut_off: bool,
-    /// Runtime of services that name none, where it was named when the file was applied. No part of the text.
-    pub default_runtime: Option<RuntimeKind>,
+    /// Runtime of services that name none, by deployment, where one was named when it was applied. No part of the text.
+    pub default_runtimes: BTreeMap<String, RuntimeKind>,
 }
 
 impl ParsedFile {

@@ -3,7 +3,7 @@
 //! A copy is the whole file, so that its positions and relative paths stay true. A deployment that was deleted, or
 //! that another file declares since, is named in `without` and left out when the copy is read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -25,16 +25,17 @@ pub struct AppliedFile {
     /// Deployments in it that do not count any more.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
-    /// Runtime of services that name none, where it was named; else it is left to whoever runs them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_runtime: Option<RuntimeKind>,
+    /// Runtime of services that name none, by deployment, where one was named; else it is left to whoever runs them. It
+    /// belongs to the deployment and goes with it from file to file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub default_runtimes: BTreeMap<String, RuntimeKind>,
 }
 
 impl AppliedFile {
     /// What the file declares, without what does not count any more.
     pub fn parse(&self) -> ParsedFile {
         let mut parsed = parse_bytes(self.text.as_bytes());
-        parsed.default_runtime = self.default_runtime;
+        parsed.default_runtimes = self.default_runtimes.clone();
         parsed.documents.retain(|document| !self.without.contains(document.kind.deployment()));
         parsed.broken.retain(|document| document.deployment.as_ref().is_none_or(|name| !self.without.contains(name)));
         parsed
@@ -45,17 +46,19 @@ impl AppliedFile {
         self.parse().deployments().map(str::to_owned).collect()
     }
 
-    /// Whether saving this file replaces the copy of the other one.
-    pub fn replaces(&self, other: &Self) -> bool {
-        self.copy_name() == other.copy_name()
+    /// Runtime that was named for its deployments, by deployment, without what does not count any more.
+    pub fn remembered_runtimes(&self) -> impl Iterator<Item = (&str, RuntimeKind)> {
+        let counts = self.default_runtimes.iter().filter(|(name, _)| !self.without.contains(*name));
+        counts.map(|(name, runtime)| (name.as_str(), *runtime))
     }
 
     fn path_in(&self, dir: &Path) -> PathBuf {
         dir.join(self.copy_name())
     }
 
-    /// Name of the copy. Files are told apart by where they came from; what comes from standard input, by what it declares.
-    fn copy_name(&self) -> String {
+    /// Name of the copy: saving a file replaces the copy of that name. Files are told apart by where they came from; what
+    /// comes from standard input, by what it declares.
+    pub fn copy_name(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(self.origin.as_os_str().as_encoded_bytes());
         if self.origin == Path::new("-") {
@@ -137,7 +140,12 @@ mod tests {
     const TWO: &str = "version: v1\ndeployment: a\nservices: {web: {image: {name: host}}}\n---\nversion: v1\ndeployment: b\nservices: {web: {image: {name: host}}}\n";
 
     fn copy(origin: &str, text: &str) -> AppliedFile {
-        AppliedFile { origin: origin.into(), text: text.to_owned(), without: BTreeSet::new(), default_runtime: None }
+        AppliedFile {
+            origin: origin.into(),
+            text: text.to_owned(),
+            without: BTreeSet::new(),
+            default_runtimes: BTreeMap::new(),
+        }
     }
 
     fn names(dir: &Path) -> Vec<(String, Vec<String>)> {
@@ -173,5 +181,13 @@ mod tests {
         copy("-", a).save(dir.path()).expect("saved");
         copy("-", b).save(dir.path()).expect("saved");
         assert_eq!(names(dir.path()).len(), 2);
+    }
+
+    #[test]
+    fn a_copy_of_the_time_when_a_file_had_one_runtime_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = serde_json::json!({"origin": "/x.yaml", "text": TWO, "default_runtime": "sandbox"});
+        std::fs::write(dir.path().join("x.json"), text.to_string()).expect("written");
+        assert_eq!(read_applied(dir.path()).expect("readable"), [copy("/x.yaml", TWO)]);
     }
 }

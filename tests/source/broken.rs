@@ -188,7 +188,7 @@ fn a_damaged_copy_of_an_applied_file_removes_nothing() {
         origin: "/elsewhere/a.yaml".into(),
         text: deployment("a", "one"),
         without: Default::default(),
-        default_runtime: None,
+        default_runtimes: Default::default(),
     };
     copy.save(&applied).unwrap();
     bench.scan();
@@ -302,7 +302,7 @@ fn an_applied_copy_that_is_not_good_any_more_says_so() {
         origin: "/elsewhere/b.yaml".into(),
         text: BROKEN.replace("deployment: a", "deployment: b"),
         without: std::collections::BTreeSet::new(),
-        default_runtime: None,
+        default_runtimes: Default::default(),
     };
     copy.save(&applied).unwrap();
     let snapshot = bench.scan();

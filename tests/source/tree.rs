@@ -228,7 +228,7 @@ fn two_roots_are_one_set() {
         origin: "/elsewhere/b.yaml".into(),
         text: format!("{}---\n{}", deployment("b", "one"), service("a", "db", "pg")),
         without: BTreeSet::new(),
-        default_runtime: None,
+        default_runtimes: Default::default(),
     };
     copy.save(&applied).unwrap();
     assert_eq!(images(&bench.scan()), ["a/db=pg", "a/web=one", "b/web=one"]);

@@ -182,7 +182,7 @@ fn a_part_that_is_still_seen_does_not_stand_for_the_whole() {
         origin: "/elsewhere/x.yaml".into(),
         text: format!("{}---\n{}", service("a", "db", "pg"), deployment("c", "one")),
         without: BTreeSet::new(),
-        default_runtime: None,
+        default_runtimes: Default::default(),
     };
     copy.save(&changing.bench.base.path().join("state/applied")).unwrap();
     changing.bench.write("c.yaml", &service("c", "cache", "redis"));

@@ -302,7 +302,7 @@ async fn a_requested_scan_sees_what_was_written_before_it() {
         origin: "/elsewhere/x.yaml".into(),
         text: format!("{}---\n{}", deployment("a", "one"), service("b", "db", "pg")),
         without: BTreeSet::new(),
-        default_runtime: None,
+        default_runtimes: Default::default(),
     };
     copy.save(&applied).unwrap();
     let snapshot = watching.handle.rescan().await.unwrap();

@@ -39,7 +39,7 @@ pub(super) struct Part<'a> {
     pub(super) name: &'a str,
     /// Absent where it has too many problems.
     pub(super) service: Option<&'a DeclaredService>,
-    /// That of its file.
+    /// That of its deployment.
     default_runtime: Option<RuntimeKind>,
 }
 
@@ -50,11 +50,12 @@ pub(super) fn collect<'a>(
 ) -> BTreeMap<&'a str, Draft<'a>> {
     let mut drafts: BTreeMap<&str, Draft<'a>> = BTreeMap::new();
     for (file, parsed) in files {
-        let default_runtime = parsed.default_runtime;
+        let default_runtime = |deployment: &str| parsed.default_runtimes.get(deployment).copied();
         findings.may_declare_more |= parsed.has_unknown_parts();
         for document in &parsed.documents {
             let name = document.kind.deployment();
             let draft = drafts.entry(name).or_default();
+            let default_runtime = default_runtime(name);
             match &document.kind {
                 DocumentKind::Deployment(own) => {
                     let parts = own.services.values().map(|service| Part::of(file, service, default_runtime));
@@ -72,6 +73,7 @@ pub(super) fn collect<'a>(
             let Remains::Part(remnant) = &document.remains else { continue };
             let draft = drafts.entry(name).or_default();
             draft.may_declare_more |= remnant.may_declare_more;
+            let default_runtime = default_runtime(name);
             let parts = remnant.services.iter().map(|(name, partial)| Part {
                 file,
                 position: partial.position,
