@@ -27,6 +27,8 @@ const TIMEOUT: &str = "10m";
 /// from standard input stays until it is deleted. Files that declare nothing at all are refused. Works with a running
 /// controller, which then keeps it running, and without one: then this command does the work itself and
 /// leaves what runs behind; nothing watches over it until the next `keel run` or `keel apply`.
+///
+/// What --runtime says is remembered with each deployment that is declared, until an apply says another one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel apply -f specs/\n  keel apply -f web.yaml -f db.yaml --timeout 2m\n  \
 cat web.yaml | keel apply -f -\n  keel apply -f specs/ --dry-run\n\n\

@@ -26,8 +26,8 @@ pub struct ApplyRequest {
     /// The absolute paths that were named; what was applied from one of these files and directories before and is not in it
     /// now is pruned.
     pub origins: Vec<PathBuf>,
-    /// Runtime of services that name none. When absent: that of the last time that the file was applied with one, else the
-    /// engine's default.
+    /// Runtime of services that name none. When absent: the one that was last named for their deployment, else the engine's
+    /// default.
     #[serde(default)]
     pub runtime: Option<RuntimeKind>,
     /// Deployments that the caller waits for besides those that this changes, because the answer to an earlier try said so or

@@ -49,8 +49,9 @@ pub async fn choose_default(
     Ok(chosen)
 }
 
-/// Whether a choice holds for later commands too: what a controller was told or found, and what a first command found. What
-/// one command was told concerns that command alone, and a rehearsal on sim concerns nobody else.
+/// Whether a choice is the default of later commands and controllers too: what a controller was told or found, and what a
+/// first command found. What an apply was told is kept with the deployments that it declares, and becomes nobody else's
+/// default; what any other command was told ends with it. A rehearsal on sim concerns nobody else.
 fn is_remembered(options: &EngineOptions, chosen: RuntimeKind) -> bool {
     let lasting = match options.mode {
         super::Mode::Observe => false,

@@ -67,7 +67,7 @@ pub struct MergedService {
     pub position: Position,
     /// The runtime that is written: the service's own, else the deployment's.
     pub runtime: Option<RuntimeKind>,
-    /// The runtime where none is written, if it was named when the file was applied.
+    /// The runtime where none is written, if one was named when the deployment was applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_runtime: Option<RuntimeKind>,
 }
