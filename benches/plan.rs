@@ -34,6 +34,7 @@ fn deployment(number: usize) -> (DesiredDeployment, Vec<Instance>) {
             name: format!("service-{service}"),
             spec: spec.clone(),
             revision: revision("a"),
+            equivalent: None,
             source: source.clone(),
             runtime: RuntimeKind::Docker,
             replicas: REPLICAS,

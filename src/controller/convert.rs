@@ -9,29 +9,38 @@ use crate::status::ProblemView;
 
 /// A deployment with the controller's defaults filled in.
 pub fn desired(merged: &MergedDeployment, default_runtime: RuntimeKind) -> DesiredDeployment {
-    let service = |service: &MergedService| DesiredService {
-        name: service.name.clone(),
-        spec: service.spec.clone(),
-        revision: service.revision.clone(),
-        source: SourceRef { file: service.file.clone(), line: service.position.line },
-        runtime: match default_runtime {
-            // A rehearsal runs there whatever is not written for another runtime.
-            RuntimeKind::Sim => service.runtime,
-            _ => service.declared_runtime(),
-        }
-        .unwrap_or(default_runtime),
-        replicas: service.spec.scale.as_ref().map_or(1, Scale::initial),
-    };
     DesiredDeployment {
         name: merged.name.clone(),
         source: SourceRef { file: merged.file.clone(), line: merged.position.line },
         prune: merged.prune,
-        services: merged.services.iter().map(|(name, one)| (name.clone(), service(one))).collect(),
+        services: merged
+            .services
+            .iter()
+            .map(|(name, one)| (name.clone(), desired_service(one, default_runtime)))
+            .collect(),
         unsupported: merged
             .unsupported
             .iter()
             .map(|field| Condition::holds("UnsupportedField", "NotHonoured", format!("{}: {}", field.path, field.why)))
             .collect(),
+    }
+}
+
+fn desired_service(service: &MergedService, default_runtime: RuntimeKind) -> DesiredService {
+    let declared = match default_runtime {
+        // A rehearsal runs there whatever is not written for another runtime.
+        RuntimeKind::Sim => service.runtime,
+        _ => service.declared_runtime(),
+    };
+    let runtime = declared.unwrap_or(default_runtime);
+    DesiredService {
+        name: service.name.clone(),
+        spec: service.spec.clone(),
+        revision: service.revision.clone(),
+        equivalent: service.equivalents.get(&runtime).cloned(),
+        source: SourceRef { file: service.file.clone(), line: service.position.line },
+        runtime,
+        replicas: service.spec.scale.as_ref().map_or(1, Scale::initial),
     }
 }
 

@@ -88,7 +88,7 @@ fn match_slot<'a>(
     draft: &mut Draft<'_>,
 ) -> Slot<'a> {
     let mut slot = Slot { number, ..Slot::default() };
-    let of_template = instances.iter().copied().filter(|instance| instance.id.revision == desired.revision);
+    let of_template = instances.iter().copied().filter(|instance| desired.is_made_from(&instance.id.revision));
     slot.newest = of_template.max_by_key(|instance| instance.id.attempt);
     let mut candidates = Vec::new();
     for &instance in instances {
@@ -139,7 +139,7 @@ fn stale(instance: &Instance, desired: &DesiredService, draft: &mut Draft<'_>) -
 
 /// Why the instance is not what the service asks for, if it is not.
 pub(super) fn outdated(instance: &Instance, desired: &DesiredService) -> Option<Cause> {
-    if instance.id.revision != desired.revision {
+    if !desired.is_made_from(&instance.id.revision) {
         let (from, to) = (instance.id.revision.clone(), desired.revision.clone());
         return Some(Cause::SpecChanged { source: desired.source.clone(), from, to });
     }

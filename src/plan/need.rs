@@ -55,7 +55,7 @@ pub(super) fn failure<'a>(draft: &Draft<'a>, desired: &DesiredService, slot: u32
     if failures.is_empty() {
         return None;
     }
-    failures.get(&(desired.name.clone(), slot)).filter(|failure| failure.revision == desired.revision)
+    failures.get(&(desired.name.clone(), slot)).filter(|failure| desired.is_made_from(&failure.revision))
 }
 
 /// What failed calls make the next one wait for, unless it is due.

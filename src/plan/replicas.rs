@@ -90,7 +90,7 @@ fn tidy(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>, judge:
     let runs = slot.fresh.is_some_and(|fresh| matches!(fresh.phase, Phase::Running { .. }));
     let ready = slot.fresh.is_some_and(|fresh| judge.is_ready(fresh));
     let delete = desired.spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.delete_on_exit == Some(true));
-    let of_template = |dead: &Instance| dead.id.revision == desired.revision;
+    let of_template = |dead: &Instance| desired.is_made_from(&dead.id.revision);
     let is_memory = |dead: &Instance| slot.newest.is_some_and(|newest| std::ptr::eq(newest, dead));
     let gives_up = |dead: &Instance| -> Option<Cause> {
         let retired = exit_of(dead).is_some_and(|exit| exit.ended_by == EndedBy::Request(StopCause::Retired));

@@ -18,6 +18,9 @@ pub enum RuntimeKind {
 }
 
 impl RuntimeKind {
+    /// Those that a spec may choose.
+    pub(super) const WRITABLE: [Self; 3] = [Self::Sandbox, Self::Docker, Self::Kubernetes];
+
     /// The name as users write it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -7,7 +7,12 @@
 //! The hash covers what was *written*, after quantities and references are put into their one canonical form.
 //! Defaults are not filled in: a version of keel with other defaults finds the same revision, and so restarts
 //! nothing. Order of keys, comments, quoting, block or flow style and anchors never show.
+//!
+//! The runtime is a case of its own: where it is written it counts, so writing down the one that an instance runs on
+//! anyway, or leaving it out, gives another hash over the same template. Such hashes are [`equivalents`], and
+//! replace nothing; that an instance is on another runtime than it should shows without them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
@@ -33,6 +38,15 @@ impl Revision {
             let _ = write!(text, "{byte:02x}");
         }
         Self(text)
+    }
+}
+
+/// What the revision of `spec` is where its runtime is written the other way: left out where `written` is one, written
+/// where it is none. By the runtime that instances run on; there both revisions mean the same.
+pub(super) fn equivalents(spec: &ServiceSpec, written: Option<RuntimeKind>) -> BTreeMap<RuntimeKind, Revision> {
+    match written {
+        Some(runtime) => BTreeMap::from([(runtime, Revision::of(spec, None))]),
+        None => RuntimeKind::WRITABLE.map(|runtime| (runtime, Revision::of(spec, Some(runtime)))).into(),
     }
 }
 

@@ -40,12 +40,22 @@ pub struct DesiredService {
     pub spec: Arc<ServiceSpec>,
     /// Template that its instances are made from.
     pub revision: Revision,
+    /// Another revision that means the same template on this runtime, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub equivalent: Option<Revision>,
     /// Where it is declared.
     pub source: SourceRef,
     /// Runtime that runs its instances.
     pub runtime: RuntimeKind,
     /// How many instances there should be.
     pub replicas: u32,
+}
+
+impl DesiredService {
+    /// Whether an instance of this revision was made from the template.
+    pub fn is_made_from(&self, revision: &Revision) -> bool {
+        self.revision == *revision || self.equivalent.as_ref() == Some(revision)
+    }
 }
 
 /// What becomes of a deployment that has instances and no declaration.

@@ -64,7 +64,8 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         u32::try_from(mine.iter().filter(|instance| test(instance)).count()).unwrap_or(u32::MAX)
     };
     let runs = |instance: &Instance| matches!(instance.phase, Phase::Running { .. });
-    let current = |instance: &Instance| instance.id.revision == service.revision && instance.runtime == service.runtime;
+    let current =
+        |instance: &Instance| service.is_made_from(&instance.id.revision) && instance.runtime == service.runtime;
     let mut view = ServiceView {
         deployment: facts.deployment.to_owned(),
         service: service.name.clone(),

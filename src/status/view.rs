@@ -113,7 +113,7 @@ pub struct ServiceView {
     pub running: u32,
     /// Instances that take traffic.
     pub ready: u32,
-    /// Instances of the declared revision that run.
+    /// Instances of the declared template that run.
     pub updated: u32,
     /// The declared revision.
     pub revision: String,

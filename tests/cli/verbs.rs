@@ -391,6 +391,19 @@ fn the_runtime_that_files_were_applied_with_stays_theirs() {
         let told = plain(&rig, &["apply", "-f", file]).expect_code(0);
         assert_eq!(told.out, "deployment/demo unchanged\n");
     }
+    // To write down where it runs replaces nothing, and nothing is told to change.
+    rig.write(
+        "moved.yaml",
+        &spec("demo", 1, "hello").replace("deployment: demo\n", "deployment: demo\nruntime: sandbox\n"),
+    );
+    let told = plain(&rig, &["diff", "-f", "moved.yaml"]).expect_code(0);
+    assert_eq!(told.out, "");
+    let told = plain(&rig, &["apply", "-f", "moved.yaml"]).expect_code(0);
+    assert_eq!(told.out, "deployment/demo unchanged\n");
+    assert_eq!(rig.instances(|one| one["pid"].clone()), pids);
+    rig.write("moved.yaml", &spec("demo", 1, "hello"));
+    rig.keel(&["apply", "-f", "moved.yaml"]).expect_code(0);
+    assert_eq!(rig.instances(|one| one["pid"].clone()), pids);
     let other =
         rig.command(&["diff", "-f", "moved.yaml", "-o", "json"]).env("KEEL_RUNTIME", "docker").output().unwrap();
     let fields = crate::rig::Done::from(other).json()[0]["fields"].clone();

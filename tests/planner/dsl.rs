@@ -93,11 +93,19 @@ impl Snapshot {
             name: name.into(),
             spec: Arc::new(spec(fields)),
             revision: revision(letter),
+            equivalent: None,
             source: source(3),
             runtime: RuntimeKind::Docker,
             replicas,
         };
         self.desired.as_mut().expect("declared").services.insert(name.into(), service);
+        self
+    }
+
+    /// Lets the service's template have another revision on its runtime.
+    pub fn equivalent_to(mut self, name: &str, letter: char) -> Self {
+        self.desired.as_mut().expect("declared").services.get_mut(name).expect("the service").equivalent =
+            Some(revision(letter));
         self
     }
 

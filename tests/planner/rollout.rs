@@ -244,6 +244,23 @@ fn a_service_moves_to_another_runtime_like_a_rollout() {
 }
 
 #[test]
+fn an_instance_whose_template_has_another_revision_on_its_runtime_stays_and_is_remembered() {
+    let written_down = || web('b', 2, SURGE_ONE).equivalent_to("web", 'a');
+    written_down().with(all_up(0..2, 'a')).expect("");
+    written_down()
+        .with(all_up(0..2, 'c'))
+        .expect("launch web/0 b0: template changed at demo.yaml:3 (cccccccc to bbbbbbbb)");
+    written_down().with([up(0, 'a'), up(1, 'a').restarted(1, 1).exited(1, 2, 1)]).expect(
+        "wait to restart demo/web/1 (aaaaaaaa, attempt 0) until 2026-01-01T12:00:09Z: exited 1
+         look again at 2026-01-01T12:00:09Z",
+    );
+    written_down()
+        .with(all_up(0..2, 'a'))
+        .runs_on("web", RuntimeKind::Sandbox)
+        .expect("launch web/0 b1 on sandbox: runtime changed from docker to sandbox");
+}
+
+#[test]
 fn of_two_that_hold_a_slot_the_ready_one_stays() {
     web('a', 1, "")
         .with([up(0, 'a'), up(0, 'a').attempt(1).unready()])

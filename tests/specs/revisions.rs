@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel::spec::{DocumentKind, Revision, merge, parse};
+use evenkeel::spec::{DocumentKind, Revision, RuntimeKind, merge, parse};
 
 /// The revisions of a document's services by name.
 fn revisions(text: &str) -> BTreeMap<String, Revision> {
@@ -171,6 +171,22 @@ fn a_runtime_counts_the_same_on_the_deployment_and_on_the_service() {
     assert_eq!(revisions(own), revisions(shared));
     assert_eq!(revisions(own), revisions(joined));
     assert_ne!(revisions(own)["web"], revision("image: { name: nginx }"));
+}
+
+#[test]
+fn a_runtime_that_is_written_down_or_left_out_gives_an_equivalent_revision_on_it() {
+    let service = |line: &str| {
+        let text = format!("version: v1\ndeployment: d\nservices:\n  web:\n    image: {{ name: dir:./root }}\n{line}");
+        let mut merged = merge(&[("/specs/a.yaml".into(), parse(&text))]);
+        merged.deployments.remove("d").unwrap().services.remove("web").unwrap()
+    };
+    let left_out = service("");
+    for runtime in [RuntimeKind::Sandbox, RuntimeKind::Docker, RuntimeKind::Kubernetes] {
+        let written = service(&format!("    runtime: {runtime}\n"));
+        assert_eq!(written.equivalents, BTreeMap::from([(runtime, left_out.revision.clone())]));
+        assert_eq!(left_out.equivalents.get(&runtime), Some(&written.revision));
+    }
+    assert_eq!(left_out.equivalents.len(), 3);
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Checked<'_> {
                 }
             }
             let Phase::Exited(exit) = &instance.phase else { continue };
-            let newest = of_slot().filter(|other| other.id.revision == self.desired.revision);
+            let newest = of_slot().filter(|other| self.desired.is_made_from(&other.id.revision));
             let newest = newest.max_by_key(|other| other.id.attempt);
             let is_memory = newest.is_some_and(|newest| newest.as_ref() == instance.as_ref());
             let retired = exit.ended_by == EndedBy::Request(StopCause::Retired);
@@ -208,7 +208,7 @@ impl Checked<'_> {
     }
 
     fn is_current(&self, instance: &Instance) -> bool {
-        instance.id.revision == self.desired.revision && instance.runtime == self.desired.runtime
+        self.desired.is_made_from(&instance.id.revision) && instance.runtime == self.desired.runtime
     }
 
     /// Whether nothing speaks for another instance in its place.

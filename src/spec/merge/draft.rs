@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::check::{bad_name, folded};
 use super::super::document::Remains;
+use super::super::template::equivalents;
 use super::super::unsupported::unsupported_in;
 use super::super::{
     DeclaredDeployment, DeclaredService, DocumentKind, ParsedFile, Position, Problem, Revision, RuntimeKind,
@@ -171,6 +172,7 @@ fn merged(part: &Part<'_>, deployments: Option<RuntimeKind>) -> Option<MergedSer
     Some(MergedService {
         name: name.clone(),
         revision: Revision::of(spec, runtime),
+        equivalents: equivalents(spec, runtime),
         spec: with_absolute_paths(spec, part.file.parent().unwrap_or(Path::new(""))),
         file: PathBuf::from(part.file),
         position: *position,

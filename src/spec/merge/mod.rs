@@ -61,6 +61,10 @@ pub struct MergedService {
     pub spec: Arc<ServiceSpec>,
     /// Hash over its template, as written.
     pub revision: Revision,
+    /// The revision that instances on a runtime have if they were made from the same template when its runtime was written
+    /// and now is not, or the other way round.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub equivalents: BTreeMap<RuntimeKind, Revision>,
     /// The file that declares it.
     pub file: PathBuf,
     /// Where in that file.
