@@ -395,12 +395,13 @@ impl<'a> Walk<'a> {
                 0..=MOST_LISTED => format!("known keys are {}; keys that begin with x- are free", known.join(", ")),
                 _ => "no key here has a name like it; keys that begin with x- are free".to_owned(),
             });
-        self.inside(key.to_owned(), |walk| {
-            walk.problem(entry.position, format!("unknown key `{key}`")).help = Some(help);
+        let problem = self.inside(key.to_owned(), |walk| {
+            let message = format!("unknown key `{key}`");
+            Problem::new(entry.position, display_path(&walk.path), message).with_help(help)
         });
-        if let Some(meant) = meant {
-            self.inside(meant.to_owned(), |walk| walk.found.flawed.insert(walk.path.clone()));
-        }
+        self.found.problems.push(problem);
+        // In doubt is what it was meant to be, and not what nobody reads.
+        self.inside(meant.unwrap_or(key).to_owned(), |walk| walk.found.flawed.insert(walk.path.clone()));
     }
 }
 
