@@ -4,7 +4,7 @@ use super::connect::synced_status;
 use super::exit::{Exit, Outcome};
 use super::output::{note, print};
 use super::reconnecting::{Unattended, change};
-use crate::api::{ApiError, Client};
+use crate::api::{ApiError, Client, Kind};
 use crate::config::Options;
 use crate::status::Status;
 
@@ -44,11 +44,15 @@ impl Args {
 }
 
 /// Confirms what is held, and gives the names. Whoever was asked before may have confirmed it although its answer was lost;
-/// what is held once that is done is another decision, and not made here.
+/// what is held once that is done, or besides, is another decision, and not made here.
 async fn approve(client: &Client, before: &mut Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
     let status = synced_status(client).await?;
     match before {
         Some(before) if !before.iter().any(|name| is_kept(&status, name)) => return Ok(before.clone()),
+        Some(before) if *before != held(&status) => {
+            let message = "what is held changed while the controller ended; look at it with keel get deployments, and approve again";
+            return Err(ApiError::new(Kind::Conflict, message));
+        }
         Some(_) => {}
         None => *before = Some(held(&status)),
     }

@@ -79,8 +79,8 @@ struct Global {
     /// Where this installation keeps its state [default: /var/lib/keel as root, else ~/.local/state/keel]
     #[arg(long, global = true, env = "KEEL_STATE_DIR", value_name = "DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
-    /// Runtime of services that name none [default: the one last named for their deployment with apply, else the one that this
-    /// state directory remembers, else docker where an engine answers, else sandbox]
+    /// Runtime of services that name none [default: the one last named for their deployment with apply, else the one that
+    /// this state directory remembers, else docker where an engine answers, else sandbox]
     #[arg(long, global = true, env = "KEEL_RUNTIME", value_name = "RUNTIME", hide_env_values = true, value_parser = runtime())]
     runtime: Option<RuntimeKind>,
     /// Log more; repeatable

@@ -24,6 +24,10 @@ const TAKE_OVER_PAUSE: Duration = Duration::from_secs(1);
 /// is the last one; it has a bound of its own, a little more than a minute.
 const LONGEST_OUTAGE: Duration = Duration::from_secs(30);
 
+/// Most times that one thing is asked for, over all restarts: whoever restarts a service stops long before, and what ends a
+/// controller each time may be the request itself.
+const MOST_TRIES: usize = 20;
+
 /// An answer that went on for as long ends an outage, though nothing was told; one that breaks off sooner, again and
 /// again, does not. Several times what a controller takes that is started again at once.
 const STEADY: Duration = Duration::from_secs(10);
@@ -143,7 +147,7 @@ impl<'a> Reconnecting<'a> {
         &mut self,
         mut request: impl AsyncFnMut(&Client) -> Result<T, E>,
     ) -> anyhow::Result<T> {
-        loop {
+        for _ in 1..MOST_TRIES {
             let began = Instant::now();
             match request(&self.client).await {
                 Ok(answer) => return Ok(answer),
@@ -156,6 +160,7 @@ impl<'a> Reconnecting<'a> {
                 }
             }
         }
+        request(&self.client).await.map_err(Into::into)
     }
 
     /// Goes on with another engine if the error is that the controller went away, and says so where that has none.
@@ -295,6 +300,13 @@ mod tests {
             if tries <= times { Err(ApiError::ended("gone")) } else { Ok(tries) }
         };
         engine.ask(request).await.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_ends_every_controller_is_not_made_for_ever() {
+        let tries = MOST_TRIES;
+        assert!(breaks_off(tries, LONGEST_OUTAGE).await.is_err());
+        assert_eq!(breaks_off(tries - 1, LONGEST_OUTAGE).await, Ok(tries));
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,7 +40,8 @@ pub async fn choose_default(
         (None, None) if DockerRuntime::answers(None).await => RuntimeKind::Docker,
         (None, None) => RuntimeKind::Sandbox,
     };
-    if is_remembered(options, chosen) && remembered(&path) != Some(chosen) {
+    let before = remembered(&path);
+    if is_remembered(options, before, chosen) && before != Some(chosen) {
         std::fs::write(&path, chosen.as_str()).map_err(|source| EngineError::Local {
             context: format!("{}: can't be written", path.display()),
             source: source.into(),
@@ -49,13 +50,13 @@ pub async fn choose_default(
     Ok(chosen)
 }
 
-/// Whether a choice is the default of later commands and controllers too: what a controller was told or found, and what a
-/// first command found. What an apply was told is kept with the deployments that it declares, and becomes nobody else's
-/// default; what any other command was told ends with it. A rehearsal on sim concerns nobody else.
-fn is_remembered(options: &EngineOptions, chosen: RuntimeKind) -> bool {
+/// Whether a choice is the default of later commands and controllers too: what a controller was told or found, and what the
+/// first command was told or found. Later ones change no default: what an apply is told is kept with the deployments that
+/// it declares, and what any other command is told ends with it. A rehearsal on sim concerns nobody else.
+fn is_remembered(options: &EngineOptions, before: Option<RuntimeKind>, chosen: RuntimeKind) -> bool {
     let lasting = match options.mode {
         super::Mode::Observe => false,
-        super::Mode::Record | super::Mode::OneShot => options.runtime.is_none(),
+        super::Mode::Record | super::Mode::OneShot => options.runtime.is_none() || before.is_none(),
         super::Mode::Controller { .. } => true,
     };
     lasting && chosen != RuntimeKind::Sim

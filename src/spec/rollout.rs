@@ -17,7 +17,8 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "rolling"))]
     pub strategy: Option<Strategy>,
-    /// Instances above the desired number during a rollout, shares rounded up; `25%` when nothing is written.
+    /// Instances above the desired number during a rollout, shares rounded up; `25%` when nothing is written. Always 0 where
+    /// the service has a `host_port`, which one instance holds at a time: the old one ends before the new one starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "25%"))]
     pub max_surge: Option<CountOrPercent>,

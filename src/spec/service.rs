@@ -237,7 +237,7 @@ impl ServiceSpec {
     }
 
     fn has_fixed_host_port(&self) -> bool {
-        self.port_mappings.iter().any(|mapping| mapping.host_port.is_some())
+        self.port_mappings.iter().any(|mapping| mapping.host_port.is_some_and(|port| port > 0))
     }
 
     /// Whether an instance that ended is started again: what was written, else `on_failure` for a job and

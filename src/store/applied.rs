@@ -182,12 +182,4 @@ mod tests {
         copy("-", b).save(dir.path()).expect("saved");
         assert_eq!(names(dir.path()).len(), 2);
     }
-
-    #[test]
-    fn a_copy_of_the_time_when_a_file_had_one_runtime_is_read() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let text = serde_json::json!({"origin": "/x.yaml", "text": TWO, "default_runtime": "sandbox"});
-        std::fs::write(dir.path().join("x.json"), text.to_string()).expect("written");
-        assert_eq!(read_applied(dir.path()).expect("readable"), [copy("/x.yaml", TWO)]);
-    }
 }

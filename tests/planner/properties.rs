@@ -69,6 +69,12 @@ fn bounds() -> impl Strategy<Value = String> {
             format!("rollout: {{max_surge: {surge}, max_unavailable: {unavailable}, min_ready: {min_ready}}}\n")
         }),
         1 => Just("rollout: {strategy: recreate}\n".to_owned()),
+        1 => (amount(), amount(), prop::sample::select(vec![0, 8080])).prop_map(|(surge, unavailable, port)| {
+            format!(
+                "rollout: {{max_surge: {surge}, max_unavailable: {unavailable}}}\n\
+                 port_mappings: [{{container_port: 80, host_port: {port}}}]\n"
+            )
+        }),
     ]
 }
 

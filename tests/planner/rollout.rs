@@ -199,6 +199,10 @@ fn the_old_one_goes_first_where_a_port_of_the_machine_is_held() {
     web('b', 1, port)
         .with([up(0, 'a')])
         .expect("retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+    let any = "port_mappings: [{container_port: 80, host_port: 0}]";
+    web('b', 1, any)
+        .with([up(0, 'a')])
+        .expect("launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
     web('b', 1, port)
         .with([up(0, 'a').exited(0, 5, 1)])
         .expect("launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");

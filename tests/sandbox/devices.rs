@@ -86,7 +86,7 @@ async fn commands_that_are_run_inside_are_held_to_the_same_devices() {
     let sandbox = Sandbox::new();
     let support = sandbox.runtime.capabilities().await.unwrap().support(evenkeel::runtime::Control::Devices);
     if support != evenkeel::runtime::Support::Enforced {
-        return eprintln!("skipped: {support:?}");
+        return crate::support::skip(&format!("{support:?}"));
     }
     let yaml = format!(
         "image: {{ name: host }}\ncommand: {{ entrypoint: [sleep, '1000'] }}\ndevices: [{{ path: {path}, write: false }}]\n"

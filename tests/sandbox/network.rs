@@ -307,7 +307,7 @@ async fn datagrams_are_handed_on_and_each_client_gets_its_own_answers() {
     let sandbox = Sandbox::new();
     let support = sandbox.runtime.capabilities().await.unwrap().support(Control::NetworkIsolation);
     if support != Support::Enforced {
-        return eprintln!("skipped: {support:?}");
+        return crate::support::skip(&format!("{support:?}"));
     }
     for (slot, fields) in [
         "port_mappings: [{ container_port: 7001, protocol: udp }]\nsandbox: { network: loopback }",

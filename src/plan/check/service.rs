@@ -155,7 +155,8 @@ impl Checked<'_> {
     fn bounds(&self) -> (u32, u32) {
         let rollout = self.desired.spec.rollout();
         let (surge, unavailable) = rollout.bounds(self.replicas);
-        let holds_port = self.desired.spec.port_mappings.iter().any(|mapping| mapping.host_port.is_some());
+        let holds_port =
+            self.desired.spec.port_mappings.iter().any(|mapping| mapping.host_port.is_some_and(|port| port != 0));
         match rollout.strategy() {
             Strategy::Recreate => (0, 1),
             Strategy::Rolling if holds_port => (0, unavailable.max(1)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Most flows of one port, each a descriptor: with a common limit of 1024 of them there is room for other ports.
+/// Most flows of one port, each a descriptor; far more clients than one port of one machine's service has at a time.
 const MOST_FLOWS: usize = 256;
 /// Silence in both directions after which a flow is forgotten: that of Docker's proxy.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);

@@ -1,5 +1,5 @@
-//! Processes beside a supervisor that hand connections and datagrams on for its instance. They have threads, which a supervisor may
-//! not have, and end with it. One that ends before is started again.
+//! Processes beside a supervisor that hand connections and datagrams on for its instance. They have threads, which a
+//! supervisor may not have, and end with it. One that ends before is started again.
 
 use std::ffi::CStr;
 use std::net::{Ipv4Addr, TcpListener};
@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::process::{
-    DumpableBehavior, Gid, Pid, Signal, Uid, getpid, getppid, pidfd_send_signal, set_dumpable_behavior,
-    set_parent_process_death_signal,
+    DumpableBehavior, Gid, Pid, Resource, Rlimit, Signal, Uid, getpid, getppid, getrlimit, pidfd_send_signal,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{
     LinkNameSpaceType, move_into_link_name_space, set_no_new_privs, set_thread_groups, set_thread_res_gid,
@@ -71,11 +71,20 @@ impl Work {
     }
 
     fn serve(&self) -> ! {
+        raise_limit();
         match self {
             Self::Ports(listening, own) => serve(listening, *own),
             Self::Egress(proxy, policy) => egress::serve(proxy, policy.clone()),
         }
     }
+}
+
+/// Lets this process have as many descriptors as it may: connections take two each and flows of datagrams one, and the
+/// common soft limit of 1024, made for programs that use `select`, is less than their bounds together.
+fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // What can't be raised stays as it is, and what exceeds it is refused.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// One helper.

@@ -2,8 +2,8 @@
 //!
 //! The controller decides what an instance gets and gives it an address (`plan.rs`, `attachment.rs`); the supervisor and
 //! the first process make it so (`wire.rs`); a helper that lives and dies with the supervisor hands connections and
-//! datagrams on (`publish.rs`, `datagrams.rs`). Nothing here outlasts its instance but the bridge and the packet filter of a deployment, which go with
-//! the deployment (`clear.rs`).
+//! datagrams on (`publish.rs`, `datagrams.rs`). Nothing here outlasts its instance but the bridge and the packet filter of
+//! a deployment, which go with the deployment (`clear.rs`).
 
 mod attachment;
 mod clear;

@@ -180,12 +180,21 @@ fn change(network: &Shared, change: impl Fn(&str) -> String) -> io::Result<()> {
         let path = entry?.path();
         let text = fs::read_to_string(&path)?;
         let (fixed, lines) = text.split_at(text.find(MARK).map_or(text.len(), |at| at + MARK.len()));
-        let new = change(lines);
+        let lines = without_padding(lines);
+        let new = change(&lines);
         if new != lines {
             write_in_place(&path, &format!("{fixed}{new}"))?;
         }
     }
     Ok(())
+}
+
+/// Lines without the empty ones at their end.
+fn without_padding(lines: &str) -> String {
+    match lines.trim_end_matches('\n') {
+        "" => String::new(),
+        lines => format!("{lines}\n"),
+    }
 }
 
 /// Writes a file that others have mounted: its first bytes first, so that what is the same stays readable throughout.
@@ -195,8 +204,10 @@ fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).custom_flags(flags).open(path)?;
     // The mask of this process must not keep the program's user from reading it.
     rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o644))?;
-    file.write_all_at(text.as_bytes(), 0)?;
-    file.set_len(text.len() as u64)
+    // Whoever reads while a file is made shorter sees zeros at its end, so that what is left over becomes empty lines.
+    let longest = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    let padding = "\n".repeat(longest.saturating_sub(text.len()));
+    file.write_all_at((text.to_owned() + &padding).as_bytes(), 0)
 }
 
 #[cfg(test)]
@@ -222,10 +233,15 @@ mod tests {
         announce(&one).unwrap();
         announce(&two).unwrap();
         announce(&one).unwrap();
-        let read = || fs::read_to_string(&path).unwrap();
-        assert_eq!(read(), format!("{fixed}10.208.0.22\tweb-1 web\n10.208.0.2\tweb-0 web\n"));
+        let read = || without_padding(&fs::read_to_string(&path).unwrap());
+        let both = format!("{fixed}10.208.0.22\tweb-1 web\n10.208.0.2\tweb-0 web\n");
+        assert_eq!(read(), both);
         withdraw(&one).unwrap();
         assert_eq!(read(), format!("{fixed}10.208.0.22\tweb-1 web\n"));
+        let length = || fs::metadata(&path).unwrap().len();
+        assert_eq!(length(), both.len() as u64, "readers would see zeros in what is cut off");
+        announce(&one).unwrap();
+        assert_eq!((read(), length()), (both.clone(), both.len() as u64));
         rebuild(&one.network, &layout).unwrap();
         assert_eq!(read(), fixed, "none of them runs");
     }
