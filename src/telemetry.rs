@@ -59,7 +59,9 @@ impl Verbosity {
 
 /// Starts logging on standard error. The first call counts.
 pub fn start(format: LogFormat, verbosity: Verbosity) {
-    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(verbosity.filter()));
+    let named = std::env::var(FILTER).ok().filter(|text| !text.trim().is_empty());
+    let named = named.and_then(|text| EnvFilter::try_new(text).ok());
+    let filter = named.unwrap_or_else(|| EnvFilter::new(verbosity.filter()));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let terminal = std::io::stderr().is_terminal();
     // A second start is a mistake of tests alone, and harmless.

@@ -57,3 +57,6 @@ mod registry;
 
 #[path = "cli/removal.rs"]
 mod removal;
+
+#[path = "cli/conflicts.rs"]
+mod conflicts;

@@ -17,8 +17,9 @@ use super::problems;
 use super::reconnecting::{Reconnecting, Unattended, change, observe_existing};
 use crate::api::{ApiError, Client};
 use crate::config::Options;
-use crate::controller::{Applied, Change, DeleteRequest};
+use crate::controller::{Applied, Change, DeleteRequest, SpecFile};
 use crate::runtime::Volumes;
+use crate::spec::{ParsedFile, parse};
 
 /// Longest wait when none is named: ten times the default `stop_grace_period`, instances being stopped side by side.
 const TIMEOUT: &str = "5m";
@@ -107,7 +108,8 @@ impl Args {
         wanted: &BTreeSet<String>,
     ) -> Result<(BTreeSet<String>, BTreeSet<String>), ApiError> {
         let status = synced_status(client).await?;
-        let known: BTreeSet<&str> = status.deployments.iter().map(|view| view.deployment.as_str()).collect();
+        let shown = status.deployments.iter().map(|view| &view.deployment);
+        let known: BTreeSet<&str> = shown.chain(&status.left_out).map(String::as_str).collect();
         let (found, missing): (BTreeSet<_>, BTreeSet<_>) =
             // Volumes may be left of what nothing else is known of.
             wanted.iter().cloned().partition(|name| self.volumes || known.contains(name.as_str()));
@@ -126,11 +128,15 @@ impl Args {
         named.collect()
     }
 
-    /// The deployments that the files declare.
+    /// The deployments that the files declare. Problems of files don't matter where it can be told all the same: what was
+    /// applied once must be found.
     async fn declared(&self, engine: &mut Reconnecting<'_>) -> anyhow::Result<BTreeSet<String>> {
         let mut request = self.files.read(None)?;
         // Without its directory, nothing counts as missing from it.
         request.origins.clear();
+        if let Some(named) = named_in(&request.files) {
+            return Ok(named);
+        }
         let preview = engine.ask(async |client| client.preview(&request).await).await?;
         if !preview.problems.is_empty() {
             problems::report(&preview.problems, "nothing was removed");
@@ -189,6 +195,14 @@ impl Args {
         let deployments = deployments.into_iter().collect();
         client.delete(&DeleteRequest { deployments, volumes, ignore_not_found }).await
     }
+}
+
+/// The deployments that files name, in documents good or not; none where there is no document, or one that may be a part
+/// of any deployment.
+fn named_in(files: &[SpecFile]) -> Option<BTreeSet<String>> {
+    let parsed: Vec<ParsedFile> = files.iter().map(|file| parse(&file.text)).collect();
+    let named: BTreeSet<String> = parsed.iter().flat_map(ParsedFile::deployments).map(str::to_owned).collect();
+    (!named.is_empty() && !parsed.iter().any(ParsedFile::may_declare_more)).then_some(named)
 }
 
 fn deleted(deployments: &BTreeSet<String>) -> Vec<(String, Change)> {

@@ -137,6 +137,18 @@ fn with_usage(mut command: clap::Command) -> clap::Command {
     fixed(command, &usage)
 }
 
+/// The command and its verbs without the variables that are set to nothing: systemd and shell wrappers export those that
+/// they have no value for.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| {
+        let name = arg.get_env().and_then(std::ffi::OsStr::to_str);
+        name.is_some_and(|name| name.starts_with("KEEL_") && std::env::var_os(name).is_some_and(|text| text.is_empty()))
+    };
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(None::<&str>) } else { arg })
+        .mut_subcommands(without_empty_variables)
+}
+
 /// Prints the help on standard error.
 fn eprint_help(command: &mut clap::Command) {
     let help = command.render_help();
@@ -163,7 +175,7 @@ pub fn main() -> ExitCode {
 impl Cli {
     /// What the command line says; ends the program where that is wrong.
     fn read() -> Self {
-        let mut command = with_usage(Self::command());
+        let mut command = with_usage(without_empty_variables(Self::command()));
         let read = command.try_get_matches_from_mut(std::env::args_os());
         match read.and_then(|mut matches| Self::from_arg_matches_mut(&mut matches)) {
             Ok(cli) => cli,

@@ -1,18 +1,21 @@
 //! Declares files: checks them, keeps a copy in the state directory, and lets the source see it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::convert;
-use super::copies::{Fresh, forget_unused_runtimes, replaced};
+use super::copies::{Fresh, beside, forget_unused_runtimes, replaced};
 use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
 use super::outlook::{Outlook, previews};
 use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
-use crate::spec::{MergedDeployment, Prune, RuntimeKind, merge, problems};
+use crate::spec::{Conflict, MergedDeployment, Problem, Prune, RuntimeKind, merge, problems};
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, read_applied};
+
+/// What comes of a problem in an apply.
+const NOTHING_APPLIED: &str = "nothing was applied";
 
 /// What an apply would do to the declarations.
 struct Proposal {
@@ -144,9 +147,15 @@ impl Engine {
         let is_watched = |file: &SpecFile| self.watches(&file.path);
         let Fresh { parsed, mut copies } = Fresh::read(&request.files, is_watched, request.runtime, &known);
         let merged = merge(&parsed);
-        let problems = problems(&parsed, &merged);
+        let mut found = problems(&parsed, &merged);
+        for Conflict { file, problem, .. } in self.conflicts(&parsed, &beside(&request.origins, &copies, &known))? {
+            let is_told = |(at, one): &(PathBuf, Problem)| *at == file && one.position == problem.position;
+            if !found.iter().any(is_told) {
+                found.push((file, problem));
+            }
+        }
         let mut problems: Vec<ProblemView> =
-            problems.iter().map(|(file, one)| convert::problem(file, one, "nothing was applied")).collect();
+            found.iter().map(|(file, one)| convert::problem(file, one, NOTHING_APPLIED)).collect();
         let declared = merged.deployments;
         if declared.is_empty() && problems.is_empty() {
             return Err(EngineError::Invalid(nothing_in(request)));
@@ -201,7 +210,7 @@ impl Engine {
             path: "deployment".to_owned(),
             message: format!("deployment {} is declared in {at}, which the controller watches", merged.name),
             help: Some("change it there, or remove it there first".to_owned()),
-            effect: "nothing was applied".to_owned(),
+            effect: NOTHING_APPLIED.to_owned(),
         })
     }
 

@@ -56,6 +56,15 @@ pub(super) fn forget_unused_runtimes(fresh: &mut [AppliedFile], declared: &BTree
     fresh.iter_mut().for_each(|copy| copy.default_runtimes.retain(|name, _| is_used(name)));
 }
 
+/// The copies of applied files that stay as they are, but for what the new files declare.
+pub(super) fn beside(origins: &[PathBuf], fresh: &[AppliedFile], known: &[AppliedFile]) -> Vec<AppliedFile> {
+    let places: BTreeSet<String> = fresh.iter().map(AppliedFile::copy_name).collect();
+    let goes = |copy: &&AppliedFile| {
+        places.contains(&copy.copy_name()) || origins.iter().any(|origin| copy.origin.starts_with(origin))
+    };
+    known.iter().filter(|copy| !goes(copy)).cloned().collect()
+}
+
 /// The applied files as they would be, in the order in which they are to be saved: the new ones, then old ones that
 /// lost something; and which deployments no file declares any more.
 pub(super) fn replaced(

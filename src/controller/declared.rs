@@ -24,6 +24,8 @@ pub struct Declared {
     pub unclear: Option<String>,
     /// What is wrong with source files.
     pub problems: Vec<ProblemView>,
+    /// Deployments that files declare and that have problems and no good version.
+    pub left_out: BTreeSet<String>,
     /// Pruning is held.
     pub hold: Option<HoldView>,
 }

@@ -21,6 +21,7 @@ mod message;
 mod nothing;
 mod observe;
 mod open;
+mod others;
 mod outlook;
 mod publish;
 mod queue;

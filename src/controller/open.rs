@@ -25,7 +25,7 @@ use crate::source::{
 use crate::spec::RuntimeKind;
 use crate::state::{Desired, Volumes};
 use crate::status::HoldView;
-use crate::store::{Locked, StateDir, Store};
+use crate::store::{Locked, StateDir, Store, StoreError};
 
 /// What the store is told and has not taken yet; more than that is told again.
 const SETTLED: usize = 64;
@@ -40,7 +40,7 @@ impl Engine {
     ///
     /// # Errors
     /// `Conflict` with the holder's pid when the mode needs the lock and another process holds it; `Invalid` when the
-    /// watched directory does not exist.
+    /// watched directory does not exist, or the state directory is another user's.
     pub async fn open(options: EngineOptions) -> Result<Self, EngineError> {
         let access = Access::of(&options);
         let (state_dir, store) = place(&options, access)?;
@@ -126,7 +126,10 @@ fn place(options: &EngineOptions, access: Access) -> Result<(StateDir, Arc<Store
         Access::Work | Access::Look => (StateDir::open(path), StateDir::store),
         Access::LookAtNothing => (StateDir::unmade(path), |_| Store::in_memory()),
     };
-    let state_dir = state_dir.map_err(local("the state directory can't be used"))?;
+    let state_dir = state_dir.map_err(|error| match error {
+        foreign @ StoreError::Foreign { .. } => EngineError::Invalid(foreign.to_string()),
+        failed => local("the state directory can't be used")(failed),
+    })?;
     let store = store(&state_dir).map_err(local("the state database can't be used"))?;
     Ok((state_dir, Arc::new(store)))
 }
@@ -285,6 +288,7 @@ pub(super) fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: Runtime
             .iter()
             .map(|one| convert::problem(&one.file, &one.problem, &one.effect.to_string()))
             .collect(),
+        left_out: snapshot.problems.iter().flat_map(|one| one.effect.left_out()).cloned().collect(),
         hold: snapshot
             .hold
             .as_ref()

@@ -100,6 +100,7 @@ impl State {
         let status = Status {
             synced: self.synced(),
             problems: self.declared.problems.clone(),
+            left_out: self.declared.left_out.iter().cloned().collect(),
             hold: self.declared.hold.clone(),
             unwatched: self.declared.unwatched_views(),
             runtimes: runtimes.collect(),

@@ -158,6 +158,16 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Deployments that have no good version and are not started.
+    pub fn left_out(&self) -> &[String] {
+        match self {
+            Self::None => &[],
+            Self::Deployments { left_out, .. } => left_out,
+        }
+    }
+}
+
 impl std::fmt::Display for Effect {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self::Deployments { kept, left_out } = self else { return f.write_str("nothing of the file is used") };

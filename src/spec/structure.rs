@@ -76,6 +76,10 @@ impl<'a> Walk<'a> {
             return None;
         }
         let Resolution { schema, name } = self.resolve(schema);
+        // However nothing is spelled, `~` or `null`, it is the same as nothing after the colon.
+        if name == "Scalar" && node.is_null() {
+            return Some(Yaml::String(String::new()));
+        }
         if let Some(check) = text::check_of(name) {
             let spelled = text::as_text(name, node);
             return self.text(spelled.as_ref().unwrap_or(node), check);

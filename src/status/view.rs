@@ -22,6 +22,9 @@ pub struct Status {
     pub instances: Vec<InstanceView>,
     /// What is wrong with source files.
     pub problems: Vec<ProblemView>,
+    /// Deployments that files declare and that have problems and no good version, by name: nothing is done for them.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Pruning is held.
     pub hold: Option<HoldView>,
     /// Deployments of directories that are not watched any more, by name.

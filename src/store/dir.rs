@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::user::User;
 use super::{Store, StoreError, socket};
 use crate::state::Owner;
 
@@ -204,14 +205,11 @@ fn make_dir(path: &Path) -> Result<(), StoreError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("create", path))?;
     let metadata = std::fs::metadata(path).map_err(StoreError::io("look at", path))?;
     let user = rustix::process::geteuid();
-    if user.is_root() || metadata.uid() == user.as_raw() {
+    if metadata.uid() == user.as_raw() {
         return Ok(());
     }
-    Err(StoreError::Damaged {
-        path: path.to_path_buf(),
-        what: format!("it belongs to user {}", metadata.uid()),
-        help: "use another --state-dir",
-    })
+    // Root could, but what it makes there its owner can't use.
+    Err(StoreError::Foreign { path: path.to_path_buf(), user: User::of(metadata.uid()) })
 }
 
 fn read_owner(dir: &Path) -> Result<Owner, StoreError> {

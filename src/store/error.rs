@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::user::User;
+
 /// What can go wrong with the state directory and the database.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -24,6 +26,17 @@ pub enum StoreError {
         what: String,
         /// What to do.
         help: &'static str,
+    },
+    /// A directory belongs to another user.
+    #[error(
+        "{} belongs to user {user}; run keel as that user, for example `sudo -u {} keel ...`, or use another --state-dir",
+        path.display(), user.for_sudo()
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        user: User,
     },
     /// The database was written by a newer keel.
     #[error(

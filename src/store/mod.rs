@@ -14,6 +14,7 @@ mod inventory;
 mod migrate;
 mod socket;
 mod stops;
+mod user;
 
 pub use applied::{AppliedFile, read_applied};
 pub use database::{DATABASE, Store};
@@ -21,3 +22,4 @@ pub use dir::{Lock, LockGuard, Locked, StateDir};
 pub use error::StoreError;
 pub use events::{Event, MAX_EVENT_MESSAGE, MAX_EVENTS};
 pub use inventory::{Declared, HoldRecord, RootIdentity, SourceChange, SourceFile, SourceState};
+pub use user::User;

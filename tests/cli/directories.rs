@@ -1,10 +1,12 @@
 //! One state directory, and controllers that watch one directory after the other.
 
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::rig::{Rig, is_alive, signal, spec};
+use crate::rig::{Done, Rig, is_alive, signal, spec};
 
 /// Pid of the only instance of a deployment; none where nothing runs.
 fn pid(rig: &Rig, deployment: &str) -> Option<u32> {
@@ -150,4 +152,69 @@ fn what_is_deleted_without_a_controller_is_not_started_before() {
     assert_eq!(rig.get("instances").len(), 1, "what is left of it");
     assert_eq!(rig.keel(&["delete", "b"]).expect_code(0).out, "deployment/b deleted\n");
     assert!(rig.get("instances").is_empty());
+}
+
+/// Ids of nobody, a user that every machine has.
+const NOBODY: u32 = 65534;
+
+/// Owner of every file below a directory, the directory first.
+fn owners(directory: &Path) -> Vec<(PathBuf, u32)> {
+    let mut all = vec![(directory.to_owned(), std::fs::metadata(directory).unwrap().uid())];
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => all.extend(owners(&path)),
+            false => all.push((path.clone(), std::fs::symlink_metadata(&path).unwrap().uid())),
+        }
+    }
+    all
+}
+
+#[test]
+fn a_state_directory_of_another_user_is_refused_by_every_verb_and_left_as_it_is() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can act as two users");
+    }
+    for (owner, name, user) in [(NOBODY, "nobody", 0), (0, "root", NOBODY)] {
+        let rig = Rig::new("sandbox");
+        // The program may lie where an ordinary user can't go.
+        let program = rig.path("keel");
+        std::fs::copy(env!("CARGO_BIN_EXE_keel"), &program).unwrap();
+        std::fs::set_permissions(rig.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+        rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+        let state = rig.path("state");
+        std::fs::create_dir(&state).unwrap();
+        chown(&state, Some(owner), Some(owner)).unwrap();
+        let keel = |user: u32, arguments: &[&str]| {
+            let mut command = std::process::Command::new(&program);
+            command.args(arguments).current_dir(rig.path("")).uid(user).gid(user).env_clear();
+            command.env("KEEL_STATE_DIR", &state).env("KEEL_RUNTIME", "sandbox").env("HOME", rig.path(""));
+            Done::from(command.output().unwrap())
+        };
+        keel(owner, &["run", "specs", "--once", "--allow-empty"]).expect_code(0);
+        keel(owner, &["delete", "a"]).expect_code(0);
+        let before = owners(&state);
+        let verbs: [(&[&str], i32); 9] = [
+            (&["run", "specs", "--once"], 1),
+            (&["apply", "-f", "specs"], 1),
+            (&["delete", "a"], 1),
+            (&["approve"], 1),
+            (&["get", "all"], 1),
+            (&["logs", "a"], 1),
+            (&["exec", "a/web", "--", "true"], 125),
+            (&["plan", "-f", "specs"], 2),
+            (&["diff", "-f", "specs"], 2),
+        ];
+        for (arguments, code) in verbs {
+            let done = keel(user, arguments).expect_code(code);
+            let told = format!(
+                "error: {} belongs to user {name} ({owner}); run keel as that user, for example `sudo -u {name} keel ...`, \
+                 or use another --state-dir\n",
+                state.display()
+            );
+            assert_eq!((done.out.as_str(), done.err.as_str()), ("", told.as_str()), "{arguments:?}");
+        }
+        assert_eq!(owners(&state), before);
+        keel(owner, &["get", "all"]).expect_code(0);
+    }
 }

@@ -1,8 +1,9 @@
 //! What needs no engine: help, wrong command lines, formats.
 
+use std::path::Path;
 use std::process::Stdio;
 
-use crate::rig::Rig;
+use crate::rig::{Done, Rig};
 
 #[test]
 fn help_names_every_verb() {
@@ -137,4 +138,27 @@ fn a_state_directory_that_cannot_be_used_is_named() {
     rig.write("file", "");
     let done = rig.keel(&["get", "all", "--state-dir", "file"]).expect_code(1);
     assert!(done.err.contains(&rig.path("file").display().to_string()), "{}", done.err);
+}
+
+#[test]
+fn variables_that_are_set_to_nothing_count_as_not_set() {
+    let rig = Rig::new("sim");
+    let run = |arguments: &[&str]| {
+        let mut command = rig.command(arguments);
+        for name in ["KEEL_STATE_DIR", "KEEL_RUNTIME", "KEEL_LOG", "KEEL_LOG_FORMAT", "KEEL_DEVICES"] {
+            command.env(name, "");
+        }
+        Done::from(command.env("XDG_STATE_HOME", rig.path("home")).output().unwrap())
+    };
+    let told = run(&["run", "specs", "--once", "--runtime", "sim", "--state-dir", "named"]).expect_code(0).err;
+    assert!(told.contains(" converging specs once, then exiting; state in "), "{told}");
+    let nothing = run(&["delete", "a"]).expect_code(1).err;
+    let default = match rustix::process::geteuid().is_root() {
+        true => "/var/lib/keel".to_owned(),
+        false => rig.path("home/keel").display().to_string(),
+    };
+    let unmade = format!("nothing was ever run or applied with the state directory {default};");
+    assert!(nothing.contains(&unmade) || Path::new(&default).exists(), "{nothing}");
+    let told = rig.command(&["run"]).env("KEEL_RUNTIME", "lxc").output().unwrap();
+    assert_eq!(Done::from(told).code, 2);
 }
