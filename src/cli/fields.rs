@@ -18,6 +18,19 @@ const SECRET_WORDS: &[&str] =
 /// Further parts that make a variable of the environment a secret; as names of spec fields they are harmless.
 const SECRET_VARIABLE_WORDS: &[&str] = &["KEY", "PASS", "_PWD", "DSN", "JWT", "COOKIE", "SESSION", "SALT", "CERT"];
 
+/// Words between the underscores of a name that make a variable a secret, and that are parts of harmless names: a personal
+/// access token (GitHub, GitLab, Azure DevOps) is no `PATH`.
+const SECRET_WHOLE_WORDS: &[&str] = &["PAT"];
+
+/// Beginnings of tokens that tell what they are, as their issuers document them: GitHub ("GitHub's token formats"), GitLab
+/// ("Token prefixes"), Slack ("Token types"), AWS (IAM "unique ID prefixes"), and the `sk-` of OpenAI, Anthropic and others.
+const TOKEN_PREFIXES: &[&str] =
+    &["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "sk-"];
+
+/// Least characters behind such a beginning: those of the shortest token among them, an access key of AWS. What is shorter
+/// is a word that begins alike.
+const LEAST_TOKEN: usize = 16;
+
 /// Ends of names to which secrets are assigned inside of a text.
 const ASSIGNED_WORDS: &[&str] = &["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "PWD"];
 
@@ -140,14 +153,18 @@ fn collect(value: &Value, path: &mut Path, found: &mut BTreeMap<Path, Value>) {
     }
 }
 
-/// Whether a value must not be shown: its name says so, or it refers to a secret, or it is an address with a password.
+/// Whether a value must not be shown: its name says so, or it refers to a secret, or it is an address with a password, or
+/// there is a token in it.
 fn is_secret(path: &Path, value: &Value) -> bool {
     let keys: Vec<&str> =
         path.iter().filter_map(|part| if let Part::Key(key) = part { Some(key.as_str()) } else { None }).collect();
     let name = keys.last().map(|key| key.to_uppercase()).unwrap_or_default();
     let variable = keys.iter().rev().nth(1).is_some_and(|parent| *parent == "env");
     let named = |words: &[&str]| words.iter().any(|word| name.contains(word));
-    named(SECRET_WORDS) || (variable && named(SECRET_VARIABLE_WORDS)) || texts(value).any(refers_to_secret)
+    let has_word = || name.split(['_', '-', '.']).any(|word| SECRET_WHOLE_WORDS.contains(&word));
+    named(SECRET_WORDS)
+        || (variable && (named(SECRET_VARIABLE_WORDS) || has_word()))
+        || texts(value).any(|text| refers_to_secret(text) || holds_token(text))
 }
 
 fn texts(value: &Value) -> impl Iterator<Item = &str> {
@@ -169,6 +186,15 @@ fn refers_to_secret(text: &str) -> bool {
         })
     });
     text.starts_with("$S:") || password_in_address || assigned
+}
+
+/// Whether there is a token in it that tells what it is.
+fn holds_token(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let is_token = |part: &str| {
+        TOKEN_PREFIXES.iter().any(|prefix| part.strip_prefix(prefix).is_some_and(|rest| rest.len() >= LEAST_TOKEN))
+    };
+    text.split(|c| !is_part(c)).any(is_token)
 }
 
 #[cfg(test)]
@@ -264,6 +290,32 @@ mod tests {
         }
         let named = json!({"env": {"MYSQL_PWD": "x", "JWT": "x", "SESSION": "x"}});
         assert!(lines(named, Value::Null).iter().all(|line| line.ends_with("*** -> (none)")));
+    }
+
+    #[test]
+    fn a_personal_access_token_is_masked_and_a_path_is_shown() {
+        let named = json!({"env": {"GITHUB_PAT": "x", "PAT": "x", "pat_of_ci": "x"}});
+        assert!(lines(named, Value::Null).iter().all(|line| line.ends_with("*** -> (none)")));
+        let plain = json!({"env": {"PATH": "/bin", "PATTERN": "x", "COMPAT": "1"}});
+        assert!(lines(plain, Value::Null).iter().all(|line| !line.contains("***")));
+    }
+
+    #[test]
+    fn a_token_that_tells_what_it_is_is_masked_wherever_it_is() {
+        let rest = "0123456789abcdef";
+        for prefix in TOKEN_PREFIXES {
+            for text in [
+                format!("{prefix}{rest}"),
+                format!("https://{prefix}{rest}@example.org/"),
+                format!("-H x:{prefix}{rest}"),
+            ] {
+                let shown = lines(json!({"env": {"A": text}, "args": ["a", text]}), Value::Null);
+                assert_eq!(shown, ["args: *** -> (none)", "env.A: *** -> (none)"], "{text}");
+            }
+        }
+        for plain in ["sk-SK", "sk-", "AKIA", "risk-0123456789abcdef01", "ghp_short"] {
+            assert_eq!(lines(json!({"env": {"A": plain}}), Value::Null), [format!("env.A: {plain} -> (none)")]);
+        }
     }
 
     #[test]
