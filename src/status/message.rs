@@ -46,6 +46,14 @@ fn undone(facts: &Facts<'_>, mine: impl Fn(&Step) -> bool) -> Option<String> {
 
 /// The worst condition of a service that is not as somebody would wish.
 fn trouble(conditions: &[Condition]) -> Option<String> {
+    let is_false =
+        |condition: &&Condition, kind: &str| condition.kind == kind && condition.status == ConditionStatus::False;
+    let lacking = conditions.iter().find(|condition| is_false(condition, "Available"));
+    let stopped =
+        conditions.iter().find(|condition| is_false(condition, "Progressing") && condition.reason == "Stopped");
+    if let (Some(lacking), Some(stopped)) = (lacking, stopped) {
+        return Some(format!("{}; {}", lacking.message, stopped.message));
+    }
     let rank = |condition: &Condition| match (condition.kind.as_str(), condition.status == ConditionStatus::True) {
         ("Available", false) => Some(0),
         ("Progressing", true) => Some(1),
@@ -66,11 +74,13 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::PathBuf;
 
+    use chrono::DateTime;
+
     use super::*;
     use crate::controller::desired;
     use crate::plan::Plan;
     use crate::spec::{RuntimeKind, merge, parse};
-    use crate::state::{DesiredDeployment, InstanceId};
+    use crate::state::{DesiredDeployment, Exit, InstanceId};
     use crate::status::views;
 
     fn declared(fields: &str) -> DesiredDeployment {
@@ -116,6 +126,15 @@ mod tests {
         assert_eq!(messages("", vec![under_way]), [lacking, lacking]);
         let silent = Wait::RuntimeUnreachable { runtime: RuntimeKind::Sim, error: "gone".into() };
         assert_eq!(messages("", vec![ready, silent.clone()]), [silent.to_string(), silent.to_string()]);
+    }
+
+    #[test]
+    fn a_service_that_its_policy_keeps_down_says_why() {
+        let exit = Exit::from_code(0, None, DateTime::UNIX_EPOCH);
+        for wait in [Wait::Ended { id: web(), exit }, Wait::Terminated { id: web() }, Wait::Idle { id: web() }] {
+            let lacking = "0 of 1 replicas are ready, 1 are needed";
+            assert_eq!(messages("", vec![wait.clone()]), [lacking, &format!("{lacking}; {wait}")]);
+        }
     }
 
     #[test]
