@@ -22,7 +22,9 @@ pub struct Lifecycle {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "recycle"))]
     pub on_expiry: Option<OnExpiry>,
-    /// Removes an instance that ended by itself.
+    /// Removes an instance that ended, with its output, as soon as another one runs in its slot; otherwise the run before
+    /// is kept there for `keel logs -p`. The last one stays until then: it tells how the slot ended, and that it is not
+    /// just empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = false))]
     pub delete_on_exit: Option<bool>,
