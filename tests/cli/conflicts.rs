@@ -1,6 +1,6 @@
 //! What a new file would contradict: what was applied before, and what the watched directory declares.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel::store::AppliedFile;
 
@@ -71,7 +71,7 @@ fn store(rig: &Rig, file: &str, text: &str) {
         origin: rig.path(file),
         text: text.to_owned(),
         without: BTreeSet::new(),
-        default_runtime: None,
+        default_runtimes: BTreeMap::new(),
     };
     copy.save(&rig.path("state/applied")).unwrap();
 }
