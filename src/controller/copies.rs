@@ -106,7 +106,7 @@ mod tests {
     const SANDBOX: Option<RuntimeKind> = Some(RuntimeKind::Sandbox);
 
     fn deployment(name: &str) -> String {
-        format!("---\nversion: v1\ndeployment: {name}\nservices: {{web: {{image: {{name: host}}}}}}\n")
+        format!("---\nversion: v1\ndeployment: {name}\nservices: {{web: {{image: {{name: x}}}}}}\n")
     }
 
     fn written(name: &str, runtime: &str) -> String {

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use super::EngineError;
 use super::engine::Engine;
 use super::open::local;
-use super::EngineError;
 use crate::source::find;
 use crate::spec::{Conflict, MAX_FILE_SIZE, ParsedFile, merge, parse_bytes};
 use crate::store::{AppliedFile, SourceState};

@@ -53,6 +53,13 @@ impl<'a> Draft<'a> {
         self.plan.waits.push(wait);
     }
 
+    /// Waits for what others may wait for too.
+    pub(super) fn wait_once(&mut self, wait: Wait) {
+        if !self.plan.waits.contains(&wait) {
+            self.wait(wait);
+        }
+    }
+
     /// Looking again at that time can change something.
     pub(super) fn look_at(&mut self, at: DateTime<Utc>) {
         self.plan.next_look = Some(self.plan.next_look.map_or(at, |next| next.min(at)));

@@ -32,6 +32,11 @@ pub(super) fn need<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &S
         Some(fresh) => need_of_fresh(draft, desired, fresh),
         None => need_of_empty(draft, desired, slot),
     };
+    if let (Need::Launch(_), Some(why)) = (&need, desired.runtime.refusal(&desired.spec.image.name)) {
+        // It would be refused, time and again.
+        draft.wait_once(Wait::NotRun { service: desired.name.clone(), why });
+        return Need::Patience;
+    }
     let id = match &need {
         Need::Launch(launch) => &launch.id,
         Need::Start(instance) | Need::Resume(instance) => &instance.id,

@@ -131,11 +131,11 @@ pub enum Wait {
         /// What the runtime said.
         message: String,
     },
-    /// The service is of a kind that is not run yet.
+    /// The service is of a kind that is not run yet, or its runtime can't run its image.
     NotRun {
         /// The service.
         service: String,
-        /// Which kind, and what to do.
+        /// Which kind or image, and what to do.
         why: String,
     },
 }

@@ -341,7 +341,7 @@ impl<'a> Reader<'a> {
     ) -> Option<DeclaredService> {
         let spec: ServiceSpec = self.typed(value, &around)?;
         let mut report = self.report(around);
-        check::service(&mut report, name, &spec);
+        check::service(&mut report, name, &spec, runtime);
         let marks = marks(&report, &spec);
         let revision = Revision::of(&spec, spec.runtime.or(runtime));
         Some(DeclaredService { name: name.to_owned(), spec: Arc::new(spec), position, revision, marks })

@@ -1,5 +1,7 @@
 //! Which runtime runs an instance.
 
+use super::ImageRef;
+
 /// The runtimes that can run instances.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
@@ -29,6 +31,17 @@ impl RuntimeKind {
             Self::Kubernetes => "kubernetes",
             Self::Sim => "sim",
         }
+    }
+
+    /// Why it can't run an image, and what it takes instead; none where it may be able to.
+    pub fn refusal(self, image: &ImageRef) -> Option<String> {
+        let is_local = matches!(image, ImageRef::Host | ImageRef::Dir(_) | ImageRef::Oci { .. });
+        (self == Self::Docker && is_local).then(|| {
+            format!(
+                "the docker runtime can't run {image}; it takes registry references, docker-archive: and oci-archive:, and \
+                 the sandbox runtime takes the rest (runtime: sandbox)"
+            )
+        })
     }
 }
 

@@ -133,7 +133,8 @@ fn plan_without_files_tells_what_is_to_be_done_for_what_is_declared() {
 #[test]
 fn a_runtime_that_does_not_answer_is_not_nothing_to_do() {
     let rig = Rig::new("sim");
-    let declared = spec("a", 1, "hi").replace("deployment: a\n", "deployment: a\nruntime: docker\n");
+    let declared =
+        spec("a", 1, "hi").replace("deployment: a\n", "deployment: a\nruntime: docker\n").replace("host", "nginx");
     rig.write("specs/a.yaml", &declared);
     rig.keel(&["apply", "-f", "specs", "--no-wait"]).expect_code(0);
     for arguments in [&["diff", "-f", "specs"][..], &["plan", "-f", "specs"], &["plan"]] {

@@ -26,9 +26,10 @@ pub fn revision(letter: char) -> Revision {
     format!("v1-{}", letter.to_string().repeat(16)).parse().expect("a revision")
 }
 
-/// A service `web` with the fields written as YAML; the image is `host`.
+/// A service `web` with the fields written as YAML; the image is `nginx` unless they name one.
 pub fn spec(fields: &str) -> ServiceSpec {
-    serde_yaml::from_str(&format!("image: {{name: host}}\n{fields}")).expect("a service")
+    let image = if fields.contains("image:") { "" } else { "image: {name: nginx}\n" };
+    serde_yaml::from_str(&format!("{image}{fields}")).expect("a service")
 }
 
 /// One snapshot; the deployment is `demo`, the runtime `docker` unless said otherwise.

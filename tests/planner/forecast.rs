@@ -16,11 +16,11 @@ const ONE_BY_ONE: &str = "rollout: {max_surge: 1, max_unavailable: 0}\n";
 #[test]
 fn a_rolling_update_is_told_to_its_end() {
     web('b', 3, "").with(all_up(0..3, 'a')).expect_course(
-        "1. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image host: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+        "1. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
          2. stop and remove demo/web/0 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
-         3. create and start demo/web/1 (bbbbbbbb, attempt 0) on docker from image host: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         3. create and start demo/web/1 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
          4. stop and remove demo/web/1 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
-         5. create and start demo/web/2 (bbbbbbbb, attempt 0) on docker from image host: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         5. create and start demo/web/2 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
          6. stop and remove demo/web/2 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
     );
 }
@@ -29,7 +29,7 @@ fn a_rolling_update_is_told_to_its_end() {
 fn waits_for_readiness_and_min_ready_are_marked() {
     let rollout = "rollout: {max_surge: 1, max_unavailable: 0, min_ready: 90s}\n";
     web('b', 1, &format!("{CHECKED}{rollout}")).with(all_up(0..1, 'a')).expect_course(
-        "1. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image host: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+        "1. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
             wait for demo/web/0 (bbbbbbbb, attempt 0) to become ready
             wait for demo/web/0 (bbbbbbbb, attempt 0) to stay ready for 1m30s
          2. stop and remove demo/web/0 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
@@ -40,14 +40,14 @@ fn waits_for_readiness_and_min_ready_are_marked() {
 fn recreate_ends_all_before_it_starts_any() {
     web('b', 3, "rollout: {strategy: recreate}\nstop_grace_period: 5s\n").with(all_up(0..3, 'a')).expect_course(
         "1. stop and remove demo/web/0-2 (3 instances, aaaaaaaa, attempt 0) on docker (SIGTERM, 5s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
-         2. create and start demo/web/0-2 (3 instances, bbbbbbbb, attempt 0) on docker from image host: missing, 3 replicas wanted",
+         2. create and start demo/web/0-2 (3 instances, bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 3 replicas wanted",
     );
 }
 
 #[test]
 fn a_hundred_replicas_that_are_replaced_one_by_one_take_a_few_lines() {
     web('b', 100, &format!("{CHECKED}{ONE_BY_ONE}")).with(all_up(0..100, 'a')).expect_course(
-        "1. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image host: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+        "1. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
             wait for demo/web/0 (bbbbbbbb, attempt 0) to become ready
          2. stop and remove demo/web/0 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
          3-200. the same for demo/web/1-99, in 99 turns",
@@ -59,11 +59,11 @@ fn a_hundred_replicas_that_are_replaced_in_groups_take_a_few_lines() {
     let old = all_up(0..100, 'a').map(|one| if one.id.slot == 7 { one.attempt(3) } else { one });
     web('b', 100, "").with(old).expect_course(
         "1. stop and remove demo/web/0-24 (25 instances, aaaaaaaa) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
-            create and start demo/web/0-24 (25 instances, bbbbbbbb, attempt 0) on docker from image host: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+            create and start demo/web/0-24 (25 instances, bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
          2-4. the same for demo/web/25-99, in 3 turns",
     );
     web('a', 100, "").expect_course(
-        "1. create and start demo/web/0-99 (100 instances, aaaaaaaa, attempt 0) on docker from image host: missing, 100 replicas wanted",
+        "1. create and start demo/web/0-99 (100 instances, aaaaaaaa, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 100 replicas wanted",
     );
 }
 
@@ -103,9 +103,9 @@ fn instances_that_back_off_come_back_one_after_the_other() {
     let crashed = |slot, seconds| up(slot, 'a').restarted(1, 1).exited(1, 5, seconds);
     web('a', 2, "").with([crashed(0, 1), crashed(1, 5)]).expect_course(
         "1. wait to restart demo/web/1 (aaaaaaaa, attempt 0) for 6s: exited 1
-         2. create and start demo/web/1 (aaaaaaaa, attempt 1) on docker from image host: exited 1, restart 2 in a row
+         2. create and start demo/web/1 (aaaaaaaa, attempt 1) on docker from image docker.io/library/nginx:latest: exited 1, restart 2 in a row
             wait to restart demo/web/0 (aaaaaaaa, attempt 0) for 4s: exited 1
-         3. create and start demo/web/0 (aaaaaaaa, attempt 1) on docker from image host: exited 1, restart 2 in a row",
+         3. create and start demo/web/0 (aaaaaaaa, attempt 1) on docker from image docker.io/library/nginx:latest: exited 1, restart 2 in a row",
     );
 }
 
@@ -113,7 +113,7 @@ fn instances_that_back_off_come_back_one_after_the_other() {
 fn a_failed_call_is_waited_for_and_tried_again() {
     web('a', 1, "").failed(0, 'a', 2, 1, true).expect_course(
         "1. wait to try demo/web/0 (aaaaaaaa, attempt 0) again for 2s: failed 2 times in a row: no space left
-         2. create and start demo/web/0 (aaaaaaaa, attempt 0) on docker from image host: missing, 1 replica wanted",
+         2. create and start demo/web/0 (aaaaaaaa, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 1 replica wanted",
     );
 }
 
@@ -121,7 +121,7 @@ fn a_failed_call_is_waited_for_and_tried_again() {
 fn what_stays_down_is_told_after_the_steps() {
     let down = up(0, 'a').exited(0, 5, 100);
     web('a', 2, "restart_policy: {kind: on_failure}\n").with([down]).expect_course(
-        "1. create and start demo/web/1 (aaaaaaaa, attempt 0) on docker from image host: missing, 2 replicas wanted
+        "1. create and start demo/web/1 (aaaaaaaa, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 2 replicas wanted
          keep demo/web/0 (aaaaaaaa, attempt 0) down: exited 0, and restart_policy starts no other",
     );
 }
@@ -132,9 +132,9 @@ fn steps_under_way_end_before_anything_follows_from_them() {
         .with([up(0, 'a').phase(Phase::Stopping), up(1, 'a')])
         .expect_course(
             "1. wait for the step under way for demo/web/0 (aaaaaaaa, attempt 0)
-             2. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image host: missing, 2 replicas wanted
+             2. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 2 replicas wanted
              3. stop and remove demo/web/1 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
-             4. create and start demo/web/1 (bbbbbbbb, attempt 0) on docker from image host: missing, 2 replicas wanted",
+             4. create and start demo/web/1 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 2 replicas wanted",
         );
     web('a', 1, "")
         .with([up(0, 'a').phase(Phase::Pending)])
@@ -174,7 +174,7 @@ fn instances_that_grew_old_share_a_line_whenever_they_started() {
         one.since(9000 + slot)
     });
     web('a', 2, "lifecycle: {max_lifetime: 2h}\nrollout: {max_surge: 2}\n").with(old).expect_course(
-        "1. create and start demo/web/0-1 (2 instances, aaaaaaaa, attempt 1) on docker from image host: reached its maximum age
+        "1. create and start demo/web/0-1 (2 instances, aaaaaaaa, attempt 1) on docker from image docker.io/library/nginx:latest: reached its maximum age
          2. stop and remove demo/web/0-1 (2 instances, aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): reached its maximum age",
     );
 }

@@ -351,3 +351,15 @@ fn an_unknown_phase_holds_its_slot_and_is_named() {
         .with([strange])
         .expect("wait for demo/web/0 (aaaaaaaa, attempt 0) to leave an unknown phase: restarting");
 }
+
+#[test]
+fn nothing_is_launched_on_a_runtime_that_can_not_run_the_image_and_what_runs_stays() {
+    let why = "leave web alone: the docker runtime can't run host; it takes registry references, docker-archive: and \
+               oci-archive:, and the sandbox runtime takes the rest (runtime: sandbox)";
+    let host = "image: {name: host}";
+    web('a', 2, host).expect(why);
+    web('a', 1, host)
+        .runs_on("web", RuntimeKind::Sandbox)
+        .expect("launch web/0 a0 on sandbox: missing, 1 replica wanted");
+    web('b', 1, host).with([up(0, 'a')]).expect(why);
+}

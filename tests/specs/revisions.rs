@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel::spec::{DocumentKind, Revision, RuntimeKind, merge, parse};
+use evenkeel::spec::{DocumentKind, Revision, RuntimeKind, ServiceSpec, merge, parse};
 
 /// The revisions of a document's services by name.
 fn revisions(text: &str) -> BTreeMap<String, Revision> {
@@ -20,6 +20,24 @@ fn revision(service: &str) -> Revision {
 }
 
 const FULL: &str = include_str!("golden/revisions.yaml");
+
+/// The revisions of the services of [`FULL`], which was written when more was taken: images that its runtime can't run,
+/// and a port of the machine for several replicas. The runtime is passed in, and the number of replicas is no part of a
+/// template.
+fn revisions_of_full() -> BTreeMap<String, Revision> {
+    let taken = FULL
+        .replacen("runtime: docker\n", "", 1)
+        .replacen("max: 10\n", "max: 1\n", 1)
+        .replacen("min: 2\n", "min: 1\n", 1);
+    let file = parse(&taken);
+    assert_eq!(file.problems, []);
+    let services = file.documents.iter().flat_map(|document| match &document.kind {
+        DocumentKind::Deployment(deployment) => deployment.services.values().collect::<Vec<_>>(),
+        DocumentKind::Service { service, .. } => vec![service],
+    });
+    let revision = |spec: &ServiceSpec| Revision::of(spec, spec.runtime.or(Some(RuntimeKind::Docker)));
+    services.map(|service| (service.name.clone(), revision(&service.spec))).collect()
+}
 
 /// These values are on instances that run. A change of one means that an upgrade of keel restarts them all:
 /// never update a value here without another mark than `v1-` and a way for old instances to stay.
@@ -49,7 +67,8 @@ fn revisions_are_what_they_always_were() {
     for (service, expected) in golden {
         assert_eq!(revision(service).to_string(), expected, "{service}");
     }
-    let full: Vec<String> = revisions(FULL).into_iter().map(|(name, revision)| format!("{name} {revision}")).collect();
+    let full: Vec<String> =
+        revisions_of_full().into_iter().map(|(name, revision)| format!("{name} {revision}")).collect();
     assert_eq!(
         full,
         [
@@ -176,7 +195,9 @@ fn a_runtime_counts_the_same_on_the_deployment_and_on_the_service() {
 #[test]
 fn a_runtime_that_is_written_down_or_left_out_gives_an_equivalent_revision_on_it() {
     let service = |line: &str| {
-        let text = format!("version: v1\ndeployment: d\nservices:\n  web:\n    image: {{ name: dir:./root }}\n{line}");
+        let text = format!(
+            "version: v1\ndeployment: d\nservices:\n  web:\n    image: {{ name: docker-archive:./root.tar }}\n{line}"
+        );
         let mut merged = merge(&[("/specs/a.yaml".into(), parse(&text))]);
         merged.deployments.remove("d").unwrap().services.remove("web").unwrap()
     };
@@ -191,9 +212,27 @@ fn a_runtime_that_is_written_down_or_left_out_gives_an_equivalent_revision_on_it
 
 #[test]
 fn parsing_alone_gives_the_revision_that_merging_gives() {
-    let file = parse(FULL);
+    let text = include_str!("valid/everything.yaml");
+    let file = parse(text);
     let DocumentKind::Deployment(deployment) = &file.documents[0].kind else { panic!("not a deployment") };
     let parsed: BTreeMap<_, _> =
         deployment.services.iter().map(|(name, service)| (name.clone(), service.revision.clone())).collect();
-    assert_eq!(parsed, revisions(FULL));
+    assert_eq!(parsed, revisions(text));
+}
+
+#[test]
+fn nothing_is_empty_text_however_it_is_spelled() {
+    let empty = revision("image: { name: host }\nenv: { A: '' }");
+    for nothing in [
+        "env: { A: }",
+        "env: { A: null }",
+        "env: { A: Null }",
+        "env: { A: NULL }",
+        "env: { A: ~ }",
+        "env: { A: !!null '' }",
+    ] {
+        assert_eq!(revision(&format!("image: {{ name: host }}\n{nothing}")), empty, "{nothing}");
+    }
+    let text = revision("image: { name: host }\nenv: { A: 'null' }");
+    assert_ne!(text, empty, "a text in quotes is what it says");
 }

@@ -14,7 +14,7 @@ use super::engine::READ_DEADLINE;
 use super::error::explain;
 use crate::runtime::credentials::{Credential, Secret};
 use crate::runtime::{ErrorKind, Progress, Result, RuntimeError};
-use crate::spec::{Image, ImageRef, PullPolicy};
+use crate::spec::{Image, ImageRef, PullPolicy, RuntimeKind};
 
 /// Time without any progress after which a pull is given up. Kubernetes' kubelet uses one minute
 /// (imagePullProgressDeadline); twice that, because an engine says nothing while it unpacks a large layer.
@@ -225,13 +225,8 @@ fn refused(what: &str, error: &bollard::errors::Error) -> RuntimeError {
 }
 
 fn unsupported(image: &ImageRef) -> RuntimeError {
-    RuntimeError::new(
-        ErrorKind::Unsupported,
-        format!(
-            "the docker runtime can't run {image}; it takes registry references, docker-archive: and oci-archive:, and \
-             the sandbox runtime takes the rest (runtime: sandbox)"
-        ),
-    )
+    let why = RuntimeKind::Docker.refusal(image);
+    RuntimeError::new(ErrorKind::Unsupported, why.unwrap_or_else(|| format!("the docker runtime can't run {image}")))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::problem::{Path, Position, Problem, Step, display_path, steps};
 use super::schema::SERVICE_ALIASES;
 use super::structure::Structure;
 use super::tree::Node;
-use super::{DeploymentSpec, ServiceSpec};
+use super::{DeploymentSpec, RuntimeKind, ServiceSpec};
 
 /// Longest DNS label (RFC 1035, section 2.3.4).
 const MAX_LABEL: usize = 63;
@@ -175,8 +175,13 @@ pub(super) fn deployment(report: &mut Report<'_>, spec: &DeploymentSpec) {
     }
 }
 
-/// Checks one service.
-pub(super) fn service(report: &mut Report<'_>, name: &str, spec: &ServiceSpec) {
+/// Checks one service, in a document that names this runtime for those of its services that name none.
+pub(super) fn service(report: &mut Report<'_>, name: &str, spec: &ServiceSpec, runtime: Option<RuntimeKind>) {
+    if let Some(why) = spec.runtime.or(runtime).and_then(|runtime| runtime.refusal(&spec.image.name))
+        && report.is_whole(&steps!["image", "name"])
+    {
+        report.problem(&steps!["image", "name"], why);
+    }
     control::check(report, name, spec);
     network::check(report, spec);
     process::check(report, spec);

@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::super::problem::steps;
-use super::super::{Endpoint, EndpointProtocol, PortMapping, Scalar, ServiceSpec};
+use super::super::problem::{Step, steps};
+use super::super::{Endpoint, EndpointProtocol, PortMapping, Scalar, Scale, ServiceSpec};
 use super::Report;
 
 pub(super) fn check(report: &mut Report<'_>, spec: &ServiceSpec) {
     endpoints(&mut report.within(&steps!["endpoints"]), &spec.endpoints);
     port_mappings(report, &spec.port_mappings);
+    one_replica(report, spec);
     if let Some(hostname) = &spec.hostname
         && !is_host_name(hostname)
     {
@@ -86,6 +87,33 @@ fn port_mappings(report: &mut Report<'_>, mappings: &[PortMapping]) {
             report.problem_help(&steps!["port_mappings", index, "host_ip"], message, help);
         }
     }
+}
+
+/// A port of the machine is that of one instance.
+fn one_replica(report: &mut Report<'_>, spec: &ServiceSpec) {
+    let Some(many) = side_by_side(report, spec) else { return };
+    for (index, mapping) in spec.port_mappings.iter().enumerate() {
+        let path = steps!["port_mappings", index, "host_port"];
+        let Some(port) = mapping.host_port.filter(|port| *port > 0 && report.is_whole(&path)) else { continue };
+        let message = format!("port {port} can only be published by one replica, and {many}");
+        let help = "leave `host_port` out, and each gets a free port; or write `expose: public` to an endpoint";
+        report.problem_help(&path, message, help);
+    }
+}
+
+/// What says that more than one instance may run side by side, if anything does.
+fn side_by_side(report: &Report<'_>, spec: &ServiceSpec) -> Option<String> {
+    let many = |path: &[Step], what: &str, count: u32| {
+        (count > 1 && report.is_whole(path)).then(|| format!("`{what}` is {count}"))
+    };
+    let of_scale = || match spec.scale.as_ref()? {
+        Scale::Fixed { replicas } => many(&steps!["scale", "replicas"], "scale.replicas", *replicas),
+        Scale::Adaptive { max, .. } => many(&steps!["scale", "max"], "scale.max", *max),
+        Scale::Manual => None,
+    };
+    let of_job = || many(&steps!["job", "parallelism"], "job.parallelism", spec.job.as_ref()?.parallelism?);
+    let of_pool = || many(&steps!["pool", "max_total"], "pool.max_total", spec.pool.as_ref()?.max_total());
+    of_scale().or_else(of_job).or_else(of_pool)
 }
 
 /// Letters, digits and hyphens joined by dots (RFC 1123, section 2.1), at most 253 characters.

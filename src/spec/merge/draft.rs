@@ -111,6 +111,12 @@ impl<'a> Draft<'a> {
         self.services.values().chain(&self.again)
     }
 
+    /// The runtime that the deployment's document names for its services, and where that document is.
+    pub(super) fn runtime(&self) -> Option<(RuntimeKind, (&'a Path, Position))> {
+        let own = self.own.as_ref()?;
+        Some((own.declared?.runtime?, (own.file, own.position)))
+    }
+
     /// Takes the document of the deployment.
     fn own(&mut self, name: &str, own: Own<'a>, parts: impl Iterator<Item = Part<'a>>, findings: &mut Findings) {
         if let Some(first) = &self.own {

@@ -4,6 +4,7 @@ mod depends;
 mod draft;
 mod paths;
 mod ports;
+mod runtimes;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -98,6 +99,7 @@ pub fn merge<F: Borrow<ParsedFile>>(files: &[(PathBuf, F)]) -> Merged {
     let drafts = draft::collect(files.iter().map(|(path, file)| (path.as_path(), file.borrow())), &mut findings);
     for (name, draft) in &drafts {
         depends::check(name, draft, &mut findings);
+        runtimes::check(name, draft, &mut findings);
     }
     ports::check(&drafts, &mut findings);
     let Findings { mut problems, refused, .. } = findings;
