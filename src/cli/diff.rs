@@ -14,8 +14,9 @@ use crate::controller::{Change, DeploymentPreview};
 
 /// Show what applying files would change: fields, then steps
 ///
-/// Compares with what is declared and with what runs; changes nothing. The steps are those of `keel plan`. Values of
-/// secrets (variables whose name says so, references to secrets, addresses with a password) are shown as ***.
+/// Compares with what is declared and with what runs; changes nothing. The steps, and what is waited for after them, are
+/// those of `keel plan`. Values of secrets (variables whose name says so, references to secrets, addresses with a
+/// password, tokens that begin as well-known ones do) are shown as ***.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel diff -f specs/\n  keel diff -f web.yaml -o json\n\n\
 Exit codes: 0 nothing to do, 1 there is, 2 could not tell.")]
@@ -91,6 +92,8 @@ fn text(preview: &DeploymentPreview, colours: Colours) -> String {
         text.push_str(&format!("  {line}\n"));
     }
     text.push_str(&section("steps", &preview.course));
+    // Where steps are missing, this says why.
+    text.push_str(&section("waits", &preview.waits));
     text
 }
 
@@ -125,5 +128,15 @@ mod tests {
             "deployment/demo configured\n  services.web.scale.replicas: 1 -> 2\n  steps:\n    create demo/web/1\n"
         );
         assert_eq!(text(&preview(Change::Unchanged, json!({}), json!({}), &[]), Colours::OFF), "");
+    }
+
+    #[test]
+    fn a_service_that_will_not_run_is_told_instead_of_steps() {
+        let mut created = preview(Change::Created, json!({}), json!({}), &[]);
+        created.waits.push("leave web alone: the docker runtime can't run host".to_owned());
+        assert_eq!(
+            text(&created, Colours::OFF),
+            "deployment/demo created\n  waits:\n    leave web alone: the docker runtime can't run host\n"
+        );
     }
 }
