@@ -25,6 +25,7 @@ mod error;
 mod exec;
 pub mod frame;
 mod logs;
+mod peer;
 mod routes;
 mod serve;
 mod wire;

@@ -13,6 +13,9 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::peer::is_inside_sandbox;
+use super::{ApiError, Kind};
+
 /// Most connections at a time; a quarter of the 1,024 open files that a service gets by default (systemd.exec), the
 /// rest being for runtimes and watches. Further ones wait in the socket's backlog.
 const MAX_CONNECTIONS: usize = 256;
@@ -82,7 +85,8 @@ async fn accept(listener: UnixListener, router: Router) {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let service = TowerToHyperService::new(router.clone());
+                let is_inside = stream.peer_cred().ok().and_then(|peer| peer.pid()).is_some_and(is_inside_sandbox);
+                let service = TowerToHyperService::new(if is_inside { refuse() } else { router.clone() });
                 connections.spawn(async move {
                     let served = http1::Builder::new()
                         .timer(TokioTimer::new())
@@ -101,6 +105,12 @@ async fn accept(listener: UnixListener, router: Router) {
             }
         }
     }
+}
+
+/// Answers everything with a refusal.
+fn refuse() -> Router {
+    let words = "this runs inside of a sandbox, and nobody directs the controller from there; run keel outside of it";
+    Router::new().fallback(async move || ApiError::new(Kind::Conflict, words))
 }
 
 /// The socket can't be made.

@@ -1,7 +1,9 @@
 //! Opening the SQLite file: format, damage, concurrency.
 
 use std::ffi::OsStr;
+use std::fs::{OpenOptions, Permissions};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +39,7 @@ impl Store {
     /// see [`Store::moved_aside`]. One that a newer version wrote is an error and stays as it is.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let path = state_dir.join(DATABASE);
+        keep_private(&path);
         match Opened::open(&path)? {
             Opened::Good(connection) => Ok(Self::of(connection, None)),
             Opened::Corrupt(why) => {
@@ -119,6 +122,24 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
 
 fn is_corrupt(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Lets nobody but its user read the database, which holds the environment of services, wherever it lies. SQLite gives
+/// its companions the mode that the database has.
+fn keep_private(path: &Path) {
+    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop);
+    let closed = ["", "-wal", "-shm"].map(|suffix| {
+        let mut name = path.as_os_str().to_os_string();
+        name.push(suffix);
+        match std::fs::set_permissions(name, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    });
+    // What can't be written, as on a read-only file system, is told by whoever opens it.
+    if let Some(error) = closed.into_iter().chain([made]).find_map(Result::err) {
+        tracing::debug!(database = %path.display(), %error, "its mode stays as it is");
+    }
 }
 
 /// Moves the database and its companions out of the way. The old name plus `.corrupt` is reused, so that damage

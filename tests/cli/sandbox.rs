@@ -151,6 +151,24 @@ fn output_and_commands_are_there_with_and_without_a_controller() {
 }
 
 #[test]
+fn a_program_inside_does_not_direct_the_controller() {
+    let rig = Rig::new("sandbox");
+    let writable = format!("    sandbox: {{ writable: ['{}'] }}\n", rig.path("").display());
+    rig.write("specs/demo.yaml", &(spec("demo", 1, "inside") + &writable));
+    rig.write("more.yaml", &spec("more", 1, "from inside"));
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    let (keel, state) = (env!("CARGO_BIN_EXE_keel"), rig.path("state"));
+    let inside = ["exec", "demo/web", "--", keel, "--state-dir", state.to_str().unwrap()];
+    let more = rig.path("more.yaml");
+    for verb in [&["get", "deployments"][..], &["apply", "-f", more.to_str().unwrap()], &["delete", "demo"]] {
+        let done = rig.keel(&[&inside, verb].concat()).expect_code(1);
+        assert!(done.err.contains("this runs inside of a sandbox"), "{verb:?}: {}", done.err);
+    }
+    assert_eq!(rig.get("deployments").len(), 1);
+}
+
+#[test]
 fn exec_passes_standard_input_on() {
     let rig = Rig::new("sandbox");
     rig.write("demo.yaml", &spec("demo", 1, "one"));

@@ -31,6 +31,20 @@ fn file(name: &str) -> SourceFile {
 }
 
 #[test]
+fn nobody_else_reads_the_database_wherever_it_lies() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let files = || ["keel.db", "keel.db-wal", "keel.db-shm"].map(|name| dir.path().join(name));
+    let modes = || files().map(|file| std::fs::metadata(file).unwrap().permissions().mode() & 0o777);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(modes(), [0o600; 3]);
+    files().iter().for_each(|file| std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap());
+    let _again = Store::open(dir.path()).unwrap();
+    assert_eq!(modes(), [0o600; 3], "also where it was made otherwise");
+    drop(store);
+}
+
+#[test]
 fn what_a_scan_records_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let hold = HoldRecord { reason: "gone".into(), since: at(2), missing: ["a".to_owned()].into() };

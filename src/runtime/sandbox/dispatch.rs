@@ -23,6 +23,13 @@ pub fn dispatch() -> Option<ExitCode> {
     Some(run(known, arguments))
 }
 
+/// Whether a process supervises an instance, is its first process, or runs a command inside of it: what it starts is inside.
+pub fn is_process_of_runtime(pid: i32) -> bool {
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = arguments.split(|byte| *byte == 0).nth(1);
+    command.is_some_and(|command| [SPAWN, EXEC].iter().any(|known| known.as_bytes() == command))
+}
+
 fn run(command: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     // What becomes a process inside must not show a file that can be written.
     if command != PROBE && unwritable::ensure().is_err() {

@@ -67,7 +67,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 
-pub use dispatch::dispatch;
+pub use dispatch::{dispatch, is_process_of_runtime};
 pub use image::unpack_layer;
 
 use super::credentials::Credentials;

@@ -1,0 +1,49 @@
+//! Who is on the other side of the socket. A sandbox may show its programs the file system of the machine, and neither
+//! Landlock nor a mode keeps a program of the same user from connecting; whoever may direct the controller from inside
+//! is as good as outside.
+
+use std::fs;
+
+use crate::runtime::sandbox::is_process_of_runtime;
+
+/// Most ancestors that are looked at; deeper than any shell nests.
+const MOST_ANCESTORS: usize = 256;
+
+/// Whether a process runs inside of a sandbox that this process is not in itself. One that can't be looked at any more is
+/// taken for such a one.
+pub(super) fn is_inside_sandbox(pid: i32) -> bool {
+    let Ok(own) = i32::try_from(std::process::id()) else { return false };
+    let own = ancestors(own);
+    // Where there is no such file system, no sandbox of this runtime can be either.
+    if own.is_empty() {
+        return false;
+    }
+    let theirs = ancestors(pid);
+    theirs.is_empty() || theirs.into_iter().any(|one| !own.contains(&one) && is_process_of_runtime(one))
+}
+
+/// The process itself, its parent and so on; empty where it does not exist.
+fn ancestors(pid: i32) -> Vec<i32> {
+    let known = std::iter::successors(parent(pid).map(|_| pid), |pid| parent(*pid).filter(|parent| *parent > 0));
+    known.take(MOST_ANCESTORS).collect()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ancestors_are_told_from_the_process_on() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
+        assert_eq!(ancestors(own)[..2], [own, parent]);
+        assert!(ancestors(i32::MAX).is_empty());
+        assert!(!is_inside_sandbox(own));
+        assert!(is_inside_sandbox(i32::MAX), "nobody knows where it was");
+    }
+}
