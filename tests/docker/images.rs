@@ -30,9 +30,11 @@ async fn ensure(runtime: &DockerRuntime, name: &str, policy: PullPolicy) -> Resu
     runtime.ensure_image(&image(name, policy), &|_| {}).await.map_err(|error| error.kind)
 }
 
-/// The engine's id of an image, where it has it.
+/// The engine's id of an image.
+///
+/// Asked for by its name: a list would look at every image, also at those that another test is just removing.
 fn image_id(bench: &Bench, name: &str) -> String {
-    bench.cli(&["images", "--quiet", "--no-trunc", name])
+    bench.cli(&["image", "inspect", "--format", "{{.Id}}", name])
 }
 
 /// Makes an image that no other has the same of, and pushes it by this name.
