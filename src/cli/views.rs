@@ -5,12 +5,15 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::text::age;
-use crate::spec::Revision;
-use crate::state::{Condition, ConditionStatus, Target};
+use crate::spec::{PortProtocol, Revision};
+use crate::state::{Condition, ConditionStatus, PortBinding, Target};
 use crate::status::{DeploymentState, DeploymentView, InstanceView, ServiceView, Status};
 
 /// Head of the column that changes by itself.
 const AGE: &str = "AGE";
+
+/// What is shown of an object that was there before and is gone.
+const REMOVED: &str = "removed";
 
 /// The types that can be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,14 +123,22 @@ impl Object {
         cells.all(|(column, (one, other))| *column == AGE || one == other)
     }
 
-    /// Its row when it is gone.
+    /// What is shown of it when it is gone.
     pub fn gone(mut self, resource: Resource) -> Self {
+        let last = match resource {
+            Resource::Deployments => vec![("state", REMOVED.into())],
+            Resource::Services => vec![("message", REMOVED.into()), ("running", 0.into()), ("ready", 0.into())],
+            Resource::Instances => vec![("phase", REMOVED.into()), ("ready", false.into())],
+        };
+        if let Value::Object(view) = &mut self.value {
+            view.extend(last.into_iter().map(|(field, value)| (field.to_owned(), value)));
+        }
         for (column, cell) in resource.header(false).iter().zip(&mut self.cells) {
             match (resource, *column) {
                 (Resource::Deployments, "STATE")
                 | (Resource::Services, "MESSAGE")
                 | (Resource::Instances, "STATUS") => {
-                    "removed".clone_into(cell);
+                    REMOVED.clone_into(cell);
                 }
                 (Resource::Instances, "READY") => "0/1".clone_into(cell),
                 _ => {}
@@ -202,10 +213,7 @@ fn instance(view: &InstanceView, now: DateTime<Utc>) -> Object {
     let ports: Vec<String> = view
         .ports
         .iter()
-        .map(|port| match (port.host_ip.as_str(), port.host_port == port.container_port) {
-            (ip, true) => format!("{ip}:{}", port.host_port),
-            (ip, false) => format!("{ip}:{}->{}", port.host_port, port.container_port),
-        })
+        .map(published)
         .collect();
     let created = (now - view.created_at).to_std().unwrap_or_default();
     Object {
@@ -231,6 +239,23 @@ fn instance(view: &InstanceView, now: DateTime<Utc>) -> Object {
             conditions(&view.conditions),
         ],
     }
+}
+
+/// A port as Docker writes it, with what goes without saying left out: the inner port where both are the same, and TCP.
+fn published(port: &PortBinding) -> String {
+    let ip = match port.host_ip.contains(':') {
+        true => format!("[{}]", port.host_ip),
+        false => port.host_ip.clone(),
+    };
+    let inner = match port.host_port == port.container_port {
+        true => String::new(),
+        false => format!("->{}", port.container_port),
+    };
+    let protocol = match port.protocol {
+        PortProtocol::Tcp => "",
+        PortProtocol::Udp => "/udp",
+    };
+    format!("{ip}:{}{inner}{protocol}", port.host_port)
 }
 
 /// A revision as plans and names have it.
@@ -270,6 +295,8 @@ fn conditions(conditions: &[Condition]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn object(name: &str) -> Object {
@@ -286,6 +313,27 @@ mod tests {
         assert_eq!(Resource::parse("svc"), Some(Resource::Services));
         assert_eq!(Resource::parse("inst"), Some(Resource::Instances));
         assert_eq!(Resource::parse("pods"), None);
+    }
+
+    #[test]
+    fn a_port_is_written_as_docker_does_without_what_goes_without_saying() {
+        let port = |host_ip: &str, host_port, protocol| {
+            published(&PortBinding { container_port: 53, protocol, host_ip: host_ip.to_owned(), host_port })
+        };
+        assert_eq!(port("127.0.0.1", 53, PortProtocol::Tcp), "127.0.0.1:53");
+        assert_eq!(port("0.0.0.0", 5353, PortProtocol::Udp), "0.0.0.0:5353->53/udp");
+        assert_eq!(port("::1", 8053, PortProtocol::Tcp), "[::1]:8053->53");
+    }
+
+    #[test]
+    fn what_is_gone_says_so_as_data_too() {
+        let gone = |resource, value: Value| Object { value, ..object("demo") }.gone(resource).value;
+        let view = json!({"phase": "stopping", "ready": true, "pid": 7});
+        assert_eq!(gone(Resource::Instances, view), json!({"phase": "removed", "ready": false, "pid": 7}));
+        let view = json!({"desired": 2, "running": 2, "ready": 1, "message": ""});
+        let expected = json!({"desired": 2, "running": 0, "ready": 0, "message": "removed"});
+        assert_eq!(gone(Resource::Services, view), expected);
+        assert_eq!(gone(Resource::Deployments, json!({"state": "running"})), json!({"state": "removed"}));
     }
 
     #[test]

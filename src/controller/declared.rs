@@ -51,6 +51,13 @@ impl Declared {
         }
     }
 
+    /// Why a deployment stays although its declaration is gone from the source, and what to do about it; none where
+    /// pruning is not held or the declaration is there.
+    pub fn why_held(&self, deployment: &str) -> Option<String> {
+        let hold = self.hold.as_ref().filter(|hold| hold.missing.iter().any(|name| name == deployment))?;
+        Some(format!("its declaration is gone and it is kept: {}", hold.reason))
+    }
+
     /// Where a deployment was declared, and how that ends; none where its directory is watched.
     pub fn why_unwatched(&self, deployment: &str) -> Option<String> {
         let Unwatched { source, directory } = self.unwatched.get(deployment)?;

@@ -41,6 +41,7 @@ impl State {
         }
         let kept = desired.err().filter(|fate| *fate == Fate::Kept).and_then(|_| declared.why_kept(deployment));
         let unwatched = declared.why_unwatched(deployment).filter(|_| desired.is_ok());
+        let held = declared.why_held(deployment).filter(|_| desired.is_ok());
         let facts = Facts {
             deployment,
             desired,
@@ -51,6 +52,7 @@ impl State {
             working: self.flights.any(deployment),
             kept: kept.as_deref(),
             unwatched: unwatched.as_deref(),
+            held: held.as_deref(),
             progress: &self.flights.progress_of(deployment),
             stale: declared.stale.get(deployment).map(String::as_str),
             removing: self.removing.contains_key(deployment),

@@ -19,6 +19,9 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> Vec<Co
     if let Some(why) = facts.unwatched {
         conditions.push(Condition::holds("Kept", "NotWatched", why));
     }
+    if let Some(why) = facts.held {
+        conditions.push(Condition::holds("Kept", "PruningHeld", why));
+    }
     if let Some(why) = facts.kept {
         conditions.push(Condition::holds("Kept", "NotPruned", why));
     }

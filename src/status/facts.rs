@@ -28,6 +28,8 @@ pub struct Facts<'a> {
     pub kept: Option<&'a str>,
     /// Where it was declared and how that ends, where nobody watches its directory any more.
     pub unwatched: Option<&'a str>,
+    /// Why it stays though its declaration is gone from the source, where pruning is held.
+    pub held: Option<&'a str>,
     /// How far the making of instances is, in the runtime's words.
     pub progress: &'a BTreeMap<InstanceId, String>,
     /// Whether its removal was asked for by name.

@@ -15,7 +15,8 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String
     });
     let stale = facts.stale.map(|why| format!("runs on its last good version: {why}"));
     let unwatched = facts.unwatched.map(str::to_owned);
-    unwatched.into_iter().chain(stale).chain(said).collect::<Vec<_>>().join("; ")
+    let held = facts.held.map(str::to_owned);
+    unwatched.into_iter().chain(held).chain(stale).chain(said).collect::<Vec<_>>().join("; ")
 }
 
 /// The worst thing that is being waited for, else the worst of its conditions.
@@ -106,6 +107,7 @@ mod tests {
             stale: None,
             kept: None,
             unwatched: None,
+            held: None,
             progress: &BTreeMap::new(),
             removing: false,
         };

@@ -218,3 +218,22 @@ fn a_state_directory_of_another_user_is_refused_by_every_verb_and_left_as_it_is(
         keel(owner, &["get", "all"]).expect_code(0);
     }
 }
+
+#[test]
+fn a_watched_directory_that_is_gone_shows_in_every_view_and_what_it_declared_stays_until_that_is_approved() {
+    let rig = Rig::new("sim");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    let controller = rig.controller();
+    rig.until_running("a", 1);
+    std::fs::rename(rig.path("specs"), rig.path("away")).unwrap();
+    let message = |view: &Value| view["message"].as_str().unwrap_or_default().to_owned();
+    rig.until("its loss is told", || message(&deployment(&rig, "a")).contains("pruning is stopped"));
+    let view = deployment(&rig, "a");
+    assert_eq!(view["state"], "running");
+    assert!(message(&view).starts_with("its declaration is gone and it is kept: "), "{view}");
+    let conditions = view["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|one| one["type"] == "Kept" && one["reason"] == "PruningHeld"), "{view}");
+    assert_eq!(rig.keel(&["approve"]).expect_code(0).out, "deployment/a pruned\n");
+    rig.until("it is gone", || rig.get("deployments").is_empty());
+    controller.end("TERM").expect_code(0);
+}
