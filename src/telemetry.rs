@@ -50,7 +50,8 @@ impl Verbosity {
     const fn filter(self) -> &'static str {
         match self {
             Self::Warnings => "off,evenkeel=warn",
-            Self::Steps => "warn,evenkeel=info",
+            // The file watcher warns of watches on what is gone: the source follows that itself, and says what it means.
+            Self::Steps => "warn,notify=error,evenkeel=info",
             Self::Details => "info,evenkeel=debug",
             Self::Everything => "debug,evenkeel=trace",
         }

@@ -40,7 +40,7 @@ impl Display for Action {
         let runtime = self.runtime();
         match self {
             Self::EnsureImage { image, id, .. } => {
-                write!(f, "have image {} for {} on {runtime}", image.name, long(id))
+                write!(f, "get image {} for {} on {runtime}", image.name, long(id))
             }
             Self::Create { id, .. } => write!(f, "create {} on {runtime}", long(id)),
             Self::StartCreated { id, .. } => write!(f, "start {} on {runtime}", long(id)),

@@ -13,7 +13,7 @@ fn every_step_of_a_launch_prints_on_its_own_line() {
     let plan = Snapshot::declared().service("web", 'a', 1, "").plan();
     assert_eq!(
         plan.to_string(),
-        "have image docker.io/library/nginx:latest for demo/web/0 (aaaaaaaa, attempt 0) on docker: missing, 1 replica wanted\n\
+        "get image docker.io/library/nginx:latest for demo/web/0 (aaaaaaaa, attempt 0) on docker: missing, 1 replica wanted\n\
          create demo/web/0 (aaaaaaaa, attempt 0) on docker: missing, 1 replica wanted\n\
          start demo/web/0 (aaaaaaaa, attempt 0) on docker: missing, 1 replica wanted"
     );
