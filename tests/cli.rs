@@ -60,3 +60,6 @@ mod removal;
 
 #[path = "cli/conflicts.rs"]
 mod conflicts;
+
+#[path = "cli/top.rs"]
+mod top;

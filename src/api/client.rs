@@ -22,9 +22,11 @@ use tokio_util::codec::{Decoder, LinesCodec};
 use tower::ServiceExt;
 
 use super::frame::{Frame, frames};
-use super::wire::{StatusQuery, TargetQuery};
+use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, AttachStart, Attached, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
-use crate::controller::{Applied, ApplyRequest, DeleteRequest, Description, Engine, Preview, RuntimeReport};
+use crate::controller::{
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Preview, RuntimeReport,
+};
 use crate::runtime::io::{ExecInput, ExecOutput};
 use crate::state::Target;
 use crate::status::Status;
@@ -123,6 +125,11 @@ impl Client {
     /// All that is known of what this name covers.
     pub async fn describe(&self, target: &Target) -> Result<Description, ApiError> {
         self.get(&query("/v1/describe", &TargetQuery { target: target.to_string() })?).await
+    }
+
+    /// What the running instances use that this name covers, or all.
+    pub async fn usage(&self, target: Option<&Target>) -> Result<Vec<InstanceUsage>, ApiError> {
+        self.get(&query("/v1/usage", &UsageQuery { target: target.map(ToString::to_string) })?).await
     }
 
     /// What applying these files would do.

@@ -9,6 +9,7 @@
 //! | `GET /v1/version` | [`Version`] |
 //! | `GET /v1/status[?wait=GENERATION]` | [`Status`](crate::status::Status); with `wait`, as soon as it differs from that generation |
 //! | `GET /v1/describe?target=NAME` | [`Description`](crate::controller::Description) |
+//! | `GET /v1/usage[?target=NAME]` | array of [`InstanceUsage`](crate::controller::InstanceUsage) |
 //! | `POST /v1/preview` | [`Preview`](crate::controller::Preview) |
 //! | `POST /v1/dry-run`, `/v1/apply`, `/v1/delete` | [`Applied`](crate::controller::Applied) |
 //! | `POST /v1/approve` | names of the deployments that may go |

@@ -11,10 +11,12 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use super::wire::{StatusQuery, TargetQuery};
+use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, Kind, Version, attach, exec, logs};
-use crate::controller::{Applied, ApplyRequest, DeleteRequest, Description, Engine, Preview, RuntimeReport};
-use crate::state::BadIdentity;
+use crate::controller::{
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Preview, RuntimeReport,
+};
+use crate::state::{BadIdentity, Target};
 use crate::status::Status;
 
 /// Most bytes of a request: room for thousands of spec files (a file of a service is about 1 KiB; Kubernetes takes
@@ -34,6 +36,7 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/version", get(|| async { Json(Version::here()) }))
         .route("/v1/status", get(status))
         .route("/v1/describe", get(describe))
+        .route("/v1/usage", get(usage))
         .route("/v1/preview", post(preview))
         .route("/v1/dry-run", post(dry_run))
         .route("/v1/apply", post(apply))
@@ -71,8 +74,20 @@ async fn describe(
     query: Result<Query<TargetQuery>, QueryRejection>,
 ) -> Answer<Description> {
     let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
-    let target = query.target.parse().map_err(|error: BadIdentity| ApiError::new(Kind::Invalid, format!("{error}")))?;
-    Ok(Json(engine.describe(&target).await?))
+    Ok(Json(engine.describe(&target(&query.target)?).await?))
+}
+
+async fn usage(
+    State(engine): State<Engine>,
+    query: Result<Query<UsageQuery>, QueryRejection>,
+) -> Answer<Vec<InstanceUsage>> {
+    let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
+    let target = query.target.as_deref().map(target).transpose()?;
+    Ok(Json(engine.usage(target.as_ref()).await?))
+}
+
+fn target(name: &str) -> Result<Target, ApiError> {
+    name.parse().map_err(|error: BadIdentity| ApiError::new(Kind::Invalid, format!("{error}")))
 }
 
 async fn preview(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, JsonRejection>) -> Answer<Preview> {

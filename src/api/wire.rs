@@ -40,6 +40,13 @@ pub(super) struct TargetQuery {
     pub target: String,
 }
 
+/// Query of a request for what instances use.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct UsageQuery {
+    /// `DEPLOYMENT[/SERVICE[/SLOT]]`; all where it is absent.
+    pub target: Option<String>,
+}
+
 /// Query of a log request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogQuery {

@@ -37,6 +37,7 @@ pub mod schema;
 mod streams;
 mod terminal;
 pub(crate) mod text;
+mod top;
 pub mod validate;
 mod version;
 mod views;
@@ -97,6 +98,7 @@ enum Verb {
     Delete(delete::Args),
     Get(get::Args),
     Describe(describe::Args),
+    Top(top::Args),
     Logs(logs::Args),
     Exec(exec::Args),
     Attach(attach::Args),
@@ -214,6 +216,7 @@ impl Cli {
                 Verb::Delete(args) => args.run(&options?).await,
                 Verb::Get(args) => args.run(&options?).await,
                 Verb::Describe(args) => args.run(&options?).await,
+                Verb::Top(args) => args.run(&options?).await,
                 Verb::Logs(args) => args.run(&options?).await,
                 Verb::Exec(args) => args.run(&options?).await,
                 Verb::Attach(args) => args.run(&options?).await,

@@ -75,6 +75,17 @@ pub fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
+/// A number of bytes as people read it, in binary units with at most one decimal: `12Mi`, `1.5Ki`, `10`.
+pub fn size(bytes: u64) -> String {
+    let units = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
+    let Some((unit, bits)) = units.into_iter().find(|(_, bits)| bytes >> bits > 0) else { return bytes.to_string() };
+    let tenths = (u128::from(bytes) * 10) >> bits;
+    match (tenths / 10, tenths % 10) {
+        (whole, tenth) if whole < 10 && tenth > 0 => format!("{whole}.{tenth}{unit}"),
+        (whole, _) => format!("{whole}{unit}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +110,12 @@ mod tests {
         for (seconds, text) in cases {
             assert_eq!(age(Duration::from_secs(seconds)), text, "{seconds} s");
         }
+    }
+
+    #[test]
+    fn sizes_are_whole_or_have_one_decimal_below_ten() {
+        let told = [0, 1023, 1024, 1536, 10 << 10, (64 << 20) + 1, 3 << 29, u64::MAX].map(size);
+        assert_eq!(told, ["0", "1023", "1Ki", "1.5Ki", "10Ki", "64Mi", "1.5Gi", "16777215Ti"]);
     }
 
     #[test]

@@ -210,11 +210,7 @@ fn service(view: &ServiceView) -> Object {
 }
 
 fn instance(view: &InstanceView, now: DateTime<Utc>) -> Object {
-    let ports: Vec<String> = view
-        .ports
-        .iter()
-        .map(published)
-        .collect();
+    let ports: Vec<String> = view.ports.iter().map(published).collect();
     let created = (now - view.created_at).to_std().unwrap_or_default();
     Object {
         name: view.name.clone(),

@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::open::local;
 use crate::runtime::Enforcement;
 use crate::state::{Instance, Target};
-use crate::status::{DeploymentView, InstanceView, ServiceView};
+use crate::status::{DeploymentView, InstanceView, ServiceView, Status};
 use crate::store::Event;
 
 /// Most events that are told: what fits on a screen.
@@ -57,9 +57,7 @@ impl Engine {
     /// `NotFound` when it covers nothing that is declared or exists.
     pub async fn describe(&self, target: &Target) -> Result<Description, EngineError> {
         let status = self.status();
-        let not_found = || EngineError::NotFound(format!("{target} is not declared and does not exist"));
-        let deployment = status.deployments.iter().find(|view| view.deployment == target.deployment);
-        let deployment = deployment.cloned().ok_or_else(not_found)?;
+        let deployment = look_up(&status, target)?.clone();
         let services = status.services.iter().filter(|view| covers_service(target, view));
         let services: Vec<ServiceView> = services.cloned().collect();
         let views = status.instances.iter().filter(|view| covers_instance(target, view)).cloned();
@@ -73,14 +71,6 @@ impl Engine {
         .buffered(SIDE_BY_SIDE)
         .collect()
         .await;
-        let is_missing = match (&target.service, target.slot) {
-            (None, _) => false,
-            (Some(_), None) => services.is_empty() && instances.is_empty(),
-            (Some(_), Some(_)) => instances.is_empty(),
-        };
-        if is_missing {
-            return Err(not_found());
-        }
         Ok(Description { deployment, services, instances, events: self.recent_events(target).await? })
     }
 
@@ -113,6 +103,22 @@ impl Engine {
         };
         blocking(move || read().map_err(local("the events can't be read"))).await
     }
+}
+
+/// The deployment that a target is or belongs to.
+///
+/// # Errors
+/// `NotFound` when the target covers nothing that is declared or exists.
+pub(super) fn look_up<'a>(status: &'a Status, target: &Target) -> Result<&'a DeploymentView, EngineError> {
+    let instance = || status.instances.iter().any(|view| covers_instance(target, view));
+    let service = || status.services.iter().any(|view| covers_service(target, view));
+    let exists = match (&target.service, target.slot) {
+        (None, _) => true,
+        (Some(_), None) => service() || instance(),
+        (Some(_), Some(_)) => instance(),
+    };
+    let deployment = status.deployments.iter().find(|view| view.deployment == target.deployment && exists);
+    deployment.ok_or_else(|| EngineError::NotFound(format!("{target} is not declared and does not exist")))
 }
 
 fn covers_service(target: &Target, view: &ServiceView) -> bool {

@@ -32,6 +32,7 @@ mod request;
 mod reread;
 mod runtimes;
 mod stops;
+mod usage;
 mod wait;
 
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ pub use self::follow::{Bookmark, Followed, Observed, follow};
 pub use self::message::{Command, Message};
 pub use self::observe::{Connect, Connected};
 pub use self::stops::StoredStops;
+pub use self::usage::InstanceUsage;
 use crate::spec::RuntimeKind;
 
 /// How an engine is to work.
