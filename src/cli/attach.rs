@@ -20,11 +20,12 @@ use crate::state::Target;
 /// 16 KiB of a longer line at once. A program with tty: true gets this terminal, its size and every key. Where the target covers
 /// several instances, the one with the lowest slot.
 ///
-/// The instance goes on when this ends. Control-P control-Q detach from a terminal that was given away with --stdin; else
+/// The end of standard input ends nothing: what the program writes is shown until it ends or somebody detaches. The
+/// instance goes on when this ends. Control-P control-Q detach from a terminal that was given away with --stdin; else
 /// control-C does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel attach demo/web/0\n  keel attach -i demo/console\n  \
-echo reload | keel attach -i demo/console\n\n\
+keel attach -i demo/console < commands.txt\n\n\
 Exit code: that of the program when it ends (128 + N after signal N); 0 when detached by keys, 130 by control-C; 125 when \
 keel can't attach.")]
 pub struct Args {

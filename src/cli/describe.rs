@@ -20,6 +20,7 @@ use crate::status::Status;
 /// what enforces it for this very instance, and why where it is not enforced.
 #[derive(Debug, clap::Args)]
 #[command(
+    override_usage = "keel describe [OPTIONS] [TYPE/]NAME\n       keel describe [OPTIONS] TYPE NAME",
     after_help = "Names: DEPLOYMENT, DEPLOYMENT/SERVICE, DEPLOYMENT/SERVICE/SLOT. A type may come before the name, \
 as in keel get; what begins with a type is taken as TYPE/NAME.\n\n\
 Examples:\n  keel describe demo\n  keel describe demo/web/0\n  keel describe instance demo/web/0\n  \
