@@ -5,7 +5,7 @@ use super::draft::{Draft, Launch};
 use super::input::Failure;
 use super::lifecycle::{Verdict, verdict};
 use super::restart::{AfterExit, after_exit};
-use super::time::after;
+use super::time::due;
 use super::{Cause, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
 use crate::spec::{OnExpiry, ServiceSpec};
 use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause};
@@ -68,10 +68,11 @@ fn wait_after(failure: &Failure, id: &InstanceId, draft: &Draft<'_>) -> Option<W
     let (id, error) = (id.clone(), failure.message.clone());
     if !failure.retryable {
         // What was refused may be put right outside of the spec: a directory made, a variable set.
-        let until = after(failure.at, RETRY_DELAY_MAX);
+        let until = due(failure.at, RETRY_DELAY_MAX, draft.input.now);
         return (until > draft.input.now).then_some(Wait::Refused { id, kind: failure.kind, error, until });
     }
-    let until = after(failure.at, backoff(RETRY_DELAY, RETRY_DELAY_MAX, failure.count, &id.runtime_name()));
+    let pause = backoff(RETRY_DELAY, RETRY_DELAY_MAX, failure.count, &id.runtime_name());
+    let until = due(failure.at, pause, draft.input.now);
     (until > draft.input.now).then_some(Wait::Retry { id, failures: failure.count, error, until })
 }
 
@@ -109,13 +110,14 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
     };
     match after_exit(dead, exit, &desired.spec) {
         AfterExit::Replace => replace(),
-        AfterExit::Restart { due, streak } if due <= draft.input.now => {
-            let cause = Cause::Exited { exit: exit.clone(), streak };
-            Need::Launch(launch(draft, desired, slot, restarts.saturating_add(1), streak, cause))
-        }
-        AfterExit::Restart { due, .. } => {
-            draft.wait(Wait::BackOff { id: dead.id.clone(), exit: exit.clone(), until: due });
-            draft.look_at(due);
+        AfterExit::Restart { pause, streak } => {
+            let until = due(exit.finished_at, pause, draft.input.now);
+            if until <= draft.input.now {
+                let cause = Cause::Exited { exit: exit.clone(), streak };
+                return Need::Launch(launch(draft, desired, slot, restarts.saturating_add(1), streak, cause));
+            }
+            draft.wait(Wait::BackOff { id: dead.id.clone(), exit: exit.clone(), until });
+            draft.look_at(until);
             Need::Patience
         }
         AfterExit::AtRest(wait) => {

@@ -1,10 +1,10 @@
 //! What happens after an exit: restart with back-off, or stay down and why.
 
-use chrono::{DateTime, Utc};
+use std::time::Duration;
 
 use super::Wait;
 use super::backoff::{RESTART_DELAY, RESTART_DELAY_MAX, STABLE_RUN, backoff};
-use super::time::{after, elapsed};
+use super::time::elapsed;
 use crate::spec::{CrashAction, HumanDuration, OnExpiry, RestartKind, ServiceSpec};
 use crate::state::{EndedBy, Exit, Instance, StopCause};
 
@@ -13,8 +13,8 @@ use crate::state::{EndedBy, Exit, Instance, StopCause};
 pub(super) enum AfterExit {
     /// A new attempt, which counts as a restart.
     Restart {
-        /// When it is due; in the past where it is due now.
-        due: DateTime<Utc>,
+        /// How long after the exit it is due.
+        pause: Duration,
         /// Restarts in a row, the new one included.
         streak: u32,
     },
@@ -82,8 +82,8 @@ fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -> AfterExit {
         return AfterExit::Failed(Wait::GaveUp { id: instance.id.clone(), exit: exit.clone() });
     }
     let first = policy.and_then(|policy| policy.delay).map_or(RESTART_DELAY, HumanDuration::get);
-    let wait = backoff(first, RESTART_DELAY_MAX.max(first), so_far, &instance.id.runtime_name());
-    AfterExit::Restart { due: after(exit.finished_at, wait), streak: so_far.saturating_add(1) }
+    let pause = backoff(first, RESTART_DELAY_MAX.max(first), so_far, &instance.id.runtime_name());
+    AfterExit::Restart { pause, streak: so_far.saturating_add(1) }
 }
 
 /// Whether the run lasted at least that long; not where its start is unknown.

@@ -22,6 +22,10 @@ fn a_failed_call_is_retried_after_a_wait_that_doubles() {
          look again at 2026-01-01T12:00:06Z",
     );
     web('a', 1, "").failed(0, 'a', 4, 9, true).expect("launch web/0 a0: missing, 1 replica wanted");
+    // Written before the clock was set back.
+    for retryable in [true, false] {
+        web('a', 1, "").failed(0, 'a', 4, -61, retryable).expect("launch web/0 a0: missing, 1 replica wanted");
+    }
     web('a', 1, "").failed(0, 'a', 99, 331, true).expect("launch web/0 a0: missing, 1 replica wanted");
 }
 

@@ -36,6 +36,16 @@ fn the_second_restart_waits_ten_seconds() {
 }
 
 #[test]
+fn an_exit_that_lies_further_ahead_than_clocks_differ_is_past() {
+    let dead = |ago| up(0, 'a').attempt(1).restarted(1, 1).exited(137, 5, ago);
+    web("").with([dead(-60)]).expect(
+        "wait to restart demo/web/0 (aaaaaaaa, attempt 1) until 2026-01-01T12:01:10Z: killed by SIGKILL
+         look again at 2026-01-01T12:01:10Z",
+    );
+    web("").with([dead(-61)]).expect("launch (restarts 2, streak 2) web/0 a2: killed by SIGKILL, restart 2 in a row");
+}
+
+#[test]
 fn the_wait_doubles_to_five_minutes_and_is_spread() {
     for (streak, seconds) in [(1, 10), (2, 20), (3, 40), (4, 80), (5, 160), (6, 300), (40, 300)] {
         let dead = up(0, 'a').attempt(streak).restarted(streak, streak).exited(1, 5, 0);
