@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::converge::{Baseline, Waited, report, wait};
+use super::converge::{Baseline, TIMEOUT, Waited, not_done, report, wait};
 use super::exit::{Exit, Outcome};
 use super::files::Files;
 use super::goal::{Goals, Results, goals};
@@ -16,10 +16,6 @@ use super::text::harmless;
 use crate::api::Client;
 use crate::config::Options;
 use crate::controller::{Applied, ApplyRequest, Change};
-use crate::spec::HumanDuration;
-
-/// Longest wait when none is named: the progress deadline of a rollout (Kubernetes' `progressDeadlineSeconds`).
-const TIMEOUT: &str = "10m";
 
 /// Declare what files say, and wait until it runs
 ///
@@ -160,7 +156,7 @@ pub async fn finish(
             Ok(Exit::Failure)
         }
         Waited::TimedOut(missing) => {
-            let after = format!("not done after {}", HumanDuration(timeout));
+            let after = not_done(timeout);
             if missing.is_empty() {
                 note(format_args!("error: {after}: what runs has not run for long enough to count"));
             }

@@ -12,9 +12,13 @@ use super::output::{note, stderr_is_live};
 use super::progress::Progress;
 use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
+use crate::spec::HumanDuration;
 use crate::state::{Condition, ConditionStatus};
 use crate::status::{DeploymentState, InstanceView, Status};
 use futures::StreamExt;
+
+/// Longest wait when none is named: the progress deadline of a rollout (Kubernetes' `progressDeadlineSeconds`).
+pub const TIMEOUT: &str = "10m";
 
 /// Crashes of one instance, while somebody waits, that end the wait: the first restart comes at once and the second
 /// after ten seconds, so that a service which only needed another try has had two.
@@ -254,10 +258,11 @@ fn settling(status: &Status, goals: &Goals, now: DateTime<Utc>) -> Duration {
 
 /// How each instance was last seen to end, by name: the next one takes its place in what is shown.
 #[derive(Debug, Default)]
-struct Crashes(BTreeMap<String, String>);
+pub struct Crashes(BTreeMap<String, String>);
 
 impl Crashes {
-    fn see(&mut self, status: &Status) {
+    /// Takes note of the ends that are shown now.
+    pub fn see(&mut self, status: &Status) {
         let ends = status.instances.iter().filter(|instance| instance.exit.is_some());
         self.0.extend(ends.map(|instance| (instance.name.clone(), ended(instance))));
     }
@@ -270,8 +275,13 @@ impl Crashes {
     }
 }
 
+/// What is said of what was not done in that time.
+pub fn not_done(timeout: Duration) -> String {
+    format!("not done after {}", HumanDuration(timeout))
+}
+
 /// What the goals lack, by deployment.
-fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Crashes) -> Vec<Failed> {
+pub fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Crashes) -> Vec<Failed> {
     let lacking = goals.iter().filter(|(name, goal)| one(status, name, **goal, baseline) != Verdict::Reached);
     lacking
         .map(|(name, _)| {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use super::connect::engine_options;
-use super::converge::{Baseline, Failed, Verdict, report, verdict};
+use super::converge::{Baseline, Crashes, Failed, TIMEOUT, Verdict, missing, not_done, report, verdict};
 use super::exit::{Exit, Outcome};
 use super::goal::{Goal, Goals};
 use super::narrate::{Narrator, Told};
@@ -35,7 +36,8 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
 keel run specs --once && echo converged\n\n\
 While it runs, `keel get`, `apply`, `logs`, `exec` and the others work through it, from any terminal of the same \
 user (and with the same --state-dir). Logs go to standard error; KEEL_LOG=debug shows more.\n\n\
-Exit codes: 0 ended by a signal, or converged with --once; 1 failed.")]
+Exit codes: 0 ended by a signal, or converged with --once; 1 failed; 124 --timeout ran out first (what is missing and why \
+is printed).")]
 pub struct Args {
     /// Directory with specs
     #[arg(value_name = "DIR", default_value = "specs")]
@@ -43,6 +45,9 @@ pub struct Args {
     /// Converge what the directory and applied files declare, then exit: with 0, or with 1 and the reason when it can't
     #[arg(long)]
     once: bool,
+    /// How long --once waits
+    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = humantime::parse_duration, requires = "once")]
+    timeout: Duration,
     /// Remove what the directory does not declare any more even when most of it, or the directory, is gone. What another
     /// directory declared stays all the same
     #[arg(long)]
@@ -120,11 +125,14 @@ impl Args {
         let mut narrator = Narrator::default();
         let mut supervisor = Supervisor::default();
         let baseline = Baseline::of(&engine.status());
+        let mut crashes = Crashes::default();
+        let deadline = Instant::now() + self.timeout;
         loop {
             let status = watch.borrow_and_update().clone();
             if status.synced {
                 narrator.tell(&status).into_iter().for_each(log);
                 supervisor.tell(&status);
+                crashes.see(&status);
                 if self.once
                     && let Some(end) = end_of_once(&status, &baseline)
                 {
@@ -139,6 +147,11 @@ impl Args {
                         return Ok(if self.once { Exit::Interrupted } else { Exit::Success });
                     }
                     Asked::Rescan => rescan(engine.clone()),
+                },
+                () = tokio::time::sleep_until(deadline), if self.once => {
+                    let status = watch.borrow().clone();
+                    let missing = missing(&status, &goals_of_once(&status), &baseline, &crashes);
+                    return Ok(conclude_once(engine, Once::TimedOut(missing, self.timeout)).await);
                 }
             }
         }
@@ -169,19 +182,25 @@ enum Once {
     Failed(Vec<Failed>),
     /// What is declared can't be known in full.
     Held(Vec<String>),
+    /// Time ran out first; what was missing, and how long it was waited for.
+    TimedOut(Vec<Failed>, Duration),
+}
+
+/// What a single pass waits for: all that is declared in what it watches, and what goes.
+fn goals_of_once(status: &Status) -> Goals {
+    let goal = |state| if state == DeploymentState::Removing { Goal::Gone } else { Goal::Running };
+    let unwatched: BTreeSet<&str> = status.unwatched.iter().map(|one| one.deployment.as_str()).collect();
+    let judged = status.deployments.iter().filter(|view| !unwatched.contains(view.deployment.as_str()));
+    judged.map(|view| (view.deployment.clone(), goal(view.state))).collect()
 }
 
 /// The end of a single pass, when it is reached.
 fn end_of_once(status: &Status, baseline: &Baseline) -> Option<Once> {
-    let goal = |state| if state == DeploymentState::Removing { Goal::Gone } else { Goal::Running };
-    let unwatched: BTreeSet<&str> = status.unwatched.iter().map(|one| one.deployment.as_str()).collect();
-    let judged = status.deployments.iter().filter(|view| !unwatched.contains(view.deployment.as_str()));
-    let goals: Goals = judged.map(|view| (view.deployment.clone(), goal(view.state))).collect();
     let held = || {
         let files = status.problems.iter().map(super::problems::line);
         files.chain(status.hold.iter().map(|hold| hold.reason.clone())).collect::<Vec<_>>()
     };
-    match verdict(status, &goals, baseline) {
+    match verdict(status, &goals_of_once(status), baseline) {
         Verdict::Pending => None,
         Verdict::Failed(failures) => Some(Once::Failed(failures)),
         Verdict::Reached => Some(if held().is_empty() { Once::Converged } else { Once::Held(held()) }),
@@ -194,6 +213,13 @@ async fn conclude_once(engine: &Engine, end: Once) -> Exit {
         Once::Failed(failures) => {
             report(&Client::in_process(engine.clone()), "failed", &failures).await;
             Exit::Failure
+        }
+        Once::TimedOut(missing, timeout) => {
+            if missing.is_empty() {
+                note(format_args!("error: {}: what is declared is not known yet", not_done(timeout)));
+            }
+            report(&Client::in_process(engine.clone()), &not_done(timeout), &missing).await;
+            Exit::TimedOut
         }
         Once::Held(reasons) => {
             for reason in reasons {

@@ -9,6 +9,7 @@ use super::access::Access;
 #[cfg(target_os = "linux")]
 use super::nothing::Nothing;
 use super::observe::Connect;
+use super::open::local;
 use super::stops::StoredStops;
 use super::{EngineError, EngineOptions};
 use crate::clock::SystemClock;
@@ -19,7 +20,7 @@ use crate::runtime::sim::{Faults, World};
 use crate::runtime::{Result, Runtime, RuntimeError, StopRecords};
 use crate::spec::RuntimeKind;
 use crate::state::{ErrorKind, Owner};
-use crate::store::{StateDir, Store};
+use crate::store::{StateDir, Store, replace};
 
 /// File in the state directory that remembers the default runtime, so that an engine which happens to be down at one
 /// start does not move every workload to another runtime.
@@ -34,18 +35,16 @@ pub async fn choose_default(
     state_dir: &Path,
 ) -> std::result::Result<RuntimeKind, EngineError> {
     let path = state_dir.join(DEFAULT_FILE);
-    let chosen = match (options.runtime, remembered(&path)) {
+    let before = remembered(&path)?;
+    let chosen = match (options.runtime, before) {
         (Some(kind), _) => kind,
         (None, Some(kind)) => return Ok(kind),
         (None, None) if DockerRuntime::answers(None).await => RuntimeKind::Docker,
         (None, None) => RuntimeKind::Sandbox,
     };
-    let before = remembered(&path);
     if is_remembered(options, before, chosen) && before != Some(chosen) {
-        std::fs::write(&path, chosen.as_str()).map_err(|source| EngineError::Local {
-            context: format!("{}: can't be written", path.display()),
-            source: source.into(),
-        })?;
+        let context = format!("{} can't be written", path.display());
+        replace(&path, chosen.as_str().as_bytes()).map_err(local(&context))?;
     }
     Ok(chosen)
 }
@@ -62,9 +61,22 @@ fn is_remembered(options: &EngineOptions, before: Option<RuntimeKind>, chosen: R
     lasting && chosen != RuntimeKind::Sim
 }
 
-fn remembered(path: &Path) -> Option<RuntimeKind> {
-    let text = std::fs::read_to_string(path).ok()?;
-    serde_json::from_value(serde_json::Value::String(text.trim().to_owned())).ok()
+/// The default runtime that was chosen before; none where none was. One that can't be told is no reason to choose again:
+/// that could move every workload to another runtime.
+fn remembered(path: &Path) -> std::result::Result<Option<RuntimeKind>, EngineError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(local(&format!("{} can't be read", path.display()))(error)),
+    };
+    let unknown = |_| {
+        EngineError::Invalid(format!(
+            "{}: {:?} is not the name of a runtime; write docker or sandbox into it, whichever the workloads run on",
+            path.display(),
+            text.trim()
+        ))
+    };
+    serde_json::from_value(serde_json::Value::String(text.trim().to_owned())).map(Some).map_err(unknown)
 }
 
 /// Every runtime that instances of this owner may run on.

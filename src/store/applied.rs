@@ -4,12 +4,12 @@
 //! that another file declares since, is named in `without` and left out when the copy is read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::dir::{replace, sync_parent};
 use crate::spec::{ParsedFile, RuntimeKind, parse_bytes};
 
 /// Copies that are read at most; far more files than anybody applies by hand.
@@ -90,11 +90,7 @@ impl AppliedFile {
         if self.deployments().is_empty() {
             return remove(&path);
         }
-        let temporary = path.with_extension("tmp");
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)
+        replace(&path, &serde_json::to_vec_pretty(self)?)
     }
 
     /// Removes the copy; one that is gone is success.
@@ -108,8 +104,8 @@ impl AppliedFile {
 
 fn remove(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| sync_parent(path)),
     }
 }
 

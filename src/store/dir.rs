@@ -162,6 +162,34 @@ pub enum Locked {
     Failed(#[from] StoreError),
 }
 
+/// Writes a small file anew, all or nothing, and makes that outlast a loss of power: a reader, also after one, sees the
+/// old content or the new.
+///
+/// # Errors
+/// It can't be written; the old content stays.
+pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut temporary = path.as_os_str().to_os_string();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        sync_parent(path)
+    };
+    let outcome = write();
+    if outcome.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    outcome
+}
+
+/// Makes what was made, renamed or removed at a path outlast a loss of power.
+pub(super) fn sync_parent(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
 /// Writes a file that must not exist yet, all or nothing: a reader sees the whole content or no file. Where another
 /// process was quicker, its file stays.
 pub(super) fn write_new(path: &Path, content: &[u8]) -> Result<(), StoreError> {
@@ -179,10 +207,7 @@ pub(super) fn write_new(path: &Path, content: &[u8]) -> Result<(), StoreError> {
             Err(_) if !path.exists() => std::fs::rename(&temporary, path)?,
             other => other?,
         }
-        match path.parent() {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
+        sync_parent(path)
     };
     let outcome = write().map_err(StoreError::io("write", path));
     // Left over only where the link succeeded or something failed.

@@ -237,3 +237,26 @@ fn a_watched_directory_that_is_gone_shows_in_every_view_and_what_it_declared_sta
     rig.until("it is gone", || rig.get("deployments").is_empty());
     controller.end("TERM").expect_code(0);
 }
+
+#[test]
+fn a_single_pass_ends_with_its_timeout_and_tells_what_is_missing() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/a.yaml", &(spec("a", 1, "hi") + "    rollout: { min_ready: 5m }\n"));
+    let done = rig.keel(&["run", "specs", "--once", "--timeout", "1s"]).expect_code(124);
+    assert!(done.err.contains("error: deployment/a not done after 1s: it is progressing: "), "{}", done.err);
+}
+
+#[test]
+fn a_damaged_default_runtime_is_an_error_that_names_it_and_chooses_no_other() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    let path = rig.path("state/default-runtime");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "sandbox");
+    std::fs::write(&path, "").unwrap();
+    let done = rig.keel(&["get", "deployments"]).expect_code(1);
+    let expected = format!("{}: \"\" is not the name of a runtime; write docker or sandbox into it", path.display());
+    assert!(done.err.contains(&expected), "{}", done.err);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    std::fs::write(&path, "sandbox").unwrap();
+}
