@@ -31,7 +31,7 @@ use crate::status::Status;
 
 /// Time between two full lists of a runtime that answers. Events carry the changes; the list only proves that none was
 /// missed, so it may be rare (kubelet re-lists every minute, at a cost that shows).
-const RELIST: Duration = Duration::from_secs(300);
+pub(super) const RELIST: Duration = Duration::from_secs(300);
 
 /// First and longest pause between two lists of a runtime that fails to list.
 const RELIST_FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -433,6 +433,9 @@ impl State {
             Command::Remove(names, volumes, reply) => {
                 for name in names {
                     self.queue.add(&name, Instant::now());
+                    // Volumes that were to go with it still are.
+                    let before = self.removing.get(&name).map(|removal| removal.volumes);
+                    let volumes = if before == Some(Volumes::Remove) { Volumes::Remove } else { volumes };
                     self.removing.insert(name, Removal::of(volumes));
                 }
                 let _ = reply.send(());

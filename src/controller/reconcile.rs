@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::core::{NOT_REACHED_YET, Settled, State};
+use super::core::{NOT_REACHED_YET, RELIST, Settled, State};
 use super::flight::FlightId;
 use super::message::Message;
 use crate::execute::{self, Outcome, Report, Reporter};
@@ -36,7 +36,8 @@ impl State {
             }
         }
         if let Some(look) = plan.next_look {
-            let wait = (look - now).to_std().unwrap_or_default();
+            // The queue's clock stands still while the machine sleeps: what the wall clock says is looked at now and then.
+            let wait = (look - now).to_std().unwrap_or_default().min(RELIST);
             self.queue.add(deployment, at + wait);
         }
         let kept = desired.err().filter(|fate| *fate == Fate::Kept).and_then(|_| declared.why_kept(deployment));

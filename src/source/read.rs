@@ -85,6 +85,11 @@ impl Reader {
     }
 }
 
+/// The content that a file has now; none where it can't be told.
+pub(super) fn read_again(path: &Path) -> Option<Vec<u8>> {
+    read_bytes(path).ok().map(|(bytes, _)| bytes)
+}
+
 /// Reads a whole file, again where it changed meanwhile.
 fn read_bytes(path: &Path) -> Result<(Vec<u8>, Stamp), ReadError> {
     let failed = |error: std::io::Error| {

@@ -126,8 +126,15 @@ fn is_corrupt(error: &rusqlite::Error) -> bool {
 
 /// Lets nobody but its user read the database, which holds the environment of services, wherever it lies. SQLite gives
 /// its companions the mode that the database has.
+///
+/// A database that exists is not opened for it: closing any descriptor of a file lets go of every lock that this process
+/// has on it (fcntl(2)), so another connection of this process would go on without its own, and another process that
+/// closes the database would take the log of what was written away under it.
 fn keep_private(path: &Path) {
-    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop);
+    let made = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map(drop),
+    };
     let closed = ["", "-wal", "-shm"].map(|suffix| {
         let mut name = path.as_os_str().to_os_string();
         name.push(suffix);

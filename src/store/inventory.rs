@@ -175,7 +175,9 @@ impl Store {
         let mut write = || {
             let transaction = connection.transaction()?;
             for name in names {
-                let sql = "INSERT OR REPLACE INTO removals (name, volumes) VALUES (?, ?)";
+                // Volumes that were to go with it still are.
+                let sql = "INSERT INTO removals (name, volumes) VALUES (?, ?) \
+                     ON CONFLICT (name) DO UPDATE SET volumes = max(volumes, excluded.volumes)";
                 transaction.prepare_cached(sql)?.execute(params![name, volumes == Volumes::Remove])?;
             }
             transaction.commit()

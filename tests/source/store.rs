@@ -44,6 +44,43 @@ fn nobody_else_reads_the_database_wherever_it_lies() {
     drop(store);
 }
 
+/// Locks of this process on a file, as the kernel lists them.
+#[cfg(target_os = "linux")]
+fn locks(path: &Path) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let (own, inode) = (std::process::id().to_string(), format!(":{}", std::fs::metadata(path).unwrap().ino()));
+    let all = std::fs::read_to_string("/proc/locks").unwrap();
+    let is_ours = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(4);
+        fields.next() == Some(own.as_str()) && fields.next().is_some_and(|file| file.ends_with(&inode))
+    };
+    all.lines().filter(is_ours).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn opening_the_database_again_leaves_the_locks_of_an_open_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let _store = Store::open(dir.path()).unwrap();
+    let before = locks(&dir.path().join(DATABASE));
+    assert_ne!(before, 0);
+    let _again = Store::open(dir.path()).unwrap();
+    assert_eq!(locks(&dir.path().join(DATABASE)), before);
+}
+
+#[test]
+fn volumes_that_were_to_go_go_though_the_removal_is_asked_for_again_without_them() {
+    use evenkeel::runtime::Volumes;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    store.request_removals(&names(&["a", "b"]), Volumes::Remove).unwrap();
+    store.request_removals(&names(&["b", "c"]), Volumes::Keep).unwrap();
+    store.request_removals(&names(&["c"]), Volumes::Remove).unwrap();
+    let expected = ["a", "b", "c"].map(|name| (name.to_owned(), Volumes::Remove));
+    assert_eq!(store.removals().unwrap(), expected.into());
+}
+
 #[test]
 fn what_a_scan_records_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
