@@ -63,3 +63,6 @@ mod conflicts;
 
 #[path = "cli/top.rs"]
 mod top;
+
+#[path = "cli/descriptors.rs"]
+mod descriptors;

@@ -138,8 +138,21 @@ impl Rig {
 
     /// The same, on another directory.
     pub fn controller_on(&self, directory: &str, arguments: &[&str]) -> Controller {
-        let arguments = [&["run", directory], arguments].concat();
-        let child = self.command(&arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        self.controller_of(self.command(&[&["run", directory], arguments].concat()))
+    }
+
+    /// Starts a controller on `specs` from a shell that ran these commands first.
+    pub fn controller_after(&self, commands: &str) -> Controller {
+        let keel = self.command(&["run", "specs"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{commands}\nexec \"$@\""), "sh"]).arg(keel.get_program()).args(keel.get_args());
+        shell.current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
+        shell.envs(keel.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.controller_of(shell)
+    }
+
+    fn controller_of(&self, mut command: Command) -> Controller {
+        let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let controller = Controller { child: Some(child) };
         self.until("the controller answers", || {
             let version = self.keel(&["version", "-o", "json"]).json();

@@ -399,6 +399,43 @@ async fn an_order_that_was_never_delivered_is_given_again() {
 }
 
 #[tokio::test]
+async fn an_order_that_was_never_delivered_is_not_what_ended_a_lost_instance() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let folder = sandbox.dir(&instance.as_ref());
+    std::fs::write(folder.join("stop.json"), r#"{"signal":"SIGTERM","grace_ms":0,"cause":"idle"}"#).unwrap();
+    let run = read_json(&folder.join("run.json"));
+    let pid = i32::try_from(run["supervisor"]["pid"].as_i64().unwrap()).unwrap();
+    let supervisor = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(sandbox.ended(&instance.as_ref()).await.ended_by, EndedBy::Itself);
+}
+
+#[tokio::test]
+async fn how_a_program_ended_is_recorded_though_its_record_can_not_be_synced() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(&format!("trap 'exit 3' USR1; echo armed; {FOREVER}"))).await.as_ref();
+    sandbox.wrote(&instance, "armed\n").await;
+    let folder = sandbox.dir(&instance);
+    // What is not there can't be synced either.
+    let (record, kept) = (folder.join("record.json"), folder.join("kept"));
+    std::fs::rename(&record, &kept).unwrap();
+    let program = read_json(&folder.join("run.json"))["program"]["pid"].as_i64().unwrap();
+    let program = rustix::process::Pid::from_raw(i32::try_from(program).unwrap()).unwrap();
+    rustix::process::kill_process(program, rustix::process::Signal::USR1).unwrap();
+    tokio::time::timeout(PATIENCE, async {
+        while !folder.join("exit.json").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    std::fs::rename(&kept, &record).unwrap();
+    let exit = sandbox.ended(&instance).await;
+    assert_eq!((exit.code, exit.runtime_error, exit.ended_by), (Some(3), None, EndedBy::Itself));
+}
+
+#[tokio::test]
 async fn what_is_being_stopped_is_shown_so_to_every_controller() {
     let sandbox = Sandbox::new();
     let instance = sandbox.run(&shell(&format!("trap '' TERM; echo armed; {FOREVER}"))).await.as_ref();

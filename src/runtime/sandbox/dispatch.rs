@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::unwritable;
+use super::{descriptors, unwritable};
 
 /// Forks the supervisors of instances; orders come through standard input.
 pub const SPAWN: &str = "__spawn";
@@ -31,6 +31,7 @@ pub fn is_process_of_runtime(pid: i32) -> bool {
 }
 
 fn run(command: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    descriptors::restore();
     // What becomes a process inside must not show a file that can be written.
     if command != PROBE && unwritable::ensure().is_err() {
         return ExitCode::FAILURE;

@@ -66,7 +66,8 @@ fn enter(dir: &InstanceDir, name: &str) -> Result<Pid, Failure> {
     let run: Run = read_json(&dir.run())
         .context("reading run.json")?
         .ok_or_else(|| Failure::wrong("the instance does not run"))?;
-    let target = run.program.open().ok_or_else(|| Failure::wrong("the instance does not run"))?;
+    let target = run.program.open().context("opening the program's process")?;
+    let target = target.ok_or_else(|| Failure::wrong("the instance does not run"))?;
     // Opened while the machine's paths are what they are.
     let seat = Seat::open_running(&record.launch.groups).map_err(|_| Failure::wrong("the instance does not run"))?;
     // From here on nothing inside may look into this process.

@@ -23,7 +23,7 @@ use super::failure::{self, Failure};
 use super::layout::{Durability, make_private, write_json};
 use super::lifecycle::unique;
 use super::pty::{self, Size};
-use super::{SandboxRuntime, checked_id, dispatch, failed, not_found, sys};
+use super::{SandboxRuntime, checked_id, descriptors, dispatch, failed, not_found, sys};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::{InstanceRef, Phase};
@@ -103,7 +103,8 @@ impl SandboxRuntime {
         let wrong = |error: io::Error| failed("running a command", &error);
         let answer = pipe::OpenOptions::new().read_write(true).open_receiver(place.pipe()).map_err(wrong)?;
         let mut command = Command::new(&self.inner.config.supervisor);
-        command.arg(dispatch::EXEC).arg(&place.dir).arg(&place.name).env_clear().current_dir("/").kill_on_drop(true);
+        command.arg(dispatch::EXEC).arg(&place.dir).arg(&place.name).current_dir("/").kill_on_drop(true);
+        command.env_clear().env(descriptors::VARIABLE, descriptors::told());
         let terminal = match request.tty {
             Some(_) => {
                 let (taking, handing) = pty::channel().map_err(wrong)?;

@@ -27,8 +27,8 @@ use super::requested::requested;
 use super::translate::{Machine, launch};
 use super::watch::ended;
 use super::{
-    Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, confinement, dispatch, failed, leftovers, not_found,
-    remove, settle,
+    Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, confinement, descriptors, dispatch, failed,
+    leftovers, not_found, remove, settle,
 };
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
 use crate::spec::Signal as SpecSignal;
@@ -56,6 +56,7 @@ pub(super) async fn probe(program: &Path, folder: &Path) -> Probe {
             .arg(dispatch::PROBE)
             .arg(&dir)
             .env_clear()
+            .env(descriptors::VARIABLE, descriptors::told())
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true);
@@ -319,7 +320,8 @@ impl SandboxRuntime {
 
     /// Orders a supervisor to stop its instance. False when it has not ended after `limit`.
     async fn order_stop(&self, instance: &InstanceRef, run: &Run, order: StopOrder, limit: Duration) -> Result<bool> {
-        let Some(pidfd) = run.supervisor.open() else { return Ok(true) };
+        let opened = run.supervisor.open().map_err(|error| failed("opening the supervisor's process", &error))?;
+        let Some(pidfd) = opened else { return Ok(true) };
         let id = checked_id(instance)?;
         self.blocking("ordering a stop", FILE_LIMIT, move |inner| {
             write_json(&inner.dir(&id).stop(), &order, Durability::Boot)

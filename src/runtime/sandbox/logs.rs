@@ -95,7 +95,9 @@ async fn send<A: Assemble>(
     sender: &mpsc::Sender<Result<A::Item>>,
 ) -> Result<()> {
     let read = |error: std::io::Error| failed("reading the output", &error);
-    let mut follow = follow.and_then(|(watch, supervisor)| Some((watch, Box::pin(ended(supervisor.open()?)))));
+    let opened = follow.map(|(watch, supervisor)| Ok((watch, supervisor.open()?))).transpose();
+    let opened = opened.map_err(|error| failed("opening the supervisor's process", &error))?;
+    let mut follow = opened.and_then(|(watch, pidfd)| Some((watch, Box::pin(ended(pidfd?)))));
     loop {
         loop {
             let (back, more, items) = blocking(move || {

@@ -12,6 +12,7 @@ mod confinement;
 mod connect;
 mod copy;
 pub mod cri;
+mod descriptors;
 mod devices;
 mod dispatch;
 mod enforcement;
@@ -165,6 +166,7 @@ impl SandboxRuntime {
     /// # Errors
     /// `Unavailable` when the directories can't be made.
     pub fn open_with(mut config: SandboxConfig, registries: RegistryOptions) -> Result<Self> {
+        descriptors::raise();
         let layout = Layout::new(&config.root);
         layout.prepare().map_err(|error| {
             unavailable(format!("the sandbox directory {} can't be made: {error}", config.root.display()))

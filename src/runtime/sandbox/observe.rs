@@ -141,7 +141,7 @@ impl View {
             return Ok(Standing { phase: Phase::Created, run: None, lost: None });
         };
         let same_boot = run.boot_id == boot_id()?;
-        if same_boot && run.supervisor.open().is_some() {
+        if same_boot && run.supervisor.open()?.is_some() {
             self.seen().insert(runtime_id.to_owned(), Seen { supervisor: run.supervisor, gone_at: None });
             let stopping = dir.stopping().exists();
             let since = run.started_at;
@@ -241,10 +241,9 @@ fn readable<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> io::Resul
 /// The end of an instance whose supervisor was lost. Nobody attends what is left of it, so it counts as ended, also
 /// while its program goes on until a call that acts kills it.
 fn lost(dir: &InstanceDir, run: &Run, gone_at: Option<DateTime<Utc>>) -> Exit {
-    let ended_by = readable::<StopOrder>(&dir.stop())
-        .ok()
-        .flatten()
-        .map_or(EndedBy::Itself, |order| EndedBy::Request(order.cause));
+    // An order that was never delivered ended nothing.
+    let order = dir.stopping().exists().then(|| readable::<StopOrder>(&dir.stop()).ok().flatten()).flatten();
+    let ended_by = order.map_or(EndedBy::Itself, |order| EndedBy::Request(order.cause));
     let finished_at = gone_at.unwrap_or_else(|| last_sign(dir, run));
     Exit {
         runtime_error: Some("its supervisor was lost, so how the program ended is not known".to_owned()),

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -34,10 +35,28 @@ impl ProcessKey {
     ///
     /// The descriptor is opened before the start time is read again, so that the number can't come to mean another
     /// process in between.
-    pub fn open(self) -> Option<OwnedFd> {
-        let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::NONBLOCK).ok()?;
-        let same = read_stat(self.pid).is_ok_and(|stat| stat.start == self.start);
-        (same && !has_ended(pidfd.as_fd())).then_some(pidfd)
+    ///
+    /// # Errors
+    /// Whether it is gone can't be told, as where this process has all the descriptors that it may have.
+    pub fn open(self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(pidfd) => pidfd,
+            // No such process, or a thread of another one has its number now.
+            Err(Errno::SRCH | Errno::NOENT | Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let same = match read_stat(self.pid) {
+            Ok(stat) => stat.start == self.start,
+            // It is reaped at this moment.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::SRCH) =>
+            {
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((same && !has_ended(pidfd.as_fd())).then_some(pidfd))
     }
 }
 
@@ -167,7 +186,8 @@ mod tests {
     #[test]
     fn this_process_is_alive_and_another_start_time_is_not_it() {
         let own = ProcessKey::of(std::process::id().cast_signed()).unwrap();
-        assert!(own.open().is_some());
-        assert!(ProcessKey { start: own.start + 1, ..own }.open().is_none());
+        assert!(own.open().unwrap().is_some());
+        assert!(ProcessKey { start: own.start + 1, ..own }.open().unwrap().is_none());
+        assert!(ProcessKey { pid: 0, ..own }.open().unwrap().is_none());
     }
 }

@@ -116,7 +116,7 @@ pub fn settle_slot(view: &View, id: &InstanceId) -> io::Result<()> {
 fn kill_marked(dir: &InstanceDir) {
     let mark = format!("{MARK}={}", dir.path().display());
     for pid in find(|_, _| true) {
-        let Some(pidfd) = ProcessKey::of(pid).ok().and_then(ProcessKey::open) else { continue };
+        let Some(pidfd) = ProcessKey::of(pid).ok().and_then(|process| process.open().ok()?) else { continue };
         // Read after the process was opened: it is the one that is signalled.
         let marked = fs::read(format!("/proc/{pid}/environ"))
             .is_ok_and(|env| env.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()));
@@ -128,7 +128,8 @@ fn kill_marked(dir: &InstanceDir) {
 
 /// Kills a process where it still is the same one, and waits until it is gone.
 fn kill_and_wait(process: ProcessKey) {
-    let Some(pidfd) = process.open() else { return };
+    // What can't be opened can't be killed by its descriptor; that it is still there shows at the next look.
+    let Ok(Some(pidfd)) = process.open() else { return };
     let _ = pidfd_send_signal(&pidfd, Signal::KILL);
     let limit = Timespec { tv_sec: i64::try_from(DEATH_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
     let borrowed = pidfd.as_fd();

@@ -24,7 +24,7 @@ use tokio::sync::Mutex;
 use super::failure::Failure;
 use super::record::Started;
 use super::sys::{self, Fork, Namespaces};
-use super::{dispatch, program, supervise};
+use super::{descriptors, dispatch, program, supervise};
 
 /// Longest path of an instance's directory, in bytes: PATH_MAX of the kernel.
 const LONGEST_PATH: usize = 4096;
@@ -79,6 +79,7 @@ impl Spawner {
             .arg0(path)
             .arg(dispatch::SPAWN)
             .env_clear()
+            .env(descriptors::VARIABLE, descriptors::told())
             .current_dir("/")
             .stdin(Stdio::from(other))
             .stdout(Stdio::null())

@@ -57,7 +57,20 @@ pub fn main(dir: PathBuf) -> std::process::ExitCode {
     let _ = rustix::process::umask(Mode::from_raw_mode(0o077));
     let _ = rustix::thread::set_name(c"keel-supervisor");
     let dir = InstanceDir(dir);
-    match supervise(&dir) {
+    // Until the lock is held, the instance may be another supervisor's: nothing is written.
+    let (signals, lock) = match prepare(&dir) {
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => {
+            tell(&Started::Taken);
+            return std::process::ExitCode::SUCCESS;
+        }
+        Err(failure) => {
+            tell(&Started::Failed(failure));
+            return std::process::ExitCode::FAILURE;
+        }
+    };
+    let _lock = lock;
+    match supervise(&dir, signals) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(failure) => {
             let exit = Exit { code: Some(failure.code), ..Exit::runtime_error(failure.message.clone(), Utc::now()) };
@@ -68,13 +81,19 @@ pub fn main(dir: PathBuf) -> std::process::ExitCode {
     }
 }
 
-fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
+/// What a supervisor needs before it may touch its instance: signals as a descriptor, and the lock; `None` where another
+/// supervisor has it.
+fn prepare(dir: &InstanceDir) -> Result<Option<(OwnedFd, File)>, Failure> {
     let signals = sys::take_signals().context("taking over signals")?;
     let lock = private_file().create(true).truncate(false).open(dir.lock()).context("opening the lock")?;
-    if !take(&lock, dir) {
-        tell(&Started::Taken);
-        return Ok(());
-    }
+    Ok(take(&lock, dir).then_some((signals, lock)))
+}
+
+/// Starts the program and attends to it until its end is recorded.
+///
+/// # Errors
+/// It could not be started.
+fn supervise(dir: &InstanceDir, signals: OwnedFd) -> Result<(), Failure> {
     let record: Record = read_json(&dir.record())
         .context("reading record.json")?
         .ok_or_else(|| Failure::setup("record.json is missing; remove the instance"))?;
@@ -89,10 +108,18 @@ fn supervise(dir: &InstanceDir) -> Result<(), Failure> {
     volumes::make(launch, &identity)?;
     let mut supervisor = launch_program(dir, launch, identity, signals, log)?;
     tell(&Started::Running);
-    let exit = supervisor.attend();
+    record_end(dir, &supervisor.attend());
+    Ok(())
+}
+
+/// Records how the program ended. What can't be made to outlast a loss of power is written all the same: nothing else
+/// knows it. Where it can't be written at all, the instance is found as one whose supervisor was lost.
+fn record_end(dir: &InstanceDir, exit: &Exit) {
     // How it ended is of no use without what it was.
-    keep(dir).context("keeping record.json")?;
-    write_json(&dir.exit(), &exit, Durability::Synced).context("writing exit.json")
+    let _ = keep(dir);
+    if write_json(&dir.exit(), exit, Durability::Synced).is_err() {
+        let _ = write_json(&dir.exit(), exit, Durability::Boot);
+    }
 }
 
 /// Takes the lock of an instance. One that recorded its end leaves at once, and is waited for.

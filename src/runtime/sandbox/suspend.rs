@@ -108,7 +108,7 @@ fn signal_all(supervisor: i32, init: Option<i32>, signal: Signal) {
         if new.is_empty() {
             return;
         }
-        for pidfd in new.into_iter().filter_map(|pid| ProcessKey::of(pid).ok()?.open()) {
+        for pidfd in new.into_iter().filter_map(|pid| ProcessKey::of(pid).ok()?.open().ok()?) {
             let _ = pidfd_send_signal(&pidfd, signal);
         }
     }

@@ -221,17 +221,33 @@ impl Watch {
     fn attend(self: &Arc<Self>, runtime_id: String, supervisor: ProcessKey) {
         let (weak, stop) = (Arc::downgrade(self), self.stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
-            if let Some(pidfd) = supervisor.open() {
-                let _ = ended(pidfd).await;
-            }
+            gone(supervisor).await;
             let Some(watch) = weak.upgrade() else { return };
             let (view, id) = (Arc::clone(&watch.view), runtime_id.clone());
-            match tokio::task::spawn_blocking(move || view.one(&id)).await {
-                Ok(Ok(Entry::Ours(found))) => watch.tell(&found).await,
-                Ok(Ok(Entry::Nothing | Entry::Foreign(_))) => watch.tell_gone(&runtime_id),
-                Ok(Err(_)) | Err(_) => {}
+            let look = move || view.one(&id).map_err(|error| failed("looking at an instance", &error));
+            match bounded("looking at an instance", FILE_LIMIT, ErrorKind::Failed, look).await {
+                Ok(Entry::Ours(found)) => watch.tell(&found).await,
+                Ok(Entry::Nothing | Entry::Foreign(_)) => watch.tell_gone(&runtime_id),
+                // Somebody has to look again: that it ended would not be told else.
+                Err(error) => {
+                    let _ = watch.sender.send(RuntimeEvent::Resync { reason: error.to_string() });
+                }
             }
         }));
+    }
+}
+
+/// Waits until a process is gone; looked at every second where it can't be waited for, as without a free descriptor.
+async fn gone(process: ProcessKey) {
+    loop {
+        match process.open() {
+            Ok(None) => return,
+            Ok(Some(pidfd)) => match ended(pidfd).await {
+                Ok(()) => return,
+                Err(_) => tokio::time::sleep(POLL).await,
+            },
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
     }
 }
 

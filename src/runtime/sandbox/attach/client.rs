@@ -100,7 +100,7 @@ struct End {
 impl End {
     /// Its exit code, once it ended.
     async fn code(self) -> Result<ExecOutput> {
-        if let Some(pidfd) = self.supervisor.open() {
+        if let Ok(Some(pidfd)) = self.supervisor.open() {
             // The output has ended, so the program has.
             let _ = tokio::time::timeout(END_LIMIT, ended(pidfd)).await;
         }

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::process::{
-    DumpableBehavior, Gid, Pid, Resource, Rlimit, Signal, Uid, getpid, getppid, getrlimit, pidfd_send_signal,
-    set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+    DumpableBehavior, Gid, Pid, Signal, Uid, getpid, getppid, pidfd_send_signal, set_dumpable_behavior,
+    set_parent_process_death_signal,
 };
 use rustix::thread::{
     LinkNameSpaceType, move_into_link_name_space, set_no_new_privs, set_thread_groups, set_thread_res_gid,
@@ -19,6 +19,7 @@ use super::Network;
 use super::egress::{self, Policy};
 use super::handover::Place;
 use super::publish::{Listening, listen, serve};
+use crate::runtime::sandbox::descriptors;
 use crate::runtime::sandbox::failure::{Context, Failure};
 use crate::runtime::sandbox::program;
 use crate::runtime::sandbox::sys::{self, Fork, Namespaces};
@@ -71,20 +72,13 @@ impl Work {
     }
 
     fn serve(&self) -> ! {
-        raise_limit();
+        // Connections take two each and flows of datagrams one: more together than the common limit.
+        descriptors::raise();
         match self {
             Self::Ports(listening, own) => serve(listening, *own),
             Self::Egress(proxy, policy) => egress::serve(proxy, policy.clone()),
         }
     }
-}
-
-/// Lets this process have as many descriptors as it may: connections take two each and flows of datagrams one, and the
-/// common soft limit of 1024, made for programs that use `select`, is less than their bounds together.
-fn raise_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    // What can't be raised stays as it is, and what exceeds it is refused.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// One helper.
