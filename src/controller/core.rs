@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
@@ -18,7 +17,8 @@ use super::cache::Cache;
 use super::declared::Declared;
 use super::event::Event;
 use super::flight::Flights;
-use super::message::{Command, Message};
+use super::lists::Lists;
+use super::message::{Command, ListCall, Message};
 use super::observe::{self, Connect};
 use super::publish::Board;
 use super::queue::Queue;
@@ -28,13 +28,6 @@ use crate::execute::Gate;
 use crate::runtime::{Runtime, RuntimeEvent, Volumes};
 use crate::spec::RuntimeKind;
 use crate::status::Status;
-
-/// Time between two full lists of a runtime that answers. Events carry the changes; the list only proves that none was
-/// missed, so it may be rare (kubelet re-lists every minute, at a cost that shows).
-pub(super) const RELIST: Duration = Duration::from_secs(300);
-
-/// First and longest pause between two lists of a runtime that fails to list.
-const RELIST_FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Messages that may wait; senders wait beyond that, which slows events down and loses none.
 const MESSAGES: usize = 1024;
@@ -106,19 +99,7 @@ pub enum Scope {
 pub struct Attached {
     pub runtime: Arc<dyn Runtime>,
     pub gate: Arc<Gate>,
-    next_list: Option<Instant>,
-    /// Whether a list is under way. One at a time: of two, the one that began first may end last, and bring back what
-    /// the other knew to have gone.
-    listing: bool,
-    list_pause: Duration,
-    listed_once: bool,
-}
-
-impl Attached {
-    /// When the next list is to begin; absent while one is under way.
-    fn next_list(&self) -> Option<Instant> {
-        self.next_list.filter(|_| !self.listing)
-    }
+    lists: Lists,
 }
 
 /// A running core. Dropping it ends every task of it at once, like a crash; workloads go on.
@@ -233,7 +214,7 @@ impl State {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let lists = self.runtimes.values().filter_map(Attached::next_list);
+        let lists = self.runtimes.values().filter_map(|attached| attached.lists.next());
         // Before the sources are synced no key is planned, so none is a reason to wake.
         let queued = self.queue.next().filter(|_| self.declared.synced);
         lists.chain(queued).chain(self.board.due()).min()
@@ -255,7 +236,7 @@ impl State {
             Message::Unreachable(kind, why) => self.lost(kind, why),
             Message::Subscribed(kind) => self.list_now(kind),
             Message::Event(kind, event) => self.event(kind, event),
-            Message::Listed(kind, began, listing) => self.listed(kind, began, listing),
+            Message::Listed(kind, call, listing) => self.listed(kind, call, listing),
             Message::Reported(flight, report) => self.reported(flight, *report),
             Message::Progress(flight, words) => self.progressed(flight, words),
             Message::Landed(flight) => self.landed(flight),
@@ -265,15 +246,7 @@ impl State {
 
     fn attached(&mut self, runtime: Arc<dyn Runtime>) {
         let gate = Arc::new(Gate::new(runtime.concurrency()));
-        let attached = Attached {
-            gate,
-            next_list: None,
-            listing: false,
-            list_pause: RELIST_FAILED.0,
-            listed_once: false,
-            runtime: runtime.clone(),
-        };
-        self.runtimes.insert(runtime.kind(), attached);
+        self.runtimes.insert(runtime.kind(), Attached { gate, lists: Lists::new(), runtime });
     }
 
     /// A runtime can't be reached: nothing is known of what it runs, and nothing is done about it.
@@ -287,41 +260,35 @@ impl State {
         }
     }
 
-    /// Asks for a full list as soon as possible. One that is under way does not do: it may have begun too early.
+    /// Asks for a full list as soon as possible.
     pub(super) fn list_now(&mut self, kind: RuntimeKind) {
         let now = Instant::now();
         if let Some(attached) = self.runtimes.get_mut(&kind) {
-            attached.next_list = Some(now);
+            attached.lists.ask(now);
         }
     }
 
     fn relist(&mut self) {
         let now = Instant::now();
-        let mark = self.cache.mark();
+        let began = self.cache.mark();
         for attached in self.runtimes.values_mut() {
-            if attached.next_list().is_some_and(|at| at <= now) {
-                attached.next_list = None;
-                attached.listing = true;
-                self.lanes.spawn(observe::list(attached.runtime.clone(), mark, self.messages.clone()));
+            if let Some(number) = attached.lists.begin(now) {
+                let call = ListCall { number, began };
+                self.lanes.spawn(observe::list(attached.runtime.clone(), call, self.messages.clone()));
             }
         }
     }
 
-    fn listed(
-        &mut self,
-        kind: RuntimeKind,
-        began: super::cache::Mark,
-        listing: crate::runtime::Result<crate::runtime::Listing>,
-    ) {
+    fn listed(&mut self, kind: RuntimeKind, call: ListCall, listing: crate::runtime::Result<crate::runtime::Listing>) {
         let now = Instant::now();
         let Some(attached) = self.runtimes.get_mut(&kind) else { return };
-        attached.listing = false;
+        if !attached.lists.end(call.number) {
+            return;
+        }
         match listing {
             Ok(listing) => {
-                let first = !std::mem::replace(&mut attached.listed_once, true);
-                attached.list_pause = RELIST_FAILED.0;
-                attached.next_list.get_or_insert(now + RELIST);
-                let touched = self.cache.listed(kind, began, listing);
+                let first = attached.lists.succeeded(now);
+                let touched = self.cache.listed(kind, call.began, listing);
                 if self.unreachable.remove(&kind).is_some() || first {
                     self.enqueue_all();
                 }
@@ -330,8 +297,7 @@ impl State {
                 }
             }
             Err(error) => {
-                attached.next_list.get_or_insert(now + attached.list_pause);
-                attached.list_pause = (attached.list_pause * 2).min(RELIST_FAILED.1);
+                attached.lists.failed(now);
                 self.lost(kind, error.message);
             }
         }
@@ -473,7 +439,7 @@ impl State {
     pub(super) fn synced(&self) -> bool {
         self.declared.synced
             && self.expected.iter().all(|kind| {
-                self.runtimes.get(kind).is_some_and(|attached| attached.listed_once)
+                self.runtimes.get(kind).is_some_and(|attached| attached.lists.succeeded_once())
                     || self.unreachable.get(kind).is_some_and(|why| why != NOT_REACHED_YET)
             })
     }
@@ -505,6 +471,9 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::lists::RELIST;
     use super::*;
     use crate::clock::SystemClock;
     use crate::runtime::sim::{Faults, World};
@@ -512,7 +481,7 @@ mod tests {
 
     const SIM: RuntimeKind = RuntimeKind::Sim;
 
-    fn state() -> (State, mpsc::Receiver<Message>) {
+    fn state() -> (State, mpsc::Receiver<Message>, Arc<World>) {
         let clock = Arc::new(SystemClock);
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let parts = Parts {
@@ -528,26 +497,44 @@ mod tests {
         let mut state = State::new(parts, messages, Board::new().0);
         let world = World::new(clock, 1, Faults::none());
         state.attached(Arc::new(world.runtime(Owner("test".to_owned()))));
-        (state, inbox)
+        (state, inbox, world)
+    }
+
+    /// Takes the next result of a list.
+    async fn take_result(state: &mut State, inbox: &mut mpsc::Receiver<Message>) {
+        let result = inbox.recv().await.expect("the result of a list");
+        assert!(matches!(result, Message::Listed(..)));
+        state.handle(result);
+        state.publish_due();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn lists_of_a_runtime_follow_each_other() {
-        let (mut state, mut inbox) = state();
-        for _ in 0..2 {
-            state.list_now(SIM);
-            state.relist();
-            assert_eq!((state.lanes.len(), state.deadline()), (1, None));
-        }
-        let first = inbox.recv().await.expect("the result of the first");
-        state.lanes.join_next().await;
-        state.handle(first);
-        state.publish_due();
-        // The second was asked for after the first began.
-        assert_eq!(state.deadline(), Some(Instant::now()));
+    async fn the_next_list_is_due_a_while_after_one_that_succeeded() {
+        let (mut state, mut inbox, _world) = state();
+        state.list_now(SIM);
         state.relist();
-        let second = inbox.recv().await.expect("the result of the second");
-        state.handle(second);
+        assert_eq!((state.lanes.len(), state.deadline()), (1, None));
+        take_result(&mut state, &mut inbox).await;
         assert_eq!(state.deadline(), Some(Instant::now() + RELIST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_hangs_holds_up_none_that_is_asked_for_and_does_not_gainsay_it() {
+        let (mut state, mut inbox, world) = state();
+        let day = Duration::from_secs(24 * 3600);
+        world.set_faults(Faults { slow: 1.0, slow_for: day, ..Faults::none() });
+        state.list_now(SIM);
+        state.relist();
+        // It is asked for a first time, and hangs from then on.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.set_faults(Faults::none());
+        let asked = Instant::now();
+        state.handle(Message::Subscribed(SIM));
+        state.relist();
+        take_result(&mut state, &mut inbox).await;
+        assert_eq!((asked.elapsed(), state.unreachable.get(&SIM)), (Duration::ZERO, None));
+        take_result(&mut state, &mut inbox).await;
+        assert_eq!((asked.elapsed().as_secs(), state.unreachable.get(&SIM)), (59, None));
+        assert_eq!(state.deadline(), Some(asked + RELIST));
     }
 }

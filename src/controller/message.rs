@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::cache::Mark;
 use super::flight::FlightId;
+use super::lists::ListNumber;
 use crate::execute::Report;
 use crate::plan::Snapshot;
 use crate::runtime::{Listing, Result, Runtime, RuntimeEvent, Volumes};
@@ -24,7 +25,7 @@ pub enum Message {
     /// A runtime reports a change.
     Event(RuntimeKind, RuntimeEvent),
     /// A full list has ended.
-    Listed(RuntimeKind, Mark, Result<Listing>),
+    Listed(RuntimeKind, ListCall, Result<Listing>),
     /// A step has ended.
     Reported(FlightId, Box<Report>),
     /// A step is getting on, in the runtime's words.
@@ -33,6 +34,15 @@ pub enum Message {
     Landed(FlightId),
     /// A caller asks.
     Command(Command),
+}
+
+/// Which full list of a runtime has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListCall {
+    /// Its place among the lists of this runtime.
+    pub number: ListNumber,
+    /// What was known when it began.
+    pub began: Mark,
 }
 
 /// What callers ask of the core.

@@ -16,6 +16,7 @@ mod engine;
 mod event;
 mod flight;
 mod follow;
+mod lists;
 mod message;
 #[cfg(target_os = "linux")]
 mod nothing;

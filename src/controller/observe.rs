@@ -7,8 +7,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use super::cache::Mark;
-use super::message::Message;
+use super::message::{ListCall, Message};
 use crate::runtime::{ErrorKind, Result, Runtime, RuntimeError};
 use crate::spec::RuntimeKind;
 
@@ -90,7 +89,7 @@ async fn attach(connect: &dyn Connect, core: &mpsc::Sender<Message>) -> Option<A
 }
 
 /// One full list, reported to the core.
-pub async fn list(runtime: Arc<dyn Runtime>, began: Mark, core: mpsc::Sender<Message>) {
+pub async fn list(runtime: Arc<dyn Runtime>, call: ListCall, core: mpsc::Sender<Message>) {
     let kind = runtime.kind();
     let listing = tokio::time::timeout(LIST_DEADLINE, runtime.list()).await.unwrap_or_else(|_| {
         Err(RuntimeError::new(
@@ -99,5 +98,5 @@ pub async fn list(runtime: Arc<dyn Runtime>, began: Mark, core: mpsc::Sender<Mes
         ))
     });
     // A core that has ended needs no list.
-    let _ = core.send(Message::Listed(kind, began, listing)).await;
+    let _ = core.send(Message::Listed(kind, call, listing)).await;
 }

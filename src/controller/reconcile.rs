@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::core::{NOT_REACHED_YET, RELIST, Settled, State};
+use super::core::{NOT_REACHED_YET, Settled, State};
 use super::flight::FlightId;
+use super::lists::RELIST;
 use super::message::Message;
 use crate::execute::{self, Outcome, Report, Reporter};
 use crate::plan::{Action, Input, Lane, Snapshot, Step, Unreachable, plan, sightings};
