@@ -14,7 +14,7 @@ use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
 use crate::spec::HumanDuration;
 use crate::state::{Condition, ConditionStatus};
-use crate::status::{DeploymentState, InstanceView, Status};
+use crate::status::{DeploymentState, InstanceView, ServiceView, Status};
 use futures::StreamExt;
 
 /// Longest wait when none is named: the progress deadline of a rollout (Kubernetes' `progressDeadlineSeconds`).
@@ -34,11 +34,11 @@ const LAST_LINES_DEADLINE: Duration = Duration::from_secs(5);
 /// so at once (supervisord `startsecs`: 1 s). `rollout.min_ready` asks for more.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// Restarts of every instance before anything was asked for, by name and revision: those of another revision begin at
+/// Restarts of every instance before anything was asked for, by name and revision: those of another template begin at
 /// zero.
 #[derive(Debug, Clone, Default)]
 pub struct Baseline {
-    restarts: BTreeMap<(String, String), u32>,
+    restarts: BTreeMap<String, BTreeMap<String, u32>>,
 }
 
 impl Baseline {
@@ -46,28 +46,34 @@ impl Baseline {
     pub fn of(status: &Status) -> Self {
         let mut restarts = BTreeMap::new();
         for instance in &status.instances {
-            let most: &mut u32 = restarts.entry(Self::key(instance)).or_default();
+            let of_name: &mut BTreeMap<String, u32> = restarts.entry(instance.name.clone()).or_default();
+            let most = of_name.entry(instance.revision.clone()).or_default();
             *most = (*most).max(instance.restarts);
         }
         Self { restarts }
     }
 
-    fn key(instance: &InstanceView) -> (String, String) {
-        (instance.name.clone(), instance.revision.clone())
-    }
-
     /// Crashes since then that ended in the one that it shows now.
-    fn crashes(&self, instance: &InstanceView) -> u32 {
+    fn crashes(&self, status: &Status, instance: &InstanceView) -> u32 {
         let failed = instance.exit.as_ref().is_some_and(|exit| exit.code != Some(0) || exit.oom_killed);
         if instance.phase != "exited" || !failed {
             return 0;
         }
-        1 + self.restarted(instance)
+        1 + self.restarted(status, instance)
     }
 
     /// Restarts since then.
-    fn restarted(&self, instance: &InstanceView) -> u32 {
-        instance.restarts.saturating_sub(self.restarts.get(&Self::key(instance)).copied().unwrap_or(0))
+    fn restarted(&self, status: &Status, instance: &InstanceView) -> u32 {
+        let is_of =
+            |view: &&ServiceView| (&view.deployment, &view.service) == (&instance.deployment, &instance.service);
+        let service = status.services.iter().find(is_of);
+        let is_same_template = |revision: &str| match service {
+            Some(service) => service.are_made_alike(revision, &instance.revision),
+            None => revision == instance.revision,
+        };
+        let before = self.restarts.get(&instance.name).into_iter().flatten();
+        let before = before.filter(|(revision, _)| is_same_template(revision)).map(|(_, restarts)| *restarts).max();
+        instance.restarts.saturating_sub(before.unwrap_or(0))
     }
 }
 
@@ -142,12 +148,12 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
             output: worst(status, name, baseline).map(Output::of),
         }]),
         (Goal::Running, Some((State::Degraded, view))) => match worst(status, name, baseline) {
-            Some(instance) if baseline.crashes(instance) >= CRASHES => Verdict::Failed(vec![Failed {
+            Some(instance) if baseline.crashes(status, instance) >= CRASHES => Verdict::Failed(vec![Failed {
                 deployment: name.to_owned(),
                 why: format!(
                     "{} crashed {} times in a row ({}); keel goes on trying{}",
                     instance.name,
-                    baseline.crashes(instance),
+                    baseline.crashes(status, instance),
                     ended(instance),
                     if view.message.is_empty() { String::new() } else { format!(": {}", view.message) }
                 ),
@@ -187,14 +193,14 @@ fn why(status: &Status, name: &str, message: &str) -> String {
 
 /// The instance of a deployment that crashed most.
 fn worst<'a>(status: &'a Status, name: &str, baseline: &Baseline) -> Option<&'a InstanceView> {
-    let crashed = |instance: &&InstanceView| instance.deployment == name && baseline.crashes(instance) > 0;
-    status.instances.iter().filter(crashed).max_by_key(|instance| baseline.crashes(instance))
+    let crashed = |instance: &&InstanceView| instance.deployment == name && baseline.crashes(status, instance) > 0;
+    status.instances.iter().filter(crashed).max_by_key(|instance| baseline.crashes(status, instance))
 }
 
 /// The instance of a deployment that was started again most.
 fn restarted<'a>(status: &'a Status, name: &str, baseline: &Baseline) -> Option<&'a InstanceView> {
-    let again = |instance: &&InstanceView| instance.deployment == name && baseline.restarted(instance) > 0;
-    status.instances.iter().filter(again).max_by_key(|instance| baseline.restarted(instance))
+    let again = |instance: &&InstanceView| instance.deployment == name && baseline.restarted(status, instance) > 0;
+    status.instances.iter().filter(again).max_by_key(|instance| baseline.restarted(status, instance))
 }
 
 /// How an instance ended, in a phrase.
@@ -267,9 +273,9 @@ impl Crashes {
         self.0.extend(ends.map(|instance| (instance.name.clone(), ended(instance))));
     }
 
-    /// What is said of an instance that is being started again after crashes.
-    fn tell(&self, instance: &InstanceView, baseline: &Baseline) -> String {
-        let times = count(usize::try_from(baseline.restarted(instance)).unwrap_or(usize::MAX), "time");
+    /// What is said of an instance that was started again so many times after crashes.
+    fn tell(&self, instance: &InstanceView, restarts: u32) -> String {
+        let times = count(usize::try_from(restarts).unwrap_or(usize::MAX), "time");
         let how = self.0.get(&instance.name).map(|how| format!(" ({how})")).unwrap_or_default();
         format!("{} ended {times}{how} and is started again", instance.name)
     }
@@ -293,7 +299,7 @@ pub fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Cr
             };
             let mut output = worst(status, name, baseline).map(Output::of);
             if let (None, Some(instance)) = (&output, restarted(status, name, baseline)) {
-                why = format!("{why}; {}", crashes.tell(instance, baseline));
+                why = format!("{why}; {}", crashes.tell(instance, baseline.restarted(status, instance)));
                 output = Some(Output { instance: instance.name.clone(), previous: true });
             }
             Failed { deployment: name.clone(), why, output }
@@ -388,8 +394,28 @@ mod tests {
         let mut before = status("exited", 7, Some(1));
         before.instances[0].revision = "old".to_owned();
         let baseline = Baseline::of(&before);
-        assert_eq!(baseline.crashes(&before.instances[0]), 1);
+        assert_eq!(baseline.crashes(&before, &before.instances[0]), 1);
         let after = status("exited", 2, Some(1));
-        assert_eq!(baseline.crashes(&after.instances[0]), 3, "the first run, and two restarts");
+        assert_eq!(baseline.crashes(&after, &after.instances[0]), 3, "the first run, and two restarts");
+    }
+
+    #[test]
+    fn crashes_of_before_its_runtime_was_written_down_do_not_count() {
+        let service = |revision: &str, equivalent: &str| -> ServiceView {
+            serde_json::from_value(json!({
+                "deployment": "demo", "service": "web", "source": null, "runtime": "sandbox", "image": "one", "desired": 1,
+                "running": 0, "ready": 0, "updated": 0, "revision": revision, "equivalent": equivalent, "conditions": [],
+            }))
+            .unwrap()
+        };
+        let mut before = status("exited", 7, Some(1));
+        before.services = vec![service("r", "written")];
+        let baseline = Baseline::of(&before);
+        let mut after = status("exited", 8, Some(1));
+        after.instances[0].revision = "written".to_owned();
+        after.services = vec![service("written", "r")];
+        assert_eq!(baseline.crashes(&after, &after.instances[0]), 2, "the one before, and one restart");
+        after.services = vec![service("written", "other")];
+        assert_eq!(baseline.crashes(&after, &after.instances[0]), 9, "another template begins at zero");
     }
 }

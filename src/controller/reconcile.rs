@@ -195,7 +195,7 @@ impl State {
     }
 
     pub(super) fn reported(&mut self, flight: FlightId, report: Report) {
-        let (now, at) = self.now();
+        let times @ (_, at) = self.now();
         let Report { step, outcome, last } = report;
         if last {
             // Nothing more will be done, so that the next plan need not wait for the end of the task.
@@ -224,8 +224,11 @@ impl State {
             Outcome::Failed(error) => {
                 tracing::warn!("{}: {error}", step.action);
                 self.record_event(Some(&deployment), "StepFailed", format!("{}: {error}", step.action));
+                let declared = self.declared.desired.deployments.get(&deployment);
+                let service = step.action.instance().map(|id| id.service.as_str());
+                let desired = declared.zip(service).and_then(|(declared, service)| declared.services.get(service));
                 let record = self.records.entry(deployment.clone()).or_default();
-                record.failed(&step.action, &error, now, at);
+                record.failed(&step.action, desired, &error, times);
                 self.queue.add(&deployment, at);
                 self.suspect(&step.action, error);
                 return;

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::plan::{Action, Failure, History};
 use crate::runtime::RuntimeError;
+use crate::state::{DesiredService, InstanceId};
 
 /// Delay after the first failed stop, removal or teardown; doubles with each further one. The engine has just
 /// refused, so less than a second would only add to its load.
@@ -52,13 +53,21 @@ impl Record {
         }
     }
 
-    /// Notes that a call failed. A runtime that can't be reached is not the instance's failure.
-    pub fn failed(&mut self, action: &Action, error: &RuntimeError, now: DateTime<Utc>, at: Instant) {
+    /// Notes that a call failed for the service that is desired now, where it is.
+    pub fn failed(
+        &mut self,
+        action: &Action,
+        desired: Option<&DesiredService>,
+        error: &RuntimeError,
+        (now, at): (DateTime<Utc>, Instant),
+    ) {
         match action {
             Action::EnsureImage { id, .. } | Action::Create { id, .. } | Action::StartCreated { id, .. } => {
-                self.failed_launch(id, error, now);
+                self.failed_launch(id, desired, error, now);
             }
-            Action::Start { instance } | Action::Resume { instance } => self.failed_launch(&instance.id, error, now),
+            Action::Start { instance } | Action::Resume { instance } => {
+                self.failed_launch(&instance.id, desired, error, now);
+            }
             Action::Remove { .. } | Action::Stop { .. } | Action::Teardown { .. } => {
                 let (count, until) = self.retiring.entry(retire_key(action)).or_insert((0, at));
                 *until = at + RETIRE_RETRY_FIRST.saturating_mul(1 << (*count).min(16)).min(RETIRE_RETRY_MOST);
@@ -67,9 +76,19 @@ impl Record {
         }
     }
 
-    fn failed_launch(&mut self, id: &crate::state::InstanceId, error: &RuntimeError, now: DateTime<Utc>) {
+    fn failed_launch(
+        &mut self,
+        id: &InstanceId,
+        desired: Option<&DesiredService>,
+        error: &RuntimeError,
+        now: DateTime<Utc>,
+    ) {
         let slot = (id.service.clone(), id.slot);
-        let before = self.history.failures.get(&slot).filter(|failure| failure.revision == id.revision);
+        let is_same_template = |failure: &&Failure| match desired {
+            Some(desired) => desired.are_made_alike(&failure.revision, &id.revision),
+            None => failure.revision == id.revision,
+        };
+        let before = self.history.failures.get(&slot).filter(is_same_template);
         let failure = Failure {
             revision: id.revision.clone(),
             count: before.map_or(1, |failure| failure.count.saturating_add(1)),
@@ -90,6 +109,57 @@ impl Record {
 fn retire_key(action: &Action) -> String {
     match action {
         Action::Teardown { runtime, deployment, .. } => format!("{runtime} {deployment}"),
-        action => action.instance().map(crate::state::InstanceId::runtime_name).unwrap_or_default(),
+        action => action.instance().map(InstanceId::runtime_name).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::desired;
+    use super::*;
+    use crate::runtime::ErrorKind;
+    use crate::spec::{Revision, RuntimeKind, merge, parse};
+
+    /// The service `web`, as it is declared with this line.
+    fn web(line: &str) -> DesiredService {
+        let text = format!("version: v1\ndeployment: demo\n{line}services: {{ web: {{ image: {{ name: one }} }} }}\n");
+        let merged = merge(&[("/specs/a.yaml".into(), parse(&text))]);
+        desired(&merged.deployments["demo"], RuntimeKind::Sandbox).services["web"].clone()
+    }
+
+    fn image_fails(record: &mut Record, revision: &Revision, desired: Option<&DesiredService>) -> u32 {
+        let id = InstanceId {
+            deployment: "demo".to_owned(),
+            service: "web".to_owned(),
+            slot: 0,
+            revision: revision.clone(),
+            attempt: 0,
+        };
+        let action = Action::EnsureImage { id, image: web("").spec.image.clone(), runtime: RuntimeKind::Sandbox };
+        let error = RuntimeError::new(ErrorKind::Failed, "no");
+        record.failed(&action, desired, &error, (DateTime::UNIX_EPOCH, Instant::now()));
+        record.history.failures[&("web".to_owned(), 0)].count
+    }
+
+    #[test]
+    fn failures_in_a_row_are_counted_on_where_the_runtime_is_written_down() {
+        let (unwritten, written) = (web(""), web("runtime: sandbox\n"));
+        let mut record = Record::default();
+        assert_ne!(unwritten.revision, written.revision);
+        assert_eq!(image_fails(&mut record, &unwritten.revision, Some(&unwritten)), 1);
+        assert_eq!(image_fails(&mut record, &written.revision, Some(&written)), 2);
+        // What began before the declaration changed fails after it.
+        assert_eq!(image_fails(&mut record, &unwritten.revision, Some(&written)), 3);
+    }
+
+    #[test]
+    fn failures_in_a_row_begin_anew_with_another_template() {
+        let (web, other) = (web(""), "v1-0123456789abcdef".parse().unwrap());
+        let mut record = Record::default();
+        assert_eq!(image_fails(&mut record, &other, Some(&web)), 1);
+        assert_eq!(image_fails(&mut record, &other, Some(&web)), 2);
+        assert_eq!(image_fails(&mut record, &web.revision, Some(&web)), 1);
+        // Nothing is declared any more.
+        assert_eq!(image_fails(&mut record, &web.revision, None), 2);
     }
 }

@@ -56,6 +56,11 @@ impl DesiredService {
     pub fn is_made_from(&self, revision: &Revision) -> bool {
         self.revision == *revision || self.equivalent.as_ref() == Some(revision)
     }
+
+    /// Whether instances of these two revisions were made from the same template.
+    pub fn are_made_alike(&self, one: &Revision, other: &Revision) -> bool {
+        one == other || (self.is_made_from(one) && self.is_made_from(other))
+    }
 }
 
 /// What becomes of a deployment that has instances and no declaration.

@@ -77,6 +77,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         ready: count(&|instance| instance.phase.is_ready()),
         updated: count(&|instance| runs(instance) && current(instance)),
         revision: service.revision.to_string(),
+        equivalent: service.equivalent.as_ref().map(ToString::to_string),
         message: String::new(),
         conditions: Vec::new(),
     };

@@ -120,11 +120,23 @@ pub struct ServiceView {
     pub updated: u32,
     /// The declared revision.
     pub revision: String,
+    /// Another revision that means the same template on this runtime, where there is one: instances of it are `updated`
+    /// too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equivalent: Option<String>,
     /// What is being waited for, or the worst that is true of it; empty where all is well.
     #[serde(default)]
     pub message: String,
     /// What else is true of it.
     pub conditions: Vec<Condition>,
+}
+
+impl ServiceView {
+    /// Whether instances of these two revisions were made from the same template, as far as the declared one tells.
+    pub fn are_made_alike(&self, one: &str, other: &str) -> bool {
+        let is_declared = |revision: &str| self.revision == revision || self.equivalent.as_deref() == Some(revision);
+        one == other || (is_declared(one) && is_declared(other))
+    }
 }
 
 /// One instance.
