@@ -3,19 +3,22 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::converge::{Baseline, TIMEOUT, Waited, not_done, report, wait};
+use super::converge::{Baseline, TIMEOUT};
 use super::exit::{Exit, Outcome};
 use super::files::Files;
-use super::goal::{Goals, Results, goals};
-use super::output::{note, print};
+use super::goal::{Results, goals};
 use super::problems;
 use super::reconnecting::{Reconnecting, Unattended, change, observe};
-use super::text::harmless;
+use super::tries::{Tries, Words, print_results, unless_interrupted};
 use crate::api::Client;
 use crate::config::Options;
 use crate::controller::{Applied, ApplyRequest, Change};
+
+const WORDS: Words = Words {
+    nothing_done: "nothing was applied",
+    not_carried_out: "no controller runs, so nothing is started until `keel run` or `keel apply` without --no-wait",
+    stands: "what was declared stands",
+};
 
 /// Declare what files say, and wait until it runs
 ///
@@ -68,9 +71,8 @@ impl Args {
     /// Declares it, and waits; once more with the next engine where the controller ends meanwhile, which then finds it
     /// declared. What was expected tells what an answer said that was lost.
     async fn apply(&self, engine: &mut Reconnecting<'_>, mut request: ApplyRequest, expected: Results) -> Outcome {
-        let deadline = Instant::now() + self.timeout;
-        let (mut results, mut baseline) = (expected, None);
-        let (mut has_asked, mut is_told) = (false, false);
+        let mut tries = Tries::new(WORDS, self.no_wait, self.timeout);
+        let (mut results, mut baseline, mut has_asked) = (expected, None, false);
         let declare = async |client: &Client| -> Outcome {
             let baseline = match &mut baseline {
                 Some(baseline) => &*baseline,
@@ -78,31 +80,15 @@ impl Args {
             };
             let is_retry = std::mem::replace(&mut has_asked, true);
             request.attend_to = results.iter().filter(|_| is_retry).map(|(name, _)| name.clone()).collect();
-            let applied = client.apply(&request).await?;
-            if !applied.problems.is_empty() {
-                problems::report(&applied.problems, "nothing was applied");
-                return Ok(Exit::Failure);
+            let mut applied = client.apply(&request).await?;
+            if is_retry {
+                applied.results = after_retry(&results, applied.results);
             }
-            results = if is_retry { after_retry(&results, applied.results) } else { applied.results };
-            if !is_told {
-                print_results(&Applied { results: results.clone(), notes: applied.notes, ..Applied::default() }, "")?;
-                is_told = true;
-            }
-            if self.no_wait {
-                if !client.has_controller() {
-                    note(
-                        "no controller runs, so nothing is started until `keel run` or `keel apply` without --no-wait",
-                    );
-                }
-                return Ok(Exit::Success);
-            }
-            finish(client, &goals(&results), baseline, deadline, self.timeout).await
+            results.clone_from(&applied.results);
+            tries.end(client, &applied, &goals(&results), baseline).await
         };
-        match unless_interrupted(engine.ask(declare)).await {
-            Some(outcome) => outcome,
-            None if is_told => Ok(interrupted("what was declared stands")),
-            None => Ok(interrupted("see `keel get deployments` for what is declared")),
-        }
+        let done = unless_interrupted(engine.ask(declare)).await;
+        tries.outcome(done)
     }
 }
 
@@ -129,55 +115,6 @@ fn after_retry(before: &[(String, Change)], now: Results) -> Results {
     });
     let gone = before.iter().filter(|(name, _)| !named.contains(name)).cloned();
     declared.chain(gone).collect()
-}
-
-/// Prints `deployment/x created`, one line per deployment, and what else there is to know.
-pub fn print_results(applied: &Applied, suffix: &str) -> anyhow::Result<()> {
-    let line = |(name, change): &(String, Change)| format!("deployment/{name} {}{suffix}\n", change.name());
-    print(&applied.results.iter().map(line).collect::<String>())?;
-    for text in &applied.notes {
-        note(harmless(text));
-    }
-    Ok(())
-}
-
-/// Waits for the goals until the end of the timeout that was given, and tells how it ended.
-pub async fn finish(
-    client: &Client,
-    goals: &Goals,
-    baseline: &Baseline,
-    deadline: Instant,
-    timeout: Duration,
-) -> Outcome {
-    match wait(client, goals, baseline, deadline).await? {
-        Waited::Reached => Ok(Exit::Success),
-        Waited::Failed(failures) => {
-            report(client, "failed", &failures).await;
-            Ok(Exit::Failure)
-        }
-        Waited::TimedOut(missing) => {
-            let after = not_done(timeout);
-            if missing.is_empty() {
-                note(format_args!("error: {after}: what runs has not run for long enough to count"));
-            }
-            report(client, &after, &missing).await;
-            Ok(Exit::TimedOut)
-        }
-    }
-}
-
-/// Does this to its end; `None` where somebody presses control-C first.
-pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        done = work => Some(done),
-        Ok(()) = tokio::signal::ctrl_c() => None,
-    }
-}
-
-/// Tells that it was, and what that means.
-pub fn interrupted(what: &str) -> Exit {
-    note(format_args!("interrupted; {what}"));
-    Exit::Interrupted
 }
 
 #[cfg(test)]

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::bail;
-use tokio::time::Instant;
 
-use super::apply::{finish, interrupted, print_results, unless_interrupted};
 use super::connect::synced_status;
 use super::converge::Baseline;
 use super::exit::{Exit, Outcome};
@@ -15,6 +13,7 @@ use super::goal::goals;
 use super::output::note;
 use super::problems;
 use super::reconnecting::{Reconnecting, Unattended, change, observe_existing};
+use super::tries::{Tries, Words, unless_interrupted};
 use crate::api::{ApiError, Client};
 use crate::config::Options;
 use crate::controller::{Applied, Change, DeleteRequest, SpecFile};
@@ -23,6 +22,14 @@ use crate::spec::{ParsedFile, parse};
 
 /// Longest wait when none is named: ten times the default `stop_grace_period`, instances being stopped side by side.
 const TIMEOUT: &str = "5m";
+
+const WORDS: Words = Words {
+    nothing_done: NOTHING_REMOVED,
+    not_carried_out: "no controller runs, so nothing is stopped until `keel run` or `keel delete` without --no-wait",
+    stands: "the removal stands",
+};
+
+const NOTHING_REMOVED: &str = "nothing was removed";
 
 /// Remove deployments, by name or as files declare them
 ///
@@ -137,49 +144,32 @@ impl Args {
         if let Some(named) = named_in(&request.files) {
             return Ok(named);
         }
-        let preview = engine.ask(async |client| client.preview(&request).await).await?;
-        if !preview.problems.is_empty() {
-            problems::report(&preview.problems, "nothing was removed");
+        let expected = engine.ask(async |client| client.dry_run(&request).await).await?;
+        if !expected.problems.is_empty() {
+            problems::report(&expected.problems, NOTHING_REMOVED);
             bail!("name the deployments instead: keel delete NAME");
         }
-        let declared = preview.deployments.into_iter().filter(|one| one.change != Change::Pruned);
-        Ok(declared.map(|preview| preview.deployment).collect())
+        let declared = expected.results.into_iter().filter(|(_, change)| *change != Change::Pruned);
+        Ok(declared.map(|(name, _)| name).collect())
     }
 
     /// Has them removed, and waits; once more with the next engine where the controller ends meanwhile, for what is left
     /// by then.
     async fn delete(&self, engine: &mut Reconnecting<'_>, deployments: &BTreeSet<String>) -> Outcome {
-        let deadline = Instant::now() + self.timeout;
-        let (mut has_asked, mut is_told) = (false, false);
+        let mut tries = Tries::new(WORDS, self.no_wait, self.timeout);
+        let mut has_asked = false;
         let remove = async |client: &Client| -> Outcome {
             let (left, _) = self.find(client, deployments).await?;
             let baseline = Baseline::of(&client.status().await?);
             // What the try before had removed may be gone by the time that it is asked for again.
             let ignore_not_found = std::mem::replace(&mut has_asked, true) || self.ignore_not_found;
-            let applied = self.take_back(client, left, ignore_not_found).await?;
-            if !applied.problems.is_empty() {
-                problems::report(&applied.problems, "nothing was removed");
-                return Ok(Exit::Failure);
-            }
-            if !is_told {
-                print_results(&Applied { results: deleted(deployments), ..applied.clone() }, "")?;
-                is_told = true;
-            }
-            if self.no_wait {
-                if !client.has_controller() {
-                    note(
-                        "no controller runs, so nothing is stopped until `keel run` or `keel delete` without --no-wait",
-                    );
-                }
-                return Ok(Exit::Success);
-            }
-            finish(client, &goals(&applied.results), &baseline, deadline, self.timeout).await
+            let mut answer = self.take_back(client, left, ignore_not_found).await?;
+            let goals = goals(&answer.results);
+            answer.results = deleted(deployments);
+            tries.end(client, &answer, &goals, &baseline).await
         };
-        match unless_interrupted(engine.ask(remove)).await {
-            Some(outcome) => outcome,
-            None if is_told => Ok(interrupted("the removal stands")),
-            None => Ok(interrupted("see `keel get deployments` for what is declared")),
-        }
+        let done = unless_interrupted(engine.ask(remove)).await;
+        tries.outcome(done)
     }
 
     async fn take_back(

@@ -38,6 +38,7 @@ mod streams;
 mod terminal;
 pub(crate) mod text;
 mod top;
+mod tries;
 pub mod validate;
 mod version;
 mod views;
