@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::convert;
-use super::copies::{Fresh, beside, forget_unused_runtimes, replaced};
+use super::copies::{Submitted, beside, forget_unused_runtimes, replaced};
 use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
@@ -145,7 +145,7 @@ impl Engine {
         self.check_runtime(request.runtime)?;
         let known = read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?;
         let is_watched = |file: &SpecFile| self.watches(&file.path);
-        let Fresh { parsed, mut copies } = Fresh::read(&request.files, is_watched, request.runtime, &known);
+        let Submitted { parsed, mut copies } = Submitted::read(&request.files, is_watched, request.runtime, &known);
         let merged = merge(&parsed);
         let mut found = problems(&parsed, &merged);
         for Conflict { file, problem, .. } in self.conflicts(&parsed, &beside(&request.origins, &copies, &known))? {

@@ -7,16 +7,16 @@ use super::SpecFile;
 use crate::spec::{MergedDeployment, ParsedFile, RuntimeKind, parse};
 use crate::store::AppliedFile;
 
-/// What files say, and the copies that are to be kept of those that are not watched.
+/// What the files of an apply say, and the copies that are to be kept of those that are not watched.
 #[derive(Debug, Default)]
-pub(super) struct Fresh {
+pub(super) struct Submitted {
     /// By path.
     pub(super) parsed: Vec<(PathBuf, ParsedFile)>,
     /// In the order of the files.
     pub(super) copies: Vec<AppliedFile>,
 }
 
-impl Fresh {
+impl Submitted {
     /// Reads files that are applied with the runtime `named`, where one is. A deployment for which none is named now
     /// keeps the one that it had, in whichever file it was.
     pub(super) fn read(
@@ -28,37 +28,37 @@ impl Fresh {
         // A rehearsal leaves the runtimes as they were named before.
         let named = named.filter(|kind| *kind != RuntimeKind::Sim);
         let before: BTreeMap<&str, RuntimeKind> = known.iter().flat_map(AppliedFile::remembered_runtimes).collect();
-        let mut fresh = Self::default();
+        let mut submitted = Self::default();
         for file in files {
             let mut parsed = parse(&file.text);
             if !is_watched(file) {
                 let runtime = |name: &str| Some((name.to_owned(), named.or_else(|| before.get(name).copied())?));
                 parsed.default_runtimes = parsed.deployments().filter_map(runtime).collect();
-                fresh.copies.push(AppliedFile {
+                submitted.copies.push(AppliedFile {
                     origin: file.path.clone(),
                     text: file.text.clone(),
                     without: BTreeSet::new(),
                     default_runtimes: parsed.default_runtimes.clone(),
                 });
             }
-            fresh.parsed.push((file.path.clone(), parsed));
+            submitted.parsed.push((file.path.clone(), parsed));
         }
-        fresh
+        submitted
     }
 }
 
 /// Forgets the runtimes of deployments that write one for each of their services: what is written takes the place of
 /// what was named.
-pub(super) fn forget_unused_runtimes(fresh: &mut [AppliedFile], declared: &BTreeMap<String, MergedDeployment>) {
+pub(super) fn forget_unused_runtimes(copies: &mut [AppliedFile], declared: &BTreeMap<String, MergedDeployment>) {
     let is_used = |name: &String| {
         declared.get(name).is_none_or(|merged| merged.services.values().any(|service| service.runtime.is_none()))
     };
-    fresh.iter_mut().for_each(|copy| copy.default_runtimes.retain(|name, _| is_used(name)));
+    copies.iter_mut().for_each(|copy| copy.default_runtimes.retain(|name, _| is_used(name)));
 }
 
 /// The copies of applied files that stay as they are, but for what the new files declare.
-pub(super) fn beside(origins: &[PathBuf], fresh: &[AppliedFile], known: &[AppliedFile]) -> Vec<AppliedFile> {
-    let places: BTreeSet<String> = fresh.iter().map(AppliedFile::copy_name).collect();
+pub(super) fn beside(origins: &[PathBuf], submitted: &[AppliedFile], known: &[AppliedFile]) -> Vec<AppliedFile> {
+    let places: BTreeSet<String> = submitted.iter().map(AppliedFile::copy_name).collect();
     let goes = |copy: &&AppliedFile| {
         places.contains(&copy.copy_name()) || origins.iter().any(|origin| copy.origin.starts_with(origin))
     };
@@ -70,12 +70,12 @@ pub(super) fn beside(origins: &[PathBuf], fresh: &[AppliedFile], known: &[Applie
 pub(super) fn replaced(
     origins: &[PathBuf],
     declared: &BTreeMap<String, MergedDeployment>,
-    fresh: Vec<AppliedFile>,
+    submitted: Vec<AppliedFile>,
     known: Vec<AppliedFile>,
 ) -> (Vec<AppliedFile>, BTreeSet<String>) {
     let mut retracted = Vec::new();
     let mut gone = BTreeSet::new();
-    let places: BTreeSet<String> = fresh.iter().map(AppliedFile::copy_name).collect();
+    let places: BTreeSet<String> = submitted.iter().map(AppliedFile::copy_name).collect();
     for mut file in known {
         let all = file.deployments();
         let again = places.contains(&file.copy_name());
@@ -91,7 +91,7 @@ pub(super) fn replaced(
             retracted.push(file);
         }
     }
-    let kept = fresh.into_iter().chain(retracted).collect();
+    let kept = submitted.into_iter().chain(retracted).collect();
     (kept, gone)
 }
 
@@ -119,10 +119,10 @@ mod tests {
 
     /// Applies files as the engine does; what is kept takes the place of what was.
     fn apply(known: &mut Vec<AppliedFile>, files: &[SpecFile], named: Option<RuntimeKind>) {
-        let mut fresh = Fresh::read(files, |_| false, named, known);
-        let declared = merge(&fresh.parsed).deployments;
-        forget_unused_runtimes(&mut fresh.copies, &declared);
-        let (kept, _) = replaced(&[], &declared, fresh.copies, known.clone());
+        let mut submitted = Submitted::read(files, |_| false, named, known);
+        let declared = merge(&submitted.parsed).deployments;
+        forget_unused_runtimes(&mut submitted.copies, &declared);
+        let (kept, _) = replaced(&[], &declared, submitted.copies, known.clone());
         let places: BTreeSet<String> = kept.iter().map(AppliedFile::copy_name).collect();
         known.retain(|old| !places.contains(&old.copy_name()));
         known.extend(kept);
@@ -205,10 +205,10 @@ mod tests {
             began.elapsed().max(Duration::from_micros(1))
         };
         let once = time(&mut || files.iter().for_each(|file| drop(parse(&file.text))));
-        let fresh = time(&mut || drop(Fresh::read(&files, |_| false, None, &known)));
-        let replaced = time(&mut || drop(replaced(&[], &BTreeMap::new(), Fresh::default().copies, known.clone())));
+        let read = time(&mut || drop(Submitted::read(&files, |_| false, None, &known)));
+        let replaced = time(&mut || drop(replaced(&[], &BTreeMap::new(), Submitted::default().copies, known.clone())));
         // Each parsing every copy before its own would be half as many times as there are files.
         let most = once * (FILES as u32 / 10);
-        assert!(fresh < most && replaced < most, "{once:?} once, {fresh:?} and {replaced:?}");
+        assert!(read < most && replaced < most, "{once:?} once, {read:?} and {replaced:?}");
     }
 }

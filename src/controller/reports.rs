@@ -31,7 +31,7 @@ pub struct ControlReport {
     /// How far, and what is missing.
     #[serde(flatten)]
     pub support: Support,
-    /// By what means, where it can be had in several ways.
+    /// By what it is enforced, where it can be had in several ways.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -43,8 +43,8 @@ impl RuntimeReport {
             Err(why) => (Some(why), None),
         };
         let version = capabilities.as_ref().map(|one| one.version.clone());
-        let Capabilities { controls, mut means, .. } = capabilities.unwrap_or_default();
-        let report = |(control, support)| ControlReport { control, support, by: means.remove(&control) };
+        let Capabilities { controls, mut by, .. } = capabilities.unwrap_or_default();
+        let report = |(control, support)| ControlReport { control, support, by: by.remove(&control) };
         let controls = controls.into_iter().map(report).collect();
         Self { runtime, unreachable, version, controls }
     }

@@ -13,9 +13,9 @@ pub struct Capabilities {
     pub version: String,
     /// Support by control.
     pub controls: BTreeMap<Control, Support>,
-    /// By what means, where a control can be had in several ways.
+    /// By what a control is enforced, where it can be had in several ways.
     #[serde(default)]
-    pub means: BTreeMap<Control, String>,
+    pub by: BTreeMap<Control, String>,
 }
 
 impl Capabilities {

@@ -24,12 +24,12 @@ pub struct Enforcement {
 pub enum EnforcementState {
     /// It holds.
     Enforced {
-        /// By what means.
+        /// By what.
         by: String,
     },
     /// It holds in part.
     Degraded {
-        /// By what means.
+        /// By what.
         by: String,
         /// What is missing, and why.
         why: String,

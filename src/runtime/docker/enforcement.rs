@@ -61,7 +61,7 @@ fn instead(control: Control, host: &HostConfig) -> Option<String> {
 struct Asked {
     /// The setting.
     words: Option<String>,
-    /// The means that it stands for; none where it asks for nothing.
+    /// By what it is enforced; none where it asks for nothing.
     by: Option<String>,
 }
 

@@ -169,12 +169,12 @@ pub fn report(probe: &Probe) -> Capabilities {
         ),
     ]);
     controls.extend(cgroup::controls(&probe.homes, &probe.process_limit, &probe.cgroup_namespace));
-    Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls, means: means(probe) }
+    Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls, by: enforced_by(probe) }
 }
 
-/// By what means instances have what can be had in several ways.
-fn means(probe: &Probe) -> BTreeMap<Control, String> {
-    let by = |result: &Result<(), String>, means: &str| result.is_ok().then(|| means.to_owned());
+/// By what controls are enforced that can be had in several ways.
+fn enforced_by(probe: &Probe) -> BTreeMap<Control, String> {
+    let by = |result: &Result<(), String>, words: &str| result.is_ok().then(|| words.to_owned());
     let full = match &probe.bridge {
         Ok(()) => "network full: bridge of the deployment".to_owned(),
         Err(_) => format!("network full: {}", super::network::SHARED),
@@ -184,5 +184,5 @@ fn means(probe: &Probe) -> BTreeMap<Control, String> {
         (Control::EgressFilter, by(&probe.network, "proxy that is the only way out of a network namespace")),
         (Control::ServiceNames, by(&probe.bridge, "hosts file of the bridge of the deployment")),
     ];
-    found.into_iter().filter_map(|(control, means)| Some((control, means?))).collect()
+    found.into_iter().filter_map(|(control, by)| Some((control, by?))).collect()
 }

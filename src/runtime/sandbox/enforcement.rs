@@ -148,7 +148,7 @@ impl Facts<'_> {
         }
     }
 
-    /// What holds by these means, as far as the machine lets it.
+    /// What holds by this, as far as the machine lets it.
     fn holds(&self, control: Control, by: String) -> State {
         match self.capabilities.support(control) {
             Support::Degraded { why } => State::Degraded { by, why },
@@ -163,7 +163,7 @@ impl Facts<'_> {
     fn network(&self) -> State {
         let control = Control::NetworkIsolation;
         if self.launch().namespaces.net {
-            return State::Enforced { by: self.launch().network.means() };
+            return State::Enforced { by: self.launch().network.isolated_by() };
         }
         let by = network::SHARED.to_owned();
         let asked = self.record.requested.get(&control).map(String::as_str);

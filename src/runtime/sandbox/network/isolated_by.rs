@@ -1,4 +1,4 @@
-//! By what means an instance has the network that it has, in words. Pure.
+//! By what the network of an instance is isolated, in words. Pure.
 
 use super::{Link, Network};
 
@@ -6,8 +6,8 @@ use super::{Link, Network};
 pub const SHARED: &str = "shares the machine's network";
 
 impl Network {
-    /// By what means it is kept apart, for an instance with a network namespace of its own.
-    pub fn means(&self) -> String {
+    /// By what it is isolated, for an instance with a network namespace of its own.
+    pub fn isolated_by(&self) -> String {
         let ways = match (&self.link, &self.egress) {
             (Link::Bridge(attachment), _) => {
                 return format!("network namespace on the bridge {} of its deployment", attachment.network.bridge);
@@ -50,7 +50,7 @@ mod tests {
             ),
             (json!({ "link": { "bridge": bridge } }), "network namespace on the bridge keel-1 of its deployment"),
         ] {
-            assert_eq!(serde_json::from_value::<Network>(network).unwrap().means(), expected);
+            assert_eq!(serde_json::from_value::<Network>(network).unwrap().isolated_by(), expected);
         }
     }
 }
