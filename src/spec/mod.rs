@@ -53,6 +53,8 @@ pub use health::{Check, Depends, DependsCondition, Health, Init, OnInitFailure};
 pub use image::{Image, ImageRef, PullPolicy};
 pub use lifecycle::{CrashAction, Errors, Lifecycle, OnExpiry, OnIdle, RestartKind, RestartPolicy};
 pub use merge::{Conflict, Merged, MergedDeployment, MergedService, merge, problems};
+#[cfg(test)]
+pub(crate) use parse::counted::parses_during;
 pub use parse::{MAX_FILE_SIZE, parse, parse_bytes};
 pub use problem::{MAX_PROBLEMS, Position, Problem};
 pub use published::{

@@ -38,6 +38,8 @@ pub fn parse_bytes(bytes: &[u8]) -> ParsedFile {
 
 /// Reads a file's text. Never fails, panics or hangs: whatever is wrong is a problem with a position.
 pub fn parse(text: &str) -> ParsedFile {
+    #[cfg(test)]
+    counted::add();
     if text.len() > MAX_FILE_SIZE {
         return unreadable(too_large(text.len()));
     }
@@ -366,5 +368,24 @@ fn marks(report: &Report<'_>, spec: &ServiceSpec) -> Marks {
         depends: depends.collect(),
         endpoints: whole("endpoints", "port", spec.endpoints.len(), &["name", "target_port", "stream", "tunnel"]),
         port_mappings: whole("port_mappings", "host_port", spec.port_mappings.len(), &["container_port"]),
+    }
+}
+
+/// How often files are parsed, for tests of how the work grows.
+#[cfg(test)]
+pub mod counted {
+    use std::cell::Cell;
+
+    thread_local!(static PARSED: Cell<usize> = const { Cell::new(0) });
+
+    pub(super) fn add() {
+        PARSED.set(PARSED.get() + 1);
+    }
+
+    /// Files that were parsed by this thread during the work.
+    pub fn parses_during(work: impl FnOnce()) -> usize {
+        let before = PARSED.get();
+        work();
+        PARSED.get() - before
     }
 }
