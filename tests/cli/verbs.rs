@@ -402,8 +402,12 @@ fn the_runtime_that_files_were_applied_with_stays_theirs() {
     let told = plain(&rig, &["apply", "-f", "moved.yaml"]).expect_code(0);
     assert_eq!(told.out, "deployment/demo unchanged\n");
     assert_eq!(rig.instances(|one| one["pid"].clone()), pids);
+    // What was written took the place of what was named before: where it is left out again, it is to be named again.
     rig.write("moved.yaml", &spec("demo", 1, "hello"));
-    rig.keel(&["apply", "-f", "moved.yaml"]).expect_code(0);
+    for named in [&["--runtime", "sandbox"][..], &[]] {
+        let told = plain(&rig, &[&["apply", "-f", "moved.yaml"], named].concat()).expect_code(0);
+        assert_eq!(told.out, "deployment/demo unchanged\n");
+    }
     assert_eq!(rig.instances(|one| one["pid"].clone()), pids);
     let other =
         rig.command(&["diff", "-f", "moved.yaml", "-o", "json"]).env("KEEL_RUNTIME", "docker").output().unwrap();
@@ -416,5 +420,6 @@ fn the_runtime_that_files_were_applied_with_stays_theirs() {
         plain(&rig, &["apply", "-f", "moved.yaml"]).expect_code(0);
     }
     assert_eq!(rig.instances(|one| one["pid"].clone()), pids);
-    rig.keel(&["delete", "demo"]).expect_code(0);
+    plain(&rig, &["delete", "demo"]).expect_code(0);
+    assert_eq!(rig.instances(|one| one["pid"].clone()), [""; 0]);
 }
