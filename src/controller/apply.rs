@@ -176,7 +176,7 @@ impl Engine {
         let never: BTreeSet<&str> =
             inventory.iter().filter(|entry| entry.prune == Prune::Never).map(|entry| entry.name.as_str()).collect();
         let pruned = gone.into_iter().filter(|name| !never.contains(name.as_str())).collect();
-        let notes = self.without_runtime(request);
+        let notes = self.without_runtime(request, &declared);
         Ok(Proposal { declared, before, pruned, problems, kept, notes })
     }
 
@@ -192,11 +192,16 @@ impl Engine {
         )))
     }
 
-    /// What to say of files that are read where they are, and not copied with the runtime that was named for them.
-    fn without_runtime(&self, request: &ApplyRequest) -> Vec<String> {
+    /// What to say of files that are read where they are, and not copied with the runtime that was named for them, where
+    /// any service in them would need it.
+    fn without_runtime(&self, request: &ApplyRequest, declared: &BTreeMap<String, MergedDeployment>) -> Vec<String> {
         let default = self.inner.default_runtime;
         let Some(named) = request.runtime.filter(|named| *named != default) else { return Vec::new() };
-        let watched = request.files.iter().filter(|file| self.watches(&file.path));
+        let services = declared.values().flat_map(|merged| merged.services.values());
+        let bare = services.filter(|service| service.runtime.is_none());
+        let files: BTreeSet<&Path> = bare.map(|service| service.file.as_path()).collect();
+        let in_need = request.files.iter().filter(|file| files.contains(file.path.as_path()));
+        let watched = in_need.filter(|file| self.watches(&file.path));
         watched.map(|file| unheeded(&file.path, named, default)).collect()
     }
 

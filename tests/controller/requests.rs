@@ -88,6 +88,18 @@ async fn a_runtime_that_is_named_for_a_watched_file_and_does_not_count_is_told()
     );
     assert_eq!(notes(Some(RuntimeKind::Sandbox)).await, [""; 0]);
     assert_eq!(notes(None).await, [""; 0]);
+    let service = |name: &str, line: &str| format!("  {name}: {{ image: {{ name: one }}{line} }}\n");
+    let written = |runtime: &str, services: &[&str]| {
+        let mut request = files(&all, Some(RuntimeKind::Docker));
+        request.files[0].text = format!("version: v1\ndeployment: a\n{runtime}services:\n{}", services.concat());
+        request
+    };
+    let (bare, full) = (service("db", ""), service("web", ", runtime: sandbox"));
+    for (request, told) in
+        [(written("", &[&full]), 0), (written("runtime: sandbox\n", &[&bare]), 0), (written("", &[&full, &bare]), 1)]
+    {
+        assert_eq!(engine.dry_run(&request).await.unwrap().notes.len(), told, "{request:?}");
+    }
     engine.shutdown().await;
 }
 
