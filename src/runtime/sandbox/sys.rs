@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "the system-call layer; every block says why it is sound")]
 
 pub mod bpf;
+pub mod datagram;
 pub mod quota;
 
 use std::io;

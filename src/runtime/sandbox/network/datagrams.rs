@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::runtime::sandbox::sys::datagram::{self, Received};
+
 /// Most flows of one port, each a descriptor; far more clients than one port of one machine's service has at a time.
 const MOST_FLOWS: usize = 256;
 /// Silence in both directions after which a flow is forgotten: that of Docker's proxy.
@@ -19,6 +21,14 @@ const MOST_IN_A_ROW: usize = 32;
 /// Pause where the kernel has no memory left.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Who sends datagrams, and which address of the machine they are sent to: answers that come from another one are no
+/// answers to who waits for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Client {
+    address: SocketAddr,
+    asked: Option<IpAddr>,
+}
+
 /// The flows of one published port.
 #[derive(Debug)]
 pub struct Flows {
@@ -26,7 +36,7 @@ pub struct Flows {
     port: u16,
     /// Where the program may listen, the likeliest first.
     candidates: Vec<IpAddr>,
-    flows: HashMap<SocketAddr, Flow>,
+    flows: HashMap<Client, Flow>,
     buffer: Vec<u8>,
 }
 
@@ -103,6 +113,7 @@ impl Flows {
     /// The kernel refuses.
     pub fn new(outside: UdpSocket, port: u16, candidates: Vec<IpAddr>) -> io::Result<Self> {
         outside.set_nonblocking(true)?;
+        datagram::tell_destination(&outside)?;
         Ok(Self { outside, port, candidates, flows: HashMap::new(), buffer: vec![0; LONGEST] })
     }
 
@@ -122,8 +133,8 @@ impl Flows {
 
     /// Waits for datagrams, at most until a flow is to be forgotten. Tells whether clients sent any, and to whom the program
     /// did.
-    fn wait(&self) -> (bool, Vec<SocketAddr>) {
-        let clients: Vec<(&SocketAddr, &Flow)> = self.flows.iter().collect();
+    fn wait(&self) -> (bool, Vec<Client>) {
+        let clients: Vec<(&Client, &Flow)> = self.flows.iter().collect();
         let mut fds = vec![PollFd::new(&self.outside, PollFlags::IN)];
         fds.extend(clients.iter().map(|(_, flow)| PollFd::new(&flow.inside, PollFlags::IN)));
         let limit = self.due().map(|due| due.saturating_duration_since(Instant::now())).map(|left| Timespec {
@@ -151,8 +162,10 @@ impl Flows {
     /// Takes what clients sent.
     fn take(&mut self) {
         for _ in 0..MOST_IN_A_ROW {
-            match self.outside.recv_from(&mut self.buffer) {
-                Ok((size, client)) => self.hand_on(client, size, Instant::now()),
+            match datagram::receive(&self.outside, &mut self.buffer) {
+                Ok(Received { size, from, to }) => {
+                    self.hand_on(Client { address: from, asked: to }, size, Instant::now());
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => return std::thread::sleep(PAUSE),
             }
@@ -160,7 +173,7 @@ impl Flows {
     }
 
     /// Hands the datagram in the buffer on.
-    fn hand_on(&mut self, client: SocketAddr, size: usize, now: Instant) {
+    fn hand_on(&mut self, client: Client, size: usize, now: Instant) {
         let datagram = self.buffer.get(..size).unwrap_or_default();
         match self.flows.get_mut(&client).map(|flow| flow.send(datagram, now)) {
             Some(Ok(())) => {}
@@ -187,13 +200,14 @@ impl Flows {
     }
 
     /// Hands back what the program sent to one client.
-    fn answer(&mut self, client: SocketAddr) {
+    fn answer(&mut self, client: Client) {
         for _ in 0..MOST_IN_A_ROW {
             let Some(flow) = self.flows.get_mut(&client) else { return };
             match flow.inside.recv(&mut self.buffer) {
                 Ok(size) => {
                     (flow.last, flow.search) = (Instant::now(), None);
-                    let _ = self.outside.send_to(self.buffer.get(..size).unwrap_or_default(), client);
+                    let answer = self.buffer.get(..size).unwrap_or_default();
+                    let _ = datagram::send(&self.outside, answer, client.address, client.asked);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => return self.go_on(client, Instant::now()),
@@ -202,7 +216,7 @@ impl Flows {
     }
 
     /// Goes on with a flow whose datagram met nobody. One that is given up begins anew with the next datagram.
-    fn go_on(&mut self, client: SocketAddr, now: Instant) {
+    fn go_on(&mut self, client: Client, now: Instant) {
         let Some(mut flow) = self.flows.remove(&client) else { return };
         if let Some(next) = flow.go_on(self.port, now) {
             self.flows.insert(client, next);
@@ -232,9 +246,17 @@ mod tests {
         socket.local_addr().unwrap().port()
     }
 
+    /// Who sends from this socket to this machine.
+    fn client(socket: &UdpSocket) -> Client {
+        Client { address: socket.local_addr().unwrap(), asked: Some(LOCALHOST) }
+    }
+
     /// Where datagrams for a port are taken.
     fn serve(port: u16, candidates: &[IpAddr]) -> SocketAddr {
-        let outside = socket();
+        serve_on(socket(), port, candidates)
+    }
+
+    fn serve_on(outside: UdpSocket, port: u16, candidates: &[IpAddr]) -> SocketAddr {
         let address = outside.local_addr().unwrap();
         let mut flows = Flows::new(outside, port, candidates.to_owned()).unwrap();
         std::thread::spawn(move || flows.serve());
@@ -257,6 +279,25 @@ mod tests {
         assert_eq!(received(&two), ("to two".to_owned(), address));
         one.send_to(b"again", address).unwrap();
         assert_eq!(received(&program), ("again".to_owned(), of_one), "the same flow");
+    }
+
+    #[test]
+    fn answers_come_from_the_address_that_was_asked() {
+        for every in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
+            // Not every machine has both kinds of addresses.
+            let Ok(outside) = UdpSocket::bind((every, 0)) else { continue };
+            let (program, client) = (socket(), socket());
+            let port = serve_on(outside, port(&program), &[LOCALHOST]).port();
+            let asked = [[127, 0, 0, 2], [127, 0, 0, 3], [127, 0, 0, 1]].map(|ip| SocketAddr::from((ip, port)));
+            let flows = asked.map(|address| {
+                client.send_to(b"question", address).unwrap();
+                received(&program).1
+            });
+            for (flow, address) in flows.iter().zip(asked) {
+                program.send_to(b"answer", flow).unwrap();
+                assert_eq!(received(&client), ("answer".to_owned(), address), "bound to {every}");
+            }
+        }
     }
 
     #[test]
@@ -283,12 +324,12 @@ mod tests {
         // The second is sent before it was noticed that the first met nobody.
         for text in [b"one", b"two"] {
             flows.buffer[..3].copy_from_slice(text);
-            flows.hand_on(client.local_addr().unwrap(), 3, now);
+            flows.hand_on(self::client(&client), 3, now);
         }
         let (text, from) = received(&program);
         assert_eq!(text, "two");
         program.send_to(b"answer", from).unwrap();
-        flows.answer(client.local_addr().unwrap());
+        flows.answer(self::client(&client));
         assert_eq!(received(&client).0, "answer");
     }
 
@@ -323,7 +364,10 @@ mod tests {
         let program = socket();
         let mut flows = Flows::new(socket(), port(&program), vec![LOCALHOST]).unwrap();
         let now = Instant::now();
-        let client = |number: usize| SocketAddr::from((LOCALHOST, u16::try_from(1000 + number).unwrap()));
+        let client = |number: usize| Client {
+            address: SocketAddr::from((LOCALHOST, u16::try_from(1000 + number).unwrap())),
+            asked: None,
+        };
         let hand_on = |flows: &mut Flows, number: usize| {
             flows.hand_on(client(number), 1, now + Duration::from_millis(u64::try_from(number).unwrap()));
         };
@@ -343,7 +387,8 @@ mod tests {
     fn silent_flows_are_forgotten_when_they_are_due() {
         let program = socket();
         let mut flows = Flows::new(socket(), port(&program), vec![LOCALHOST]).unwrap();
-        let (one, two, now) = (SocketAddr::from((LOCALHOST, 1)), SocketAddr::from((LOCALHOST, 2)), Instant::now());
+        let of = |port: u16| Client { address: SocketAddr::from((LOCALHOST, port)), asked: None };
+        let (one, two, now) = (of(1), of(2), Instant::now());
         assert_eq!(flows.due(), None);
         let later = now + Duration::from_secs(5);
         flows.hand_on(one, 1, now);
