@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::converge::{Baseline, TIMEOUT};
-use super::exit::{Exit, Outcome};
+use super::exit::{Exit, Outcome, Usage};
 use super::files::Files;
 use super::goal::{Results, goals};
 use super::problems;
@@ -52,7 +52,7 @@ impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
         if self.files.paths.is_empty() {
-            anyhow::bail!("name what to apply with -f FILE, -f DIR or -f -");
+            return Err(Usage("name what to apply with -f FILE, -f DIR or -f -".to_owned()).into());
         }
         let request = self.files.read(options.runtime)?;
         let effect = if self.dry_run { "nothing would be applied" } else { "nothing was applied" };

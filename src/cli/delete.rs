@@ -7,7 +7,7 @@ use anyhow::bail;
 
 use super::connect::synced_status;
 use super::converge::Baseline;
-use super::exit::{Exit, Outcome};
+use super::exit::{Exit, Outcome, Usage};
 use super::files::Files;
 use super::goal::goals;
 use super::output::note;
@@ -128,7 +128,10 @@ impl Args {
             // As `get -o name` and `apply` print it.
             let bare = ["deployment/", "deploy/"].iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name);
             if bare.contains('/') {
-                bail!("{name:?} is not a deployment; services are removed by removing them from the deployment's file");
+                return Err(Usage(format!(
+                    "{name:?} is not a deployment; services are removed by removing them from the deployment's file"
+                ))
+                .into());
             }
             Ok(bare.to_owned())
         });

@@ -1,17 +1,15 @@
 //! `keel describe`: all that is known of a deployment, a service or an instance.
 
-use anyhow::bail;
-
 use super::connect::{synced_status, warn_about};
 use super::description::text;
-use super::exit::{Exit, Outcome};
+use super::exit::{Exit, Outcome, Usage};
 use super::output::{DataFormat, note, print, print_data};
 use super::reconnecting::observe_existing;
 use super::views::Resource;
 use crate::api::{ApiError, Client, Kind};
 use crate::config::Options;
 use crate::controller::Description;
-use crate::state::Target;
+use crate::state::{BadIdentity, Target};
 use crate::status::Status;
 
 /// Show all that is known of a deployment, a service or an instance
@@ -70,7 +68,7 @@ fn not_found(target: &Target) -> Exit {
 }
 
 /// The name that is meant, in any of its forms.
-fn target(words: &[String]) -> anyhow::Result<Target> {
+fn target(words: &[String]) -> Result<Target, Usage> {
     let (resource, name) = match words {
         [one] => match one.split_once('/').and_then(|(word, name)| Some((Resource::parse(word)?, name))) {
             Some((resource, name)) => (Some(resource), name),
@@ -78,11 +76,13 @@ fn target(words: &[String]) -> anyhow::Result<Target> {
         },
         [word, name] => match Resource::parse(word) {
             Some(resource) => (Some(resource), name.as_str()),
-            None => bail!("there is no type {word:?}; write deployment, service or instance"),
+            None => {
+                return Err(Usage(format!("there is no type {word:?}; write deployment, service or instance")));
+            }
         },
-        _ => bail!("one name is described at a time"),
+        _ => return Err(Usage("one name is described at a time".to_owned())),
     };
-    let target: Target = name.parse()?;
+    let target: Target = name.parse().map_err(|error: BadIdentity| Usage(error.to_string()))?;
     let depth = match (&target.service, target.slot) {
         (None, _) => Resource::Deployments,
         (Some(_), None) => Resource::Services,
@@ -90,7 +90,7 @@ fn target(words: &[String]) -> anyhow::Result<Target> {
     };
     match resource {
         Some(resource) if resource != depth => {
-            bail!("{name} names a {}, not a {}", depth.singular(), resource.singular())
+            Err(Usage(format!("{name} names a {}, not a {}", depth.singular(), resource.singular())))
         }
         _ => Ok(target),
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::exit::{Exit, Outcome};
+use super::exit::{Exit, Outcome, Usage};
 use super::fields::{FieldChange, changes};
 use super::output::{Colours, print, print_data, stdout_is_terminal};
 use super::preview::{PreviewArgs, is_nothing, preview, section, verdict};
@@ -42,7 +42,7 @@ impl Args {
     pub async fn run(self, options: &Options) -> Outcome {
         let PreviewArgs { files, output } = self.of;
         if files.paths.is_empty() {
-            anyhow::bail!("name what to compare with -f FILE, -f DIR or -f -");
+            return Err(Usage("name what to compare with -f FILE, -f DIR or -f -".to_owned()).into());
         }
         let request = files.read(options.runtime)?;
         let mut engine = observe(options).await?;

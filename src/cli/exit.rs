@@ -53,10 +53,16 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// The command line is wrong in a way that its parser can't know. Ends a verb as what the parser finds does.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
 /// The end of a verb; tells on standard error why it failed.
 pub fn conclude(outcome: Outcome, on_error: Exit) -> Exit {
     match outcome {
         Ok(exit) => exit,
+        Err(error) if error.is::<Usage>() => conclude(Err(anyhow::Error::msg(sentence(&error))), Exit::CouldNotTell),
         Err(error) if is_broken_pipe(&error) => Exit::BrokenPipe,
         Err(error) => {
             // Where standard error is closed too, only the code is left to tell.
@@ -97,6 +103,13 @@ mod tests {
         assert_eq!(sentence(&error), "writing a: no space");
         let error = Err::<(), _>(anyhow!("no space")).context("writing a: no space").unwrap_err();
         assert_eq!(sentence(&error), "writing a: no space");
+    }
+
+    #[test]
+    fn a_wrong_command_line_ends_as_what_the_parser_finds() {
+        let usage = || Usage("name what to apply".to_owned());
+        assert_eq!(conclude(Err(usage().into()), Exit::Failure), Exit::CouldNotTell);
+        assert_eq!(conclude(Err(anyhow!(usage()).context("reading")), Exit::Failure), Exit::CouldNotTell);
     }
 
     #[test]

@@ -16,7 +16,7 @@ const STDIN: &str = "-";
 /// Files and directories with specs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Files {
-    /// File, directory (with its .yaml and .yml files, sub-directories included) or - for standard input; repeatable
+    /// File, directory (with its .yaml and .yml files, sub-directories included), pipe or - for standard input; repeatable
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub paths: Vec<PathBuf>,
 }
@@ -50,9 +50,12 @@ impl Files {
                 );
             }
         }
-        let files = files.into_iter().map(NamedFile::text).collect::<anyhow::Result<_>>()?;
+        let mut files = files.into_iter().map(NamedFile::text).collect::<anyhow::Result<Vec<_>>>()?;
+        for file in files.iter_mut().filter(|file| is_stream(&file.path)) {
+            file.path = PathBuf::from(STDIN);
+        }
         // What comes from standard input is no place that something can vanish from.
-        origins.retain(|origin| !is_stdin(origin));
+        origins.retain(|origin| !is_stream(origin));
         Ok(ApplyRequest { files, origins, runtime, attend_to: BTreeSet::new() })
     }
 }
@@ -122,6 +125,13 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new(STDIN)
 }
 
+/// Whether a path leads to bytes that are there once, as standard input: a pipe, such as a shell's `<(command)`, or a
+/// descriptor of this process, whose name says nothing of where they come from.
+fn is_stream(path: &Path) -> bool {
+    let is_special = || std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    is_stdin(path) || path.starts_with("/dev") || path.starts_with("/proc") || is_special()
+}
+
 fn name(path: &Path) -> String {
     if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() }
 }
@@ -169,6 +179,18 @@ mod tests {
         let texts: Vec<&str> = request.files.iter().map(|file| file.text.as_str()).collect();
         assert_eq!(texts, ["a.yml", "b.yaml", "team/c.yaml"]);
         assert_eq!(request.origins, [dir.path().to_owned(), dir.path().join("b.yaml")]);
+    }
+
+    #[test]
+    fn a_pipe_is_as_standard_input_no_place_that_something_can_vanish_from() {
+        use std::io::Write as _;
+        use std::os::fd::AsRawFd as _;
+        let (reading, mut writing) = std::io::pipe().unwrap();
+        writing.write_all(b"a").unwrap();
+        drop(writing);
+        let request = read(&[format!("/dev/fd/{}", reading.as_raw_fd()).into()]).unwrap();
+        let file = SpecFile { path: STDIN.into(), text: "a".to_owned() };
+        assert_eq!((request.files, request.origins), (vec![file], vec![]));
     }
 
     #[test]

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, bail};
 use chrono::Utc;
 use serde_json::Value;
 
 use super::connect::{synced_status, warn_about};
-use super::exit::{Exit, Outcome};
+use super::exit::{Exit, Outcome, Usage};
 use super::output::{Columns, DataFormat, Format, note, print, print_data};
 use super::reconnecting::{Reconnecting, observe_existing};
 use super::views::{Object, Resource};
@@ -20,7 +19,7 @@ use crate::status::Status;
 #[command(after_help = "Types: deployments (deploy), services (svc), instances (inst), all; several with commas.\n\
 Names: DEPLOYMENT, DEPLOYMENT/SERVICE, DEPLOYMENT/SERVICE/SLOT; the name of a whole shows its parts.\n\n\
 Examples:\n  keel get deployments\n  keel get instances demo/web -w\n  keel get svc/demo/web -o yaml\n  \
-keel get all -o json\n\nWorks with a running controller and without one. Exit code 1 when a name is not found; with --watch it is waited for.")]
+keel get all -o json\n\nWorks with a running controller and without one. Exit codes: 1 when a name is not found, 2 when the command line is wrong; with --watch it is waited for.")]
 pub struct Args {
     /// What to show: TYPE, TYPE,TYPE or TYPE/NAME
     #[arg(required = true, value_name = "TYPE[/NAME]")]
@@ -64,7 +63,7 @@ impl Args {
     /// Where there is no state directory: says so; a watch goes on with the first controller that runs there.
     async fn show_nothing(&self, selection: &Selection, options: &Options) -> Outcome {
         let nothing = selection.objects(&Status::default());
-        let exit = self.print_first(selection, &nothing, &mut selection.columns())?;
+        let exit = self.print_first(selection, &Status::default(), &nothing, &mut selection.columns())?;
         if !self.watch {
             return Ok(exit);
         }
@@ -81,7 +80,7 @@ impl Args {
         warn_about(&status);
         let mut columns = selection.columns();
         let shown = selection.objects(&status);
-        let exit = self.print_first(selection, &shown, &mut columns)?;
+        let exit = self.print_first(selection, &status, &shown, &mut columns)?;
         if !self.watch {
             return Ok(exit);
         }
@@ -91,10 +90,11 @@ impl Args {
     fn print_first(
         &self,
         selection: &Selection,
+        status: &Status,
         shown: &[(Resource, Vec<Object>)],
         columns: &mut [Columns],
     ) -> Outcome {
-        let missing = selection.missing(shown);
+        let missing = selection.missing(status, shown);
         for name in &missing {
             let what = selection.what();
             note(match self.watch {
@@ -199,10 +199,11 @@ impl Selection {
         self.resources.iter().map(|resource| (*resource, of(resource))).collect()
     }
 
-    /// The names that nothing has.
-    fn missing(&self, shown: &[(Resource, Vec<Object>)]) -> Vec<&Target> {
+    /// The names that nothing has. A whole that has no such parts yet, as a service without instances, is not missing.
+    fn missing(&self, status: &Status, shown: &[(Resource, Vec<Object>)]) -> Vec<&Target> {
         let has = |name: &Target| shown.iter().any(|(_, objects)| objects.iter().any(|object| object.is_named(name)));
-        self.names.iter().filter(|name| !has(name)).collect()
+        let wholes: Vec<String> = self.resources.iter().flat_map(|resource| resource.wholes(status)).collect();
+        self.names.iter().filter(|name| !has(name) && !wholes.contains(&name.to_string())).collect()
     }
 
     /// What it is about, as messages name it.
@@ -214,9 +215,9 @@ impl Selection {
     }
 }
 
-fn selection(what: &str, names: &[String]) -> anyhow::Result<Selection> {
-    let parse = |name: &str| name.parse::<Target>().with_context(|| format!("bad name {name:?}"));
-    let mut names: Vec<Target> = names.iter().map(|name| parse(name)).collect::<anyhow::Result<_>>()?;
+fn selection(what: &str, names: &[String]) -> Result<Selection, Usage> {
+    let parse = |name: &str| name.parse::<Target>().map_err(|error| Usage(error.to_string()));
+    let mut names: Vec<Target> = names.iter().map(|name| parse(name)).collect::<Result<_, _>>()?;
     let types = match what.split_once('/') {
         Some((word, name)) => {
             names.push(parse(name)?);
@@ -232,7 +233,9 @@ fn selection(what: &str, names: &[String]) -> anyhow::Result<Selection> {
         match Resource::parse(word) {
             Some(resource) if resources.contains(&resource) => {}
             Some(resource) => resources.push(resource),
-            None => bail!("there is no type {word:?}; write deployments, services, instances or all"),
+            None => {
+                return Err(Usage(format!("there is no type {word:?}; write deployments, services, instances or all")));
+            }
         }
     }
     Ok(Selection { all: false, resources, names })
@@ -311,6 +314,20 @@ mod tests {
             selection("pods", &[]).unwrap_err().to_string(),
             "there is no type \"pods\"; write deployments, services, instances or all"
         );
+    }
+
+    #[test]
+    fn a_whole_without_such_parts_is_not_missing_and_a_part_of_it_is() {
+        let view = json!({"deployment": "demo", "source": null, "state": "degraded", "message": "", "conditions": []});
+        let view = serde_json::from_value(view).unwrap();
+        let status = Status { deployments: vec![view], ..Status::default() };
+        let missing = |what: &str, name: &str| {
+            let selection = selection(what, &[name.to_owned()]).unwrap();
+            let shown = selection.objects(&status);
+            selection.missing(&status, &shown).len()
+        };
+        assert_eq!([missing("inst", "demo"), missing("svc", "demo"), missing("deploy", "demo")], [0; 3]);
+        assert_eq!([missing("inst", "demo/web"), missing("inst", "other"), missing("deploy", "demo/web")], [1; 3]);
     }
 
     #[test]

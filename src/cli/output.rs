@@ -18,7 +18,7 @@ const COLUMN_GAP: u16 = 3;
 pub enum Format {
     /// A table with more columns
     Wide,
-    /// One JSON array of the objects
+    /// JSON: an array of the objects; of several types at once, an object with an array of each
     Json,
     /// The same as YAML
     Yaml,

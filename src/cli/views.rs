@@ -93,6 +93,17 @@ impl Resource {
         narrow.iter().chain(if wide { more } else { &[] }).copied().collect()
     }
 
+    /// Names of what objects of this type are parts of.
+    pub fn wholes(self, status: &Status) -> Vec<String> {
+        let deployments = status.deployments.iter().map(|view| view.deployment.clone());
+        let services = status.services.iter().map(|view| format!("{}/{}", view.deployment, view.service));
+        match self {
+            Self::Deployments => Vec::new(),
+            Self::Services => deployments.collect(),
+            Self::Instances => deployments.chain(services).collect(),
+        }
+    }
+
     /// What there is of it.
     pub fn objects(self, status: &Status, now: DateTime<Utc>) -> Vec<Object> {
         match self {

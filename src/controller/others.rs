@@ -1,16 +1,13 @@
 //! What else is declared than the files of a request: a new file must not contradict it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::EngineError;
 use super::engine::Engine;
 use super::open::local;
-use crate::source::find;
-use crate::spec::{Conflict, MAX_FILE_SIZE, ParsedFile, merge, parse_bytes};
+use crate::source::{find, read_now};
+use crate::spec::{Conflict, ParsedFile, merge, parse_bytes};
 use crate::store::{AppliedFile, SourceState};
 
 impl Engine {
@@ -44,7 +41,7 @@ impl Engine {
     fn watched_files(&self, state: &SourceState) -> Vec<(PathBuf, ParsedFile)> {
         let present = self.inner.watched.iter().flat_map(|root| find(root).files);
         let read = |path: PathBuf| {
-            let bytes = read_bounded(&path).ok()?;
+            let bytes = read_now(&path)?;
             let file = parse_bytes(&bytes);
             let good = state.files.iter().find(|good| good.path == path).filter(|_| !file.problems.is_empty());
             let counted = good.map_or(file, |good| parse_bytes(&good.content));
@@ -59,13 +56,4 @@ fn without(mut file: ParsedFile, deployments: &BTreeSet<String>) -> ParsedFile {
     file.documents.retain(|document| !deployments.contains(document.kind.deployment()));
     file.broken.retain(|document| document.deployment.as_ref().is_none_or(|name| !deployments.contains(name)));
     file
-}
-
-/// One byte more than is allowed: the parser then says that the file is too large.
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // A pipe that takes the place of a file must not be waited for.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    file.take(MAX_FILE_SIZE as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -17,9 +17,9 @@ use crate::runtime::docker::{DockerRuntime, Options};
 #[cfg(target_os = "linux")]
 use crate::runtime::sandbox::{SandboxConfig, SandboxRuntime};
 use crate::runtime::sim::{Faults, World};
-use crate::runtime::{Result, Runtime, RuntimeError, StopRecords};
+use crate::runtime::{Result, Runtime, StopRecords};
 use crate::spec::RuntimeKind;
-use crate::state::{ErrorKind, Owner};
+use crate::state::Owner;
 use crate::store::{StateDir, Store, replace};
 
 /// File in the state directory that remembers the default runtime, so that an engine which happens to be down at one
@@ -39,14 +39,22 @@ pub async fn choose_default(
     let chosen = match (options.runtime, before) {
         (Some(kind), _) => kind,
         (None, Some(kind)) => return Ok(kind),
-        (None, None) if DockerRuntime::answers(None).await => RuntimeKind::Docker,
-        (None, None) => RuntimeKind::Sandbox,
+        (None, None) => found().await,
     };
     if is_remembered(options, before, chosen) && before != Some(chosen) {
         let context = format!("{} can't be written", path.display());
         replace(&path, chosen.as_str().as_bytes()).map_err(local(&context))?;
     }
     Ok(chosen)
+}
+
+/// Docker where an engine answers, else sandbox; that is told where somebody named an engine.
+async fn found() -> RuntimeKind {
+    let Err(error) = DockerRuntime::reach(None).await else { return RuntimeKind::Docker };
+    if std::env::var_os("DOCKER_HOST").is_some_and(|host| !host.is_empty()) {
+        tracing::warn!("services that name no runtime run on sandbox, since DOCKER_HOST leads to no engine: {error}");
+    }
+    RuntimeKind::Sandbox
 }
 
 /// Whether a choice is the default of later commands and controllers too: what a controller was told or found, and what the
@@ -173,10 +181,7 @@ impl Connect for Docker {
     }
 
     async fn connect(&self) -> Result<Arc<dyn Runtime>> {
-        if !DockerRuntime::answers(None).await {
-            let message = "no Docker Engine or Podman service answers; start one, or set DOCKER_HOST";
-            return Err(RuntimeError::new(ErrorKind::Unavailable, message));
-        }
+        DockerRuntime::reach(None).await?;
         let stops: Arc<dyn StopRecords> =
             Arc::new(StoredStops { store: self.store.clone(), read_only: self.read_only });
         let options = Options { stops: Some(stops), ..Options::default() };

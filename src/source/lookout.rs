@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::bounds::EMPTY_SETTLE;
 use super::findings::{Bad, Findings};
 use super::list::{Entry, Flaw, Listing, RootState, list};
-use super::read::{Parsed, ReadError, Reader, read_again};
+use super::read::{Parsed, ReadError, Reader, read_now};
 use super::settle::Settling;
 use super::snapshot::{Root, RootKind, SourceOptions};
 use crate::spec::ParsedFile;
@@ -239,7 +239,7 @@ impl Lookout {
             return;
         }
         // What was read before and counts only now is read again, unless it changed yet again.
-        let bytes = bytes.or_else(|| read_again(path).filter(|bytes| Parsed::hash(bytes) == parsed.hash));
+        let bytes = bytes.or_else(|| read_now(path).filter(|bytes| Parsed::hash(bytes) == parsed.hash));
         if let Some(content) = bytes {
             let file = SourceFile { path: path.to_path_buf(), content, hash: parsed.hash, accepted_at: now };
             findings.accepted.push(file);

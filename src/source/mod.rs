@@ -30,6 +30,7 @@ mod watcher;
 pub use bounds::{EMPTY_SETTLE, MAX_DEPTH, MAX_ENTRIES, MAX_FILES, MAX_TOTAL_BYTES};
 pub use directory::{DirectorySource, SourceHandle, SourceStopped};
 pub use find::{Found, find};
+pub use read::read_now;
 pub use scan::{Recording, Scanned, Scanner, SourceError, last_roots};
 pub use snapshot::{
     Deleted, Effect, FileProblem, Hold, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched,

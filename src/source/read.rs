@@ -85,8 +85,9 @@ impl Reader {
     }
 }
 
-/// The content that a file has now; none where it can't be told.
-pub(super) fn read_again(path: &Path) -> Option<Vec<u8>> {
+/// The content that a file has now, at most one byte more than a spec file may have; none where it can't be read. Never
+/// waits for a pipe.
+pub fn read_now(path: &Path) -> Option<Vec<u8>> {
     read_bytes(path).ok().map(|(bytes, _)| bytes)
 }
 

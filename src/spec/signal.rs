@@ -125,9 +125,9 @@ impl schemars::JsonSchema for Signal {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "type": "string",
-            "description": "A signal name; the SIG prefix is optional, upper and lower case are the same.",
-            "examples": ["SIGTERM", "INT"]
+            "type": ["string", "integer"],
+            "description": "A signal by its name or number; the SIG prefix is optional, upper and lower case are the same.",
+            "examples": ["SIGTERM", "INT", 15]
         })
     }
 }

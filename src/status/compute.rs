@@ -27,12 +27,13 @@ pub fn views(facts: &Facts<'_>) -> DeploymentStatus {
         Err(_) => Vec::new(),
     };
     let state = state(facts);
+    let message = message::of_deployment(facts, state);
     let view = DeploymentView {
         deployment: facts.deployment.to_owned(),
         source: facts.desired.ok().map(|desired| desired.source.to_string()),
         state,
-        message: message::of_deployment(facts, state),
-        conditions: conditions::of_deployment(facts, state),
+        conditions: conditions::of_deployment(facts, state, &message),
+        message,
     };
     let instances = shown.iter().map(|instance| instance_view(facts, instance)).collect();
     DeploymentStatus { view, services, instances }

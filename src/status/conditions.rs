@@ -7,10 +7,11 @@ use crate::spec::unsupported;
 use crate::state::{Condition, DesiredService, Instance};
 
 /// Conditions of a deployment.
-pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> Vec<Condition> {
+pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: &str) -> Vec<Condition> {
     let ready = match state {
         DeploymentState::Running => Condition::holds("Ready", "AsDeclared", "what is declared runs"),
-        state => Condition::fails("Ready", state.reason(), "see the message of the deployment"),
+        state if message.is_empty() => Condition::fails("Ready", state.reason(), "steps are under way"),
+        state => Condition::fails("Ready", state.reason(), message),
     };
     let mut conditions = vec![ready];
     if let Some(why) = facts.stale {
@@ -90,6 +91,7 @@ fn failure(wait: &Wait) -> Option<Condition> {
         Wait::Retry { .. } => "CallFailed",
         Wait::Refused { .. } => "Refused",
         Wait::Isolated { .. } => "Isolated",
+        Wait::Ended { exit, .. } if !exit.is_success() => "Crashed",
         Wait::ShutDown { .. } => "ShutDown",
         Wait::GaveUp { .. } => "GaveUp",
         Wait::RuntimeAbsent { .. } => "RuntimeAbsent",

@@ -95,23 +95,33 @@ mod tests {
 
     /// Messages of the services `db` and `web`.
     fn messages(fields: &str, waits: Vec<Wait>) -> Vec<String> {
-        let desired = declared(fields);
-        let facts = Facts {
+        let (desired, unsupported, progress) = (declared(fields), BTreeMap::new(), BTreeMap::new());
+        let plan = Plan { waits, ..Plan::default() };
+        let facts = facts(&desired, &plan, &unsupported, &progress);
+        views(&facts).services.into_iter().map(|view| view.message).collect()
+    }
+
+    fn facts<'a>(
+        desired: &'a DesiredDeployment,
+        plan: &'a Plan,
+        unsupported: &'a BTreeMap<String, Vec<Condition>>,
+        progress: &'a BTreeMap<InstanceId, String>,
+    ) -> Facts<'a> {
+        Facts {
             deployment: "demo",
-            desired: Ok(&desired),
+            desired: Ok(desired),
             observed: &[],
-            unsupported: &BTreeMap::new(),
-            plan: &Plan { waits, ..Plan::default() },
+            unsupported,
+            plan,
             acting: true,
             working: false,
             stale: None,
             kept: None,
             unwatched: None,
             held: None,
-            progress: &BTreeMap::new(),
+            progress,
             removing: false,
-        };
-        views(&facts).services.into_iter().map(|view| view.message).collect()
+        }
     }
 
     fn web() -> InstanceId {
@@ -137,6 +147,17 @@ mod tests {
             let lacking = "0 of 1 replicas are ready, 1 are needed";
             assert_eq!(messages("", vec![wait.clone()]), [lacking, &format!("{lacking}; {wait}")]);
         }
+    }
+
+    #[test]
+    fn a_crash_that_its_policy_leaves_makes_the_deployment_fail_and_a_success_does_not() {
+        let state = |code: i32| {
+            let exit = Exit::from_code(code, None, DateTime::UNIX_EPOCH);
+            let (desired, unsupported, progress) = (declared(""), BTreeMap::new(), BTreeMap::new());
+            let plan = Plan { waits: vec![Wait::Ended { id: web(), exit }], ..Plan::default() };
+            views(&facts(&desired, &plan, &unsupported, &progress)).view.state
+        };
+        assert_eq!([0, 3].map(state), [DeploymentState::Running, DeploymentState::Failed]);
     }
 
     #[test]

@@ -44,8 +44,10 @@ pub(super) enum Severity {
 }
 
 /// How much the wait matters.
-pub(super) const fn severity(wait: &Wait) -> Severity {
+pub(super) fn severity(wait: &Wait) -> Severity {
     match wait {
+        // A crash that nobody mends is no state that anybody declared.
+        Wait::Ended { exit, .. } if !exit.is_success() => Severity::Final,
         Wait::Ended { .. } | Wait::Idle { .. } | Wait::Terminated { .. } | Wait::Kept => Severity::Fine,
         Wait::InFlight { .. }
         | Wait::Paused { .. }

@@ -23,7 +23,7 @@ async fn resync(events: &mut BoxStream<'static, RuntimeEvent>) -> String {
 async fn an_engine_that_is_down_is_unavailable_and_used_when_it_is_up() {
     let Some(mut engine) = Private::new() else { return };
     let runtime = DockerRuntime::connect(Owner("down".to_owned()), Some(engine.socket())).await.unwrap();
-    assert!(!DockerRuntime::answers(Some(engine.socket())).await);
+    assert_eq!(DockerRuntime::reach(Some(engine.socket())).await.unwrap_err().kind, ErrorKind::Unavailable);
     assert_eq!(runtime.list().await.unwrap_err().kind, ErrorKind::Unavailable);
     let mut events = runtime.events().await.unwrap();
     let reason = resync(&mut events).await;

@@ -152,14 +152,15 @@ impl DockerRuntime {
         Ok(Self { inner: Arc::new(inner), _end: ended.clone().drop_guard(), ended })
     }
 
-    /// Whether an engine answers on this socket, or where [`DockerRuntime::connect`] would look. Takes at most a few
+    /// Looks whether an engine answers on this socket, or where [`DockerRuntime::connect`] would look. Takes at most a few
     /// seconds; starts and changes nothing.
-    pub async fn answers(socket: Option<PathBuf>) -> bool {
+    ///
+    /// # Errors
+    /// None does: which place was tried, and why it is none.
+    pub async fn reach(socket: Option<PathBuf>) -> Result<()> {
         let env = |key: &str| std::env::var(key).ok();
-        match socket::sockets(socket, env, rustix::process::getuid().as_raw()) {
-            Ok(sockets) => Engine::new(sockets).client().await.is_ok(),
-            Err(_) => false,
-        }
+        let sockets = socket::sockets(socket, env, rustix::process::getuid().as_raw())?;
+        Engine::new(sockets).client().await.map(drop)
     }
 
     /// The socket that is used, once one is known.

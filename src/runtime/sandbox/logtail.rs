@@ -55,7 +55,7 @@ impl Tail {
             let before = bytes.get(..end - 1).unwrap_or_default();
             let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
             let line = bytes.get(begin..end).unwrap_or_default();
-            if Line::parse(line.trim_ascii_end()).is_some_and(|line| self.is_told(&line)) {
+            if Line::parse(line.strip_suffix(b"\n").unwrap_or(line)).is_some_and(|line| self.is_told(&line)) {
                 found = Some(Place { begin, skip: self.passed });
             }
             if self.wanted == 0 {
@@ -135,6 +135,14 @@ mod tests {
         assert_eq!(found(&lines, 0), (lines.to_vec(), 2));
         assert_eq!(found(&lines, 1), (lines.to_vec(), 1));
         assert_eq!(found(&["oF 1", "oP half"], 0), (vec!["oP half"], 0));
+    }
+
+    #[test]
+    fn the_empty_end_of_a_line_that_was_cut_off_is_part_of_it() {
+        let lines = ["oF one", "oF two", "oP fatal", "oF "];
+        for (wanted, expected) in [(0, &lines[4..]), (1, &lines[2..]), (2, &lines[1..])] {
+            assert_eq!(found(&lines, wanted), (expected.to_vec(), 0), "{wanted}");
+        }
     }
 
     #[test]

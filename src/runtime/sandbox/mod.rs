@@ -26,6 +26,7 @@ mod landlock;
 mod layout;
 mod leftovers;
 mod lifecycle;
+mod lock;
 mod logfile;
 mod logreader;
 mod logs;

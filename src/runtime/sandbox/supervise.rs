@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, set_child_subreaper, setsid, wait};
 
@@ -18,7 +18,8 @@ use super::cgroup::{self, Groups, Members, MemoryWatch, Seat, Window};
 use super::cri::Framer;
 use super::failure::{Context, Failure};
 use super::init::{self, Ends, GO, Outside, READY, next_ended};
-use super::layout::{Durability, InstanceDir, keep, private_file, read_json, write_json};
+use super::layout::{Durability, InstanceDir, keep, read_json, write_json};
+use super::lock;
 use super::logfile::LogFile;
 use super::network::{self, Handover, Helpers, Network, Wire};
 use super::process::{self, ProcessKey, boot_id, first_child};
@@ -46,9 +47,6 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 /// Longest time for the rest of a process tree to die after it was killed; what sleeps in the kernel for longer is
 /// left to its fate.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
-/// Longest time that a supervisor may take to leave after it recorded the end of its instance: all that is left to do
-/// is to exit.
-const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Supervises the instance in `dir`, as a process of its own. Tells on standard output how the start went, as one JSON line, and closes it.
 pub fn main(dir: PathBuf) -> std::process::ExitCode {
@@ -85,8 +83,8 @@ pub fn main(dir: PathBuf) -> std::process::ExitCode {
 /// supervisor has it.
 fn prepare(dir: &InstanceDir) -> Result<Option<(OwnedFd, File)>, Failure> {
     let signals = sys::take_signals().context("taking over signals")?;
-    let lock = private_file().create(true).truncate(false).open(dir.lock()).context("opening the lock")?;
-    Ok(take(&lock, dir).then_some((signals, lock)))
+    let lock = lock::take(dir).context("opening the lock")?;
+    Ok(lock.map(|lock| (signals, lock)))
 }
 
 /// Starts the program and attends to it until its end is recorded.
@@ -120,18 +118,6 @@ fn record_end(dir: &InstanceDir, exit: &Exit) {
     if write_json(&dir.exit(), exit, Durability::Synced).is_err() {
         let _ = write_json(&dir.exit(), exit, Durability::Boot);
     }
-}
-
-/// Takes the lock of an instance. One that recorded its end leaves at once, and is waited for.
-fn take(lock: &File, dir: &InstanceDir) -> bool {
-    let end = Instant::now() + LEAVE_LIMIT;
-    while flock(lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        if !dir.exit().exists() || Instant::now() >= end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    true
 }
 
 /// Tells the controller how the start went, and lets go of it.
