@@ -13,6 +13,7 @@ mod killed;
 mod lifecycle;
 mod limits;
 mod network;
+mod own_files;
 mod past_holes;
 mod storage;
 mod support;

@@ -214,6 +214,30 @@ fn remove_group(group: &Path) {
     }
 }
 
+/// Runs a test of this program again where nobody gets namespaces. Whether this is that run.
+pub fn without_namespaces(name: &str) -> bool {
+    const INSIDE: &str = "KEEL_TEST_WITHOUT_NAMESPACES";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    // A user namespace whose limits leave none for anybody in it, who has no capabilities there either.
+    let limits = "for kind in user mnt pid; do echo 0 >/proc/sys/user/max_${kind}_namespaces || exit 77; done";
+    let script = format!("{limits}; exec setpriv --bounding-set=-all \"$@\"");
+    let output = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-c", &script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    match told.contains("running 1 test") {
+        true => assert!(output.status.success(), "{told}"),
+        false => skip(&format!("no user namespace here: {}", String::from_utf8_lossy(&output.stderr))),
+    }
+    false
+}
+
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

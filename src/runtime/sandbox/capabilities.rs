@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cgroup;
+use super::confinement::EXPOSED;
 use super::landlock::Extent;
 use super::probe::Probe;
 use crate::runtime::{Capabilities, Control, Support};
@@ -157,6 +158,8 @@ pub fn report(probe: &Probe) -> Capabilities {
                 why: "this kernel knows paths, and not all of network, signals and abstract sockets (Linux 6.12 does)"
                     .to_owned(),
             },
+            // Nothing else is left then that keeps a program from files.
+            Err(why) if probe.namespaces.is_err() => Support::Absent { why: format!("{why}; {EXPOSED}") },
             Err(why) => Support::Absent { why: why.clone() },
         }),
         (Control::ServiceNames, match probe.namespaces.clone().and(probe.network.clone()).and(probe.bridge.clone()) {

@@ -6,6 +6,7 @@ use super::landlock::{Files, Reach};
 use super::probe::Probe;
 use super::record::Root;
 use super::sys::Namespaces;
+use super::translate::Machine;
 use crate::runtime::{ErrorKind, RuntimeError};
 use crate::spec::{SeccompProfile, ServiceSpec, Storage};
 use crate::state::Condition;
@@ -55,11 +56,10 @@ pub fn reach(
     root: &Root,
     namespaces: Namespaces,
     alone: bool,
-    dir: &Path,
-    probe: &Probe,
+    machine: &Machine<'_>,
     found: &mut Vec<Condition>,
 ) -> Result<Reach, RuntimeError> {
-    let shared = *root == Root::Shared;
+    let (shared, probe) = (*root == Root::Shared, machine.probe);
     let lists = spec.sandbox.as_ref().map_or((&[][..], &[][..]), |one| (&one.readable[..], &one.writable[..]));
     for path in lists.0.iter().chain(lists.1) {
         super::inside::components(path).map_err(|error| {
@@ -69,7 +69,7 @@ pub fn reach(
     let written = !lists.0.is_empty() || (!lists.1.is_empty() && *root != Root::Host);
     let privileged = spec.privileged == Some(true);
     let wanted = Reach {
-        files: (written || (shared && !privileged)).then(|| files(spec, lists, shared, dir)),
+        files: (written || (shared && !privileged)).then(|| files(spec, lists, shared, machine)),
         no_signals: shared && !privileged,
         no_abstract_sockets: !namespaces.net && !privileged,
         no_tcp: alone && !namespaces.net,
@@ -88,16 +88,54 @@ pub fn reach(
     }
 }
 
-fn files(spec: &ServiceSpec, (readable, writable): (&[String], &[String]), shared: bool, dir: &Path) -> Files {
+fn files(
+    spec: &ServiceSpec,
+    (readable, writable): (&[String], &[String]),
+    shared: bool,
+    machine: &Machine<'_>,
+) -> Files {
+    let readable = (!readable.is_empty()).then(|| readable.to_vec());
     let mut writable = writable.to_vec();
     if shared {
-        writable.push(scratch(dir).to_string_lossy().into_owned());
-    } else {
-        writable.extend(spec.storage.iter().map(|storage: &Storage| storage.target().to_owned()));
+        let secrets = if machine.probe.root { secrets() } else { Vec::new() };
+        let closed = [machine.own_files, &secrets].concat();
+        return Files { readable, writable, own_scratch: false, closed, scratch: Some(scratch(machine.dir.path())) };
     }
     // What is mounted may be read; whether it may be written is the mount's own.
-    Files { readable: (!readable.is_empty()).then(|| readable.to_vec()), writable, own_scratch: !shared }
+    writable.extend(spec.storage.iter().map(|storage: &Storage| storage.target().to_owned()));
+    Files { readable, writable, own_scratch: true, ..Files::default() }
 }
+
+/// What a plain process is not kept from; none where nothing is missing.
+pub fn not_isolated(spec: &ServiceSpec, reach: &Reach, filtered: bool, machine: &Machine<'_>) -> Vec<Condition> {
+    let confined = match (filtered, reach.files.is_some()) {
+        (true, true) => "is confined by a system-call filter and Landlock alone",
+        (true, false) => "is confined by a system-call filter alone",
+        (false, true) => "is confined by Landlock alone",
+        (false, false) => "is not confined at all",
+    };
+    let why = machine.probe.namespaces.clone().err().unwrap_or_default();
+    let mut found = vec![degraded(
+        "NotIsolated",
+        format!(
+            "the program runs as a plain process of this machine, without a root file system, /tmp, process list \
+             or host name of its own, and {confined}: {why}"
+        ),
+    )];
+    if reach.files.is_none() {
+        let why = match &machine.probe.landlock {
+            Err(why) => why.as_str(),
+            Ok(_) if spec.privileged == Some(true) => "privileged: true switches Landlock off",
+            Ok(_) => "",
+        };
+        found.push(degraded("StateExposed", format!("{EXPOSED}: {why}")));
+    }
+    found
+}
+
+/// What it means that nothing keeps a program from files.
+pub const EXPOSED: &str = "a program of keel's own user can read everything that this user can, Evenkeel's state directory \
+                           with the environments and secrets of every instance included";
 
 /// Scratch space of a plain process, as it has no `/tmp` of its own.
 pub fn scratch(dir: &Path) -> PathBuf {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::bounds::FILE_LIMIT;
 use super::cgroup::{Groups, MEMORY_WATCH_INTERVAL};
+use super::confinement::EXPOSED;
 use super::layout::read_json;
 use super::record::{Launch, Layer, Record, Root, Run};
 use super::requested::{FULL, HOST};
@@ -283,6 +284,9 @@ impl Facts<'_> {
             (reach.no_abstract_sockets, "abstract sockets"),
         ];
         let parts: Vec<&str> = parts.iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+        if self.launch().root == Root::Shared && reach.files.is_none() {
+            return State::Absent { why: EXPOSED.to_owned() };
+        }
         if parts.is_empty() {
             return self.missing(Control::Landlock);
         }

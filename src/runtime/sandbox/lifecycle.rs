@@ -106,7 +106,10 @@ impl Inner {
             dir: &dir,
             probe,
             capabilities: &capabilities::report(probe),
-            hidden: &self.config.hidden,
+            own_files: &self
+                .own_files
+                .of(&self.config.hidden)
+                .map_err(|error| failed("looking for the paths of Evenkeel's own files", &error))?,
             image: image.as_ref(),
             group_name: &cgroup::name(&self.config.owner, self.view.layout.root(), &name)
                 .map_err(|error| failed("looking at the sandbox directory", &error))?,

@@ -34,6 +34,7 @@ mod logtail;
 mod network;
 mod observe;
 mod overlay;
+mod own_files;
 mod ports;
 mod probe;
 mod process;
@@ -83,6 +84,7 @@ use bounds::{CREATE_LIMIT, FILE_LIMIT, LIST_LIMIT, REMOVE_LIMIT, bounded};
 use image::Images;
 use layout::{InstanceDir, Layout};
 use observe::{Entry, Found, View};
+use own_files::Everywhere;
 use probe::Probe;
 use spawner::Spawner;
 use watch::Watch;
@@ -105,8 +107,8 @@ pub struct SandboxConfig {
     pub supervisor: PathBuf,
     /// Installation whose instances this runtime sees.
     pub owner: Owner,
-    /// Further paths that instances with the machine's root must not see, such as the state directory with the
-    /// controller's socket. The root of this runtime is always hidden.
+    /// Further directories that no instance may see, whatever of the machine is shown to it, such as the state directory
+    /// with the controller's socket and the secrets of all services. The root of this runtime always is such a one.
     pub hidden: Vec<PathBuf>,
 }
 
@@ -131,6 +133,7 @@ struct Inner {
     watch: Arc<Watch>,
     watching: OnceLock<()>,
     images: Images,
+    own_files: Everywhere,
 }
 
 /// Remembers in a root of this runtime whether its instances may have devices and graphics processors of the machine, which
@@ -190,7 +193,17 @@ impl SandboxRuntime {
         let certificates = registries.certificates.unwrap_or_else(|| PathBuf::from(image::CERTIFICATES));
         let images = Images::new(&config.root, image::Access { credentials, certificates });
         let spawner = Spawner::new(config.supervisor.clone());
-        let inner = Inner { config, view, probe: OnceCell::new(), spawner, watch, watching: OnceLock::new(), images };
+        let own_files = Everywhere::default();
+        let inner = Inner {
+            config,
+            view,
+            probe: OnceCell::new(),
+            spawner,
+            watch,
+            watching: OnceLock::new(),
+            images,
+            own_files,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

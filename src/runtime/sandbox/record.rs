@@ -81,6 +81,9 @@ pub struct Launch {
     pub sysctls: BTreeMap<String, String>,
     /// Paths of the machine that stay out of sight where the root is the machine's.
     pub hidden: Vec<PathBuf>,
+    /// Every path of the machine that leads to Evenkeel's own files, which stay out of sight in whatever is shown of it.
+    #[serde(default)]
+    pub own_files: Vec<PathBuf>,
     /// Capabilities as a bit set of capabilities(7).
     pub capabilities: u64,
     /// System-call filter; none when absent.

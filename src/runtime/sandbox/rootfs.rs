@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, readlinkat, statat, symlinkat};
@@ -18,6 +18,7 @@ use super::inside::{Missing, attach, is_directory, place, place_or_make};
 use super::layout::InstanceDir;
 use super::network::NameFile;
 use super::overlay::overlay;
+use super::own_files::{Overlap, overlap};
 use super::record::{Launch, Layer, Mount, MountSource, Root};
 use super::skeleton::replace_parent;
 use super::sys::{MountAttributes, set_mount_attributes};
@@ -92,6 +93,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
             show(&root, &tree, super::KEEL_INSIDE, Missing::File)?;
         }
         hide(&root, &launch.hidden)?;
+        hide(&root, &launch.own_files)?;
     }
     devices(&root, &launch.devices)?;
     for (tree, path) in &names {
@@ -99,7 +101,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
     }
     let mut root = root;
     let mut replaced = Vec::new();
-    for (mount, tree) in launch.mounts.iter().zip(sources) {
+    for (mount, Source { tree, real }) in launch.mounts.iter().zip(sources) {
         if matches!(launch.root, Root::Host) && place(root.as_fd(), &mount.target).is_err() {
             let (parent, is_root) = replace_parent(&root, &mount.target).map_err(|error| {
                 Failure::wrong(format!("storage: the target {} can't be made: {error}", mount.target))
@@ -110,6 +112,10 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
             }
         }
         attach_mount(&root, mount, &tree)?;
+        if let Some(Overlap::Around(own)) = real.as_deref().and_then(|real| overlap(real, &launch.own_files)) {
+            let within = own.iter().filter_map(|own| own.strip_prefix(real.as_deref()?).ok());
+            close(&tree, within).with_context(|| format!("hiding Evenkeel's own files below {}", mount.target))?;
+        }
     }
     for parent in replaced {
         let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: true };
@@ -143,20 +149,65 @@ pub fn try_out() -> Result<(), Failure> {
     tmpfs(TMP_SIZE, 0o1777).map(drop).context("making a tmpfs")
 }
 
+/// What is mounted, attached nowhere.
+struct Source {
+    tree: OwnedFd,
+    /// The path of the machine that it shows, without links; absent for what is the instance's alone.
+    real: Option<PathBuf>,
+}
+
 /// Opens what is mounted while the machine's paths still are what they are, before anything covers them.
-fn open_sources(launch: &Launch) -> Result<Vec<OwnedFd>, Failure> {
-    launch
-        .mounts
-        .iter()
-        .map(|mount| match &mount.source {
-            MountSource::Path(path) | MountSource::Volume(path) => {
-                clone_tree(path).with_context(|| format!("mounting {} at {}", path.display(), mount.target))
+fn open_sources(launch: &Launch) -> Result<Vec<Source>, Failure> {
+    let open = |mount: &Mount| match &mount.source {
+        MountSource::Path(path) => open_path(path, launch, &mount.target),
+        MountSource::Volume(path) => {
+            let what = || format!("mounting {} at {}", path.display(), mount.target);
+            Ok(Source { tree: clone_tree(path).with_context(what)?, real: None })
+        }
+        MountSource::Tmpfs { size, mode } => {
+            let what = || format!("making a tmpfs for {}", mount.target);
+            Ok(Source { tree: tmpfs(&size.to_string(), *mode).with_context(what)?, real: None })
+        }
+    };
+    launch.mounts.iter().map(open).collect()
+}
+
+/// Opens a path of the machine. Where it leads is looked up with what was opened: links may have changed since the
+/// instance was created.
+fn open_path(path: &Path, launch: &Launch, target: &str) -> Result<Source, Failure> {
+    let what = || format!("mounting {} at {target}", path.display());
+    let place = open_place(path).with_context(what)?;
+    let real = fs::read_link(format!("/proc/self/fd/{}", place.as_raw_fd())).with_context(what)?;
+    if matches!(overlap(&real, &launch.own_files), Some(Overlap::Inside(_))) {
+        return Err(Failure::wrong(format!(
+            "{} can't be mounted at {target}: it lies in Evenkeel's state directory, which no program may see",
+            path.display()
+        )));
+    }
+    Ok(Source { tree: clone_place(&place).with_context(what)?, real: Some(real) })
+}
+
+/// Covers paths below a mount. The directories on the way become mount points of their own, as these can't be renamed:
+/// a program that may write above must not be able to put other directories in the place of the real ones.
+fn close<'a>(tree: &OwnedFd, paths: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    for path in paths {
+        let mut way: Vec<&Path> = path.ancestors().filter(|above| !above.as_os_str().is_empty()).collect();
+        way.reverse();
+        for above in way {
+            let found = match place(tree.as_fd(), &above.to_string_lossy()) {
+                Ok(found) => found,
+                // What is not there needs not be covered.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            };
+            if above == path {
+                cover(&found)?;
+            } else {
+                attach(&clone_place(&found)?, &found)?;
             }
-            MountSource::Tmpfs { size, mode } => {
-                tmpfs(&size.to_string(), *mode).with_context(|| format!("making a tmpfs for {}", mount.target))
-            }
-        })
-        .collect()
+        }
+    }
+    Ok(())
 }
 
 /// Opens the files about names, read-only.
@@ -204,6 +255,15 @@ fn plain(path: &Path) -> String {
 fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     Ok(open_tree(CWD, path, flags)?)
+}
+
+/// The same at a place that is open.
+fn clone_place(place: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(place.as_fd(), "", flags)?)
 }
 
 /// The same, which can't be written through.
@@ -328,11 +388,7 @@ fn restrict(root: &OwnedFd) -> Result<(), Failure> {
 }
 
 fn protect(found: &OwnedFd, attributes: MountAttributes) -> io::Result<()> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(found.as_fd(), "", flags)?;
+    let tree = clone_place(found)?;
     set_mount_attributes(tree.as_fd(), attributes, true)?;
     attach(&tree, found)
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::image::Ready;
 use super::layout::{InstanceDir, Layout};
+use super::own_files::{Overlap, overlap_of};
 use super::probe::Probe;
 use super::program::RESOURCES;
 use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
@@ -36,8 +37,8 @@ pub struct Machine<'a> {
     pub probe: &'a Probe,
     /// What the runtime enforces.
     pub capabilities: &'a Capabilities,
-    /// Paths that no instance may see.
-    pub hidden: &'a [PathBuf],
+    /// Every path that leads to Evenkeel's own files, which no instance may see.
+    pub own_files: &'a [PathBuf],
     /// The image, where it is one of the store.
     pub image: Option<&'a Ready>,
     /// Name of its control groups.
@@ -64,9 +65,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     let namespaces = machine.probe.wanted(connected.is_apart());
     found.extend(network::conditions(spec, connected, machine.probe, &root));
     let shared = root == Root::Shared;
-    if shared {
-        found.push(not_isolated(machine.probe));
-    }
+    refuse_own_paths(spec, &root, machine)?;
     let command = spec.command.as_ref();
     let list = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     let mut arguments = list(command.and_then(|command| command.entrypoint.as_ref()));
@@ -80,10 +79,13 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     let mounts = mounts(request, machine, &root, &mut found)?;
     let seccomp = confinement::filter(spec, machine.probe, &mut found);
     let alone = connected.is_alone();
-    let reach = confinement::reach(spec, &root, namespaces, alone, machine.dir.path(), machine.probe, &mut found)?;
+    let reach = confinement::reach(spec, &root, namespaces, alone, machine, &mut found)?;
+    if shared {
+        found.extend(confinement::not_isolated(spec, &reach, seccomp.is_some(), machine));
+    }
     let devices = devices(spec, machine, shared, &mut found)?;
     let mut env = request.env.clone();
-    if shared && reach.files.is_some() {
+    if shared {
         let scratch = confinement::scratch(machine.dir.path());
         env.entry("TMPDIR".to_owned()).or_insert_with(|| scratch.to_string_lossy().into_owned());
     }
@@ -97,7 +99,8 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     let launch = Launch {
         sysctls: sysctls::plan(spec, inside, machine.probe, &mut found),
         network: network::Network::default(),
-        hidden: if root == Root::Host { [machine.hidden, &confinement::secrets()].concat() } else { Vec::new() },
+        hidden: if root == Root::Host { confinement::secrets() } else { Vec::new() },
+        own_files: machine.own_files.to_vec(),
         root,
         command: arguments,
         env,
@@ -211,7 +214,7 @@ fn root(spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Root, RuntimeError>
     match &spec.image.name {
         ImageRef::Host if machine.probe.namespaces.is_err() => Ok(Root::Shared),
         ImageRef::Host => Ok(Root::Host),
-        ImageRef::Dir(path) => dir_root(Path::new(path), spec, machine.probe),
+        ImageRef::Dir(path) => dir_root(Path::new(path), spec, machine),
         ImageRef::Registry(_) | ImageRef::Oci { .. } | ImageRef::OciArchive(_) | ImageRef::DockerArchive(_) => {
             image_root(spec, machine)
         }
@@ -244,7 +247,8 @@ fn identity(spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Option<Identity
     identity.map(Some).map_err(|error| rejected(format!("user: {error}")))
 }
 
-fn dir_root(path: &Path, spec: &ServiceSpec, probe: &Probe) -> Result<Root, RuntimeError> {
+fn dir_root(path: &Path, spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Root, RuntimeError> {
+    let probe = machine.probe;
     let problem = match std::fs::metadata(path) {
         Ok(data) if data.is_dir() => None,
         Ok(_) => Some("it is not a directory".to_owned()),
@@ -262,24 +266,19 @@ fn dir_root(path: &Path, spec: &ServiceSpec, probe: &Probe) -> Result<Root, Runt
             path.display()
         )));
     }
+    if overlap_of(path, machine.own_files).is_some() {
+        return Err(rejected(format!(
+            "image: dir:{} lies in Evenkeel's state directory or holds it, which no program may see; choose another state \
+             directory, or another root file system",
+            path.display()
+        )));
+    }
     let path = path.to_owned();
     Ok(match (&probe.layer, spec.read_only_root_fs) {
         (Ok(()), Some(true)) => Root::Dir { path, layer: Layer::ReadOnly },
         (Ok(()), _) => Root::Dir { path, layer: Layer::Writable },
         (Err(_), read_only) => Root::Copy { from: vec![path], read_only: read_only == Some(true) },
     })
-}
-
-fn not_isolated(probe: &Probe) -> Condition {
-    let why = probe.namespaces.clone().err().unwrap_or_default();
-    Condition::holds(
-        "Degraded",
-        "NotIsolated",
-        format!(
-            "the program runs as a plain process of this machine, without a root file system, /tmp, process list \
-             or host name of its own, and is confined by a system-call filter and Landlock alone: {why}"
-        ),
-    )
 }
 
 fn mounts(
@@ -325,13 +324,39 @@ fn mounts(
     Ok(mounts)
 }
 
+/// Refuses paths of the machine that open up what holds the environments and secrets of every instance.
+fn refuse_own_paths(spec: &ServiceSpec, root: &Root, machine: &Machine<'_>) -> Result<(), RuntimeError> {
+    let Some(sandbox) = spec.sandbox.as_ref().filter(|_| matches!(root, Root::Host | Root::Shared)) else {
+        return Ok(());
+    };
+    for (field, paths) in [("sandbox.readable", &sandbox.readable), ("sandbox.writable", &sandbox.writable)] {
+        paths.iter().try_for_each(|path| refuse_own(field, path, machine))?;
+    }
+    Ok(())
+}
+
+/// Refuses to show what holds the environments and secrets of every instance.
+fn refuse_own(field: &str, path: &str, machine: &Machine<'_>) -> Result<(), RuntimeError> {
+    match overlap_of(Path::new(path), machine.own_files) {
+        Some(Overlap::Inside(dir)) => Err(rejected(format!(
+            "{field}: {path} lies in {}, where Evenkeel keeps its state and the secrets of every instance; name another \
+             path, or choose another state directory",
+            dir.display()
+        ))),
+        Some(Overlap::Around(_)) | None => Ok(()),
+    }
+}
+
 fn mount(storage: &Storage, index: usize, deployment: &str, machine: &Machine<'_>) -> Result<Mount, RuntimeError> {
     let at = |source, target: &String, read_only: Option<bool>| {
         Ok(Mount { source, target: target.clone(), read_only: read_only.unwrap_or(false), size: None })
     };
     match storage {
         Storage::Bind { source, target, readonly } => match std::fs::metadata(source) {
-            Ok(_) => at(MountSource::Path(PathBuf::from(source)), target, *readonly),
+            Ok(_) => {
+                refuse_own("storage", source, machine)?;
+                at(MountSource::Path(PathBuf::from(source)), target, *readonly)
+            }
             // Somebody may still create it; nothing is wrong with the spec.
             Err(error) => Err(RuntimeError::new(
                 ErrorKind::Failed,
