@@ -1,6 +1,8 @@
 //! What a program inside sees and can do.
 
-use crate::support::{Sandbox, is_root, keel};
+use evenkeel::runtime::Runtime;
+
+use crate::support::{Sandbox, is_root, keel, request, shell};
 
 #[tokio::test]
 async fn a_program_sees_a_read_only_machine_and_its_own_places() {
@@ -118,4 +120,28 @@ async fn paths_that_are_not_opened_up_can_be_neither_read_nor_written() {
     let (_, output) = sandbox.script_with(&rules, &script).await;
     assert_eq!(output, "open\nclosed\nread-only\n");
     assert_eq!(std::fs::read_to_string(folder.path().join("given/file")).unwrap(), "new\n");
+}
+
+#[tokio::test]
+async fn a_program_with_a_network_of_its_own_sees_no_interface_of_the_machine_in_sys() {
+    let sandbox = Sandbox::new();
+    let script = "ls /sys/class/net /sys/devices/virtual/net | grep -v : | sort -u | xargs; \
+                  cat /sys/devices/system/cpu/online | head -c 1; echo; touch /sys/x 2>/dev/null || echo read-only";
+    let (_, output) = sandbox.script_with("sandbox: { network: none }", script).await;
+    assert_eq!(output, "lo\n0\nread-only\n");
+}
+
+#[tokio::test]
+async fn file_systems_that_the_machine_has_in_sys_are_not_shown() {
+    let sandbox = Sandbox::new();
+    let script = "for p in kernel/tracing kernel/debug kernel/security kernel/config fs/bpf fs/pstore firmware; do \
+                  ls /sys/$p 2>&1 | grep -v 'No such file'; done; \
+                  grep -q ' /sys/fs/cgroup' /proc/self/mountinfo && echo groups";
+    for (slot, network) in [(0, "none"), (1, "full")] {
+        let yaml = shell(script) + &format!("\nsandbox: {{ network: {network} }}");
+        let created = sandbox.runtime.create(&request(&yaml, slot)).await.unwrap();
+        sandbox.runtime.start(&created.as_ref()).await.unwrap();
+        sandbox.ended(&created.as_ref()).await;
+        assert_eq!(sandbox.output(&created.as_ref()), "groups\n", "{network}");
+    }
 }

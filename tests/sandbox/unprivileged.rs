@@ -51,6 +51,22 @@ fn everything_holds_for_an_ordinary_user_too() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
+#[test]
+fn a_machine_that_covers_a_part_of_its_own_sys_shows_an_ordinary_user_no_more() {
+    if !is_root() {
+        return;
+    }
+    let copies = Copies::new();
+    let tests = copies.tests();
+    // As in a container; a new /sys would show what is covered, which the kernel refuses.
+    let script = "mount -t tmpfs none /sys/firmware && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(tests.get_program()).arg("isolation::");
+    command.envs(tests.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.current_dir(copies.folder.path().join("tmp")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 /// A control group of version 2 that was handed to an ordinary user.
 struct Delegated(PathBuf);
 

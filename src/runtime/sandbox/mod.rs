@@ -55,6 +55,7 @@ mod supervise;
 mod suspend;
 mod sys;
 mod sysctls;
+mod sysfs;
 mod translate;
 mod unsupported;
 mod unwritable;

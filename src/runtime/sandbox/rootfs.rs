@@ -1,9 +1,8 @@
 //! The root file system of an instance, built in its own mount namespace from detached mounts.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, readlinkat, statat, symlinkat};
@@ -14,15 +13,15 @@ use rustix::mount::{
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::failure::{Context, Failure};
-use super::inside::{Missing, attach, is_directory, place, place_or_make};
+use super::inside::{Missing, attach, is_directory, place};
 use super::layout::InstanceDir;
 use super::network::NameFile;
 use super::overlay::overlay;
 use super::own_files::{Overlap, overlap};
 use super::record::{Launch, Layer, Mount, MountSource, Root};
-use super::skeleton::replace_parent;
+use super::skeleton::Tree;
 use super::sys::{MountAttributes, set_mount_attributes};
-use super::{cgroup, sysctls};
+use super::{cgroup, sysctls, sysfs};
 
 /// Largest size of the private /tmp, /var/tmp and /run, as mount option: enough for scratch files, and no way to
 /// take the machine's memory. A `tmpfs` in `storage` gives more.
@@ -48,6 +47,8 @@ const MASKED: &[&str] = &[
 ];
 /// Parts of /proc that can be read only: Docker's read-only paths.
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Directories that an instance has for itself where its root is the machine's, with their mode.
+const PRIVATE: &[(&str, u32)] = &[("/tmp", 0o1777), ("/var/tmp", 0o1777), ("/run", 0o755)];
 /// Where the machine's name servers are told.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Programs of NixOS, which lie below /run.
@@ -75,52 +76,35 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
         Root::Copy { .. } => clone_tree(&dir.copy()).and_then(guarded_tree),
     }
     .context("preparing the root file system")?;
-    let mount_point = open_place(&dir.rootfs()).context("opening the mount point of the root file system")?;
-    attach(&tree, &mount_point).context("mounting the root file system")?;
-    let root = open_place(&dir.rootfs()).context("opening the root file system")?;
-
-    pseudo_file_systems(&root, &launch.sysctls)?;
-    cgroup::show(&root, &launch.groups)?;
-    if matches!(launch.root, Root::Host) {
-        private_directories(&root)?;
+    let mut root = Tree::mount(&tree, dir.rootfs(), launch.root == Root::Host)?;
+    pseudo_file_systems(&mut root, launch)?;
+    cgroup::show(root.root_fd(), &launch.groups)?;
+    if launch.root == Root::Host {
+        private_directories(root.root_fd())?;
         if let Some((tree, path)) = resolv_conf {
-            show(&root, &tree, &path.to_string_lossy(), Missing::File)?;
+            root.show(&tree, &path.to_string_lossy(), Missing::File)?;
         }
         for (tree, path) in &programs {
-            show(&root, tree, path, Missing::Directory)?;
+            root.show(tree, path, Missing::Directory)?;
         }
         if let Some(tree) = keel {
-            show(&root, &tree, super::KEEL_INSIDE, Missing::File)?;
+            root.show(&tree, super::KEEL_INSIDE, Missing::File)?;
         }
-        hide(&root, &launch.hidden)?;
-        hide(&root, &launch.own_files)?;
+        hide(root.root_fd(), &launch.hidden)?;
+        hide(root.root_fd(), &launch.own_files)?;
     }
-    devices(&root, &launch.devices)?;
+    devices(&mut root, &launch.devices)?;
     for (tree, path) in &names {
-        show_file(&root, tree, path)?;
+        show_file(&mut root, tree, path)?;
     }
-    let mut root = root;
-    let mut replaced = Vec::new();
     for (mount, Source { tree, real }) in launch.mounts.iter().zip(sources) {
-        if matches!(launch.root, Root::Host) && place(root.as_fd(), &mount.target).is_err() {
-            let (parent, is_root) = replace_parent(&root, &mount.target).map_err(|error| {
-                Failure::wrong(format!("storage: the target {} can't be made: {error}", mount.target))
-            })?;
-            replaced.push(parent);
-            if is_root {
-                root = open_place(&dir.rootfs()).context("opening the root file system")?;
-            }
-        }
-        attach_mount(&root, mount, &tree)?;
+        attach_mount(&mut root, mount, &tree)?;
         if let Some(Overlap::Around(own)) = real.as_deref().and_then(|real| overlap(real, &launch.own_files)) {
             let within = own.iter().filter_map(|own| own.strip_prefix(real.as_deref()?).ok());
             close(&tree, within).with_context(|| format!("hiding Evenkeel's own files below {}", mount.target))?;
         }
     }
-    for parent in replaced {
-        let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: true };
-        set_mount_attributes(parent.as_fd(), attributes, false).context("making the root read-only")?;
-    }
+    let root = root.finish()?;
     if is_closed_at_last(&launch.root) {
         let attributes = MountAttributes { read_only: true, ..MountAttributes::default() };
         set_mount_attributes(root_mount(&root)?.as_fd(), attributes, false).context("making the root read-only")?;
@@ -222,16 +206,16 @@ fn open_names(launch: &Launch) -> Result<Vec<(OwnedFd, &str)>, Failure> {
 
 /// Shows a file at a path inside. Where that is a link to nothing, as images have it whose files a service manager
 /// writes, it is shown where the link leads.
-fn show_file(root: &OwnedFd, tree: &OwnedFd, path: &str) -> Result<(), Failure> {
+fn show_file(root: &mut Tree, tree: &OwnedFd, path: &str) -> Result<(), Failure> {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let link = place(root.as_fd(), folder).and_then(|folder| Ok(readlinkat(folder.as_fd(), name, Vec::new())?));
+    let link = place(root.root(), folder).and_then(|folder| Ok(readlinkat(folder.as_fd(), name, Vec::new())?));
     let target = match link {
-        Ok(target) if place(root.as_fd(), path).is_err() => {
+        Ok(target) if place(root.root(), path).is_err() => {
             plain(&Path::new("/").join(folder.trim_start_matches('/')).join(target.to_string_lossy().as_ref()))
         }
         _ => path.to_owned(),
     };
-    match place_or_make(root.as_fd(), &target, Missing::File).and_then(|place| attach(tree, &place)) {
+    match root.place_or_make(&target, Missing::File).and_then(|place| attach(tree, &place)) {
         // An image may have something there that is no file, or no way to it; nobody reads it then.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR | libc::ENOENT)) => Ok(()),
         shown => shown.with_context(|| format!("mounting {path}")),
@@ -252,7 +236,7 @@ fn plain(path: &Path) -> String {
 }
 
 /// A copy of the mount at a path and of all below it, attached nowhere.
-fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
+pub fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     Ok(open_tree(CWD, path, flags)?)
 }
@@ -273,7 +257,7 @@ fn read_only_tree(path: &Path) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-fn open_place(path: &Path) -> io::Result<OwnedFd> {
+pub fn open_place(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 
@@ -297,7 +281,7 @@ fn guarded_tree(tree: OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// A new file system of a kind, attached nowhere.
-fn new_fs(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+pub fn new_fs(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
         fsconfig_set_string(context.as_fd(), *key, *value)?;
@@ -312,15 +296,8 @@ pub fn tmpfs(size: &str, mode: u32) -> io::Result<OwnedFd> {
     new_fs("tmpfs", &[("size", size), ("mode", &format!("{mode:o}"))], attributes)
 }
 
-/// Attaches a mount at a path inside, which is made where it is missing.
-fn show(root: &OwnedFd, tree: &OwnedFd, path: &str, missing: Missing) -> Result<(), Failure> {
-    place_or_make(root.as_fd(), path, missing)
-        .and_then(|place| attach(tree, &place))
-        .with_context(|| format!("mounting {path}"))
-}
-
 /// What programs may not do in a file system of the kernel.
-const GUARDED: MountAttrFlags =
+pub const GUARDED: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// The /proc of this process's namespaces, attached nowhere.
@@ -332,40 +309,34 @@ pub fn new_proc() -> Result<OwnedFd, Failure> {
 }
 
 /// Mounts /proc, /sys and /dev, whatever the image has there. Kernel parameters are set before /proc becomes read-only.
-fn pseudo_file_systems(root: &OwnedFd, sysctls: &BTreeMap<String, String>) -> Result<(), Failure> {
+fn pseudo_file_systems(root: &mut Tree, launch: &Launch) -> Result<(), Failure> {
     for name in ["proc", "sys", "dev"] {
-        refuse_link(root, name)?;
+        refuse_link(root.root(), name)?;
     }
     let proc = new_proc()?;
-    sysctls::apply(&proc, sysctls)?;
-    show(root, &proc, "/proc", Missing::Directory)?;
-    // Without a network namespace of its own a user namespace may not make a sysfs; a copy that can only be read
-    // shows the same.
-    if let Ok(sys) = clone_tree(Path::new("/sys")) {
-        let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: true };
-        set_mount_attributes(sys.as_fd(), attributes, true).context("making /sys read-only")?;
-        show(root, &sys, "/sys", Missing::Directory)?;
-    }
+    sysctls::apply(&proc, &launch.sysctls)?;
+    root.show(&proc, "/proc", Missing::Directory)?;
+    sysfs::mount(root, launch.namespaces.net)?;
     let no_suid = MountAttrFlags::MOUNT_ATTR_NOSUID;
     // Nodes are shown as mounts of their own; one that a program makes can't be opened.
     let dev = new_fs("tmpfs", &[("size", "64k"), ("mode", "755")], no_suid | MountAttrFlags::MOUNT_ATTR_NODEV)
         .context("making /dev")?;
-    show(root, &dev, "/dev", Missing::Directory)?;
+    root.show(&dev, "/dev", Missing::Directory)?;
     let no_exec = no_suid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = new_fs("devpts", &[("ptmxmode", "0666"), ("mode", "0620")], no_exec).context("making /dev/pts")?;
-    show(root, &pts, "/dev/pts", Missing::Directory)?;
+    root.show(&pts, "/dev/pts", Missing::Directory)?;
     let shm = new_fs("tmpfs", &[("size", SHM_SIZE), ("mode", "1777")], GUARDED).context("making /dev/shm")?;
-    show(root, &shm, "/dev/shm", Missing::Directory)?;
+    root.show(&shm, "/dev/shm", Missing::Directory)?;
     if let Ok(mqueue) = new_fs("mqueue", &[], GUARDED) {
-        show(root, &mqueue, "/dev/mqueue", Missing::Directory)?;
+        root.show(&mqueue, "/dev/mqueue", Missing::Directory)?;
     }
-    restrict(root)
+    restrict(root.root_fd())
 }
 
 /// An image whose `/proc`, `/sys` or `/dev` is something else than a directory would have the kernel's files, and the
 /// masks over them, elsewhere than where they are looked for.
-fn refuse_link(root: &OwnedFd, name: &str) -> Result<(), Failure> {
-    match statat(root.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+fn refuse_link(root: BorrowedFd<'_>, name: &str) -> Result<(), Failure> {
+    match statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => Err(Failure::wrong(format!(
             "image: /{name} is not a directory; a root file system needs one there, or nothing"
         ))),
@@ -394,7 +365,7 @@ fn protect(found: &OwnedFd, attributes: MountAttributes) -> io::Result<()> {
 }
 
 /// Puts something empty over a path.
-fn cover(found: &OwnedFd) -> io::Result<()> {
+pub fn cover(found: &OwnedFd) -> io::Result<()> {
     if is_directory(found.as_fd()) {
         let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         attach(&new_fs("tmpfs", &[("size", "4k"), ("mode", "555")], attributes)?, found)
@@ -414,16 +385,16 @@ fn device_tree(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-fn devices(root: &OwnedFd, more: &[String]) -> Result<(), Failure> {
+fn devices(root: &mut Tree, more: &[String]) -> Result<(), Failure> {
     for name in DEVICES {
         let tree = device_tree(&Path::new("/dev").join(name)).with_context(|| format!("opening /dev/{name}"))?;
-        show(root, &tree, &format!("/dev/{name}"), Missing::File)?;
+        root.show(&tree, &format!("/dev/{name}"), Missing::File)?;
     }
     for path in more {
         let tree = device_tree(Path::new(path)).with_context(|| format!("opening the device {path}"))?;
-        show(root, &tree, path, Missing::File)?;
+        root.show(&tree, path, Missing::File)?;
     }
-    let dev = place(root.as_fd(), "/dev").context("opening /dev")?;
+    let dev = place(root.root(), "/dev").context("opening /dev")?;
     for (target, name) in [
         ("/proc/self/fd", "fd"),
         ("/proc/self/fd/0", "stdin"),
@@ -439,9 +410,9 @@ fn devices(root: &OwnedFd, more: &[String]) -> Result<(), Failure> {
 /// Private directories over the machine's: what is in /tmp and /run (sockets of engines and services above all)
 /// is none of the instance's business.
 fn private_directories(root: &OwnedFd) -> Result<(), Failure> {
-    for (path, mode) in [("/tmp", 0o1777), ("/var/tmp", 0o1777), ("/run", 0o755)] {
+    for (path, mode) in PRIVATE {
         let Ok(found) = place(root.as_fd(), path) else { continue };
-        let tree = tmpfs(TMP_SIZE, mode).with_context(|| format!("making {path}"))?;
+        let tree = tmpfs(TMP_SIZE, *mode).with_context(|| format!("making {path}"))?;
         attach(&tree, &found).with_context(|| format!("mounting {path}"))?;
     }
     // /var/run is /run nearly everywhere; where it is a directory of its own it is covered as well.
@@ -468,14 +439,14 @@ fn hide(root: &OwnedFd, hidden: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn attach_mount(root: &OwnedFd, mount: &Mount, tree: &OwnedFd) -> Result<(), Failure> {
+fn attach_mount(root: &mut Tree, mount: &Mount, tree: &OwnedFd) -> Result<(), Failure> {
     let target = &mount.target;
     let attributes = MountAttributes { read_only: mount.read_only, no_suid: true, no_dev: true };
     set_mount_attributes(tree.as_fd(), attributes, true).with_context(|| format!("preparing the mount at {target}"))?;
     let missing = if is_directory(tree.as_fd()) { Missing::Directory } else { Missing::File };
-    let place = place_or_make(root.as_fd(), target, missing).map_err(|error| {
+    let place = root.place_or_make(target, missing).map_err(|error| {
         let hint = if error.raw_os_error() == Some(libc::EROFS) {
-            "; the root is read-only and has no such path: mount at a path that exists or below /tmp"
+            "; what is mounted above it is read-only and has no such path: mount at a path that exists"
         } else {
             ""
         };

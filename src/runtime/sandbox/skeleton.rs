@@ -1,27 +1,110 @@
-//! Mount points on a root that can't be written: the directory that misses one is replaced, for the instance alone, by
-//! one in memory that shows the same entries and can take another.
+//! A root in the making, and mount points where nothing can be made: the directory that misses one is replaced, for the
+//! instance alone, by one in memory that shows the same entries and can take another.
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat, symlinkat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::inside::{attach, components, is_directory, place};
-use super::rootfs::tmpfs;
+use super::failure::{Context, Failure};
+use super::inside::{Missing, attach, components, is_directory, place, place_or_make};
+use super::rootfs::{open_place, tmpfs};
+use super::sys::{MountAttributes, set_mount_attributes};
 
 /// Most entries of a directory that is replaced: each is a mount, and /usr/bin is not meant.
 const MOST_ENTRIES: usize = 1024;
 /// Size of the directory in memory: names and empty files only.
 const SIZE: &str = "1m";
 
+/// A root in the making.
+#[derive(Debug)]
+pub struct Tree {
+    root: OwnedFd,
+    /// Where it is mounted.
+    mounted: PathBuf,
+    /// Whether it can't be written at all.
+    read_only: bool,
+    /// Directories in memory, which can still be written.
+    replaced: Vec<OwnedFd>,
+}
+
+impl Tree {
+    /// Mounts a tree at a path.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn mount(tree: &OwnedFd, at: PathBuf, read_only: bool) -> Result<Self, Failure> {
+        let place = open_place(&at).context("opening the mount point of the root file system")?;
+        attach(tree, &place).context("mounting the root file system")?;
+        let root = open_place(&at).context("opening the root file system")?;
+        Ok(Self { root, mounted: at, read_only, replaced: Vec::new() })
+    }
+
+    /// The root as it is now.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The root as it is now, for those who keep it open.
+    pub fn root_fd(&self) -> &OwnedFd {
+        &self.root
+    }
+
+    /// Opens a path, making what is missing of it, on a root that can't be written in a directory that replaces the real
+    /// one.
+    ///
+    /// # Errors
+    /// It can't be made there either, or something on the way is no directory.
+    pub fn place_or_make(&mut self, path: &str, missing: Missing) -> io::Result<OwnedFd> {
+        match place_or_make(self.root(), path, missing) {
+            Err(error) if self.is_refusal(&error) => {
+                let (parent, is_root) = replace_parent(&self.root, path)?;
+                self.replaced.push(parent);
+                if is_root {
+                    self.root = open_place(&self.mounted)?;
+                }
+                place_or_make(self.root(), path, missing)
+            }
+            found => found,
+        }
+    }
+
+    fn is_refusal(&self, error: &io::Error) -> bool {
+        self.read_only && error.raw_os_error() == Some(libc::EROFS)
+    }
+
+    /// Attaches a mount at a path, which is made where it is missing.
+    ///
+    /// # Errors
+    /// It can't be made, or the kernel refuses.
+    pub fn show(&mut self, mount: &OwnedFd, path: &str, missing: Missing) -> Result<(), Failure> {
+        self.place_or_make(path, missing)
+            .and_then(|place| attach(mount, &place))
+            .with_context(|| format!("mounting {path}"))
+    }
+
+    /// Closes the directories that took further mount points, and returns the root.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn finish(self) -> Result<OwnedFd, Failure> {
+        for parent in self.replaced {
+            let attributes = MountAttributes { read_only: true, no_suid: true, no_dev: true };
+            set_mount_attributes(parent.as_fd(), attributes, false).context("making the root read-only")?;
+        }
+        Ok(self.root)
+    }
+}
+
 /// Replaces the deepest directory that exists on the way to `target`. Returns the new mount, which is still writable,
 /// and whether it covers the root itself, which then must be opened again.
 ///
 /// # Errors
 /// The directory has too many entries, or the kernel refuses.
-pub fn replace_parent(root: &OwnedFd, target: &str) -> io::Result<(OwnedFd, bool)> {
+fn replace_parent(root: &OwnedFd, target: &str) -> io::Result<(OwnedFd, bool)> {
     let mut existing = String::from("/");
     for name in components(target)? {
         let next = format!("{}/{name}", existing.trim_end_matches('/'));
