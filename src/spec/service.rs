@@ -445,7 +445,7 @@ pub struct Sandbox {
     /// Paths that it may read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub readable: Vec<String>,
-    /// Paths that it may write.
+    /// Paths that it may write: of the machine with the image `host`, else of the image, also where the root is read-only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub writable: Vec<String>,
     /// System-call filter; `default` when nothing is written.

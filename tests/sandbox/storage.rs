@@ -33,6 +33,34 @@ async fn a_read_only_root_refuses_writes_and_has_its_mounts() {
 }
 
 #[tokio::test]
+async fn a_read_only_root_can_be_written_where_the_spec_says_so() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    std::fs::write(root.join("etc/settings"), "old\n").unwrap();
+    let script = "for f in /srv/new /made/new /etc/settings /etc/other; do echo x 2>/dev/null > $f && echo $f; done; \
+                  cat /etc/settings";
+    let yaml =
+        shell_in(&root, script) + "\nread_only_root_fs: true\nsandbox: { writable: [/srv, /made, /etc/settings] }";
+    let yaml = if is_root() { yaml.replace("[sh, ", "[busybox, sh, ") + "\nuser: web" } else { yaml };
+    for path in [root.join("srv"), root.join("etc/settings")] {
+        if is_root() {
+            std::os::unix::fs::chown(path, Some(33), Some(34)).unwrap();
+        }
+    }
+    let instance = sandbox.run(&yaml).await;
+    sandbox.ended(&instance.as_ref()).await;
+    let output: String = sandbox
+        .output(&instance.as_ref())
+        .lines()
+        .filter(|line| !line.contains("can't create"))
+        .collect::<Vec<_>>()
+        .join(" ");
+    assert_eq!(output, "/srv/new /made/new /etc/settings x");
+    assert_eq!(std::fs::read_to_string(root.join("etc/settings")).unwrap(), "old\n", "the image is as it was");
+    assert!(!root.join("made").exists());
+}
+
+#[tokio::test]
 async fn mounts_of_every_kind_are_where_they_should_be() {
     let sandbox = Sandbox::new();
     let root = rootfs(sandbox.root.path());

@@ -143,7 +143,7 @@ fn prepare(
             .context("showing the network to the supervisor")?;
     }
     if launch.namespaces.mount && launch.root != Root::Shared {
-        rootfs::enter(launch, dir)?;
+        rootfs::enter(launch, dir, identity)?;
     }
     if let Some(window) = window {
         window.hand_out().context("showing /proc to the supervisor")?;

@@ -71,6 +71,9 @@ pub struct Launch {
     pub namespaces: Namespaces,
     /// Mounts, outer ones before inner ones.
     pub mounts: Vec<Mount>,
+    /// Paths of a read-only image that can be written all the same.
+    #[serde(default)]
+    pub writable: Vec<String>,
     /// Device nodes of the machine.
     pub devices: Vec<String>,
     /// What it is connected to.
@@ -146,6 +149,17 @@ pub enum Root {
     },
     /// The machine's as it is, where there are no namespaces.
     Shared,
+}
+
+impl Root {
+    /// Whether it becomes read-only once all mount points are made in it.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Dir { layer, .. } | Self::Layers { layer, .. } => *layer == Layer::ReadOnly,
+            Self::Copy { read_only, .. } => *read_only,
+            Self::Host | Self::Shared => false,
+        }
+    }
 }
 
 /// What becomes of writes to an image.

@@ -5,12 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, readlinkat, statat, symlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chownat, fstat, openat, readlinkat, statat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
 };
-use rustix::process::{chdir, fchdir, pivot_root};
+use rustix::process::{Gid, Uid, chdir, fchdir, pivot_root};
 
 use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, is_directory, place};
@@ -18,7 +18,7 @@ use super::layout::InstanceDir;
 use super::network::NameFile;
 use super::overlay::overlay;
 use super::own_files::{Overlap, overlap};
-use super::record::{Launch, Layer, Mount, MountSource, Root};
+use super::record::{Identity, Launch, Mount, MountSource, Root};
 use super::skeleton::Tree;
 use super::sys::{MountAttributes, set_mount_attributes};
 use super::{cgroup, sysctls, sysfs};
@@ -58,7 +58,7 @@ const RUN_PROGRAMS: &[&str] = &["/run/current-system", "/run/opengl-driver"];
 ///
 /// # Errors
 /// A [`Failure`] that says which mount failed and why.
-pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
+pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making mounts private")?;
     let sources = open_sources(launch)?;
     // By the path that this program was started with: the file that it runs from has none (`unwritable.rs`). Best effort,
@@ -97,6 +97,9 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
     for (tree, path) in &names {
         show_file(&mut root, tree, path)?;
     }
+    for path in &launch.writable {
+        open_for_writing(&mut root, path, launch, identity)?;
+    }
     for (mount, Source { tree, real }) in launch.mounts.iter().zip(sources) {
         attach_mount(&mut root, mount, &tree)?;
         if let Some(Overlap::Around(own)) = real.as_deref().and_then(|real| overlap(real, &launch.own_files)) {
@@ -105,20 +108,29 @@ pub fn enter(launch: &Launch, dir: &InstanceDir) -> Result<(), Failure> {
         }
     }
     let root = root.finish()?;
-    if is_closed_at_last(&launch.root) {
+    if launch.root.is_closed() {
         let attributes = MountAttributes { read_only: true, ..MountAttributes::default() };
         set_mount_attributes(root_mount(&root)?.as_fd(), attributes, false).context("making the root read-only")?;
     }
     pivot(&root)
 }
 
-/// Whether a root becomes read-only once all mount points are made in it.
-fn is_closed_at_last(root: &Root) -> bool {
-    match root {
-        Root::Dir { layer, .. } | Root::Layers { layer, .. } => *layer == Layer::ReadOnly,
-        Root::Copy { read_only, .. } => *read_only,
-        Root::Host | Root::Shared => false,
+/// Keeps a path of a root writable that becomes read-only: it gets a mount of its own. A directory that is not there yet is
+/// the program's.
+fn open_for_writing(root: &mut Tree, path: &str, launch: &Launch, identity: &Identity) -> Result<(), Failure> {
+    let is_new = place(root.root(), path).is_err();
+    let found = root
+        .place_or_make(path, Missing::Directory)
+        .map_err(|error| Failure::wrong(format!("sandbox.writable: {path} can't be made: {error}")))?;
+    // In a user namespace there is one user alone.
+    if is_new && !launch.namespaces.user {
+        let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+        let what = || format!("sandbox.writable: giving {path} to the program's user");
+        chownat(found.as_fd(), "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).with_context(what)?;
     }
+    clone_place(&found)
+        .and_then(|tree| attach(&tree, &found))
+        .with_context(|| format!("sandbox.writable: opening {path}"))
 }
 
 /// Does in a new mount namespace what [`enter`] needs to be able to do, and mounts nothing.

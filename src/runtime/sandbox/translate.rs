@@ -95,6 +95,8 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     found.extend(bounds.conditions);
     limit_processes(&mut limits, bounds.process_limit);
     let identity = identity(spec, machine)?;
+    let writable = spec.sandbox.as_ref().filter(|_| root.is_closed()).map(|one| one.writable.clone());
+    let writable = writable.unwrap_or_default();
     let inside = sysctls::Inside { namespaces, root: &root, identity: identity.as_ref() };
     let launch = Launch {
         sysctls: sysctls::plan(spec, inside, machine.probe, &mut found),
@@ -110,6 +112,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         hostname: spec.hostname.clone().unwrap_or_else(|| request.id.hostname()),
         namespaces,
         mounts,
+        writable,
         devices: devices.nodes,
         capabilities: capabilities::wanted(spec).map_err(rejected)?,
         seccomp,
