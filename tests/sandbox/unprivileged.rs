@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::support::{PATIENCE, REQUIRE_GROUPS, is_root, keel};
+use crate::support::{PATIENCE, REQUIRE_GROUPS, Sandbox, is_root, keel, rootfs, shell_in};
 
 /// The user and group that own nothing.
 const NOBODY: u32 = 65_534;
@@ -64,6 +64,34 @@ fn a_machine_that_covers_a_part_of_its_own_sys_shows_an_ordinary_user_no_more() 
     command.args(["--mount", "sh", "-c", script, "sh"]).arg(tests.get_program()).arg("isolation::");
     command.envs(tests.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = command.current_dir(copies.folder.path().join("tmp")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Variable that tells an ordinary user's tests of a root file system that belongs to root.
+const FOREIGN_ROOT: &str = "KEEL_TEST_FOREIGN_ROOT";
+
+#[tokio::test]
+async fn a_root_file_system_of_somebody_else_that_lacks_files_is_run_all_the_same() {
+    if let Some(root) = std::env::var_os(FOREIGN_ROOT) {
+        let sandbox = Sandbox::new();
+        let script = "head -c 7 /etc/passwd; echo; test -s /etc/hosts && echo hosts; ls -d /proc/self /etc/motd /data; \
+                      cat /etc/motd; readlink /etc/link; echo x > /data/file && cat /data/file; echo x 2>/dev/null > /bin/x || echo no";
+        let yaml = shell_in(Path::new(&root), script) + "\nstorage: [{ type: tmpfs, target: /data }]";
+        let instance = sandbox.run(&yaml).await;
+        sandbox.ended(&instance.as_ref()).await;
+        let output = sandbox.output(&instance.as_ref());
+        let expected = "root:x:\nhosts\n/data\n/etc/motd\n/proc/self\nhello\n/nowhere\nx\nno\n";
+        return assert_eq!(output, expected);
+    }
+    if !is_root() {
+        return;
+    }
+    let copies = Copies::new();
+    let root = rootfs(copies.folder.path());
+    std::fs::write(root.join("etc/motd"), "hello\n").unwrap();
+    std::os::unix::fs::symlink("/nowhere", root.join("etc/link")).unwrap();
+    let name = "unprivileged::a_root_file_system_of_somebody_else_that_lacks_files_is_run_all_the_same";
+    let output = copies.tests().args(["--exact", name]).env(FOREIGN_ROOT, &root).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 

@@ -228,9 +228,12 @@ fn show_file(root: &mut Tree, tree: &OwnedFd, path: &str) -> Result<(), Failure>
         _ => path.to_owned(),
     };
     match root.place_or_make(&target, Missing::File).and_then(|place| attach(tree, &place)) {
+        Ok(()) => Ok(()),
         // An image may have something there that is no file, or no way to it; nobody reads it then.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR | libc::ENOENT)) => Ok(()),
-        shown => shown.with_context(|| format!("mounting {path}")),
+        Err(error) => Err(Failure::wrong(format!(
+            "image: {target} is missing and can't be made: {error}; create an empty file there"
+        ))),
     }
 }
 

@@ -53,8 +53,8 @@ impl Tree {
         &self.root
     }
 
-    /// Opens a path, making what is missing of it, on a root that can't be written in a directory that replaces the real
-    /// one.
+    /// Opens a path, making what is missing of it, if need be in a directory that replaces the real one. That is
+    /// needed on a root that can't be written, and for an ordinary user on one that belongs to somebody else.
     ///
     /// # Errors
     /// It can't be made there either, or something on the way is no directory.
@@ -73,7 +73,12 @@ impl Tree {
     }
 
     fn is_refusal(&self, error: &io::Error) -> bool {
-        self.read_only && error.raw_os_error() == Some(libc::EROFS)
+        match error.raw_os_error() {
+            // Overlayfs says the last of these where it can't copy up what belongs to nobody who is known inside.
+            Some(libc::EACCES | libc::EPERM | libc::EOVERFLOW) => true,
+            Some(libc::EROFS) => self.read_only,
+            _ => false,
+        }
     }
 
     /// Attaches a mount at a path, which is made where it is missing.
