@@ -141,6 +141,7 @@ fn controls(described: &InstanceDescription) -> Vec<Vec<String>> {
         let (state, by, why) = match &one.state {
             EnforcementState::Enforced { by } => ("enforced", by.as_str(), ""),
             EnforcementState::Degraded { by, why } => ("degraded", by.as_str(), why.as_str()),
+            EnforcementState::Planned { by, why } => ("planned", by.as_str(), why.as_deref().unwrap_or_default()),
             EnforcementState::Absent { why } => ("absent", "-", why.as_str()),
             EnforcementState::NotRequested { by } => ("-", by.as_deref().unwrap_or("-"), ""),
         };

@@ -34,17 +34,37 @@ pub enum EnforcementState {
         /// What is missing, and why.
         why: String,
     },
+    /// It is to hold once the instance runs, which it never did.
+    Planned {
+        /// By what.
+        by: String,
+        /// What will be missing, and why; absent where it is nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
     /// It is asked for, and does not hold.
     Absent {
         /// Why.
         why: String,
     },
-    /// It is not asked for, and does not hold.
+    /// It is not asked for.
     NotRequested {
-        /// What there is instead, where that is more than nothing.
+        /// What there is all the same, where that is more than nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     },
+}
+
+impl EnforcementState {
+    /// The same of an instance that never ran.
+    #[must_use]
+    pub fn planned(self) -> Self {
+        match self {
+            Self::Enforced { by } => Self::Planned { by, why: None },
+            Self::Degraded { by, why } => Self::Planned { by, why: Some(why) },
+            Self::Planned { .. } | Self::Absent { .. } | Self::NotRequested { .. } => self,
+        }
+    }
 }
 
 impl Enforcement {

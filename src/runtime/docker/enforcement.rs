@@ -1,6 +1,6 @@
 //! What one container asks for and gets, from its inspection.
 
-use bollard::models::{ContainerInspectResponse, DeviceMapping, HostConfig};
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, DeviceMapping, HostConfig};
 
 use super::Inner;
 use super::modes::{joins_another, seccomp_profile};
@@ -33,6 +33,8 @@ impl Inner {
 /// Every control of a container. Pure.
 pub(super) fn tell(found: &ContainerInspectResponse, capabilities: &Capabilities) -> Vec<Enforcement> {
     let host = found.host_config.clone().unwrap_or_default();
+    let status = found.state.as_ref().and_then(|state| state.status);
+    let never_ran = status == Some(ContainerStateStatusEnum::CREATED);
     let one = |control: Control| {
         let Asked { words, by } = asked(control, found, &host);
         let state = match (by, capabilities.support(control)) {
@@ -43,7 +45,7 @@ pub(super) fn tell(found: &ContainerInspectResponse, capabilities: &Capabilities
             (Some(by), Support::Degraded { why }) => State::Degraded { by, why },
             (Some(_), Support::Absent { why }) => State::Absent { why },
         };
-        Enforcement::new(control, words, state)
+        Enforcement::new(control, words, if never_ran { state.planned() } else { state })
     };
     Control::ALL.into_iter().map(one).collect()
 }
@@ -191,11 +193,24 @@ mod tests {
         let state = match one.state {
             State::Enforced { by } => format!("enforced {by}"),
             State::Degraded { by, why } => format!("degraded {by}: {why}"),
+            State::Planned { by, .. } => format!("planned {by}"),
             State::Absent { why } => format!("absent {why}"),
             State::NotRequested { by: None } => "not requested".to_owned(),
             State::NotRequested { by: Some(by) } => format!("not requested {by}"),
         };
         format!("{} | {state}", one.requested.unwrap_or_default())
+    }
+
+    #[test]
+    fn nothing_holds_yet_of_a_container_that_never_ran() {
+        let state = |status: &str| {
+            let found = serde_json::json!({ "State": { "Status": status }, "HostConfig": { "PidMode": "" } });
+            let told = tell(&serde_json::from_value(found).unwrap(), &capabilities(&[]));
+            told.into_iter().find(|one| one.control == Control::PidNamespace).unwrap().state
+        };
+        let by = "process namespace".to_owned();
+        assert_eq!(state("created"), State::Planned { by: by.clone(), why: None });
+        assert_eq!(state("exited"), State::Enforced { by });
     }
 
     #[test]

@@ -1,19 +1,18 @@
 //! What one instance asks for and gets: from its record, and from what the kernel says of it while it runs.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::bounds::FILE_LIMIT;
-use super::cgroup::{Groups, MEMORY_WATCH_INTERVAL};
+use super::cgroup::MEMORY_WATCH_INTERVAL;
 use super::confinement::EXPOSED;
 use super::layout::read_json;
 use super::record::{Launch, Layer, Record, Root, Run};
-use super::requested::{FULL, HOST};
+use super::requested::{FULL, HOST, OWN};
+use super::seen::{Seen, settings};
 use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, network, not_found};
 use crate::runtime::{Capabilities, Enforcement, EnforcementState as State, Result, Support};
 use crate::spec::{Control, SeccompProfile};
-use crate::state::InstanceRef;
+use crate::state::{InstanceRef, Phase};
 
 /// Files of control groups that hold the limit behind a control, of version 2 and of version 1.
 const LIMIT_FILES: &[(Control, &[&str])] = &[
@@ -27,61 +26,39 @@ const ROUNDING: u64 = 64 << 10;
 /// Mode of a filter in `/proc/PID/status` (proc_pid_status(5)).
 const SECCOMP_FILTER: &str = "2";
 
-/// What the kernel says of a running instance.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Content of the files of its control groups that were written, where they can be read.
-    files: BTreeMap<PathBuf, String>,
-    /// Fields of its program's `/proc/PID/status`.
-    status: BTreeMap<String, String>,
-}
-
-impl Seen {
-    fn look(groups: &Groups, run: &Run) -> Self {
-        let read = |path: PathBuf| Some((path.clone(), fs::read_to_string(path).ok()?.trim().to_owned()));
-        let written = settings(groups).map(|(dir, file, _)| dir.join(file));
-        let status = fs::read_to_string(format!("/proc/{}/status", run.program.pid)).unwrap_or_default();
-        let fields = status.lines().filter_map(|line| line.split_once(':'));
-        Self {
-            files: written.filter_map(read).collect(),
-            status: fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect(),
-        }
-    }
-
-    fn field(&self, name: &str) -> Option<&str> {
-        self.status.get(name).map(String::as_str)
-    }
-}
-
-/// Every value that is written into a control group: directory, file, value.
-fn settings(groups: &Groups) -> impl Iterator<Item = (&Path, &str, &str)> {
-    let unified = groups.unified.iter().map(|group| (&group.dir, &group.settings));
-    let legacy = groups.legacy.iter().map(|group| (&group.dir, &group.settings));
-    unified.chain(legacy).flat_map(|(dir, settings)| {
-        settings.iter().map(move |one| (dir.as_path(), one.file.as_str(), one.value.as_str()))
-    })
-}
-
 impl SandboxRuntime {
     pub(super) async fn tell_enforcement(&self, instance: &InstanceRef) -> Result<Vec<Enforcement>> {
         let found = self.look(instance).await?.ok_or_else(|| not_found(instance))?;
-        let (id, run) = (checked_id(instance)?, found.run);
+        let (id, run, ran) = (checked_id(instance)?, found.run, has_run(&found.instance.phase));
         let capabilities = capabilities::report(self.probe().await);
         let read = move |inner: &Inner| {
             let record: Option<Record> = read_json(&inner.dir(&id).record())
                 .map_err(|error| failed(&format!("reading the record of {id}"), &error))?;
             Ok(record.map(|record| {
                 let seen = run.as_ref().map(|run| Seen::look(&record.launch.groups, run));
-                Facts { record: &record, run: run.as_ref(), seen: seen.as_ref(), capabilities: &capabilities }.tell()
+                let facts =
+                    Facts { record: &record, ran, run: run.as_ref(), seen: seen.as_ref(), capabilities: &capabilities };
+                facts.tell()
             }))
         };
         self.blocking("reading an instance", FILE_LIMIT, read).await?.ok_or_else(|| not_found(instance))
     }
 }
 
+/// Whether the program of an instance ever ran.
+fn has_run(phase: &Phase) -> bool {
+    match phase {
+        Phase::Pending | Phase::Created => false,
+        Phase::Exited(exit) => exit.started_at.is_some(),
+        Phase::Running { .. } | Phase::Paused { .. } | Phase::Stopping | Phase::Unknown { .. } => true,
+    }
+}
+
 /// What is known of one instance.
 struct Facts<'a> {
     record: &'a Record,
+    /// Whether its program ever ran.
+    ran: bool,
     run: Option<&'a Run>,
     seen: Option<&'a Seen>,
     /// What this machine allows now; tells why something is not there.
@@ -94,7 +71,8 @@ impl Facts<'_> {
         controls
             .map(|control| {
                 let requested = self.record.requested.get(&control).cloned();
-                Enforcement::new(control, requested, self.state(control))
+                let state = self.state(control);
+                Enforcement::new(control, requested, if self.ran { state } else { state.planned() })
             })
             .collect()
     }
@@ -107,8 +85,8 @@ impl Facts<'_> {
         let namespaces = self.launch().namespaces;
         match control {
             Control::MountNamespace => self.namespace(control, namespaces.mount, "mount namespace"),
-            Control::PidNamespace => self.namespace(control, namespaces.pid, "process namespace"),
-            Control::IpcNamespace => self.namespace(control, namespaces.ipc, "IPC namespace"),
+            Control::PidNamespace => self.own_or_shared(control, namespaces.pid, "process namespace", "pid_mode"),
+            Control::IpcNamespace => self.own_or_shared(control, namespaces.ipc, "IPC namespace", "ipc_mode"),
             Control::UtsNamespace => self.namespace(control, namespaces.uts, "UTS namespace"),
             Control::CgroupNamespace => self.namespace(control, namespaces.cgroup, "cgroup namespace"),
             Control::NetworkIsolation => self.network(),
@@ -161,6 +139,16 @@ impl Facts<'_> {
         if there { State::Enforced { by: by.to_owned() } } else { self.missing(control) }
     }
 
+    /// A namespace that a field of the spec may ask to share, which this runtime does not.
+    fn own_or_shared(&self, control: Control, there: bool, by: &str, field: &str) -> State {
+        match self.record.requested.get(&control) {
+            Some(mode) if there && !matches!(mode.as_str(), OWN | "private") => {
+                State::NotRequested { by: Some(format!("{by} all the same, as {field}: {mode} has no effect")) }
+            }
+            _ => self.namespace(control, there, by),
+        }
+    }
+
     fn network(&self) -> State {
         let control = Control::NetworkIsolation;
         if self.launch().namespaces.net {
@@ -209,7 +197,7 @@ impl Facts<'_> {
                     State::Degraded { by, why: format!("somebody changed it: it holds {held} now") }
                 }
                 Some(None) => State::Absent { why: format!("{} can't be read", dir.join(file).display()) },
-                Some(Some(_)) | None => State::Enforced { by },
+                Some(Some(_)) | None => self.in_effect(control, by),
             };
         }
         let processes = self.launch().limits.iter().find(|limit| limit.resource == libc::RLIMIT_NPROC);
@@ -225,6 +213,16 @@ impl Facts<'_> {
                 State::Enforced { by: format!("process limit, RLIMIT_NPROC = {limit}") }
             }
             _ => self.missing(control),
+        }
+    }
+
+    /// A value that is in its file. A weight of disk accesses needs a scheduler besides that keeps it.
+    fn in_effect(&self, control: Control, by: String) -> State {
+        match self.capabilities.support(control) {
+            Support::Absent { why } | Support::Degraded { why } if control == Control::IoLimit => {
+                State::Degraded { by, why: format!("it has no effect: {why}") }
+            }
+            _ => State::Enforced { by },
         }
     }
 
@@ -349,6 +347,8 @@ fn is_same(written: &str, held: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -385,17 +385,22 @@ mod tests {
         Seen { files: files.iter().map(file).collect(), status: status.iter().map(text).collect() }
     }
 
-    /// One control in one line, on a machine that has nothing.
+    /// One control of an instance that ran in one line, on a machine that has nothing.
     fn line(record: &Record, seen: Option<&Seen>, control: Control) -> String {
+        line_of(record, seen, control, true)
+    }
+
+    fn line_of(record: &Record, seen: Option<&Seen>, control: Control, ran: bool) -> String {
         let capabilities = Capabilities {
             version: "x".to_owned(),
             controls: [(control, Support::Absent { why: "no".to_owned() })].into(),
             ..Capabilities::default()
         };
-        let told = Facts { record, run: None, seen, capabilities: &capabilities }.tell();
+        let told = Facts { record, ran, run: None, seen, capabilities: &capabilities }.tell();
         match &told[0].state {
             State::Enforced { by } => format!("enforced: {by}"),
             State::Degraded { by, why } => format!("degraded: {by}: {why}"),
+            State::Planned { by, why } => format!("planned: {by}: {}", why.as_deref().unwrap_or("-")),
             State::Absent { why } => format!("absent: {why}"),
             State::NotRequested { by: None } => "not requested".to_owned(),
             State::NotRequested { by: Some(by) } => format!("not requested: {by}"),
@@ -407,6 +412,26 @@ mod tests {
         let none = json!({});
         for (launch, requested, control, expected) in [
             (none.clone(), none.clone(), Control::PidNamespace, "enforced: process namespace"),
+            (none.clone(), json!({ "pid_namespace": "own" }), Control::PidNamespace, "enforced: process namespace"),
+            (
+                none.clone(),
+                json!({ "pid_namespace": "host" }),
+                Control::PidNamespace,
+                "not requested: process namespace all the same, as pid_mode: host has no effect",
+            ),
+            (none.clone(), json!({ "ipc_namespace": "private" }), Control::IpcNamespace, "enforced: IPC namespace"),
+            (
+                none.clone(),
+                json!({ "ipc_namespace": "host" }),
+                Control::IpcNamespace,
+                "not requested: IPC namespace all the same, as ipc_mode: host has no effect",
+            ),
+            (
+                json!({ "groups": groups("io.weight", "500") }),
+                json!({ "io_limit": "weight 500" }),
+                Control::IoLimit,
+                "degraded: cgroup v2, io.weight = 500: it has no effect: no",
+            ),
             (none.clone(), json!({ "cgroup_namespace": "own" }), Control::CgroupNamespace, "absent: no"),
             (
                 none.clone(),
@@ -481,6 +506,27 @@ mod tests {
         ] {
             assert_eq!(line(&record(launch, requested), None, control), expected, "{control}");
         }
+    }
+
+    #[test]
+    fn nothing_holds_yet_of_an_instance_that_never_ran() {
+        let none = json!({});
+        let watched = json!({ "memory_watch": 9 });
+        for (launch, requested, control, expected) in [
+            (&none, json!({}), Control::PidNamespace, "planned: process namespace: -"),
+            (
+                &watched,
+                json!({ "memory_limit": "9" }),
+                Control::MemoryLimit,
+                "planned: the supervisor, which looks every 250 ms (9 bytes): no",
+            ),
+            (&none, json!({ "cgroup_namespace": "own" }), Control::CgroupNamespace, "absent: no"),
+            (&none, json!({}), Control::CpuLimit, "not requested"),
+        ] {
+            assert_eq!(line_of(&record(launch.clone(), requested), None, control, false), expected, "{control}");
+        }
+        let exit = crate::state::Exit::runtime_error("no", chrono::Utc::now());
+        assert!(!has_run(&Phase::Created) && !has_run(&Phase::Exited(exit)) && has_run(&Phase::Stopping));
     }
 
     #[test]

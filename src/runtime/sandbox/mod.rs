@@ -47,6 +47,7 @@ mod remove;
 mod requested;
 mod rootfs;
 mod seccomp;
+mod seen;
 mod settle;
 mod skeleton;
 mod spawner;

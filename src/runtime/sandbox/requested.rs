@@ -8,7 +8,7 @@ use crate::runtime::enforcement::{bytes, cpus};
 use crate::spec::{Control, ImageRef, OnIdle, SandboxNetwork, SeccompProfile, ServiceSpec, Storage};
 
 /// What an instance has of its own without a word about it.
-const OWN: &str = "own";
+pub const OWN: &str = "own";
 /// The network of its deployment.
 pub const FULL: &str = "full";
 /// The network of the machine.
