@@ -88,24 +88,8 @@ async fn children_that_take_too_much_together_end_their_instance_too() {
     let script = "for n in 1 2 3 4 5 6; do dd if=/dev/zero bs=12582912 count=9 2>/dev/null | sleep 60 & done; wait";
     let yaml = shell(script) + "\nresources: { memory: 48Mi, memory_swap: 48Mi }";
     let instance = sandbox.run(&yaml).await;
-    if support(&sandbox, Control::MemoryLimit).await == Support::Enforced {
-        // The kernel of version 1 kills the largest of them, one by one; the others go on.
-        let kills = || {
-            let group = groups(&sandbox, &instance.as_ref());
-            let text = |file: &str| group.iter().find_map(|group| std::fs::read_to_string(group.join(file)).ok());
-            let text = text("memory.events").or_else(|| text("memory.oom_control")).unwrap_or_default();
-            text.lines().any(|line| line.starts_with("oom_kill ") && line != "oom_kill 0")
-        };
-        let ended = async || matches!(sandbox.find(&instance.as_ref()).await.unwrap().phase, Phase::Exited(_));
-        let end = Instant::now() + PATIENCE;
-        while !kills() && !ended().await {
-            assert!(Instant::now() < end, "nothing was killed");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    } else {
-        let exit = sandbox.ended(&instance.as_ref()).await;
-        assert_eq!((exit.oom_killed, exit.reason), (true, ExitReason::OomKilled));
-    }
+    let exit = sandbox.ended(&instance.as_ref()).await;
+    assert_eq!((exit.code, exit.oom_killed, exit.reason), (Some(137), true, ExitReason::OomKilled));
 }
 
 #[tokio::test]
@@ -122,21 +106,22 @@ async fn an_end_that_has_nothing_to_do_with_memory_is_not_told_as_one() {
 }
 
 #[tokio::test]
-async fn a_child_that_is_killed_for_memory_does_not_make_its_parent_so() {
+async fn a_child_that_is_killed_for_memory_takes_its_instance_along() {
+    let sandbox = Sandbox::new();
+    let script = format!("{BOMB}; echo child $?; exec sleep 60");
+    let (exit, _) = sandbox.script_with("resources: { memory: 32Mi, memory_swap: 32Mi }", &script).await;
+    assert_eq!((exit.code, exit.oom_killed, exit.reason), (Some(137), true, ExitReason::OomKilled));
+}
+
+#[tokio::test]
+async fn a_program_that_ends_at_once_after_its_child_was_killed_for_memory_is_told_as_killed_too() {
     let sandbox = Sandbox::new();
     if !enforces(&sandbox, Control::MemoryLimit).await {
         return;
     }
-    let script = format!("{BOMB}; echo child $?; exit 3");
-    let (exit, output) = sandbox.script_with("resources: { memory: 32Mi, memory_swap: 32Mi }", &script).await;
-    let instance = sandbox.runtime.list().await.unwrap().instances.remove(0).as_ref();
-    if read_json(&sandbox.dir(&instance).join("record.json")).to_string().contains("memory.oom.group") {
-        // Version 2 ends the instance as a whole.
-        assert_eq!((exit.code, exit.oom_killed), (Some(137), true));
-    } else {
-        assert_eq!((exit.code, exit.oom_killed), (Some(3), false));
-        assert!(output.contains("child 137\n"), "{output}");
-    }
+    let (exit, _) =
+        sandbox.script_with("resources: { memory: 32Mi, memory_swap: 32Mi }", &format!("{BOMB}; exit 0")).await;
+    assert_eq!((exit.oom_killed, exit.reason), (true, ExitReason::OomKilled));
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ mod program;
 mod pty;
 mod quota;
 mod readers;
+mod readiness;
 mod record;
 mod remove;
 mod requested;

@@ -14,15 +14,16 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, set_child_subreaper, setsid, wait};
 
 use super::attach::{Attended, Audience, Output, console};
-use super::cgroup::{self, Groups, Members, MemoryWatch, Seat, Window};
+use super::cgroup::{self, Groups, Members, MemoryWatch, Seat, Starvation, Window};
 use super::cri::Framer;
 use super::failure::{Context, Failure};
-use super::init::{self, Ends, GO, Outside, READY, next_ended};
+use super::init::{self, Ends, GO, Outside, next_ended};
 use super::layout::{Durability, InstanceDir, keep, read_json, write_json};
 use super::lock;
 use super::logfile::LogFile;
 use super::network::{self, Handover, Helpers, Network, Wire};
 use super::process::{self, ProcessKey, boot_id, first_child};
+use super::readiness::{read_failure, wait_ready};
 use super::record::{Identity, Launch, Record, Root, Run, Started, StopOrder};
 use super::suspend;
 use super::sys::{self, Fork};
@@ -31,9 +32,6 @@ use super::volumes;
 use crate::runtime::io::OutputStream;
 use crate::state::{EndedBy, Exit};
 
-/// Longest time that preparing an instance may take until its program is given up. Mounts of a dead network file
-/// system are what hangs; systemd's default start timeout is as long.
-const PREPARE_LIMIT: Duration = Duration::from_secs(90);
 /// Grace when the machine shuts down and the supervisor itself is asked to end: systemd gives 90 s in all.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// Size of one read of output: the capacity of a pipe.
@@ -181,6 +179,7 @@ struct Supervisor {
     network: Network,
     helpers: Helpers,
     memory: Option<MemoryWatch>,
+    starvation: Option<Starvation>,
     out_of_memory: bool,
 }
 
@@ -249,6 +248,8 @@ fn launch_seated(
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop((console, outcome_in, gate_out, status_in, seat));
+    // Before the program runs, and after the process that it becomes was forked.
+    let starvation = Starvation::watch(&launch.groups);
     let mut outcome = File::from(outcome);
     let started_at = wait_ready(&mut outcome, &first_fd).and_then(|()| {
         wire.as_mut().map_or(Ok(()), Wire::wait_running)?;
@@ -287,6 +288,7 @@ fn launch_seated(
         network: launch.network.clone(),
         helpers,
         memory: memory_watch(launch, window),
+        starvation,
         out_of_memory: false,
     })
 }
@@ -311,39 +313,6 @@ fn memory_watch(launch: &Launch, window: Option<Window>) -> Option<MemoryWatch> 
         None => Members::Groups(launch.groups.clone()),
     };
     Some(MemoryWatch::new(members, limit))
-}
-
-/// Waits until the program is prepared and only needs to be let go.
-fn wait_ready(outcome: &mut File, first: &OwnedFd) -> Result<(), Failure> {
-    let limit = Timespec { tv_sec: i64::try_from(PREPARE_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    let mut fds = [PollFd::new(&*outcome, PollFlags::IN), PollFd::new(first, PollFlags::IN)];
-    if poll(&mut fds, Some(&limit)).context("waiting for the program")? == 0 {
-        return Err(Failure::setup(format!(
-            "the instance could not be prepared within {} s; does a mounted file system hang?",
-            PREPARE_LIMIT.as_secs()
-        )));
-    }
-    let mut word = [0];
-    match outcome.read(&mut word) {
-        Ok(1) if word == [READY] => Ok(()),
-        Ok(1) => {
-            let mut text = word.to_vec();
-            let _ = outcome.read_to_end(&mut text);
-            Err(parse_failure(&text))
-        }
-        _ => Err(Failure::setup("the first process of the instance was killed while it was prepared")),
-    }
-}
-
-/// Waits for the exec; what the program says before it is a failure.
-fn read_failure(outcome: &mut File) -> Option<Failure> {
-    let mut text = Vec::new();
-    let _ = outcome.read_to_end(&mut text);
-    (!text.is_empty()).then(|| parse_failure(&text))
-}
-
-fn parse_failure(text: &[u8]) -> Failure {
-    serde_json::from_slice(text).unwrap_or_else(|_| Failure::setup(String::from_utf8_lossy(text).into_owned()))
 }
 
 /// Records who runs the instance. A loss of power may lose this: it is true in this boot only.
@@ -406,8 +375,10 @@ impl Supervisor {
     fn verdict(&self, code: i32) -> Exit {
         let exit = Exit::from_code(code, Some(self.started_at), Utc::now());
         let killed = self.stop.as_ref().is_some_and(|stop| stop.killed);
-        // A program whose child was killed for want of memory may go on; it was killed itself where its code says so.
-        let starved = code == 128 + libc::SIGKILL && !killed && cgroup::oom_kills(&self.groups) > 0;
+        // Where memory is limited, whoever is killed for want of it takes all along, also one that ends by itself in that
+        // instant. Where the machine runs short a program may go on; it was killed itself where its code says so.
+        let is_whole = code == 128 + libc::SIGKILL || self.starvation.is_some();
+        let starved = is_whole && !killed && cgroup::oom_kills(&self.groups) > 0;
         let mut exit = if starved || self.out_of_memory { exit.out_of_memory() } else { exit };
         if let Some(stop) = &self.stop {
             exit.ended_by = stop.ended_by;
@@ -431,6 +402,7 @@ impl Supervisor {
         let kill_at = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| stop.kill_at);
         let others = self.memory.as_ref().map(MemoryWatch::next).into_iter().chain(self.helpers.due());
         let others = others.chain(self.outputs.iter().filter_map(Output::due));
+        let others = others.chain(self.starvation.iter().filter_map(Starvation::due));
         let wake_at = kill_at.into_iter().chain(others).min();
         let wake_in = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
         let limit = wake_in.or((!self.at_rest).then_some(REST_AFTER)).map(|left| Timespec {
@@ -442,6 +414,8 @@ impl Supervisor {
             self.outputs.iter().filter_map(|output| output.pipe.as_ref()).map(|pipe| PollFd::new(pipe, PollFlags::IN)),
         );
         fds.extend(self.audience.iter().flat_map(Audience::fds).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let short = self.starvation.iter().filter_map(Starvation::fd);
+        fds.extend(short.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let silent = matches!(poll(&mut fds, limit.as_ref()), Ok(0));
         self.at_rest = silent && wake_in.is_none();
         if self.at_rest {
@@ -536,7 +510,9 @@ impl Supervisor {
     }
 
     fn kill_when_too_large(&mut self) {
-        if self.memory.as_mut().is_some_and(|memory| memory.is_exceeded(Instant::now())) {
+        let now = Instant::now();
+        let exceeded = self.memory.as_mut().is_some_and(|memory| memory.is_exceeded(now));
+        if exceeded || self.starvation.as_mut().is_some_and(|starvation| starvation.has_killed(now)) {
             self.out_of_memory = true;
             self.kill();
         }

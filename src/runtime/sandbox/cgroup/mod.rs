@@ -20,6 +20,7 @@ mod members;
 mod probe;
 mod report;
 mod seat;
+mod starvation;
 mod view;
 mod watchdog;
 
@@ -34,5 +35,6 @@ pub use members::{Members, Window};
 pub use probe::{oom_score_floor, probe, process_limit, remove_unused};
 pub use report::controls;
 pub use seat::Seat;
+pub use starvation::Starvation;
 pub use view::show;
 pub use watchdog::{MEMORY_WATCH_INTERVAL, MemoryWatch};
