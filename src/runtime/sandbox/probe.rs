@@ -144,8 +144,34 @@ fn attempt(namespaces: Namespaces, action: impl FnOnce() -> Result<(), Failure>)
                 _ => Err(text),
             }
         }
-        Err(error) => Err(format!("making namespaces: {error}")),
+        Err(error) => Err(refusal(namespaces, &error, |file| fs::read_to_string(file).ok())),
     }
+}
+
+/// Why the kernel makes no namespaces. What it says is "no space left on device" where it means one of its limits.
+fn refusal(namespaces: Namespaces, error: &io::Error, read: impl Fn(String) -> Option<String>) -> String {
+    if !matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EUSERS)) {
+        return format!("making namespaces: {error}");
+    }
+    let kinds = [
+        (namespaces.user, "user"),
+        (namespaces.mount, "mnt"),
+        (namespaces.pid, "pid"),
+        (namespaces.ipc, "ipc"),
+        (namespaces.uts, "uts"),
+        (namespaces.net, "net"),
+        (namespaces.cgroup, "cgroup"),
+    ];
+    let limit = |kind: &str| Some(read(format!("/proc/sys/user/max_{kind}_namespaces"))?.trim().to_owned());
+    let wanted: Vec<&str> = kinds.into_iter().filter(|(wanted, _)| *wanted).map(|(_, kind)| kind).collect();
+    // One that allows none is the reason; else it is the first, which the others are made in, or that of a namespace above.
+    let reason = wanted.iter().find(|kind| limit(kind).as_deref() == Some("0")).or(wanted.first());
+    let kind = reason.copied().unwrap_or("user");
+    let held = limit(kind).map(|limit| format!(" (it is {limit})")).unwrap_or_default();
+    format!(
+        "making namespaces: the kernel's limit user.max_{kind}_namespaces{held}, or the one of a surrounding container, is \
+         reached; raise it with sysctl"
+    )
 }
 
 /// What the test process says where the kernel enforces a part.
@@ -169,4 +195,27 @@ fn try_layer(dir: &Path) -> Result<(), Failure> {
     let target = File::open(&place).context("opening a scratch directory")?;
     super::inside::attach(&tree, &target.into()).context("mounting an overlay")?;
     fs::write(place.join("file"), "x").context("writing to an overlay")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_kernel_is_named_where_it_refuses_namespaces() {
+        let wanted = Namespaces { user: true, mount: true, pid: true, ..Namespaces::default() };
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        let told = |zero: &'static str| {
+            refusal(wanted, &full, move |file| Some(if file.contains(zero) { "0\n" } else { "7\n" }.to_owned()))
+        };
+        let tail = ", or the one of a surrounding container, is reached; raise it with sysctl";
+        let limit = |text: &str| format!("making namespaces: the kernel's limit user.{text}{tail}");
+        assert_eq!(told("max_user_"), limit("max_user_namespaces (it is 0)"));
+        assert_eq!(told("max_pid_"), limit("max_pid_namespaces (it is 0)"));
+        assert_eq!(told("none"), limit("max_user_namespaces (it is 7)"));
+        assert_eq!(refusal(wanted, &full, |_| None), limit("max_user_namespaces"));
+        let denied = io::Error::from_raw_os_error(libc::EPERM);
+        let text = refusal(wanted, &denied, |_| None);
+        assert_eq!(text, "making namespaces: Operation not permitted (os error 1)");
+    }
 }
