@@ -442,7 +442,8 @@ pub struct Sandbox {
     /// addresses; those of this machine, its link and its cloud's metadata never.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_hosts: Vec<String>,
-    /// Paths that it may read.
+    /// Paths that it may read, and no others besides what every program needs. With the image `host` they are the
+    /// machine's, also below `/tmp` and the like, which it has for itself else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub readable: Vec<String>,
     /// Paths that it may write: of the machine with the image `host`, else of the image, also where the root is read-only.

@@ -145,3 +145,19 @@ async fn file_systems_that_the_machine_has_in_sys_are_not_shown() {
         assert_eq!(sandbox.output(&created.as_ref()), "groups\n", "{network}");
     }
 }
+
+#[tokio::test]
+async fn a_path_in_a_directory_that_the_instance_has_for_itself_is_read_where_it_is_named() {
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(folder.path().join("file"), "from the machine\n").unwrap();
+    let sandbox = Sandbox::new();
+    let path = folder.path().display();
+    let script =
+        format!("cat {path}/file; touch {path}/x 2>/dev/null || echo read-only; touch /tmp/own && ls /tmp/own");
+    let (_, output) = sandbox.script_with(&format!("sandbox: {{ readable: ['{path}'] }}"), &script).await;
+    assert_eq!(output, "from the machine\nread-only\n/tmp/own\n");
+    let missing = shell("true") + "\nsandbox: { readable: [/tmp/keel-test-missing/x] }";
+    let error = sandbox.runtime.create(&request(&missing, 1)).await.unwrap_err();
+    assert!(error.message.starts_with("sandbox.readable: /tmp/keel-test-missing/x can't be opened up"), "{error}");
+}

@@ -49,6 +49,8 @@ const MASKED: &[&str] = &[
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// Directories that an instance has for itself where its root is the machine's, with their mode.
 const PRIVATE: &[(&str, u32)] = &[("/tmp", 0o1777), ("/var/tmp", 0o1777), ("/run", 0o755)];
+/// Further ones, which are links or mounts elsewhere.
+const PRIVATE_TOO: &[&str] = &["/var/run", "/dev/shm"];
 /// Where the machine's name servers are told.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Programs of NixOS, which lie below /run.
@@ -131,6 +133,12 @@ fn open_for_writing(root: &mut Tree, path: &str, launch: &Launch, identity: &Ide
     clone_place(&found)
         .and_then(|tree| attach(&tree, &found))
         .with_context(|| format!("sandbox.writable: opening {path}"))
+}
+
+/// Whether an instance has this path of the machine for itself where its root is the machine's, so that what is there on
+/// the machine has to be mounted to be seen.
+pub fn is_private(path: &Path) -> bool {
+    PRIVATE.iter().map(|(private, _)| private).chain(PRIVATE_TOO).any(|private| path.starts_with(private))
 }
 
 /// Does in a new mount namespace what [`enter`] needs to be able to do, and mounts nothing.

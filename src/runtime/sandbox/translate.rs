@@ -8,6 +8,7 @@ use super::own_files::{Overlap, overlap_of};
 use super::probe::Probe;
 use super::program::RESOURCES;
 use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
+use super::rootfs::is_private;
 use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
 use super::{capabilities, cgroup, confinement, devices, network, sysctls};
@@ -300,6 +301,7 @@ fn mounts(
             let source = MountSource::Path(PathBuf::from(path));
             mounts.push(Mount { source, target: path.clone(), read_only: false, size: None });
         }
+        readable(&request.spec, &mut mounts)?;
     }
     for (index, storage) in request.spec.storage.iter().enumerate() {
         let target = storage.target();
@@ -325,6 +327,29 @@ fn mounts(
     // What is inside another mount comes after it.
     mounts.sort_by_key(|mount| mount.target.split('/').filter(|name| !name.is_empty()).count());
     Ok(mounts)
+}
+
+/// Shows paths of the machine that are to be read although an instance has their directories for itself.
+fn readable(spec: &ServiceSpec, mounts: &mut Vec<Mount>) -> Result<(), RuntimeError> {
+    for path in spec.sandbox.iter().flat_map(|sandbox| &sandbox.readable) {
+        let real = match std::fs::canonicalize(path) {
+            Ok(real) => real,
+            Err(_) if !is_private(Path::new(path)) => continue,
+            Err(error) => {
+                let message = format!("sandbox.readable: {path} can't be opened up: {error}; create it");
+                return Err(RuntimeError::new(ErrorKind::Failed, message));
+            }
+        };
+        // A link may lie in such a directory, or lead to one.
+        for target in [Path::new(path), &real] {
+            let is_shown = mounts.iter().any(|mount| target.starts_with(&mount.target));
+            if is_private(target) && !is_shown {
+                let target = target.to_string_lossy().into_owned();
+                mounts.push(Mount { source: MountSource::Path(real.clone()), target, read_only: true, size: None });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Refuses paths of the machine that open up what holds the environments and secrets of every instance.
