@@ -18,7 +18,7 @@ use super::cgroup::{self, Groups, Members, MemoryWatch, Seat, Starvation, Window
 use super::cri::Framer;
 use super::failure::{Context, Failure};
 use super::init::{self, Ends, GO, Outside, next_ended};
-use super::layout::{Durability, InstanceDir, keep, read_json, write_json};
+use super::layout::{Durability, InstanceDir, keep, private_file, read_json, write_json};
 use super::lock;
 use super::logfile::LogFile;
 use super::network::{self, Handover, Helpers, Network, Wire};
