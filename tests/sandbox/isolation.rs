@@ -125,10 +125,11 @@ async fn paths_that_are_not_opened_up_can_be_neither_read_nor_written() {
 #[tokio::test]
 async fn a_program_with_a_network_of_its_own_sees_no_interface_of_the_machine_in_sys() {
     let sandbox = Sandbox::new();
-    let script = "ls /sys/class/net /sys/devices/virtual/net | grep -v : | sort -u | xargs; \
+    // Where the kernel gives no /sys of its own there is none of the directories either.
+    let script = "ls /sys/class/net /sys/devices/virtual/net 2>/dev/null | grep -v : | grep -v '^$' | grep -vx lo; \
                   cat /sys/devices/system/cpu/online | head -c 1; echo; touch /sys/x 2>/dev/null || echo read-only";
     let (_, output) = sandbox.script_with("sandbox: { network: none }", script).await;
-    assert_eq!(output, "lo\n0\nread-only\n");
+    assert_eq!(output, "0\nread-only\n");
 }
 
 #[tokio::test]
