@@ -1,5 +1,8 @@
 //! Root file systems, mounts, users and networks.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
 use evenkeel::runtime::{Control, ErrorKind, Runtime, Support};
 use evenkeel::spec::Signal;
 use evenkeel::state::{Phase, StopCause, Volumes};
@@ -124,6 +127,107 @@ async fn a_volume_with_a_size_holds_no_more_or_says_that_it_does() {
         let kib: u64 = output.strip_prefix("full\n").expect("it is full").trim().parse().unwrap();
         assert!((1536..=2048).contains(&kib), "{output}");
     }
+}
+
+/// A root file system with directories in `/srv` that hold something, of which two are seen by links as well.
+fn furnished(folder: &Path) -> PathBuf {
+    let root = rootfs(folder);
+    for data in ["data", "other", "more"].map(|name| root.join("srv").join(name)) {
+        std::fs::create_dir_all(data.join("closed")).unwrap();
+        std::fs::write(data.join("file"), "of the image\n").unwrap();
+        std::fs::write(data.join("closed/tool"), "").unwrap();
+        for (path, mode) in [("closed/tool", 0o750), ("closed", 0o711), ("file", 0o640), ("", 0o1777)] {
+            std::fs::set_permissions(data.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        if is_root() {
+            std::os::unix::fs::chown(data.join("file"), Some(33), Some(34)).unwrap();
+        }
+    }
+    std::os::unix::fs::symlink("../srv/other", root.join("srv/link")).unwrap();
+    std::os::unix::fs::symlink("/srv/more", root.join("anonymous")).unwrap();
+    root
+}
+
+#[tokio::test]
+async fn new_volumes_take_over_what_the_image_has_and_keep_what_becomes_of_it() {
+    let sandbox = Sandbox::new();
+    let root = furnished(sandbox.root.path());
+    let script =
+        "cat /srv/data/file /anonymous/file && echo written > /srv/data/file && busybox rm -r /srv/data/closed";
+    // By links too, and at a path that the image does not have.
+    let storage = "\nstorage:\n- { type: named, name: data, target: /srv/data }\n\
+                   - { type: named, name: other, target: /srv/link, readonly: true }\n\
+                   - { type: named, name: empty, target: /none }\n\
+                   - { type: anonymous, target: /anonymous }";
+    let instance = sandbox.run(&(shell_in(&root, script) + storage)).await;
+    sandbox.ended(&instance.as_ref()).await;
+    assert_eq!(sandbox.output(&instance.as_ref()), "of the image\nof the image\n");
+    let volumes = sandbox.root.path().join("sandbox/volumes/demo");
+    let data = |path: &str| std::fs::metadata(volumes.join(path)).unwrap();
+    let modes =
+        ["other", "other/file", "other/closed", "other/closed/tool", "empty"].map(|path| data(path).mode() & 0o7777);
+    assert_eq!(modes, [0o1777, 0o640, 0o711, 0o750, 0o755]);
+    if is_root() {
+        assert_eq!((data("other/file").uid(), data("other/file").gid(), data("other/closed").uid()), (33, 34, 0));
+    }
+    assert_eq!(std::fs::read(volumes.join("other/file")).unwrap(), b"of the image\n");
+    assert_eq!(std::fs::read_dir(volumes.join("empty")).unwrap().count(), 0);
+    // Another instance finds what the first one left, whatever the image has now.
+    for name in ["data", "more"] {
+        std::fs::write(root.join("srv").join(name).join("later"), "").unwrap();
+    }
+    let script = "cat /srv/data/file; ls /srv/data; ls /anonymous";
+    let created = sandbox.runtime.create(&request(&(shell_in(&root, script) + storage), 1)).await.unwrap();
+    sandbox.runtime.start(&created.as_ref()).await.unwrap();
+    sandbox.ended(&created.as_ref()).await;
+    assert_eq!(sandbox.output(&created.as_ref()), "written\nfile\nclosed\nfile\nlater\n");
+    // What was emptied stays empty, also for the next start of the same instance.
+    std::fs::remove_file(volumes.join("data/file")).unwrap();
+    sandbox.runtime.start(&created.as_ref()).await.unwrap();
+    sandbox.ended(&created.as_ref()).await;
+    assert_eq!(std::fs::read_dir(volumes.join("data")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(&volumes).unwrap().count(), 3, "nothing else is left");
+}
+
+#[tokio::test]
+async fn a_volume_whose_making_was_cut_off_is_made_anew() {
+    let sandbox = Sandbox::new();
+    let root = furnished(sandbox.root.path());
+    let cut = sandbox.root.path().join("sandbox/volumes/demo/.data.new");
+    std::fs::create_dir_all(cut.join("half")).unwrap();
+    let yaml = shell_in(&root, "ls /srv/data") + "\nstorage: [{ type: named, name: data, target: /srv/data }]";
+    assert_eq!(run(&sandbox, &yaml).await, "closed\nfile\n");
+    assert!(!cut.exists());
+}
+
+#[tokio::test]
+async fn instances_that_start_together_find_the_same_whole_volume() {
+    let sandbox = Sandbox::new();
+    let root = furnished(sandbox.root.path());
+    for number in 0..500 {
+        std::fs::write(root.join(format!("srv/data/{number}")), "x").unwrap();
+    }
+    let yaml = shell_in(&root, "ls /srv/data | busybox wc -l; touch /srv/data/mark-$HOSTNAME")
+        + "\nstorage: [{ type: named, name: data, target: /srv/data }]";
+    let starts = (0..4).map(|slot| {
+        let (runtime, request) = (sandbox.runtime.clone(), request(&yaml, slot));
+        async move {
+            let created = runtime.create(&request).await.unwrap();
+            runtime.start(&created.as_ref()).await.unwrap()
+        }
+    });
+    for instance in futures::future::join_all(starts).await {
+        sandbox.ended(&instance.as_ref()).await;
+        let seen: usize = sandbox.output(&instance.as_ref()).trim().parse().unwrap();
+        assert!((502..=505).contains(&seen), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn the_machines_own_files_are_no_image() {
+    let sandbox = Sandbox::new();
+    let yaml = shell("ls /usr/share; echo end") + "\nstorage: [{ type: named, name: data, target: /usr/share }]";
+    assert_eq!(run(&sandbox, &yaml).await, "end\n");
 }
 
 #[tokio::test]

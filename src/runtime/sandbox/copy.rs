@@ -1,5 +1,5 @@
-//! Private copies of root file systems, where this machine has no overlay to offer: content is shared by the file
-//! system where it can (reflink), and copied elsewise.
+//! Private copies of root file systems, where this machine has no overlay to offer, and of what images have where new
+//! volumes are mounted: content is shared by the file system where it can (reflink), and copied elsewise.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -30,9 +30,18 @@ const OVERLAY: [&[u8]; 2] = [b"user.overlay.", b"trusted.overlay."];
 /// # Errors
 /// Something can't be read or written.
 pub fn copy(lower: &[PathBuf], target: &Path, alive: &dyn Fn()) -> io::Result<()> {
+    let open = |path: &PathBuf| Ok(openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+    copy_opened(lower.iter().map(open).collect::<io::Result<_>>()?, target, alive)
+}
+
+/// The same with directories that are open as places.
+///
+/// # Errors
+/// Something can't be read or written.
+pub fn copy_opened(lower: Vec<OwnedFd>, target: &Path, alive: &dyn Fn()) -> io::Result<()> {
     let to = directory(openat(CWD, target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)?;
-    for layer in lower.iter().rev() {
-        let from = directory(openat(CWD, layer, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)?;
+    for layer in lower.into_iter().rev() {
+        let from = directory(layer)?;
         let stat = fstat(&from)?;
         let privileged = rustix::process::geteuid().is_root();
         let mut copier = Copier { device: stat.st_dev, privileged, links: HashMap::new(), count: 0, alive };

@@ -77,7 +77,30 @@ impl Merged {
         }
     }
 
+    /// Opens the directory that a path leads to, following links: those of the layers that are seen as one, the uppermost
+    /// first. None where there is no directory.
+    ///
+    /// # Errors
+    /// The file system does not answer.
+    pub fn directories(&self, path: &[&[u8]]) -> io::Result<Vec<OwnedFd>> {
+        match self.look_up(path, true)? {
+            Step::Directory(all) => Ok(all),
+            Step::Other(_) | Step::Nothing => Ok(Vec::new()),
+        }
+    }
+
     fn walk(&self, path: &[&[u8]], follow: bool) -> io::Result<Option<Found>> {
+        match self.look_up(path, follow)? {
+            Step::Directory(mut all) => {
+                let place = all.swap_remove(0);
+                Ok(Some(Found { stat: fstat(&place)?, place }))
+            }
+            Step::Other(found) => Ok(Some(found)),
+            Step::Nothing => Ok(None),
+        }
+    }
+
+    fn look_up(&self, path: &[&[u8]], follow: bool) -> io::Result<Step> {
         let mut rest: Vec<Vec<u8>> = path.iter().rev().map(|name| name.to_vec()).collect();
         let mut trail: Vec<Vec<OwnedFd>> = Vec::new();
         let mut links = 0;
@@ -87,26 +110,23 @@ impl Merged {
                 continue;
             }
             let found = match step(trail.last().unwrap_or(&self.0), &name)? {
-                Step::Nothing => return Ok(None),
+                Step::Nothing => return Ok(Step::Nothing),
                 Step::Directory(all) if !rest.is_empty() => {
                     trail.push(all);
                     continue;
                 }
-                Step::Directory(mut all) => {
-                    let place = all.swap_remove(0);
-                    return Ok(Some(Found { stat: fstat(&place)?, place }));
-                }
+                Step::Directory(all) => return Ok(Step::Directory(all)),
                 Step::Other(found) => found,
             };
             let is_link = FileType::from_raw_mode(found.stat.st_mode) == FileType::Symlink;
             match (is_link && (follow || !rest.is_empty()), rest.is_empty()) {
-                (false, true) => return Ok(Some(found)),
-                (false, false) => return Ok(None),
+                (false, true) => return Ok(Step::Other(found)),
+                (false, false) => return Ok(Step::Nothing),
                 (true, _) => {}
             }
             links += 1;
             if links > MOST_LINKS {
-                return Ok(None);
+                return Ok(Step::Nothing);
             }
             let target = readlinkat(&found.place, "", Vec::new())?.into_bytes();
             if target.starts_with(b"/") {
@@ -114,7 +134,7 @@ impl Merged {
             }
             rest.extend(link_names(&target).into_iter().rev().map(<[u8]>::to_vec));
         }
-        Ok(None)
+        Ok(Step::Nothing)
     }
 }
 
@@ -241,5 +261,7 @@ mod tests {
         for path in ["/dir/c", "/x/y", "/file", "/loop", "/etc", "/none/a", "/etc/a/b"] {
             assert_eq!(read(&merged, path), None, "{path}");
         }
+        let layers = |path: &str| merged.directories(&path_names(path)).unwrap().len();
+        assert_eq!(["/etc", "/link", "/dir", "/x", "/x/y", "/none", "/etc/a"].map(layers), [2, 2, 1, 0, 0, 0, 0]);
     }
 }

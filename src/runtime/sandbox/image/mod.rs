@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 pub use collect::collect;
 pub use defaults::filled;
 pub use document::Config;
-pub use merged::{Merged, is_opaque, is_whiteout};
+pub use merged::{Merged, is_opaque, is_whiteout, path_names};
 pub use pull::Images;
 pub use registry::{Access, CERTIFICATES};
 pub use store::Lock;
