@@ -26,6 +26,10 @@ pub const READY: u8 = b'R';
 /// What the supervisor writes to let it go.
 pub const GO: u8 = b'G';
 
+/// The lowest port of a network namespace that every user may listen on. In one that is an instance's own there is nothing to
+/// protect: a program that needs no other right of root listens on port 80, as in Docker.
+const LOWEST_FREE_PORT: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
 /// The ends of pipes that the first process holds.
 #[derive(Debug)]
 pub struct Ends {
@@ -136,6 +140,10 @@ fn prepare(
         Some(mut wire) => wire.connect()?,
         None if launch.namespaces.net => sys::loopback_up().context("bringing the loopback interface up")?,
         None => {}
+    }
+    if launch.namespaces.net {
+        // Where it can't be written, as inside of containers, low ports stay root's.
+        let _ = fs::write(LOWEST_FREE_PORT, "0");
     }
     if let Some(handover) = handover {
         handover
