@@ -15,6 +15,7 @@ mod limits;
 mod network;
 mod own_files;
 mod past_holes;
+mod pasta;
 mod storage;
 mod support;
 mod sysctls;

@@ -12,7 +12,9 @@ use evenkeel::spec::{PortProtocol, Signal};
 use evenkeel::state::{Instance, InstanceRef, Phase, StopCause};
 
 use crate::limits::holder;
-use crate::support::{PATIENCE, Sandbox, alive, is_root, keel, read_json, request, rootfs, shell, shell_in};
+use crate::support::{
+    PATIENCE, Sandbox, alive, has_own_network, is_root, keel, read_json, request, rootfs, shell, shell_in,
+};
 
 /// Set where networks of deployments must work.
 const OWN_MACHINE: &str = "KEEL_TEST_NETWORK";
@@ -118,12 +120,12 @@ fn named(service: &str, slot: u32, yaml: &str) -> CreateRequest {
 }
 
 /// A service that answers every connection to a port with a text.
-fn answering(port: u16, text: &str) -> String {
+pub fn answering(port: u16, text: &str) -> String {
     shell(&format!("while :; do echo {text} | /bin/busybox nc -l -p {port}; done"))
 }
 
 /// What a port of the machine answers, once it does.
-fn answer(port: u16) -> String {
+pub fn answer(port: u16) -> String {
     let end = Instant::now() + PATIENCE;
     loop {
         let mut text = String::new();
@@ -211,9 +213,8 @@ async fn endpoints_are_reached_on_the_machine() {
     let yaml = shell("while :; do echo here | /bin/busybox nc -l -p $PORT 127.0.0.1; done") + endpoints;
     let instance = sandbox.run(&yaml).await;
     assert_eq!(answer(instance.ports[0].host_port), "here\n");
-    let own = sandbox.runtime.capabilities().await.unwrap().support(Control::ServiceNames) == Support::Enforced;
     // With interfaces of its own the program listens where the endpoint says.
-    assert_eq!(instance.ports[0].container_port == 8099, own);
+    assert_eq!(instance.ports[0].container_port == 8099, has_own_network(&sandbox, &instance.as_ref()));
     assert_ne!(instance.ports[0].host_port, 8099);
     Networked(sandbox).clear().await;
 }
@@ -280,7 +281,7 @@ async fn many_connections_are_handed_on_whole() {
 }
 
 /// A program that sends every datagram back, after its own name for whom it is from.
-fn echo(port: u16) -> String {
+pub fn echo(port: u16) -> String {
     let program = format!(
         "use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => {port}, Proto => 'udp'); \
          while (1) {{ $s->recv($text, 99); $s->send($s->peerport . ' ' . $text) }}"
@@ -289,7 +290,7 @@ fn echo(port: u16) -> String {
 }
 
 /// Asks once more whenever there is no answer, as the program may not listen yet.
-fn asked(socket: &UdpSocket, text: &str) -> String {
+pub fn asked(socket: &UdpSocket, text: &str) -> String {
     let mut received = [0; 99];
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let end = Instant::now() + PATIENCE;
@@ -391,7 +392,7 @@ async fn an_image_has_the_machines_names_with_the_machines_network() {
 
 /// Another machine, which the first one reaches by the interface `up0` and its default route: it answers each
 /// connection with the address that it comes from.
-struct Elsewhere {
+pub struct Elsewhere {
     machine: Child,
     _only: MutexGuard<'static, ()>,
 }
@@ -400,10 +401,10 @@ struct Elsewhere {
 static ELSEWHERE: Mutex<()> = Mutex::new(());
 
 impl Elsewhere {
-    const ADDRESS: &str = "198.51.100.2";
-    const OWN: &str = "198.51.100.1";
+    pub const ADDRESS: &str = "198.51.100.2";
+    pub const OWN: &str = "198.51.100.1";
 
-    fn start() -> Self {
+    pub fn start() -> Self {
         let guard = ELSEWHERE.lock().unwrap_or_else(PoisonError::into_inner);
         let script = "read word; ip addr add 198.51.100.2/24 dev up1; ip link set up1 up; ip link set lo up; \
                       exec busybox nc -ll -p 80 -e sh -c 'echo $NCAT_REMOTE_ADDR; cat /proc/net/tcp | head -0; \
@@ -519,7 +520,7 @@ async fn a_supervisor_that_is_killed_at_any_instant_leaves_no_network_after_the_
     sandbox.clear().await;
 }
 
-fn kill_supervisor(sandbox: &Sandbox, instance: &InstanceRef) {
+pub fn kill_supervisor(sandbox: &Sandbox, instance: &InstanceRef) {
     let run = read_json(&sandbox.dir(instance).join("run.json"));
     let pid = |field: &str| i32::try_from(run[field]["pid"].as_i64().unwrap()).unwrap();
     let supervisor = rustix::process::Pid::from_raw(pid("supervisor")).unwrap();
@@ -527,7 +528,7 @@ fn kill_supervisor(sandbox: &Sandbox, instance: &InstanceRef) {
     wait_until("the supervisor is gone", || !alive(pid("supervisor")));
 }
 
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < end, "{what}");

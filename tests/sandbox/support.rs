@@ -238,6 +238,11 @@ pub fn without_namespaces(name: &str) -> bool {
     false
 }
 
+/// Whether an instance has interfaces of its own.
+pub fn has_own_network(sandbox: &Sandbox, instance: &InstanceRef) -> bool {
+    read_json(&sandbox.dir(instance).join("record.json"))["launch"]["namespaces"]["net"] == true
+}
+
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -13,12 +13,12 @@ use crate::support::{PATIENCE, REQUIRE_GROUPS, Sandbox, is_root, keel, rootfs, s
 const NOBODY: u32 = 65_534;
 
 /// The tests and the program, where an ordinary user can use them.
-struct Copies {
+pub struct Copies {
     folder: tempfile::TempDir,
 }
 
 impl Copies {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // The programs may lie where an ordinary user can't go.
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -33,7 +33,7 @@ impl Copies {
     }
 
     /// The tests as an ordinary user.
-    fn tests(&self) -> Command {
+    pub fn tests(&self) -> Command {
         let own = self.folder.path().join("tmp");
         let mut command = Command::new(self.folder.path().join("tests"));
         command.current_dir(&own).env("TMPDIR", &own).env("KEEL_TEST_PROGRAM", self.folder.path().join("keel"));

@@ -164,7 +164,7 @@ pub fn report(probe: &Probe) -> Capabilities {
         }),
         (Control::ServiceNames, match probe.namespaces.clone().and(probe.network.clone()).and(probe.bridge.clone()) {
             Ok(()) => Support::Enforced,
-            Err(why) => Support::Absent { why: format!("instances have the machine's own network: {why}") },
+            Err(why) => Support::Absent { why: format!("{}: {why}", instead_of_names(probe)) },
         }),
         (
             Control::Activity,
@@ -175,12 +175,25 @@ pub fn report(probe: &Probe) -> Capabilities {
     Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls, by: enforced_by(probe) }
 }
 
+/// The network of instances that have none of their deployment.
+fn instead_of_names(probe: &Probe) -> String {
+    match &probe.pasta {
+        Ok(_) => {
+            "instances have networks of their own, which pasta connects with the machine's and not with each other"
+                .to_owned()
+        }
+        Err(_) if probe.root => "instances have the machine's own network".to_owned(),
+        Err(why) => format!("instances have the machine's own network, as {why}"),
+    }
+}
+
 /// By what controls are enforced that can be had in several ways.
 fn enforced_by(probe: &Probe) -> BTreeMap<Control, String> {
     let by = |result: &Result<(), String>, words: &str| result.is_ok().then(|| words.to_owned());
-    let full = match &probe.bridge {
-        Ok(()) => "network full: bridge of the deployment".to_owned(),
-        Err(_) => format!("network full: {}", super::network::SHARED),
+    let full = match (&probe.bridge, &probe.pasta) {
+        (Ok(()), _) => "network full: bridge of the deployment".to_owned(),
+        (Err(_), Ok(_)) => format!("network full: {}", super::network::PASTA),
+        (Err(_), Err(_)) => format!("network full: {}", super::network::SHARED),
     };
     let found = [
         (Control::NetworkIsolation, by(&probe.network, &format!("network namespaces; {full}"))),

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use super::layout::{Layout, read_json};
-use super::network::{self, Holder, Link, Network, Texts, Wanted};
+use super::network::{self, Holder, Link, Network, Pasta, Texts, Wanted};
 use super::probe::Probe;
 use super::record::Record;
+use super::unsupported::unsupported;
 use super::{Inner, failed, ports};
 use crate::runtime::{CreateRequest, Result};
 use crate::spec::ServiceSpec;
@@ -23,7 +25,7 @@ impl Inner {
         record: &mut Record,
     ) -> Result<Texts> {
         let wanted = network::wanted(&request.spec, probe);
-        let connected = self.link(wanted, request, name, record).and_then(|()| {
+        let connected = self.link(wanted, probe, request, name, record).and_then(|()| {
             let place = (&self.view.layout, &self.dir(name));
             let (launch, found) = (&mut record.launch, &mut record.conditions);
             let texts =
@@ -51,20 +53,28 @@ impl Inner {
         }
     }
 
-    fn link(&self, wanted: Wanted, request: &CreateRequest, name: &str, record: &mut Record) -> io::Result<()> {
+    fn link(
+        &self,
+        wanted: Wanted,
+        probe: &Probe,
+        request: &CreateRequest,
+        name: &str,
+        record: &mut Record,
+    ) -> io::Result<()> {
         if !record.launch.namespaces.net {
             return Ok(());
         }
         let id = &request.id;
-        record.launch.network.link = match wanted {
-            Wanted::Deployment => {
+        record.launch.network.link = match (wanted, &probe.pasta) {
+            (Wanted::Deployment, _) => {
                 let hostname = record.launch.hostname.clone();
                 let mut names = vec![hostname, format!("{}.{}", id.slot, id.service), id.service.clone()];
                 names.dedup();
                 Link::Bridge(self.networks().attach(&id.deployment, name, names)?)
             }
-            Wanted::Nothing | Wanted::Itself => Link::Alone,
-            Wanted::Machine => Link::Machine,
+            (Wanted::Connected, Ok(program)) => Link::Pasta(pasta(program.clone(), &request.spec, record)?),
+            (Wanted::Nothing | Wanted::Itself, _) => Link::Alone,
+            (Wanted::Machine | Wanted::Connected, _) => Link::Machine,
         };
         Ok(())
     }
@@ -118,6 +128,20 @@ impl Inner {
     fn free_port(&self) -> io::Result<u16> {
         ports::assign(&self.view.layout, &self.config.owner, || taken(&self.view.layout))
     }
+}
+
+/// How pasta connects an instance: the machine itself is reached where the spec names it.
+fn pasta(program: PathBuf, spec: &ServiceSpec, record: &mut Record) -> io::Result<Pasta> {
+    let mut pasta = Pasta::new(program);
+    if network::name_machine(&spec.extra_hosts) {
+        pasta.machine = network::gateway()?;
+        if pasta.machine.is_none() {
+            let why =
+                "host-gateway is the instance itself, as this machine has no gateway whose address could lead to it";
+            record.conditions.push(unsupported("extra_hosts", why));
+        }
+    }
+    Ok(pasta)
 }
 
 /// Ports of the machine that records hold, whoever owns them.

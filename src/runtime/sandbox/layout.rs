@@ -155,6 +155,11 @@ impl InstanceDir {
         self.0.join("paused.json")
     }
 
+    /// Which process connects its network, where pasta does.
+    pub fn pasta(&self) -> PathBuf {
+        self.0.join("pasta.json")
+    }
+
     /// How it ended.
     pub fn exit(&self) -> PathBuf {
         self.0.join("exit.json")

@@ -57,6 +57,8 @@ pub(super) async fn probe(program: &Path, folder: &Path) -> Probe {
             .arg(&dir)
             .env_clear()
             .env(descriptors::VARIABLE, descriptors::told())
+            // Where programs of others are looked for.
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true);

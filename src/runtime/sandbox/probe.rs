@@ -26,6 +26,8 @@ pub struct Probe {
     pub network: Result<(), String>,
     /// A network of their deployment, which reaches what the machine does.
     pub bridge: Result<(), String>,
+    /// Where pasta is, which connects networks of an ordinary user's instances.
+    pub pasta: Result<PathBuf, String>,
     /// A writable layer over a directory.
     pub layer: Result<(), String>,
     /// A system-call filter.
@@ -55,6 +57,7 @@ impl Probe {
             namespaces: no(),
             network: no(),
             bridge: no(),
+            pasta: Err(reason.to_owned()),
             layer: no(),
             seccomp: no(),
             landlock: Err(reason.to_owned()),
@@ -89,6 +92,10 @@ pub fn main(dir: &Path) -> ExitCode {
         bridge: match root {
             true => attempt(Namespaces::default(), network::try_out),
             false => Err("keel does not run as root, and only root may make interfaces of the machine".to_owned()),
+        },
+        pasta: match root {
+            true => Err("keel runs as root, whose instances have networks of their deployments".to_owned()),
+            false => network::try_out_pasta(),
         },
         layer: attempt(base, || try_layer(dir)),
         seccomp: attempt(Namespaces::default(), try_filter),

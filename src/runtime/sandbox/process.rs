@@ -4,10 +4,11 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// Room for `/proc/PID/stat`, in bytes: 52 numbers and a name of at most 64 bytes (proc_pid_stat(5)).
@@ -58,6 +59,16 @@ impl ProcessKey {
         };
         Ok((same && !has_ended(pidfd.as_fd())).then_some(pidfd))
     }
+}
+
+/// Kills a process where it still is the same one, and waits until it is gone, for this long at most.
+pub fn kill_and_wait(process: ProcessKey, limit: Duration) {
+    // What can't be opened can't be killed by its descriptor; that it is still there shows at the next look.
+    let Ok(Some(pidfd)) = process.open() else { return };
+    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    let limit = Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    let borrowed = pidfd.as_fd();
+    let _ = poll(&mut [PollFd::new(&borrowed, PollFlags::IN)], Some(&limit));
 }
 
 /// Whether a process ended, also when nobody has reaped it yet.

@@ -58,7 +58,7 @@ fn network(spec: &ServiceSpec) -> String {
         _ if sandbox.is_some_and(|sandbox| sandbox.network == Some(SandboxNetwork::Loopback)) => "loopback".to_owned(),
         0 => match asked(spec) {
             Wanted::Nothing | Wanted::Itself => "none".to_owned(),
-            Wanted::Deployment => FULL.to_owned(),
+            Wanted::Deployment | Wanted::Connected => FULL.to_owned(),
             Wanted::Machine => HOST.to_owned(),
         },
         hosts => format!("allow_hosts ({hosts})"),

@@ -2,17 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::cgroup::{self, Groups, Homes};
 use super::layout::{Durability, InstanceDir, read_json, write_json};
 use super::network;
 use super::observe::{Entry, Found, View};
-use super::process::{ProcessKey, boot_id, find};
+use super::process::{ProcessKey, boot_id, find, kill_and_wait};
 use super::record::Record;
 use crate::state::{InstanceId, Phase};
 
@@ -34,7 +32,7 @@ pub fn settle(view: &View, found: &Found) -> io::Result<()> {
     // After a reboot nothing of it is left, and numbers of processes mean others.
     if run.boot_id == boot_id()? {
         for process in [run.program, run.first] {
-            kill_and_wait(process);
+            kill_and_wait(process, DEATH_LIMIT);
         }
         kill_marked(&dir);
     }
@@ -72,12 +70,15 @@ pub fn clear_groups(view: &View, runtime_id: &str, homes: Option<&Homes>) -> io:
     )))
 }
 
-/// Takes away what an instance has in the network of its deployment, with its address where it is removed.
+/// Takes away what connects an instance, and what it has in the network of its deployment, with its address where it is
+/// removed.
 ///
 /// # Errors
 /// The kernel or the disk refuses.
 pub fn clear_network(view: &View, runtime_id: &str, is_removed: bool) -> io::Result<()> {
-    let record = read_json::<Record>(&view.layout.instance(runtime_id).record()).ok().flatten();
+    let dir = view.layout.instance(runtime_id);
+    network::clear_pasta(&dir.pasta());
+    let record = read_json::<Record>(&dir.record()).ok().flatten();
     match record.as_ref().and_then(|record| record.launch.network.attachment()) {
         Some(attachment) => network::detach(attachment, &view.layout, is_removed.then_some(runtime_id)),
         None => Ok(()),
@@ -89,7 +90,7 @@ pub fn kill_all(view: &View, runtime_id: &str, processes: &[ProcessKey]) {
     if let Ok(groups) = groups(view, runtime_id, None) {
         let _ = cgroup::kill(&groups, DEATH_LIMIT);
     }
-    processes.iter().copied().for_each(kill_and_wait);
+    processes.iter().for_each(|process| kill_and_wait(*process, DEATH_LIMIT));
 }
 
 /// Settles what earlier instances of a slot left: a next one may need their port or their volumes.
@@ -124,14 +125,4 @@ fn kill_marked(dir: &InstanceDir) {
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         }
     }
-}
-
-/// Kills a process where it still is the same one, and waits until it is gone.
-fn kill_and_wait(process: ProcessKey) {
-    // What can't be opened can't be killed by its descriptor; that it is still there shows at the next look.
-    let Ok(Some(pidfd)) = process.open() else { return };
-    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-    let limit = Timespec { tv_sec: i64::try_from(DEATH_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    let borrowed = pidfd.as_fd();
-    let _ = poll(&mut [PollFd::new(&borrowed, PollFlags::IN)], Some(&limit));
 }

@@ -35,7 +35,12 @@ impl Stats for SandboxRuntime {
 
 fn usage(launch: &Launch, run: &Run) -> Usage {
     let groups = &launch.groups;
-    let members = if groups.is_empty() { Members::Below(run.supervisor.pid) } else { Members::Groups(groups.clone()) };
+    let members = match (groups.is_empty(), launch.namespaces.pid) {
+        (false, _) => Members::Groups(groups.clone()),
+        // What else the supervisor started works for the instance, and is not in it.
+        (true, true) => Members::From(run.first.pid),
+        (true, false) => Members::Below(run.supervisor.pid),
+    };
     let mut usage = cgroup::usage(groups, &members);
     usage.memory_limit = usage.memory_limit.or(launch.memory_watch);
     let limit = launch.limits.iter().find(|limit| limit.resource == libc::RLIMIT_NPROC);

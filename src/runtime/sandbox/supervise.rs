@@ -94,6 +94,7 @@ fn supervise(dir: &InstanceDir, signals: OwnedFd) -> Result<(), Failure> {
         .context("reading record.json")?
         .ok_or_else(|| Failure::setup("record.json is missing; remove the instance"))?;
     // What an earlier run left is not true of this one. Its end goes last: a run without an end looks like a lost one.
+    network::clear_pasta(&dir.pasta());
     for old in [dir.run(), dir.stop(), dir.stopping(), dir.paused(), dir.exit()] {
         let _ = fs::remove_file(old);
     }
@@ -251,25 +252,28 @@ fn launch_seated(
     // Before the program runs, and after the process that it becomes was forked.
     let starvation = Starvation::watch(&launch.groups);
     let mut outcome = File::from(outcome);
-    let started_at = wait_ready(&mut outcome, &first_fd).and_then(|()| {
+    let connected = handover.map_or_else(
+        || Ok(Helpers::default()),
+        |handover| {
+            let place = handover.take().context("taking over the network of the instance")?;
+            Helpers::connect(&launch.network, place, dir)
+        },
+    );
+    // Where the first process failed, its own words say more.
+    let started = wait_ready(&mut outcome, &first_fd).and_then(|()| {
+        let mut helpers = connected?;
         wire.as_mut().map_or(Ok(()), Wire::wait_running)?;
+        helpers.wait_connected()?;
         let started_at = Utc::now();
         record_run(dir, launch, identity, first, started_at).context("writing run.json")?;
         File::from(gate).write_all(&[GO]).context("letting the program go")?;
-        match read_failure(&mut outcome) {
-            Some(failure) => Err(failure),
-            None => Ok(started_at),
+        if let Some(failure) = read_failure(&mut outcome) {
+            return Err(failure);
         }
+        helpers.serve(prepared, &launch.network)?;
+        Ok((started_at, helpers))
     });
-    let started_at = started_at.inspect_err(|_| give_up(&first_fd))?;
-    let helpers = match handover {
-        Some(handover) => handover
-            .take()
-            .context("taking over the network of the instance")
-            .and_then(|place| Helpers::start(prepared, &launch.network, place))
-            .inspect_err(|_| give_up(&first_fd))?,
-        None => Helpers::default(),
-    };
+    let (started_at, helpers) = started.inspect_err(|_| give_up(&first_fd))?;
     let Attended { outputs, audience } =
         held.attend(dir, launch).context("attending the program").inspect_err(|_| give_up(&first_fd))?;
     Ok(Supervisor {

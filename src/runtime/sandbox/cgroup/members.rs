@@ -25,6 +25,8 @@ pub enum Members {
     Groups(Groups),
     /// Who is in its process namespace, as its own `/proc` shows them, with the numbers that they have inside.
     Namespace(OwnedFd),
+    /// This process and who descends from it. A command that was started inside from elsewhere does not.
+    From(i32),
     /// Who descends from this process. A command that was started inside from elsewhere does not.
     Below(i32),
 }
@@ -38,6 +40,10 @@ impl Members {
         let machine = || openat(CWD, "/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         Ok(match self {
             Self::Groups(groups) => Seen { proc: Proc::Machine(machine()?), pids: control::processes(groups)? },
+            Self::From(first) => {
+                let pids = [vec![*first], descendants(*first)].concat();
+                Seen { proc: Proc::Machine(machine()?), pids }
+            }
             Self::Below(first) => Seen { proc: Proc::Machine(machine()?), pids: descendants(*first) },
             Self::Namespace(proc) => {
                 let names =
@@ -152,6 +158,7 @@ mod tests {
         let seen = members.now().unwrap().pids;
         assert!(seen.contains(&child.id().cast_signed()));
         assert!(!seen.contains(&1) && !seen.contains(&std::process::id().cast_signed()));
+        assert_eq!(Members::From(child.id().cast_signed()).now().unwrap().pids, [child.id().cast_signed()]);
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -126,7 +126,7 @@ impl Holder<'_> {
         {
             return Ok(known);
         }
-        let Routes { subnets, default } = link::routes(&mut kernel)?;
+        let Routes { subnets, default, .. } = link::routes(&mut kernel)?;
         let others = self.others(&dir)?;
         // What leads to its own bridge is no obstacle; there is none while it is chosen, as it is removed first.
         if own.is_some() {

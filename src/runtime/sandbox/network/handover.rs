@@ -4,13 +4,16 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use super::egress::PORT;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Where a process finds its own namespaces.
 const USERS: &str = "/proc/self/ns/user";
@@ -20,6 +23,8 @@ const MOST: usize = 3;
 /// What tells which of them there are: always the network, then its users, then the socket of the egress proxy.
 const HAS_USERS: u8 = 1;
 const HAS_PROXY: u8 = 2;
+/// Longest time until the first process hands out: it does so before it mounts anything that could hang.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Two ends of a socket, of which each process uses one.
 #[derive(Debug)]
@@ -37,6 +42,19 @@ pub struct Place {
     pub users: Option<OwnedFd>,
     /// Where the egress proxy listens in it.
     pub proxy: Option<TcpListener>,
+}
+
+impl Place {
+    /// Moves this process into it, with every capability of its users. Must not have threads.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enter(&self) -> io::Result<()> {
+        if let Some(users) = &self.users {
+            move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))?;
+        }
+        Ok(move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
 }
 
 impl Handover {
@@ -72,12 +90,16 @@ impl Handover {
         Ok(())
     }
 
-    /// In the supervisor: takes what was handed out, once the first process said that it is ready.
+    /// In the supervisor: waits for what is handed out, and takes it.
     ///
     /// # Errors
-    /// Nothing was handed out.
+    /// Nothing is handed out: the first process ended, or hangs.
     pub fn take(self) -> io::Result<Place> {
         drop(self.inside);
+        let limit = Timespec { tv_sec: i64::try_from(LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+        if poll(&mut [PollFd::new(&self.outside, PollFlags::IN)], Some(&limit))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;

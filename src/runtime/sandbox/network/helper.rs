@@ -1,26 +1,27 @@
-//! Processes beside a supervisor that hand connections and datagrams on for its instance. They have threads, which a
-//! supervisor may not have, and end with it. One that ends before is started again.
+//! Processes beside a supervisor that hand connections and datagrams on for its instance, and the one that connects it
+//! where that is a process. They may have threads, which a supervisor may not, and end with it. One that ends before is
+//! started again.
 
 use std::ffi::CStr;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::{
     DumpableBehavior, Gid, Pid, Signal, Uid, getpid, getppid, pidfd_send_signal, set_dumpable_behavior,
     set_parent_process_death_signal,
 };
-use rustix::thread::{
-    LinkNameSpaceType, move_into_link_name_space, set_no_new_privs, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
-};
+use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::Network;
 use super::egress::{self, Policy};
 use super::handover::Place;
+use super::pasta::{Connecting, Pasta};
 use super::publish::{Listening, listen, serve};
+use super::{Link, Network};
 use crate::runtime::sandbox::descriptors;
 use crate::runtime::sandbox::failure::{Context, Failure};
+use crate::runtime::sandbox::layout::InstanceDir;
 use crate::runtime::sandbox::program;
 use crate::runtime::sandbox::sys::{self, Fork, Namespaces};
 
@@ -41,17 +42,26 @@ pub struct Prepared {
     listening: Vec<Listening>,
 }
 
-/// What a helper does. The supervisor holds the sockets as well, so that clients wait in the kernel's queues while a
-/// helper that was killed is started again.
+/// What a helper does.
 #[derive(Debug)]
 enum Work {
+    /// Connects the instance: a program of others, of which a note is kept at the path.
+    Connect(Pasta, PathBuf),
+    /// Serves sockets.
+    Serve(Service),
+}
+
+/// What is served. The supervisor holds the sockets as well, so that clients wait in the kernel's queues while a helper
+/// that was killed is started again.
+#[derive(Debug)]
+enum Service {
     /// Hands on what comes to ports of the machine. The address is the instance's own beside those of loopback.
     Ports(Vec<Listening>, Option<Ipv4Addr>),
     /// Is the egress proxy.
     Egress(TcpListener, Policy),
 }
 
-impl Work {
+impl Service {
     fn name(&self) -> &'static CStr {
         match self {
             Self::Ports(..) => c"keel-ports",
@@ -104,15 +114,26 @@ enum State {
 }
 
 impl Helper {
-    fn start(&mut self, place: &Place) -> Result<(), Failure> {
-        let place = self.work.is_inside().then_some(place);
-        match fork(self.work.name(), &self.work.sockets(), place)? {
-            Some((pid, process)) => {
-                self.state = State::Running { pid, process, since: Instant::now() };
-                Ok(())
+    fn new(work: Work) -> Self {
+        Self { work, state: State::Ended { due: Instant::now() }, pause: FIRST_PAUSE }
+    }
+
+    /// Starts it, and returns what tells when it has connected the instance, where that is what it does.
+    fn start(&mut self, place: &Place) -> Result<Option<Connecting>, Failure> {
+        let (pid, process, connecting) = match &self.work {
+            Work::Connect(pasta, note) => {
+                let (pid, process, connecting) = pasta.start(place, note).context("starting pasta")?;
+                (pid, process, Some(connecting))
             }
-            None => self.work.serve(),
-        }
+            Work::Serve(service) => {
+                match fork(service.name(), &service.sockets(), service.is_inside().then_some(place))? {
+                    Some((pid, process)) => (pid, process, None),
+                    None => service.serve(),
+                }
+            }
+        };
+        self.state = State::Running { pid, process, since: Instant::now() };
+        Ok(connecting)
     }
 
     /// Puts the next start off, for longer each time unless it ran for a while.
@@ -130,12 +151,13 @@ impl Helper {
 pub struct Helpers {
     all: Vec<Helper>,
     place: Option<Place>,
+    connecting: Option<Connecting>,
 }
 
 impl Helpers {
     /// Whether an instance needs any.
     pub fn are_needed(network: &Network) -> bool {
-        !network.published.is_empty() || network.egress.is_some()
+        !network.published.is_empty() || network.egress.is_some() || matches!(network.link, Link::Pasta(_))
     }
 
     /// Opens what they will serve.
@@ -146,21 +168,46 @@ impl Helpers {
         Ok(Prepared { listening: listen(&network.published)? })
     }
 
-    /// Starts them for an instance with interfaces in a place.
+    /// Begins to connect an instance with interfaces in a place, where a helper does that: it takes longer than the rest
+    /// of the preparations, which go on meanwhile.
     ///
     /// # Errors
     /// No process can be made.
-    pub fn start(prepared: Prepared, network: &Network, mut place: Place) -> Result<Self, Failure> {
-        let own = network.attachment().map(|attachment| attachment.address);
-        let ports = (!prepared.listening.is_empty()).then_some(Work::Ports(prepared.listening, own));
-        let egress = network.egress.clone().zip(place.proxy.take()).map(|(policy, proxy)| Work::Egress(proxy, policy));
-        let mut all = Vec::new();
-        for work in ports.into_iter().chain(egress) {
-            let mut helper = Helper { work, state: State::Ended { due: Instant::now() }, pause: FIRST_PAUSE };
-            helper.start(&place)?;
-            all.push(helper);
+    pub fn connect(network: &Network, place: Place, dir: &InstanceDir) -> Result<Self, Failure> {
+        let mut helpers = Self::default();
+        if let Link::Pasta(pasta) = &network.link {
+            let mut helper = Helper::new(Work::Connect(pasta.clone(), dir.pasta()));
+            helpers.connecting = helper.start(&place)?;
+            helpers.all.push(helper);
         }
-        Ok(Self { all, place: Some(place) })
+        helpers.place = Some(place);
+        Ok(helpers)
+    }
+
+    /// Waits until the instance is connected.
+    ///
+    /// # Errors
+    /// It can't be.
+    pub fn wait_connected(&mut self) -> Result<(), Failure> {
+        self.connecting.take().map_or(Ok(()), |connecting| connecting.wait().map_err(Failure::setup))
+    }
+
+    /// Starts those that serve.
+    ///
+    /// # Errors
+    /// No process can be made.
+    pub fn serve(&mut self, prepared: Prepared, network: &Network) -> Result<(), Failure> {
+        let Some(place) = &mut self.place else { return Ok(()) };
+        let own = network.attachment().map(|attachment| attachment.address);
+        let ports = (!prepared.listening.is_empty()).then_some(Service::Ports(prepared.listening, own));
+        let egress =
+            network.egress.clone().zip(place.proxy.take()).map(|(policy, proxy)| Service::Egress(proxy, policy));
+        for service in ports.into_iter().chain(egress) {
+            let mut helper = Helper::new(Work::Serve(service));
+            helper.start(place)?;
+            self.all.push(helper);
+        }
+        Ok(())
     }
 
     /// Takes note of a child that ended, which may be one of them.
@@ -237,10 +284,7 @@ fn settle(name: &CStr, kept: &[BorrowedFd<'_>], place: Option<&Place>, superviso
     drop(null);
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     if let Some(place) = place {
-        if let Some(users) = &place.users {
-            move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))?;
-        }
-        move_into_link_name_space(place.network.as_fd(), Some(LinkNameSpaceType::Network))?;
+        place.enter()?;
     }
     if place.is_none_or(|place| place.users.is_none()) {
         become_nobody()?;
@@ -260,7 +304,7 @@ mod tests {
     use super::*;
 
     fn ended() -> Helper {
-        Helper { work: Work::Ports(Vec::new(), None), state: State::Ended { due: Instant::now() }, pause: FIRST_PAUSE }
+        Helper::new(Work::Serve(Service::Ports(Vec::new(), None)))
     }
 
     fn running(helper: &mut Helper, since: Instant) {
@@ -289,7 +333,7 @@ mod tests {
     #[test]
     fn only_what_ended_is_due() {
         let now = Instant::now();
-        let mut helpers = Helpers { all: vec![ended(), ended()], place: None };
+        let mut helpers = Helpers { all: vec![ended(), ended()], ..Helpers::default() };
         for helper in &mut helpers.all {
             running(helper, now);
         }

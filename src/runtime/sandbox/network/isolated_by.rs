@@ -4,6 +4,8 @@ use super::{Link, Network};
 
 /// What an instance with the network of the machine is told to have.
 pub const SHARED: &str = "shares the machine's network";
+/// What connects the instances of an ordinary user.
+pub const PASTA: &str = "pasta";
 
 impl Network {
     /// By what it is isolated, for an instance with a network namespace of its own.
@@ -12,13 +14,15 @@ impl Network {
             (Link::Bridge(attachment), _) => {
                 return format!("network namespace on the bridge {} of its deployment", attachment.network.bridge);
             }
-            (Link::Machine | Link::Alone, Some(_)) => "loopback and the egress proxy only",
-            (Link::Machine | Link::Alone, None) => "loopback only",
+            (Link::Pasta(pasta), _) if pasta.machine.is_some() => "connected by pasta, reaches the machine",
+            (Link::Pasta(_), _) => "connected by pasta",
+            (Link::Machine | Link::Alone, Some(_)) => "with loopback and the egress proxy only",
+            (Link::Machine | Link::Alone, None) => "with loopback only",
         };
         match self.published.len() {
-            0 => format!("network namespace with {ways}"),
-            1 => format!("network namespace with {ways}, reached by 1 published port"),
-            count => format!("network namespace with {ways}, reached by {count} published ports"),
+            0 => format!("network namespace {ways}"),
+            1 => format!("network namespace {ways}, reached by 1 published port"),
+            count => format!("network namespace {ways}, reached by {count} published ports"),
         }
     }
 }
@@ -47,6 +51,11 @@ mod tests {
             (
                 json!({ "link": "alone", "published": [port, port], "egress": policy }),
                 "network namespace with loopback and the egress proxy only, reached by 2 published ports",
+            ),
+            (json!({ "link": { "pasta": { "program": "/p" } } }), "network namespace connected by pasta"),
+            (
+                json!({ "link": { "pasta": { "program": "/p", "machine": "192.0.2.1" } }, "published": [port] }),
+                "network namespace connected by pasta, reaches the machine, reached by 1 published port",
             ),
             (json!({ "link": { "bridge": bridge } }), "network namespace on the bridge keel-1 of its deployment"),
         ] {

@@ -86,6 +86,8 @@ pub struct Routes {
     pub subnets: Vec<Subnet>,
     /// Number of the interface by which the rest of the world is reached.
     pub default: Option<u32>,
+    /// Address by which the rest of the world is reached.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// The machine's routes, of all tables.
@@ -106,8 +108,13 @@ pub fn routes(kernel: &mut Netlink) -> io::Result<Routes> {
             RouteAttribute::Oif(index) => Some(*index),
             _ => None,
         });
+        let gateway = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(*address),
+            _ => None,
+        });
         match (to, route.header.destination_prefix_length) {
-            (_, 0) => routes.default = routes.default.or(by),
+            (_, 0) if routes.default.is_none() => (routes.default, routes.gateway) = (by, gateway),
+            (_, 0) => {}
             (Some(address), length) => routes.subnets.push(Subnet::around(address, length)),
             (None, _) => {}
         }

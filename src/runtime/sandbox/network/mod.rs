@@ -2,7 +2,7 @@
 //!
 //! The controller decides what an instance gets and gives it an address (`plan.rs`, `attachment.rs`); the supervisor and
 //! the first process make it so (`wire.rs`); a helper that lives and dies with the supervisor hands connections and
-//! datagrams on (`publish.rs`, `datagrams.rs`). Nothing here outlasts its instance but the bridge and the packet filter of
+//! datagrams on (`publish.rs`, `datagrams.rs`). For an ordinary user pasta connects what has interfaces of its own (`pasta.rs`). Nothing here outlasts its instance but the bridge and the packet filter of
 //! a deployment, which go with the deployment (`clear.rs`).
 
 mod attachment;
@@ -16,6 +16,7 @@ mod isolated_by;
 mod link;
 mod names;
 mod netlink;
+mod pasta;
 mod plan;
 mod probe;
 mod publish;
@@ -23,6 +24,7 @@ mod relay;
 mod subnet;
 mod wire;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -31,7 +33,9 @@ pub use attachment::{Attachment, Holder};
 pub use clear::{detach, leave, sweep};
 pub use handover::Handover;
 pub use helper::Helpers;
-pub use isolated_by::SHARED;
+pub use isolated_by::{PASTA, SHARED};
+pub use names::name_machine;
+pub use pasta::{Pasta, clear as clear_pasta, try_out as try_out_pasta};
 pub use plan::{Texts, Wanted, asked, conditions, egress_policy, files, protocol, publish, wanted};
 pub use probe::try_out;
 pub use publish::Published;
@@ -65,6 +69,8 @@ pub enum Link {
     Alone,
     /// The network of its deployment.
     Bridge(Attachment),
+    /// What the machine is connected to, by interfaces of its own.
+    Pasta(Pasta),
 }
 
 /// A file about names that is shown inside, read-only.
@@ -76,12 +82,20 @@ pub struct NameFile {
     pub source: PathBuf,
 }
 
+/// The address of the machine's gateway.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn gateway() -> std::io::Result<Option<Ipv4Addr>> {
+    Ok(link::routes(&mut netlink::Netlink::route()?)?.gateway)
+}
+
 impl Network {
     /// Its place in the network of its deployment, if any.
     pub fn attachment(&self) -> Option<&Attachment> {
         match &self.link {
             Link::Bridge(attachment) => Some(attachment),
-            Link::Machine | Link::Alone => None,
+            Link::Machine | Link::Alone | Link::Pasta(_) => None,
         }
     }
 }

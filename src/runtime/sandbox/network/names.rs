@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,8 @@ use crate::runtime::sandbox::record::Record;
 
 /// Names of the loopback addresses, as every machine has them.
 pub const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+/// What stands for the machine in further hosts, as Docker has it.
+const GATEWAY: &str = "host-gateway";
 /// Line after which instances are listed.
 const MARK: &str = "# instances\n";
 /// The machine's files.
@@ -30,10 +32,15 @@ pub fn further_hosts(lines: &[String], machine: IpAddr) -> String {
     let line = |line: &String| {
         let (name, address) = line.split_once(['=', ':'])?;
         let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-        let address = if bare == "host-gateway" { machine.to_string() } else { bare.to_owned() };
+        let address = if bare == GATEWAY { machine.to_string() } else { bare.to_owned() };
         Some(format!("{address}\t{name}\n"))
     };
     lines.iter().filter_map(line).collect()
+}
+
+/// Whether further hosts name the machine itself.
+pub fn name_machine(lines: &[String]) -> bool {
+    lines.iter().any(|line| line.split_once(['=', ':']).is_some_and(|(_, address)| address == GATEWAY))
 }
 
 /// The machine's own hosts, which instances with its network have too.
@@ -53,6 +60,18 @@ pub fn resolv_conf(written: &[String], is_machines: bool) -> Option<String> {
         return Some(own);
     }
     [own, behind()].iter().find_map(|text| reachable(text))
+}
+
+/// Text of `/etc/resolv.conf` for an instance that the machine's own name server answers at another address; `None` where
+/// the machine has none on its loopback interface.
+pub fn forwarded(address: Ipv4Addr) -> Option<String> {
+    let own = read(Path::new(RESOLV_CONF)).unwrap_or_default();
+    is_forwardable(&own).then(|| with_servers(&own, &[address.to_string()]))
+}
+
+/// Whether the first name server of IPv4 is one on the loopback interface.
+fn is_forwardable(text: &str) -> bool {
+    text.lines().filter_map(server).find(IpAddr::is_ipv4).is_some_and(|address| address.is_loopback())
 }
 
 /// The text with these servers instead of its own.
@@ -213,7 +232,6 @@ fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
 
     fn attachment(dir: &Path, last: u8, name: &str) -> Attachment {
         let subnet = super::super::subnet::Subnet { first: Ipv4Addr::new(10, 208, 0, 0), length: 22 };
@@ -244,6 +262,21 @@ mod tests {
         assert_eq!((read(), length()), (both.clone(), both.len() as u64));
         rebuild(&one.network, &layout).unwrap();
         assert_eq!(read(), fixed, "none of them runs");
+    }
+
+    #[test]
+    fn a_name_server_on_the_loopback_interface_is_forwarded_to() {
+        assert!(is_forwardable("nameserver ::1\nnameserver 127.0.0.53\n"));
+        for text in ["", "search a\n", "nameserver ::1\n", "nameserver 192.0.2.1\nnameserver 127.0.0.1\n"] {
+            assert!(!is_forwardable(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_machine_is_named_by_its_word_only() {
+        let named = |line: &str| name_machine(&[line.to_owned()]);
+        assert!(named("db:host-gateway") && named("db=host-gateway"));
+        assert!(!named("host-gateway:192.0.2.1") && !named("db:192.0.2.1"));
     }
 
     #[test]

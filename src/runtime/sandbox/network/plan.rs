@@ -19,6 +19,9 @@ const LOOPBACK: &str = "127.0.0.1";
 /// Where programs look for names, and for those who know more.
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where the machine's own name server answers an instance that does not reach the machine: an address of the link
+/// (RFC 3927), which no gateway hands on and nobody inside has.
+const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// What an instance is to be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub enum Wanted {
     Nothing,
     /// Nothing; its ports are reached from the machine.
     Itself,
+    /// What the machine is connected to, by interfaces of its own.
+    Connected,
     /// The network of its deployment.
     Deployment,
 }
@@ -48,7 +53,10 @@ impl Wanted {
 /// What the spec asks for, as far as this machine can do it.
 pub fn wanted(spec: &ServiceSpec, probe: &Probe) -> Wanted {
     match asked(spec) {
-        Wanted::Deployment if probe.bridge.is_err() => Wanted::Machine,
+        Wanted::Deployment if probe.bridge.is_err() => match probe.namespaces.is_ok() && probe.pasta.is_ok() {
+            true => Wanted::Connected,
+            false => Wanted::Machine,
+        },
         wanted => wanted,
     }
 }
@@ -128,12 +136,18 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
             format!("the instance has the machine's network instead of one of its deployment: {why}"),
         ));
     }
+    if wanted == Wanted::Connected && (mode == NetworkMode::Bridge(None) || !spec.depends.is_empty()) {
+        let message = "the other services of its deployment are not reached by their names, as each instance of an \
+                       ordinary user has a network of its own: give the other service a port_mappings with a \
+                       host_port, and this one extra_hosts: ['NAME:host-gateway']";
+        found.push(degraded("ServicesApart", message.to_owned()));
+    }
     if !spec.port_mappings.is_empty() {
         match wanted {
             Wanted::Machine => found
                 .push(unsupported("port_mappings", "the program listens on the machine itself, on the port in PORT")),
             Wanted::Nothing => found.push(unsupported("port_mappings", "it has no network")),
-            Wanted::Itself | Wanted::Deployment => {}
+            Wanted::Itself | Wanted::Connected | Wanted::Deployment => {}
         }
     }
     for (written, field) in [(!spec.dns.is_empty(), "dns"), (!spec.extra_hosts.is_empty(), "extra_hosts")] {
@@ -239,6 +253,11 @@ pub fn files(
             let text = further(IpAddr::V4(attachment.network.subnet.gateway()));
             Some(names::hosts_file(&attachment.network, layout, &text)?)
         }
+        Link::Pasta(pasta) => {
+            let base = if is_image { names::LOOPBACK.to_owned() } else { names::machine_hosts() };
+            let machine = pasta.machine.map_or(localhost, IpAddr::V4);
+            own("hosts", format!("{base}127.0.0.1\t{hostname}\n{}", further(machine)))
+        }
         Link::Machine if has_hosts => own("hosts", names::machine_hosts() + &further(localhost)),
         Link::Alone if has_hosts || is_image => {
             own("hosts", format!("{}127.0.0.1\t{hostname}\n{}", names::LOOPBACK, further(localhost)))
@@ -247,14 +266,21 @@ pub fn files(
         Link::Machine | Link::Alone => None,
     };
     let has_servers = !spec.dns.is_empty();
-    let resolv_conf = match &network.link {
-        Link::Bridge(attachment) => {
-            let text = names::resolv_conf(&spec.dns, false).unwrap_or_else(|| {
-                let why = "all name servers of this machine are on its own loopback interface; write servers in dns";
-                found.push(degraded("NoNameServer", format!("no names of the internet resolve: {why}")));
-                String::new()
-            });
-            Some(names::resolv_file(&attachment.network, &text)?)
+    let servers = names::resolv_conf(&spec.dns, false);
+    let mut none = || {
+        let why = "all name servers of this machine are on its own loopback interface; write servers in dns";
+        found.push(degraded("NoNameServer", format!("no names of the internet resolve: {why}")));
+        String::new()
+    };
+    let resolv_conf = match &mut network.link {
+        Link::Bridge(attachment) => Some(names::resolv_file(&attachment.network, &servers.unwrap_or_else(&mut none))?),
+        Link::Pasta(pasta) => {
+            let forwarded = || {
+                let text = names::forwarded(NAME_SERVER)?;
+                pasta.name_server = Some(NAME_SERVER);
+                Some(text)
+            };
+            own("resolv.conf", servers.or_else(forwarded).unwrap_or_else(&mut none))
         }
         Link::Machine if has_servers => own("resolv.conf", names::resolv_conf(&spec.dns, true).unwrap_or_default()),
         Link::Machine if is_image => machines(RESOLV_CONF),
@@ -280,6 +306,10 @@ mod tests {
 
     fn probe(bridge: Result<(), String>) -> Probe {
         Probe { root: true, bridge, namespaces: Ok(()), network: Ok(()), ..Probe::failed("x") }
+    }
+
+    fn with_pasta() -> Probe {
+        Probe { root: false, pasta: Ok("/bin/pasta".into()), ..probe(Err("no".into())) }
     }
 
     fn spec(more: &str) -> ServiceSpec {
@@ -311,6 +341,8 @@ mod tests {
         ] {
             assert_eq!(wanted(&spec(more), &probe(Ok(()))), with_bridges, "{more}");
             assert_eq!(wanted(&spec(more), &probe(Err("no".into()))), without, "{more}");
+            let by_pasta = if with_bridges == Wanted::Deployment { Wanted::Connected } else { with_bridges };
+            assert_eq!(wanted(&spec(more), &with_pasta()), by_pasta, "{more}");
         }
     }
 
@@ -328,6 +360,11 @@ mod tests {
         assert_eq!(reasons("", &Probe { root: false, ..can_not.clone() }), Vec::<String>::new());
         assert_eq!(reasons("network_mode: bridge", &Probe { root: false, ..can_not.clone() }), ["NetworkShared"]);
         assert_eq!(reasons("network_mode: host", &can_not), Vec::<String>::new());
+        assert_eq!(reasons("port_mappings: [{ container_port: 80 }]", &with_pasta()), Vec::<String>::new());
+        assert_eq!(reasons("depends: [{ service: db }]", &with_pasta()), ["ServicesApart"]);
+        assert_eq!(reasons("depends: [{ service: db }]", &can), Vec::<String>::new());
+        assert_eq!(reasons("network_mode: bridge", &with_pasta()), ["ServicesApart"]);
+        assert_eq!(reasons("network_mode: host", &with_pasta()), Vec::<String>::new());
         assert_eq!(reasons("network_mode: 'bridge:other'", &can), ["NetworkMode"]);
         let mapped = "port_mappings: [{ container_port: 80 }]\n";
         assert_eq!(reasons(mapped, &can), Vec::<String>::new());
