@@ -33,5 +33,5 @@ pub fn told() -> String {
 }
 
 fn usual() -> Rlimit {
-    USUAL.get_or_init(|| getrlimit(Resource::Nofile)).clone()
+    *USUAL.get_or_init(|| getrlimit(Resource::Nofile))
 }

@@ -39,10 +39,28 @@ pub fn wait_ready(outcome: &mut File, first: &OwnedFd) -> Result<(), Failure> {
     }
 }
 
-/// Waits for the exec; what the program says before it is a failure.
+/// Longest time for the exec of a program that is prepared: a program or loader on a mount that hangs is never read.
+const EXEC_LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits for the exec; what the program says before it is a failure, and so is that it takes too long.
 pub fn read_failure(outcome: &mut File) -> Option<Failure> {
+    let limit = Timespec { tv_sec: i64::try_from(EXEC_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
     let mut text = Vec::new();
-    let _ = outcome.read_to_end(&mut text);
+    loop {
+        if matches!(poll(&mut [PollFd::new(&*outcome, PollFlags::IN)], Some(&limit)), Ok(0)) {
+            return Some(Failure::setup(format!(
+                "the program could not be executed within {} s; does a mounted file system hang?",
+                EXEC_LIMIT.as_secs()
+            )));
+        }
+        let mut buffer = [0; 1024];
+        match outcome.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(size) => text.extend_from_slice(buffer.get(..size).unwrap_or_default()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
     (!text.is_empty()).then(|| parse_failure(&text))
 }
 

@@ -1,40 +1,133 @@
 //! Removal of directory trees that a foreign program has written.
 
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, statat, unlinkat};
+use rustix::io::Errno;
 
 /// Removes a directory and everything in it; one that is gone is success. Links are removed, never followed. A
 /// directory that its program made unreadable is opened first.
 ///
+/// However deep the tree is, it takes a few descriptors and no deeper stack: what lies in a directory below the first is
+/// moved up into the first before that directory goes.
+///
 /// # Errors
 /// Something can't be removed.
 pub fn tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
-            fs::remove_dir_all(path)
-        }
-        result => result,
+    let top = match open(CWD, &c_path(path)?) {
+        Ok(top) => top,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut lifted = 0;
+    while empty(top.as_fd(), &mut |name| dissolve(top.as_fd(), name, &mut lifted))? {}
+    drop(top);
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
-/// Gives the owner every right on a directory and those below it.
-fn open_up(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(path)? {
+/// Removes what a directory holds, its directories by `remove`. True where it had any directory.
+fn empty(directory: BorrowedFd<'_>, remove: &mut dyn FnMut(&CStr) -> io::Result<()>) -> io::Result<bool> {
+    let mut had_any = false;
+    for entry in Dir::read_from(directory)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if is_directory(directory, name, entry.file_type())? {
+            had_any = true;
+            remove(name)?;
+        } else {
+            gone(unlinkat(directory, name, AtFlags::empty()))?;
         }
     }
-    Ok(())
+    Ok(had_any)
+}
+
+/// Removes a directory in the first one: its directories become neighbours of it.
+fn dissolve(top: BorrowedFd<'_>, name: &CStr, lifted: &mut u64) -> io::Result<()> {
+    // Mostly it is empty, or was just emptied.
+    match unlinkat(top, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {}
+        removed => return gone(removed),
+    }
+    let directory = match open(top, name) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    empty(directory.as_fd(), &mut |child| lift(directory.as_fd(), child, top, lifted))?;
+    gone(unlinkat(top, name, AtFlags::REMOVEDIR))
+}
+
+/// Moves a directory up into the first one, under a name that is free there.
+fn lift(from: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, lifted: &mut u64) -> io::Result<()> {
+    // A directory that may not be written can't be moved: its `..` changes.
+    let _ = open(from, name);
+    loop {
+        *lifted += 1;
+        let free = CString::new(format!(".lifted-{lifted}"))?;
+        match renameat_with(from, name, top, &free, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            // A file system that knows no such rename: the name is looked up instead.
+            Err(Errno::INVAL) if statat(top, &free, AtFlags::SYMLINK_NOFOLLOW).is_err() => {
+                return gone(rustix::fs::renameat(from, name, top, &free));
+            }
+            Err(Errno::INVAL) => {}
+            moved => return gone(moved),
+        }
+    }
+}
+
+/// Opens a directory, with every right of its owner on it where it belongs to this user.
+fn open(at: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    let handle =
+        openat(at, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    // Through the descriptor: the name may come to mean something else. Another user's is opened as it is.
+    let own = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let closed = rustix::fs::fstat(&handle).is_ok_and(|stat| stat.st_mode & 0o700 != 0o700);
+    if closed {
+        let _ = fs::set_permissions(own, fs::Permissions::from_mode(0o700));
+    }
+    openat(&handle, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn is_directory(at: BorrowedFd<'_>, name: &CStr, told: FileType) -> io::Result<bool> {
+    if told != FileType::Unknown {
+        return Ok(told == FileType::Directory);
+    }
+    match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is gone already needs no removing.
+fn gone(removed: rustix::io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(Errno::NOENT) => Ok(()),
+        removed => Ok(removed?),
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::mkdirat;
+
     use super::*;
 
     #[test]
@@ -42,13 +135,40 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("kept"), "x").unwrap();
         let closed = folder.path().join("tree/closed");
-        fs::create_dir_all(&closed).unwrap();
+        fs::create_dir_all(closed.join("below")).unwrap();
         fs::write(closed.join("file"), "x").unwrap();
         std::os::unix::fs::symlink("../../kept", closed.join("link")).unwrap();
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+        for path in [closed.join("below"), closed] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+        }
         tree(&folder.path().join("tree")).unwrap();
         assert!(!folder.path().join("tree").exists());
         assert!(folder.path().join("kept").exists());
         tree(&folder.path().join("tree")).unwrap();
+    }
+
+    /// A chain of directories of the same name.
+    fn chain(top: &Path, depth: usize) {
+        fs::create_dir(top).unwrap();
+        let mut at = open(CWD, &c_path(top).unwrap()).unwrap();
+        for _ in 0..depth {
+            mkdirat(&at, c".lifted-1", Mode::RWXU).unwrap();
+            at = open(at.as_fd(), c".lifted-1").unwrap();
+        }
+        fs::write(format!("/proc/self/fd/{}/file", at.as_raw_fd()), "x").unwrap();
+    }
+
+    #[test]
+    fn a_tree_goes_however_deep_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().join("deep");
+        chain(&top, 100_000);
+        // A stack on which no recursion could go this deep.
+        let removed = std::thread::Builder::new().stack_size(128 << 10).spawn({
+            let top = top.clone();
+            move || tree(&top)
+        });
+        removed.unwrap().join().unwrap().unwrap();
+        assert!(!top.exists());
     }
 }
