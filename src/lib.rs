@@ -53,7 +53,7 @@
 //! 3. Nothing is created, stopped or removed unless it carries this installation's owner mark.
 //! 4. Nothing is removed before the source is synced once and the runtime was listed completely once.
 //! 5. A file that is broken, half-written or unreadable keeps the last good version running and says where and why. A
-//!    directory that vanished, or lost more than three and more than half of its deployments in one scan, never
+//!    directory that vanished, or lost more than three and more than half of its deployments at once, never
 //!    causes mass deletion, and neither does watching another directory.
 //! 6. An instance whose template did not change is never restarted.
 //! 7. Killing the controller at any instant and starting it again converges to the same end. SIGTERM leaves workloads

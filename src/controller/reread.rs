@@ -96,7 +96,10 @@ impl Reader {
         let mut reader = match before.filter(|before| before.stored == stored) {
             Some(before) => before,
             None => {
-                let scanner = Scanner::load(roots, store, SourceOptions::default(), Recording::Off)?;
+                // Whoever only looks is answered at once: nothing is done about what seems to be gone.
+                let quiet = SourceOptions::default().quiet;
+                let options = SourceOptions { settle: quiet, ..SourceOptions::default() };
+                let scanner = Scanner::load(roots, store, options, Recording::Off)?;
                 Self { scanner, stored }
             }
         };

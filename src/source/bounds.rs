@@ -17,9 +17,17 @@ pub const MAX_DEPTH: usize = 32;
 /// hundred megabytes at worst.
 pub const MAX_TOTAL_BYTES: u64 = 64 << 20;
 
-/// How long a file that declared something may be empty before that counts. An editor or a shell that truncates and
-/// writes takes milliseconds between the two, a copy over a slow network a second.
-pub const EMPTY_SETTLE: Duration = Duration::from_secs(2);
+/// How long what was declared must be away, seen in every scan meanwhile, before it counts as gone. An editor or a shell
+/// that deletes and creates, or truncates and writes, takes milliseconds between the two, a copy over a slow network a
+/// second.
+pub const LOSS_SETTLE: Duration = Duration::from_secs(2);
+
+/// How long after its last write a file that was not closed counts as being written. A program that writes specs pauses
+/// for seconds at most; one that never closes its file, or whose close nobody told of, must not be waited for for ever.
+pub(super) const UNCLOSED_MOST: Duration = Duration::from_secs(30);
+
+/// Files that are known to be written at once. Of further ones, only what is lost is waited for.
+pub(super) const MAX_UNCLOSED: usize = 1024;
 
 /// How long after its last change a file is read again although its size and times are the same: two writes within
 /// the resolution of a file system's times look alike. The coarsest in use is FAT with two seconds.

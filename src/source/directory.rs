@@ -11,6 +11,7 @@ use super::bounds::{MAX_REQUESTS, MAX_RESCANS, POLL, RESCAN_LIMIT};
 use super::scan::{Recording, Scanned, Scanner, SourceError};
 use super::snapshot::{Root, SourceOptions, SpecSnapshot};
 use super::trace::WatchPlan;
+use super::unclosed::Unclosed;
 use super::watcher::TreeWatcher;
 use crate::clock::Clock;
 use crate::store::{Store, StoreError};
@@ -33,12 +34,14 @@ impl DirectorySource {
         clock: Arc<dyn Clock>,
         options: SourceOptions,
     ) -> Result<(watch::Receiver<Arc<SpecSnapshot>>, SourceHandle), SourceError> {
-        let scanner = Scanner::load(roots, store, options, Recording::On)?;
+        let mut scanner = Scanner::load(roots, store, options, Recording::On)?;
         let (publish, snapshots) = watch::channel(scanner.snapshot());
         let (requests, inbox) = mpsc::channel(MAX_REQUESTS);
-        let wake = Arc::new(Notify::new());
-        let source = Source { inbox, wake: Arc::clone(&wake), clock, options, publish, waiting: Vec::new() };
-        tokio::spawn(source.run(scanner, wake));
+        let (wake, unclosed) = (Arc::new(Notify::new()), Unclosed::default());
+        scanner.heed(unclosed.clone());
+        let watcher = TreeWatcher::new(Arc::clone(&wake), unclosed, Arc::clone(&clock));
+        let source = Source { inbox, wake, clock, options, publish, waiting: Vec::new() };
+        tokio::spawn(source.run(Eyes { scanner, watcher }));
         Ok((snapshots, SourceHandle { requests }))
     }
 }
@@ -145,8 +148,7 @@ impl Due {
 }
 
 impl Source {
-    async fn run(mut self, scanner: Scanner, wake: Arc<Notify>) {
-        let mut eyes = Eyes { scanner, watcher: TreeWatcher::new(wake) };
+    async fn run(mut self, mut eyes: Eyes) {
         let mut due = Due { regular: Instant::now(), burst: None };
         loop {
             let request = tokio::select! {
@@ -313,6 +315,10 @@ mod tests {
             Self { specs, _state: state, scanner }
         }
 
+        fn watcher() -> TreeWatcher {
+            TreeWatcher::new(Arc::default(), Unclosed::default(), Arc::new(SystemClock))
+        }
+
         fn declared(&self) -> Vec<String> {
             self.scanner.snapshot().deployments.keys().cloned().collect()
         }
@@ -323,7 +329,7 @@ mod tests {
         let mut bench = Bench::new();
         let below = bench.specs.path().join("below");
         std::fs::create_dir(&below).unwrap();
-        let mut watcher = TreeWatcher::new(Arc::default());
+        let mut watcher = Bench::watcher();
         let mut watched = 0;
         scan_and_watch(&mut bench.scanner, &SystemClock, |plan| {
             watched += 1;
@@ -340,7 +346,7 @@ mod tests {
     fn a_tree_that_grows_while_it_is_watched_is_not_scanned_for_ever() {
         let mut bench = Bench::new();
         let mut deepest = bench.specs.path().to_path_buf();
-        let mut watcher = TreeWatcher::new(Arc::default());
+        let mut watcher = Bench::watcher();
         let mut watched = 0;
         scan_and_watch(&mut bench.scanner, &SystemClock, |plan| {
             watched += 1;

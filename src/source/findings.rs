@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use super::list::Flaw;
 use super::trace::WatchPlan;
@@ -24,6 +25,10 @@ pub(super) struct Findings {
     pub gone: Vec<PathBuf>,
     /// Roots that are gone, and what happened to them.
     pub roots_gone: BTreeMap<PathBuf, String>,
+    /// For how long at least one of the files counts as being written, if nothing more is heard of it.
+    pub unclosed: Option<Duration>,
+    /// Which root holds no specs at all.
+    pub bare: Option<String>,
     /// Why there may be declarations that nobody can read.
     pub unclear: Option<String>,
     /// Which directory each root is.

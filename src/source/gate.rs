@@ -14,6 +14,15 @@ pub(super) struct Losses {
     pub known: usize,
     /// Those that are declared no more, and how that came.
     pub lost: BTreeMap<String, Loss>,
+    /// Those of them that have only just vanished: they may be back at once.
+    pub settling: BTreeSet<String>,
+}
+
+impl Losses {
+    /// Those that stayed away for as long as it takes to count.
+    pub(super) fn settled(&self) -> impl Iterator<Item = &String> {
+        self.lost.keys().filter(|name| !self.settling.contains(*name))
+    }
 }
 
 /// How a deployment was lost.
@@ -30,11 +39,17 @@ pub(super) enum Loss {
 /// A hold begins when a root is gone, or when more than three and more than half of what was declared is lost at
 /// once. It ends when all that it was begun for is declared again; confirming a loss takes the deployments out of
 /// what was declared, so that they are not lost any more.
+///
+/// What has only just vanished begins nothing by itself. It counts as soon as something settles, so that files that go
+/// one after the other are one loss.
 pub(super) fn hold(before: Option<&HoldRecord>, losses: &Losses, now: DateTime<Utc>) -> Option<HoldRecord> {
-    let Losses { known, lost } = losses;
+    let Losses { known, lost, settling } = losses;
     let still: BTreeSet<String> =
         before.into_iter().flat_map(|hold| &hold.missing).filter(|name| lost.contains_key(*name)).cloned().collect();
-    let fresh: BTreeMap<&String, &Loss> = lost.iter().filter(|(name, _)| !still.contains(*name)).collect();
+    let mut fresh: BTreeMap<&String, &Loss> = lost.iter().filter(|(name, _)| !still.contains(*name)).collect();
+    if fresh.keys().all(|name| settling.contains(*name)) {
+        fresh.clear();
+    }
     let roots: BTreeSet<&str> = fresh
         .values()
         .filter_map(|loss| match loss {

@@ -37,6 +37,13 @@ impl Known {
         Removed { prune: self.declared.prune, runtimes: services.map(MergedService::declared_runtime).collect() }
     }
 
+    /// Whether something of it is not there any more that a file of this kind declared: all of it, or a service.
+    pub(super) fn has_lost(&self, now: Option<&MergedDeployment>, counts: impl Fn(&Path) -> bool) -> bool {
+        let Some(now) = now else { return self.files().into_iter().any(counts) };
+        let mut before = self.deployment.iter().flat_map(|deployment| &deployment.services);
+        before.any(|(name, service)| !now.services.contains_key(name) && counts(&service.file))
+    }
+
     /// Files that it has a part in.
     pub(super) fn files(&self) -> BTreeSet<&Path> {
         let mut files = self.deployment.as_ref().map(files_of).unwrap_or_default();

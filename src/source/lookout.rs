@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::bounds::EMPTY_SETTLE;
 use super::findings::{Bad, Findings};
 use super::list::{Entry, Flaw, Listing, RootState, list};
 use super::read::{Parsed, ReadError, Reader, read_now};
 use super::settle::Settling;
 use super::snapshot::{Root, RootKind, SourceOptions};
+use super::unclosed::Unclosed;
 use crate::spec::ParsedFile;
 use crate::store::{AppliedFile, RootIdentity, SourceChange, SourceFile, read_applied};
 
@@ -22,7 +22,10 @@ pub(super) struct Lookout {
     roots: Vec<Root>,
     options: SourceOptions,
     reader: Reader,
-    settling: Settling,
+    /// Roots that are missing.
+    settling: Settling<PathBuf>,
+    /// Files that are being written.
+    unclosed: Unclosed,
     /// Last good version of every file.
     good: BTreeMap<PathBuf, Good>,
     /// Applied files by the path that they came from, with what they say.
@@ -58,10 +61,16 @@ impl Lookout {
             options,
             reader: Reader::default(),
             settling: Settling::default(),
+            unclosed: Unclosed::default(),
             good: good.collect(),
             applied: BTreeMap::new(),
             identities: identities.into_iter().map(|root| (root.path, root.identity)).collect(),
         }
+    }
+
+    /// Lets files that are being written wait from now on.
+    pub(super) fn heed(&mut self, unclosed: Unclosed) {
+        self.unclosed = unclosed;
     }
 
     pub(super) fn roots(&self) -> &[Root] {
@@ -78,9 +87,9 @@ impl Lookout {
         self.good.contains_key(path) && !self.is_watched(path)
     }
 
-    /// Ends a scan; tells when to look again because something may be the middle of a save.
-    pub(super) fn finish(&mut self, now: DateTime<Utc>) -> Option<Duration> {
-        self.settling.finish(now)
+    /// Ends a look; tells when to look again because something may be the middle of a save.
+    pub(super) fn finish(&mut self, findings: &Findings, now: DateTime<Utc>) -> Option<Duration> {
+        self.settling.finish(now).into_iter().chain(findings.unclosed).min()
     }
 
     /// What to remember of a look: new good versions, and the identities of the roots.
@@ -124,9 +133,9 @@ impl Lookout {
             for (path, entry) in &listing.files {
                 self.look_at_file(path, entry, now, &mut findings);
             }
-            self.look_for_missing(&root, &listing, now, &mut findings);
+            self.look_for_missing(&root, &listing, &mut findings);
             if !self.options.allow_empty && !findings.inputs.keys().any(|path| path.starts_with(&root.path)) {
-                findings.unsure(|| format!("{} holds no specs", root.path.display()));
+                findings.bare.get_or_insert_with(|| format!("{} holds no specs", root.path.display()));
             }
             findings.plan.add(&root.path, &listing);
             listed.extend(listing.files.into_keys());
@@ -178,10 +187,10 @@ impl Lookout {
         match &listing.state {
             RootState::Unreadable => {}
             RootState::Missing => {
-                if self.settling.is_settled(&root.path, self.options.quiet, now) {
+                findings.roots_gone.insert(root.path.clone(), format!("{} vanished", root.path.display()));
+                if self.settling.is_settled(&root.path, self.options.settle, now) {
                     let flaw = Flaw::new("does not exist", "restore it, or mount its file system");
                     findings.bad.push(Bad::unread(&root.path, &flaw));
-                    findings.roots_gone.insert(root.path.clone(), format!("{} vanished", root.path.display()));
                 }
             }
             RootState::Present(identity) => {
@@ -204,10 +213,12 @@ impl Lookout {
             Entry::File(stamp) => *stamp,
             Entry::Bad(flaw) => return self.keep_good(path, Bad::unread(path, flaw), findings),
         };
-        match self.reader.read(path, stamp) {
-            Ok((parsed, _)) if parsed.empty && self.may_be_truncated(path, now) => {
-                self.keep_for_now(path, findings);
-            }
+        let read = self.reader.read(path, stamp);
+        // Asked after it was read: whoever began to write later changed nothing of that.
+        if let Some(left) = self.unclosed.left(path, now) {
+            return self.wait_for_writer(path, left, findings);
+        }
+        match read {
             Ok((parsed, bytes)) if parsed.file.problems.is_empty() => self.accept(path, parsed, bytes, now, findings),
             Ok((parsed, _)) => self.keep_good(path, Bad::text(path, &parsed.file), findings),
             Err(ReadError::Bad(flaw)) => self.keep_good(path, Bad::unread(path, &flaw), findings),
@@ -216,10 +227,12 @@ impl Lookout {
         }
     }
 
-    /// Whether an empty file declared something so recently that it is probably being written.
-    fn may_be_truncated(&mut self, path: &Path, now: DateTime<Utc>) -> bool {
-        let declared = self.good.get(path).is_some_and(|good| !good.file.documents.is_empty());
-        declared && !self.settling.is_settled(path, EMPTY_SETTLE, now)
+    /// Lets the last good version of a file count while it is being written; a new one waits.
+    fn wait_for_writer(&self, path: &Path, left: Duration, findings: &mut Findings) {
+        findings.unclosed = findings.unclosed.into_iter().chain([left]).min();
+        if !self.keep_for_now(path, findings) {
+            findings.unsure(|| format!("{} is being written", path.display()));
+        }
     }
 
     fn accept(
@@ -265,8 +278,8 @@ impl Lookout {
         })
     }
 
-    /// Decides about files that have a good version and were not found.
-    fn look_for_missing(&mut self, root: &Root, listing: &Listing, now: DateTime<Utc>, findings: &mut Findings) {
+    /// Finds out about files that have a good version and were not found: whether they are gone, or can't be seen.
+    fn look_for_missing(&self, root: &Root, listing: &Listing, findings: &mut Findings) {
         let missing: Vec<PathBuf> = self
             .good
             .range(root.path.clone()..)
@@ -276,13 +289,9 @@ impl Lookout {
             .cloned()
             .collect();
         for path in missing {
-            let hidden = listing.gap_over(&path).is_some();
-            let settled = self.settling.is_settled(&path, self.options.quiet, now);
-            if hidden {
-                findings.outdated.insert(path.clone());
-            }
-            if hidden || !settled {
+            if listing.gap_over(&path).is_some() {
                 self.keep_for_now(&path, findings);
+                findings.outdated.insert(path);
             } else {
                 findings.gone.push(path);
             }

@@ -5,9 +5,10 @@
 //! event follows every so often. So every way of saving a file (write in place, rename over, delete and create,
 //! retarget of a symbolic link) comes to the same thing.
 //!
-//! What is good replaces what was there before; what is broken, half-written or unreadable leaves it as it was; what
-//! is gone is gone, unless so much is gone at once that a mistake is likelier (see [`Hold`]). All of that survives
-//! a restart, since the last good versions and the inventory of deployments are in the [`Store`].
+//! What is good replaces what was there before, at once; what is broken, unreadable or still being written leaves it as it
+//! was. What is gone counts as gone when it stayed away for [`LOSS_SETTLE`], unless so much is gone at once that a mistake
+//! is likelier (see [`Hold`]). All of that survives a restart, since the last good versions and the inventory of
+//! deployments are in the [`Store`].
 //!
 //! [`Store`]: crate::store::Store
 
@@ -24,10 +25,11 @@ mod scan;
 mod settle;
 mod snapshot;
 mod trace;
+mod unclosed;
 mod verdict;
 mod watcher;
 
-pub use bounds::{EMPTY_SETTLE, MAX_DEPTH, MAX_ENTRIES, MAX_FILES, MAX_TOTAL_BYTES};
+pub use bounds::{LOSS_SETTLE, MAX_DEPTH, MAX_ENTRIES, MAX_FILES, MAX_TOTAL_BYTES};
 pub use directory::{DirectorySource, SourceHandle, SourceStopped};
 pub use find::{Found, find};
 pub use read::read_now;

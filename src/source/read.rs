@@ -19,15 +19,13 @@ use crate::spec::{MAX_FILE_SIZE, ParsedFile, parse_bytes};
 pub(super) struct Parsed {
     /// SHA-256 of the bytes.
     pub hash: [u8; 32],
-    /// Whether there are no bytes at all.
-    pub empty: bool,
     /// What they say.
     pub file: Arc<ParsedFile>,
 }
 
 impl Parsed {
     pub(super) fn of(bytes: &[u8]) -> Self {
-        Self { hash: Self::hash(bytes), empty: bytes.is_empty(), file: Arc::new(parse_bytes(bytes)) }
+        Self { hash: Self::hash(bytes), file: Arc::new(parse_bytes(bytes)) }
     }
 
     /// The hash that tells contents apart.

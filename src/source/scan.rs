@@ -11,8 +11,10 @@ use super::findings::{Findings, Texts};
 use super::gate::{self, Loss, Losses};
 use super::known::{Inventory, Known, files_of};
 use super::lookout::Lookout;
+use super::settle::Settling;
 use super::snapshot::{Deleted, Hold, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
 use super::trace::WatchPlan;
+use super::unclosed::Unclosed;
 use super::verdict::Verdict;
 use crate::clock::Clock;
 use crate::spec::{Merged, MergedDeployment, merge};
@@ -54,6 +56,8 @@ pub struct Scanner {
     recording: Recording,
     known: Inventory,
     hold: Option<HoldRecord>,
+    /// Deployments that have lost something.
+    settling: Settling<String>,
     /// Deleted by name, whatever the files say.
     deleted: BTreeSet<String>,
     counted: Cached,
@@ -116,6 +120,7 @@ impl Scanner {
             recording,
             known,
             hold: state.hold,
+            settling: Settling::default(),
             deleted: state.deleted,
             counted: Cached::default(),
             present: Cached::default(),
@@ -126,10 +131,14 @@ impl Scanner {
         })
     }
 
+    /// Lets files that are being written wait from now on.
+    pub(super) fn heed(&mut self, unclosed: Unclosed) {
+        self.lookout.heed(unclosed);
+    }
+
     /// Looks at all roots once.
     pub fn scan(&mut self, now: DateTime<Utc>) -> Scanned {
         let findings = self.lookout.look(now);
-        let settles_in = self.lookout.finish(now);
         let counted = self.counted.merge(findings.counted());
         let present = match findings.bad.is_empty() && findings.outdated.is_empty() {
             true => Arc::clone(&counted),
@@ -140,7 +149,12 @@ impl Scanner {
             verdict.take_back(&self.deleted);
         }
         self.set_aside_unwatched(&mut verdict);
-        let losses = self.losses(&findings, &verdict);
+        let settling = self.keep_settling(&mut verdict, now);
+        let settles_in = self.lookout.finish(&findings, now).into_iter().chain(self.settling.finish(now)).min();
+        if settles_in.is_none() {
+            verdict.unclear = verdict.unclear.or_else(|| findings.bare.clone());
+        }
+        let losses = self.losses(&findings, &verdict, settling);
         let hold = match &self.hold {
             // What may be the middle of a save is not back yet.
             Some(hold) if settles_in.is_some() => Some(hold.clone()),
@@ -148,7 +162,10 @@ impl Scanner {
         };
         let mut change = self.lookout.accepted(&findings, settles_in.is_none());
         change.declared = self.update_inventory(&mut verdict, &losses, hold.is_some(), now);
-        change.dropped_files = self.drop_files(&findings, &verdict, hold.is_some());
+        // A file that comes back broken still has its last good version.
+        if settles_in.is_none() && hold.is_none() {
+            change.dropped_files = self.drop_files(&findings, &verdict);
+        }
         if self.options.deleted == Deleted::Returns && settles_in.is_none() && !self.deleted.is_empty() {
             change.deleted = Some(std::mem::take(&mut self.deleted));
             change.deleted.iter_mut().for_each(BTreeSet::clear);
@@ -327,6 +344,28 @@ impl Scanner {
         }
     }
 
+    /// Keeps a deployment as it was that is not declared any more, or has lost a service, for as long as that may be the
+    /// middle of a save. What commands take back is meant. Gives those that nothing declares.
+    fn keep_settling(&mut self, verdict: &mut Verdict, now: DateTime<Utc>) -> BTreeSet<String> {
+        let held = self.hold.iter().flat_map(|hold| &hold.missing).collect::<BTreeSet<_>>();
+        let mut vanished = BTreeSet::new();
+        for (name, known) in self.known.iter().filter(|(_, known)| known.is_live()) {
+            let is_kept = verdict.kept.contains_key(name) || verdict.stale.contains_key(name);
+            let fresh = verdict.fresh.get(name);
+            if is_kept || held.contains(name) || !known.has_lost(fresh, |file| self.lookout.is_watched(file)) {
+                continue;
+            }
+            if self.settling.is_settled(name, self.options.settle, now) {
+                continue;
+            }
+            if verdict.fresh.remove(name).is_none() {
+                vanished.insert(name.clone());
+            }
+            verdict.keep(name, known, || "it has only just vanished from the source".to_owned());
+        }
+        vanished
+    }
+
     /// A file that has a part in the deployment and is not looked at any more.
     fn unwatched_part<'a>(&self, known: &'a Known) -> Option<&'a Path> {
         let source = &known.declared.source.file;
@@ -340,7 +379,7 @@ impl Scanner {
         self.lookout.roots().iter().any(|root| root.path == path)
     }
 
-    fn losses(&self, findings: &Findings, verdict: &Verdict) -> Losses {
+    fn losses(&self, findings: &Findings, verdict: &Verdict, settling: BTreeSet<String>) -> Losses {
         let applied =
             |path: &Path| self.lookout.roots().iter().any(|root| root.kind == RootKind::Applied && root.path == path);
         let held = |known: &Known| !self.options.allow_empty && !applied(&known.declared.root);
@@ -348,21 +387,19 @@ impl Scanner {
             let live = self.known.iter().filter(|(_, known)| known.is_live() && held(known));
             live.filter(|(name, _)| !verdict.unwatched.contains_key(*name))
         };
-        let lost = before().filter(|(name, _)| !verdict.is_declared(name)).map(|(name, known)| {
+        let is_lost = |name: &String| !verdict.is_declared(name) || settling.contains(name);
+        let lost = before().filter(|(name, _)| is_lost(name)).map(|(name, known)| {
             let loss = match findings.roots_gone.get(&known.declared.root) {
                 Some(what) => Loss::RootGone(what.clone()),
                 None => Loss::Undeclared,
             };
             (name.clone(), loss)
         });
-        Losses { known: before().count(), lost: lost.collect() }
+        Losses { known: before().count(), lost: lost.collect(), settling }
     }
 
     /// Lets go of files that are gone, unless something is kept of them.
-    fn drop_files(&mut self, findings: &Findings, verdict: &Verdict, held: bool) -> Vec<PathBuf> {
-        if held {
-            return Vec::new();
-        }
+    fn drop_files(&mut self, findings: &Findings, verdict: &Verdict) -> Vec<PathBuf> {
         let kept = verdict.unwatched.keys().filter_map(|name| self.known.get(name));
         let kept: BTreeSet<&Path> = kept.flat_map(Known::files).collect();
         let gone: Vec<PathBuf> = findings.gone.iter().filter(|path| !kept.contains(path.as_path())).cloned().collect();
@@ -443,7 +480,7 @@ impl Scanner {
     fn shown_hold(&self, losses: &Losses, settled: bool) -> Option<Hold> {
         let hold = self.hold.as_ref()?;
         let before = hold.missing.iter().filter(|_| !settled);
-        let missing: BTreeSet<String> = before.chain(losses.lost.keys()).cloned().collect();
+        let missing: BTreeSet<String> = before.chain(losses.settled()).cloned().collect();
         Some(Hold {
             reason: format!("{}; {}", hold.reason, gate::HOLD_HELP),
             missing: missing.into_iter().collect(),

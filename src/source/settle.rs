@@ -1,17 +1,16 @@
 //! What may be the middle of a save: seen once, it does not count yet.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-/// Since when paths have been in a state that may be the middle of a save.
-#[derive(Debug, Default)]
-pub(super) struct Settling {
-    since: BTreeMap<PathBuf, Since>,
+/// Since when things have been in a state that may be the middle of a save.
+#[derive(Debug)]
+pub(super) struct Settling<K> {
+    since: BTreeMap<K, Since>,
     /// Seen in the scan under way; the others are over.
-    touched: BTreeMap<PathBuf, Since>,
+    touched: BTreeMap<K, Since>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -27,18 +26,24 @@ impl Since {
     }
 }
 
-impl Settling {
-    /// Notes that a path is in such a state now, and tells whether it has been for as long as it takes to count.
-    pub(super) fn is_settled(&mut self, path: &Path, needs: Duration, now: DateTime<Utc>) -> bool {
-        let before = self.since.get(path).copied();
+impl<K> Default for Settling<K> {
+    fn default() -> Self {
+        Self { since: BTreeMap::new(), touched: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord + Clone> Settling<K> {
+    /// Notes that something is in such a state now, and tells whether it has been for as long as it takes to count.
+    pub(super) fn is_settled(&mut self, key: &K, needs: Duration, now: DateTime<Utc>) -> bool {
+        let before = self.since.get(key).copied();
         // A clock that went back starts the time again.
         let at = before.map(|since| since.at).filter(|at| *at <= now).unwrap_or(now);
         let since = Since { at, needs };
-        self.touched.insert(path.to_path_buf(), since);
+        self.touched.insert(key.clone(), since);
         since.left(now).is_zero()
     }
 
-    /// Ends a scan: forgets what was not noted in it, and tells how long until the next path may count.
+    /// Ends a scan: forgets what was not noted in it, and tells how long until the next of them may count.
     pub(super) fn finish(&mut self, now: DateTime<Utc>) -> Option<Duration> {
         self.since = std::mem::take(&mut self.touched);
         self.since.values().map(|since| since.left(now)).filter(|left| !left.is_zero()).min()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::bounds::LOSS_SETTLE;
 use crate::spec::{MergedDeployment, Problem, Prune, RuntimeKind};
 use crate::state::SourceRef;
 
@@ -39,6 +40,8 @@ pub struct SourceOptions {
     pub most: Duration,
     /// How often a scan follows without any event.
     pub rescan: Duration,
+    /// How long what was declared must be away before it counts as gone.
+    pub settle: Duration,
     /// Nothing that vanishes is held: the user confirmed it beforehand.
     pub allow_empty: bool,
     /// What becomes of what was deleted by name and what a file declares all the same.
@@ -63,6 +66,7 @@ impl Default for SourceOptions {
             quiet: Duration::from_millis(150),
             most: Duration::from_secs(1),
             rescan: Duration::from_secs(30),
+            settle: LOSS_SETTLE,
             allow_empty: false,
             deleted: Deleted::Stays,
         }

@@ -1,14 +1,20 @@
-//! The kernel's file events, as a wake-up and nothing more.
+//! The kernel's file events: a wake-up, and a word about which files are being written.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
+use chrono::{DateTime, Utc};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 use super::trace::{Watch, WatchPlan};
+use super::unclosed::Unclosed;
+use crate::clock::Clock;
+
+/// Whether this system tells when a file that was written to is closed.
+const TELLS_CLOSES: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Watches what a plan names, one directory at a time (a recursive watch would include what is ignored, such as a
 /// `.git` with its thousands of directories, and miss what is made while it is set up).
@@ -21,6 +27,8 @@ pub(super) struct TreeWatcher {
 
 struct Shared {
     wake: Arc<Notify>,
+    unclosed: Unclosed,
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
 
@@ -40,7 +48,10 @@ impl Shared {
     fn handle(&self, event: notify::Result<Event>) {
         let relevant = match event {
             // Something was missed; what, nobody knows.
-            Err(_) => true,
+            Err(_) => {
+                self.unclosed.forget();
+                true
+            }
             Ok(event) => {
                 let mut state = self.state();
                 if matches!(event.kind, EventKind::Remove(_)) {
@@ -48,12 +59,33 @@ impl Shared {
                     let gone: Vec<PathBuf> = gone.cloned().collect();
                     state.lost.extend(gone);
                 }
-                is_relevant(&event, &state.plan)
+                let relevant = is_relevant(&event, &state.plan);
+                if relevant && TELLS_CLOSES {
+                    note_writing(&event, &self.unclosed, self.clock.now());
+                }
+                relevant
             }
         };
         if relevant {
             self.wake.notify_one();
         }
+    }
+}
+
+/// Notes what an event says of files that are being written.
+fn note_writing(event: &Event, unclosed: &Unclosed, now: DateTime<Utc>) {
+    if event.need_rescan() {
+        return unclosed.forget();
+    }
+    match event.kind {
+        EventKind::Modify(ModifyKind::Data(_)) => event.paths.iter().for_each(|path| unclosed.write(path, now)),
+        // What has the name now is another file.
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Remove(_)
+        | EventKind::Modify(ModifyKind::Name(_)) => {
+            event.paths.iter().for_each(|path| unclosed.close(path));
+        }
+        _ => {}
     }
 }
 
@@ -81,9 +113,9 @@ fn concerns(path: &Path, plan: &WatchPlan) -> bool {
 }
 
 impl TreeWatcher {
-    /// Wakes `wake` for every event that matters.
-    pub(super) fn new(wake: Arc<Notify>) -> Self {
-        let shared = Arc::new(Shared { wake, state: Mutex::default() });
+    /// Wakes `wake` for every event that matters, and notes in `unclosed` which files are being written.
+    pub(super) fn new(wake: Arc<Notify>, unclosed: Unclosed, clock: Arc<dyn Clock>) -> Self {
+        let shared = Arc::new(Shared { wake, unclosed, clock, state: Mutex::default() });
         let mut watcher = Self { watcher: None, shared, trouble: None };
         watcher.start();
         watcher
@@ -163,10 +195,15 @@ mod tests {
     use std::collections::BTreeMap;
     use std::ffi::OsString;
 
-    use notify::event::{CreateKind, DataChange, Flag, ModifyKind};
+    use notify::event::{CreateKind, DataChange, Flag, RemoveKind, RenameMode};
 
     use super::super::trace::Interest;
     use super::*;
+    use crate::clock::SystemClock;
+
+    fn watcher() -> TreeWatcher {
+        TreeWatcher::new(Arc::default(), Unclosed::default(), Arc::new(SystemClock))
+    }
 
     fn plan() -> WatchPlan {
         let watch = |interest| Watch { identity: String::new(), interest };
@@ -200,6 +237,28 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_being_written_until_its_writer_closes_it_or_its_name_goes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().canonicalize().unwrap();
+        let name = path.to_string_lossy();
+        let ends = [
+            event(EventKind::Access(AccessKind::Close(AccessMode::Write)), &name),
+            event(EventKind::Remove(RemoveKind::File), &name),
+            event(EventKind::Modify(ModifyKind::Name(RenameMode::To)), &name),
+            Event::new(EventKind::Other).set_flag(Flag::Rescan),
+        ];
+        for end in ends {
+            let (unclosed, now) = (Unclosed::default(), DateTime::UNIX_EPOCH);
+            note_writing(&event(EventKind::Create(CreateKind::File), &name), &unclosed, now);
+            assert_eq!(unclosed.left(&path, now), None, "nothing is written yet");
+            note_writing(&event(EventKind::Modify(ModifyKind::Data(DataChange::Any)), &name), &unclosed, now);
+            assert!(unclosed.left(&path, now).is_some());
+            note_writing(&end, &unclosed, now);
+            assert_eq!(unclosed.left(&path, now), None, "{end:?}");
+        }
+    }
+
+    #[test]
     fn an_overflow_wakes_although_it_names_no_file() {
         assert!(is_relevant(&Event::new(EventKind::Other).set_flag(Flag::Rescan), &WatchPlan::default()));
     }
@@ -210,7 +269,7 @@ mod tests {
         let path = std::fs::canonicalize(base.path()).unwrap().join("later");
         let watch = Watch { identity: "1".into(), interest: Interest::All };
         let plan = WatchPlan { directories: [(path.clone(), watch)].into() };
-        let mut watcher = TreeWatcher::new(Arc::default());
+        let mut watcher = watcher();
         assert!(!watcher.follow(&plan));
         assert!(watcher.trouble().is_some_and(|why| why.contains("by looking every few seconds")));
         std::fs::create_dir(&path).unwrap();
@@ -222,12 +281,12 @@ mod tests {
     fn a_directory_that_went_needs_a_new_watch() {
         let base = tempfile::tempdir().unwrap();
         let path = std::fs::canonicalize(base.path()).unwrap();
-        let mut watcher = TreeWatcher::new(Arc::default());
+        let mut watcher = watcher();
         let watch = Watch { identity: "1".into(), interest: Interest::All };
         let plan = WatchPlan { directories: [(path.clone(), watch)].into() };
         assert!(watcher.follow(&plan));
         assert!(!watcher.follow(&plan));
-        let removed = EventKind::Remove(notify::event::RemoveKind::Folder);
+        let removed = EventKind::Remove(RemoveKind::Folder);
         watcher.shared.handle(Ok(Event::new(removed).add_path(path.clone())));
         assert!(watcher.follow(&plan));
         assert!(!watcher.follow(&plan));

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use evenkeel::source::Recording;
-use evenkeel::source::{SourceError, SpecSnapshot, last_roots};
+use evenkeel::source::{LOSS_SETTLE, Recording, SourceError, SpecSnapshot, last_roots};
 use evenkeel::spec::Prune;
 
 use crate::bench::{Bench, deployment, names, problems, removed};
@@ -39,6 +38,30 @@ fn a_loss_is_held_only_when_it_is_more_than_three_and_more_than_half() {
         assert_eq!(removed(&snapshot), if held { vec![] } else { gone }, "{lost} of {known}");
         assert_eq!(names(&snapshot), if held { &all[..known] } else { &all[lost..known] }, "{lost} of {known}");
     }
+}
+
+#[test]
+fn files_that_go_one_after_the_other_are_one_loss() {
+    let mut bench = Bench::with(&SEVEN);
+    for name in &SEVEN[..4] {
+        bench.remove(&format!("{name}.yaml"));
+        assert_eq!((names(&bench.glance().snapshot), missing(&bench.glance().snapshot)), (SEVEN.to_vec(), vec![]));
+        bench.advance(LOSS_SETTLE / 4);
+    }
+    let snapshot = bench.glance().snapshot;
+    assert_eq!((names(&snapshot), removed(&snapshot)), (SEVEN.to_vec(), vec![]));
+    assert_eq!(missing(&bench.scan()), SEVEN[..4]);
+}
+
+#[test]
+fn a_directory_that_goes_after_its_files_has_vanished() {
+    let mut bench = Bench::with(&["a", "b"]);
+    remove_all(&bench, &["a", "b"]);
+    bench.glance();
+    bench.advance(LOSS_SETTLE / 2);
+    std::fs::remove_dir(bench.path("")).unwrap();
+    let snapshot = bench.scan();
+    assert_eq!((missing(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![]));
 }
 
 #[test]

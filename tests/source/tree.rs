@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::source::{EMPTY_SETTLE, MAX_DEPTH, MAX_FILES, Recording, Root, RootKind, Scanner};
+use evenkeel::source::{LOSS_SETTLE, MAX_DEPTH, MAX_FILES, Recording, Root, RootKind, Scanner};
 use evenkeel::spec::Prune;
 use evenkeel::store::AppliedFile;
 
@@ -148,7 +148,9 @@ fn between_delete_and_create_nothing_is_removed() {
     bench.remove("a.yaml");
     let scanned = bench.glance();
     assert!(Arc::ptr_eq(&scanned.snapshot, &before));
-    assert_eq!(scanned.settles_in, Some(bench.options.quiet));
+    assert_eq!(scanned.settles_in, Some(LOSS_SETTLE));
+    bench.advance(LOSS_SETTLE - Duration::from_millis(1));
+    assert!(Arc::ptr_eq(&bench.glance().snapshot, &before));
     bench.write("a.yaml", &deployment("a", "two"));
     let scanned = bench.glance();
     assert_eq!((images(&scanned.snapshot), scanned.settles_in), (vec!["a/web=two".to_owned()], None));
@@ -161,8 +163,8 @@ fn between_truncate_and_write_nothing_is_removed() {
     bench.write("a.yaml", "");
     let scanned = bench.glance();
     assert!(Arc::ptr_eq(&scanned.snapshot, &before));
-    assert_eq!(scanned.settles_in, Some(EMPTY_SETTLE));
-    bench.advance(EMPTY_SETTLE - Duration::from_millis(1));
+    assert_eq!(scanned.settles_in, Some(LOSS_SETTLE));
+    bench.advance(LOSS_SETTLE - Duration::from_millis(1));
     assert!(Arc::ptr_eq(&bench.glance().snapshot, &before));
     bench.advance(Duration::from_millis(1));
     let snapshot = bench.glance().snapshot;
@@ -170,6 +172,79 @@ fn between_truncate_and_write_nothing_is_removed() {
     assert_eq!(problems(&snapshot), [""; 0]);
     bench.restart();
     assert_eq!(names(&bench.scan()), [""; 0]);
+}
+
+/// A step of a save, on what is there now.
+type Step = fn(&Bench);
+
+#[test]
+fn what_is_lost_counts_when_it_stayed_away_and_what_comes_counts_at_once() {
+    let (a, b) = (deployment("a", "one"), deployment("b", "one"));
+    let whole = format!("{a}  db:\n    image: {{name: pg}}\n---\n{b}");
+    let losses: [(&str, Step, &[&str]); 5] = [
+        ("a document", |bench| bench.write("all.yaml", &deployment("b", "one")), &["b/web=one"]),
+        ("the rest of a document", |bench| bench.write("all.yaml", &deployment("a", "one")), &["a/web=one"]),
+        ("the text", |bench| bench.write("all.yaml", ""), &[]),
+        ("all but a comment", |bench| bench.write("all.yaml", "# soon\n"), &[]),
+        ("the file", |bench| bench.remove("all.yaml"), &[]),
+    ];
+    let before = ["a/db=pg", "a/web=one", "b/web=one"];
+    for (what, lose, left) in losses {
+        let mut bench = Bench::new();
+        bench.write("all.yaml", &whole);
+        assert_eq!(images(&bench.scan()), before);
+        lose(&bench);
+        bench.write("c.yaml", &deployment("c", "one"));
+        let more = |all: &[&str]| all.iter().copied().chain(["c/web=one"]).map(str::to_owned).collect::<Vec<_>>();
+        let scanned = bench.glance();
+        assert_eq!((images(&scanned.snapshot), scanned.settles_in), (more(&before), Some(LOSS_SETTLE)), "{what}");
+        bench.advance(LOSS_SETTLE - Duration::from_millis(1));
+        // Back for a moment: the time begins anew.
+        bench.write("all.yaml", &whole);
+        assert_eq!(bench.glance().settles_in, None, "{what}");
+        lose(&bench);
+        assert_eq!(images(&bench.glance().snapshot), more(&before), "{what}");
+        bench.advance(LOSS_SETTLE - Duration::from_millis(1));
+        let scanned = bench.glance();
+        assert_eq!((images(&scanned.snapshot), problems(&scanned.snapshot)), (more(&before), vec![]), "{what}");
+        bench.advance(Duration::from_millis(1));
+        let scanned = bench.glance();
+        assert_eq!((images(&scanned.snapshot), scanned.settles_in), (more(left), None), "{what}");
+    }
+}
+
+#[test]
+fn what_moves_or_gets_another_name_is_no_loss_and_no_problem_meanwhile() {
+    let mut bench = Bench::with(&["a", "b"]);
+    std::fs::rename(bench.path("a.yaml"), bench.path("x.yaml")).unwrap();
+    let scanned = bench.glance();
+    assert_eq!((images(&scanned.snapshot), scanned.settles_in), (one(&["a/web=one", "b/web=one"]), None));
+    assert_eq!(problems(&scanned.snapshot), [""; 0]);
+    bench.write("x.yaml", &deployment("y", "two"));
+    let scanned = bench.glance();
+    assert_eq!(images(&scanned.snapshot), ["a/web=one", "b/web=one", "y/web=two"]);
+    assert_eq!((images(&bench.scan()), bench.scan().hold.clone()), (one(&["b/web=one", "y/web=two"]), None));
+}
+
+fn one(images: &[&str]) -> Vec<String> {
+    images.iter().map(|image| (*image).to_owned()).collect()
+}
+
+#[test]
+fn a_file_that_is_truncated_and_breaks_before_it_is_whole_keeps_what_it_declared() {
+    let mut bench = Bench::new();
+    let (a, b) = (deployment("a", "one"), deployment("b", "one"));
+    bench.write("all.yaml", &format!("{a}---\n{b}"));
+    bench.scan();
+    for text in ["", &a, &format!("{a}---\n{}", &b[..20])] {
+        bench.write("all.yaml", text);
+        assert_eq!(names(&bench.glance().snapshot), ["a", "b"]);
+        bench.advance(LOSS_SETTLE - Duration::from_millis(1));
+    }
+    bench.advance(LOSS_SETTLE);
+    assert_eq!(names(&bench.scan()), ["a", "b"]);
+    bench.restart();
+    assert_eq!(names(&bench.scan()), ["a", "b"]);
 }
 
 #[test]

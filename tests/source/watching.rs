@@ -101,6 +101,74 @@ async fn truncate_and_write() {
     .await;
 }
 
+/// Writes `a.yaml` with pauses that are longer than losses are waited for; nothing in between must count.
+async fn is_applied_once_it_is_closed(pauses: fn(&std::fs::File, &str)) {
+    let mut bench = Bench::new();
+    bench.options.settle = Duration::from_millis(1);
+    let text = |image: &str| format!("{}---\n{}", deployment("a", image), deployment("b", image));
+    bench.write("a.yaml", &text("one"));
+    let watching = Watching::on(&bench).await;
+    pauses(&std::fs::File::create(bench.path("a.yaml")).unwrap(), &text("two"));
+    watching.until_images(&["a/web=two", "b/web=two"]).await;
+    assert_eq!(watching.history().await, [one(&["a/web=one", "b/web=one"]), one(&["a/web=two", "b/web=two"])]);
+}
+
+/// Longer than until a scan follows an event.
+const PAUSE: Duration = Duration::from_millis(1500);
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn write_slowly() {
+    is_applied_once_it_is_closed(|mut file, text| {
+        use std::io::Write;
+        let (first, second) = text.split_once("---").unwrap();
+        file.write_all(first.as_bytes()).unwrap();
+        std::thread::sleep(PAUSE);
+        file.write_all(b"---").unwrap();
+        file.write_all(second.as_bytes()).unwrap();
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn truncate_long_before_writing() {
+    is_applied_once_it_is_closed(|mut file, text| {
+        std::thread::sleep(PAUSE);
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_that_is_being_written_waits() {
+    let bench = Bench::with(&["a"]);
+    let watching = Watching::on(&bench).await;
+    let mut file = std::fs::File::create(bench.path("b.yaml")).unwrap();
+    std::io::Write::write_all(&mut file, deployment("b", "one").as_bytes()).unwrap();
+    std::thread::sleep(PAUSE);
+    std::io::Write::write_all(&mut file, format!("---\n{}", service("b", "db", "pg")).as_bytes()).unwrap();
+    drop(file);
+    watching.until("the new file", |snapshot| snapshot.deployments.contains_key("b")).await;
+    let mut history = watching.history().await;
+    history.dedup();
+    assert_eq!(history, [one(&["a/web=one"]), one(&["a/web=one", "b/db=pg", "b/web=one"])]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_and_create_after_a_long_pause() {
+    is_applied_once(
+        |_| {},
+        |bench, text| {
+            bench.remove("a.yaml");
+            std::thread::sleep(PAUSE);
+            bench.write("a.yaml", text);
+        },
+    )
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rename_over_as_editors_do() {
     is_applied_once(
