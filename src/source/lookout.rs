@@ -188,7 +188,9 @@ impl Lookout {
             RootState::Unreadable => {}
             RootState::Missing => {
                 findings.roots_gone.insert(root.path.clone(), format!("{} vanished", root.path.display()));
-                if self.settling.is_settled(&root.path, self.options.settle, now) {
+                let settled = self.settling.is_settled(&root.path, self.options.settle, now);
+                // Where everything may go, that it is gone is no problem.
+                if settled && !self.options.allow_empty {
                     let flaw = Flaw::new("does not exist", "restore it, or mount its file system");
                     findings.bad.push(Bad::unread(&root.path, &flaw));
                 }

@@ -239,6 +239,18 @@ fn a_watched_directory_that_is_gone_shows_in_every_view_and_what_it_declared_sta
 }
 
 #[test]
+fn a_single_pass_that_may_remove_everything_ends_well_where_the_directory_is_gone() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    std::fs::remove_dir_all(rig.path("specs")).unwrap();
+    rig.keel(&["run", "specs", "--once"]).expect_code(1);
+    rig.keel(&["run", "specs", "--once", "--allow-empty"]).expect_code(0);
+    assert_eq!((rig.get("deployments"), rig.get("instances")), (vec![], vec![]));
+    std::fs::create_dir(rig.path("specs")).unwrap();
+}
+
+#[test]
 fn a_single_pass_ends_with_its_timeout_and_tells_what_is_missing() {
     let rig = Rig::new("sandbox");
     rig.write("specs/a.yaml", &(spec("a", 1, "hi") + "    rollout: { min_ready: 5m }\n"));

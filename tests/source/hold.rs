@@ -149,6 +149,17 @@ fn allow_empty_believes_everything() {
 }
 
 #[test]
+fn that_the_directory_is_gone_is_no_problem_where_that_was_confirmed_beforehand() {
+    let mut bench = Bench::with(&["a", "b"]);
+    bench.restart();
+    std::fs::remove_dir_all(bench.path("")).unwrap();
+    bench.options.allow_empty = true;
+    let snapshot = bench.scan();
+    assert_eq!((&snapshot.hold, names(&snapshot), removed(&snapshot).len()), (&None, vec![], 2));
+    assert_eq!(problems(&snapshot), [""; 0]);
+}
+
+#[test]
 fn a_vanished_directory_removes_nothing_until_it_is_back() {
     let mut bench = Bench::with(&["a", "b"]);
     let (specs, away) = (bench.path(""), bench.base.path().join("away"));
