@@ -53,5 +53,8 @@ pub(super) const MAX_REQUESTS: usize = 64;
 /// left to its own events.
 pub(super) const MAX_RESCANS: usize = 3;
 
+/// A hold names the deployments that are missing where they are at most that many: more make no sentence.
+pub(super) const MOST_NAMED: usize = 5;
+
 /// A loss of at most this many deployments at once is never held.
 pub(super) const SMALL_LOSS: usize = 3;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use super::bounds::SMALL_LOSS;
+use super::bounds::{MOST_NAMED, SMALL_LOSS};
 use crate::store::HoldRecord;
 
 /// What a scan does not find any more.
@@ -61,7 +61,7 @@ pub(super) fn hold(before: Option<&HoldRecord>, losses: &Losses, now: DateTime<U
     let reason = if !roots.is_empty() {
         Some(roots.into_iter().collect::<Vec<_>>().join("; "))
     } else if too_many {
-        Some(format!("{} of {known} deployments vanished from the source at once", fresh.len()))
+        Some(MOST_VANISHED.to_owned())
     } else {
         None
     };
@@ -78,5 +78,22 @@ pub(super) fn hold(before: Option<&HoldRecord>, losses: &Losses, now: DateTime<U
     }
 }
 
+/// Why a hold began whose root is there.
+const MOST_VANISHED: &str = "more than half of the deployments vanished from the source at once";
+
 /// What to do about a hold, for people.
-pub(super) const HOLD_HELP: &str = "pruning is stopped: restore the files, or confirm with `keel approve`";
+const HOLD_HELP: &str = "pruning is stopped: restore the files, or confirm with `keel approve`";
+
+/// Why pruning is held, for how many of the deployments that were declared, and what to do, for people.
+pub(super) fn describe(hold: &HoldRecord, missing: &BTreeSet<String>, known: usize) -> String {
+    let of = match missing.len() {
+        0 => String::new(),
+        count if count <= MOST_NAMED => {
+            let names: Vec<&str> = missing.iter().map(String::as_str).collect();
+            let verb = if count == 1 { "is" } else { "are" };
+            format!(": {count} of {known} {verb} missing ({})", names.join(", "))
+        }
+        count => format!(": {count} of {known} are missing"),
+    };
+    format!("{}{of}; {HOLD_HELP}", hold.reason)
+}

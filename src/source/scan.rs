@@ -482,7 +482,7 @@ impl Scanner {
         let before = hold.missing.iter().filter(|_| !settled);
         let missing: BTreeSet<String> = before.chain(losses.settled()).cloned().collect();
         Some(Hold {
-            reason: format!("{}; {}", hold.reason, gate::HOLD_HELP),
+            reason: gate::describe(hold, &missing, losses.known),
             missing: missing.into_iter().collect(),
             since: hold.since,
         })

@@ -239,6 +239,32 @@ fn a_watched_directory_that_is_gone_shows_in_every_view_and_what_it_declared_sta
 }
 
 #[test]
+fn what_is_held_says_so_where_only_some_deployments_have_vanished() {
+    let rig = Rig::new("sim");
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        rig.write(&format!("specs/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    let controller = rig.controller();
+    rig.until_running("e", 1);
+    for name in &names[..4] {
+        rig.remove(&format!("specs/{name}.yaml"));
+    }
+    let kept = |name: &str| deployment(&rig, name)["message"].as_str().unwrap_or_default().to_owned();
+    rig.until("its loss is told", || kept("a").contains("pruning is stopped"));
+    for name in &names[..4] {
+        assert!(kept(name).contains("4 of 5 are missing (a, b, c, d); pruning is stopped"), "{}", kept(name));
+        let conditions = deployment(&rig, name)["conditions"].clone();
+        let is_held = |one: &Value| one["type"] == "Kept" && one["reason"] == "PruningHeld";
+        assert!(conditions.as_array().unwrap().iter().any(is_held), "{conditions}");
+    }
+    assert_eq!(kept("e"), "");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.until("what is back is not held", || kept("a").is_empty() && kept("b").contains("3 of 5 are missing (b, c, d)"));
+    controller.end("TERM").expect_code(0);
+}
+
+#[test]
 fn a_single_pass_that_may_remove_everything_ends_well_where_the_directory_is_gone() {
     let rig = Rig::new("sandbox");
     rig.write("specs/a.yaml", &spec("a", 1, "hi"));

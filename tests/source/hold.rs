@@ -72,8 +72,8 @@ fn a_hold_says_why_and_lasts_over_restarts_until_all_is_back() {
     let hold = snapshot.hold.clone().unwrap();
     assert_eq!(
         hold.reason,
-        "5 of 7 deployments vanished from the source at once; pruning is stopped: restore the files, or confirm with \
-         `keel approve`"
+        "more than half of the deployments vanished from the source at once: 5 of 7 are missing (a, b, c, d, e); \
+         pruning is stopped: restore the files, or confirm with `keel approve`"
     );
     assert_eq!((hold.since, missing(&snapshot)), (bench.now(), vec!["a", "b", "c", "d", "e"]));
     bench.restart();
@@ -84,6 +84,27 @@ fn a_hold_says_why_and_lasts_over_restarts_until_all_is_back() {
     restore(&bench, &SEVEN[3..5]);
     let snapshot = bench.scan();
     assert_eq!((&snapshot.hold, names(&snapshot), removed(&snapshot)), (&None, SEVEN.to_vec(), vec![]));
+}
+
+#[test]
+fn a_hold_counts_what_is_missing_now() {
+    let mut bench = Bench::with(&SEVEN);
+    let counts = |snapshot: &SpecSnapshot| {
+        let reason = snapshot.hold.as_ref().unwrap().reason.clone();
+        reason.split(": ").nth(1).unwrap().split(';').next().unwrap().to_owned()
+    };
+    remove_all(&bench, &SEVEN[..4]);
+    assert_eq!(counts(&bench.scan()), "4 of 7 are missing (a, b, c, d)");
+    restore(&bench, &SEVEN[..2]);
+    assert_eq!(counts(&bench.scan()), "2 of 7 are missing (c, d)");
+    bench.remove("g.yaml");
+    assert_eq!(counts(&bench.scan()), "3 of 7 are missing (c, d, g)");
+    bench.restart();
+    assert_eq!(counts(&bench.scan()), "3 of 7 are missing (c, d, g)");
+    bench.remove("a.yaml");
+    bench.remove("b.yaml");
+    bench.remove("e.yaml");
+    assert_eq!(counts(&bench.scan()), "6 of 7 are missing", "too many to be named");
 }
 
 #[test]
@@ -172,7 +193,7 @@ fn a_vanished_directory_removes_nothing_until_it_is_back() {
             (vec!["a", "b"], vec!["a", "b"], vec![])
         );
         let hold = snapshot.hold.as_ref().unwrap();
-        assert!(hold.reason.contains("specs vanished; pruning is stopped"), "{}", hold.reason);
+        assert!(hold.reason.contains("specs vanished: 2 of 2 are missing (a, b); pruning is stopped"), "{}", hold.reason);
         assert_eq!(
             problems(&snapshot),
             ["specs:1:1: does not exist; restore it, or mount its file system => a, b keep their last good version"]
