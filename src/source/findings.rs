@@ -42,6 +42,25 @@ impl Findings {
         self.unclear.get_or_insert_with(why);
     }
 
+    /// Deployments that a file names which can be seen.
+    pub(super) fn in_sight(&self) -> BTreeSet<String> {
+        let current = self.inputs.iter().filter(|(path, _)| !self.outdated.contains(*path)).map(|(_, file)| file);
+        let all = current.chain(self.bad.iter().map(|bad| &bad.present));
+        all.flat_map(|file| file.deployments()).map(str::to_owned).collect()
+    }
+
+    /// Deployments that only the last good version of a file declares which can't be seen.
+    pub(super) fn out_of_sight(&self) -> BTreeSet<String> {
+        let outdated = self.inputs.iter().filter(|(path, _)| self.outdated.contains(*path));
+        let mut names: BTreeSet<String> =
+            outdated.flat_map(|(_, file)| file.deployments()).map(str::to_owned).collect();
+        if !names.is_empty() {
+            let seen = self.in_sight();
+            names.retain(|name| !seen.contains(name));
+        }
+        names
+    }
+
     /// What counts.
     pub(super) fn counted(&self) -> Texts {
         self.inputs.iter().map(|(path, file)| (path.clone(), Arc::clone(file))).collect()

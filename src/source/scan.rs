@@ -60,6 +60,8 @@ pub struct Scanner {
     settling: Settling<String>,
     /// Deleted by name, whatever the files say.
     deleted: BTreeSet<String>,
+    /// Deployments that only the last good version of a file declares which can't be seen.
+    out_of_sight: BTreeSet<String>,
     counted: Cached,
     present: Cached,
     /// What could not be stored yet.
@@ -122,6 +124,7 @@ impl Scanner {
             hold: state.hold,
             settling: Settling::default(),
             deleted: state.deleted,
+            out_of_sight: BTreeSet::new(),
             counted: Cached::default(),
             present: Cached::default(),
             unstored: SourceChange::default(),
@@ -145,9 +148,9 @@ impl Scanner {
             false => self.present.merge(findings.present()),
         };
         let mut verdict = Verdict::new(&findings, &counted, &present, &self.known);
-        if self.options.deleted == Deleted::Stays {
-            verdict.take_back(&self.deleted);
-        }
+        self.out_of_sight = findings.out_of_sight();
+        let deleted = self.still_deleted();
+        verdict.take_back(&deleted);
         self.set_aside_unwatched(&mut verdict);
         let settling = self.keep_settling(&mut verdict, now);
         let settles_in = self.lookout.finish(&findings, now).into_iter().chain(self.settling.finish(now)).min();
@@ -166,9 +169,9 @@ impl Scanner {
         if settles_in.is_none() && hold.is_none() {
             change.dropped_files = self.drop_files(&findings, &verdict);
         }
-        if self.options.deleted == Deleted::Returns && settles_in.is_none() && !self.deleted.is_empty() {
-            change.deleted = Some(std::mem::take(&mut self.deleted));
-            change.deleted.iter_mut().for_each(BTreeSet::clear);
+        if settles_in.is_none() && self.deleted != deleted {
+            change.deleted = Some(deleted.clone());
+            self.deleted = deleted;
         }
         change.hold = (hold != self.hold).then(|| hold.clone());
         self.hold = hold;
@@ -222,14 +225,18 @@ impl Scanner {
     }
 
     /// Takes these deployments back because they are deleted by name, and looks again. While a controller watches, that
-    /// confirms the loss of those that are kept although no file that is looked at declares them, and what a file
-    /// declares stays; without one, they all stay deleted until they are restored or a controller watches again.
+    /// confirms the loss of those that are kept although no file that can be seen declares them, and what such a file
+    /// declares stays; without one, they all stay deleted until they are restored or a controller sees their file.
     ///
     /// # Errors
     /// When it can't be recorded; nothing is taken back then.
     pub fn delete(&mut self, names: &BTreeSet<String>, now: DateTime<Utc>) -> Result<Scanned, StoreError> {
         let (gone, deleted) = match self.options.deleted {
-            Deleted::Returns => (self.held().intersection(names).cloned().collect(), None),
+            Deleted::Returns => {
+                let hidden: BTreeSet<String> = self.out_of_sight.intersection(names).cloned().collect();
+                let gone = self.held().intersection(names).chain(&hidden).cloned().collect();
+                (gone, (!hidden.is_empty()).then(|| self.deleted.union(&hidden).cloned().collect()))
+            }
             Deleted::Stays => (names.clone(), Some(self.deleted.union(names).cloned().collect())),
         };
         self.confirm(&gone, SourceChange { deleted, ..SourceChange::default() }, now)?;
@@ -250,6 +257,15 @@ impl Scanner {
         }
         self.deleted = left;
         Ok(())
+    }
+
+    /// Of what was deleted by name, what stays so: where a controller watches, a file that it sees brings back what it
+    /// declares. The last good version of one that can't be seen brings nothing back.
+    fn still_deleted(&self) -> BTreeSet<String> {
+        match self.options.deleted {
+            Deleted::Stays => self.deleted.clone(),
+            Deleted::Returns => self.deleted.intersection(&self.out_of_sight).cloned().collect(),
+        }
     }
 
     /// Deployments that are kept although no file that is looked at declares them.

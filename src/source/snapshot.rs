@@ -53,7 +53,7 @@ pub struct SourceOptions {
 pub enum Deleted {
     /// It stays deleted: a command does one thing, and does not undo what another one did.
     Stays,
-    /// What a watched file declares counts: a controller keeps its directory running.
+    /// What a watched file declares counts as soon as the file can be seen: a controller keeps its directory running.
     Returns,
 }
 

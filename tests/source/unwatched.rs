@@ -240,6 +240,57 @@ fn what_is_deleted_without_a_controller_stays_deleted_until_one_watches_it_again
 }
 
 #[test]
+fn what_is_deleted_while_its_file_is_out_of_sight_stays_deleted_until_the_file_is_seen() {
+    type Hide = fn(&Bench, &std::path::Path);
+    let ways: [(&str, Hide); 2] = [
+        ("an empty directory in its place", |bench, _| std::fs::create_dir(bench.path("")).unwrap()),
+        ("a link to nowhere in its place", |bench, away| {
+            crate::bench::link("nowhere", bench.path("").to_str().unwrap().trim_end_matches('/'));
+            assert!(away.exists());
+        }),
+    ];
+    for (what, hide) in ways {
+        for with_controller in [true, false] {
+            let mut changing = Changing::with(&["a", "b"]);
+            changing.watch("specs");
+            let (specs, away) = (changing.bench.base.path().join("specs"), changing.bench.base.path().join("away"));
+            std::fs::rename(&specs, &away).unwrap();
+            hide(&changing.bench, &away);
+            if with_controller { changing.watch("specs") } else { command(&mut changing) };
+            let snapshot = changing.delete("a");
+            assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["b"], vec![("a", Prune::Auto)]), "{what}");
+            changing.scanner.as_mut().unwrap().forget("a").unwrap();
+            for _ in 0..2 {
+                let snapshot = changing.watch("specs");
+                assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["b"], vec![]), "{what}");
+            }
+            if specs.is_symlink() { std::fs::remove_file(&specs) } else { std::fs::remove_dir(&specs) }.unwrap();
+            std::fs::rename(&away, &specs).unwrap();
+            assert_eq!(names(&changing.scan()), ["a", "b"], "{what}: its file is there again");
+        }
+    }
+}
+
+#[test]
+fn what_is_deleted_in_a_directory_that_can_not_be_seen_stays_deleted() {
+    let mut changing = Changing::with(&["b"]);
+    let elsewhere = changing.bench.base.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("a.yaml"), deployment("a", "one")).unwrap();
+    crate::bench::link(&elsewhere, changing.bench.path("linked"));
+    assert_eq!(names(&changing.watch("specs")), ["a", "b"]);
+    let away = changing.bench.base.path().join("away");
+    std::fs::rename(&elsewhere, &away).unwrap();
+    assert_eq!(names(&changing.scan()), ["a", "b"], "its last good version counts");
+    let snapshot = changing.delete("a");
+    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["b"], vec![("a", Prune::Auto)]));
+    changing.scanner.as_mut().unwrap().forget("a").unwrap();
+    assert_eq!(names(&changing.watch("specs")), ["b"]);
+    std::fs::rename(&away, &elsewhere).unwrap();
+    assert_eq!(names(&changing.scan()), ["a", "b"], "its file is seen");
+}
+
+#[test]
 fn what_is_deleted_and_applied_again_counts_again() {
     let mut changing = Changing::with(&["a", "b"]);
     changing.watch("specs");
