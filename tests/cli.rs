@@ -66,3 +66,6 @@ mod top;
 
 #[path = "cli/descriptors.rs"]
 mod descriptors;
+
+#[path = "cli/twice.rs"]
+mod twice;

@@ -8,11 +8,12 @@ use super::copies::{Submitted, beside, forget_unused_runtimes, replaced};
 use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
+use super::others::Watched;
 use super::outlook::{Outlook, previews};
 use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
 use crate::spec::{Conflict, MergedDeployment, Problem, Prune, RuntimeKind, merge, problems};
 use crate::status::ProblemView;
-use crate::store::{AppliedFile, read_applied};
+use crate::store::{AppliedFile, Declared, read_applied};
 
 /// What comes of a problem in an apply.
 const NOTHING_APPLIED: &str = "nothing was applied";
@@ -148,7 +149,10 @@ impl Engine {
         let Submitted { parsed, mut copies } = Submitted::read(&request.files, is_watched, request.runtime, &known);
         let merged = merge(&parsed);
         let mut found = problems(&parsed, &merged);
-        for Conflict { file, problem, .. } in self.conflicts(&parsed, &beside(&request.origins, &copies, &known))? {
+        let watched = self.watched()?;
+        for Conflict { file, problem, .. } in
+            self.conflicts(&parsed, &beside(&request.origins, &copies, &known), &watched)
+        {
             let is_told = |(at, one): &(PathBuf, Problem)| *at == file && one.position == problem.position;
             if !found.iter().any(is_told) {
                 found.push((file, problem));
@@ -168,8 +172,7 @@ impl Engine {
             .map(|(name, merged)| (name, convert::declaration(&merged)))
             .collect();
         problems.extend(declared.values().filter_map(|merged| {
-            let entry = inventory.iter().find(|entry| entry.name == merged.name)?;
-            self.declared_elsewhere(merged, &entry.source.to_string(), &entry.source.file)
+            self.declared_elsewhere(merged, inventory.iter().find(|entry| entry.name == merged.name), &watched)
         }));
         forget_unused_runtimes(&mut copies, &declared);
         let (kept, gone) = replaced(&request.origins, &declared, copies, known);
@@ -205,10 +208,22 @@ impl Engine {
         watched.map(|file| unheeded(&file.path, named, default)).collect()
     }
 
-    /// A deployment that another place declares can't be applied.
-    fn declared_elsewhere(&self, merged: &MergedDeployment, at: &str, other: &Path) -> Option<ProblemView> {
-        let clash = self.watches(other) && !self.watches(&merged.file) && other.exists();
-        clash.then(|| ProblemView {
+    /// A deployment that a watched file declares can't be applied from another place. One of which a watched file declares
+    /// a service can, where it was before.
+    fn declared_elsewhere(
+        &self,
+        merged: &MergedDeployment,
+        entry: Option<&Declared>,
+        watched: &Watched,
+    ) -> Option<ProblemView> {
+        if self.watches(&merged.file) {
+            return None;
+        }
+        let was_there = entry.is_none_or(|entry| self.watches(&entry.source.file));
+        let hidden = || entry.filter(|entry| self.watches(&entry.source.file) && watched.hides(entry));
+        let place = watched.whole(&merged.name).or_else(|| watched.part(&merged.name).filter(|_| was_there));
+        let at = place.or_else(|| hidden().map(|entry| entry.source.clone()))?;
+        Some(ProblemView {
             file: merged.file.display().to_string(),
             line: merged.position.line,
             column: merged.position.column,
