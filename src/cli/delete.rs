@@ -34,7 +34,7 @@ const NOTHING_REMOVED: &str = "nothing was removed";
 /// Remove deployments, by name or as files declare them
 ///
 /// Named volumes stay unless --volumes is given. A deployment that the directory of a running controller declares is
-/// removed by removing its file.
+/// removed by removing its file; where it was applied as well, only what was applied goes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel delete demo\n  keel delete -f specs/demo.yaml --volumes\n\n\
 Exit codes: 0 everything is gone, 1 it failed or a name is not found, 124 --timeout ran out first, 130 interrupted. In \
@@ -168,7 +168,7 @@ impl Args {
             let ignore_not_found = std::mem::replace(&mut has_asked, true) || self.ignore_not_found;
             let mut answer = self.take_back(client, left, ignore_not_found).await?;
             let goals = goals(&answer.results);
-            answer.results = deleted(deployments);
+            answer.results = results(deployments, &answer.results);
             tries.end(client, &answer, &goals, &baseline).await
         };
         let done = unless_interrupted(engine.ask(remove)).await;
@@ -198,6 +198,8 @@ fn named_in(files: &[SpecFile]) -> Option<BTreeSet<String>> {
     (!named.is_empty() && !parsed.iter().any(ParsedFile::may_declare_more)).then_some(named)
 }
 
-fn deleted(deployments: &BTreeSet<String>) -> Vec<(String, Change)> {
-    deployments.iter().map(|name| (name.clone(), Change::Deleted)).collect()
+/// What became of all of them: deleted, also by an earlier try, where the answer does not say otherwise.
+fn results(deployments: &BTreeSet<String>, answered: &[(String, Change)]) -> Vec<(String, Change)> {
+    let change = |name: &String| answered.iter().find(|(other, _)| other == name).map_or(Change::Deleted, |(_, one)| *one);
+    deployments.iter().map(|name| (name.clone(), change(name))).collect()
 }

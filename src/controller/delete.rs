@@ -1,21 +1,30 @@
 //! Takes declarations back.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::apply::blocking;
 use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
+use super::others::Watched;
 use super::{Applied, Change, DeleteRequest, EngineError, Mode};
 use crate::runtime::Volumes;
-use crate::state::Target;
+use crate::state::{SourceRef, Target};
 use crate::store::{AppliedFile, Declared, read_applied};
 
 /// What is known of declarations before anything is taken back.
 struct Known {
     copies: Vec<AppliedFile>,
     inventory: Vec<Declared>,
+    watched: Watched,
+}
+
+/// What goes where a deployment is deleted by name.
+enum Extent {
+    /// All of it.
+    Whole,
+    /// What was applied of it. A file that a controller watches declares it as well, at this place, and counts from then on.
+    Applied(SourceRef),
 }
 
 impl Known {
@@ -24,16 +33,18 @@ impl Known {
     }
 
     fn declares(&self, name: &str) -> bool {
-        self.entry(name).is_some() || self.copies.iter().any(|copy| copy.deployments().contains(name))
+        let copied = || self.copies.iter().any(|copy| copy.deployments().contains(name));
+        self.entry(name).is_some() || copied() || self.watched.part(name).is_some()
     }
 }
 
 impl Engine {
     /// Takes back the declarations of these deployments: all of them or, on an error, none. Returns as soon as that
-    /// counts.
+    /// counts. Of one that was applied and that the watched directory declares as well, what was applied goes, and what
+    /// the directory declares counts.
     ///
     /// # Errors
-    /// `Conflict` for a deployment that the watched directory declares, `NotFound` for an unknown one unless those are
+    /// `Conflict` for a deployment that only the watched directory declares, `NotFound` for an unknown one unless those are
     /// passed over.
     pub async fn delete(&self, request: &DeleteRequest) -> Result<Applied, EngineError> {
         if self.inner.mode == Mode::Observe {
@@ -42,41 +53,49 @@ impl Engine {
         let _one_at_a_time = self.inner.applying.lock().await;
         let engine = self.clone();
         let known = blocking(move || engine.known()).await?;
-        let mut names = BTreeSet::new();
+        let (mut names, mut uncovered) = (BTreeSet::new(), BTreeMap::new());
         for name in &request.deployments {
             match self.check(name, request.volumes, &known).await {
                 Err(EngineError::NotFound(_)) if request.ignore_not_found => {}
                 Err(error) => return Err(error),
-                Ok(()) => _ = names.insert(name.clone()),
+                Ok(Extent::Whole) => _ = names.insert(name.clone()),
+                Ok(Extent::Applied(at)) => _ = uncovered.insert(name.clone(), at),
             }
         }
+        let retracted = names.iter().chain(uncovered.keys()).cloned().collect();
         let mut copies = known.copies.clone();
-        copies.retain(|copy| !copy.deployments().is_disjoint(&names));
-        if let Err(error) = self.withdraw(&names, request.volumes, copies.clone()).await {
+        copies.retain(|copy| !copy.deployments().is_disjoint(&retracted));
+        let less = copies.iter().cloned().map(|mut copy| {
+            copy.without.extend(retracted.iter().cloned());
+            copy
+        });
+        if let Err(error) = self.withdraw(&names, request.volumes, less.collect()).await {
             self.declare_again(names, copies).await;
             return Err(error);
         }
+        // Its removal may have been asked for before a file declared it.
+        self.ask(|reply| Command::Want(uncovered.keys().cloned().collect(), reply)).await?;
         self.rescan().await?;
         self.attend_to(names.clone()).await?;
-        let notes = names.iter().filter_map(|name| self.still_declared(known.entry(name)?));
+        let still = names.iter().filter_map(|name| self.still_declared(name, &known));
+        let deleted = names.iter().map(|name| (name.clone(), Change::Deleted));
         Ok(Applied {
-            notes: notes.collect(),
-            results: names.iter().map(|name| (name.clone(), Change::Deleted)).collect(),
+            notes: still.chain(uncovered.iter().map(|(name, at)| now_counts(name, at))).collect(),
+            results: deleted.chain(uncovered.keys().map(|name| (name.clone(), Change::Configured))).collect(),
             ..Applied::default()
         })
     }
 
-    /// Has these deployments removed, and takes them out of these copies of applied files.
+    /// Has these deployments removed, and saves these copies of applied files, which lack them.
     async fn withdraw(
         &self,
         names: &BTreeSet<String>,
         volumes: Volumes,
-        mut copies: Vec<AppliedFile>,
+        copies: Vec<AppliedFile>,
     ) -> Result<(), EngineError> {
         let (store, marked) = (self.inner.store.clone(), names.clone());
         let mark = move || store.request_removals(&marked, volumes).map_err(local("the removal can't be recorded"));
         blocking(mark).await?;
-        copies.iter_mut().for_each(|copy| copy.without.extend(names.iter().cloned()));
         self.save(copies).await?;
         // Before the source says that they are gone: where nothing is left of one, it would be forgotten with what is
         // to become of its volumes.
@@ -103,39 +122,55 @@ impl Engine {
         Ok(Known {
             copies: read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?,
             inventory: self.inner.store.inventory().map_err(local("the inventory can't be read"))?,
+            watched: self.watched()?,
         })
     }
 
-    /// Whether the deployment may be deleted and there is anything of it. Volumes may be left of one that nothing else
+    /// What of the deployment may be deleted, where there is anything of it. Volumes may be left of one that nothing else
     /// is known of.
-    async fn check(&self, name: &str, volumes: Volumes, known: &Known) -> Result<(), EngineError> {
-        if let Some(entry) = known.entry(name).filter(|entry| self.watched_declares(&entry.source.file, name)) {
-            return Err(EngineError::Conflict(format!(
-                "deployment {name} is declared in {}, which the controller watches; remove it there",
-                entry.source
-            )));
+    async fn check(&self, name: &str, volumes: Volumes, known: &Known) -> Result<Extent, EngineError> {
+        if let Some(at) = self.watched_declares(name, known) {
+            // A copy of a watched file does not count.
+            let mut applied = known.copies.iter().filter(|copy| !self.watches(&copy.origin));
+            return match applied.any(|copy| copy.deployments().contains(name)) {
+                true => Ok(Extent::Applied(at)),
+                false => Err(EngineError::Conflict(format!(
+                    "deployment {name} is declared in {at}, which the controller watches; remove it there"
+                ))),
+            };
         }
         if known.declares(name) || volumes == Volumes::Remove {
-            return Ok(());
+            return Ok(Extent::Whole);
         }
         let target = Target { deployment: name.to_owned(), service: None, slot: None };
         match self.ask(|reply| Command::Instances(target, reply)).await?.is_empty() {
             true => Err(EngineError::NotFound(format!("deployment {name} not found"))),
-            false => Ok(()),
+            false => Ok(Extent::Whole),
         }
     }
 
-    /// Whether the watched directory declares it now.
-    fn watched_declares(&self, file: &Path, name: &str) -> bool {
-        let watching = matches!(self.inner.mode, Mode::Controller { .. });
-        let declared = || self.status().deployments.iter().any(|view| view.deployment == name && view.source.is_some());
-        watching && declared() && self.watches(file) && file.exists()
+    /// Where the directory that a controller watches declares it.
+    fn watched_declares(&self, name: &str, known: &Known) -> Option<SourceRef> {
+        if !matches!(self.inner.mode, Mode::Controller { .. }) {
+            return None;
+        }
+        let hidden = || known.entry(name).filter(|entry| self.watches(&entry.source.file) && known.watched.hides(entry));
+        known.watched.part(name).or_else(|| hidden().map(|entry| entry.source.clone()))
     }
 
-    /// What to say of a deployment whose file still declares it.
-    fn still_declared(&self, entry: &Declared) -> Option<String> {
-        let applied = entry.root.starts_with(&self.inner.applied);
-        (!applied && entry.source.file.exists())
-            .then(|| format!("{} still declares it; a controller that watches it starts it again", entry.source))
+    /// What to say of a deployment that is deleted and whose file still declares it.
+    fn still_declared(&self, name: &str, known: &Known) -> Option<String> {
+        let applied = |entry: &&Declared| entry.root.starts_with(&self.inner.applied);
+        let entry = known.entry(name).filter(|entry| !applied(entry) && entry.source.file.exists());
+        let at = entry.map(|entry| entry.source.clone()).or_else(|| known.watched.part(name))?;
+        Some(format!("{at} still declares it; a controller that watches it starts it again"))
     }
+}
+
+/// What to say of a deployment of which only what was applied is deleted.
+fn now_counts(name: &str, at: &SourceRef) -> String {
+    format!(
+        "what was applied of {name} is deleted; {at}, which the controller watches, declares it as well and counts now; to \
+         delete the deployment, remove it there"
+    )
 }

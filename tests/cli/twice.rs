@@ -2,6 +2,35 @@
 
 use crate::rig::{Rig, spec};
 
+#[test]
+fn what_is_deleted_by_name_leaves_what_the_watched_directory_declares() {
+    let rig = Rig::new("sim");
+    rig.write("x.yaml", &spec("x", 1, "applied"));
+    rig.write("specs/y.yaml", &spec("y", 1, "hi"));
+    let controller = rig.controller();
+    rig.keel(&["apply", "-f", "x.yaml"]).expect_code(0);
+    rig.write("specs/x.yaml", &spec("x", 2, "watched"));
+    rig.until("the clash is told", || rig.keel(&["get", "deployments"]).err.contains("x is declared twice"));
+    let done = rig.keel(&["delete", "x"]).expect_code(0);
+    assert_eq!(done.out, "deployment/x configured\n");
+    let told = format!(
+        "what was applied of x is deleted; {}:1, which the controller watches, declares it as well and counts now; to delete \
+         the deployment, remove it there\n",
+        rig.path("specs/x.yaml").display()
+    );
+    assert!(done.err.starts_with(&told), "{}", done.err);
+    rig.until_running("x", 2);
+    assert_eq!(rig.keel(&["get", "deployments"]).expect_code(0).err, "");
+    // From then on the file counts like any other.
+    rig.write("specs/x.yaml", &spec("x", 3, "watched"));
+    rig.until_running("x", 3);
+    let done = rig.keel(&["delete", "x"]).expect_code(1);
+    assert!(done.err.contains("specs/x.yaml:1, which the controller watches; remove it there"), "{}", done.err);
+    rig.remove("specs/x.yaml");
+    rig.until("it goes with its file", || rig.state("x").is_empty());
+    controller.end("TERM").expect_code(0);
+}
+
 /// Every verb that takes files refuses this one, because another place declares the deployment.
 #[track_caller]
 fn expect_declared_elsewhere(rig: &Rig, file: &str, deployment: &str) {
