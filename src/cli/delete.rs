@@ -200,6 +200,7 @@ fn named_in(files: &[SpecFile]) -> Option<BTreeSet<String>> {
 
 /// What became of all of them: deleted, also by an earlier try, where the answer does not say otherwise.
 fn results(deployments: &BTreeSet<String>, answered: &[(String, Change)]) -> Vec<(String, Change)> {
-    let change = |name: &String| answered.iter().find(|(other, _)| other == name).map_or(Change::Deleted, |(_, one)| *one);
+    let change =
+        |name: &String| answered.iter().find(|(other, _)| other == name).map_or(Change::Deleted, |(_, one)| *one);
     deployments.iter().map(|name| (name.clone(), change(name))).collect()
 }

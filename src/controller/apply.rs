@@ -105,7 +105,7 @@ impl Engine {
         let results = proposal.changes();
         self.save(proposal.kept).await?;
         let wanted: BTreeSet<String> = proposal.declared.into_keys().collect();
-        self.restore(wanted.clone()).await?;
+        self.ask_for(results.iter().map(|(name, _)| name.clone()).collect()).await?;
         self.ask(|reply| Command::Want(wanted, reply)).await?;
         self.rescan().await?;
         let changed = results.iter().map(|(name, _)| name);
@@ -113,11 +113,11 @@ impl Engine {
         Ok(Applied { results, notes: proposal.notes, ..Applied::default() })
     }
 
-    /// Lets what was deleted by name be declared again.
-    async fn restore(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
+    /// Lets what files say of these deployments count and be recorded, also of one that was deleted by name.
+    async fn ask_for(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
         let Some(source) = &self.inner.source else { return Ok(()) };
-        let restored = source.handle.restore(names).await.map_err(|_| EngineError::Ended)?;
-        restored.map_err(local("that it is wanted again can't be recorded"))
+        let asked = source.handle.ask_for(names).await.map_err(|_| EngineError::Ended)?;
+        asked.map_err(local("that it is wanted again can't be recorded"))
     }
 
     /// Has a one-shot engine work on these deployments from now on: not before they are declared as they are meant to
@@ -176,10 +176,16 @@ impl Engine {
         }));
         forget_unused_runtimes(&mut copies, &declared);
         let (kept, gone) = replaced(&request.origins, &declared, copies, known);
-        let never: BTreeSet<&str> =
-            inventory.iter().filter(|entry| entry.prune == Prune::Never).map(|entry| entry.name.as_str()).collect();
-        let pruned = gone.into_iter().filter(|name| !never.contains(name.as_str())).collect();
-        let notes = self.without_runtime(request, &declared);
+        let lost = inventory.iter().filter(|entry| {
+            let is_lost = gone.contains(&entry.name) || self.has_vanished(entry, request, &watched);
+            let is_live = entry.removed_at.is_none() && entry.prune != Prune::Never;
+            is_lost && is_live && !declared.contains_key(&entry.name) && watched.part(&entry.name).is_none()
+        });
+        let hold = self.status().hold.clone();
+        let is_held = |name: &String| hold.as_ref().is_some_and(|hold| hold.missing.contains(name));
+        let (held, pruned): (BTreeSet<String>, _) = lost.map(|entry| entry.name.clone()).partition(is_held);
+        let mut notes = self.without_runtime(request, &declared);
+        notes.extend(hold.filter(|_| !held.is_empty()).map(|hold| format!("warning: {}", hold.reason)));
         Ok(Proposal { declared, before, pruned, problems, kept, notes })
     }
 
@@ -206,6 +212,13 @@ impl Engine {
         let in_need = request.files.iter().filter(|file| files.contains(file.path.as_path()));
         let watched = in_need.filter(|file| self.watches(&file.path));
         watched.map(|file| unheeded(&file.path, named, default)).collect()
+    }
+
+    /// Whether a deployment was declared in a watched file below what is applied, and that file is not what declares it
+    /// any more.
+    fn has_vanished(&self, entry: &Declared, request: &ApplyRequest, watched: &Watched) -> bool {
+        let file = &entry.source.file;
+        request.origins.iter().any(|origin| file.starts_with(origin)) && self.watches(file) && !watched.hides(entry)
     }
 
     /// A deployment that a watched file declares can't be applied from another place. One of which a watched file declares

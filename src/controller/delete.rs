@@ -154,7 +154,8 @@ impl Engine {
         if !matches!(self.inner.mode, Mode::Controller { .. }) {
             return None;
         }
-        let hidden = || known.entry(name).filter(|entry| self.watches(&entry.source.file) && known.watched.hides(entry));
+        let hidden =
+            || known.entry(name).filter(|entry| self.watches(&entry.source.file) && known.watched.hides(entry));
         known.watched.part(name).or_else(|| hidden().map(|entry| entry.source.clone()))
     }
 

@@ -19,13 +19,13 @@ use super::reread::Reread;
 use super::{EngineError, EngineOptions, Mode, convert, runtimes};
 use crate::clock::SystemClock;
 use crate::source::{
-    self, Deleted, DirectorySource, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped,
+    self, Deleted, DirectorySource, Records, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped,
     SpecSnapshot, last_roots,
 };
 use crate::spec::RuntimeKind;
 use crate::state::{Desired, Volumes};
 use crate::status::HoldView;
-use crate::store::{Locked, StateDir, Store, StoreError};
+use crate::store::{AppliedFile, Locked, StateDir, Store, StoreError, read_applied};
 
 /// What the store is told and has not taken yet; more than that is told again.
 const SETTLED: usize = 64;
@@ -53,6 +53,9 @@ impl Engine {
         let watched = watched_roots(&options.mode, &store)?;
         let Sources { declared, source, reread, mut tasks } =
             sources(&options.mode, &watched, &state_dir, &store, default_runtime).await?;
+        if matches!(options.mode, Mode::Controller { .. }) {
+            take_over(&state_dir, &watched)?;
+        }
         let Memory { removing, settled, events } = remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
             runtimes: runtimes::connectors(&options, access, &state_dir, default_runtime, &store),
@@ -179,6 +182,17 @@ fn watched_roots(mode: &Mode, store: &Store) -> Result<Vec<PathBuf>, EngineError
     }
 }
 
+/// Drops the copies of applied files that lie in a directory that is watched from now on: what is there counts in their
+/// place, and once it goes from there, nothing is left of it.
+fn take_over(state_dir: &StateDir, watched: &[PathBuf]) -> Result<(), EngineError> {
+    let dir = state_dir.applied();
+    // The source tells why copies can't be read.
+    let Ok(copies) = read_applied(&dir) else { return Ok(()) };
+    let taken_over = copies.iter().filter(|copy| watched.iter().any(|root| copy.origin.starts_with(root)));
+    let discard = |copy: &AppliedFile| copy.discard(&dir);
+    taken_over.into_iter().try_for_each(discard).map_err(local("copies of applied files can't be removed"))
+}
+
 /// What says what is declared.
 struct Sources {
     declared: watch::Receiver<Arc<Declared>>,
@@ -244,7 +258,8 @@ async fn sources(
             options.allow_empty = *allow_empty;
             options.deleted = Deleted::Returns;
         }
-        Mode::Record | Mode::OneShot => {}
+        // What they are not asked for they do nothing about: who does must find it changed.
+        Mode::Record | Mode::OneShot => options.records = Records::Asked,
         Mode::Observe => {
             let (sender, declared) = watch::channel(Arc::new(Declared::default()));
             let reread = Reread::new(roots, store.clone(), default_runtime, sender);

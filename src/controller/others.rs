@@ -32,7 +32,8 @@ impl Watched {
     /// Where a file declares a deployment as such, and not only a service of it.
     pub(super) fn whole(&self, deployment: &str) -> Option<SourceRef> {
         self.place(|file| {
-            let is_whole = |kind: &DocumentKind| matches!(kind, DocumentKind::Deployment(one) if one.name == deployment);
+            let is_whole =
+                |kind: &DocumentKind| matches!(kind, DocumentKind::Deployment(one) if one.name == deployment);
             file.documents.iter().find(|document| is_whole(&document.kind)).map(|document| document.position)
         })
     }

@@ -62,7 +62,7 @@ enum Request {
     Rescan(oneshot::Sender<Arc<SpecSnapshot>>),
     Approve(oneshot::Sender<Result<Vec<String>, StoreError>>),
     Delete(BTreeSet<String>, oneshot::Sender<Result<(), StoreError>>),
-    Restore(BTreeSet<String>, oneshot::Sender<Result<(), StoreError>>),
+    AskFor(BTreeSet<String>, oneshot::Sender<Result<(), StoreError>>),
     Forget(String, oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -85,10 +85,10 @@ impl SourceHandle {
         self.ask(|reply| Request::Delete(names, reply)).await
     }
 
-    /// Lets what files declare of these deployments count again, from the next scan on. Errors as for
-    /// [`SourceHandle::approve`].
-    pub async fn restore(&self, names: BTreeSet<String>) -> Result<Result<(), StoreError>, SourceStopped> {
-        self.ask(|reply| Request::Restore(names, reply)).await
+    /// Lets what files declare of these deployments count and be recorded, from the next scan on, as [`Scanner::ask_for`]
+    /// does. Errors as for [`SourceHandle::approve`].
+    pub async fn ask_for(&self, names: BTreeSet<String>) -> Result<Result<(), StoreError>, SourceStopped> {
+        self.ask(|reply| Request::AskFor(names, reply)).await
     }
 
     /// Takes a deployment out of the inventory, of which nothing exists any more. One that is declared (again) stays.
@@ -193,8 +193,8 @@ impl Source {
                     outcome.map_or_else(|error| (Err(error), None), |scanned| (Ok(()), Some(scanned)));
                 return Some(self.answer(eyes, reply, done, scanned));
             }
-            Some(Request::Restore(names, reply)) => {
-                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.restore(&names)).await?;
+            Some(Request::AskFor(names, reply)) => {
+                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.ask_for(&names)).await?;
                 return Some(self.answer(eyes, reply, outcome, None));
             }
             Some(Request::Forget(name, reply)) => {

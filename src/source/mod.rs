@@ -35,5 +35,5 @@ pub use find::{Found, find};
 pub use read::read_now;
 pub use scan::{Recording, Scanned, Scanner, SourceError, last_roots};
 pub use snapshot::{
-    Deleted, Effect, FileProblem, Hold, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched,
+    Deleted, Effect, FileProblem, Hold, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched,
 };

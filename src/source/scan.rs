@@ -12,7 +12,7 @@ use super::gate::{self, Loss, Losses};
 use super::known::{Inventory, Known, files_of};
 use super::lookout::Lookout;
 use super::settle::Settling;
-use super::snapshot::{Deleted, Hold, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
+use super::snapshot::{Deleted, Hold, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
 use super::trace::WatchPlan;
 use super::unclosed::Unclosed;
 use super::verdict::Verdict;
@@ -66,6 +66,10 @@ pub struct Scanner {
     present: Cached,
     /// What could not be stored yet.
     unstored: SourceChange,
+    /// Deployments that somebody asked for.
+    asked: BTreeSet<String>,
+    /// What is not recorded because nobody asked for it, by name.
+    unasked: BTreeMap<String, Declared>,
     snapshot: Arc<SpecSnapshot>,
     plan: WatchPlan,
     has_all_roots: bool,
@@ -128,6 +132,8 @@ impl Scanner {
             counted: Cached::default(),
             present: Cached::default(),
             unstored: SourceChange::default(),
+            asked: BTreeSet::new(),
+            unasked: BTreeMap::new(),
             snapshot: Arc::default(),
             plan: WatchPlan::default(),
             has_all_roots: false,
@@ -226,7 +232,7 @@ impl Scanner {
 
     /// Takes these deployments back because they are deleted by name, and looks again. While a controller watches, that
     /// confirms the loss of those that are kept although no file that can be seen declares them, and what such a file
-    /// declares stays; without one, they all stay deleted until they are restored or a controller sees their file.
+    /// declares stays; without one, they all stay deleted until they are asked for or a controller sees their file.
     ///
     /// # Errors
     /// When it can't be recorded; nothing is taken back then.
@@ -243,11 +249,15 @@ impl Scanner {
         Ok(self.scan(now))
     }
 
-    /// Lets what files declare of these deployments count again. The next scan follows it.
+    /// Lets what files declare of these deployments, or that they don't any more, count and be recorded, whoever deleted
+    /// them. The next scan follows it.
     ///
     /// # Errors
     /// When it can't be recorded; they stay deleted then.
-    pub fn restore(&mut self, names: &BTreeSet<String>) -> Result<(), StoreError> {
+    pub fn ask_for(&mut self, names: &BTreeSet<String>) -> Result<(), StoreError> {
+        self.asked.extend(names.iter().cloned());
+        let declared = names.iter().filter_map(|name| self.unasked.remove(name)).collect();
+        self.unstored.append(SourceChange { declared, ..SourceChange::default() });
         if self.deleted.is_disjoint(names) {
             return Ok(());
         }
@@ -288,6 +298,7 @@ impl Scanner {
             self.store.record_scan(&change)?;
         }
         self.unstored.declared.retain(|declared| !names.contains(&declared.name));
+        self.unasked.retain(|name, _| !names.contains(name));
         for declared in change.declared {
             if let Some(known) = self.known.get_mut(&declared.name) {
                 known.declared = declared;
@@ -298,12 +309,12 @@ impl Scanner {
     }
 
     /// Takes a deployment that is not declared any more out of the inventory: nothing of it exists. One that is
-    /// declared (again) stays.
+    /// declared (again) stays, and so does one whose loss is not recorded.
     ///
     /// # Errors
     /// When it can't be recorded; the deployment then stays in the inventory.
     pub fn forget(&mut self, deployment: &str) -> Result<(), StoreError> {
-        if self.known.get(deployment).is_none_or(Known::is_live) {
+        if self.known.get(deployment).is_none_or(Known::is_live) || self.unasked.contains_key(deployment) {
             return Ok(());
         }
         if self.recording == Recording::On {
@@ -474,9 +485,12 @@ impl Scanner {
 
     /// Stores a change, with what could not be stored before. What can't be stored is kept for the next scan: it is
     /// only needed after a restart.
-    fn record(&mut self, change: SourceChange) {
+    fn record(&mut self, mut change: SourceChange) {
         if self.recording == Recording::Off {
             return;
+        }
+        if self.options.records == Records::Asked {
+            self.set_aside_unasked(&mut change);
         }
         self.unstored.append(change);
         if self.unstored.is_empty() {
@@ -486,6 +500,14 @@ impl Scanner {
             Ok(()) => self.unstored = SourceChange::default(),
             Err(error) => tracing::warn!(%error, "what the source declares is not recorded yet; trying again"),
         }
+    }
+
+    /// Takes out what watched files declare and nobody asked for.
+    fn set_aside_unasked(&mut self, change: &mut SourceChange) {
+        let is_watched =
+            |path: &Path| self.lookout.roots().iter().any(|root| root.kind == RootKind::Watched && root.path == path);
+        let unasked = change.declared.extract_if(.., |one| is_watched(&one.root) && !self.asked.contains(&one.name));
+        self.unasked.extend(unasked.map(|declared| (declared.name.clone(), declared)));
     }
 
     fn removed(&self) -> BTreeMap<String, Removed> {

@@ -46,6 +46,17 @@ pub struct SourceOptions {
     pub allow_empty: bool,
     /// What becomes of what was deleted by name and what a file declares all the same.
     pub deleted: Deleted,
+    /// What is recorded of what watched files declare.
+    pub records: Records,
+}
+
+/// What is recorded as declared of what watched files declare. What commands keep in our own directory is recorded always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Records {
+    /// Everything: whoever records it acts on it.
+    Everything,
+    /// What somebody asks for. Of the rest, whoever looks next finds what has changed.
+    Asked,
 }
 
 /// What becomes of a deployment that was deleted by name while no controller ran, and that a file still declares.
@@ -69,6 +80,7 @@ impl Default for SourceOptions {
             settle: LOSS_SETTLE,
             allow_empty: false,
             deleted: Deleted::Stays,
+            records: Records::Everything,
         }
     }
 }

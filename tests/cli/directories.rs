@@ -260,7 +260,9 @@ fn what_is_held_says_so_where_only_some_deployments_have_vanished() {
     }
     assert_eq!(kept("e"), "");
     rig.write("specs/a.yaml", &spec("a", 1, "hi"));
-    rig.until("what is back is not held", || kept("a").is_empty() && kept("b").contains("3 of 5 are missing (b, c, d)"));
+    rig.until("what is back is not held", || {
+        kept("a").is_empty() && kept("b").contains("3 of 5 are missing (b, c, d)")
+    });
     controller.end("TERM").expect_code(0);
 }
 

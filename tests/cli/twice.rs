@@ -63,3 +63,65 @@ fn what_was_deleted_and_is_still_declared_can_not_be_applied_from_elsewhere() {
     rig.write("specs/part.yaml", "version: v1\ndeployment: x\nservice: db\nimage: { name: host }\n");
     assert_eq!(rig.keel(&["apply", "-f", "elsewhere.yaml"]).expect_code(0).out, "deployment/x configured\n");
 }
+
+#[test]
+fn an_apply_of_a_directory_that_was_watched_tells_what_it_does() {
+    let rig = Rig::new("sim");
+    for name in ["a", "b", "c"] {
+        rig.write(&format!("specs/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    rig.write("other.yaml", &spec("other", 1, "hi"));
+    rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    rig.write("specs/a.yaml", &spec("a", 1, "hello"));
+    rig.remove("specs/b.yaml");
+    rig.write("specs/d.yaml", &spec("d", 1, "hi"));
+    // Whoever does something else takes nothing of it for done.
+    rig.keel(&["apply", "-f", "other.yaml"]).expect_code(0);
+    rig.keel(&["delete", "other"]).expect_code(0);
+    let lines = |suffix: &str| {
+        let changes = [("a", "configured"), ("c", "unchanged"), ("d", "created"), ("b", "pruned")];
+        changes.map(|(name, change)| format!("deployment/{name} {change}{suffix}\n")).concat()
+    };
+    assert_eq!(rig.keel(&["apply", "-f", "specs", "--dry-run"]).expect_code(0).out, lines(" (dry run)"));
+    assert_eq!(rig.keel(&["apply", "-f", "specs"]).expect_code(0).out, lines(""));
+    assert_eq!(rig.keel(&["get", "deployments", "-o", "name"]).out, "deployment/a\ndeployment/c\ndeployment/d\n");
+    let unchanged = ["a", "c", "d"].map(|name| format!("deployment/{name} unchanged\n")).concat();
+    assert_eq!(rig.keel(&["apply", "-f", "specs"]).expect_code(0).out, unchanged);
+}
+
+#[test]
+fn an_apply_prunes_nothing_that_is_held() {
+    let rig = Rig::new("sim");
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        rig.write(&format!("specs/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    rig.keel(&["run", "specs", "--once"]).expect_code(0);
+    for name in &names[..4] {
+        rig.remove(&format!("specs/{name}.yaml"));
+    }
+    let done = rig.keel(&["apply", "-f", "specs"]).expect_code(0);
+    assert_eq!(done.out, "deployment/e unchanged\n");
+    assert!(done.err.contains("warning: more than half of the deployments vanished"), "{}", done.err);
+    assert_eq!(rig.get("deployments").len(), 5);
+}
+
+#[test]
+fn what_was_applied_from_a_directory_goes_with_it_once_a_controller_watches_it() {
+    let rig = Rig::new("sim");
+    std::fs::create_dir(rig.path("other")).unwrap();
+    for name in ["a", "b"] {
+        rig.write(&format!("specs/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    rig.keel(&["apply", "-f", "specs"]).expect_code(0);
+    let controller = rig.controller();
+    rig.until_running("b", 1);
+    rig.remove("specs/b.yaml");
+    rig.until("it is gone", || rig.state("b").is_empty());
+    assert!(!rig.keel(&["diff", "-f", "specs"]).expect_code(0).out.contains("deployment/b"));
+    assert_eq!(rig.keel(&["apply", "-f", "specs"]).expect_code(0).out, "deployment/a unchanged\n");
+    controller.end("TERM").expect_code(0);
+    // Nor does it come back where another directory is watched.
+    rig.keel(&["run", "other", "--once"]).expect_code(0);
+    assert_eq!(rig.keel(&["get", "deployments", "-o", "name"]).out, "deployment/a\n");
+}

@@ -193,7 +193,11 @@ fn a_vanished_directory_removes_nothing_until_it_is_back() {
             (vec!["a", "b"], vec!["a", "b"], vec![])
         );
         let hold = snapshot.hold.as_ref().unwrap();
-        assert!(hold.reason.contains("specs vanished: 2 of 2 are missing (a, b); pruning is stopped"), "{}", hold.reason);
+        assert!(
+            hold.reason.contains("specs vanished: 2 of 2 are missing (a, b); pruning is stopped"),
+            "{}",
+            hold.reason
+        );
         assert_eq!(
             problems(&snapshot),
             ["specs:1:1: does not exist; restore it, or mount its file system => a, b keep their last good version"]

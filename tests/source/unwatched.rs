@@ -256,7 +256,11 @@ fn what_is_deleted_while_its_file_is_out_of_sight_stays_deleted_until_the_file_i
             let (specs, away) = (changing.bench.base.path().join("specs"), changing.bench.base.path().join("away"));
             std::fs::rename(&specs, &away).unwrap();
             hide(&changing.bench, &away);
-            if with_controller { changing.watch("specs") } else { command(&mut changing) };
+            if with_controller {
+                changing.watch("specs")
+            } else {
+                command(&mut changing)
+            };
             let snapshot = changing.delete("a");
             assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["b"], vec![("a", Prune::Auto)]), "{what}");
             changing.scanner.as_mut().unwrap().forget("a").unwrap();
@@ -298,7 +302,7 @@ fn what_is_deleted_and_applied_again_counts_again() {
     changing.delete("a");
     changing.delete("b");
     assert_eq!(names(&command(&mut changing)), [""; 0]);
-    changing.scanner.as_mut().unwrap().restore(&["a".to_owned()].into()).unwrap();
+    changing.scanner.as_mut().unwrap().ask_for(&["a".to_owned()].into()).unwrap();
     assert_eq!(names(&changing.scan()), ["a"]);
     assert_eq!(names(&command(&mut changing)), ["a"]);
 }
