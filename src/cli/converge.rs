@@ -254,7 +254,7 @@ pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, deadline:
 }
 
 /// Time until the youngest instance of these deployments has run for long enough; zero where all have.
-fn settling(status: &Status, goals: &Goals, now: DateTime<Utc>) -> Duration {
+pub fn settling(status: &Status, goals: &Goals, now: DateTime<Utc>) -> Duration {
     let wanted = |instance: &&InstanceView| goals.get(&instance.deployment) == Some(&Goal::Running);
     let starts = status.instances.iter().filter(wanted).filter_map(|instance| instance.started_at);
     // A clock that was set back makes no wait longer than the whole.
@@ -262,21 +262,35 @@ fn settling(status: &Status, goals: &Goals, now: DateTime<Utc>) -> Duration {
     SETTLED.saturating_sub(ran)
 }
 
-/// How each instance was last seen to end, by name: the next one takes its place in what is shown.
+/// What was seen to go wrong, of which the status tells no more once the next try is under way.
 #[derive(Debug, Default)]
-pub struct Crashes(BTreeMap<String, String>);
+pub struct Crashes {
+    /// How each instance was last seen to end, by name: the next one takes its place in what is shown.
+    ends: BTreeMap<String, String>,
+    /// What each deployment said last while it failed, by name.
+    complaints: BTreeMap<String, String>,
+}
 
 impl Crashes {
     /// Takes note of the ends that are shown now.
     pub fn see(&mut self, status: &Status) {
         let ends = status.instances.iter().filter(|instance| instance.exit.is_some());
-        self.0.extend(ends.map(|instance| (instance.name.clone(), ended(instance))));
+        self.ends.extend(ends.map(|instance| (instance.name.clone(), ended(instance))));
+        let trouble = [DeploymentState::Degraded, DeploymentState::Failed, DeploymentState::Unknown];
+        let failing =
+            status.deployments.iter().filter(|view| trouble.contains(&view.state) && !view.message.is_empty());
+        self.complaints.extend(failing.map(|view| (view.deployment.clone(), view.message.clone())));
+    }
+
+    /// Why a deployment is not there yet, where it says nothing itself.
+    fn last_complaint(&self, deployment: &str) -> String {
+        self.complaints.get(deployment).map(|why| format!("; before that: {why}")).unwrap_or_default()
     }
 
     /// What is said of an instance that was started again so many times after crashes.
     fn tell(&self, instance: &InstanceView, restarts: u32) -> String {
         let times = count(usize::try_from(restarts).unwrap_or(usize::MAX), "time");
-        let how = self.0.get(&instance.name).map(|how| format!(" ({how})")).unwrap_or_default();
+        let how = self.ends.get(&instance.name).map(|how| format!(" ({how})")).unwrap_or_default();
         format!("{} ended {times}{how} and is started again", instance.name)
     }
 }
@@ -293,7 +307,9 @@ pub fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Cr
         .map(|(name, _)| {
             let view = status.deployments.iter().find(|view| view.deployment == *name);
             let mut why = match view {
-                Some(view) if view.message.is_empty() => format!("it is {}", view.state.name()),
+                Some(view) if view.message.is_empty() => {
+                    format!("it is {}{}", view.state.name(), crashes.last_complaint(name))
+                }
                 Some(view) => format!("it is {}: {}", view.state.name(), view.message),
                 None => "it is not known yet".to_owned(),
             };

@@ -74,7 +74,7 @@ impl Args {
         engine.close().await;
         let (found, missing) = found?;
         for name in &missing {
-            note(format_args!("error: deployments \"{name}\" not found"));
+            tell_not_found(name);
         }
         let exit = if missing.is_empty() { Exit::Success } else { Exit::Failure };
         if found.is_empty() {
@@ -160,33 +160,36 @@ impl Args {
     /// by then.
     async fn delete(&self, engine: &mut Reconnecting<'_>, deployments: &BTreeSet<String>) -> Outcome {
         let mut tries = Tries::new(WORDS, self.no_wait, self.timeout);
-        let mut has_asked = false;
+        let (mut has_asked, mut unknown) = (false, BTreeSet::new());
         let remove = async |client: &Client| -> Outcome {
             let (left, _) = self.find(client, deployments).await?;
             let baseline = Baseline::of(&client.status().await?);
+            let mut answer = self.take_back(client, left).await?;
             // What the try before had removed may be gone by the time that it is asked for again.
-            let ignore_not_found = std::mem::replace(&mut has_asked, true) || self.ignore_not_found;
-            let mut answer = self.take_back(client, left, ignore_not_found).await?;
+            if !std::mem::replace(&mut has_asked, true) {
+                unknown = unknown_of(deployments, &answer.results);
+            }
             let goals = goals(&answer.results);
-            answer.results = results(deployments, &answer.results);
+            answer.results = results(&(deployments - &unknown), &answer.results);
             tries.end(client, &answer, &goals, &baseline).await
         };
         let done = unless_interrupted(engine.ask(remove)).await;
-        tries.outcome(done)
+        let outcome = tries.outcome(done)?;
+        if !self.ignore_not_found {
+            unknown.iter().for_each(|name| tell_not_found(name));
+        }
+        let is_missed = !unknown.is_empty() && !self.ignore_not_found;
+        Ok(if is_missed && outcome == Exit::Success { Exit::Failure } else { outcome })
     }
 
-    async fn take_back(
-        &self,
-        client: &Client,
-        deployments: BTreeSet<String>,
-        ignore_not_found: bool,
-    ) -> Result<Applied, ApiError> {
+    /// Those of which nothing is known are passed over, and are not in the answer.
+    async fn take_back(&self, client: &Client, deployments: BTreeSet<String>) -> Result<Applied, ApiError> {
         if deployments.is_empty() {
             return Ok(Applied::default());
         }
         let volumes = if self.volumes { Volumes::Remove } else { Volumes::Keep };
         let deployments = deployments.into_iter().collect();
-        client.delete(&DeleteRequest { deployments, volumes, ignore_not_found }).await
+        client.delete(&DeleteRequest { deployments, volumes, ignore_not_found: true }).await
     }
 }
 
@@ -196,6 +199,16 @@ fn named_in(files: &[SpecFile]) -> Option<BTreeSet<String>> {
     let parsed: Vec<ParsedFile> = files.iter().map(|file| parse(&file.text)).collect();
     let named: BTreeSet<String> = parsed.iter().flat_map(ParsedFile::deployments).map(str::to_owned).collect();
     (!named.is_empty() && !parsed.iter().any(ParsedFile::may_declare_more)).then_some(named)
+}
+
+fn tell_not_found(name: &str) {
+    note(format_args!("error: deployments \"{name}\" not found"));
+}
+
+/// Those that the answer to the first try says nothing of.
+fn unknown_of(deployments: &BTreeSet<String>, answered: &[(String, Change)]) -> BTreeSet<String> {
+    let answered: BTreeSet<&String> = answered.iter().map(|(name, _)| name).collect();
+    deployments.iter().filter(|name| !answered.contains(name)).cloned().collect()
 }
 
 /// What became of all of them: deleted, also by an earlier try, where the answer does not say otherwise.

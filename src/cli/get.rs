@@ -225,10 +225,10 @@ fn selection(what: &str, names: &[String]) -> Result<Selection, Usage> {
         }
         None => what,
     };
-    if types == "all" {
+    let mut resources = Vec::new();
+    if types.split(',').any(|word| word == "all") {
         return Ok(Selection { all: true, resources: Resource::ALL.to_vec(), names });
     }
-    let mut resources = Vec::new();
     for word in types.split(',') {
         match Resource::parse(word) {
             Some(resource) if resources.contains(&resource) => {}
@@ -241,10 +241,10 @@ fn selection(what: &str, names: &[String]) -> Result<Selection, Usage> {
     Ok(Selection { all: false, resources, names })
 }
 
-/// The views alone: an array; of all types, an object of arrays.
+/// The views alone: an array; of several types, an object of arrays.
 fn document(selection: &Selection, shown: &[(Resource, Vec<Object>)]) -> Value {
     let array = |objects: &[Object]| Value::Array(objects.iter().map(|object| object.value.clone()).collect());
-    if selection.all {
+    if selection.all || selection.resources.len() > 1 {
         return shown.iter().map(|(resource, objects)| (resource.plural().to_owned(), array(objects))).collect();
     }
     Value::Array(shown.iter().flat_map(|(_, objects)| objects.iter().map(|object| object.value.clone())).collect())
@@ -365,6 +365,9 @@ mod tests {
         let shown = [(Resource::Deployments, vec![object("demo", json!({"deployment": "demo"}))])];
         let one = selection("deploy", &[]).unwrap();
         assert_eq!(document(&one, &shown), json!([{"deployment": "demo"}]));
+        let two = selection("svc,deploy", &[]).unwrap();
+        let of_two = [(Resource::Services, Vec::new()), shown[0].clone()];
+        assert_eq!(document(&two, &of_two), json!({"services": [], "deployments": [{"deployment": "demo"}]}));
         let all = selection("all", &[]).unwrap();
         assert_eq!(document(&all, &shown), json!({"deployments": [{"deployment": "demo"}]}));
         assert_eq!(names(&shown), "deployment/demo\n");

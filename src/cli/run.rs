@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use chrono::Utc;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::connect::engine_options;
-use super::converge::{Baseline, Crashes, Failed, TIMEOUT, Verdict, missing, not_done, report, verdict};
+use super::converge::{Baseline, Crashes, Failed, TIMEOUT, Verdict, missing, not_done, report, settling, verdict};
 use super::exit::{Exit, Outcome};
 use super::goal::{Goal, Goals};
 use super::narrate::{Narrator, Told};
@@ -129,6 +130,7 @@ impl Args {
         let mut crashes = Crashes::default();
         let deadline = Instant::now() + self.timeout;
         loop {
+            let mut settled = Duration::ZERO;
             let status = watch.borrow_and_update().clone();
             if status.synced {
                 narrator.tell(&status).into_iter().for_each(log);
@@ -137,10 +139,14 @@ impl Args {
                 if self.once
                     && let Some(end) = end_of_once(&status, &baseline)
                 {
-                    return Ok(conclude_once(engine, end).await);
+                    settled = settling(&status, &goals_of_once(&status), Utc::now());
+                    if settled.is_zero() || !matches!(end, Once::Converged) {
+                        return Ok(conclude_once(engine, end).await);
+                    }
                 }
             }
             tokio::select! {
+                () = tokio::time::sleep(settled), if !settled.is_zero() => {}
                 changed = watch.changed() => changed.context("the engine ended by itself")?,
                 signal = signals.next() => match signal {
                     Asked::End(name) => {

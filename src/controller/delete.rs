@@ -139,7 +139,8 @@ impl Engine {
                 ))),
             };
         }
-        if known.declares(name) || volumes == Volumes::Remove {
+        // Volumes may be left of what nothing else is known of but its history.
+        if known.declares(name) || (volumes == Volumes::Remove && self.has_history(name).await?) {
             return Ok(Extent::Whole);
         }
         let target = Target { deployment: name.to_owned(), service: None, slot: None };
@@ -147,6 +148,12 @@ impl Engine {
             true => Err(EngineError::NotFound(format!("deployment {name} not found"))),
             false => Ok(Extent::Whole),
         }
+    }
+
+    async fn has_history(&self, name: &str) -> Result<bool, EngineError> {
+        let (store, name) = (self.inner.store.clone(), name.to_owned());
+        let read = move || store.events_of(&name, 1).map_err(local("the events can't be read"));
+        blocking(read).await.map(|events| !events.is_empty())
     }
 
     /// Where the directory that a controller watches declares it.

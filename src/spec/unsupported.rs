@@ -46,7 +46,7 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
     add(spec.init.is_some(), "init", "init steps are not run yet");
     let on_init_failure = spec.errors.as_ref().is_some_and(|errors| errors.on_init_failure.is_some());
     add(on_init_failure, "errors.on_init_failure", "init steps are not run yet");
-    add(!spec.endpoints.is_empty(), "endpoints", "nothing listens on their ports yet; instances only get their PORT");
+    add(!spec.endpoints.is_empty(), "endpoints", "nothing listens on their ports yet");
     add(spec.pool.is_some(), "pool", "pools are not filled yet");
     add(spec.session.is_some(), "session", "there are no sessions yet");
     if let Some(Rollout { progress_deadline, on_failure, history, .. }) = &spec.rollout {

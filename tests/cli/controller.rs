@@ -191,7 +191,7 @@ fn objects_are_printed_in_every_format() {
         table,
         "NAME    DESIRED   RUNNING   READY   UP-TO-DATE   RUNTIME   MESSAGE\n\
          a/web   2         2         2       2            sim       UnsupportedField: endpoints: nothing listens on \
-         their ports yet; instances only get their PORT\n"
+         their ports yet\n"
     );
     assert_eq!(rig.keel(&["get", "svc", "--no-headers"]).out.lines().count(), 1);
     let yaml = rig.keel(&["get", "deploy", "-o", "yaml"]).expect_code(0).out;

@@ -212,6 +212,10 @@ async fn a_killed_spawner_is_replaced() {
     sandbox.run(&shell(FOREVER)).await;
     for spawner in children_named("keel-spawner") {
         kill_process(Pid::from_raw(spawner).unwrap(), Kill::KILL).unwrap();
+        // One that has not died yet takes an order that it never carries out, which is told as a failed start.
+        while alive(spawner) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
     let second = sandbox.runtime.create(&request(&shell(FOREVER), 1)).await.unwrap();
     let second = sandbox.runtime.start(&second.as_ref()).await.unwrap();

@@ -62,7 +62,7 @@ fn host_config(request: &CreateRequest, context: &Context<'_>) -> HostConfig {
         // The controller restarts, so that there is one back-off and one count.
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         mounts: some(mounts::mounts(request)),
-        init: Some(wants_init(spec) && context.has_init),
+        init: Some(wants_init(spec) && context.has_init && spec.pid_mode.as_deref() != Some("host")),
         log_config: Some(log_config(spec.logs.as_ref())),
         cap_add: some(spec.capabilities.clone()),
         cap_drop: some(spec.cap_drop.clone()),

@@ -41,12 +41,29 @@ impl LogFile {
         Ok(Self { folder: folder.to_owned(), bounds, file: Some(file), written, lost: 0 })
     }
 
-    /// Appends whole lines. A line is never split over two files; one file exceeds its bound by at most what is
-    /// appended at once.
-    pub fn append(&mut self, lines: &[u8]) {
-        if lines.is_empty() {
-            return;
+    /// Appends whole lines. A line is never split over two files; a file exceeds its bound by one line at most.
+    pub fn append(&mut self, mut lines: &[u8]) {
+        while !lines.is_empty() {
+            let (now, later) = lines.split_at(self.fitting(lines));
+            self.append_at_once(now);
+            lines = later;
         }
+    }
+
+    /// Length of the lines that go into one file together: what fits into the present one, else into an empty one, and
+    /// one line at least.
+    fn fitting(&self, lines: &[u8]) -> usize {
+        let whole = |room: u64| {
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            let head = lines.get(..room).unwrap_or(lines);
+            head.iter().rposition(|byte| *byte == b'\n').map(|end| end + 1)
+        };
+        let first = || lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |end| end + 1);
+        let room = self.bounds.file_bytes.saturating_sub(self.written);
+        whole(room).or_else(|| whole(self.bounds.file_bytes)).unwrap_or_else(first)
+    }
+
+    fn append_at_once(&mut self, lines: &[u8]) {
         if self.written > 0 && self.written.saturating_add(lines.len() as u64) > self.bounds.file_bytes {
             self.rotate();
         }
@@ -115,6 +132,20 @@ mod tests {
         }
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(texts(folder.path()), [text("gggg\n"), text("eeee\nffff\n"), text("cccc\ndddd\n"), None]);
+    }
+
+    #[test]
+    fn what_comes_at_once_is_held_to_the_bound_too_and_a_long_line_stays_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(folder.path(), LogBounds { file_bytes: 10, files: 4 }).unwrap();
+        log.append(b"aaaa\nbbbb\ncccc\na line of its own\ndd\nee\nffff\n");
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            texts(folder.path()),
+            [text("dd\nee\n"), text("a line of its own\n"), text("cccc\n"), text("aaaa\nbbbb\n")].map(|part| part)
+        );
+        log.append(b"gg");
+        assert_eq!(texts(folder.path())[0], text("ffff\ngg"));
     }
 
     #[test]
