@@ -25,7 +25,8 @@ const HEADER: [&str; 7] = ["NAME", "CPU", "MEMORY", "LIMIT", "PIDS", "NET IN/OUT
 /// Show what running instances use
 ///
 /// CPU is in thousandths of a processor over the last second (500m is half of one), memory without cached files that are
-/// not in use. Network and disk are counted since the start of the instance; what the runtime does not know is `-`.
+/// not in use. Network and disk are counted since the start of the instance: what passed its own network interfaces, which
+/// in a sandbox is not what published ports and the proxy of allow_hosts carry. What the runtime does not know is `-`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Names: DEPLOYMENT, DEPLOYMENT/SERVICE, DEPLOYMENT/SERVICE/SLOT; all when none is given.\n\n\
 Examples:\n  keel top\n  keel top demo/web\n  keel top -o json\n\n\

@@ -1,5 +1,6 @@
 //! Reads kept output over all of its parts, while it may be written and rotated.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -62,10 +63,31 @@ enum Successor {
     Unknown,
 }
 
+/// Where kept output ended at some moment.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// The part that was written to.
+    inode: u64,
+    /// Its size.
+    size: u64,
+}
+
+/// How far is read.
+#[derive(Debug, Clone, Copy)]
+enum Extent {
+    /// For as long as anything is written.
+    Open,
+    /// To where the output ended when it was opened; nowhere where there was none.
+    Until(Option<End>),
+}
+
 /// A place in the kept output.
 #[derive(Debug)]
 pub struct LogReader<A> {
     folder: PathBuf,
+    /// Where the output ended when it was opened.
+    opened: Option<End>,
+    extent: Extent,
     file: Option<File>,
     /// What follows it, as far as was seen. A part is held, so that it can be read even when it is dropped before its turn.
     next: Successor,
@@ -74,22 +96,41 @@ pub struct LogReader<A> {
     assemble: A,
 }
 
+impl Extent {
+    /// Most bytes that are read of a part from where it is.
+    fn room(self, file: &mut File) -> io::Result<u64> {
+        Ok(match self {
+            Self::Open => u64::MAX,
+            Self::Until(None) => 0,
+            Self::Until(Some(end)) if file.metadata()?.ino() == end.inode => {
+                end.size.saturating_sub(file.stream_position()?)
+            }
+            Self::Until(Some(_)) => u64::MAX,
+        })
+    }
+}
+
 impl<A: Assemble> LogReader<A> {
     /// A reader that begins there.
     ///
     /// # Errors
     /// A part can't be read.
     pub fn open(folder: &Path, begin: Begin, mut assemble: A) -> io::Result<Self> {
-        let (file, skip) = match begin {
-            Begin::Oldest => (oldest(folder)?, 0),
+        let (file, skip, opened) = match begin {
+            Begin::Oldest => (oldest(folder)?, 0, end(folder)?),
             Begin::Last(lines) => last_lines(folder, lines)?,
-            Begin::Now => (newest(folder)?, 0),
+            Begin::Now => (newest(folder)?, 0, end(folder)?),
         };
         assemble.skip(skip);
-        let mut reader =
-            Self { folder: folder.to_owned(), file: None, next: Successor::None, rest: Vec::new(), assemble };
+        let (folder, extent) = (folder.to_owned(), Extent::Open);
+        let mut reader = Self { folder, opened, extent, file: None, next: Successor::None, rest: Vec::new(), assemble };
         file.map_or(Ok(()), |file| reader.turn_to(file))?;
         Ok(reader)
+    }
+
+    /// The same that ends where the output ended when it was opened, however much is written meanwhile.
+    pub fn until_opened(self) -> Self {
+        Self { extent: Extent::Until(self.opened), ..self }
     }
 
     /// Reads on and appends what is new; false when there was nothing.
@@ -105,7 +146,11 @@ impl<A: Assemble> LogReader<A> {
                 self.turn_to(file)?;
             }
             let Some(file) = &mut self.file else { return Ok(false) };
-            match file.read(&mut buffer)? {
+            let room = self.extent.room(file)?;
+            if room == 0 {
+                return Ok(false);
+            }
+            match file.take(room).read(&mut buffer)? {
                 0 => {
                     if !self.go_on(items)? {
                         return Ok(false);
@@ -137,6 +182,11 @@ impl<A: Assemble> LogReader<A> {
             }
             Successor::Unknown => {
                 self.next = Successor::Unknown;
+                if let Extent::Until(_) = self.extent {
+                    // Where it ended may be gone too.
+                    self.assemble.lost(items);
+                    return Ok(false);
+                }
                 let Some(oldest) = oldest(&self.folder)? else { return Ok(false) };
                 self.rest.clear();
                 self.assemble.lost(items);
@@ -263,9 +313,9 @@ impl Assemble for Written {
     }
 }
 
-fn optional(file: io::Result<File>) -> io::Result<Option<File>> {
-    match file {
-        Ok(file) => Ok(Some(file)),
+fn optional<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -297,16 +347,41 @@ fn newest(folder: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// The part in which the last `wanted` lines begin, open there, and how many lines that end in it are older.
-fn last_lines(folder: &Path, wanted: u64) -> io::Result<(Option<File>, u64)> {
-    let mut tail = Tail::new(wanted);
-    let mut found = None;
+/// Where the output ends now; nowhere where there is none.
+fn end(folder: &Path) -> io::Result<Option<End>> {
     for number in 0..MOST_PARTS {
-        let Some(mut file) = optional(File::open(part(folder, number)))? else { break };
+        // The first is missing for a moment while parts are shifted.
+        if let Some(data) = optional(fs::metadata(part(folder, number)))? {
+            return Ok(Some(End { inode: data.ino(), size: data.len() }));
+        }
+    }
+    Ok(None)
+}
+
+/// The part in which the last `wanted` lines begin, open there, how many lines that end in it are older, and where all
+/// output ended.
+fn last_lines(folder: &Path, wanted: u64) -> io::Result<(Option<File>, u64, Option<End>)> {
+    let mut tail = Tail::new(wanted);
+    let (mut found, mut newest): (_, Option<End>) = (None, None);
+    let mut seen = BTreeSet::new();
+    for number in 0..MOST_PARTS {
+        let Some(mut file) = optional(File::open(part(folder, number)))? else {
+            match newest {
+                // The first is missing for a moment while parts are shifted.
+                None => continue,
+                Some(_) => break,
+            }
+        };
+        let inode = file.metadata()?.ino();
+        // Shifted meanwhile.
+        if !seen.insert(inode) {
+            continue;
+        }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
+        newest.get_or_insert(End { inode, size: bytes.len() as u64 });
         // Where nothing is of use, what comes after all of it is read.
-        let place = tail.look(&bytes).or((number == 0).then_some(Place { begin: bytes.len(), skip: 0 }));
+        let place = tail.look(&bytes).or((seen.len() == 1).then_some(Place { begin: bytes.len(), skip: 0 }));
         found = place.map(|place| (file, place)).or(found);
         if tail.is_done() {
             break;
@@ -315,9 +390,9 @@ fn last_lines(folder: &Path, wanted: u64) -> io::Result<(Option<File>, u64)> {
     match found {
         Some((mut file, Place { begin, skip })) if !tail.is_short() => {
             file.seek(SeekFrom::Start(begin as u64))?;
-            Ok((Some(file), skip))
+            Ok((Some(file), skip, newest))
         }
-        _ => Ok((oldest(folder)?, 0)),
+        _ => Ok((oldest(folder)?, 0, newest)),
     }
 }
 
@@ -412,6 +487,24 @@ mod tests {
         assert_eq!(tail(1), ["5"]);
         assert_eq!(tail(4), ["2", "3", "4", "5"]);
         assert_eq!(tail(100), ["1", "2", "3", "4", "5"]);
+    }
+
+    #[test]
+    fn what_is_written_after_it_was_opened_is_left_out_where_nobody_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = log(folder.path());
+        ["1\n", "2\n", "3\n"].iter().for_each(|line| write(&mut log, line));
+        let open = |begin| LogReader::open(folder.path(), begin, Joined::new(None)).unwrap().until_opened();
+        let (mut all, mut last) = (open(Begin::Oldest), open(Begin::Last(2)));
+        write(&mut log, "4\n");
+        assert_eq!(
+            (texts(&mut all), texts(&mut last)),
+            (vec!["1".into(), "2".into(), "3".into()], vec!["2".into(), "3".into()])
+        );
+        let mut none = open(Begin::Last(0));
+        // Far enough for every part to be dropped.
+        ["5\n", "6\n", "7\n", "8\n", "9\n", "10\n", "11\n"].iter().for_each(|line| write(&mut log, line));
+        assert_eq!((texts(&mut none).len(), texts(&mut last).len()), (0, 0));
     }
 
     #[test]

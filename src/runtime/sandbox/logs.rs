@@ -51,10 +51,12 @@ impl SandboxRuntime {
         // machine has no watch left to give.
         let follow = supervisor.map(|supervisor| (watch(&folder).ok(), supervisor));
         let read = |error: std::io::Error| failed("reading the output", &error);
+        let goes_on = follow.is_some();
         let open = move || {
             // A removal waits for those who read the last lines.
             let reading = Reading::begin(&dir);
-            LogReader::open(&folder, begin, assemble).map(|reader| (reader, reading))
+            let reader = LogReader::open(&folder, begin, assemble)?;
+            Ok::<_, std::io::Error>((if goes_on { reader } else { reader.until_opened() }, reading))
         };
         let (reader, reading) = blocking(open).await?.map_err(read)?;
         let (sender, receiver) = mpsc::channel(BACKLOG);

@@ -50,21 +50,21 @@ fn usage(launch: &Launch, run: &Run) -> Usage {
     if launch.namespaces.net
         && let Ok(text) = fs::read_to_string(format!("/proc/{}/net/dev", run.program.pid))
     {
-        let (received, sent) = traffic(&text);
-        (usage.received_bytes, usage.sent_bytes) = (Some(received), Some(sent));
+        (usage.received_bytes, usage.sent_bytes) = traffic(&text).unzip();
     }
     usage
 }
 
-/// Bytes received and sent by all interfaces but loopback: columns 1 and 9 of `/proc/net/dev`.
-fn traffic(text: &str) -> (u64, u64) {
+/// Bytes received and sent by all interfaces but loopback: columns 1 and 9 of `/proc/net/dev`. None where there is no
+/// other: what is carried to and from such an instance does not pass one.
+fn traffic(text: &str) -> Option<(u64, u64)> {
     let of_line = |line: &str| {
         let (name, numbers) = line.split_once(':').filter(|(name, _)| name.trim() != "lo")?;
         let numbers: Vec<u64> = numbers.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
         (!name.contains('|')).then_some((*numbers.first()?, *numbers.get(8)?))
     };
     let each = text.lines().filter_map(of_line);
-    each.fold((0, 0), |(received, sent), (more, out)| (received + more, sent + out))
+    each.reduce(|(received, sent), (more, out)| (received + more, sent + out))
 }
 
 #[cfg(test)]
@@ -80,6 +80,7 @@ Inter-|   Receive                                                |  Transmit
   eth0: 1000 10 0 0 0 0 0 0 200 3 0 0 0 0 0 0
   eth1:5 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0
 ";
-        assert_eq!(traffic(text), (1005, 207));
+        assert_eq!(traffic(text), Some((1005, 207)));
+        assert_eq!(traffic("    lo: 9999 1 0 0 0 0 0 0 9999 1 0 0 0 0 0 0\n"), None);
     }
 }
