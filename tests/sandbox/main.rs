@@ -7,6 +7,7 @@
 
 mod attach;
 mod devices;
+mod forwarding;
 mod images;
 mod isolation;
 mod killed;

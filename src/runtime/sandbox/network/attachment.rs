@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::forwarding;
 use super::link::{self, Routes};
 use super::netlink::Netlink;
 use super::subnet::{Subnet, choose};
@@ -27,6 +28,8 @@ use crate::state::Owner;
 
 /// What the names of the bridges of all installations begin with.
 pub const BRIDGES: &str = "keel-";
+/// What bridges of all installations say about themselves begins with.
+pub const ALIASES: &str = "keel ";
 /// What the names of the machine's ends of instances' interfaces begin with.
 const PAIRS: &str = "kv-";
 /// Hexadecimal digits of a hash in the name of an interface, which has at most 15 letters (IFNAMSIZ).
@@ -83,7 +86,7 @@ impl Holder<'_> {
     /// The directory of the runtime can't be looked at.
     pub fn bridge(self, deployment: &str) -> io::Result<(String, String)> {
         let identity = cgroup::name(self.owner, self.layout.root(), deployment)?;
-        Ok((short(BRIDGES, BRIDGE_DIGITS, &identity), format!("keel {identity}")))
+        Ok((short(BRIDGES, BRIDGE_DIGITS, &identity), format!("{ALIASES}{identity}")))
     }
 
     /// What aliases of this holder's bridges begin with.
@@ -91,7 +94,7 @@ impl Holder<'_> {
     /// # Errors
     /// The directory of the runtime can't be looked at.
     pub fn aliases(self) -> io::Result<String> {
-        Ok(format!("keel {}", cgroup::name(self.owner, self.layout.root(), "")?))
+        Ok(format!("{ALIASES}{}", cgroup::name(self.owner, self.layout.root(), "")?))
     }
 
     /// Gives an instance an address in the network of its deployment, which is thought of when it is first needed.
@@ -140,6 +143,7 @@ impl Holder<'_> {
         let mtu = by.and_then(|link| link.mtu).unwrap_or(MTU);
         let network = Shared { dir, bridge, alias, subnet, mtu };
         write_json(&network.dir.join("network.json"), &network, Durability::Boot)?;
+        forwarding::announce();
         Ok(network)
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::attachment::{self, Attachment, Holder, Shared, leases, lock, release};
 use super::netlink::Netlink;
-use super::{Network, firewall, link, names};
+use super::{Network, firewall, forwarding, link, names};
 use crate::runtime::sandbox::layout::{Layout, read_json};
 use crate::runtime::sandbox::remove;
 
@@ -42,7 +42,8 @@ pub fn detach(attachment: &Attachment, layout: &Layout, removed: Option<&str>) -
     }
 }
 
-/// Removes the networks of a holder that have no instance any more, and bridges of which nothing is written down.
+/// Removes the networks of a holder that have no instance any more, and bridges of which nothing is written down. With the
+/// last network of the machine goes that it forwards packets, where it does so for them.
 ///
 /// # Errors
 /// The kernel or the disk refuses; the rest is removed all the same.
@@ -60,7 +61,7 @@ pub fn sweep(holder: Holder<'_>) -> io::Result<()> {
             result = result.and(remove_unused(&network, holder.layout));
         }
     }
-    result.and(remove_strays(holder, &aliases))
+    result.and(remove_strays(holder, &aliases)).and(forwarding::give_back())
 }
 
 fn remove_unused(network: &Shared, layout: &Layout) -> io::Result<()> {

@@ -24,6 +24,10 @@ const REGISTER: u32 = 1;
 const VERDICT: u32 = 0;
 /// Bits of the states of connections (`NF_CT_STATE_BIT`): established and related.
 const KNOWN_CONNECTION: u32 = 0b110;
+/// The chain that forwarded packets pass.
+const FORWARD: &str = "forward";
+/// What the names of chains begin with that stand for interfaces of a guard.
+const FORWARDING: &str = "from-";
 /// Size of a name of an interface in a register.
 const NAME_SIZE: usize = 16;
 
@@ -33,6 +37,7 @@ mod message {
     pub const GET_TABLE: u16 = 1;
     pub const DELETE_TABLE: u16 = 2;
     pub const NEW_CHAIN: u16 = 3;
+    pub const GET_CHAIN: u16 = 4;
     pub const NEW_RULE: u16 = 6;
 }
 
@@ -71,32 +76,90 @@ pub enum Lifetime {
 /// # Errors
 /// The kernel refuses; nothing was changed then.
 pub fn make(kernel: &mut Netlink, table: &Table<'_>) -> io::Result<()> {
-    let flags = match table.lifetime {
+    let mut requests = new_table(table.name, table.comment, table.lifetime);
+    requests.push(hooked_chain(table.name, "postrouting", "nat", (4, 100)));
+    requests.push(hooked_chain(table.name, FORWARD, "filter", (2, 0)));
+    requests.extend(rules(table).iter().map(|(chain, expressions)| rule(table.name, chain, expressions)));
+    together(kernel, requests)
+}
+
+/// What keeps a machine that forwards packets for the sake of networks from forwarding others.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard<'a> {
+    /// Name of its table.
+    pub name: &'a str,
+    /// What it is for, for people who list it.
+    pub comment: &'a str,
+    /// What the names of bridges of all deployments begin with.
+    pub bridges: &'a str,
+    /// Interfaces whose packets the machine forwards all the same.
+    pub forwarding: &'a [String],
+}
+
+/// Makes a table, in place of one of the same name, that drops what is forwarded from one interface to another, but for
+/// what comes from networks or goes to them, which have rules of their own, and what comes from the interfaces that are
+/// named. These can be asked for with [`is_forwarding`].
+///
+/// # Errors
+/// The kernel refuses; nothing was changed then.
+pub fn guard(kernel: &mut Netlink, guard: &Guard<'_>) -> io::Result<()> {
+    let mut requests = new_table(guard.name, guard.comment, Lifetime::Lasting);
+    requests.push(hooked_chain(guard.name, FORWARD, "filter", (2, 0)));
+    for interface in guard.forwarding {
+        let chain = [text(1, guard.name), text(3, &format!("{FORWARDING}{interface}"))];
+        requests.push(request(message::NEW_CHAIN, NLM_F_CREATE, &chain));
+    }
+    requests.extend(guard_rules(guard).iter().map(|expressions| rule(guard.name, FORWARD, expressions)));
+    together(kernel, requests)
+}
+
+/// The rules of a guard in their order.
+fn guard_rules(guard: &Guard<'_>) -> Vec<Vec<DefaultNla>> {
+    let networks = [Interface::In, Interface::Out].map(|side| side.compare(Compare::Equal, guard.bridges.as_bytes()));
+    let others = guard.forwarding.iter().map(|name| Interface::In.compare(Compare::Equal, &whole_name(name)));
+    let accepted = networks.into_iter().chain(others).map(|packets| [packets, verdict(true)].concat());
+    accepted.chain([verdict(false)]).collect()
+}
+
+/// Whether a guard names an interface; false where there is no guard.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn is_forwarding(kernel: &mut Netlink, guard: &str, interface: &str) -> io::Result<bool> {
+    let chain = [text(1, guard), text(3, &format!("{FORWARDING}{interface}"))];
+    is_there(kernel.change(&[request(message::GET_CHAIN, 0, &chain)]))
+}
+
+/// Requests for an empty table, in place of one of the same name where it is lasting.
+fn new_table(name: &str, comment: &str, lifetime: Lifetime) -> Vec<Request> {
+    let flags = match lifetime {
         Lifetime::Lasting => 0,
         Lifetime::Connection => OWNED,
     };
-    let named = text(1, table.name);
-    let mut comment = vec![COMMENT, u8::try_from(table.comment.len() + 1).unwrap_or(u8::MAX)];
-    comment.extend(table.comment.bytes().take(usize::from(u8::MAX) - 1));
-    comment.push(0);
-    let new = [named.clone(), number(2, flags), DefaultNla::new(6, comment)];
+    let named = text(1, name);
+    let mut data = vec![COMMENT, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
+    data.extend(comment.bytes().take(usize::from(u8::MAX) - 1));
+    data.push(0);
+    let new = [named.clone(), number(2, flags), DefaultNla::new(6, data)];
     let mut requests = Vec::new();
-    if table.lifetime == Lifetime::Lasting {
+    if lifetime == Lifetime::Lasting {
         // Deleting what may not be there is an error; what was just made is.
         requests.push(request(message::NEW_TABLE, NLM_F_CREATE, std::slice::from_ref(&named)));
         requests.push(request(message::DELETE_TABLE, 0, &[named]));
     }
     requests.push(request(message::NEW_TABLE, NLM_F_CREATE, &new));
-    for (name, kind, hook, priority) in [("postrouting", "nat", 4, 100), ("forward", "filter", 2, 0)] {
-        let place = nested(4, &[number(1, hook), number(2, priority)]);
-        let chain = [text(1, table.name), text(3, name), place, text(7, kind)];
-        requests.push(request(message::NEW_CHAIN, NLM_F_CREATE, &chain));
-    }
-    for (chain, expressions) in rules(table) {
-        let rule = [text(1, table.name), text(2, chain), nested(4, &expressions)];
-        requests.push(request(message::NEW_RULE, NLM_F_CREATE | netlink_packet_core::NLM_F_APPEND, &rule));
-    }
-    together(kernel, requests)
+    requests
+}
+
+/// A chain of a kind that packets pass at a place, which has a number and a priority.
+fn hooked_chain(table: &str, name: &str, kind: &str, (hook, priority): (u32, u32)) -> Request {
+    let place = nested(4, &[number(1, hook), number(2, priority)]);
+    request(message::NEW_CHAIN, NLM_F_CREATE, &[text(1, table), text(3, name), place, text(7, kind)])
+}
+
+fn rule(table: &str, chain: &str, expressions: &[DefaultNla]) -> Request {
+    let rule = [text(1, table), text(2, chain), nested(4, expressions)];
+    request(message::NEW_RULE, NLM_F_CREATE | netlink_packet_core::NLM_F_APPEND, &rule)
 }
 
 /// Whether there is a table of this name.
@@ -104,7 +167,11 @@ pub fn make(kernel: &mut Netlink, table: &Table<'_>) -> io::Result<()> {
 /// # Errors
 /// The kernel does not tell.
 pub fn exists(kernel: &mut Netlink, name: &str) -> io::Result<bool> {
-    match kernel.change(&[request(message::GET_TABLE, 0, &[text(1, name)])]) {
+    is_there(kernel.change(&[request(message::GET_TABLE, 0, &[text(1, name)])]))
+}
+
+fn is_there(asked: io::Result<()>) -> io::Result<bool> {
+    match asked {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(error) => Err(error),
@@ -272,5 +339,15 @@ mod tests {
         };
         let chains: Vec<&str> = rules(&table).iter().map(|(chain, _)| *chain).collect();
         assert_eq!(chains, ["postrouting", "forward", "forward", "forward", "forward", "forward"]);
+    }
+
+    #[test]
+    fn a_guard_accepts_networks_and_what_was_forwarded_before_and_drops_all_else() {
+        let forwarding = ["eth1".to_owned()];
+        let rules = guard_rules(&Guard { name: "g", comment: "", bridges: "keel-", forwarding: &forwarding });
+        let accepted = |packets: Vec<DefaultNla>| [packets, verdict(true)].concat();
+        let networks = [Interface::In, Interface::Out].map(|side| accepted(side.compare(Compare::Equal, b"keel-")));
+        let before = accepted(Interface::In.compare(Compare::Equal, &whole_name("eth1")));
+        assert_eq!(rules, [&networks[..], &[before, verdict(false)]].concat());
     }
 }

@@ -1,17 +1,15 @@
 //! Connecting an instance to the network of its deployment, when it starts.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 
 use super::attachment::{Attachment, Shared, lock};
 use super::firewall::{self, Lifetime, Table};
 use super::link::{self, Bridge};
 use super::netlink::Netlink;
-use super::{Network, attachment, names};
+use super::{Network, attachment, forwarding, names};
 use crate::runtime::sandbox::failure::{Context, Failure};
 
-/// Whether the machine hands packets on from one interface to another.
-const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 /// Name of a process's own network namespace.
 const OWN_NAMESPACE: &str = "/proc/self/ns/net";
 
@@ -90,11 +88,11 @@ fn ensure(network: &Shared, kernel: &mut Netlink) -> io::Result<u32> {
         lifetime: Lifetime::Lasting,
     };
     firewall::make(&mut Netlink::netfilter()?, &table)?;
-    if fs::read_to_string(FORWARDING)?.trim() == "0" {
-        fs::write(FORWARDING, "1")?;
-    }
     let Shared { bridge, alias, subnet, mtu, .. } = network;
-    link::make_bridge(kernel, Bridge { name: bridge, alias, subnet: *subnet, mtu: *mtu })
+    let index = link::make_bridge(kernel, Bridge { name: bridge, alias, subnet: *subnet, mtu: *mtu })?;
+    // Whoever gives it back meanwhile sees the bridge, or this sees that it was given back.
+    forwarding::switch_on()?;
+    Ok(index)
 }
 
 /// The number of a network's bridge, where nothing is missing.
@@ -106,6 +104,7 @@ fn complete(network: &Shared, kernel: &mut Netlink) -> io::Result<Option<u32>> {
         let message = format!("the interface {} is somebody else's ({:?})", found.name, found.alias);
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
-    let is_complete = found.is_up && firewall::exists(&mut Netlink::netfilter()?, &network.bridge)?;
+    let is_complete =
+        found.is_up && forwarding::is_on()? && firewall::exists(&mut Netlink::netfilter()?, &network.bridge)?;
     Ok(is_complete.then_some(found.index))
 }
