@@ -13,6 +13,7 @@ mod isolation;
 mod killed;
 mod lifecycle;
 mod limits;
+mod links;
 mod network;
 mod own_files;
 mod past_holes;

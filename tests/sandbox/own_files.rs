@@ -1,5 +1,6 @@
 //! What holds the environments and secrets of every instance is out of reach of each of them.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use evenkeel::runtime::{ErrorKind, Runtime};
@@ -79,7 +80,7 @@ async fn what_lies_in_them_is_neither_mounted_nor_opened_up() {
     let folder = tempfile::tempdir().unwrap();
     let root = rootfs(folder.path());
     let link = folder.path().join("link");
-    std::os::unix::fs::symlink(&dir, &link).unwrap();
+    symlink(&dir, &link).unwrap();
     let own = real(&sandbox.root.path().join("sandbox"));
     let link = link.display().to_string();
     for (number, path) in [&own, &dir, &format!("{dir}/record.json"), &link].into_iter().enumerate() {
@@ -104,13 +105,24 @@ async fn a_link_that_leads_to_them_only_later_is_not_followed() {
     let folder = tempfile::tempdir().unwrap();
     let root = rootfs(folder.path());
     let link = folder.path().join("link");
-    std::os::unix::fs::symlink("/etc", &link).unwrap();
+    symlink("/etc", &link).unwrap();
     let bind = format!("\nstorage: [{{ type: bind, source: {}, target: /own }}]", link.display());
-    let created = sandbox.runtime.create(&request(&(shell_in(&root, "true") + &bind), 0)).await.unwrap();
+    let script = "cat /own/record.json 2>/dev/null; ls -d /own/passwd";
+    let created = sandbox.runtime.create(&request(&(shell_in(&root, script) + &bind), 0)).await.unwrap();
     std::fs::remove_file(&link).unwrap();
-    std::os::unix::fs::symlink(&dir, &link).unwrap();
+    symlink(&dir, &link).unwrap();
+    sandbox.runtime.start(&created.as_ref()).await.unwrap();
+    sandbox.ended(&created.as_ref()).await;
+    assert_eq!(sandbox.output(&created.as_ref()), "/own/passwd\n");
+    // Nor is one that comes in the place of a directory.
+    let directory = folder.path().join("directory");
+    std::fs::create_dir(&directory).unwrap();
+    let bind = format!("\nstorage: [{{ type: bind, source: {}, target: /own }}]", directory.display());
+    let created = sandbox.runtime.create(&request(&(shell_in(&root, script) + &bind), 1)).await.unwrap();
+    std::fs::remove_dir(&directory).unwrap();
+    symlink(&dir, &directory).unwrap();
     let error = sandbox.runtime.start(&created.as_ref()).await.unwrap_err();
-    assert!(error.message.contains("lies in Evenkeel's state directory"), "{error}");
+    assert!(error.message.contains(&format!("{} is a link", directory.display())), "{error}");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::landlock::{Files, Reach};
+use super::landlock::{Files, Links, Reach};
+use super::links::Unresolved;
 use super::probe::Probe;
 use super::record::Root;
 use super::sys::Namespaces;
@@ -50,7 +51,7 @@ pub fn filter(spec: &ServiceSpec, probe: &Probe, found: &mut Vec<Condition>) -> 
 /// What a program may reach by path and by name.
 ///
 /// # Errors
-/// `Rejected` for a path that is not absolute.
+/// `Rejected` for a path that is not absolute, or that leads through a link which a program may have made.
 pub fn reach(
     spec: &ServiceSpec,
     root: &Root,
@@ -68,8 +69,9 @@ pub fn reach(
     }
     let written = !lists.0.is_empty() || (!lists.1.is_empty() && *root != Root::Host);
     let privileged = spec.privileged == Some(true);
+    let limits_files = written || (shared && !privileged);
     let wanted = Reach {
-        files: (written || (shared && !privileged)).then(|| files(spec, lists, shared, machine)),
+        files: limits_files.then(|| files(spec, lists, root, machine)).transpose()?,
         no_signals: shared && !privileged,
         no_abstract_sockets: !namespaces.net && !privileged,
         no_tcp: alone && !namespaces.net,
@@ -91,19 +93,36 @@ pub fn reach(
 fn files(
     spec: &ServiceSpec,
     (readable, writable): (&[String], &[String]),
-    shared: bool,
+    root: &Root,
     machine: &Machine<'_>,
-) -> Files {
-    let readable = (!readable.is_empty()).then(|| readable.to_vec());
-    let mut writable = writable.to_vec();
-    if shared {
+) -> Result<Files, RuntimeError> {
+    let links = if matches!(root, Root::Host | Root::Shared) { Links::Refused } else { Links::Followed };
+    let resolved = |paths: &[String]| match links {
+        Links::Refused => paths.iter().map(|path| machine_path(path, machine)).collect(),
+        Links::Followed => Ok(paths.to_vec()),
+    };
+    let readable = (!readable.is_empty()).then(|| resolved(readable)).transpose()?;
+    let writable = resolved(writable)?;
+    if *root == Root::Shared {
         let secrets = if machine.probe.root { secrets() } else { Vec::new() };
         let closed = [machine.own_files, &secrets].concat();
-        return Files { readable, writable, own_scratch: false, closed, scratch: Some(scratch(machine.dir.path())) };
+        let scratch = Some(scratch(machine.dir.path()));
+        return Ok(Files { readable, writable, links, closed, scratch, ..Files::default() });
     }
     // What is mounted may be read; whether it may be written is the mount's own.
-    writable.extend(spec.storage.iter().map(|storage: &Storage| storage.target().to_owned()));
-    Files { readable, writable, own_scratch: true, ..Files::default() }
+    let mounted = spec.storage.iter().map(|storage: &Storage| storage.target().to_owned()).collect();
+    Ok(Files { readable, writable, links, mounted, own_scratch: true, ..Files::default() })
+}
+
+/// Where a path of the machine leads. One that is not there yet may be there when the program starts.
+fn machine_path(path: &String, machine: &Machine<'_>) -> Result<String, RuntimeError> {
+    match machine.written.resolve(Path::new(path)) {
+        Ok(real) => Ok(real.to_string_lossy().into_owned()),
+        Err(Unresolved::Unreadable(_)) => Ok(path.clone()),
+        Err(error @ Unresolved::Untrusted { .. }) => {
+            Err(RuntimeError::new(ErrorKind::Rejected, format!("sandbox: {path} can't be opened up: {error}")))
+        }
+    }
 }
 
 /// What a plain process is not kept from; none where nothing is missing.

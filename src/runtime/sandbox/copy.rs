@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::image::tree::{make, remove};
 use super::image::{is_opaque, is_whiteout};
+use super::links;
 
 /// How many entries are copied between two signs of life.
 const TICK: u64 = 1000;
@@ -28,10 +29,9 @@ const OVERLAY: [&[u8]; 2] = [b"user.overlay.", b"trusted.overlay."];
 /// left out. `alive` is called now and then.
 ///
 /// # Errors
-/// Something can't be read or written.
+/// Something can't be read or written, or there is a link on the way to a directory.
 pub fn copy(lower: &[PathBuf], target: &Path, alive: &dyn Fn()) -> io::Result<()> {
-    let open = |path: &PathBuf| Ok(openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
-    copy_opened(lower.iter().map(open).collect::<io::Result<_>>()?, target, alive)
+    copy_opened(lower.iter().map(|layer| links::open(layer)).collect::<io::Result<_>>()?, target, alive)
 }
 
 /// The same with directories that are open as places.

@@ -2,15 +2,21 @@
 //! left where the machine gives no namespaces.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
+use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, openat};
 use serde::{Deserialize, Serialize};
 
+use super::inside::is_directory;
+use super::links;
 use super::own_files::{Overlap, overlap};
+use super::rootfs::{by_descriptor, open_place};
 
 /// Newest version of Landlock whose rights are asked for; a kernel that has fewer gets those that it has.
 const NEWEST: ABI = ABI::V6;
@@ -65,6 +71,12 @@ pub struct Files {
     pub readable: Option<Vec<String>>,
     /// Paths that may be written, and read.
     pub writable: Vec<String>,
+    /// Whether links are followed on the way to both.
+    #[serde(default)]
+    pub links: Links,
+    /// Places of mounts, which may be written as far as the mounts allow; links inside lead to them.
+    #[serde(default)]
+    pub mounted: Vec<String>,
     /// Whether `/tmp` and the like are the instance's alone.
     pub own_scratch: bool,
     /// Paths that stay closed, whatever else is granted. As the kernel can only be told what is open, the other entries of
@@ -74,6 +86,17 @@ pub struct Files {
     /// Scratch directory of its own among what is closed.
     #[serde(default)]
     pub scratch: Option<PathBuf>,
+}
+
+/// What becomes of links on the way to a path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Links {
+    /// They are followed, as they belong to the instance's own root.
+    #[default]
+    Followed,
+    /// There are none, as the path was resolved when the instance was created; one that came later is refused.
+    Refused,
 }
 
 impl Reach {
@@ -129,64 +152,109 @@ fn restrict(reach: &Reach) -> Result<RulesetStatus, Error> {
     }
     let mut created = ruleset.create()?;
     if let Some(files) = &reach.files {
-        let (readable, writable) = (granted(readable(files))?, granted(writable(files))?);
-        created = created.add_rules(path_beneath_rules(readable, AccessFs::from_read(NEWEST)))?;
-        created = created.add_rules(path_beneath_rules(writable, AccessFs::from_all(NEWEST)))?;
-        created = created.add_rules(path_beneath_rules(&files.scratch, AccessFs::from_all(NEWEST)))?;
+        let all = AccessFs::from_all(NEWEST);
+        for grant in readable(files) {
+            allow(&grant, &mut |place| add(&mut created, place, AccessFs::from_read(NEWEST)))?;
+        }
+        for grant in writable(files) {
+            allow(&grant, &mut |place| add(&mut created, place, all))?;
+        }
+        if let Some(Ok(place)) = files.scratch.as_deref().map(links::open) {
+            add(&mut created, &place, all)?;
+        }
     }
     Ok(created.restrict_self()?.ruleset)
 }
 
-/// Paths to grant, each with what stays closed below it.
-type Grants<'a> = Vec<(&'a str, Vec<PathBuf>)>;
+/// Adds a rule that grants what is beneath a place.
+fn add(created: &mut RulesetCreated, place: &OwnedFd, access: BitFlags<AccessFs>) -> Result<(), Error> {
+    let access = if is_directory(place.as_fd()) { access } else { access & AccessFs::from_file(NEWEST) };
+    created.add_rule(PathBeneath::new(place, access))?;
+    Ok(())
+}
 
-fn readable(files: &Files) -> Grants<'_> {
+/// A path to grant.
+#[derive(Debug, PartialEq, Eq)]
+struct Grant<'a> {
+    path: &'a str,
+    links: Links,
+    /// What stays closed below it.
+    closed: Vec<PathBuf>,
+}
+
+/// Grants of paths that belong to what every program needs, and of those that the spec names.
+fn grants<'a>(needed: impl Iterator<Item = &'a str>, named: &'a [String], files: &Files) -> Vec<Grant<'a>> {
+    let needed = needed.map(|path| (path, Links::Followed));
+    let paths = needed.chain(named.iter().map(|path| (path.as_str(), files.links)));
+    paths.map(|(path, links)| Grant { path, links, closed: files.closed.clone() }).collect()
+}
+
+fn readable(files: &Files) -> Vec<Grant<'_>> {
     let Some(readable) = &files.readable else {
         let scratch: &[&str] = if files.own_scratch { &[] } else { SHARED_SCRATCH };
-        return vec![("/", files.closed.iter().cloned().chain(scratch.iter().map(PathBuf::from)).collect())];
+        let closed = files.closed.iter().cloned().chain(scratch.iter().map(PathBuf::from)).collect();
+        return vec![Grant { path: "/", links: Links::Followed, closed }];
     };
     let scratch: &[&str] = if files.own_scratch { SCRATCH } else { &[] };
-    let paths = SYSTEM.iter().chain(scratch).copied().chain(readable.iter().map(String::as_str));
-    paths.map(|path| (path, files.closed.clone())).collect()
+    grants(SYSTEM.iter().chain(scratch).copied(), readable, files)
 }
 
-fn writable(files: &Files) -> Grants<'_> {
+fn writable(files: &Files) -> Vec<Grant<'_>> {
     let scratch: &[&str] = if files.own_scratch { SCRATCH } else { &[] };
-    let paths = KERNEL.iter().chain(scratch).copied().chain(files.writable.iter().map(String::as_str));
-    paths.map(|path| (path, files.closed.clone())).collect()
+    let mounted = files.mounted.iter().map(String::as_str);
+    grants(KERNEL.iter().chain(scratch).copied().chain(mounted), &files.writable, files)
 }
 
-/// The paths of rules that grant this and nothing that stays closed.
-fn granted(grants: Grants<'_>) -> Result<Vec<PathBuf>, Error> {
-    let mut opened = Vec::new();
-    for (path, closed) in grants {
-        match fs::canonicalize(path) {
-            Ok(real) if !closed.is_empty() => open(real, &closed, &mut opened)?,
-            _ => opened.push(PathBuf::from(path)),
-        }
+/// Grants a path, but for what stays closed. The rule is of the place that was opened and looked at: a name may lead
+/// elsewhere a moment later. What is not there, or can't be opened by this user, needs no rule.
+fn allow(grant: &Grant<'_>, add: &mut dyn FnMut(&OwnedFd) -> Result<(), Error>) -> Result<(), Error> {
+    let path = Path::new(grant.path);
+    let opened = match grant.links {
+        Links::Followed => open_place(path),
+        Links::Refused => links::open(path),
+    };
+    let place = match opened {
+        Ok(place) => place,
+        Err(source) if source.kind() == io::ErrorKind::Other => return Err(Error::Link { path: path.into(), source }),
+        Err(_) => return Ok(()),
+    };
+    if grant.closed.is_empty() {
+        return add(&place);
     }
-    Ok(opened)
+    let mut rules = 0;
+    open(&place, &grant.closed, &mut |place| {
+        rules += 1;
+        if rules > MOST_RULES { Err(Error::TooMany(path.into())) } else { add(place) }
+    })
 }
 
-/// Opens a path without links, or, where something below it stays closed, each other entry of it. Links among these need
-/// no rule: following one takes no right, and where it leads has a rule or none.
-fn open(path: PathBuf, closed: &[PathBuf], opened: &mut Vec<PathBuf>) -> Result<(), Error> {
-    match overlap(&path, closed) {
-        None => opened.push(path),
-        Some(Overlap::Inside(_)) => {}
+/// Opens a place up, or, where something below it stays closed, each other entry of it. Links among these need no rule:
+/// following one takes no right, and where it leads has a rule or none.
+fn open(place: &OwnedFd, closed: &[PathBuf], add: &mut dyn FnMut(&OwnedFd) -> Result<(), Error>) -> Result<(), Error> {
+    // Where the kernel does not tell what it is, it stays closed.
+    let Ok(real) = fs::read_link(by_descriptor(place)) else { return Ok(()) };
+    match overlap(&real, closed) {
+        None => add(place),
+        Some(Overlap::Inside(_)) => Ok(()),
         Some(Overlap::Around(_)) => {
-            // What can't be listed can't be granted but as a whole.
-            for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
-                    open(entry.path(), closed, opened)?;
-                }
-                if opened.len() > MOST_RULES {
-                    return Err(Error::TooMany(path));
-                }
+            for entry in entries(place) {
+                open(&entry, closed, add)?;
             }
+            Ok(())
         }
     }
-    Ok(())
+}
+
+/// What lies in a directory, without links; nothing where it can't be listed, as that can't be granted but as a whole.
+fn entries(place: &OwnedFd) -> impl Iterator<Item = OwnedFd> {
+    let listed = openat(place, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let names = listed.and_then(Dir::new).into_iter().flatten().flatten();
+    names.filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")).filter_map(move |entry| {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = openat(place, entry.file_name(), flags, Mode::empty()).ok()?;
+        let kind = FileType::from_raw_mode(fstat(&found).ok()?.st_mode);
+        (kind != FileType::Symlink).then_some(found)
+    })
 }
 
 /// Why a program could not be confined.
@@ -194,6 +262,8 @@ fn open(path: PathBuf, closed: &[PathBuf], opened: &mut Vec<PathBuf>) -> Result<
 enum Error {
     #[error(transparent)]
     Kernel(#[from] landlock::RulesetError),
+    #[error("{} can't be opened up: {source}", .path.display())]
+    Link { path: PathBuf, source: io::Error },
     #[error(
         "{} has more than {MOST_RULES} entries, which are granted one by one as something below it stays closed; name \
          fewer directories in sandbox.readable, or choose a state directory elsewhere",
@@ -218,9 +288,14 @@ mod tests {
         let closed = vec![top.join("home/me/state"), top.join("gone")];
         let told = |path: &str| {
             let mut opened = Vec::new();
-            open(top.join(path), &closed, &mut opened).unwrap();
-            let mut opened: Vec<String> =
-                opened.iter().map(|path| path.strip_prefix(&top).unwrap().display().to_string()).collect();
+            let path = top.join(path);
+            let grant = Grant { path: path.to_str().unwrap(), links: Links::Refused, closed: closed.clone() };
+            allow(&grant, &mut |place| {
+                let real = fs::read_link(by_descriptor(place)).unwrap();
+                opened.push(real.strip_prefix(&top).unwrap().display().to_string());
+                Ok(())
+            })
+            .unwrap();
             opened.sort();
             opened
         };
@@ -236,7 +311,8 @@ mod tests {
         for number in 0..=MOST_RULES + 1 {
             fs::write(top.join(number.to_string()), "").unwrap();
         }
-        let error = open(top.clone(), &[top.join("0")], &mut Vec::new()).unwrap_err();
+        let grant = Grant { path: top.to_str().unwrap(), links: Links::Followed, closed: vec![top.join("0")] };
+        let error = allow(&grant, &mut |_| Ok(())).unwrap_err();
         assert!(error.to_string().starts_with(&format!("{} has more than 4096 entries", top.display())), "{error}");
     }
 
@@ -249,8 +325,33 @@ mod tests {
         };
         let everything = files(None);
         let closed = ["/own", "/tmp", "/var/tmp"].map(PathBuf::from).to_vec();
-        assert_eq!(readable(&everything), [("/", closed)]);
-        assert!(!readable(&files(Some("/srv"))).iter().any(|(path, _)| *path == "/tmp"));
-        assert!(readable(&files(Some("/tmp"))).contains(&("/tmp", vec!["/own".into()])));
+        assert_eq!(readable(&everything), [Grant { path: "/", links: Links::Followed, closed }]);
+        assert!(!readable(&files(Some("/srv"))).iter().any(|grant| grant.path == "/tmp"));
+        let named = Grant { path: "/tmp", links: Links::Followed, closed: vec!["/own".into()] };
+        assert!(readable(&files(Some("/tmp"))).contains(&named));
+    }
+
+    #[test]
+    fn a_link_is_followed_to_a_place_that_is_open_alone_and_refused_where_there_was_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(folder.path()).unwrap();
+        for dir in ["state", "open"] {
+            fs::create_dir(top.join(dir)).unwrap();
+            std::os::unix::fs::symlink(top.join(dir), top.join(format!("to-{dir}"))).unwrap();
+        }
+        let told = |path: &str, links: Links| {
+            let (path, mut opened) = (top.join(path), Vec::new());
+            let grant = Grant { path: path.to_str().unwrap(), links, closed: vec![top.join("state")] };
+            let result = allow(&grant, &mut |place| {
+                opened.push(fs::read_link(by_descriptor(place)).unwrap());
+                Ok(())
+            });
+            result.map(|()| opened).map_err(|error| error.to_string())
+        };
+        assert_eq!(told("to-open", Links::Followed), Ok(vec![top.join("open")]));
+        assert_eq!(told("to-state", Links::Followed), Ok(vec![]));
+        assert_eq!(told("gone", Links::Refused), Ok(vec![]));
+        let error = told("to-open", Links::Refused).unwrap_err();
+        assert!(error.contains(&format!("{}/to-open is a link", top.display())), "{error}");
     }
 }

@@ -18,6 +18,7 @@
 //!                     names/        its own hosts and resolv.conf
 //! ROOT/instances/.new-*, .gone-*    being made, being removed
 //! ROOT/volumes/DEPLOYMENT/NAME/     named volumes
+//! ROOT/written/HASH                 links to paths that programs may write (`links.rs`)
 //! ROOT/networks/BRIDGE/             networks of deployments (`network/attachment.rs`)
 //! ROOT/images/                      images (`image/store.rs`)
 //! ROOT/no-devices                   there while instances may have no devices of the machine
@@ -72,6 +73,11 @@ impl Layout {
     /// Named volumes of a deployment.
     pub fn volumes(&self, deployment: &str) -> PathBuf {
         self.root.join("volumes").join(deployment)
+    }
+
+    /// What is remembered of the paths of the machine that programs may write.
+    pub fn written(&self) -> PathBuf {
+        self.root.join("written")
     }
 
     /// Networks of all deployments.

@@ -18,6 +18,7 @@ use super::cgroup;
 use super::copy::copy;
 use super::image::filled;
 use super::layout::{Durability, make_private, write_json};
+use super::links::{self, Written};
 use super::network::Texts;
 use super::observe::{Entry, Found};
 use super::probe::Probe;
@@ -112,11 +113,15 @@ impl Inner {
                 .own_files
                 .of(&self.config.hidden)
                 .map_err(|error| failed("looking for the paths of Evenkeel's own files", &error))?,
+            written: &Written::of(&self.view.layout, &request.spec)
+                .map_err(|error| failed("reading which paths programs may write", &error))?,
             image: image.as_ref(),
             group_name: &cgroup::name(&self.config.owner, self.view.layout.root(), &name)
                 .map_err(|error| failed("looking at the sandbox directory", &error))?,
         };
         let (launch, conditions) = launch(request, &machine)?;
+        links::remember(&self.view.layout, &launch)
+            .map_err(|error| failed("remembering which paths the program may write", &error))?;
         let mut launch = launch;
         if !launch.namespaces.pid {
             launch.env.insert(settle::MARK.to_owned(), dir.path().to_string_lossy().into_owned());

@@ -26,6 +26,7 @@ mod landlock;
 mod layout;
 mod leftovers;
 mod lifecycle;
+mod links;
 mod lock;
 mod logfile;
 mod logreader;

@@ -15,6 +15,7 @@ use rustix::process::{Gid, Uid, chdir, fchdir, pivot_root};
 use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, is_directory, place};
 use super::layout::InstanceDir;
+use super::links;
 use super::network::NameFile;
 use super::overlay::overlay;
 use super::own_files::{Overlap, overlap};
@@ -73,7 +74,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
 
     let tree = match &launch.root {
         Root::Host | Root::Shared => host_tree(),
-        Root::Dir { path, .. } => image_tree(std::slice::from_ref(path), dir),
+        Root::Dir { path, .. } => links::open(path).and_then(|place| image_tree(&[by_descriptor(&place)], dir)),
         Root::Layers { lower, .. } => image_tree(lower, dir),
         Root::Copy { .. } => clone_tree(&dir.copy()).and_then(guarded_tree),
     }
@@ -176,12 +177,11 @@ fn open_sources(launch: &Launch) -> Result<Vec<Source>, Failure> {
     launch.mounts.iter().map(open).collect()
 }
 
-/// Opens a path of the machine. Where it leads is looked up with what was opened: links may have changed since the
-/// instance was created.
+/// Opens a path of the machine. No link is followed: one that is there now came after the instance was created.
 fn open_path(path: &Path, launch: &Launch, target: &str) -> Result<Source, Failure> {
     let what = || format!("mounting {} at {target}", path.display());
-    let place = open_place(path).with_context(what)?;
-    let real = fs::read_link(format!("/proc/self/fd/{}", place.as_raw_fd())).with_context(what)?;
+    let place = links::open(path).with_context(what)?;
+    let real = fs::read_link(by_descriptor(&place)).with_context(what)?;
     if matches!(overlap(&real, &launch.own_files), Some(Overlap::Inside(_))) {
         return Err(Failure::wrong(format!(
             "{} can't be mounted at {target}: it lies in Evenkeel's state directory, which no program may see",
@@ -278,6 +278,11 @@ fn read_only_tree(path: &Path) -> io::Result<OwnedFd> {
     let tree = clone_tree(path)?;
     set_mount_attributes(tree.as_fd(), MountAttributes { read_only: true, no_suid: true, no_dev: true }, true)?;
     Ok(tree)
+}
+
+/// A path by which an open place is reached, and that tells where it is.
+pub fn by_descriptor(place: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", place.as_raw_fd()).into()
 }
 
 pub fn open_place(path: &Path) -> io::Result<OwnedFd> {

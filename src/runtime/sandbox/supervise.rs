@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, set_child_subreaper, setsid, wait};
 
@@ -145,8 +145,7 @@ fn identity(dir: &InstanceDir, launch: &Launch) -> Result<Identity, Failure> {
         Root::Copy { .. } => dir.copy(),
         Root::Layers { .. } => return Err(Failure::setup("the record does not say who the program is")),
     };
-    let root = openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("image: {} can't be opened", path.display()))?;
+    let root = super::links::open(&path).with_context(|| format!("image: {} can't be opened", path.display()))?;
     let own = rustix::process::geteuid();
     // An unprivileged user's programs run as that user where the machine's own files are seen: what is theirs
     // stays theirs.

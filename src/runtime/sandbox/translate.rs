@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::image::Ready;
 use super::layout::{InstanceDir, Layout};
-use super::own_files::{Overlap, overlap_of};
+use super::links::{Unresolved, Written};
+use super::own_files::{Overlap, overlap, overlap_of};
 use super::probe::Probe;
 use super::program::RESOURCES;
 use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
@@ -40,6 +41,8 @@ pub struct Machine<'a> {
     pub capabilities: &'a Capabilities,
     /// Every path that leads to Evenkeel's own files, which no instance may see.
     pub own_files: &'a [PathBuf],
+    /// Paths of the machine below which no link is followed.
+    pub written: &'a Written,
     /// The image, where it is one of the store.
     pub image: Option<&'a Ready>,
     /// Name of its control groups.
@@ -270,14 +273,15 @@ fn dir_root(path: &Path, spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Ro
             path.display()
         )));
     }
-    if overlap_of(path, machine.own_files).is_some() {
+    let real = resolved(&format!("image: dir:{} can't be the root file system", path.display()), path, machine)?;
+    if overlap(&real, machine.own_files).is_some() {
         return Err(rejected(format!(
             "image: dir:{} lies in Evenkeel's state directory or holds it, which no program may see; choose another state \
              directory, or another root file system",
             path.display()
         )));
     }
-    let path = path.to_owned();
+    let path = real;
     Ok(match (&probe.layer, spec.read_only_root_fs) {
         (Ok(()), Some(true)) => Root::Dir { path, layer: Layer::ReadOnly },
         (Ok(()), _) => Root::Dir { path, layer: Layer::Writable },
@@ -294,14 +298,11 @@ fn mounts(
     let mut mounts = Vec::new();
     if *root == Root::Host {
         for path in request.spec.sandbox.iter().flat_map(|sandbox| &sandbox.writable) {
-            std::fs::metadata(path).map_err(|error| {
-                let message = format!("sandbox.writable: {path} can't be opened up: {error}; create it");
-                RuntimeError::new(ErrorKind::Failed, message)
-            })?;
-            let source = MountSource::Path(PathBuf::from(path));
+            let what = format!("sandbox.writable: {path} can't be opened up");
+            let source = MountSource::Path(resolved(&what, Path::new(path), machine)?);
             mounts.push(Mount { source, target: path.clone(), read_only: false, size: None });
         }
-        readable(&request.spec, &mut mounts)?;
+        readable(&request.spec, &mut mounts, machine)?;
     }
     for (index, storage) in request.spec.storage.iter().enumerate() {
         let target = storage.target();
@@ -330,15 +331,12 @@ fn mounts(
 }
 
 /// Shows paths of the machine that are to be read although an instance has their directories for itself.
-fn readable(spec: &ServiceSpec, mounts: &mut Vec<Mount>) -> Result<(), RuntimeError> {
+fn readable(spec: &ServiceSpec, mounts: &mut Vec<Mount>, machine: &Machine<'_>) -> Result<(), RuntimeError> {
     for path in spec.sandbox.iter().flat_map(|sandbox| &sandbox.readable) {
-        let real = match std::fs::canonicalize(path) {
+        let real = match machine.written.resolve(Path::new(path)) {
             Ok(real) => real,
-            Err(_) if !is_private(Path::new(path)) => continue,
-            Err(error) => {
-                let message = format!("sandbox.readable: {path} can't be opened up: {error}; create it");
-                return Err(RuntimeError::new(ErrorKind::Failed, message));
-            }
+            Err(Unresolved::Unreadable(_)) if !is_private(Path::new(path)) => continue,
+            Err(error) => return Err(unresolved(&format!("sandbox.readable: {path} can't be opened up"), &error)),
         };
         // A link may lie in such a directory, or lead to one.
         for target in [Path::new(path), &real] {
@@ -375,22 +373,30 @@ fn refuse_own(field: &str, path: &str, machine: &Machine<'_>) -> Result<(), Runt
     }
 }
 
+/// Where a path of the machine leads, for as long as the instance is there.
+fn resolved(what: &str, path: &Path, machine: &Machine<'_>) -> Result<PathBuf, RuntimeError> {
+    machine.written.resolve(path).map_err(|error| unresolved(what, &error))
+}
+
+fn unresolved(what: &str, error: &Unresolved) -> RuntimeError {
+    match error {
+        // Somebody may still create it; nothing is wrong with the spec.
+        Unresolved::Unreadable(error) => RuntimeError::new(ErrorKind::Failed, format!("{what}: {error}; create it")),
+        Unresolved::Untrusted { .. } => rejected(format!("{what}: {error}")),
+    }
+}
+
 fn mount(storage: &Storage, index: usize, deployment: &str, machine: &Machine<'_>) -> Result<Mount, RuntimeError> {
     let at = |source, target: &String, read_only: Option<bool>| {
         Ok(Mount { source, target: target.clone(), read_only: read_only.unwrap_or(false), size: None })
     };
     match storage {
-        Storage::Bind { source, target, readonly } => match std::fs::metadata(source) {
-            Ok(_) => {
-                refuse_own("storage", source, machine)?;
-                at(MountSource::Path(PathBuf::from(source)), target, *readonly)
-            }
-            // Somebody may still create it; nothing is wrong with the spec.
-            Err(error) => Err(RuntimeError::new(
-                ErrorKind::Failed,
-                format!("storage: the source {source} can't be mounted: {error}; create it"),
-            )),
-        },
+        Storage::Bind { source, target, readonly } => {
+            let what = format!("storage: the source {source} can't be mounted");
+            let real = resolved(&what, Path::new(source), machine)?;
+            refuse_own("storage", source, machine)?;
+            at(MountSource::Path(real), target, *readonly)
+        }
         Storage::Named { name, target, readonly, size, .. } => {
             let volume = at(MountSource::Volume(machine.layout.volumes(deployment).join(name)), target, *readonly)?;
             Ok(Mount { size: size.map(|size| size.0), ..volume })

@@ -1,0 +1,291 @@
+//! Paths of the machine and the links on the way to them. Links that its users made are followed when an instance is
+//! created, and what they led to is written down; none is followed when it starts. A link that lies below a path which
+//! a program of this installation may write, or could, is not followed at all: the program may have put it there to be
+//! given what it leads to at its next start, or to have another instance read or write it.
+//!
+//! `ROOT/written` remembers those paths, as links to them that are never followed: an instance may be gone by the time
+//! that what it left is looked at.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use super::layout::{Layout, make_private};
+use super::record::{Launch, MountSource, Root};
+use crate::spec::{ImageRef, ServiceSpec, Storage};
+
+/// Most links on the way to a path: the kernel's own bound.
+const MOST_LINKS: usize = 40;
+/// Most paths that are remembered: each is read, in some microseconds, when a service that names paths of the machine
+/// is created.
+const MOST_WRITTEN: usize = 1024;
+
+/// Paths of the machine, without links, that programs of this installation may write, or could.
+#[derive(Debug, Clone, Default)]
+pub struct Written(Vec<PathBuf>);
+
+/// Why a path leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum Unresolved {
+    /// It can't be looked at.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    /// A program may have made a link on the way.
+    #[error(
+        "the link {} lies in {}, which programs may write, so it may lead anywhere; write the path that is meant, \
+         without the link",
+        .link.display(),
+        .within.display()
+    )]
+    Untrusted {
+        /// The link.
+        link: PathBuf,
+        /// The path above it that programs may write.
+        within: PathBuf,
+    },
+}
+
+impl Written {
+    /// What counts when an instance of this spec is created: what is remembered, and what the spec itself lets the
+    /// program write, so that its first instance is treated as all later ones.
+    ///
+    /// # Errors
+    /// What is remembered can't be read.
+    pub fn of(layout: &Layout, spec: &ServiceSpec) -> io::Result<Self> {
+        let binds = spec.storage.iter().filter_map(|storage| match storage {
+            Storage::Bind { source, readonly, .. } => Some((source, *readonly != Some(true))),
+            _ => None,
+        });
+        let opened = spec.sandbox.iter().filter(|_| spec.image.name == ImageRef::Host);
+        let opened = opened.flat_map(|sandbox| {
+            let writable = sandbox.writable.iter().map(|path| (path, true));
+            sandbox.readable.iter().map(|path| (path, false)).chain(writable)
+        });
+        let paths: Vec<(&String, bool)> = binds.chain(opened).collect();
+        if paths.is_empty() && !matches!(spec.image.name, ImageRef::Dir(_)) {
+            return Ok(Self::default());
+        }
+        let mut known = remembered(&layout.written())?;
+        let own = paths.iter().filter(|(_, is_writable)| *is_writable);
+        let own: Vec<PathBuf> = own.filter_map(|(path, _)| Self(Vec::new()).resolve(Path::new(path)).ok()).collect();
+        known.extend(own);
+        Ok(Self(known))
+    }
+
+    /// The path of the machine, without links, that a path leads to.
+    ///
+    /// # Errors
+    /// It does not exist or can't be looked at, or a program may have made a link on the way.
+    pub fn resolve(&self, path: &Path) -> Result<PathBuf, Unresolved> {
+        let mut left: VecDeque<OsString> = steps(&std::path::absolute(path)?);
+        let (mut real, mut links) = (PathBuf::from("/"), 0);
+        while let Some(step) = left.pop_front() {
+            if step == ".." {
+                real.pop();
+                continue;
+            }
+            let next = real.join(&step);
+            let target = match fs::read_link(&next) {
+                Ok(target) => target,
+                // It is there and is no link (readlink(2)).
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    real = next;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(within) = self.0.iter().find(|written| real.starts_with(written)) {
+                return Err(Unresolved::Untrusted { link: next, within: within.clone() });
+            }
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(io::Error::from_raw_os_error(libc::ELOOP).into());
+            }
+            if target.is_absolute() {
+                real = PathBuf::from("/");
+            }
+            for step in steps(&target).into_iter().rev() {
+                left.push_front(step);
+            }
+        }
+        Ok(real)
+    }
+}
+
+/// The names of a path, and its steps upwards.
+fn steps(path: &Path) -> VecDeque<OsString> {
+    let step = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().filter_map(step).collect()
+}
+
+fn remembered(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.take(MOST_WRITTEN).map(|entry| fs::read_link(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Remembers which paths of the machine the program of a launch may write. To be called before it can start.
+///
+/// # Errors
+/// The disk refuses, or there are too many.
+pub fn remember(layout: &Layout, launch: &Launch) -> io::Result<()> {
+    let dir = layout.written();
+    let mut known: Option<Vec<PathBuf>> = None;
+    for path in written_by(launch) {
+        let known = match &mut known {
+            Some(known) => known,
+            None => known.insert(remembered(&dir)?),
+        };
+        // What lies below a path that is known is as little trusted.
+        if !known.iter().any(|above| path.starts_with(above)) {
+            make_private(&dir)?;
+            make_room(&dir, known)?;
+            match symlink(&path, dir.join(name_of(&path))) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Ok(()) | Err(_) => known.push(path),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Paths of the machine that a program may write.
+fn written_by(launch: &Launch) -> Vec<PathBuf> {
+    let mounted = launch.mounts.iter().filter(|mount| !mount.read_only).filter_map(|mount| match &mount.source {
+        MountSource::Path(path) => Some(path.clone()),
+        MountSource::Volume(_) | MountSource::Tmpfs { .. } => None,
+    });
+    let opened = launch.reach.files.iter().filter(|_| launch.root == Root::Shared);
+    mounted.chain(opened.flat_map(|files| files.writable.iter().map(PathBuf::from))).collect()
+}
+
+fn name_of(path: &Path) -> String {
+    Sha256::digest(path.as_os_str().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Forgets paths that are gone, where there are too many.
+fn make_room(dir: &Path, known: &mut Vec<PathBuf>) -> io::Result<()> {
+    if known.len() < MOST_WRITTEN {
+        return Ok(());
+    }
+    known.retain(|path| {
+        let is_gone = matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
+        !is_gone || fs::remove_file(dir.join(name_of(path))).is_err()
+    });
+    if known.len() < MOST_WRITTEN {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "programs were given more than {MOST_WRITTEN} paths of this machine to write; remove those from {} that no \
+         program writes any more",
+        dir.display()
+    )))
+}
+
+/// Opens a path without links as a place, not for reading.
+///
+/// # Errors
+/// It does not exist, or there is a link on the way, which is named.
+pub fn open(path: &Path) -> io::Result<OwnedFd> {
+    let (flags, resolve) = (OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::NO_SYMLINKS);
+    match openat2(CWD, path, flags, Mode::empty(), resolve) {
+        Ok(place) => Ok(place),
+        Err(Errno::LOOP) => Err(io::Error::other(match first_link(path) {
+            Some(link) => format!(
+                "{} is a link, which was not there when the instance was created, and is not followed",
+                link.display()
+            ),
+            None => "there was a link on the way, which is not followed".to_owned(),
+        })),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn first_link(path: &Path) -> Option<PathBuf> {
+    let mut way: Vec<&Path> = path.ancestors().filter(|above| above.file_name().is_some()).collect();
+    way.reverse();
+    way.into_iter().find(|above| above.is_symlink()).map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(folder.path()).unwrap();
+        for dir in ["real/deep", "ws/a"] {
+            fs::create_dir_all(top.join(dir)).unwrap();
+        }
+        symlink("real", top.join("relative")).unwrap();
+        symlink(top.join("relative/deep/.."), top.join("absolute")).unwrap();
+        symlink(top.join("real"), top.join("ws/a/b")).unwrap();
+        symlink("around", top.join("around")).unwrap();
+        (folder, top)
+    }
+
+    #[test]
+    fn links_are_followed_as_the_kernel_does() {
+        let (_folder, top) = tree();
+        for path in
+            ["relative/deep", "absolute/deep", "absolute/./deep/../deep", "ws/a/b/deep", "real/deep", "ws/../real"]
+        {
+            let path = top.join(path);
+            assert_eq!(Written::default().resolve(&path).unwrap(), fs::canonicalize(&path).unwrap(), "{path:?}");
+        }
+        for (path, number) in [("gone", libc::ENOENT), ("around", libc::ELOOP)] {
+            let error = Written::default().resolve(&top.join(path)).unwrap_err();
+            assert!(matches!(&error, Unresolved::Unreadable(error) if error.raw_os_error() == Some(number)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_link_below_what_programs_may_write_is_not_followed() {
+        let (_folder, top) = tree();
+        let written = Written(vec![top.join("ws"), top.join("real")]);
+        for path in ["ws/a/b", "ws/a/b/deep", "absolute/../ws/a/b"] {
+            let error = written.resolve(&top.join(path)).unwrap_err();
+            let told = format!("the link {0}/ws/a/b lies in {0}/ws, which programs may write", top.display());
+            assert!(error.to_string().starts_with(&told), "{error}");
+        }
+        assert_eq!(written.resolve(&top.join("absolute")).unwrap(), top.join("real"), "the link lies elsewhere");
+        assert_eq!(written.resolve(&top.join("ws/a")).unwrap(), top.join("ws/a"));
+    }
+
+    #[test]
+    fn a_place_is_opened_without_links_alone_and_the_link_is_named() {
+        let (_folder, top) = tree();
+        open(&top.join("real/deep")).unwrap();
+        let error = open(&top.join("relative/deep")).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("{}/relative is a link", top.display())), "{error}");
+    }
+
+    #[test]
+    fn where_too_many_paths_are_remembered_those_that_are_gone_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut known: Vec<PathBuf> = (0..MOST_WRITTEN).map(|number| folder.path().join(number.to_string())).collect();
+        fs::create_dir(&known[0]).unwrap();
+        let dir = folder.path().join("written");
+        make_private(&dir).unwrap();
+        known.iter().for_each(|path| symlink(path, dir.join(name_of(path))).unwrap());
+        make_room(&dir, &mut known).unwrap();
+        assert_eq!((remembered(&dir).unwrap(), known.len()), (known.clone(), 1));
+        let mut present = vec![folder.path().to_owned(); MOST_WRITTEN];
+        assert!(make_room(&dir, &mut present).unwrap_err().to_string().contains("more than 1024 paths"));
+    }
+}
