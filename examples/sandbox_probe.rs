@@ -110,6 +110,11 @@ fn files() -> Vec<(&'static str, bool)> {
         ),
         ("files.link_out", link_leads_out()),
         ("files.more_descriptors", more_descriptors()),
+        // FS_IOC_FSSETXATTR and FS_IOC_SETFLAGS, of no file at all.
+        (
+            "files.leave_project",
+            reaches(libc::SYS_ioctl, &[-1, 0x401c_5820]) || reaches(libc::SYS_ioctl, &[-1, 0x4008_6602]),
+        ),
     ]
 }
 

@@ -95,6 +95,7 @@ async fn the_strict_filter_forbids_ptrace_and_other_families_of_sockets() {
 #[tokio::test]
 async fn an_unconfined_program_has_no_filter() {
     let said = probed("sandbox: { network: none, seccomp: unconfined }", "").await;
+    assert_eq!(said["files.leave_project"], "yes");
     assert!(possible(&said).contains(&"net.algorithms") || possible(&said).contains(&"net.packet_filter"), "{said:?}");
 }
 

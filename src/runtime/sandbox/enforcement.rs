@@ -9,7 +9,7 @@ use super::layout::read_json;
 use super::record::{Launch, Layer, Record, Root, Run};
 use super::requested::{FULL, HOST, OWN};
 use super::seen::{Seen, settings};
-use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, network, not_found};
+use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, network, not_found, quota};
 use crate::runtime::{Capabilities, Enforcement, EnforcementState as State, Result, Support};
 use crate::spec::{Control, SeccompProfile};
 use crate::state::{InstanceRef, Phase};
@@ -231,9 +231,14 @@ impl Facts<'_> {
     }
 
     fn disk(&self) -> State {
-        match self.launch().mounts.iter().any(|mount| mount.size.is_some()) {
-            true => State::Enforced { by: "project quota".to_owned() },
-            false => self.missing(Control::DiskLimit),
+        let launch = self.launch();
+        if !launch.mounts.iter().any(|mount| mount.size.is_some()) {
+            return self.missing(Control::DiskLimit);
+        }
+        let by = "project quota".to_owned();
+        match quota::lifted_by(launch.seccomp, launch.capabilities) {
+            Some(why) => State::Degraded { by, why: why.to_owned() },
+            None => State::Enforced { by },
         }
     }
 
@@ -410,6 +415,10 @@ mod tests {
     #[test]
     fn the_record_tells_what_holds_and_the_request_what_is_missed() {
         let none = json!({});
+        let limited = |filter: &str, capabilities: u64| {
+            let mount = json!({ "source": { "volume": "/v" }, "target": "/d", "read_only": false, "size": 4096 });
+            json!({ "seccomp": filter, "capabilities": capabilities, "mounts": [mount] })
+        };
         for (launch, requested, control, expected) in [
             (none.clone(), none.clone(), Control::PidNamespace, "enforced: process namespace"),
             (none.clone(), json!({ "pid_namespace": "own" }), Control::PidNamespace, "enforced: process namespace"),
@@ -502,6 +511,19 @@ mod tests {
             (none.clone(), json!({ "seccomp": "unconfined" }), Control::Seccomp, "not requested"),
             (none.clone(), none.clone(), Control::Landlock, "not requested"),
             (none.clone(), json!({ "disk_limit": "d 1Gi" }), Control::DiskLimit, "absent: no"),
+            (limited("default", 1), none.clone(), Control::DiskLimit, "enforced: project quota"),
+            (
+                limited("unconfined", 1),
+                none.clone(),
+                Control::DiskLimit,
+                "degraded: project quota: no system-call filter keeps the program from taking files out of the limit",
+            ),
+            (
+                limited("default", 1 << 24),
+                none.clone(),
+                Control::DiskLimit,
+                "degraded: project quota: the kernel keeps no quota for a program with SYS_RESOURCE",
+            ),
             (none.clone(), json!({ "suspend": "on_idle" }), Control::Suspend, "absent: no"),
         ] {
             assert_eq!(line(&record(launch, requested), None, control), expected, "{control}");

@@ -8,12 +8,29 @@ use std::path::Path;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
+use super::capabilities::has;
 use super::sys::quota::{limit_project, project, set_project};
+use crate::spec::SeccompProfile;
 
 /// Numbers of projects that are ours have this bit: those that an administrator writes into /etc/projid are small.
 const OURS: u32 = 0x8000_0000;
 /// Size that the probe sets, in bytes, and exceeds.
 const TRIED: usize = 1 << 20;
+
+/// What it means for a limit that no system-call filter holds.
+pub const NO_FILTER: &str = "no system-call filter keeps the program from taking files out of the limit";
+
+/// How a program with this filter and these capabilities could write past a limit; none where it can't.
+pub fn lifted_by(filter: Option<SeccompProfile>, capabilities: u64) -> Option<&'static str> {
+    match filter {
+        None | Some(SeccompProfile::Unconfined) => Some(NO_FILTER),
+        Some(_) if has(capabilities, "SYS_RESOURCE") => {
+            Some("the kernel keeps no quota for a program with SYS_RESOURCE")
+        }
+        Some(_) if has(capabilities, "SYS_ADMIN") => Some("a program with SYS_ADMIN may change quotas"),
+        Some(SeccompProfile::Default | SeccompProfile::Strict) => None,
+    }
+}
 
 /// The project of a directory: its own number, so that no two directories of a file system share one.
 fn project_of(dir: &File) -> io::Result<u32> {
@@ -76,5 +93,21 @@ pub fn try_out(dir: &Path) -> Result<(), String> {
         Err(error) if matches!(error.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull) => Ok(()),
         Err(error) => Err(explain(error)),
         Ok(()) => Err("the file system takes a limit and does not keep it".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_holds_only_under_a_filter_and_without_capabilities_over_quotas() {
+        let (resource, admin, chown) = (1 << 24, 1 << 21, 1);
+        assert_eq!(lifted_by(Some(SeccompProfile::Default), chown), None);
+        assert_eq!(lifted_by(Some(SeccompProfile::Strict), 0), None);
+        assert_eq!(lifted_by(None, 0), Some(NO_FILTER));
+        assert_eq!(lifted_by(Some(SeccompProfile::Unconfined), 0), Some(NO_FILTER));
+        let told = |capabilities| lifted_by(Some(SeccompProfile::Default), capabilities).unwrap();
+        assert!(told(resource | chown).contains("SYS_RESOURCE") && told(admin).contains("SYS_ADMIN"));
     }
 }

@@ -23,6 +23,12 @@ use tree::Decision;
 const TIOCSTI: u64 = 0x5412;
 /// `TIOCLINUX` of ioctl_console(2): pastes into a console.
 const TIOCLINUX: u64 = 0x541c;
+/// `FS_IOC_FSSETXATTR` of linux/fs.h: takes a file out of the project whose quota limits it.
+const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
+/// `FS_IOC_SETFLAGS` of ioctl_iflags(2): can have what is made in a directory belong to no project.
+const FS_IOC_SETFLAGS: u64 = 0x4008_6602;
+/// What ioctl(2) is never asked for.
+const IOCTLS: &[u64] = &[TIOCSTI, TIOCLINUX, FS_IOC_FSSETXATTR, FS_IOC_SETFLAGS];
 /// Namespaces that clone(2) may not make, as a program that has them reaches much more of the kernel.
 const NAMESPACES: &[i32] = &[
     libc::CLONE_NEWNS,
@@ -104,10 +110,8 @@ fn forbidden(profile: SeccompProfile, capabilities: u64, allowed: &Rules) -> Res
     }
     let other = PERSONALITIES.iter().map(|known| (0, SeccompCmpOp::Ne, *known)).collect::<Vec<_>>();
     rules.insert(libc::SYS_personality, vec![when(&other)?]);
-    rules.insert(
-        libc::SYS_ioctl,
-        vec![when(&[(1, SeccompCmpOp::Eq, TIOCSTI)])?, when(&[(1, SeccompCmpOp::Eq, TIOCLINUX)])?],
-    );
+    let ioctls = IOCTLS.iter().map(|request| when(&[(1, SeccompCmpOp::Eq, *request)]));
+    rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
     if profile == SeccompProfile::Strict {
         rules.extend(STRICT.iter().map(|call| (*call, Vec::new())));
         let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
@@ -181,6 +185,31 @@ mod tests {
         assert!(!without.contains_key(&libc::SYS_mount) && with.contains_key(&libc::SYS_mount));
         let rules = forbidden(SeccompProfile::Default, 1 << 21, &with).unwrap();
         assert!(!rules.contains_key(&libc::SYS_mount) && !rules.contains_key(&libc::SYS_clone));
+    }
+
+    #[test]
+    fn no_file_leaves_its_project_under_a_filter() {
+        use std::os::fd::AsFd;
+
+        use super::super::sys::quota::{project, set_project};
+        use rustix::fs::{ioctl_getflags, ioctl_setflags};
+        use rustix::io::Errno;
+
+        for profile in [SeccompProfile::Default, SeccompProfile::Strict] {
+            // A filter holds for the thread that installs it.
+            let confined = std::thread::spawn(move || {
+                let folder = tempfile::tempdir().unwrap();
+                let opened = std::fs::File::open(folder.path()).unwrap();
+                rustix::thread::set_no_new_privs(true).unwrap();
+                install(&programs(profile, u64::MAX).unwrap()).unwrap();
+                let Ok(flags) = ioctl_getflags(&opened) else { return eprintln!("skipped: no attributes of files") };
+                assert_eq!(ioctl_setflags(&opened, flags), Err(Errno::PERM));
+                let Ok(own) = project(opened.as_fd()) else { return eprintln!("skipped: no projects") };
+                let refused = set_project(opened.as_fd(), own).unwrap_err();
+                assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+            });
+            confined.join().unwrap();
+        }
     }
 
     #[test]
