@@ -253,12 +253,12 @@ impl Draft<'_> {
     }
 
     fn oom_score(&mut self, wanted: Option<i32>) {
-        let Some(wanted) = wanted else { return };
         let floor = self.machine.oom_score_floor;
-        if wanted < floor {
+        if wanted.is_some_and(|wanted| wanted < floor) {
             self.refuse("oom_score_adj", &format!("below {floor} it takes CAP_SYS_RESOURCE; {floor} holds instead"));
         }
-        self.planned.oom_score_adj = Some(wanted.max(floor));
+        // Where none is written it is not the controller's, which may be guarded from the kernel's choice, or its first.
+        self.planned.oom_score_adj = Some(wanted.unwrap_or(0).max(floor));
     }
 
     fn finish(mut self) -> Planned {
@@ -502,5 +502,15 @@ mod tests {
     fn an_oom_score_below_what_keel_may_set_is_raised_and_told() {
         let planned = planned(&spec("{ oom_score_adj: -500 }"), &new());
         assert_eq!((planned.oom_score_adj, reasons(&planned)), (Some(0), vec!["ResourcesOomScoreAdj"]));
+    }
+
+    #[test]
+    fn an_oom_score_that_is_not_written_is_zero_or_the_lowest_that_may_be_set() {
+        let homes = new();
+        for (floor, expected) in [(-1000, 0), (0, 0), (300, 300)] {
+            let machine = Machine { homes: &homes, name: "x", process_limit: Ok(()), oom_score_floor: floor };
+            let planned = plan(&spec("{}"), &machine);
+            assert_eq!((planned.oom_score_adj, reasons(&planned)), (Some(expected), vec![]), "{floor}");
+        }
     }
 }

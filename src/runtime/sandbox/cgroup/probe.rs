@@ -263,13 +263,14 @@ pub fn process_limit() -> Result<(), String> {
     }
 }
 
-/// Lowest oom_score_adj that keel may set: -1000 with CAP_SYS_RESOURCE, else what it has itself. Call it in a process
-/// that ends afterwards.
+/// Lowest oom_score_adj that keel may set: -1000 with CAP_SYS_RESOURCE; else 0 where it has more and may go back, or what
+/// it has itself. Call it in a process that ends afterwards.
 pub fn oom_score_floor() -> i32 {
     const LOWEST: i32 = -1000;
     let file = "/proc/self/oom_score_adj";
     let own = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let lowered = fs::write(file, LOWEST.to_string()).is_ok();
+    let lower = [LOWEST, 0].into_iter().filter(|value| *value < own);
+    let floor = lower.into_iter().find(|value| fs::write(file, value.to_string()).is_ok()).unwrap_or(own);
     let _ = fs::write(file, own.to_string());
-    if lowered { LOWEST } else { own }
+    floor
 }
