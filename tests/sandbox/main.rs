@@ -18,6 +18,7 @@ mod network;
 mod own_files;
 mod past_holes;
 mod pasta;
+mod privileges;
 mod storage;
 mod support;
 mod sysctls;

@@ -121,7 +121,10 @@ pub fn report(probe: &Probe) -> Capabilities {
     };
     let isolated = by(&probe.namespaces);
     let user = match (&probe.namespaces, probe.root) {
-        (_, true) => Support::Enforced,
+        (_, true) => match &probe.users {
+            Ok(()) => Support::Enforced,
+            Err(why) => Support::Degraded { why: format!("a program can only be who keel is: {why}") },
+        },
         (Ok(()), false) => Support::Degraded {
             why: "keel does not run as root: a program sees the user it asked for, and its files outside belong to \
                   keel's user"
@@ -130,8 +133,16 @@ pub fn report(probe: &Probe) -> Capabilities {
         (Err(why), false) => Support::Absent { why: why.clone() },
     };
     let drop = match (&probe.namespaces, probe.root) {
-        (_, true) | (Ok(()), _) => Support::Enforced,
+        (_, true) | (Ok(()), _) => match &probe.capability_drop {
+            Ok(()) => Support::Enforced,
+            Err(why) => Support::Degraded { why: why.clone() },
+        },
         (Err(_), false) => Support::Absent { why: "keel has no capabilities to drop".to_owned() },
+    };
+    let disk = match (&probe.quota, &probe.seccomp) {
+        (Err(why), _) => Support::Absent { why: why.clone() },
+        (Ok(()), Ok(())) => Support::Enforced,
+        (Ok(()), Err(why)) => Support::Degraded { why: format!("{}: {why}", super::quota::NO_FILTER) },
     };
     let mut controls = BTreeMap::from([
         (Control::MountNamespace, isolated.clone()),
@@ -142,7 +153,7 @@ pub fn report(probe: &Probe) -> Capabilities {
         (Control::NetworkIsolation, by(&probe.network)),
         (Control::EgressFilter, by(&probe.namespaces.clone().and(probe.network.clone()))),
         (Control::CapabilityDrop, drop),
-        (Control::DiskLimit, by(&probe.quota)),
+        (Control::DiskLimit, disk),
         (Control::Devices, match (&probe.namespaces, cgroup::limits_devices(&probe.homes)) {
             (Err(why), _) => Support::Absent { why: why.clone() },
             (Ok(()), Ok(())) => Support::Enforced,
@@ -201,4 +212,34 @@ fn enforced_by(probe: &Probe) -> BTreeMap<Control, String> {
         (Control::ServiceNames, by(&probe.bridge, "hosts file of the bridge of the deployment")),
     ];
     found.into_iter().filter_map(|(control, by)| Some((control, by?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(probe: &Probe, control: Control) -> Support {
+        report(probe).support(control)
+    }
+
+    #[test]
+    fn what_a_root_without_capabilities_can_not_do_is_not_told_as_enforced() {
+        let able = Probe {
+            root: true,
+            capability_drop: Ok(()),
+            users: Ok(()),
+            quota: Ok(()),
+            seccomp: Ok(()),
+            ..Probe::failed("x")
+        };
+        for control in [Control::CapabilityDrop, Control::User, Control::DiskLimit] {
+            assert_eq!(told(&able, control), Support::Enforced, "{control}");
+        }
+        let no = || Err("no".to_owned());
+        let unable = Probe { capability_drop: no(), users: no(), seccomp: no(), ..able };
+        for control in [Control::CapabilityDrop, Control::User, Control::DiskLimit] {
+            let Support::Degraded { why } = told(&unable, control) else { panic!("{control}") };
+            assert!(why.ends_with("no"), "{why}");
+        }
+    }
 }

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Seat;
 use super::failure::{Context, Failure};
 use super::layout::{InstanceDir, read_json};
-use super::program::{Program, Workdir, confine, environment, execute, null};
+use super::program::{Filters, Program, Workdir, confine, end_with_parent, environment, execute, null, set_oom_score};
 use super::pty::{self, Size};
 use super::record::{Record, Root, Run};
 use super::supervise::code_of;
-use super::sys::{self, Fork, Namespaces};
+use super::sys::{self, Namespaces, OneThread};
 
 /// What is to be run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Order {
 pub fn main(dir: &Path, name: &str) -> ExitCode {
     let dir = InstanceDir(dir.to_owned());
     let Ok(mut answer) = OpenOptions::new().write(true).open(dir.exec().join(name)) else { return ExitCode::FAILURE };
+    // Opened where /dev is the machine's.
+    let null = null();
     let (result, child) = match enter(&dir, name) {
         Ok(child) => (Ok(()), Some(child)),
         Err(failure) => (Err(failure), None),
@@ -48,7 +50,7 @@ pub fn main(dir: &Path, name: &str) -> ExitCode {
     });
     drop(answer);
     match (child, told) {
-        (Some(child), Ok(Ok(()))) => wait_for(child),
+        (Some(child), Ok(Ok(()))) => wait_for(child, null.ok()),
         _ => ExitCode::FAILURE,
     }
 }
@@ -70,22 +72,56 @@ fn enter(dir: &InstanceDir, name: &str) -> Result<Pid, Failure> {
     let target = target.ok_or_else(|| Failure::wrong("the instance does not run"))?;
     // Opened while the machine's paths are what they are.
     let seat = Seat::open_running(&record.launch.groups).map_err(|_| Failure::wrong("the instance does not run"))?;
+    // A process that is closed to others may not write its own.
+    set_oom_score(&record.launch)?;
     // From here on nothing inside may look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")?;
-    let namespaces = record.launch.namespaces;
+    let alone = OneThread::check().context("looking at own threads")?;
     // The mounts come last: until then this process's own /proc is needed.
-    join(&target, without_mounts(namespaces))?;
+    join(&target, without_mounts(record.launch.namespaces))?;
+    if record.launch.namespaces.mount {
+        join(&target, ThreadNameSpaceType::MOUNT)?;
+    }
+    let terminal = order.tty.map(|size| make_terminal(&record, &run, size)).transpose()?;
+    let program = program(&order, &record, &run);
+    // Before there is a process that the instance can see: it must not be stronger than those which can take it over.
+    confine(&program, &Filters::of(&record.launch)?)?;
+    // The change of user can undo it.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")?;
+    start(&program, &seat, terminal, &alone)
+}
+
+/// The command as the program of a process.
+fn program<'a>(order: &'a Order, record: &'a Record, run: &'a Run) -> Program<'a> {
+    let launch = &record.launch;
+    let mut env = environment(launch, &run.identity);
+    env.extend(order.env.iter().cloned());
+    if order.tty.is_some() {
+        env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
+    }
+    let workdir = order.workdir.as_deref().map_or(Workdir::OfInstance(launch.workdir.as_deref()), Workdir::Asked);
+    Program { command: &order.command, env, workdir, identity: &run.identity, launch }
+}
+
+/// Makes the command's terminal. Standard input is the socket by which the controller takes it over.
+fn make_terminal(record: &Record, run: &Run, size: Size) -> Result<OwnedFd, Failure> {
+    let stdin = io::stdin();
+    pty::make(record.launch.root != Root::Shared, size, run.identity.uid, stdin.as_fd()).context("making a terminal")
+}
+
+/// Starts the command in a process of its own, and returns that once it runs.
+fn start(program: &Program<'_>, seat: &Seat, terminal: Option<OwnedFd>, alone: &OneThread) -> Result<Pid, Failure> {
     let (mut outcome, outcome_in) = io::pipe().context("making a pipe")?;
     let mut outcome_in = File::from(OwnedFd::from(outcome_in));
-    match sys::fork(Namespaces::default()).context("forking the command")? {
-        Fork::Child => {
+    match alone.fork().context("forking the command")? {
+        None => {
             drop(outcome);
-            let failure = become_command(&target, &order, &record, &run, &seat);
+            let failure = become_command(program, seat, terminal);
             let _ = outcome_in.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
             std::process::exit(failure.code)
         }
-        Fork::Parent { pid, .. } => {
-            drop(outcome_in);
+        Some(pid) => {
+            drop((outcome_in, terminal));
             let mut text = Vec::new();
             outcome.read_to_end(&mut text).context("waiting for the command")?;
             if text.is_empty() {
@@ -122,38 +158,24 @@ fn join(target: &OwnedFd, kinds: ThreadNameSpaceType) -> Result<(), Failure> {
 }
 
 /// Becomes the command; returns only on failure.
-fn become_command(target: &OwnedFd, order: &Order, record: &Record, run: &Run, seat: &Seat) -> Failure {
-    let launch = &record.launch;
-    let mut env = environment(launch, &run.identity);
-    env.extend(order.env.iter().cloned());
-    if order.tty.is_some() {
-        env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
-    }
-    let workdir = order.workdir.as_deref().map_or(Workdir::OfInstance(launch.workdir.as_deref()), Workdir::Asked);
-    let program = Program { command: &order.command, env, workdir, identity: &run.identity, launch };
-    let entered = seat.enter().context("entering the control groups of the instance");
-    let prepared = entered.and_then(|()| setsid().context("making a session")).and_then(|_| {
-        if launch.namespaces.mount {
-            join(target, ThreadNameSpaceType::MOUNT)?;
-        }
-        if let Some(size) = order.tty {
-            // The socket by which the controller takes it over; replaced by the terminal.
-            let socket = io::stdin().as_fd().try_clone_to_owned().context("making a terminal")?;
-            pty::connect(launch.root != Root::Shared, size, run.identity.uid, socket.as_fd())
-                .context("making a terminal")?;
-        }
-        confine(&program, true)
-    });
+fn become_command(program: &Program<'_>, seat: &Seat, terminal: Option<OwnedFd>) -> Failure {
+    let prepared = end_with_parent()
+        .and_then(|()| seat.enter().context("entering the control groups of the instance"))
+        .and_then(|()| setsid().context("making a session"))
+        .and_then(|_| match terminal {
+            Some(end) => pty::take(end.as_fd()).context("making a terminal"),
+            None => Ok(()),
+        });
     match prepared {
-        Ok(()) => execute(&program),
+        Ok(()) => execute(program),
         Err(failure) => failure,
     }
 }
 
 /// Waits for the command and ends as it did. The standard descriptors are let go of, so that their end is the
 /// command's.
-fn wait_for(child: Pid) -> ExitCode {
-    if let Ok(null) = null() {
+fn wait_for(child: Pid, null: Option<OwnedFd>) -> ExitCode {
+    if let Some(null) = null {
         for number in 0..=2 {
             let _ = sys::replace_standard(number, null.as_fd());
         }

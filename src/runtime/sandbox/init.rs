@@ -1,22 +1,25 @@
 //! The first process of an instance: builds its surroundings, then is the program or the init process above it.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, set_dumpable_behavior,
-    set_parent_process_death_signal, setsid, wait,
+    DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, set_dumpable_behavior, setsid, wait,
 };
+use rustix::thread::CapabilitySet;
 
 use super::attach::Console;
+use super::capabilities::has;
 use super::cgroup::{Seat, Window};
 use super::failure::{Context, Failure};
 use super::layout::InstanceDir;
 use super::network::{Handover, Wire};
-use super::program::{Program, Workdir, confine, environment, execute};
+use super::program::{
+    Filters, Program, Workdir, confine, end_with_parent, environment, execute, restrict, set_oom_score,
+};
 use super::record::{Identity, Launch, Root};
 use super::rootfs;
 use super::sys::{self, Fork, Namespaces};
@@ -81,26 +84,32 @@ pub fn run(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Out
     let prepared = prepare(launch, dir, identity, outside, &seat, window.as_ref(), (wire, handover));
     drop((seat, window));
     let result = prepared.and_then(|()| {
-        if launch.init && launch.namespaces.pid {
-            match sys::fork(Namespaces::default()).context("forking the program")? {
-                Fork::Child => {
-                    drop(status);
-                    Err(become_program(launch, identity, &console, &mut outcome, gate))
-                }
-                Fork::Parent { pid, .. } => {
-                    drop((console, gate));
-                    Ok((pid, status))
-                }
-            }
-        } else {
+        let filters = Filters::of(launch)?;
+        if !(launch.init && launch.namespaces.pid) {
             drop(status);
-            Err(become_program(launch, identity, &console, &mut outcome, gate))
+            return Err(become_program(launch, identity, &console, &mut outcome, gate, &filters, None));
+        }
+        let (confined, tell) = io::pipe().context("making a pipe")?;
+        match sys::fork(Namespaces::default()).context("forking the program")? {
+            Fork::Child => {
+                drop((status, tell));
+                Err(become_program(launch, identity, &console, &mut outcome, gate, &filters, Some(confined)))
+            }
+            Fork::Parent { pid, .. } => {
+                drop((console, gate, confined));
+                Ok((pid, status, confine_init(launch, identity, &filters)?, tell))
+            }
         }
     });
     match result {
-        Ok((pid, status)) => {
+        Ok((pid, status, signals, mut tell)) => {
             drop(outcome);
-            reap_until(pid, status)
+            // Whatever else is open is the machine's.
+            sys::close_all_but(&[status.as_fd(), signals.as_fd(), tell.as_fd()]);
+            // Where the program is gone already, its end is told below.
+            let _ = tell.write_all(&[READY]);
+            drop(tell);
+            reap_until(pid, status, &signals)
         }
         Err(failure) => {
             let text = serde_json::to_vec(&failure).unwrap_or_default();
@@ -120,7 +129,7 @@ fn prepare(
     window: Option<&Window>,
     (wire, handover): (Option<Wire>, Option<Handover>),
 ) -> Result<(), Failure> {
-    set_parent_process_death_signal(Some(Signal::KILL)).context("binding to the supervisor")?;
+    end_with_parent()?;
     // Before anything else: what this process and its children use from here on is the instance's.
     seat.enter().context("entering the control groups")?;
     setsid().context("making a session")?;
@@ -130,9 +139,7 @@ fn prepare(
     if launch.namespaces.cgroup {
         sys::own_cgroup_namespace().context("making a cgroup namespace")?;
     }
-    if let Some(value) = launch.oom_score_adj {
-        fs::write("/proc/self/oom_score_adj", value.to_string()).context("resources.oom_score_adj")?;
-    }
+    set_oom_score(launch)?;
     if launch.namespaces.uts {
         rustix::system::sethostname(launch.hostname.as_bytes()).context("setting the host name")?;
     }
@@ -156,7 +163,11 @@ fn prepare(
     if let Some(window) = window {
         window.hand_out().context("showing /proc to the supervisor")?;
     }
-    // Nothing inside may look into this process: its program file and memory are those of the controller.
+    close_to_others()
+}
+
+/// Nothing inside may look into this process: its program file and memory are those of the controller.
+fn close_to_others() -> Result<(), Failure> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")
 }
 
@@ -167,13 +178,16 @@ fn map_user(identity: &Identity, outside: Outside) -> std::io::Result<()> {
     fs::write("/proc/self/uid_map", format!("{} {} 1", identity.uid, outside.uid))
 }
 
-/// Waits for the supervisor's word and becomes the program; returns only on failure.
+/// Waits until the init process, if any, is confined and for the supervisor's word, and becomes the program; returns only
+/// on failure.
 fn become_program(
     launch: &Launch,
     identity: &Identity,
     console: &Console,
     outcome: &mut fs::File,
     mut gate: fs::File,
+    filters: &Filters,
+    init: Option<PipeReader>,
 ) -> Failure {
     let program = Program {
         command: &launch.command,
@@ -187,40 +201,59 @@ fn become_program(
     let confined = console
         .connect(launch, identity)
         .context("connecting the standard descriptors")
-        .and_then(|()| confine(&program, true));
+        .and_then(|()| confine(&program, filters))
+        .and_then(|()| end_with_parent());
     if let Err(failure) = confined {
         return failure;
+    }
+    let mut word = [0];
+    if init.is_some_and(|mut init| !matches!(init.read(&mut word), Ok(1))) {
+        return Failure::setup("the init process is gone");
     }
     if outcome.write_all(&[READY]).is_err() {
         return Failure::setup("the supervisor is gone");
     }
-    let mut word = [0];
     match gate.read(&mut word) {
         Ok(1) if word == [GO] => execute(&program),
         _ => Failure::setup("the supervisor is gone"),
     }
 }
 
-/// The init process: hands signals on to the program, reaps what is left behind, and ends when the program does,
-/// which has the kernel end everything else in the process namespace.
-fn reap_until(program: Pid, mut status: fs::File) -> ! {
-    let end = |code: i32| -> ! { std::process::exit(code) };
+/// Makes the init process no stronger than the program, which may be able to take it over, and returns where signals
+/// arrive.
+fn confine_init(launch: &Launch, identity: &Identity, filters: &Filters) -> Result<OwnedFd, Failure> {
     let _ = rustix::thread::set_name(c"keel-init");
     if let Ok(null) = super::program::null() {
         for number in 0..=2 {
             let _ = sys::replace_standard(number, null.as_fd());
         }
     }
-    let Ok(signals) = sys::take_signals() else { end(super::failure::NOT_BUILT) };
+    let signals = sys::take_signals().context("taking signals")?;
+    restrict(identity, launch, capabilities_of_init(launch.capabilities), filters)?;
+    end_with_parent()?;
+    // A change of user can undo it.
+    close_to_others()?;
+    Ok(signals)
+}
+
+/// What the init process may: as much as the program, and hand signals on to it where it can become another user.
+fn capabilities_of_init(program: u64) -> u64 {
+    let kill = if has(program, "SETUID") { CapabilitySet::KILL } else { CapabilitySet::empty() };
+    program | kill.bits()
+}
+
+/// The init process: hands signals on to the program, reaps what is left behind, and ends when the program does,
+/// which has the kernel end everything else in the process namespace.
+fn reap_until(program: Pid, mut status: fs::File, signals: &OwnedFd) -> ! {
     sys::release_code();
     loop {
         while let Some(ended) = next_ended() {
             if ended.0 == program {
                 let _ = status.write_all(&ended.1.as_raw().to_ne_bytes());
-                end(ended.1.exit_status().unwrap_or(super::failure::NOT_BUILT));
+                std::process::exit(ended.1.exit_status().unwrap_or(super::failure::NOT_BUILT));
             }
         }
-        let mut fds = [PollFd::new(&signals, PollFlags::IN)];
+        let mut fds = [PollFd::new(signals, PollFlags::IN)];
         let _ = poll(&mut fds, None);
         while let Some(number) = sys::next_signal(signals.as_fd()) {
             if let Some(signal) = sys::signal(number).filter(|signal| *signal != Signal::CHILD) {
@@ -238,5 +271,18 @@ pub fn next_ended() -> Option<(Pid, WaitStatus)> {
             Err(Errno::INTR) => {}
             Err(_) => return None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn init_can_signal_a_program_that_becomes_another_user_and_has_no_other_capability_of_its_own() {
+        let (kill, setuid, chown) = (1 << 5, 1 << 7, 1);
+        assert_eq!(capabilities_of_init(0), 0);
+        assert_eq!(capabilities_of_init(chown), chown);
+        assert_eq!(capabilities_of_init(chown | setuid), chown | setuid | kill);
     }
 }

@@ -37,6 +37,7 @@ mod observe;
 mod overlay;
 mod own_files;
 mod ports;
+mod privileges;
 mod probe;
 mod process;
 mod program;

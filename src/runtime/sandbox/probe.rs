@@ -12,7 +12,7 @@ use super::failure::{Context, Failure};
 use super::landlock::{self, Extent, Reach};
 use super::overlay::overlay;
 use super::sys::{self, Fork, Namespaces};
-use super::{network, rootfs, seccomp};
+use super::{network, privileges, rootfs, seccomp};
 use crate::spec::SeccompProfile;
 
 /// What this machine lets a sandbox do; an error is the reason why not.
@@ -44,6 +44,10 @@ pub struct Probe {
     pub homes: Homes,
     /// A limit of processes that counts those of one instance alone.
     pub process_limit: Result<(), String>,
+    /// Leaving capabilities out for good.
+    pub capability_drop: Result<(), String>,
+    /// Becoming another user, with other groups.
+    pub users: Result<(), String>,
     /// Lowest oom_score_adj that can be set.
     pub oom_score_floor: i32,
 }
@@ -66,6 +70,8 @@ impl Probe {
             cgroup_namespace: no(),
             homes: Homes::none(reason),
             process_limit: no(),
+            capability_drop: no(),
+            users: no(),
             oom_score_floor: 0,
         }
     }
@@ -117,6 +123,12 @@ pub fn main(dir: &Path) -> ExitCode {
         process_limit: match root {
             true => Err("keel runs as root, which no limit of processes holds for".to_owned()),
             false => attempt(base, || cgroup::process_limit().map_err(Failure::setup)),
+        },
+        // An ordinary user's programs have the capabilities of their user namespace.
+        capability_drop: attempt(if root { Namespaces::default() } else { base }, privileges::try_drop),
+        users: match root {
+            true => attempt(Namespaces::default(), privileges::try_users),
+            false => Err("keel does not run as root".to_owned()),
         },
         oom_score_floor: cgroup::oom_score_floor(),
     };

@@ -10,24 +10,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::process::{Gid, Resource, Rlimit, Signal, Uid, fchdir, set_parent_process_death_signal, setrlimit};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
-};
+use rustix::process::{Resource, Rlimit, Signal, fchdir, set_parent_process_death_signal, setrlimit};
+use rustix::thread::set_no_new_privs;
+use seccompiler::BpfProgram;
 
 use super::failure::{Context, Failure};
 use super::inside::{Missing, place, place_or_make};
 use super::record::{Identity, Launch, Limit, Root};
-use super::{landlock, seccomp, sys};
+use super::{landlock, privileges, seccomp, sys};
 use crate::spec::SeccompProfile;
 
 /// Where programs are looked for when the environment has no PATH: Docker's default.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// File mode bits that programs leave out, as under Docker.
 const UMASK: u32 = 0o022;
-/// Highest capability number that any kernel has so far, with room; numbers that the kernel does not know are skipped.
-const LAST_CAPABILITY: u32 = 63;
 
 /// What is run.
 #[derive(Debug)]
@@ -66,28 +62,61 @@ impl<'a> Workdir<'a> {
 
 /// Confines this process and everything that it becomes, up to the exec.
 ///
-/// Where the process tree is bound to a supervisor, `die_with_parent` has the kernel end it with that process.
-///
 /// # Errors
 /// A step failed; nothing may be executed then.
-pub fn confine(program: &Program<'_>, die_with_parent: bool) -> Result<(), Failure> {
+pub fn confine(program: &Program<'_>, filters: &Filters) -> Result<(), Failure> {
     rustix::process::umask(Mode::from_raw_mode(UMASK));
     enter_workdir(program)?;
     for limit in &program.launch.limits {
         set_limit(*limit).with_context(|| format!("ulimits: resource {}", limit.resource))?;
     }
-    become_user(program.identity, program.launch)?;
-    if die_with_parent {
-        // After the change of user, which clears it.
-        set_parent_process_death_signal(Some(Signal::KILL)).context("binding the program to its supervisor")?;
+    restrict(program.identity, program.launch, program.launch.capabilities, filters)
+}
+
+/// The system-call filters of a launch, which are the same for each of its processes.
+#[derive(Debug)]
+pub struct Filters(Vec<BpfProgram>);
+
+impl Filters {
+    /// Compiles them.
+    ///
+    /// # Errors
+    /// This machine's architecture has no filters here.
+    pub fn of(launch: &Launch) -> Result<Self, Failure> {
+        let profile = launch.seccomp.unwrap_or(SeccompProfile::Unconfined);
+        seccomp::programs(profile, launch.capabilities).map(Self).map_err(Failure::wrong)
     }
+}
+
+/// Gives this process the user of an instance, these capabilities where that is root, and the instance's reach and
+/// filters, for good. It ends no more with its parent afterwards, where the user changed.
+///
+/// # Errors
+/// A step failed; nothing of the instance may run in this process then.
+pub fn restrict(identity: &Identity, launch: &Launch, capabilities: u64, filters: &Filters) -> Result<(), Failure> {
+    privileges::take_on(identity, launch, capabilities)?;
     set_no_new_privs(true).context("setting no_new_privs")?;
     sys::close_on_exec();
-    landlock::confine(&program.launch.reach).context("limiting what it may reach")?;
+    landlock::confine(&launch.reach).context("limiting what it may reach")?;
     // Last, so that nothing before it needs to be allowed.
-    let profile = program.launch.seccomp.unwrap_or(SeccompProfile::Unconfined);
-    let filters = seccomp::programs(profile, program.launch.capabilities).map_err(Failure::wrong)?;
-    seccomp::install(&filters).context("installing the system-call filter")
+    seccomp::install(&filters.0).context("installing the system-call filter")
+}
+
+/// Has the kernel end this process together with its parent. A change of user undoes it.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn end_with_parent() -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("binding a process to its parent")
+}
+
+/// Sets which process the kernel ends first for want of memory: for this one and all that it starts.
+///
+/// # Errors
+/// The value is lower than this process may set.
+pub fn set_oom_score(launch: &Launch) -> Result<(), Failure> {
+    let Some(value) = launch.oom_score_adj else { return Ok(()) };
+    fs::write("/proc/self/oom_score_adj", value.to_string()).context("resources.oom_score_adj")
 }
 
 /// Replaces this process with the program; returns only on failure.
@@ -204,61 +233,6 @@ pub const RESOURCES: &[(u32, &str, Resource)] = &[
     (14, "rtprio", Resource::Rtprio),
     (15, "rttime", Resource::Rttime),
 ];
-
-/// Takes on the identity and keeps the capabilities that are wanted, and no other.
-fn become_user(identity: &Identity, launch: &Launch) -> Result<(), Failure> {
-    let held = rustix::thread::capabilities(None).context("reading capabilities")?;
-    if !held.permitted.contains(CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETPCAP) {
-        let own = rustix::process::geteuid().as_raw();
-        return if identity.uid == own {
-            Ok(())
-        } else {
-            Err(Failure::wrong(format!("user: keel runs as user {own} here and can't become user {}", identity.uid)))
-        };
-    }
-    let wanted = CapabilitySet::from_bits_retain(launch.capabilities);
-    clear_ambient_capability_set().context("clearing ambient capabilities")?;
-    for number in 0..=LAST_CAPABILITY {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        if !wanted.contains(capability) {
-            match remove_capability_from_bounding_set(capability) {
-                // The kernel has no such capability.
-                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-                Err(error) => return Err(error).context("dropping capabilities"),
-            }
-        }
-    }
-    // In a user namespace of one user there is nothing else to become, and groups can't be set.
-    if !launch.namespaces.user {
-        set_groups(identity)?;
-        let gid = Gid::from_raw(identity.gid);
-        set_thread_res_gid(gid, gid, gid).context("setting the group")?;
-        let uid = Uid::from_raw(identity.uid);
-        set_thread_res_uid(uid, uid, uid).context("setting the user")?;
-        if rustix::process::getuid() != uid || rustix::process::getegid() != gid {
-            return Err(Failure::setup("the kernel did not keep the user that was set"));
-        }
-    }
-    // Another user than root has no capabilities, as under Docker.
-    let keep = if identity.uid == 0 { wanted & held.permitted } else { CapabilitySet::empty() };
-    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).context("setting capabilities")
-}
-
-/// Sets the groups of an identity, in place of those that the supervisor has.
-fn set_groups(identity: &Identity) -> Result<(), Failure> {
-    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-    match set_thread_groups(&groups) {
-        // Where keel itself runs in a user namespace that an ordinary user made, nobody's groups can be set; those that
-        // stay are groups which that user has anyway.
-        Err(rustix::io::Errno::PERM) if groups.is_empty() && are_groups_denied() => Ok(()),
-        set => set.context("setting groups"),
-    }
-}
-
-fn are_groups_denied() -> bool {
-    fs::read_to_string("/proc/self/setgroups").is_ok_and(|answer| answer.trim() == "deny")
-}
 
 /// Opens /dev/null.
 ///

@@ -72,12 +72,29 @@ pub fn end(master: BorrowedFd<'_>, uid: u32) -> io::Result<OwnedFd> {
 /// # Errors
 /// As for [`open`]; nobody is there to take the master.
 pub fn connect(of_instance: bool, size: Size, uid: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+    take(make(of_instance, size, uid, socket)?.as_fd())
+}
+
+/// Makes a terminal, hands its master over and gives the command's end.
+///
+/// # Errors
+/// As for [`open`]; nobody is there to take the master.
+pub fn make(of_instance: bool, size: Size, uid: u32, socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let master = open(of_instance, size)?;
     let end = end(master.as_fd(), uid)?;
     hand_over(socket, master.as_fd())?;
-    ioctl_tiocsctty(&end)?;
+    Ok(end)
+}
+
+/// Takes the command's end as this session's own and as the standard descriptors. This process leads a session that has
+/// none.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn take(end: BorrowedFd<'_>) -> io::Result<()> {
+    ioctl_tiocsctty(end)?;
     for number in 0..=2 {
-        sys::replace_standard(number, end.as_fd())?;
+        sys::replace_standard(number, end)?;
     }
     Ok(())
 }

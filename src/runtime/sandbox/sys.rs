@@ -129,14 +129,39 @@ pub fn fork_into(namespaces: Namespaces, group: Option<BorrowedFd<'_>>) -> io::R
 }
 
 fn plain_fork() -> io::Result<Fork> {
-    // SAFETY: the process has one thread (checked by the caller), so the child may do what the parent may.
-    match unsafe { libc::fork() } {
-        0 => Ok(Fork::Child),
-        -1 => Err(io::Error::last_os_error()),
-        pid => {
-            let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+    match OneThread(()).fork()? {
+        None => Ok(Fork::Child),
+        Some(pid) => {
             let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
             Ok(Fork::Parent { pid, pidfd })
+        }
+    }
+}
+
+/// Shows that this process has one thread, for a fork where its own `/proc` is out of sight. Whoever holds it starts no
+/// thread.
+#[derive(Debug)]
+pub struct OneThread(());
+
+impl OneThread {
+    /// Looks whether it is so.
+    ///
+    /// # Errors
+    /// `EBUSY` where there are other threads.
+    pub fn check() -> io::Result<Self> {
+        if is_single_threaded() { Ok(Self(())) } else { Err(io::Error::from_raw_os_error(libc::EBUSY)) }
+    }
+
+    /// Duplicates this process with calls that every program may make; the parent is given the child.
+    ///
+    /// # Errors
+    /// What fork(2) reports.
+    pub fn fork(&self) -> io::Result<Option<Pid>> {
+        // SAFETY: the process has one thread, so no lock is held by a thread that is missing in the child, which may do
+        // what the parent may.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            pid => Ok(Pid::from_raw(pid)),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSourc
 use super::rootfs::is_private;
 use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
-use super::{capabilities, cgroup, confinement, devices, network, sysctls};
+use super::{capabilities, cgroup, confinement, devices, network, quota, sysctls};
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
 use crate::spec::{Control, ImageRef, ServiceSpec, Storage};
 use crate::state::Condition;
@@ -132,6 +132,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         identity,
     };
     single_user(spec, &launch, &mut found);
+    found.extend(weakened(&launch, machine.probe));
     require_in(spec, &launch, machine)?;
     Ok((launch, found))
 }
@@ -206,6 +207,9 @@ fn require_in(spec: &ServiceSpec, launch: &Launch, machine: &Machine<'_>) -> Res
             Control::Landlock if !launch.reach.is_limited() => "write sandbox.readable or sandbox.writable",
             Control::CapabilityDrop if spec.privileged == Some(true) => {
                 "privileged: true gives every capability; remove it"
+            }
+            Control::DiskLimit if quota::lifted_by(launch.seccomp, launch.capabilities).is_some() => {
+                "it takes a system-call filter, and a program without SYS_ADMIN and SYS_RESOURCE"
             }
             Control::ReadOnlyRoot if matches!(launch.root, Root::Dir { layer: Layer::Writable, .. }) => {
                 "write read_only_root_fs: true"
@@ -446,6 +450,23 @@ fn log_bounds(spec: &ServiceSpec) -> LogBounds {
         _ => LOG_FILE_BYTES,
     };
     LogBounds { file_bytes: file_bytes.max(SMALLEST_LOG_FILE), files: LOG_FILES }
+}
+
+/// What is kept to in part only.
+fn weakened(launch: &Launch, probe: &Probe) -> Vec<Condition> {
+    let degraded = |reason: &str, message: String| Condition::holds("Degraded", reason, message);
+    let limited = launch.mounts.iter().any(|mount| mount.size.is_some());
+    let lifted = quota::lifted_by(launch.seccomp, launch.capabilities).filter(|_| limited);
+    let disk = lifted.map(|why| degraded("DiskLimitNotKept", format!("the sizes of volumes do not hold: {why}")));
+    let bounded =
+        if probe.root && launch.capabilities != capabilities::all() { &probe.capability_drop } else { &Ok(()) };
+    let capabilities = bounded.as_ref().err().map(|why| {
+        degraded(
+            "CapabilitiesNotBounded",
+            format!("capabilities that the program lacks stay in its bounding set: {why}"),
+        )
+    });
+    disk.into_iter().chain(capabilities).collect()
 }
 
 /// In a user namespace of one user, files outside belong to that user whatever the program is inside.
