@@ -19,7 +19,7 @@ use super::failure::{Context, Failure};
 use super::image::{Merged, path_names};
 use super::layout::make_private;
 use super::record::{Identity, Launch, Mount, MountSource, Root};
-use super::{quota, remove};
+use super::{links, quota, remove};
 
 /// Longest time that is waited for another instance which makes a volume of the same deployment: as long as a start may
 /// take.
@@ -98,7 +98,9 @@ fn content(root: &Root, target: &str) -> io::Result<Vec<OwnedFd>> {
         Root::Layers { lower, .. } => lower,
         Root::Copy { from, .. } => from,
     };
-    Merged::open(layers)?.directories(&path_names(target))
+    // Where a link has appeared since the instance was created, it may lead to what the program must not see.
+    let places = layers.iter().map(|layer| links::open(layer)).collect::<io::Result<_>>()?;
+    Merged::of(places).directories(&path_names(target))
 }
 
 /// Copies what the image has, with its owners as far as this user may give files away, and has it on the disk.

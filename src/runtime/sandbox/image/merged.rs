@@ -51,6 +51,11 @@ impl Merged {
         lower.iter().map(|path| Ok(openat(CWD, path, flags, Mode::empty())?)).collect::<io::Result<_>>().map(Self)
     }
 
+    /// Layers that are open as places, the uppermost first.
+    pub const fn of(places: Vec<OwnedFd>) -> Self {
+        Self(places)
+    }
+
     /// Whether there are no layers.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
