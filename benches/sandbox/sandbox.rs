@@ -39,9 +39,9 @@ impl Rig {
         rig
     }
 
-    /// Where programs write to, on the machine.
+    /// Where programs write to, on the machine: beside the runtime's own files, which no program is shown.
     fn out(&self) -> PathBuf {
-        self.root.join("out")
+        self.root.with_file_name("out")
     }
 
     fn request(&self, command: &str, more: &str) -> CreateRequest {
