@@ -282,8 +282,8 @@ fn a_single_pass_that_may_remove_everything_ends_well_where_the_directory_is_gon
 fn a_single_pass_ends_with_its_timeout_and_tells_what_is_missing() {
     let rig = Rig::new("sandbox");
     rig.write("specs/a.yaml", &(spec("a", 1, "hi") + "    rollout: { min_ready: 5m }\n"));
-    let done = rig.keel(&["run", "specs", "--once", "--timeout", "1s"]).expect_code(124);
-    assert!(done.err.contains("error: deployment/a not done after 1s: it is progressing: "), "{}", done.err);
+    let done = rig.keel(&["run", "specs", "--once", "--timeout", "5s"]).expect_code(124);
+    assert!(done.err.contains("error: deployment/a not done after 5s: it is progressing: "), "{}", done.err);
 }
 
 #[test]
