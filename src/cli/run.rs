@@ -31,8 +31,8 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
 ///
 /// Every .yaml and .yml file below the directory counts; a change of it counts within a second, or when the file that is
 /// still being written is closed (or was not written to for 30 seconds). A broken file changes nothing until it is right
-/// again. What no file declares any more is removed when it stayed away for two seconds. SIGTERM and control-C end the controller and leave what runs running; the next
-/// `keel run` carries on with it. SIGHUP reads the directory again.
+/// again. What no file declares any more is removed when it stayed away for two seconds. SIGTERM and control-C end the
+/// controller and leave what runs running; the next `keel run` carries on with it. SIGHUP reads the directory again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel run\n  keel run /etc/keel/specs --runtime docker\n  \
 keel run specs --once && echo converged\n\n\

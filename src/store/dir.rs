@@ -168,6 +168,12 @@ pub enum Locked {
 /// # Errors
 /// It can't be written; the old content stays.
 pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    write_beside(path, content, |temporary| std::fs::rename(temporary, path))
+}
+
+/// Writes a file under a name of its own, has `place` bring it to its path, and makes that outlast a loss of power. What
+/// is left under the other name goes.
+fn write_beside(path: &Path, content: &[u8], place: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
     let mut temporary = path.as_os_str().to_os_string();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(temporary);
@@ -175,13 +181,12 @@ pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
+        place(&temporary)?;
         sync_parent(path)
     };
     let outcome = write();
-    if outcome.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
+    // Gone already where it was renamed.
+    let _ = std::fs::remove_file(&temporary);
     outcome
 }
 
@@ -193,26 +198,14 @@ pub(super) fn sync_parent(path: &Path) -> std::io::Result<()> {
 /// Writes a file that must not exist yet, all or nothing: a reader sees the whole content or no file. Where another
 /// process was quicker, its file stays.
 pub(super) fn write_new(path: &Path, content: &[u8]) -> Result<(), StoreError> {
-    let mut temporary = path.as_os_str().to_os_string();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        // A link fails where the name is taken, which a rename would not.
-        match std::fs::hard_link(&temporary, path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            // A file system without hard links.
-            Err(_) if !path.exists() => std::fs::rename(&temporary, path)?,
-            other => other?,
-        }
-        sync_parent(path)
+    // A link fails where the name is taken, which a rename would not.
+    let place = |temporary: &Path| match std::fs::hard_link(temporary, path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        // A file system without hard links.
+        Err(_) if !path.exists() => std::fs::rename(temporary, path),
+        other => other,
     };
-    let outcome = write().map_err(StoreError::io("write", path));
-    // Left over only where the link succeeded or something failed.
-    let _ = std::fs::remove_file(&temporary);
-    outcome
+    write_beside(path, content, place).map_err(StoreError::io("write", path))
 }
 
 fn default_path(root: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
