@@ -1,7 +1,7 @@
 //! Fields of a spec, seen from inside a container.
 
 use evenkeel::runtime::io::ExecRequest;
-use evenkeel::runtime::{CreateRequest, ErrorKind, Runtime, RuntimeEvent, Volumes};
+use evenkeel::runtime::{Control, CreateRequest, EnforcementState, ErrorKind, Runtime, RuntimeEvent, Volumes};
 use evenkeel::spec::PortProtocol;
 use evenkeel::state::{ExitReason, Instance, Phase};
 use futures::StreamExt;
@@ -151,6 +151,39 @@ async fn a_required_control_is_enforced_or_the_create_refused(bench: &Bench) {
     assert_eq!(instances.iter().map(|instance| instance.id.service.as_str()).collect::<Vec<_>>(), ["met"]);
 }
 
+/// Kernels without the BFQ scheduler have no weight; engines drop it then, and only the container shows it.
+async fn a_weight_of_disk_traffic_is_applied_or_told(bench: &Bench) {
+    let weighed = format!("resources: {{blkio_weight: 300}}\n{SLEEPS}");
+    let required = format!("sandbox: {{require: [io_limit]}}\n{weighed}");
+    let required = bench.runtime.create(&bench.request("required", 0, &required)).await;
+    let created = match bench.runtime.create(&bench.request("web", 0, &weighed)).await {
+        Ok(created) => created,
+        // Podman's OCI runtimes refuse what they can't apply.
+        Err(error) => return assert_eq!(error.kind, required.unwrap_err().kind),
+    };
+    let told = bench.runtime.enforcement(&created.as_ref()).await.unwrap();
+    let told = told.into_iter().find(|one| one.control == Control::IoLimit).unwrap();
+    assert_eq!(told.requested.as_deref(), Some("weight 300"));
+    let set: u16 =
+        bench.cli(&["inspect", "--format", "{{.HostConfig.BlkioWeight}}", &created.runtime_id]).trim().parse().unwrap();
+    match set {
+        0 => {
+            let error = required.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+            assert!(error.message.contains("io_limit: the machine's kernel"), "{error}");
+            assert!(matches!(told.state, EnforcementState::Absent { .. }), "{told:?}");
+            assert!(created.conditions.iter().any(|condition| condition.reason == "NoIoWeight"), "{created:?}");
+            let listed = bench.runtime.list().await.unwrap().instances;
+            assert_eq!(listed, std::slice::from_ref(&created), "nothing stays of the one that was refused");
+        }
+        set => {
+            assert_eq!(set, 300);
+            assert!(required.is_ok(), "{required:?}");
+            assert_eq!(created.conditions, []);
+        }
+    }
+}
+
 async fn names_of_services_resolve(bench: &Bench) {
     let first = bench.run(&bench.request("web", 0, SLEEPS)).await;
     let second = bench.run(&bench.request("web", 1, SLEEPS)).await;
@@ -162,6 +195,15 @@ async fn names_of_services_resolve(bench: &Bench) {
     assert!(one.contains(&second) && !one.contains(&format!("{first}\n")), "{one} is not {second}");
     let all = resolved("web").await;
     assert!(all.contains(&first) && all.contains(&second), "{all} is not {first} and {second}");
+}
+
+async fn the_network_is_told_by_its_name(bench: &Bench) {
+    let created = bench.runtime.create(&bench.request("web", 0, SLEEPS)).await.unwrap();
+    let told = bench.runtime.enforcement(&created.as_ref()).await.unwrap();
+    let network = told.iter().find(|one| one.control == Control::NetworkIsolation).unwrap();
+    assert_eq!(network.requested.as_deref(), Some(&*format!("keel_{}", bench.deployment)));
+    let names = told.iter().find(|one| one.control == Control::ServiceNames).unwrap();
+    assert!(!matches!(names.state, EnforcementState::NotRequested { .. }), "{names:?}");
 }
 
 async fn ports_are_published_and_told(bench: &Bench) {
@@ -254,7 +296,9 @@ crate::on_both_engines!(
     storage_is_mounted,
     a_missing_source_and_a_foreign_volume_are_told,
     a_required_control_is_enforced_or_the_create_refused,
+    a_weight_of_disk_traffic_is_applied_or_told,
     names_of_services_resolve,
+    the_network_is_told_by_its_name,
     ports_are_published_and_told,
     running_out_of_memory_is_told,
     a_frozen_container_is_told_and_stopped,

@@ -25,6 +25,8 @@ pub(super) struct Context<'a> {
     pub image: &'a str,
     /// Whether the engine has an init program.
     pub has_init: bool,
+    /// Whether the engine honours the weight of disk traffic, as far as is known.
+    pub weighs_io: bool,
 }
 
 /// The body of the request.
@@ -45,7 +47,7 @@ pub(super) fn create_body(request: &CreateRequest, context: &Context<'_>) -> Con
         working_dir: command.workdir,
         image: Some(context.image.to_owned()),
         exposed_ports: some(exposed_ports(spec)),
-        labels: Some(labels::labels(request, context.owner, wants_init(spec) && !context.has_init)),
+        labels: Some(labels::labels(request, context)),
         stop_signal: Some(spec.stop_signal().to_string()),
         stop_timeout: i64::try_from(spec.stop_grace().as_millis().div_ceil(1000)).ok(),
         host_config: Some(host_config(request, context)),
@@ -80,6 +82,9 @@ fn host_config(request: &CreateRequest, context: &Context<'_>) -> HostConfig {
         ..HostConfig::default()
     };
     limits::apply(spec, &mut host);
+    if !context.weighs_io {
+        host.blkio_weight = None;
+    }
     host
 }
 

@@ -1,11 +1,12 @@
 //! Creating, starting, stopping and removing containers.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::MountType;
+use bollard::models::{ContainerCreateResponse, MountType};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
     WaitContainerOptionsBuilder,
@@ -46,8 +47,21 @@ impl Inner {
             made = self.try_create(request, &image).await;
         }
         let what = || format!("creating {}", request.id);
+        if let Ok(container) = &made
+            && self.lost_weight(request, &container.id).await.map_err(|error| error.explain(&what()))?
+        {
+            self.weight_refused.store(true, Ordering::Relaxed);
+            self.discard(&container.id).await.map_err(|error| error.explain(&what()))?;
+            self.refuse_unmet(request).await?;
+            made = self.try_create(request, &image).await;
+        }
         match made {
-            Ok(container) => self.inspect(&container).await,
+            Ok(container) => {
+                for warning in &container.warnings {
+                    tracing::warn!(instance = %request.id, %warning, "the engine created it with a warning");
+                }
+                self.inspect(&container.id).await
+            }
             Err(error) if is_name_conflict(&error) => self.recognise(&request.id).await,
             Err(error) if error.is_missing() && error.words().to_lowercase().contains("image") => {
                 self.forget_image(&request.spec.image);
@@ -62,18 +76,35 @@ impl Inner {
         }
     }
 
-    async fn try_create(&self, request: &CreateRequest, image: &str) -> std::result::Result<String, CallError> {
+    async fn try_create(
+        &self,
+        request: &CreateRequest,
+        image: &str,
+    ) -> std::result::Result<ContainerCreateResponse, CallError> {
         let has_init = wants_init(&request.spec) && self.has_init().await?;
-        let body = create_body(request, &Context { owner: &self.owner, image, has_init });
+        let weighs_io = !self.weight_refused.load(Ordering::Relaxed);
+        let body = create_body(request, &Context { owner: &self.owner, image, has_init, weighs_io });
         let options = CreateContainerOptionsBuilder::default().name(&request.id.runtime_name()).build();
-        let made = self
-            .engine
+        self.engine
             .call(WRITE_DEADLINE, |docker| async move { docker.create_container(Some(options), body).await })
-            .await?;
-        for warning in made.warnings {
-            tracing::warn!(instance = %request.id, %warning, "the engine created it with a warning");
+            .await
+    }
+
+    /// Whether the engine left out the weight of disk traffic that a container was created with, as both do where the kernel
+    /// has none: only the container shows it.
+    async fn lost_weight(&self, request: &CreateRequest, id: &str) -> std::result::Result<bool, CallError> {
+        let asks = request.spec.resources.as_ref().is_some_and(|resources| resources.blkio_weight.is_some());
+        if !asks || self.weight_refused.load(Ordering::Relaxed) {
+            return Ok(false);
         }
-        Ok(made.id)
+        let host = self.inspection(id).await?.host_config;
+        Ok(host.and_then(|host| host.blkio_weight).unwrap_or_default() == 0)
+    }
+
+    /// Removes a container that was created this moment and has not run.
+    async fn discard(&self, id: &str) -> std::result::Result<(), CallError> {
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        self.engine.call(WRITE_DEADLINE, |docker| async move { docker.remove_container(id, Some(options)).await }).await
     }
 
     /// The container that has the instance's name, where it is that instance.

@@ -4,6 +4,7 @@ use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, Device
 
 use super::Inner;
 use super::modes::{joins_another, seccomp_profile};
+use super::observe::{IO_UNWEIGHED, NO_IO_WEIGHT};
 use crate::runtime::enforcement::{bytes, cpus};
 use crate::runtime::{
     Capabilities, Control, Enforcement, EnforcementState as State, ErrorKind, Result, RuntimeError, Support,
@@ -40,6 +41,9 @@ pub(super) fn tell(found: &ContainerInspectResponse, capabilities: &Capabilities
         let state = match (by, capabilities.support(control)) {
             // An inspection does not tell whether they were asked for.
             (None, _) if MISSING.contains(&control) => State::Absent { why: LACKS.to_owned() },
+            (None, _) if control == Control::IoLimit && words.is_some() => {
+                State::Absent { why: IO_UNWEIGHED.to_owned() }
+            }
             (None, _) => State::NotRequested { by: instead(control, &host) },
             (Some(by), Support::Enforced) => State::Enforced { by },
             (Some(by), Support::Degraded { why }) => State::Degraded { by, why },
@@ -76,9 +80,10 @@ fn asked(control: Control, found: &ContainerInspectResponse, host: &HostConfig) 
         Control::MemoryLimit => limit(host.memory, &bytes, "Memory"),
         Control::CpuLimit => limit(host.nano_cpus, &|nanos| cpus(nanos / NANOS_PER_MILLI), "NanoCpus"),
         Control::PidsLimit => limit(host.pids_limit, &|limit| limit.to_string(), "PidsLimit"),
-        Control::IoLimit => {
-            limit(host.blkio_weight.map(i64::from), &|weight| format!("weight {weight}"), "BlkioWeight")
-        }
+        Control::IoLimit => match label(found, NO_IO_WEIGHT) {
+            Some(weight) => told(&format!("weight {weight}"), None),
+            None => limit(host.blkio_weight.map(i64::from), &|weight| format!("weight {weight}"), "BlkioWeight"),
+        },
         Control::PidNamespace => namespace(host.pid_mode.as_deref(), "process namespace"),
         Control::IpcNamespace => namespace(host.ipc_mode.as_deref(), "IPC namespace"),
         Control::UtsNamespace => namespace(host.uts_mode.as_deref(), "UTS namespace"),
@@ -86,7 +91,7 @@ fn asked(control: Control, found: &ContainerInspectResponse, host: &HostConfig) 
             let mode = host.cgroupns_mode.as_ref().map(ToString::to_string);
             namespace(mode.as_deref(), "cgroup namespace")
         }
-        Control::NetworkIsolation => network(host.network_mode.as_deref().unwrap_or("default")),
+        Control::NetworkIsolation => network(network_name(found, host)),
         Control::ReadOnlyRoot => match host.readonly_rootfs {
             Some(true) => told("read-only", Some("read-only mount")),
             _ => told("writable", None),
@@ -100,14 +105,31 @@ fn asked(control: Control, found: &ContainerInspectResponse, host: &HostConfig) 
         }
         Control::MountNamespace => told("own", Some("mount namespace")),
         Control::ServiceNames => {
-            let own = !matches!(host.network_mode.as_deref(), None | Some("default" | "bridge" | "host" | "none"));
-            Asked { words: None, by: own.then(|| "network of the deployment".to_owned()) }
+            let name = network_name(found, host);
+            let named =
+                !matches!(name, "default" | "bridge" | "podman" | "host" | "none") && !name.starts_with("container:");
+            Asked { words: None, by: named.then(|| format!("names on the network {name}")) }
         }
         Control::Suspend => Asked { words: None, by: Some("the engine's pause".to_owned()) },
         Control::DiskLimit | Control::Landlock | Control::EgressFilter | Control::Activity => {
             Asked { words: None, by: None }
         }
     }
+}
+
+/// The network that a container is on, or its mode. Podman says `bridge` for every network, and its name beside it.
+fn network_name<'a>(found: &'a ContainerInspectResponse, host: &'a HostConfig) -> &'a str {
+    match host.network_mode.as_deref().unwrap_or("default") {
+        mode @ "bridge" => {
+            let networks = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+            networks.and_then(|networks| networks.keys().min()).map_or(mode, String::as_str)
+        }
+        mode => mode,
+    }
+}
+
+fn label<'a>(found: &'a ContainerInspectResponse, name: &str) -> Option<&'a str> {
+    found.config.as_ref()?.labels.as_ref()?.get(name).map(String::as_str)
 }
 
 fn told(words: &str, by: Option<&str>) -> Asked {
@@ -258,6 +280,36 @@ mod tests {
         ] {
             assert_eq!(line(control, host, &[]), expected, "{control}");
         }
+    }
+
+    #[test]
+    fn a_network_is_told_by_its_name_also_where_podman_says_bridge() {
+        for (mode, networks, words, names) in [
+            ("keel_shop", "keel_shop", "keel_shop", Some("names on the network keel_shop")),
+            ("bridge", "keel_shop", "keel_shop", Some("names on the network keel_shop")),
+            ("bridge", "bridge", "bridge", None),
+            ("bridge", "podman", "podman", None),
+            ("container:x", "", "container:x", None),
+            ("none", "none", "none", None),
+        ] {
+            let found = serde_json::json!({
+                "HostConfig": { "NetworkMode": mode }, "NetworkSettings": { "Networks": { networks: {} } },
+            });
+            let found: ContainerInspectResponse = serde_json::from_value(found).unwrap();
+            let host = found.host_config.clone().unwrap();
+            let Asked { words: told, by: _ } = asked(Control::NetworkIsolation, &found, &host);
+            let Asked { words: _, by } = asked(Control::ServiceNames, &found, &host);
+            assert_eq!((told.as_deref(), by.as_deref()), (Some(words), names), "{mode}");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_the_engine_left_out_is_absent() {
+        let found = serde_json::json!({ "Config": { "Labels": { NO_IO_WEIGHT: "300" } }, "HostConfig": {} });
+        let told = tell(&serde_json::from_value(found).unwrap(), &capabilities(&[]));
+        let one = told.into_iter().find(|one| one.control == Control::IoLimit).unwrap();
+        assert_eq!(one.requested.as_deref(), Some("weight 300"));
+        assert_eq!(one.state, State::Absent { why: IO_UNWEIGHED.to_owned() });
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use super::body::{Context, wants_init};
 use super::observe;
 use crate::runtime::CreateRequest;
 use crate::spec::{RType, ServiceSpec};
-use crate::state::{Condition, Owner, StopPolicy};
+use crate::state::{Condition, StopPolicy};
 
 /// Prefix of keel's own labels, from which a container's identity is read back.
 const OWN: &str = "dev.evenkeel.";
@@ -26,8 +27,8 @@ const GROUPING: &[&str] = &[
 /// The label for what belongs to a deployment.
 pub(super) const PROJECT: &str = "com.docker.compose.project";
 
-/// The labels of a container; `no_init` where the spec asks for an init process and the engine has none.
-pub(super) fn labels(request: &CreateRequest, owner: &Owner, no_init: bool) -> HashMap<String, String> {
+/// The labels of a container, with what the spec asks for and the engine lacks.
+pub(super) fn labels(request: &CreateRequest, context: &Context<'_>) -> HashMap<String, String> {
     let CreateRequest { id, restarts, streak, spec, env: _, source } = request;
     let one_off = if spec.rtype() == RType::Service { "False" } else { "True" };
     let file = source.as_ref().map(|file| file.display().to_string());
@@ -44,10 +45,15 @@ pub(super) fn labels(request: &CreateRequest, owner: &Owner, no_init: bool) -> H
     let theirs = spec.labels.iter().filter(|(key, _)| !is_reserved(key));
     let mut labels: HashMap<_, _> = theirs.map(|(key, value)| (key.clone(), value.0.clone())).collect();
     labels.extend(GROUPING.iter().zip(grouping).filter_map(|(key, value)| Some(((*key).to_owned(), value?))));
-    if no_init {
+    if wants_init(spec) && !context.has_init {
         labels.insert(observe::NO_INIT.to_owned(), "true".to_owned());
     }
-    labels.extend(id.to_labels(owner, *restarts, *streak, StopPolicy::of(spec)));
+    if let Some(weight) = spec.resources.as_ref().and_then(|resources| resources.blkio_weight)
+        && !context.weighs_io
+    {
+        labels.insert(observe::NO_IO_WEIGHT.to_owned(), weight.to_string());
+    }
+    labels.extend(id.to_labels(context.owner, *restarts, *streak, StopPolicy::of(spec)));
     labels
 }
 

@@ -108,6 +108,8 @@ struct Inner {
     init: OnceCell<bool>,
     /// Whether it turned out not to have one.
     init_refused: AtomicBool,
+    /// Whether a create turned out to lose the weight of disk traffic.
+    weight_refused: AtomicBool,
 }
 
 impl DockerRuntime {
@@ -145,6 +147,7 @@ impl DockerRuntime {
             capabilities: OnceCell::new(),
             init: OnceCell::new(),
             init_refused: AtomicBool::new(false),
+            weight_refused: AtomicBool::new(false),
         };
         if let Err(error) = inner.engine.client().await {
             tracing::warn!(%error, "the docker runtime is not ready; it is tried again with each call");

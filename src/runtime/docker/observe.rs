@@ -15,6 +15,11 @@ use crate::state::{
 
 /// Label that remembers that the spec asked for an init process and the engine has none.
 pub(super) const NO_INIT: &str = "dev.evenkeel.no-init";
+/// Label that remembers the `resources.blkio_weight` that the spec asks for and the engine leaves out.
+pub(super) const NO_IO_WEIGHT: &str = "dev.evenkeel.no-io-weight";
+/// Why it leaves it out.
+pub(super) const IO_UNWEIGHED: &str =
+    "the machine's kernel gives the engine no weight for disk traffic (it takes the BFQ scheduler)";
 
 /// The identity that labels carry.
 ///
@@ -156,18 +161,19 @@ fn count(labels: &HashMap<String, String>, key: &str) -> u32 {
 }
 
 fn conditions(labels: &HashMap<String, String>) -> Vec<Condition> {
-    labels
-        .contains_key(NO_INIT)
-        .then(|| {
-            Condition::holds(
-                "Degraded",
-                "NoInitProcess",
-                "the engine has no init program (docker-init, catatonit), so orphaned processes inside are not reaped; \
-                 install it, or write init_container: false",
-            )
-        })
-        .into_iter()
-        .collect()
+    let no_init = labels.contains_key(NO_INIT).then(|| {
+        Condition::holds(
+            "Degraded",
+            "NoInitProcess",
+            "the engine has no init program (docker-init, catatonit), so orphaned processes inside are not reaped; \
+             install it, or write init_container: false",
+        )
+    });
+    let no_weight = labels.get(NO_IO_WEIGHT).map(|weight| {
+        let message = format!("resources.blkio_weight: {weight} has no effect: {IO_UNWEIGHED}");
+        Condition::holds("Degraded", "NoIoWeight", message)
+    });
+    no_init.into_iter().chain(no_weight).collect()
 }
 
 /// The phase that a state describes.

@@ -7,13 +7,18 @@ use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum, SystemVersion};
 
 use super::Inner;
 use super::engine::{CallError, READ_DEADLINE};
+use super::observe::IO_UNWEIGHED;
 use super::ping::Product;
 use crate::runtime::{Capabilities, Control, Result, Support};
 
 impl Inner {
     /// What the engine can enforce; asked once and remembered.
     pub(super) async fn capabilities(&self) -> Result<Capabilities> {
-        self.capabilities.get_or_try_init(|| self.probe()).await.cloned()
+        let mut capabilities = self.capabilities.get_or_try_init(|| self.probe()).await.cloned()?;
+        if self.weight_refused.load(Ordering::Relaxed) {
+            capabilities.controls.insert(Control::IoLimit, Support::Absent { why: IO_UNWEIGHED.to_owned() });
+        }
+        Ok(capabilities)
     }
 
     async fn probe(&self) -> Result<Capabilities> {

@@ -45,7 +45,7 @@ fn body(fields: Value, has_init: bool) -> ContainerCreateBody {
         env: BTreeMap::from([("B".to_owned(), "2".to_owned()), ("A".to_owned(), "x=y".to_owned())]),
         source: Some(PathBuf::from("/specs/shop.yaml")),
     };
-    create_body(&request, &Context { owner: &owner(), image: "app:1", has_init })
+    create_body(&request, &Context { owner: &owner(), image: "app:1", has_init, weighs_io: true })
 }
 
 /// The part of a request at a JSON pointer.
