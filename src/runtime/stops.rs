@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 
 use super::Result;
 use crate::spec::RuntimeKind;
-use crate::state::{EndedBy, Instance, Phase, StopRecord, StopRequest};
+use crate::state::{Instance, Phase, StopRecord, StopRequest};
 
 /// Time after its grace in which a stop ends an instance or never: the kill, and an engine under load.
 const BEYOND_GRACE: Duration = Duration::from_secs(60);
@@ -106,7 +106,7 @@ impl Stops {
             None => return,
         };
         match (verdict, &mut instance.phase) {
-            ((Verdict::Ended, cause), Phase::Exited(exit)) => exit.ended_by = EndedBy::Request(cause),
+            ((Verdict::Ended, cause), Phase::Exited(exit)) => *exit = exit.clone().asked_for(cause, instance.stop),
             ((Verdict::Void, _), _) => self.forget(&instance.runtime_id),
             _ => {}
         }

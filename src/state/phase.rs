@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::StopPolicy;
 use crate::spec::Signal;
 
 /// Where an instance stands in its life.
@@ -125,6 +126,18 @@ impl Exit {
         }
     }
 
+    /// The same exit, after a stop that was asked for. One that a stop's kill ended, since the program did not end in the
+    /// grace before it, is a [`ExitReason::StopTimeout`].
+    #[must_use]
+    pub fn asked_for(mut self, cause: StopCause, policy: StopPolicy) -> Self {
+        self.ended_by = EndedBy::Request(cause);
+        let gave_time = policy.signal != Signal::KILL && !policy.grace.get().is_zero();
+        if gave_time && self.reason == ExitReason::Signal && self.code == Some(128 + Signal::KILL.number()) {
+            self.reason = ExitReason::StopTimeout;
+        }
+        self
+    }
+
     /// Whether it ended well: code 0.
     pub fn is_success(&self) -> bool {
         self.code == Some(0) && !self.oom_killed
@@ -132,11 +145,12 @@ impl Exit {
 }
 
 impl std::fmt::Display for Exit {
-    /// One short phrase: `exited 1`, `killed by SIGKILL`, `out of memory`, `could not run: ...`.
+    /// One short phrase: `exited 1`, `killed by SIGKILL`, `killed after its stop grace`, `out of memory`, `could not run: ...`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.reason, &self.signal, self.code, &self.runtime_error) {
             (ExitReason::OomKilled, ..) => f.write_str("out of memory"),
             (ExitReason::RuntimeError, _, _, Some(error)) => write!(f, "could not run: {error}"),
+            (ExitReason::StopTimeout, ..) => f.write_str("killed after its stop grace"),
             (ExitReason::Signal, Some(signal), ..) => write!(f, "killed by {signal}"),
             (_, _, Some(code), _) => write!(f, "exited {code}"),
             _ => f.write_str("ended"),
@@ -152,6 +166,8 @@ pub enum ExitReason {
     Exited,
     /// A signal ended it.
     Signal,
+    /// It was asked to stop, did not end in its grace (`stop_grace_period`), and was killed.
+    StopTimeout,
     /// It was killed for want of memory.
     OomKilled,
     /// The runtime could not run it.

@@ -30,7 +30,8 @@ use super::sys::{self, Fork};
 use super::users::Users;
 use super::volumes;
 use crate::runtime::io::OutputStream;
-use crate::state::{EndedBy, Exit};
+use crate::spec::{HumanDuration, Signal as SpecSignal};
+use crate::state::{EndedBy, Exit, StopPolicy};
 
 /// Grace when the machine shuts down and the supervisor itself is asked to end: systemd gives 90 s in all.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
@@ -186,6 +187,7 @@ struct Supervisor {
 /// A stop that is under way.
 struct Stop {
     ended_by: EndedBy,
+    policy: StopPolicy,
     kill_at: Instant,
     killed: bool,
 }
@@ -382,11 +384,11 @@ impl Supervisor {
         // instant. Where the machine runs short a program may go on; it was killed itself where its code says so.
         let is_whole = code == 128 + libc::SIGKILL || self.starvation.is_some();
         let starved = is_whole && !killed && cgroup::oom_kills(&self.groups) > 0;
-        let mut exit = if starved || self.out_of_memory { exit.out_of_memory() } else { exit };
-        if let Some(stop) = &self.stop {
-            exit.ended_by = stop.ended_by;
+        let exit = if starved || self.out_of_memory { exit.out_of_memory() } else { exit };
+        match &self.stop {
+            Some(Stop { ended_by: EndedBy::Request(cause), policy, .. }) => exit.asked_for(*cause, *policy),
+            Some(Stop { ended_by: EndedBy::Itself, .. }) | None => exit,
         }
-        exit
     }
 
     /// Ends what the program left behind, and removes its control groups. Returns what does not end.
@@ -480,7 +482,8 @@ impl Supervisor {
             if number == Signal::USR1.as_raw() {
                 self.obey();
             } else if number == Signal::TERM.as_raw() {
-                self.stop_with(Signal::TERM.as_raw(), SHUTDOWN_GRACE, EndedBy::Itself);
+                let policy = StopPolicy { signal: SpecSignal::TERM, grace: HumanDuration(SHUTDOWN_GRACE) };
+                self.stop_with(policy, EndedBy::Itself);
             }
         }
     }
@@ -491,22 +494,24 @@ impl Supervisor {
             // Where it can't be written, the order is given again, which changes nothing.
             let _ = private_file().create(true).truncate(false).open(self.dir.stopping());
             let grace = Duration::from_millis(order.grace_ms);
-            self.stop_with(order.signal.number(), grace, EndedBy::Request(order.cause));
+            let policy = StopPolicy { signal: order.signal, grace: HumanDuration(grace) };
+            self.stop_with(policy, EndedBy::Request(order.cause));
         }
     }
 
     /// Asks the program to end. A further order never gives more time than an earlier one.
-    fn stop_with(&mut self, signal: i32, grace: Duration, ended_by: EndedBy) {
+    fn stop_with(&mut self, policy: StopPolicy, ended_by: EndedBy) {
         let now = Instant::now();
+        let grace = policy.grace.get();
         let kill_at = now.checked_add(grace).unwrap_or(now + Duration::from_secs(u64::from(u32::MAX)));
         match &mut self.stop {
             Some(stop) => stop.kill_at = stop.kill_at.min(kill_at),
-            None => self.stop = Some(Stop { ended_by, kill_at, killed: false }),
+            None => self.stop = Some(Stop { ended_by, policy, kill_at, killed: false }),
         }
         // What is frozen takes no signal.
         let _ = cgroup::thaw(&self.groups);
         let _ = suspend::carry_on(&self.dir, std::process::id().cast_signed());
-        if let Some(signal) = sys::signal(signal) {
+        if let Some(signal) = sys::signal(policy.signal.number()) {
             let _ = pidfd_send_signal(&self.first_fd, signal);
         }
         self.kill_when_due();

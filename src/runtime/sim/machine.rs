@@ -10,7 +10,7 @@ use super::{Faults, Rng};
 use crate::runtime::io::{LogLine, OutputStream};
 use crate::runtime::{CreateRequest, ErrorKind, Listing, Result, RuntimeError, Volumes};
 use crate::spec::{EndpointProtocol, ImageRef, NetworkMode, PortProtocol, RuntimeKind, ServiceSpec, Storage};
-use crate::state::{EndedBy, Exit, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause, StopPolicy};
+use crate::state::{Exit, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause, StopPolicy};
 
 /// Lines kept per instance; older ones are dropped, as with a rotated log.
 pub(super) const MAX_LOG_LINES: usize = 1_000;
@@ -214,7 +214,7 @@ impl Machine {
         let entry = self.entries.get_mut(runtime_id).filter(|entry| entry.run == run && entry.is_running())?;
         exit.started_at = entry.instance.phase.started_at();
         if let Some(cause) = entry.stopping {
-            exit.ended_by = EndedBy::Request(cause);
+            exit = exit.asked_for(cause, entry.instance.stop);
         }
         let now = exit.finished_at;
         entry.instance.phase = Phase::Exited(exit.clone());
