@@ -26,6 +26,11 @@ pub const LOSS_SETTLE: Duration = Duration::from_secs(2);
 /// for seconds at most; one that never closes its file, or whose close nobody told of, must not be waited for for ever.
 pub(super) const UNCLOSED_MOST: Duration = Duration::from_secs(30);
 
+/// How long after its first write a file that is written again and again without a close counts as being written: the
+/// slowest copy of a spec takes minutes, and what appends to a file for ever must not keep from counting what it says, nor
+/// what other files lose.
+pub(super) const UNCLOSED_IN_ALL: Duration = Duration::from_secs(5 * 60);
+
 /// Files that are known to be written at once. Of further ones, only what is lost is waited for.
 pub(super) const MAX_UNCLOSED: usize = 1024;
 

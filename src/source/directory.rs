@@ -234,8 +234,11 @@ impl Source {
         }
         let blind = eyes.watcher.trouble().is_some() || !eyes.scanner.has_all_roots();
         let regular = if blind { self.options.rescan.min(POLL) } else { self.options.rescan };
-        let wait = scanned.settles_in.map_or(regular, |settles| settles.min(regular).max(Duration::from_millis(1)));
-        Due { regular: now + wait, burst: None }
+        let soon =
+            scanned.settles_in.into_iter().chain(scanned.closes_in).map(|wait| wait.max(Duration::from_millis(1)));
+        let answers = self.waiting.iter().map(|waiter| waiter.until);
+        let next = soon.map(|wait| now + wait).chain(answers).min();
+        Due { regular: next.map_or(now + regular, |next| next.min(now + regular)), burst: None }
     }
 
     /// Wakes receivers only where something changed.
@@ -251,27 +254,23 @@ impl Source {
 impl Eyes {
     fn scan(&mut self, clock: &dyn Clock) -> Scanned {
         let Self { scanner, watcher } = self;
-        let settles_in = scan_and_watch(scanner, clock, |plan| watcher.follow(plan));
+        let scanned = scan_and_watch(scanner, clock, |plan| watcher.follow(plan));
         scanner.set_polling(watcher.trouble().map(str::to_owned));
-        Scanned { snapshot: scanner.snapshot(), settles_in }
+        Scanned { snapshot: scanner.snapshot(), ..scanned }
     }
 }
 
 /// Scans, watches what was found, and scans again where that was not watched before: what changed there between the
 /// scan and the watch wakes nobody. `follow` is told what to watch, and says whether any of it is new.
-fn scan_and_watch(
-    scanner: &mut Scanner,
-    clock: &dyn Clock,
-    mut follow: impl FnMut(&WatchPlan) -> bool,
-) -> Option<Duration> {
-    let mut settles_in = scanner.scan(clock.now()).settles_in;
+fn scan_and_watch(scanner: &mut Scanner, clock: &dyn Clock, mut follow: impl FnMut(&WatchPlan) -> bool) -> Scanned {
+    let mut scanned = scanner.scan(clock.now());
     for _ in 0..MAX_RESCANS {
         if !follow(scanner.watch_plan()) {
             break;
         }
-        settles_in = scanner.scan(clock.now()).settles_in;
+        scanned = scanner.scan(clock.now());
     }
-    settles_in
+    scanned
 }
 
 /// Does file system work where it may block.

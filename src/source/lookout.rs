@@ -87,9 +87,9 @@ impl Lookout {
         self.good.contains_key(path) && !self.is_watched(path)
     }
 
-    /// Ends a look; tells when to look again because something may be the middle of a save.
-    pub(super) fn finish(&mut self, findings: &Findings, now: DateTime<Utc>) -> Option<Duration> {
-        self.settling.finish(now).into_iter().chain(findings.unclosed).min()
+    /// Ends a look; tells when to look again because a root that is missing may be the middle of a save.
+    pub(super) fn finish(&mut self, now: DateTime<Utc>) -> Option<Duration> {
+        self.settling.finish(now)
     }
 
     /// What to remember of a look: new good versions, and the identities of the roots.

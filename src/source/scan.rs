@@ -101,6 +101,9 @@ pub struct Scanned {
     pub snapshot: Arc<SpecSnapshot>,
     /// When to look again because something may be the middle of a save; `None` where all is settled.
     pub settles_in: Option<Duration>,
+    /// When to look again because a file is being written: until then its last good version counts, and what other files
+    /// lose may be what it is to say.
+    pub closes_in: Option<Duration>,
 }
 
 impl Scanner {
@@ -158,8 +161,8 @@ impl Scanner {
         let deleted = self.still_deleted();
         verdict.take_back(&deleted);
         self.set_aside_unwatched(&mut verdict);
-        let settling = self.keep_settling(&mut verdict, now);
-        let settles_in = self.lookout.finish(&findings, now).into_iter().chain(self.settling.finish(now)).min();
+        let settling = self.keep_settling(&mut verdict, &findings, now);
+        let settles_in = self.lookout.finish(now).into_iter().chain(self.settling.finish(now)).min();
         if settles_in.is_none() {
             verdict.unclear = verdict.unclear.or_else(|| findings.bare.clone());
         }
@@ -172,7 +175,7 @@ impl Scanner {
         let mut change = self.lookout.accepted(&findings, settles_in.is_none());
         change.declared = self.update_inventory(&mut verdict, &losses, hold.is_some(), now);
         // A file that comes back broken still has its last good version.
-        if settles_in.is_none() && hold.is_none() {
+        if settles_in.is_none() && findings.unclosed.is_none() && hold.is_none() {
             change.dropped_files = self.drop_files(&findings, &verdict);
         }
         if settles_in.is_none() && self.deleted != deleted {
@@ -199,7 +202,7 @@ impl Scanner {
         let mut watched = self.lookout.roots().iter().filter(|root| root.kind == RootKind::Watched);
         self.has_all_roots = watched.all(|root| findings.identities.contains_key(&root.path));
         self.plan = findings.plan;
-        Scanned { snapshot: Arc::clone(&self.snapshot), settles_in }
+        Scanned { snapshot: Arc::clone(&self.snapshot), settles_in, closes_in: findings.unclosed }
     }
 
     /// Looks at all roots, and waits (at most for a few seconds) where something may be the middle of a save. It holds the
@@ -372,8 +375,9 @@ impl Scanner {
     }
 
     /// Keeps a deployment as it was that is not declared any more, or has lost a service, for as long as that may be the
-    /// middle of a save. What commands take back is meant. Gives those that nothing declares.
-    fn keep_settling(&mut self, verdict: &mut Verdict, now: DateTime<Utc>) -> BTreeSet<String> {
+    /// middle of a save: what is away has to stay away for a while, and a file that is being written may be where it went.
+    /// What commands take back is meant. Gives those that nothing declares.
+    fn keep_settling(&mut self, verdict: &mut Verdict, findings: &Findings, now: DateTime<Utc>) -> BTreeSet<String> {
         let held = self.hold.iter().flat_map(|hold| &hold.missing).collect::<BTreeSet<_>>();
         let mut vanished = BTreeSet::new();
         for (name, known) in self.known.iter().filter(|(_, known)| known.is_live()) {
@@ -382,13 +386,17 @@ impl Scanner {
             if is_kept || held.contains(name) || !known.has_lost(fresh, |file| self.lookout.is_watched(file)) {
                 continue;
             }
-            if self.settling.is_settled(name, self.options.settle, now) {
+            let is_settled = self.settling.is_settled(name, self.options.settle, now);
+            if is_settled && findings.unclosed.is_none() {
                 continue;
             }
             if verdict.fresh.remove(name).is_none() {
                 vanished.insert(name.clone());
             }
-            verdict.keep(name, known, || "it has only just vanished from the source".to_owned());
+            verdict.keep(name, known, || match is_settled {
+                true => "it vanished from the source while a file there is being written".to_owned(),
+                false => "it has only just vanished from the source".to_owned(),
+            });
         }
         vanished
     }

@@ -7,17 +7,41 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::bounds::{MAX_UNCLOSED, UNCLOSED_MOST};
+use super::bounds::{MAX_UNCLOSED, UNCLOSED_IN_ALL, UNCLOSED_MOST};
 
 /// Files that were written to and not closed since, as far as file events tell. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unclosed {
-    /// When each was last written to, by its real path.
-    written: Arc<Mutex<BTreeMap<PathBuf, DateTime<Utc>>>>,
+    /// By its real path.
+    written: Arc<Mutex<BTreeMap<PathBuf, Written>>>,
+}
+
+/// When a file was written to without a close.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    first: DateTime<Utc>,
+    last: DateTime<Utc>,
+}
+
+impl Written {
+    /// A clock that went back starts the time again.
+    fn not_after(self, now: DateTime<Utc>) -> Self {
+        Self { first: self.first.min(now), last: self.last.min(now) }
+    }
+
+    fn left(self, now: DateTime<Utc>) -> Duration {
+        let since = |at: DateTime<Utc>| (now - at).to_std().unwrap_or_default();
+        UNCLOSED_MOST.saturating_sub(since(self.last)).min(UNCLOSED_IN_ALL.saturating_sub(since(self.first)))
+    }
+
+    /// Whether what is written now belongs to another turn: its writer was silent for so long.
+    fn is_over(self, now: DateTime<Utc>) -> bool {
+        (now - self.last).to_std().unwrap_or_default() >= UNCLOSED_MOST
+    }
 }
 
 impl Unclosed {
-    fn written(&self) -> MutexGuard<'_, BTreeMap<PathBuf, DateTime<Utc>>> {
+    fn written(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Written>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -25,10 +49,12 @@ impl Unclosed {
     pub(super) fn write(&self, path: &Path, now: DateTime<Utc>) {
         let mut written = self.written();
         if written.len() >= MAX_UNCLOSED {
-            written.retain(|_, at| !left(*at, now).is_zero());
+            written.retain(|_, at| !at.is_over(now));
         }
         if written.len() < MAX_UNCLOSED || written.contains_key(path) {
-            written.insert(path.to_path_buf(), now);
+            let before = written.get(path).map(|before| before.not_after(now)).filter(|before| !before.is_over(now));
+            let first = before.map_or(now, |before| before.first);
+            written.insert(path.to_path_buf(), Written { first, last: now });
         }
     }
 
@@ -50,14 +76,9 @@ impl Unclosed {
         }
         let real = path.canonicalize().ok()?;
         let at = written.get_mut(&real)?;
-        // A clock that went back starts the time again.
-        *at = now.min(*at);
-        Some(left(*at, now)).filter(|left| !left.is_zero())
+        *at = at.not_after(now);
+        Some(at.left(now)).filter(|left| !left.is_zero())
     }
-}
-
-fn left(at: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
-    UNCLOSED_MOST.saturating_sub((now - at).to_std().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -89,6 +110,26 @@ mod tests {
         assert_eq!(unclosed.left(&file, START - second * 3600), Some(UNCLOSED_MOST), "the clock went back");
         unclosed.forget();
         assert_eq!(unclosed.left(&file, START), None);
+    }
+
+    #[test]
+    fn a_file_that_is_written_without_end_is_not_waited_for_without_end() {
+        let base = tempfile::tempdir().unwrap();
+        let file = base.path().canonicalize().unwrap().join("a.yaml");
+        std::fs::write(&file, "").unwrap();
+        let unclosed = Unclosed::default();
+        let left = |at: u64, from: DateTime<Utc>| unclosed.left(&file, from + TimeDelta::seconds(at.cast_signed()));
+        let append = |seconds: std::ops::Range<u64>, from: DateTime<Utc>| {
+            seconds.for_each(|second| unclosed.write(&file, from + TimeDelta::seconds(second.cast_signed())));
+        };
+        let all = UNCLOSED_IN_ALL.as_secs();
+        append(0..all, START);
+        assert_eq!(left(all - 1, START), Some(Duration::from_secs(1)));
+        append(all..all + 60, START);
+        assert_eq!(left(all + 59, START), None, "further writes begin nothing");
+        let later = START + TimeDelta::hours(1);
+        append(0..1, later);
+        assert_eq!(left(0, later), Some(UNCLOSED_MOST), "another writer, after a silence");
     }
 
     #[test]

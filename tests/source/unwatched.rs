@@ -47,7 +47,7 @@ impl Changing {
     fn scan(&mut self) -> SpecSnapshot {
         loop {
             let now = self.bench.now();
-            let Scanned { snapshot, settles_in } = self.scanner.as_mut().unwrap().scan(now);
+            let Scanned { snapshot, settles_in, .. } = self.scanner.as_mut().unwrap().scan(now);
             let Some(wait) = settles_in else { return SpecSnapshot::clone(&snapshot) };
             self.bench.advance(wait);
         }

@@ -156,6 +156,86 @@ async fn a_new_file_that_is_being_written_waits() {
     assert_eq!(history, [one(&["a/web=one"]), one(&["a/web=one", "b/db=pg", "b/web=one"])]);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_into_a_file_that_is_being_written_stays() {
+    let mut bench = Bench::with(&["a", "b"]);
+    bench.options.settle = Duration::from_millis(1);
+    let watching = Watching::on(&bench).await;
+    let mut file = std::fs::File::create(bench.path("c.yaml")).unwrap();
+    std::io::Write::write_all(&mut file, b"version: v1\n").unwrap();
+    bench.remove("b.yaml");
+    std::thread::sleep(PAUSE);
+    let rest = deployment("b", "one");
+    std::io::Write::write_all(&mut file, rest.strip_prefix("version: v1\n").unwrap().as_bytes()).unwrap();
+    drop(file);
+    watching.until("the new file", |snapshot| snapshot.deployments["b"].file.ends_with("c.yaml")).await;
+    let mut history = watching.history().await;
+    history.dedup();
+    assert_eq!(history, [one(&["a/web=one", "b/web=one"])]);
+}
+
+/// Appends to a file of the directory, which stays open, until it is dropped.
+#[cfg(target_os = "linux")]
+struct Appending {
+    ended: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+#[cfg(target_os = "linux")]
+impl Appending {
+    fn to(path: &std::path::Path) -> Self {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let ended = Arc::new(AtomicBool::new(false));
+        let (path, stop) = (path.to_path_buf(), Arc::clone(&ended));
+        let thread = std::thread::spawn(move || {
+            let mut file = std::fs::File::create(path).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                std::io::Write::write_all(&mut file, b"# more\n").unwrap();
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        Self { ended, thread: Some(thread) }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Appending {
+    fn drop(&mut self) {
+        self.ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        let ended = self.thread.take().map(std::thread::JoinHandle::join);
+        assert!(ended.is_some_and(|ended| ended.is_ok()));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_written_without_end_holds_up_neither_a_start_nor_a_request() {
+    let mut bench = Bench::with(&["a", "b"]);
+    bench.scan();
+    bench.restart();
+    bench.remove("b.yaml");
+    let appending = Appending::to(&bench.path("c.yaml"));
+    let watching = Watching::on(&bench).await;
+    let begun = std::time::Instant::now();
+    bench.write("d.yaml", &deployment("d", "one"));
+    let seen = watching.handle.rescan().await.unwrap();
+    assert_eq!(images(&seen), one(&["a/web=one", "b/web=one", "d/web=one"]));
+    assert!(begun.elapsed() < DEADLINE / 2, "{:?}", begun.elapsed());
+    drop(appending);
+    watching.until_images(&["a/web=one", "d/web=one"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_gets_what_there_is_where_something_takes_long_to_settle() {
+    let mut bench = Bench::with(&["a", "b"]);
+    bench.options.settle = Duration::from_secs(3600);
+    let watching = Watching::on(&bench).await;
+    bench.remove("b.yaml");
+    let answer = tokio::time::timeout(DEADLINE, watching.handle.rescan()).await;
+    assert_eq!(images(&answer.unwrap().unwrap()), one(&["a/web=one", "b/web=one"]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn delete_and_create_after_a_long_pause() {
     is_applied_once(
