@@ -25,7 +25,7 @@ use crate::source::{
 use crate::spec::RuntimeKind;
 use crate::state::{Desired, Volumes};
 use crate::status::HoldView;
-use crate::store::{AppliedFile, Locked, StateDir, Store, StoreError, read_applied};
+use crate::store::{AppliedFile, Locked, StateDir, Store, StoreError, read_applied, sweep_applied};
 
 /// What the store is told and has not taken yet; more than that is told again.
 const SETTLED: usize = 64;
@@ -43,11 +43,17 @@ impl Engine {
     /// watched directory does not exist, or the state directory is another user's.
     pub async fn open(options: EngineOptions) -> Result<Self, EngineError> {
         let access = Access::of(&options);
-        let (state_dir, store) = place(&options, access)?;
+        let state_dir = place(&options, access)?;
         let lock = match options.mode {
             Mode::Observe => None,
             Mode::Record | Mode::OneShot | Mode::Controller { .. } => Some(state_dir.lock().map_err(locked)?),
         };
+        let store = Arc::new(open_store(&state_dir, access)?);
+        if access == Access::Work
+            && let Err(error) = sweep_applied(&state_dir.applied())
+        {
+            tracing::debug!("what writers left behind stays: {error}");
+        }
         runtimes::remember_devices(&options, state_dir.path())?;
         let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
         let watched = watched_roots(&options.mode, &store)?;
@@ -122,19 +128,26 @@ fn remember(
     Ok(Memory { removing, settled: Some(settled), events: Some(events) })
 }
 
-/// The state directory and the database.
-fn place(options: &EngineOptions, access: Access) -> Result<(StateDir, Arc<Store>), EngineError> {
+fn place(options: &EngineOptions, access: Access) -> Result<StateDir, EngineError> {
     let path = &options.state_dir;
-    let (state_dir, store): (_, fn(&StateDir) -> _) = match access {
-        Access::Work | Access::Look => (StateDir::open(path), StateDir::store),
-        Access::LookAtNothing => (StateDir::unmade(path), |_| Store::in_memory()),
+    let state_dir = match access {
+        Access::Work | Access::Look => StateDir::open(path),
+        Access::LookAtNothing => StateDir::unmade(path),
     };
-    let state_dir = state_dir.map_err(|error| match error {
+    state_dir.map_err(|error| match error {
         foreign @ StoreError::Foreign { .. } => EngineError::Invalid(foreign.to_string()),
         failed => local("the state directory can't be used")(failed),
-    })?;
-    let store = store(&state_dir).map_err(local("the state database can't be used"))?;
-    Ok((state_dir, Arc::new(store)))
+    })
+}
+
+/// The database; whoever works holds the lock already.
+fn open_store(state_dir: &StateDir, access: Access) -> Result<Store, EngineError> {
+    let store = match access {
+        Access::Work => state_dir.store(),
+        Access::Look => state_dir.look(),
+        Access::LookAtNothing => Store::in_memory(),
+    };
+    store.map_err(local("the state database can't be used"))
 }
 
 fn scope(mode: &Mode) -> Scope {

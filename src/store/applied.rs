@@ -109,21 +109,45 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
+fn has_extension(path: &Path, name: &str) -> bool {
+    path.extension().is_some_and(|extension| extension == name)
+}
+
+/// Removes what writers left behind that were cut off. For whoever holds the lock of the state directory, since nobody else
+/// writes then.
+///
+/// # Errors
+/// The directory can't be read or written.
+pub fn sweep_applied(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if has_extension(&path, "tmp") {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Every copy, by the path that it came from. A directory that does not exist holds none.
 ///
 /// # Errors
-/// The directory, or a copy in it, can't be read; nothing is known then.
+/// The directory, or a copy in it, can't be read, or it holds more than [`MAX_COPIES`]; nothing is known then.
 pub fn read_applied(dir: &Path) -> std::io::Result<Vec<AppliedFile>> {
     let mut copies = Vec::new();
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(copies),
         entries => entries?,
     };
-    for entry in entries.take(MAX_COPIES) {
+    for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            copies.push(serde_json::from_slice(&std::fs::read(&path)?)?);
+        if !has_extension(&path, "json") {
+            continue;
         }
+        if copies.len() == MAX_COPIES {
+            let message = format!("more than {MAX_COPIES} applied files; `keel delete` takes back what is not needed");
+            return Err(std::io::Error::other(message));
+        }
+        copies.push(serde_json::from_slice(&std::fs::read(&path)?)?);
     }
     copies.sort_by(|one: &AppliedFile, other| (&one.origin, &one.text).cmp(&(&other.origin, &other.text)));
     Ok(copies)
@@ -168,6 +192,28 @@ mod tests {
         file.without.insert("b".to_owned());
         file.save(dir.path()).expect("saved");
         assert_eq!(names(dir.path()), []);
+    }
+
+    #[test]
+    fn what_cut_off_writers_left_behind_goes_and_hides_no_copy() {
+        let dir = tempfile::tempdir().expect("a directory");
+        copy("/x.yaml", TWO).save(dir.path()).expect("saved");
+        let left = |number: usize| dir.path().join(format!("{number}.json.1.tmp"));
+        (0..MAX_COPIES + 10).for_each(|number| std::fs::write(left(number), "").expect("written"));
+        assert_eq!(names(dir.path()).len(), 1);
+        sweep_applied(dir.path()).expect("swept");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1);
+        assert_eq!(names(dir.path()).len(), 1);
+    }
+
+    #[test]
+    fn more_copies_than_the_bound_are_an_error_and_no_loss() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = serde_json::to_vec(&copy("/x.yaml", TWO)).expect("written");
+        (0..=MAX_COPIES)
+            .for_each(|number| std::fs::write(dir.path().join(format!("{number}.json")), &text).expect("written"));
+        let error = read_applied(dir.path()).expect_err("too many");
+        assert!(error.to_string().starts_with("more than 10000 applied files"), "{error}");
     }
 
     #[test]

@@ -9,8 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use rusqlite::backup::Backup;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StoreError;
 use super::migrate::{NEWEST, format, migrate};
@@ -21,6 +22,10 @@ pub const DATABASE: &str = "keel.db";
 /// How long a call waits for another process that writes. One-shot commands write a few kilobytes, which takes
 /// milliseconds; five seconds is SQLite's customary choice and short enough to be told apart from a hang.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pages that are copied without a pause in which others may write: more than any database of ours has, so that the copy is of
+/// one instant.
+const COPIED_AT_ONCE: i32 = i32::MAX;
 
 /// Largest write-ahead log that is left on disk after a checkpoint.
 const WAL_LIMIT: i64 = 4 << 20;
@@ -33,7 +38,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens, or makes, the database in a state directory that exists.
+    /// Opens, or makes, the database in a state directory that exists, for whoever holds its lock: another process may not
+    /// be using it, since a database of an older version is brought to this one's format.
     ///
     /// A damaged database is moved aside (to `keel.db.corrupt`, replacing an earlier one) and a fresh one is made:
     /// see [`Store::moved_aside`]. One that a newer version wrote is an error and stays as it is.
@@ -44,6 +50,7 @@ impl Store {
             Opened::Good(connection) => Ok(Self::of(connection, None)),
             Opened::Corrupt(why) => {
                 let aside = move_aside(&path)?;
+                keep_private(&path);
                 tracing::error!(
                     database = %path.display(), moved_to = %aside.display(), %why,
                     "the database is damaged and was moved aside: history is lost, workloads are not"
@@ -54,6 +61,28 @@ impl Store {
                         Err(StoreError::Database { action: "make a fresh copy of", source: Box::new(source) })
                     }
                 }
+            }
+        }
+    }
+
+    /// What the database in a state directory holds now, to look at: nothing on disk changes, whoever uses it. What is not
+    /// there, or is damaged, holds nothing.
+    ///
+    /// # Errors
+    /// It can't be read, or a newer version wrote it.
+    pub fn look(state_dir: &Path) -> Result<Self, StoreError> {
+        let path = state_dir.join(DATABASE);
+        if !path.exists() {
+            return Self::in_memory();
+        }
+        match Opened::copy(&path)? {
+            Opened::Good(connection) => Ok(Self::of(connection, None)),
+            Opened::Corrupt(why) => {
+                tracing::warn!(
+                    database = %path.display(), %why,
+                    "the database is damaged, so what it holds is not shown; `keel run` moves it aside"
+                );
+                Self::in_memory()
             }
         }
     }
@@ -88,16 +117,29 @@ enum Opened {
 
 impl Opened {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        let opened = Connection::open(path).and_then(|mut connection| {
+        Self::of(path, || {
+            let connection = Connection::open(path)?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
-            let found = format(&connection)?;
-            if found > NEWEST {
-                return Ok(Err(found));
-            }
-            prepare(&mut connection)?;
-            Ok(Ok(connection))
-        });
-        match opened {
+            prepared(connection, prepare)
+        })
+    }
+
+    /// A copy in memory.
+    fn copy(path: &Path) -> Result<Self, StoreError> {
+        Self::of(path, || {
+            let origin = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            origin.busy_timeout(BUSY_TIMEOUT)?;
+            let mut copy = Connection::open_in_memory()?;
+            Backup::new(&origin, &mut copy)?.run_to_completion(COPIED_AT_ONCE, Duration::ZERO, None)?;
+            prepared(copy, |copy| {
+                check(copy)?;
+                migrate(copy)
+            })
+        })
+    }
+
+    fn of(path: &Path, open: impl FnOnce() -> rusqlite::Result<Result<Connection, i64>>) -> Result<Self, StoreError> {
+        match open() {
             Ok(Ok(connection)) => Ok(Self::Good(connection)),
             Ok(Err(found)) => Err(StoreError::Newer { path: path.to_path_buf(), found, known: NEWEST }),
             Err(error) if is_corrupt(&error) => Ok(Self::Corrupt(error)),
@@ -106,18 +148,36 @@ impl Opened {
     }
 }
 
+/// The connection, once it is prepared; the format of the database where that is not known here.
+fn prepared(
+    mut connection: Connection,
+    prepare: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<Result<Connection, i64>> {
+    let found = format(&connection)?;
+    if found > NEWEST {
+        return Ok(Err(found));
+    }
+    prepare(&mut connection)?;
+    Ok(Ok(connection))
+}
+
 fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
     // Readers go on while one writes. Where the file system can't do it, SQLite stays with its older journal.
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     // A power cut may lose the last events, never the database: what runs is the runtime's word, not ours.
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update_and_check(None, "journal_size_limit", WAL_LIMIT, |_| Ok(()))?;
+    check(connection)?;
+    migrate(connection)
+}
+
+fn check(connection: &Connection) -> rusqlite::Result<()> {
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
         return Err(rusqlite::Error::SqliteFailure(code, Some(verdict)));
     }
-    migrate(connection)
+    Ok(())
 }
 
 fn is_corrupt(error: &rusqlite::Error) -> bool {

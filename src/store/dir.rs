@@ -76,9 +76,14 @@ impl StateDir {
         self.path.join(APPLIED)
     }
 
-    /// Opens the database.
+    /// Opens the database for whoever holds the lock, as [`Store::open`] does.
     pub fn store(&self) -> Result<Store, StoreError> {
         Store::open(&self.path)
+    }
+
+    /// What the database holds, as [`Store::look`] gives it.
+    pub fn look(&self) -> Result<Store, StoreError> {
+        Store::look(&self.path)
     }
 
     /// Where the controller's socket is. Its directory exists afterwards; the socket itself may not.

@@ -16,7 +16,7 @@ mod socket;
 mod stops;
 mod user;
 
-pub use applied::{AppliedFile, read_applied};
+pub use applied::{AppliedFile, read_applied, sweep_applied};
 pub use database::{DATABASE, Store};
 pub use dir::{Lock, LockGuard, Locked, StateDir, replace};
 pub use error::StoreError;

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use evenkeel::runtime::docker::DockerRuntime;
 use evenkeel::runtime::{ErrorKind, Runtime, RuntimeEvent};
 use evenkeel::state::{Instance, InstanceId, Owner, Phase, StopPolicy};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -25,6 +27,15 @@ struct Failing {
 
 impl Failing {
     fn start() -> Self {
+        Self::with(true)
+    }
+
+    /// One that closes every event stream at once.
+    fn without_events() -> Self {
+        Self::with(false)
+    }
+
+    fn with(events: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("docker.sock")).unwrap();
         let requests = Arc::<Mutex<Vec<String>>>::default();
@@ -33,7 +44,7 @@ impl Failing {
             // Its connections end with the server.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, seen.clone()));
+                connections.spawn(serve(stream, events, seen.clone()));
             }
         });
         Self { dir, server, requests }
@@ -68,7 +79,7 @@ fn labels(container: &str) -> Value {
 }
 
 /// Answers one request and closes, except that events stay open after a start of `bad`.
-async fn serve(stream: UnixStream, requests: Arc<Mutex<Vec<String>>>) {
+async fn serve(stream: UnixStream, events: bool, requests: Arc<Mutex<Vec<String>>>) {
     let mut stream = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -80,6 +91,10 @@ async fn serve(stream: UnixStream, requests: Arc<Mutex<Vec<String>>>) {
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = path.trim_start_matches("/v1.41");
     requests.lock().unwrap().push(format!("{method} {path}"));
+    if path.starts_with("/events") && !events {
+        let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+        return;
+    }
     if path.starts_with("/events") {
         let mut attributes = labels("bad");
         attributes["name"] = json!("bad");
@@ -132,6 +147,22 @@ async fn a_container_that_cannot_be_inspected_does_not_hide_the_others() {
     // It can still be got rid of.
     runtime.remove(&bad.as_ref()).await.unwrap();
     assert!(engine.asked("DELETE /containers/bad"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_without_an_event_stream_is_looked_at_now_and_then() {
+    let engine = Failing::without_events();
+    let runtime = engine.runtime().await;
+    let mut events = runtime.events().await.unwrap();
+    let mut lists = 0;
+    let hour = tokio::time::timeout(Duration::from_secs(3600), async {
+        while let Some(RuntimeEvent::Resync { .. }) = events.next().await {
+            lists += 1;
+        }
+    });
+    assert!(hour.await.is_err(), "it told of a change");
+    // 8 while the waits grow to half a minute, then one each.
+    assert!((119..=128).contains(&lists), "{lists}");
 }
 
 #[tokio::test]

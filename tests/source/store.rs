@@ -1,5 +1,6 @@
 //! The database.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -30,17 +31,25 @@ fn file(name: &str) -> SourceFile {
     SourceFile { path: PathBuf::from(name), content: b"deployment: a\n".to_vec(), hash: [7; 32], accepted_at: at(1) }
 }
 
+/// The database and its companions.
+fn files(dir: &Path) -> [PathBuf; 3] {
+    ["keel.db", "keel.db-wal", "keel.db-shm"].map(|name| dir.join(name))
+}
+
+fn modes(dir: &Path) -> [u32; 3] {
+    files(dir).map(|file| std::fs::metadata(file).unwrap().permissions().mode() & 0o777)
+}
+
 #[test]
 fn nobody_else_reads_the_database_wherever_it_lies() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    let files = || ["keel.db", "keel.db-wal", "keel.db-shm"].map(|name| dir.path().join(name));
-    let modes = || files().map(|file| std::fs::metadata(file).unwrap().permissions().mode() & 0o777);
     let store = Store::open(dir.path()).unwrap();
-    assert_eq!(modes(), [0o600; 3]);
-    files().iter().for_each(|file| std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap());
+    assert_eq!(modes(dir.path()), [0o600; 3]);
+    for file in files(dir.path()) {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
     let _again = Store::open(dir.path()).unwrap();
-    assert_eq!(modes(), [0o600; 3], "also where it was made otherwise");
+    assert_eq!(modes(dir.path()), [0o600; 3], "also where it was made otherwise");
     drop(store);
 }
 
@@ -191,9 +200,38 @@ fn a_damaged_database_is_moved_aside_and_replaced() {
         let aside = store.moved_aside().unwrap();
         assert_eq!(std::fs::read(aside).unwrap(), damage);
         assert_eq!(store.inventory().unwrap(), []);
+        assert_eq!(modes(dir.path()), [0o600; 3]);
         store.declare(&declared("b")).unwrap();
     }
     assert_eq!(Store::open(dir.path()).unwrap().moved_aside(), None);
+}
+
+#[test]
+fn a_look_changes_nothing_of_a_database_of_an_older_version_nor_of_a_damaged_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.record_scan(&SourceChange { declared: vec![declared("a")], ..SourceChange::default() }).unwrap();
+    drop(store);
+    let path = dir.path().join(DATABASE);
+    let version = |path: &Path| -> i64 {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
+    };
+    // As it was before the last step of the migrations.
+    let older = version(&path) - 1;
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("DROP TABLE deleted").unwrap();
+    connection.pragma_update(None, "user_version", older).unwrap();
+    drop(connection);
+    let before = std::fs::read(&path).unwrap();
+    let seen = Store::look(dir.path()).unwrap();
+    assert_eq!(seen.source_state().unwrap().inventory, [declared("a")]);
+    assert_eq!((std::fs::read(&path).unwrap() == before, version(&path)), (true, older));
+
+    let torn = torn(dir.path());
+    std::fs::write(&path, &torn).unwrap();
+    assert_eq!(Store::look(dir.path()).unwrap().source_state().unwrap().inventory, []);
+    assert_eq!(std::fs::read(&path).unwrap(), torn);
 }
 
 /// The database with its pages after the first overwritten.

@@ -12,10 +12,12 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::PROBE_DEADLINE;
 use super::observe::{coded, reference};
+use super::reconnect::{LASTING, Retries, Stream};
 use super::{Inner, error};
 use crate::runtime::RuntimeEvent;
 use crate::state::{Instance, InstanceRef, Phase};
@@ -26,11 +28,6 @@ const WAITING_CHANGES: usize = 256;
 /// Inspections of changed containers side by side; the engine holds some of them up while it works on the container.
 const INSPECTIONS: usize = 16;
 
-/// First and longest wait before connecting again. The first is short because an engine that restarts is back in about
-/// a second; the longest bounds how late its return is noticed.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
-
 /// Events that change an instance. Podman says `died` for `die` and `remove` for `destroy`. Without this filter the
 /// exec events of health checks flood the stream.
 const ACTIONS: &[&str] =
@@ -39,7 +36,7 @@ const ACTIONS: &[&str] =
 /// The changes from now on, until the token is cancelled or the stream is dropped.
 pub(super) fn changes(inner: Arc<Inner>, ended: CancellationToken) -> BoxStream<'static, RuntimeEvent> {
     let (sender, receiver) = mpsc::channel(WAITING_CHANGES);
-    let mut pump = Pump { inner, sender, out_of_memory: HashSet::new() };
+    let mut pump = Pump { inner, sender, out_of_memory: HashSet::new(), told: false };
     let since = Utc::now();
     tokio::spawn(async move {
         let closed = pump.sender.clone();
@@ -59,6 +56,8 @@ struct Pump {
     sender: mpsc::Sender<RuntimeEvent>,
     /// Containers of which the engine said that memory ran out, until it says that they ended.
     out_of_memory: HashSet<String>,
+    /// Whether the stream has told of anything.
+    told: bool,
 }
 
 /// Why no changes are told at the moment.
@@ -85,32 +84,47 @@ impl Pump {
     /// away, and once more when it is over, because nothing was told in between.
     async fn run(&mut self, mut since: DateTime<Utc>) {
         let mut gap: Option<Gap> = None;
-        let mut wait = FIRST_RETRY;
+        let mut retries = Retries::new();
         loop {
-            let now = match self.connect().await {
+            let (now, wait) = match self.connect().await {
                 Ok(docker) => {
-                    wait = FIRST_RETRY;
                     if let Some(before) = gap.take() {
                         self.inner.forget_networks();
                         let reason = format!("the engine answers again; before: {}", before.reason());
                         self.send(RuntimeEvent::Resync { reason }).await;
                     }
-                    let _watched = Watched::begin(self.inner.clone());
-                    Gap::Broken(self.follow(docker, since).await)
+                    let (stream, reason) = self.watch(docker, since).await;
+                    let wait = retries.broke(stream);
+                    if retries.gives_up() {
+                        tracing::warn!(%reason, "the engine tells of no changes; they are looked for every half minute");
+                    }
+                    (Gap::Broken(reason), wait)
                 }
-                Err(reason) => Gap::Away(reason),
+                Err(reason) => (Gap::Away(reason), retries.away()),
             };
             tracing::debug!(reason = now.reason(), "the engine's event stream is down");
             // An engine that is ending may still answer a list when the stream breaks; it is away only afterwards.
             if !matches!(gap, Some(Gap::Away(_))) {
-                self.send(RuntimeEvent::Resync { reason: now.reason().to_owned() }).await;
+                // Where streams end at once, the list at the next try is enough.
+                if retries.is_news() {
+                    self.send(RuntimeEvent::Resync { reason: now.reason().to_owned() }).await;
+                }
                 gap = Some(now);
             }
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_RETRY);
             // The engine repeats what happened since, so nothing is lost between connecting and listing.
             since = Utc::now();
         }
+    }
+
+    /// Follows a stream until it breaks off; says what it was good for, and why it broke.
+    async fn watch(&mut self, docker: Docker, since: DateTime<Utc>) -> (Stream, String) {
+        let _watched = Watched::begin(self.inner.clone());
+        let began = Instant::now();
+        self.told = false;
+        let reason = self.follow(docker, since).await;
+        let was_there = self.told || began.elapsed() >= LASTING;
+        (if was_there { Stream::Good } else { Stream::Barren }, reason)
     }
 
     /// A client whose engine answers now.
@@ -161,6 +175,7 @@ impl Pump {
 
     /// Acts on one event; gives the instance that must be looked at, where the event does not say it all.
     async fn take(&mut self, event: &EventMessage) -> Option<InstanceRef> {
+        self.told = true;
         let actor = event.actor.as_ref()?;
         let container = actor.id.as_deref()?;
         let attributes = actor.attributes.as_ref()?;

@@ -30,6 +30,7 @@ mod observe;
 mod ping;
 mod probe;
 mod readers;
+mod reconnect;
 mod require;
 mod shared;
 mod socket;
