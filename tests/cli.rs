@@ -10,6 +10,9 @@ mod words;
 #[path = "cli/verbs.rs"]
 mod verbs;
 
+#[path = "cli/busy.rs"]
+mod busy;
+
 #[path = "cli/controller.rs"]
 mod controller;
 

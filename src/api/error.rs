@@ -103,7 +103,7 @@ impl From<EngineError> for ApiError {
         let kind = match &error {
             EngineError::Invalid(_) => Kind::Invalid,
             EngineError::NotFound(_) => Kind::NotFound,
-            EngineError::Conflict(_) => Kind::Conflict,
+            EngineError::Conflict(_) | EngineError::Busy(_) => Kind::Conflict,
             EngineError::Ended => Kind::Ended,
             EngineError::Runtime(error) => Kind::Runtime(error.kind),
             EngineError::Local { .. } => Kind::Local,

@@ -62,7 +62,7 @@ impl Args {
             return Ok(Exit::Success);
         }
         let unattended = if self.no_wait { Unattended::Recorded } else { Unattended::CarriedOut };
-        let mut engine = change(options, unattended).await?;
+        let mut engine = change(options, unattended, self.timeout).await?;
         let outcome = self.apply(&mut engine, request, expected.results).await;
         engine.close().await;
         outcome

@@ -1,5 +1,7 @@
 //! `keel approve`: confirm that what is kept without a declaration may go.
 
+use std::time::Duration;
+
 use super::connect::synced_status;
 use super::exit::{Exit, Outcome};
 use super::output::{note, print};
@@ -19,13 +21,17 @@ use crate::status::Status;
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
+/// How long another command that works on the state directory is waited for: most are done within seconds, and somebody
+/// waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
         let (gone, has_controller) = if options.is_untouched() {
             (Vec::new(), false)
         } else {
-            let mut engine = change(options, Unattended::Recorded).await?;
+            let mut engine = change(options, Unattended::Recorded, PATIENCE).await?;
             let mut before = None;
             let approved = engine.ask(async |client| approve(client, &mut before).await).await;
             let has_controller = engine.client().has_controller();

@@ -9,6 +9,7 @@ use crate::config::Options;
 use crate::controller::{Engine, EngineError, EngineOptions, Mode};
 use crate::status::Status;
 
+use super::converge::not_done;
 use super::output::note;
 
 /// Longest wait for the first complete picture. Every runtime call has a shorter bound of its own.
@@ -33,8 +34,11 @@ pub async fn running(options: &Options) -> anyhow::Result<Option<Client>> {
 }
 
 /// The running controller, or an engine in this process that may do what this mode says. Where another process is about to
-/// end, or to become the controller, it is waited for.
-pub async fn open(options: &Options, mode: &Mode) -> anyhow::Result<Client> {
+/// end, or to become the controller, it is waited for; a command that works there, as long as there is patience for it.
+///
+/// # Errors
+/// [`StillBusy`] after that patience; no engine can be opened.
+pub async fn open(options: &Options, mode: &Mode, patience: Duration) -> anyhow::Result<Client> {
     let since = Instant::now();
     let mut is_told = false;
     loop {
@@ -44,16 +48,30 @@ pub async fn open(options: &Options, mode: &Mode) -> anyhow::Result<Client> {
         let waited = since.elapsed();
         match Engine::open(engine_options(options, mode.clone())).await {
             Ok(engine) => return Ok(Client::in_process(engine)),
-            Err(EngineError::Conflict(holder)) if waited < HANDOVER => {
-                if waited >= QUIET && !is_told {
-                    note(format_args!("waiting: {holder}"));
-                    is_told = true;
-                }
+            Err(EngineError::Busy(holder)) if waited >= patience => {
+                return Err(StillBusy { patience, holder }.into());
             }
+            Err(EngineError::Busy(holder)) => tell_once(&mut is_told, waited, &holder),
+            Err(EngineError::Conflict(holder)) if waited < HANDOVER => tell_once(&mut is_told, waited, &holder),
             Err(error) => return Err(ApiError::from(error).into()),
         }
         tokio::time::sleep(HANDOVER_POLL).await;
     }
+}
+
+fn tell_once(is_told: &mut bool, waited: Duration, holder: &str) {
+    if waited >= QUIET && !*is_told {
+        note(format_args!("waiting: {holder}"));
+        *is_told = true;
+    }
+}
+
+/// Another command has worked on the state directory for all the time that there was.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {holder}", not_done(*patience))]
+pub struct StillBusy {
+    patience: Duration,
+    holder: String,
 }
 
 /// Options of an engine in this process.

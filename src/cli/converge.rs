@@ -13,8 +13,8 @@ use super::progress::Progress;
 use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
 use crate::spec::HumanDuration;
-use crate::state::{Condition, ConditionStatus};
-use crate::status::{DeploymentState, InstanceView, ServiceView, Status};
+use crate::state::{Condition, ConditionStatus, ExitReason};
+use crate::status::{DeploymentState, ExitView, InstanceView, ServiceView, Status};
 use futures::StreamExt;
 
 /// Longest wait when none is named: the progress deadline of a rollout (Kubernetes' `progressDeadlineSeconds`).
@@ -55,7 +55,8 @@ impl Baseline {
 
     /// Crashes since then that ended in the one that it shows now.
     fn crashes(&self, status: &Status, instance: &InstanceView) -> u32 {
-        let failed = instance.exit.as_ref().is_some_and(|exit| exit.code != Some(0) || exit.oom_killed);
+        let is_failure = |exit: &ExitView| exit.stopped.is_none() && (exit.code != Some(0) || exit.oom_killed);
+        let failed = instance.exit.as_ref().is_some_and(is_failure);
         if instance.phase != "exited" || !failed {
             return 0;
         }
@@ -208,6 +209,7 @@ pub fn ended(instance: &InstanceView) -> String {
     let Some(exit) = &instance.exit else { return instance.phase.clone() };
     match (exit.oom_killed, &exit.message, &exit.signal, exit.code) {
         (true, ..) => "out of memory".to_owned(),
+        _ if exit.reason == ExitReason::StopTimeout => "killed after its stop grace".to_owned(),
         (_, Some(message), _, None) => format!("could not run: {message}"),
         (_, _, Some(signal), _) => format!("killed by {signal}"),
         (_, _, _, Some(code)) => format!("exit code {code}"),

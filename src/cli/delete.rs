@@ -80,7 +80,7 @@ impl Args {
         if found.is_empty() {
             return Ok(exit);
         }
-        let mut engine = change(options, self.unattended()).await?;
+        let mut engine = change(options, self.unattended(), self.timeout).await?;
         let outcome = self.delete(&mut engine, &found).await;
         engine.close().await;
         Ok(match outcome? {

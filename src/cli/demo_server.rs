@@ -1,6 +1,6 @@
 //! `keel demo-server`: what the demo runs, so that it needs nothing but this program.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
 use axum::Router;
@@ -13,13 +13,16 @@ use super::output::print;
 
 /// Answer HTTP requests with a greeting, as the demo's replicas do
 ///
-/// Listens on 127.0.0.1 and the port in the variable PORT. GET / answers with the variable GREETING and who answers;
+/// Listens on the port in the variable PORT, of 127.0.0.1 unless --address names another one. GET / answers with the variable GREETING and who answers;
 /// GET /crash ends the process with exit code 1. SIGTERM and SIGINT end it with exit code 0.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Port to listen on; any free one when 0
     #[arg(long, env = "PORT", default_value_t = 0)]
     port: u16,
+    /// Address to listen on; 0.0.0.0 lets other services reach it by its name, where it has a network of its own
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    address: IpAddr,
     /// What to say
     #[arg(long, env = "GREETING", default_value = "Hello")]
     greeting: String,
@@ -28,7 +31,7 @@ pub struct Args {
 impl Args {
     /// Runs the verb.
     pub async fn run(self) -> Outcome {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let address = SocketAddr::from((self.address, self.port));
         let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address} failed"))?;
         let name = std::env::var("HOSTNAME").unwrap_or_else(|_| "demo-server".to_owned());
         let hello = format!("{} from {name}, pid {}\n", self.greeting, std::process::id());

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::connect::StillBusy;
 use super::output::note;
 
 /// What a verb ends with, or why it could not be done.
@@ -63,6 +64,7 @@ pub fn conclude(outcome: Outcome, on_error: Exit) -> Exit {
     match outcome {
         Ok(exit) => exit,
         Err(error) if error.is::<Usage>() => conclude(Err(anyhow::Error::msg(sentence(&error))), Exit::CouldNotTell),
+        Err(error) if error.is::<StillBusy>() => conclude(Err(anyhow::Error::msg(sentence(&error))), Exit::TimedOut),
         Err(error) if is_broken_pipe(&error) => Exit::BrokenPipe,
         Err(error) => {
             // Where standard error is closed too, only the code is left to tell.

@@ -40,6 +40,8 @@ pub struct Reconnecting<'a> {
     options: &'a Options,
     /// What an engine in this process may do.
     mode: Mode,
+    /// How long another command that works on the state directory is waited for.
+    patience: Duration,
     client: Client,
     outage: Option<Outage>,
 }
@@ -58,7 +60,7 @@ pub enum Unattended {
 /// # Errors
 /// A controller runs and can't be asked; no engine can be opened in this process.
 pub async fn observe(options: &Options) -> anyhow::Result<Reconnecting<'_>> {
-    Reconnecting::open(options, Mode::Observe).await
+    Reconnecting::open(options, Mode::Observe, Duration::ZERO).await
 }
 
 /// An engine to look at what exists; `None` where nothing was ever made, so that nothing can exist.
@@ -72,16 +74,17 @@ pub async fn observe_existing(options: &Options) -> anyhow::Result<Option<Reconn
     observe(options).await.map(Some)
 }
 
-/// An engine that changes declarations.
+/// An engine that changes declarations. Another command that works on the state directory is waited for, as long as there
+/// is patience for it.
 ///
 /// # Errors
 /// As for [`observe`]; another process works on the state directory, and does not answer.
-pub async fn change(options: &Options, unattended: Unattended) -> anyhow::Result<Reconnecting<'_>> {
+pub async fn change(options: &Options, unattended: Unattended, patience: Duration) -> anyhow::Result<Reconnecting<'_>> {
     let mode = match unattended {
         Unattended::CarriedOut => Mode::OneShot,
         Unattended::Recorded => Mode::Record,
     };
-    Reconnecting::open(options, mode).await
+    Reconnecting::open(options, mode, patience).await
 }
 
 /// Failures with no more than a moment between them.
@@ -108,9 +111,9 @@ impl Outage {
 }
 
 impl<'a> Reconnecting<'a> {
-    async fn open(options: &'a Options, mode: Mode) -> anyhow::Result<Self> {
-        let client = open(options, &mode).await?;
-        Ok(Self { options, mode, client, outage: None })
+    async fn open(options: &'a Options, mode: Mode, patience: Duration) -> anyhow::Result<Self> {
+        let client = open(options, &mode, patience).await?;
+        Ok(Self { options, mode, patience, client, outage: None })
     }
 
     /// Looks at the first controller that runs, once there is one.
@@ -118,7 +121,8 @@ impl<'a> Reconnecting<'a> {
     /// # Errors
     /// It can't be asked: another user's, or one that does not answer.
     pub async fn first_controller(options: &'a Options) -> anyhow::Result<Self> {
-        Ok(Self { options, mode: Mode::Observe, client: controller(options).await?, outage: None })
+        let client = controller(options).await?;
+        Ok(Self { options, mode: Mode::Observe, patience: Duration::ZERO, client, outage: None })
     }
 
     /// The engine that is asked at present.
@@ -183,7 +187,7 @@ impl<'a> Reconnecting<'a> {
         }
         self.outage = Some(outage);
         tokio::time::sleep(if self.mode == Mode::OneShot { TAKE_OVER_PAUSE } else { RETRY_PAUSE }).await;
-        self.client = open(self.options, &self.mode).await?;
+        self.client = open(self.options, &self.mode, self.patience).await?;
         if !self.client.has_controller() {
             self.works();
             if self.mode == Mode::OneShot {
@@ -292,7 +296,7 @@ mod tests {
     async fn breaks_off(times: usize, after: Duration) -> Result<usize, String> {
         let dir = tempfile::tempdir().unwrap();
         let (options, _listener) = controller(dir.path());
-        let mut engine = Reconnecting::open(&options, Mode::Observe).await.unwrap();
+        let mut engine = Reconnecting::open(&options, Mode::Observe, Duration::ZERO).await.unwrap();
         let mut tries = 0;
         let request = async |_: &Client| {
             tries += 1;

@@ -80,7 +80,7 @@ impl Engine {
         let still = names.iter().filter_map(|name| self.still_declared(name, &known));
         let deleted = names.iter().map(|name| (name.clone(), Change::Deleted));
         Ok(Applied {
-            notes: still.chain(uncovered.iter().map(|(name, at)| now_counts(name, at))).collect(),
+            notes: still.chain(uncovered.iter().map(|(name, at)| now_counts(name, at, request.volumes))).collect(),
             results: deleted.chain(uncovered.keys().map(|name| (name.clone(), Change::Configured))).collect(),
             ..Applied::default()
         })
@@ -176,9 +176,13 @@ impl Engine {
 }
 
 /// What to say of a deployment of which only what was applied is deleted.
-fn now_counts(name: &str, at: &SourceRef) -> String {
+fn now_counts(name: &str, at: &SourceRef, volumes: Volumes) -> String {
+    let all = match volumes {
+        Volumes::Keep => "the deployment",
+        Volumes::Remove => "the deployment and its volumes, which stay",
+    };
     format!(
         "what was applied of {name} is deleted; {at}, which the controller watches, declares it as well and counts now; to \
-         delete the deployment, remove it there"
+         delete {all}, remove it there"
     )
 }

@@ -25,7 +25,7 @@ use crate::source::{
 use crate::spec::RuntimeKind;
 use crate::state::{Desired, Volumes};
 use crate::status::HoldView;
-use crate::store::{AppliedFile, Locked, StateDir, Store, StoreError, read_applied, sweep_applied};
+use crate::store::{AppliedFile, Holder, Locked, Role, StateDir, Store, StoreError, read_applied, sweep_applied};
 
 /// What the store is told and has not taken yet; more than that is told again.
 const SETTLED: usize = 64;
@@ -46,7 +46,10 @@ impl Engine {
         let state_dir = place(&options, access)?;
         let lock = match options.mode {
             Mode::Observe => None,
-            Mode::Record | Mode::OneShot | Mode::Controller { .. } => Some(state_dir.lock().map_err(locked)?),
+            Mode::Controller { once: false, .. } => Some(state_dir.lock(Role::Controller).map_err(locked)?),
+            Mode::Record | Mode::OneShot | Mode::Controller { once: true, .. } => {
+                Some(state_dir.lock(Role::Command).map_err(locked)?)
+            }
         };
         let store = Arc::new(open_store(&state_dir, access)?);
         if access == Access::Work
@@ -176,7 +179,8 @@ pub(super) fn source_error(error: SourceError) -> EngineError {
 
 fn locked(locked: Locked) -> EngineError {
     match locked {
-        held @ Locked::Held { .. } => EngineError::Conflict(held.to_string()),
+        Locked::Held { holder: Holder { role: Some(Role::Command), .. }, .. } => EngineError::Busy(locked.to_string()),
+        Locked::Held { .. } => EngineError::Conflict(locked.to_string()),
         failed => local("the lock can't be taken")(failed),
     }
 }

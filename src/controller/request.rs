@@ -134,6 +134,9 @@ pub enum EngineError {
     /// It can't be done in the present state.
     #[error("{0}")]
     Conflict(String),
+    /// Another command works on the state directory; it can be done when that has ended.
+    #[error("{0}")]
+    Busy(String),
     /// The engine was shut down before it answered.
     #[error("the controller is shutting down")]
     Ended,

@@ -68,7 +68,7 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
     for (index, storage) in spec.storage.iter().enumerate() {
         if let Storage::S3 { .. } = storage {
             let path = display_path(&steps!["storage", index]);
-            fields.push(UnsupportedField::new(path, "buckets are not mounted; the instance starts without it"));
+            fields.push(UnsupportedField::new(path, "buckets are not mounted; Docker and Podman start the instance without it, the sandbox runtime refuses it"));
         }
     }
     for (name, Scalar(value)) in &spec.env {

@@ -6,7 +6,7 @@ use super::waits::{Severity, severity};
 use super::{DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
 use super::{conditions, message};
 use crate::plan::Wait;
-use crate::state::{DesiredService, Exit, Fate, Instance, Phase};
+use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Phase};
 
 /// The views of one deployment.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,6 +124,10 @@ fn exit_view(exit: &Exit) -> ExitView {
         signal: exit.signal.clone(),
         oom_killed: exit.oom_killed,
         reason: exit.reason,
+        stopped: match exit.ended_by {
+            EndedBy::Request(cause) => Some(cause),
+            EndedBy::Itself => None,
+        },
         message: exit.runtime_error.clone(),
         finished_at: exit.finished_at,
     }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::RuntimeKind;
-use crate::state::{Condition, ExitReason, PortBinding};
+use crate::state::{Condition, ExitReason, PortBinding, StopCause};
 
 /// Everything that is shown, taken at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -192,6 +192,9 @@ pub struct ExitView {
     pub oom_killed: bool,
     /// The kind of end.
     pub reason: ExitReason,
+    /// Why it was asked to end; absent where it ended by itself.
+    #[serde(default)]
+    pub stopped: Option<StopCause>,
     /// What the runtime said when it could not run the process.
     pub message: Option<String>,
     /// When it ended.

@@ -92,9 +92,9 @@ impl StateDir {
         socket::socket_path(&self.path, runtime_dir.as_deref())
     }
 
-    /// Makes the caller the only controller of this state directory, until the guard is dropped or the process
+    /// Makes the caller the only one that works on this state directory, until the guard is dropped or the process
     /// ends, however it ends (the kernel releases the lock).
-    pub fn lock(&self) -> Result<LockGuard, Locked> {
+    pub fn lock(&self, role: Role) -> Result<LockGuard, Locked> {
         let path = self.path.join(LOCK);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = opened.map_err(|error| Locked::Failed(StoreError::io("open", &path)(error)))?;
@@ -106,16 +106,16 @@ impl StateDir {
                 Err(TryLockError::Error(error)) => return Err(Locked::Failed(StoreError::io("lock", &path)(error))),
             }
             if tries == 0 {
-                return Err(Locked::Held { pid: read_pid(&mut file), state_dir: self.path.clone() });
+                return Err(Locked::Held { holder: Holder::read(&mut file), state_dir: self.path.clone() });
             }
             std::thread::sleep(LOCK_PAUSE);
         }
-        let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        let write = file.set_len(0).and_then(|()| writeln!(file, "{} {role}", std::process::id()));
         write.map_err(|error| Locked::Failed(StoreError::io("write", &path)(error)))?;
         Ok(LockGuard { _file: file })
     }
 
-    /// Whether a controller holds the lock now, and which.
+    /// Whether somebody holds the lock now, and who.
     pub fn holder(&self) -> Result<Lock, StoreError> {
         let path = self.path.join(LOCK);
         let mut file = match File::open(&path) {
@@ -124,25 +124,78 @@ impl StateDir {
         };
         match file.try_lock_shared() {
             Ok(()) => Ok(Lock::Free),
-            Err(TryLockError::WouldBlock) => Ok(Lock::Held { pid: read_pid(&mut file) }),
+            Err(TryLockError::WouldBlock) => Ok(Lock::Held(Holder::read(&mut file))),
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
         }
     }
 }
 
-/// Whether a controller runs on a state directory.
+/// What somebody does on a state directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lock {
-    /// None does.
-    Free,
-    /// One does.
-    Held {
-        /// Its process id, where it has written it already.
-        pid: Option<u32>,
-    },
+pub enum Role {
+    /// A controller, until somebody ends it.
+    Controller,
+    /// A command without a controller, until it is done.
+    Command,
 }
 
-/// Keeps every other controller off the state directory.
+impl Role {
+    const ALL: [Self; 2] = [Self::Controller, Self::Command];
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Controller => "controller",
+            Self::Command => "command",
+        })
+    }
+}
+
+/// Who works on a state directory, as far as it has written that already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: Option<u32>,
+    /// What it does.
+    pub role: Option<Role>,
+}
+
+impl Holder {
+    fn read(file: &mut File) -> Self {
+        // Longest pid on Linux: 4194304, and the longest role.
+        let mut text = String::new();
+        if file.take(32).read_to_string(&mut text).is_err() {
+            return Self::default();
+        }
+        let mut words = text.split_whitespace();
+        let pid = words.next().and_then(|pid| pid.parse().ok());
+        let role = words.next().and_then(|word| Role::ALL.into_iter().find(|role| role.to_string() == word));
+        Self { pid, role }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    /// What it is, for a sentence.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = if self.role == Some(Role::Command) { "a keel command" } else { "another keel" };
+        match self.pid {
+            Some(pid) => write!(f, "{what} (pid {pid})"),
+            None => f.write_str(what),
+        }
+    }
+}
+
+/// Whether somebody works on a state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// Nobody does.
+    Free,
+    /// Somebody does.
+    Held(Holder),
+}
+
+/// Keeps everybody else off the state directory.
 #[derive(Debug)]
 pub struct LockGuard {
     _file: File,
@@ -151,20 +204,29 @@ pub struct LockGuard {
 /// Why the lock was not given.
 #[derive(Debug, thiserror::Error)]
 pub enum Locked {
-    /// Another controller has it.
-    #[error(
-        "another keel{} is already running on {}; stop it first, or use another --state-dir",
-        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), state_dir.display()
-    )]
+    /// Somebody else has it.
+    #[error("{holder} {} {}, or use another --state-dir", held(*holder, state_dir), remedy(*holder))]
     Held {
-        /// Its process id, where it has written it already.
-        pid: Option<u32>,
+        /// Who.
+        holder: Holder,
         /// The state directory.
         state_dir: PathBuf,
     },
     /// The lock file can't be used.
     #[error(transparent)]
     Failed(#[from] StoreError),
+}
+
+fn held(holder: Holder, state_dir: &Path) -> String {
+    let does = if holder.role == Some(Role::Command) { "works on" } else { "is already running on" };
+    format!("{does} {};", state_dir.display())
+}
+
+const fn remedy(holder: Holder) -> &'static str {
+    match holder.role {
+        Some(Role::Command) => "wait until it is done",
+        Some(Role::Controller) | None => "stop it first",
+    }
 }
 
 /// Writes a small file anew, all or nothing, and makes that outlast a loss of power: a reader, also after one, sees the
@@ -261,11 +323,4 @@ fn random_id() -> Result<String, StoreError> {
     let mut bytes = [0; OWNER_BYTES];
     File::open(device).and_then(|mut file| file.read_exact(&mut bytes)).map_err(StoreError::io("read", device))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn read_pid(file: &mut File) -> Option<u32> {
-    // Longest pid on Linux: 4194304 and a newline.
-    let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
 }

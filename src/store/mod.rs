@@ -18,7 +18,7 @@ mod user;
 
 pub use applied::{AppliedFile, read_applied, sweep_applied};
 pub use database::{DATABASE, Store};
-pub use dir::{Lock, LockGuard, Locked, StateDir, replace};
+pub use dir::{Holder, Lock, LockGuard, Locked, Role, StateDir, replace};
 pub use error::StoreError;
 pub use events::{Event, MAX_EVENT_MESSAGE, MAX_EVENTS};
 pub use inventory::{Declared, HoldRecord, RootIdentity, SourceChange, SourceFile, SourceState};

@@ -184,6 +184,29 @@ async fn a_weight_of_disk_traffic_is_applied_or_told(bench: &Bench) {
     }
 }
 
+async fn graphics_processors_are_handed_on_or_refused(bench: &Bench) {
+    let wants = format!("resources: {{gpu: {{count: 1, vendor: nvidia}}}}\n{SLEEPS}");
+    let request = bench.request("web", 0, &wants);
+    // The machines of tests have none: Docker finds out at the start.
+    let error = match bench.runtime.create(&request).await {
+        Ok(created) => bench.runtime.start(&created.as_ref()).await.unwrap_err(),
+        Err(error) => {
+            assert_eq!(bench.runtime.list().await.unwrap().instances, []);
+            assert_eq!(error.kind, ErrorKind::Rejected);
+            error
+        }
+    };
+    let expected = if bench.is_podman() { "resources.gpu: this engine" } else { "device driver" };
+    assert!(error.message.contains(expected), "{error}");
+}
+
+async fn what_podman_does_otherwise_is_told(bench: &Bench) {
+    let yaml = format!("dns: [9.9.9.9]\nextra_hosts: ['gw:host-gateway', 'a:10.0.0.1']\n{SLEEPS}");
+    let told = bench.runtime.unsupported(&bench.request("web", 0, &yaml).spec);
+    let told: Vec<&str> = told.iter().map(|one| one.message.split(':').next().unwrap()).collect();
+    assert_eq!(told, if bench.is_podman() { vec!["extra_hosts", "dns"] } else { Vec::new() });
+}
+
 async fn names_of_services_resolve(bench: &Bench) {
     let first = bench.run(&bench.request("web", 0, SLEEPS)).await;
     let second = bench.run(&bench.request("web", 1, SLEEPS)).await;
@@ -297,6 +320,8 @@ crate::on_both_engines!(
     a_missing_source_and_a_foreign_volume_are_told,
     a_required_control_is_enforced_or_the_create_refused,
     a_weight_of_disk_traffic_is_applied_or_told,
+    graphics_processors_are_handed_on_or_refused,
+    what_podman_does_otherwise_is_told,
     names_of_services_resolve,
     the_network_is_told_by_its_name,
     ports_are_published_and_told,

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use evenkeel::store::{Lock, Locked, StateDir};
+use evenkeel::store::{Holder, Lock, Locked, Role, StateDir};
 
 #[test]
 fn the_directory_is_private_and_keeps_its_owner() {
@@ -48,13 +48,19 @@ fn a_second_controller_is_refused_with_the_holders_pid_until_the_first_ends() {
     let base = tempfile::tempdir().unwrap();
     let dir = StateDir::open(base.path()).unwrap();
     assert_eq!(dir.holder().unwrap(), Lock::Free);
-    let guard = dir.lock().unwrap();
     let pid = std::process::id();
-    assert_eq!(dir.holder().unwrap(), Lock::Held { pid: Some(pid) });
-    let refused = StateDir::open(base.path()).unwrap().lock().unwrap_err();
-    assert!(matches!(&refused, Locked::Held { pid: Some(held), .. } if *held == pid), "{refused:?}");
-    assert!(refused.to_string().contains(&format!("pid {pid}")), "{refused}");
-    drop(guard);
-    assert_eq!(dir.holder().unwrap(), Lock::Free);
-    dir.lock().unwrap();
+    let at = dir.path().display();
+    for (role, words) in [
+        (Role::Controller, format!("another keel (pid {pid}) is already running on {at}; stop it first")),
+        (Role::Command, format!("a keel command (pid {pid}) works on {at}; wait until it is done")),
+    ] {
+        let guard = dir.lock(role).unwrap();
+        let holder = Holder { pid: Some(pid), role: Some(role) };
+        assert_eq!(dir.holder().unwrap(), Lock::Held(holder));
+        let refused = StateDir::open(base.path()).unwrap().lock(Role::Controller).unwrap_err();
+        assert!(matches!(&refused, Locked::Held { holder: held, .. } if *held == holder), "{refused:?}");
+        assert_eq!(refused.to_string(), format!("{words}, or use another --state-dir"));
+        drop(guard);
+        assert_eq!(dir.holder().unwrap(), Lock::Free);
+    }
 }

@@ -55,6 +55,13 @@ impl Inner {
             self.refuse_unmet(request).await?;
             made = self.try_create(request, &image).await;
         }
+        if let Ok(container) = &made
+            && self.lost_gpus(request, &container.id).await.map_err(|error| error.explain(&what()))?
+        {
+            self.discard(&container.id).await.map_err(|error| error.explain(&what()))?;
+            let message = format!("{}: resources.gpu: this engine hands no such processors on; Docker does", what());
+            return Err(RuntimeError::new(ErrorKind::Rejected, message));
+        }
         match made {
             Ok(container) => {
                 for warning in &container.warnings {
@@ -99,6 +106,16 @@ impl Inner {
         }
         let host = self.inspection(id).await?.host_config;
         Ok(host.and_then(|host| host.blkio_weight).unwrap_or_default() == 0)
+    }
+
+    /// Whether the engine left out the graphics processors that a container was created with, as Podman does.
+    async fn lost_gpus(&self, request: &CreateRequest, id: &str) -> std::result::Result<bool, CallError> {
+        let asks = request.spec.resources.as_ref().is_some_and(|resources| resources.gpu.is_some());
+        if !asks || self.engine.product().await? == Product::Docker {
+            return Ok(false);
+        }
+        let host = self.inspection(id).await?.host_config.unwrap_or_default();
+        Ok(host.device_requests.is_none_or(|all| all.is_empty()) && host.devices.is_none_or(|all| all.is_empty()))
     }
 
     /// Removes a container that was created this moment and has not run.

@@ -87,6 +87,11 @@ impl Engine {
         Ok(self.connection().await?.product)
     }
 
+    /// Which engine it is, where one has answered.
+    pub(super) fn known_product(&self) -> Option<Product> {
+        lock(&self.connection).as_ref().map(|connection| connection.product)
+    }
+
     async fn connection(&self) -> Result<Connection> {
         if let Some(connection) = lock(&self.connection).clone() {
             return Ok(connection);

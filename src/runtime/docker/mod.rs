@@ -189,7 +189,7 @@ impl Runtime for DockerRuntime {
     }
 
     fn unsupported(&self, spec: &ServiceSpec) -> Vec<Condition> {
-        unsupported::unsupported(spec)
+        unsupported::unsupported(spec, self.inner.engine.known_product())
     }
 
     async fn enforcement(&self, instance: &InstanceRef) -> Result<Vec<super::Enforcement>> {

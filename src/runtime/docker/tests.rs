@@ -152,7 +152,7 @@ fn a_label_that_others_rely_on_is_replaced_and_named() {
     assert_eq!(label("com.docker.compose.project"), Some("shop"));
     assert_eq!(label("com.docker.compose.depends_on"), Some("db"));
     assert_eq!(label("dev.evenkeel.no-init"), None);
-    let named: Vec<_> = unsupported(&spec(written))
+    let named: Vec<_> = unsupported(&spec(written), None)
         .into_iter()
         .map(|condition| (condition.kind, condition.message.split(' ').next().unwrap().to_owned()))
         .collect();
@@ -241,7 +241,7 @@ fn memory_holds_only_while_the_list_agrees() {
 #[test]
 fn what_has_no_effect_is_named() {
     let named = |fields: Value| -> Vec<String> {
-        let conditions = unsupported(&spec(fields));
+        let conditions = unsupported(&spec(fields), None);
         assert!(conditions.iter().all(|condition| condition.kind == "UnsupportedField"));
         conditions.iter().map(|condition| condition.message.split(' ').next().unwrap().to_owned()).collect()
     };

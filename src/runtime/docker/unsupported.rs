@@ -2,13 +2,14 @@
 
 use super::labels::replaced;
 use super::limits::vendor;
-use crate::spec::{Destination, ServiceSpec, Storage};
+use super::ping::Product;
+use crate::spec::{Destination, NetworkMode, ServiceSpec, Storage};
 use crate::state::Condition;
 
 /// One condition for each field that is written and has no effect on Docker and Podman: `UnsupportedField`, or
 /// `LabelReplaced` for a label. Fields that the controller honours itself, or that no runtime honours
 /// ([`crate::spec::unsupported`]), are not its matter, and neither is `sandbox.require`, which is met or refused.
-pub(super) fn unsupported(spec: &ServiceSpec) -> Vec<Condition> {
+pub(super) fn unsupported(spec: &ServiceSpec, product: Option<Product>) -> Vec<Condition> {
     let mut found = Vec::new();
     let mut field = |path: &str, why: &str| {
         found.push(Condition::holds(
@@ -56,7 +57,27 @@ pub(super) fn unsupported(spec: &ServiceSpec) -> Vec<Condition> {
         }
     }
     found.extend(replaced(spec));
+    if product == Some(Product::Podman) {
+        found.extend(differs_on_podman(spec));
+    }
     found
+}
+
+/// What Podman takes and does not do as Docker does.
+fn differs_on_podman(spec: &ServiceSpec) -> Vec<Condition> {
+    let differs = |message: String| Condition::holds("Degraded", "NotAsOnDocker", message);
+    let gateway = spec.extra_hosts.iter().find(|host| host.ends_with(":host-gateway"));
+    let gateway = gateway.map(|host| {
+        differs(format!(
+            "extra_hosts: Podman before 4.7 writes {host:?} as it stands, which resolves to nothing; use \
+             host.containers.internal, or write the address"
+        ))
+    });
+    let loses_names = !spec.dns.is_empty() && spec.network_mode() == NetworkMode::Default;
+    let names = loses_names.then(|| {
+        differs("dns: Podman may ask these servers alone, and then names of services do not resolve".to_owned())
+    });
+    gateway.into_iter().chain(names).collect()
 }
 
 fn storage_fields(index: usize, storage: &Storage, field: &mut impl FnMut(&str, &str)) {

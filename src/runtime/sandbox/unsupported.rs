@@ -85,17 +85,7 @@ fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
 }
 
 fn placement(spec: &ServiceSpec, found: &mut Vec<Condition>) {
-    for (written, field) in [
-        (spec.cgroup_parent.is_some(), "cgroup_parent"),
-        (spec.network.is_some(), "network"),
-        (spec.node_mode.is_some(), "node_mode"),
-        (spec.node_selector.is_some(), "node_selector"),
-        (spec.platform.is_some(), "platform"),
-        (spec.service_type.is_some(), "service_type"),
-        (spec.wasm.is_some(), "wasm"),
-    ] {
-        if written {
-            found.push(unsupported(field, "this runtime runs native programs on this machine"));
-        }
+    if spec.cgroup_parent.is_some() {
+        found.push(unsupported("cgroup_parent", "control groups of instances lie below keel's own"));
     }
 }

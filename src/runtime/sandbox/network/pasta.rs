@@ -225,13 +225,16 @@ pub fn clear(note: &Path) {
     }
 }
 
+/// Why there is no pasta where nobody installed one.
+pub const NOT_INSTALLED: &str = "pasta (package passt) is not installed";
+
 /// Where pasta is, if it can connect a network here: tried out with one that is none.
 ///
 /// # Errors
 /// It is not installed, or what it says.
 pub fn try_out() -> Result<PathBuf, String> {
     let dirs = env::var_os("PATH").unwrap_or_else(|| DIRS.into());
-    let program = find(env::split_paths(&dirs)).ok_or("pasta (package passt) is not installed")?;
+    let program = find(env::split_paths(&dirs)).ok_or(NOT_INSTALLED)?;
     let outside = Outside::own();
     let namespaces = Namespaces { user: true, net: true, ..Namespaces::default() };
     let started = Pasta::new(program.clone()).start_for(namespaces, || outside.map_as_root(), None);

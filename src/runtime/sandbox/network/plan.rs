@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::egress::Policy;
 use super::publish::Published;
-use super::{Link, NameFile, Network, names};
+use super::{Link, NameFile, Network, names, pasta};
 use crate::runtime::sandbox::layout::{InstanceDir, Layout};
 use crate::runtime::sandbox::probe::Probe;
 use crate::runtime::sandbox::record::Root;
@@ -128,9 +128,11 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
         }
         NetworkMode::Default | NetworkMode::Bridge(None) | NetworkMode::Host | NetworkMode::None => {}
     }
-    // An ordinary user's instances always have it: that is no news.
-    if wanted == Wanted::Machine && mode != NetworkMode::Host && (probe.root || mode == NetworkMode::Bridge(None)) {
-        let why = why(&probe.bridge);
+    // An ordinary user's instances always have it without pasta: that is no news.
+    let broken_pasta = probe.pasta.as_ref().err().filter(|why| !probe.root && *why != pasta::NOT_INSTALLED);
+    let is_news = probe.root || broken_pasta.is_some() || mode == NetworkMode::Bridge(None);
+    if wanted == Wanted::Machine && mode != NetworkMode::Host && is_news {
+        let why = broken_pasta.cloned().unwrap_or_else(|| why(&probe.bridge));
         found.push(degraded(
             "NetworkShared",
             format!("the instance has the machine's network instead of one of its deployment: {why}"),
@@ -144,8 +146,11 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
     }
     if !spec.port_mappings.is_empty() {
         match wanted {
-            Wanted::Machine => found
-                .push(unsupported("port_mappings", "the program listens on the machine itself, on the port in PORT")),
+            Wanted::Machine => {
+                let port = if spec.endpoints.is_empty() { "that it chooses" } else { "in PORT" };
+                let why = format!("the program listens on the machine itself, on the port {port}");
+                found.push(unsupported("port_mappings", &why));
+            }
             Wanted::Nothing => found.push(unsupported("port_mappings", "it has no network")),
             Wanted::Itself | Wanted::Connected | Wanted::Deployment => {}
         }
@@ -305,7 +310,8 @@ mod tests {
     use super::*;
 
     fn probe(bridge: Result<(), String>) -> Probe {
-        Probe { root: true, bridge, namespaces: Ok(()), network: Ok(()), ..Probe::failed("x") }
+        let pasta = Err(pasta::NOT_INSTALLED.to_owned());
+        Probe { root: true, bridge, pasta, namespaces: Ok(()), network: Ok(()), ..Probe::failed("x") }
     }
 
     fn with_pasta() -> Probe {
@@ -359,6 +365,8 @@ mod tests {
         assert_eq!(reasons("", &can_not), ["NetworkShared"]);
         assert_eq!(reasons("", &Probe { root: false, ..can_not.clone() }), Vec::<String>::new());
         assert_eq!(reasons("network_mode: bridge", &Probe { root: false, ..can_not.clone() }), ["NetworkShared"]);
+        let broken = Probe { root: false, pasta: Err("pasta can't open a tun device".into()), ..can_not.clone() };
+        assert_eq!(reasons("", &broken), ["NetworkShared"]);
         assert_eq!(reasons("network_mode: host", &can_not), Vec::<String>::new());
         assert_eq!(reasons("port_mappings: [{ container_port: 80 }]", &with_pasta()), Vec::<String>::new());
         assert_eq!(reasons("depends: [{ service: db }]", &with_pasta()), ["ServicesApart"]);

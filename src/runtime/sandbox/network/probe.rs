@@ -82,7 +82,7 @@ pub fn try_out() -> Result<(), Failure> {
         None => Err(Failure::setup(
             "this machine's packet filter drops what instances send, as Docker has it; let interfaces through whose \
              names begin with keel- (iptables -I DOCKER-USER -i keel-+ -j ACCEPT, and the same with -o), then restart \
-             keel",
+             keel; what runs already has it from its next start on",
         )),
     })
 }
