@@ -96,6 +96,8 @@ pub struct Failed {
     pub deployment: String,
     /// Why.
     pub why: String,
+    /// Whether a controller tries it again.
+    pub is_retried: bool,
     /// The output that may tell more.
     pub output: Option<Output>,
 }
@@ -146,18 +148,20 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
         (_, Some((State::Failed, view))) => Verdict::Failed(vec![Failed {
             deployment: name.to_owned(),
             why: why(status, name, &view.message),
+            is_retried: false,
             output: worst(status, name, baseline).map(Output::of),
         }]),
         (Goal::Running, Some((State::Degraded, view))) => match worst(status, name, baseline) {
             Some(instance) if baseline.crashes(status, instance) >= CRASHES => Verdict::Failed(vec![Failed {
                 deployment: name.to_owned(),
                 why: format!(
-                    "{} crashed {} times in a row ({}); keel goes on trying{}",
+                    "{} crashed {} times in a row ({}){}",
                     instance.name,
                     baseline.crashes(status, instance),
                     ended(instance),
                     if view.message.is_empty() { String::new() } else { format!(": {}", view.message) }
                 ),
+                is_retried: true,
                 output: Some(Output::of(instance)),
             }]),
             _ => Verdict::Pending,
@@ -320,7 +324,7 @@ pub fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Cr
                 why = format!("{why}; {}", crashes.tell(instance, baseline.restarted(status, instance)));
                 output = Some(Output { instance: instance.name.clone(), previous: true });
             }
-            Failed { deployment: name.clone(), why, output }
+            Failed { deployment: name.clone(), why, is_retried: false, output }
         })
         .collect()
 }
@@ -328,7 +332,8 @@ pub fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Cr
 /// Tells on standard error what came of deployments instead, each with the last lines of the instance that crashed.
 pub async fn report(client: &Client, what: &str, failures: &[Failed]) {
     for failure in failures {
-        note(format_args!("error: deployment/{} {what}: {}", failure.deployment, harmless(&failure.why)));
+        let goes_on = if failure.is_retried && client.has_controller() { "; keel goes on trying" } else { "" };
+        note(format_args!("error: deployment/{} {what}: {}{goes_on}", failure.deployment, harmless(&failure.why)));
         let Some(output) = &failure.output else { continue };
         let instance = &output.instance;
         let lines = tokio::time::timeout(LAST_LINES_DEADLINE, last_lines(client, output)).await.unwrap_or_default();

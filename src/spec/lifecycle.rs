@@ -98,8 +98,9 @@ pub enum CrashAction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestartPolicy {
-    /// After which exits.
-    pub kind: RestartKind,
+    /// After which exits; `always` for a service and `on_failure` for a job when nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<RestartKind>,
     /// Restarts in a row before giving up; no bound when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,

@@ -243,8 +243,8 @@ impl ServiceSpec {
     /// Whether an instance that ended is started again: what was written, else `on_failure` for a job and
     /// `always` for the rest.
     pub fn restart_kind(&self) -> RestartKind {
-        match (&self.restart_policy, self.rtype()) {
-            (Some(policy), _) => policy.kind,
+        match (self.restart_policy.as_ref().and_then(|policy| policy.kind), self.rtype()) {
+            (Some(kind), _) => kind,
             (None, RType::Job | RType::Cron) => RestartKind::OnFailure,
             (None, RType::Service) => RestartKind::Always,
         }

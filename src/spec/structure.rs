@@ -295,6 +295,24 @@ impl<'a> Walk<'a> {
         self.inside(field.to_owned(), |walk| walk.found.flawed.insert(walk.path.clone()));
     }
 
+    /// How a required field of this schema is written.
+    fn how_to_write(&self, field: &str, schema: &'a Json) -> Option<String> {
+        let Resolution { schema, .. } = self.resolve(schema);
+        let names = |all: &'a Json, of: fn(&'a Json) -> Option<&'a str>| -> Vec<&'a str> {
+            all.as_array().into_iter().flatten().filter_map(of).collect()
+        };
+        let choices = match names(&schema["oneOf"], |one| one["const"].as_str()) {
+            choices if choices.is_empty() => names(&schema["enum"], Json::as_str),
+            choices => choices,
+        };
+        match types(schema).first() {
+            _ if !choices.is_empty() => Some(format!("write {}", one_of(&choices))),
+            Some(&"string") => Some(format!("write `{field}: {}`", super::suggest::placeholder(field))),
+            Some(&("integer" | "number")) => Some(format!("write `{field}: NUMBER`")),
+            _ => None,
+        }
+    }
+
     /// Puts something in the place of required fields that were cut out, where the rest is worth a check without them.
     fn stand_in(&mut self, schema: &'a Json, name: &str, fields: &mut Fields<'a>) {
         for field in required(schema) {
@@ -331,7 +349,9 @@ impl<'a> Walk<'a> {
         }
         for field in std::mem::take(&mut fields.missing) {
             fields.sound = false;
-            self.missing(field, at, super::suggest::required(field));
+            let help =
+                super::suggest::required(field).or_else(|| self.how_to_write(field, &schema["properties"][field]));
+            self.missing(field, at, help);
             self.inside(field.to_owned(), Self::drop_here);
         }
         if !fields.sound {

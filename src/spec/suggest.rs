@@ -94,6 +94,16 @@ pub(super) fn required(field: &str) -> Option<String> {
     Some(help.to_owned())
 }
 
+/// What stands for the text of a field in an example.
+pub(super) fn placeholder(field: &str) -> &'static str {
+    match field {
+        "target" | "source" | "path" => "/PATH",
+        "url" => "http://localhost/",
+        "name" | "service" | "bucket" => "NAME",
+        _ => "TEXT",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

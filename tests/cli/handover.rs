@@ -239,7 +239,7 @@ fn a_process_that_is_about_to_end_is_waited_for() {
     let held = lock(&rig);
     held.try_lock().unwrap();
     let mut apply = Running::start(&rig, &["apply", "-f", "demo.yaml"]);
-    apply.until_line("waiting: another keel");
+    apply.until_line("waiting: a keel command");
     drop(held);
     apply.expect_code(0);
     rig.keel(&["delete", "demo"]).expect_code(0);

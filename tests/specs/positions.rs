@@ -60,8 +60,8 @@ fn an_error_in_one_place_does_not_shift_the_others() {
         problems,
         [
             "7:9: services.a.endpoints[0]: expected a map, found text \"One\"; write `{ name: http, protocol: http, port: 80 }`",
-            "8:9: services.a.endpoints[1]: `protocol` is missing",
-            "8:9: services.a.endpoints[1]: `port` is missing",
+            "8:9: services.a.endpoints[1]: `protocol` is missing; write one of http, https, tcp, udp, websocket",
+            "8:9: services.a.endpoints[1]: `port` is missing; write `port: NUMBER`",
             "8:17: services.a.endpoints[1].name: \"1.5.5\" is not a name; write 1-5-5",
             "9:17: services.a.endpoints[2].name: \"Two\" is not a name; write two",
         ]
