@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use super::bounds::FILE_LIMIT;
 use super::enter::Order;
 use super::failure::{self, Failure};
+use super::fresh::unique;
 use super::layout::{Durability, make_private, write_json};
-use super::lifecycle::unique;
 use super::pty::{self, Size};
 use super::{SandboxRuntime, checked_id, descriptors, dispatch, failed, not_found, sys};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession};
@@ -88,11 +88,12 @@ impl SandboxRuntime {
         let id = id.to_owned();
         self.blocking("preparing a command", FILE_LIMIT, move |inner| {
             let dir = inner.dir(&id);
-            let place = Place { exec: dir.exec(), dir: dir.0, name: unique("exec") };
+            let wrong = |error: io::Error| failed("preparing a command", &error);
+            let place = Place { exec: dir.exec(), dir: dir.0, name: unique("exec").map_err(wrong)? };
             make_private(&place.exec)
                 .and_then(|()| write_json(&place.order(), &order, Durability::Boot))
                 .and_then(|()| Ok(mknodat(CWD, place.pipe(), FileType::Fifo, Mode::from_raw_mode(0o600), 0)?))
-                .map_err(|error| failed("preparing a command", &error))?;
+                .map_err(wrong)?;
             Ok(place)
         })
         .await

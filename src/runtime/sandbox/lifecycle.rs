@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use chrono::Utc;
@@ -16,6 +15,7 @@ use tokio::process::Command;
 use super::bounds::{FILE_LIMIT, REMOVE_LIMIT};
 use super::cgroup;
 use super::copy::copy;
+use super::fresh::{make_new, unique};
 use super::image::filled;
 use super::layout::{Durability, make_private, write_json};
 use super::links::{self, Written};
@@ -44,18 +44,16 @@ const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Longest answer of a supervisor, in bytes: one line with a message.
 const LONGEST_ANSWER: u64 = 64 << 10;
 
-static NEXT: AtomicU64 = AtomicU64::new(0);
-
 /// Probes the machine in a process of its own, `program`, with a scratch directory in `folder`.
 pub(super) async fn probe(program: &Path, folder: &Path) -> Probe {
     cgroup::settle_in();
-    let dir = folder.join(unique(leftovers::PROBE));
     let attempt = async {
-        make_private(&dir)?;
+        let dir = Scratch(folder.join(unique(leftovers::PROBE)?));
+        make_new(&dir.0)?;
         let mut command = Command::new(program);
         command
             .arg(dispatch::PROBE)
-            .arg(&dir)
+            .arg(&dir.0)
             .env_clear()
             .env(descriptors::VARIABLE, descriptors::told())
             // Where programs of others are looked for.
@@ -68,13 +66,17 @@ pub(super) async fn probe(program: &Path, folder: &Path) -> Probe {
         serde_json::from_slice(&output.stdout).map_err(io::Error::other)
     };
     let result: io::Result<Probe> = attempt.await;
-    let _ = remove::tree(&dir);
     result.unwrap_or_else(|error| Probe::failed(&format!("{} could not probe the machine: {error}", program.display())))
 }
 
-/// A name that no other call of this or another process uses.
-pub(super) fn unique(prefix: &str) -> String {
-    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+/// A directory that goes when nobody uses it any more.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is swept later.
+        let _ = remove::tree(&self.0);
+    }
 }
 
 impl Inner {
@@ -158,8 +160,8 @@ impl Inner {
     fn write_new(&self, name: &str, record: &Record, texts: &Texts) -> io::Result<()> {
         leftovers::sweep(&self.view.layout);
         let instances = self.view.layout.instances();
-        let new = self.view.layout.instance(&unique(leftovers::NEW));
-        make_private(new.path())?;
+        let new = self.view.layout.instance(&unique(leftovers::NEW)?);
+        make_new(new.path())?;
         make_private(&new.rootfs())?;
         make_private(&new.logs())?;
         if record.launch.root == Root::Shared {
@@ -211,7 +213,7 @@ impl Inner {
 
     /// Takes a directory out of sight and removes it.
     pub(super) fn set_aside(&self, dir: &Path) -> io::Result<()> {
-        let aside = self.view.layout.instances().join(unique(leftovers::GONE));
+        let aside = self.view.layout.instances().join(unique(leftovers::GONE)?);
         match fs::rename(dir, &aside) {
             Ok(()) => remove::tree(&aside),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -19,6 +19,7 @@ mod enforcement;
 mod enter;
 mod exec;
 mod failure;
+mod fresh;
 mod image;
 mod init;
 mod inside;

@@ -1,6 +1,7 @@
 //! Images: every form that they come in, what they say about running, what is kept of them.
 
 mod build;
+mod cut;
 mod hostile;
 mod keep;
 mod mutated;

@@ -12,8 +12,8 @@ use super::decompress::{Bounded, unpacked};
 use super::error::{ImageError, Result, quoted};
 use super::store::Store;
 use super::tar::{Kind, Reader, names};
+use crate::runtime::sandbox::fresh::unique;
 use crate::runtime::sandbox::layout::private_file;
-use crate::runtime::sandbox::lifecycle::unique;
 
 /// Size of reads while looking through an archive.
 const BUFFER: usize = 128 << 10;
@@ -193,7 +193,7 @@ fn plain(mut file: File, store: &Store) -> io::Result<File> {
         return Ok(file);
     }
     let length = file.metadata()?.len();
-    let path = store.temporary().join(unique("archive"));
+    let path = store.temporary().join(unique("archive")?);
     let mut whole = private_file().read(true).create_new(true).open(&path)?;
     fs::remove_file(&path)?;
     io::copy(&mut Bounded::new(unpacked(file)?, length).take(LARGEST_LAYER), &mut whole)?;

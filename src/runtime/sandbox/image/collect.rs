@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::bounds::{DISK_HIGH, DISK_LOW, PART_AGE, SHORTEST_STAY, UNUSED_AGE};
 use super::error::{ImageError, Result};
 use super::store::{ImageRecord, Store, age};
+use crate::runtime::sandbox::fresh::unique;
 use crate::runtime::sandbox::layout::{Layout, read_json};
-use crate::runtime::sandbox::lifecycle::unique;
 use crate::runtime::sandbox::record::{Record, Root};
 use crate::runtime::sandbox::remove;
 
@@ -50,6 +50,18 @@ fn collected(store: &Store, layout: &Layout) -> Result<Vec<String>> {
             return Ok(gone);
         }
     }
+}
+
+/// Removes what processes that are gone were making. Nothing goes while anybody works with images.
+///
+/// # Errors
+/// The directories can't be read.
+pub fn sweep_unfinished(store: &Store) -> Result<()> {
+    let Some(lock) = store.exclusive()? else { return Ok(()) };
+    let swept = files(&store.temporary()).and_then(|paths| paths.iter().try_for_each(|path| aside(store, path)));
+    drop(lock);
+    delete(store);
+    swept.map_err(|error| ImageError::io("removing what was left unfinished", &error))
 }
 
 /// Takes everything that is not needed out of its place. With a full disk that is also the image that was not used for
@@ -139,7 +151,7 @@ const GONE: &str = "gone";
 
 fn aside(store: &Store, path: &Path) -> io::Result<()> {
     // A name that this process alone uses: somebody else's may come to be used again.
-    fs::rename(path, store.temporary().join(unique(GONE)))
+    fs::rename(path, store.temporary().join(unique(GONE)?))
 }
 
 /// Deletes what was set aside by this process.

@@ -11,8 +11,7 @@ use super::error::{ImageError, Result};
 use super::merged::Merged;
 use super::store::{LayerRecord, Store, publish_tree};
 use super::unpack::{Problem, Unpacked, unpack};
-use crate::runtime::sandbox::layout::make_private;
-use crate::runtime::sandbox::lifecycle::unique;
+use crate::runtime::sandbox::fresh::{make_new, unique};
 use crate::runtime::sandbox::remove;
 
 /// A layer that an image needs.
@@ -106,13 +105,20 @@ pub enum Outcome {
 /// # Errors
 /// `Refused` for an archive that must not be unpacked, or that is not what it is said to be.
 pub fn install(store: &Store, layer: &Layer, archive: &Section, lower: Option<&[PathBuf]>) -> Result<Outcome> {
-    let folder = store.temporary().join(unique("layer"));
+    let folder = new_folder(store).map_err(|error| ImageError::io("making a directory for a layer", &error))?;
     let result = install_in(store, layer, archive, lower, &folder);
     if folder.exists() {
         // What is left is swept later.
         let _ = remove::tree(&folder);
     }
     result.map_err(|error| error.within(format!("the layer {}", layer.diff.short())))
+}
+
+/// An empty directory that nobody else uses.
+fn new_folder(store: &Store) -> io::Result<PathBuf> {
+    let folder = store.temporary().join(unique("layer")?);
+    make_new(&folder)?;
+    Ok(folder)
 }
 
 fn install_in(
@@ -123,7 +129,7 @@ fn install_in(
     folder: &Path,
 ) -> Result<Outcome> {
     let root = folder.join("root");
-    make_private(&root).map_err(|error| ImageError::io(format!("making {}", root.display()), &error))?;
+    make_new(&root).map_err(|error| ImageError::io(format!("making {}", root.display()), &error))?;
     let merged =
         lower.map(Merged::open).transpose().map_err(|error| ImageError::io("opening the layers below", &error))?;
     let Content { unpacked, diff, blob } = match read_through(archive, &root, merged.as_ref()) {

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::archive::Section;
 use super::bounds::{PARALLEL_LAYERS, PROGRESS_INTERVAL, PULL_LIMIT};
+use super::collect::sweep_unfinished;
 use super::digest::Hashing;
 use super::download;
 use super::error::{ImageError, Result};
@@ -84,6 +85,9 @@ impl Images {
         let lease = Arc::new(
             blocking(move || {
                 store.prepare()?;
+                if let Err(error) = sweep_unfinished(&store) {
+                    tracing::warn!(%error, "what an earlier process left unfinished stays for now");
+                }
                 store.lease()
             })
             .await??,

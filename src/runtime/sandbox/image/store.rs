@@ -28,8 +28,8 @@ use super::bounds::LOCK_POLL;
 use super::digest::Digest;
 use super::document::Config;
 use super::error::{ImageError, Result};
+use crate::runtime::sandbox::fresh::unique;
 use crate::runtime::sandbox::layout::{Durability, make_private, private_file, read_json, write_json};
-use crate::runtime::sandbox::lifecycle::unique;
 
 /// Version of the records. Fields are only ever added, with a default.
 const VERSION: u32 = 1;
@@ -242,8 +242,8 @@ impl Store {
         if path.exists() {
             return Ok(digest);
         }
-        let temporary = self.temporary().join(unique("document"));
         let write = || {
+            let temporary = self.temporary().join(unique("document")?);
             let mut file = private_file().create_new(true).open(&temporary)?;
             file.write_all(bytes)?;
             publish(&file, &temporary, &path)
