@@ -346,3 +346,27 @@ async fn the_directory_of_instances_is_out_of_sight() {
         assert_eq!(output, "end\n");
     }
 }
+
+#[tokio::test]
+async fn nothing_is_mounted_over_directories_of_the_kernel() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    for target in ["/dev", "/dev/", "/dev/null", "/dev/pts/x", "/proc", "/proc/sys", "/sys", "/sys/fs/cgroup"] {
+        let yaml = shell_in(&root, "true") + &format!("\nstorage: [{{ type: tmpfs, target: {target} }}]");
+        let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Rejected, "{target}");
+        assert!(error.message.contains(&format!("storage: nothing can be mounted at {target}")), "{error}");
+    }
+    let log = sandbox.root.path().join("log");
+    std::fs::write(&log, "of the machine\n").unwrap();
+    let yaml = shell_in(&root, "cat /dev/log; cat /proc/mounts")
+        + &format!(
+            "\nstorage: [{{ type: tmpfs, target: /dev/shm, size: 1Mi }}, {{ type: bind, source: {}, target: /dev/log }}]",
+            log.display()
+        );
+    let output = run(&sandbox, &yaml).await;
+    assert!(
+        output.starts_with("of the machine\n") && output.contains("/dev/shm tmpfs rw") && output.contains("size=1024k"),
+        "{output}"
+    );
+}

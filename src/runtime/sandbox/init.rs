@@ -52,6 +52,26 @@ pub struct Ends {
     pub wire: Option<Wire>,
     /// Takes its network, where the supervisor wants to hand connections on.
     pub handover: Option<Handover>,
+    /// The machine's null device.
+    pub null: OwnedFd,
+}
+
+impl Ends {
+    /// Lets go of everything else that the supervisor has open, its standard descriptors too: an image may lead what is
+    /// opened from here on to a descriptor of this process. The owners of what is closed must never drop it.
+    fn keep_alone(&self) -> Result<(), Failure> {
+        for number in 0..=2 {
+            sys::replace_standard(number, self.null.as_fd()).context("leaving the supervisor's descriptors")?;
+        }
+        let mut kept = self.console.descriptors();
+        kept.extend([self.outcome.as_fd(), self.gate.as_fd(), self.status.as_fd(), self.null.as_fd()]);
+        kept.extend(self.seat.descriptors());
+        kept.extend(self.window.iter().flat_map(Window::descriptors));
+        kept.extend(self.wire.iter().map(Wire::descriptor));
+        kept.extend(self.handover.iter().flat_map(Handover::descriptors));
+        sys::close_all_but(&kept);
+        Ok(())
+    }
 }
 
 /// User and group outside, for the map of a user namespace.
@@ -80,8 +100,11 @@ impl Outside {
 
 /// Runs as the first process of an instance; never returns.
 pub fn run(launch: &Launch, dir: &InstanceDir, identity: &Identity, outside: Outside, ends: Ends) -> ! {
-    let Ends { console, mut outcome, gate, status, seat, window, wire, handover } = ends;
-    let prepared = prepare(launch, dir, identity, outside, &seat, window.as_ref(), (wire, handover));
+    let alone = ends.keep_alone();
+    let Ends { console, mut outcome, gate, status, seat, window, wire, handover, null } = ends;
+    drop(null);
+    let prepared =
+        alone.and_then(|()| prepare(launch, dir, identity, outside, &seat, window.as_ref(), (wire, handover)));
     drop((seat, window));
     let result = prepared.and_then(|()| {
         let filters = Filters::of(launch)?;
@@ -223,11 +246,6 @@ fn become_program(
 /// arrive.
 fn confine_init(launch: &Launch, identity: &Identity, filters: &Filters) -> Result<OwnedFd, Failure> {
     let _ = rustix::thread::set_name(c"keel-init");
-    if let Ok(null) = super::program::null() {
-        for number in 0..=2 {
-            let _ = sys::replace_standard(number, null.as_fd());
-        }
-    }
     let signals = sys::take_signals().context("taking signals")?;
     restrict(identity, launch, capabilities_of_init(launch.capabilities), filters)?;
     end_with_parent()?;

@@ -102,10 +102,11 @@ impl Inner {
         }
         // Held until the record is there, which then keeps the image in place.
         let image = self.images.ready(&request.spec.image.name)?;
-        let request = &match &image {
+        let (request, left_out) = match &image {
             Some(image) => filled(request, &image.config)?,
-            None => request.clone(),
+            None => (request.clone(), None),
         };
+        let request = &request;
         let machine = Machine {
             layout: &self.view.layout,
             dir: &dir,
@@ -121,7 +122,8 @@ impl Inner {
             group_name: &cgroup::name(&self.config.owner, self.view.layout.root(), &name)
                 .map_err(|error| failed("looking at the sandbox directory", &error))?,
         };
-        let (launch, conditions) = launch(request, &machine)?;
+        let (launch, mut conditions) = launch(request, &machine)?;
+        conditions.extend(left_out);
         links::remember(&self.view.layout, &launch)
             .map_err(|error| failed("remembering which paths the program may write", &error))?;
         let mut launch = launch;

@@ -42,6 +42,7 @@ mod privileges;
 mod probe;
 mod process;
 mod program;
+mod protected;
 mod pty;
 mod quota;
 mod readers;

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, openat};
 use rustix::process::{Resource, Rlimit, Signal, fchdir, set_parent_process_death_signal, setrlimit};
 use rustix::thread::set_no_new_privs;
 use seccompiler::BpfProgram;
@@ -24,6 +24,8 @@ use crate::spec::SeccompProfile;
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// File mode bits that programs leave out, as under Docker.
 const UMASK: u32 = 0o022;
+/// Number of the null device (devices.txt of Linux).
+const NULL_DEVICE: (u32, u32) = (1, 3);
 
 /// What is run.
 #[derive(Debug)]
@@ -234,12 +236,24 @@ pub const RESOURCES: &[(u32, &str, Resource)] = &[
     (15, "rttime", Resource::Rttime),
 ];
 
-/// Opens /dev/null.
+/// Opens the machine's null device. To be called while `/dev` is the machine's.
 ///
 /// # Errors
 /// There is none.
 pub fn null() -> io::Result<OwnedFd> {
-    Ok(openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+    null_at(Path::new("/dev/null"))
+}
+
+/// Opens the null device at a path, and nothing else.
+fn null_at(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let null = openat(CWD, path, flags, Mode::empty())?;
+    let stat = fstat(&null)?;
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if !is_device || (major(stat.st_rdev), minor(stat.st_rdev)) != NULL_DEVICE {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not the null device", path.display())));
+    }
+    Ok(null)
 }
 
 /// The environment that a program gets: what was asked for, and what every program expects.
@@ -259,4 +273,22 @@ pub fn environment(launch: &Launch, identity: &Identity) -> BTreeMap<String, Str
     env.entry("HOME".to_owned()).or_insert_with(|| identity.home.clone());
     env.entry("HOSTNAME".to_owned()).or_insert_with(|| launch.hostname.clone());
     env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_the_null_device_is_not_opened_as_one() {
+        null().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (link, file) = (folder.path().join("link"), folder.path().join("file"));
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        fs::write(&file, "").unwrap();
+        assert_eq!(null_at(&link).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        for other in [&file, Path::new("/dev/zero")] {
+            assert_eq!(null_at(other).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{}", other.display());
+        }
+    }
 }

@@ -19,6 +19,7 @@ use super::links;
 use super::network::NameFile;
 use super::overlay::overlay;
 use super::own_files::{Overlap, overlap};
+use super::protected::protecting;
 use super::record::{Identity, Launch, Mount, MountSource, Root};
 use super::skeleton::Tree;
 use super::sys::{MountAttributes, set_mount_attributes};
@@ -30,7 +31,7 @@ const TMP_SIZE: &str = "512m";
 /// Largest size of /dev/shm: Docker's default.
 const SHM_SIZE: &str = "64m";
 /// Device nodes that every instance has: the OCI runtime specification's default devices.
-const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of /proc that tell about the machine or let it be changed: Docker's masked paths.
 const MASKED: &[&str] = &[
     "/proc/acpi",
@@ -104,7 +105,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
         open_for_writing(&mut root, path, launch, identity)?;
     }
     for (mount, Source { tree, real }) in launch.mounts.iter().zip(sources) {
-        attach_mount(&mut root, mount, &tree)?;
+        attach_mount(&mut root, mount, &tree, &launch.devices)?;
         if let Some(Overlap::Around(own)) = real.as_deref().and_then(|real| overlap(real, &launch.own_files)) {
             let within = own.iter().filter_map(|own| own.strip_prefix(real.as_deref()?).ok());
             close(&tree, within).with_context(|| format!("hiding Evenkeel's own files below {}", mount.target))?;
@@ -467,7 +468,7 @@ fn hide(root: &OwnedFd, hidden: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn attach_mount(root: &mut Tree, mount: &Mount, tree: &OwnedFd) -> Result<(), Failure> {
+fn attach_mount(root: &mut Tree, mount: &Mount, tree: &OwnedFd, devices: &[String]) -> Result<(), Failure> {
     let target = &mount.target;
     let attributes = MountAttributes { read_only: mount.read_only, no_suid: true, no_dev: true };
     set_mount_attributes(tree.as_fd(), attributes, true).with_context(|| format!("preparing the mount at {target}"))?;
@@ -480,7 +481,22 @@ fn attach_mount(root: &mut Tree, mount: &Mount, tree: &OwnedFd) -> Result<(), Fa
         };
         Failure::wrong(format!("storage: the target {target} can't be made: {error}{hint}"))
     })?;
+    refuse_protected(root, target, &place, devices)?;
     attach(tree, &place).with_context(|| format!("mounting at {target}"))
+}
+
+/// Refuses a target that a link of the image leads over what nothing may be mounted over: known by the place that was
+/// opened.
+fn refuse_protected(root: &Tree, target: &str, place: &OwnedFd, devices: &[String]) -> Result<(), Failure> {
+    let path = |place: &OwnedFd| fs::read_link(by_descriptor(place)).with_context(|| format!("looking at {target}"));
+    let (top, real) = (path(root.root_fd())?, path(place)?);
+    let inside = real.strip_prefix(&top).map_err(|_| Failure::setup(format!("{target} lies outside of the root")))?;
+    match protecting(&Path::new("/").join(inside), devices) {
+        Some(by) => Err(Failure::wrong(format!(
+            "storage: the target {target} leads to {by}, over which nothing can be mounted; mount at another path"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The root mount itself, for changing its attributes.

@@ -23,6 +23,7 @@ use super::lock;
 use super::logfile::LogFile;
 use super::network::{self, Handover, Helpers, Network, Wire};
 use super::process::{self, ProcessKey, boot_id, first_child};
+use super::program;
 use super::readiness::{read_failure, wait_ready};
 use super::record::{Identity, Launch, Record, Root, Run, Started, StopOrder};
 use super::suspend;
@@ -128,7 +129,7 @@ fn tell(started: &Started) {
         let _ = io::stdout().write_all(&line);
         let _ = io::stdout().flush();
     }
-    if let Ok(null) = super::program::null() {
+    if let Ok(null) = program::null() {
         for number in 0..=2 {
             let _ = sys::replace_standard(number, null.as_fd());
         }
@@ -228,6 +229,7 @@ fn launch_seated(
     let (gate_out, gate) = pipe().context("making a pipe")?;
     let (status, status_in) = pipe().context("making a pipe")?;
     let outside = Outside::own();
+    let null = program::null().context("opening /dev/null")?;
     let window = wants_window(launch).then(Window::new).transpose().context("making a socket")?;
     let mut wire = Wire::lay(&launch.network)?;
     let prepared = Helpers::prepare(&launch.network)?;
@@ -244,12 +246,13 @@ fn launch_seated(
                 window,
                 wire,
                 handover,
+                null,
             };
             init::run(launch, dir, &identity, outside, ends)
         }
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
-    drop((console, outcome_in, gate_out, status_in, seat));
+    drop((console, outcome_in, gate_out, status_in, seat, null));
     // Before the program runs, and after the process that it becomes was forked.
     let starvation = Starvation::watch(&launch.groups);
     let mut outcome = File::from(outcome);

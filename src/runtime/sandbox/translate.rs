@@ -8,6 +8,7 @@ use super::links::{Unresolved, Written};
 use super::own_files::{Overlap, overlap, overlap_of};
 use super::probe::Probe;
 use super::program::RESOURCES;
+use super::protected::protecting;
 use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
 use super::rootfs::is_private;
 use super::sys::Namespaces;
@@ -303,6 +304,7 @@ fn mounts(
     if *root == Root::Host {
         for path in request.spec.sandbox.iter().flat_map(|sandbox| &sandbox.writable) {
             let what = format!("sandbox.writable: {path} can't be opened up");
+            refuse_protected("sandbox.writable", path)?;
             let source = MountSource::Path(resolved(&what, Path::new(path), machine)?);
             mounts.push(Mount { source, target: path.clone(), read_only: false, size: None });
         }
@@ -315,6 +317,7 @@ fn mounts(
             Ok(_) => return Err(rejected("storage: the target / would cover the root; mount at a directory below")),
             Err(error) => return Err(rejected(format!("storage: the target {target:?} can't be mounted: {error}"))),
         }
+        refuse_protected("storage", target)?;
         let mut mount = mount(storage, index, &request.id.deployment, machine)?;
         if let (Some(_), Err(why)) = (mount.size, &machine.probe.quota) {
             mount.size = None;
@@ -332,6 +335,17 @@ fn mounts(
     // What is inside another mount comes after it.
     mounts.sort_by_key(|mount| mount.target.split('/').filter(|name| !name.is_empty()).count());
     Ok(mounts)
+}
+
+/// Refuses a target over which nothing may be mounted. Where a link leads to such a one, its start says so.
+fn refuse_protected(field: &str, target: &str) -> Result<(), RuntimeError> {
+    match protecting(Path::new(target), &[]) {
+        Some(by) => Err(rejected(format!(
+            "{field}: nothing can be mounted at {target}: {by} is made for each instance, and may not be covered; name \
+             another path"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Shows paths of the machine that are to be read although an instance has their directories for itself.

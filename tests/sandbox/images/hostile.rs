@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use evenkeel::runtime::ErrorKind;
 use evenkeel::runtime::sandbox::RegistryOptions;
+use evenkeel::runtime::{ErrorKind, Runtime};
 use serde_json::json;
 use tar::EntryType;
 
 use super::build::{Image, Layer, Packing, digest};
 use super::server::{Answer, Server, honest, ok, ranged, status};
 use super::{layout, refused, run, script};
-use crate::support::Sandbox;
+use crate::support::{Sandbox, request};
 
 /// Longest time that a hostile registry may take to be given up.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -344,10 +344,60 @@ async fn image_volumes_that_lead_out_are_refused() {
     let sandbox = Sandbox::new();
     let config = json!({ "Cmd": ["sh"], "Volumes": { "/a/../../../etc": {} } });
     let name = layout(sandbox.root.path(), &Image::new(vec![Layer::shell()], config, Packing::Gzip));
-    let request = crate::support::request(&script(&name, "true"), 0);
-    use evenkeel::runtime::Runtime as _;
+    let request = request(&script(&name, "true"), 0);
     sandbox.runtime.ensure_image(&request.spec.image, &|_| {}).await.unwrap();
     let error = sandbox.runtime.create(&request).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Rejected);
     assert!(error.message.contains("/a/../../../etc"), "{error}");
+}
+
+/// What the image has as null device leads to a descriptor of whoever opens it.
+fn with_null_of_its_own(number: u32, config: serde_json::Value) -> Image {
+    let null = format!("/proc/self/fd/{number}");
+    let layer = Layer::new().directory("dev/").symlink("dev/null", &null).symlink("a", "/dev").directory("data/");
+    Image::new(vec![Layer::shell(), layer], config, Packing::Gzip)
+}
+
+#[tokio::test]
+async fn volumes_of_an_image_over_directories_of_the_kernel_are_left_out_and_told() {
+    let sandbox = Sandbox::new();
+    let volumes = json!({ "/dev": {}, "/proc/": {}, "/sys/fs/cgroup": {}, "/dev/shm": {}, "/data": {} });
+    let config = json!({ "Volumes": volumes });
+    for number in [1, 3, 4, 5] {
+        let image = with_null_of_its_own(number, config.clone());
+        let name = layout(&sandbox.root.path().join(number.to_string()), &image);
+        let own = script(
+            &name,
+            "busybox readlink /proc/self/fd/0; busybox stat -c %t:%T /dev/null; busybox grep -c -e ' /dev/shm ' -e ' /data ' /proc/mounts",
+        );
+        let wanted = request(&own, 0);
+        sandbox.runtime.ensure_image(&wanted.spec.image, &|_| {}).await.unwrap();
+        let created = sandbox.runtime.create(&wanted).await.unwrap();
+        let told: Vec<&str> = created
+            .conditions
+            .iter()
+            .filter(|one| one.reason == "VolumeLeftOut")
+            .map(|one| one.message.as_str())
+            .collect();
+        assert_eq!(told.len(), 1, "{:?}", created.conditions);
+        assert!(["/dev,", "/proc,", "/sys/fs/cgroup"].iter().all(|target| told[0].contains(target)), "{told:?}");
+        sandbox.runtime.start(&created.as_ref()).await.unwrap();
+        sandbox.ended(&created.as_ref()).await;
+        assert_eq!(sandbox.output(&created.as_ref()), "/dev/null\n1:3\n3\n", "{number}");
+        sandbox.runtime.remove(&created.as_ref()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_mount_that_a_link_leads_over_a_directory_of_the_kernel_is_refused() {
+    let sandbox = Sandbox::new();
+    let config = json!({ "Volumes": { "/a": {} } });
+    let name = layout(sandbox.root.path(), &with_null_of_its_own(4, config));
+    let wanted = request(&script(&name, "true"), 0);
+    sandbox.runtime.ensure_image(&wanted.spec.image, &|_| {}).await.unwrap();
+    let created = sandbox.runtime.create(&wanted).await.unwrap();
+    let limit = Duration::from_secs(20);
+    let error = tokio::time::timeout(limit, sandbox.runtime.start(&created.as_ref())).await.unwrap().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+    assert!(error.message.contains("the target /a leads to /dev"), "{error}");
 }

@@ -1,7 +1,7 @@
 //! What the standard descriptors of a program are: pipes to its supervisor, or a terminal.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::super::program::null;
 use super::super::pty::{self, Size};
@@ -14,10 +14,10 @@ const SIZE: Size = (80, 24);
 /// The program's ends, held by the first process of an instance until it becomes the program.
 #[derive(Debug)]
 pub enum Console {
-    /// Pipes; input is nothing where there is none.
+    /// Pipes.
     Pipes {
-        /// Standard input.
-        stdin: Option<OwnedFd>,
+        /// Standard input: the null device where there is none.
+        stdin: OwnedFd,
         /// Standard output.
         stdout: OwnedFd,
         /// Standard error.
@@ -53,13 +53,25 @@ pub fn console(launch: &Launch) -> io::Result<(Held, Console)> {
         return Ok((Held::Terminal(taking), Console::Terminal(handing)));
     }
     let pipe = || io::pipe().map(|(read, write)| (OwnedFd::from(read), OwnedFd::from(write)));
-    let (stdin, stdin_in) = launch.stdin.then(pipe).transpose()?.unzip();
+    let (stdin, stdin_in) = match launch.stdin {
+        true => pipe().map(|(read, write)| (read, Some(write)))?,
+        // Opened here, where /dev is the machine's.
+        false => (null()?, None),
+    };
     let ((stdout, stdout_in), (stderr, stderr_in)) = (pipe()?, pipe()?);
     let held = Held::Pipes { stdin: stdin_in, stdout, stderr };
     Ok((held, Console::Pipes { stdin, stdout: stdout_in, stderr: stderr_in }))
 }
 
 impl Console {
+    /// What it holds open.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Pipes { stdin, stdout, stderr } => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            Self::Terminal(socket) => vec![socket.as_fd()],
+        }
+    }
+
     /// Makes this the standard descriptors of this process, which leads a session.
     ///
     /// # Errors
@@ -67,10 +79,7 @@ impl Console {
     pub fn connect(&self, launch: &Launch, identity: &Identity) -> io::Result<()> {
         match self {
             Self::Pipes { stdin, stdout, stderr } => {
-                match stdin {
-                    Some(stdin) => sys::replace_standard(0, stdin.as_fd())?,
-                    None => sys::replace_standard(0, null()?.as_fd())?,
-                }
+                sys::replace_standard(0, stdin.as_fd())?;
                 sys::replace_standard(1, stdout.as_fd())?;
                 sys::replace_standard(2, stderr.as_fd())
             }

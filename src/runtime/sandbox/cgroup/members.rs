@@ -104,6 +104,11 @@ impl Window {
         Ok(Self { inside, outside })
     }
 
+    /// What it holds open.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.inside.as_fd(), self.outside.as_fd()]
+    }
+
     /// Hands out the `/proc` that this process sees.
     ///
     /// # Errors

@@ -90,6 +90,11 @@ impl Seat {
         self.birth.as_ref().map(OwnedFd::as_fd)
     }
 
+    /// What it holds open.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.birth().into_iter().chain(self.entries.iter().map(File::as_fd)).collect()
+    }
+
     /// Puts this process, which has one thread, into the groups that it was not born in.
     ///
     /// # Errors

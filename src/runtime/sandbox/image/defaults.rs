@@ -1,18 +1,21 @@
 //! What an image says about running it, where the spec says nothing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::document::Config;
 use super::error::quoted;
+use crate::runtime::sandbox::protected::protecting;
 use crate::runtime::{CreateRequest, ErrorKind, RuntimeError};
 use crate::spec::{Command, Storage};
+use crate::state::Condition;
 
-/// The request with the image's defaults filled in.
+/// The request with the image's defaults filled in, and a condition where some of them are left out.
 ///
 /// # Errors
 /// `Rejected` where the image says something that can't be.
-pub fn filled(request: &CreateRequest, config: &Config) -> Result<CreateRequest, RuntimeError> {
+pub fn filled(request: &CreateRequest, config: &Config) -> Result<(CreateRequest, Option<Condition>), RuntimeError> {
     let wrong =
         |what: String| RuntimeError::new(ErrorKind::Rejected, format!("image {}: {what}", request.spec.image.name));
     let mut request = request.clone();
@@ -26,11 +29,17 @@ pub fn filled(request: &CreateRequest, config: &Config) -> Result<CreateRequest,
         let known = signal.parse().map_err(|_| wrong(format!("its stop signal {} is not known", quoted(&signal))))?;
         spec.stop_signal = Some(known);
     }
+    let mut left_out = Vec::new();
     for target in config.volumes.iter().flat_map(BTreeMap::keys) {
         let names = crate::runtime::sandbox::inside::components(target)
             .map_err(|error| wrong(format!("its volume {} can't be mounted: {error}", quoted(target))))?;
         if names.is_empty() {
             return Err(wrong("its volume / would cover the root".to_owned()));
+        }
+        let plain = format!("/{}", names.join("/"));
+        if protecting(Path::new(&plain), &[]).is_some() {
+            left_out.push(plain);
+            continue;
         }
         let covered = |storage: &Storage| {
             crate::runtime::sandbox::inside::components(storage.target()).is_ok_and(|other| other == names)
@@ -42,7 +51,18 @@ pub fn filled(request: &CreateRequest, config: &Config) -> Result<CreateRequest,
     let mut env: BTreeMap<String, String> = config.env.iter().flatten().filter_map(|text| variable(text)).collect();
     env.append(&mut request.env);
     request.env = env;
-    Ok(request)
+    Ok((request, volumes_left_out(&left_out)))
+}
+
+/// Tells of volumes that an image asks for and an instance does not get.
+fn volumes_left_out(targets: &[String]) -> Option<Condition> {
+    let message = || {
+        format!(
+            "the image asks for volumes over what is made for each instance; there are none at {}",
+            targets.join(", ")
+        )
+    };
+    (!targets.is_empty()).then(|| Condition::holds("Degraded", "VolumeLeftOut", message()))
 }
 
 /// As Docker has it: an entrypoint of one's own drops the image's arguments as well.
@@ -109,7 +129,7 @@ mod tests {
     }
 
     fn words(yaml: &str) -> Vec<String> {
-        let filled = filled(&request(yaml), &config()).unwrap();
+        let (filled, _) = filled(&request(yaml), &config()).unwrap();
         let command = filled.spec.command.clone().unwrap();
         command.entrypoint.unwrap_or_default().into_iter().chain(command.args.unwrap_or_default()).collect()
     }
@@ -126,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_the_spec_says_wins() {
-        let all = filled(&request(""), &config()).unwrap();
+        let (all, _) = filled(&request(""), &config()).unwrap();
         assert_eq!((all.spec.user.as_deref(), all.spec.stop_signal), (Some("web"), "QUIT".parse().ok()));
         assert_eq!(all.spec.command.as_ref().unwrap().workdir.as_deref(), Some("/srv"));
         assert_eq!(all.spec.storage, [Storage::Anonymous { target: "/data".into(), tier: None }]);
@@ -134,7 +154,7 @@ mod tests {
         assert_eq!(pairs, [("A", "image"), ("PATH", "/opt/bin")]);
         let own = "user: '5'\nstop_signal: INT\nenv: { A: own }\nstorage: [{ type: tmpfs, target: /data/ }]\n\
                    command: { workdir: /own }";
-        let own = filled(&request(own), &config()).unwrap();
+        let (own, _) = filled(&request(own), &config()).unwrap();
         assert_eq!((own.spec.user.as_deref(), own.spec.stop_signal), (Some("5"), "INT".parse().ok()));
         assert_eq!(own.spec.command.as_ref().unwrap().workdir.as_deref(), Some("/own"));
         assert_eq!((own.spec.storage.len(), own.env["A"].as_str()), (1, "own"));

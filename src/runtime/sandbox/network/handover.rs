@@ -67,6 +67,11 @@ impl Handover {
         Ok(Self { inside, outside })
     }
 
+    /// What it holds open.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.inside.as_fd(), self.outside.as_fd()]
+    }
+
     /// In the first process: hands its namespaces out, while the machine's `/proc` is still there, and a socket of its
     /// loopback interface for the egress proxy where there is to be one.
     ///

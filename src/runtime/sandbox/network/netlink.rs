@@ -2,7 +2,7 @@
 //! and the first processes of instances use this.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -31,6 +31,12 @@ const LONGEST_LIST: usize = 1 << 16;
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 /// One request.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::attachment::{Attachment, Shared, lock};
 use super::firewall::{self, Lifetime, Table};
@@ -34,6 +35,11 @@ impl Wire {
         let bridge = ensure(&attachment.network, &mut machine).with_context(what)?;
         names::announce(attachment).context("telling the others the name of the instance")?;
         Ok(Some(Self { machine, bridge, attachment: attachment.clone() }))
+    }
+
+    /// What it holds open.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.machine.as_fd()
     }
 
     /// Connects this process's network namespace, which must be new. The machine's `/proc` must still be there.
