@@ -19,6 +19,46 @@ const METADATA: &[Ipv4Addr] = &[Ipv4Addr::new(168, 63, 129, 16)];
 const PRIVATE_METADATA: &[Ipv4Addr] = &[Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
 
+/// The address that one stands for: that of IPv4 behind one of IPv6, else itself.
+pub fn meant(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(six) => embedded(six).map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// Whether a name ends with a number, so that it is an address of IPv4 or nothing (the host parser of the URL standard).
+pub fn is_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last.starts_with(|first: char| first.is_ascii_digit()) && number(last).is_some()
+}
+
+/// The address of IPv4 that numbers stand for, in any of the ways that inet_aton(3) reads and resolvers take: one to four
+/// of them, decimal, octal or hexadecimal, of which the last one fills what is left.
+pub fn of_numbers(name: &str) -> Option<Ipv4Addr> {
+    let numbers = name.split('.').map(number).collect::<Option<Vec<u64>>>()?;
+    let (last, first) = numbers.split_last()?;
+    let room = 32u32.checked_sub(8 * u32::try_from(first.len()).ok()?).filter(|room| *room > 0)?;
+    let high = first.iter().try_fold(0u64, |bits, byte| (*byte < 256).then_some(bits << 8 | byte))?;
+    let bits = (*last < 1u64 << room).then_some(high << room | last)?;
+    Some(Ipv4Addr::from_bits(u32::try_from(bits).ok()?))
+}
+
+fn number(text: &str) -> Option<u64> {
+    let digits = |text: &str, radix| {
+        let are_digits = text.chars().all(|letter| letter.is_digit(radix));
+        // No more than what can't be in an address anyway.
+        are_digits.then(|| u64::from_str_radix(text, radix).unwrap_or(u64::MAX))
+    };
+    match (text.strip_prefix("0x"), text.strip_prefix('0')) {
+        (Some(""), _) | (None, Some("")) => Some(0),
+        (Some(hexadecimal), _) => digits(hexadecimal, 16),
+        (None, Some(octal)) => digits(octal, 8).or_else(|| digits(octal, 10).map(|_| u64::MAX)),
+        (None, None) if text.is_empty() => None,
+        (None, None) => digits(text, 10),
+    }
+}
+
 /// What an address belongs to. One of IPv6 that stands for one of IPv4 belongs to what that does.
 pub fn realm(address: IpAddr) -> Realm {
     match address {
@@ -84,6 +124,30 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_addresses_as_resolvers_read_them() {
+        for (name, address) in [
+            ("2130706433", Some("127.0.0.1")),
+            ("0x7f.1", Some("127.0.0.1")),
+            ("0177.0.0.1", Some("127.0.0.1")),
+            ("1.2.3", Some("1.2.0.3")),
+            ("0", Some("0.0.0.0")),
+            ("0x", Some("0.0.0.0")),
+            ("1.2.3.256", None),
+            ("256.1", None),
+            ("08.0.0.1", None),
+            ("4294967296", None),
+            ("99999999999999999999999", None),
+            ("1.2.3.4.5", None),
+        ] {
+            assert!(is_number(name), "{name}");
+            assert_eq!(of_numbers(name).map(|address| address.to_string()).as_deref(), address, "{name}");
+        }
+        for name in ["example.org", "1.example", "x1", "1x", "0xg", ""] {
+            assert!(!is_number(name), "{name}");
+        }
+    }
 
     #[test]
     fn addresses_belong_to_realms() {

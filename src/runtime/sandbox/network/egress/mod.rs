@@ -3,6 +3,7 @@
 
 mod address;
 mod head;
+mod hosts;
 mod policy;
 mod proxy;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::address::{Realm, realm};
+use super::address::{Realm, is_number, meant, of_numbers, realm};
 
 /// Rules as they are written in `sandbox.allow_hosts`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,8 +69,13 @@ impl Host {
             return Some(Self::Address(address.to_canonical()));
         }
         let name = bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase();
-        let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
-        (!name.is_empty() && name.len() <= 253 && name.chars().all(is_name)).then_some(Self::Name(name))
+        let is_letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+        // A name with an empty label would be another text for a host that a rule names.
+        let is_label = |label: &str| !label.is_empty() && label.chars().all(is_letter);
+        if is_number(&name) {
+            return of_numbers(&name).map(|address| Self::Address(address.into()));
+        }
+        (name.len() <= 253 && name.split('.').all(is_label)).then_some(Self::Name(name))
     }
 }
 
@@ -126,12 +131,21 @@ impl Policy {
         Ok(policy)
     }
 
+    /// Whether a rule denies a host, in whatever form its address is written.
+    fn denies(&self, host: &Host, port: u16) -> bool {
+        let meant = match host {
+            Host::Address(address) => Host::Address(meant(*address)),
+            Host::Name(_) => host.clone(),
+        };
+        self.deny.iter().any(|rule| rule.holds(host, port) || rule.holds(&meant, port))
+    }
+
     /// Whether a host may be looked up and reached on a port.
     ///
     /// # Errors
     /// It may not.
     pub fn host(&self, host: &Host, port: u16) -> Result<(), Refusal> {
-        if self.deny.iter().any(|rule| rule.holds(host, port)) {
+        if self.denies(host, port) {
             Err(Refusal::Denied)
         } else if self.allow.iter().any(|rule| rule.holds(host, port)) {
             Ok(())
@@ -147,7 +161,7 @@ impl Policy {
     /// It may not.
     pub fn address(&self, address: IpAddr, port: u16) -> Result<(), Refusal> {
         let host = Host::Address(address.to_canonical());
-        if self.deny.iter().any(|rule| rule.holds(&host, port)) {
+        if self.denies(&host, port) {
             return Err(Refusal::Denied);
         }
         let is_named = || {
@@ -191,7 +205,6 @@ mod tests {
             ("a.b.example.net", 8443, Ok(())),
             ("example.net", 80, Err(Refusal::NotAllowed)),
             ("evilexample.net", 80, Err(Refusal::NotAllowed)),
-            (".example.net", 80, Err(Refusal::NotAllowed)),
             ("bad.example.net", 80, Err(Refusal::Denied)),
             ("very.bad.example.net", 80, Ok(())),
             ("api.test", 443, Ok(())),
@@ -213,7 +226,10 @@ mod tests {
         }
         let by_address = policy(&["*", "!1.1.1.1"]);
         assert_eq!(by_address.address("1.1.1.1".parse().unwrap(), 80), Err(Refusal::Denied), "also behind a name");
-        assert_eq!(by_address.address("::ffff:1.1.1.1".parse().unwrap(), 80), Err(Refusal::Denied));
+        for form in ["::ffff:1.1.1.1", "::1.1.1.1", "64:ff9b::1.1.1.1", "2002:101:101::"] {
+            assert_eq!(by_address.address(form.parse().unwrap(), 80), Err(Refusal::Denied), "{form}");
+            assert_eq!(by_address.host(&Host::parse(form).unwrap(), 80), Err(Refusal::Denied), "{form}");
+        }
     }
 
     #[test]
@@ -263,9 +279,15 @@ mod tests {
             let expected = expected.map(|(hosts, port)| Rule { hosts, port });
             assert_eq!(Rule::parse(text), expected, "{text:?}");
         }
-        for wrong in ["", ".", "a b", "a/b", "a@b", "a\0b", "[::1", "x\r\ny"] {
+        for wrong in
+            ["", ".", "..", "a..", "a.b..", "a..b", ".a", ".example.net", "a b", "a/b", "a@b", "a\0b", "[::1", "x\r\ny"]
+        {
             assert_eq!(Host::parse(wrong), None, "{wrong:?}");
         }
+        for numbers in ["2130706433", "0x7f.1", "127.1."] {
+            assert_eq!(Host::parse(numbers), Some(Host::Address("127.0.0.1".parse().unwrap())), "{numbers}");
+        }
+        assert_eq!(Host::parse("1.2.3.999"), None);
         assert_eq!(Host::parse("[::ffff:127.0.0.1]"), Some(Host::Address("127.0.0.1".parse().unwrap())));
         assert_eq!(Policy::parse(&["a".into(), "b c".into()]), Err(1));
         assert_eq!(Policy::without_effect(&["127.0.0.1".into(), "10.0.0.1".into(), "x".into()]), [0]);

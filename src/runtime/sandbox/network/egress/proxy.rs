@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::super::relay::relay;
 use super::head::{Kind, Request, parse};
+use super::hosts;
 use super::policy::{Host, Policy, Refusal};
 
 /// Most connections at a time; each takes two threads. More wait in the kernel's queue.
@@ -126,8 +127,17 @@ fn connect(request: &Request, policy: &Policy) -> Result<TcpStream, Answer> {
 fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(match host {
         Host::Address(address) => vec![SocketAddr::new(*address, port)],
-        Host::Name(name) => (name.as_str(), port).to_socket_addrs()?.collect(),
+        Host::Name(name) => match hosts::find(name) {
+            known if known.is_empty() => (absolute(name).as_str(), port).to_socket_addrs()?.collect(),
+            known => known.into_iter().map(|address| SocketAddr::new(address, port)).collect(),
+        },
     })
+}
+
+/// A name that the resolver completes with no domain of its own (`search` of resolv.conf(5)): what is looked up is the
+/// name that the rules were asked about. The resolver looks for it in no file then.
+fn absolute(name: &str) -> String {
+    format!("{name}.")
 }
 
 /// Whether an address is one of this machine: the kernel would send from it to itself. Nothing is sent to find out.
@@ -135,4 +145,16 @@ fn is_own(address: SocketAddr) -> bool {
     let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     let source = UdpSocket::bind(any).and_then(|socket| socket.connect(address).and_then(|()| socket.local_addr()));
     source.is_ok_and(|source| source.ip() == address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_that_was_asked_about_is_the_name_that_is_looked_up() {
+        // With the domain `b` in the list of resolv.conf(5) the resolver would look for `a.b` as well.
+        assert_eq!(absolute("a"), "a.");
+        assert_eq!(resolve(&Host::Name("localhost".into()), 7).unwrap().first().map(SocketAddr::port), Some(7));
+    }
 }
