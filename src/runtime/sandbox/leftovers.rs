@@ -1,9 +1,12 @@
 //! What calls that were cut off left in the root of this runtime: directories that were being made, removed or tried
 //! things out in. Calls that make or take away room remove them on the way.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::layout::Layout;
 use super::remove;
@@ -15,8 +18,18 @@ pub const GONE: &str = ".gone";
 /// What names of scratch directories of probes begin with.
 pub const PROBE: &str = ".probe";
 
-/// Age from which a directory that is being made or used belongs to a process that is gone.
+/// Age from which a directory that is being made or used belongs to a process that is gone, unless it is held.
 const LEFTOVER_AGE: Duration = Duration::from_secs(60);
+
+/// Holds a directory that is being made for as long as the file is open, however long that takes.
+///
+/// # Errors
+/// It can't be opened, or somebody took it for a leftover.
+pub fn hold(path: &Path) -> io::Result<File> {
+    let folder = File::open(path)?;
+    flock(&folder, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(folder)
+}
 
 /// Removes what processes that are gone were making or removing. Failures are left to the next time.
 pub fn sweep(layout: &Layout) {
@@ -25,7 +38,7 @@ pub fn sweep(layout: &Layout) {
         let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
         age.is_some_and(|age| age >= LEFTOVER_AGE)
     };
-    clear(&layout.instances(), NEW, is_old);
+    clear(&layout.instances(), NEW, |path| is_old(path) && hold(path).is_ok());
     // Nobody needs it any more, whoever is removing it.
     clear(&layout.instances(), GONE, |_| true);
     clear(layout.root(), PROBE, is_old);
@@ -51,8 +64,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());
         layout.prepare().unwrap();
-        let old =
-            ["instances/.new-1-0", "instances/.gone-1-1", ".probe-1-2", "instances/demo_web_0", "instances/.newer"];
+        let old = [
+            "instances/.new-1-1",
+            "instances/.new-1-0",
+            "instances/.gone-1-1",
+            ".probe-1-2",
+            "instances/demo_web_0",
+            "instances/.newer",
+        ];
         let new = ["instances/.new-2-0", ".probe-2-1", "instances/.gone-2-2"];
         for name in old.iter().chain(&new) {
             fs::create_dir_all(folder.path().join(name).join("inside")).unwrap();
@@ -61,6 +80,11 @@ mod tests {
             let long_ago = SystemTime::now() - 2 * LEFTOVER_AGE;
             fs::File::open(folder.path().join(name)).unwrap().set_modified(long_ago).unwrap();
         }
+        let making = hold(&folder.path().join("instances/.new-1-1")).unwrap();
+        sweep(&layout);
+        let stays = |name: &str| folder.path().join(name).exists();
+        assert!(stays("instances/.new-1-1"), "it is still being made");
+        drop(making);
         sweep(&layout);
         let stays = |name: &&str| folder.path().join(name).exists();
         let left: Vec<&str> = old.into_iter().chain(new).filter(stays).collect();

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use chrono::Utc;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -164,6 +164,7 @@ impl Inner {
         let instances = self.view.layout.instances();
         let new = self.view.layout.instance(&unique(leftovers::NEW)?);
         make_new(new.path())?;
+        let _made = leftovers::hold(new.path())?;
         make_private(&new.rootfs())?;
         make_private(&new.logs())?;
         if record.launch.root == Root::Shared {
@@ -171,7 +172,7 @@ impl Inner {
         }
         if let Root::Copy { from, .. } = &record.launch.root {
             make_private(&new.copy())?;
-            copy(from, &new.copy(), &|| keep_alive(new.path()))?;
+            copy(from, &new.copy())?;
         }
         for (name, text) in texts {
             let path = new.name_file(name);
@@ -222,12 +223,6 @@ impl Inner {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Shows that a directory is still being made, so that nobody takes it for a leftover. The next sign may do where one
-/// fails.
-fn keep_alive(path: &Path) {
-    let _ = fs::File::open(path).and_then(|folder| folder.set_modified(SystemTime::now()));
 }
 
 impl SandboxRuntime {

@@ -19,7 +19,15 @@ use rustix::io::Errno;
 /// # Errors
 /// Something can't be removed.
 pub fn tree(path: &Path) -> io::Result<()> {
-    let top = match open(CWD, &c_path(path)?) {
+    tree_at(CWD, &c_path(path)?)
+}
+
+/// The same with a directory in another one.
+///
+/// # Errors
+/// Something can't be removed.
+pub fn tree_at(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let top = match open(at, name) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error.into()),
@@ -27,10 +35,7 @@ pub fn tree(path: &Path) -> io::Result<()> {
     let mut lifted = 0;
     while empty(top.as_fd(), &mut |name| dissolve(top.as_fd(), name, &mut lifted))? {}
     drop(top);
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    gone(unlinkat(at, name, AtFlags::REMOVEDIR))
 }
 
 /// Removes what a directory holds, its directories by `remove`. True where it had any directory.

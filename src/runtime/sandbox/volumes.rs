@@ -105,7 +105,7 @@ fn content(root: &Root, target: &str) -> io::Result<Vec<OwnedFd>> {
 
 /// Copies what the image has, with its owners as far as this user may give files away, and has it on the disk.
 fn fill(content: Vec<OwnedFd>, new: &Path) -> io::Result<()> {
-    copy_opened(content, new, &|| {})?;
+    copy_opened(content, new)?;
     Ok(syncfs(File::open(new)?)?)
 }
 

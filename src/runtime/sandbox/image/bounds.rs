@@ -37,7 +37,7 @@ pub const MOST_SEGMENTS: usize = 65_536;
 pub const MOST_COPIED_UP: u64 = 16 << 30;
 /// Longest name of an entry, in bytes: the kernel's PATH_MAX, with its end.
 pub const LONGEST_NAME: usize = 4095;
-/// Deepest directory of a layer: each takes a descriptor while a tree is removed.
+/// Deepest directory of a layer: several times as deep as programs have them, and quick to walk down to.
 pub const DEEPEST_DIRECTORY: usize = 500;
 /// Most symbolic links on the way to one path: the kernel's own bound.
 pub const MOST_LINKS: usize = 40;

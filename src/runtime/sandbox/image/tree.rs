@@ -1,18 +1,20 @@
 //! The directory that a layer is unpacked into. Nobody else writes to it; still every name is looked up on its own and
 //! never through a link, so that nothing outside can be reached whatever an archive holds.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::bounds::MOST_LINKS;
 use super::merged::{entry, is_whiteout, link_names};
+use crate::runtime::sandbox::remove::tree_at;
 
 /// A directory of the layer: its path without links, and its place.
 #[derive(Debug, Clone)]
@@ -165,14 +167,5 @@ pub fn remove(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error.into()),
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = openat(folder, name, flags, Mode::empty())?;
-    for found in Dir::read_from(&inner)? {
-        let found = found?;
-        let name = found.file_name().to_bytes();
-        if !matches!(name, b"." | b"..") {
-            remove(inner.as_fd(), name)?;
-        }
-    }
-    Ok(unlinkat(folder, name, AtFlags::REMOVEDIR)?)
+    tree_at(folder, &CString::new(name)?)
 }
