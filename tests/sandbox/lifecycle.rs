@@ -457,3 +457,39 @@ async fn what_is_being_stopped_is_shown_so_to_every_controller() {
     );
     assert!(matches!(stopped.unwrap().unwrap().phase, Phase::Exited(_)));
 }
+
+/// A supervisor that has just begun holds its lock and has written nothing yet.
+#[tokio::test]
+async fn an_instance_that_is_being_started_is_not_removed_below_its_supervisor() {
+    let sandbox = Sandbox::new();
+    let created = sandbox.runtime.create(&request(&shell("sleep 1000"), 0)).await.unwrap();
+    let dir = sandbox.dir(&created.as_ref());
+    let lock = std::fs::File::create(dir.join("lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let removal = tokio::spawn({
+        let (runtime, instance) = (sandbox.runtime.clone(), created.as_ref());
+        async move { runtime.remove(&instance).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(dir.join("record.json").exists());
+    drop(lock);
+    removal.await.unwrap().unwrap();
+    assert!(!dir.exists());
+}
+
+/// Whichever comes first: nothing runs of it afterwards.
+#[tokio::test]
+async fn a_removal_and_a_start_at_the_same_time_leave_nothing() {
+    let sandbox = Sandbox::new();
+    for round in 0..20 {
+        let created = sandbox.runtime.create(&request(&shell("exec sleep 1000"), round)).await.unwrap().as_ref();
+        let late = async {
+            tokio::time::sleep(Duration::from_micros(u64::from(round) * 300)).await;
+            sandbox.runtime.remove(&created).await
+        };
+        let (_, removed) = tokio::join!(sandbox.runtime.start(&created), late);
+        removed.unwrap();
+        assert_eq!(sandbox.runtime.list().await.unwrap().instances, [], "{round}");
+        assert!(!sandbox.dir(&created).exists());
+    }
+}

@@ -1,7 +1,10 @@
 //! Creating, starting, stopping and removing instances.
 
 use std::fs;
-use std::io;
+use std::io::{
+    self,
+    ErrorKind::{NotFound, QuotaExceeded, ReadOnlyFilesystem, StorageFull},
+};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -29,7 +32,7 @@ use super::translate::{Machine, launch};
 use super::watch::ended;
 use super::{
     Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, confinement, descriptors, dispatch, failed,
-    leftovers, not_found, remove, settle,
+    leftovers, lock, not_found, remove, settle,
 };
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
 use crate::spec::Signal as SpecSignal;
@@ -39,6 +42,8 @@ use crate::state::{InstanceRef, Phase, StopCause, StopPolicy};
 const START_LIMIT: Duration = Duration::from_secs(100);
 /// Time that a supervisor has beyond the grace to reap, write the last output and record the end.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
+/// Pause between two looks at whether a supervisor that starts an instance can be told to stop.
+const SUPERVISOR_PACE: Duration = Duration::from_millis(5);
 /// Longest grace that is waited for in one call; Kubernetes allows more, nobody waits for it.
 const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Longest answer of a supervisor, in bytes: one line with a message.
@@ -214,6 +219,44 @@ impl Inner {
         Ok(())
     }
 
+    /// Removes an instance that does not run. False where a supervisor has it.
+    fn remove_stopped(&self, id: &str, homes: Option<&cgroup::Homes>) -> Result<bool> {
+        let look = || self.view.one(id).map_err(|error| failed(&format!("reading the records of {id}"), &error));
+        let end = |found: &Found| {
+            settle::settle(&self.view, found).map_err(|error| failed(&format!("ending what is left of {id}"), &error))
+        };
+        let is_lost = match look()? {
+            // Another installation's must stay.
+            Entry::Foreign(_) => return Ok(true),
+            Entry::Ours(found) => {
+                end(&found)?;
+                found.lost.is_some()
+            }
+            Entry::Nothing => false,
+        };
+        let dir = self.dir(id);
+        // From here on no supervisor starts it. It is held until all of it is gone.
+        let _lock = match lock::take(&dir) {
+            Ok(Some(lock)) => Some(lock),
+            // A supervisor that was lost does not act, even if there is one yet that nobody can find.
+            Ok(None) if is_lost => None,
+            Ok(None) => return Ok(false),
+            // There is no directory, or no supervisor could take it either.
+            Err(error) if matches!(error.kind(), NotFound | StorageFull | QuotaExceeded | ReadOnlyFilesystem) => None,
+            Err(error) => return Err(failed(&format!("taking the lock of {id}"), &error)),
+        };
+        // It may have been started and lost since.
+        if let Entry::Ours(found) = look()? {
+            end(&found)?;
+        }
+        settle::clear_groups(&self.view, id, homes)
+            .map_err(|error| failed(&format!("removing the control groups of {id}"), &error))?;
+        settle::clear_network(&self.view, id, true)
+            .map_err(|error| failed(&format!("removing the network of {id}"), &error))?;
+        self.set_aside(dir.path()).map_err(|error| failed(&format!("removing {}", dir.path().display()), &error))?;
+        Ok(true)
+    }
+
     /// Takes a directory out of sight and removes it.
     pub(super) fn set_aside(&self, dir: &Path) -> io::Result<()> {
         let aside = self.view.layout.instances().join(unique(leftovers::GONE)?);
@@ -363,6 +406,20 @@ impl SandboxRuntime {
 
     /// Removes an instance, killing what runs of it.
     pub(super) async fn remove_instance(&self, instance: &InstanceRef) -> Result<()> {
+        let end = tokio::time::Instant::now() + START_LIMIT + STOP_MARGIN;
+        while !self.remove_once(instance).await? {
+            if tokio::time::Instant::now() >= end {
+                let message = format!("instance {} can't be removed: its supervisor does not end", instance.id);
+                return Err(RuntimeError::new(ErrorKind::Failed, message));
+            }
+            tokio::time::sleep(SUPERVISOR_PACE).await;
+        }
+        Ok(())
+    }
+
+    /// Stops an instance and removes it. False where a supervisor has it that was not there to be stopped: one that is
+    /// starting it at this moment, which can't be told to stop until it has written who it is.
+    async fn remove_once(&self, instance: &InstanceRef) -> Result<bool> {
         let id = checked_id(instance)?;
         let found = self.look(instance).await?;
         if let Some(run) = found.as_ref().and_then(|found| found.run.as_ref()) {
@@ -374,27 +431,7 @@ impl SandboxRuntime {
         // A record that can't be read does not tell where its control groups are.
         let is_unreadable = found.is_some_and(|found| matches!(found.instance.phase, Phase::Unknown { .. }));
         let homes = if is_unreadable { Some(self.probe().await.homes.clone()) } else { None };
-        self.blocking("removing an instance", REMOVE_LIMIT, move |inner| {
-            // Looked at again right before: another installation's must stay.
-            match inner.view.one(&id) {
-                Ok(Entry::Foreign(_)) => Ok(()),
-                Ok(entry @ (Entry::Ours(_) | Entry::Nothing)) => {
-                    if let Entry::Ours(found) = &entry {
-                        settle::settle(&inner.view, found)
-                            .map_err(|error| failed(&format!("ending what is left of {id}"), &error))?;
-                    }
-                    settle::clear_groups(&inner.view, &id, homes.as_ref())
-                        .map_err(|error| failed(&format!("removing the control groups of {id}"), &error))?;
-                    settle::clear_network(&inner.view, &id, true)
-                        .map_err(|error| failed(&format!("removing the network of {id}"), &error))?;
-                    let dir = inner.dir(&id);
-                    inner
-                        .set_aside(dir.path())
-                        .map_err(|error| failed(&format!("removing {}", dir.path().display()), &error))
-                }
-                Err(error) => Err(failed(&format!("reading the records of {id}"), &error)),
-            }
-        })
-        .await
+        self.blocking("removing an instance", REMOVE_LIMIT, move |inner| inner.remove_stopped(&id, homes.as_ref()))
+            .await
     }
 }

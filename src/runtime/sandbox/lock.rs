@@ -1,7 +1,8 @@
 //! The lock of an instance, by which one supervisor at a time has it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -16,7 +17,8 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Takes the lock of an instance, which is held until the file is closed; none where a supervisor has it. One that
-/// recorded its end leaves at once, and is waited for.
+/// recorded its end leaves at once, and is waited for. None also where the instance was removed meanwhile, even if there is
+/// another one of its name by now.
 ///
 /// # Errors
 /// The file can't be opened.
@@ -29,5 +31,36 @@ pub fn take(dir: &InstanceDir) -> io::Result<Option<File>> {
         }
         std::thread::sleep(PAUSE);
     }
-    Ok(Some(lock))
+    let (held, there) = (lock.metadata()?, fs::symlink_metadata(dir.lock()));
+    let is_same = there.is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino()));
+    Ok(is_same.then_some(lock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_has_it_and_nobody_that_of_what_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = InstanceDir(folder.path().join("one"));
+        assert_eq!(take(&dir).unwrap_err().kind(), io::ErrorKind::NotFound);
+        fs::create_dir(dir.path()).unwrap();
+        let held = take(&dir).unwrap().unwrap();
+        assert!(take(&dir).unwrap().is_none());
+        // One that waits for a supervisor that ended finds the instance removed, and another one in its place.
+        fs::write(dir.exit(), "").unwrap();
+        let waiting = std::thread::spawn({
+            let dir = dir.clone();
+            move || take(&dir).unwrap().is_some()
+        });
+        std::thread::sleep(20 * PAUSE);
+        fs::rename(dir.path(), folder.path().join("gone")).unwrap();
+        fs::create_dir(dir.path()).unwrap();
+        fs::write(dir.lock(), "").unwrap();
+        fs::write(dir.exit(), "").unwrap();
+        drop(held);
+        assert!(!waiting.join().unwrap());
+        assert!(take(&dir).unwrap().is_some());
+    }
 }
