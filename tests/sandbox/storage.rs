@@ -370,3 +370,38 @@ async fn nothing_is_mounted_over_directories_of_the_kernel() {
         "{output}"
     );
 }
+
+#[tokio::test]
+async fn a_path_that_a_program_made_a_link_to_is_not_opened_for_writing() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    // What is below is made for the instance: an overlay moves no directory of the image.
+    std::fs::create_dir_all(root.join("w")).unwrap();
+    std::fs::create_dir_all(root.join("b")).unwrap();
+    std::os::unix::fs::symlink("w", root.join("l")).unwrap();
+    let user = if is_root() { "\nuser: '0'" } else { "" };
+    for (slot, writable) in ["[/w, /w/a/b]", "[/w/a/b, /w]", "[/l, /w/a/b]"].into_iter().enumerate() {
+        let script = "busybox mv /w/a /w/moved; busybox ln -s / /w/a; echo x 2>/dev/null > /b/new && echo written";
+        let yaml =
+            shell_in(&root, script) + &format!("\nread_only_root_fs: true\nsandbox: {{ writable: {writable} }}{user}");
+        let created = sandbox.runtime.create(&request(&yaml, u32::try_from(slot).unwrap())).await.unwrap();
+        sandbox.runtime.start(&created.as_ref()).await.unwrap();
+        sandbox.ended(&created.as_ref()).await;
+        let error = sandbox.runtime.start(&created.as_ref()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+        assert!(error.message.contains("the link /w/a lies in /w, which the program may write"), "{error}");
+        assert!(!sandbox.output(&created.as_ref()).contains("written"), "{writable}");
+    }
+}
+
+#[tokio::test]
+async fn links_of_an_image_on_the_way_to_a_writable_path_are_followed() {
+    let sandbox = Sandbox::new();
+    let root = rootfs(sandbox.root.path());
+    std::fs::create_dir_all(root.join("real/deep")).unwrap();
+    std::os::unix::fs::symlink("real", root.join("link")).unwrap();
+    let yaml =
+        shell_in(&root, "echo yes > /real/deep/new && cat /link/deep/new; touch /real/new 2>/dev/null || echo no")
+            + "\nread_only_root_fs: true\nsandbox: { writable: [/link/deep] }";
+    assert_eq!(run(&sandbox, &yaml).await, "yes\nno\n");
+}

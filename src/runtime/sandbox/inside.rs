@@ -1,15 +1,22 @@
 //! Paths inside a root file system that belongs to somebody else: every component is resolved by the kernel with
 //! the root as its end, so that no link leads out (openat2 `RESOLVE_IN_ROOT`).
 
+use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
 
 /// Most tries while something else is renamed or mounted all the time; each takes microseconds.
 const MOST_RETRIES: usize = 1000;
+
+/// Most links on the way to a path: the kernel's own bound.
+const MOST_LINKS: usize = 40;
 
 /// What is made where a path does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +86,43 @@ fn make(parent: BorrowedFd<'_>, name: &str, what: Missing) -> io::Result<()> {
     }
 }
 
+/// A path inside a root as it is without links, and the links on the way. What does not exist is taken by its name.
+///
+/// # Errors
+/// It is relative or goes upwards, or there are too many links.
+pub fn without_links(root: BorrowedFd<'_>, path: &str) -> io::Result<(PathBuf, Vec<PathBuf>)> {
+    let mut left: VecDeque<OsString> = components(path)?.into_iter().map(OsString::from).collect();
+    let (mut real, mut links) = (PathBuf::from("/"), Vec::new());
+    while let Some(step) = left.pop_front() {
+        if step == ".." {
+            real.pop();
+            continue;
+        }
+        let folder = place(root, &real.to_string_lossy());
+        let next = real.join(&step);
+        let Ok(target) = folder.and_then(|folder| Ok(readlinkat(folder.as_fd(), &step, Vec::new())?)) else {
+            real = next;
+            continue;
+        };
+        links.push(next);
+        if links.len() > MOST_LINKS {
+            return Err(Errno::LOOP.into());
+        }
+        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+        if target.is_absolute() {
+            real = PathBuf::from("/");
+        }
+        for component in target.components().rev() {
+            match component {
+                Component::Normal(name) => left.push_front(name.to_owned()),
+                Component::ParentDir => left.push_front("..".into()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+    }
+    Ok((real, links))
+}
+
 /// The names of an absolute path.
 ///
 /// # Errors
@@ -146,6 +190,21 @@ mod tests {
         symlink("/real", folder.path().join("root/link")).unwrap();
         place_or_make(root.as_fd(), "/link/x", Missing::Directory).unwrap();
         assert!(folder.path().join("root/real/x").is_dir());
+    }
+
+    #[test]
+    fn links_on_a_way_are_told_and_taken_as_the_kernel_does() {
+        let (folder, root) = root();
+        fs::create_dir_all(folder.path().join("root/real/deep")).unwrap();
+        symlink("../../real", folder.path().join("root/link")).unwrap();
+        symlink("/link/deep/.", folder.path().join("root/real/again")).unwrap();
+        symlink("around", folder.path().join("root/around")).unwrap();
+        let found = |path: &str| without_links(root.as_fd(), path).unwrap();
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(found("/real/deep"), ("/real/deep".into(), vec![]));
+        assert_eq!(found("/link/deep/new/x"), ("/real/deep/new/x".into(), paths(&["/link"])));
+        assert_eq!(found("/real/again/x"), ("/real/deep/x".into(), paths(&["/real/again", "/link"])));
+        assert_eq!(without_links(root.as_fd(), "/around").unwrap_err().raw_os_error(), Some(libc::ELOOP));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustix::mount::{
 use rustix::process::{Gid, Uid, chdir, fchdir, pivot_root};
 
 use super::failure::{Context, Failure};
-use super::inside::{Missing, attach, is_directory, place};
+use super::inside::{Missing, attach, is_directory, place, without_links};
 use super::layout::InstanceDir;
 use super::links;
 use super::network::NameFile;
@@ -101,8 +101,8 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
     for (tree, path) in &names {
         show_file(&mut root, tree, path)?;
     }
-    for path in &launch.writable {
-        open_for_writing(&mut root, path, launch, identity)?;
+    for path in writable(root.root(), &launch.writable)? {
+        open_for_writing(&mut root, &path, launch, identity)?;
     }
     for (mount, Source { tree, real }) in launch.mounts.iter().zip(sources) {
         attach_mount(&mut root, mount, &tree, &launch.devices)?;
@@ -117,6 +117,30 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
         set_mount_attributes(root_mount(&root)?.as_fd(), attributes, false).context("making the root read-only")?;
     }
     pivot(&root)
+}
+
+/// Paths that stay writable, without links. A link in one of them may be the program's, which would choose by it what else
+/// it may write at its next start.
+fn writable(root: BorrowedFd<'_>, paths: &[String]) -> Result<Vec<String>, Failure> {
+    let what = |path: &String| format!("sandbox.writable: looking at {path}");
+    let found: Vec<_> = paths
+        .iter()
+        .map(|path| Ok((path, without_links(root, path).with_context(|| what(path))?)))
+        .collect::<Result<_, Failure>>()?;
+    for (path, (_, links)) in &found {
+        let within = |link: &&PathBuf| {
+            found.iter().find(|(_, (real, _))| link.parent().is_some_and(|folder| folder.starts_with(real)))
+        };
+        if let Some((link, (_, (within, _)))) = links.iter().find_map(|link| Some((link, within(&link)?))) {
+            return Err(Failure::wrong(format!(
+                "sandbox.writable: {path} can't be opened up: the link {} lies in {}, which the program may write, so it \
+                 may lead anywhere; write the path that is meant, without the link",
+                link.display(),
+                within.display()
+            )));
+        }
+    }
+    Ok(found.into_iter().map(|(_, (real, _))| real.to_string_lossy().into_owned()).collect())
 }
 
 /// Keeps a path of a root writable that becomes read-only: it gets a mount of its own. A directory that is not there yet is
