@@ -202,3 +202,80 @@ async fn a_machine_that_forwards_already_is_left_as_it_is() {
     assert_eq!((get(SWITCH).as_str(), guards()), ("1", 0));
     assert!(one.reaches(&two.address()));
 }
+
+/// A look at all instances, as every controller and command does it that begins.
+async fn look(sandbox: &Sandbox) {
+    let listing = sandbox.reopen().list().await.unwrap();
+    assert!(listing.instances.iter().all(|one| one.conditions.iter().all(|condition| condition.kind != "Degraded")));
+}
+
+async fn start_in(sandbox: &Sandbox, deployment: &str, script: &str) -> InstanceRef {
+    let mut request = request(&shell(script), 0);
+    request.id.deployment = deployment.into();
+    let created = sandbox.runtime.create(&request).await.unwrap();
+    sandbox.runtime.start(&created.as_ref()).await.unwrap().as_ref()
+}
+
+/// Some distributions' rules begin with it.
+const FLUSH: &str = "nft flush ruleset";
+
+#[tokio::test]
+async fn after_the_machine_s_packet_filter_was_cleared_the_guard_comes_back_and_goes_with_the_last_network() {
+    if !on_a_machine_of_its_own(
+        "forwarding::after_the_machine_s_packet_filter_was_cleared_the_guard_comes_back_and_goes_with_the_last_network",
+    ) {
+        return;
+    }
+    set(SWITCH, "0");
+    let [one, two, three, four] = [1, 2, 3, 4].map(Neighbour::new);
+    for number in [3, 4] {
+        set(&format!("net.ipv4.conf.out{number}.forwarding"), "1");
+    }
+    let sandbox = Sandbox::new();
+    start_in(&sandbox, "demo", "sleep 1000").await;
+    assert!(run(FLUSH));
+    assert!(one.reaches(&two.address()), "the machine is a router");
+    look(&sandbox).await;
+    assert_eq!((get(SWITCH).as_str(), guards()), ("1", 1));
+    assert!(!one.reaches(&two.address()) && three.reaches(&four.address()), "as before");
+    // Another deployment's start sees to it as well.
+    assert!(run(FLUSH));
+    start_in(&sandbox, "other", "sleep 1000").await;
+    assert_eq!((get(SWITCH).as_str(), guards()), ("1", 1));
+    assert!(!one.reaches(&two.address()));
+    // Cleared a last time, with nobody looking before the end.
+    assert!(run(FLUSH));
+    for deployment in ["other", "demo"] {
+        for instance in sandbox.runtime.list().await.unwrap().instances {
+            if instance.id.deployment.as_str() == deployment {
+                sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
+            }
+        }
+        sandbox.runtime.teardown(deployment, Volumes::Remove).await.unwrap();
+    }
+    assert_eq!((get(SWITCH).as_str(), guards()), ("0", 0));
+    assert_eq!(["out1", "out3"].map(|name| get(&format!("net.ipv4.conf.{name}.forwarding"))), ["0", "1"]);
+    assert!(!run("ip link show keel-forwarding 2>/dev/null"));
+}
+
+#[tokio::test]
+async fn deployments_are_apart_again_after_the_machine_s_packet_filter_was_cleared() {
+    if !on_a_machine_of_its_own("forwarding::deployments_are_apart_again_after_the_machine_s_packet_filter_was_cleared")
+    {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let target = start_in(&sandbox, "demo", "sleep 1000").await;
+    let record = read_json(&sandbox.dir(&target).join("record.json"));
+    let address = record["launch"]["network"]["link"]["bridge"]["address"].as_str().unwrap().to_owned();
+    let script =
+        format!("while :; do /bin/busybox ping -c 1 -W 1 {address} >/dev/null && echo reached || echo apart; done");
+    let other = start_in(&sandbox, "other", &script).await;
+    sandbox.wrote(&other, "apart\n").await;
+    assert!(!sandbox.output(&other).contains("reached"));
+    assert!(run(FLUSH));
+    sandbox.wrote(&other, "reached\n").await;
+    look(&sandbox).await;
+    let end = || sandbox.output(&other).ends_with("apart\napart\n");
+    wait_until("they are apart", end);
+}

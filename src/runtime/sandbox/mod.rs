@@ -19,6 +19,7 @@ mod enforcement;
 mod enter;
 mod exec;
 mod failure;
+mod filters;
 mod fresh;
 mod image;
 mod init;
@@ -88,6 +89,7 @@ use super::{
 use crate::spec::{Image, ImageRef, RuntimeKind};
 use crate::state::{Instance, InstanceRef, Owner};
 use bounds::{CREATE_LIMIT, FILE_LIMIT, LIST_LIMIT, REMOVE_LIMIT, bounded};
+use filters::Filters;
 use image::Images;
 use layout::{InstanceDir, Layout};
 use observe::{Entry, Found, View};
@@ -141,6 +143,7 @@ struct Inner {
     watching: OnceLock<()>,
     images: Images,
     own_files: Everywhere,
+    filters: Filters,
 }
 
 /// Remembers in a root of this runtime whether its instances may have devices and graphics processors of the machine, which
@@ -210,6 +213,7 @@ impl SandboxRuntime {
             watching: OnceLock::new(),
             images,
             own_files,
+            filters: Filters::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -295,9 +299,12 @@ impl Runtime for SandboxRuntime {
     async fn list(&self) -> Result<Listing> {
         let inner = Arc::clone(&self.inner);
         let read = move || {
-            inner.view.all().map_err(|error| {
+            let broken = inner.filters.look(&inner.view.layout);
+            let mut found = inner.view.all().map_err(|error| {
                 unavailable(format!("{} can't be read: {error}", inner.view.layout.instances().display()))
-            })
+            })?;
+            filters::tell(&mut found, &broken, inner.networks());
+            Ok(found)
         };
         let found = bounded("listing instances", LIST_LIMIT, ErrorKind::Timeout, read).await?;
         self.inner.watch.tell_all(&found).await;

@@ -2,10 +2,11 @@
 //! outside. Where it does so already nothing is changed. Else it is switched on for all interfaces, as answers come in by
 //! any of them, and a guard drops what is forwarded between others. Both go with the last network.
 //!
-//! The guard, a table of packet filters, is the record that it was switched on, and of the interfaces that forwarded
-//! before on their own: it lives exactly as long as the kernel's setting does, so that a reboot leaves no wrong word.
-//! It is made before the switch is on and removed after it is off, so that it is found whenever something is left.
-//! Installations share it as they share the switch; the last one takes it away, whichever began.
+//! A bridge without ports is the note that it was switched on, and of the interfaces that forwarded before on their own: it
+//! lives exactly as long as the kernel's setting does, so that a reboot leaves no wrong word, and whoever clears the
+//! machine's packet filter (`nft flush ruleset`) leaves it, so that the guard can be made again. It is made before the
+//! switch is on and removed after it is off, so that it is found whenever something is left. Installations share it as
+//! they share the switch; the last one takes it away, whichever began.
 
 use std::fs;
 use std::io;
@@ -27,6 +28,13 @@ const GUARD: &str = "keel-forwarding";
 /// What it says about itself.
 const COMMENT: &str = "keel switched net.ipv4.ip_forward on for its networks; nothing else is forwarded; both go with the \
                        last network";
+
+/// The note, with the name of the guard.
+const NOTE: &str = GUARD;
+/// What the note says before the names of interfaces. It must not begin as the aliases of networks do.
+const NOTED: &str = "net.ipv4.ip_forward was switched on for networks of keel; on before:";
+/// Longest alias of an interface, in bytes (IFALIASZ). Names of further interfaces are lost with the guard.
+const LONGEST_ALIAS: usize = 255;
 
 /// Whether the machine forwards packets.
 ///
@@ -53,18 +61,48 @@ pub fn announce() {
 /// # Errors
 /// The kernel refuses.
 pub fn switch_on() -> io::Result<()> {
-    if is_on()? { Ok(()) } else { switch_on_guarded() }
+    if is_intact(&mut Netlink::route()?)? { Ok(()) } else { switch_on_guarded() }
+}
+
+/// Whether the machine forwards packets, and those of networks alone where it did not before.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn is_intact(kernel: &mut Netlink) -> io::Result<bool> {
+    Ok(is_on()? && link::find(kernel, NOTE)?.is_some() == firewall::exists(&mut Netlink::netfilter()?, GUARD)?)
+}
+
+/// Interfaces that forwarded before, by the note; `None` where there is none.
+fn noted(kernel: &mut Netlink) -> io::Result<Option<Vec<String>>> {
+    let names = |link: link::Link| {
+        let names = link.alias.strip_prefix(NOTED).unwrap_or_default().split_whitespace();
+        names.map(str::to_owned).collect()
+    };
+    Ok(link::find(kernel, NOTE)?.map(names))
+}
+
+/// What the note says, as far as there is room for it.
+fn note(forwarding: &[String]) -> String {
+    forwarding.iter().fold(NOTED.to_owned(), |text, name| match text.len() + 1 + name.len() {
+        0..=LONGEST_ALIAS => format!("{text} {name}"),
+        _ => text,
+    })
 }
 
 fn switch_on_guarded() -> io::Result<()> {
-    let mut filter = Netlink::netfilter()?;
+    let (mut kernel, mut filter) = (Netlink::route()?, Netlink::netfilter()?);
+    let noted = noted(&mut kernel)?.unwrap_or_default();
+    // Once it is on, all of them forward.
+    let is_on = is_on()?;
     let mut forwarding = Vec::new();
     for name in interfaces()? {
-        // What an earlier guard names may have been switched off with all others a moment ago.
-        if forwards(&name) || firewall::is_forwarding(&mut filter, GUARD, &name)? {
+        // What an earlier note or guard names may have been switched off with all others a moment ago.
+        let is_known = noted.contains(&name) || firewall::is_forwarding(&mut filter, GUARD, &name)?;
+        if is_known || (!is_on && forwards(&name)) {
             forwarding.push(name);
         }
     }
+    link::make_note(&mut kernel, NOTE, &note(&forwarding))?;
     firewall::guard(&mut filter, &Guard { name: GUARD, comment: COMMENT, bridges: BRIDGES, forwarding: &forwarding })?;
     fs::write(SWITCH, "1")
 }
@@ -79,12 +117,15 @@ pub fn give_back() -> io::Result<()> {
     }
     // Where the kernel has no packet filters, or none for this process, there is no guard.
     let Ok(mut filter) = Netlink::netfilter() else { return Ok(()) };
-    if !firewall::exists(&mut filter, GUARD).unwrap_or(false) || has_network()? {
+    let mut kernel = Netlink::route()?;
+    let noted = noted(&mut kernel)?;
+    if (noted.is_none() && !firewall::exists(&mut filter, GUARD).unwrap_or(false)) || has_network()? {
         return Ok(());
     }
+    let noted = noted.unwrap_or_default();
     let mut forwarding = Vec::new();
     for name in interfaces()? {
-        if firewall::is_forwarding(&mut filter, GUARD, &name)? {
+        if noted.contains(&name) || firewall::is_forwarding(&mut filter, GUARD, &name)? {
             forwarding.push(name);
         }
     }
@@ -93,6 +134,7 @@ pub fn give_back() -> io::Result<()> {
         fs::write(setting(&name), "1")?;
     }
     firewall::remove(&mut filter, GUARD)?;
+    link::remove(&mut kernel, NOTE)?;
     // A network that was made meanwhile saw the switch on.
     if has_network()? { switch_on_guarded() } else { Ok(()) }
 }
@@ -115,4 +157,19 @@ fn setting(interface: &str) -> PathBuf {
 
 fn forwards(interface: &str) -> bool {
     fs::read_to_string(setting(interface)).is_ok_and(|value| value.trim() == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_no_network_and_has_room_for_as_many_names_as_there_may_be() {
+        assert!(!NOTED.starts_with(ALIASES));
+        assert_eq!(note(&["eth0".to_owned(), "eth1".to_owned()]), format!("{NOTED} eth0 eth1"));
+        let many: Vec<String> = (0..100).map(|number| format!("interface-{number}")).collect();
+        let text = note(&many);
+        assert!((LONGEST_ALIAS - 13..=LONGEST_ALIAS).contains(&text.len()), "{}", text.len());
+        assert!(text.split(' ').all(|word| NOTED.contains(word) || many.contains(&word.to_owned())), "{text}");
+    }
 }

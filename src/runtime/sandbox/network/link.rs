@@ -155,6 +155,20 @@ pub fn make_bridge(kernel: &mut Netlink, bridge: Bridge<'_>) -> io::Result<u32> 
     Ok(index)
 }
 
+/// Makes a bridge that nothing is connected to, which remembers what it says about itself.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn make_note(kernel: &mut Netlink, name: &str, alias: &str) -> io::Result<()> {
+    let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]);
+    let made = link(None, vec![LinkAttribute::IfName(name.to_owned()), kind]);
+    let made = Request::route(&RouteNetlinkMessage::NewLink(made), NLM_F_CREATE | NLM_F_EXCL);
+    exists_already(kernel.change(&[made]))?;
+    let index = find(kernel, name)?.ok_or(io::ErrorKind::NotFound)?.index;
+    let named = link(Some(index), vec![LinkAttribute::IfAlias(alias.to_owned())]);
+    kernel.change(&[Request::route(&RouteNetlinkMessage::SetLink(named), 0)])
+}
+
 /// Makes a pair of interfaces: one of the machine in a bridge, and [`INSIDE`] in another network namespace, where it is
 /// born.
 ///

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::attachment::{Attachment, Shared, lock};
 use super::firewall::{self, Lifetime, Table};
 use super::link::{self, Bridge};
+use super::mend::mend;
 use super::netlink::Netlink;
 use super::{Network, attachment, forwarding, names};
 use crate::runtime::sandbox::failure::{Context, Failure};
@@ -85,6 +86,25 @@ fn ensure(network: &Shared, kernel: &mut Netlink) -> io::Result<u32> {
     if let Some(index) = complete(network, kernel)? {
         return Ok(index);
     }
+    let is_new = link::find(kernel, &network.bridge)?.is_none();
+    filter(network)?;
+    let Shared { bridge, alias, subnet, mtu, .. } = network;
+    let index = link::make_bridge(kernel, Bridge { name: bridge, alias, subnet: *subnet, mtu: *mtu })?;
+    // Whoever gives it back meanwhile sees the bridge, or this sees that it was given back.
+    forwarding::switch_on()?;
+    if let Some(networks) = network.dir.parent().filter(|_| !is_new) {
+        // Whoever took the filter of this network away has hardly left the others alone. What fails is told by the next look
+        // at all instances.
+        let _ = mend(networks);
+    }
+    Ok(index)
+}
+
+/// Makes the packet filter of a network.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn filter(network: &Shared) -> io::Result<()> {
     let table = Table {
         name: &network.bridge,
         comment: &network.alias,
@@ -93,16 +113,14 @@ fn ensure(network: &Shared, kernel: &mut Netlink) -> io::Result<u32> {
         subnet: network.subnet,
         lifetime: Lifetime::Lasting,
     };
-    firewall::make(&mut Netlink::netfilter()?, &table)?;
-    let Shared { bridge, alias, subnet, mtu, .. } = network;
-    let index = link::make_bridge(kernel, Bridge { name: bridge, alias, subnet: *subnet, mtu: *mtu })?;
-    // Whoever gives it back meanwhile sees the bridge, or this sees that it was given back.
-    forwarding::switch_on()?;
-    Ok(index)
+    firewall::make(&mut Netlink::netfilter()?, &table)
 }
 
 /// The number of a network's bridge, where nothing is missing.
-fn complete(network: &Shared, kernel: &mut Netlink) -> io::Result<Option<u32>> {
+///
+/// # Errors
+/// The kernel does not tell, or the bridge is somebody else's.
+pub fn complete(network: &Shared, kernel: &mut Netlink) -> io::Result<Option<u32>> {
     let Some(found) = link::find(kernel, &network.bridge)? else { return Ok(None) };
     // One that was half made has neither.
     let is_new = found.alias.is_empty() && !found.is_up;
@@ -111,6 +129,6 @@ fn complete(network: &Shared, kernel: &mut Netlink) -> io::Result<Option<u32>> {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
     let is_complete =
-        found.is_up && forwarding::is_on()? && firewall::exists(&mut Netlink::netfilter()?, &network.bridge)?;
+        found.is_up && forwarding::is_intact(kernel)? && firewall::exists(&mut Netlink::netfilter()?, &network.bridge)?;
     Ok(is_complete.then_some(found.index))
 }
