@@ -48,6 +48,19 @@ async fn networked() -> Option<Networked> {
     }
 }
 
+#[tokio::test]
+async fn a_network_is_listed_until_it_is_torn_down_whether_or_not_anything_runs_in_it() {
+    let Some(networked) = networked().await else { return };
+    assert_eq!(networked.shared().await, Vec::<String>::new());
+    let instance = networked.run(&request(&shell("true"), 0)).await;
+    networked.0.ended(&instance.as_ref()).await;
+    assert_eq!(networked.shared().await, ["demo"]);
+    networked.0.runtime.remove(&instance.as_ref()).await.unwrap();
+    assert_eq!(networked.shared().await, ["demo"]);
+    networked.0.runtime.teardown("demo", Volumes::Keep).await.unwrap();
+    assert_eq!(networked.shared().await, Vec::<String>::new());
+}
+
 /// A runtime with networks, which are removed with it.
 struct Networked(Sandbox);
 
@@ -55,6 +68,10 @@ impl Networked {
     async fn run(&self, request: &CreateRequest) -> Instance {
         let created = self.0.runtime.create(request).await.unwrap();
         self.0.runtime.start(&created.as_ref()).await.unwrap()
+    }
+
+    async fn shared(&self) -> Vec<String> {
+        self.0.reopen().list().await.unwrap().shared.into_iter().collect()
     }
 
     async fn said(&self, instance: &Instance) -> String {

@@ -40,6 +40,15 @@ async fn exec(sandbox: &Sandbox, instance: &InstanceRef, script: &str) -> String
     written.collect().await
 }
 
+/// Programs of another user pass the directories that are made for what is shown inside.
+#[tokio::test]
+async fn the_program_of_another_user_finds_this_program_and_is_told_what_does_not_exist() {
+    let sandbox = Sandbox::new();
+    let user = if is_root() { "user: '65534'" } else { "" };
+    let (_, said) = sandbox.script_with(user, "keel --version | cut -d' ' -f1; no-such-program; echo $?").await;
+    assert!(said.starts_with("keel\n") && said.ends_with("127\n"), "{said}");
+}
+
 #[tokio::test]
 async fn the_init_process_and_commands_inside_may_no_more_than_the_program() {
     let cases = [

@@ -309,12 +309,28 @@ async fn capabilities_are_those_of_docker_without_what_was_dropped() {
 }
 
 #[tokio::test]
+async fn a_root_file_system_that_is_another_users_is_told() {
+    let sandbox = Sandbox::new();
+    let yaml = "image: { name: 'dir:/usr' }\ncommand: { entrypoint: [/bin/true] }";
+    let created = sandbox.runtime.create(&request(yaml, 0)).await.unwrap();
+    let is_told = created.conditions.iter().any(|condition| condition.reason == "FilesOfAnotherUser");
+    assert_eq!(is_told, !is_root(), "{:?}", created.conditions);
+}
+
+#[tokio::test]
 async fn what_is_required_and_not_enforced_is_refused_and_what_is_ignored_is_told() {
     let sandbox = Sandbox::new();
     let yaml = shell("true") + "\nsandbox: { require: [pid_namespace, activity] }";
     let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Rejected);
     assert!(error.message.contains("activity"), "{error}");
+    for (limit, field) in [("memory_limit", "memory"), ("cpu_limit", "cpu"), ("pids_limit", "pids_limit")] {
+        let yaml = shell("true") + &format!("\nsandbox: {{ require: [{limit}] }}");
+        let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Rejected);
+        let lacks = error.message.contains(&format!("write resources.{field}"));
+        assert!(lacks || error.message.contains(&format!("{limit} can't be enforced")), "{error}");
+    }
     let yaml = shell("true") + "\ncgroup_parent: /elsewhere\nsysctls: { net.core.somaxconn: 9 }\nnetwork_mode: host";
     let created = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap();
     let told: Vec<_> = created.conditions.iter().map(|c| (c.kind.as_str(), c.reason.as_str())).collect();

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
 
@@ -71,13 +71,17 @@ pub fn place_or_make(root: BorrowedFd<'_>, path: &str, missing: Missing) -> io::
     Ok(parent)
 }
 
+/// Makes it for everybody to pass and read, whatever the umask: the program may be another user's.
 fn make(parent: BorrowedFd<'_>, name: &str, what: Missing) -> io::Result<()> {
+    let (directory, file) = (Mode::from_raw_mode(0o755), Mode::from_raw_mode(0o644));
+    let common = OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = match what {
-        Missing::Directory => mkdirat(parent, name, Mode::from_raw_mode(0o755)),
-        Missing::File => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
-        }
+        Missing::Directory => mkdirat(parent, name, directory).and_then(|()| {
+            let made = openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | common, Mode::empty())?;
+            fchmod(made, directory)
+        }),
+        Missing::File => openat(parent, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | common, file)
+            .and_then(|made| fchmod(made, file)),
     };
     match made {
         // A dangling link is "not found" to a lookup and "exists" here; the next lookup tells.

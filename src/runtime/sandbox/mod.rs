@@ -304,11 +304,13 @@ impl Runtime for SandboxRuntime {
                 unavailable(format!("{} can't be read: {error}", inner.view.layout.instances().display()))
             })?;
             filters::tell(&mut found, &broken, inner.networks());
-            Ok(found)
+            let shared = network::deployments(inner.networks())
+                .map_err(|error| unavailable(format!("the networks of deployments can't be read: {error}")))?;
+            Ok((found, shared))
         };
-        let found = bounded("listing instances", LIST_LIMIT, ErrorKind::Timeout, read).await?;
+        let (found, shared) = bounded("listing instances", LIST_LIMIT, ErrorKind::Timeout, read).await?;
         self.inner.watch.tell_all(&found).await;
-        Ok(Listing { instances: found.into_iter().map(|one| one.instance).collect(), ..Listing::default() })
+        Ok(Listing { instances: found.into_iter().map(|one| one.instance).collect(), shared })
     }
 
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {

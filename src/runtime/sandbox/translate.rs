@@ -1,5 +1,6 @@
 //! From a service's spec to the launch of one instance: pure, apart from the facts of the machine that it is given.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::image::Ready;
@@ -66,6 +67,7 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
             format!("the root file system is a copy of its own, which takes time and room, as this machine has no overlay: {why}"),
         ));
     }
+    found.extend(files_of_another(&root, machine.probe));
     let connected = network::wanted(spec, machine.probe);
     let namespaces = machine.probe.wanted(connected.is_apart());
     found.extend(network::conditions(spec, connected, machine.probe, &root));
@@ -197,6 +199,7 @@ fn require(spec: &ServiceSpec, capabilities: &Capabilities) -> Result<(), Runtim
 
 /// Refuses what the spec requires and itself switches off or leaves out.
 fn require_in(spec: &ServiceSpec, launch: &Launch, machine: &Machine<'_>) -> Result<(), RuntimeError> {
+    let resources = spec.resources.clone().unwrap_or_default();
     for wanted in spec.sandbox.iter().flat_map(|sandbox| &sandbox.require) {
         let missing = match wanted {
             Control::Seccomp if launch.seccomp.is_none() => "the spec switches the system-call filter off",
@@ -212,6 +215,10 @@ fn require_in(spec: &ServiceSpec, launch: &Launch, machine: &Machine<'_>) -> Res
             Control::DiskLimit if quota::lifted_by(launch.seccomp, launch.capabilities).is_some() => {
                 "it takes a system-call filter, and a program without SYS_ADMIN and SYS_RESOURCE"
             }
+            Control::MemoryLimit if resources.memory.is_none() => "write resources.memory",
+            Control::CpuLimit if resources.cpu.is_none() => "write resources.cpu",
+            Control::PidsLimit if resources.pids_limit.is_none_or(|limit| limit <= 0) => "write resources.pids_limit",
+            Control::IoLimit if resources.blkio_weight.is_none() => "write resources.blkio_weight",
             Control::ReadOnlyRoot if matches!(launch.root, Root::Dir { layer: Layer::Writable, .. }) => {
                 "write read_only_root_fs: true"
             }
@@ -257,6 +264,24 @@ fn identity(spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Option<Identity
     })?;
     let identity = users.identity(spec.user.as_deref(), &spec.extra_groups);
     identity.map(Some).map_err(|error| rejected(format!("user: {error}")))
+}
+
+/// What an ordinary user's instance can't do with a root file system that is another user's: owners without a place in its
+/// user namespace can't be written (user_namespaces(7), `EOVERFLOW`).
+fn files_of_another(root: &Root, probe: &Probe) -> Option<Condition> {
+    let Root::Dir { path, layer: Layer::Writable } = root else { return None };
+    let owner = std::fs::metadata(path).ok()?.uid();
+    (!probe.root && owner != rustix::process::geteuid().as_raw()).then(|| {
+        Condition::holds(
+            "Degraded",
+            "FilesOfAnotherUser",
+            format!(
+                "dir:{} belongs to user {owner}, so the program reads its files and can't write in its directories; use a \
+                 copy of your own (cp -r)",
+                path.display()
+            ),
+        )
+    })
 }
 
 fn dir_root(path: &Path, spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Root, RuntimeError> {

@@ -57,6 +57,26 @@ pub struct Shared {
     pub mtu: u32,
 }
 
+impl Shared {
+    /// The networks that are written down in this directory.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn all(networks: &Path) -> io::Result<Vec<Self>> {
+        let entries = match fs::read_dir(networks) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let dir = entry?.path();
+            let known = read_json::<Self>(&dir.join("network.json")).ok().flatten();
+            found.extend(known.filter(|network| network.dir == dir));
+        }
+        Ok(found)
+    }
+}
+
 /// An instance's place in the network of its deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {

@@ -1,5 +1,6 @@
 //! Taking networks away again.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use super::attachment::{self, Attachment, Holder, Shared, leases, lock, release};
 use super::netlink::Netlink;
 use super::{Network, firewall, forwarding, link, names};
-use crate::runtime::sandbox::layout::{Layout, read_json};
+use crate::runtime::sandbox::layout::Layout;
 use crate::runtime::sandbox::remove;
 
 /// After the end of an instance: the others know its names no more. The kernel takes its interface away with its
@@ -50,18 +51,21 @@ pub fn detach(attachment: &Attachment, layout: &Layout, removed: Option<&str>) -
 pub fn sweep(holder: Holder<'_>) -> io::Result<()> {
     let mut result = Ok(());
     let aliases = holder.aliases()?;
-    let entries = match fs::read_dir(holder.layout.networks()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        read => read?,
-    };
-    for entry in entries {
-        let dir = entry?.path();
-        let known = read_json::<Shared>(&dir.join("network.json")).ok().flatten();
-        if let Some(network) = known.filter(|network| network.dir == dir && network.alias.starts_with(&aliases)) {
-            result = result.and(remove_unused(&network, holder.layout));
-        }
+    for network in Shared::all(&holder.layout.networks())?.iter().filter(|network| network.alias.starts_with(&aliases))
+    {
+        result = result.and(remove_unused(network, holder.layout));
     }
     result.and(remove_strays(holder, &aliases)).and(forwarding::give_back())
+}
+
+/// Deployments of which a holder has a network.
+///
+/// # Errors
+/// The directory of networks can't be read.
+pub fn deployments(holder: Holder<'_>) -> io::Result<BTreeSet<String>> {
+    let aliases = holder.aliases()?;
+    let of = |network: &Shared| network.alias.strip_prefix(&aliases).map(str::to_owned);
+    Ok(Shared::all(&holder.layout.networks())?.iter().filter_map(of).collect())
 }
 
 fn remove_unused(network: &Shared, layout: &Layout) -> io::Result<()> {

@@ -2,14 +2,12 @@
 //! nftables service does: without it deployments reach each other, and the machine forwards for everybody.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::attachment::{Shared, lock};
 use super::netlink::Netlink;
 use super::{forwarding, link, wire};
-use crate::runtime::sandbox::layout::read_json;
 
 /// Makes the packet filters of all networks in a directory whole whose bridges are there. Returns the bridges of those that
 /// are not, and why.
@@ -21,15 +19,8 @@ pub fn mend(networks: &Path) -> io::Result<BTreeMap<String, String>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(broken);
     }
-    let entries = match fs::read_dir(networks) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(broken),
-        read => read?,
-    };
     let mut kernel = None;
-    for entry in entries {
-        let dir = entry?.path();
-        let known = read_json::<Shared>(&dir.join("network.json")).ok().flatten();
-        let Some(network) = known.filter(|network| network.dir == dir) else { continue };
+    for network in Shared::all(networks)? {
         let kernel = match &mut kernel {
             Some(kernel) => kernel,
             none => none.insert(Netlink::route()?),

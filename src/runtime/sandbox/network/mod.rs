@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use attachment::{Attachment, Holder};
-pub use clear::{detach, leave, sweep};
+pub use clear::{deployments, detach, leave, sweep};
 pub use handover::Handover;
 pub use helper::Helpers;
 pub use isolated_by::{PASTA, SHARED};

@@ -14,6 +14,14 @@ pub const STACK: usize = 128 << 10;
 /// # Errors
 /// No thread is left.
 pub fn relay(one: &TcpStream, other: &TcpStream) -> io::Result<()> {
+    relay_after(one, other, || Ok(()))
+}
+
+/// The same, where the first side is handed on only after this went well; what the other one says is handed on at once.
+///
+/// # Errors
+/// No thread is left.
+pub fn relay_after(one: &TcpStream, other: &TcpStream, first: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     // Peers that vanish without a word are noticed in the end.
     for stream in [one, other] {
         let _ = set_socket_keepalive(stream, true);
@@ -23,7 +31,10 @@ pub fn relay(one: &TcpStream, other: &TcpStream) -> io::Result<()> {
         let back = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || pass(other, one));
         match back {
             Ok(_) => {
-                pass(one, other);
+                match first() {
+                    Ok(()) => pass(one, other),
+                    Err(_) => end(one, other),
+                }
                 Ok(())
             }
             Err(error) => Err(error),
@@ -36,10 +47,12 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream) {
     match io::copy(&mut from, &mut to) {
         // The other direction may go on.
         Ok(_) => drop(to.shutdown(Shutdown::Write)),
-        Err(_) => {
-            let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
-        }
+        Err(_) => end(from, to),
     }
+}
+
+fn end(one: &TcpStream, other: &TcpStream) {
+    let _ = (one.shutdown(Shutdown::Both), other.shutdown(Shutdown::Both));
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! instance, which has nothing but a loopback interface, and connects in the machine's network.
 
 mod address;
+mod greeting;
 mod head;
 mod hosts;
 mod policy;

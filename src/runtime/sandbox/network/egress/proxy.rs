@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::super::relay::relay;
+use super::greeting::tunnel;
 use super::head::{Kind, Request, parse};
 use super::hosts;
 use super::policy::{Host, Policy, Refusal};
@@ -70,13 +71,28 @@ fn attend(mut client: TcpStream, policy: &Policy) -> io::Result<()> {
         }
     };
     client.set_read_timeout(None)?;
+    let rest = bytes.get(request.length..).unwrap_or_default();
     match &request.kind {
-        Kind::Tunnel => client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?,
-        Kind::Plain(head) => server.write_all(head)?,
+        Kind::Tunnel => {
+            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+            tunnel(&client, &server, rest, |name| may_name(name, &request, policy))
+        }
+        Kind::Plain(head) => {
+            server.write_all(head)?;
+            server.write_all(rest)?;
+            drop(bytes);
+            relay(&client, &server)
+        }
     }
-    server.write_all(bytes.get(request.length..).unwrap_or_default())?;
-    drop(bytes);
-    relay(&client, &server)
+}
+
+/// Whether a client that is connected to the host of this request may mean the server of this name there. Where it asked
+/// for an address, whoever allowed that allowed every server at it.
+fn may_name(name: &str, request: &Request, policy: &Policy) -> bool {
+    match request.host {
+        Host::Address(_) => true,
+        Host::Name(_) => Host::parse(name).is_some_and(|host| policy.host(&host, request.port).is_ok()),
+    }
 }
 
 /// Reads a request, and perhaps more than its head.
