@@ -71,6 +71,7 @@ fn running(id: InstanceId) -> Instance {
         pid: None,
         ports: Vec::new(),
         last_activity: None,
+        health: None,
         conditions: Vec::new(),
     }
 }

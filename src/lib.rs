@@ -26,6 +26,7 @@
 //! | [`plan`] | pure decisions: what to do next and why, and what is expected to follow; printable, comparable | `spec`, `state` |
 //! | [`runtime`] | the contract of runtimes, and its adapters: `docker`, `sandbox`, `sim` | `spec`, `state`, `clock` |
 //! | [`store`] | the state directory: owner, lock, SQLite file, applied files | `spec`, `state` |
+//! | [`probe`] | health checks: when one is due, what its result leads to, and making it | `spec`, `state`, `runtime`, `clock` |
 //! | `source` | directory trees that are watched and read again; last good versions; the hold on mass loss | `spec`, `state`, `store`, `clock` |
 //! | [`execute`] | runs the lanes of a plan: one attempt per step, one report per step | `spec`, `plan`, `state`, `runtime` |
 //! | [`status`] | views for users, computed from desired, observed and plan | `spec`, `state`, `plan` |
@@ -72,6 +73,7 @@ pub mod config;
 pub mod controller;
 pub mod execute;
 pub mod plan;
+pub mod probe;
 pub mod runtime;
 pub mod source;
 pub mod spec;

@@ -11,11 +11,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("state", &["spec"]),
     ("plan", &["spec", "state"]),
     ("runtime", &["spec", "state", "clock"]),
+    ("probe", &["spec", "state", "runtime", "clock"]),
     ("store", &["spec", "state"]),
     ("source", &["spec", "state", "store", "clock"]),
     ("execute", &["plan", "spec", "state", "runtime"]),
     ("status", &["spec", "state", "plan"]),
-    ("controller", &["spec", "state", "plan", "source", "runtime", "execute", "status", "store", "clock"]),
+    ("controller", &["spec", "state", "plan", "source", "runtime", "probe", "execute", "status", "store", "clock"]),
 ];
 
 /// Libraries whose types stay inside of one place.
@@ -28,6 +29,7 @@ const STAYS_IN: &[(&str, &str)] = &[
     ("flate2", "src/runtime/sandbox/image"),
     ("hyper_rustls", "src/runtime/sandbox/image"),
     ("rustls", "src/runtime/sandbox/image"),
+    ("tokio_rustls", "src/probe/check"),
     ("ruzstd", "src/runtime/sandbox/image"),
     ("netlink_packet_core", "src/runtime/sandbox/network"),
     ("netlink_packet_route", "src/runtime/sandbox/network"),
@@ -38,6 +40,7 @@ const STAYS_IN: &[(&str, &str)] = &[
 /// Exceptions to the above, with the reason.
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("axum", "src/cli/demo_server.rs", "the demo is an HTTP server"),
+    ("rustls", "src/probe/check", "health checks of https addresses"),
     ("rustix", "src/cli/terminal.rs", "mode and size of the terminal"),
     ("rustix", "src/source/read.rs", "opens what is no regular file without waiting for it"),
     ("rustix", "src/store", "whether a directory belongs to this user"),

@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
 use crate::spec::HumanDuration;
-use crate::state::{Condition, ConditionStatus, ExitReason};
+use crate::state::{Condition, ConditionStatus, StopCause};
 use crate::status::{DeploymentState, ExitView, InstanceView, ServiceView, Status};
 use futures::StreamExt;
 
@@ -55,8 +55,11 @@ impl Baseline {
 
     /// Crashes since then that ended in the one that it shows now.
     fn crashes(&self, status: &Status, instance: &InstanceView) -> u32 {
-        let is_failure = |exit: &ExitView| exit.stopped.is_none() && (exit.code != Some(0) || exit.oom_killed);
-        let failed = instance.exit.as_ref().is_some_and(is_failure);
+        let ended_well = |exit: &ExitView| match exit.stopped {
+            None => exit.code == Some(0) && !exit.oom_killed,
+            Some(cause) => cause != StopCause::Unhealthy,
+        };
+        let failed = instance.exit.as_ref().is_some_and(|exit| !ended_well(exit));
         if instance.phase != "exited" || !failed {
             return 0;
         }
@@ -211,6 +214,9 @@ fn restarted<'a>(status: &'a Status, name: &str, baseline: &Baseline) -> Option<
 /// How an instance ended, in a phrase.
 pub fn ended(instance: &InstanceView) -> String {
     let Some(exit) = &instance.exit else { return instance.phase.clone() };
+    if exit.stopped == Some(StopCause::Unhealthy) {
+        return "unhealthy".to_owned();
+    }
     match (exit.oom_killed, &exit.message, &exit.signal, exit.code) {
         (true, ..) => "out of memory".to_owned(),
         _ if exit.reason == ExitReason::StopTimeout => "killed after its stop grace".to_owned(),

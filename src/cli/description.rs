@@ -119,6 +119,9 @@ fn instance(described: &InstanceDescription, now: DateTime<Utc>) -> String {
         block.field("Exit", &format!("{}, at {}", ended(view), time(exit.finished_at)));
         block.told("Reason", exit.message.as_deref().unwrap_or_default());
     }
+    if let Some(health) = view.health.as_ref().filter(|_| view.exit.is_none()) {
+        block.told("Health", &health.to_string());
+    }
     block.field("Revision", &format!("{}, attempt {}", view.revision, view.attempt));
     block.field("Restarts", &view.restarts.to_string());
     block.field("Created", &moment(view.created_at, now));

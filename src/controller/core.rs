@@ -17,6 +17,7 @@ use super::cache::Cache;
 use super::declared::Declared;
 use super::event::Event;
 use super::flight::Flights;
+use super::health::Checks;
 use super::lists::Lists;
 use super::message::{Command, ListCall, Message};
 use super::observe::{self, Connect};
@@ -134,6 +135,7 @@ pub struct State {
     pub(super) cache: Cache,
     pub(super) queue: Queue,
     pub(super) flights: Flights,
+    pub(super) checks: Checks,
     pub(super) records: BTreeMap<String, Record>,
     pub(super) removing: BTreeMap<String, Removal>,
     pub(super) declared: Arc<Declared>,
@@ -159,6 +161,7 @@ impl State {
             cache: Cache::default(),
             queue: Queue::default(),
             flights: Flights::default(),
+            checks: Checks::new(parts.clock.clone(), messages.clone()),
             records: BTreeMap::new(),
             removing: parts.removing.into_iter().map(|(name, volumes)| (name, Removal::of(volumes))).collect(),
             declared: Arc::new(Declared::default()),
@@ -240,6 +243,11 @@ impl State {
             Message::Reported(flight, report) => self.reported(flight, *report),
             Message::Progress(flight, words) => self.progressed(flight, words),
             Message::Landed(flight) => self.landed(flight),
+            Message::Checked(verdict) => {
+                if let Some(deployment) = self.checks.learn(verdict) {
+                    self.queue.add(&deployment, Instant::now());
+                }
+            }
             Message::Command(command) => self.command(command),
         }
     }

@@ -254,6 +254,7 @@ mod tests {
                 pid: None,
                 ports: Vec::new(),
                 last_activity: None,
+                health: None,
                 conditions: Vec::new(),
             }
         };

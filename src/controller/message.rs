@@ -10,6 +10,7 @@ use super::flight::FlightId;
 use super::lists::ListNumber;
 use crate::execute::Report;
 use crate::plan::Snapshot;
+use crate::probe::Verdict;
 use crate::runtime::{Listing, Result, Runtime, RuntimeEvent, Volumes};
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredDeployment, Instance, Target};
@@ -32,6 +33,8 @@ pub enum Message {
     Progress(FlightId, String),
     /// A lane has ended.
     Landed(FlightId),
+    /// A health check found something new.
+    Checked(Verdict),
     /// A caller asks.
     Command(Command),
 }

@@ -16,6 +16,7 @@ mod engine;
 mod event;
 mod flight;
 mod follow;
+mod health;
 mod lists;
 mod message;
 #[cfg(target_os = "linux")]

@@ -27,7 +27,8 @@ impl State {
         let (now, at) = self.now();
         let declared = self.declared.clone();
         let desired = self.desired(declared.desired.deployments.get(deployment), deployment);
-        let observed = self.observed(deployment);
+        let judged = self.track(deployment, desired.ok());
+        let observed = self.flights.overlay(deployment, judged.clone());
         let sighted = self.with_input(deployment, desired, &observed, sightings);
         self.records.entry(deployment.to_owned()).or_default().sight(sighted, now);
         let plan = self.with_input(deployment, desired, &observed, plan);
@@ -47,7 +48,7 @@ impl State {
         let facts = Facts {
             deployment,
             desired,
-            observed: &self.flights.visible(deployment, self.cache.of(deployment).cloned().collect()),
+            observed: &self.flights.visible(deployment, judged),
             unsupported: &self.unsupported(desired.ok()),
             plan: &plan,
             acting: self.covers(deployment),
@@ -131,8 +132,31 @@ impl State {
         shared
     }
 
+    /// Has what runs checked as it is declared, and notes what checks found. Gives the instances with their health.
+    fn track(&mut self, deployment: &str, desired: Option<&DesiredDeployment>) -> Vec<Instance> {
+        let instances: Vec<Instance> = self.cache.of(deployment).cloned().collect();
+        let acts = self.covers(deployment);
+        let runtimes = &self.runtimes;
+        let runtime = |kind| runtimes.get(&kind).map(|attached| &attached.runtime);
+        self.checks.track(deployment, &instances, desired, acts, runtime);
+        let judged = self.judged(deployment);
+        for note in self.checks.notes(deployment, &judged) {
+            tracing::info!("{}", note.message);
+            self.record_event(Some(deployment), note.kind, note.message);
+        }
+        judged
+    }
+
+    /// The instances with their health.
+    fn judged(&self, deployment: &str) -> Vec<Instance> {
+        let mut instances: Vec<Instance> = self.cache.of(deployment).cloned().collect();
+        let desired = self.declared.desired.deployments.get(deployment);
+        self.checks.judge(deployment, &mut instances, desired, self.covers(deployment), self.now().0);
+        instances
+    }
+
     fn observed(&self, deployment: &str) -> Vec<Instance> {
-        self.flights.overlay(deployment, self.cache.of(deployment).cloned().collect())
+        self.flights.overlay(deployment, self.judged(deployment))
     }
 
     /// Runtimes that nothing is known of, those that a service asks for and nobody attaches to among them.
@@ -286,6 +310,7 @@ impl State {
             return;
         }
         self.records.remove(deployment);
+        self.checks.forget(deployment);
         self.removing.remove(deployment);
         self.queue.remove(deployment);
     }

@@ -57,6 +57,11 @@ pub enum Cause {
         /// Its last activity.
         since: DateTime<Utc>,
     },
+    /// Its health checks fail.
+    Unhealthy {
+        /// What the last one said.
+        check: String,
+    },
     /// A dead instance is no longer needed for its output.
     Superseded,
     /// Two instances hold one slot.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Action, Input, Lane, Plan, Snapshot, Wait, sightings};
 use crate::spec::{RuntimeKind, ServiceSpec};
-use crate::state::{EndedBy, Exit, Instance, InstanceId, Phase, StopPolicy, StopRequest};
+use crate::state::{EndedBy, Exit, HealthState, Instance, InstanceId, Phase, StopPolicy, StopRequest};
 
 /// What names an instance among all that exist.
 type Key = (InstanceId, RuntimeKind);
@@ -107,9 +107,7 @@ impl Model {
     fn make_ready(&mut self, waits: &[Wait]) {
         let named: BTreeSet<&InstanceId> = waits.iter().filter_map(Wait::instance).collect();
         for instance in self.snapshot.observed.iter_mut().filter(|one| named.contains(&one.id)) {
-            if let Phase::Running { ready, .. } = &mut instance.phase {
-                *ready = true;
-            }
+            instance.judge(Some(HealthState::Healthy));
         }
     }
 
@@ -118,8 +116,9 @@ impl Model {
         let Snapshot { desired, observed, history, now, .. } = &mut self.snapshot;
         let Some(instance) = observed.get_mut(place) else { return };
         let service = desired.as_ref().ok().and_then(|desired| desired.services.get(&instance.id.service));
-        let ready = service.is_none_or(|service| service.spec.health.is_none());
-        instance.phase = Phase::Running { since: *now, ready };
+        let checked = service.is_some_and(|service| service.spec.health.is_some());
+        instance.phase = Phase::Running { since: *now, ready: true };
+        instance.judge(checked.then_some(HealthState::Starting { last: None }));
         history.failures.remove(&(instance.id.service.clone(), instance.id.slot));
     }
 
@@ -127,6 +126,7 @@ impl Model {
         let Some(instance) = self.snapshot.observed.get_mut(place) else { return };
         if let Phase::Paused { since } = instance.phase {
             instance.phase = Phase::Running { since, ready: true };
+            instance.judge(instance.health.clone());
         }
     }
 
@@ -163,6 +163,7 @@ fn made(
         pid: None,
         ports: Vec::new(),
         last_activity: None,
+        health: None,
         conditions: Vec::new(),
     }
 }

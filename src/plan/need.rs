@@ -4,7 +4,7 @@ use super::diff::{Slot, exit_of, outdated};
 use super::draft::{Draft, Launch};
 use super::input::Failure;
 use super::lifecycle::{Verdict, verdict};
-use super::restart::{AfterExit, after_exit};
+use super::restart::{AfterExit, after_exit, ends_unhealthy};
 use super::time::due;
 use super::{Cause, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
 use crate::spec::{OnExpiry, ServiceSpec};
@@ -87,6 +87,7 @@ fn need_of_fresh<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a
             draft.wait(Wait::Unknown { id: fresh.id.clone(), message: message.clone() });
             return Need::Patience;
         }
+        Phase::Running { .. } if is_ended_as_unhealthy(draft, desired, fresh) => return Need::Nothing,
         _ => match verdict(fresh, &desired.spec, draft.input.now) {
             Verdict::Idle { since } => (StopCause::Idle, Cause::Idle { since }),
             Verdict::Terminate { since } => (StopCause::Expired, Cause::Expired { since }),
@@ -96,12 +97,25 @@ fn need_of_fresh<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a
     if draft.halt(fresh, &desired.spec, halt.0, &halt.1) { Need::AtRest } else { Need::Nothing }
 }
 
+/// Says of an instance that it is unhealthy, and ends it where its policy has an answer to that, as to a crash. Returns
+/// whether it is to end. It is missed either way.
+fn is_ended_as_unhealthy(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &Instance) -> bool {
+    let Some(check) = fresh.unhealthy().map(str::to_owned) else { return false };
+    draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.clone() });
+    let ends = ends_unhealthy(&desired.spec);
+    if ends {
+        draft.halt(fresh, &desired.spec, StopCause::Unhealthy, &Cause::Unhealthy { check });
+    }
+    ends
+}
+
 fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>) -> Need<'a> {
     let restarts = slot.newest.map_or(0, |newest| newest.restarts);
     let replace = || Need::Launch(launch(draft, desired, slot, restarts, 0, replaced(desired, slot)));
     // An end on another runtime, or of another template, says nothing about this one.
     let last = slot.newest.filter(|newest| newest.runtime == desired.runtime);
-    if last.is_some_and(|last| last.phase == Phase::Stopping) && may_rest(&desired.spec) {
+    let is_ending = |last: &&Instance| last.phase == Phase::Stopping;
+    if last.filter(is_ending).is_some_and(|last| may_rest(&desired.spec) || last.unhealthy().is_some()) {
         // Why it ends will say whether it is missed.
         return Need::Patience;
     }

@@ -76,6 +76,7 @@ impl Display for Cause {
             Self::Paused => f.write_str("paused by somebody else"),
             Self::Expired { since } => write!(f, "reached its maximum age, started at {}", time(*since)),
             Self::Idle { since } => write!(f, "idle since {}", time(*since)),
+            Self::Unhealthy { check } => write!(f, "unhealthy: {check}"),
             Self::Superseded => f.write_str("dead, and no longer needed for its output"),
             Self::Duplicate => f.write_str("another instance holds its slot"),
             Self::ServiceRemoved => f.write_str("service is not declared any more"),
@@ -138,8 +139,12 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
             format!("wait for another spec of {who}, or try once more {}: {error}", clock.at(*until))
         }
         Wait::Paused { .. } => format!("wait for {who} to run on: paused by somebody else"),
-        Wait::NotReady { until: None, .. } => format!("wait for {who} to become ready"),
+        Wait::NotReady { until: None, check, .. } => {
+            let check = check.as_ref().map(|check| format!(": {check}")).unwrap_or_default();
+            format!("wait for {who} to become ready{check}")
+        }
         Wait::NotReady { until: Some(until), .. } => format!("wait for {who} to stay ready {}", clock.until(*until)),
+        Wait::Unhealthy { check, .. } => format!("{who} is unhealthy: {check}"),
         Wait::Draining { service } => {
             format!("wait for the old instances of {service} to end: rollout.strategy is recreate")
         }

@@ -46,7 +46,9 @@ pub(super) fn after_exit(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -
         EndedBy::Request(StopCause::Expired) if terminates => {
             return AfterExit::AtRest(Wait::Terminated { id: id() });
         }
-        EndedBy::Request(_) => return AfterExit::Replace,
+        // As if it had crashed.
+        EndedBy::Request(StopCause::Unhealthy) => {}
+        EndedBy::Request(StopCause::Idle | StopCause::Expired | StopCause::Retired) => return AfterExit::Replace,
         // A runtime may not remember who asked for the end; the length of the run tells as well.
         EndedBy::Itself if terminates && ran_for(exit, lifecycle.max_lifetime) => {
             return AfterExit::AtRest(Wait::Terminated { id: id() });
@@ -73,6 +75,12 @@ pub(super) fn after_exit(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -
         return if exit.is_success() { AfterExit::AtRest(wait) } else { AfterExit::Failed(wait) };
     }
     restart(instance, exit, spec)
+}
+
+/// Whether an instance that is unhealthy is ended: not where a crash would have no answer, since it may recover as it is.
+pub(super) fn ends_unhealthy(spec: &ServiceSpec) -> bool {
+    let on_crash = spec.errors.clone().unwrap_or_default().on_crash();
+    on_crash != CrashAction::Restart || spec.restart_kind() != RestartKind::No
 }
 
 fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -> AfterExit {

@@ -16,7 +16,7 @@ use super::draft::Draft;
 use super::need::{Need, failure};
 use super::{Cause, Wait};
 use crate::spec::Strategy;
-use crate::state::{DesiredService, Instance, Phase};
+use crate::state::{DesiredService, HealthState, Instance, Phase};
 
 /// The replacement of one service's instances.
 pub(super) struct Rollout<'p, 'a, 'i> {
@@ -282,11 +282,11 @@ where
         }
     }
 
-    /// Names the new instances that the rest waits for.
+    /// Names the instances that are not ready, and those that the rest waits for.
     fn say_what_holds(&mut self) {
         for fresh in self.matched.slots.iter().filter_map(|slot| slot.fresh) {
-            let running = matches!(fresh.phase, Phase::Running { .. });
-            let is_awaited = self.held || self.judge.is_young(fresh);
+            let running = matches!(fresh.phase, Phase::Running { .. }) && fresh.unhealthy().is_none();
+            let is_awaited = self.held || self.judge.is_young(fresh) || !fresh.phase.is_ready();
             if !running || !is_awaited || self.judge.is_available(fresh) {
                 continue;
             }
@@ -294,7 +294,8 @@ where
             if let Some(until) = until {
                 self.draft.look_at(until);
             }
-            self.draft.wait(Wait::NotReady { id: fresh.id.clone(), until });
+            let check = fresh.health.as_ref().filter(|_| until.is_none()).and_then(HealthState::message);
+            self.draft.wait(Wait::NotReady { id: fresh.id.clone(), check: check.map(str::to_owned), until });
         }
     }
 }

@@ -46,12 +46,21 @@ pub enum Wait {
         /// When it is tried once more, in case the cause was outside of the spec.
         until: DateTime<Utc>,
     },
-    /// A new instance does not take traffic yet, and the rollout may not go on without it.
+    /// An instance does not take traffic yet, or has not for long enough for a rollout to go on.
     NotReady {
         /// The instance.
         id: InstanceId,
+        /// What the last health check said, or why none was made.
+        check: Option<String>,
         /// When it will have been ready for long enough, where only time is missing.
         until: Option<DateTime<Utc>>,
+    },
+    /// Health checks of the instance fail. It is ended, where its policy starts another.
+    Unhealthy {
+        /// The instance.
+        id: InstanceId,
+        /// What the last check said.
+        check: String,
     },
     /// The instance was frozen by somebody and is to run on.
     Paused {
@@ -150,6 +159,7 @@ impl Wait {
             | Self::Refused { id, .. }
             | Self::Paused { id }
             | Self::NotReady { id, .. }
+            | Self::Unhealthy { id, .. }
             | Self::Isolated { id, .. }
             | Self::ShutDown { id, .. }
             | Self::Ended { id, .. }
@@ -175,6 +185,7 @@ impl Wait {
             | Self::OrphanSettling { until, .. } => Some(*until),
             Self::NotReady { until, .. } => *until,
             Self::InFlight { .. }
+            | Self::Unhealthy { .. }
             | Self::Paused { .. }
             | Self::Draining { .. }
             | Self::Isolated { .. }

@@ -8,6 +8,7 @@
 
 mod capabilities;
 mod credentials;
+mod dial;
 pub mod docker;
 pub mod enforcement;
 mod error;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 pub use capabilities::{Capabilities, Support};
+pub use dial::{AnsweredBy, Connection, Dial, Dialed};
 pub use enforcement::{Enforcement, EnforcementState};
 pub use error::RuntimeError;
 pub use io::{Attach, Exec, Logs};
@@ -120,6 +122,11 @@ pub trait Runtime: Send + Sync {
 
     /// Running of further commands inside, where the runtime can.
     fn exec(&self) -> Option<&dyn Exec> {
+        None
+    }
+
+    /// Connecting to what listens inside, where the runtime can.
+    fn dial(&self) -> Option<&dyn Dial> {
         None
     }
 

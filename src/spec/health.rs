@@ -1,5 +1,7 @@
 //! Health checks, dependencies and init steps.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{HumanDuration, InitStep, OnFailure};
@@ -8,11 +10,13 @@ use super::{HumanDuration, InitStep, OnFailure};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
-    /// Time after the start before the first check; `5s` when nothing is written.
+    /// Time after the start in which failed checks do not count; `5s` when nothing is written. Checks begin at once, so
+    /// that an instance is ready as soon as one passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "5s"))]
     pub start_grace: Option<HumanDuration>,
-    /// Time between two checks; `10s` when nothing is written.
+    /// Time between two checks; `10s` when nothing is written. Until the first one passes they are made every second at
+    /// least, and a failure counts once in that time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "10s"))]
     pub interval: Option<HumanDuration>,
@@ -20,12 +24,35 @@ pub struct Health {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "5s"))]
     pub timeout: Option<HumanDuration>,
-    /// Failures in a row before an instance counts as unhealthy; 3 when nothing is written.
+    /// Failures in a row before an instance counts as unhealthy and is restarted, as after a crash; 3 when nothing is
+    /// written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("default" = 3))]
     pub retries: Option<u32>,
     /// What is checked.
     pub check: Check,
+}
+
+impl Health {
+    /// Time after the start in which failures do not count.
+    pub fn start_grace(&self) -> Duration {
+        self.start_grace.map_or(Duration::from_secs(5), HumanDuration::get)
+    }
+
+    /// Time between two checks.
+    pub fn interval(&self) -> Duration {
+        self.interval.map_or(Duration::from_secs(10), HumanDuration::get)
+    }
+
+    /// Longest time for one check.
+    pub fn timeout(&self) -> Duration {
+        self.timeout.map_or(Duration::from_secs(5), HumanDuration::get)
+    }
+
+    /// Failures in a row before an instance counts as unhealthy.
+    pub fn retries(&self) -> u32 {
+        self.retries.unwrap_or(3)
+    }
 }
 
 /// What is checked.
@@ -39,7 +66,8 @@ pub enum Check {
     },
     /// A GET is answered.
     Http {
-        /// The address; `localhost` means the instance.
+        /// The address; `localhost` means the instance, and port 0 its first endpoint. Other hosts are asked as the machine
+        /// reaches them. Redirects are not followed, and certificates are not verified.
         url: String,
         /// Status that counts; 200 when nothing is written.
         #[serde(default, skip_serializing_if = "Option::is_none")]

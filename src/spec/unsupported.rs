@@ -41,7 +41,6 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
         Some(Scale::Adaptive { .. }) => add(true, "scale.mode", "load is not measured yet; `min` replicas run"),
         Some(Scale::Manual) => add(true, "scale.mode", "there is no command to scale yet; one replica runs"),
     }
-    add(spec.health.is_some(), "health", "checks are not run yet; an instance is ready when it runs");
     add(!spec.depends.is_empty(), "depends", "services do not wait for each other yet; all start at once");
     add(spec.init.is_some(), "init", "init steps are not run yet");
     let on_init_failure = spec.errors.as_ref().is_some_and(|errors| errors.on_init_failure.is_some());

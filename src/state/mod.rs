@@ -3,6 +3,7 @@
 mod call;
 mod condition;
 mod desired;
+mod health;
 mod id;
 mod observed;
 mod phase;
@@ -10,6 +11,7 @@ mod phase;
 pub use call::{ErrorKind, StopPolicy, StopRecord, StopRequest, Volumes};
 pub use condition::{Condition, ConditionStatus};
 pub use desired::{Desired, DesiredDeployment, DesiredService, Fate, SourceRef};
+pub use health::{HealthState, NOT_CHECKED, last_line};
 pub use id::{BadIdentity, InstanceId, Owner, ServiceName, Target, labels};
 pub use observed::{Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};

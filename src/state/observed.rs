@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, InstanceId, Phase, StopPolicy};
+use super::{Condition, HealthState, InstanceId, Phase, StopPolicy};
 use crate::spec::{PortProtocol, RuntimeKind};
 
 /// One instance as its runtime reports it.
@@ -31,6 +31,9 @@ pub struct Instance {
     pub ports: Vec<PortBinding>,
     /// Its last activity, where the runtime reports any.
     pub last_activity: Option<DateTime<Utc>>,
+    /// What health checks say of its present or last run; absent where nothing checks it. [`Instance::judge`] sets it.
+    #[serde(default)]
+    pub health: Option<HealthState>,
     /// What the runtime has to say about it: controls that could not be enforced, fields that it can't honour.
     pub conditions: Vec<Condition>,
 }
@@ -39,6 +42,23 @@ impl Instance {
     /// Orders the instances of one slot: a later one has a greater value.
     pub const fn recency(&self) -> (DateTime<Utc>, u32) {
         (self.created_at, self.id.attempt)
+    }
+
+    /// Notes what health checks say of it. The one place that says what readiness is: it runs, and checks pass or
+    /// nothing checks it.
+    pub fn judge(&mut self, health: Option<HealthState>) {
+        if let Phase::Running { ready, .. } = &mut self.phase {
+            *ready = health.as_ref().is_none_or(|health| *health == HealthState::Healthy);
+        }
+        self.health = health;
+    }
+
+    /// What the last check said, where checks say that it is unhealthy.
+    pub fn unhealthy(&self) -> Option<&str> {
+        match &self.health {
+            Some(HealthState::Unhealthy { last }) => Some(last),
+            _ => None,
+        }
     }
 
     /// What runtime calls need to know of it.

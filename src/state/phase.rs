@@ -85,6 +85,9 @@ pub struct Exit {
     pub finished_at: DateTime<Utc>,
     /// Who ended it, as far as the runtime remembers.
     pub ended_by: EndedBy,
+    /// What the last health check said, where it was ended for being unhealthy and that is remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_check: Option<String>,
 }
 
 impl Exit {
@@ -101,6 +104,7 @@ impl Exit {
             started_at,
             finished_at,
             ended_by: EndedBy::Itself,
+            failed_check: None,
         }
     }
 
@@ -123,6 +127,7 @@ impl Exit {
             started_at: None,
             finished_at,
             ended_by: EndedBy::Itself,
+            failed_check: None,
         }
     }
 
@@ -138,15 +143,25 @@ impl Exit {
         self
     }
 
-    /// Whether it ended well: code 0.
+    /// Whether it ended well: code 0, and not for being unhealthy.
     pub fn is_success(&self) -> bool {
-        self.code == Some(0) && !self.oom_killed
+        self.code == Some(0) && !self.oom_killed && !self.is_unhealthy()
+    }
+
+    /// Whether it was ended because its health checks failed.
+    pub fn is_unhealthy(&self) -> bool {
+        self.ended_by == EndedBy::Request(StopCause::Unhealthy)
     }
 }
 
 impl std::fmt::Display for Exit {
-    /// One short phrase: `exited 1`, `killed by SIGKILL`, `killed after its stop grace`, `out of memory`, `could not run: ...`.
+    /// One short phrase: `exited 1`, `killed by SIGKILL`, `killed after its stop grace`, `out of memory`, `could not run: ...`,
+    /// `unhealthy: ...`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.is_unhealthy() {
+            f.write_str("unhealthy")?;
+            return self.failed_check.as_ref().map_or(Ok(()), |check| write!(f, ": {check}"));
+        }
         match (&self.reason, &self.signal, self.code, &self.runtime_error) {
             (ExitReason::OomKilled, ..) => f.write_str("out of memory"),
             (ExitReason::RuntimeError, _, _, Some(error)) => write!(f, "could not run: {error}"),
@@ -194,4 +209,6 @@ pub enum StopCause {
     Idle,
     /// It reached its maximum age and is to stay down.
     Expired,
+    /// Its health checks failed; what follows is what follows a crash.
+    Unhealthy,
 }

@@ -107,6 +107,7 @@ fn instance_view(facts: &Facts<'_>, instance: &Instance) -> InstanceView {
         pid: instance.pid,
         phase: instance.phase.name().to_owned(),
         ready: instance.phase.is_ready(),
+        health: instance.health.clone(),
         revision: instance.id.revision.to_string(),
         restarts: instance.restarts,
         created_at: instance.created_at,
@@ -128,7 +129,7 @@ fn exit_view(exit: &Exit) -> ExitView {
             EndedBy::Request(cause) => Some(cause),
             EndedBy::Itself => None,
         },
-        message: exit.runtime_error.clone(),
+        message: exit.failed_check.clone().or_else(|| exit.runtime_error.clone()),
         finished_at: exit.finished_at,
     }
 }

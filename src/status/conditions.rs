@@ -4,7 +4,7 @@ use super::waits;
 use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
 use crate::spec::unsupported;
-use crate::state::{Condition, DesiredService, Instance};
+use crate::state::{Condition, DesiredService, HealthState, Instance, NOT_CHECKED};
 
 /// Conditions of a deployment.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: &str) -> Vec<Condition> {
@@ -42,6 +42,7 @@ pub(super) fn of_service(
     let mine: Vec<&Wait> = facts.plan.waits.iter().filter(|wait| waits::is_about(wait, service)).collect();
     let mut conditions = vec![available(view, service, &mine), progressing(view, instances, &mine)];
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
+    conditions.extend(instances.iter().filter_map(|instance| not_checked(instance)));
     for field in unsupported(&service.spec) {
         conditions.push(Condition::holds("UnsupportedField", "NotHonoured", format!("{}: {}", field.path, field.why)));
     }
@@ -88,6 +89,7 @@ fn progressing(view: &ServiceView, instances: &[&Instance], waits: &[&Wait]) -> 
 fn failure(wait: &Wait) -> Option<Condition> {
     let reason = match wait {
         Wait::BackOff { .. } => "CrashLoopBackOff",
+        Wait::Unhealthy { .. } => "Unhealthy",
         Wait::Retry { .. } => "CallFailed",
         Wait::Refused { .. } => "Refused",
         Wait::Isolated { .. } => "Isolated",
@@ -101,6 +103,17 @@ fn failure(wait: &Wait) -> Option<Condition> {
         _ => return None,
     };
     Some(Condition::holds("ReplicaFailure", reason, wait.to_string()))
+}
+
+/// The condition of an instance whose health nobody can tell.
+fn not_checked(instance: &Instance) -> Option<Condition> {
+    match &instance.health {
+        Some(HealthState::Unknown { why }) if why != NOT_CHECKED => {
+            let message = format!("health of {} is not known: {why}", instance.id);
+            Some(Condition::holds("Degraded", "HealthUnknown", message))
+        }
+        _ => None,
+    }
 }
 
 /// Whether any condition of this kind is already among them.

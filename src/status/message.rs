@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_service_says_what_it_waits_for_and_nothing_of_another() {
-        let ready = Wait::NotReady { id: web(), until: None };
+        let ready = Wait::NotReady { id: web(), check: None, until: None };
         let lacking = "0 of 1 replicas are ready, 1 are needed";
         assert_eq!(messages("", vec![ready.clone()]), [lacking, &ready.to_string()]);
         let under_way = Wait::InFlight { id: web() };

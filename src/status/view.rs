@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::RuntimeKind;
-use crate::state::{Condition, ExitReason, PortBinding, StopCause};
+use crate::state::{Condition, ExitReason, HealthState, PortBinding, StopCause};
 
 /// Everything that is shown, taken at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -163,6 +163,9 @@ pub struct InstanceView {
     pub phase: String,
     /// Whether it takes traffic.
     pub ready: bool,
+    /// What health checks say of it; absent where nothing checks it.
+    #[serde(default)]
+    pub health: Option<HealthState>,
     /// Revision that it was made from.
     pub revision: String,
     /// Restarts after an exit.
@@ -195,7 +198,7 @@ pub struct ExitView {
     /// Why it was asked to end; absent where it ended by itself.
     #[serde(default)]
     pub stopped: Option<StopCause>,
-    /// What the runtime said when it could not run the process.
+    /// What the runtime said when it could not run the process, or the last health check where that failed.
     pub message: Option<String>,
     /// When it ended.
     pub finished_at: DateTime<Utc>,

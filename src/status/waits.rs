@@ -54,7 +54,7 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::NotReady { .. }
         | Wait::Draining { .. }
         | Wait::OrphanSettling { .. } => Severity::Moving,
-        Wait::BackOff { .. } | Wait::Retry { .. } | Wait::Unknown { .. } => Severity::Trying,
+        Wait::BackOff { .. } | Wait::Retry { .. } | Wait::Unhealthy { .. } | Wait::Unknown { .. } => Severity::Trying,
         Wait::RuntimeUnreachable { .. } => Severity::Blind,
         Wait::Refused { .. }
         | Wait::Isolated { .. }

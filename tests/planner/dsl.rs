@@ -8,8 +8,8 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use evenkeel::plan::{Action, Failure, Forecast, History, Input, Lane, Plan, Unreachable, check, forecast, plan};
 use evenkeel::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
 use evenkeel::state::{
-    DesiredDeployment, DesiredService, EndedBy, ErrorKind, Exit, Fate, Instance, InstanceId, Phase, SourceRef,
-    StopCause, Volumes,
+    DesiredDeployment, DesiredService, EndedBy, ErrorKind, Exit, Fate, HealthState, Instance, InstanceId, Phase,
+    SourceRef, StopCause, Volumes,
 };
 
 /// Noon of the first day of 2026: the time at which every snapshot is taken.
@@ -262,6 +262,7 @@ pub fn up(slot: u32, letter: char) -> Instance {
         pid: None,
         ports: Vec::new(),
         last_activity: None,
+        health: None,
         conditions: Vec::new(),
     }
 }
@@ -310,10 +311,15 @@ pub trait Change: Sized {
     }
 
     fn unready(self) -> Self {
-        self.change(|instance| {
-            let since = instance.phase.started_at().expect("it runs");
-            instance.phase = Phase::Running { since, ready: false };
-        })
+        self.judged(HealthState::Starting { last: None })
+    }
+
+    fn judged(self, health: HealthState) -> Self {
+        self.change(|instance| instance.judge(Some(health)))
+    }
+
+    fn unhealthy(self) -> Self {
+        self.judged(HealthState::Unhealthy { last: "no route".into() })
     }
 
     fn active(self, seconds_ago: i64) -> Self {

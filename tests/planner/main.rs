@@ -3,6 +3,7 @@
 mod dsl;
 
 mod forecast;
+mod health;
 mod inputs;
 mod lanes;
 mod lifecycle;

@@ -3,7 +3,7 @@
 
 use evenkeel::plan::{End, History, Plan};
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::{EndedBy, Exit, Fate, Instance, Phase, StopCause};
+use evenkeel::state::{EndedBy, Exit, Fate, HealthState, Instance, NOT_CHECKED, Phase, StopCause};
 use proptest::prelude::*;
 
 use super::dsl::{Change, Snapshot, ago, all_up, now, up};
@@ -19,6 +19,7 @@ fn exit() -> impl Strategy<Value = Exit> {
         1 => Just(EndedBy::Request(StopCause::Retired)),
         1 => Just(EndedBy::Request(StopCause::Idle)),
         1 => Just(EndedBy::Request(StopCause::Expired)),
+        1 => Just(EndedBy::Request(StopCause::Unhealthy)),
     ];
     (prop_oneof![Just(0), Just(1), Just(137)], 0_i64..2000, 0_i64..500, ended_by).prop_map(|(code, ran, end, by)| {
         let mut exit = Exit::from_code(code, Some(ago(ran + end)), ago(end));
@@ -29,7 +30,7 @@ fn exit() -> impl Strategy<Value = Exit> {
 
 fn phase() -> impl Strategy<Value = Phase> {
     prop_oneof![
-        6 => (0_i64..7200, any::<bool>()).prop_map(|(age, ready)| Phase::Running { since: ago(age), ready }),
+        6 => (0_i64..7200).prop_map(|age| Phase::Running { since: ago(age), ready: true }),
         1 => Just(Phase::Created),
         1 => Just(Phase::Pending),
         1 => Just(Phase::Stopping),
@@ -39,15 +40,27 @@ fn phase() -> impl Strategy<Value = Phase> {
     ]
 }
 
+fn health() -> impl Strategy<Value = Option<HealthState>> {
+    let last = || "no route".to_owned();
+    prop_oneof![
+        3 => Just(None),
+        2 => Just(Some(HealthState::Healthy)),
+        2 => Just(Some(HealthState::Starting { last: None })),
+        2 => Just(Some(HealthState::Unknown { why: NOT_CHECKED.to_owned() })),
+        1 => Just(Some(HealthState::Unhealthy { last: last() })),
+    ]
+}
+
 fn instance() -> impl Strategy<Value = Instance> {
     let numbers = (0_u32..7, 0_u32..3, 0_u32..5, 0_u32..5);
     let times = (0_i64..300, proptest::option::of(0_i64..600));
-    (numbers, prop::sample::select(vec!['a', 'b', 'c']), phase(), runtime(), times).prop_map(
-        |((slot, attempt, restarts, streak), letter, phase, runtime, (created, active))| {
+    (numbers, prop::sample::select(vec!['a', 'b', 'c']), (phase(), health()), runtime(), times).prop_map(
+        |((slot, attempt, restarts, streak), letter, (phase, health), runtime, (created, active))| {
             let instance = up(slot, letter).attempt(attempt).restarted(restarts, streak).phase(phase).on(runtime);
             instance.change(|instance| {
                 instance.created_at = ago(created);
                 instance.last_activity = active.map(ago);
+                instance.judge(health);
             })
         },
     )
@@ -134,6 +147,7 @@ enum Event {
     Advance(usize),
     Fail(usize),
     Ready(usize),
+    Unhealthy(usize),
     Crash(usize),
     Pause(usize),
     Lose(usize),
@@ -149,6 +163,7 @@ fn event() -> impl Strategy<Value = Event> {
         20 => any.clone().prop_map(Event::Advance),
         2 => any.clone().prop_map(Event::Fail),
         8 => any.clone().prop_map(Event::Ready),
+        2 => any.clone().prop_map(Event::Unhealthy),
         3 => any.clone().prop_map(Event::Crash),
         1 => any.clone().prop_map(Event::Pause),
         1 => any.prop_map(Event::Lose),
@@ -164,6 +179,7 @@ fn happen(world: &mut World, event: Event) {
         Event::Advance(choice) => world.advance(choice),
         Event::Fail(choice) => world.fail(choice),
         Event::Ready(choice) => drop(world.make_ready(choice)),
+        Event::Unhealthy(choice) => world.fail_checks(choice),
         Event::Crash(choice) => world.crash(choice),
         Event::Pause(choice) => world.pause(choice),
         Event::Lose(choice) => world.lose(choice),

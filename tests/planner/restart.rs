@@ -196,10 +196,10 @@ fn both_are_kept_until_the_next_run_is_one() {
         let plan = web("").with(dead()).with([up(0, 'a').attempt(2).restarted(2, 2).phase(phase.clone())]).plan();
         assert!(!plan.to_string().contains("remove"), "{phase:?}: {plan}");
     }
-    web("")
-        .with(dead())
-        .with([up(0, 'a').attempt(2).restarted(2, 2).unready()])
-        .expect("remove web/0 a0: dead, and no longer needed for its output");
+    web("").with(dead()).with([up(0, 'a').attempt(2).restarted(2, 2).unready()]).expect(
+        "remove web/0 a0: dead, and no longer needed for its output
+             wait for demo/web/0 (aaaaaaaa, attempt 2) to become ready",
+    );
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn the_memory_of_the_template_is_kept_where_others_ended_later() {
 fn the_dead_of_another_template_stays_until_its_successor_is_ready() {
     let dead = || up(0, 'a').exited(1, 5, 100);
     let rolled = || Snapshot::declared().service("web", 'b', 1, "");
-    rolled().with([dead(), up(0, 'b').unready()]).expect("");
+    rolled().with([dead(), up(0, 'b').unready()]).expect("wait for demo/web/0 (bbbbbbbb, attempt 0) to become ready");
     rolled().with([dead(), up(0, 'b')]).expect("remove web/0 a0: dead, and no longer needed for its output");
     // Templates that crashed one after the other don't pile up.
     let later = up(0, 'b').exited(1, 5, 50).change(|one| one.created_at = ago(55));
@@ -240,9 +240,10 @@ fn the_dead_of_another_template_stays_until_its_successor_is_ready() {
 fn delete_on_exit_removes_the_dead_as_soon_as_another_runs() {
     let fields = "lifecycle: {delete_on_exit: true}";
     let dead = || up(0, 'a').exited(1, 5, 100);
-    web(fields)
-        .with([dead(), up(0, 'a').attempt(1).unready()])
-        .expect("remove web/0 a0: ended, and lifecycle.delete_on_exit is true");
+    web(fields).with([dead(), up(0, 'a').attempt(1).unready()]).expect(
+        "remove web/0 a0: ended, and lifecycle.delete_on_exit is true
+             wait for demo/web/0 (aaaaaaaa, attempt 1) to become ready",
+    );
     web(fields).with([dead()]).expect("launch (restarts 1, streak 1) web/0 a1: exited 1, restart 1 in a row");
     // Without the dead one the slot would look empty, and be filled again.
     web(&format!("{fields}\nrestart_policy: {{kind: 'no'}}"))

@@ -272,13 +272,15 @@ fn of_two_that_hold_a_slot_the_ready_one_stays() {
     web('a', 1, "")
         .with([up(0, 'a'), up(0, 'a').attempt(1)])
         .expect("retire web/0 a0: another instance holds its slot");
-    web('a', 1, "")
-        .with([up(0, 'a').phase(Phase::Created), up(0, 'a').attempt(1).unready()])
-        .expect("remove web/0 a0: another instance holds its slot");
+    web('a', 1, "").with([up(0, 'a').phase(Phase::Created), up(0, 'a').attempt(1).unready()]).expect(
+        "remove web/0 a0: another instance holds its slot
+             wait for demo/web/0 (aaaaaaaa, attempt 1) to become ready",
+    );
     let strange = Phase::Unknown { message: "restarting".into() };
-    web('a', 1, "")
-        .with([up(0, 'a').unready(), up(0, 'a').attempt(1).phase(strange)])
-        .expect("retire web/0 a1: another instance holds its slot");
+    web('a', 1, "").with([up(0, 'a').unready(), up(0, 'a').attempt(1).phase(strange)]).expect(
+        "retire web/0 a1: another instance holds its slot
+             wait for demo/web/0 (aaaaaaaa, attempt 0) to become ready",
+    );
 }
 
 #[test]

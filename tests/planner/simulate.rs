@@ -3,7 +3,9 @@
 use chrono::TimeDelta;
 use evenkeel::plan::{Action, Failure, Forecast, Lane, Plan, Stage, Wait};
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::{DesiredService, EndedBy, ErrorKind, Exit, Instance, InstanceId, Phase};
+use evenkeel::state::{
+    DesiredService, EndedBy, ErrorKind, Exit, HealthState, Instance, InstanceId, NOT_CHECKED, Phase,
+};
 
 use super::dsl::{Change, Snapshot, revision, up};
 
@@ -91,9 +93,15 @@ impl World {
     pub fn restart_controller(&mut self) {
         self.under_way.clear();
         for instance in &mut self.snapshot.observed {
-            if let Phase::Running { ready, .. } = &mut instance.phase {
-                *ready = false;
-            }
+            instance.judge(Some(HealthState::Unknown { why: NOT_CHECKED.into() }));
+        }
+    }
+
+    /// Health checks of one instance fail.
+    pub fn fail_checks(&mut self, choice: usize) {
+        let mut running = self.running();
+        if let Some(index) = choice.checked_rem(running.len()) {
+            running[index].judge(Some(HealthState::Unhealthy { last: "no route".into() }));
         }
     }
 
@@ -124,8 +132,7 @@ impl World {
         let mut unready: Vec<&mut Instance> =
             self.running().into_iter().filter(|instance| !instance.phase.is_ready()).collect();
         let Some(index) = choice.checked_rem(unready.len()) else { return false };
-        let since = unready[index].phase.started_at().expect("it runs");
-        unready[index].phase = Phase::Running { since, ready: true };
+        unready[index].judge(Some(HealthState::Healthy));
         true
     }
 
@@ -175,6 +182,7 @@ impl World {
                         lane.steps.iter().for_each(|step| self.carry_out(&step.action));
                         self.forget_failure(lane);
                     }
+                    self.serve_what_is_unchecked();
                 }
                 Stage::Wait { at, waits } => {
                     self.snapshot.now = waits.iter().filter_map(Wait::until).min().unwrap_or(*at);
@@ -182,11 +190,18 @@ impl World {
                         let id = wait.instance().expect("an instance");
                         let mut running = self.running().into_iter();
                         let instance = running.find(|one| one.id == *id).expect("it runs");
-                        let since = instance.phase.started_at().expect("it runs");
-                        instance.phase = Phase::Running { since, ready: true };
+                        instance.judge(Some(HealthState::Healthy));
                     }
                 }
             }
+        }
+    }
+
+    /// Lets what no check has to pass be ready as soon as it runs.
+    fn serve_what_is_unchecked(&mut self) {
+        if self.web().spec.health.is_none() {
+            let starting = |instance: &&mut Instance| matches!(instance.health, Some(HealthState::Starting { .. }));
+            self.running().into_iter().filter(starting).for_each(|instance| instance.judge(None));
         }
     }
 
@@ -229,10 +244,12 @@ impl World {
             }
             (Action::StartCreated { .. } | Action::Start { .. }, Some(instance)) => {
                 instance.phase = Phase::Running { since: now, ready: false };
+                instance.judge(Some(HealthState::Starting { last: None }));
             }
             (Action::Resume { .. }, Some(instance)) => {
                 if let Phase::Paused { since } = instance.phase {
                     instance.phase = Phase::Running { since, ready: false };
+                    instance.judge(instance.health.clone());
                 }
             }
             (Action::Stop { stop, .. }, Some(instance)) => {

@@ -87,6 +87,12 @@ impl Ledger {
                 }
                 self.settle(slot);
             }
+            What::NotReady => {
+                if let Some(account) = self.accounts.get_mut(key) {
+                    account.ready = false;
+                }
+                self.lose(slot, served);
+            }
             What::StopAsked => {
                 if let Some(account) = self.accounts.get_mut(key) {
                     account.asked = true;

@@ -38,6 +38,7 @@ fn runs(slot: u32, attempt: u32, created: i64) -> Instance {
         pid: None,
         ports: vec![],
         last_activity: None,
+        health: None,
         conditions: vec![],
     }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Violation, created};
 use crate::plan::{Action, Cause, Input, Lane, PROVEN_RUN, Verdict, Wait, time::after, verdict};
-use crate::spec::{CrashAction, RType, Strategy};
+use crate::spec::{CrashAction, RType, RestartKind, Strategy};
 use crate::state::{DesiredService, EndedBy, Exit, Instance, InstanceId, Phase, StopCause};
 
 struct Checked<'a> {
@@ -59,7 +59,7 @@ impl Checked<'_> {
             let inside = instance.id.slot < self.replicas;
             if inside && self.is_fresh(instance) && !self.is_shut_down() {
                 let double = others.clone().any(|other| self.is_fresh(other));
-                let due = !matches!(self.verdict(instance), Verdict::Keep { .. });
+                let due = !matches!(self.verdict(instance), Verdict::Keep { .. }) || self.is_failing(instance);
                 if !double && !due {
                     found.push(Violation::Wanted(instance.id.clone()));
                 }
@@ -179,7 +179,10 @@ impl Checked<'_> {
             }
             _ => false,
         });
-        let halts = |lane: &&&Lane| matches!(lane.steps[..], [ref only] if matches!(only.action, Action::Stop { .. }));
+        let halts = |lane: &&&Lane| match &lane.steps[..] {
+            [only] => matches!(only.action, Action::Stop { .. }) && !matches!(only.cause, Cause::Unhealthy { .. }),
+            _ => false,
+        };
         count(said) + count(self.lanes.iter().filter(halts))
     }
 
@@ -220,6 +223,13 @@ impl Checked<'_> {
 
     fn verdict(&self, instance: &Instance) -> Verdict {
         verdict(instance, &self.desired.spec, self.input.now)
+    }
+
+    /// Whether health checks fail and a crash would not be left as it is.
+    fn is_failing(&self, instance: &Instance) -> bool {
+        let errors = self.desired.spec.errors.clone().unwrap_or_default();
+        let left = errors.on_crash() == CrashAction::Restart && self.desired.spec.restart_kind() == RestartKind::No;
+        instance.unhealthy().is_some() && !left
     }
 
     fn is_recycled(&self) -> bool {

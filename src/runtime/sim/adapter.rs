@@ -14,8 +14,8 @@ use super::program::{Scripted, scripted};
 use super::record::{Method, What};
 use super::{World, run};
 use crate::runtime::{
-    Capabilities, Control, CreateRequest, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeError,
-    RuntimeEvent, Stats, Support, Suspend, Usage, Volumes,
+    Capabilities, Control, CreateRequest, Dial, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime,
+    RuntimeError, RuntimeEvent, Stats, Support, Suspend, Usage, Volumes,
 };
 use crate::spec::{HumanDuration, Image, PullPolicy, RuntimeKind, Signal};
 use crate::state::{Exit, Instance, InstanceRef, Owner, Phase, StopRequest};
@@ -256,6 +256,10 @@ impl Runtime for SimRuntime {
     }
 
     fn exec(&self) -> Option<&dyn Exec> {
+        Some(self)
+    }
+
+    fn dial(&self) -> Option<&dyn Dial> {
         Some(self)
     }
 

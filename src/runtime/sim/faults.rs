@@ -24,6 +24,8 @@ pub struct Faults {
     pub crash: f64,
     /// How long after its start it crashes at most.
     pub crash_within: Duration,
+    /// A connection to an instance is refused.
+    pub refuses: f64,
     /// An event is never delivered, and nothing says so.
     pub event_lost: f64,
     /// An event is delivered twice.
@@ -51,6 +53,7 @@ impl Faults {
             outlives_caller: 0.0,
             crash: 0.0,
             crash_within: Duration::ZERO,
+            refuses: 0.0,
             event_lost: 0.0,
             event_duplicated: 0.0,
             event_delayed: 0.0,
@@ -73,6 +76,7 @@ impl Faults {
             outlives_caller: 0.5,
             crash: 0.1,
             crash_within: Duration::from_secs(120),
+            refuses: 0.2,
             event_lost: 0.1,
             event_duplicated: 0.1,
             event_delayed: 0.2,

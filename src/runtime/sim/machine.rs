@@ -10,7 +10,7 @@ use super::{Faults, Rng};
 use crate::runtime::io::{LogLine, OutputStream};
 use crate::runtime::{CreateRequest, ErrorKind, Listing, Result, RuntimeError, Volumes};
 use crate::spec::{EndpointProtocol, ImageRef, NetworkMode, PortProtocol, RuntimeKind, ServiceSpec, Storage};
-use crate::state::{Exit, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause, StopPolicy};
+use crate::state::{Exit, HealthState, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause, StopPolicy};
 
 /// Lines kept per instance; older ones are dropped, as with a rotated log.
 pub(super) const MAX_LOG_LINES: usize = 1_000;
@@ -52,6 +52,8 @@ pub(super) struct Entry {
     pub output: VecDeque<LogLine>,
     /// Number of the first line in `output`, counted from the instance's first.
     pub first_line: u64,
+    /// How it answers to connections, where that was set; else as its health says.
+    pub answers: Option<HealthState>,
 }
 
 impl Entry {
@@ -130,6 +132,7 @@ impl Machine {
             pid: None,
             ports: self.bind(&request.spec),
             last_activity: None,
+            health: None,
             conditions: vec![],
         };
         let mut env = request.env.clone();
@@ -145,6 +148,7 @@ impl Machine {
             stopping: None,
             output: VecDeque::new(),
             first_line: 0,
+            answers: None,
         };
         self.names.insert(name, instance.runtime_id.clone());
         self.entries.insert(instance.runtime_id.clone(), entry);
@@ -171,9 +175,11 @@ impl Machine {
                     let text = format!("{} can't be started: {obstacle}", instance.id);
                     return Err(RuntimeError::new(ErrorKind::Rejected, text));
                 }
-                entry.instance.phase = Phase::Running { since: now, ready: entry.program.starts_ready() };
+                entry.instance.phase = Phase::Running { since: now, ready: true };
+                entry.instance.judge((!entry.program.starts_ready()).then_some(HealthState::Starting { last: None }));
                 entry.instance.last_activity = Some(now);
                 entry.stopping = None;
+                entry.answers = None;
                 entry.run += 1;
             }
         }
@@ -204,6 +210,8 @@ impl Machine {
         let entry = self.find(owner, instance).ok_or_else(|| not_found(instance))?;
         let Phase::Paused { since } = entry.instance.phase else { return Ok((entry.instance.clone(), false)) };
         entry.instance.phase = Phase::Running { since, ready: true };
+        let health = entry.instance.health.clone();
+        entry.instance.judge(health);
         let resumed = entry.instance.clone();
         self.note(&resumed, owner, What::Resumed, now);
         Ok((resumed, true))
@@ -223,13 +231,13 @@ impl Machine {
         Some(ended)
     }
 
-    /// Makes a running instance take traffic.
-    pub fn ready(&mut self, runtime_id: &str, run: u64, now: DateTime<Utc>) -> Option<Instance> {
-        let entry = self.entries.get_mut(runtime_id).filter(|entry| entry.run == run)?;
-        let Phase::Running { ready, .. } = &mut entry.instance.phase else { return None };
-        *ready = true;
+    /// Makes the program of a run say this of its health, as an image's own check does.
+    pub fn judge(&mut self, runtime_id: &str, run: u64, health: HealthState, now: DateTime<Utc>) -> Option<Instance> {
+        let entry = self.entries.get_mut(runtime_id).filter(|entry| entry.run == run && entry.is_running())?;
+        let what = if health == HealthState::Healthy { What::Ready } else { What::NotReady };
+        entry.instance.judge(Some(health));
         let (changed, owner) = (entry.instance.clone(), entry.owner.clone());
-        self.note(&changed, &owner, What::Ready, now);
+        self.note(&changed, &owner, what, now);
         Some(changed)
     }
 

@@ -6,6 +6,7 @@
 //! wrong; the `program` module says what instances do.
 
 mod adapter;
+mod dial;
 mod faults;
 mod forgetful;
 mod machine;

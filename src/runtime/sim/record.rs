@@ -27,13 +27,17 @@ pub enum Method {
     Teardown,
     Logs,
     Exec,
+    Dial,
     Stats,
 }
 
 impl Method {
     /// Whether it may change something on the machine.
     pub(super) const fn acts(self) -> bool {
-        !matches!(self, Self::Capabilities | Self::List | Self::Events | Self::Logs | Self::Exec | Self::Stats)
+        !matches!(
+            self,
+            Self::Capabilities | Self::List | Self::Events | Self::Logs | Self::Exec | Self::Dial | Self::Stats
+        )
     }
 }
 
@@ -66,6 +70,8 @@ pub enum What {
     },
     /// It takes traffic from now on.
     Ready,
+    /// It takes no traffic from now on, though it runs.
+    NotReady,
     /// It was asked to end.
     StopAsked,
     /// It ended.

@@ -7,7 +7,7 @@ use super::machine::Machine;
 use super::program::Statement;
 use super::world::World;
 use crate::runtime::io::OutputStream;
-use crate::state::Exit;
+use crate::state::{Exit, HealthState};
 
 /// Codes of random crashes: a plain failure, a kill, a segmentation fault.
 const CRASH_CODES: [i32; 3] = [1, 137, 139];
@@ -68,7 +68,7 @@ fn step(world: &World, runtime_id: &str, run: u64, statement: Statement) -> bool
             entry.write(now, OutputStream::Stdout, &value);
         }
         Statement::Ready => {
-            if let Some(instance) = machine.ready(runtime_id, run, now) {
+            if let Some(instance) = machine.judge(runtime_id, run, HealthState::Healthy, now) {
                 world.changed(&mut machine, instance);
             }
         }

@@ -13,7 +13,7 @@ use super::record::{Change, Method, What};
 use super::{Faults, SimRuntime};
 use crate::clock::Clock;
 use crate::runtime::{ErrorKind, Result, RuntimeError, RuntimeEvent};
-use crate::state::{Exit, Instance, Owner, Phase};
+use crate::state::{Exit, HealthState, Instance, Owner, Phase};
 
 /// Events that one slow reader may lag behind before it is told to list again: several for each of the few hundred
 /// instances of one machine.
@@ -121,6 +121,25 @@ impl World {
         let (instance, owner) = (entry.instance.clone(), entry.owner.clone());
         machine.note(&instance, &owner, What::Frozen, now);
         self.publish(&mut machine, owner, RuntimeEvent::Changed(Box::new(instance)));
+        true
+    }
+
+    /// Makes a running instance answer to connections like one of this health from now on: one that is unhealthy answers
+    /// 503, one that is starting or unknown takes no connections. Nothing tells the controller. False where it does not
+    /// run.
+    pub fn answer_as(&self, runtime_id: &str, health: HealthState) -> bool {
+        let mut machine = self.machine();
+        let Some(entry) = machine.entries.get_mut(runtime_id).filter(|entry| entry.is_running()) else { return false };
+        entry.answers = Some(health);
+        true
+    }
+
+    /// Makes a running instance report this health, as an image's own check does; false where it does not run.
+    pub fn judge(&self, runtime_id: &str, health: HealthState) -> bool {
+        let mut machine = self.machine();
+        let Some(run) = machine.entries.get(runtime_id).map(|entry| entry.run) else { return false };
+        let Some(changed) = machine.judge(runtime_id, run, health, self.now()) else { return false };
+        self.changed(&mut machine, changed);
         true
     }
 

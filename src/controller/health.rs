@@ -1,0 +1,211 @@
+//! What is checked, and what checks found: the prober is told which runs there are, and its verdicts are laid over what
+//! the runtimes report. Nothing of it outlives the controller.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::message::Message;
+use crate::clock::Clock;
+use crate::probe::{Prober, Subject, Verdict, unchecked};
+use crate::runtime::Runtime;
+use crate::spec::{Health, RuntimeKind};
+use crate::state::{DesiredDeployment, HealthState, Instance, Phase};
+
+/// Verdicts on their way to the core; the prober waits beyond that.
+const VERDICTS: usize = 64;
+
+/// Why nothing is known of what nobody checks.
+const NOBODY_CHECKS: &str = "no controller runs that checks it";
+
+/// The runtime and the runtime's own id.
+type Handle = (RuntimeKind, String);
+
+/// What is checked, and what is known of it.
+pub struct Checks {
+    prober: Prober,
+    deployments: HashMap<String, Checked>,
+    _relay: JoinSet<()>,
+}
+
+/// What is checked of one deployment.
+#[derive(Default)]
+struct Checked {
+    /// As the prober was told.
+    subjects: Vec<Subject>,
+    /// By instance; those that exist.
+    runs: HashMap<Handle, Known>,
+}
+
+/// What is known of the last run of an instance.
+#[derive(Default)]
+struct Known {
+    /// When it started.
+    since: DateTime<Utc>,
+    /// What checks of ours found.
+    found: Option<HealthState>,
+    /// Whether it was noted that it is unhealthy.
+    noted: bool,
+}
+
+/// What is worth noting of the health of an instance.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Note {
+    /// What kind of thing, in one CamelCase word.
+    pub kind: &'static str,
+    /// What, in a sentence.
+    pub message: String,
+}
+
+impl Checks {
+    /// Nothing is checked yet; verdicts come as messages.
+    pub fn new(clock: Arc<dyn Clock>, messages: mpsc::Sender<Message>) -> Self {
+        let (tell, mut verdicts) = mpsc::channel(VERDICTS);
+        let mut relay = JoinSet::new();
+        relay.spawn(async move {
+            while let Some(verdict) = verdicts.recv().await {
+                if messages.send(Message::Checked(verdict)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { prober: Prober::start(clock, tell), deployments: HashMap::new(), _relay: relay }
+    }
+
+    /// Checks what runs of a deployment as it is declared now; nothing where nobody acts on it.
+    pub fn track<'a>(
+        &mut self,
+        deployment: &str,
+        instances: &[Instance],
+        desired: Option<&DesiredDeployment>,
+        acts: bool,
+        runtime: impl Fn(RuntimeKind) -> Option<&'a Arc<dyn Runtime>>,
+    ) {
+        let checked = self.deployments.entry(deployment.to_owned()).or_default();
+        let before = std::mem::take(&mut checked.runs);
+        let runs = instances.iter().map(|instance| {
+            let known = before.get(&handle(instance));
+            let since = instance.phase.started_at().or_else(|| known.map(|known| known.since)).unwrap_or_default();
+            let same = known.filter(|known| known.since == since);
+            let known = same.map_or_else(
+                || Known { since, ..Known::default() },
+                |known| Known { since, found: known.found.clone(), noted: known.noted },
+            );
+            (handle(instance), known)
+        });
+        checked.runs = runs.collect();
+        let subject = |instance: &Instance| checked.subject(instance, desired?, runtime(instance.runtime)?);
+        let subjects: Vec<Subject> = if acts { instances.iter().filter_map(subject).collect() } else { Vec::new() };
+        let changed = subjects != checked.subjects;
+        checked.subjects = subjects;
+        if changed {
+            self.prober.check(deployment, checked.subjects.clone());
+        }
+    }
+
+    /// Forgets a deployment.
+    pub fn forget(&mut self, deployment: &str) {
+        if self.deployments.remove(deployment).is_some_and(|checked| !checked.subjects.is_empty()) {
+            self.prober.check(deployment, Vec::new());
+        }
+    }
+
+    /// Takes what a check found; gives the deployment that it concerns, where it does.
+    pub fn learn(&mut self, verdict: Verdict) -> Option<String> {
+        let Verdict { instance, since, health } = verdict;
+        let checked = self.deployments.get_mut(&instance.id.deployment)?;
+        let known = checked.runs.get_mut(&(instance.runtime, instance.runtime_id))?;
+        (known.since == since).then(|| known.found = Some(health))?;
+        Some(instance.id.deployment)
+    }
+
+    /// Lays what checks found over what the runtimes say: where a service has checks of its own, only they count.
+    pub fn judge(
+        &self,
+        deployment: &str,
+        instances: &mut [Instance],
+        desired: Option<&DesiredDeployment>,
+        acts: bool,
+        now: DateTime<Utc>,
+    ) {
+        let checked = self.deployments.get(deployment);
+        for instance in instances {
+            let Some(health) = declared(desired, instance) else { continue };
+            let known = checked.and_then(|checked| checked.runs.get(&handle(instance)));
+            let found = known.and_then(|known| Some((known.since, known.found.clone()?)));
+            match &mut instance.phase {
+                Phase::Running { .. } if !acts => {
+                    instance.judge(Some(HealthState::Unknown { why: NOBODY_CHECKS.to_owned() }));
+                }
+                Phase::Running { since, .. } => {
+                    let since = *since;
+                    let found = found.filter(|(of, _)| *of == since).map(|(_, found)| found);
+                    let age = (now - since).to_std().unwrap_or(Duration::ZERO);
+                    instance.judge(Some(found.unwrap_or_else(|| unchecked(health, age))));
+                }
+                Phase::Exited(exit) if exit.is_unhealthy() => {
+                    let found = found.filter(|(since, _)| exit.started_at == Some(*since));
+                    exit.failed_check = found.and_then(|(_, found)| found.message().map(str::to_owned));
+                    instance.judge(None);
+                }
+                Phase::Stopping | Phase::Paused { .. } => instance.judge(found.map(|(_, found)| found)),
+                Phase::Pending | Phase::Created | Phase::Exited(_) | Phase::Unknown { .. } => instance.judge(None),
+            }
+        }
+    }
+
+    /// What of the health of these instances, as judged, is worth noting and was not noted yet.
+    pub fn notes(&mut self, deployment: &str, instances: &[Instance]) -> Vec<Note> {
+        let Some(checked) = self.deployments.get_mut(deployment) else { return Vec::new() };
+        let note = |instance: &Instance| {
+            let known = checked.runs.get_mut(&handle(instance))?;
+            let running = matches!(instance.phase, Phase::Running { .. });
+            let name = instance.id.name();
+            match (&instance.health, known.noted) {
+                (Some(HealthState::Unhealthy { last }), false) if running => {
+                    known.noted = true;
+                    Some(Note { kind: "Unhealthy", message: format!("{name} is unhealthy: {last}") })
+                }
+                (Some(HealthState::Healthy), true) => {
+                    known.noted = false;
+                    Some(Note { kind: "Healthy", message: format!("{name} is healthy again") })
+                }
+                _ => None,
+            }
+        };
+        instances.iter().filter_map(note).collect()
+    }
+}
+
+impl Checked {
+    /// How an instance is checked, where it is. One of another template is checked as it was before, since what is declared
+    /// now speaks of its successor.
+    fn subject(&self, instance: &Instance, desired: &DesiredDeployment, runtime: &Arc<dyn Runtime>) -> Option<Subject> {
+        let Phase::Running { since, .. } = instance.phase else { return None };
+        let service = desired.services.get(&instance.id.service).filter(|service| service.spec.health.is_some())?;
+        let same_run = |subject: &&Subject| {
+            subject.since == since
+                && subject.instance.runtime == instance.runtime
+                && subject.instance.runtime_id == instance.runtime_id
+        };
+        let as_before = match service.is_made_from(&instance.id.revision) {
+            true => None,
+            false => self.subjects.iter().find(same_run).map(|subject| subject.spec.clone()),
+        };
+        let spec = as_before.unwrap_or_else(|| service.spec.clone());
+        Some(Subject { instance: instance.as_ref(), since, spec, runtime: runtime.clone() })
+    }
+}
+
+/// The checks that are declared for an instance.
+fn declared<'a>(desired: Option<&'a DesiredDeployment>, instance: &Instance) -> Option<&'a Health> {
+    desired?.services.get(&instance.id.service)?.spec.health.as_ref()
+}
+
+fn handle(instance: &Instance) -> Handle {
+    (instance.runtime, instance.runtime_id.clone())
+}

@@ -1,0 +1,281 @@
+//! One task that checks every run it is told of, and tells what changed.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::time::{DelayQueue, delay_queue};
+
+use super::check;
+use super::schedule::{Course, Outcome, Rules};
+use crate::clock::Clock;
+use crate::runtime::Runtime;
+use crate::spec::{Check, RuntimeKind, ServiceSpec};
+use crate::state::{HealthState, InstanceRef};
+
+/// Connections that are checked side by side. One takes a socket and some kilobytes; with the longest time that is
+/// commonly allowed (5 s) even 100 checks a second that all hang leave room for others.
+pub const CONNECTIONS_AT_ONCE: usize = 512;
+
+/// Commands that run side by side: each is a process, and engines are known to lock up under many calls at once.
+pub const COMMANDS_AT_ONCE: usize = 8;
+
+/// A run that is to be checked.
+#[derive(Clone)]
+pub struct Subject {
+    /// The instance.
+    pub instance: InstanceRef,
+    /// When its run started.
+    pub since: DateTime<Utc>,
+    /// Its service; what has no health block is not checked.
+    pub spec: Arc<ServiceSpec>,
+    /// Adapter of its runtime.
+    pub runtime: Arc<dyn Runtime>,
+}
+
+impl Subject {
+    fn key(&self) -> RunKey {
+        (self.instance.runtime, self.instance.runtime_id.clone(), self.since)
+    }
+}
+
+impl PartialEq for Subject {
+    fn eq(&self, other: &Self) -> bool {
+        let same_spec = Arc::ptr_eq(&self.spec, &other.spec) || self.spec == other.spec;
+        self.instance == other.instance
+            && self.since == other.since
+            && same_spec
+            && Arc::ptr_eq(&self.runtime, &other.runtime)
+    }
+}
+
+/// What checks found out of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The instance.
+    pub instance: InstanceRef,
+    /// When its run started.
+    pub since: DateTime<Utc>,
+    /// What is known of it from now on.
+    pub health: HealthState,
+}
+
+/// A task that checks runs. It ends when this is dropped.
+pub struct Prober {
+    orders: Arc<Orders>,
+    _task: JoinSet<()>,
+}
+
+/// What is to be checked, by deployment, as far as it was not read yet. Orders for one deployment replace each other, so
+/// that nobody waits for the prober and there are no more of them than deployments.
+#[derive(Default)]
+struct Orders {
+    unread: Mutex<BTreeMap<String, Vec<Subject>>>,
+    changed: Notify,
+}
+
+impl Prober {
+    /// Starts the task. Only changes are told.
+    pub fn start(clock: Arc<dyn Clock>, tell: mpsc::Sender<Verdict>) -> Self {
+        let orders = Arc::new(Orders::default());
+        let mut task = JoinSet::new();
+        let state = State {
+            clock,
+            orders: orders.clone(),
+            tell,
+            deployments: HashMap::new(),
+            ids: HashMap::new(),
+            runs: HashMap::new(),
+            next_id: 0,
+            due: DelayQueue::new(),
+            connections: JoinSet::new(),
+            commands: JoinSet::new(),
+            waiting: VecDeque::new(),
+        };
+        task.spawn(state.run());
+        Self { orders, _task: task }
+    }
+
+    /// From now on exactly these runs of a deployment are checked; those that were go on undisturbed.
+    pub fn check(&self, deployment: &str, subjects: Vec<Subject>) {
+        let mut unread = self.orders.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        unread.insert(deployment.to_owned(), subjects);
+        drop(unread);
+        self.orders.changed.notify_one();
+    }
+}
+
+/// What tells a run from others: the runtime, its own id of the instance, and the start.
+type RunKey = (RuntimeKind, String, DateTime<Utc>);
+
+/// Number of a run that is checked.
+type Id = u64;
+
+/// One run that is checked.
+struct Run {
+    subject: Subject,
+    course: Course,
+    /// Its place in the queue, while no check of it is under way.
+    due: Option<delay_queue::Key>,
+    /// The check under way.
+    check: Option<AbortHandle>,
+}
+
+/// What came of one check.
+struct Done {
+    id: Id,
+    began: Instant,
+    outcome: Outcome,
+}
+
+struct State {
+    clock: Arc<dyn Clock>,
+    orders: Arc<Orders>,
+    tell: mpsc::Sender<Verdict>,
+    deployments: HashMap<String, HashSet<Id>>,
+    ids: HashMap<RunKey, Id>,
+    runs: HashMap<Id, Run>,
+    next_id: Id,
+    due: DelayQueue<Id>,
+    /// Checks under way that connect, and those that run a command.
+    connections: JoinSet<Done>,
+    commands: JoinSet<Done>,
+    /// Runs whose command waits for its turn; one each at most.
+    waiting: VecDeque<Id>,
+}
+
+impl State {
+    async fn run(mut self) {
+        let orders = self.orders.clone();
+        loop {
+            while self.commands.len() < COMMANDS_AT_ONCE
+                && let Some(id) = self.waiting.pop_front()
+            {
+                self.begin(id);
+            }
+            // One that was ended with its run is no result.
+            let done = tokio::select! {
+                biased;
+                () = orders.changed.notified() => {
+                    self.take_orders();
+                    continue;
+                }
+                Some(done) = self.connections.join_next(), if !self.connections.is_empty() => done,
+                Some(done) = self.commands.join_next(), if !self.commands.is_empty() => done,
+                Some(due) = self.due.next(), if self.has_room() && !self.due.is_empty() => {
+                    self.came_due(due.into_inner());
+                    continue;
+                }
+            };
+            if let Ok(done) = done
+                && let Some(verdict) = self.take(done)
+                && self.tell.send(verdict).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.connections.len() < CONNECTIONS_AT_ONCE
+    }
+
+    fn take_orders(&mut self) {
+        let unread = std::mem::take(&mut *self.orders.unread.lock().unwrap_or_else(PoisonError::into_inner));
+        for (deployment, subjects) in unread {
+            let before = self.deployments.remove(&deployment).unwrap_or_default();
+            let now: HashSet<Id> = subjects.into_iter().filter_map(|subject| self.admit(subject)).collect();
+            for id in before.difference(&now) {
+                self.dismiss(*id);
+            }
+            if !now.is_empty() {
+                self.deployments.insert(deployment, now);
+            }
+        }
+    }
+
+    fn admit(&mut self, subject: Subject) -> Option<Id> {
+        let rules = Rules::of(subject.spec.health.as_ref()?);
+        let key = subject.key();
+        if let Some(id) = self.ids.get(&key) {
+            let run = self.runs.get_mut(id)?;
+            if run.subject.spec.health != subject.spec.health {
+                run.course.adjust(rules);
+            }
+            run.subject = subject;
+            return Some(*id);
+        }
+        let age = (self.clock.now() - subject.since).to_std().unwrap_or(Duration::ZERO);
+        let (course, due) = Course::begin(rules, &subject.instance.runtime_id, age, Instant::now());
+        self.next_id += 1;
+        let id = self.next_id;
+        let due = Some(self.due.insert_at(id, due));
+        self.ids.insert(key, id);
+        self.runs.insert(id, Run { subject, course, due, check: None });
+        Some(id)
+    }
+
+    fn dismiss(&mut self, id: Id) {
+        let Some(run) = self.runs.remove(&id) else { return };
+        self.ids.remove(&run.subject.key());
+        if let Some(due) = run.due {
+            self.due.remove(&due);
+        }
+        if let Some(check) = run.check {
+            check.abort();
+        }
+        self.waiting.retain(|waiting| *waiting != id);
+    }
+
+    /// Begins the check of a run, or lets it wait for its turn.
+    fn came_due(&mut self, id: Id) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        run.due = None;
+        match is_command(&run.subject) && self.commands.len() >= COMMANDS_AT_ONCE {
+            true => self.waiting.push_back(id),
+            false => self.begin(id),
+        }
+    }
+
+    fn begin(&mut self, id: Id) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let subject = run.subject.clone();
+        let checks = if is_command(&subject) { &mut self.commands } else { &mut self.connections };
+        let limit = run.course.rules().timeout;
+        let began = Instant::now();
+        run.check = Some(checks.spawn(async move {
+            let outcome = AssertUnwindSafe(check(&subject, limit)).catch_unwind().await;
+            let outcome = outcome.unwrap_or_else(|_| Outcome::NotMade("the check panicked".to_owned()));
+            Done { id, began, outcome }
+        }));
+    }
+
+    /// Takes a result; gives what is worth telling.
+    fn take(&mut self, done: Done) -> Option<Verdict> {
+        let run = self.runs.get_mut(&done.id)?;
+        let now = Instant::now();
+        let next = run.course.take(done.outcome, done.began, now);
+        run.check = None;
+        run.due = Some(self.due.insert_at(done.id, next));
+        let Subject { instance, since, .. } = &run.subject;
+        run.course.news(now).map(|health| Verdict { instance: instance.clone(), since: *since, health })
+    }
+}
+
+fn is_command(subject: &Subject) -> bool {
+    subject.spec.health.as_ref().is_some_and(|health| matches!(health.check, Check::Command { .. }))
+}
+
+async fn check(subject: &Subject, limit: Duration) -> Outcome {
+    let Subject { instance, spec, runtime, .. } = subject;
+    match &spec.health {
+        Some(health) => check::run(&health.check, spec, runtime.as_ref(), instance, limit).await,
+        None => Outcome::NotMade("there is no health block".to_owned()),
+    }
+}
