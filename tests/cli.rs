@@ -40,6 +40,9 @@ mod docker;
 #[path = "cli/handover.rs"]
 mod handover;
 
+#[path = "cli/health.rs"]
+mod health;
+
 #[path = "cli/harmless.rs"]
 mod harmless;
 

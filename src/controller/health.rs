@@ -42,7 +42,7 @@ struct Checked {
 }
 
 /// What is known of the last run of an instance.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Known {
     /// When it started.
     since: DateTime<Utc>,
@@ -50,6 +50,8 @@ struct Known {
     found: Option<HealthState>,
     /// Whether it was noted that it is unhealthy.
     noted: bool,
+    /// What the last check said when it was.
+    last: Option<String>,
 }
 
 /// What is worth noting of the health of an instance.
@@ -91,10 +93,7 @@ impl Checks {
             let known = before.get(&handle(instance));
             let since = instance.phase.started_at().or_else(|| known.map(|known| known.since)).unwrap_or_default();
             let same = known.filter(|known| known.since == since);
-            let known = same.map_or_else(
-                || Known { since, ..Known::default() },
-                |known| Known { since, found: known.found.clone(), noted: known.noted },
-            );
+            let known = same.cloned().unwrap_or_else(|| Known { since, ..Known::default() });
             (handle(instance), known)
         });
         checked.runs = runs.collect();
@@ -134,23 +133,23 @@ impl Checks {
     ) {
         let checked = self.deployments.get(deployment);
         for instance in instances {
-            let Some(health) = declared(desired, instance) else { continue };
             let known = checked.and_then(|checked| checked.runs.get(&handle(instance)));
+            if let Phase::Exited(exit) = &mut instance.phase
+                && exit.is_unhealthy()
+            {
+                let same_run = |known: &&Known| exit.started_at == Some(known.since);
+                exit.failed_check = known.filter(same_run).and_then(|known| known.last.clone());
+            }
+            let Some(health) = declared(desired, instance) else { continue };
             let found = known.and_then(|known| Some((known.since, known.found.clone()?)));
-            match &mut instance.phase {
+            match instance.phase {
                 Phase::Running { .. } if !acts => {
                     instance.judge(Some(HealthState::Unknown { why: NOBODY_CHECKS.to_owned() }));
                 }
                 Phase::Running { since, .. } => {
-                    let since = *since;
                     let found = found.filter(|(of, _)| *of == since).map(|(_, found)| found);
                     let age = (now - since).to_std().unwrap_or(Duration::ZERO);
                     instance.judge(Some(found.unwrap_or_else(|| unchecked(health, age))));
-                }
-                Phase::Exited(exit) if exit.is_unhealthy() => {
-                    let found = found.filter(|(since, _)| exit.started_at == Some(*since));
-                    exit.failed_check = found.and_then(|(_, found)| found.message().map(str::to_owned));
-                    instance.judge(None);
                 }
                 Phase::Stopping | Phase::Paused { .. } => instance.judge(found.map(|(_, found)| found)),
                 Phase::Pending | Phase::Created | Phase::Exited(_) | Phase::Unknown { .. } => instance.judge(None),
@@ -168,6 +167,7 @@ impl Checks {
             match (&instance.health, known.noted) {
                 (Some(HealthState::Unhealthy { last }), false) if running => {
                     known.noted = true;
+                    known.last = Some(last.clone());
                     Some(Note { kind: "Unhealthy", message: format!("{name} is unhealthy: {last}") })
                 }
                 (Some(HealthState::Healthy), true) => {

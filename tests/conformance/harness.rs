@@ -34,9 +34,16 @@ pub enum Program {
     EatsMemory,
     /// Writes the line `armed`, and a line every few milliseconds from then on.
     Ticks,
+    /// Answers requests of HTTP on the port [`SERVED`], or the one that it is told instead.
+    Serves,
+    /// Runs, and listens nowhere.
+    Silent,
     /// Is not there.
     Missing,
 }
+
+/// Port of the endpoint of programs that serve, and of those that ought to.
+pub const SERVED: u16 = 8080;
 
 /// What a command inside an instance does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +133,8 @@ pub fn shell(program: &Program) -> Vec<String> {
         // The last line is kept, and never ends.
         Program::EatsMemory => "exec tail /dev/zero".to_owned(),
         Program::Ticks => "echo armed; while :; do echo tick; sleep 0.02; done".to_owned(),
+        Program::Serves => format!("exec busybox httpd -f -p ${{PORT:-{SERVED}}}"),
+        Program::Silent => "exec sleep 600".to_owned(),
         Program::Missing => return vec!["/no/such/program".to_owned()],
     };
     vec!["/bin/sh".to_owned(), "-c".to_owned(), script]
@@ -187,6 +196,10 @@ pub fn request<H: Harness>(harness: &H, id: InstanceId, program: &Program) -> Cr
     let mut spec = spec(harness.image(), harness.command(program));
     // An init process can be run, whatever becomes of the program that it is to run.
     spec.init_container = (*program == Program::Missing).then_some(false);
+    if matches!(program, Program::Serves | Program::Silent) {
+        let endpoint = serde_json::json!([{ "name": "http", "protocol": "http", "port": SERVED }]);
+        spec.endpoints = serde_json::from_value(endpoint).expect("an endpoint");
+    }
     if *program == Program::EatsMemory {
         // Memory alone, so that a machine with swap does not take its time.
         let (memory, memory_swap) = (Some(Bytes(32 << 20)), Some(Bytes(32 << 20)));

@@ -19,6 +19,7 @@ macro_rules! conformance {
                 stranger_sees_nothing, stranger_can_not_touch, stranger_with_the_same_names_does_no_harm;
             usage: usage_is_told_while_it_runs, usage_of_what_does_not_run_is_rejected, paused_stands_still_until_resumed,
                 pausing_what_does_not_run_is_rejected, paused_is_stopped_in_its_grace, paused_is_removed;
+            dial: dial_reaches_what_listens, dial_where_nothing_listens_fails, dial_of_unknown_is_not_found;
             output: logs_of_ended_in_order, logs_tail, logs_follow_until_the_end, logs_follow_stops_when_dropped,
                 logs_of_unknown_is_not_found, environment_reaches_the_process, exec_tells_code_and_output,
                 exec_reads_input, exec_sees_environment, exec_of_empty_is_rejected, exec_tells_missing_from_unexecutable,

@@ -6,6 +6,7 @@
 
 #[macro_use]
 mod macros;
+mod dial;
 mod harness;
 mod life;
 mod output;

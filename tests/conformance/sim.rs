@@ -65,6 +65,8 @@ impl Harness for Sim {
             Program::PrintsEnv(name) => words(&[&format!("env {name}"), "exit 0"]),
             Program::EatsMemory => words(&["wait 10ms", "oom"]),
             Program::Ticks => words(&["print armed"]),
+            Program::Serves => words(&["print armed"]),
+            Program::Silent => words(&["wait 10m", "ready"]),
             Program::Missing => words(&["missing"]),
         }
     }

@@ -230,10 +230,10 @@ fn the_dead_of_another_template_stays_until_its_successor_is_ready() {
     rolled().with([dead(), up(0, 'b')]).expect("remove web/0 a0: dead, and no longer needed for its output");
     // Templates that crashed one after the other don't pile up.
     let later = up(0, 'b').exited(1, 5, 50).change(|one| one.created_at = ago(55));
-    Snapshot::declared()
-        .service("web", 'c', 1, "")
-        .with([dead(), later, up(0, 'c').unready()])
-        .expect("remove web/0 a0: dead, and no longer needed for its output");
+    Snapshot::declared().service("web", 'c', 1, "").with([dead(), later, up(0, 'c').unready()]).expect(
+        "remove web/0 a0: dead, and no longer needed for its output
+             wait for demo/web/0 (cccccccc, attempt 0) to become ready",
+    );
 }
 
 #[test]

@@ -137,7 +137,12 @@ impl Inner {
                 other => other,
             })?;
         match from_inspect(&found, &self.owner) {
-            Ok(instance) if instance.id == *id => Ok(self.facts.learn(asked, instance)),
+            Ok(mut instance) if instance.id == *id => {
+                if !self.tells_health().await? {
+                    instance.judge(None);
+                }
+                Ok(self.facts.learn(asked, instance))
+            }
             _ => Err(RuntimeError::new(
                 ErrorKind::NameTaken,
                 format!(

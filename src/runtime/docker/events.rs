@@ -32,6 +32,9 @@ const INSPECTIONS: usize = 16;
 const ACTIONS: &[&str] =
     &["create", "start", "restart", "die", "died", "oom", "pause", "unpause", "rename", "destroy", "remove"];
 
+/// That health checks of an image say something else than before. Podman says so with every check.
+const HEALTH: &str = "health_status";
+
 /// The changes from now on, until the token is cancelled or the stream is dropped.
 pub(super) fn changes(inner: Arc<Inner>, ended: CancellationToken) -> BoxStream<'static, RuntimeEvent> {
     let (sender, receiver) = mpsc::channel(WAITING_CHANGES);
@@ -142,7 +145,9 @@ impl Pump {
     async fn follow(&mut self, docker: Docker, since: DateTime<Utc>) -> String {
         let mut filters = self.inner.ours();
         filters.insert("type".to_owned(), vec!["container".to_owned()]);
-        filters.insert("event".to_owned(), ACTIONS.iter().map(|action| (*action).to_owned()).collect());
+        let health = self.inner.tells_health().await.unwrap_or(false).then_some(HEALTH);
+        let actions = ACTIONS.iter().copied().chain(health).map(str::to_owned);
+        filters.insert("event".to_owned(), actions.collect());
         let since = format!("{}.{:09}", since.timestamp(), since.timestamp_subsec_nanos());
         let options = EventsOptionsBuilder::default().since(&since).filters(&filters).build();
         let mut events = Box::pin(docker.events(Some(options)));
@@ -208,7 +213,7 @@ impl Pump {
         };
         let phase =
             Phase::Exited(coded(code, out_of_memory, known.phase.started_at(), DateTime::from_timestamp_nanos(at)));
-        let ended = Instance { phase, pid: None, ports: Vec::new(), ..known };
+        let ended = Instance { phase, pid: None, ports: Vec::new(), health: None, ..known };
         let ended = self.inner.facts.learn(self.inner.facts.now(), ended);
         self.send(RuntimeEvent::Changed(Box::new(ended))).await;
     }

@@ -9,7 +9,8 @@ use futures::StreamExt;
 use super::Inner;
 use super::engine::{CallError, READ_DEADLINE};
 use super::lenient::{self, encode};
-use super::observe::{agrees, from_inspect, from_summary, identity, listed_ports};
+use super::observe::{agrees, agrees_on_health, from_inspect, from_summary, identity, listed_ports};
+use super::ping::Product;
 use crate::runtime::{ErrorKind, Listing, Result, RuntimeError};
 use crate::state::{Instance, InstanceRef, labels};
 
@@ -35,6 +36,7 @@ impl Inner {
             instances.extend(instance?);
         }
         self.facts.keep_only(asked, &listed);
+        self.places.keep_only(&listed);
         instances.sort_by(|a: &Instance, b: &Instance| a.id.cmp(&b.id).then_with(|| a.runtime_id.cmp(&b.runtime_id)));
         Ok(Listing { instances, shared: deployments(&networks) })
     }
@@ -47,7 +49,7 @@ impl Inner {
             return Ok(None);
         }
         match self.facts.get_watched(container) {
-            Some(known) if agrees(summary.state, &known.phase) => {
+            Some(known) if agrees(summary.state, &known.phase) && agrees_on_health(summary, &known) => {
                 Ok(Some(Instance { ports: listed_ports(summary), ..known }))
             }
             _ => match self.inspect(container).await {
@@ -68,12 +70,23 @@ impl Inner {
             .await
             .map_err(|error| error.explain(&format!("inspecting container {container}")))?;
         match from_inspect(&answer, &self.owner) {
-            Ok(instance) => Ok(self.facts.learn(asked, instance)),
+            Ok(mut instance) => {
+                if !self.tells_health().await? {
+                    instance.judge(None);
+                }
+                Ok(self.facts.learn(asked, instance))
+            }
             Err(problem) => Err(RuntimeError::new(
                 ErrorKind::NameTaken,
                 format!("container {container} does not belong to this installation: {problem}"),
             )),
         }
+    }
+
+    /// Whether an image's own health check counts. Podman has no scheduler for them but systemd's, without which they stay
+    /// `starting` for ever, and tells nothing of them in lists.
+    pub(super) async fn tells_health(&self) -> Result<bool> {
+        Ok(self.engine.product().await? == Product::Docker)
     }
 
     /// The instance of a line whose inspection failed: what the line says, in a phase that nobody knows.

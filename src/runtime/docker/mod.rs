@@ -11,6 +11,7 @@ mod archive;
 mod attach;
 mod body;
 mod container;
+mod dial;
 mod enforcement;
 mod engine;
 mod error;
@@ -50,6 +51,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::archive::Archives;
+use self::dial::Places;
 use self::engine::Engine;
 use self::facts::Facts;
 use self::image::Found;
@@ -101,6 +103,7 @@ struct Inner {
     readers: Arc<Readers>,
     networks: Networks,
     archives: Archives,
+    places: Places,
     transfers: Transfers,
     found: Found,
     credentials: Credentials,
@@ -142,6 +145,7 @@ impl DockerRuntime {
             readers: Arc::default(),
             networks: Networks::default(),
             archives: Archives::default(),
+            places: Places::default(),
             transfers: Transfers::default(),
             found: Found::default(),
             credentials: docker_config.map_or_else(|| Credentials::from_env(env), Credentials::in_dir),
@@ -237,6 +241,10 @@ impl Runtime for DockerRuntime {
     }
 
     fn exec(&self) -> Option<&dyn Exec> {
+        Some(self)
+    }
+
+    fn dial(&self) -> Option<&dyn super::Dial> {
         Some(self)
     }
 

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, ContainerSummary,
-    ContainerSummaryStateEnum as Listed, PortMap, PortSummary, PortSummaryTypeEnum,
+    ContainerSummaryStateEnum as Listed, HealthStatusEnum, PortMap, PortSummary, PortSummaryTypeEnum,
 };
 use chrono::{DateTime, Utc};
 
 use crate::spec::{PortProtocol, RuntimeKind};
 use crate::state::{
-    BadIdentity, Condition, Exit, Instance, InstanceId, InstanceRef, Owner, Phase, PortBinding, StopPolicy, labels,
+    BadIdentity, Condition, Exit, HealthState, Instance, InstanceId, InstanceRef, Owner, Phase, PortBinding,
+    StopPolicy, labels, last_line,
 };
 
 /// Label that remembers that the spec asked for an init process and the engine has none.
@@ -62,7 +63,7 @@ pub(super) fn from_inspect(inspect: &ContainerInspectResponse, owner: &Owner) ->
     let created_at = inspect.created.unwrap_or_default();
     let state = inspect.state.clone().unwrap_or_default();
     let ports = inspect.network_settings.as_ref().and_then(|settings| settings.ports.as_ref());
-    Ok(Instance {
+    let mut instance = Instance {
         id: identity(labels, owner)?,
         runtime: RuntimeKind::Docker,
         runtime_id: inspect.id.clone().unwrap_or_default(),
@@ -76,7 +77,9 @@ pub(super) fn from_inspect(inspect: &ContainerInspectResponse, owner: &Owner) ->
         last_activity: None,
         health: None,
         conditions: conditions(labels),
-    })
+    };
+    instance.judge(health(&state));
+    Ok(instance)
 }
 
 /// The instance of a line of a list, in a phase that nobody knows; `why` says why.
@@ -114,6 +117,37 @@ pub(super) const fn agrees(listed: Option<Listed>, phase: &Phase) -> bool {
             | (Some(Listed::EXITED | Listed::DEAD), Phase::Exited(_))
             | (Some(Listed::REMOVING), Phase::Stopping)
     )
+}
+
+/// Whether what is remembered of an instance's health may still be true of this line, which tells it in words only:
+/// `Up 4 seconds (unhealthy)`. One that is frozen tells none.
+pub(super) fn agrees_on_health(summary: &ContainerSummary, known: &Instance) -> bool {
+    let words = summary.status.as_deref().unwrap_or_default();
+    let told = [("(healthy)", "healthy"), ("(unhealthy)", "unhealthy"), ("(health: starting)", "starting")];
+    let listed = told.iter().find(|(mark, _)| words.contains(mark)).map(|(_, name)| *name);
+    !matches!(known.phase, Phase::Running { .. }) || listed == known.health.as_ref().map(HealthState::name)
+}
+
+/// What the image's own health check says of a run.
+fn health(state: &ContainerState) -> Option<HealthState> {
+    if !matches!(state.status, Some(Status::RUNNING | Status::PAUSED)) {
+        return None;
+    }
+    let health = state.health.as_ref()?;
+    let last = health.log.iter().flatten().rev().find(|check| check.exit_code != Some(0));
+    let last = last.map(|check| {
+        let code = check.exit_code.unwrap_or_default();
+        let line = last_line(check.output.as_deref().unwrap_or_default());
+        line.map_or_else(|| format!("exit code {code}"), |line| format!("exit code {code}: {line}"))
+    });
+    match health.status? {
+        HealthStatusEnum::STARTING => Some(HealthState::Starting { last }),
+        HealthStatusEnum::HEALTHY => Some(HealthState::Healthy),
+        HealthStatusEnum::UNHEALTHY => {
+            Some(HealthState::Unhealthy { last: last.unwrap_or_else(|| "its HEALTHCHECK fails".to_owned()) })
+        }
+        HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
+    }
 }
 
 /// Ports of a line of a list.

@@ -94,6 +94,7 @@ impl Inner {
                 // Somebody's own meaning of PORT.
                 Some(Err(_)) | None => first,
             };
+            record.first_port = first.zip(own);
             if let (None, Some(port)) = (&written, first) {
                 record.launch.env.insert("PORT".to_owned(), port.to_string());
             }
@@ -115,6 +116,7 @@ impl Inner {
                 port
             }
         };
+        record.first_port = Some((endpoint.target_port(), port));
         let protocol = network::protocol(endpoint.protocol);
         record.ports.push(PortBinding {
             container_port: port,

@@ -144,6 +144,7 @@ impl Inner {
             stop: StopPolicy::of(&request.spec),
             created_at: Utc::now(),
             port: None,
+            first_port: None,
             ports: Vec::new(),
             conditions,
             requested: requested(&request.spec),

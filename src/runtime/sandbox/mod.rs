@@ -14,6 +14,7 @@ mod copy;
 pub mod cri;
 mod descriptors;
 mod devices;
+mod dial;
 mod dispatch;
 mod enforcement;
 mod enter;
@@ -144,6 +145,7 @@ struct Inner {
     images: Images,
     own_files: Everywhere,
     filters: Filters,
+    places: dial::Places,
 }
 
 /// Remembers in a root of this runtime whether its instances may have devices and graphics processors of the machine, which
@@ -214,6 +216,7 @@ impl SandboxRuntime {
             images,
             own_files,
             filters: Filters::default(),
+            places: dial::Places::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -356,6 +359,7 @@ impl Runtime for SandboxRuntime {
         let (probe, request) = (self.probe().await.clone(), request.clone());
         let found =
             self.blocking("creating an instance", CREATE_LIMIT, move |inner| inner.create(&probe, &request)).await?;
+        self.inner.places.forget(&found.instance.runtime_id);
         self.inner.watch.tell(&found).await;
         self.inner.view.layout.wake_others();
         Ok(found.instance)
@@ -383,6 +387,7 @@ impl Runtime for SandboxRuntime {
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {
         let id = checked_id(instance)?;
         self.remove_instance(instance).await?;
+        self.inner.places.forget(&id);
         self.inner.watch.tell_gone(&id);
         Ok(())
     }
@@ -418,6 +423,10 @@ impl Runtime for SandboxRuntime {
     }
 
     fn exec(&self) -> Option<&dyn super::Exec> {
+        Some(self)
+    }
+
+    fn dial(&self) -> Option<&dyn super::Dial> {
         Some(self)
     }
 

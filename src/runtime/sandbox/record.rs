@@ -39,6 +39,9 @@ pub struct Record {
     pub created_at: DateTime<Utc>,
     /// Port that was assigned to it.
     pub port: Option<u16>,
+    /// Target port of its first endpoint, and the port that its program is told to listen on for it.
+    #[serde(default)]
+    pub first_port: Option<(u16, u16)>,
     /// Ports that lead to it, as reported.
     pub ports: Vec<PortBinding>,
     /// What could not be honoured, as known at creation.

@@ -5,7 +5,9 @@ use std::str::FromStr as _;
 
 use super::super::problem::steps;
 use super::super::suggest::nearest;
-use super::super::{Check, CountOrPercent, Health, HumanDuration, InitStep, Pool, RType, Rollout, Scale, ServiceSpec};
+use super::super::{
+    Check, CountOrPercent, EndpointProtocol, Health, HumanDuration, InitStep, Pool, RType, Rollout, Scale, ServiceSpec,
+};
 use super::Report;
 
 pub(super) fn check(report: &mut Report<'_>, name: &str, spec: &ServiceSpec) {
@@ -14,6 +16,7 @@ pub(super) fn check(report: &mut Report<'_>, name: &str, spec: &ServiceSpec) {
     scale(report, spec);
     if let Some(check) = &spec.health {
         health(&mut report.within(&steps!["health"]), check);
+        first_endpoint(&mut report.within(&steps!["health", "check"]), &check.check, spec);
     }
     depends(report, name, spec);
     for (index, step) in spec.init.iter().flat_map(|init| &init.steps).enumerate() {
@@ -131,6 +134,21 @@ pub(super) fn health(report: &mut Report<'_>, health: &Health) {
         }
         Check::Command { .. } => {}
     }
+}
+
+/// Says so when a check means the first endpoint and there is none that takes connections; paths are seen from the check.
+fn first_endpoint(report: &mut Report<'_>, check: &Check, spec: &ServiceSpec) {
+    let key = match check {
+        Check::Tcp { port: 0 } => "port",
+        Check::Http { url, .. } if url.contains(":0/") || url.ends_with(":0") => "url",
+        Check::Tcp { .. } | Check::Http { .. } | Check::Command { .. } => return,
+    };
+    let why = match spec.endpoints.first() {
+        None => "port 0 is the first endpoint, and there is none",
+        Some(first) if first.protocol == EndpointProtocol::Udp => "port 0 is the first endpoint, and it takes no TCP",
+        Some(_) => return,
+    };
+    report.problem_help(&steps![key], why, "write the port that the program listens on, or an endpoint");
 }
 
 /// What is wrong with the address of a GET.

@@ -1,0 +1,166 @@
+//! Health checks, from a start to a restart.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::engine::{self, Kind};
+use crate::rig::{Rig, is_alive};
+
+/// A deployment of one service with this script, these health checks, and one replica more than it must have at least.
+fn spec(script: &str, replicas: u32, health: &str) -> String {
+    format!(
+        "version: v1\ndeployment: demo\nservices:\n  web:\n    image: {{ name: host }}\n    \
+         command: {{ entrypoint: [sh, -c, '{script}'] }}\n    \
+         scale: {{ mode: fixed, replicas: {replicas} }}\n    stop_grace_period: 1s\n    \
+         rollout: {{ max_surge: 1, max_unavailable: 0 }}\n    \
+         endpoints: [{{ name: http, protocol: http, port: 8080 }}]\n    health: {{ {health} }}\n"
+    )
+}
+
+const HTTP: &str =
+    "start_grace: 30s, interval: 1s, retries: 2, check: { type: http, url: \"http://localhost:8080/healthz\" }";
+
+/// What is shown of the instances: phase, health and whether they are ready.
+fn states(rig: &Rig) -> Vec<String> {
+    rig.instances(|one| {
+        let health = one["health"]["state"].as_str().unwrap_or("none");
+        format!("{} {health} {}", one["phase"].as_str().unwrap_or_default(), one["ready"])
+    })
+}
+
+fn pid(instance: &Value) -> u32 {
+    u32::try_from(instance["pid"].as_u64().unwrap_or_default()).unwrap()
+}
+
+fn restarts(rig: &Rig) -> Vec<u64> {
+    rig.instances(|one| one["restarts"].as_u64().unwrap_or_default())
+}
+
+#[test]
+fn an_instance_is_ready_once_its_port_answers() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &spec("while [ ! -e /tmp/go ]; do sleep 0.05; done; exec keel demo-server", 1, HTTP));
+    let controller = rig.controller();
+    rig.until("it is checked", || states(&rig) == ["running starting false"]);
+    rig.until("what the check says is shown", || rig.get("services")[0]["message"].to_string().contains("refused"));
+    assert_ne!(rig.state("demo"), "running");
+    rig.keel(&["exec", "demo/web", "--", "touch", "/tmp/go"]).expect_code(0);
+    rig.until_running("demo", 1);
+    assert_eq!(states(&rig), ["running healthy true"]);
+    let pids = rig.instances(pid);
+    // The next controller knows nothing at first, and touches nothing for that.
+    controller.end("KILL");
+    assert_eq!(states(&rig), ["running unknown false"], "nobody checks it");
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    assert_eq!(
+        (states(&rig), rig.instances(pid), restarts(&rig)),
+        (vec!["running healthy true".into()], pids, vec![0])
+    );
+}
+
+#[test]
+fn replicas_serve_on_while_their_successors_are_unhealthy() {
+    let rig = Rig::new("sandbox");
+    let health = HTTP.replace("30s", "0s").replace("interval: 1s", "interval: 200ms");
+    rig.write("specs/demo.yaml", &spec("exec keel demo-server", 2, &health.replace("0s", "30s")));
+    let _controller = rig.controller();
+    rig.until_running("demo", 2);
+    let before = rig.instances(pid);
+    rig.write("specs/demo.yaml", &spec("exec sleep 600", 2, &health));
+    rig.until("the successor is restarted", || restarts(&rig).iter().any(|restarts| *restarts > 0));
+    rig.until("the service says why", || {
+        let conditions = rig.get("services")[0]["conditions"].to_string();
+        conditions.contains("CrashLoopBackOff") && conditions.contains("unhealthy: GET http://localhost:8080/healthz")
+    });
+    assert!(before.iter().all(|pid| is_alive(*pid)), "the old ones serve");
+    assert_eq!(rig.get("services")[0]["ready"], 2);
+    rig.write("specs/demo.yaml", &spec("echo again; exec keel demo-server", 2, &health.replace("0s", "30s")));
+    rig.until("the next version replaces both", || {
+        rig.get("services")[0]["updated"] == 2 && rig.state("demo") == "running"
+    });
+    assert!(before.iter().all(|pid| !is_alive(*pid)));
+}
+
+#[test]
+fn an_instance_that_becomes_unhealthy_is_restarted_and_says_why() {
+    let rig = Rig::new("sandbox");
+    let health = "interval: 200ms, retries: 2, start_grace: 0s, \
+                  check: { type: command, command: \"test -e /tmp/ok || { echo no /tmp/ok; false; }\" }";
+    rig.write("specs/demo.yaml", &spec("touch /tmp/ok; exec sleep 600", 1, health));
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    let before = rig.instances(pid);
+    rig.keel(&["exec", "demo/web", "--", "rm", "/tmp/ok"]).expect_code(0);
+    rig.until("it is restarted", || restarts(&rig) == [1]);
+    rig.until_running("demo", 1);
+    assert_ne!(rig.instances(pid), before);
+    let said = rig.keel(&["describe", "demo/web/0"]).expect_code(0).out;
+    assert!(said.contains("demo/web/0 is unhealthy: exit code 1: no /tmp/ok"), "{said}");
+    assert!(said.contains("unhealthy: exit code 1: no /tmp/ok, restart 1 in a row"), "{said}");
+    // Once more in a row: it waits, and says so.
+    rig.keel(&["exec", "demo/web", "--", "rm", "/tmp/ok"]).expect_code(0);
+    rig.until("it waits for its next start", || rig.state("demo") == "degraded" && states(&rig)[0].contains("exited"));
+    let exit = &rig.get("instances")[0]["exit"];
+    assert_eq!((&exit["reason"], &exit["message"]), (&"unhealthy".into(), &"exit code 1: no /tmp/ok".into()));
+    let told = rig.keel(&["get", "instances"]).out;
+    assert!(told.contains("exited (unhealthy)"), "{told}");
+}
+
+#[test]
+fn without_restarts_an_unhealthy_instance_stays_and_recovers() {
+    let rig = Rig::new("sandbox");
+    let health = "interval: 200ms, retries: 2, start_grace: 0s, check: { type: command, command: test -e /tmp/ok } }\n    \
+                  restart_policy: { kind: 'no'";
+    rig.write("specs/demo.yaml", &spec("touch /tmp/ok; exec sleep 600", 1, health));
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    let before = rig.instances(pid);
+    rig.keel(&["exec", "demo/web", "--", "rm", "/tmp/ok"]).expect_code(0);
+    rig.until("it is unhealthy", || states(&rig) == ["running unhealthy false"]);
+    assert_eq!(rig.state("demo"), "degraded");
+    rig.keel(&["exec", "demo/web", "--", "touch", "/tmp/ok"]).expect_code(0);
+    rig.until_running("demo", 1);
+    assert_eq!((rig.instances(pid), restarts(&rig)), (before, vec![0]));
+}
+
+#[test]
+fn a_check_that_can_not_be_made_is_told_and_restarts_nothing() {
+    let rig = Rig::new("sandbox");
+    let health = "interval: 200ms, retries: 1, start_grace: 0s, check: { type: tcp, port: 9 }";
+    let text = spec("exec sleep 600", 1, health) + "    network_mode: none\n";
+    rig.write("specs/demo.yaml", &text);
+    let _controller = rig.controller();
+    rig.until("why is told", || rig.get("services")[0]["conditions"].to_string().contains("HealthUnknown"));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((states(&rig), restarts(&rig)), (vec!["running unknown false".to_owned()], vec![0]));
+}
+
+/// A deployment of busybox on an engine.
+fn contained(script: &str, health: &str) -> String {
+    let image = "image: { name: 'keel-test/busybox:1', pull_policy: never }";
+    spec(script, 1, health).replace("image: { name: host }", image)
+}
+
+#[test]
+fn containers_are_checked_at_their_address() {
+    for kind in [Kind::Docker, Kind::Podman] {
+        let Some(socket) = engine::socket(kind) else { continue };
+        let rig = Rig::on_engine(&socket);
+        let script = "while [ ! -e /tmp/go ]; do sleep 0.05; done; mkdir /tmp/w; echo ok >/tmp/w/healthz; \
+                      exec httpd -f -p 8080 -h /tmp/w";
+        rig.write("specs/demo.yaml", &contained(script, HTTP));
+        let _controller = rig.controller();
+        rig.until("it is checked", || rig.get("services")[0]["message"].to_string().contains("become ready"));
+        rig.keel(&["exec", "demo/web", "--", "touch", "/tmp/go"]).expect_code(0);
+        rig.until_running("demo", 1);
+        assert_eq!(states(&rig), ["running healthy true"]);
+        // It answers 404 from now on.
+        rig.keel(&["exec", "demo/web", "--", "rm", "/tmp/w/healthz"]).expect_code(0);
+        rig.until("it is restarted", || restarts(&rig) == [1]);
+        let said = rig.keel(&["describe", "demo/web/0"]).expect_code(0).out;
+        assert!(said.contains("answered 404 Not Found, expected 200"), "{said}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
