@@ -150,7 +150,7 @@ fn containers_are_checked_at_their_address() {
         let rig = Rig::on_engine(&socket);
         let script = "while [ ! -e /tmp/go ]; do sleep 0.05; done; mkdir /tmp/w; echo ok >/tmp/w/healthz; \
                       exec httpd -f -p 8080 -h /tmp/w";
-        rig.write("specs/demo.yaml", &contained(script, HTTP));
+        rig.write("specs/demo.yaml", &contained(script, &HTTP.replace("30s", "5s")));
         let _controller = rig.controller();
         rig.until("it is checked", || rig.get("services")[0]["message"].to_string().contains("become ready"));
         rig.keel(&["exec", "demo/web", "--", "touch", "/tmp/go"]).expect_code(0);
@@ -161,6 +161,38 @@ fn containers_are_checked_at_their_address() {
         rig.until("it is restarted", || restarts(&rig) == [1]);
         let said = rig.keel(&["describe", "demo/web/0"]).expect_code(0).out;
         assert!(said.contains("answered 404 Not Found, expected 200"), "{said}");
-        std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+#[test]
+fn the_check_of_an_image_counts_where_the_spec_has_none() {
+    let Some(socket) = engine::socket(Kind::Docker) else { return };
+    let rig = Rig::on_engine(&socket);
+    let docker = |arguments: &[&str]| {
+        let done =
+            std::process::Command::new("docker").env("DOCKER_HOST", rig.engine()).args(arguments).output().unwrap();
+        assert!(done.status.success(), "docker {arguments:?}: {done:?}");
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    };
+    let made = docker(&["create", "keel-test/busybox:1", "true"]);
+    let check = "HEALTHCHECK --interval=200ms --timeout=5s --retries=2 CMD test -e /tmp/ok || { echo no ok; exit 1; }";
+    docker(&["commit", "--change", check, &made, "keel-test/checked:1"]);
+    docker(&["rm", &made]);
+    let text = contained("while :; do sleep 0.1; done", "CHECK").replace("    health: { CHECK }\n", "");
+    let text = text.replace("keel-test/busybox:1", "keel-test/checked:1") + "    init_container: true\n";
+    rig.write("specs/demo.yaml", &text);
+    let _controller = rig.controller();
+    rig.until("its check is seen", || rig.get("instances").len() == 1 && states(&rig)[0] != "running none true");
+    rig.until("it is restarted", || restarts(&rig).iter().any(|restarts| *restarts > 0));
+    let said = rig.keel(&["describe", "demo/web"]).expect_code(0).out;
+    assert!(said.contains("demo/web/0 is unhealthy: exit code 1: no ok"), "{said}");
+    // A check of its own is the only one that counts.
+    rig.write("specs/demo.yaml", &(text + "    health: { check: { type: command, command: 'true' } }\n"));
+    rig.until_running("demo", 1);
+    assert_eq!(states(&rig), ["running healthy true"]);
+    drop(rig);
+    let _ = std::process::Command::new("docker")
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+        .args(["rmi", "keel-test/checked:1"])
+        .output();
 }

@@ -72,17 +72,17 @@ fn an_error_in_one_place_does_not_shift_the_others() {
 fn what_nothing_honours_yet_is_listed() {
     let honoured = service(
         "service: a\ndeployment: d\nimage: { name: x, pull_policy: newer }\nscale: { mode: fixed, replicas: 2 }\n\
-         resources: { gpu: { count: 1 } }",
+         health: { check: { type: tcp, port: 1 } }\nresources: { gpu: { count: 1 } }",
     );
     assert_eq!(unsupported(&honoured), []);
     let spec = service(
         "service: a\ndeployment: d\nrtype: job\nimage: { name: x }\nenv: { A: '$S:a' }\n\
-         health: { check: { type: tcp, port: 1 } }\nstorage: [{ type: s3, bucket: b, target: /b }]\n\
+         storage: [{ type: s3, bucket: b, target: /b }]\n\
          lifecycle: { max_idle: 5m, on_idle: suspend }\nrollout: { history: 3 }",
     );
     let paths: Vec<String> = unsupported(&spec).into_iter().map(|field| field.path).collect();
     assert_eq!(
         paths,
-        ["rtype", "health", "rollout.history", "lifecycle.max_idle", "lifecycle.on_idle", "storage[0]", "env.A"]
+        ["rtype", "rollout.history", "lifecycle.max_idle", "lifecycle.on_idle", "storage[0]", "env.A"]
     );
 }

@@ -21,6 +21,7 @@ pub(super) async fn run(place: &Place<'_>, url: &str, expected: u16) -> Outcome 
     };
     let stream = match connect(place, &address).await {
         Ok(stream) => stream,
+        Err(Outcome::Failed(why)) => return Outcome::Failed(format!("GET {url}: {why}")),
         Err(outcome) => return outcome,
     };
     let status = match address.is_https {
