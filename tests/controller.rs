@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use evenkeel::clock::VirtualClock;
+use evenkeel::clock::{Clock, VirtualClock};
 use evenkeel::controller::{Connect, Connected, Core, Declared, Parts, Removed, Scope, Settled, desired};
 use evenkeel::runtime::sim::{Faults, World};
 use evenkeel::runtime::{ErrorKind, Runtime, RuntimeError, Volumes};
@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, watch};
 
 #[path = "controller/follow.rs"]
 mod follow;
+#[path = "controller/health.rs"]
+mod health;
 #[path = "controller/requests.rs"]
 mod requests;
 
@@ -72,6 +74,10 @@ impl Rig {
             settled: Some(forget),
         });
         Self { clock, world, core, declare, settled }
+    }
+
+    fn clock_now(&self) -> DateTime<Utc> {
+        self.clock.now()
     }
 
     fn declare(&self, text: &str) {

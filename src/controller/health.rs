@@ -48,6 +48,8 @@ struct Known {
     since: DateTime<Utc>,
     /// What checks of ours found.
     found: Option<HealthState>,
+    /// Whether it took traffic when nothing checked it, so that it counts as healthy when something begins to.
+    served: bool,
     /// Whether it was noted that it is unhealthy.
     noted: bool,
     /// What the last check said when it was.
@@ -94,6 +96,9 @@ impl Checks {
             let since = instance.phase.started_at().or_else(|| known.map(|known| known.since)).unwrap_or_default();
             let same = known.filter(|known| known.since == since);
             let known = same.cloned().unwrap_or_else(|| Known { since, ..Known::default() });
+            let unchecked = desired.is_some() && declared(desired, instance).is_none();
+            let served = known.served || (unchecked && instance.phase.is_ready());
+            let known = Known { served, ..known };
             (handle(instance), known)
         });
         checked.runs = runs.collect();
@@ -148,6 +153,8 @@ impl Checks {
                 }
                 Phase::Running { since, .. } => {
                     let found = found.filter(|(of, _)| *of == since).map(|(_, found)| found);
+                    let served = known.is_some_and(|known| known.since == since && known.served);
+                    let found = found.or(served.then_some(HealthState::Healthy));
                     let age = (now - since).to_std().unwrap_or(Duration::ZERO);
                     instance.judge(Some(found.unwrap_or_else(|| unchecked(health, age))));
                 }
@@ -197,7 +204,8 @@ impl Checked {
             false => self.subjects.iter().find(same_run).map(|subject| subject.spec.clone()),
         };
         let spec = as_before.unwrap_or_else(|| service.spec.clone());
-        Some(Subject { instance: instance.as_ref(), since, spec, runtime: runtime.clone() })
+        let served = self.runs.get(&handle(instance)).is_some_and(|known| known.served);
+        Some(Subject { instance: instance.as_ref(), since, spec, runtime: runtime.clone(), served })
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Subject {
     pub spec: Arc<ServiceSpec>,
     /// Adapter of its runtime.
     pub runtime: Arc<dyn Runtime>,
+    /// Whether it served until it was to be checked, when nothing checked it.
+    pub served: bool,
 }
 
 impl Subject {
@@ -49,7 +51,7 @@ impl PartialEq for Subject {
     fn eq(&self, other: &Self) -> bool {
         let same_spec = Arc::ptr_eq(&self.spec, &other.spec) || self.spec == other.spec;
         self.instance == other.instance
-            && self.since == other.since
+            && (self.since, self.served) == (other.since, other.served)
             && same_spec
             && Arc::ptr_eq(&self.runtime, &other.runtime)
     }
@@ -212,7 +214,7 @@ impl State {
             return Some(*id);
         }
         let age = (self.clock.now() - subject.since).to_std().unwrap_or(Duration::ZERO);
-        let (course, due) = Course::begin(rules, &subject.instance.runtime_id, age, Instant::now());
+        let (course, due) = Course::begin(rules, &subject.instance.runtime_id, age, subject.served, Instant::now());
         self.next_id += 1;
         let id = self.next_id;
         let due = Some(self.due.insert_at(id, due));
@@ -329,7 +331,7 @@ mod tests {
             let instance = self.runtime.create(&request).await.unwrap().as_ref();
             self.runtime.start(&instance).await.unwrap();
             let since = self.clock.now() - TimeDelta::seconds(age);
-            Subject { instance, since, spec, runtime: self.runtime.clone() }
+            Subject { instance, since, spec, runtime: self.runtime.clone(), served: false }
         }
 
         async fn start_all(&self, slots: std::ops::Range<u32>, check: &str, age: i64) -> Vec<Subject> {

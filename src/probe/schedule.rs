@@ -105,8 +105,9 @@ enum Stage {
 }
 
 impl Course {
-    /// The course of a run of this age, and when it is checked first.
-    pub fn begin(rules: Rules, name: &str, age: Duration, now: Instant) -> (Self, Instant) {
+    /// The course of a run of this age, and when it is checked first. One that `served` until now, when nothing checked
+    /// it, counts as healthy until its checks say otherwise.
+    pub fn begin(rules: Rules, name: &str, age: Duration, served: bool, now: Instant) -> (Self, Instant) {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
         let place = (hasher.finish() % 1001) as u32;
@@ -116,7 +117,7 @@ impl Course {
             place,
             grace_until: now + rules.grace.saturating_sub(age),
             is_new,
-            stage: Stage::Unpassed { last: None, pause: FIRST },
+            stage: if served { Stage::Healthy } else { Stage::Unpassed { last: None, pause: FIRST } },
             failures: 0,
             counted_at: None,
             told: None,
@@ -245,7 +246,7 @@ mod tests {
         outcome: impl Fn(Duration) -> Outcome,
     ) -> Vec<(u64, &'static str)> {
         let start = Instant::now();
-        let (mut course, mut due) = Course::begin(rules, "demo_web_0", age, start);
+        let (mut course, mut due) = Course::begin(rules, "demo_web_0", age, false, start);
         let mut seen = Vec::new();
         while due < start + length {
             let after = due - start;
@@ -335,12 +336,12 @@ mod tests {
         let now = Instant::now();
         let mut first = std::collections::BTreeSet::new();
         for slot in 0..200 {
-            let (mut course, due) = Course::begin(RULES, &format!("demo_web_{slot}"), MINUTE, now);
+            let (mut course, due) = Course::begin(RULES, &format!("demo_web_{slot}"), MINUTE, false, now);
             assert!(due <= now + ADOPTION);
             first.insert(due);
             let next = course.take(Outcome::Passed, due, due) - due;
             assert!(next <= RULES.interval && next >= RULES.interval * 9 / 10, "{next:?}");
-            let (_, due) = Course::begin(RULES, &format!("demo_web_{slot}"), Duration::ZERO, now);
+            let (_, due) = Course::begin(RULES, &format!("demo_web_{slot}"), Duration::ZERO, false, now);
             assert_eq!(due, now + FIRST, "a new one is not spread");
         }
         assert!(first.len() > 150, "{}", first.len());
@@ -360,7 +361,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn words_that_change_with_each_check_are_told_now_and_then() {
         let start = Instant::now();
-        let (mut course, _) = Course::begin(RULES, "demo_web_0", Duration::ZERO, start);
+        let (mut course, _) = Course::begin(RULES, "demo_web_0", Duration::ZERO, false, start);
         let mut told = 0;
         for tenth in 0..100_u64 {
             let now = start + Duration::from_millis(tenth * 100);
@@ -373,7 +374,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn other_rules_keep_what_is_known() {
         let now = Instant::now();
-        let (mut course, _) = Course::begin(RULES, "demo_web_0", MINUTE, now);
+        let (mut course, _) = Course::begin(RULES, "demo_web_0", MINUTE, false, now);
         course.take(Outcome::Passed, now, now);
         course.take(failed(), now + MINUTE, now + MINUTE);
         course.adjust(Rules { retries: 2, ..RULES });
@@ -381,6 +382,16 @@ mod tests {
         assert_eq!(course.health(), HealthState::Healthy, "failures are counted anew");
         course.take(failed(), now + 3 * MINUTE, now + 3 * MINUTE);
         assert_eq!(course.health().name(), "unhealthy");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_served_before_it_was_checked_is_healthy_until_its_retries_are_used_up() {
+        let now = Instant::now();
+        let (mut course, mut due) = Course::begin(RULES, "demo_web_0", MINUTE, true, now);
+        for health in ["healthy", "healthy", "unhealthy"] {
+            due = course.take(failed(), due, due);
+            assert_eq!(course.health().name(), health);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use evenkeel::runtime::sim::{Change, Method, What};
-use evenkeel::state::{Instance, Phase, ServiceName};
+use evenkeel::state::{Instance, Phase, ServiceName, StopCause};
 use evenkeel::status::DeploymentState;
 use tokio::time::sleep;
 
@@ -124,6 +124,8 @@ pub async fn is_quiet(stage: &mut Stage) -> Result<(), String> {
         return Err(format!("{} lists in {QUIET:?} in which nothing changed", lists - before));
     }
     after.insert(Method::List, before);
+    // Health is checked for ever.
+    after.extend(calls.get(&Method::Dial).map(|dials| (Method::Dial, *dials)));
     if after != calls || stage.world.changes().len() != changes {
         return Err(format!("something was done while nothing changed: {calls:?} became {after:?}"));
     }
@@ -137,7 +139,7 @@ pub async fn is_quiet(stage: &mut Stage) -> Result<(), String> {
 pub fn strangers(stage: &Stage, strangers: &Strangers) -> Result<(), String> {
     let theirs = stage.world.instances().into_iter().filter(|(of, _)| *of == strangers.owner);
     let alive = theirs.filter(|(_, instance)| instance.phase.is_ready()).count();
-    let touched = |change: &Change| matches!(change.what, What::StopAsked | What::Removed { .. });
+    let touched = |change: &Change| matches!(change.what, What::StopAsked(_) | What::Removed { .. });
     let changes = stage.world.changes();
     if let Some(change) = changes.iter().find(|change| change.owner == strangers.owner && touched(change)) {
         return Err(format!("a stranger's instance was touched: {change:?}"));
@@ -222,7 +224,11 @@ fn judge(
     chronicle: &Chronicle,
 ) -> Result<(), String> {
     let retires = ledger.runs(&change.runtime_id)
-        && matches!(change.what, What::StopAsked | What::Removed { running: true, asked: true });
+        && matches!(change.what, What::StopAsked(_) | What::Removed { running: true, asked: true });
+    if change.what == What::StopAsked(StopCause::Unhealthy) {
+        let checked = wanted.iter().flatten().any(|wanted| wanted.checked);
+        return if checked { Ok(()) } else { Err("it was ended for being unhealthy and nothing checks it".to_owned()) };
+    }
     if retires {
         let unsynced = |(from, to): &(_, _)| *from < change.at && change.at < *to;
         if chronicle.unsynced.iter().any(unsynced) && !excused {

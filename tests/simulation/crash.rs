@@ -28,8 +28,12 @@ const LAG: chrono::Duration = chrono::Duration::seconds(12);
 const MOST_CALLS: u64 = 200;
 
 fn services(version: u32, replicas: u32) -> Services {
-    let service = |image| Service { replicas, version, image, strategy: "rolling", surge: "1", unavailable: "1" };
-    BTreeMap::from([("web".to_owned(), service("sim/slow:3s")), ("worker".to_owned(), service("sim/stubborn"))])
+    let service = |image, check| {
+        let (strategy, surge, unavailable) = ("rolling", "1", "1");
+        Service { replicas, version, image, strategy, surge, unavailable, check }
+    };
+    let web = service("sim/slow:3s", "type: http, url: 'http://localhost:80/'");
+    BTreeMap::from([("web".to_owned(), web), ("worker".to_owned(), service("sim/stubborn", ""))])
 }
 
 /// Declares, rolls out, scales down and removes, with a crash once `crash_after` calls were made. Says whether it came to

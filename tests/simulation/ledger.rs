@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use evenkeel::runtime::sim::{Change, What};
-use evenkeel::state::{EndedBy, InstanceId, ServiceName};
+use evenkeel::state::{EndedBy, InstanceId, ServiceName, StopCause};
 
 /// One instance as it stands in the replay.
 #[derive(Debug, Clone)]
@@ -93,10 +93,12 @@ impl Ledger {
                 }
                 self.lose(slot, served);
             }
-            What::StopAsked => {
+            What::StopAsked(cause) => {
                 if let Some(account) = self.accounts.get_mut(key) {
                     account.asked = true;
                 }
+                // Checks failed, which is none of the controller's doing.
+                self.lose(slot, served && *cause == StopCause::Unhealthy);
             }
             What::Ended(exit) => {
                 self.accounts.remove(key);

@@ -19,7 +19,11 @@ pub struct Service {
     pub strategy: &'static str,
     pub surge: &'static str,
     pub unavailable: &'static str,
+    pub check: &'static str,
 }
+
+/// What checks of services do; none at all where it is empty.
+const CHECKS: [&str; 4] = ["", "", "type: tcp, port: 80", "type: http, url: 'http://localhost:80/'"];
 
 impl Service {
     pub fn random(rng: &mut Rng) -> Self {
@@ -30,7 +34,9 @@ impl Service {
             strategy: "rolling",
             surge: "",
             unavailable: "",
+            check: "",
         };
+        service.check = CHECKS[service.replicas as usize % CHECKS.len()];
         service.choose_rollout(rng);
         service
     }
@@ -55,8 +61,13 @@ fn text(name: &str, services: &Services, style: u32) -> String {
     let mut text = format!("# written {style} times\nversion: v1\n");
     let mut body = String::from("services:\n");
     for (name, service) in services {
-        let Service { replicas, version, image, strategy, surge, unavailable } = service;
+        let Service { replicas, version, image, strategy, surge, unavailable, check } = service;
+        let health = match *check {
+            "" => String::new(),
+            check => format!("    health: {{ interval: 20s, check: {{ {check} }} }}\n"),
+        };
         let fields = [
+            health,
             format!("    image: {{ name: '{image}' }}\n"),
             format!("    env: {{ VERSION: '{version}' }}\n"),
             format!("    scale: {{ mode: fixed, replicas: {replicas} }}\n"),
@@ -83,6 +94,7 @@ pub struct Wanted {
     pub revision: String,
     pub surge: u32,
     pub unavailable: u32,
+    pub checked: bool,
 }
 
 /// Every declared service at some time.
@@ -164,7 +176,8 @@ pub fn wants(declared: &Declared) -> Wants {
             };
             let name = ServiceName { deployment: deployment.name.clone(), service: service.name.clone() };
             let revision = service.revision.to_string();
-            (name, Wanted { replicas: service.replicas, revision, surge, unavailable })
+            let checked = service.spec.health.is_some();
+            (name, Wanted { replicas: service.replicas, revision, surge, unavailable, checked })
         })
     });
     services.collect()

@@ -81,8 +81,5 @@ fn what_nothing_honours_yet_is_listed() {
          lifecycle: { max_idle: 5m, on_idle: suspend }\nrollout: { history: 3 }",
     );
     let paths: Vec<String> = unsupported(&spec).into_iter().map(|field| field.path).collect();
-    assert_eq!(
-        paths,
-        ["rtype", "rollout.history", "lifecycle.max_idle", "lifecycle.on_idle", "storage[0]", "env.A"]
-    );
+    assert_eq!(paths, ["rtype", "rollout.history", "lifecycle.max_idle", "lifecycle.on_idle", "storage[0]", "env.A"]);
 }

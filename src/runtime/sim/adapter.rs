@@ -97,7 +97,7 @@ impl SimRuntime {
         entry.stopping = Some(stop.cause);
         let (run, ignores) = (entry.run, entry.program.ignores_stop());
         let asked = entry.instance.clone();
-        machine.note(&asked, &self.owner, What::StopAsked, now);
+        machine.note(&asked, &self.owner, What::StopAsked(stop.cause), now);
         drop(machine);
         if !ignores || stop.signal == Signal::KILL {
             run::end_later(&self.world, &instance.runtime_id, run, Duration::ZERO, 128 + stop.signal.number());

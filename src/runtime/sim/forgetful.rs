@@ -9,8 +9,8 @@ use futures::stream::{BoxStream, StreamExt};
 use super::{SimRuntime, World};
 use crate::runtime::stops::Stops;
 use crate::runtime::{
-    Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRecords, Suspend,
-    Volumes,
+    Capabilities, CreateRequest, Dial, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRecords,
+    Suspend, Volumes,
 };
 use crate::spec::{Image, RuntimeKind};
 use crate::state::{EndedBy, Instance, InstanceRef, Owner, Phase, StopRequest};
@@ -144,6 +144,10 @@ impl Runtime for ForgetfulRuntime {
     }
 
     fn exec(&self) -> Option<&dyn Exec> {
+        Some(&self.machine)
+    }
+
+    fn dial(&self) -> Option<&dyn Dial> {
         Some(&self.machine)
     }
 

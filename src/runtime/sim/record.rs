@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use chrono::{DateTime, Utc};
 
-use crate::state::{Exit, InstanceId, Owner};
+use crate::state::{Exit, InstanceId, Owner, StopCause};
 
 /// Changes that are remembered; older ones are forgotten. A simulated day of 1,000 instances restarting every few
 /// minutes is about that many, at some 300 bytes each.
@@ -72,8 +72,8 @@ pub enum What {
     Ready,
     /// It takes no traffic from now on, though it runs.
     NotReady,
-    /// It was asked to end.
-    StopAsked,
+    /// It was asked to end, for this reason.
+    StopAsked(StopCause),
     /// It ended.
     Ended(Exit),
     /// It was frozen, by a call or behind the controller's back.

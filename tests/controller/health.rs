@@ -1,0 +1,86 @@
+//! Health checks, from the declaration to what is shown.
+
+use std::time::Duration;
+
+use evenkeel::state::{HealthState, Phase};
+
+use super::{Rig, web};
+
+const CHECK: &str = "    health: {interval: 5s, retries: 2, check: {type: http, url: 'http://localhost:80/'}}\n";
+
+fn unhealthy() -> HealthState {
+    HealthState::Unhealthy { last: "down".to_owned() }
+}
+
+fn ids(rig: &Rig) -> Vec<String> {
+    rig.world.instances().into_iter().map(|(_, one)| one.runtime_id).collect()
+}
+
+/// Words of the health of each instance, as shown.
+fn shown(rig: &Rig) -> Vec<&'static str> {
+    let status = rig.core.status.borrow();
+    status.instances.iter().map(|one| one.health.as_ref().map_or("none", HealthState::name)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_that_are_added_take_nobody_out_of_service() {
+    let rig = Rig::new();
+    rig.declare(&web(2, "one"));
+    rig.until_running().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let before = ids(&rig);
+    rig.declare(&(web(2, "one") + CHECK));
+    // At no time is one of them not ready.
+    let mut status = rig.core.status.clone();
+    let dip = status.wait_for(|status| status.services.iter().any(|service| service.ready < 2));
+    assert!(tokio::time::timeout(Duration::from_secs(60), dip).await.is_err(), "{:?}", shown(&rig));
+    assert_eq!((shown(&rig), ids(&rig)), (vec!["healthy", "healthy"], before.clone()));
+    rig.declare(&web(2, "one"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((shown(&rig), ids(&rig)), (vec!["none", "none"], before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn flapping_is_suppressed_by_the_back_off() {
+    let rig = Rig::new();
+    rig.declare(&(web(1, "one") + CHECK));
+    rig.until_running().await;
+    let mut starts = Vec::new();
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(3600) {
+        for (_, instance) in rig.world.instances() {
+            if matches!(instance.phase, Phase::Running { .. }) && !starts.contains(&instance.runtime_id) {
+                starts.push(instance.runtime_id.clone());
+            }
+            // Healthy for long enough to be ready, and not after that.
+            if instance.phase.started_at().is_some_and(|since| (rig.clock_now() - since).num_seconds() > 8) {
+                rig.world.answer_as(&instance.runtime_id, unhealthy());
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!((10..=18).contains(&starts.len()), "{} starts in an hour", starts.len());
+    let status = rig.core.status.borrow().clone();
+    let conditions = serde_json::to_string(&status.services[0].conditions).expect("JSON");
+    assert!(conditions.contains("503 Service Unavailable, expected 200"), "{conditions}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_image_says_of_its_health_counts_where_nothing_else_checks() {
+    let rig = Rig::new();
+    rig.declare(&web(1, "one"));
+    rig.until_running().await;
+    let first = ids(&rig);
+    rig.world.judge(&first[0], unhealthy());
+    rig.until("another instance runs", |status| status.instances.iter().any(|one| one.restarts == 1 && one.ready))
+        .await;
+    // With checks of its own only those do.
+    rig.declare(&(web(1, "one") + CHECK));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let running = rig.world.instances().into_iter().find(|(_, one)| matches!(one.phase, Phase::Running { .. }));
+    let running = running.expect("one runs").1.runtime_id;
+    assert!(rig.world.answer_as(&running, HealthState::Healthy) && rig.world.judge(&running, unhealthy()));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let status = rig.core.status.borrow().clone();
+    assert_eq!(status.instances.iter().map(|one| (one.restarts, one.ready)).collect::<Vec<_>>(), [(1, true)]);
+}
