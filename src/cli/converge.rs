@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
 use crate::spec::HumanDuration;
-use crate::state::{Condition, ConditionStatus, StopCause};
+use crate::state::{Condition, ConditionStatus, ExitReason, StopCause};
 use crate::status::{DeploymentState, ExitView, InstanceView, ServiceView, Status};
 use futures::StreamExt;
 

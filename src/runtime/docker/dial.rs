@@ -30,18 +30,25 @@ pub(super) enum Place {
     Nowhere,
 }
 
-/// Where containers are reached, by id, with the start of the run for which it holds. Bounded by what the engine lists.
+/// Where containers are reached, by id. Bounded by what the engine lists.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<String, (Option<DateTime<Utc>>, Place)>>);
+pub(super) struct Places(Mutex<HashMap<String, Known>>);
+
+/// Where a container is reached, and the start of the run for which that holds.
+#[derive(Debug)]
+struct Known {
+    run: Option<DateTime<Utc>>,
+    place: Place,
+}
 
 impl Places {
     fn get(&self, container: &str, run: Option<DateTime<Utc>>) -> Option<Place> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(container).filter(|(of, _)| run.is_some() && *of == run).map(|(_, place)| place.clone())
+        known.get(container).filter(|known| run.is_some() && known.run == run).map(|known| known.place.clone())
     }
 
     fn learn(&self, container: &str, run: Option<DateTime<Utc>>, place: Place) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), (run, place));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), Known { run, place });
     }
 
     /// Forgets every container that is not among these.
