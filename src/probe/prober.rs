@@ -121,7 +121,7 @@ type Id = u64;
 
 /// One run that is checked.
 struct Run {
-    subject: Subject,
+    subject: Arc<Subject>,
     course: Course,
     /// Its place in the queue, while no check of it is under way.
     due: Option<delay_queue::Key>,
@@ -210,7 +210,7 @@ impl State {
             if run.subject.spec.health != subject.spec.health {
                 run.course.adjust(rules);
             }
-            run.subject = subject;
+            run.subject = Arc::new(subject);
             return Some(*id);
         }
         let age = (self.clock.now() - subject.since).to_std().unwrap_or(Duration::ZERO);
@@ -219,7 +219,7 @@ impl State {
         let id = self.next_id;
         let due = Some(self.due.insert_at(id, due));
         self.ids.insert(key, id);
-        self.runs.insert(id, Run { subject, course, due, check: None });
+        self.runs.insert(id, Run { subject: Arc::new(subject), course, due, check: None });
         Some(id)
     }
 
@@ -265,7 +265,7 @@ impl State {
         let next = run.course.take(done.outcome, done.began, now);
         run.check = None;
         run.due = Some(self.due.insert_at(done.id, next));
-        let Subject { instance, since, .. } = &run.subject;
+        let Subject { instance, since, .. } = run.subject.as_ref();
         run.course.news(now).map(|health| Verdict { instance: instance.clone(), since: *since, health })
     }
 }
