@@ -12,6 +12,10 @@ const MOST_ANCESTORS: usize = 256;
 /// Whether a process runs inside of a sandbox that this process is not in itself. One that can't be looked at any more is
 /// taken for such a one.
 pub(super) fn is_inside_sandbox(pid: i32) -> bool {
+    // One of a process namespace above this one has no number here (pid_namespaces(7)), and sandboxes are below.
+    if pid == 0 {
+        return false;
+    }
     let Ok(own) = i32::try_from(std::process::id()) else { return false };
     let own = ancestors(own);
     // Where there is no such file system, no sandbox of this runtime can be either.
@@ -44,6 +48,7 @@ mod tests {
         assert_eq!(ancestors(own)[..2], [own, parent]);
         assert!(ancestors(i32::MAX).is_empty());
         assert!(!is_inside_sandbox(own));
+        assert!(!is_inside_sandbox(0), "it is outside of the process namespace of the controller");
         assert!(is_inside_sandbox(i32::MAX), "nobody knows where it was");
     }
 }

@@ -153,6 +153,15 @@ fn collect(value: &Value, path: &mut Path, found: &mut BTreeMap<Path, Value>) {
     }
 }
 
+/// Whether a command line holds an option whose value, the next word, is a secret: `--password`, `-token`.
+fn holds_secret_option(value: &Value) -> bool {
+    let words: Vec<&str> = texts(value).collect();
+    let is_secret = |option: &str| {
+        option.starts_with('-') && ASSIGNED_WORDS.iter().any(|word| option.to_uppercase().ends_with(word))
+    };
+    words.split_last().is_some_and(|(_, options)| options.iter().any(|option| is_secret(option)))
+}
+
 /// Whether a value must not be shown: its name says so, or it refers to a secret, or it is an address with a password, or
 /// there is a token in it.
 fn is_secret(path: &Path, value: &Value) -> bool {
@@ -164,6 +173,7 @@ fn is_secret(path: &Path, value: &Value) -> bool {
     let has_word = || name.split(['_', '-', '.']).any(|word| SECRET_WHOLE_WORDS.contains(&word));
     named(SECRET_WORDS)
         || (variable && (named(SECRET_VARIABLE_WORDS) || has_word()))
+        || holds_secret_option(value)
         || texts(value).any(|text| refers_to_secret(text) || holds_token(text))
 }
 
@@ -284,6 +294,13 @@ mod tests {
         ] {
             assert_eq!(lines(json!({"args": [secret]}), Value::Null), ["args: *** -> (none)"], "{secret}");
         }
+        for secret in [json!(["mysql", "--password", "hunter2"]), json!(["x", "-api-token", "hunter2", "y"])] {
+            assert_eq!(lines(json!({"args": secret}), Value::Null), ["args: *** -> (none)"]);
+        }
+        assert_eq!(
+            lines(json!({"args": ["mysql", "--password"]}), Value::Null),
+            ["args: [\"mysql\",\"--password\"] -> (none)"]
+        );
         for plain in ["https://x/?page=2", "--password-file=/run/x", "a=b", "password=", "--max-tokens=9"] {
             let shown = lines(json!({"args": [plain]}), Value::Null);
             assert!(!shown[0].contains("***"), "{plain}");

@@ -13,7 +13,7 @@ use super::outlook::{Outlook, previews};
 use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
 use crate::spec::{Conflict, MergedDeployment, Problem, Prune, RuntimeKind, merge, problems};
 use crate::status::ProblemView;
-use crate::store::{AppliedFile, Declared, read_applied};
+use crate::store::{AppliedFile, Declared, read_applied, save_applied};
 
 /// What comes of a problem in an apply.
 const NOTHING_APPLIED: &str = "nothing was applied";
@@ -94,6 +94,11 @@ impl Engine {
     /// `Conflict` where this engine may only look; `Invalid` where the runtime that is named has no place here; the state
     /// directory can't be written.
     pub async fn apply(&self, request: &ApplyRequest) -> Result<Applied, EngineError> {
+        let (engine, request) = (self.clone(), request.clone());
+        to_its_end(async move { engine.apply_now(&request).await }).await
+    }
+
+    async fn apply_now(&self, request: &ApplyRequest) -> Result<Applied, EngineError> {
         if self.inner.mode == Mode::Observe {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
         }
@@ -137,7 +142,7 @@ impl Engine {
     /// Saves copies of applied files, in this order.
     pub(super) async fn save(&self, copies: Vec<AppliedFile>) -> Result<(), EngineError> {
         let dir = self.inner.applied.clone();
-        let save = move || copies.iter().try_for_each(|copy| copy.save(&dir));
+        let save = move || save_applied(&copies, &dir);
         blocking(move || save().map_err(local("the applied files can't be kept"))).await
     }
 
@@ -259,6 +264,14 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
     tokio::task::spawn_blocking(work).await.map_err(local("work on files was cut off"))?
+}
+
+/// Does work that somebody may stop waiting for half-way, as a client that goes away does: its locks are held until it is
+/// done all the same.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+) -> Result<T, EngineError> {
+    tokio::spawn(work).await.map_err(local("the work was cut off"))?
 }
 
 /// What to say of files that declare nothing: taken at its word, that would remove all that was applied from them.

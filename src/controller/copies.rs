@@ -1,7 +1,7 @@
 //! The copies of applied files: what an apply keeps of the files that it is given, and what older copies lose by it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::SpecFile;
 use crate::spec::{MergedDeployment, ParsedFile, RuntimeKind, parse};
@@ -31,6 +31,9 @@ impl Submitted {
         let mut submitted = Self::default();
         for file in files {
             let mut parsed = parse(&file.text);
+            if file.path == Path::new("-") {
+                parsed.problems.extend(parsed.relative_paths());
+            }
             if !is_watched(file) {
                 let runtime = |name: &str| Some((name.to_owned(), named.or_else(|| before.get(name).copied())?));
                 parsed.default_runtimes = parsed.deployments().filter_map(runtime).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::apply::blocking;
+use super::apply::{blocking, to_its_end};
 use super::engine::Engine;
 use super::message::Command;
 use super::open::local;
@@ -47,6 +47,11 @@ impl Engine {
     /// `Conflict` for a deployment that only the watched directory declares, `NotFound` for an unknown one unless those are
     /// passed over.
     pub async fn delete(&self, request: &DeleteRequest) -> Result<Applied, EngineError> {
+        let (engine, request) = (self.clone(), request.clone());
+        to_its_end(async move { engine.delete_now(&request).await }).await
+    }
+
+    async fn delete_now(&self, request: &DeleteRequest) -> Result<Applied, EngineError> {
         if self.inner.mode == Mode::Observe {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
         }

@@ -15,6 +15,10 @@ const DEPLOYMENTS_AT_ONCE: usize = 4;
 /// next to nothing else; a deployment that needs more stops in waves, and holds up nobody but itself.
 const STOPS_AT_ONCE: usize = 32;
 
+/// Stops on one runtime that may be waiting for a grace period at once: each holds a connection, of which the controller and
+/// the engine have a thousand each where nobody raised the usual limit of open files.
+const STOPS_IN_ALL: usize = 8 * STOPS_AT_ONCE;
+
 /// What kind of call it is: short ones must not wait for long ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CallKind {
@@ -32,6 +36,7 @@ pub struct Gate {
     per_deployment: usize,
     deployments: Mutex<HashMap<(String, CallKind), Arc<Semaphore>>>,
     all: Arc<Semaphore>,
+    stops: Arc<Semaphore>,
 }
 
 /// Permission for one call; ends when dropped.
@@ -48,6 +53,7 @@ impl Gate {
             per_deployment,
             deployments: Mutex::default(),
             all: Arc::new(Semaphore::new(per_deployment * DEPLOYMENTS_AT_ONCE)),
+            stops: Arc::new(Semaphore::new(STOPS_IN_ALL)),
         }
     }
 
@@ -55,7 +61,7 @@ impl Gate {
     pub async fn pass(&self, deployment: &str, kind: CallKind) -> Pass {
         let semaphores = match kind {
             CallKind::Image => vec![],
-            CallKind::Stop => vec![self.of_deployment(deployment, kind, STOPS_AT_ONCE)],
+            CallKind::Stop => vec![self.of_deployment(deployment, kind, STOPS_AT_ONCE), self.stops.clone()],
             CallKind::Short => vec![self.of_deployment(deployment, kind, self.per_deployment), self.all.clone()],
         };
         let mut permits = Vec::with_capacity(semaphores.len());
@@ -105,6 +111,20 @@ mod tests {
         assert!(gate.pass("a", CallKind::Short).now_or_never().is_some());
         assert!(gate.pass("b", CallKind::Stop).now_or_never().is_some());
         assert!(gate.pass("a", CallKind::Image).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn stops_of_many_deployments_are_bounded_together() {
+        let gate = Gate::new(1);
+        let mut held = Vec::new();
+        for number in 0..STOPS_IN_ALL {
+            held.push(gate.pass(&format!("d{}", number / STOPS_AT_ONCE), CallKind::Stop).await);
+        }
+        assert!(gate.pass("another", CallKind::Stop).now_or_never().is_none());
+        held.pop();
+        // With a turn that has polled little: tokio lets none of its waits be ready for ever.
+        tokio::task::yield_now().await;
+        assert!(gate.pass("another", CallKind::Stop).now_or_never().is_some());
     }
 
     #[tokio::test]

@@ -109,6 +109,39 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Saves these copies in this order: all of them or, on an error, none.
+///
+/// # Errors
+/// The directory can't be written.
+pub fn save_applied(copies: &[AppliedFile], dir: &Path) -> std::io::Result<()> {
+    let mut done: Vec<(PathBuf, Option<Vec<u8>>)> = Vec::new();
+    for copy in copies {
+        let path = copy.path_in(dir);
+        let before = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            read => Some(read?),
+        };
+        if let Err(error) = copy.save(dir) {
+            undo(done);
+            return Err(error);
+        }
+        done.push((path, before));
+    }
+    Ok(())
+}
+
+fn undo(done: Vec<(PathBuf, Option<Vec<u8>>)>) {
+    for (path, before) in done.into_iter().rev() {
+        let undone = match before {
+            Some(before) => replace(&path, &before),
+            None => remove(&path),
+        };
+        if let Err(error) = undone {
+            tracing::warn!("{} stays as it was applied: {error}", path.display());
+        }
+    }
+}
+
 fn has_extension(path: &Path, name: &str) -> bool {
     path.extension().is_some_and(|extension| extension == name)
 }
@@ -192,6 +225,19 @@ mod tests {
         file.without.insert("b".to_owned());
         file.save(dir.path()).expect("saved");
         assert_eq!(names(dir.path()), []);
+    }
+
+    #[test]
+    fn copies_are_saved_all_or_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let one = TWO.split("---").next().expect("the first document");
+        copy("/x.yaml", TWO).save(dir.path()).expect("saved");
+        let blocked = copy("/blocked.yaml", one);
+        std::fs::create_dir(blocked.path_in(dir.path())).expect("made");
+        let error = save_applied(&[copy("/x.yaml", one), copy("/new.yaml", TWO), blocked.clone()], dir.path());
+        assert!(error.is_err());
+        std::fs::remove_dir(blocked.path_in(dir.path())).expect("removed");
+        assert_eq!(names(dir.path()), [("/x.yaml".to_owned(), vec!["a".to_owned(), "b".to_owned()])]);
     }
 
     #[test]

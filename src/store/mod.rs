@@ -16,7 +16,7 @@ mod socket;
 mod stops;
 mod user;
 
-pub use applied::{AppliedFile, read_applied, sweep_applied};
+pub use applied::{AppliedFile, read_applied, save_applied, sweep_applied};
 pub use database::{DATABASE, Store};
 pub use dir::{Holder, Lock, LockGuard, Locked, Role, StateDir, replace};
 pub use error::StoreError;

@@ -206,6 +206,22 @@ fn apply_reads_standard_input() {
 }
 
 #[test]
+fn a_relative_path_on_standard_input_is_refused() {
+    use std::io::Write;
+    let rig = Rig::new("sim");
+    let mut command = rig.command(&["apply", "-f", "-"]);
+    let pipe = std::process::Stdio::piped;
+    let mut child = command.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+    let text = format!("{}    storage: [{{ type: bind, source: .., target: /x }}]\n", spec("a", 1, "hi"));
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let done: crate::rig::Done = child.wait_with_output().unwrap().into();
+    let why = "4:3: services.web: \"..\" is relative, and what comes from standard input lies in no directory; write an \
+               absolute path, or apply the file by its name";
+    let done = done.expect_code(1);
+    assert!(done.err.contains(why), "{}", done.err);
+}
+
+#[test]
 fn a_mistake_is_told_with_its_place_and_nothing_is_applied() {
     let rig = Rig::new("sim");
     rig.write("specs/a.yaml", &spec("a", 1, "hi"));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use evenkeel::controller::{ApplyRequest, Change, DeleteRequest, Engine, EngineError, EngineOptions, Mode, SpecFile};
 use evenkeel::runtime::Volumes;
@@ -101,6 +102,25 @@ async fn a_runtime_that_is_named_for_a_watched_file_and_does_not_count_is_told()
         assert_eq!(engine.dry_run(&request).await.unwrap().notes.len(), told, "{request:?}");
     }
     engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_whose_client_goes_away_is_done_before_what_is_asked_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path(), Mode::Record, RuntimeKind::Sim).await;
+    let names: Vec<String> = (0..200).map(|number| format!("d{number}")).collect();
+    let all: Vec<(PathBuf, &str)> =
+        names.iter().map(|name| (dir.path().join(format!("{name}.yaml")), name.as_str())).collect();
+    let request = files(&all, None);
+    engine.apply(&request).await.unwrap();
+    let again = engine.apply(&request);
+    assert!(tokio::time::timeout(Duration::from_millis(5), again).await.is_err(), "it takes longer to write them");
+    let last = DeleteRequest { deployments: names[199..].to_vec(), volumes: Volumes::Keep, ignore_not_found: false };
+    engine.delete(&last).await.unwrap();
+    // Whatever was still under way would be done by then.
+    engine.rescan().await.unwrap();
+    let declared = engine.dry_run(&files(&all[199..], None)).await.unwrap();
+    assert_eq!(declared.results, results(&[("d199", Change::Created)]));
 }
 
 #[tokio::test]

@@ -44,6 +44,30 @@ async fn lines_are_read_with_stream_and_time(bench: &Bench) {
     assert_eq!(later, followed.into_iter().filter(|line| line.at >= since).collect::<Vec<_>>());
 }
 
+/// Engines keep a long line in records, each with a time of its own, which is no part of it. Docker's have 16 KiB; those of
+/// Podman have any length, so that nobody can tell where they begin.
+async fn long_lines_of_a_terminal_are_whole_and_what_never_ends_comes_in_pieces(bench: &Bench) {
+    let script = r#"
+tty: true
+command: {args: [sh, -c, 'head -c 40000 /dev/zero | tr "\0" x; echo; echo next; head -c 200000 /dev/zero | tr "\0" y; echo']}
+"#;
+    let running = bench.run(&bench.request("job", 0, script)).await;
+    for follow in [true, false] {
+        let lines = logs(bench, &running, LogOptions { follow, ..LogOptions::default() }).await;
+        if bench.is_podman() {
+            assert!(lines.len() > 3 && lines.iter().all(|line| line.text.len() <= 80_000), "{}", lines.len());
+            continue;
+        }
+        let whole: Vec<(usize, bool)> =
+            lines.iter().take(2).map(|line| (line.text.len(), line.text.bytes().all(|byte| byte == b'x'))).collect();
+        assert_eq!(whole, [(40_000, true), (4, false)], "{follow}");
+        let rest = &lines[2..];
+        assert!(rest.len() > 1 && rest.iter().all(|line| line.text.len() <= 80_000), "{}", rest.len());
+        let text: String = rest.iter().map(|line| line.text.as_str()).collect();
+        assert!(text.len() == 200_000 && text.bytes().all(|byte| byte == b'y'), "{}", text.len());
+    }
+}
+
 async fn the_last_line_is_read_though_its_container_is_removed_at_once(bench: &Bench) {
     let counts =
         r#"command: {args: [sh, -c, 'trap "echo end; exit 0" TERM; echo begin; while :; do sleep 0.05; done']}"#;
@@ -209,6 +233,7 @@ async fn a_command_ends_when_its_reader_goes(bench: &Bench) {
 
 crate::on_both_engines!(
     lines_are_read_with_stream_and_time,
+    long_lines_of_a_terminal_are_whole_and_what_never_ends_comes_in_pieces,
     the_last_line_is_read_though_its_container_is_removed_at_once,
     a_long_line_comes_whole,
     the_logs_of_what_is_gone_are_not_found,

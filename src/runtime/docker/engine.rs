@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
+use futures::stream::BoxStream;
 
 use super::error::{explain, status};
-use super::lenient::get;
+use super::lenient::{get, stream};
 use super::ping::{Product, ping};
 use super::socket::Sockets;
 use crate::runtime::{ErrorKind, Result, RuntimeError};
@@ -115,6 +116,20 @@ impl Engine {
         match tokio::time::timeout(READ_DEADLINE, get(&socket, &path)).await {
             Ok(Ok((_, body))) => Ok(body),
             Ok(Err(error)) => Err(CallError::Engine(error)),
+            Err(_) => Err(CallError::Engine(Error::RequestTimeoutError)),
+        }
+    }
+
+    /// Reads an answer as it comes, by our own means. `path` begins below the version.
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+    ) -> std::result::Result<BoxStream<'static, std::result::Result<bytes::Bytes, Error>>, CallError> {
+        let version = self.client().await?.client_version();
+        let Some(socket) = self.socket() else { return Err(CallError::Engine(Error::RequestTimeoutError)) };
+        let path = format!("/v{version}{path}");
+        match tokio::time::timeout(READ_DEADLINE, stream(&socket, &path)).await {
+            Ok(begun) => begun.map_err(CallError::Engine),
             Err(_) => Err(CallError::Engine(Error::RequestTimeoutError)),
         }
     }

@@ -1,6 +1,7 @@
 //! What the engine answers, as errors that the controller tells apart.
 
 use bollard::errors::Error;
+use rustix::io::Errno;
 
 use crate::runtime::{ErrorKind, RuntimeError};
 
@@ -65,6 +66,19 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Whether this process or the machine has no file descriptor left, which says nothing of the engine.
+fn lacks_descriptors(error: &Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let own = match error {
+        Error::IOError { err } => err.raw_os_error(),
+        _ => None,
+    };
+    let of_causes = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+    own.into_iter()
+        .chain(of_causes)
+        .any(|code| [Errno::MFILE, Errno::NFILE].iter().any(|errno| errno.raw_os_error() == code))
+}
+
 /// The kind of a failed call whose 404 means that the instance is gone.
 pub(super) fn kind(error: &Error) -> ErrorKind {
     match error {
@@ -74,6 +88,7 @@ pub(super) fn kind(error: &Error) -> ErrorKind {
             _ => ErrorKind::Failed,
         },
         Error::RequestTimeoutError => ErrorKind::Timeout,
+        error if lacks_descriptors(error) => ErrorKind::Failed,
         Error::SocketNotFoundError(_)
         | Error::HyperResponseError { .. }
         | Error::HyperLegacyError { .. }

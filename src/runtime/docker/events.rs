@@ -92,6 +92,7 @@ impl Pump {
                 Ok(docker) => {
                     if let Some(before) = gap.take() {
                         self.inner.forget_networks();
+                        self.inner.forget_capabilities().await;
                         let reason = format!("the engine answers again; before: {}", before.reason());
                         self.send(RuntimeEvent::Resync { reason }).await;
                     }

@@ -53,6 +53,9 @@ impl Found {
     }
 }
 
+/// Looks for images at once: hundreds of replicas of one image begin together, and the first look tells all of them.
+pub(super) const LOOKS: usize = 4;
+
 impl Inner {
     /// Makes an image available by its pull policy.
     pub(super) async fn ensure_image(&self, image: &Image, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
@@ -117,7 +120,13 @@ impl Inner {
         if let Some(name) = self.found.name(reference, Instant::now()) {
             return Ok(Some(name));
         }
-        self.look_for_image(reference).await
+        // Nobody closes it; without a permit the look goes ahead.
+        let _permit = self.looks.acquire().await;
+        // Whoever looked meanwhile may have found it.
+        match self.found.name(reference, Instant::now()) {
+            Some(name) => Ok(Some(name)),
+            None => self.look_for_image(reference).await,
+        }
     }
 
     async fn look_for_image(&self, reference: &str) -> Result<Option<String>> {

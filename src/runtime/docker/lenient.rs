@@ -5,6 +5,8 @@ use std::path::Path;
 
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::header::{HOST, HeaderMap};
 use hyper_util::rt::TokioIo;
@@ -60,29 +62,58 @@ pub(super) fn encode(text: &str) -> String {
     encoded
 }
 
+/// Makes one request without a body on a connection of its own; gives the body of the answer as it comes.
+///
+/// # Errors
+/// Nobody answers there; or the answer is no success, which is an error of its own kind. The caller bounds the time until the
+/// body begins.
+pub(super) async fn stream(
+    socket: &Path,
+    path: &str,
+) -> Result<BoxStream<'static, Result<bytes::Bytes, Error>>, Error> {
+    let stream = UnixStream::connect(socket).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    // It ends with the body, which it hands on.
+    tokio::spawn(connection);
+    let request = hyper::Request::get(path).header(HOST, "localhost").body(Empty::<bytes::Bytes>::new())?;
+    let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
+    if head.status.is_success() {
+        return Ok(body.into_data_stream().map_err(broken).boxed());
+    }
+    Err(refused(head.status, body).await?)
+}
+
+fn broken(error: hyper::Error) -> Error {
+    Error::IOError { err: std::io::Error::other(error) }
+}
+
+/// What an answer that is no success says.
+async fn refused(status: hyper::StatusCode, body: hyper::body::Incoming) -> Result<Error, Error> {
+    let message = String::from_utf8_lossy(&whole(body).await?).into_owned();
+    Ok(Error::DockerResponseServerError { status_code: status.as_u16(), message })
+}
+
+async fn whole(body: hyper::body::Incoming) -> Result<bytes::Bytes, Error> {
+    let read = Limited::new(body, LARGEST_ANSWER).collect().await;
+    Ok(read.map_err(|error| Error::IOError { err: std::io::Error::other(error) })?.to_bytes())
+}
+
 /// Makes one request without a body on a connection of its own; gives the headers and the body of the answer. The
 /// caller bounds the time.
 ///
 /// # Errors
 /// Nobody answers there; or the answer is no success, which is an error of its own kind.
 pub(super) async fn get(socket: &Path, path: &str) -> Result<(HeaderMap, bytes::Bytes), Error> {
-    let broken = |error: hyper::Error| Error::IOError { err: std::io::Error::other(error) };
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = hyper::Request::get(path).header(HOST, "localhost").body(Empty::<bytes::Bytes>::new())?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(broken)?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, LARGEST_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| Error::IOError { err: std::io::Error::other(error) })?
-            .to_bytes();
-        if head.status.is_success() {
-            return Ok((head.headers, body));
+        match head.status.is_success() {
+            true => Ok((head.headers, whole(body).await?)),
+            false => Err(refused(head.status, body).await?),
         }
-        let message = String::from_utf8_lossy(&body).into_owned();
-        Err(Error::DockerResponseServerError { status_code: head.status.as_u16(), message })
     };
     tokio::pin!(connection);
     tokio::pin!(answer);

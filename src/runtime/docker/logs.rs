@@ -1,9 +1,9 @@
 //! Output of containers, line by line.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::query_parameters::LogsOptionsBuilder;
@@ -11,9 +11,10 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use super::engine::READ_DEADLINE;
+use super::engine::{CallError, READ_DEADLINE};
 use super::error::{explain, is_missing, words};
 use super::ping::Product;
+use super::raw::Records;
 use super::readers::Following;
 use super::{DockerRuntime, Inner};
 use crate::runtime::io::{LogLine, LogOptions, Logs, OutputStream};
@@ -32,14 +33,19 @@ impl Logs for DockerRuntime {
 }
 
 impl Inner {
-    async fn logs(&self, instance: &InstanceRef, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
+    async fn logs(
+        self: &Arc<Self>,
+        instance: &InstanceRef,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogLine>>> {
         let what = format!("reading the logs of {}", instance.id);
         if self.look(instance).await?.is_none() {
             return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
         }
-        let docker = self.engine.client().await?;
-        let frames = frames(&docker, &instance.runtime_id, &options);
-        let source = Source { docker, container: instance.runtime_id.clone() };
+        let found = self.inspection(&instance.runtime_id).await.map_err(|error| error.explain(&what))?;
+        let is_terminal = found.config.and_then(|config| config.tty) == Some(true);
+        let source = Source { inner: self.clone(), container: instance.runtime_id.clone(), is_terminal };
+        let frames = source.frames(&options).await.map_err(|error| error.explain(&what))?;
         let again = (options.follow && self.engine.product().await? == Product::Docker).then_some(source);
         let following = options.follow.then(|| self.readers.follow(&instance.runtime_id));
         let (lines, ready) = (Lines::default(), VecDeque::new());
@@ -58,25 +64,50 @@ fn is_removed(error: &Error) -> bool {
 
 type Frames = BoxStream<'static, std::result::Result<LogOutput, Error>>;
 
-fn frames(docker: &Docker, container: &str, options: &LogOptions) -> Frames {
-    let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
-    // The engine takes whole seconds; the rest is cut off by the reader.
-    let since = options.since.and_then(|since| i32::try_from(since.timestamp()).ok()).unwrap_or(0);
-    let query = LogsOptionsBuilder::default()
-        .stdout(true)
-        .stderr(true)
-        .timestamps(true)
-        .follow(options.follow)
-        .tail(&tail)
-        .since(since)
-        .build();
-    docker.logs(container, Some(query)).boxed()
-}
-
 /// Where lines come from.
 struct Source {
-    docker: Docker,
+    inner: Arc<Inner>,
     container: String,
+    /// Whether the container has a terminal, whose output comes without frames.
+    is_terminal: bool,
+}
+
+impl Source {
+    async fn frames(&self, options: &LogOptions) -> std::result::Result<Frames, CallError> {
+        let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+        // The engine takes whole seconds; the rest is cut off by the reader.
+        let since = options.since.and_then(|since| i32::try_from(since.timestamp()).ok()).unwrap_or(0);
+        if self.is_terminal {
+            let follow = options.follow;
+            let path = format!(
+                "/containers/{}/logs?stdout=true&stderr=true&timestamps=true&follow={follow}&tail={tail}&since={since}",
+                self.container
+            );
+            return Ok(records(self.inner.engine.stream(&path).await?));
+        }
+        let query = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .timestamps(true)
+            .follow(options.follow)
+            .tail(&tail)
+            .since(since)
+            .build();
+        Ok(self.inner.engine.client().await?.logs(&self.container, Some(query)).boxed())
+    }
+}
+
+/// The records in a stream of bytes.
+fn records(bytes: BoxStream<'static, std::result::Result<bytes::Bytes, Error>>) -> Frames {
+    let cut = bytes.map(Some).chain(futures::stream::iter([None])).scan(Records::default(), |records, piece| {
+        let found: Vec<std::result::Result<LogOutput, Error>> = match piece {
+            Some(Ok(bytes)) => records.push(&bytes).into_iter().map(Ok).collect(),
+            Some(Err(error)) => vec![Err(error)],
+            None => records.finish().into_iter().map(Ok).collect(),
+        };
+        std::future::ready(Some(found))
+    });
+    cut.map(futures::stream::iter).flatten().boxed()
 }
 
 /// Reads frames and gives lines.
@@ -116,7 +147,10 @@ impl Reader {
                 None => {
                     self.lines.finish(&mut self.ready);
                     if self.ready.is_empty() {
-                        self.read_again()?;
+                        match self.read_again().await? {
+                            Ok(()) => {}
+                            Err(error) => return Some(Err(error)),
+                        }
                     }
                 }
             }
@@ -124,7 +158,7 @@ impl Reader {
     }
 
     /// Goes on after the end of a stream that followed; `None` where there is nothing more to read.
-    fn read_again(&mut self) -> Option<()> {
+    async fn read_again(&mut self) -> Option<Result<()>> {
         let Some(source) = self.again.take() else {
             self.end();
             return None;
@@ -132,8 +166,21 @@ impl Reader {
         // The smallest step of the engine's clock, so that the last line is not given twice.
         let since = self.after.map(|after| after + chrono::Duration::nanoseconds(1)).or(self.options.since);
         self.options = LogOptions { tail: None, follow: false, since };
-        self.frames = frames(&source.docker, &source.container, &self.options);
-        Some(())
+        Some(match source.frames(&self.options).await {
+            Ok(frames) => {
+                self.frames = frames;
+                Ok(())
+            }
+            // Its container has ended, and is gone.
+            Err(error) if error.is_missing() => {
+                self.end();
+                Ok(())
+            }
+            Err(error) => {
+                self.end();
+                Err(error.explain(&self.what))
+            }
+        })
     }
 
     fn end(&mut self) {

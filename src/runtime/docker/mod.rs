@@ -30,6 +30,7 @@ mod names;
 mod observe;
 mod ping;
 mod probe;
+mod raw;
 mod readers;
 mod reconnect;
 mod require;
@@ -47,7 +48,7 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::archive::Archives;
@@ -106,8 +107,10 @@ struct Inner {
     places: Places,
     transfers: Transfers,
     found: Found,
+    /// Looks for images that are made at once.
+    looks: Semaphore,
     credentials: Credentials,
-    capabilities: OnceCell<Capabilities>,
+    capabilities: Mutex<Option<Capabilities>>,
     /// Whether the engine says that it has an init program.
     init: OnceCell<bool>,
     /// Whether it turned out not to have one.
@@ -148,8 +151,9 @@ impl DockerRuntime {
             places: Places::default(),
             transfers: Transfers::default(),
             found: Found::default(),
+            looks: Semaphore::new(image::LOOKS),
             credentials: docker_config.map_or_else(|| Credentials::from_env(env), Credentials::in_dir),
-            capabilities: OnceCell::new(),
+            capabilities: Mutex::default(),
             init: OnceCell::new(),
             init_refused: AtomicBool::new(false),
             weight_refused: AtomicBool::new(false),

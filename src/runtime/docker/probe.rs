@@ -14,11 +14,22 @@ use crate::runtime::{Capabilities, Control, Result, Support};
 impl Inner {
     /// What the engine can enforce; asked once and remembered.
     pub(super) async fn capabilities(&self) -> Result<Capabilities> {
-        let mut capabilities = self.capabilities.get_or_try_init(|| self.probe()).await.cloned()?;
+        let mut known = self.capabilities.lock().await;
+        let mut capabilities = match &*known {
+            Some(known) => known.clone(),
+            None => known.insert(self.probe().await?).clone(),
+        };
+        drop(known);
         if self.weight_refused.load(Ordering::Relaxed) {
             capabilities.controls.insert(Control::IoLimit, Support::Absent { why: IO_UNWEIGHED.to_owned() });
         }
         Ok(capabilities)
+    }
+
+    /// Asks again the next time, because the engine may be another one, or started otherwise.
+    pub(super) async fn forget_capabilities(&self) {
+        *self.capabilities.lock().await = None;
+        self.weight_refused.store(false, Ordering::Relaxed);
     }
 
     async fn probe(&self) -> Result<Capabilities> {

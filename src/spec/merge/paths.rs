@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::{ImageRef, ServiceSpec, Storage};
+use super::super::{DocumentKind, ImageRef, ParsedFile, Problem, ServiceSpec, Storage};
 
 /// The spec with the paths of bind mounts and local images made absolute.
 pub(super) fn with_absolute_paths(spec: &Arc<ServiceSpec>, directory: &Path) -> Arc<ServiceSpec> {
@@ -22,6 +22,38 @@ pub(super) fn with_absolute_paths(spec: &Arc<ServiceSpec>, directory: &Path) -> 
         }
     }
     Arc::new(spec)
+}
+
+impl ParsedFile {
+    /// A problem for each service with a relative path, for a text that lies in no directory.
+    pub fn relative_paths(&self) -> Vec<Problem> {
+        let services = self.documents.iter().flat_map(|document| match &document.kind {
+            DocumentKind::Deployment(deployment) => deployment.services.values().collect::<Vec<_>>(),
+            DocumentKind::Service { service, .. } => vec![service],
+        });
+        let is_relative = |path: &&str| Path::new(path).is_relative();
+        let found = services.filter_map(|service| {
+            let sources = service.spec.storage.iter().filter_map(|storage| match storage {
+                Storage::Bind { source, .. } => Some(source.as_str()),
+                _ => None,
+            });
+            let path = path_of(&service.spec.image.name).into_iter().chain(sources).find(is_relative)?;
+            let message = format!("{path:?} is relative, and what comes from standard input lies in no directory");
+            let help = "write an absolute path, or apply the file by its name";
+            Some(Problem::new(service.position, format!("services.{}", service.name), message).with_help(help))
+        });
+        found.collect()
+    }
+}
+
+fn path_of(image: &ImageRef) -> Option<&str> {
+    match image {
+        ImageRef::Registry(_) | ImageRef::Host => None,
+        ImageRef::Oci { path, .. }
+        | ImageRef::OciArchive(path)
+        | ImageRef::DockerArchive(path)
+        | ImageRef::Dir(path) => Some(path),
+    }
 }
 
 fn absolute_image(image: &ImageRef, directory: &Path) -> Option<ImageRef> {
