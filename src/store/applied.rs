@@ -117,17 +117,23 @@ pub fn save_applied(copies: &[AppliedFile], dir: &Path) -> std::io::Result<()> {
     let mut done: Vec<(PathBuf, Option<Vec<u8>>)> = Vec::new();
     for copy in copies {
         let path = copy.path_in(dir);
-        let before = match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            read => Some(read?),
-        };
-        if let Err(error) = copy.save(dir) {
-            undo(done);
-            return Err(error);
+        match content(&path).and_then(|before| copy.save(dir).map(|()| before)) {
+            Ok(before) => done.push((path, before)),
+            Err(error) => {
+                undo(done);
+                return Err(error);
+            }
         }
-        done.push((path, before));
     }
     Ok(())
+}
+
+/// What a file holds; none where it does not exist.
+fn content(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 fn undo(done: Vec<(PathBuf, Option<Vec<u8>>)>) {

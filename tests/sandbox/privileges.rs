@@ -46,7 +46,7 @@ async fn the_program_of_another_user_finds_this_program_and_is_told_what_does_no
     let sandbox = Sandbox::new();
     let user = if is_root() { "user: '65534'" } else { "" };
     let (_, said) = sandbox.script_with(user, "keel --version | cut -d' ' -f1; no-such-program; echo $?").await;
-    assert!(said.starts_with("keel\n") && said.ends_with("127\n"), "{said}");
+    assert!(said.starts_with("keel\n127\n"), "{said}");
 }
 
 #[tokio::test]
