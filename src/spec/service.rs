@@ -98,7 +98,7 @@ pub struct ServiceSpec {
     /// Capabilities taken from the runtime's default set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cap_drop: Vec<String>,
-    /// All capabilities and devices.
+    /// All capabilities, no system-call filter, and on Docker and Podman all devices; a sandbox has those of `devices`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = false))]
     pub privileged: Option<bool>,

@@ -75,6 +75,14 @@ fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
             "only seccomp=unconfined and no-new-privileges, which always holds, are known",
         ));
     }
+    if spec.privileged == Some(true) {
+        found.push(Condition::holds(
+            "Degraded",
+            "DevicesNotAll",
+            "privileged: true gives every capability and takes the system-call filter away; of the machine's devices, the \
+             instance has those that `devices` names",
+        ));
+    }
     let Some(logs) = &spec.logs else { return };
     if logs.destination == Some(Destination::Memory) {
         found.push(unsupported("logs.destination", "output is kept in files"));
