@@ -87,6 +87,20 @@ async fn a_link_that_a_program_made_is_followed_by_no_later_instance() {
 }
 
 #[tokio::test]
+async fn a_link_in_a_volume_leads_no_other_volume_elsewhere_at_the_next_start() {
+    let (sandbox, tree) = (Sandbox::new(), Tree::new());
+    let script = "[ -L /data/x ] || { mv /data/x /data/y && ln -s /bin /data/x && exit 7; }";
+    let volumes = "\nread_only_root_fs: true\nstorage: [{ type: named, name: a, target: /data }, { type: named, name: b, \
+                   target: /data/x/bin }]";
+    let root = tree.top.join("rootfs");
+    std::fs::create_dir(root.join("data")).unwrap();
+    let instance = sandbox.run(&(shell_in(&root, script) + volumes)).await.as_ref();
+    assert_eq!(sandbox.ended(&instance).await.code, Some(7), "{}", sandbox.output(&instance));
+    let error = sandbox.runtime.start(&instance).await.unwrap_err();
+    assert!(error.message.contains("the link /data/x lies in /data, which the program may write"), "{error}");
+}
+
+#[tokio::test]
 async fn a_link_of_a_program_that_a_mount_lets_write_is_not_followed_either() {
     let (sandbox, tree) = (Sandbox::new(), Tree::new());
     let (ws, root) = (tree.path("ws"), tree.top.join("rootfs"));

@@ -48,6 +48,22 @@ async fn networked() -> Option<Networked> {
     }
 }
 
+/// An instance may advertise itself as a router; the machine must not take a route of it.
+#[tokio::test]
+async fn the_machine_speaks_no_ipv6_with_instances() {
+    let Some(networked) = networked().await else { return };
+    networked.run(&request(&shell("sleep 100"), 0)).await;
+    let bridges = networked.interfaces(&[]);
+    let names: Vec<&str> = bridges.iter().filter_map(|line| line.split(": ").nth(1)).collect();
+    assert_eq!(names.len(), 1, "{bridges:?}");
+    let switch = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", names[0]);
+    // A kernel without IPv6 has none.
+    if let Ok(switch) = std::fs::read_to_string(switch) {
+        assert_eq!(switch.trim(), "1");
+    }
+    networked.clear().await;
+}
+
 #[tokio::test]
 async fn a_network_is_listed_until_it_is_torn_down_whether_or_not_anything_runs_in_it() {
     let Some(networked) = networked().await else { return };

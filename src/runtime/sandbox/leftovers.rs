@@ -38,18 +38,22 @@ pub fn sweep(layout: &Layout) {
         let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
         age.is_some_and(|age| age >= LEFTOVER_AGE)
     };
-    clear(&layout.instances(), NEW, |path| is_old(path) && hold(path).is_ok());
-    // Nobody needs it any more, whoever is removing it.
-    clear(&layout.instances(), GONE, |_| true);
-    clear(layout.root(), PROBE, is_old);
+    clear(&layout.instances(), NEW, |path| if is_old(path) { hold(path).ok().map(Some) } else { None });
+    // Nobody needs it any more; whoever is removing it goes on with that.
+    clear(&layout.instances(), GONE, |path| hold(path).ok().map(Some));
+    clear(layout.root(), PROBE, |path| is_old(path).then_some(None));
 }
 
-fn clear(folder: &Path, prefix: &str, is_leftover: impl Fn(&Path) -> bool) {
+/// Removes what can be claimed, and holds the claim meanwhile.
+fn clear(folder: &Path, prefix: &str, claim: impl Fn(&Path) -> Option<Option<File>>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let is_one = name.to_str().and_then(|name| name.strip_prefix(prefix)).is_some_and(|rest| rest.starts_with('-'));
-        if is_one && is_leftover(&entry.path()) {
+        if !is_one {
+            continue;
+        }
+        if let Some(_claim) = claim(&entry.path()) {
             let _ = remove::tree(&entry.path());
         }
     }
@@ -80,13 +84,18 @@ mod tests {
             let long_ago = SystemTime::now() - 2 * LEFTOVER_AGE;
             fs::File::open(folder.path().join(name)).unwrap().set_modified(long_ago).unwrap();
         }
+        fs::create_dir_all(folder.path().join("instances/.gone-3-3")).unwrap();
+        let removing = hold(&folder.path().join("instances/.gone-3-3")).unwrap();
         let making = hold(&folder.path().join("instances/.new-1-1")).unwrap();
         sweep(&layout);
         let stays = |name: &str| folder.path().join(name).exists();
         assert!(stays("instances/.new-1-1"), "it is still being made");
-        drop(making);
+        assert!(stays("instances/.gone-3-3"), "somebody is removing it");
+        drop((making, removing));
+        assert!(stays("instances/.gone-3-3"));
         sweep(&layout);
         let stays = |name: &&str| folder.path().join(name).exists();
+        assert!(!stays(&"instances/.gone-3-3"));
         let left: Vec<&str> = old.into_iter().chain(new).filter(stays).collect();
         assert_eq!(left, ["instances/demo_web_0", "instances/.newer", "instances/.new-2-0", ".probe-2-1"]);
     }

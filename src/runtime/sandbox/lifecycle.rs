@@ -166,7 +166,6 @@ impl Inner {
 
     /// Writes a record into a new directory under another name, and shows it when it is complete.
     fn write_new(&self, name: &str, record: &Record, texts: &Texts) -> io::Result<()> {
-        leftovers::sweep(&self.view.layout);
         let instances = self.view.layout.instances();
         let new = self.view.layout.instance(&unique(leftovers::NEW)?);
         make_new(new.path())?;
@@ -262,7 +261,8 @@ impl Inner {
     pub(super) fn set_aside(&self, dir: &Path) -> io::Result<()> {
         let aside = self.view.layout.instances().join(unique(leftovers::GONE)?);
         match fs::rename(dir, &aside) {
-            Ok(()) => remove::tree(&aside),
+            // Where it is held, somebody took it for a leftover and removes it.
+            Ok(()) => leftovers::hold(&aside).map_or(Ok(()), |_held| remove::tree(&aside)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }

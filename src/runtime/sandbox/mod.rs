@@ -319,12 +319,9 @@ impl Runtime for SandboxRuntime {
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
         let watch = &self.inner.watch;
         self.inner.watching.get_or_init(|| watch.start());
-        // A controller that begins to watch may follow one that was killed.
-        self.blocking("removing leftovers", REMOVE_LIMIT, |inner| {
-            leftovers::sweep(&inner.view.layout);
-            Ok(())
-        })
-        .await?;
+        // A controller that begins to watch may follow one that was killed. Nothing waits for what is left of that to go.
+        let inner = Arc::clone(&self.inner);
+        std::thread::spawn(move || leftovers::sweep(&inner.view.layout));
         // What exists already is known before anything new is told.
         watch.look_at_all().await;
         Ok(watch.subscribe())

@@ -101,10 +101,13 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
     for (tree, path) in &names {
         show_file(&mut root, tree, path)?;
     }
+    let mut open: Vec<PathBuf> = Vec::new();
     for path in writable(root.root(), &launch.writable)? {
         open_for_writing(&mut root, &path, launch, identity)?;
+        open.push(path.into());
     }
     for (mount, Source { tree, real }) in launch.mounts.iter().zip(sources) {
+        open.push(target_of(root.root(), &mount.target, &open)?);
         attach_mount(&mut root, mount, &tree, &launch.devices)?;
         if let Some(Overlap::Around(own)) = real.as_deref().and_then(|real| overlap(real, &launch.own_files)) {
             let within = own.iter().filter_map(|own| own.strip_prefix(real.as_deref()?).ok());
@@ -141,6 +144,22 @@ fn writable(root: BorrowedFd<'_>, paths: &[String]) -> Result<Vec<String>, Failu
         }
     }
     Ok(found.into_iter().map(|(_, (real, _))| real.to_string_lossy().into_owned()).collect())
+}
+
+/// Where a mount lands. What is mounted or writable on the way there may be the program's, which would choose by a link in it
+/// what is mounted over what at its next start.
+fn target_of(root: BorrowedFd<'_>, target: &str, open: &[PathBuf]) -> Result<PathBuf, Failure> {
+    let (real, links) = without_links(root, target).with_context(|| format!("storage: looking at {target}"))?;
+    let within = |link: &PathBuf| open.iter().find(|open| link.parent().is_some_and(|folder| folder.starts_with(open)));
+    match links.iter().find_map(|link| Some((link, within(link)?))) {
+        None => Ok(real),
+        Some((link, within)) => Err(Failure::wrong(format!(
+            "storage: nothing is mounted at {target}: the link {} lies in {}, which the program may write, so it may lead \
+             anywhere; remove the link, or write the path that is meant",
+            link.display(),
+            within.display()
+        ))),
+    }
 }
 
 /// Keeps a path of a root writable that becomes read-only: it gets a mount of its own. A directory that is not there yet is
@@ -401,14 +420,23 @@ fn refuse_link(root: BorrowedFd<'_>, name: &str) -> Result<(), Failure> {
 fn restrict(root: &OwnedFd) -> Result<(), Failure> {
     let read_only = MountAttributes { read_only: true, no_suid: true, no_dev: true };
     for path in READ_ONLY {
-        let Ok(found) = place(root.as_fd(), path) else { continue };
+        let Some(found) = existing(root, path)? else { continue };
         protect(&found, read_only).with_context(|| format!("protecting {path}"))?;
     }
     for path in MASKED {
-        let Ok(found) = place(root.as_fd(), path) else { continue };
+        let Some(found) = existing(root, path)? else { continue };
         cover(&found).with_context(|| format!("masking {path}"))?;
     }
     Ok(())
+}
+
+/// A path that something is put over, where there is one. What can't be looked at is not passed over.
+fn existing(root: &OwnedFd, path: &str) -> Result<Option<OwnedFd>, Failure> {
+    match place(root.as_fd(), path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("looking for {path}")),
+    }
 }
 
 fn protect(found: &OwnedFd, attributes: MountAttributes) -> io::Result<()> {
@@ -486,7 +514,7 @@ fn resolv_conf_target() -> Option<PathBuf> {
 
 fn hide(root: &OwnedFd, hidden: &[PathBuf]) -> Result<(), Failure> {
     for path in hidden {
-        let Ok(found) = place(root.as_fd(), &path.to_string_lossy()) else { continue };
+        let Some(found) = existing(root, &path.to_string_lossy())? else { continue };
         cover(&found).with_context(|| format!("hiding {}", path.display()))?;
     }
     Ok(())

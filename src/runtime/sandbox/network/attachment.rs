@@ -11,6 +11,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -233,11 +234,16 @@ pub fn gone(result: io::Result<()>) -> io::Result<()> {
 /// Keeps others from changing a network for as long as the file is held.
 ///
 /// # Errors
-/// The disk refuses.
+/// The disk refuses; `NotFound` where the network was removed, even if there is another one in its place by now.
 pub fn lock(dir: &Path) -> io::Result<File> {
-    let file = private_file().create(true).truncate(false).open(dir.join("lock"))?;
+    let path = dir.join("lock");
+    let file = private_file().create(true).truncate(false).open(&path)?;
     flock(&file, FlockOperation::LockExclusive)?;
-    Ok(file)
+    let (held, there) = (file.metadata()?, fs::symlink_metadata(&path)?);
+    match (held.dev(), held.ino()) == (there.dev(), there.ino()) {
+        true => Ok(file),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
 }
 
 /// Makes the directory of a network and locks it. One that was unused may be removed between the two.

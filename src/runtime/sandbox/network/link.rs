@@ -1,5 +1,6 @@
 //! Interfaces: bridges, and pairs of which one end is in an instance.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -151,8 +152,35 @@ pub fn make_bridge(kernel: &mut Netlink, bridge: Bridge<'_>) -> io::Result<u32> 
     kernel.change(&[Request::route(&RouteNetlinkMessage::SetLink(link(Some(index), named)), 0)])?;
     let address = address(index, bridge.subnet.gateway(), bridge.subnet);
     exists_already(kernel.change(&[Request::route(&address, NLM_F_CREATE | NLM_F_EXCL)]))?;
+    switch_ipv6_off(bridge.name)?;
     kernel.change(&[Request::route(&up(index), 0)])?;
     Ok(index)
+}
+
+/// Whether the machine speaks no IPv6 on an interface of its own: it would take a route from whoever advertises one there, as
+/// any instance may (CVE-2020-13401).
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn is_ipv6_off(name: &str) -> io::Result<bool> {
+    match fs::read_to_string(ipv6_switch(name)) {
+        // Without IPv6, or with no such interface.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        read => read.map(|text| text.trim() == "1"),
+    }
+}
+
+fn switch_ipv6_off(name: &str) -> io::Result<()> {
+    match is_ipv6_off(name)? {
+        true => Ok(()),
+        false => fs::write(ipv6_switch(name), "1").map_err(|error| {
+            io::Error::new(error.kind(), format!("IPv6 can't be switched off on the bridge {name}: {error}"))
+        }),
+    }
+}
+
+fn ipv6_switch(name: &str) -> String {
+    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
 }
 
 /// Makes a bridge that nothing is connected to, which remembers what it says about itself.

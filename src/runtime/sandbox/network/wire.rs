@@ -128,7 +128,9 @@ pub fn complete(network: &Shared, kernel: &mut Netlink) -> io::Result<Option<u32
         let message = format!("the interface {} is somebody else's ({:?})", found.name, found.alias);
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
-    let is_complete =
-        found.is_up && forwarding::is_intact(kernel)? && firewall::exists(&mut Netlink::netfilter()?, &network.bridge)?;
+    let is_complete = found.is_up
+        && link::is_ipv6_off(&network.bridge)?
+        && forwarding::is_intact(kernel)?
+        && firewall::exists(&mut Netlink::netfilter()?, &network.bridge)?;
     Ok(is_complete.then_some(found.index))
 }

@@ -11,9 +11,6 @@ use super::super::relay::relay_after;
 /// Longest first message of TLS that is waited for, in bytes; clients send two kilobytes.
 const LONGEST_HELLO: usize = 64 << 10;
 
-/// First byte of a record of TLS that holds a handshake, and the first of its version (RFC 8446, 5.1).
-const HANDSHAKE: [u8; 2] = [22, 3];
-
 /// A record of TLS that says `unrecognized_name` (RFC 6066, 3) and ends the connection.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
 
@@ -73,11 +70,13 @@ fn first_words(mut client: &TcpStream, mut said: Vec<u8>) -> io::Result<(Vec<u8>
 }
 
 fn greeting(said: &[u8]) -> Greeting {
-    let begins = said.iter().zip(&HANDSHAKE).all(|(one, other)| one == other);
-    match (begins, said.len()) {
-        (false, _) => Greeting::Nameless,
-        (true, LONGEST_HELLO..) => Greeting::Unreadable,
-        (true, _) => hello(said),
+    // A record of TLS begins with its type and 3, the first number of its version (RFC 8446, 5.1). One that holds a
+    // handshake, 22, has to come first: servers are known that pass over a warning before it.
+    match said {
+        [] | [20..=23] => Greeting::Begun,
+        [22, 3, ..] if said.len() < LONGEST_HELLO => hello(said),
+        [20..=23, 3, ..] => Greeting::Unreadable,
+        _ => Greeting::Nameless,
     }
 }
 
@@ -146,10 +145,12 @@ mod tests {
     fn what_is_not_tls_names_nobody_and_what_only_looks_like_it_is_refused() {
         assert_eq!(greeting(b"SSH-2.0-client\r\n"), Greeting::Nameless);
         assert_eq!(greeting(&[22, 0]), Greeting::Nameless);
+        let warning_first = [&[21, 3, 1, 0, 2, 1, 112], said_to("a.test").as_slice()].concat();
+        assert_eq!(greeting(&warning_first), Greeting::Unreadable);
         let mut said = said_to("a.test");
         said[5] = 99;
         assert_eq!(greeting(&said), Greeting::Unreadable);
-        assert_eq!(greeting(&[HANDSHAKE.as_slice(), &[0; LONGEST_HELLO]].concat()), Greeting::Unreadable);
+        assert_eq!(greeting(&[[22, 3].as_slice(), &[0; LONGEST_HELLO]].concat()), Greeting::Unreadable);
     }
 
     /// What the server and the client get where the client begins with this, and one name is allowed.
