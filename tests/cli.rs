@@ -63,6 +63,8 @@ mod registry;
 
 #[path = "cli/removal.rs"]
 mod removal;
+#[path = "cli/reset.rs"]
+mod reset;
 
 #[path = "cli/conflicts.rs"]
 mod conflicts;

@@ -288,3 +288,36 @@ async fn a_new_core_takes_over_what_runs_and_calls_nothing() {
     };
     assert_eq!(ids(&after), ids(&before));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_database_may_have_remembered_is_kept_until_that_is_confirmed_or_it_is_deleted() {
+    let reset = || Some("the state database was missing".to_owned());
+    let declared = Declared { synced: true, reset: reset(), ..Declared::default() };
+    let (rig, _) = after_a_restart(declared, BTreeMap::new()).await;
+    let before = rig.world.instances();
+    tokio::time::sleep(Duration::from_secs(15 * 60)).await;
+    assert_eq!((before.len(), rig.world.instances()), (2, before));
+    let status = rig.core.status.borrow().clone();
+    let view = &status.deployments[0];
+    assert_eq!((view.deployment.as_str(), view.state), ("demo", DeploymentState::Kept));
+    assert!(
+        view.message.contains("the state database was missing") && view.message.contains("keel approve"),
+        "{view:#?}"
+    );
+    let shown = status.reset.as_ref().unwrap();
+    assert_eq!(shown.kept, ["demo"]);
+    assert!(shown.reason.contains("is kept: demo; ") && shown.reason.contains("keel delete NAME"), "{shown:#?}");
+    // What is declared is nothing that was forgotten.
+    let deployments = deployments(&web(2, "hello"));
+    rig.declare.send_replace(Arc::new(Declared {
+        synced: true,
+        desired: Desired { deployments },
+        reset: reset(),
+        ..Declared::default()
+    }));
+    let status = rig.until_running().await;
+    assert_eq!(status.reset, None);
+    rig.declare.send_replace(Arc::new(Declared { synced: true, ..Declared::default() }));
+    rig.until("the orphans are reaped", |status| status.deployments.is_empty()).await;
+    assert_eq!(rig.world.instances(), []);
+}

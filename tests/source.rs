@@ -8,6 +8,8 @@ mod broken;
 mod hold;
 #[path = "source/identity.rs"]
 mod identity;
+#[path = "source/reset.rs"]
+mod reset;
 #[path = "source/state_dir.rs"]
 mod state_dir;
 #[path = "source/store.rs"]

@@ -18,6 +18,8 @@ use crate::status::Status;
 ///
 /// What another directory declared, which a controller watched before, stays until a controller watches that directory
 /// again. Where no loss is held, this command confirms that all of it may go; `keel delete NAME` removes one deployment.
+/// The same is true of what no file declares after the state database (keel.db) was lost: nobody knows then what was to be
+/// kept. Its instances end within two minutes.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
@@ -65,16 +67,21 @@ async fn approve(client: &Client, before: &mut Option<Vec<String>>) -> Result<Ve
     client.approve().await
 }
 
-/// What would be confirmed: the loss that is held or, where none is, what other directories declared.
+/// What would be confirmed: the loss that is held or, where none is, what other directories declared and what a lost
+/// database may have remembered.
 fn held(status: &Status) -> Vec<String> {
     match &status.hold {
         Some(hold) => hold.missing.clone(),
-        None => status.unwatched.iter().map(|view| view.deployment.clone()).collect(),
+        None => {
+            let unwatched = status.unwatched.iter().map(|view| &view.deployment);
+            unwatched.chain(status.reset.iter().flat_map(|reset| &reset.kept)).cloned().collect()
+        }
     }
 }
 
 /// Whether a deployment is kept although nothing declares it.
 fn is_kept(status: &Status, name: &str) -> bool {
     let missing = status.hold.iter().flat_map(|hold| &hold.missing);
-    missing.chain(status.unwatched.iter().map(|view| &view.deployment)).any(|kept| kept == name)
+    let forgotten = status.reset.iter().flat_map(|reset| &reset.kept);
+    missing.chain(status.unwatched.iter().map(|view| &view.deployment)).chain(forgotten).any(|kept| kept == name)
 }

@@ -117,6 +117,9 @@ pub fn warn_about(status: &Status) {
     if let Some(hold) = &status.hold {
         note(format_args!("warning: {}", hold.reason));
     }
+    if let Some(reset) = &status.reset {
+        note(format_args!("warning: {}", reset.reason));
+    }
     for problem in &status.problems {
         note(format_args!("warning: {}", super::problems::line(problem)));
     }

@@ -21,6 +21,7 @@ pub enum Told {
 pub struct Narrator {
     problems: BTreeMap<String, BTreeSet<String>>,
     hold: Option<String>,
+    reset: Option<String>,
     unwatched: BTreeMap<String, Vec<String>>,
     deployments: BTreeMap<String, (DeploymentState, String)>,
     instances: BTreeMap<String, String>,
@@ -32,6 +33,7 @@ impl Narrator {
         let mut told = Vec::new();
         self.tell_problems(status, &mut told);
         self.tell_hold(status, &mut told);
+        self.tell_reset(status, &mut told);
         self.tell_unwatched(status, &mut told);
         self.tell_instances(status, &mut told);
         self.tell_deployments(status, &mut told);
@@ -61,6 +63,13 @@ impl Narrator {
             _ => {}
         }
         self.hold = now;
+    }
+
+    /// What stays because the database was lost.
+    fn tell_reset(&mut self, status: &Status, told: &mut Vec<Told>) {
+        let now = status.reset.as_ref().map(|reset| reset.reason.clone());
+        told.extend(now.iter().filter(|now| self.reset.as_ref() != Some(*now)).cloned().map(Told::Warning));
+        self.reset = now;
     }
 
     /// What stays of directories that are not watched any more, by directory.
@@ -233,6 +242,15 @@ mod tests {
                      `keel delete NAME` or `keel approve` (for all) ends it, `keel run /a` takes it up again";
         assert_eq!(narrator.tell(&kept), [warning(stays), news("deployment/demo is running (0 instances)")]);
         assert_eq!(narrator.tell(&kept), []);
+    }
+
+    #[test]
+    fn that_the_database_was_lost_is_told_once() {
+        let mut narrator = Narrator::default();
+        let mut lost = status(json!([]), json!([]), json!([]), Value::Null);
+        lost.reset = serde_json::from_value(json!({"reason": "the database was missing", "kept": ["demo"]})).unwrap();
+        assert_eq!(narrator.tell(&lost), [warning("the database was missing")]);
+        assert_eq!(narrator.tell(&lost), []);
     }
 
     #[test]

@@ -205,7 +205,8 @@ fn goals_of_once(status: &Status) -> Goals {
 fn end_of_once(status: &Status, baseline: &Baseline) -> Option<Once> {
     let held = || {
         let files = status.problems.iter().map(super::problems::line);
-        files.chain(status.hold.iter().map(|hold| hold.reason.clone())).collect::<Vec<_>>()
+        let held = status.hold.iter().map(|hold| &hold.reason).chain(status.reset.iter().map(|reset| &reset.reason));
+        files.chain(held.cloned()).collect::<Vec<_>>()
     };
     match verdict(status, &goals_of_once(status), baseline) {
         Verdict::Pending => None,
@@ -315,6 +316,9 @@ fn summary(status: &Status) -> String {
     }
     if status.hold.is_some() {
         text.push_str(", pruning is held");
+    }
+    if let Some(reset) = &status.reset {
+        text.push_str(&format!(", {} kept after the state database was lost", count(reset.kept.len(), "deployment")));
     }
     text
 }

@@ -1,5 +1,6 @@
 //! The engine's face: what commands and the API ask of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -86,7 +87,8 @@ impl Engine {
         self.ask(Command::Settle).await
     }
 
-    /// Confirms that what is missing from the source may go; returns what it was.
+    /// Confirms that what is missing from the source may go, or else what is kept for other reasons, as
+    /// [`Scanner::approve`](crate::source::Scanner::approve) does; returns what it was.
     ///
     /// # Errors
     /// `Ended` while the engine is shutting down; `Conflict` where it watches nothing.
@@ -94,10 +96,13 @@ impl Engine {
         let Some(source) = &self.inner.source else {
             return Err(EngineError::Conflict("no controller is running; `keel run` decides about pruning".to_owned()));
         };
+        let forgotten = self.status().reset.as_ref().map(|reset| reset.kept.clone()).unwrap_or_default();
         let approved = source.handle.approve().await.map_err(|_| EngineError::Ended)?;
         let approved = approved.map_err(local("the approval can't be recorded"))?;
         self.rescan().await?;
-        Ok(approved)
+        // What the source does not know the name of: only instances tell of it.
+        let forgotten = forgotten.into_iter().filter(|_| self.status().reset.is_none());
+        Ok(approved.into_iter().chain(forgotten).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     /// Output of the newest run of every slot that the target covers, by instance, as it is now or until the instance

@@ -25,7 +25,9 @@ use crate::source::{
 use crate::spec::RuntimeKind;
 use crate::state::{Desired, Volumes};
 use crate::status::HoldView;
-use crate::store::{AppliedFile, Holder, Locked, Role, StateDir, Store, StoreError, read_applied, sweep_applied};
+use crate::store::{
+    AppliedFile, Holder, LockGuard, Locked, Role, StateDir, Store, StoreError, read_applied, sweep_applied,
+};
 
 /// What the store is told and has not taken yet; more than that is told again.
 const SETTLED: usize = 64;
@@ -51,7 +53,7 @@ impl Engine {
                 Some(state_dir.lock(Role::Command).map_err(locked)?)
             }
         };
-        let store = Arc::new(open_store(&state_dir, access)?);
+        let store = Arc::new(open_store(&state_dir, access, lock.as_ref())?);
         if access == Access::Work
             && let Err(error) = sweep_applied(&state_dir.applied())
         {
@@ -144,11 +146,11 @@ fn place(options: &EngineOptions, access: Access) -> Result<StateDir, EngineErro
 }
 
 /// The database; whoever works holds the lock already.
-fn open_store(state_dir: &StateDir, access: Access) -> Result<Store, EngineError> {
-    let store = match access {
-        Access::Work => state_dir.store(),
-        Access::Look => state_dir.look(),
-        Access::LookAtNothing => Store::in_memory(),
+fn open_store(state_dir: &StateDir, access: Access, lock: Option<&LockGuard>) -> Result<Store, EngineError> {
+    let store = match (access, lock) {
+        (_, Some(lock)) => state_dir.store(lock),
+        (Access::LookAtNothing, None) => Store::in_memory(),
+        (Access::Look | Access::Work, None) => state_dir.look(),
     };
     store.map_err(local("the state database can't be used"))
 }
@@ -315,6 +317,7 @@ pub(super) fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: Runtime
         stale: snapshot.stale.clone(),
         unwatched: snapshot.unwatched.clone(),
         unclear: snapshot.unclear.clone(),
+        reset: snapshot.reset.clone(),
         problems: snapshot
             .problems
             .iter()

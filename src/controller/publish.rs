@@ -1,6 +1,6 @@
 //! The board: how every deployment stands, published at a bounded rate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,9 +103,17 @@ impl State {
             left_out: self.declared.left_out.iter().cloned().collect(),
             hold: self.declared.hold.clone(),
             unwatched: self.declared.unwatched_views(),
+            reset: self.declared.reset_view(self.undeleted()),
             runtimes: runtimes.collect(),
             ..Status::default()
         };
         self.board.publish(status);
+    }
+
+    /// What runtimes hold and nobody asked to be removed.
+    fn undeleted(&self) -> BTreeSet<String> {
+        let mut names = self.cache.deployments();
+        names.retain(|name| !self.removing.contains_key(name));
+        names
     }
 }

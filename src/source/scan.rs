@@ -19,7 +19,7 @@ use super::verdict::Verdict;
 use crate::clock::Clock;
 use crate::spec::{Merged, MergedDeployment, merge};
 use crate::state::SourceRef;
-use crate::store::{Declared, HoldRecord, SourceChange, Store, StoreError};
+use crate::store::{Declared, HoldRecord, Reset, SourceChange, Store, StoreError};
 
 /// Whether a scan's result is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,7 @@ pub struct Scanner {
     recording: Recording,
     known: Inventory,
     hold: Option<HoldRecord>,
+    reset: Option<Reset>,
     /// Deployments that have lost something.
     settling: Settling<String>,
     /// Deleted by name, whatever the files say.
@@ -129,6 +130,7 @@ impl Scanner {
             recording,
             known,
             hold: state.hold,
+            reset: state.reset,
             settling: Settling::default(),
             deleted: state.deleted,
             out_of_sight: BTreeSet::new(),
@@ -192,6 +194,7 @@ impl Scanner {
             removed: self.removed(),
             stale: verdict.stale,
             unclear: verdict.unclear,
+            reset: self.reset.as_ref().map(ToString::to_string),
             deployments: verdict.fresh.into_iter().chain(verdict.kept).collect(),
             unwatched: verdict.unwatched,
             polling: self.snapshot.polling.clone(),
@@ -218,18 +221,20 @@ impl Scanner {
         scanned.snapshot
     }
 
-    /// Confirms the loss that is held; where none is, that what other directories declared may go. Each is a decision of
-    /// its own. Looks again, and gives the names.
+    /// Confirms the loss that is held; where none is, that what other directories declared may go, and what nothing
+    /// declares and a lost database may have remembered. Each of the two is a decision of its own. Looks again, and gives the
+    /// names that are known.
     ///
     /// # Errors
     /// When it can't be recorded; nothing is confirmed then.
     pub fn approve(&mut self, now: DateTime<Utc>) -> Result<(Vec<String>, Scanned), StoreError> {
-        let held = match &self.snapshot.hold {
-            Some(hold) => hold.missing.iter().cloned().collect(),
-            None => self.held(),
+        let (held, reset_confirmed) = match &self.snapshot.hold {
+            Some(hold) => (hold.missing.iter().cloned().collect(), false),
+            None => (self.held(), self.reset.is_some()),
         };
-        self.confirm(&held, SourceChange { hold: Some(None), ..SourceChange::default() }, now)?;
+        self.confirm(&held, SourceChange { hold: Some(None), reset_confirmed, ..SourceChange::default() }, now)?;
         self.hold = None;
+        self.reset = self.reset.take().filter(|_| !reset_confirmed);
         Ok((held.into_iter().collect(), self.scan(now)))
     }
 

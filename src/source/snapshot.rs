@@ -110,6 +110,9 @@ pub struct SpecSnapshot {
     /// can't be read and never was good (after the state directory was lost, say). While this is set, nobody knows
     /// what an unclaimed instance belongs to: leave it alone.
     pub unclear: Option<String>,
+    /// What happened to the database that remembered what was declared before, where it was lost and nobody has confirmed
+    /// that: leave alone what is neither declared nor in the inventory.
+    pub reset: Option<String>,
     /// Why changes are found only by looking from time to time; absent where the roots are watched.
     pub polling: Option<String>,
 }

@@ -30,6 +30,9 @@ pub struct Status {
     /// Deployments of directories that are not watched any more, by name.
     #[serde(default)]
     pub unwatched: Vec<UnwatchedView>,
+    /// What is kept because the database was lost that may have remembered it.
+    #[serde(default)]
+    pub reset: Option<ResetView>,
     /// The runtimes that are in use.
     pub runtimes: Vec<RuntimeView>,
 }
@@ -230,6 +233,15 @@ pub struct HoldView {
     pub reason: String,
     /// Deployments that are gone from the source and kept.
     pub missing: Vec<String>,
+}
+
+/// The database was lost, and what it may have remembered is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetView {
+    /// What happened, and what to do.
+    pub reason: String,
+    /// Deployments that nothing declares and that are kept. Sorted.
+    pub kept: Vec<String>,
 }
 
 /// A deployment that is kept although nobody watches the directory that declared it.

@@ -15,6 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StoreError;
 use super::migrate::{NEWEST, format, migrate};
+use super::reset::Reset;
 
 /// Name of the database in the state directory.
 pub const DATABASE: &str = "keel.db";
@@ -42,11 +43,18 @@ impl Store {
     /// be using it, since a database of an older version is brought to this one's format.
     ///
     /// A damaged database is moved aside (to `keel.db.corrupt`, replacing an earlier one) and a fresh one is made:
-    /// see [`Store::moved_aside`]. One that a newer version wrote is an error and stays as it is.
+    /// see [`Store::moved_aside`], and [`Store::reset`], which lasts. One that a newer version wrote is an error and stays
+    /// as it is.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        Self::open_after(state_dir, false)
+    }
+
+    /// The same where it is known whether somebody worked on the state directory before: then a database was there, and one
+    /// that is made now is in the place of a lost one.
+    pub(super) fn open_after(state_dir: &Path, worked_before: bool) -> Result<Self, StoreError> {
         let path = state_dir.join(DATABASE);
         keep_private(&path);
-        match Opened::open(&path)? {
+        match Opened::open(&path, worked_before.then_some(&Reset::Missing))? {
             Opened::Good(connection) => Ok(Self::of(connection, None)),
             Opened::Corrupt(why) => {
                 let aside = move_aside(&path)?;
@@ -55,7 +63,7 @@ impl Store {
                     database = %path.display(), moved_to = %aside.display(), %why,
                     "the database is damaged and was moved aside: history is lost, workloads are not"
                 );
-                match Opened::open(&path)? {
+                match Opened::open(&path, Some(&Reset::Damaged { file: aside.clone() }))? {
                     Opened::Good(connection) => Ok(Self::of(connection, Some(aside))),
                     Opened::Corrupt(source) => {
                         Err(StoreError::Database { action: "make a fresh copy of", source: Box::new(source) })
@@ -66,31 +74,41 @@ impl Store {
     }
 
     /// What the database in a state directory holds now, to look at: nothing on disk changes, whoever uses it. What is not
-    /// there, or is damaged, holds nothing.
+    /// there, or is damaged, holds nothing but that it was lost.
     ///
     /// # Errors
     /// It can't be read, or a newer version wrote it.
     pub fn look(state_dir: &Path) -> Result<Self, StoreError> {
+        Self::look_after(state_dir, false)
+    }
+
+    /// The same where it is known whether somebody worked on the state directory before, as [`Store::open_after`] has it.
+    pub(super) fn look_after(state_dir: &Path, worked_before: bool) -> Result<Self, StoreError> {
         let path = state_dir.join(DATABASE);
+        let missing = worked_before.then_some(&Reset::Missing);
         if !path.exists() {
-            return Self::in_memory();
+            return Self::begun_in_memory(missing);
         }
-        match Opened::copy(&path)? {
+        match Opened::copy(&path, missing)? {
             Opened::Good(connection) => Ok(Self::of(connection, None)),
             Opened::Corrupt(why) => {
                 tracing::warn!(
                     database = %path.display(), %why,
                     "the database is damaged, so what it holds is not shown; `keel run` moves it aside"
                 );
-                Self::in_memory()
+                Self::begun_in_memory(Some(&Reset::Damaged { file: path }))
             }
         }
     }
 
     /// A database that lives as long as the value: for commands that may leave no trace, and for tests.
     pub fn in_memory() -> Result<Self, StoreError> {
+        Self::begun_in_memory(None)
+    }
+
+    fn begun_in_memory(reset: Option<&Reset>) -> Result<Self, StoreError> {
         let mut connection = Connection::open_in_memory().map_err(StoreError::database("open"))?;
-        migrate(&mut connection).map_err(StoreError::database("prepare"))?;
+        migrate(&mut connection, reset).map_err(StoreError::database("prepare"))?;
         Ok(Self::of(connection, None))
     }
 
@@ -116,16 +134,17 @@ enum Opened {
 }
 
 impl Opened {
-    fn open(path: &Path) -> Result<Self, StoreError> {
+    /// One that has no format yet begins with this.
+    fn open(path: &Path, reset: Option<&Reset>) -> Result<Self, StoreError> {
         Self::of(path, || {
             let connection = Connection::open(path)?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
-            prepared(connection, prepare)
+            prepared(connection, |connection| prepare(connection, reset))
         })
     }
 
-    /// A copy in memory.
-    fn copy(path: &Path) -> Result<Self, StoreError> {
+    /// A copy in memory; one that has no format yet begins with this.
+    fn copy(path: &Path, reset: Option<&Reset>) -> Result<Self, StoreError> {
         Self::of(path, || {
             let origin = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             origin.busy_timeout(BUSY_TIMEOUT)?;
@@ -133,7 +152,7 @@ impl Opened {
             Backup::new(&origin, &mut copy)?.run_to_completion(COPIED_AT_ONCE, Duration::ZERO, None)?;
             prepared(copy, |copy| {
                 check(copy)?;
-                migrate(copy)
+                migrate(copy, reset)
             })
         })
     }
@@ -161,14 +180,14 @@ fn prepared(
     Ok(Ok(connection))
 }
 
-fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
+fn prepare(connection: &mut Connection, reset: Option<&Reset>) -> rusqlite::Result<()> {
     // Readers go on while one writes. Where the file system can't do it, SQLite stays with its older journal.
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     // A power cut may lose the last events, never the database: what runs is the runtime's word, not ours.
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update_and_check(None, "journal_size_limit", WAL_LIMIT, |_| Ok(()))?;
     check(connection)?;
-    migrate(connection)
+    migrate(connection, reset)
 }
 
 fn check(connection: &Connection) -> rusqlite::Result<()> {

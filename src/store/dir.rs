@@ -76,14 +76,16 @@ impl StateDir {
         self.path.join(APPLIED)
     }
 
-    /// Opens the database for whoever holds the lock, as [`Store::open`] does.
-    pub fn store(&self) -> Result<Store, StoreError> {
-        Store::open(&self.path)
+    /// Opens the database for whoever holds the lock, as [`Store::open`] does. Where somebody held the lock before and there
+    /// is no database, it was lost ([`Store::reset`]).
+    pub fn store(&self, lock: &LockGuard) -> Result<Store, StoreError> {
+        Store::open_after(&self.path, lock.worked_before)
     }
 
     /// What the database holds, as [`Store::look`] gives it.
     pub fn look(&self) -> Result<Store, StoreError> {
-        Store::look(&self.path)
+        let worked_before = std::fs::metadata(self.path.join(LOCK)).is_ok_and(|lock| lock.len() > 0);
+        Store::look_after(&self.path, worked_before)
     }
 
     /// Where the controller's socket is. Its directory exists afterwards; the socket itself may not.
@@ -110,9 +112,11 @@ impl StateDir {
             }
             std::thread::sleep(LOCK_PAUSE);
         }
+        // Whoever has held it has written who it was, and made the database.
+        let worked_before = file.metadata().is_ok_and(|lock| lock.len() > 0);
         let write = file.set_len(0).and_then(|()| writeln!(file, "{} {role}", std::process::id()));
         write.map_err(|error| Locked::Failed(StoreError::io("write", &path)(error)))?;
-        Ok(LockGuard { _file: file })
+        Ok(LockGuard { _file: file, worked_before })
     }
 
     /// Whether somebody holds the lock now, and who.
@@ -199,6 +203,7 @@ pub enum Lock {
 #[derive(Debug)]
 pub struct LockGuard {
     _file: File,
+    worked_before: bool,
 }
 
 /// Why the lock was not given.

@@ -8,6 +8,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::database::{At, PathBytes};
+use super::reset::{Reset, read_reset};
 use super::{Store, StoreError};
 use crate::spec::Prune;
 use crate::state::{SourceRef, Volumes};
@@ -77,6 +78,8 @@ pub struct SourceState {
     pub hold: Option<HoldRecord>,
     /// Deployments that were deleted by name while no controller ran, and that a file may still declare.
     pub deleted: BTreeSet<String>,
+    /// That all of this may be less than what was remembered once, as long as nobody has confirmed it.
+    pub reset: Option<Reset>,
 }
 
 /// What one scan changes, stored all or nothing.
@@ -94,6 +97,8 @@ pub struct SourceChange {
     pub hold: Option<Option<HoldRecord>>,
     /// All deployments that stay deleted although a file may declare them, in place of those before.
     pub deleted: Option<BTreeSet<String>>,
+    /// That the database began anew was confirmed, and is forgotten.
+    pub reset_confirmed: bool,
 }
 
 impl SourceChange {
@@ -104,7 +109,7 @@ impl SourceChange {
 
     /// Adds a later change; where both speak of the same thing, the later one counts.
     pub fn append(&mut self, later: Self) {
-        let Self { files, dropped_files, declared, roots, hold, deleted } = later;
+        let Self { files, dropped_files, declared, roots, hold, deleted, reset_confirmed } = later;
         self.files.retain(|file| !dropped_files.contains(&file.path));
         self.dropped_files.retain(|path| !files.iter().any(|file| file.path == *path));
         self.files.retain(|before| !files.iter().any(|file| file.path == before.path));
@@ -115,6 +120,7 @@ impl SourceChange {
         self.roots = roots.or(self.roots.take());
         self.hold = hold.or(self.hold.take());
         self.deleted = deleted.or(self.deleted.take());
+        self.reset_confirmed |= reset_confirmed;
     }
 }
 
@@ -131,6 +137,7 @@ impl Store {
                 roots: read_roots(&transaction)?,
                 hold: read_hold(&transaction)?,
                 deleted: read_deleted(&transaction)?,
+                reset: read_reset(&transaction)?,
             })
         };
         read().map_err(StoreError::database("read the inventory of"))
@@ -272,7 +279,7 @@ fn read_hold(connection: &Connection) -> rusqlite::Result<Option<HoldRecord>> {
 }
 
 fn write_change(connection: &Connection, change: &SourceChange) -> rusqlite::Result<()> {
-    let SourceChange { files, dropped_files, declared, roots, hold, deleted } = change;
+    let SourceChange { files, dropped_files, declared, roots, hold, deleted, reset_confirmed } = change;
     for file in files {
         connection
             .prepare_cached("INSERT OR REPLACE INTO files (path, content, hash, accepted_at) VALUES (?, ?, ?, ?)")?
@@ -300,6 +307,9 @@ fn write_change(connection: &Connection, change: &SourceChange) -> rusqlite::Res
     }
     if let Some(hold) = hold {
         write_hold(connection, hold.as_ref())?;
+    }
+    if *reset_confirmed {
+        connection.execute("DELETE FROM reset", [])?;
     }
     Ok(())
 }

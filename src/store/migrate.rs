@@ -1,6 +1,8 @@
 //! The tables, and how an older database becomes a current one.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::reset::{Reset, write_reset};
 
 /// What brings a database from format N to N + 1, in order. Entries are never changed once released, only added.
 const MIGRATIONS: &[&str] = &[
@@ -59,6 +61,12 @@ const MIGRATIONS: &[&str] = &[
         name TEXT PRIMARY KEY         -- deployment that was deleted by name while no controller ran
     ) WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE reset (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        damaged BLOB                  -- the database before; absent where there was none
+    );
+",
 ];
 
 /// Newest format that this version knows.
@@ -69,17 +77,21 @@ pub(super) fn format(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Brings a database to the newest format, each step in a transaction of its own.
-pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    let from = usize::try_from(format(connection)?).unwrap_or(0);
-    for (done, step) in MIGRATIONS.iter().enumerate().skip(from) {
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        // Another process may have been quicker.
-        if format(&transaction)? == done as i64 {
-            transaction.execute_batch(step)?;
-            transaction.pragma_update(None, "user_version", done as i64 + 1)?;
-            transaction.commit()?;
-        }
+/// Brings a database to the newest format, all or nothing. Where it has none yet, it is noted as well that it began anew
+/// (`reset`), so that no crash in between makes it look like one that remembers everything.
+pub(super) fn migrate(connection: &mut Connection, reset: Option<&Reset>) -> rusqlite::Result<()> {
+    if format(connection)? == NEWEST {
+        return Ok(());
     }
-    Ok(())
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have been quicker.
+    let from = usize::try_from(format(&transaction)?).unwrap_or(0);
+    for step in MIGRATIONS.iter().skip(from) {
+        transaction.execute_batch(step)?;
+    }
+    if let Some(reset) = reset.filter(|_| from == 0) {
+        write_reset(&transaction, reset)?;
+    }
+    transaction.pragma_update(None, "user_version", NEWEST)?;
+    transaction.commit()
 }

@@ -112,6 +112,7 @@ fn what_a_scan_records_is_there_after_a_restart() {
         roots: vec![root.clone()],
         hold: Some(hold),
         deleted: ["c".to_owned(), "d".to_owned()].into(),
+        reset: None,
     };
     assert_eq!(store.source_state().unwrap(), expected);
     let change = SourceChange {
@@ -129,6 +130,7 @@ fn what_a_scan_records_is_there_after_a_restart() {
         roots: vec![root],
         hold: None,
         deleted: ["d".to_owned()].into(),
+        reset: None,
     };
     assert_eq!(store.source_state().unwrap(), expected);
 }
@@ -220,7 +222,7 @@ fn a_look_changes_nothing_of_a_database_of_an_older_version_nor_of_a_damaged_one
     // As it was before the last step of the migrations.
     let older = version(&path) - 1;
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.execute_batch("DROP TABLE deleted").unwrap();
+    connection.execute_batch("DROP TABLE reset").unwrap();
     connection.pragma_update(None, "user_version", older).unwrap();
     drop(connection);
     let before = std::fs::read(&path).unwrap();
