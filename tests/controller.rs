@@ -14,6 +14,7 @@ use evenkeel::runtime::{ErrorKind, Runtime, RuntimeError, Volumes};
 use evenkeel::spec::{Prune, RuntimeKind, merge, parse};
 use evenkeel::state::{Desired, DesiredDeployment, Owner};
 use evenkeel::status::{DeploymentState, Status};
+use evenkeel::store::{RemovalId, RemovalRequest, Store};
 use tokio::sync::{mpsc, watch};
 
 #[path = "controller/follow.rs"]
@@ -26,6 +27,11 @@ mod requests;
 /// What is known of a deployment that is to go.
 fn removed() -> Removed {
     Removed { prune: Prune::Auto, runtimes: [RuntimeKind::Sim].into() }
+}
+
+/// What is told once nothing is left of the deployment.
+fn gone(removal: Option<RemovalId>) -> Settled {
+    Settled::Deployment { name: "demo".to_owned(), removal }
 }
 
 struct Rig {
@@ -185,7 +191,7 @@ async fn a_removed_deployment_goes_completely_and_is_forgotten() {
     rig.until_running().await;
     let removed = BTreeMap::from([("demo".to_owned(), removed())]);
     rig.declare.send_replace(Arc::new(Declared { synced: true, removed, ..Declared::default() }));
-    assert_eq!(rig.settled.recv().await, Some(Settled::Deployment("demo".to_owned())));
+    assert_eq!(rig.settled.recv().await, Some(gone(None)));
     assert_eq!(rig.world.instances(), []);
     assert_eq!(rig.world.networks().len(), 0);
     rig.until("an empty board", |status| status.deployments.is_empty()).await;
@@ -213,7 +219,7 @@ impl Connect for Late {
 }
 
 /// A core that is to remove what ran before, on a runtime that answers late.
-async fn after_a_restart(declared: Declared, removing: BTreeMap<String, Volumes>) -> (Rig, Vec<Settled>) {
+async fn after_a_restart(declared: Declared, removing: BTreeMap<String, RemovalRequest>) -> (Rig, Vec<Settled>) {
     let rig = Rig::new();
     rig.declare(&web(2, "hello"));
     rig.until_running().await;
@@ -248,17 +254,18 @@ async fn what_is_to_go_is_not_forgotten_before_its_runtime_was_heard_of() {
     let declared = Declared { synced: true, removed, ..Declared::default() };
     let (mut rig, told) = after_a_restart(declared, BTreeMap::new()).await;
     assert_eq!((told, rig.world.instances().len()), (vec![], 2));
-    assert_eq!(rig.settled.recv().await, Some(Settled::Deployment("demo".to_owned())));
+    assert_eq!(rig.settled.recv().await, Some(gone(None)));
     assert_eq!(rig.world.instances(), []);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_removal_by_name_is_taken_up_again_where_nothing_else_is_known() {
     let declared = Declared { synced: true, ..Declared::default() };
-    let removing = BTreeMap::from([("demo".to_owned(), Volumes::Remove)]);
+    let removing = Store::in_memory().unwrap().request_removals(&["demo".to_owned()].into(), Volumes::Remove).unwrap();
+    let id = removing["demo"].id;
     let (mut rig, told) = after_a_restart(declared, removing).await;
     assert_eq!((told, rig.world.instances().len()), (vec![], 2));
-    assert_eq!(rig.settled.recv().await, Some(Settled::Deployment("demo".to_owned())));
+    assert_eq!(rig.settled.recv().await, Some(gone(Some(id))));
     assert_eq!((rig.world.instances(), rig.world.networks().len()), (vec![], 0));
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -29,6 +30,7 @@ use crate::execute::Gate;
 use crate::runtime::{Runtime, RuntimeEvent, Volumes};
 use crate::spec::RuntimeKind;
 use crate::status::Status;
+use crate::store::{RemovalId, RemovalRequest};
 
 /// Messages that may wait; senders wait beyond that, which slows events down and loses none.
 const MESSAGES: usize = 1024;
@@ -52,7 +54,7 @@ pub struct Parts {
     /// What may be acted on.
     pub scope: Scope,
     /// Deployments whose removal was asked for by name before and is not done.
-    pub removing: BTreeMap<String, Volumes>,
+    pub removing: BTreeMap<String, RemovalRequest>,
     /// Told what happened, where anybody keeps a record. What does not fit is left out.
     pub events: Option<mpsc::Sender<Event>>,
     /// Told what needs no remembering any more. What does not fit is told again later.
@@ -63,14 +65,21 @@ pub struct Parts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
     /// The removal of a deployment by name: it is wanted again.
-    Removal(String),
+    Removal(RemovalId),
     /// A deployment: nothing of it is left.
-    Deployment(String),
+    Deployment {
+        /// Which.
+        name: String,
+        /// Its removal by name, where that was asked for.
+        removal: Option<RemovalId>,
+    },
 }
 
 /// A removal that was asked for by name.
 #[derive(Debug)]
 pub(super) struct Removal {
+    /// The last request for it.
+    pub id: RemovalId,
     /// What becomes of named volumes.
     pub volumes: Volumes,
     /// Runtimes that have removed what was shared since it was asked for.
@@ -78,8 +87,8 @@ pub(super) struct Removal {
 }
 
 impl Removal {
-    const fn of(volumes: Volumes) -> Self {
-        Self { volumes, torn_down: BTreeSet::new() }
+    const fn of(RemovalRequest { id, volumes }: RemovalRequest) -> Self {
+        Self { id, volumes, torn_down: BTreeSet::new() }
     }
 }
 
@@ -163,7 +172,7 @@ impl State {
             flights: Flights::default(),
             checks: Checks::new(parts.clock.clone(), messages.clone()),
             records: BTreeMap::new(),
-            removing: parts.removing.into_iter().map(|(name, volumes)| (name, Removal::of(volumes))).collect(),
+            removing: parts.removing.into_iter().map(|(name, request)| (name, Removal::of(request))).collect(),
             declared: Arc::new(Declared::default()),
             scope: parts.scope,
             board,
@@ -351,7 +360,6 @@ impl State {
         let anew = |name: &String| declared.contains_key(name) && !before.desired.deployments.contains_key(name);
         let wanted: Vec<String> = self.removing.keys().filter(|name| anew(name)).cloned().collect();
         for name in wanted {
-            self.removing.remove(&name);
             self.settle_removal(&name);
         }
         self.enqueue_all();
@@ -404,19 +412,15 @@ impl State {
             Command::Runtime(kind, reply) => {
                 let _ = reply.send(self.runtimes.get(&kind).map(|attached| attached.runtime.clone()));
             }
-            Command::Remove(names, volumes, reply) => {
-                for name in names {
+            Command::Remove(requests, reply) => {
+                for (name, request) in requests {
                     self.queue.add(&name, Instant::now());
-                    // Volumes that were to go with it still are.
-                    let before = self.removing.get(&name).map(|removal| removal.volumes);
-                    let volumes = if before == Some(Volumes::Remove) { Volumes::Remove } else { volumes };
-                    self.removing.insert(name, Removal::of(volumes));
+                    self.removing.insert(name, Removal::of(request));
                 }
                 let _ = reply.send(());
             }
             Command::Want(names, reply) => {
                 for name in names {
-                    self.removing.remove(&name);
                     self.records.remove(&name);
                     self.settle_removal(&name);
                     self.queue.add(&name, Instant::now());
@@ -433,9 +437,15 @@ impl State {
         }
     }
 
-    /// Tells the store that a removal by name needs no remembering; told again where that does not get through.
-    pub(super) fn settle_removal(&mut self, deployment: &str) -> bool {
-        self.settle(Settled::Removal(deployment.to_owned()))
+    /// Forgets a removal by name, and has the store forget it as soon as it has room for that.
+    fn settle_removal(&mut self, deployment: &str) {
+        let Some(Removal { id, .. }) = self.removing.remove(deployment) else { return };
+        let Some(store) = &self.settled else { return };
+        if let Err(TrySendError::Full(settled)) = store.try_send(Settled::Removal(id)) {
+            let store = store.clone();
+            // A store that has ended is read by the next controller.
+            self.lanes.spawn(async move { store.send(settled).await.unwrap_or_default() });
+        }
     }
 
     /// Whether the store was told, where one is to be told.

@@ -10,7 +10,7 @@ use super::others::Watched;
 use super::{Applied, Change, DeleteRequest, EngineError, Mode};
 use crate::runtime::Volumes;
 use crate::state::{SourceRef, Target};
-use crate::store::{AppliedFile, Declared, read_applied};
+use crate::store::{AppliedFile, Declared, RemovalRequest, read_applied};
 
 /// What is known of declarations before anything is taken back.
 struct Known {
@@ -74,8 +74,9 @@ impl Engine {
             copy.without.extend(retracted.iter().cloned());
             copy
         });
-        if let Err(error) = self.withdraw(&names, request.volumes, less.collect()).await {
-            self.declare_again(names, copies).await;
+        let requests = self.request_removals(names.clone(), request.volumes).await?;
+        if let Err(error) = self.withdraw(&requests, less.collect()).await {
+            self.declare_again(requests, copies).await;
             return Err(error);
         }
         // Its removal may have been asked for before a file declared it.
@@ -91,35 +92,46 @@ impl Engine {
         })
     }
 
+    /// Records that these deployments are to be removed.
+    async fn request_removals(
+        &self,
+        names: BTreeSet<String>,
+        volumes: Volumes,
+    ) -> Result<BTreeMap<String, RemovalRequest>, EngineError> {
+        let store = self.inner.store.clone();
+        blocking(move || store.request_removals(&names, volumes).map_err(local("the removal can't be recorded"))).await
+    }
+
     /// Has these deployments removed, and saves these copies of applied files, which lack them.
     async fn withdraw(
         &self,
-        names: &BTreeSet<String>,
-        volumes: Volumes,
+        requests: &BTreeMap<String, RemovalRequest>,
         copies: Vec<AppliedFile>,
     ) -> Result<(), EngineError> {
-        let (store, marked) = (self.inner.store.clone(), names.clone());
-        let mark = move || store.request_removals(&marked, volumes).map_err(local("the removal can't be recorded"));
-        blocking(mark).await?;
         self.save(copies).await?;
         // Before the source says that they are gone: where nothing is left of one, it would be forgotten with what is
         // to become of its volumes.
-        self.ask(|reply| Command::Remove(names.clone(), volumes, reply)).await?;
-        self.take_back(names).await
+        self.ask(|reply| Command::Remove(requests.clone(), reply)).await?;
+        self.take_back(requests.keys().cloned().collect()).await
     }
 
     /// Undoes as much of a removal as was done before it failed.
-    async fn declare_again(&self, names: BTreeSet<String>, copies: Vec<AppliedFile>) {
+    async fn declare_again(&self, requests: BTreeMap<String, RemovalRequest>, copies: Vec<AppliedFile>) {
         let saved = self.save(copies).await;
-        if let Err(error) = saved.and(self.ask(|reply| Command::Want(names, reply)).await) {
+        let wanted = self.ask(|reply| Command::Want(requests.keys().cloned().collect(), reply)).await;
+        // The core may not have been told of them.
+        let store = self.inner.store.clone();
+        let settle = move || requests.values().try_for_each(|request| store.settle_removal(request.id));
+        let settled = blocking(move || settle().map_err(local("a removal stays recorded"))).await;
+        if let Err(error) = saved.and(wanted).and(settled) {
             tracing::warn!("a removal that failed is not undone: {error}");
         }
     }
 
     /// Lets the source know, which keeps what it still finds declared.
-    async fn take_back(&self, names: &BTreeSet<String>) -> Result<(), EngineError> {
+    async fn take_back(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
         let Some(source) = &self.inner.source else { return Ok(()) };
-        let taken = source.handle.delete(names.clone()).await.map_err(|_| EngineError::Ended)?;
+        let taken = source.handle.delete(names).await.map_err(|_| EngineError::Ended)?;
         taken.map_err(local("that it may go can't be recorded"))
     }
 

@@ -1,6 +1,6 @@
 //! What reaches the core: reports from its own tasks, and commands of callers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -11,9 +11,10 @@ use super::lists::ListNumber;
 use crate::execute::Report;
 use crate::plan::Snapshot;
 use crate::probe::Verdict;
-use crate::runtime::{Listing, Result, Runtime, RuntimeEvent, Volumes};
+use crate::runtime::{Listing, Result, Runtime, RuntimeEvent};
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredDeployment, Instance, Target};
+use crate::store::RemovalRequest;
 
 /// What reaches the core.
 pub enum Message {
@@ -61,7 +62,7 @@ pub enum Command {
     /// Adapter of a runtime.
     Runtime(RuntimeKind, oneshot::Sender<Option<Arc<dyn Runtime>>>),
     /// Remove these deployments, whatever declares them.
-    Remove(BTreeSet<String>, Volumes, oneshot::Sender<()>),
+    Remove(BTreeMap<String, RemovalRequest>, oneshot::Sender<()>),
     /// These deployments are wanted: forget that their removal was asked for, and try again what was refused.
     Want(BTreeSet<String>, oneshot::Sender<()>),
     /// Where only some deployments are worked on: work on these too.

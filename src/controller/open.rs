@@ -23,10 +23,11 @@ use crate::source::{
     SpecSnapshot, last_roots,
 };
 use crate::spec::RuntimeKind;
-use crate::state::{Desired, Volumes};
+use crate::state::Desired;
 use crate::status::HoldView;
 use crate::store::{
-    AppliedFile, Holder, LockGuard, Locked, Role, StateDir, Store, StoreError, read_applied, sweep_applied,
+    AppliedFile, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError, read_applied,
+    sweep_applied,
 };
 
 /// What the store is told and has not taken yet; more than that is told again.
@@ -110,7 +111,7 @@ impl Engine {
 /// What the core knows from before, and where it notes what it does.
 #[derive(Default)]
 struct Memory {
-    removing: BTreeMap<String, Volumes>,
+    removing: BTreeMap<String, RemovalRequest>,
     settled: Option<mpsc::Sender<Settled>>,
     events: Option<mpsc::Sender<Event>>,
 }
@@ -339,19 +340,50 @@ fn removed(removed: &source::Removed, default_runtime: RuntimeKind) -> Removed {
 /// Lets the store forget what needs no remembering.
 async fn settle(mut inbox: mpsc::Receiver<Settled>, store: Arc<Store>, source: Option<SourceHandle>) {
     while let Some(settled) = inbox.recv().await {
-        let (name, gone) = match settled {
-            Settled::Removal(name) => (name, false),
-            Settled::Deployment(name) => (name, true),
+        let (name, removal) = match settled {
+            Settled::Removal(id) => (None, Some(id)),
+            Settled::Deployment { name, removal } => (Some(name), removal),
         };
-        let forgotten = match (&source, gone) {
-            (_, false) => Ok(()),
-            (Some(source), true) => source.forget(&name).await.unwrap_or(Ok(())),
-            (None, true) => store.forget(&name),
+        let forgotten = match (&source, &name) {
+            (_, None) => Ok(()),
+            (Some(source), Some(name)) => source.forget(name).await.unwrap_or(Ok(())),
+            (None, Some(name)) => store.forget(name),
         };
-        let (removals, of) = (store.clone(), name.clone());
-        let settled = blocking(move || removals.settle_removal(&of).map_err(local("a removal stays recorded"))).await;
+        let removals = store.clone();
+        let forget = move || removal.map_or(Ok(()), |id| removals.settle_removal(id));
+        let settled = blocking(move || forget().map_err(local("a removal stays recorded"))).await;
         if let Err(error) = forgotten.map_err(local("it stays in the inventory")).and(settled) {
-            tracing::warn!("{name}: {error}");
+            tracing::warn!("{}: {error}", name.as_deref().unwrap_or("a removal"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Volumes;
+
+    #[tokio::test]
+    async fn a_removal_that_is_asked_for_again_outlives_the_end_of_the_one_before() {
+        let store = Arc::new(Store::in_memory().unwrap());
+        let names = BTreeSet::from(["demo".to_owned()]);
+        let first = store.request_removals(&names, Volumes::Keep).unwrap()["demo"];
+        let (settled, inbox) = mpsc::channel(2);
+        let done = Settled::Deployment { name: "demo".to_owned(), removal: Some(first.id) };
+        settled.try_send(done.clone()).unwrap();
+        settled.try_send(done).unwrap();
+        drop(settled);
+        let later = store.request_removals(&names, Volumes::Remove).unwrap();
+        settle(inbox, store.clone(), None).await;
+        assert_eq!(store.removals().unwrap(), later);
+        let (settled, inbox) = mpsc::channel(1);
+        settled.try_send(Settled::Removal(later["demo"].id)).unwrap();
+        drop(settled);
+        settle(inbox, store.clone(), None).await;
+        assert_eq!(store.removals().unwrap(), BTreeMap::new());
+        // What is asked for after all were settled is another one.
+        let last = store.request_removals(&names, Volumes::Keep).unwrap()["demo"];
+        assert!(last.id != first.id && last.id != later["demo"].id);
+        assert_eq!(last.volumes, Volumes::Keep);
     }
 }

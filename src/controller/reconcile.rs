@@ -305,7 +305,9 @@ impl State {
             // Its removal was asked for by name, and its declaration is about to go; until then it stays removed.
             return;
         }
-        if desired == Err(Fate::Removed) && !self.settle(Settled::Deployment(deployment.to_owned())) {
+        let removal = self.removing.get(deployment).map(|removal| removal.id);
+        let settled = Settled::Deployment { name: deployment.to_owned(), removal };
+        if desired == Err(Fate::Removed) && !self.settle(settled) {
             self.queue.add(deployment, Instant::now() + TELL_AGAIN);
             return;
         }

@@ -1,6 +1,6 @@
 //! What the source remembers: good versions of files, the inventory of deployments, and a stopped prune.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -11,7 +11,7 @@ use super::database::{At, PathBytes};
 use super::reset::{Reset, read_reset};
 use super::{Store, StoreError};
 use crate::spec::Prune;
-use crate::state::{SourceRef, Volumes};
+use crate::state::SourceRef;
 
 /// Last version of a source file that had no problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,43 +173,6 @@ impl Store {
     pub fn forget(&self, name: &str) -> Result<(), StoreError> {
         let forget = self.connection().execute("DELETE FROM deployments WHERE name = ?", [name]);
         forget.map(drop).map_err(StoreError::database("take from the inventory of"))
-    }
-
-    /// Remembers that the removal of deployments was asked for by name, and what is to become of their named volumes:
-    /// of all of them or, on an error, of none.
-    pub fn request_removals(&self, names: &BTreeSet<String>, volumes: Volumes) -> Result<(), StoreError> {
-        let mut connection = self.connection();
-        let mut write = || {
-            let transaction = connection.transaction()?;
-            for name in names {
-                // Volumes that were to go with it still are.
-                let sql = "INSERT INTO removals (name, volumes) VALUES (?, ?) \
-                     ON CONFLICT (name) DO UPDATE SET volumes = max(volumes, excluded.volumes)";
-                transaction.prepare_cached(sql)?.execute(params![name, volumes == Volumes::Remove])?;
-            }
-            transaction.commit()
-        };
-        write().map_err(StoreError::database("record a removal in"))
-    }
-
-    /// Forgets that a deployment's removal was asked for: it is done, or the deployment is wanted again.
-    pub fn settle_removal(&self, name: &str) -> Result<(), StoreError> {
-        let settle = self.connection().execute("DELETE FROM removals WHERE name = ?", [name]);
-        settle.map(drop).map_err(StoreError::database("settle a removal in"))
-    }
-
-    /// Deployments whose removal was asked for by name and is not done.
-    pub fn removals(&self) -> Result<BTreeMap<String, Volumes>, StoreError> {
-        let connection = self.connection();
-        let read = || -> rusqlite::Result<BTreeMap<String, Volumes>> {
-            let mut statement = connection.prepare_cached("SELECT name, volumes FROM removals")?;
-            let rows = statement.query_map([], |row| {
-                let volumes = if row.get(1)? { Volumes::Remove } else { Volumes::Keep };
-                Ok((row.get(0)?, volumes))
-            })?;
-            rows.collect()
-        };
-        read().map_err(StoreError::database("read the removals of"))
     }
 
     /// The stopped prune.

@@ -67,6 +67,16 @@ const MIGRATIONS: &[&str] = &[
         damaged BLOB                  -- the database before; absent where there was none
     );
 ",
+    "
+    CREATE TABLE requested (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, -- of the last request; never used again
+        name TEXT NOT NULL UNIQUE,
+        volumes INTEGER NOT NULL
+    );
+    INSERT INTO requested (name, volumes) SELECT name, volumes FROM removals;
+    DROP TABLE removals;
+    ALTER TABLE requested RENAME TO removals;
+",
 ];
 
 /// Newest format that this version knows.

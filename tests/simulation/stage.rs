@@ -194,7 +194,7 @@ impl Stage {
         let Some(controller) = &mut self.controller else { return false };
         let mut any = false;
         while let Ok(settled) = controller.settled.try_recv() {
-            let Settled::Deployment(name) = settled else { continue };
+            let Settled::Deployment { name, .. } = settled else { continue };
             self.source.forget(&name);
             any = true;
         }

@@ -87,7 +87,8 @@ fn volumes_that_were_to_go_go_though_the_removal_is_asked_for_again_without_them
     store.request_removals(&names(&["b", "c"]), Volumes::Keep).unwrap();
     store.request_removals(&names(&["c"]), Volumes::Remove).unwrap();
     let expected = ["a", "b", "c"].map(|name| (name.to_owned(), Volumes::Remove));
-    assert_eq!(store.removals().unwrap(), expected.into());
+    let removals = store.removals().unwrap();
+    assert_eq!(removals.iter().map(|(name, one)| (name.clone(), one.volumes)).collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -222,12 +223,15 @@ fn a_look_changes_nothing_of_a_database_of_an_older_version_nor_of_a_damaged_one
     // As it was before the last step of the migrations.
     let older = version(&path) - 1;
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.execute_batch("DROP TABLE reset").unwrap();
+    let removals = "DROP TABLE removals; CREATE TABLE removals (name TEXT PRIMARY KEY, volumes INTEGER NOT NULL) \
+                    WITHOUT ROWID; INSERT INTO removals VALUES ('b', 1)";
+    connection.execute_batch(removals).unwrap();
     connection.pragma_update(None, "user_version", older).unwrap();
     drop(connection);
     let before = std::fs::read(&path).unwrap();
     let seen = Store::look(dir.path()).unwrap();
     assert_eq!(seen.source_state().unwrap().inventory, [declared("a")]);
+    assert_eq!(seen.removals().unwrap()["b"].volumes, evenkeel::runtime::Volumes::Remove);
     assert_eq!((std::fs::read(&path).unwrap() == before, version(&path)), (true, older));
 
     let torn = torn(dir.path());
