@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -327,4 +327,48 @@ async fn what_a_lost_database_may_have_remembered_is_kept_until_that_is_confirme
     rig.declare.send_replace(Arc::new(Declared { synced: true, ..Declared::default() }));
     rig.until("the orphans are reaped", |status| status.deployments.is_empty()).await;
     assert_eq!(rig.world.instances(), []);
+}
+
+/// A clock that panics as often as it was told to: a defect in whatever looks at it.
+struct Defective {
+    clock: Arc<VirtualClock>,
+    panics: AtomicU32,
+}
+
+impl Clock for Defective {
+    fn now(&self) -> DateTime<Utc> {
+        let left = self.panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        assert!(left.is_err(), "a defect");
+        self.clock.now()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_panics_is_a_failure_and_tried_again_with_growing_pauses() {
+    let clock = Rig::new().clock;
+    let defective = Arc::new(Defective { clock: clock.clone(), panics: AtomicU32::new(0) });
+    let world = World::new(defective.clone(), 1, Faults::none());
+    let (declare, declared) = watch::channel(Arc::new(Declared { synced: true, ..Declared::default() }));
+    let (forget, settled) = mpsc::channel(8);
+    let core = Core::start(Parts {
+        runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
+        default_runtime: RuntimeKind::Sim,
+        declared,
+        clock: clock.clone(),
+        scope: Scope::Everything,
+        removing: BTreeMap::new(),
+        events: None,
+        settled: Some(forget),
+    });
+    let rig = Rig { clock, world, core, declare, settled };
+    rig.until("the first list", |status| status.synced).await;
+    defective.panics.store(4, Ordering::Relaxed);
+    let began = tokio::time::Instant::now();
+    rig.declare(&web(1, "hello"));
+    let told = |status: &Status| status.deployments.iter().any(|view| view.message.contains("defect of its own"));
+    rig.until("the failure is shown", told).await;
+    rig.until_running().await;
+    // 1, 2, 4 and 8 seconds.
+    let took = began.elapsed();
+    assert!((15..20).contains(&took.as_secs()), "{took:?}");
 }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::core::{NOT_REACHED_YET, Settled, State};
@@ -204,17 +205,19 @@ impl State {
         let (runtime, gate) = (attached.runtime.clone(), attached.gate.clone());
         let Some(flight) = self.flights.begin(deployment, &lane, now) else { return };
         let reporter = ToCore { flight, messages: self.messages.clone(), told: Mutex::default() };
-        let landing = self.messages.clone();
+        let (landing, first) = (self.messages.clone(), first.clone());
         let name = deployment.to_owned();
         self.lanes.spawn(async move {
             let work = tokio::spawn(async move { execute::run(lane, runtime, gate, &name, &reporter).await });
             let guard = AbortOnDrop(work.abort_handle());
-            // A lane that panicked has ended too.
-            if let Err(error) = work.await {
-                tracing::error!("a lane ended unexpectedly: {error}");
-            }
+            let ended = work.await;
             drop(guard);
-            let _ = landing.send(Message::Landed(flight)).await;
+            let message = match ended {
+                Ok(()) => Message::Landed(flight),
+                // A lane that panicked has ended too, and failed: else it would be planned again at once, for ever.
+                Err(error) => Message::Reported(flight, Box::new(panicked(first, &error))),
+            };
+            let _ = landing.send(message).await;
         });
     }
 
@@ -340,6 +343,12 @@ impl Drop for AbortOnDrop {
 
 /// Shortest time between two words of progress of one lane; people read no faster, and engines report every chunk.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// What is reported of a lane that ended by a defect of ours, wherever it was.
+fn panicked(first: Step, error: &JoinError) -> Report {
+    let message = format!("keel failed at it by a defect of its own ({error}); please report it with the log");
+    Report { step: first, outcome: Outcome::Failed(RuntimeError::new(ErrorKind::Failed, message)), last: true }
+}
 
 struct ToCore {
     flight: FlightId,
