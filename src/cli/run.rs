@@ -147,6 +147,10 @@ impl Args {
             }
             tokio::select! {
                 () = tokio::time::sleep(settled), if !settled.is_zero() => {}
+                () = engine.blinded() => bail!(
+                    "the specs can't be read any more, by a defect of keel that the log tells; please report it. What runs goes \
+                     on, and `keel run` carries on with it"
+                ),
                 changed = watch.changed() => changed.context("the engine ended by itself")?,
                 signal = signals.next() => match signal {
                     Asked::End(name) => {

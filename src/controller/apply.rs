@@ -7,7 +7,7 @@ use super::convert;
 use super::copies::{Submitted, beside, forget_unused_runtimes, replaced};
 use super::engine::Engine;
 use super::message::Command;
-use super::open::local;
+use super::open::{blinded, local};
 use super::others::Watched;
 use super::outlook::{Outlook, previews};
 use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
@@ -121,7 +121,7 @@ impl Engine {
     /// Lets what files say of these deployments count and be recorded, also of one that was deleted by name.
     async fn ask_for(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
         let Some(source) = &self.inner.source else { return Ok(()) };
-        let asked = source.handle.ask_for(names).await.map_err(|_| EngineError::Ended)?;
+        let asked = source.handle.ask_for(names).await.map_err(blinded)?;
         asked.map_err(local("that it is wanted again can't be recorded"))
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::apply::{blocking, to_its_end};
 use super::engine::Engine;
 use super::message::Command;
-use super::open::local;
+use super::open::{blinded, local};
 use super::others::Watched;
 use super::{Applied, Change, DeleteRequest, EngineError, Mode};
 use crate::runtime::Volumes;
@@ -131,7 +131,7 @@ impl Engine {
     /// Lets the source know, which keeps what it still finds declared.
     async fn take_back(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
         let Some(source) = &self.inner.source else { return Ok(()) };
-        let taken = source.handle.delete(names).await.map_err(|_| EngineError::Ended)?;
+        let taken = source.handle.delete(names).await.map_err(blinded)?;
         taken.map_err(local("that it may go can't be recorded"))
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::follow::{Bookmark, Followed, Observed, follow};
 use super::message::{Command, Message};
-use super::open::{Source, local};
+use super::open::{Source, blinded, local};
 use super::reread::Reread;
 use super::{EngineError, Mode};
 use crate::clock::SystemClock;
@@ -38,6 +38,8 @@ pub(super) struct Inner {
     pub(super) source: Option<Source>,
     /// Reads the declarations again where no source watches them.
     pub(super) reread: Option<Arc<Reread>>,
+    /// Whether what watches the declarations has ended by itself.
+    pub(super) blind: watch::Receiver<bool>,
     pub(super) mode: Mode,
     pub(super) default_runtime: RuntimeKind,
     /// Directories that are watched, or were by the last controller; absolute.
@@ -79,7 +81,7 @@ impl Engine {
     /// `Ended` while the engine is shutting down; the sources can't be read.
     pub async fn rescan(&self) -> Result<(), EngineError> {
         if let Some(source) = &self.inner.source {
-            source.rescan().await.map_err(|_| EngineError::Ended)?;
+            source.rescan().await.map_err(blinded)?;
         }
         if let Some(reread) = &self.inner.reread {
             reread.read(Instant::now()).await?;
@@ -97,7 +99,7 @@ impl Engine {
             return Err(EngineError::Conflict("no controller is running; `keel run` decides about pruning".to_owned()));
         };
         let forgotten = self.status().reset.as_ref().map(|reset| reset.kept.clone()).unwrap_or_default();
-        let approved = source.handle.approve().await.map_err(|_| EngineError::Ended)?;
+        let approved = source.handle.approve().await.map_err(blinded)?;
         let approved = approved.map_err(local("the approval can't be recorded"))?;
         self.rescan().await?;
         // What the source does not know the name of: only instances tell of it.
@@ -199,6 +201,16 @@ impl Engine {
     pub(super) async fn runtime(&self, kind: RuntimeKind) -> Result<Arc<dyn Runtime>, EngineError> {
         let runtime = self.ask(|reply| Command::Runtime(kind, reply)).await?;
         runtime.ok_or_else(|| EngineError::Conflict(format!("{kind} does not answer")))
+    }
+
+    /// Waits until the declarations can't be read any more, which a defect of ours alone leads to: then this engine is to
+    /// end, as it would hold on to what was declared last for ever.
+    pub async fn blinded(&self) {
+        let mut blind = self.inner.blind.clone();
+        if blind.wait_for(|blind| *blind).await.is_err() {
+            // Nothing watches, or the engine is ending.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Stops working; workloads go on.

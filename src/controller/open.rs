@@ -17,7 +17,7 @@ use super::engine::{Engine, Inner};
 use super::event::{self, Event};
 use super::reread::Reread;
 use super::{EngineError, EngineOptions, Mode, convert, runtimes};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::source::{
     self, Deleted, DirectorySource, Records, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped,
     SpecSnapshot, last_roots,
@@ -63,8 +63,8 @@ impl Engine {
         runtimes::remember_devices(&options, state_dir.path())?;
         let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
         let watched = watched_roots(&options.mode, &store)?;
-        let Sources { declared, source, reread, mut tasks } =
-            sources(&options.mode, &watched, &state_dir, &store, default_runtime).await?;
+        let Sources { declared, source, reread, blind, mut tasks } =
+            sources(&options.mode, &watched, &state_dir, &store, default_runtime, Arc::new(SystemClock)).await?;
         if matches!(options.mode, Mode::Controller { .. }) {
             take_over(&state_dir, &watched)?;
         }
@@ -87,6 +87,7 @@ impl Engine {
             store,
             source,
             reread,
+            blind,
             mode: options.mode,
             default_runtime,
             watched,
@@ -180,6 +181,13 @@ pub(super) fn source_error(error: SourceError) -> EngineError {
     }
 }
 
+/// A source is never ended before the engine, so one that has ended has failed by a defect of ours.
+pub(super) fn blinded(ended: SourceStopped) -> EngineError {
+    local(
+        "the specs can't be read any more, by a defect of keel that its log tells of; what runs goes on, start keel again",
+    )(ended)
+}
+
 fn locked(locked: Locked) -> EngineError {
     match locked {
         Locked::Held { holder: Holder { role: Some(Role::Command), .. }, .. } => EngineError::Busy(locked.to_string()),
@@ -220,6 +228,8 @@ struct Sources {
     source: Option<Source>,
     /// Reads once more where nothing watches.
     reread: Option<Arc<Reread>>,
+    /// Whether what watches has ended by itself.
+    blind: watch::Receiver<bool>,
     tasks: JoinSet<()>,
 }
 
@@ -268,7 +278,9 @@ async fn sources(
     state_dir: &StateDir,
     store: &Arc<Store>,
     default_runtime: RuntimeKind,
+    clock: Arc<dyn Clock>,
 ) -> Result<Sources, EngineError> {
+    let (ended, blind) = watch::channel(false);
     let applied = Root { path: state_dir.applied(), kind: RootKind::Applied };
     let watched = watched.iter().map(|path| Root { path: path.clone(), kind: RootKind::Watched });
     let roots: Vec<Root> = watched.chain([applied]).collect();
@@ -284,10 +296,16 @@ async fn sources(
             let (sender, declared) = watch::channel(Arc::new(Declared::default()));
             let reread = Reread::new(roots, store.clone(), default_runtime, sender);
             reread.read(Instant::now()).await?;
-            return Ok(Sources { declared, source: None, reread: Some(Arc::new(reread)), tasks: JoinSet::new() });
+            return Ok(Sources {
+                declared,
+                source: None,
+                reread: Some(Arc::new(reread)),
+                blind,
+                tasks: JoinSet::new(),
+            });
         }
     }
-    let spawned = DirectorySource::spawn(roots, store.clone(), Arc::new(SystemClock), options);
+    let spawned = DirectorySource::spawn(roots, store.clone(), clock, options);
     let (mut snapshots, handle) = spawned.map_err(source_error)?;
     let (sender, declared) = watch::channel(Arc::new(Declared::default()));
     let relay =
@@ -298,11 +316,12 @@ async fn sources(
         loop {
             passing_on.pass_on();
             if snapshots.changed().await.is_err() {
+                ended.send_replace(true);
                 return;
             }
         }
     });
-    Ok(Sources { declared, source: Some(Source { handle, relay }), reread: None, tasks })
+    Ok(Sources { declared, source: Some(Source { handle, relay }), reread: None, blind, tasks })
 }
 
 pub(super) fn convert_snapshot(snapshot: &SpecSnapshot, default_runtime: RuntimeKind) -> Declared {
@@ -360,6 +379,10 @@ async fn settle(mut inbox: mpsc::Receiver<Settled>, store: Arc<Store>, source: O
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use chrono::{DateTime, Utc};
+
     use super::*;
     use crate::state::Volumes;
 
@@ -385,5 +408,34 @@ mod tests {
         let last = store.request_removals(&names, Volumes::Keep).unwrap()["demo"];
         assert!(last.id != first.id && last.id != later["demo"].id);
         assert_eq!(last.volumes, Volumes::Keep);
+    }
+
+    /// Panics once it was told to: a defect in whatever looks at it.
+    #[derive(Default)]
+    struct Defective(AtomicBool);
+
+    impl Clock for Defective {
+        fn now(&self) -> DateTime<Utc> {
+            assert!(!self.0.load(Ordering::Relaxed), "a defect");
+            SystemClock.now()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_scan_that_panics_is_no_shutdown_and_blinds_the_engine() {
+        let base = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::open(&base.path().join("state")).unwrap();
+        let (store, clock) = (Arc::new(Store::in_memory().unwrap()), Arc::new(Defective::default()));
+        let directory = base.path().to_path_buf();
+        let mode = Mode::Controller { directory: directory.clone(), allow_empty: false, once: false };
+        let opened = sources(&mode, &[directory], &state_dir, &store, RuntimeKind::Sim, clock.clone()).await;
+        let Sources { source, mut blind, tasks: _tasks, .. } = opened.unwrap();
+        let source = source.unwrap();
+        source.rescan().await.unwrap();
+        assert!(!*blind.borrow());
+        clock.0.store(true, Ordering::Relaxed);
+        let error = source.rescan().await.map_err(blinded).unwrap_err();
+        assert!(error.to_string().contains("the specs can't be read any more"), "{error}");
+        blind.wait_for(|blind| *blind).await.unwrap();
     }
 }

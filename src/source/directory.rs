@@ -285,8 +285,8 @@ async fn apart<T: Send + 'static>(
     match done.await {
         Ok(done) => Some(done),
         Err(error) => {
-            // Receivers see that the channel is closed.
-            tracing::error!(%error, "the source ended: a scan failed");
+            // Receivers see that the channel is closed, and the controller ends.
+            tracing::error!(%error, "the specs can't be read any more: a scan failed by a defect of keel");
             None
         }
     }
