@@ -11,12 +11,12 @@
 //! when a new one is available, the next old one goes; and so on.
 
 use super::availability::{Judge, Ledger};
-use super::diff::{Matched, Slot, count};
+use super::diff::{Matched, Slot, count, exit_of};
 use super::draft::Draft;
 use super::need::{Need, failure};
 use super::{Cause, Wait};
 use crate::spec::Strategy;
-use crate::state::{DesiredService, HealthState, Instance, Phase};
+use crate::state::{DesiredService, EndedBy, HealthState, Instance, Phase, StopCause};
 
 /// The replacement of one service's instances.
 pub(super) struct Rollout<'p, 'a, 'i> {
@@ -241,13 +241,18 @@ where
         }
     }
 
-    /// Whether calls for new instances fail; a ready instance then goes only where its successor is available. A slot
-    /// whose next try is due and lacks nothing but a place does not count, or it would never get one.
+    /// Whether calls for new instances fail, or new instances crash; a ready instance then goes only where its successor is
+    /// available, so that a bad template takes no more than what was begun with it. A slot whose next try is due and lacks
+    /// nothing but a place does not count, or it would never get one.
     fn is_failing(&self) -> bool {
         let mut slots = self.matched.slots.iter().zip(&self.needs);
-        slots.any(|(slot, need)| {
-            let tried = slot.fresh.is_none() && matches!(need, Need::Patience);
-            tried && failure(self.draft, self.desired, slot.number).is_some()
+        slots.any(|(slot, need)| match slot.fresh {
+            Some(fresh) => fresh.streak > 0 && !self.judge.is_available(fresh),
+            // One that is launched now has become patience.
+            None if matches!(need, Need::Patience) => {
+                failure(self.draft, self.desired, slot.number).is_some() || slot.newest.is_some_and(crashed)
+            }
+            None => false,
         })
     }
 
@@ -298,4 +303,12 @@ where
             self.draft.wait(Wait::NotReady { id: fresh.id.clone(), check: check.map(str::to_owned), until });
         }
     }
+}
+
+/// Whether it ended by itself, and not well, or had to be ended because its checks failed.
+fn crashed(instance: &Instance) -> bool {
+    exit_of(instance).is_some_and(|exit| match exit.ended_by {
+        EndedBy::Itself => !exit.is_success(),
+        EndedBy::Request(cause) => cause == StopCause::Unhealthy,
+    })
 }

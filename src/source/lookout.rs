@@ -1,6 +1,7 @@
 //! Looking at the roots: what is there now, and which version of each file counts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +40,19 @@ pub(super) struct Lookout {
 struct Good {
     hash: [u8; 32],
     file: Arc<ParsedFile>,
+    /// The file system that its directory was on when it was last seen by this process.
+    device: Option<u64>,
 }
 
 impl Good {
     fn of(parsed: Parsed) -> Self {
-        Self { hash: parsed.hash, file: parsed.file }
+        Self { hash: parsed.hash, file: parsed.file, device: None }
     }
+}
+
+/// The nearest directory above a file which is there, and its file system.
+fn folder_of(path: &Path) -> Option<(&Path, u64)> {
+    path.ancestors().skip(1).find_map(|folder| Some((folder, folder.metadata().ok()?.dev())))
 }
 
 impl Lookout {
@@ -246,11 +254,12 @@ impl Lookout {
         findings: &mut Findings,
     ) {
         findings.inputs.insert(path.to_path_buf(), Arc::clone(&parsed.file));
-        if self.good.get(path).is_some_and(|good| good.hash == parsed.hash) {
+        let known = self.good.get_mut(path);
+        let device = known.as_ref().and_then(|good| good.device).or_else(|| folder_of(path).map(|(_, device)| device));
+        if let Some(good) = known.filter(|good| good.hash == parsed.hash) {
             // One value for one content, so that an unchanged file is recognised by its address.
-            if let Some(good) = self.good.get_mut(path) {
-                good.file = parsed.file;
-            }
+            good.file = parsed.file;
+            good.device = device;
             return;
         }
         // What was read before and counts only now is read again, unless it changed yet again.
@@ -259,7 +268,7 @@ impl Lookout {
             let file = SourceFile { path: path.to_path_buf(), content, hash: parsed.hash, accepted_at: now };
             findings.accepted.push(file);
         }
-        self.good.insert(path.to_path_buf(), Good::of(parsed));
+        self.good.insert(path.to_path_buf(), Good { device, ..Good::of(parsed) });
     }
 
     /// Lets the last good version of a file count in the place of what is wrong with it.
@@ -290,13 +299,31 @@ impl Lookout {
             .filter(|path| !findings.inputs.contains_key(*path))
             .cloned()
             .collect();
+        let mut unmounted = BTreeSet::new();
         for path in missing {
-            if listing.gap_over(&path).is_some() {
+            let other = self.unmounted(&root.path, &path);
+            if other.is_some() || listing.gap_over(&path).is_some() {
+                unmounted.extend(other);
                 self.keep_for_now(&path, findings);
                 findings.outdated.insert(path);
             } else {
                 findings.gone.push(path);
             }
         }
+        for folder in unmounted {
+            let flaw = Flaw::new(
+                "was unmounted, or something else is mounted there",
+                "mount its file system again; `keel delete NAME` removes what it declared",
+            );
+            findings.bad.push(Bad::unread(&folder, &flaw));
+        }
+    }
+
+    /// The directory of a file that is not there, where it lies on another file system than it did: that says nothing of the
+    /// file. What becomes of the root is known by its identity.
+    fn unmounted(&self, root: &Path, path: &Path) -> Option<PathBuf> {
+        let before = self.good.get(path)?.device?;
+        let (folder, now) = folder_of(path)?;
+        (now != before && folder != root && folder.starts_with(root)).then(|| folder.to_path_buf())
     }
 }

@@ -74,6 +74,28 @@ fn surge_comes_first_where_nothing_may_be_unavailable() {
 }
 
 #[test]
+fn what_crashes_takes_no_more_than_was_begun_with_it() {
+    // With a place to spare and one that may be missing: the first new one and the first old one went together.
+    let begun = || web('b', 4, "").with(all_up(1..4, 'a'));
+    begun().with([up(0, 'b').exited(1, 5, 0)]).expect(
+        "launch (restarts 1, streak 1) web/0 b1: exited 1, restart 1 in a row
+         launch web/1 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
+    );
+    // The next try runs, and does not count before it has run for a while.
+    begun().with([up(0, 'b').restarted(1, 1).since(5)]).expect(
+        "launch web/1 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         wait for demo/web/0 (bbbbbbbb, attempt 0) to stay ready until 2026-01-01T12:00:05Z
+         look again at 2026-01-01T12:00:05Z",
+    );
+    // What is ready and has its successor goes all the same.
+    begun().with([up(0, 'b').restarted(1, 1).exited(1, 5, 1), up(1, 'b')]).expect(
+        "retire web/1 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         wait to restart demo/web/0 (bbbbbbbb, attempt 0) until 2026-01-01T12:00:09Z: exited 1
+         look again at 2026-01-01T12:00:09Z",
+    );
+}
+
+#[test]
 fn the_old_one_goes_first_where_nothing_may_surge() {
     web('b', 3, STOP_FIRST)
         .with(all_up(0..3, 'a'))
