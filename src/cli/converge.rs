@@ -162,7 +162,10 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
                     instance.name,
                     baseline.crashes(status, instance),
                     ended(instance),
-                    if view.message.is_empty() { String::new() } else { format!(": {}", view.message) }
+                    match message_about(status, instance).unwrap_or(&view.message) {
+                        "" => String::new(),
+                        message => format!(": {message}"),
+                    }
                 ),
                 is_retried: true,
                 output: Some(Output::of(instance)),
@@ -197,6 +200,12 @@ fn why(status: &Status, name: &str, message: &str) -> String {
             || "it says no reason; see `keel get deployments -o yaml`".to_owned(),
             |(service, condition)| format!("{}: {}", service.service, condition.message),
         )
+}
+
+/// What the service of an instance has to say; its deployment may have more to say of another one.
+fn message_about<'a>(status: &'a Status, instance: &InstanceView) -> Option<&'a str> {
+    let is_its = |view: &&ServiceView| (&view.deployment, &view.service) == (&instance.deployment, &instance.service);
+    status.services.iter().find(is_its).map(|view| view.message.as_str()).filter(|message| !message.is_empty())
 }
 
 /// The instance of a deployment that crashed most.

@@ -246,10 +246,18 @@ impl Engine {
             line: merged.position.line,
             column: merged.position.column,
             path: "deployment".to_owned(),
-            message: format!("deployment {} is declared in {at}, which the controller watches", merged.name),
+            message: format!("deployment {} is declared in {at}, which {}", merged.name, self.watching()),
             help: Some("change it there, or remove it there first".to_owned()),
             effect: NOTHING_APPLIED.to_owned(),
         })
+    }
+
+    /// Who watches the directories that are looked at.
+    fn watching(&self) -> &'static str {
+        match self.inner.mode {
+            Mode::Controller { .. } => "the controller watches",
+            Mode::Observe | Mode::Record | Mode::OneShot => "the last controller watched, as the next one may",
+        }
     }
 
     /// Whether the path lies in a directory that is watched, or was by the last controller.

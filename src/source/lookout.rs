@@ -254,9 +254,8 @@ impl Lookout {
         findings: &mut Findings,
     ) {
         findings.inputs.insert(path.to_path_buf(), Arc::clone(&parsed.file));
-        let known = self.good.get_mut(path);
-        let device = known.as_ref().and_then(|good| good.device).or_else(|| folder_of(path).map(|(_, device)| device));
-        if let Some(good) = known.filter(|good| good.hash == parsed.hash) {
+        let device = folder_of(path).map(|(_, device)| device);
+        if let Some(good) = self.good.get_mut(path).filter(|good| good.hash == parsed.hash) {
             // One value for one content, so that an unchanged file is recognised by its address.
             good.file = parsed.file;
             good.device = device;

@@ -31,12 +31,15 @@ fn what_is_deleted_by_name_leaves_what_the_watched_directory_declares() {
     controller.end("TERM").expect_code(0);
 }
 
+/// Who watches where no controller runs.
+const LAST: &str = "the last controller watched, as the next one may";
+
 /// Every verb that takes files refuses this one, because another place declares the deployment.
 #[track_caller]
-fn expect_declared_elsewhere(rig: &Rig, file: &str, deployment: &str) {
+fn expect_declared_elsewhere(rig: &Rig, file: &str, deployment: &str, watching: &str) {
     let told = format!(
-        "error: {}:1:1: deployment: deployment {deployment} is declared in {}:1, which the controller watches; change it \
-         there, or remove it there first (nothing was applied)\n",
+        "error: {}:1:1: deployment: deployment {deployment} is declared in {}:1, which {watching}; change it there, or \
+         remove it there first (nothing was applied)\n",
         rig.path(file).display(),
         rig.path(&format!("specs/{deployment}.yaml")).display()
     );
@@ -53,10 +56,10 @@ fn what_was_deleted_and_is_still_declared_can_not_be_applied_from_elsewhere() {
     rig.write("specs/x.yaml", &spec("x", 1, "hi"));
     rig.write("elsewhere.yaml", &spec("x", 1, "hello"));
     rig.keel(&["run", "specs", "--once"]).expect_code(0);
-    expect_declared_elsewhere(&rig, "elsewhere.yaml", "x");
+    expect_declared_elsewhere(&rig, "elsewhere.yaml", "x", LAST);
     let done = rig.keel(&["delete", "x"]).expect_code(0);
     assert!(done.err.contains("specs/x.yaml:1 still declares it"), "{}", done.err);
-    expect_declared_elsewhere(&rig, "elsewhere.yaml", "x");
+    expect_declared_elsewhere(&rig, "elsewhere.yaml", "x", LAST);
     rig.remove("specs/x.yaml");
     assert_eq!(rig.keel(&["apply", "-f", "elsewhere.yaml"]).expect_code(0).out, "deployment/x created\n");
     // A part of it may be watched.

@@ -91,7 +91,7 @@ async fn one_that_ignores_the_signal_is_killed(bench: &Bench) {
     let running = bench.run(&stubborn).await;
     let stopped = bench.runtime.stop(&running.as_ref(), &stop(Duration::from_secs(1))).await.unwrap().unwrap();
     let Phase::Exited(exit) = &stopped.phase else { panic!("{stopped:?}") };
-    assert_eq!((exit.code, exit.reason), (Some(137), ExitReason::Signal));
+    assert_eq!((exit.code, exit.reason), (Some(137), ExitReason::StopTimeout));
 }
 
 /// Takes a second to end once it is asked to.

@@ -388,8 +388,10 @@ async fn a_follower_that_is_late_does_not_miss_the_last_line() {
 #[tokio::test]
 async fn an_order_that_was_never_delivered_is_given_again() {
     let sandbox = Sandbox::new();
-    let instance = sandbox.run(&shell(FOREVER)).await;
+    let instance = sandbox.run(&shell(&format!("echo armed; {FOREVER}"))).await;
     let instance = instance.as_ref();
+    // A supervisor that hands output on has looked for an order that came before it was there.
+    sandbox.wrote(&instance, "armed\n").await;
     // What a controller leaves that is killed before it tells the supervisor.
     let order = r#"{"signal":"SIGTERM","grace_ms":0,"cause":"retired"}"#;
     std::fs::write(sandbox.dir(&instance).join("stop.json"), order).unwrap();

@@ -261,8 +261,12 @@ fn what_lay_on_another_file_system_stays_when_that_is_not_there_any_more() {
     shows(other.path());
     let snapshot = bench.scan();
     assert_eq!((names(&snapshot), problems(&snapshot)), (vec!["a", "b"], vec![]));
-    std::fs::remove_file(other.path().join("b.yaml")).unwrap();
-    assert_eq!(names(&bench.scan()), ["a"], "what is removed where it lay is gone");
+    // Where it is seen last is where it may be removed.
+    std::fs::write(beside.join("b.yaml"), deployment("b", "two")).unwrap();
+    shows(&beside);
+    assert_eq!(names(&bench.scan()), ["a", "b"]);
+    std::fs::remove_file(beside.join("b.yaml")).unwrap();
+    assert_eq!(names(&bench.scan()), ["a"]);
 }
 
 #[test]

@@ -127,8 +127,17 @@ impl Inner {
         Ok(self.facts.get(&instance.runtime_id).is_some() || self.look(instance).await?.is_some())
     }
 
-    /// What the engine says of one container, by name or id.
+    /// What the engine says of one container, by name or id; asked for again where its process ended in that moment, of which
+    /// Podman says that there is no such process.
     pub(super) async fn inspection(&self, container: &str) -> std::result::Result<ContainerInspectResponse, CallError> {
+        let is_ending = |error: &CallError| error.status() == Some(500) && error.words().contains("no such process");
+        match self.inspection_now(container).await {
+            Err(error) if is_ending(&error) => self.inspection_now(container).await,
+            found => found,
+        }
+    }
+
+    async fn inspection_now(&self, container: &str) -> std::result::Result<ContainerInspectResponse, CallError> {
         let answer = self
             .engine
             .call(READ_DEADLINE, |docker| async move {
