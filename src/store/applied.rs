@@ -170,7 +170,7 @@ pub fn sweep_applied(dir: &Path) -> std::io::Result<()> {
 /// Every copy, by the path that it came from. A directory that does not exist holds none.
 ///
 /// # Errors
-/// The directory, or a copy in it, can't be read, or it holds more than [`MAX_COPIES`]; nothing is known then.
+/// The directory, or a copy in it, can't be read, or it holds more than 10,000; nothing is known then.
 pub fn read_applied(dir: &Path) -> std::io::Result<Vec<AppliedFile>> {
     let mut copies = Vec::new();
     let entries = match std::fs::read_dir(dir) {
