@@ -45,7 +45,7 @@ labels: {com.example.team: blue}
 resources: {memory: 64Mi, pids_limit: 50, cpu: 0.5, cpu_shares: 512, oom_score_adj: 500}
 ";
     let running = bench.run(&bench.request("web", 0, yaml)).await;
-    let script = "pwd; echo $WORD; id -u; id -G; hostname; touch /x; ulimit -Sn; grep CapEff /proc/self/status; \
+    let script = "pwd; echo $WORD; id -u; id -G; hostname; touch /x; awk '/open files/ {print $4, $5}' /proc/1/limits; grep CapEff /proc/self/status; \
                   grep NoNewPrivs /proc/self/status; cat /proc/sys/net/ipv4/ip_local_port_range; \
                   grep -c '192.0.2.7.*somewhere' /etc/hosts; cat /proc/1/oom_score_adj";
     let seen = inside(bench, &running, script).await;
@@ -57,7 +57,7 @@ resources: {memory: 64Mi, pids_limit: 50, cpu: 0.5, cpu_shares: 512, oom_score_a
         "65534 4321",
         "named",
         "touch: /x: Read-only file system",
-        "123",
+        "123 456",
         "CapEff: 0000000000000000",
         "NoNewPrivs: 1",
         "20000 20100",
