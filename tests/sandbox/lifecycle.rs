@@ -5,11 +5,11 @@ use std::time::Duration;
 use evenkeel::runtime::io::{ExecOutput, ExecRequest, LogOptions, Logs};
 use evenkeel::runtime::{ErrorKind, Exec, Runtime, RuntimeEvent};
 use evenkeel::spec::Signal;
-use evenkeel::state::{EndedBy, ExitReason, Phase, StopCause};
+use evenkeel::state::{EndedBy, ExitReason, InstanceRef, Phase, StopCause};
 use futures::{FutureExt, StreamExt};
 use rustix::process::{Pid, Signal as Kill, kill_process};
 
-use crate::support::{PATIENCE, Sandbox, alive, children_named, read_json, request, shell, stop};
+use crate::support::{PATIENCE, Sandbox, alive, read_json, request, shell, stop};
 
 const FOREVER: &str = "while :; do sleep 0.05; done";
 
@@ -206,16 +206,24 @@ async fn a_record_that_a_loss_of_power_cut_off_is_an_end_that_can_be_removed() {
     assert_eq!(sandbox.runtime.list().await.unwrap().instances, []);
 }
 
+/// The process that made an instance's supervisor; those of other runtimes are other tests'.
+fn spawner_of(sandbox: &Sandbox, instance: &InstanceRef) -> i32 {
+    let supervisor = read_json(&sandbox.dir(instance).join("run.json"))["supervisor"]["pid"].as_i64().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+    assert_eq!(std::fs::read_to_string(format!("/proc/{parent}/comm")).unwrap(), "keel-spawner\n");
+    parent
+}
+
 #[tokio::test]
 async fn a_killed_spawner_is_replaced() {
     let sandbox = Sandbox::new();
-    sandbox.run(&shell(FOREVER)).await;
-    for spawner in children_named("keel-spawner") {
-        kill_process(Pid::from_raw(spawner).unwrap(), Kill::KILL).unwrap();
-        // One that has not died yet takes an order that it never carries out, which is told as a failed start.
-        while alive(spawner) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+    let first = sandbox.run(&shell(FOREVER)).await.as_ref();
+    let spawner = spawner_of(&sandbox, &first);
+    kill_process(Pid::from_raw(spawner).unwrap(), Kill::KILL).unwrap();
+    // One that has not died yet takes an order that it never carries out, which is told as a failed start.
+    while alive(spawner) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let second = sandbox.runtime.create(&request(&shell(FOREVER), 1)).await.unwrap();
     let second = sandbox.runtime.start(&second.as_ref()).await.unwrap();

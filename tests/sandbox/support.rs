@@ -288,18 +288,6 @@ pub fn alive(pid: i32) -> bool {
         .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X'])))
 }
 
-/// Children of this process with that name.
-pub fn children_named(name: &str) -> Vec<i32> {
-    let own = std::process::id().to_string();
-    let matches = |pid: i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.contains(&format!("({name})"))
-            && stat.rsplit(')').next().is_some_and(|rest| rest.split(' ').nth(2) == Some(&own))
-    };
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| matches(*pid)).collect()
-}
-
 pub fn read_json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
