@@ -58,6 +58,27 @@ fn web(replicas: u32, greeting: &str) -> String {
     )
 }
 
+/// A core on one runtime, and what it tells the store to forget.
+fn core_of(
+    runtime: Arc<dyn Connect>,
+    declared: watch::Receiver<Arc<Declared>>,
+    clock: Arc<dyn Clock>,
+    removing: BTreeMap<String, RemovalRequest>,
+) -> (Core, mpsc::Receiver<Settled>) {
+    let (forget, settled) = mpsc::channel(8);
+    let core = Core::start(Parts {
+        runtimes: vec![runtime],
+        default_runtime: RuntimeKind::Sim,
+        declared,
+        clock,
+        scope: Scope::Everything,
+        removing,
+        events: None,
+        settled: Some(forget),
+    });
+    (core, settled)
+}
+
 impl Rig {
     fn new() -> Self {
         Self::with(1, Faults::none())
@@ -68,17 +89,8 @@ impl Rig {
             Arc::new(VirtualClock::starting_at(DateTime::<Utc>::UNIX_EPOCH + Duration::from_secs(1_800_000_000)));
         let world = World::new(clock.clone(), seed, faults);
         let (declare, declared) = watch::channel(Arc::default());
-        let (forget, settled) = mpsc::channel(8);
-        let core = Core::start(Parts {
-            runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
-            default_runtime: RuntimeKind::Sim,
-            declared,
-            clock: clock.clone(),
-            scope: Scope::Everything,
-            removing: BTreeMap::new(),
-            events: None,
-            settled: Some(forget),
-        });
+        let runtime = Arc::new(Connected(Arc::new(world.runtime(owner()))));
+        let (core, settled) = core_of(runtime, declared, clock.clone(), BTreeMap::new());
         Self { clock, world, core, declare, settled }
     }
 
@@ -226,18 +238,9 @@ async fn after_a_restart(declared: Declared, removing: BTreeMap<String, RemovalR
     let Rig { clock, world, core, .. } = rig;
     drop(core);
     let (declare, declared) = watch::channel(Arc::new(declared));
-    let (forget, settled) = mpsc::channel(8);
     let runtime = Connected(Arc::new(world.runtime(owner())));
-    let core = Core::start(Parts {
-        runtimes: vec![Arc::new(Late { runtime, asked: AtomicBool::new(false) })],
-        default_runtime: RuntimeKind::Sim,
-        declared,
-        clock: clock.clone(),
-        scope: Scope::Everything,
-        removing,
-        events: None,
-        settled: Some(forget),
-    });
+    let (core, settled) =
+        core_of(Arc::new(Late { runtime, asked: AtomicBool::new(false) }), declared, clock.clone(), removing);
     let mut rig = Rig { clock, world, core, declare, settled };
     let mut told = Vec::new();
     // Past the first failure, and before the next try.
@@ -277,17 +280,12 @@ async fn a_new_core_takes_over_what_runs_and_calls_nothing() {
     let Rig { world, core, declare, .. } = rig;
     drop(core);
     let clock = Arc::new(VirtualClock::starting_at(DateTime::<Utc>::UNIX_EPOCH + Duration::from_secs(1_900_000_000)));
-    let (forget, settled) = mpsc::channel(8);
-    let core = Core::start(Parts {
-        runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
-        default_runtime: RuntimeKind::Sim,
-        declared: declare.subscribe(),
-        clock: clock.clone(),
-        scope: Scope::Everything,
-        removing: BTreeMap::new(),
-        events: None,
-        settled: Some(forget),
-    });
+    let (core, settled) = core_of(
+        Arc::new(Connected(Arc::new(world.runtime(owner())))),
+        declare.subscribe(),
+        clock.clone(),
+        BTreeMap::new(),
+    );
     let rig = Rig { clock, world, core, declare, settled };
     let after = rig.until_running().await.instances.clone();
     let ids = |instances: &[evenkeel::status::InstanceView]| -> Vec<String> {
@@ -349,17 +347,8 @@ async fn a_lane_that_panics_is_a_failure_and_tried_again_with_growing_pauses() {
     let defective = Arc::new(Defective { clock: clock.clone(), panics: AtomicU32::new(0) });
     let world = World::new(defective.clone(), 1, Faults::none());
     let (declare, declared) = watch::channel(Arc::new(Declared { synced: true, ..Declared::default() }));
-    let (forget, settled) = mpsc::channel(8);
-    let core = Core::start(Parts {
-        runtimes: vec![Arc::new(Connected(Arc::new(world.runtime(owner()))))],
-        default_runtime: RuntimeKind::Sim,
-        declared,
-        clock: clock.clone(),
-        scope: Scope::Everything,
-        removing: BTreeMap::new(),
-        events: None,
-        settled: Some(forget),
-    });
+    let (core, settled) =
+        core_of(Arc::new(Connected(Arc::new(world.runtime(owner())))), declared, clock.clone(), BTreeMap::new());
     let rig = Rig { clock, world, core, declare, settled };
     rig.until("the first list", |status| status.synced).await;
     defective.panics.store(4, Ordering::Relaxed);

@@ -13,6 +13,7 @@ use super::tries::{Tries, Words, print_results, unless_interrupted};
 use crate::api::Client;
 use crate::config::Options;
 use crate::controller::{Applied, ApplyRequest, Change};
+use tokio::time::Instant;
 
 const WORDS: Words = Words {
     nothing_done: "nothing was applied",
@@ -62,16 +63,23 @@ impl Args {
             return Ok(Exit::Success);
         }
         let unattended = if self.no_wait { Unattended::Recorded } else { Unattended::CarriedOut };
+        let began = Instant::now();
         let mut engine = change(options, unattended, self.timeout).await?;
-        let outcome = self.apply(&mut engine, request, expected.results).await;
+        let outcome = self.apply(&mut engine, began, request, expected.results).await;
         engine.close().await;
         outcome
     }
 
     /// Declares it, and waits; once more with the next engine where the controller ends meanwhile, which then finds it
     /// declared. What was expected tells what an answer said that was lost.
-    async fn apply(&self, engine: &mut Reconnecting<'_>, mut request: ApplyRequest, expected: Results) -> Outcome {
-        let mut tries = Tries::new(WORDS, self.no_wait, self.timeout);
+    async fn apply(
+        &self,
+        engine: &mut Reconnecting<'_>,
+        began: Instant,
+        mut request: ApplyRequest,
+        expected: Results,
+    ) -> Outcome {
+        let mut tries = Tries::new(WORDS, self.no_wait, began, self.timeout);
         let (mut results, mut baseline, mut has_asked) = (expected, None, false);
         let declare = async |client: &Client| -> Outcome {
             let baseline = match &mut baseline {

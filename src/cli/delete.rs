@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::bail;
+use tokio::time::Instant;
 
 use super::connect::synced_status;
 use super::converge::Baseline;
@@ -80,8 +81,9 @@ impl Args {
         if found.is_empty() {
             return Ok(exit);
         }
+        let began = Instant::now();
         let mut engine = change(options, self.unattended(), self.timeout).await?;
-        let outcome = self.delete(&mut engine, &found).await;
+        let outcome = self.delete(&mut engine, began, &found).await;
         engine.close().await;
         Ok(match outcome? {
             Exit::Success => exit,
@@ -158,8 +160,8 @@ impl Args {
 
     /// Has them removed, and waits; once more with the next engine where the controller ends meanwhile, for what is left
     /// by then.
-    async fn delete(&self, engine: &mut Reconnecting<'_>, deployments: &BTreeSet<String>) -> Outcome {
-        let mut tries = Tries::new(WORDS, self.no_wait, self.timeout);
+    async fn delete(&self, engine: &mut Reconnecting<'_>, began: Instant, deployments: &BTreeSet<String>) -> Outcome {
+        let mut tries = Tries::new(WORDS, self.no_wait, began, self.timeout);
         let (mut has_asked, mut unknown) = (false, BTreeSet::new());
         let remove = async |client: &Client| -> Outcome {
             let (left, _) = self.find(client, deployments).await?;

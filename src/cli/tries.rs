@@ -35,9 +35,9 @@ pub struct Words {
 }
 
 impl Tries {
-    /// None was made; all of them together may take that long.
-    pub fn new(words: Words, no_wait: bool, timeout: Duration) -> Self {
-        Self { words, no_wait, timeout, deadline: Instant::now() + timeout, is_told: false }
+    /// None was made; the command began then, and may take that long in all.
+    pub fn new(words: Words, no_wait: bool, began: Instant, timeout: Duration) -> Self {
+        Self { words, no_wait, timeout, deadline: began + timeout, is_told: false }
     }
 
     /// Ends a try that was answered with this: tells it, unless an earlier one did, and waits for the goals where somebody

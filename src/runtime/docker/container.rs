@@ -118,7 +118,7 @@ impl Inner {
         Ok(host.device_requests.is_none_or(|all| all.is_empty()) && host.devices.is_none_or(|all| all.is_empty()))
     }
 
-    /// Removes a container that was created this moment and has not run.
+    /// Removes a container with its anonymous volumes, killing what still runs.
     async fn discard(&self, id: &str) -> std::result::Result<(), CallError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         self.engine.call(WRITE_DEADLINE, |docker| async move { docker.remove_container(id, Some(options)).await }).await
@@ -341,7 +341,7 @@ impl Inner {
         }
     }
 
-    /// Removes a container with its anonymous volumes, killing what still runs.
+    /// Removes a container of this installation; one that is gone is success.
     pub(super) async fn remove(&self, instance: &InstanceRef) -> Result<()> {
         if !self.owns(instance).await? {
             return Ok(());
@@ -351,12 +351,7 @@ impl Inner {
             let _was_running = self.signal(instance, Signal::KILL, &format!("removing {}", instance.id)).await?;
         }
         let id = &instance.runtime_id;
-        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        let removed = self
-            .engine
-            .call(WRITE_DEADLINE, |docker| async move { docker.remove_container(id, Some(options)).await })
-            .await;
-        match removed {
+        match self.discard(id).await {
             Ok(()) => {}
             Err(error) if error.is_missing() => {}
             Err(error) if is_being_removed(&error) => self.await_removal(instance).await?,
