@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::list::Flaw;
 use super::trace::WatchPlan;
 use crate::spec::{ParsedFile, Position, Problem};
@@ -31,6 +33,8 @@ pub(super) struct Findings {
     pub bare: Option<String>,
     /// Why there may be declarations that nobody can read.
     pub unclear: Option<String>,
+    /// Files that never were good and may declare anything, with the time at which they were first seen like that.
+    pub riddles: BTreeMap<PathBuf, DateTime<Utc>>,
     /// Which directory each root is.
     pub identities: BTreeMap<PathBuf, String>,
     /// What to watch.
@@ -38,6 +42,13 @@ pub(super) struct Findings {
 }
 
 impl Findings {
+    /// A file that may be where something went that vanished at this time: it came at about the same time, and nobody can
+    /// tell what it declares.
+    pub(super) fn riddle_of(&self, vanished: DateTime<Utc>, settle: Duration) -> Option<&Path> {
+        let near = |came: DateTime<Utc>| (came - vanished).abs().to_std().is_ok_and(|apart| apart <= settle);
+        self.riddles.iter().find(|(_, came)| near(**came)).map(|(path, _)| path.as_path())
+    }
+
     pub(super) fn unsure(&mut self, why: impl FnOnce() -> String) {
         self.unclear.get_or_insert_with(why);
     }

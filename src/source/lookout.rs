@@ -33,6 +33,8 @@ pub(super) struct Lookout {
     applied: BTreeMap<PathBuf, (AppliedFile, Arc<ParsedFile>)>,
     /// Which directory each watched root was.
     identities: BTreeMap<PathBuf, String>,
+    /// The riddles of the last look ([`Findings::riddles`]).
+    riddles: BTreeMap<PathBuf, DateTime<Utc>>,
 }
 
 /// The last good version of a file.
@@ -73,6 +75,7 @@ impl Lookout {
             good: good.collect(),
             applied: BTreeMap::new(),
             identities: identities.into_iter().map(|root| (root.path, root.identity)).collect(),
+            riddles: BTreeMap::new(),
         }
     }
 
@@ -149,6 +152,7 @@ impl Lookout {
             listed.extend(listing.files.into_keys());
         }
         self.reader.retain(|path| listed.contains(path));
+        self.riddles.clone_from(&findings.riddles);
         let elsewhere = self.good.keys().filter(|path| !self.roots.iter().any(|root| path.starts_with(&root.path)));
         findings.gone.extend(elsewhere.cloned());
         findings
@@ -221,7 +225,7 @@ impl Lookout {
     fn look_at_file(&mut self, path: &Path, entry: &Entry, now: DateTime<Utc>, findings: &mut Findings) {
         let stamp = match entry {
             Entry::File(stamp) => *stamp,
-            Entry::Bad(flaw) => return self.keep_good(path, Bad::unread(path, flaw), findings),
+            Entry::Bad(flaw) => return self.keep_good(path, Bad::unread(path, flaw), now, findings),
         };
         let read = self.reader.read(path, stamp);
         // Asked after it was read: whoever began to write later changed nothing of that.
@@ -230,8 +234,8 @@ impl Lookout {
         }
         match read {
             Ok((parsed, bytes)) if parsed.file.problems.is_empty() => self.accept(path, parsed, bytes, now, findings),
-            Ok((parsed, _)) => self.keep_good(path, Bad::text(path, &parsed.file), findings),
-            Err(ReadError::Bad(flaw)) => self.keep_good(path, Bad::unread(path, &flaw), findings),
+            Ok((parsed, _)) => self.keep_good(path, Bad::text(path, &parsed.file), now, findings),
+            Err(ReadError::Bad(flaw)) => self.keep_good(path, Bad::unread(path, &flaw), now, findings),
             // The search for missing files finds it.
             Err(ReadError::Gone) => {}
         }
@@ -271,11 +275,17 @@ impl Lookout {
     }
 
     /// Lets the last good version of a file count in the place of what is wrong with it.
-    fn keep_good(&self, path: &Path, bad: Bad, findings: &mut Findings) {
+    fn keep_good(&self, path: &Path, bad: Bad, now: DateTime<Utc>, findings: &mut Findings) {
+        let names_all = !bad.present.may_declare_more();
         findings.bad.push(bad);
         findings.outdated.insert(path.to_path_buf());
         if !self.keep_for_now(path, findings) {
             findings.unsure(|| format!("{} has problems and was never good", path.display()));
+            if !names_all {
+                // A clock that went back starts the time again.
+                let came = self.riddles.get(path).copied().filter(|came| *came <= now).unwrap_or(now);
+                findings.riddles.insert(path.to_path_buf(), came);
+            }
         }
     }
 

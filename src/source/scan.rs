@@ -61,7 +61,8 @@ pub struct Scanner {
     settling: Settling<String>,
     /// Deleted by name, whatever the files say.
     deleted: BTreeSet<String>,
-    /// Deployments that only the last good version of a file declares which can't be seen.
+    /// Deployments that only the last good version of a file declares which can't be seen, or whose file may be one that
+    /// can't be read.
     out_of_sight: BTreeSet<String>,
     counted: Cached,
     present: Cached,
@@ -380,7 +381,8 @@ impl Scanner {
     }
 
     /// Keeps a deployment as it was that is not declared any more, or has lost a service, for as long as that may be the
-    /// middle of a save: what is away has to stay away for a while, and a file that is being written may be where it went.
+    /// middle of a save: what is away has to stay away for a while, and a file that is being written may be where it went. So
+    /// may one that came when it vanished and that can't be read; that lasts until it can be read, or goes.
     /// What commands take back is meant. Gives those that nothing declares.
     fn keep_settling(&mut self, verdict: &mut Verdict, findings: &Findings, now: DateTime<Utc>) -> BTreeSet<String> {
         let held = self.hold.iter().flat_map(|hold| &hold.missing).collect::<BTreeSet<_>>();
@@ -392,6 +394,12 @@ impl Scanner {
                 continue;
             }
             let is_settled = self.settling.is_settled(name, self.options.settle, now);
+            let riddle = self.settling.since(name).and_then(|since| findings.riddle_of(since, self.options.settle));
+            if let Some(file) = riddle.filter(|_| is_settled) {
+                verdict.keep_for(name, known, file);
+                self.out_of_sight.insert(name.clone());
+                continue;
+            }
             if is_settled && findings.unclosed.is_none() {
                 continue;
             }

@@ -43,6 +43,11 @@ impl<K: Ord + Clone> Settling<K> {
         since.left(now).is_zero()
     }
 
+    /// Since when something is in such a state that was noted in the scan under way.
+    pub(super) fn since(&self, key: &K) -> Option<DateTime<Utc>> {
+        self.touched.get(key).map(|since| since.at)
+    }
+
     /// Ends a scan: forgets what was not noted in it, and tells how long until the next of them may count.
     pub(super) fn finish(&mut self, now: DateTime<Utc>) -> Option<Duration> {
         self.since = std::mem::take(&mut self.touched);

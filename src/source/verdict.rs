@@ -65,6 +65,19 @@ impl Verdict {
         }
     }
 
+    /// Keeps a deployment as it was because a file that can't be read may be where its declaration went.
+    pub(super) fn keep_for(&mut self, name: &str, known: &Known, file: &Path) {
+        let file = file.display();
+        let why = format!(
+            "its declaration vanished when {file} came, which can't be read and may hold it; mend or remove {file}, or end \
+             the deployment with `keel delete {name}`"
+        );
+        self.fresh.remove(name);
+        self.keep(name, known, || why.clone());
+        self.stale.insert(name.to_owned(), why);
+        self.lacking.insert(name.to_owned());
+    }
+
     /// Takes deployments out, whatever the files say of them.
     pub(super) fn take_back(&mut self, names: &BTreeSet<String>) {
         for name in names {

@@ -1,5 +1,10 @@
 //! Files that are broken, half-written or unreadable.
 
+use std::time::Duration;
+
+use evenkeel::source::{Deleted, LOSS_SETTLE};
+use evenkeel::spec::Prune;
+
 use crate::bench::{Bench, deployment, images, link, names, problems, removed, service};
 
 const BROKEN: &str = "version: v1\ndeployment: a\nservices:\n  web:\n    image: {name: two}\n    replicas: 3\n";
@@ -310,4 +315,68 @@ fn an_applied_copy_that_is_not_good_any_more_says_so() {
     assert!(said[0].starts_with("b.yaml:6:5: services.web.replicas: unknown"), "{said:?}");
     assert!(said[0].ends_with("=> b is left out"), "{said:?}");
     assert_eq!(names(&snapshot), ["a"]);
+}
+
+#[test]
+fn a_file_that_moves_and_can_not_be_read_any_more_keeps_what_it_declared() {
+    for at_once in [true, false] {
+        let mut bench = Bench::with(&["a", "b"]);
+        let cut = format!("{}  db: {{image: [}}\n", deployment("a", "two"));
+        if at_once {
+            bench.write("sub/a.yaml", &cut);
+            bench.remove("a.yaml");
+        } else {
+            // While no controller ran.
+            bench.restart();
+            bench.remove("a.yaml");
+            bench.write("sub/a.yaml", &cut);
+        }
+        for _ in 0..2 {
+            bench.scan();
+            bench.advance(Duration::from_secs(3600));
+            let snapshot = bench.scan();
+            assert_eq!((images(&snapshot), removed(&snapshot)), (strings(&["a/web=one", "b/web=one"]), vec![]));
+            assert!(snapshot.stale["a"].contains("vanished when"), "{:?}", snapshot.stale);
+            let said = problems(&snapshot);
+            assert!(said[0].ends_with("=> a keeps its last good version"), "{said:?}");
+            bench.restart();
+        }
+        bench.write("sub/a.yaml", &deployment("a", "two"));
+        let snapshot = bench.scan();
+        assert_eq!((images(&snapshot), snapshot.stale.len()), (strings(&["a/web=two", "b/web=one"]), 0));
+    }
+}
+
+#[test]
+fn a_deployment_goes_with_its_file_though_another_one_can_not_be_read_for_long() {
+    let mut bench = Bench::with(&["a", "b"]);
+    bench.write("draft.yaml", "{");
+    bench.scan();
+    bench.advance(LOSS_SETTLE + Duration::from_secs(1));
+    bench.remove("a.yaml");
+    let snapshot = bench.scan();
+    assert_eq!((images(&snapshot), removed(&snapshot)), (strings(&["b/web=one"]), vec![("a", Prune::Auto)]));
+}
+
+#[test]
+fn what_may_be_in_a_file_that_can_not_be_read_goes_with_it_or_by_name() {
+    for by_name in [true, false] {
+        let mut bench = Bench::with(&["a", "b"]);
+        bench.options.deleted = Deleted::Returns;
+        bench.restart();
+        bench.write("draft.yaml", "{");
+        bench.remove("a.yaml");
+        bench.scan();
+        let now = bench.now();
+        match by_name {
+            true => drop(bench.scanner().delete(&["a".to_owned()].into(), now).unwrap()),
+            false => bench.remove("draft.yaml"),
+        }
+        let snapshot = bench.scan();
+        assert_eq!((images(&snapshot), removed(&snapshot)), (strings(&["b/web=one"]), vec![("a", Prune::Auto)]));
+    }
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
 }
