@@ -23,6 +23,7 @@ mod render;
 mod replicas;
 mod restart;
 mod rollout;
+mod scale;
 mod snapshot;
 mod time;
 mod undeclared;
@@ -37,6 +38,9 @@ pub use forecast::{End, FORECAST_LOOKS, FORECAST_PLANS, Forecast, Stage, forecas
 pub use input::{Failure, History, Input, Unreachable};
 pub use lifecycle::{Verdict, verdict};
 pub use planner::plan;
+pub use scale::{
+    Load, Mean, Metric, SCALE_EVERY, SCALE_STABILISATION, SCALE_TOLERANCE, ScaleDecision, ScaleRule, Scaling,
+};
 use serde::Serialize;
 pub use snapshot::Snapshot;
 pub use undeclared::{ORPHAN_MIN_AGE, ORPHAN_PACE, ORPHAN_SETTLE, ORPHANS_AT_ONCE, sightings};
