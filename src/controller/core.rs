@@ -25,6 +25,7 @@ use super::observe::{self, Connect};
 use super::publish::Board;
 use super::queue::Queue;
 use super::record::Record;
+use super::scaling::Scalers;
 use crate::clock::Clock;
 use crate::execute::Gate;
 use crate::runtime::{Runtime, RuntimeEvent, Volumes};
@@ -145,6 +146,7 @@ pub struct State {
     pub(super) queue: Queue,
     pub(super) flights: Flights,
     pub(super) checks: Checks,
+    pub(super) scalers: Scalers,
     pub(super) records: BTreeMap<String, Record>,
     pub(super) removing: BTreeMap<String, Removal>,
     pub(super) declared: Arc<Declared>,
@@ -171,6 +173,7 @@ impl State {
             queue: Queue::default(),
             flights: Flights::default(),
             checks: Checks::new(parts.clock.clone(), messages.clone()),
+            scalers: Scalers::default(),
             records: BTreeMap::new(),
             removing: parts.removing.into_iter().map(|(name, request)| (name, Removal::of(request))).collect(),
             declared: Arc::new(Declared::default()),
@@ -211,6 +214,7 @@ impl State {
             }
             while self.lanes.try_join_next().is_some() {}
             self.relist();
+            self.measure_due();
             self.plan_due();
             self.publish_due();
         }
@@ -229,7 +233,7 @@ impl State {
         let lists = self.runtimes.values().filter_map(|attached| attached.lists.next());
         // Before the sources are synced no key is planned, so none is a reason to wake.
         let queued = self.queue.next().filter(|_| self.declared.synced);
-        lists.chain(queued).chain(self.board.due()).min()
+        lists.chain(queued).chain(self.scalers.next()).chain(self.board.due()).min()
     }
 
     fn take(&mut self, message: Message, inbox: &mut mpsc::Receiver<Message>) {
@@ -257,6 +261,7 @@ impl State {
                     self.queue.add(&deployment, Instant::now());
                 }
             }
+            Message::Measured(measured) => self.measured(measured),
             Message::Command(command) => self.command(command),
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::cache::Mark;
 use super::flight::FlightId;
 use super::lists::ListNumber;
+use super::scaling::Measured;
 use crate::execute::Report;
 use crate::plan::Snapshot;
 use crate::probe::Verdict;
@@ -36,6 +37,8 @@ pub enum Message {
     Landed(FlightId),
     /// A health check found something new.
     Checked(Verdict),
+    /// It was found out what an adaptive service uses.
+    Measured(Measured),
     /// A caller asks.
     Command(Command),
 }

@@ -33,6 +33,7 @@ mod reports;
 mod request;
 mod reread;
 mod runtimes;
+mod scaling;
 mod stops;
 mod usage;
 mod wait;

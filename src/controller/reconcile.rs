@@ -30,6 +30,9 @@ impl State {
         let desired = self.desired(declared.desired.deployments.get(deployment), deployment);
         let judged = self.track(deployment, desired.ok());
         let observed = self.flights.overlay(deployment, judged.clone());
+        self.track_load(deployment, desired.ok(), &observed);
+        let scaled = desired.ok().and_then(|declared| self.scalers.scaled(declared, &observed));
+        let desired = scaled.as_ref().map_or(desired, Ok);
         let sighted = self.with_input(deployment, desired, &observed, sightings);
         self.records.entry(deployment.to_owned()).or_default().sight(sighted, now);
         let plan = self.with_input(deployment, desired, &observed, plan);
@@ -68,7 +71,9 @@ impl State {
 
     /// What would be planned from if the deployment were declared like this, or not at all.
     pub(super) fn preview(&self, deployment: &str, desired: Option<&DesiredDeployment>) -> Snapshot {
-        self.with_input(deployment, desired.ok_or(Fate::Removed), &self.observed(deployment), Snapshot::of)
+        let observed = self.observed(deployment);
+        let scaled = desired.and_then(|declared| self.scalers.scaled(declared, &observed));
+        self.with_input(deployment, scaled.as_ref().or(desired).ok_or(Fate::Removed), &observed, Snapshot::of)
     }
 
     /// What is planned from now, for everything that is known.
@@ -78,7 +83,9 @@ impl State {
         names.extend(declared.desired.deployments.keys().cloned());
         let of = |name: String| {
             let desired = self.desired(declared.desired.deployments.get(&name), &name);
-            self.with_input(&name, desired, &self.observed(&name), Snapshot::of)
+            let observed = self.observed(&name);
+            let scaled = desired.ok().and_then(|declared| self.scalers.scaled(declared, &observed));
+            self.with_input(&name, scaled.as_ref().map_or(desired, Ok), &observed, Snapshot::of)
         };
         names.into_iter().map(of).collect()
     }
@@ -316,6 +323,7 @@ impl State {
         }
         self.records.remove(deployment);
         self.checks.forget(deployment);
+        self.scalers.forget(deployment);
         self.removing.remove(deployment);
         self.queue.remove(deployment);
     }

@@ -26,7 +26,8 @@ pub enum Scale {
         /// Most replicas; at least `min`.
         #[schemars(range(max = MAX_REPLICAS))]
         max: u32,
-        /// Time between two changes.
+        /// Shortest time between two changes; none when nothing is written. Fewer replicas come only when nothing asked for
+        /// more in five minutes, in any case.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cooldown: Option<HumanDuration>,
         /// Loads to aim at.
@@ -52,11 +53,11 @@ impl Scale {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleTargets {
-    /// CPU use in percent of the limit.
+    /// CPU use in percent of `resources.cpu`, or of one processor without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub cpu: Option<u8>,
-    /// Memory use in percent of the limit.
+    /// Memory use in percent of `resources.memory`, which has to be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub memory: Option<u8>,

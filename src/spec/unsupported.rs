@@ -38,7 +38,13 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
     }
     match &spec.scale {
         None | Some(Scale::Fixed { .. }) => {}
-        Some(Scale::Adaptive { .. }) => add(true, "scale.mode", "load is not measured yet; `min` replicas run"),
+        Some(Scale::Adaptive { targets, .. }) => {
+            let targets = targets.unwrap_or_default();
+            add(targets.rps.is_some(), "scale.targets.rps", "requests are not counted yet; the other targets decide");
+            let limited = spec.resources.as_ref().is_some_and(|resources| resources.memory.is_some());
+            let unmeasured = targets.memory.is_some() && !limited;
+            add(unmeasured, "scale.targets.memory", "there is no `resources.memory` that it is a part of; write one");
+        }
         Some(Scale::Manual) => add(true, "scale.mode", "there is no command to scale yet; one replica runs"),
     }
     add(!spec.depends.is_empty(), "depends", "services do not wait for each other yet; all start at once");

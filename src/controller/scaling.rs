@@ -1,0 +1,384 @@
+//! How many replicas adaptive services have: what their instances use is measured from time to time, and decided on. Nothing
+//! of it outlives the controller; the next one begins with what runs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::core::State;
+use super::message::Message;
+use crate::plan::{Load, Mean, SCALE_EVERY, ScaleDecision, ScaleRule, Scaling};
+use crate::runtime::{Runtime, Usage};
+use crate::spec::{HumanDuration, RuntimeKind, Scale, ServiceSpec};
+use crate::state::{DesiredDeployment, DesiredService, Instance, InstanceRef, Phase, ServiceName};
+
+/// Longest wait for what one instance uses; one that does not answer counts as not measured.
+const MEASURE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Instances of one service that are asked at a time: as many calls as the docker adapter makes side by side.
+const SIDE_BY_SIDE: usize = 16;
+
+/// What an instance used at one time, and which of its runs.
+pub type Sample = (InstanceRef, DateTime<Utc>, Usage);
+
+/// What was found out about a service.
+#[derive(Debug)]
+pub struct Measured {
+    /// Which.
+    pub service: ServiceName,
+    /// What its instances use, as far as they could be asked.
+    pub samples: Vec<Sample>,
+}
+
+/// The adaptive services that are acted on.
+#[derive(Default)]
+pub struct Scalers {
+    services: BTreeMap<ServiceName, Scaler>,
+}
+
+/// One adaptive service.
+struct Scaler {
+    rule: ScaleRule,
+    limits: Limits,
+    scaling: Scaling,
+    /// What its instances used when they were last asked, by the runtime's own id.
+    before: HashMap<(RuntimeKind, String), (DateTime<Utc>, Usage)>,
+    /// Whether instances are being replaced or are not ready.
+    moving: bool,
+    /// When it is measured next; none while it is.
+    due: Option<Instant>,
+}
+
+/// What its use is measured against.
+#[derive(Clone, Copy, PartialEq)]
+struct Limits {
+    /// Processors; one where there is no limit.
+    cpu: f64,
+    memory: Option<u64>,
+}
+
+impl Limits {
+    fn of(spec: &ServiceSpec) -> Self {
+        let resources = spec.resources.as_ref();
+        Self {
+            cpu: resources.and_then(|resources| resources.cpu).map_or(1.0, |cpu| cpu.millis as f64 / 1000.0),
+            memory: resources.and_then(|resources| resources.memory).map(|memory| memory.0),
+        }
+    }
+}
+
+/// How an adaptive service is scaled; none where it is not one.
+fn rule(spec: &ServiceSpec) -> Option<ScaleRule> {
+    let Some(Scale::Adaptive { min, max, cooldown, targets }) = &spec.scale else { return None };
+    Some(ScaleRule {
+        min: *min,
+        max: *max,
+        cooldown: cooldown.map_or(Duration::ZERO, HumanDuration::get),
+        targets: targets.unwrap_or_default(),
+    })
+}
+
+/// Slots of a service in which something lives: what there is to begin with.
+fn living(service: &DesiredService, instances: &[Instance]) -> u32 {
+    let alive = instances.iter().filter(|one| one.id.service == service.name && !matches!(one.phase, Phase::Exited(_)));
+    let slots: std::collections::BTreeSet<u32> = alive.map(|one| one.id.slot).collect();
+    u32::try_from(slots.len()).unwrap_or(u32::MAX)
+}
+
+impl Scalers {
+    /// A deployment with as many replicas of its adaptive services as their load asks for; none where it has no such
+    /// service. Before anything was measured, as many as run, within the bounds.
+    pub fn scaled(&self, declared: &DesiredDeployment, instances: &[Instance]) -> Option<DesiredDeployment> {
+        if !declared.services.values().any(|service| rule(&service.spec).is_some()) {
+            return None;
+        }
+        let mut scaled = declared.clone();
+        for service in scaled.services.values_mut() {
+            let Some(rule) = rule(&service.spec) else { continue };
+            let name = ServiceName { deployment: declared.name.clone(), service: service.name.clone() };
+            service.replicas = match self.services.get(&name) {
+                Some(scaler) => scaler.scaling.replicas(&rule),
+                None => living(service, instances).clamp(rule.min, rule.max.max(rule.min)),
+            };
+        }
+        Some(scaled)
+    }
+
+    /// Keeps an eye on the services of a deployment that are declared adaptive and acted on, and on no others.
+    pub fn track<'a>(
+        &mut self,
+        deployment: &str,
+        services: impl Iterator<Item = &'a DesiredService>,
+        instances: &[Instance],
+        (now, at): (DateTime<Utc>, Instant),
+    ) {
+        let mut gone: Vec<ServiceName> =
+            self.services.keys().filter(|name| name.deployment == deployment).cloned().collect();
+        for service in services {
+            let Some(rule) = rule(&service.spec) else { continue };
+            let name = ServiceName { deployment: deployment.to_owned(), service: service.name.clone() };
+            gone.retain(|one| *one != name);
+            let limits = Limits::of(&service.spec);
+            let scaler = self.services.entry(name).or_insert_with(|| {
+                let replicas = living(service, instances).clamp(rule.min, rule.max.max(rule.min));
+                let (scaling, due) = (Scaling::new(replicas, now), Some(at + SCALE_EVERY));
+                Scaler { rule, limits, scaling, before: HashMap::new(), moving: true, due }
+            });
+            (scaler.rule, scaler.limits) = (rule, limits);
+            let mine = instances.iter().filter(|one| one.id.service == service.name);
+            let mut alive = mine.filter(|one| !matches!(one.phase, Phase::Exited(_)));
+            scaler.moving = alive.any(|one| !one.phase.is_ready() || !service.is_made_from(&one.id.revision));
+        }
+        for name in gone {
+            self.services.remove(&name);
+        }
+    }
+
+    /// Forgets a deployment.
+    pub fn forget(&mut self, deployment: &str) {
+        self.services.retain(|name, _| name.deployment != deployment);
+    }
+
+    /// When the next service is to be measured.
+    pub fn next(&self) -> Option<Instant> {
+        self.services.values().filter_map(|scaler| scaler.due).min()
+    }
+
+    /// Takes the services that are to be measured now; each is given back by [`Scalers::learn`].
+    pub fn take_due(&mut self, now: Instant) -> Vec<ServiceName> {
+        let due = self.services.iter_mut().filter(|(_, scaler)| scaler.due.is_some_and(|due| due <= now));
+        due.map(|(name, scaler)| {
+            scaler.due = None;
+            name.clone()
+        })
+        .collect()
+    }
+
+    /// Takes a measurement; gives what is decided by it.
+    pub fn learn(
+        &mut self,
+        measured: Measured,
+        (now, at): (DateTime<Utc>, Instant),
+    ) -> Option<(ServiceName, ScaleDecision)> {
+        let scaler = self.services.get_mut(&measured.service)?;
+        scaler.due = Some(at + SCALE_EVERY);
+        let load = scaler.load(measured.samples);
+        let decision = scaler.scaling.decide(&scaler.rule, &load, now)?;
+        Some((measured.service, decision))
+    }
+}
+
+impl Scaler {
+    fn load(&mut self, samples: Vec<Sample>) -> Load {
+        let mut cpu = Vec::new();
+        let mut memory = Vec::new();
+        let mut before = HashMap::new();
+        for (instance, since, usage) in samples {
+            let key = (instance.runtime, instance.runtime_id);
+            // What ran before that does not count: it used its time then.
+            if let Some((_, last)) = self.before.get(&key).filter(|(of, _)| *of == since) {
+                cpu.extend(share(last, &usage).map(|processors| processors / self.limits.cpu * 100.0));
+            }
+            let limit = usage.memory_limit.or(self.limits.memory).filter(|limit| *limit > 0);
+            memory.extend(usage.memory.zip(limit).map(|(used, limit)| used as f64 / limit as f64 * 100.0));
+            before.insert(key, (since, usage));
+        }
+        self.before = before;
+        Load { cpu: mean(&cpu), memory: mean(&memory), rps: None, moving: self.moving }
+    }
+}
+
+/// Processors that were busy between two samples; none where no time passed.
+fn share(before: &Usage, now: &Usage) -> Option<f64> {
+    let passed = (now.at - before.at).num_microseconds().filter(|passed| *passed > 0)?;
+    let used = now.cpu_usec.checked_sub(before.cpu_usec)?;
+    Some(used as f64 / passed as f64)
+}
+
+fn mean(values: &[f64]) -> Option<Mean> {
+    let of = u32::try_from(values.len()).ok().filter(|of| *of > 0)?;
+    Some(Mean { value: values.iter().sum::<f64>() / f64::from(of), of })
+}
+
+/// Asks the ready instances of a service what they use.
+async fn measure(service: ServiceName, instances: Vec<(Arc<dyn Runtime>, InstanceRef, DateTime<Utc>)>) -> Measured {
+    let asked: Vec<_> =
+        instances.into_iter().map(|(runtime, instance, since)| sample(runtime, instance, since)).collect();
+    let samples: Vec<Option<Sample>> = stream::iter(asked).buffer_unordered(SIDE_BY_SIDE).collect().await;
+    Measured { service, samples: samples.into_iter().flatten().collect() }
+}
+
+async fn sample(runtime: Arc<dyn Runtime>, instance: InstanceRef, since: DateTime<Utc>) -> Option<Sample> {
+    let usage = tokio::time::timeout(MEASURE_DEADLINE, runtime.stats()?.stats(&instance)).await.ok()?.ok()?;
+    Some((instance, since, usage))
+}
+
+impl State {
+    /// Has the load of adaptive services measured where this controller acts on them and their runtime answers: of what can't
+    /// be seen, nobody knows how much there is to begin with.
+    pub(super) fn track_load(&mut self, deployment: &str, desired: Option<&DesiredDeployment>, instances: &[Instance]) {
+        let times = self.now();
+        let acts = self.covers(deployment);
+        let (runtimes, unreachable) = (&self.runtimes, &self.unreachable);
+        let answers = |kind: &RuntimeKind| runtimes.contains_key(kind) && !unreachable.contains_key(kind);
+        let services = desired.into_iter().filter(|_| acts).flat_map(|desired| desired.services.values());
+        self.scalers.track(deployment, services.filter(|service| answers(&service.runtime)), instances, times);
+    }
+
+    /// Asks what the services use that are to be measured now.
+    pub(super) fn measure_due(&mut self) {
+        for service in self.scalers.take_due(Instant::now()) {
+            let ready = self.cache.of(&service.deployment).filter(|one| one.id.service == service.service);
+            let ready = ready.filter_map(|one| match one.phase {
+                Phase::Running { since, .. } => {
+                    let attached = self.runtimes.get(&one.runtime)?;
+                    Some((attached.runtime.clone(), one.as_ref(), since))
+                }
+                _ => None,
+            });
+            let (instances, messages) = (ready.collect(), self.messages.clone());
+            self.lanes.spawn(async move {
+                // A core that has ended decides nothing.
+                let _ = messages.send(Message::Measured(measure(service, instances).await)).await;
+            });
+        }
+    }
+
+    /// Takes what a service uses, and plans its deployment where it is to have another number of replicas.
+    pub(super) fn measured(&mut self, measured: Measured) {
+        let times @ (_, at) = self.now();
+        let Some((service, decision)) = self.scalers.learn(measured, times) else { return };
+        let message = format!("{service}: {decision}");
+        tracing::info!("{message}");
+        self.record_event(Some(&service.deployment), "Scaled", message);
+        self.queue.add(&service.deployment, at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::controller::desired;
+    use crate::spec::{merge, parse};
+    use crate::state::{InstanceId, StopPolicy};
+
+    const ONE_SECOND: Duration = Duration::from_secs(1);
+
+    fn declared(scale: &str) -> DesiredDeployment {
+        let text = format!(
+            "version: v1\ndeployment: demo\nservices: {{web: {{image: {{name: host}}, resources: {{cpu: 500m, memory: 1Mi}}, scale: {scale}}}}}\n"
+        );
+        let merged = merge(&[(PathBuf::from("/specs/demo.yaml"), parse(&text))]);
+        assert_eq!(merged.problems, []);
+        desired(&merged.deployments["demo"], RuntimeKind::Sim)
+    }
+
+    fn adaptive() -> DesiredDeployment {
+        declared("{mode: adaptive, min: 2, max: 8, targets: {cpu: 50}}")
+    }
+
+    fn running(desired: &DesiredDeployment, slots: u32) -> Vec<Instance> {
+        let revision = &desired.services["web"].revision;
+        let one = |slot| {
+            let id = InstanceId {
+                deployment: "demo".into(),
+                service: "web".into(),
+                slot,
+                revision: revision.clone(),
+                attempt: 0,
+            };
+            Instance {
+                runtime: RuntimeKind::Sim,
+                runtime_id: id.runtime_name(),
+                id,
+                phase: Phase::Running { since: DateTime::UNIX_EPOCH, ready: true },
+                created_at: DateTime::UNIX_EPOCH,
+                restarts: 0,
+                streak: 0,
+                stop: StopPolicy::default(),
+                pid: None,
+                ports: Vec::new(),
+                last_activity: None,
+                health: None,
+                conditions: Vec::new(),
+            }
+        };
+        (0..slots).map(one).collect()
+    }
+
+    /// What every instance used that ran for so many seconds with this share of a processor.
+    fn samples(instances: &[Instance], seconds: u32, processors: f64) -> Vec<Sample> {
+        let at = DateTime::UNIX_EPOCH + ONE_SECOND * seconds;
+        let cpu_usec = (f64::from(seconds) * processors * 1e6) as u64;
+        let usage = Usage { cpu_usec, memory: Some(1 << 19), ..Usage::nothing(at) };
+        instances.iter().map(|one| (one.as_ref(), DateTime::UNIX_EPOCH, usage.clone())).collect()
+    }
+
+    fn replicas(scalers: &Scalers, desired: &DesiredDeployment, instances: &[Instance]) -> u32 {
+        scalers.scaled(desired, instances).unwrap().services["web"].replicas
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_begins_with_what_runs_within_its_bounds() {
+        let desired = adaptive();
+        for (slots, expected) in [(0, 2), (5, 5), (20, 8)] {
+            let (mut scalers, instances) = (Scalers::default(), running(&desired, slots));
+            assert_eq!(replicas(&scalers, &desired, &instances), expected);
+            scalers.track("demo", desired.services.values(), &instances, (DateTime::UNIX_EPOCH, Instant::now()));
+            assert_eq!(replicas(&scalers, &desired, &[]), expected, "and keeps that whatever becomes of them");
+        }
+        let fixed = declared("{mode: fixed, replicas: 3}");
+        assert_eq!(Scalers::default().scaled(&fixed, &[]), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn load_above_the_target_adds_replicas_and_is_measured_against_the_limits() {
+        let (desired, mut scalers) = (adaptive(), Scalers::default());
+        let instances = running(&desired, 3);
+        let (begin, at) = (DateTime::UNIX_EPOCH, Instant::now());
+        scalers.track("demo", desired.services.values(), &instances, (begin, at));
+        assert_eq!((scalers.next(), scalers.take_due(at)), (Some(at + SCALE_EVERY), Vec::new()));
+        let mut decisions = Vec::new();
+        for turn in 1..=2 {
+            let seconds = turn * 15;
+            let at = at + ONE_SECOND * seconds;
+            let due = scalers.take_due(at);
+            assert_eq!((due.len(), scalers.next()), (1, None), "nothing is measured twice at once");
+            // Half a processor is all of the limit.
+            let measured = Measured { service: due[0].clone(), samples: samples(&instances, seconds, 0.5) };
+            decisions.push(scalers.learn(measured, (begin + ONE_SECOND * seconds, at)).map(|(_, one)| one.to_string()));
+        }
+        // One sample alone says nothing of the processor.
+        let expected = "3 to 6 replicas: 100 % cpu on average in 3 of 3, 50 is aimed at";
+        assert_eq!(decisions, [None, Some(expected.to_owned())]);
+        assert_eq!(replicas(&scalers, &desired, &instances), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_declared_any_more_is_not_measured() {
+        let (desired, mut scalers) = (adaptive(), Scalers::default());
+        let times = (DateTime::UNIX_EPOCH, Instant::now());
+        scalers.track("demo", desired.services.values(), &[], times);
+        scalers.track("other", std::iter::empty(), &[], times);
+        assert!(scalers.next().is_some());
+        scalers.track("demo", std::iter::empty(), &[], times);
+        assert_eq!(scalers.next(), None);
+    }
+
+    #[test]
+    fn a_run_that_began_anew_says_nothing_of_its_load_yet() {
+        let before = Usage { cpu_usec: 1_000_000, ..Usage::nothing(DateTime::UNIX_EPOCH) };
+        let after =
+            |cpu_usec, seconds| Usage { cpu_usec, ..Usage::nothing(DateTime::UNIX_EPOCH + ONE_SECOND * seconds) };
+        assert_eq!(share(&before, &after(3_000_000, 4)), Some(0.5));
+        assert_eq!(share(&before, &after(0, 4)), None);
+        assert_eq!(share(&before, &after(3_000_000, 0)), None);
+        assert_eq!((mean(&[]), mean(&[1.0, 2.0])), (None, Some(Mean { value: 1.5, of: 2 })));
+    }
+}
