@@ -8,6 +8,8 @@ mod broken;
 mod hold;
 #[path = "source/identity.rs"]
 mod identity;
+#[path = "source/mounts.rs"]
+mod mounts;
 #[path = "source/reset.rs"]
 mod reset;
 #[path = "source/state_dir.rs"]

@@ -43,7 +43,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("rustls", "src/probe/check", "health checks of https addresses"),
     ("rustls", "src/runtime/sandbox/network/egress/greeting.rs", "reads the name that a client of TLS asks for"),
     ("rustix", "src/cli/terminal.rs", "mode and size of the terminal"),
-    ("rustix", "src/source/read.rs", "opens what is no regular file without waiting for it"),
+    ("rustix", "src/source/read.rs", "opens what is no regular file without waiting for it, and tells mount points"),
     ("rustix", "src/store", "whether a directory belongs to this user"),
     ("rustix", "src/runtime/docker/mod.rs", "this user's id is part of the path of an engine's socket"),
     ("rustix", "src/runtime/docker/error.rs", "the numbers of the errors that tell of too many open files"),

@@ -44,7 +44,8 @@ pub(super) const READ_TRIES: usize = 3;
 /// Most symbolic links on the way to one file: the kernel's own limit (path_resolution(7)).
 pub(super) const MAX_LINKS: usize = 40;
 
-/// How often the roots are scanned while they can't be watched completely, or one is missing.
+/// How often the roots are scanned while they can't be watched completely, or one is missing, or file systems are mounted
+/// below them: the kernel tells of an unmount only when nobody else has the file system mounted.
 pub(super) const POLL: Duration = Duration::from_secs(2);
 
 /// How long a requested scan waits for files to settle. Longer than any settle time; a file that is rewritten

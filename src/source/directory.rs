@@ -232,7 +232,7 @@ impl Source {
                 self.waiting.push(waiter);
             }
         }
-        let blind = eyes.watcher.trouble().is_some() || !eyes.scanner.has_all_roots();
+        let blind = eyes.watcher.trouble().is_some() || !eyes.scanner.has_all_roots() || eyes.scanner.has_mounts();
         let regular = if blind { self.options.rescan.min(POLL) } else { self.options.rescan };
         let soon =
             scanned.settles_in.into_iter().chain(scanned.closes_in).map(|wait| wait.max(Duration::from_millis(1)));

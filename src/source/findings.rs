@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::list::Flaw;
+use super::mounts::Mounts;
 use super::trace::WatchPlan;
 use crate::spec::{ParsedFile, Position, Problem};
 use crate::store::SourceFile;
@@ -37,6 +38,10 @@ pub(super) struct Findings {
     pub riddles: BTreeMap<PathBuf, DateTime<Utc>>,
     /// Which directory each root is.
     pub identities: BTreeMap<PathBuf, String>,
+    /// Files with a good version that are not there because their file system is not.
+    pub unmounted: BTreeSet<PathBuf>,
+    /// Folders of files that are on a file system other than that of their root.
+    pub mounts: Mounts,
     /// What to watch.
     pub plan: WatchPlan,
 }
@@ -102,6 +107,8 @@ pub(super) struct Bad {
     pub problems: Vec<Problem>,
     /// What can be read of it all the same.
     pub present: Arc<ParsedFile>,
+    /// The files that it is about, where it is not about everything at or below its path.
+    pub only: Option<BTreeSet<PathBuf>>,
 }
 
 impl Bad {
@@ -109,11 +116,16 @@ impl Bad {
     pub(super) fn unread(path: &Path, flaw: &Flaw) -> Self {
         let help = flaw.help.map(str::to_owned);
         let problem = Problem { position: Position::START, path: String::new(), message: flaw.message.clone(), help };
-        Self { path: path.to_path_buf(), problems: vec![problem], present: Arc::clone(&UNREAD) }
+        Self { path: path.to_path_buf(), problems: vec![problem], present: Arc::clone(&UNREAD), only: None }
+    }
+
+    /// The same of these files alone.
+    pub(super) fn of(self, files: BTreeSet<PathBuf>) -> Self {
+        Self { only: Some(files), ..self }
     }
 
     /// A text with problems.
     pub(super) fn text(path: &Path, file: &Arc<ParsedFile>) -> Self {
-        Self { path: path.to_path_buf(), problems: file.problems.clone(), present: Arc::clone(file) }
+        Self { path: path.to_path_buf(), problems: file.problems.clone(), present: Arc::clone(file), only: None }
     }
 }

@@ -1,7 +1,6 @@
 //! Looking at the roots: what is there now, and which version of each file counts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +9,13 @@ use chrono::{DateTime, Utc};
 
 use super::findings::{Bad, Findings};
 use super::list::{Entry, Flaw, Listing, RootState, list};
+use super::mounts::{Mounts, Place, recorded};
 use super::read::{Parsed, ReadError, Reader, read_now};
 use super::settle::Settling;
 use super::snapshot::{Root, RootKind, SourceOptions};
 use super::unclosed::Unclosed;
 use crate::spec::ParsedFile;
-use crate::store::{AppliedFile, RootIdentity, SourceChange, SourceFile, read_applied};
+use crate::store::{AppliedFile, MountedFolder, RootIdentity, SourceChange, SourceFile, read_applied};
 
 /// Sees the files below the roots, and knows the last good version of each.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Lookout {
     applied: BTreeMap<PathBuf, (AppliedFile, Arc<ParsedFile>)>,
     /// Which directory each watched root was.
     identities: BTreeMap<PathBuf, String>,
+    /// Folders of good files that are, or were, on a file system other than that of their root.
+    mounts: Mounts,
     /// The riddles of the last look ([`Findings::riddles`]).
     riddles: BTreeMap<PathBuf, DateTime<Utc>>,
 }
@@ -42,19 +44,12 @@ pub(super) struct Lookout {
 struct Good {
     hash: [u8; 32],
     file: Arc<ParsedFile>,
-    /// The file system that its directory was on when it was last seen by this process.
-    device: Option<u64>,
 }
 
 impl Good {
     fn of(parsed: Parsed) -> Self {
-        Self { hash: parsed.hash, file: parsed.file, device: None }
+        Self { hash: parsed.hash, file: parsed.file }
     }
-}
-
-/// The nearest directory above a file which is there, and its file system.
-fn folder_of(path: &Path) -> Option<(&Path, u64)> {
-    path.ancestors().skip(1).find_map(|folder| Some((folder, folder.metadata().ok()?.dev())))
 }
 
 impl Lookout {
@@ -64,6 +59,7 @@ impl Lookout {
         options: SourceOptions,
         files: Vec<SourceFile>,
         identities: Vec<RootIdentity>,
+        mounts: Vec<MountedFolder>,
     ) -> Self {
         let good = files.into_iter().map(|file| (file.path, Good::of(Parsed::of(&file.content))));
         Self {
@@ -75,6 +71,7 @@ impl Lookout {
             good: good.collect(),
             applied: BTreeMap::new(),
             identities: identities.into_iter().map(|root| (root.path, root.identity)).collect(),
+            mounts: recorded(mounts),
             riddles: BTreeMap::new(),
         }
     }
@@ -114,12 +111,29 @@ impl Lookout {
             })
             .collect();
         // While something may be the middle of a save, the decision about it still needs the old ones.
+        if settled && findings.mounts != self.mounts {
+            let places =
+                |mounts: &Mounts| mounts.iter().map(|(folder, place)| place.record(folder)).collect::<Vec<_>>();
+            let now = places(&findings.mounts);
+            change.mounts = (now != places(&self.mounts)).then_some(now);
+            self.mounts.clone_from(&findings.mounts);
+        }
         if settled && !identities.is_empty() && identities != self.identities {
             let rows = identities.iter().map(|(path, id)| RootIdentity { path: path.clone(), identity: id.clone() });
             change.roots = Some(rows.collect());
             self.identities = identities;
         }
         change
+    }
+
+    /// Whether some folder of specs is on a file system of its own, whose unmounting nobody tells of.
+    pub(super) fn has_mounts(&self) -> bool {
+        !self.mounts.is_empty()
+    }
+
+    /// Whether the last good version of a file declares nothing but parts of these deployments.
+    pub(super) fn declares_only(&self, path: &Path, names: &BTreeSet<String>) -> bool {
+        self.good.get(path).is_some_and(|good| good.file.deployments().all(|name| names.contains(name)))
     }
 
     /// Lets go of the good versions of files.
@@ -144,6 +158,7 @@ impl Lookout {
             for (path, entry) in &listing.files {
                 self.look_at_file(path, entry, now, &mut findings);
             }
+            look_for_mounts(&root.path, &listing, &mut findings);
             self.look_for_missing(&root, &listing, &mut findings);
             if !self.options.allow_empty && !findings.inputs.keys().any(|path| path.starts_with(&root.path)) {
                 findings.bare.get_or_insert_with(|| format!("{} holds no specs", root.path.display()));
@@ -258,11 +273,9 @@ impl Lookout {
         findings: &mut Findings,
     ) {
         findings.inputs.insert(path.to_path_buf(), Arc::clone(&parsed.file));
-        let device = folder_of(path).map(|(_, device)| device);
         if let Some(good) = self.good.get_mut(path).filter(|good| good.hash == parsed.hash) {
             // One value for one content, so that an unchanged file is recognised by its address.
             good.file = parsed.file;
-            good.device = device;
             return;
         }
         // What was read before and counts only now is read again, unless it changed yet again.
@@ -271,7 +284,7 @@ impl Lookout {
             let file = SourceFile { path: path.to_path_buf(), content, hash: parsed.hash, accepted_at: now };
             findings.accepted.push(file);
         }
-        self.good.insert(path.to_path_buf(), Good { device, ..Good::of(parsed) });
+        self.good.insert(path.to_path_buf(), Good::of(parsed));
     }
 
     /// Lets the last good version of a file count in the place of what is wrong with it.
@@ -308,31 +321,42 @@ impl Lookout {
             .filter(|path| !findings.inputs.contains_key(*path))
             .cloned()
             .collect();
-        let mut unmounted = BTreeSet::new();
+        let mut unmounted: BTreeMap<PathBuf, BTreeSet<PathBuf>> = BTreeMap::new();
         for path in missing {
-            let other = self.unmounted(&root.path, &path);
-            if other.is_some() || listing.gap_over(&path).is_some() {
-                unmounted.extend(other);
+            let place = self.unmounted(&path);
+            if place.is_some() || listing.gap_over(&path).is_some() {
+                if let Some((folder, place)) = place {
+                    findings.mounts.insert(folder.to_path_buf(), place.clone());
+                    unmounted.entry(place.mount.clone()).or_default().insert(path.clone());
+                }
                 self.keep_for_now(&path, findings);
                 findings.outdated.insert(path);
             } else {
                 findings.gone.push(path);
             }
         }
-        for folder in unmounted {
+        for (mount, files) in unmounted {
             let flaw = Flaw::new(
                 "was unmounted, or something else is mounted there",
                 "mount its file system again; `keel delete NAME` removes what it declared",
             );
-            findings.bad.push(Bad::unread(&folder, &flaw));
+            findings.unmounted.extend(files.iter().cloned());
+            findings.bad.push(Bad::unread(&mount, &flaw).of(files));
         }
     }
 
-    /// The directory of a file that is not there, where it lies on another file system than it did: that says nothing of the
-    /// file. What becomes of the root is known by its identity.
-    fn unmounted(&self, root: &Path, path: &Path) -> Option<PathBuf> {
-        let before = self.good.get(path)?.device?;
-        let (folder, now) = folder_of(path)?;
-        (now != before && folder != root && folder.starts_with(root)).then(|| folder.to_path_buf())
+    /// The folder of a file that is not there, where that is because a file system is not: that says nothing of the file.
+    /// What becomes of the root is known by its identity.
+    fn unmounted<'a>(&self, path: &'a Path) -> Option<(&'a Path, &Place)> {
+        let folder = path.parent()?;
+        let place = self.mounts.get(folder).filter(|place| place.is_unmounted(folder))?;
+        Some((folder, place))
     }
+}
+
+/// Finds out which folders of files are on another file system than their root.
+fn look_for_mounts(root: &Path, listing: &Listing, findings: &mut Findings) {
+    let folders: BTreeSet<&Path> = listing.files.keys().filter_map(|path| path.parent()).collect();
+    let places = folders.into_iter().filter_map(|folder| Some((folder.to_path_buf(), Place::of(folder, root)?)));
+    findings.mounts.extend(places);
 }

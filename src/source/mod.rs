@@ -20,6 +20,7 @@ mod gate;
 mod known;
 mod list;
 mod lookout;
+mod mounts;
 mod read;
 mod scan;
 mod settle;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -87,6 +87,26 @@ impl Reader {
 /// waits for a pipe.
 pub fn read_now(path: &Path) -> Option<Vec<u8>> {
     read_bytes(path).ok().map(|(bytes, _)| bytes)
+}
+
+/// The number of the file system that a directory is on; none where it can't be looked at.
+pub(super) fn metadata_device(path: &Path) -> Option<u64> {
+    path.metadata().ok().map(|metadata| metadata.dev())
+}
+
+/// Whether something is mounted at a path, where the system tells (Linux 5.8 and later do).
+#[cfg(target_os = "linux")]
+pub(super) fn is_mount_root(path: &Path) -> Option<bool> {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()).ok()?;
+    let told = found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+    told.then(|| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Whether something is mounted at a path, where the system tells.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_mount_root(_: &Path) -> Option<bool> {
+    None
 }
 
 /// Reads a whole file, again where it changed meanwhile.

@@ -64,6 +64,8 @@ pub struct Scanner {
     /// Deployments that only the last good version of a file declares which can't be seen, or whose file may be one that
     /// can't be read.
     out_of_sight: BTreeSet<String>,
+    /// Files with a good version that are not there because their file system is not.
+    unmounted: BTreeSet<PathBuf>,
     counted: Cached,
     present: Cached,
     /// What could not be stored yet.
@@ -125,7 +127,7 @@ impl Scanner {
         let known: Inventory = known.collect();
         let roots = roots.into_iter().map(|root| checked(root, &known)).collect::<Result<_, _>>()?;
         Ok(Self {
-            lookout: Lookout::new(roots, options, state.files, state.roots),
+            lookout: Lookout::new(roots, options, state.files, state.roots, state.mounts),
             options,
             store,
             recording,
@@ -135,6 +137,7 @@ impl Scanner {
             settling: Settling::default(),
             deleted: state.deleted,
             out_of_sight: BTreeSet::new(),
+            unmounted: BTreeSet::new(),
             counted: Cached::default(),
             present: Cached::default(),
             unstored: SourceChange::default(),
@@ -161,6 +164,7 @@ impl Scanner {
         };
         let mut verdict = Verdict::new(&findings, &counted, &present, &self.known);
         self.out_of_sight = findings.out_of_sight();
+        self.unmounted.clone_from(&findings.unmounted);
         let deleted = self.still_deleted();
         verdict.take_back(&deleted);
         self.set_aside_unwatched(&mut verdict);
@@ -254,7 +258,12 @@ impl Scanner {
             }
             Deleted::Stays => (names.clone(), Some(self.deleted.union(names).cloned().collect())),
         };
-        self.confirm(&gone, SourceChange { deleted, ..SourceChange::default() }, now)?;
+        // Of a file system that is not mounted, nothing more is kept than what is still wanted.
+        let unwanted = self.unmounted.iter().filter(|path| self.lookout.declares_only(path, &gone));
+        let dropped_files: Vec<PathBuf> = unwanted.cloned().collect();
+        let dropped = dropped_files.clone();
+        self.confirm(&gone, SourceChange { deleted, dropped_files, ..SourceChange::default() }, now)?;
+        self.lookout.drop_files(&dropped);
         Ok(self.scan(now))
     }
 
@@ -345,6 +354,11 @@ impl Scanner {
 
     pub(super) fn watch_plan(&self) -> &WatchPlan {
         &self.plan
+    }
+
+    /// Whether some folder of specs is on a file system of its own, whose unmounting nobody tells of.
+    pub(super) fn has_mounts(&self) -> bool {
+        self.lookout.has_mounts()
     }
 
     /// Whether every watched root was there when it was last looked at.

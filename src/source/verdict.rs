@@ -160,14 +160,16 @@ fn troubled(findings: &Findings, counted: &Merged, present: &Merged, known: &Inv
 impl Bad {
     /// Deployments that its text names, and those that had a part in it.
     fn affected(&self, known: &Inventory) -> BTreeSet<String> {
-        self.present.deployments().map(str::to_owned).chain(parts_below(&self.path, known)).collect()
+        let with_part = known.iter().filter(|(_, known)| known.is_live() && self.has_part_of(known));
+        self.present.deployments().map(str::to_owned).chain(with_part.map(|(name, _)| name.clone())).collect()
     }
-}
 
-fn parts_below(path: &Path, known: &Inventory) -> impl Iterator<Item = String> {
-    // What was applied has its root in the state directory and its files elsewhere.
-    let has_part =
-        move |known: &Known| known.declared.root == path || known.files().iter().any(|file| file.starts_with(path));
-    let with_part = known.iter().filter(move |(_, known)| known.is_live() && has_part(known));
-    with_part.map(|(name, _)| name.clone())
+    /// Whether the deployment had a part in it.
+    fn has_part_of(&self, known: &Known) -> bool {
+        match &self.only {
+            Some(files) => known.files().into_iter().any(|file| files.contains(file)),
+            // What was applied has its root in the state directory and its files elsewhere.
+            None => known.declared.root == self.path || known.files().iter().any(|file| file.starts_with(&self.path)),
+        }
+    }
 }

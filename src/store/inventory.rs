@@ -65,6 +65,17 @@ pub struct RootIdentity {
     pub identity: String,
 }
 
+/// A folder of source files that is on a file system other than that of its root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedFolder {
+    /// The folder, as it was listed.
+    pub path: PathBuf,
+    /// The same without symbolic links.
+    pub real: PathBuf,
+    /// Where its file system was mounted.
+    pub mount: PathBuf,
+}
+
 /// What the source remembers, as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceState {
@@ -74,6 +85,8 @@ pub struct SourceState {
     pub inventory: Vec<Declared>,
     /// By path.
     pub roots: Vec<RootIdentity>,
+    /// By path.
+    pub mounts: Vec<MountedFolder>,
     /// The stopped prune.
     pub hold: Option<HoldRecord>,
     /// Deployments that were deleted by name while no controller ran, and that a file may still declare.
@@ -93,6 +106,8 @@ pub struct SourceChange {
     pub declared: Vec<Declared>,
     /// All watched roots, in place of those before.
     pub roots: Option<Vec<RootIdentity>>,
+    /// All folders on other file systems, in place of those before.
+    pub mounts: Option<Vec<MountedFolder>>,
     /// `Some` sets (or with an inner `None` lifts) the hold.
     pub hold: Option<Option<HoldRecord>>,
     /// All deployments that stay deleted although a file may declare them, in place of those before.
@@ -109,7 +124,7 @@ impl SourceChange {
 
     /// Adds a later change; where both speak of the same thing, the later one counts.
     pub fn append(&mut self, later: Self) {
-        let Self { files, dropped_files, declared, roots, hold, deleted, reset_confirmed } = later;
+        let Self { files, dropped_files, declared, roots, mounts, hold, deleted, reset_confirmed } = later;
         self.files.retain(|file| !dropped_files.contains(&file.path));
         self.dropped_files.retain(|path| !files.iter().any(|file| file.path == *path));
         self.files.retain(|before| !files.iter().any(|file| file.path == before.path));
@@ -118,6 +133,7 @@ impl SourceChange {
         self.dropped_files.extend(dropped_files);
         self.declared.extend(declared);
         self.roots = roots.or(self.roots.take());
+        self.mounts = mounts.or(self.mounts.take());
         self.hold = hold.or(self.hold.take());
         self.deleted = deleted.or(self.deleted.take());
         self.reset_confirmed |= reset_confirmed;
@@ -135,6 +151,7 @@ impl Store {
                 files: read_files(&transaction)?,
                 inventory: read_inventory(&transaction)?,
                 roots: read_roots(&transaction)?,
+                mounts: read_mounts(&transaction)?,
                 hold: read_hold(&transaction)?,
                 deleted: read_deleted(&transaction)?,
                 reset: read_reset(&transaction)?,
@@ -220,6 +237,15 @@ fn read_roots(connection: &Connection) -> rusqlite::Result<Vec<RootIdentity>> {
     rows.collect()
 }
 
+fn read_mounts(connection: &Connection) -> rusqlite::Result<Vec<MountedFolder>> {
+    let mut statement = connection.prepare_cached("SELECT path, real, mount FROM mounts ORDER BY path")?;
+    let rows = statement.query_map([], |row| {
+        let path = |index| row.get::<_, PathBytes>(index).map(|path| path.0);
+        Ok(MountedFolder { path: path(0)?, real: path(1)?, mount: path(2)? })
+    })?;
+    rows.collect()
+}
+
 fn read_deleted(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     let mut statement = connection.prepare_cached("SELECT name FROM deleted")?;
     let names = statement.query_map([], |row| row.get(0))?;
@@ -242,7 +268,7 @@ fn read_hold(connection: &Connection) -> rusqlite::Result<Option<HoldRecord>> {
 }
 
 fn write_change(connection: &Connection, change: &SourceChange) -> rusqlite::Result<()> {
-    let SourceChange { files, dropped_files, declared, roots, hold, deleted, reset_confirmed } = change;
+    let SourceChange { files, dropped_files, declared, roots, mounts, hold, deleted, reset_confirmed } = change;
     for file in files {
         connection
             .prepare_cached("INSERT OR REPLACE INTO files (path, content, hash, accepted_at) VALUES (?, ?, ?, ?)")?
@@ -261,6 +287,16 @@ fn write_change(connection: &Connection, change: &SourceChange) -> rusqlite::Res
         connection
             .prepare_cached("INSERT OR REPLACE INTO roots (path, identity) VALUES (?, ?)")?
             .execute(params![bytes(&root.path), root.identity])?;
+    }
+    if mounts.is_some() {
+        connection.execute("DELETE FROM mounts", [])?;
+    }
+    for MountedFolder { path, real, mount } in mounts.iter().flatten() {
+        connection.prepare_cached("INSERT OR REPLACE INTO mounts (path, real, mount) VALUES (?, ?, ?)")?.execute([
+            bytes(path),
+            bytes(real),
+            bytes(mount),
+        ])?;
     }
     if deleted.is_some() {
         connection.execute("DELETE FROM deleted", [])?;

@@ -77,6 +77,13 @@ const MIGRATIONS: &[&str] = &[
     DROP TABLE removals;
     ALTER TABLE requested RENAME TO removals;
 ",
+    "
+    CREATE TABLE mounts (
+        path BLOB PRIMARY KEY,        -- folder of source files on another file system than its root
+        real BLOB NOT NULL,           -- the same without symbolic links
+        mount BLOB NOT NULL           -- where that file system was mounted
+    ) WITHOUT ROWID;
+",
 ];
 
 /// Newest format that this version knows.

@@ -24,7 +24,7 @@ pub use database::{DATABASE, Store};
 pub use dir::{Holder, Lock, LockGuard, Locked, Role, StateDir, replace};
 pub use error::StoreError;
 pub use events::{Event, MAX_EVENT_MESSAGE, MAX_EVENTS};
-pub use inventory::{Declared, HoldRecord, RootIdentity, SourceChange, SourceFile, SourceState};
+pub use inventory::{Declared, HoldRecord, MountedFolder, RootIdentity, SourceChange, SourceFile, SourceState};
 pub use removals::{RemovalId, RemovalRequest};
 pub use reset::Reset;
 pub use user::User;

@@ -235,41 +235,6 @@ fn an_empty_directory_in_the_place_of_the_old_one_is_an_unmounted_one() {
 }
 
 #[test]
-fn what_lay_on_another_file_system_stays_when_that_is_not_there_any_more() {
-    use std::os::unix::fs::MetadataExt;
-    let mut bench = Bench::with(&["a"]);
-    let Ok(other) = tempfile::tempdir_in("/dev/shm") else { return eprintln!("skipped: there is no /dev/shm") };
-    let device = |path: &std::path::Path| std::fs::metadata(path).unwrap().dev();
-    if device(other.path()) == device(bench.base.path()) {
-        return eprintln!("skipped: there is one file system only");
-    }
-    // A link leads to another file system as a mount does.
-    let (below, beside) = (bench.path("below"), bench.base.path().join("beside"));
-    std::fs::create_dir(&beside).unwrap();
-    let shows = |target: &std::path::Path| {
-        let _ = std::fs::remove_file(&below);
-        std::os::unix::fs::symlink(target, &below).unwrap();
-    };
-    std::fs::write(other.path().join("b.yaml"), deployment("b", "one")).unwrap();
-    shows(other.path());
-    assert_eq!(names(&bench.scan()), ["a", "b"]);
-    shows(&beside);
-    let snapshot = bench.scan();
-    assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![]));
-    let told = problems(&snapshot);
-    assert!(told.len() == 1 && told[0].contains("below") && told[0].contains("was unmounted"), "{told:?}");
-    shows(other.path());
-    let snapshot = bench.scan();
-    assert_eq!((names(&snapshot), problems(&snapshot)), (vec!["a", "b"], vec![]));
-    // Where it is seen last is where it may be removed.
-    std::fs::write(beside.join("b.yaml"), deployment("b", "two")).unwrap();
-    shows(&beside);
-    assert_eq!(names(&bench.scan()), ["a", "b"]);
-    std::fs::remove_file(beside.join("b.yaml")).unwrap();
-    assert_eq!(names(&bench.scan()), ["a"]);
-}
-
-#[test]
 fn a_directory_that_never_was_is_an_error() {
     let bench = Bench::new();
     std::fs::remove_dir(bench.path("")).unwrap();

@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use evenkeel::spec::{Prune, RuntimeKind};
 use evenkeel::state::{SourceRef, StopCause, StopRecord};
 use evenkeel::store::{
-    DATABASE, Declared, HoldRecord, MAX_EVENT_MESSAGE, MAX_EVENTS, RootIdentity, SourceChange, SourceFile, SourceState,
-    Store, StoreError,
+    DATABASE, Declared, HoldRecord, MAX_EVENT_MESSAGE, MAX_EVENTS, MountedFolder, RootIdentity, SourceChange,
+    SourceFile, SourceState, Store, StoreError,
 };
 
 fn at(second: i64) -> DateTime<Utc> {
@@ -96,11 +96,13 @@ fn what_a_scan_records_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let hold = HoldRecord { reason: "gone".into(), since: at(2), missing: ["a".to_owned()].into() };
     let root = RootIdentity { path: "/specs".into(), identity: "1:2".into() };
+    let mounted = |path: &str| MountedFolder { path: path.into(), real: "/mnt/x".into(), mount: "/mnt".into() };
     let removed = Declared { removed_at: Some(at(9)), prune: Prune::Never, ..declared("b") };
     let change = SourceChange {
         files: vec![file("/specs/a.yaml"), file("/specs/b.yaml")],
         declared: vec![declared("a"), removed.clone()],
         roots: Some(vec![root.clone()]),
+        mounts: Some(vec![mounted("/specs/x"), mounted("/specs/y")]),
         hold: Some(Some(hold.clone())),
         deleted: Some(["c".to_owned(), "d".to_owned()].into()),
         ..SourceChange::default()
@@ -111,6 +113,7 @@ fn what_a_scan_records_is_there_after_a_restart() {
         files: vec![file("/specs/a.yaml"), file("/specs/b.yaml")],
         inventory: vec![declared("a"), removed],
         roots: vec![root.clone()],
+        mounts: vec![mounted("/specs/x"), mounted("/specs/y")],
         hold: Some(hold),
         deleted: ["c".to_owned(), "d".to_owned()].into(),
         reset: None,
@@ -118,6 +121,7 @@ fn what_a_scan_records_is_there_after_a_restart() {
     assert_eq!(store.source_state().unwrap(), expected);
     let change = SourceChange {
         dropped_files: vec!["/specs/a.yaml".into()],
+        mounts: Some(vec![mounted("/specs/y")]),
         hold: Some(None),
         deleted: Some(["d".to_owned()].into()),
         ..Default::default()
@@ -129,6 +133,7 @@ fn what_a_scan_records_is_there_after_a_restart() {
         files: vec![file("/specs/b.yaml")],
         inventory: vec![declared("a")],
         roots: vec![root],
+        mounts: vec![mounted("/specs/y")],
         hold: None,
         deleted: ["d".to_owned()].into(),
         reset: None,
@@ -220,9 +225,14 @@ fn a_look_changes_nothing_of_a_database_of_an_older_version_nor_of_a_damaged_one
         let connection = rusqlite::Connection::open(path).unwrap();
         connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
     };
-    // As it was before the last step of the migrations.
-    let older = version(&path) - 1;
+    // As it was before removals had numbers, which was format 5.
+    let older = 5;
     let connection = rusqlite::Connection::open(&path).unwrap();
+    let younger = "SELECT group_concat('DROP TABLE ' || name, ';') FROM sqlite_master WHERE type = 'table' AND name NOT IN \
+                   ('files', 'deployments', 'roots', 'hold', 'events', 'stops', 'deleted', 'reset', 'removals', \
+                   'sqlite_sequence')";
+    let younger: String = connection.query_row(younger, [], |row| row.get(0)).unwrap();
+    connection.execute_batch(&younger).unwrap();
     let removals = "DROP TABLE removals; CREATE TABLE removals (name TEXT PRIMARY KEY, volumes INTEGER NOT NULL) \
                     WITHOUT ROWID; INSERT INTO removals VALUES ('b', 1)";
     connection.execute_batch(removals).unwrap();
