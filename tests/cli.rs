@@ -75,5 +75,7 @@ mod top;
 #[path = "cli/descriptors.rs"]
 mod descriptors;
 
+#[path = "cli/parts.rs"]
+mod parts;
 #[path = "cli/twice.rs"]
 mod twice;

@@ -110,13 +110,15 @@ pub struct Failed {
 pub struct Output {
     /// The instance.
     pub instance: String,
+    /// The runtime's own id of it, where it is known which of that name is meant.
+    pub runtime_id: Option<String>,
     /// Whether it is that of the run before the present one.
     pub previous: bool,
 }
 
 impl Output {
     fn of(instance: &InstanceView) -> Self {
-        Self { instance: instance.name.clone(), previous: false }
+        Self { instance: instance.name.clone(), runtime_id: Some(instance.runtime_id.clone()), previous: false }
     }
 }
 
@@ -143,9 +145,17 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
     use DeploymentState as State;
     let view = status.deployments.iter().find(|view| view.deployment == name);
     match (goal, view.map(|view| (view.state, view))) {
-        (Goal::Gone, None | Some((State::Kept, _))) | (Goal::Running, Some((State::Running | State::Kept, _))) => {
-            Verdict::Reached
-        }
+        (Goal::Gone, None | Some((State::Kept, _))) => Verdict::Reached,
+        // What was asked for is not what runs, and will not be before somebody mends a file.
+        (Goal::Running, Some((State::Running | State::Kept, view))) => match (view.stale(), view.state) {
+            (None, State::Running) => Verdict::Reached,
+            (why, _) => Verdict::Failed(vec![Failed {
+                deployment: name.to_owned(),
+                why: why.map_or_else(|| view.message.clone(), |why| format!("it runs on its last good version: {why}")),
+                is_retried: false,
+                output: None,
+            }]),
+        },
         // What can come up does, before the rest ends the wait.
         (Goal::Running, Some((State::Failed, _))) if is_moving(status, name) => Verdict::Pending,
         (_, Some((State::Failed, view))) => Verdict::Failed(vec![Failed {
@@ -162,7 +172,7 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
                     instance.name,
                     baseline.crashes(status, instance),
                     ended(instance),
-                    match message_about(status, instance).unwrap_or(&view.message) {
+                    match instance_message(status, instance).unwrap_or(&view.message) {
                         "" => String::new(),
                         message => format!(": {message}"),
                     }
@@ -202,8 +212,11 @@ fn why(status: &Status, name: &str, message: &str) -> String {
         )
 }
 
-/// What the service of an instance has to say; its deployment may have more to say of another one.
-fn message_about<'a>(status: &'a Status, instance: &InstanceView) -> Option<&'a str> {
+/// What an instance has to say, else its service; its deployment may have more to say of another one.
+fn instance_message<'a>(status: &'a Status, instance: &'a InstanceView) -> Option<&'a str> {
+    if !instance.message.is_empty() {
+        return Some(&instance.message);
+    }
     let is_its = |view: &&ServiceView| (&view.deployment, &view.service) == (&instance.deployment, &instance.service);
     status.services.iter().find(is_its).map(|view| view.message.as_str()).filter(|message| !message.is_empty())
 }
@@ -337,7 +350,7 @@ pub fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Cr
             let mut output = worst(status, name, baseline).map(Output::of);
             if let (None, Some(instance)) = (&output, restarted(status, name, baseline)) {
                 why = format!("{why}; {}", crashes.tell(instance, baseline.restarted(status, instance)));
-                output = Some(Output { instance: instance.name.clone(), previous: true });
+                output = Some(Output { instance: instance.name.clone(), runtime_id: None, previous: true });
             }
             Failed { deployment: name.clone(), why, is_retried: false, output }
         })
@@ -364,15 +377,18 @@ pub async fn report(client: &Client, what: &str, failures: &[Failed]) {
 }
 
 async fn last_lines(client: &Client, output: &Output) -> Vec<String> {
-    let Output { instance, previous } = output.clone();
+    let Output { instance, runtime_id: of, previous } = output.clone();
     let query = LogQuery { target: instance, follow: false, tail: Some(LAST_LINES), previous, since: None };
     let Ok(items) = client.logs(&query).await else { return Vec::new() };
     let lines: Vec<String> = items
-        .filter_map(|item| async move {
-            match item {
-                Ok(LogItem::Line { line, .. }) => Some(line.text),
+        .filter_map(|item| {
+            let line = match item {
+                Ok(LogItem::Line { line, runtime_id, .. }) if of.as_ref().is_none_or(|of| *of == runtime_id) => {
+                    Some(line.text)
+                }
                 _ => None,
-            }
+            };
+            std::future::ready(line)
         })
         .collect()
         .await;
@@ -416,7 +432,10 @@ mod tests {
             (failed.why, failed.output)
         };
         let starting = status("created", 5, None);
-        let output = |previous| Some(Output { instance: "demo/web/0".to_owned(), previous });
+        let output = |previous: bool| {
+            let runtime_id = (!previous).then(|| "x".to_owned());
+            Some(Output { instance: "demo/web/0".to_owned(), runtime_id, previous })
+        };
         let unseen = "it is progressing: web: starting; demo/web/0 ended 2 times and is started again";
         assert_eq!(lacking(&starting, &crashes), (unseen.to_owned(), output(true)));
         crashes.see(&status("exited", 4, Some(7)));

@@ -165,7 +165,7 @@ impl Engine {
         }
         let mut problems: Vec<ProblemView> =
             found.iter().map(|(file, one)| convert::problem(file, one, NOTHING_APPLIED)).collect();
-        let declared = merged.deployments;
+        let declared = self.completed(&parsed, merged, &watched);
         if declared.is_empty() && problems.is_empty() {
             return Err(EngineError::Invalid(nothing_in(request)));
         }

@@ -119,7 +119,7 @@ impl Engine {
         options: &LogOptions,
     ) -> Result<Vec<(InstanceRef, BoxStream<'static, crate::runtime::Result<LogLine>>)>, EngineError> {
         let instances = self.instances(target).await?;
-        let chosen: Vec<Instance> = slots(instances).into_iter().filter_map(|slot| pick(slot, previous)).collect();
+        let chosen: Vec<Instance> = slots(instances).into_iter().flat_map(|slot| pick(slot, previous)).collect();
         if chosen.is_empty() {
             let what = if previous { "has no previous run; leave out --previous" } else { "has no instance" };
             return Err(EngineError::NotFound(format!("{target} {what}")));
@@ -233,16 +233,18 @@ fn slots(mut instances: Vec<Instance>) -> Vec<Vec<Instance>> {
     instances.chunk_by(same).map(<[Instance]>::to_vec).collect()
 }
 
-/// The instance of a slot whose output is meant: the newest, dead or not, or the newest dead one before it. One that has
-/// not been started yet has written nothing, and counts where there is nothing else.
-fn pick(newest_first: Vec<Instance>, previous: bool) -> Option<Instance> {
+/// The instances of a slot whose output is meant: the newest, dead or not, and whatever else runs there, as what a rollout
+/// has not replaced yet; or the newest dead one before it. One that has not been started yet has written nothing, and counts
+/// where there is nothing else.
+fn pick(newest_first: Vec<Instance>, previous: bool) -> Vec<Instance> {
+    let dead = |instance: &Instance| matches!(instance.phase, Phase::Exited(_));
     let waits = |instance: &Instance| matches!(instance.phase, Phase::Pending | Phase::Created);
     let current = newest_first.iter().position(|instance| !waits(instance)).unwrap_or(0);
     let mut runs = newest_first.into_iter().skip(current);
     let current = runs.next();
     match previous {
-        false => current,
-        true => runs.find(|instance| matches!(instance.phase, Phase::Exited(_))),
+        false => current.into_iter().chain(runs.filter(|instance| !dead(instance) && !waits(instance))).collect(),
+        true => runs.find(dead).into_iter().collect(),
     }
 }
 
@@ -279,29 +281,30 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_run_is_meant_or_the_dead_one_before_it() {
+    fn the_newest_run_is_meant_and_what_still_runs_beside_it_or_the_dead_one_before_it() {
         let dead = || Phase::Exited(Exit::from_code(1, None, DateTime::UNIX_EPOCH));
         let runs = || Phase::Running { since: DateTime::UNIX_EPOCH, ready: true };
-        let table: [(&[Phase], Option<u32>, Option<u32>); 9] = [
-            (&[runs()], Some(0), None),
-            (&[dead()], Some(0), None),
-            (&[dead(), runs()], Some(1), Some(0)),
-            (&[dead(), dead()], Some(1), Some(0)),
-            (&[dead(), dead(), runs()], Some(2), Some(1)),
+        let table: [(&[Phase], &[u32], &[u32]); 10] = [
+            (&[runs()], &[0], &[]),
+            (&[dead()], &[0], &[]),
+            (&[dead(), runs()], &[1], &[0]),
+            (&[dead(), dead()], &[1], &[0]),
+            (&[dead(), dead(), runs()], &[2], &[1]),
             // The next one is being made.
-            (&[dead(), dead(), Phase::Pending], Some(1), Some(0)),
-            (&[dead(), dead(), Phase::Created], Some(1), Some(0)),
-            (&[Phase::Created], Some(0), None),
-            // The old one serves on while its successor comes up.
-            (&[runs(), runs()], Some(1), None),
+            (&[dead(), dead(), Phase::Pending], &[1], &[0]),
+            (&[dead(), dead(), Phase::Created], &[1], &[0]),
+            (&[Phase::Created], &[0], &[]),
+            // The old one serves on while its successor comes up, or crashes.
+            (&[runs(), runs()], &[1, 0], &[]),
+            (&[runs(), dead(), dead()], &[2, 0], &[1]),
         ];
-        for (phases, newest, previous) in table {
-            let picked = |previous| {
+        for (phases, meant, previous) in table {
+            let picked = |previous| -> Vec<u32> {
                 let slots = slots(slot(phases));
                 assert_eq!(slots.len(), 1);
-                slots.into_iter().find_map(|slot| pick(slot, previous)).map(|instance| instance.id.attempt)
+                slots.into_iter().flat_map(|slot| pick(slot, previous)).map(|instance| instance.id.attempt).collect()
             };
-            assert_eq!((picked(false), picked(true)), (newest, previous), "{phases:?}");
+            assert_eq!((picked(false), picked(true)), (meant.to_vec(), previous.to_vec()), "{phases:?}");
         }
     }
 }

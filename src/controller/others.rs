@@ -1,13 +1,13 @@
 //! What else is declared than the files of a request: a new file must not contradict it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::EngineError;
 use super::engine::Engine;
 use super::open::local;
 use crate::source::{find, read_now};
-use crate::spec::{Conflict, DocumentKind, ParsedFile, Position, merge, parse_bytes};
+use crate::spec::{Conflict, DocumentKind, Merged, MergedDeployment, ParsedFile, Position, merge, parse_bytes};
 use crate::state::SourceRef;
 use crate::store::{AppliedFile, Declared, SourceState};
 
@@ -62,6 +62,30 @@ impl Engine {
         Ok(Watched { files, deleted: state.deleted })
     }
 
+    /// What these files declare, parsed and merged, with the services that other files of the watched directories add to it.
+    pub(super) fn completed(
+        &self,
+        parsed: &[(PathBuf, ParsedFile)],
+        merged: Merged,
+        watched: &Watched,
+    ) -> BTreeMap<String, MergedDeployment> {
+        let own: BTreeSet<&Path> = parsed.iter().map(|(path, _)| path.as_path()).collect();
+        let others = watched.files.iter().filter(|(path, _)| !own.contains(path.as_path()));
+        let parts = others.map(|(path, file)| (path.clone(), only(file.clone(), &merged.deployments)));
+        let parts: Vec<(PathBuf, ParsedFile)> = parts.filter(|(_, file)| !file.documents.is_empty()).collect();
+        if parts.is_empty() {
+            return merged.deployments;
+        }
+        let all: Vec<(PathBuf, ParsedFile)> = parsed.iter().cloned().chain(parts).collect();
+        let mut whole = merge(&all).deployments;
+        // What contradicts the others is told as a problem; then nothing comes of it.
+        let complete = merged.deployments.into_iter().map(|(name, alone)| {
+            let complete = whole.remove(&name).unwrap_or(alone);
+            (name, complete)
+        });
+        complete.collect()
+    }
+
     /// Problems between these files, parsed, and everything that would be declared beside them: in these copies of applied
     /// files, and in the watched directories. Only those at places in these files.
     pub(super) fn conflicts(
@@ -90,6 +114,12 @@ fn counted(path: &Path, state: &SourceState) -> Option<ParsedFile> {
     let file = parse_bytes(&read_now(path)?);
     let good = state.files.iter().find(|good| good.path == path).filter(|_| !file.problems.is_empty());
     Some(good.map_or(file, |good| parse_bytes(&good.content)))
+}
+
+/// The documents of these deployments alone.
+fn only(mut file: ParsedFile, deployments: &BTreeMap<String, MergedDeployment>) -> ParsedFile {
+    file.documents.retain(|document| deployments.contains_key(document.kind.deployment()));
+    file
 }
 
 /// A file without the documents of these deployments.

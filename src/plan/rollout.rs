@@ -176,11 +176,14 @@ where
     }
 
     /// Fills slots: first those where nothing lives, each of which has a place of its own, then, in the places
-    /// that surge adds, those whose instance is to be replaced.
+    /// that surge adds, those whose instance is to be replaced. A slot whose new instance crashed keeps its place, so that a
+    /// bad template is tried in no more slots than were begun with it.
     fn fill(&mut self) {
         let room = self.ceiling.saturating_sub(self.matched.live);
         let vacant = count(self.matched.slots.iter().filter(|slot| slot.is_vacant()));
-        let mut places = [room, room.saturating_sub(vacant)];
+        let begun = count(self.matched.slots.iter().filter(|slot| has_begun(slot)));
+        let surge = room.saturating_sub(vacant);
+        let (mut places, mut fresh_places) = ([room, surge], surge.saturating_sub(begun));
         for index in self.order_of_need() {
             let launch = match &self.needs[index] {
                 Need::Start(instance) => {
@@ -190,12 +193,15 @@ where
                 Need::Launch(launch) => launch.clone(),
                 Need::Nothing | Need::Resume(_) | Need::Patience | Need::AtRest => continue,
             };
-            let places = &mut places[usize::from(!self.matched.slots[index].is_vacant())];
-            if *places == 0 {
+            let slot = &self.matched.slots[index];
+            let is_fresh = !slot.is_vacant() && !has_begun(slot);
+            let places = &mut places[usize::from(!slot.is_vacant())];
+            if *places == 0 || (is_fresh && fresh_places == 0) {
                 self.held = true;
                 continue;
             }
             *places -= 1;
+            fresh_places = fresh_places.saturating_sub(u32::from(is_fresh));
             self.draft.launch(self.desired, launch);
             self.needs[index] = Need::Patience;
         }
@@ -303,6 +309,11 @@ where
             self.draft.wait(Wait::NotReady { id: fresh.id.clone(), check: check.map(str::to_owned), until });
         }
     }
+}
+
+/// Whether a slot whose instance is to be replaced had its new one, which crashed.
+fn has_begun(slot: &Slot<'_>) -> bool {
+    !slot.is_vacant() && slot.fresh.is_none() && slot.newest.is_some_and(crashed)
 }
 
 /// Whether it ended by itself, and not well, or had to be ended because its checks failed.

@@ -20,6 +20,8 @@ pub struct ParsedFile {
     pub cut_off: bool,
     /// Runtime of services that name none, by deployment, where one was named when it was applied. No part of the text.
     pub default_runtimes: BTreeMap<String, RuntimeKind>,
+    /// Whether it is the copy of a file that was applied, which counts whatever becomes of the file. No part of the text.
+    pub applied: bool,
 }
 
 impl ParsedFile {

@@ -21,7 +21,7 @@ pub struct DeploymentStatus {
 
 /// Computes the views.
 pub fn views(facts: &Facts<'_>) -> DeploymentStatus {
-    let shown = shown(facts.observed);
+    let shown = shown(facts);
     let services = match facts.desired {
         Ok(desired) => desired.services.values().map(|service| service_view(facts, service, &shown)).collect(),
         Err(_) => Vec::new(),
@@ -39,13 +39,23 @@ pub fn views(facts: &Facts<'_>) -> DeploymentStatus {
     DeploymentStatus { view, services, instances }
 }
 
-/// The instances that are shown: everything that lives, and the newest dead one of a slot in which nothing does.
-fn shown(observed: &[Instance]) -> Vec<&Instance> {
+/// The instances that are shown: everything that lives, and the newest dead one of a slot in which nothing does, or nothing
+/// but what it was to replace.
+fn shown<'a>(facts: &Facts<'a>) -> Vec<&'a Instance> {
+    let observed = facts.observed;
     let dead = |instance: &Instance| matches!(instance.phase, Phase::Exited(_));
     let slot = |instance: &Instance| (instance.id.service.clone(), instance.id.slot);
+    let services = facts.desired.map(|desired| &desired.services);
+    let is_current = |instance: &Instance| {
+        let service = services.ok().and_then(|services| services.get(&instance.id.service));
+        service.is_some_and(|service| service.is_made_from(&instance.id.revision))
+    };
     let alive: BTreeSet<(String, u32)> = observed.iter().filter(|one| !dead(one)).map(slot).collect();
+    let in_place: BTreeSet<(String, u32)> =
+        observed.iter().filter(|one| !dead(one) && is_current(one)).map(slot).collect();
+    let fails = |one: &Instance| is_current(one) && !in_place.contains(&slot(one));
     let mut newest: BTreeMap<(String, u32), &Instance> = BTreeMap::new();
-    for instance in observed.iter().filter(|one| dead(one) && !alive.contains(&slot(one))) {
+    for instance in observed.iter().filter(|one| dead(one) && (!alive.contains(&slot(one)) || fails(one))) {
         let known = newest.entry(slot(instance)).or_insert(instance);
         if known.recency() < instance.recency() {
             *known = instance;
@@ -150,5 +160,76 @@ fn state(facts: &Facts<'_>) -> DeploymentState {
         Severity::Fine if !facts.acting && !facts.plan.is_empty() => DeploymentState::Degraded,
         Severity::Fine if facts.working || !facts.plan.is_empty() => DeploymentState::Progressing,
         Severity::Fine => DeploymentState::Running,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use chrono::{DateTime, TimeDelta};
+
+    use super::*;
+    use crate::controller::desired;
+    use crate::plan::Plan;
+    use crate::spec::{Revision, RuntimeKind, merge, parse};
+    use crate::state::{InstanceId, StopPolicy};
+
+    #[test]
+    fn of_a_slot_what_lives_is_shown_and_the_last_crash_of_what_is_to_take_its_place() {
+        let text = "version: v1\ndeployment: demo\nservices: {web: {image: {name: host}}}\n";
+        let declared =
+            desired(&merge(&[(PathBuf::from("/d.yaml"), parse(text))]).deployments["demo"], RuntimeKind::Sim);
+        let new = declared.services["web"].revision.clone();
+        let old: Revision = "v1-aaaaaaaaaaaaaaaa".parse().unwrap();
+        let runs = || Phase::Running { since: DateTime::UNIX_EPOCH, ready: true };
+        let dead = || Phase::Exited(Exit::from_code(1, None, DateTime::UNIX_EPOCH));
+        let shown_of = |phases: &[(&Revision, Phase)]| -> Vec<u32> {
+            let instance = |(attempt, (revision, phase)): (u32, &(&Revision, Phase))| Instance {
+                id: InstanceId {
+                    deployment: "demo".to_owned(),
+                    service: "web".to_owned(),
+                    slot: 0,
+                    revision: (*revision).clone(),
+                    attempt,
+                },
+                runtime: RuntimeKind::Sim,
+                runtime_id: attempt.to_string(),
+                phase: phase.clone(),
+                created_at: DateTime::UNIX_EPOCH + TimeDelta::minutes(attempt.into()),
+                restarts: 0,
+                streak: 0,
+                stop: StopPolicy::default(),
+                pid: None,
+                ports: Vec::new(),
+                last_activity: None,
+                health: None,
+                conditions: Vec::new(),
+            };
+            let observed: Vec<Instance> = (0..).zip(phases).map(instance).collect();
+            let (plan, unsupported, progress) = (Plan::default(), BTreeMap::new(), BTreeMap::new());
+            let facts = Facts {
+                deployment: "demo",
+                desired: Ok(&declared),
+                observed: &observed,
+                unsupported: &unsupported,
+                plan: &plan,
+                acting: true,
+                working: false,
+                stale: None,
+                kept: None,
+                unwatched: None,
+                held: None,
+                progress: &progress,
+                removing: false,
+            };
+            shown(&facts).iter().map(|one| one.id.attempt).collect()
+        };
+        assert_eq!(shown_of(&[(&new, dead()), (&new, runs())]), [1]);
+        assert_eq!(shown_of(&[(&new, dead()), (&new, dead())]), [1]);
+        assert_eq!(shown_of(&[(&old, runs()), (&new, dead()), (&new, dead())]), [0, 2]);
+        assert_eq!(shown_of(&[(&old, dead()), (&old, runs()), (&new, runs())]), [1, 2]);
+        assert_eq!(shown_of(&[(&old, dead()), (&new, dead())]), [1]);
     }
 }

@@ -9,6 +9,7 @@ use crate::state::{Condition, DesiredService, HealthState, Instance, NOT_CHECKED
 /// Conditions of a deployment.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: &str) -> Vec<Condition> {
     let ready = match state {
+        DeploymentState::Running if facts.stale.is_some() => Condition::fails("Ready", "Stale", message),
         DeploymentState::Running => Condition::holds("Ready", "AsDeclared", "what is declared runs"),
         state if message.is_empty() => Condition::fails("Ready", state.reason(), "steps are under way"),
         state => Condition::fails("Ready", state.reason(), message),

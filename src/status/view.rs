@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::RuntimeKind;
-use crate::state::{Condition, ExitReason, HealthState, PortBinding, StopCause};
+use crate::state::{Condition, ConditionStatus, ExitReason, HealthState, PortBinding, StopCause};
 
 /// Everything that is shown, taken at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -17,8 +17,8 @@ pub struct Status {
     pub deployments: Vec<DeploymentView>,
     /// By deployment and name.
     pub services: Vec<ServiceView>,
-    /// By deployment, service, slot, age. The current instance of each slot, and the outgoing one during a rollout;
-    /// dead instances that are kept only for their output are left out.
+    /// By deployment, service, slot, age. The current instance of each slot, and the outgoing one during a rollout, also while
+    /// its successor crashes; dead instances that are kept only for their output are left out.
     pub instances: Vec<InstanceView>,
     /// What is wrong with source files.
     pub problems: Vec<ProblemView>,
@@ -50,6 +50,14 @@ pub struct DeploymentView {
     pub message: String,
     /// What else is true of it.
     pub conditions: Vec<Condition>,
+}
+
+impl DeploymentView {
+    /// Why it runs on its last good version, and not on what its files say now; none where it does not.
+    pub fn stale(&self) -> Option<&str> {
+        let stale = self.conditions.iter().find(|one| one.kind == "Stale" && one.status == ConditionStatus::True);
+        stale.map(|condition| condition.message.as_str())
+    }
 }
 
 /// How a deployment stands.

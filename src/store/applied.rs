@@ -36,6 +36,7 @@ impl AppliedFile {
     pub fn parse(&self) -> ParsedFile {
         let mut parsed = parse_bytes(self.text.as_bytes());
         parsed.default_runtimes = self.default_runtimes.clone();
+        parsed.applied = true;
         parsed.documents.retain(|document| !self.without.contains(document.kind.deployment()));
         parsed.broken.retain(|document| document.deployment.as_ref().is_none_or(|name| !self.without.contains(name)));
         parsed

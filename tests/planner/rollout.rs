@@ -250,8 +250,7 @@ fn a_crashed_new_instance_waits_for_its_back_off_beside_the_old_one() {
         .with(all_up(0..2, 'a'))
         .with([up(0, 'b').attempt(1).restarted(1, 1).exited(1, 2, 1)])
         .expect(
-            "launch web/1 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
-             wait to restart demo/web/0 (bbbbbbbb, attempt 1) until 2026-01-01T12:00:09Z: exited 1
+            "wait to restart demo/web/0 (bbbbbbbb, attempt 1) until 2026-01-01T12:00:09Z: exited 1
              look again at 2026-01-01T12:00:09Z",
         );
 }
@@ -386,4 +385,24 @@ fn nothing_is_launched_on_a_runtime_that_can_not_run_the_image_and_what_runs_sta
         .runs_on("web", RuntimeKind::Sandbox)
         .expect("launch web/0 a0 on sandbox: missing, 1 replica wanted");
     web('b', 1, host).with([up(0, 'a')]).expect(why);
+}
+
+#[test]
+fn a_crashing_template_is_tried_in_no_more_slots_than_surge_has_places() {
+    // Its next try is due in a while.
+    web('b', 3, SURGE_ONE).with(all_up(0..3, 'a')).with([up(0, 'b').restarted(3, 3).exited(1, 5, 1)]).expect(
+        "wait to restart demo/web/0 (bbbbbbbb, attempt 0) until 2026-01-01T12:00:42Z: exited 1
+         look again at 2026-01-01T12:00:42Z",
+    );
+    // The slot that was begun goes on, and no other one begins.
+    web('b', 3, SURGE_ONE)
+        .with(all_up(0..3, 'a'))
+        .with([up(1, 'b').exited(1, 5, 100)])
+        .expect("launch (restarts 1, streak 1) web/1 b1: exited 1, restart 1 in a row");
+    // Slots in which nothing lives have places of their own.
+    web('b', 3, SURGE_ONE).with(all_up(0..2, 'a')).with([up(0, 'b').restarted(3, 3).exited(1, 5, 1)]).expect(
+        "launch web/2 b0: missing, 3 replicas wanted
+         wait to restart demo/web/0 (bbbbbbbb, attempt 0) until 2026-01-01T12:00:42Z: exited 1
+         look again at 2026-01-01T12:00:42Z",
+    );
 }

@@ -53,6 +53,7 @@ pub(super) fn collect<'a>(
     for (file, parsed) in files {
         let default_runtime = |deployment: &str| parsed.default_runtimes.get(deployment).copied();
         findings.may_declare_more |= parsed.has_unknown_parts();
+        findings.applied.extend(parsed.applied.then(|| file.to_path_buf()));
         for document in &parsed.documents {
             let name = document.kind.deployment();
             let draft = drafts.entry(name).or_default();
@@ -195,9 +196,24 @@ fn twice(
     second: (&Path, Position),
     findings: &mut Findings,
 ) {
+    let is_applied = |file: &Path| findings.applied.contains(file);
+    let help = match (is_applied(first.0), is_applied(second.0)) {
+        (true, false) => handed_over(deployment, first.0, second.0),
+        (false, true) => handed_over(deployment, second.0, first.0),
+        _ => "remove or rename one of them".to_owned(),
+    };
     for (here, there) in [(first, second), (second, first)] {
         let message = format!("the {what} {name} is declared twice, also at {}", place(there.0, there.1));
-        let problem = Problem::new(here.1, "", message).with_help("remove or rename one of them");
+        let problem = Problem::new(here.1, "", message).with_help(help.clone());
         findings.refuse(deployment, here.0, problem);
     }
+}
+
+/// How a deployment that was applied becomes one of a watched file.
+fn handed_over(deployment: &str, applied: &Path, watched: &Path) -> String {
+    let (applied, watched) = (applied.display(), watched.display());
+    format!(
+        "{applied} was applied, which counts whatever becomes of that file: `keel apply -f {watched}` hands {deployment} \
+         over to {watched}, `keel delete {deployment}` ends it"
+    )
 }

@@ -7,7 +7,7 @@ mod ports;
 mod runtimes;
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -124,6 +124,8 @@ pub fn problems<F: Borrow<ParsedFile>>(files: &[(PathBuf, F)], merged: &Merged) 
 struct Findings {
     problems: Vec<Conflict>,
     refused: BTreeMap<String, String>,
+    /// Files that are copies of what was applied.
+    applied: BTreeSet<PathBuf>,
     /// Whether there are files that may declare parts of any deployment.
     may_declare_more: bool,
 }
