@@ -1,5 +1,6 @@
 //! Devices: what is declared is there with what is allowed of it, and nothing else can be opened.
 
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use evenkeel::runtime::io::{ExecOutput, ExecRequest};
@@ -7,7 +8,7 @@ use evenkeel::runtime::{ErrorKind, Runtime};
 use futures::StreamExt;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
-use crate::support::{Sandbox, request};
+use crate::support::{Sandbox, request, rootfs, shell, shell_in};
 
 /// Number of the device that hands out loop devices: it can be opened by root, and opening it changes nothing.
 const LOOP_CONTROL: (u32, u32) = (10, 237);
@@ -110,4 +111,96 @@ async fn what_is_no_device_is_refused() {
     let yaml = "image: { name: host }\ncommand: { entrypoint: [sleep, '1'] }\nresources: { gpu: { count: 99 } }\n";
     let error = sandbox.runtime.create(&request(yaml, 0)).await.unwrap_err();
     assert!(error.message.contains("99 of nvidia are asked for, and this machine has"), "{error}");
+}
+
+/// What a program could change of a node outside.
+fn state(path: &str) -> (u32, u32, i64, i64) {
+    let data = std::fs::metadata(path).unwrap();
+    (data.mode(), data.uid(), data.ctime(), data.ctime_nsec())
+}
+
+#[tokio::test]
+async fn nodes_of_the_machine_are_used_and_never_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(declared) = node(folder.path(), "like-full", FULL) else { return };
+    let usual = ["null", "zero", "full", "random", "urandom", "tty"].map(|name| format!("/dev/{name}"));
+    let nodes: Vec<String> = usual.into_iter().chain([declared.clone()]).collect();
+    let before: Vec<_> = nodes.iter().map(|path| state(path)).collect();
+    let more = format!("\ndevices: [{{ path: {declared} }}]");
+    // What is masked is covered by a node too. The permissions are those that the nodes have.
+    let script = format!(
+        "for node in {} /proc/keys /proc/kcore; do chmod 666 $node && echo changed $node; touch $node && echo touched $node; \
+         done 2>/dev/null; for node in /dev/null /dev/zero {declared}; do (: >$node) || echo closed; done",
+        nodes.join(" ")
+    );
+    let root = rootfs(folder.path());
+    let with_image = script.replace("chmod", "busybox chmod").replace("touch $", "busybox touch $");
+    for (slot, yaml) in (0..).zip([shell(&script), shell_in(&root, &with_image)]) {
+        let created = sandbox_run(&(yaml + &more), slot).await;
+        assert_eq!(created, "", "{slot}");
+    }
+    let after: Vec<_> = nodes.iter().map(|path| state(path)).collect();
+    assert_eq!(before, after);
+}
+
+async fn sandbox_run(yaml: &str, slot: u32) -> String {
+    let sandbox = Sandbox::new();
+    let created = sandbox.runtime.create(&request(yaml, slot)).await.unwrap();
+    sandbox.runtime.start(&created.as_ref()).await.unwrap();
+    sandbox.ended(&created.as_ref()).await;
+    sandbox.output(&created.as_ref())
+}
+
+#[tokio::test]
+async fn a_declared_node_is_the_device_that_it_was_when_the_instance_was_created() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = node(folder.path(), "declared", FULL) else { return };
+    let other = node(folder.path(), "other", LOOP_CONTROL).unwrap();
+    let link = folder.path().join("link").display().to_string();
+    symlink("declared", &link).unwrap();
+    let yaml =
+        |path: &str| shell(&format!("head -c 1 {path} | od -An -tx1")) + &format!("\ndevices: [{{ path: {path} }}]");
+    let sandbox = Sandbox::new();
+    let direct = sandbox.runtime.create(&request(&yaml(&path), 0)).await.unwrap().as_ref();
+    let linked = sandbox.runtime.create(&request(&yaml(&link), 1)).await.unwrap().as_ref();
+    // A link leads where it led.
+    std::fs::remove_file(&link).unwrap();
+    symlink(&other, &link).unwrap();
+    sandbox.runtime.start(&linked).await.unwrap();
+    sandbox.ended(&linked).await;
+    assert_eq!(sandbox.output(&linked), " 00\n");
+    // Another device in its place.
+    std::fs::rename(&path, folder.path().join("moved")).unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    let error = sandbox.runtime.start(&direct).await.unwrap_err();
+    let told = format!("{path} is the device c 10:237, and should be c 1:7");
+    assert!(error.kind == ErrorKind::Failed && error.message.contains(&told), "{error}");
+    // A link in its place.
+    std::fs::rename(&path, &other).unwrap();
+    symlink(&other, &path).unwrap();
+    let error = sandbox.runtime.start(&direct).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Failed && error.message.contains(&format!("{path} is a link")), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_where_a_program_may_write_is_no_device_to_declare() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = std::fs::canonicalize(folder.path()).unwrap();
+    std::fs::create_dir(top.join("ws")).unwrap();
+    let Some(path) = node(&top.join("ws"), "declared", FULL) else { return };
+    let sandbox = Sandbox::new();
+    let ws = top.join("ws").display().to_string();
+    let device = format!("\ndevices: [{{ path: {path} }}]");
+    let writing = format!("\nsandbox: {{ writable: [{ws}] }}");
+    let told = format!("{path} lies in {ws}, which programs may write");
+    // The program itself, and a later one of another service.
+    for (slot, yaml) in (0..).zip([device.clone() + &writing, writing, device]) {
+        match sandbox.runtime.create(&request(&(shell("true") + &yaml), slot)).await {
+            Ok(_) => assert_eq!(slot, 1),
+            Err(error) => {
+                assert!(error.kind == ErrorKind::Rejected && error.message.contains(&told), "{slot}: {error}")
+            }
+        }
+    }
+    assert_eq!(sandbox.runtime.list().await.unwrap().instances.len(), 1);
 }

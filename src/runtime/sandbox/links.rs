@@ -71,7 +71,7 @@ impl Written {
             sandbox.readable.iter().map(|path| (path, false)).chain(writable)
         });
         let paths: Vec<(&String, bool)> = binds.chain(opened).collect();
-        if paths.is_empty() && !matches!(spec.image.name, ImageRef::Dir(_)) {
+        if paths.is_empty() && spec.devices.is_empty() && !matches!(spec.image.name, ImageRef::Dir(_)) {
             return Ok(Self::default());
         }
         let mut known = remembered(&layout.written())?;
@@ -79,6 +79,11 @@ impl Written {
         let own: Vec<PathBuf> = own.filter_map(|(path, _)| Self(Vec::new()).resolve(Path::new(path)).ok()).collect();
         known.extend(own);
         Ok(Self(known))
+    }
+
+    /// The path among these that a path without links is, or lies in.
+    pub fn around(&self, real: &Path) -> Option<&Path> {
+        self.0.iter().find(|written| real.starts_with(written)).map(PathBuf::as_path)
     }
 
     /// The path of the machine, without links, that a path leads to.
@@ -103,8 +108,8 @@ impl Written {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if let Some(within) = self.0.iter().find(|written| real.starts_with(written)) {
-                return Err(Unresolved::Untrusted { link: next, within: within.clone() });
+            if let Some(within) = self.around(&real) {
+                return Err(Unresolved::Untrusted { link: next, within: within.to_owned() });
             }
             links += 1;
             if links > MOST_LINKS {

@@ -22,7 +22,9 @@ pub fn protecting(path: &Path, devices: &[String]) -> Option<String> {
     match (names.next()?, names.next()) {
         (first, _) if OF_KERNEL.contains(&first) => Some(format!("/{first}")),
         (DEV, None) => Some(format!("/{DEV}")),
-        (DEV, Some(name)) if name == TERMINALS || DEVICES.contains(&name) => Some(format!("/{DEV}/{name}")),
+        (DEV, Some(name)) if name == TERMINALS || DEVICES.iter().any(|(usual, _)| *usual == name) => {
+            Some(format!("/{DEV}/{name}"))
+        }
         _ => devices.iter().find(|device| path.starts_with(device)).cloned(),
     }
 }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Groups;
+use super::devices::Node;
 use super::failure::Failure;
 use super::landlock::Reach;
 use super::network::Network;
@@ -77,8 +78,11 @@ pub struct Launch {
     /// Paths of a read-only image that can be written all the same.
     #[serde(default)]
     pub writable: Vec<String>,
-    /// Device nodes of the machine.
+    /// Paths inside of device nodes of the machine.
     pub devices: Vec<String>,
+    /// What is shown at these; records of older versions do not tell.
+    #[serde(default)]
+    pub nodes: BTreeMap<String, Node>,
     /// What it is connected to.
     #[serde(default)]
     pub network: Network,

@@ -5,13 +5,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chownat, fstat, openat, readlinkat, statat, symlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chownat, openat, readlinkat, statat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
 };
 use rustix::process::{Gid, Uid, chdir, fchdir, pivot_root};
 
+use super::devices::{DeviceId, Node};
 use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, is_directory, place, without_links};
 use super::layout::InstanceDir;
@@ -30,8 +31,18 @@ use super::{cgroup, sysctls, sysfs};
 const TMP_SIZE: &str = "512m";
 /// Largest size of /dev/shm: Docker's default.
 const SHM_SIZE: &str = "64m";
-/// Device nodes that every instance has: the OCI runtime specification's default devices.
-pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+/// Device nodes that every instance has, with their numbers (devices.txt of Linux): the OCI runtime specification's default
+/// devices.
+pub const DEVICES: &[(&str, DeviceId)] = &[
+    ("null", NULL),
+    ("zero", DeviceId::character(1, 5)),
+    ("full", DeviceId::character(1, 7)),
+    ("random", DeviceId::character(1, 8)),
+    ("urandom", DeviceId::character(1, 9)),
+    ("tty", DeviceId::character(5, 0)),
+];
+/// What is put over files.
+const NULL: DeviceId = DeviceId::character(1, 3);
 /// Parts of /proc that tell about the machine or let it be changed: Docker's masked paths.
 const MASKED: &[&str] = &[
     "/proc/acpi",
@@ -97,7 +108,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
         hide(root.root_fd(), &launch.hidden)?;
         hide(root.root_fd(), &launch.own_files)?;
     }
-    devices(&mut root, &launch.devices)?;
+    devices(&mut root, launch)?;
     for (tree, path) in &names {
         show_file(&mut root, tree, path)?;
     }
@@ -309,7 +320,7 @@ pub fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The same at a place that is open.
-fn clone_place(place: &OwnedFd) -> io::Result<OwnedFd> {
+pub fn clone_place(place: &OwnedFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
@@ -451,28 +462,27 @@ pub fn cover(found: &OwnedFd) -> io::Result<()> {
         let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         attach(&new_fs("tmpfs", &[("size", "4k"), ("mode", "555")], attributes)?, found)
     } else {
-        attach(&device_tree(Path::new("/dev/null"))?, found)
+        attach(&usual("null", NULL)?, found)
     }
 }
 
-/// A device node of the machine, verified to be one: a link or a file in its place must not be shown.
-fn device_tree(path: &Path) -> io::Result<OwnedFd> {
-    let tree = clone_tree(path)?;
-    let kind = FileType::from_raw_mode(fstat(tree.as_fd())?.st_mode);
-    if kind == FileType::CharacterDevice || kind == FileType::BlockDevice {
-        Ok(tree)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a device", path.display())))
-    }
+/// A usual node of the machine.
+fn usual(name: &str, device: DeviceId) -> io::Result<OwnedFd> {
+    Node { path: Path::new("/dev").join(name), device }.mount()
 }
 
-fn devices(root: &mut Tree, more: &[String]) -> Result<(), Failure> {
-    for name in DEVICES {
-        let tree = device_tree(&Path::new("/dev").join(name)).with_context(|| format!("opening /dev/{name}"))?;
+fn devices(root: &mut Tree, launch: &Launch) -> Result<(), Failure> {
+    for (name, device) in DEVICES {
+        let tree = usual(name, *device).with_context(|| format!("opening /dev/{name}"))?;
         root.show(&tree, &format!("/dev/{name}"), Missing::File)?;
     }
-    for path in more {
-        let tree = device_tree(Path::new(path)).with_context(|| format!("opening the device {path}"))?;
+    for path in &launch.devices {
+        let node = launch.nodes.get(path).ok_or_else(|| {
+            Failure::setup(format!(
+                "which device {path} is was not written down; remove the instance to have it made anew"
+            ))
+        })?;
+        let tree = node.mount().with_context(|| format!("opening the device {path}"))?;
         root.show(&tree, path, Missing::File)?;
     }
     let dev = place(root.root(), "/dev").context("opening /dev")?;

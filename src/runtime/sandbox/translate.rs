@@ -120,7 +120,8 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
         namespaces,
         mounts,
         writable,
-        devices: devices.nodes,
+        devices: devices.nodes.keys().cloned().collect(),
+        nodes: devices.nodes,
         capabilities: capabilities::wanted(spec).map_err(rejected)?,
         seccomp,
         reach,
@@ -147,7 +148,8 @@ fn devices(
     shared: bool,
     found: &mut Vec<Condition>,
 ) -> Result<devices::Planned, RuntimeError> {
-    let planned = devices::plan(spec, machine.layout, &cgroup::limits_devices(&machine.probe.homes), found)?;
+    let control = cgroup::limits_devices(&machine.probe.homes);
+    let planned = devices::plan(spec, machine.layout, machine.written, &control, found)?;
     if shared && !planned.nodes.is_empty() {
         let why = "a plain process sees every device of the machine, as far as its user may use it";
         found.push(unsupported("devices", why));

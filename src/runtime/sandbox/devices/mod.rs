@@ -3,37 +3,40 @@
 //! that are made in it be opened.
 
 mod gpu;
+mod node;
 mod rules;
 
-use std::fs::Metadata;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::layout::Layout;
+use super::links::{Unresolved, Written};
 use super::unsupported::unsupported;
 use crate::runtime::{ErrorKind, RuntimeError};
 use crate::spec::{Device, ServiceSpec};
 use crate::state::Condition;
 
+pub use node::{DeviceId, Node};
 pub use rules::{DeviceKind, DeviceRule, allowed, program};
 
 /// Device nodes of an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Planned {
-    /// Paths of the nodes, inside as outside.
-    pub nodes: Vec<String>,
+    /// The nodes, by their paths inside.
+    pub nodes: BTreeMap<String, Node>,
     /// What may be done with which device, where the nodes' own permissions are not to hold.
     pub rules: Vec<DeviceRule>,
 }
 
-/// Plans the devices of an instance. `control` says whether access can be limited device by device, or why not.
+/// Plans the devices of an instance. `written` are paths that programs may write, and `control` says whether access can be limited device by device, or why not.
 ///
 /// # Errors
-/// `Rejected` where the operator allows none, where what is named is no device, or where this machine has too few
-/// graphics processors; `Failed` where a node is not there, as somebody may still plug it in.
+/// `Rejected` where the operator allows none, where what is named is no device or lies where programs may write, or where
+/// this machine has too few graphics processors; `Failed` where a node is not there, as somebody may still plug it in.
 pub fn plan(
     spec: &ServiceSpec,
     layout: &Layout,
+    written: &Written,
     control: &Result<(), String>,
     found: &mut Vec<Condition>,
 ) -> Result<Planned, RuntimeError> {
@@ -50,7 +53,7 @@ pub fn plan(
         if device.mknod == Some(true) {
             found.push(unsupported(&format!("devices.{index}.mknod"), "nodes that are made inside can't be opened"));
         }
-        planned.add(&device.path, device)?;
+        planned.add(&device.path, device, written)?;
     }
     if let Some(gpu) = gpu {
         found.extend(gpu::without_effect(gpu));
@@ -58,7 +61,7 @@ pub fn plan(
             gpu::nodes(gpu, &gpu::Places::default()).map_err(|why| rejected(format!("resources.gpu: {why}")))?;
         for node in nodes {
             let path = node.to_string_lossy().into_owned();
-            planned.add(&path, &Device { path: path.clone(), read: None, write: None, mknod: None })?;
+            planned.add(&path, &Device { path: path.clone(), read: None, write: None, mknod: None }, written)?;
         }
     }
     match control {
@@ -74,37 +77,42 @@ pub fn plan(
 }
 
 impl Planned {
-    fn add(&mut self, path: &str, device: &Device) -> Result<(), RuntimeError> {
+    fn add(&mut self, path: &str, declared: &Device, written: &Written) -> Result<(), RuntimeError> {
         super::inside::components(path)
             .map_err(|error| rejected(format!("devices: the path {path:?} can't be shown: {error}")))?;
-        let data = std::fs::metadata(path).map_err(|error| {
-            let message = format!("devices: {path} can't be opened up: {error}; is it plugged in, its driver loaded?");
-            RuntimeError::new(ErrorKind::Failed, message)
-        })?;
-        let kind = kind(&data).ok_or_else(|| {
-            rejected(format!("devices: {path} is no device; mount files and directories by storage: type: bind"))
-        })?;
-        let number = data.rdev();
-        self.rules.push(DeviceRule {
-            kind,
-            major: rustix::fs::major(number),
-            minor: Some(rustix::fs::minor(number)),
-            read: device.read != Some(false),
-            write: device.write != Some(false),
-        });
-        self.nodes.push(path.to_owned());
+        let Some(node) = find(path, written)? else {
+            let what = "mount files and directories by storage: type: bind";
+            return Err(rejected(format!("devices: {path} is no device; {what}")));
+        };
+        let DeviceId { kind, major, minor } = node.device;
+        let (read, write) = (declared.read != Some(false), declared.write != Some(false));
+        self.rules.push(DeviceRule { kind, major, minor: Some(minor), read, write });
+        self.nodes.insert(path.to_owned(), node);
         Ok(())
     }
 }
 
-/// What kind of device a node stands for; `None` where it is none.
-pub fn kind(data: &Metadata) -> Option<DeviceKind> {
-    let kind = data.file_type();
-    match () {
-        () if kind.is_char_device() => Some(DeviceKind::Character),
-        () if kind.is_block_device() => Some(DeviceKind::Block),
-        () => None,
+/// The node that a path of the machine leads to; `None` where it is none. A program that may write where it lies could put
+/// another device's in its place.
+fn find(path: &str, written: &Written) -> Result<Option<Node>, RuntimeError> {
+    let absent = |error: &std::io::Error| {
+        let message = format!("devices: {path} can't be opened up: {error}; is it plugged in, its driver loaded?");
+        RuntimeError::new(ErrorKind::Failed, message)
+    };
+    let real = written.resolve(Path::new(path)).map_err(|error| match error {
+        Unresolved::Unreadable(error) => absent(&error),
+        Unresolved::Untrusted { .. } => rejected(format!("devices: {path} can't be opened up: {error}")),
+    })?;
+    if let Some(within) = written.around(&real) {
+        return Err(rejected(format!(
+            "devices: {} lies in {}, which programs may write, so it may be any device by now; declare a node that lies \
+             elsewhere",
+            real.display(),
+            within.display()
+        )));
     }
+    let data = std::fs::symlink_metadata(&real).map_err(|error| absent(&error))?;
+    Ok(DeviceId::of(&data).map(|device| Node { path: real, device }))
 }
 
 fn rejected(message: impl Into<String>) -> RuntimeError {
@@ -140,14 +148,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let spec = serde_yaml::from_str(&format!("image: {{ name: host }}\n{fields}")).unwrap();
         let mut found = Vec::new();
-        let planned = plan(&spec, &Layout::new(root.path()), control, &mut found);
+        let planned = plan(&spec, &Layout::new(root.path()), &Written::default(), control, &mut found);
         (planned, found.into_iter().map(|one| one.message).collect())
     }
 
     #[test]
     fn nodes_are_shown_and_limited_only_where_less_than_all_is_allowed() {
         let (whole, found) = planned("devices: [{ path: /dev/full }]", &Ok(()));
-        assert_eq!(whole.unwrap(), Planned { nodes: vec!["/dev/full".to_owned()], rules: Vec::new() });
+        let full = Node { path: "/dev/full".into(), device: DeviceId::character(1, 7) };
+        let nodes = BTreeMap::from([("/dev/full".to_owned(), full)]);
+        assert_eq!(whole.unwrap(), Planned { nodes, rules: Vec::new() });
         assert_eq!(found, Vec::<String>::new());
         let (part, found) = planned("devices: [{ path: /dev/full, write: false }]", &Ok(()));
         let rule = DeviceRule { kind: DeviceKind::Character, major: 1, minor: Some(7), read: true, write: false };
@@ -186,14 +196,15 @@ mod tests {
         let with = of("image: { name: host }\ndevices: [{ path: /dev/full }]");
         let gpu = of("image: { name: host }\nresources: { gpu: { count: 1 } }");
         let without = of("image: { name: host }");
+        let planned = |spec| plan(spec, &layout, &Written::default(), &Ok(()), &mut Vec::new());
         allow(root.path(), false).unwrap();
         for spec in [&with, &gpu] {
-            let error = plan(spec, &layout, &Ok(()), &mut Vec::new()).unwrap_err();
+            let error = planned(spec).unwrap_err();
             assert!(error.message.contains("are switched off (keel run --devices deny); remove devices"), "{error}");
         }
-        assert_eq!(plan(&without, &layout, &Ok(()), &mut Vec::new()).unwrap(), Planned::default());
+        assert_eq!(planned(&without).unwrap(), Planned::default());
         allow(root.path(), true).unwrap();
-        assert_eq!(plan(&with, &layout, &Ok(()), &mut Vec::new()).unwrap().nodes, ["/dev/full"]);
+        assert!(planned(&with).unwrap().nodes.contains_key("/dev/full"));
         allow(root.path(), true).unwrap();
     }
 }
