@@ -1,5 +1,6 @@
 //! Root file systems, mounts, users and networks.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use evenkeel::runtime::{Control, ErrorKind, Runtime, Support};
 use evenkeel::spec::Signal;
 use evenkeel::state::{Phase, StopCause, Volumes};
 
-use crate::support::{Sandbox, is_root, request, rootfs, shell, shell_in, stop};
+use crate::support::{PATIENCE, Sandbox, is_root, keel, open, request, rootfs, shell, shell_in, stop};
 
 async fn run(sandbox: &Sandbox, yaml: &str) -> String {
     let instance = sandbox.run(yaml).await;
@@ -198,6 +199,47 @@ async fn a_volume_whose_making_was_cut_off_is_made_anew() {
     let yaml = shell_in(&root, "ls /srv/data") + "\nstorage: [{ type: named, name: data, target: /srv/data }]";
     assert_eq!(run(&sandbox, &yaml).await, "closed\nfile\n");
     assert!(!cut.exists());
+}
+
+/// Where the process that is killed while it removes volumes finds its root; it does nothing without.
+const REMOVING: &str = "KEEL_TEST_REMOVING_VOLUMES";
+
+/// The process that is killed: a test of no meaning of its own.
+#[tokio::test]
+async fn removes_volumes() {
+    let Some(root) = std::env::var_os(REMOVING).map(PathBuf::from) else { return };
+    let owner = root.file_name().unwrap().to_string_lossy().replace('.', "test-");
+    open(&root, &owner).teardown("demo", Volumes::Remove).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_whose_removal_was_cut_off_is_gone_and_what_is_left_of_it_goes_too() {
+    let sandbox = Sandbox::new();
+    let yaml = shell("ls /data | busybox wc -l") + "\nstorage: [{ type: named, name: data, target: /data }]";
+    let created = sandbox.run(&yaml).await.as_ref();
+    sandbox.ended(&created).await;
+    sandbox.runtime.remove(&created).await.unwrap();
+    let volumes = sandbox.root.path().join("sandbox/volumes");
+    let files = 30_000;
+    for number in 0..files {
+        std::fs::write(volumes.join(format!("demo/data/{number}")), "").unwrap();
+    }
+    // By what it opened, it is seen under every name.
+    let data: std::os::fd::OwnedFd = std::fs::File::open(volumes.join("demo/data")).unwrap().into();
+    let count = || std::fs::read_dir(format!("/proc/self/fd/{}", data.as_raw_fd())).map_or(0, Iterator::count);
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "storage::removes_volumes"]).env(REMOVING, sandbox.root.path());
+    let mut removing = command.env("KEEL_TEST_PROGRAM", keel()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let end = std::time::Instant::now() + PATIENCE;
+    while count() == files && std::time::Instant::now() < end {}
+    removing.kill().unwrap();
+    removing.wait().unwrap();
+    assert!((1..files).contains(&count()), "it was killed midway: {}", count());
+    assert_eq!(run(&sandbox, &yaml).await, "0\n");
+    sandbox.runtime.teardown("other", Volumes::Keep).await.unwrap();
+    let names: Vec<_> = std::fs::read_dir(&volumes).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["demo"]);
+    assert_eq!(count(), 0);
 }
 
 #[tokio::test]

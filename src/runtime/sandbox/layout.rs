@@ -18,6 +18,7 @@
 //!                     names/        its own hosts and resolv.conf
 //! ROOT/instances/.new-*, .gone-*    being made, being removed
 //! ROOT/volumes/DEPLOYMENT/NAME/     named volumes
+//! ROOT/volumes/.gone-*              being removed
 //! ROOT/written/HASH                 links to paths that programs may write (`links.rs`)
 //! ROOT/networks/BRIDGE/             networks of deployments (`network/attachment.rs`)
 //! ROOT/images/                      images (`image/store.rs`)
@@ -72,7 +73,12 @@ impl Layout {
 
     /// Named volumes of a deployment.
     pub fn volumes(&self, deployment: &str) -> PathBuf {
-        self.root.join("volumes").join(deployment)
+        self.all_volumes().join(deployment)
+    }
+
+    /// Named volumes of all deployments.
+    pub fn all_volumes(&self) -> PathBuf {
+        self.root.join("volumes")
     }
 
     /// What is remembered of the paths of the machine that programs may write.
@@ -113,7 +119,7 @@ impl Layout {
         make_private(&self.root)?;
         make_private(&self.instances())?;
         make_private(&self.networks())?;
-        make_private(&self.root.join("volumes"))
+        make_private(&self.all_volumes())
     }
 
     /// Tells other processes that watch this root that something changed. They look at everything then, so a

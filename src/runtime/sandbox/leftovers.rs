@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{FlockOperation, flock};
 
 use super::layout::Layout;
-use super::remove;
+use super::{remove, volumes};
 
 /// What names of directories of instances that are being made begin with.
 pub const NEW: &str = ".new";
-/// What names of directories of instances that are being removed begin with.
+/// What names of directories of instances, and of all volumes of a deployment, that are being removed begin with.
 pub const GONE: &str = ".gone";
 /// What names of scratch directories of probes begin with.
 pub const PROBE: &str = ".probe";
@@ -38,14 +38,25 @@ pub fn sweep(layout: &Layout) {
         let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
         age.is_some_and(|age| age >= LEFTOVER_AGE)
     };
-    clear(&layout.instances(), NEW, |path| if is_old(path) { hold(path).ok().map(Some) } else { None });
-    // Nobody needs it any more; whoever is removing it goes on with that.
-    clear(&layout.instances(), GONE, |path| hold(path).ok().map(Some));
-    clear(layout.root(), PROBE, |path| is_old(path).then_some(None));
+    clear(&layout.instances(), NEW, remove::tree, |path| if is_old(path) { hold(path).ok().map(Some) } else { None });
+    clear(layout.root(), PROBE, remove::tree, |path| is_old(path).then_some(None));
+    sweep_gone(layout);
+    clear(&layout.all_volumes(), GONE, volumes::discard, |path| hold(path).ok().map(Some));
+}
+
+/// Removes what is left of instances whose removal was cut off, which nobody needs any more; whoever is removing one goes
+/// on with that.
+pub fn sweep_gone(layout: &Layout) {
+    clear(&layout.instances(), GONE, remove::tree, |path| hold(path).ok().map(Some));
 }
 
 /// Removes what can be claimed, and holds the claim meanwhile.
-fn clear(folder: &Path, prefix: &str, claim: impl Fn(&Path) -> Option<Option<File>>) {
+fn clear(
+    folder: &Path,
+    prefix: &str,
+    remove: impl Fn(&Path) -> io::Result<()>,
+    claim: impl Fn(&Path) -> Option<Option<File>>,
+) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -54,7 +65,7 @@ fn clear(folder: &Path, prefix: &str, claim: impl Fn(&Path) -> Option<Option<Fil
             continue;
         }
         if let Some(_claim) = claim(&entry.path()) {
-            let _ = remove::tree(&entry.path());
+            let _ = remove(&entry.path());
         }
     }
 }
@@ -72,9 +83,11 @@ mod tests {
             "instances/.new-1-1",
             "instances/.new-1-0",
             "instances/.gone-1-1",
+            "volumes/.gone-1-1",
             ".probe-1-2",
             "instances/demo_web_0",
             "instances/.newer",
+            "volumes/demo",
         ];
         let new = ["instances/.new-2-0", ".probe-2-1", "instances/.gone-2-2"];
         for name in old.iter().chain(&new) {
@@ -97,6 +110,7 @@ mod tests {
         let stays = |name: &&str| folder.path().join(name).exists();
         assert!(!stays(&"instances/.gone-3-3"));
         let left: Vec<&str> = old.into_iter().chain(new).filter(stays).collect();
-        assert_eq!(left, ["instances/demo_web_0", "instances/.newer", "instances/.new-2-0", ".probe-2-1"]);
+        let kept = ["instances/demo_web_0", "instances/.newer", "volumes/demo", "instances/.new-2-0", ".probe-2-1"];
+        assert_eq!(left, kept);
     }
 }

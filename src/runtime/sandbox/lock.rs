@@ -1,11 +1,14 @@
-//! The lock of an instance, by which one supervisor at a time has it.
+//! Locks of files, of which none is waited for without end; the lock of an instance, by which one supervisor at a time has
+//! it.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::layout::{InstanceDir, private_file};
 
@@ -15,6 +18,30 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(1);
+/// The same where others hold it for some microseconds and a start waits.
+const SHORT_PAUSE: Duration = Duration::from_micros(200);
+
+/// Locks what was opened at a path, for as long as the file is open. `None` where another has it until `end`. It is tried once
+/// at least.
+///
+/// # Errors
+/// It can't be locked; `NotFound` where it is not what lies at the path any more.
+pub fn exclusive(file: File, path: &Path, end: Instant) -> io::Result<Option<File>> {
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() >= end => return Ok(None),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(SHORT_PAUSE),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if is_at(&file, path)? { Ok(Some(file)) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let (held, there) = (file.metadata()?, fs::symlink_metadata(path)?);
+    Ok((held.dev(), held.ino()) == (there.dev(), there.ino()))
+}
 
 /// Takes the lock of an instance, which is held until the file is closed; none where a supervisor has it. One that
 /// recorded its end leaves at once, and is waited for. None also where the instance was removed meanwhile, even if there is
@@ -31,9 +58,7 @@ pub fn take(dir: &InstanceDir) -> io::Result<Option<File>> {
         }
         std::thread::sleep(PAUSE);
     }
-    let (held, there) = (lock.metadata()?, fs::symlink_metadata(dir.lock()));
-    let is_same = there.is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino()));
-    Ok(is_same.then_some(lock))
+    Ok(is_at(&lock, &dir.lock()).unwrap_or(false).then_some(lock))
 }
 
 #[cfg(test)]

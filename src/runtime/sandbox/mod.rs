@@ -406,10 +406,7 @@ impl Runtime for SandboxRuntime {
                 return Err(not_a_name(&deployment));
             }
             inner.refuse_foreign(&deployment)?;
-            for volume in std::fs::read_dir(inner.view.layout.volumes(&deployment)).into_iter().flatten().flatten() {
-                quota::release(&volume.path());
-            }
-            remove::tree(&inner.view.layout.volumes(&deployment))
+            volumes::remove(&inner.view.layout.volumes(&deployment))
                 .map_err(|error| failed(&format!("removing the volumes of {deployment}"), &error))
         })
         .await

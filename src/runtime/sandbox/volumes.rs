@@ -1,7 +1,8 @@
 //! Directories of volumes, made when they are first needed, with what the image has at their target.
 //!
 //! A volume is made under another name and appears when it is complete, so that one whose making was cut off is never taken
-//! for whole. What it once took over from an image it never takes over again.
+//! for whole. What it once took over from an image it never takes over again. Those of a deployment go together, out of
+//! sight before anything of them is removed, so that none whose removal was cut off is taken for whole either.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,20 +13,23 @@ use std::path::{Path, PathBuf};
 use std::slice;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock, syncfs};
+use rustix::fs::syncfs;
 
 use super::copy::copy_opened;
 use super::failure::{Context, Failure};
+use super::fresh::unique;
 use super::image::{Merged, path_names};
 use super::layout::make_private;
 use super::record::{Identity, Launch, Mount, MountSource, Root};
-use super::{links, quota, remove};
+use super::{leftovers, links, lock, quota, remove};
 
-/// Longest time that is waited for another instance which makes a volume of the same deployment: as long as a start may
-/// take.
+/// Longest time that is waited for another which makes a volume of the same deployment, or takes them away: as long as a
+/// start may take.
 const LOCK_LIMIT: Duration = Duration::from_secs(90);
 /// Time between two looks at whether it has.
 const PACE: Duration = Duration::from_millis(5);
+/// Most tries to make a folder that somebody takes away at the same time.
+const MOST_TRIES: usize = 10;
 
 /// Makes the directories of volumes that do not exist yet.
 ///
@@ -52,8 +56,7 @@ fn make_volume(path: &Path, mount: &Mount, root: &Root, identity: &Identity) -> 
     let (Some(folder), Some(new)) = (path.parent(), unfinished(path)) else {
         return Err(Failure::setup(format!("{}: its path has no name", what())));
     };
-    make_private(folder).with_context(what)?;
-    let _lock = lock(folder).with_context(what)?;
+    let _lock = made_and_locked(folder).with_context(what)?;
     // Another instance may have made it meanwhile.
     if path.exists() {
         return Ok(());
@@ -78,16 +81,56 @@ fn unfinished(path: &Path) -> Option<PathBuf> {
     path.file_name().and_then(OsStr::to_str).map(|name| path.with_file_name(format!(".{name}.new")))
 }
 
-/// Excludes others that make volumes in a folder.
-fn lock(folder: &Path) -> io::Result<File> {
-    let (folder, end) = (File::open(folder)?, Instant::now() + LOCK_LIMIT);
-    while flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+/// Removes the volumes of a deployment, whose folder this is. None is success.
+///
+/// # Errors
+/// The disk refuses, or a volume has been made for too long.
+pub fn remove(folder: &Path) -> io::Result<()> {
+    // Held until all is gone, which keeps it from being taken for a leftover. Whoever makes a volume meanwhile makes a folder.
+    let Some(_lock) = take(folder)? else { return Ok(()) };
+    let aside = folder.with_file_name(unique(leftovers::GONE)?);
+    fs::rename(folder, &aside)?;
+    discard(&aside)
+}
+
+/// Removes a folder of volumes that is out of sight.
+///
+/// # Errors
+/// The disk refuses.
+pub fn discard(aside: &Path) -> io::Result<()> {
+    for volume in fs::read_dir(aside).into_iter().flatten().flatten() {
+        quota::release(&volume.path());
+    }
+    remove::tree(aside)
+}
+
+/// Makes a folder of volumes and locks it. It may be taken away between the two.
+fn made_and_locked(folder: &Path) -> io::Result<File> {
+    for _ in 0..MOST_TRIES {
+        make_private(folder)?;
+        if let Some(held) = take(folder)? {
+            return Ok(held);
+        }
+    }
+    Err(io::Error::other(format!("{} is removed all the time", folder.display())))
+}
+
+/// Excludes others that make volumes in a folder, or take it away. `None` where there is no such folder.
+fn take(folder: &Path) -> io::Result<Option<File>> {
+    let end = Instant::now() + LOCK_LIMIT;
+    loop {
+        // Opened each time: it may be taken away and made anew by whoever has it.
+        match File::open(folder).and_then(|opened| lock::exclusive(opened, folder, Instant::now())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(None) => {}
+            locked => return locked,
+        }
         if Instant::now() >= end {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "another instance has been making one for too long"));
+            let why = "another has been making or removing volumes of this deployment for too long";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
         }
         std::thread::sleep(PACE);
     }
-    Ok(folder)
 }
 
 /// Directories of the image that are seen at a path as one, the uppermost first. The machine's own root is no image.
@@ -115,4 +158,30 @@ fn give(new: &Path, identity: &Identity) -> io::Result<()> {
         std::os::unix::fs::chown(new, Some(identity.uid), Some(identity.gid))?;
     }
     fs::set_permissions(new, fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_taken_away_is_made_anew_by_who_waits_for_it() {
+        let top = tempfile::tempdir().unwrap();
+        let folder = top.path().join("demo");
+        let held = made_and_locked(&folder).unwrap();
+        fs::create_dir(folder.join("data")).unwrap();
+        let waiting = std::thread::spawn({
+            let folder = folder.clone();
+            move || made_and_locked(&folder).map(|_held| fs::read_dir(&folder).unwrap().count())
+        });
+        std::thread::sleep(4 * PACE);
+        // As a removal does it that takes long.
+        fs::rename(&folder, top.path().join("aside")).unwrap();
+        assert_eq!(waiting.join().unwrap().unwrap(), 0);
+        drop(held);
+        remove(&folder).unwrap();
+        remove(&folder).unwrap();
+        let left: Vec<_> = fs::read_dir(top.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["aside"]);
+    }
 }
