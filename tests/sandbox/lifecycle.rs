@@ -503,3 +503,31 @@ async fn a_removal_and_a_start_at_the_same_time_leave_nothing() {
         assert!(!sandbox.dir(&created).exists());
     }
 }
+
+/// Names in the directory of all instances.
+fn instances(sandbox: &Sandbox) -> Vec<String> {
+    let entries = std::fs::read_dir(sandbox.root.path().join("sandbox/instances")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn an_instance_whose_output_is_read_goes_with_all_that_it_has() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(&format!("echo first; {FOREVER}"))).await.as_ref();
+    let options = LogOptions { follow: true, ..LogOptions::default() };
+    let mut lines = Logs::logs(&sandbox.runtime, &instance, &options).await.unwrap();
+    assert_eq!(lines.next().await.unwrap().unwrap().text, "first");
+    sandbox.runtime.remove(&instance).await.unwrap();
+    assert_eq!(instances(&sandbox), Vec::<String>::new());
+    drop(lines);
+}
+
+#[tokio::test]
+async fn a_removal_takes_along_what_a_killed_one_left() {
+    let sandbox = Sandbox::new();
+    let left = sandbox.root.path().join("sandbox/instances/.gone-1-1");
+    std::fs::create_dir_all(left.join("upper/etc")).unwrap();
+    let created = sandbox.runtime.create(&request(&shell("true"), 0)).await.unwrap();
+    sandbox.runtime.remove(&created.as_ref()).await.unwrap();
+    assert_eq!(instances(&sandbox), Vec::<String>::new());
+}

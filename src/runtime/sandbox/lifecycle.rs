@@ -169,7 +169,7 @@ impl Inner {
         let instances = self.view.layout.instances();
         let new = self.view.layout.instance(&unique(leftovers::NEW)?);
         make_new(new.path())?;
-        let _made = leftovers::hold(new.path())?;
+        let made = leftovers::hold(new.path())?;
         make_private(&new.rootfs())?;
         make_private(&new.logs())?;
         if record.launch.root == Root::Shared {
@@ -190,6 +190,8 @@ impl Inner {
         if dir.exists() && !self.view.layout.instance(name).record().exists() {
             self.set_aside(&dir)?;
         }
+        // Whoever removes it from now on holds it. It was written to a moment ago, so that it is no leftover.
+        drop(made);
         match rustix::fs::renameat_with(
             rustix::fs::CWD,
             new.path(),
@@ -254,6 +256,7 @@ impl Inner {
         settle::clear_network(&self.view, id, true)
             .map_err(|error| failed(&format!("removing the network of {id}"), &error))?;
         self.set_aside(dir.path()).map_err(|error| failed(&format!("removing {}", dir.path().display()), &error))?;
+        leftovers::sweep_gone(&self.view.layout);
         Ok(true)
     }
 

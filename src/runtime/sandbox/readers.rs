@@ -1,5 +1,6 @@
 //! Those who read what is gone with an instance: its last output, and how it ended. Each holds a shared lock on the
-//! directory of the instance, which other processes that remove it see too.
+//! directory of its output, which other processes that remove it see too. A removal itself holds the directory of the
+//! instance (`leftovers.rs`), which no reader keeps from it.
 
 use std::fs::File;
 use std::io;
@@ -29,7 +30,7 @@ impl Reading {
     /// # Errors
     /// Its directory is gone, or can't be locked.
     pub fn begin(dir: &InstanceDir) -> io::Result<Self> {
-        let file = File::open(dir.path())?;
+        let file = File::open(dir.logs())?;
         // Who looks holds it for microseconds.
         rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockShared))?;
         Ok(Self { _locked: file })
@@ -38,7 +39,7 @@ impl Reading {
 
 /// Whether somebody reads of an instance.
 fn is_read(dir: &InstanceDir) -> bool {
-    let Ok(file) = File::open(dir.path()) else { return false };
+    let Ok(file) = File::open(dir.logs()) else { return false };
     flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
@@ -74,6 +75,7 @@ mod tests {
     fn every_reader_is_seen_until_it_is_done() {
         let folder = tempfile::tempdir().unwrap();
         let dir = InstanceDir(folder.path().to_owned());
+        std::fs::create_dir(dir.logs()).unwrap();
         assert!(!is_read(&dir));
         let (first, second) = (Reading::begin(&dir).unwrap(), Reading::begin(&dir).unwrap());
         drop(first);
