@@ -1,7 +1,7 @@
-//! Whether the packet filters of networks are whole, looked at now and then.
+//! Whether networks are whole, with their packet filters above all, looked at now and then.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
@@ -12,33 +12,44 @@ use crate::state::Condition;
 /// Time between two looks: what was taken away is missed for no longer than a minute by whoever lists instances as often.
 const PACE: Duration = Duration::from_secs(60);
 
-/// Bridges of networks whose packet filter is not whole, and why.
+/// Bridges of networks that are not whole, and why.
 pub type Broken = BTreeMap<String, String>;
 
 /// What the last look saw.
 #[derive(Debug, Default)]
-pub struct Filters(Mutex<Option<(Instant, Broken)>>);
+pub struct Filters {
+    last: Mutex<Option<(Instant, Broken)>>,
+    /// Held while somebody looks, which may take seconds.
+    looking: Mutex<()>,
+}
 
 impl Filters {
-    /// Has the packet filters of all networks made whole, where that was not seen to a moment ago, and returns those that
-    /// are not.
+    /// Has all networks made whole, where that was not seen to a moment ago, and returns those that are not. Where somebody
+    /// else is looking, what the last look saw.
     pub fn look(&self, layout: &Layout) -> Broken {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            Some((at, broken)) if at.elapsed() < PACE => broken.clone(),
-            _ => {
-                let broken = network::mend(&layout.networks()).unwrap_or_else(|error| {
-                    tracing::warn!(%error, "the packet filters of networks could not be looked at");
-                    Broken::new()
-                });
-                *last = Some((Instant::now(), broken.clone()));
-                broken
-            }
-        }
+        let _looking = match self.looking.try_lock() {
+            Err(TryLockError::WouldBlock) => return self.known(Duration::MAX).unwrap_or_default(),
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Ok(held) => held,
+        };
+        self.known(PACE).unwrap_or_else(|| {
+            let broken = network::mend(&layout.networks()).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the packet filters of networks could not be looked at");
+                Broken::new()
+            });
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), broken.clone()));
+            broken
+        })
+    }
+
+    /// What a look saw that is no older than this.
+    fn known(&self, age: Duration) -> Option<Broken> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(at, _)| at.elapsed() < age).map(|(_, broken)| broken.clone())
     }
 }
 
-/// Tells of networks whose packet filter is not whole, at their instances.
+/// Tells of networks that are not whole, at their instances.
 pub fn tell(found: &mut [Found], broken: &Broken, holder: Holder<'_>) {
     if broken.is_empty() {
         return;
@@ -50,9 +61,27 @@ pub fn tell(found: &mut [Found], broken: &Broken, holder: Holder<'_>) {
             "Degraded",
             "NetworkUnfiltered",
             format!(
-                "the packet filter that keeps other deployments out was taken away from this machine, and can't be made \
-                 again: {why}"
+                "what keeps the network of the deployment apart was changed on this machine, and can't be made as it was: \
+                 {why}"
             ),
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_another_who_looks() {
+        let folder = tempfile::tempdir().unwrap();
+        let (filters, layout) = (Filters::default(), Layout::new(folder.path()));
+        let looking = filters.looking.lock().unwrap();
+        assert_eq!(filters.look(&layout), Broken::new(), "nothing was seen yet");
+        let seen = Broken::from([("keel-x".to_owned(), "why".to_owned())]);
+        *filters.last.lock().unwrap() = Some((Instant::now() - 2 * PACE, seen.clone()));
+        assert_eq!(filters.look(&layout), seen);
+        drop(looking);
+        assert_eq!(filters.look(&layout), Broken::new(), "it is looked anew");
     }
 }

@@ -11,11 +11,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -23,8 +21,8 @@ use super::forwarding;
 use super::link::{self, Routes};
 use super::netlink::Netlink;
 use super::subnet::{Subnet, choose};
-use crate::runtime::sandbox::cgroup;
 use crate::runtime::sandbox::layout::{Durability, Layout, make_private, private_file, read_json, write_json};
+use crate::runtime::sandbox::{cgroup, lock};
 use crate::state::Owner;
 
 /// What the names of the bridges of all installations begin with.
@@ -38,6 +36,9 @@ const BRIDGE_DIGITS: usize = 10;
 const PAIR_DIGITS: usize = 12;
 /// Largest packet where the way out tells none: that of Ethernet.
 const MTU: u32 = 1500;
+/// Longest time that others may change a network: each writes some files or makes a bridge, in milliseconds, and waits for the
+/// kernel's lock over all interfaces where many do.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
 /// Most tries to make a directory that somebody removes at the same time, because nothing is in it.
 const MOST_TRIES: usize = 10;
 /// Age from which an address whose instance has no record was left by a process that was killed between the two.
@@ -234,16 +235,22 @@ pub fn gone(result: io::Result<()>) -> io::Result<()> {
 /// Keeps others from changing a network for as long as the file is held.
 ///
 /// # Errors
-/// The disk refuses; `NotFound` where the network was removed, even if there is another one in its place by now.
+/// The disk refuses, or another has been changing it for too long (`TimedOut`); `NotFound` where the network was removed, even
+/// if there is another one in its place by now.
 pub fn lock(dir: &Path) -> io::Result<File> {
+    lock_until(dir, Instant::now() + LOCK_LIMIT)
+}
+
+/// The same with an end of one's own to the waiting. It is tried once at least.
+///
+/// # Errors
+/// The same.
+pub fn lock_until(dir: &Path, end: Instant) -> io::Result<File> {
     let path = dir.join("lock");
     let file = private_file().create(true).truncate(false).open(&path)?;
-    flock(&file, FlockOperation::LockExclusive)?;
-    let (held, there) = (file.metadata()?, fs::symlink_metadata(&path)?);
-    match (held.dev(), held.ino()) == (there.dev(), there.ino()) {
-        true => Ok(file),
-        false => Err(io::ErrorKind::NotFound.into()),
-    }
+    lock::exclusive(file, &path, end)?.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::TimedOut, "another process has been changing the network for too long")
+    })
 }
 
 /// Makes the directory of a network and locks it. One that was unused may be removed between the two.
@@ -301,6 +308,21 @@ mod tests {
             assert!(one.network.subnet.contains(one.address));
             assert_eq!(attach(holder, "demo_web_0"), one, "asked again");
             assert_ne!(holder.attach("shop", "shop_web_0", vec![]).unwrap().network.subnet, one.network.subnet);
+        });
+    }
+
+    #[test]
+    fn a_network_is_waited_for_no_longer_than_until_the_end_and_not_where_it_is_gone() {
+        with_holder(|holder, _| {
+            let dir = attach(holder, "demo_web_0").network.dir;
+            let held = lock(&dir).unwrap();
+            let end = Instant::now() + Duration::from_millis(20);
+            assert_eq!(lock_until(&dir, end).unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert!(Instant::now() >= end);
+            drop(held);
+            lock_until(&dir, end).unwrap();
+            fs::remove_dir_all(&dir).unwrap();
+            assert_eq!(lock_until(&dir, end).unwrap_err().kind(), io::ErrorKind::NotFound);
         });
     }
 
