@@ -20,7 +20,7 @@ fn on_a_machine_of_its_own(name: &str) -> bool {
     }
     if is_root() {
         let output = Command::new("unshare")
-            .args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
+            .args(["--net", "--mount", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", name])
             .env(INSIDE, "1")
@@ -278,4 +278,64 @@ async fn deployments_are_apart_again_after_the_machine_s_packet_filter_was_clear
     look(&sandbox).await;
     let end = || sandbox.output(&other).ends_with("apart\napart\n");
     wait_until("they are apart", end);
+}
+
+/// Name of the bridge of an instance.
+fn bridge(sandbox: &Sandbox, instance: &InstanceRef) -> String {
+    let record = read_json(&sandbox.dir(instance).join("record.json"));
+    record["launch"]["network"]["link"]["bridge"]["network"]["bridge"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn ipv6_that_came_back_on_a_bridge_is_switched_off_again_or_told() {
+    if !on_a_machine_of_its_own("forwarding::ipv6_that_came_back_on_a_bridge_is_switched_off_again_or_told") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let instance = start_in(&sandbox, "demo", "sleep 1000").await;
+    let switch = format!("net.ipv6.conf.{}.disable_ipv6", bridge(&sandbox, &instance));
+    set("net.ipv6.conf.all.disable_ipv6", "0");
+    assert_eq!(get(&switch), "0");
+    look(&sandbox).await;
+    assert_eq!(get(&switch), "1");
+    // Where it can't be switched off.
+    set("net.ipv6.conf.all.disable_ipv6", "0");
+    assert!(run("mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys"));
+    let listing = sandbox.reopen().list().await.unwrap();
+    let told = &listing.instances[0].conditions.iter().find(|one| one.reason == "NetworkUnfiltered").unwrap().message;
+    assert!(told.contains("IPv6 is on at its bridge") && told.contains("Read-only file system"), "{told}");
+    assert!(run("umount /proc/sys"));
+    look(&sandbox).await;
+    assert_eq!(get(&switch), "1");
+}
+
+#[tokio::test]
+async fn a_packet_filter_of_which_rules_or_chains_are_missing_is_made_again() {
+    if !on_a_machine_of_its_own("forwarding::a_packet_filter_of_which_rules_or_chains_are_missing_is_made_again") {
+        return;
+    }
+    set(SWITCH, "0");
+    let sandbox = Sandbox::new();
+    let instance = start_in(&sandbox, "demo", "sleep 1000").await;
+    let bridge = bridge(&sandbox, &instance);
+    let listed = || Command::new("nft").args(["-s", "list", "ruleset"]).output().unwrap().stdout;
+    let whole = String::from_utf8(listed()).unwrap();
+    for (table, chain) in [(bridge.as_str(), "forward"), (&bridge, "postrouting"), ("keel-forwarding", "forward")] {
+        for change in [
+            format!("nft flush table ip {table}"),
+            format!("nft flush chain ip {table} {chain}"),
+            format!("nft flush chain ip {table} {chain} && nft delete chain ip {table} {chain}"),
+        ] {
+            assert!(run(&change), "{change}");
+            assert_ne!(String::from_utf8(listed()).unwrap(), whole, "{change}");
+            look(&sandbox).await;
+            let again = String::from_utf8(listed()).unwrap();
+            let sorted = |text: &str| {
+                let mut tables: Vec<String> = text.split("\n}\n").map(str::to_owned).collect();
+                tables.sort();
+                tables
+            };
+            assert_eq!(sorted(&again), sorted(&whole), "{change}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NlasIterator};
 
 use super::netlink::{Netlink, Request};
 use super::subnet::Subnet;
@@ -24,8 +24,13 @@ const REGISTER: u32 = 1;
 const VERDICT: u32 = 0;
 /// Bits of the states of connections (`NF_CT_STATE_BIT`): established and related.
 const KNOWN_CONNECTION: u32 = 0b110;
-/// The chain that forwarded packets pass.
+/// The chain that forwarded packets pass, and the one in which addresses are translated.
 const FORWARD: &str = "forward";
+const POSTROUTING: &str = "postrouting";
+/// Bytes of the header that all of netfilter has (`struct nfgenmsg`).
+const NETFILTER_HEADER: usize = 4;
+/// The number of rules among what is told of a chain (`NFTA_CHAIN_USE`).
+const USE: u16 = 6;
 /// What the names of chains begin with that stand for interfaces of a guard.
 const FORWARDING: &str = "from-";
 /// Size of a name of an interface in a register.
@@ -77,7 +82,7 @@ pub enum Lifetime {
 /// The kernel refuses; nothing was changed then.
 pub fn make(kernel: &mut Netlink, table: &Table<'_>) -> io::Result<()> {
     let mut requests = new_table(table.name, table.comment, table.lifetime);
-    requests.push(hooked_chain(table.name, "postrouting", "nat", (4, 100)));
+    requests.push(hooked_chain(table.name, POSTROUTING, "nat", (4, 100)));
     requests.push(hooked_chain(table.name, FORWARD, "filter", (2, 0)));
     requests.extend(rules(table).iter().map(|(chain, expressions)| rule(table.name, chain, expressions)));
     together(kernel, requests)
@@ -162,6 +167,45 @@ fn rule(table: &str, chain: &str, expressions: &[DefaultNla]) -> Request {
     request(message::NEW_RULE, NLM_F_CREATE | netlink_packet_core::NLM_F_APPEND, &rule)
 }
 
+/// Whether a table is there with all its chains and rules. Rules are counted: nobody changes one by chance.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn is_whole(kernel: &mut Netlink, table: &Table<'_>) -> io::Result<bool> {
+    let rules = rules(table);
+    for chain in [POSTROUTING, FORWARD] {
+        if rules_in(kernel, table.name, chain)? != Some(rules.iter().filter(|(of, _)| *of == chain).count()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a guard is there with its rules, which let the packets of these interfaces pass and perhaps of more.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn is_guard_whole(kernel: &mut Netlink, name: &str, forwarding: &[String]) -> io::Result<bool> {
+    let least = guard_rules(&Guard { name, comment: "", bridges: "", forwarding }).len();
+    Ok(rules_in(kernel, name, FORWARD)?.is_some_and(|rules| rules >= least))
+}
+
+/// Number of the rules of a chain; `None` where there is no such chain.
+fn rules_in(kernel: &mut Netlink, table: &str, chain: &str) -> io::Result<Option<usize>> {
+    let asked = request(message::GET_CHAIN, 0, &[text(1, table), text(3, chain)]);
+    match kernel.ask(&asked, |_, body| used(body)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        told => told,
+    }
+}
+
+/// How often a chain is used, which is once for each rule where no other chain leads to it.
+fn used(body: &[u8]) -> Option<usize> {
+    let mut told = NlasIterator::new(body.get(NETFILTER_HEADER..)?).filter_map(Result::ok);
+    let value = told.find(|attribute| attribute.kind() == USE)?.value().first_chunk().copied()?;
+    usize::try_from(u32::from_be_bytes(value)).ok()
+}
+
 /// Whether there is a table of this name.
 ///
 /// # Errors
@@ -195,7 +239,7 @@ fn rules(table: &Table<'_>) -> Vec<(&'static str, Vec<DefaultNla>)> {
     let own = |side: Interface| side.compare(Compare::Equal, &whole_name(table.bridge));
     vec![
         (
-            "postrouting",
+            POSTROUTING,
             [
                 source(Compare::Equal, table.subnet),
                 to.compare(Compare::NotEqual, &whole_name(table.bridge)),
@@ -203,12 +247,12 @@ fn rules(table: &Table<'_>) -> Vec<(&'static str, Vec<DefaultNla>)> {
             ]
             .concat(),
         ),
-        ("forward", [own(from), source(Compare::NotEqual, table.subnet), verdict(false)].concat()),
+        (FORWARD, [own(from), source(Compare::NotEqual, table.subnet), verdict(false)].concat()),
         // Between instances of one deployment, where the machine has bridged packets filtered like routed ones.
-        ("forward", [own(from), own(to), verdict(true)].concat()),
-        ("forward", [own(from), to.compare(Compare::Equal, table.bridges.as_bytes()), verdict(false)].concat()),
-        ("forward", [own(to), known_connection(), verdict(true)].concat()),
-        ("forward", [own(to), verdict(false)].concat()),
+        (FORWARD, [own(from), own(to), verdict(true)].concat()),
+        (FORWARD, [own(from), to.compare(Compare::Equal, table.bridges.as_bytes()), verdict(false)].concat()),
+        (FORWARD, [own(to), known_connection(), verdict(true)].concat()),
+        (FORWARD, [own(to), verdict(false)].concat()),
     ]
 }
 
@@ -339,6 +383,14 @@ mod tests {
         };
         let chains: Vec<&str> = rules(&table).iter().map(|(chain, _)| *chain).collect();
         assert_eq!(chains, ["postrouting", "forward", "forward", "forward", "forward", "forward"]);
+    }
+
+    #[test]
+    fn the_number_of_rules_is_found_among_what_is_told_of_a_chain() {
+        let told = |attributes: &[DefaultNla]| used(&[vec![IPV4, 0, 0, 0], bytes_of(attributes)].concat());
+        assert_eq!(told(&[text(1, "keel-x"), number(5, 1), number(6, 5), text(7, "filter")]), Some(5));
+        assert_eq!(told(&[text(1, "keel-x"), number(5, 1)]), None);
+        assert_eq!(used(&[]), None);
     }
 
     #[test]

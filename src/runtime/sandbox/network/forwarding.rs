@@ -69,7 +69,12 @@ pub fn switch_on() -> io::Result<()> {
 /// # Errors
 /// The kernel does not tell.
 pub fn is_intact(kernel: &mut Netlink) -> io::Result<bool> {
-    Ok(is_on()? && link::find(kernel, NOTE)?.is_some() == firewall::exists(&mut Netlink::netfilter()?, GUARD)?)
+    let filter = &mut Netlink::netfilter()?;
+    Ok(is_on()?
+        && match noted(kernel)? {
+            Some(forwarding) => firewall::is_guard_whole(filter, GUARD, &forwarding)?,
+            None => !firewall::exists(filter, GUARD)?,
+        })
 }
 
 /// Interfaces that forwarded before, by the note; `None` where there is none.

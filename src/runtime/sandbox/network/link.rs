@@ -170,7 +170,11 @@ pub fn is_ipv6_off(name: &str) -> io::Result<bool> {
     }
 }
 
-fn switch_ipv6_off(name: &str) -> io::Result<()> {
+/// Has the machine speak no IPv6 on an interface of its own.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn switch_ipv6_off(name: &str) -> io::Result<()> {
     match is_ipv6_off(name)? {
         true => Ok(()),
         false => fs::write(ipv6_switch(name), "1").map_err(|error| {

@@ -19,6 +19,7 @@ mod link;
 mod mend;
 mod names;
 mod netlink;
+mod parts;
 mod pasta;
 mod plan;
 mod probe;

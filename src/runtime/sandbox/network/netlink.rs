@@ -124,7 +124,19 @@ impl Netlink {
     /// # Errors
     /// The kernel refuses, as with `ENODEV` and `ENOENT` where there is no such thing.
     pub fn get(&mut self, message: &RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
-        let first = self.send(&[Request::route(message, 0)])?;
+        self.ask(&Request::route(message, 0), |header, body| RouteNetlinkMessage::deserialize(header, body).ok())
+    }
+
+    /// Asks for one thing that `read` reads; absent where it can't.
+    ///
+    /// # Errors
+    /// The kernel refuses, as with `ENODEV` and `ENOENT` where there is no such thing.
+    pub fn ask<T>(
+        &mut self,
+        request: &Request,
+        read: impl Fn(&NetlinkHeader, &[u8]) -> Option<T>,
+    ) -> io::Result<Option<T>> {
+        let first = self.send(std::slice::from_ref(request))?;
         let (mut found, mut is_done) = (None, false);
         while !is_done {
             self.answers(first, |kind, body, header| {
@@ -132,7 +144,7 @@ impl Netlink {
                     is_done = true;
                     return refusal(body).map_or(Ok(()), Err);
                 }
-                found = RouteNetlinkMessage::deserialize(header, body).ok();
+                found = read(header, body);
                 Ok(())
             })?;
         }

@@ -9,7 +9,7 @@ use super::firewall::{self, Lifetime, Table};
 use super::link::{self, Bridge};
 use super::mend::mend;
 use super::netlink::Netlink;
-use super::{Network, attachment, forwarding, names};
+use super::{Network, attachment, forwarding, names, parts};
 use crate::runtime::sandbox::failure::{Context, Failure};
 
 /// Name of a process's own network namespace.
@@ -105,22 +105,23 @@ fn ensure(network: &Shared, kernel: &mut Netlink) -> io::Result<u32> {
 /// # Errors
 /// The kernel refuses.
 pub fn filter(network: &Shared) -> io::Result<()> {
-    let table = Table {
+    firewall::make(&mut Netlink::netfilter()?, &table(network))
+}
+
+/// What the packet filter of a network does.
+pub fn table(network: &Shared) -> Table<'_> {
+    Table {
         name: &network.bridge,
         comment: &network.alias,
         bridge: &network.bridge,
         bridges: attachment::BRIDGES,
         subnet: network.subnet,
         lifetime: Lifetime::Lasting,
-    };
-    firewall::make(&mut Netlink::netfilter()?, &table)
+    }
 }
 
 /// The number of a network's bridge, where nothing is missing.
-///
-/// # Errors
-/// The kernel does not tell, or the bridge is somebody else's.
-pub fn complete(network: &Shared, kernel: &mut Netlink) -> io::Result<Option<u32>> {
+fn complete(network: &Shared, kernel: &mut Netlink) -> io::Result<Option<u32>> {
     let Some(found) = link::find(kernel, &network.bridge)? else { return Ok(None) };
     // One that was half made has neither.
     let is_new = found.alias.is_empty() && !found.is_up;
@@ -128,9 +129,6 @@ pub fn complete(network: &Shared, kernel: &mut Netlink) -> io::Result<Option<u32
         let message = format!("the interface {} is somebody else's ({:?})", found.name, found.alias);
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
-    let is_complete = found.is_up
-        && link::is_ipv6_off(&network.bridge)?
-        && forwarding::is_intact(kernel)?
-        && firewall::exists(&mut Netlink::netfilter()?, &network.bridge)?;
+    let is_complete = found.is_up && parts::missing(network, kernel)?.is_empty();
     Ok(is_complete.then_some(found.index))
 }
