@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use evenkeel::runtime::{ErrorKind, Runtime};
 use evenkeel::state::Phase;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::support::{Sandbox, request, rootfs, shell, shell_in, without_namespaces};
 
@@ -98,6 +99,62 @@ async fn a_link_in_a_volume_leads_no_other_volume_elsewhere_at_the_next_start() 
     assert_eq!(sandbox.ended(&instance).await.code, Some(7), "{}", sandbox.output(&instance));
     let error = sandbox.runtime.start(&instance).await.unwrap_err();
     assert!(error.message.contains("the link /data/x lies in /data, which the program may write"), "{error}");
+}
+
+/// Exchanges two paths all the time, until it is dropped.
+struct Exchanging {
+    ended: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Exchanging {
+    fn start(one: PathBuf, other: PathBuf) -> Self {
+        let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let until = std::sync::Arc::clone(&ended);
+        let exchange = move || {
+            while !until.load(std::sync::atomic::Ordering::Relaxed) {
+                renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+            }
+        };
+        Self { ended, thread: Some(std::thread::spawn(exchange)) }
+    }
+}
+
+impl Drop for Exchanging {
+    fn drop(&mut self) {
+        self.ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_comes_and_goes_leads_no_mount_elsewhere() {
+    let (sandbox, tree) = (Sandbox::new(), Tree::new());
+    let root = tree.top.join("rootfs");
+    for name in ["data", "srv/deep"] {
+        std::fs::create_dir(root.join(name)).unwrap();
+    }
+    // Another service has the first of the volumes too, and writes it.
+    let volume = sandbox.root.path().join("sandbox/volumes/demo/a");
+    std::fs::create_dir_all(volume.join("x/deep")).unwrap();
+    symlink("/srv", volume.join("y")).unwrap();
+    let storage =
+        "\nstorage: [{ type: named, name: a, target: /data }, { type: named, name: b, target: /data/x/deep }]";
+    let yaml = shell_in(&root, "cat /proc/self/mountinfo") + storage;
+    let created = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap().as_ref();
+    let _exchanging = Exchanging::start(volume.join("x"), volume.join("y"));
+    for _ in 0..40 {
+        match sandbox.runtime.start(&created).await {
+            Ok(_) => drop(sandbox.ended(&created).await),
+            Err(error) => {
+                let is_told = ["which the program may write", "leads elsewhere"].map(|why| error.message.contains(why));
+                assert!(is_told.contains(&true), "{error}");
+            }
+        }
+    }
+    let output = sandbox.output(&created);
+    let elsewhere = output.lines().filter(|line| line.split(' ').nth(4).is_some_and(|at| at.starts_with("/srv")));
+    assert_eq!(elsewhere.collect::<Vec<_>>(), Vec::<&str>::new());
 }
 
 #[tokio::test]

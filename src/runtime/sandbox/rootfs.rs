@@ -118,8 +118,9 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
         open.push(path.into());
     }
     for (mount, Source { tree, real }) in launch.mounts.iter().zip(sources) {
-        open.push(target_of(root.root(), &mount.target, &open)?);
-        attach_mount(&mut root, mount, &tree, &launch.devices)?;
+        let target = target_of(root.root(), &mount.target, &open)?;
+        attach_mount(&mut root, mount, &target, &tree, &launch.devices)?;
+        open.push(target);
         if let Some(Overlap::Around(own)) = real.as_deref().and_then(|real| overlap(real, &launch.own_files)) {
             let within = own.iter().filter_map(|own| own.strip_prefix(real.as_deref()?).ok());
             close(&tree, within).with_context(|| format!("hiding Evenkeel's own files below {}", mount.target))?;
@@ -180,6 +181,9 @@ fn open_for_writing(root: &mut Tree, path: &str, launch: &Launch, identity: &Ide
     let found = root
         .place_or_make(path, Missing::Directory)
         .map_err(|error| Failure::wrong(format!("sandbox.writable: {path} can't be made: {error}")))?;
+    if let Some(elsewhere) = elsewhere(root, &found, Path::new(path))? {
+        return Err(Failure::setup(format!("sandbox.writable: {path} can't be opened up: {elsewhere}")));
+    }
     // In a user namespace there is one user alone.
     if is_new && !launch.namespaces.user {
         let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
@@ -530,12 +534,23 @@ fn hide(root: &OwnedFd, hidden: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn attach_mount(root: &mut Tree, mount: &Mount, tree: &OwnedFd, devices: &[String]) -> Result<(), Failure> {
+fn attach_mount(
+    root: &mut Tree,
+    mount: &Mount,
+    real: &Path,
+    tree: &OwnedFd,
+    devices: &[String],
+) -> Result<(), Failure> {
     let target = &mount.target;
+    if let Some(by) = protecting(real, devices) {
+        return Err(Failure::wrong(format!(
+            "storage: the target {target} leads to {by}, over which nothing can be mounted; mount at another path"
+        )));
+    }
     let attributes = MountAttributes { read_only: mount.read_only, no_suid: true, no_dev: true };
     set_mount_attributes(tree.as_fd(), attributes, true).with_context(|| format!("preparing the mount at {target}"))?;
     let missing = if is_directory(tree.as_fd()) { Missing::Directory } else { Missing::File };
-    let place = root.place_or_make(target, missing).map_err(|error| {
+    let place = root.place_or_make(&real.to_string_lossy(), missing).map_err(|error| {
         let hint = if error.raw_os_error() == Some(libc::EROFS) {
             "; what is mounted above it is read-only and has no such path: mount at a path that exists"
         } else {
@@ -543,22 +558,26 @@ fn attach_mount(root: &mut Tree, mount: &Mount, tree: &OwnedFd, devices: &[Strin
         };
         Failure::wrong(format!("storage: the target {target} can't be made: {error}{hint}"))
     })?;
-    refuse_protected(root, target, &place, devices)?;
+    if let Some(elsewhere) = elsewhere(root, &place, real)? {
+        return Err(Failure::setup(format!("storage: nothing is mounted at {target}: {elsewhere}")));
+    }
     attach(tree, &place).with_context(|| format!("mounting at {target}"))
 }
 
-/// Refuses a target that a link of the image leads over what nothing may be mounted over: known by the place that was
-/// opened.
-fn refuse_protected(root: &Tree, target: &str, place: &OwnedFd, devices: &[String]) -> Result<(), Failure> {
-    let path = |place: &OwnedFd| fs::read_link(by_descriptor(place)).with_context(|| format!("looking at {target}"));
-    let (top, real) = (path(root.root_fd())?, path(place)?);
-    let inside = real.strip_prefix(&top).map_err(|_| Failure::setup(format!("{target} lies outside of the root")))?;
-    match protecting(&Path::new("/").join(inside), devices) {
-        Some(by) => Err(Failure::wrong(format!(
-            "storage: the target {target} leads to {by}, over which nothing can be mounted; mount at another path"
-        ))),
-        None => Ok(()),
-    }
+/// What is wrong with an open place that should be that of a path inside without links: a program that writes on the way,
+/// of another instance, may have made a link meanwhile.
+fn elsewhere(root: &Tree, place: &OwnedFd, path: &Path) -> Result<Option<String>, Failure> {
+    let real = |place: &OwnedFd| fs::read_link(by_descriptor(place));
+    let what = || format!("looking at {}", path.display());
+    let (top, real) = (real(root.root_fd()).with_context(what)?, real(place).with_context(what)?);
+    let expected = top.join(path.strip_prefix("/").unwrap_or(path));
+    let told = |inside: &Path| {
+        format!(
+            "a link that came while it was looked at leads elsewhere, to /{}; whatever writes there must not",
+            inside.display()
+        )
+    };
+    Ok((real != expected).then(|| told(real.strip_prefix(&top).unwrap_or(&real))))
 }
 
 /// The root mount itself, for changing its attributes.
