@@ -81,8 +81,9 @@ struct Folder {
 /// Files with several names.
 #[derive(Default)]
 struct Linked {
-    /// Files by their numbers: the place of their directory, and their name in it.
-    files: HashMap<u64, (usize, CString)>,
+    /// Files by the numbers of their file system, as a directory may hold mounts, and of themselves: the place of their
+    /// directory, and their name in it.
+    files: HashMap<(u64, u64), (usize, CString)>,
     /// Directories: the place of the one above, and the name in it. The uppermost one, which is the first, has neither.
     folders: Vec<(usize, CString)>,
 }
@@ -235,7 +236,7 @@ impl Copier {
     }
 
     fn file(&mut self, from: &OwnedFd, stat: &Stat, to: &OwnedFd, name: &CString) -> io::Result<()> {
-        if let Some((folder, first)) = self.linked.files.get(&stat.st_ino) {
+        if let Some((folder, first)) = self.linked.files.get(&(stat.st_dev, stat.st_ino)) {
             let mut at = self.top.try_clone()?;
             for name in self.linked.way(*folder) {
                 at = down(&at, name)?;
@@ -252,7 +253,7 @@ impl Copier {
         self.finish(&source, &target, stat)?;
         if stat.st_nlink > 1 && self.linked.files.len() < MOST_LINKED {
             let folder = self.number();
-            self.linked.files.insert(stat.st_ino, (folder, name.clone()));
+            self.linked.files.insert((stat.st_dev, stat.st_ino), (folder, name.clone()));
         }
         Ok(())
     }
@@ -407,6 +408,26 @@ mod tests {
         for folder in [upper, target] {
             fs::set_permissions(folder.join("d"), fs::Permissions::from_mode(0o755)).unwrap();
         }
+    }
+
+    #[test]
+    fn files_of_two_file_systems_with_the_same_number_are_two_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["from", "to"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let open = |name: &str| -> OwnedFd { fs::File::open(folder.path().join(name)).unwrap().into() };
+        let (from, to) = (open("from"), open("to"));
+        let mut copier = Copier::new(&from, &to).unwrap();
+        for (name, device) in [(c"one", 1), (c"same", 1), (c"other", 2)] {
+            let path = folder.path().join("from").join(name.to_str().unwrap());
+            fs::write(&path, name.to_bytes()).unwrap();
+            let mut stat = rustix::fs::stat(&path).unwrap();
+            (stat.st_dev, stat.st_ino, stat.st_nlink) = (device, 7, 2);
+            copier.file(&from, &stat, &to, &name.to_owned()).unwrap();
+        }
+        let read = |name: &str| fs::read_to_string(folder.path().join("to").join(name)).unwrap();
+        assert_eq!(["one", "same", "other"].map(read), ["one", "one", "other"]);
     }
 
     /// Runs a test of this program again with fewer descriptors. Whether this is that run.
