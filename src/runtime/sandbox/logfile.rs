@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::layout::{make_private, private_file};
@@ -27,6 +28,8 @@ pub struct LogFile {
     file: Option<File>,
     written: u64,
     lost: u64,
+    /// Whether the file ends within a line, of which nothing more will come: a write of it failed midway.
+    torn: bool,
 }
 
 impl LogFile {
@@ -38,7 +41,8 @@ impl LogFile {
         make_private(folder)?;
         let file = open_current(folder)?;
         let written = file.metadata()?.len();
-        Ok(Self { folder: folder.to_owned(), bounds, file: Some(file), written, lost: 0 })
+        let torn = written > 0 && ends_within_a_line(folder, written)?;
+        Ok(Self { folder: folder.to_owned(), bounds, file: Some(file), written, lost: 0, torn })
     }
 
     /// Appends whole lines. A line is never split over two files; a file exceeds its bound by one line at most.
@@ -67,10 +71,7 @@ impl LogFile {
         if self.written > 0 && self.written.saturating_add(lines.len() as u64) > self.bounds.file_bytes {
             self.rotate();
         }
-        match self.write(lines) {
-            Ok(()) => self.written += lines.len() as u64,
-            Err(_) => self.lost += lines.len() as u64,
-        }
+        self.lost += self.write(lines) as u64;
     }
 
     /// Bytes that could not be written and were not told yet.
@@ -83,14 +84,29 @@ impl LogFile {
         self.lost > 0
     }
 
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    /// Writes lines, on a line of their own whatever came before. Returns how many bytes of them are lost.
+    fn write(&mut self, lines: &[u8]) -> usize {
         if self.file.is_none() {
-            self.file = Some(open_current(&self.folder)?);
+            self.file = open_current(&self.folder).ok();
         }
-        match &mut self.file {
-            Some(file) => file.write_all(lines),
-            None => Err(io::ErrorKind::NotFound.into()),
+        let apart: &[u8] = if self.torn { b"\n" } else { b"" };
+        if self.write_bytes(apart) > 0 { lines.len() } else { self.write_bytes(lines) }
+    }
+
+    /// Returns how many bytes are lost.
+    fn write_bytes(&mut self, mut bytes: &[u8]) -> usize {
+        let Some(file) = &mut self.file else { return bytes.len() };
+        while !bytes.is_empty() {
+            let (now, later) = match file.write(bytes) {
+                Ok(count) if count > 0 => bytes.split_at(count.min(bytes.len())),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(_) | Err(_) => break,
+            };
+            self.written += now.len() as u64;
+            self.torn = !now.ends_with(b"\n");
+            bytes = later;
         }
+        bytes.len()
     }
 
     /// Shifts the parts by one, dropping the oldest, and begins a new file. Where a part can't be shifted the
@@ -104,6 +120,7 @@ impl LogFile {
         match open_current(&self.folder) {
             Ok(file) => {
                 self.written = file.metadata().map_or(0, |data| data.len());
+                self.torn &= self.written > 0;
                 self.file = Some(file);
             }
             Err(_) => self.file = None,
@@ -115,8 +132,18 @@ fn open_current(folder: &Path) -> io::Result<File> {
     private_file().create(true).append(true).open(part(folder, 0))
 }
 
+fn ends_within_a_line(folder: &Path, length: u64) -> io::Result<bool> {
+    let mut last = [0];
+    let read = File::open(part(folder, 0))?.read_at(&mut last, length - 1)?;
+    Ok(read > 0 && last != *b"\n")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn texts(folder: &Path) -> Vec<Option<String>> {
@@ -155,6 +182,36 @@ mod tests {
         log.append(b"bbbb\n");
         log.append(b"c\n");
         assert_eq!(texts(folder.path())[..2], [Some("c\n".to_owned()), Some("aaaa\nbbbb\n".to_owned())]);
+    }
+
+    #[test]
+    fn a_line_that_could_not_be_written_whole_is_not_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = LogBounds { file_bytes: 1 << 30, files: 2 };
+        let mut log = LogFile::open(folder.path(), bounds).unwrap();
+        // A connection that nobody reads from is a disk that is full.
+        let (mut disk, end) = UnixStream::pair().unwrap();
+        end.set_nonblocking(true).unwrap();
+        log.file = Some(File::from(OwnedFd::from(end)));
+        let long = [vec![b'a'; 8 << 20], b"bc\n".to_vec()].concat();
+        log.append(&long);
+        let kept = log.written;
+        assert!((1..long.len() as u64 - 3).contains(&kept), "{kept}");
+        assert_eq!(log.take_lost(), long.len() as u64 - kept);
+        log.append(b"dddd\n");
+        assert_eq!(log.take_lost(), 5);
+        let mut read = vec![0; usize::try_from(kept).unwrap()];
+        disk.read_exact(&mut read).unwrap();
+        log.append(b"eeee\n");
+        log.append(b"ffff\n");
+        disk.read_exact(&mut read[..11]).unwrap();
+        assert_eq!(String::from_utf8_lossy(&read[..11]), "\neeee\nffff\n");
+        assert_eq!((log.take_lost(), log.written), (0, kept + 11));
+        // As a supervisor finds it that follows one.
+        fs::write(part(folder.path(), 0), "torn").unwrap();
+        LogFile::open(folder.path(), bounds).unwrap().append(b"gggg\n");
+        LogFile::open(folder.path(), bounds).unwrap().append(b"hhhh\n");
+        assert_eq!(texts(folder.path())[0], Some("torn\ngggg\nhhhh\n".to_owned()));
     }
 
     #[test]
