@@ -32,8 +32,12 @@ pub enum Missing {
 /// # Errors
 /// It does not exist, or leads through a magic link.
 pub fn place(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    place_by(root, path, ResolveFlags::NO_MAGICLINKS)
+}
+
+fn place_by(root: BorrowedFd<'_>, path: &str, links: ResolveFlags) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let resolve = ResolveFlags::IN_ROOT | links;
     let relative = path.trim_start_matches('/');
     let relative = if relative.is_empty() { "." } else { relative };
     let open = || openat2(root, relative, flags, Mode::empty(), resolve);
@@ -48,7 +52,19 @@ pub fn place(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
 /// # Errors
 /// It can't be made (a read-only root), or something on the way is no directory.
 pub fn place_or_make(root: BorrowedFd<'_>, path: &str, missing: Missing) -> io::Result<OwnedFd> {
-    match place(root, path) {
+    place_or_make_by(root, path, missing, ResolveFlags::NO_MAGICLINKS)
+}
+
+/// The same where no link is followed.
+///
+/// # Errors
+/// The same; `ELOOP` where there is a link on the way.
+pub fn place_or_make_plain(root: BorrowedFd<'_>, path: &str, missing: Missing) -> io::Result<OwnedFd> {
+    place_or_make_by(root, path, missing, ResolveFlags::NO_SYMLINKS)
+}
+
+fn place_or_make_by(root: BorrowedFd<'_>, path: &str, missing: Missing, links: ResolveFlags) -> io::Result<OwnedFd> {
+    match place_by(root, path, links) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         found => return found,
     }
@@ -58,12 +74,12 @@ pub fn place_or_make(root: BorrowedFd<'_>, path: &str, missing: Missing) -> io::
     for (index, component) in components.iter().enumerate() {
         so_far.push('/');
         so_far.push_str(component);
-        parent = match place(root, &so_far) {
+        parent = match place_by(root, &so_far, links) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let last = index + 1 == components.len();
                 make(parent.as_fd(), component, if last { missing } else { Missing::Directory })?;
-                place(root, &so_far)?
+                place_by(root, &so_far, links)?
             }
             Err(error) => return Err(error),
         };
@@ -193,6 +209,20 @@ mod tests {
         fs::create_dir_all(folder.path().join("root/real")).unwrap();
         symlink("/real", folder.path().join("root/link")).unwrap();
         place_or_make(root.as_fd(), "/link/x", Missing::Directory).unwrap();
+        assert!(folder.path().join("root/real/x").is_dir());
+    }
+
+    #[test]
+    fn nothing_is_made_where_a_link_leads_that_is_not_followed() {
+        let (folder, root) = root();
+        fs::create_dir_all(folder.path().join("root/real/deep")).unwrap();
+        symlink("/real", folder.path().join("root/link")).unwrap();
+        for path in ["/link", "/link/deep", "/link/x/y"] {
+            let error = place_or_make_plain(root.as_fd(), path, Missing::Directory).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ELOOP), "{path}");
+        }
+        assert!(!folder.path().join("root/real/x").exists());
+        place_or_make_plain(root.as_fd(), "/real/x", Missing::Directory).unwrap();
         assert!(folder.path().join("root/real/x").is_dir());
     }
 

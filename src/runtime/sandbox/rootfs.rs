@@ -178,12 +178,10 @@ fn target_of(root: BorrowedFd<'_>, target: &str, open: &[PathBuf]) -> Result<Pat
 /// the program's.
 fn open_for_writing(root: &mut Tree, path: &str, launch: &Launch, identity: &Identity) -> Result<(), Failure> {
     let is_new = place(root.root(), path).is_err();
-    let found = root
-        .place_or_make(path, Missing::Directory)
-        .map_err(|error| Failure::wrong(format!("sandbox.writable: {path} can't be made: {error}")))?;
-    if let Some(elsewhere) = elsewhere(root, &found, Path::new(path))? {
-        return Err(Failure::setup(format!("sandbox.writable: {path} can't be opened up: {elsewhere}")));
-    }
+    let found = root.place_or_make_plain(path, Missing::Directory).map_err(|error| match is_link(&error) {
+        true => Failure::setup(format!("sandbox.writable: {path} can't be opened up: {NEW_LINK}")),
+        false => Failure::wrong(format!("sandbox.writable: {path} can't be made: {error}")),
+    })?;
     // In a user namespace there is one user alone.
     if is_new && !launch.namespaces.user {
         let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
@@ -550,7 +548,10 @@ fn attach_mount(
     let attributes = MountAttributes { read_only: mount.read_only, no_suid: true, no_dev: true };
     set_mount_attributes(tree.as_fd(), attributes, true).with_context(|| format!("preparing the mount at {target}"))?;
     let missing = if is_directory(tree.as_fd()) { Missing::Directory } else { Missing::File };
-    let place = root.place_or_make(&real.to_string_lossy(), missing).map_err(|error| {
+    let place = root.place_or_make_plain(&real.to_string_lossy(), missing).map_err(|error| {
+        if is_link(&error) {
+            return Failure::setup(format!("storage: nothing is mounted at {target}: {NEW_LINK}"));
+        }
         let hint = if error.raw_os_error() == Some(libc::EROFS) {
             "; what is mounted above it is read-only and has no such path: mount at a path that exists"
         } else {
@@ -558,26 +559,14 @@ fn attach_mount(
         };
         Failure::wrong(format!("storage: the target {target} can't be made: {error}{hint}"))
     })?;
-    if let Some(elsewhere) = elsewhere(root, &place, real)? {
-        return Err(Failure::setup(format!("storage: nothing is mounted at {target}: {elsewhere}")));
-    }
     attach(tree, &place).with_context(|| format!("mounting at {target}"))
 }
 
-/// What is wrong with an open place that should be that of a path inside without links: a program that writes on the way,
-/// of another instance, may have made a link meanwhile.
-fn elsewhere(root: &Tree, place: &OwnedFd, path: &Path) -> Result<Option<String>, Failure> {
-    let real = |place: &OwnedFd| fs::read_link(by_descriptor(place));
-    let what = || format!("looking at {}", path.display());
-    let (top, real) = (real(root.root_fd()).with_context(what)?, real(place).with_context(what)?);
-    let expected = top.join(path.strip_prefix("/").unwrap_or(path));
-    let told = |inside: &Path| {
-        format!(
-            "a link that came while it was looked at leads elsewhere, to /{}; whatever writes there must not",
-            inside.display()
-        )
-    };
-    Ok((real != expected).then(|| told(real.strip_prefix(&top).unwrap_or(&real))))
+/// What is wrong where a path that was without links has one: another instance's program may write on the way.
+const NEW_LINK: &str = "a link that came on the way meanwhile leads elsewhere; is it a program that may write there?";
+
+fn is_link(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ELOOP)
 }
 
 /// The root mount itself, for changing its attributes.

@@ -10,7 +10,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, open
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::failure::{Context, Failure};
-use super::inside::{Missing, attach, components, is_directory, place, place_or_make};
+use super::inside::{Missing, attach, components, is_directory, place, place_or_make, place_or_make_plain};
 use super::rootfs::{open_place, tmpfs};
 use super::sys::{MountAttributes, set_mount_attributes};
 
@@ -59,14 +59,31 @@ impl Tree {
     /// # Errors
     /// It can't be made there either, or something on the way is no directory.
     pub fn place_or_make(&mut self, path: &str, missing: Missing) -> io::Result<OwnedFd> {
-        match place_or_make(self.root(), path, missing) {
+        self.make_by(place_or_make, path, missing)
+    }
+
+    /// The same where no link is followed.
+    ///
+    /// # Errors
+    /// The same; `ELOOP` where there is a link on the way.
+    pub fn place_or_make_plain(&mut self, path: &str, missing: Missing) -> io::Result<OwnedFd> {
+        self.make_by(place_or_make_plain, path, missing)
+    }
+
+    fn make_by(
+        &mut self,
+        make: fn(BorrowedFd<'_>, &str, Missing) -> io::Result<OwnedFd>,
+        path: &str,
+        missing: Missing,
+    ) -> io::Result<OwnedFd> {
+        match make(self.root(), path, missing) {
             Err(error) if self.is_refusal(&error) => {
                 let (parent, is_root) = replace_parent(&self.root, path)?;
                 self.replaced.push(parent);
                 if is_root {
                     self.root = open_place(&self.mounted)?;
                 }
-                place_or_make(self.root(), path, missing)
+                make(self.root(), path, missing)
             }
             found => found,
         }
