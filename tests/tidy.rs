@@ -47,7 +47,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("rustix", "src/store", "whether a directory belongs to this user"),
     ("rustix", "src/runtime/docker/mod.rs", "this user's id is part of the path of an engine's socket"),
     ("rustix", "src/runtime/docker/error.rs", "the numbers of the errors that tell of too many open files"),
-    ("rustix", "src/runtime/docker/exec.rs", "ends a command inside a container, which engines have no call for"),
+    ("rustix", "src/runtime/process_tree.rs", "kills what a command inside an instance started"),
     ("libc", "src/source/watcher.rs", "the number of the error that tells of too many watches"),
 ];
 

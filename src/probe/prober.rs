@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::time::{DelayQueue, delay_queue};
 
-use super::check;
+use super::check::{self, LastCommand};
 use super::schedule::{Course, Outcome, Rules};
 use crate::clock::Clock;
 use crate::runtime::Runtime;
@@ -127,6 +127,7 @@ struct Run {
     due: Option<delay_queue::Key>,
     /// The check under way.
     check: Option<AbortHandle>,
+    last_command: LastCommand,
 }
 
 /// What came of one check.
@@ -219,7 +220,8 @@ impl State {
         let id = self.next_id;
         let due = Some(self.due.insert_at(id, due));
         self.ids.insert(key, id);
-        self.runs.insert(id, Run { subject: Arc::new(subject), course, due, check: None });
+        let last_command = LastCommand::default();
+        self.runs.insert(id, Run { subject: Arc::new(subject), course, due, check: None, last_command });
         Some(id)
     }
 
@@ -249,10 +251,10 @@ impl State {
         let Some(run) = self.runs.get_mut(&id) else { return };
         let subject = run.subject.clone();
         let checks = if is_command(&subject) { &mut self.commands } else { &mut self.connections };
-        let limit = run.course.rules().timeout;
+        let (limit, last) = (run.course.rules().timeout, run.last_command.clone());
         let began = Instant::now();
         run.check = Some(checks.spawn(async move {
-            let outcome = AssertUnwindSafe(check(&subject, limit)).catch_unwind().await;
+            let outcome = AssertUnwindSafe(check(&subject, &last, limit)).catch_unwind().await;
             let outcome = outcome.unwrap_or_else(|_| Outcome::NotMade("the check panicked".to_owned()));
             Done { id, began, outcome }
         }));
@@ -274,10 +276,10 @@ fn is_command(subject: &Subject) -> bool {
     subject.spec.health.as_ref().is_some_and(|health| matches!(health.check, Check::Command { .. }))
 }
 
-async fn check(subject: &Subject, limit: Duration) -> Outcome {
+async fn check(subject: &Subject, last: &LastCommand, limit: Duration) -> Outcome {
     let Subject { instance, spec, runtime, .. } = subject;
     match &spec.health {
-        Some(health) => check::run(&health.check, spec, runtime.as_ref(), instance, limit).await,
+        Some(health) => check::run(&health.check, spec, runtime.as_ref(), instance, last, limit).await,
         None => Outcome::NotMade("there is no health block".to_owned()),
     }
 }

@@ -1,5 +1,7 @@
 //! Output of instances and commands inside them.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -115,8 +117,21 @@ pub struct AttachSession {
 pub struct ExecSession {
     /// Where input goes; dropping it closes standard input.
     pub input: mpsc::Sender<ExecInput>,
-    /// Output, then exactly one [`ExecOutput::Exit`] or an error as the last item. Dropping it ends the command.
+    /// Output, then exactly one [`ExecOutput::Exit`] or an error as the last item. Dropping it before that kills the command.
     pub output: BoxStream<'static, Result<ExecOutput>>,
+    /// Kills the command, also once the output was dropped, and tells whether it could be.
+    pub killer: Arc<dyn Kill>,
+}
+
+/// Kills a command that was started inside an instance.
+#[async_trait]
+pub trait Kill: Send + Sync {
+    /// Kills the command with everything that it started, and returns once that is gone, after some seconds at most. One
+    /// that has ended is success; may be repeated.
+    ///
+    /// # Errors
+    /// `Failed` when a process of it lives on, which says why; `Unavailable` or `Timeout` where nobody tells.
+    async fn kill(&self) -> Result<()>;
 }
 
 /// Input of a running command.

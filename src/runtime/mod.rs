@@ -14,6 +14,8 @@ pub mod enforcement;
 mod error;
 pub mod io;
 #[cfg(target_os = "linux")]
+mod process_tree;
+#[cfg(target_os = "linux")]
 pub mod sandbox;
 pub mod seatbelt;
 pub mod sim;

@@ -118,7 +118,7 @@ pub async fn environment_reaches_the_process<H: Harness>(harness: &H) {
 
 /// What a command inside wrote, and its code. There is exactly one exit, and it comes last.
 async fn outcome<H: Harness>(harness: &H, session: ExecSession) -> (String, String, i32) {
-    let ExecSession { input, output } = session;
+    let ExecSession { input, output, killer: _ } = session;
     drop(input);
     let items: Vec<_> = timeout(harness.patience(), output.collect()).await.expect("an end");
     let (mut out, mut err, mut codes) = (vec![], vec![], vec![]);

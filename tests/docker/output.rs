@@ -118,7 +118,7 @@ fn sh(script: &str) -> ExecRequest {
 
 /// Standard output, standard error and the exit code, which must be last and alone.
 async fn finish(session: ExecSession) -> (String, String, i32) {
-    let ExecSession { input: _input, output } = session;
+    let ExecSession { input: _input, output, killer: _ } = session;
     let mut output: Vec<_> =
         tokio::time::timeout(PATIENCE, output.try_collect()).await.expect("the command ends").unwrap();
     let Some(ExecOutput::Exit(code)) = output.pop() else { panic!("no exit code at the end: {output:?}") };
@@ -149,20 +149,20 @@ async fn a_command_gives_output_and_code(bench: &Bench) {
 async fn standard_input_reaches_the_command(bench: &Bench) {
     let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
     let request = ExecRequest { stdin: true, ..sh("wc -c") };
-    let ExecSession { input, output } = exec(bench, &running, request).await;
+    let ExecSession { input, output, killer } = exec(bench, &running, request).await;
     for _ in 0..3 {
         input.send(ExecInput::Data(Bytes::from_static(&[b'x'; 1000]))).await.unwrap();
     }
     drop(input);
     let (sender, _) = tokio::sync::mpsc::channel(1);
-    let found = finish(ExecSession { input: sender, output }).await;
+    let found = finish(ExecSession { input: sender, output, killer }).await;
     assert_eq!((found.0.trim(), found.2), ("3000", 0));
 }
 
 async fn a_terminal_has_the_size_that_was_asked_for(bench: &Bench) {
     let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
     let request = ExecRequest { tty: Some((91, 33)), stdin: true, ..sh("read line; stty size; read line; stty size") };
-    let ExecSession { input, mut output } = exec(bench, &running, request).await;
+    let ExecSession { input, mut output, killer } = exec(bench, &running, request).await;
     let mut seen = String::new();
     for (send, expect) in [(None, "33 91"), (Some(ExecInput::Resize(120, 40)), "40 120")] {
         if let Some(resize) = send {
@@ -177,7 +177,7 @@ async fn a_terminal_has_the_size_that_was_asked_for(bench: &Bench) {
             }
         }
     }
-    assert_eq!(finish(ExecSession { input, output }).await.2, 0);
+    assert_eq!(finish(ExecSession { input, output, killer }).await.2, 0);
 }
 
 /// The kind of error that a command comes to, at once or as the end of its output.
@@ -231,6 +231,21 @@ async fn a_command_ends_when_its_reader_goes(bench: &Bench) {
     assert!(matches!(listing.instances[0].phase, Phase::Running { .. }), "{listing:?}");
 }
 
+async fn a_command_is_killed_with_what_it_started(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    // A child that is waited for, and one that lost its parent.
+    let mut session = exec(bench, &running, sh("(sleep 4321 & echo); sleep 4321; echo done")).await;
+    tokio::time::timeout(PATIENCE, session.output.next()).await.expect("it runs").unwrap().unwrap();
+    let killer = session.killer.clone();
+    drop(session);
+    killer.kill().await.unwrap();
+    let left = finish(exec(bench, &running, sh("ps | grep -c '[s]leep 4321'")).await).await;
+    assert_eq!(left.0.trim(), "0");
+    killer.kill().await.expect("what is gone is success");
+    let listing = bench.runtime.list().await.unwrap();
+    assert!(matches!(listing.instances[0].phase, Phase::Running { .. }), "{listing:?}");
+}
+
 crate::on_both_engines!(
     lines_are_read_with_stream_and_time,
     long_lines_of_a_terminal_are_whole_and_what_never_ends_comes_in_pieces,
@@ -242,4 +257,5 @@ crate::on_both_engines!(
     a_terminal_has_the_size_that_was_asked_for,
     a_command_that_cannot_be_run_is_refused,
     a_command_ends_when_its_reader_goes,
+    a_command_is_killed_with_what_it_started,
 );

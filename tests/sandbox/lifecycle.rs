@@ -327,6 +327,26 @@ async fn a_command_inside_ends_when_nobody_reads_it() {
 }
 
 #[tokio::test]
+async fn a_command_inside_is_killed_with_what_it_started() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let exec = async |script: &str| {
+        let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let request = ExecRequest { command, ..ExecRequest::default() };
+        Exec::exec(&sandbox.runtime, &instance.as_ref(), &request).await.unwrap()
+    };
+    // A child that is waited for, and one that lost its parent.
+    let mut session = exec("(sleep 1001 & echo); sleep 1001; echo done").await;
+    session.output.next().await.unwrap().unwrap();
+    let killer = session.killer.clone();
+    drop(session);
+    killer.kill().await.unwrap();
+    let left: Vec<_> = exec("ps -e -o args | grep -c 'sleep 100[1]'").await.output.collect().await;
+    assert!(matches!(left.first(), Some(Ok(ExecOutput::Stdout(text))) if &**text == b"0\n"), "{left:?}");
+    killer.kill().await.expect("what is gone is success");
+}
+
+#[tokio::test]
 async fn a_file_that_hangs_fails_the_call_and_not_the_runtime() {
     let sandbox = Sandbox::new();
     let created = sandbox.runtime.create(&request(&shell(FOREVER), 0)).await.unwrap();

@@ -7,6 +7,8 @@ mod tls;
 
 use std::time::Duration;
 
+pub use command::LastCommand;
+
 use super::schedule::Outcome;
 use crate::runtime::{Dialed, ErrorKind, Runtime, RuntimeError};
 use crate::spec::{Check, HumanDuration, ServiceSpec};
@@ -18,19 +20,22 @@ pub async fn run(
     spec: &ServiceSpec,
     runtime: &dyn Runtime,
     instance: &InstanceRef,
+    last: &LastCommand,
     limit: Duration,
 ) -> Outcome {
-    let made = async {
-        match check {
-            Check::Tcp { port } => tcp::run(&Place { spec, runtime, instance }, *port).await,
-            Check::Http { url, expect_status } => {
-                http::run(&Place { spec, runtime, instance }, url, expect_status.unwrap_or(200)).await
-            }
-            Check::Command { command } => command::run(runtime, instance, command).await,
+    let place = Place { spec, runtime, instance };
+    let late = |_| Outcome::Failed(format!("no answer within {}", HumanDuration(limit)));
+    match check {
+        Check::Tcp { port } => tokio::time::timeout(limit, tcp::run(&place, *port)).await.unwrap_or_else(late),
+        Check::Http { url, expect_status } => {
+            let made = http::run(&place, url, expect_status.unwrap_or(200));
+            tokio::time::timeout(limit, made).await.unwrap_or_else(late)
         }
-    };
-    let late = || Outcome::Failed(format!("no answer within {}", HumanDuration(limit)));
-    tokio::time::timeout(limit, made).await.unwrap_or_else(|_| late())
+        Check::Command { command } => match runtime.exec() {
+            Some(exec) => command::run(exec, instance, command, last, limit).await,
+            None => Outcome::NotMade(format!("{} runs no commands inside instances", runtime.kind())),
+        },
+    }
 }
 
 /// What is checked, and where it is.

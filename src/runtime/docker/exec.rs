@@ -1,7 +1,7 @@
 //! Further commands inside containers.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,14 +12,15 @@ use bollard::models::{ExecConfig, ExecInspectResponse};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE};
 use super::error::explain;
 use super::ping::Product;
+use super::process::{Process, Unkilled};
 use super::unrun::{Said, refused, says_podman_did_not_run, unrun};
 use super::{DockerRuntime, Inner};
-use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession};
+use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, Kill};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::InstanceRef;
 
@@ -55,21 +56,25 @@ impl Inner {
             return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
         }
         let id = self.create_exec(instance, request).await.map_err(|error| refused(error, &what))?;
-        let (output, input) = self.start_exec(&id, request.tty.is_some(), &what).await?;
         let command = Arc::new(Command {
             inner: self.clone(),
             container: instance.runtime_id.clone(),
             id,
             program: request.command.first().cloned().unwrap_or_default(),
-            what: what.clone(),
+            what,
+            process: OnceLock::new(),
+            gone: Mutex::new(false),
         });
+        // From the start on, since whoever waits for it may give up at any time.
+        let end = KillOnDrop { command: Some(command.clone()) };
+        let (output, input) = self.start_exec(&command.id, request.tty.is_some(), &command.what).await?;
         let output = command.started(output).await?;
         if let Some((columns, rows)) = request.tty {
             command.resize(columns, rows).await;
         }
         let (sender, receiver) = mpsc::channel(WAITING_INPUT);
         tokio::spawn(feed(command.clone(), receiver, request.stdin.then_some(input)));
-        Ok(ExecSession { input: sender, output: read(command, output) })
+        Ok(ExecSession { input: sender, output: read(end, output), killer: command })
     }
 
     async fn create_exec(
@@ -119,6 +124,10 @@ struct Command {
     /// As it was asked for.
     program: String,
     what: String,
+    /// Its process, once the engine has told it.
+    process: OnceLock<Process>,
+    /// Whether it is known to have ended.
+    gone: Mutex<bool>,
 }
 
 impl Command {
@@ -135,7 +144,7 @@ impl Command {
     async fn started(&self, output: Output) -> Result<Output> {
         for _ in 0..SETTLING_LOOKS {
             let state = self.inspect().await?;
-            let has_process = state.pid.is_some_and(|pid| pid > 0);
+            let has_process = self.note_process(&state);
             let code = state.exit_code.filter(|_| state.running == Some(false));
             match code {
                 _ if has_process => break,
@@ -190,18 +199,70 @@ impl Command {
         }
     }
 
-    /// Ends a command whose reader has gone. The engine has no call for that, so its process is killed here, where it
-    /// can be seen and is a process of that container.
-    async fn end(&self) {
-        let Ok(state) = self.inspect().await else { return };
-        let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-        let (Some(true), Some(pid)) = (state.running, pid) else { return };
-        let group = tokio::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).await;
-        if group.is_ok_and(|group| group.contains(&self.container))
-            && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::KILL)
-        {
-            tracing::debug!(%error, "a command whose reader has gone runs on");
+    /// Remembers the command's process; whether it has or had one.
+    fn note_process(&self, state: &ExecInspectResponse) -> bool {
+        let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        if let Some(process) = pid.and_then(|pid| Process::find(pid, &self.container)) {
+            let _noted_already = self.process.set(process);
         }
+        pid.is_some()
+    }
+
+    /// Kills the command's processes from here, since engines have no call for that.
+    async fn kill_processes(&self) -> Result<()> {
+        if self.process.get().is_none() {
+            let state = match self.inspect().await {
+                Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+                state => state?,
+            };
+            if state.running != Some(true) {
+                return Ok(());
+            }
+            self.note_process(&state);
+        }
+        let process = *self.process.get().ok_or_else(|| self.lives_on("its process is not to be seen from here"))?;
+        match process.kill().await {
+            Ok(()) => Ok(()),
+            Err(Unkilled::Alive) => Err(self.lives_on("it was killed and has not ended")),
+            Err(Unkilled::Refused(inside)) => {
+                self.kill_from_inside(inside).await?;
+                process.await_end().await.map_err(|_| {
+                    self.lives_on("this user may not kill it, and neither may the container's; run keel as root")
+                })
+            }
+        }
+    }
+
+    /// Kills processes by a command in the container, whose user may signal its own where this program's user may not.
+    async fn kill_from_inside(&self, processes: Vec<i32>) -> Result<()> {
+        let words = ["sh", "-c", "kill -9 \"$@\"", "sh"].map(str::to_owned).into_iter();
+        let config = ExecConfig {
+            cmd: Some(words.chain(processes.iter().map(ToString::to_string)).collect()),
+            ..ExecConfig::default()
+        };
+        let (engine, container) = (&self.inner.engine, &self.container);
+        let made =
+            engine.call(WRITE_DEADLINE, |docker| async move { docker.create_exec(container, config).await }).await;
+        let id = &made.map_err(|error| refused(error, &self.what))?.id;
+        let options = StartExecOptions { detach: true, tty: false, output_capacity: None };
+        let started = engine.call(WRITE_DEADLINE, |docker| async move { docker.start_exec(id, Some(options)).await });
+        started.await.map(|_| ()).map_err(|error| refused(error, &self.what))
+    }
+
+    fn lives_on(&self, why: &str) -> RuntimeError {
+        RuntimeError::new(ErrorKind::Failed, format!("{}: the command can't be ended: {why}", self.what))
+    }
+}
+
+#[async_trait]
+impl Kill for Command {
+    async fn kill(&self) -> Result<()> {
+        let mut gone = self.gone.lock().await;
+        if !*gone {
+            self.kill_processes().await?;
+            *gone = true;
+        }
+        Ok(())
     }
 }
 
@@ -225,8 +286,8 @@ async fn feed(command: Arc<Command>, mut receiver: mpsc::Receiver<ExecInput>, mu
 }
 
 /// Output, then the exit code.
-fn read(command: Arc<Command>, output: Output) -> BoxStream<'static, Result<ExecOutput>> {
-    let reading = Reading { output: Some(output), said: Said::default(), end: EndOnDrop { command: Some(command) } };
+fn read(end: KillOnDrop, output: Output) -> BoxStream<'static, Result<ExecOutput>> {
+    let reading = Reading { output: Some(output), said: Said::default(), end };
     futures::stream::unfold(reading, |mut reading| async { reading.next().await.map(|output| (output, reading)) })
         .boxed()
 }
@@ -236,7 +297,7 @@ struct Reading {
     output: Option<Output>,
     /// What came so far.
     said: Said,
-    end: EndOnDrop,
+    end: KillOnDrop,
 }
 
 impl Reading {
@@ -267,15 +328,19 @@ impl Reading {
     }
 }
 
-/// Ends the command when its output is dropped before its end.
-struct EndOnDrop {
+/// Kills the command when its output is dropped before its end.
+struct KillOnDrop {
     command: Option<Arc<Command>>,
 }
 
-impl Drop for EndOnDrop {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let (Some(command), Ok(handle)) = (self.command.take(), tokio::runtime::Handle::try_current()) {
-            handle.spawn(async move { command.end().await });
+            handle.spawn(async move {
+                if let Err(error) = command.kill().await {
+                    tracing::warn!(%error, "a command whose reader has gone runs on");
+                }
+            });
         }
     }
 }

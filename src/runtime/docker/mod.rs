@@ -30,6 +30,11 @@ mod names;
 mod observe;
 mod ping;
 mod probe;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(not(target_os = "linux"))]
+#[path = "process_elsewhere.rs"]
+mod process;
 mod raw;
 mod readers;
 mod reconnect;

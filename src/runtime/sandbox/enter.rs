@@ -34,14 +34,14 @@ pub struct Order {
 }
 
 /// Entry point of `__exec DIR NAME`: reads the [`Order`] `NAME.json` in the instance's directory of commands, tells
-/// the pipe `NAME` whether the command runs, waits for it and ends with its code.
+/// the pipe `NAME` by which process the command runs or why it does not, waits for it and ends with its code.
 pub fn main(dir: &Path, name: &str) -> ExitCode {
     let dir = InstanceDir(dir.to_owned());
     let Ok(mut answer) = OpenOptions::new().write(true).open(dir.exec().join(name)) else { return ExitCode::FAILURE };
     // Opened where /dev is the machine's.
     let null = null();
     let (result, child) = match enter(&dir, name) {
-        Ok(child) => (Ok(()), Some(child)),
+        Ok(child) => (Ok(child.as_raw_nonzero().get()), Some(child)),
         Err(failure) => (Err(failure), None),
     };
     let told = serde_json::to_vec(&result).map(|mut line| {

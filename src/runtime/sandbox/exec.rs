@@ -24,7 +24,8 @@ use super::fresh::unique;
 use super::layout::{Durability, make_private, write_json};
 use super::pty::{self, Size};
 use super::{SandboxRuntime, checked_id, descriptors, dispatch, failed, not_found, sys};
-use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession};
+use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, Kill};
+use crate::runtime::process_tree::{ProcessTree, Unkilled};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::{InstanceRef, Phase};
 
@@ -136,18 +137,46 @@ impl SandboxRuntime {
             Ok(read) => read.map_err(wrong)?,
             Err(_) => return Err(RuntimeError::new(ErrorKind::Failed, "the command did not start in time")),
         };
-        let outcome: std::result::Result<(), Failure> =
+        let outcome: std::result::Result<i32, Failure> =
             serde_json::from_str(&line).map_err(|error| wrong(io::Error::other(error)))?;
-        outcome.map_err(|failure| RuntimeError::new(kind(&failure), failure.message))?;
+        let pid = outcome.map_err(|failure| RuntimeError::new(kind(&failure), failure.message))?;
+        // One that is gone already has nothing to be killed.
+        let command = Running { child, tree: ProcessTree::of(pid).ok() };
         Ok(match terminal {
-            Some(taking) => with_terminal(child, Arc::new(Terminal::take_over(taking).await.map_err(wrong)?)),
-            None => with_pipes(child, streams),
+            Some(taking) => with_terminal(command, Arc::new(Terminal::take_over(taking).await.map_err(wrong)?)),
+            None => with_pipes(command, streams),
         })
     }
 }
 
 fn rejected(message: impl Into<String>) -> RuntimeError {
     RuntimeError::new(ErrorKind::Rejected, message)
+}
+
+/// A command that runs.
+struct Running {
+    /// Its helper.
+    child: Child,
+    tree: Option<ProcessTree>,
+}
+
+/// Kills a command of a sandbox.
+struct Killer {
+    tree: Option<ProcessTree>,
+}
+
+#[async_trait]
+impl Kill for Killer {
+    async fn kill(&self) -> Result<()> {
+        let Some(tree) = self.tree else { return Ok(()) };
+        let failed = |why: &str| RuntimeError::new(ErrorKind::Failed, format!("the command can't be ended: {why}"));
+        match tokio::task::spawn_blocking(move || tree.kill()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Unkilled::Refused(_))) => Err(failed("this user may not signal it; run keel as root")),
+            Ok(Err(Unkilled::Alive(_))) => Err(failed("it was killed and has not ended")),
+            Err(error) => Err(failed(&error.to_string())),
+        }
+    }
 }
 
 /// Whether the command was in the way, or its surroundings.
@@ -194,7 +223,7 @@ impl Terminal {
     }
 }
 
-fn with_terminal(child: Child, terminal: Arc<Terminal>) -> ExecSession {
+fn with_terminal(command: Running, terminal: Arc<Terminal>) -> ExecSession {
     let (input, mut inputs) = mpsc::channel(BACKLOG);
     let writer = Arc::clone(&terminal);
     let feed = async move {
@@ -219,13 +248,13 @@ fn with_terminal(child: Child, terminal: Arc<Terminal>) -> ExecSession {
             }
         }
     };
-    session(child, input, feed, read)
+    session(command, input, feed, read)
 }
 
 /// The ends of a command's pipes.
 type Streams = (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>);
 
-fn with_pipes(child: Child, (stdin, stdout, stderr): Streams) -> ExecSession {
+fn with_pipes(command: Running, (stdin, stdout, stderr): Streams) -> ExecSession {
     let (input, mut inputs) = mpsc::channel(BACKLOG);
     let feed = async move {
         let Some(mut stdin) = stdin else { return };
@@ -240,7 +269,7 @@ fn with_pipes(child: Child, (stdin, stdout, stderr): Streams) -> ExecSession {
     let read = move |sender: mpsc::Sender<Result<ExecOutput>>| async move {
         tokio::join!(copy(stdout, &sender, ExecOutput::Stdout), copy(stderr, &sender, ExecOutput::Stderr));
     };
-    session(child, input, feed, read)
+    session(command, input, feed, read)
 }
 
 async fn copy(
@@ -258,9 +287,9 @@ async fn copy(
     }
 }
 
-/// Joins the parts. When nobody reads the output any more the helper is killed, and the command with it.
+/// Joins the parts. When nobody reads the output any more the command is killed, and the helper after it.
 fn session<R: Future<Output = ()> + Send + 'static>(
-    mut child: Child,
+    Running { mut child, tree }: Running,
     input: mpsc::Sender<ExecInput>,
     feed: impl Future<Output = ()> + Send + 'static,
     read: impl FnOnce(mpsc::Sender<Result<ExecOutput>>) -> R,
@@ -286,12 +315,16 @@ fn session<R: Future<Output = ()> + Send + 'static>(
         };
         tokio::select! {
             () = run => {}
-            () = sender.closed() => {}
+            () = sender.closed() => {
+                if let Err(error) = (Killer { tree }).kill().await {
+                    tracing::warn!(%error, "a command whose reader has gone runs on");
+                }
+            }
         }
         feeding.abort();
     });
     let output = tokio_stream(receiver);
-    ExecSession { input, output }
+    ExecSession { input, output, killer: Arc::new(Killer { tree }) }
 }
 
 fn code(status: std::process::ExitStatus) -> i32 {

@@ -42,7 +42,7 @@ mod own_files;
 mod ports;
 mod privileges;
 mod probe;
-mod process;
+pub(super) mod process;
 mod program;
 mod protected;
 mod pty;

@@ -1,18 +1,20 @@
 //! Output of simulated instances, and commands inside them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
 use super::SimRuntime;
 use super::adapter::running;
 use super::machine::not_found;
 use super::program::{Obstacle, Program, Statement};
 use super::record::Method;
-use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, LogLine, LogOptions, Logs};
+use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, Kill, LogLine, LogOptions, Logs};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::InstanceRef;
 
@@ -106,9 +108,20 @@ impl Exec for SimRuntime {
         let (program, env) = self.call(Method::Exec, OPEN_TIMEOUT, effect).await?;
         let (input, inbox) = mpsc::channel(CHANNEL);
         let (outbox, output) = mpsc::channel(CHANNEL);
-        tokio::spawn(play(program, env, stdin.then_some(inbox), outbox));
+        let playing = tokio::spawn(play(program, env, stdin.then_some(inbox), outbox));
         let output = stream::unfold(output, |mut output| async move { output.recv().await.map(|item| (item, output)) });
-        Ok(ExecSession { input, output: output.boxed() })
+        Ok(ExecSession { input, output: output.boxed(), killer: Arc::new(Playing(playing.abort_handle())) })
+    }
+}
+
+/// A command that is being played.
+struct Playing(AbortHandle);
+
+#[async_trait]
+impl Kill for Playing {
+    async fn kill(&self) -> Result<()> {
+        self.0.abort();
+        Ok(())
     }
 }
 
