@@ -104,7 +104,8 @@ impl Prober {
         Self { orders, _task: task }
     }
 
-    /// From now on exactly these runs of a deployment are checked; those that were go on undisturbed.
+    /// From now on exactly these runs of a deployment are checked. Those that were go on undisturbed, unless their health
+    /// block differs: then they are checked anew at once, and a check under way is given up.
     pub fn check(&self, deployment: &str, subjects: Vec<Subject>) {
         let mut unread = self.orders.unread.lock().unwrap_or_else(PoisonError::into_inner);
         unread.insert(deployment.to_owned(), subjects);
@@ -127,12 +128,15 @@ struct Run {
     due: Option<delay_queue::Key>,
     /// The check under way.
     check: Option<AbortHandle>,
+    /// Number of that check, or of the last one. What comes of an earlier one does not count any more.
+    round: u64,
     last_command: LastCommand,
 }
 
 /// What came of one check.
 struct Done {
     id: Id,
+    round: u64,
     began: Instant,
     outcome: Outcome,
 }
@@ -193,7 +197,8 @@ impl State {
         let unread = std::mem::take(&mut *self.orders.unread.lock().unwrap_or_else(PoisonError::into_inner));
         for (deployment, subjects) in unread {
             let before = self.deployments.remove(&deployment).unwrap_or_default();
-            let now: HashSet<Id> = subjects.into_iter().filter_map(|subject| self.admit(subject)).collect();
+            let runs = subjects.len();
+            let now: HashSet<Id> = subjects.into_iter().filter_map(|subject| self.admit(subject, runs)).collect();
             for id in before.difference(&now) {
                 self.dismiss(*id);
             }
@@ -203,16 +208,18 @@ impl State {
         }
     }
 
-    fn admit(&mut self, subject: Subject) -> Option<Id> {
+    /// Takes a run that is to be checked, one of so many.
+    fn admit(&mut self, subject: Subject, runs: usize) -> Option<Id> {
         let rules = Rules::of(subject.spec.health.as_ref()?);
         let key = subject.key();
-        if let Some(id) = self.ids.get(&key) {
-            let run = self.runs.get_mut(id)?;
-            if run.subject.spec.health != subject.spec.health {
-                run.course.adjust(rules);
-            }
+        if let Some(id) = self.ids.get(&key).copied() {
+            let run = self.runs.get_mut(&id)?;
+            let differs = run.subject.spec.health != subject.spec.health;
             run.subject = Arc::new(subject);
-            return Some(*id);
+            if differs {
+                self.check_anew(id, rules, runs);
+            }
+            return Some(id);
         }
         let age = (self.clock.now() - subject.since).to_std().unwrap_or(Duration::ZERO);
         let (course, due) = Course::begin(rules, &subject.instance.runtime_id, age, subject.served, Instant::now());
@@ -221,19 +228,36 @@ impl State {
         let due = Some(self.due.insert_at(id, due));
         self.ids.insert(key, id);
         let last_command = LastCommand::default();
-        self.runs.insert(id, Run { subject: Arc::new(subject), course, due, check: None, last_command });
+        self.runs.insert(id, Run { subject: Arc::new(subject), course, due, check: None, round: 0, last_command });
         Some(id)
     }
 
     fn dismiss(&mut self, id: Id) {
-        let Some(run) = self.runs.remove(&id) else { return };
-        self.ids.remove(&run.subject.key());
-        if let Some(due) = run.due {
+        self.give_up(id);
+        if let Some(run) = self.runs.remove(&id) {
+            self.ids.remove(&run.subject.key());
+        }
+    }
+
+    /// Checks a run by other rules from now on.
+    fn check_anew(&mut self, id: Id, rules: Rules, runs: usize) {
+        self.give_up(id);
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let due = run.course.adjust(rules, runs, Instant::now());
+        run.due = Some(self.due.insert_at(id, due));
+    }
+
+    /// Gives up the check of a run that is under way, waits for its turn or is not due yet.
+    fn give_up(&mut self, id: Id) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        if let Some(due) = run.due.take() {
             self.due.remove(&due);
         }
-        if let Some(check) = run.check {
+        if let Some(check) = run.check.take() {
             check.abort();
         }
+        // It may have ended just now, and then it can't be aborted any more.
+        run.round += 1;
         self.waiting.retain(|waiting| *waiting != id);
     }
 
@@ -253,16 +277,18 @@ impl State {
         let checks = if is_command(&subject) { &mut self.commands } else { &mut self.connections };
         let (limit, last) = (run.course.rules().timeout, run.last_command.clone());
         let began = Instant::now();
+        run.round += 1;
+        let round = run.round;
         run.check = Some(checks.spawn(async move {
             let outcome = AssertUnwindSafe(check(&subject, &last, limit)).catch_unwind().await;
             let outcome = outcome.unwrap_or_else(|_| Outcome::NotMade("the check panicked".to_owned()));
-            Done { id, began, outcome }
+            Done { id, round, began, outcome }
         }));
     }
 
     /// Takes a result; gives what is worth telling.
     fn take(&mut self, done: Done) -> Option<Verdict> {
-        let run = self.runs.get_mut(&done.id)?;
+        let run = self.runs.get_mut(&done.id).filter(|run| run.round == done.round)?;
         let now = Instant::now();
         let next = run.course.take(done.outcome, done.began, now);
         run.check = None;
@@ -464,6 +490,44 @@ mod tests {
         rig.prober.check("demo", vec![again.clone()]);
         pass(2_500).await;
         assert_eq!(rig.verdicts.try_recv().map(|verdict| verdict.since), Ok(again.since));
+    }
+
+    /// The same run with this health block.
+    fn with_health(subject: &Subject, health: &str) -> Subject {
+        let text = format!("image: {{name: sim/run}}\nhealth: {{{health}}}\n");
+        Subject { spec: Arc::new(serde_yaml::from_str(&text).unwrap()), ..subject.clone() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_health_block_counts_at_once() {
+        let mut rig = Rig::new();
+        let subject = rig.start(0, HTTP, 0).await;
+        rig.prober.check("demo", vec![with_health(&subject, &format!("interval: 1h, check: {{{HTTP}}}"))]);
+        pass(100).await;
+        assert_eq!(rig.told(), [(0, "healthy")]);
+        let down = HealthState::Unhealthy { last: "down".to_owned() };
+        assert!(rig.world.answer_as(&subject.instance.runtime_id, down));
+        let block = format!("interval: 1h, retries: 1, start_grace: 0s, check: {{{HTTP}}}");
+        rig.prober.check("demo", vec![with_health(&subject, &block)]);
+        pass(100).await;
+        assert_eq!(rig.told(), [(0, "unhealthy")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_under_way_is_given_up_with_its_block() {
+        let mut rig = Rig::new();
+        let subject = rig.start(0, HTTP, 0).await;
+        rig.runtime.pause(&subject.instance).await.unwrap();
+        let block = |retries: u32| format!("timeout: 1h, retries: {retries}, start_grace: 0s, check: {{{HTTP}}}");
+        rig.prober.check("demo", vec![with_health(&subject, &block(3))]);
+        pass(1_000).await;
+        rig.runtime.resume(&subject.instance).await.unwrap();
+        rig.prober.check("demo", vec![with_health(&subject, &block(1))]);
+        pass(100).await;
+        assert_eq!((rig.told(), rig.dials()), (vec![(0, "healthy")], 2));
+        // Nothing comes of the first one.
+        pass(2 * 3_600_000).await;
+        assert_eq!(rig.told(), []);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,9 @@ const UNPASSED: Duration = Duration::from_secs(1);
 /// neither floods the machine nor leaves readiness unknown for long.
 const ADOPTION: Duration = Duration::from_secs(2);
 
+/// Part of that time for each run that is given other checks at once: one is checked right away, and many are spread.
+const CHANGE: Duration = Duration::from_millis(10);
+
 /// Age up to which a run counts as new, where its grace is shorter.
 const NEW: Duration = Duration::from_secs(1);
 
@@ -78,8 +81,8 @@ pub struct Course {
     rules: Rules,
     /// Where the name lies between 0 and 1000, for spreading.
     place: u32,
-    /// Until then failures do not count.
-    grace_until: Instant,
+    /// When the run started, where the machine's clock reaches back so far.
+    started: Option<Instant>,
     /// Whether it was seen from its start on.
     is_new: bool,
     stage: Stage,
@@ -115,7 +118,7 @@ impl Course {
         let course = Self {
             rules,
             place,
-            grace_until: now + rules.grace.saturating_sub(age),
+            started: now.checked_sub(age),
             is_new,
             stage: if served { Stage::Healthy } else { Stage::Unpassed { last: None, pause: FIRST } },
             failures: 0,
@@ -129,10 +132,16 @@ impl Course {
         (course, now + wait)
     }
 
-    /// Other rules hold from now on; what is known stays.
-    pub fn adjust(&mut self, rules: Rules) {
+    /// Other checks, and these rules, hold from now on, for so many runs at once; what is known stays. Gives when the first
+    /// of them is due.
+    pub fn adjust(&mut self, rules: Rules, runs: usize, now: Instant) -> Instant {
         self.rules = rules;
         (self.failures, self.counted_at) = (0, None);
+        if let Stage::Unpassed { pause, .. } = &mut self.stage {
+            *pause = FIRST;
+        }
+        let spread = CHANGE.saturating_mul(u32::try_from(runs).unwrap_or(u32::MAX)).min(ADOPTION);
+        now + self.part_of(spread.min(rules.interval))
     }
 
     /// The rules that hold.
@@ -177,7 +186,8 @@ impl Course {
     /// checked more often before the first success takes no time from a slow start.
     fn counts(&self, began: Instant) -> bool {
         let apart = self.rules.interval - self.rules.interval * JITTER_PERCENT / 100;
-        began >= self.grace_until && self.counted_at.is_none_or(|counted| began >= counted + apart)
+        let in_grace = self.started.is_some_and(|started| began < started + self.rules.grace);
+        !in_grace && self.counted_at.is_none_or(|counted| began >= counted + apart)
     }
 
     fn pause(&mut self) -> Duration {
@@ -377,11 +387,37 @@ mod tests {
         let (mut course, _) = Course::begin(RULES, "demo_web_0", MINUTE, false, now);
         course.take(Outcome::Passed, now, now);
         course.take(failed(), now + MINUTE, now + MINUTE);
-        course.adjust(Rules { retries: 2, ..RULES });
-        course.take(failed(), now + 2 * MINUTE, now + 2 * MINUTE);
+        let due = course.adjust(Rules { retries: 2, ..RULES }, 1, now + 2 * MINUTE);
+        assert!(due <= now + 2 * MINUTE + CHANGE);
+        course.take(failed(), due, due);
         assert_eq!(course.health(), HealthState::Healthy, "failures are counted anew");
         course.take(failed(), now + 3 * MINUTE, now + 3 * MINUTE);
         assert_eq!(course.health().name(), "unhealthy");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_grace_counts_from_the_start() {
+        let now = Instant::now();
+        let (mut course, _) = Course::begin(RULES, "demo_web_0", MINUTE, false, now);
+        let rules = Rules { grace: 2 * MINUTE, retries: 1, ..RULES };
+        course.adjust(rules, 1, now);
+        course.take(failed(), now + MINUTE / 2, now + MINUTE / 2);
+        assert_ne!(course.health().name(), "unhealthy", "it is 90 s old");
+        course.take(failed(), now + 2 * MINUTE, now + 2 * MINUTE);
+        assert_eq!(course.health().name(), "unhealthy");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_checks_of_many_are_spread() {
+        let now = Instant::now();
+        let mut first = std::collections::BTreeSet::new();
+        for slot in 0..200 {
+            let (mut course, _) = Course::begin(RULES, &format!("demo_web_{slot}"), MINUTE, false, now);
+            let due = course.adjust(RULES, 200, now);
+            assert!(due <= now + ADOPTION);
+            first.insert(due);
+        }
+        assert!(first.len() > 150, "{}", first.len());
     }
 
     #[tokio::test(start_paused = true)]
