@@ -22,6 +22,10 @@ const VERDICTS: usize = 64;
 /// Why nothing is known of what nobody checks.
 const NOBODY_CHECKS: &str = "no controller runs that checks it";
 
+/// Why nothing is known of an instance whose own checks are not remembered, where those of its successor fail.
+const FAILS_OTHERS: &str = "it is of another template, whose checks are not remembered since the controller started, and \
+                            it does not pass those of its successor, which may differ";
+
 /// The runtime and the runtime's own id.
 type Handle = (RuntimeKind, String);
 
@@ -50,6 +54,10 @@ struct Known {
     found: Option<HealthState>,
     /// Whether it took traffic when nothing checked it, so that it counts as healthy when something begins to.
     served: bool,
+    /// Whether it is checked as its successor is, because its own checks are not remembered.
+    borrows: bool,
+    /// Whether it passed a check.
+    passed: bool,
     /// Whether it was noted that it is unhealthy.
     noted: bool,
     /// What the last check said when it was.
@@ -102,6 +110,9 @@ impl Checks {
             (handle(instance), known)
         });
         checked.runs = runs.collect();
+        for instance in instances {
+            checked.note_whose_checks(instance, desired);
+        }
         let subject = |instance: &Instance| checked.subject(instance, desired?, runtime(instance.runtime)?);
         let subjects: Vec<Subject> = if acts { instances.iter().filter_map(subject).collect() } else { Vec::new() };
         let changed = subjects != checked.subjects;
@@ -123,7 +134,11 @@ impl Checks {
         let Verdict { instance, since, health } = verdict;
         let checked = self.deployments.get_mut(&instance.id.deployment)?;
         let known = checked.runs.get_mut(&(instance.runtime, instance.runtime_id))?;
-        (known.since == since).then(|| known.found = Some(health))?;
+        if known.since != since {
+            return None;
+        }
+        known.passed |= health == HealthState::Healthy;
+        known.found = Some(health);
         Some(instance.id.deployment)
     }
 
@@ -152,11 +167,12 @@ impl Checks {
                     instance.judge(Some(HealthState::Unknown { why: NOBODY_CHECKS.to_owned() }));
                 }
                 Phase::Running { since, .. } => {
-                    let found = found.filter(|(of, _)| *of == since).map(|(_, found)| found);
-                    let served = known.is_some_and(|known| known.since == since && known.served);
-                    let found = found.or(served.then_some(HealthState::Healthy));
                     let age = (now - since).to_std().unwrap_or(Duration::ZERO);
-                    instance.judge(Some(found.unwrap_or_else(|| unchecked(health, age))));
+                    let known = known.filter(|known| known.since == since);
+                    instance.judge(match known {
+                        Some(known) => known.health(health, age),
+                        None => Some(unchecked(health, age)),
+                    });
                 }
                 Phase::Stopping | Phase::Paused { .. } => instance.judge(found.map(|(_, found)| found)),
                 Phase::Pending | Phase::Created | Phase::Exited(_) | Phase::Unknown { .. } => instance.judge(None),
@@ -188,20 +204,50 @@ impl Checks {
     }
 }
 
+impl Known {
+    /// What is to be held of a run of this age; nothing where no check speaks of it.
+    fn health(&self, health: &Health, age: Duration) -> Option<HealthState> {
+        let is_strange = self.borrows && !self.passed;
+        match &self.found {
+            Some(HealthState::Unhealthy { .. } | HealthState::Starting { .. }) if is_strange && self.served => None,
+            Some(HealthState::Unhealthy { last } | HealthState::Starting { last: Some(last) }) if is_strange => {
+                Some(HealthState::Unknown { why: format!("{FAILS_OTHERS}: {last}") })
+            }
+            Some(found) => Some(found.clone()),
+            None if self.served => Some(HealthState::Healthy),
+            None => Some(unchecked(health, age)),
+        }
+    }
+}
+
 impl Checked {
+    /// Notes whether a run is checked by its own checks, before `subjects` is what is checked now.
+    fn note_whose_checks(&mut self, instance: &Instance, desired: Option<&DesiredDeployment>) {
+        let Phase::Running { since, .. } = instance.phase else { return };
+        let Some(service) = desired.and_then(|desired| desired.services.get(&instance.id.service)) else { return };
+        let is_new = self.checked_before(instance, since).is_none();
+        let Some(known) = self.runs.get_mut(&handle(instance)) else { return };
+        // Which template it was made from can turn out later, where two revisions are found to be alike.
+        known.borrows = !service.is_made_from(&instance.id.revision) && (known.borrows || is_new);
+    }
+
+    /// How a run was checked until now, where it was.
+    fn checked_before(&self, instance: &Instance, since: DateTime<Utc>) -> Option<&Subject> {
+        self.subjects.iter().find(|subject| {
+            subject.since == since
+                && subject.instance.runtime == instance.runtime
+                && subject.instance.runtime_id == instance.runtime_id
+        })
+    }
+
     /// How an instance is checked, where it is. One of another template is checked as it was before, since what is declared
     /// now speaks of its successor.
     fn subject(&self, instance: &Instance, desired: &DesiredDeployment, runtime: &Arc<dyn Runtime>) -> Option<Subject> {
         let Phase::Running { since, .. } = instance.phase else { return None };
         let service = desired.services.get(&instance.id.service).filter(|service| service.spec.health.is_some())?;
-        let same_run = |subject: &&Subject| {
-            subject.since == since
-                && subject.instance.runtime == instance.runtime
-                && subject.instance.runtime_id == instance.runtime_id
-        };
         let as_before = match service.is_made_from(&instance.id.revision) {
             true => None,
-            false => self.subjects.iter().find(same_run).map(|subject| subject.spec.clone()),
+            false => self.checked_before(instance, since).map(|subject| subject.spec.clone()),
         };
         let spec = as_before.unwrap_or_else(|| service.spec.clone());
         let served = self.runs.get(&handle(instance)).is_some_and(|known| known.served);

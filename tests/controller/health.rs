@@ -1,10 +1,13 @@
 //! Health checks, from the declaration to what is shown.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::state::{HealthState, Phase};
+use tokio::sync::watch;
 
-use super::{Rig, web};
+use super::{Connected, Rig, core_of, owner, web};
 
 const CHECK: &str = "    health: {interval: 5s, retries: 2, check: {type: http, url: 'http://localhost:80/'}}\n";
 
@@ -38,6 +41,39 @@ async fn checks_that_are_added_take_nobody_out_of_service() {
     rig.declare(&web(2, "one"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((shown(&rig), ids(&rig)), (vec!["none", "none"], before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_controller_finds_in_a_rollout_serves_on_though_it_fails_the_checks_of_its_successor() {
+    let rig = Rig::new();
+    rig.declare(&(web(2, "one") + CHECK));
+    rig.until_running().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let before = ids(&rig);
+    let Rig { clock, world, core, .. } = rig;
+    drop(core);
+    // Nothing listens where the successor will.
+    for id in &before {
+        assert!(world.answer_as(id, HealthState::Starting { last: None }));
+    }
+    let held = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h}\n";
+    let (declare, declared) = watch::channel(Arc::default());
+    let runtime = Arc::new(Connected(Arc::new(world.runtime(owner()))));
+    let (core, settled) = core_of(runtime, declared, clock.clone(), BTreeMap::new());
+    let rig = Rig { clock, world, core, declare, settled };
+    rig.declare(&(web(2, "two") + CHECK + held));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let running = ids(&rig);
+    assert!(before.iter().all(|id| running.contains(id)), "{before:?} of {running:?}");
+    assert_eq!(shown(&rig).iter().filter(|health| **health == "unknown").count(), 2, "{:?}", shown(&rig));
+    let told = serde_json::to_string(&rig.core.status.borrow().services[0].conditions).expect("JSON");
+    assert!(
+        told.contains("whose checks are not remembered") && told.contains("connection to port 80 refused"),
+        "{told}"
+    );
+    // One that passes them is held for what it is from then on.
+    assert!(rig.world.answer_as(&before[0], HealthState::Healthy));
+    rig.until("it is healthy", |_| shown(&rig).iter().filter(|health| **health == "unknown").count() == 1).await;
 }
 
 #[tokio::test(start_paused = true)]
