@@ -51,7 +51,7 @@ impl Inner {
         let (lines, ready) = (Lines::default(), VecDeque::new());
         // Where no line is wanted that was there before, nothing before now is read once more either.
         let after = options.tail.filter(|tail| *tail == 0).map(|_| Utc::now());
-        let reader = Reader { frames, lines, ready, options, after, again, following, what };
+        let reader = Reader { frames, lines, ready, options, after, again, following, failed: None, what };
         Ok(futures::stream::unfold(reader, |mut reader| async { reader.next().await.map(|line| (line, reader)) })
             .boxed())
     }
@@ -102,7 +102,7 @@ fn records(bytes: BoxStream<'static, std::result::Result<bytes::Bytes, Error>>) 
     let cut = bytes.map(Some).chain(futures::stream::iter([None])).scan(Records::default(), |records, piece| {
         let found: Vec<std::result::Result<LogOutput, Error>> = match piece {
             Some(Ok(bytes)) => records.push(&bytes).into_iter().map(Ok).collect(),
-            Some(Err(error)) => vec![Err(error)],
+            Some(Err(error)) => records.finish().into_iter().map(Ok).chain([Err(error)]).collect(),
             None => records.finish().into_iter().map(Ok).collect(),
         };
         std::future::ready(Some(found))
@@ -124,6 +124,8 @@ struct Reader {
     again: Option<Source>,
     /// Present where it was asked to follow.
     following: Option<Following>,
+    /// How reading failed.
+    failed: Option<RuntimeError>,
     what: String,
 }
 
@@ -140,13 +142,17 @@ impl Reader {
                 Some(Ok(frame)) => self.lines.push(frame, &mut self.ready),
                 // Its container has ended, and is on its way out.
                 Some(Err(error)) if self.following.is_some() && is_removed(&error) => self.end(),
+                // Told after the part of a line that came before it.
                 Some(Err(error)) => {
                     self.end();
-                    return Some(Err(explain(&self.what, &error)));
+                    self.failed = Some(explain(&self.what, &error));
                 }
                 None => {
                     self.lines.finish(&mut self.ready);
                     if self.ready.is_empty() {
+                        if let Some(error) = self.failed.take() {
+                            return Some(Err(error));
+                        }
                         match self.read_again().await? {
                             Ok(()) => {}
                             Err(error) => return Some(Err(error)),
@@ -319,6 +325,32 @@ mod tests {
         let part = format!("{T} {}", "x".repeat(LONGEST_LINE));
         let found = lines(&[(OutputStream::Stdout, &part), (OutputStream::Stdout, &part)]);
         assert_eq!(found.iter().map(|(_, text)| text.len()).collect::<Vec<_>>(), [LONGEST_LINE, LONGEST_LINE]);
+    }
+
+    #[tokio::test]
+    async fn what_came_before_an_error_is_given_before_it() {
+        let pieces = [Ok(Bytes::from(format!("{T} whole\n{T} part"))), Err(Error::RequestTimeoutError)];
+        let frames: Vec<_> = records(futures::stream::iter(pieces).boxed()).collect().await;
+        let told: Vec<_> =
+            frames.iter().map(|frame| frame.as_ref().map(|frame| frame.as_ref().to_vec()).ok()).collect();
+        let text = |text: &str| Some(format!("{T} {text}").into_bytes());
+        assert_eq!(told, [text("whole\n"), text("part"), None]);
+        let mut reader = Reader {
+            frames: futures::stream::iter(frames).boxed(),
+            lines: Lines::default(),
+            ready: VecDeque::new(),
+            options: LogOptions::default(),
+            after: None,
+            again: None,
+            following: None,
+            failed: None,
+            what: "reading".to_owned(),
+        };
+        let mut read = Vec::new();
+        while let Some(line) = reader.next().await {
+            read.push(line.map(|line| line.text).map_err(|error| error.kind));
+        }
+        assert_eq!(read, [Ok("whole".to_owned()), Ok("part".to_owned()), Err(ErrorKind::Timeout)]);
     }
 
     #[test]

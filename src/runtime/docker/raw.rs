@@ -32,10 +32,10 @@ impl Records {
 
     fn next(&mut self) -> Option<LogOutput> {
         let longest = time_of(&self.held) + LONGEST_TEXT;
-        let window = self.held.get(..self.held.len().min(longest))?;
+        // A line break may follow a text of just this length.
+        let window = self.held.get(..self.held.len().min(longest + 1))?;
         let length = match window.iter().position(|byte| *byte == b'\n') {
             Some(end) => end + 1,
-            // A line break may follow a record of just this length.
             None if self.held.len() > longest => longest,
             None => return None,
         };
@@ -88,6 +88,14 @@ mod tests {
         let full = TIME.len() + LONGEST_TEXT;
         for size in [1000, 1 << 20] {
             assert_eq!(records(&text, size), [full, full, TIME.len() + 5, TIME.len() + 5]);
+        }
+    }
+
+    #[test]
+    fn the_line_break_after_a_text_of_the_greatest_length_belongs_to_it() {
+        let text = format!("{TIME}{}\n{TIME}next\n", "x".repeat(LONGEST_TEXT));
+        for size in [1000, TIME.len() + LONGEST_TEXT, 1 << 20] {
+            assert_eq!(records(&text, size), [TIME.len() + LONGEST_TEXT + 1, TIME.len() + 5], "{size}");
         }
     }
 
