@@ -3,6 +3,7 @@
 use super::Inner;
 use super::enforcement::LACKS;
 use super::modes::{joins_another, seccomp_profile};
+use crate::runtime::enforcement::is_root;
 use crate::runtime::{Capabilities, Control, CreateRequest, ErrorKind, Result, RuntimeError, Support};
 use crate::spec::{NetworkMode, Resources, Sandbox, SandboxNetwork, SeccompProfile, ServiceSpec};
 
@@ -95,6 +96,5 @@ fn seccomp(spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'static str> {
 
 /// Another user than root; the user that an image names is not known here.
 fn user(spec: &ServiceSpec) -> Option<&'static str> {
-    let name = spec.user.as_deref().and_then(|user| user.split(':').next()).unwrap_or_default();
-    matches!(name, "" | "root" | "0").then_some("write a user other than root")
+    is_root(spec.user.as_deref()).then_some("write a user other than root")
 }

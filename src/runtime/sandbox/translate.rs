@@ -15,6 +15,7 @@ use super::rootfs::is_private;
 use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
 use super::{capabilities, cgroup, confinement, devices, network, quota, sysctls};
+use crate::runtime::enforcement::is_root;
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
 use crate::spec::{Control, ImageRef, ServiceSpec, Storage};
 use crate::state::Condition;
@@ -217,6 +218,7 @@ fn require_in(spec: &ServiceSpec, launch: &Launch, machine: &Machine<'_>) -> Res
             Control::DiskLimit if quota::lifted_by(launch.seccomp, launch.capabilities).is_some() => {
                 "it takes a system-call filter, and a program without SYS_ADMIN and SYS_RESOURCE"
             }
+            Control::User if is_root(spec.user.as_deref()) => "write a user other than root",
             Control::MemoryLimit if resources.memory.is_none() => "write resources.memory",
             Control::CpuLimit if resources.cpu.is_none() => "write resources.cpu",
             Control::PidsLimit if resources.pids_limit.is_none_or(|limit| limit <= 0) => "write resources.pids_limit",
