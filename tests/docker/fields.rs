@@ -3,10 +3,10 @@
 use evenkeel::runtime::io::ExecRequest;
 use evenkeel::runtime::{Control, CreateRequest, EnforcementState, ErrorKind, Runtime, RuntimeEvent, Volumes};
 use evenkeel::spec::PortProtocol;
-use evenkeel::state::{ExitReason, Instance, Phase};
+use evenkeel::state::{ExitReason, Instance, Phase, StopPolicy};
 use futures::StreamExt;
 
-use crate::harness::{Bench, next};
+use crate::harness::{Bench, IMAGE, next};
 
 const SLEEPS: &str = "command: {args: [sleep, '3600']}";
 
@@ -72,6 +72,10 @@ resources: {memory: 64Mi, pids_limit: 50, cpu: 0.5, cpu_shares: 512, oom_score_a
     assert_eq!(lines.len(), expected.len(), "{seen}");
 
     let told = |format: &str| bench.cli(&["inspect", "--format", format, &running.runtime_id]);
+    let is_limited = told("{{len .HostConfig.Ulimits}}") == "1";
+    let reasons: Vec<&str> = running.conditions.iter().map(|condition| condition.reason.as_str()).collect();
+    assert_eq!(reasons, if is_limited { vec![] } else { vec!["NotOnPodman"] });
+    assert!(is_limited || bench.is_podman());
     assert_eq!(told("{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.CpuShares}}"), "67108864 50 512");
     assert_eq!(told("{{.HostConfig.RestartPolicy.Name}}").replace("no", ""), "");
     let label = |key: &str| told(&format!("{{{{index .Config.Labels \"{key}\"}}}}"));
@@ -184,6 +188,32 @@ async fn a_weight_of_disk_traffic_is_applied_or_told(bench: &Bench) {
     }
 }
 
+/// A container whose creator was cut off before it looked at what the engine had made of it.
+async fn what_lacks_what_it_was_created_with_is_not_started(bench: &Bench) {
+    let labels = |request: &CreateRequest| {
+        let created = request.id.to_labels(bench.owner(), 0, 0, StopPolicy::default());
+        let lost = [("dev.evenkeel.gpu".to_owned(), "true".to_owned())];
+        created.into_iter().chain(lost).flat_map(|(key, value)| ["--label".to_owned(), format!("{key}={value}")])
+    };
+    let request = bench.request("web", 0, SLEEPS);
+    let create = || {
+        let name = request.id.runtime_name();
+        let words: Vec<String> =
+            ["create", "--name", &name].map(str::to_owned).into_iter().chain(labels(&request)).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).chain([IMAGE, "sleep", "3600"]).collect();
+        bench.cli(&words);
+    };
+    create();
+    let left = bench.runtime.list().await.unwrap().instances.remove(0);
+    let error = bench.runtime.start(&left.as_ref()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    assert_eq!(bench.runtime.list().await.unwrap().instances, []);
+    create();
+    let error = bench.runtime.create(&request).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+    assert_eq!(bench.runtime.list().await.unwrap().instances, []);
+}
+
 async fn graphics_processors_are_handed_on_or_refused(bench: &Bench) {
     let wants = format!("resources: {{gpu: {{count: 1, vendor: nvidia}}}}\n{SLEEPS}");
     let request = bench.request("web", 0, &wants);
@@ -201,10 +231,11 @@ async fn graphics_processors_are_handed_on_or_refused(bench: &Bench) {
 }
 
 async fn what_podman_does_otherwise_is_told(bench: &Bench) {
-    let yaml = format!("dns: [9.9.9.9]\nextra_hosts: ['gw:host-gateway', 'a:10.0.0.1']\n{SLEEPS}");
+    let health = "health: {interval: 5s, check: {type: command, command: 'true'}}";
+    let yaml = format!("dns: [9.9.9.9]\nextra_hosts: ['gw:host-gateway', 'a:10.0.0.1']\n{health}\n{SLEEPS}");
     let told = bench.runtime.unsupported(&bench.request("web", 0, &yaml).spec);
     let told: Vec<&str> = told.iter().map(|one| one.message.split(':').next().unwrap()).collect();
-    assert_eq!(told, if bench.is_podman() { vec!["extra_hosts", "dns"] } else { Vec::new() });
+    assert_eq!(told, if bench.is_podman() { vec!["extra_hosts", "dns", "health.check"] } else { Vec::new() });
 }
 
 async fn names_of_services_resolve(bench: &Bench) {
@@ -322,6 +353,7 @@ crate::on_both_engines!(
     a_missing_source_and_a_foreign_volume_are_told,
     a_required_control_is_enforced_or_the_create_refused,
     a_weight_of_disk_traffic_is_applied_or_told,
+    what_lacks_what_it_was_created_with_is_not_started,
     graphics_processors_are_handed_on_or_refused,
     what_podman_does_otherwise_is_told,
     names_of_services_resolve,

@@ -100,6 +100,11 @@ impl Bench {
         text(&output.stdout)
     }
 
+    /// The installation that the bench stands for.
+    pub const fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     /// Removes everything that the bench made.
     pub async fn clear(&self) {
         for instance in self.runtime.list().await.unwrap().instances {

@@ -7,14 +7,23 @@ use bollard::models::{
     RestartPolicy, RestartPolicyNameEnum,
 };
 
+use super::ping::Product;
 use super::{labels, limits, mounts, names};
 use crate::runtime::CreateRequest;
 use crate::spec::{LogsConfig, NetworkMode, PortProtocol, ServiceSpec};
 use crate::state::{InstanceId, Owner};
 
-/// Files that a container's output is rotated over (kubelet's containerLogMaxFiles); together they hold at most what
+/// Files that Docker rotates a container's output over (kubelet's containerLogMaxFiles); together they hold at most what
 /// the spec allows.
 const LOG_FILES: u64 = 5;
+
+/// Files that an engine rotates a container's output over.
+pub(super) const fn log_files(product: Product) -> u64 {
+    match product {
+        Product::Docker => LOG_FILES,
+        Product::Podman => 1,
+    }
+}
 
 /// What the request needs beside the spec.
 #[derive(Debug)]
@@ -27,6 +36,8 @@ pub(super) struct Context<'a> {
     pub has_init: bool,
     /// Whether the engine honours the weight of disk traffic, as far as is known.
     pub weighs_io: bool,
+    /// Files that the engine rotates output over: Podman keeps one and begins it anew.
+    pub log_files: u64,
 }
 
 /// The body of the request.
@@ -65,7 +76,7 @@ fn host_config(request: &CreateRequest, context: &Context<'_>) -> HostConfig {
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         mounts: some(mounts::mounts(request)),
         init: Some(wants_init(spec) && context.has_init && spec.pid_mode.as_deref() != Some("host")),
-        log_config: Some(log_config(spec.logs.as_ref())),
+        log_config: Some(log_config(spec.logs.as_ref(), context.log_files)),
         cap_add: some(spec.capabilities.clone()),
         cap_drop: some(spec.cap_drop.clone()),
         privileged: spec.privileged,
@@ -148,13 +159,13 @@ fn port_key(port: u16, protocol: Option<PortProtocol>) -> String {
 }
 
 /// Output in files that are rotated, also where the spec says nothing: Docker's own default fills the disk.
-fn log_config(logs: Option<&LogsConfig>) -> HostConfigLogConfig {
+fn log_config(logs: Option<&LogsConfig>, files: u64) -> HostConfigLogConfig {
     let total = logs.cloned().unwrap_or_default().max_size_bytes();
     HostConfigLogConfig {
         typ: Some("json-file".to_owned()),
         config: Some(HashMap::from([
-            ("max-file".to_owned(), LOG_FILES.to_string()),
-            ("max-size".to_owned(), (total / LOG_FILES).max(1).to_string()),
+            ("max-file".to_owned(), files.to_string()),
+            ("max-size".to_owned(), (total / files).max(1).to_string()),
         ])),
     }
 }

@@ -15,9 +15,11 @@ use chrono::Utc;
 use futures::StreamExt;
 
 use super::Inner;
-use super::body::{Context, create_body, wants_init};
+use super::body::{Context, create_body, log_files, wants_init};
 use super::engine::{CallError, WRITE_DEADLINE};
 use super::error::explain_start;
+use super::facts::Moment;
+use super::lost::{Lost, is_unfit, lost};
 use super::mounts::mounts;
 use super::observe::from_inspect;
 use super::ping::Product;
@@ -28,6 +30,15 @@ use crate::state::{Instance, InstanceId, InstanceRef, Phase};
 /// Time in which a killed container must have ended; docker stop waits as long after its kill.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
+/// A container that was created now or before.
+struct Made {
+    /// When it was inspected.
+    asked: Moment,
+    instance: Instance,
+    /// What it lacks, where it was not started yet.
+    lost: Option<Lost>,
+}
+
 impl Inner {
     /// Creates the container of a request, or recognises the one that an earlier request made.
     pub(super) async fn create(&self, request: &CreateRequest) -> Result<Instance> {
@@ -37,37 +48,52 @@ impl Inner {
         }
         let image = self.image_name(&request.spec.image).await?;
         self.ensure_shared(&request.id.deployment, &request.spec).await?;
-        let mut made = self.try_create(request, &image).await;
+        let mut made = self.make(request, &image).await?;
+        if made.lost == Some(Lost::IoWeight) {
+            self.weight_refused.store(true, Ordering::Relaxed);
+            self.discard_made(&made, request).await?;
+            self.refuse_unmet(request).await?;
+            made = self.make(request, &image).await?;
+        }
+        match made.lost {
+            None => self.learn(made).await,
+            Some(lost) => {
+                self.discard_made(&made, request).await?;
+                let why = match lost {
+                    Lost::Gpus => "resources.gpu: this engine hands no such processors on; Docker does",
+                    Lost::IoWeight => "resources.blkio_weight: this engine leaves it out; remove it",
+                };
+                Err(RuntimeError::new(ErrorKind::Rejected, format!("creating {}: {why}", request.id)))
+            }
+        }
+    }
+
+    /// Creates the container of a request and inspects it, or the one that an earlier request made.
+    async fn make(&self, request: &CreateRequest, image: &str) -> Result<Made> {
+        let mut made = self.try_create(request, image).await;
         // Podman says only now whether it has an init program.
         if let Err(error) = &made
             && wants_init(&request.spec)
             && error.words().contains("container-init binary")
         {
             self.learn_no_init();
-            made = self.try_create(request, &image).await;
+            made = self.try_create(request, image).await;
         }
         let what = || format!("creating {}", request.id);
-        if let Ok(container) = &made
-            && self.lost_weight(request, &container.id).await.map_err(|error| error.explain(&what()))?
-        {
-            self.weight_refused.store(true, Ordering::Relaxed);
-            self.discard(&container.id).await.map_err(|error| error.explain(&what()))?;
-            self.refuse_unmet(request).await?;
-            made = self.try_create(request, &image).await;
-        }
-        if let Ok(container) = &made
-            && self.lost_gpus(request, &container.id).await.map_err(|error| error.explain(&what()))?
-        {
-            self.discard(&container.id).await.map_err(|error| error.explain(&what()))?;
-            let message = format!("{}: resources.gpu: this engine hands no such processors on; Docker does", what());
-            return Err(RuntimeError::new(ErrorKind::Rejected, message));
-        }
         match made {
             Ok(container) => {
                 for warning in &container.warnings {
                     tracing::warn!(instance = %request.id, %warning, "the engine created it with a warning");
                 }
-                self.inspect(&container.id).await
+                let asked = self.facts.now();
+                let found = self.inspection(&container.id).await;
+                let found = found.map_err(|error| error.explain(&format!("inspecting container {}", container.id)))?;
+                let instance = from_inspect(&found, &self.owner).map_err(|problem| {
+                    let message =
+                        format!("{}: the engine made another container than it was asked for: {problem}", what());
+                    RuntimeError::new(ErrorKind::Failed, message)
+                })?;
+                Ok(Made { asked, instance, lost: lost(&found) })
             }
             Err(error) if is_name_conflict(&error) => self.recognise(&request.id).await,
             Err(error) if error.is_missing() && error.words().to_lowercase().contains("image") => {
@@ -90,32 +116,20 @@ impl Inner {
     ) -> std::result::Result<ContainerCreateResponse, CallError> {
         let has_init = wants_init(&request.spec) && self.has_init().await?;
         let weighs_io = !self.weight_refused.load(Ordering::Relaxed);
-        let body = create_body(request, &Context { owner: &self.owner, image, has_init, weighs_io });
+        let log_files = log_files(self.engine.product().await?);
+        let body = create_body(request, &Context { owner: &self.owner, image, has_init, weighs_io, log_files });
         let options = CreateContainerOptionsBuilder::default().name(&request.id.runtime_name()).build();
         self.engine
             .call(WRITE_DEADLINE, |docker| async move { docker.create_container(Some(options), body).await })
             .await
     }
 
-    /// Whether the engine left out the weight of disk traffic that a container was created with, as both do where the kernel
-    /// has none: only the container shows it.
-    async fn lost_weight(&self, request: &CreateRequest, id: &str) -> std::result::Result<bool, CallError> {
-        let asks = request.spec.resources.as_ref().is_some_and(|resources| resources.blkio_weight.is_some());
-        if !asks || self.weight_refused.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
-        let host = self.inspection(id).await?.host_config;
-        Ok(host.and_then(|host| host.blkio_weight).unwrap_or_default() == 0)
-    }
-
-    /// Whether the engine left out the graphics processors that a container was created with, as Podman does.
-    async fn lost_gpus(&self, request: &CreateRequest, id: &str) -> std::result::Result<bool, CallError> {
-        let asks = request.spec.resources.as_ref().is_some_and(|resources| resources.gpu.is_some());
-        if !asks || self.engine.product().await? == Product::Docker {
-            return Ok(false);
-        }
-        let host = self.inspection(id).await?.host_config.unwrap_or_default();
-        Ok(host.device_requests.is_none_or(|all| all.is_empty()) && host.devices.is_none_or(|all| all.is_empty()))
+    async fn discard_made(&self, made: &Made, request: &CreateRequest) -> Result<()> {
+        self.discard(&made.instance.runtime_id)
+            .await
+            .map_err(|error| error.explain(&format!("creating {}", request.id)))?;
+        self.facts.forget(&made.instance.runtime_id);
+        Ok(())
     }
 
     /// Removes a container with its anonymous volumes, killing what still runs.
@@ -125,7 +139,7 @@ impl Inner {
     }
 
     /// The container that has the instance's name, where it is that instance.
-    async fn recognise(&self, id: &InstanceId) -> Result<Instance> {
+    async fn recognise(&self, id: &InstanceId) -> Result<Made> {
         let name = id.runtime_name();
         let asked = self.facts.now();
         let found = self
@@ -137,11 +151,10 @@ impl Inner {
                 other => other,
             })?;
         match from_inspect(&found, &self.owner) {
-            Ok(mut instance) if instance.id == *id => {
-                if !self.tells_health().await? {
-                    instance.judge(None);
-                }
-                Ok(self.facts.learn(asked, instance))
+            Ok(instance) if instance.id == *id => {
+                // One that runs already is not stopped for that.
+                let lost = lost(&found).filter(|_| instance.phase == Phase::Created);
+                Ok(Made { asked, instance, lost })
             }
             _ => Err(RuntimeError::new(
                 ErrorKind::NameTaken,
@@ -153,12 +166,27 @@ impl Inner {
         }
     }
 
-    /// Starts a container; one that runs already is success. One that can never be started is removed and told as missing,
-    /// so that it is created anew.
+    /// Remembers what was made, and returns what holds.
+    async fn learn(&self, made: Made) -> Result<Instance> {
+        let Made { asked, mut instance, lost: _ } = made;
+        if !self.tells_health().await? {
+            instance.judge(None);
+        }
+        Ok(self.facts.learn(asked, instance))
+    }
+
+    /// Starts a container; one that runs already is success. One that can never be started, or lacks what it was created
+    /// with, is removed and told as missing, so that it is created anew.
     pub(super) async fn start(&self, instance: &InstanceRef) -> Result<Instance> {
         let what = format!("starting {}", instance.id);
         if !self.owns(instance).await? {
             return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
+        }
+        // Its creator was cut off before it looked.
+        if self.facts.get(&instance.runtime_id).is_some_and(|known| known.phase == Phase::Created && is_unfit(&known)) {
+            self.remove(instance).await?;
+            let message = format!("{what}: the engine had left out what it was created with, so it is removed");
+            return Err(RuntimeError::new(ErrorKind::NotFound, message));
         }
         let mut started = self.try_start(instance).await;
         if let Err(error) = &started

@@ -1,6 +1,6 @@
 //! The docker runtime: containers of a Docker Engine or a Podman service, over its Unix socket.
 //!
-//! Types of bollard stay inside this folder. Files that only convert (`body`, `labels`, `limits`, `mounts`, `names`,
+//! Types of bollard stay inside this folder. Files that only convert (`body`, `labels`, `limits`, `lost`, `mounts`, `names`,
 //! `observe`, `unsupported`) are pure; the others make calls, each with a deadline.
 //!
 //! A list is one call for containers and one for networks. What it does not give (exit codes, times, process ids) is
@@ -24,6 +24,7 @@ mod lenient;
 mod limits;
 mod list;
 mod logs;
+mod lost;
 mod modes;
 mod mounts;
 mod names;

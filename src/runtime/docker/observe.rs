@@ -8,6 +8,7 @@ use bollard::models::{
 };
 use chrono::{DateTime, Utc};
 
+use super::lost;
 use crate::spec::{PortProtocol, RuntimeKind};
 use crate::state::{
     BadIdentity, Condition, Exit, HealthState, Instance, InstanceId, InstanceRef, Owner, Phase, PortBinding,
@@ -78,6 +79,7 @@ pub(super) fn from_inspect(inspect: &ContainerInspectResponse, owner: &Owner) ->
         health: None,
         conditions: conditions(labels),
     };
+    instance.conditions.extend(lost::conditions(inspect));
     instance.judge(health(&state));
     Ok(instance)
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummaryStateEnum as Listed};
 use serde_json::{Value, json};
 
-use super::body::{Context, create_body};
+use super::body::{Context, create_body, log_files};
 use super::observe::{agrees, from_inspect};
+use super::ping::Product;
 use super::require::unmet;
 use super::stats::usage;
 use super::unsupported::unsupported;
@@ -37,6 +38,10 @@ fn spec(fields: Value) -> ServiceSpec {
 }
 
 fn body(fields: Value, has_init: bool) -> ContainerCreateBody {
+    body_for(Product::Docker, fields, has_init)
+}
+
+fn body_for(product: Product, fields: Value, has_init: bool) -> ContainerCreateBody {
     let request = CreateRequest {
         id: id(),
         restarts: 3,
@@ -45,7 +50,8 @@ fn body(fields: Value, has_init: bool) -> ContainerCreateBody {
         env: BTreeMap::from([("B".to_owned(), "2".to_owned()), ("A".to_owned(), "x=y".to_owned())]),
         source: Some(PathBuf::from("/specs/shop.yaml")),
     };
-    create_body(&request, &Context { owner: &owner(), image: "app:1", has_init, weighs_io: true })
+    let log_files = log_files(product);
+    create_body(&request, &Context { owner: &owner(), image: "app:1", has_init, weighs_io: true, log_files })
 }
 
 /// The part of a request at a JSON pointer.
@@ -121,6 +127,19 @@ fn each_field_has_its_place_in_the_request() {
     for (fields, pointer, expected) in table {
         assert_eq!(part(fields.clone(), pointer), expected, "{pointer} of {fields}");
     }
+}
+
+#[test]
+fn the_one_log_file_of_podman_may_hold_all() {
+    let config = |product| {
+        let host = body_for(product, json!({"logs": {"max_size_bytes": 1000}}), true).host_config.unwrap();
+        let config = host.log_config.unwrap().config.unwrap();
+        ["max-file", "max-size"].map(|name| config[name].clone())
+    };
+    assert_eq!(
+        (config(Product::Docker), config(Product::Podman)),
+        (["5", "200"].map(str::to_owned), ["1", "1000"].map(str::to_owned))
+    );
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Fields of a spec that a container engine can't honour. Pure.
 
+use std::time::Duration;
+
 use super::labels::replaced;
 use super::limits::vendor;
 use super::ping::Product;
-use crate::spec::{Destination, NetworkMode, ServiceSpec, Storage};
+use crate::spec::{Check, Destination, NetworkMode, ServiceSpec, Storage};
 use crate::state::Condition;
 
 /// One condition for each field that is written and has no effect on Docker and Podman: `UnsupportedField`, or
@@ -63,6 +65,12 @@ pub(super) fn unsupported(spec: &ServiceSpec, product: Option<Product>) -> Vec<C
     found
 }
 
+/// Time for which Podman keeps the monitor of a command that was run through its API (`exit_command_delay`).
+const EXEC_KEPT: Duration = Duration::from_secs(300);
+
+/// Most of them that nothing is said about; each is two small processes.
+const MOST_KEPT: f64 = 30.0;
+
 /// What Podman takes and does not do as Docker does.
 fn differs_on_podman(spec: &ServiceSpec) -> Vec<Condition> {
     let differs = |message: String| Condition::holds("Degraded", "NotAsOnDocker", message);
@@ -77,7 +85,15 @@ fn differs_on_podman(spec: &ServiceSpec) -> Vec<Condition> {
     let names = loses_names.then(|| {
         differs("dns: Podman may ask these servers alone, and then names of services do not resolve".to_owned())
     });
-    gateway.into_iter().chain(names).collect()
+    let checks = spec.health.as_ref().filter(|health| matches!(health.check, Check::Command { .. }));
+    let kept = checks.map(|health| EXEC_KEPT.as_secs_f64() / health.interval().as_secs_f64());
+    let kept = kept.filter(|kept| *kept > MOST_KEPT).map(|kept| {
+        differs(format!(
+            "health.check: Podman keeps the monitor of each command for 5 min after its end, so about {kept:.0} of them \
+             run at this interval; check by http or tcp, or set exit_command_delay in its containers.conf"
+        ))
+    });
+    gateway.into_iter().chain(names).chain(kept).collect()
 }
 
 fn storage_fields(index: usize, storage: &Storage, field: &mut impl FnMut(&str, &str)) {
