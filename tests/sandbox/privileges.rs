@@ -168,6 +168,21 @@ async fn capabilities_are_dropped_also_where_the_bounding_set_stays() {
 }
 
 #[tokio::test]
+async fn a_required_user_is_one_that_is_written_and_not_root() {
+    let sandbox = Sandbox::new();
+    let enforced = sandbox.runtime.capabilities().await.unwrap().support(Control::User) == Support::Enforced;
+    let required = "\nsandbox: { require: [user] }";
+    for user in ["", "\nuser: root", "\nuser: '0:5'"] {
+        let yaml = shell("true") + user + required;
+        let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+        assert!(!enforced || error.message.ends_with("write a user other than root"), "{error}");
+    }
+    let met = sandbox.runtime.create(&request(&(shell("true") + "\nuser: '65534:65534'" + required), 0)).await;
+    assert_eq!(met.is_ok(), enforced, "{met:?}");
+}
+
+#[tokio::test]
 async fn a_user_or_group_that_can_not_be_set_is_refused() {
     if !lacking("-setgid", "privileges::a_user_or_group_that_can_not_be_set_is_refused") {
         return;
