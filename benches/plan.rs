@@ -38,6 +38,7 @@ fn deployment(number: usize) -> (DesiredDeployment, Vec<Instance>) {
             source: source.clone(),
             runtime: RuntimeKind::Docker,
             replicas: REPLICAS,
+            standing: Default::default(),
         };
         (service.name.clone(), service)
     });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::spec::{MergedDeployment, MergedService, Problem, RuntimeKind, Scale};
-use crate::state::{Condition, DesiredDeployment, DesiredService, SourceRef};
+use crate::state::{Condition, DesiredDeployment, DesiredService, SourceRef, Standing};
 use crate::status::ProblemView;
 
 /// A deployment with the controller's defaults filled in.
@@ -41,6 +41,7 @@ fn desired_service(service: &MergedService, default_runtime: RuntimeKind) -> Des
         source: SourceRef { file: service.file.clone(), line: service.position.line },
         runtime,
         replicas: service.spec.scale.as_ref().map_or(1, Scale::initial),
+        standing: Standing::default(),
     }
 }
 

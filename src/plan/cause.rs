@@ -24,6 +24,20 @@ pub enum Cause {
         /// Template that it should be made from.
         to: Revision,
     },
+    /// An earlier template is to run again.
+    RolledBack {
+        /// Template that the instance was made from.
+        from: Revision,
+        /// Template that it should be made from.
+        to: Revision,
+    },
+    /// Somebody asked that every instance be replaced.
+    RestartAsked {
+        /// Revision that the instance was made from.
+        from: Revision,
+        /// Revision that it should be made from.
+        to: Revision,
+    },
     /// The service is to run on another runtime.
     RuntimeChanged {
         /// Where the instance runs.
@@ -82,4 +96,17 @@ pub enum Cause {
     },
     /// The instance ended by itself and is not kept (`lifecycle.delete_on_exit`).
     DeleteOnExit,
+}
+
+impl Cause {
+    /// Whether something else is to run in the instance's place, as a rollout brings it.
+    pub(super) const fn is_rollout(&self) -> bool {
+        matches!(
+            self,
+            Self::SpecChanged { .. }
+                | Self::RolledBack { .. }
+                | Self::RestartAsked { .. }
+                | Self::RuntimeChanged { .. }
+        )
+    }
 }

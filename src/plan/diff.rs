@@ -3,7 +3,7 @@
 use super::Cause;
 use super::draft::Draft;
 use super::lifecycle::{Verdict, verdict};
-use crate::state::{DesiredService, Exit, Instance, Phase};
+use crate::state::{DesiredService, Exit, Instance, Phase, Standing};
 
 /// A service's instances, matched with its slots.
 pub(super) struct Matched<'a> {
@@ -26,6 +26,8 @@ pub(super) struct Slot<'a> {
     pub(super) fresh: Option<&'a Instance>,
     /// Further ones that would do as well.
     pub(super) duplicates: Vec<&'a Instance>,
+    /// Those of other templates beside it, where nothing is replaced for now.
+    pub(super) beside: Vec<&'a Instance>,
     /// Instances that another one is to replace.
     pub(super) stale: Vec<Stale<'a>>,
     /// Whether an instance is being stopped or removed.
@@ -88,7 +90,7 @@ fn match_slot<'a>(
     draft: &mut Draft<'_>,
 ) -> Slot<'a> {
     let mut slot = Slot { number, ..Slot::default() };
-    let of_template = instances.iter().copied().filter(|instance| desired.is_made_from(&instance.id.revision));
+    let of_template = instances.iter().copied().filter(|instance| desired.keeps(&instance.id.revision));
     slot.newest = of_template.max_by_key(|instance| instance.id.attempt);
     let mut candidates = Vec::new();
     for &instance in instances {
@@ -102,8 +104,11 @@ fn match_slot<'a>(
         }
     }
     slot.fresh = candidates.iter().copied().max_by_key(|instance| (claim(&instance.phase), instance.id.attempt));
-    slot.duplicates = candidates;
-    slot.duplicates.retain(|instance| slot.fresh.is_some_and(|fresh| !std::ptr::eq(fresh, *instance)));
+    if let Some(fresh) = slot.fresh {
+        candidates.retain(|instance| !std::ptr::eq(fresh, *instance));
+        let alike = |instance: &&Instance| desired.are_made_alike(&fresh.id.revision, &instance.id.revision);
+        (slot.duplicates, slot.beside) = candidates.into_iter().partition(alike);
+    }
     slot
 }
 
@@ -139,9 +144,16 @@ fn stale(instance: &Instance, desired: &DesiredService, draft: &mut Draft<'_>) -
 
 /// Why the instance is not what the service asks for, if it is not.
 pub(super) fn outdated(instance: &Instance, desired: &DesiredService) -> Option<Cause> {
-    if !desired.is_made_from(&instance.id.revision) {
+    if !desired.keeps(&instance.id.revision) {
         let (from, to) = (instance.id.revision.clone(), desired.revision.clone());
-        return Some(Cause::SpecChanged { source: desired.source.clone(), from, to });
+        return Some(match &desired.standing {
+            Standing { restarted: true, .. } => Cause::RestartAsked { from, to },
+            Standing { rolled_back: Some(_), .. } => Cause::RolledBack { from, to },
+            _ => Cause::SpecChanged { source: desired.source.clone(), from, to },
+        });
+    }
+    if desired.standing.paused.is_some() {
+        return None;
     }
     let changed = instance.runtime != desired.runtime;
     changed.then_some(Cause::RuntimeChanged { from: instance.runtime, to: desired.runtime })

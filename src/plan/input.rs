@@ -51,6 +51,8 @@ pub struct History {
     /// plans an orphaned deployment records the missing ones with the time of that planning, and forgets those that
     /// are not given any more; until a key is recorded, what it names is left alone.
     pub orphans: BTreeMap<String, DateTime<Utc>>,
+    /// Somebody asked that nothing be created, stopped or removed.
+    pub suspended: bool,
 }
 
 /// Failed calls in a row for one slot.

@@ -22,6 +22,7 @@ mod planner;
 mod render;
 mod replicas;
 mod restart;
+pub mod revisions;
 mod rollout;
 mod scale;
 mod snapshot;

@@ -21,6 +21,10 @@ pub fn plan(input: &Input<'_>) -> Plan {
     observed.sort_by(|a, b| (&a.id, a.runtime, &a.runtime_id).cmp(&(&b.id, b.runtime, &b.runtime_id)));
 
     let mut draft = Draft::new(input);
+    if input.history.suspended {
+        draft.wait(Wait::Suspended { deployment: input.deployment.to_owned() });
+        return draft.finish();
+    }
     say_what_is_out_of_reach(&mut draft, &observed);
     match input.desired {
         Ok(desired) => plan_declared(&mut draft, desired, &observed),

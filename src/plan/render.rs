@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::time::elapsed;
 use super::{Action, Cause, Plan, Step, Wait};
 use crate::spec::HumanDuration;
-use crate::state::{InstanceId, Volumes};
+use crate::state::{Failed, GoesOn, InstanceId, Pause, RolledBack, ServiceName, Volumes};
 
 impl Display for Plan {
     /// The steps, then the waits, then when to look again, a line each and no newline at the end;
@@ -68,6 +68,10 @@ impl Display for Cause {
             Self::Missing { replicas } => write!(f, "missing, {} wanted", self::replicas(*replicas)),
             Self::SpecChanged { source, from, to } => {
                 write!(f, "template changed at {source} ({} to {})", from.short(), to.short())
+            }
+            Self::RolledBack { from, to } => write!(f, "rolled back ({} to {})", from.short(), to.short()),
+            Self::RestartAsked { from, to } => {
+                write!(f, "restart asked for ({} to {})", from.short(), to.short())
             }
             Self::RuntimeChanged { from, to } => write!(f, "runtime changed from {from} to {to}"),
             Self::ScaledDown { replicas } => write!(f, "scaled down to {}", self::replicas(*replicas)),
@@ -167,7 +171,47 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         Wait::RuntimeUnreachable { runtime, error } => format!("wait for {runtime} to answer: {error}"),
         Wait::RuntimeAbsent { runtime, why } => format!("run nothing on {runtime}: {why}"),
         Wait::Unknown { message, .. } => format!("wait for {who} to leave an unknown phase: {message}"),
+        Wait::RolledBack { service, rolled_back } => back(service, rolled_back),
+        Wait::RolloutPaused { service, pause: Pause::User } => {
+            format!("the rollout of {service} is paused; `keel rollout resume {service}` goes on with it")
+        }
+        Wait::RolloutPaused { service, pause: Pause::Failure { failure } } => format!(
+            "the rollout of {service} failed and is paused: {}; edit its spec, or go on with `keel rollout resume {service}`",
+            failure.message
+        ),
+        Wait::RolloutFailed { service, failed: Failed { failure, goes_on } } => {
+            let why = &failure.message;
+            match goes_on {
+                GoesOn::Continue => {
+                    format!("the rollout of {service} failed, and goes on as rollout.on_failure says: {why}")
+                }
+                GoesOn::NoTarget => format!(
+                    "the rollout of {service} failed, and is tried on, as there is no earlier revision to roll back to: {why}"
+                ),
+                GoesOn::RollingBack => {
+                    format!("the way of {service} back to an earlier revision failed, and is tried on: {why}")
+                }
+            }
+        }
+        Wait::Suspended { deployment } => format!(
+            "{deployment} is suspended: nothing is created, stopped or removed until `keel resume {deployment}`"
+        ),
         Wait::NotRun { service, why } => format!("leave {service} alone: {why}"),
+    }
+}
+
+/// Why an earlier revision runs, and what ends that.
+fn back(service: &ServiceName, RolledBack { from, to, failure, .. }: &RolledBack) -> String {
+    match failure {
+        Some(failure) => format!(
+            "{service} was rolled back to revision {to}, as revision {from} failed: {}; edit its spec, or try it again with \
+             `keel rollout restart {service}`",
+            failure.message
+        ),
+        None => format!(
+            "{service} runs revision {to}, as `keel rollout undo` asked, and not what is declared; edit its spec, or return \
+             with `keel rollout undo {service} --to-revision {from}`"
+        ),
     }
 }
 

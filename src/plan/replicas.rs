@@ -10,7 +10,7 @@ use super::restart::{AfterExit, after_exit};
 use super::rollout::Rollout;
 use super::{Cause, Wait};
 use crate::spec::{RType, ServiceSpec};
-use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, StopCause};
+use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, ServiceName, Standing, StopCause};
 
 /// Plans one declared service. `instances` are those of the service, in order of their identity.
 pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, instances: &[&Instance]) {
@@ -18,6 +18,7 @@ pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, inst
         draft.wait(Wait::NotRun { service: desired.name.clone(), why: why.to_owned() });
         return remove_service(draft, Some(&desired.spec), instances);
     }
+    say_how_it_stands(draft, desired);
     let matched = match_slots(desired, instances, draft);
     if !shut_down(draft, desired, &matched) {
         let needs = matched.slots.iter().map(|slot| need(draft, desired, slot)).collect();
@@ -27,6 +28,18 @@ pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, inst
     for slot in &matched.slots {
         tidy(draft, desired, slot, judge);
     }
+}
+
+/// Says where the rollout is not, or may not be, on its way to what is declared.
+fn say_how_it_stands(draft: &mut Draft<'_>, desired: &DesiredService) {
+    let Standing { rolled_back, paused, held, failed, .. } = desired.standing.clone();
+    let name = || ServiceName { deployment: draft.input.deployment.to_owned(), service: desired.name.clone() };
+    let waits = [
+        rolled_back.map(|rolled_back| Wait::RolledBack { service: name(), rolled_back }),
+        paused.filter(|_| held).map(|pause| Wait::RolloutPaused { service: name(), pause }),
+        failed.map(|failed| Wait::RolloutFailed { service: name(), failed }),
+    ];
+    waits.into_iter().flatten().for_each(|wait| draft.wait(wait));
 }
 
 /// Retires every instance of a service that is not declared any more.
@@ -62,7 +75,7 @@ fn shut_down(draft: &mut Draft<'_>, desired: &DesiredService, matched: &Matched<
     }
     let of_slots = matched.slots.iter().flat_map(|slot| {
         let stale = slot.stale.iter().map(|stale| stale.instance);
-        slot.fresh.into_iter().chain(slot.duplicates.iter().copied()).chain(stale)
+        slot.fresh.into_iter().chain(slot.duplicates.iter().chain(&slot.beside).copied()).chain(stale)
     });
     for instance in of_slots.chain(matched.surplus.iter().copied()) {
         draft.retire(instance, Some(&desired.spec), &cause);

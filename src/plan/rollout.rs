@@ -114,7 +114,7 @@ where
         let judge = self.judge;
         let slots = || self.matched.slots.iter().zip(&self.needs);
         let holding = slots().filter(|(_, need)| !matches!(need, Need::AtRest)).filter_map(|(slot, _)| slot.fresh);
-        let doubles = slots().flat_map(|(slot, _)| slot.duplicates.iter().copied());
+        let doubles = slots().flat_map(|(slot, _)| slot.duplicates.iter().chain(&slot.beside).copied());
         let current: Vec<&Instance> = holding.chain(doubles).collect();
         let stale = slots().flat_map(|(slot, _)| slot.stale.iter().map(|stale| stale.instance));
         let leaving: Vec<&Instance> = stale.chain(self.matched.surplus.iter().copied()).collect();
@@ -219,7 +219,7 @@ where
     fn drain(&mut self) {
         self.draft.wait(Wait::Draining { service: self.desired.name.clone() });
         for stale in self.matched.slots.iter().flat_map(|slot| &slot.stale) {
-            if matches!(stale.cause, Cause::SpecChanged { .. } | Cause::RuntimeChanged { .. }) {
+            if stale.cause.is_rollout() {
                 self.draft.retire(stale.instance, Some(&self.desired.spec), &stale.cause);
             }
         }
@@ -317,7 +317,7 @@ fn has_begun(slot: &Slot<'_>) -> bool {
 }
 
 /// Whether it ended by itself, and not well, or had to be ended because its checks failed.
-fn crashed(instance: &Instance) -> bool {
+pub(super) fn crashed(instance: &Instance) -> bool {
     exit_of(instance).is_some_and(|exit| match exit.ended_by {
         EndedBy::Itself => !exit.is_success(),
         EndedBy::Request(cause) => cause == StopCause::Unhealthy,

@@ -23,3 +23,8 @@ pub(super) fn due(since: DateTime<Utc>, pause: Duration, now: DateTime<Utc>) -> 
 pub(super) fn elapsed(since: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
     (now - since).to_std().unwrap_or(Duration::ZERO)
 }
+
+/// The first of these times, where there is any.
+pub(super) fn earliest(times: impl IntoIterator<Item = Option<DateTime<Utc>>>) -> Option<DateTime<Utc>> {
+    times.into_iter().flatten().min()
+}

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::spec::RuntimeKind;
-use crate::state::{ErrorKind, Exit, InstanceId};
+use crate::state::{ErrorKind, Exit, Failed, InstanceId, Pause, RolledBack, ServiceName};
 
 /// Why more is not done now.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -140,6 +140,32 @@ pub enum Wait {
         /// What the runtime said.
         message: String,
     },
+    /// An earlier revision runs in place of the declared one, until something else is declared.
+    RolledBack {
+        /// The service.
+        service: ServiceName,
+        /// From what to what, and why.
+        rolled_back: RolledBack,
+    },
+    /// The rollout is paused before its end.
+    RolloutPaused {
+        /// The service.
+        service: ServiceName,
+        /// Why.
+        pause: Pause,
+    },
+    /// The rollout has failed, and goes on all the same.
+    RolloutFailed {
+        /// The service.
+        service: ServiceName,
+        /// How, and why it goes on.
+        failed: Failed,
+    },
+    /// Somebody asked that nothing be created, stopped or removed.
+    Suspended {
+        /// The deployment.
+        deployment: String,
+    },
     /// The service is of a kind that is not run yet, or its runtime can't run its image.
     NotRun {
         /// The service.
@@ -172,6 +198,10 @@ impl Wait {
             | Self::Kept
             | Self::RuntimeUnreachable { .. }
             | Self::RuntimeAbsent { .. }
+            | Self::RolledBack { .. }
+            | Self::RolloutPaused { .. }
+            | Self::RolloutFailed { .. }
+            | Self::Suspended { .. }
             | Self::NotRun { .. } => None,
         }
     }
@@ -198,6 +228,10 @@ impl Wait {
             | Self::RuntimeUnreachable { .. }
             | Self::RuntimeAbsent { .. }
             | Self::Unknown { .. }
+            | Self::RolledBack { .. }
+            | Self::RolloutPaused { .. }
+            | Self::RolloutFailed { .. }
+            | Self::Suspended { .. }
             | Self::NotRun { .. } => None,
         }
     }

@@ -65,7 +65,7 @@ pub use published::{
 pub use quantity::{Bytes, CountOrPercent, Cpu};
 pub use resources::{Gpu, Resources};
 pub use revision::{BadRevision, Revision};
-pub use rollout::{OnRolloutFailure, Rollout, Strategy};
+pub use rollout::{MOST_HISTORY, OnRolloutFailure, Rollout, Strategy};
 pub use runtime_kind::RuntimeKind;
 pub use scale::{Job, MAX_REPLICAS, Overlap, Pool, Scale, ScaleTargets, Session};
 pub use schema::{deployment_schema, service_schema};

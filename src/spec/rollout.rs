@@ -9,6 +9,15 @@ use super::{CountOrPercent, HumanDuration};
 /// Surge and unavailability when nothing is written: Kubernetes' Deployment default.
 const DEFAULT_SHARE: CountOrPercent = CountOrPercent::Percent(25);
 
+/// Longest time without progress when nothing is written: Kubernetes' `progressDeadlineSeconds`.
+const DEFAULT_PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Revisions kept when nothing is written: Kubernetes' `revisionHistoryLimit`.
+const DEFAULT_HISTORY: u32 = 10;
+
+/// Most earlier revisions of a service that are kept, each with its spec (about 1 KiB): a list that somebody still reads.
+pub const MOST_HISTORY: u32 = 100;
+
 /// How a changed template reaches the replicas.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +47,7 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "rollback"))]
     pub on_failure: Option<OnRolloutFailure>,
-    /// Revisions kept; 10 when nothing is written.
+    /// Earlier revisions kept besides what runs; 10 when nothing is written, and never more than 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = 10))]
     pub history: Option<u32>,
@@ -87,5 +96,23 @@ impl Rollout {
     /// Time that an instance must be ready before it counts as available.
     pub fn min_ready(&self) -> Duration {
         self.min_ready.map_or(Duration::ZERO, HumanDuration::get)
+    }
+
+    /// Longest time without progress after which the rollout has failed.
+    pub fn progress_deadline(&self) -> Duration {
+        self.progress_deadline.map_or(DEFAULT_PROGRESS_DEADLINE, HumanDuration::get)
+    }
+
+    /// What happens when the rollout fails.
+    pub const fn on_failure(&self) -> OnRolloutFailure {
+        match self.on_failure {
+            Some(on_failure) => on_failure,
+            None => OnRolloutFailure::Rollback,
+        }
+    }
+
+    /// Earlier revisions kept besides what runs; at most [`MOST_HISTORY`].
+    pub fn history(&self) -> u32 {
+        self.history.unwrap_or(DEFAULT_HISTORY).min(MOST_HISTORY)
     }
 }

@@ -31,9 +31,19 @@ impl Revision {
     /// The revision of `spec` on `runtime`: the service's own, else its deployment's, else `None` where
     /// nothing is written and the controller's default holds.
     pub fn of(spec: &ServiceSpec, runtime: Option<RuntimeKind>) -> Self {
-        let digest = Sha256::digest(canonical(&template(spec, runtime)));
+        Self::hashed(canonical(&template(spec, runtime)))
+    }
+
+    /// The revision of the same template after that many restarts of its service by hand; the same each time that it is
+    /// asked for.
+    #[must_use]
+    pub fn restarted(&self, restarts: u32) -> Self {
+        Self::hashed(format!("{self} restarted {restarts}"))
+    }
+
+    fn hashed(what: String) -> Self {
         let mut text = String::from(VERSION);
-        for byte in digest.iter().take(DIGITS / 2) {
+        for byte in Sha256::digest(what).iter().take(DIGITS / 2) {
             // Writing to a string can't fail.
             let _ = write!(text, "{byte:02x}");
         }

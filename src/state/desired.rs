@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Condition;
+use super::{Condition, Standing};
 use crate::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
 
 /// Everything that should exist.
@@ -49,12 +49,20 @@ pub struct DesiredService {
     pub runtime: RuntimeKind,
     /// How many instances there should be.
     pub replicas: u32,
+    /// How its rollout bears on what is to run.
+    #[serde(skip_serializing_if = "Standing::is_plain")]
+    pub standing: Standing,
 }
 
 impl DesiredService {
     /// Whether an instance of this revision was made from the template.
     pub fn is_made_from(&self, revision: &Revision) -> bool {
         self.revision == *revision || self.equivalent.as_ref() == Some(revision)
+    }
+
+    /// Whether an instance of this revision is left as it is: it was made from the template, or nothing is replaced for now.
+    pub fn keeps(&self, revision: &Revision) -> bool {
+        self.standing.paused.is_some() || self.is_made_from(revision)
     }
 
     /// Whether instances of these two revisions were made from the same template.

@@ -7,6 +7,7 @@ mod health;
 mod id;
 mod observed;
 mod phase;
+mod rollout;
 
 pub use call::{ErrorKind, StopPolicy, StopRecord, StopRequest, Volumes};
 pub use condition::{Condition, ConditionStatus};
@@ -15,3 +16,4 @@ pub use health::{HealthState, NOT_CHECKED, last_line};
 pub use id::{BadIdentity, InstanceId, Owner, ServiceName, Target, labels};
 pub use observed::{Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};
+pub use rollout::{Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutFailure, Standing};

@@ -151,11 +151,14 @@ fn state(facts: &Facts<'_>) -> DeploymentState {
         Err(Fate::Kept) => return DeploymentState::Kept,
         Ok(_) => {}
     }
+    if facts.plan.waits.iter().any(|wait| matches!(wait, Wait::Suspended { .. })) {
+        return DeploymentState::Suspended;
+    }
     let worst = facts.plan.waits.iter().map(severity).max().unwrap_or(Severity::Fine);
     match worst {
-        Severity::Final => DeploymentState::Failed,
+        Severity::Final | Severity::Decided => DeploymentState::Failed,
         Severity::Blind => DeploymentState::Unknown,
-        Severity::Trying => DeploymentState::Degraded,
+        Severity::Trying | Severity::Failing => DeploymentState::Degraded,
         Severity::Moving => DeploymentState::Progressing,
         Severity::Fine if !facts.acting && !facts.plan.is_empty() => DeploymentState::Degraded,
         Severity::Fine if facts.working || !facts.plan.is_empty() => DeploymentState::Progressing,

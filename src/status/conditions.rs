@@ -4,7 +4,7 @@ use super::waits;
 use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
 use crate::spec::unsupported;
-use crate::state::{Condition, DesiredService, HealthState, Instance, NOT_CHECKED};
+use crate::state::{Condition, DesiredService, HealthState, Instance, NOT_CHECKED, Pause, Standing};
 
 /// Conditions of a deployment.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: &str) -> Vec<Condition> {
@@ -15,6 +15,9 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: 
         state => Condition::fails("Ready", state.reason(), message),
     };
     let mut conditions = vec![ready];
+    if state == DeploymentState::Suspended {
+        conditions.push(Condition::holds("Suspended", "SuspensionAsked", message));
+    }
     if let Some(why) = facts.stale {
         conditions.push(Condition::holds("Stale", "SourceProblem", why));
     }
@@ -41,7 +44,8 @@ pub(super) fn of_service(
     facts: &Facts<'_>,
 ) -> Vec<Condition> {
     let mine: Vec<&Wait> = facts.plan.waits.iter().filter(|wait| waits::is_about(wait, service)).collect();
-    let mut conditions = vec![available(view, service, &mine), progressing(view, instances, &mine)];
+    let mut conditions = vec![available(view, service, &mine), progressing(view, service, instances, &mine)];
+    conditions.extend(rollout(service, &mine));
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
     conditions.extend(instances.iter().filter_map(|instance| not_checked(instance)));
     for field in unsupported(&service.spec) {
@@ -75,15 +79,59 @@ fn available(view: &ServiceView, service: &DesiredService, waits: &[&Wait]) -> C
     }
 }
 
-fn progressing(view: &ServiceView, instances: &[&Instance], waits: &[&Wait]) -> Condition {
+fn progressing(view: &ServiceView, service: &DesiredService, instances: &[&Instance], waits: &[&Wait]) -> Condition {
     let message = format!("{} of {} replicas are of the declared revision", view.updated, view.desired);
     let total = instances.iter().filter(|instance| !matches!(instance.phase, crate::state::Phase::Exited(_))).count();
     let settled = view.updated == view.desired && view.ready == view.desired && total == view.desired as usize;
+    if let Some((reason, wait)) = stuck(service, waits) {
+        return Condition::fails("Progressing", reason, wait.to_string());
+    }
     match (settled, waits.iter().find(|wait| waits::is_final(wait))) {
         (true, _) => Condition::fails("Progressing", "Complete", message),
         (false, Some(wait)) => Condition::fails("Progressing", "Stopped", wait.to_string()),
         (false, None) => Condition::holds("Progressing", "RollingOut", message),
     }
+}
+
+/// Why the rollout is not on its way to what is declared: in one word, and the wait that says it.
+fn stuck<'a>(service: &DesiredService, waits: &[&'a Wait]) -> Option<(&'static str, &'a Wait)> {
+    let Standing { rolled_back, paused, failed, .. } = &service.standing;
+    let of = |is: fn(&Wait) -> bool| waits.iter().copied().find(|wait| is(wait));
+    if let Some(rolled_back) = rolled_back {
+        let reason = rolled_back.failure.as_ref().map_or("Undone", |failure| failure.reason.name());
+        return Some((reason, of(|wait| matches!(wait, Wait::RolledBack { .. }))?));
+    }
+    if let Some(pause) = paused {
+        return Some((reason_of(pause), of(|wait| matches!(wait, Wait::RolloutPaused { .. }))?));
+    }
+    let reason = failed.as_ref()?.failure.reason.name();
+    Some((reason, of(|wait| matches!(wait, Wait::RolloutFailed { .. }))?))
+}
+
+const fn reason_of(pause: &Pause) -> &'static str {
+    match pause {
+        Pause::User => "PauseAsked",
+        Pause::Failure { failure } => failure.reason.name(),
+    }
+}
+
+/// What was decided or ordered of the rollout.
+fn rollout(service: &DesiredService, waits: &[&Wait]) -> Vec<Condition> {
+    let Standing { rolled_back, paused, held, .. } = &service.standing;
+    let said = |is: fn(&Wait) -> bool| waits.iter().find(|wait| is(wait)).map(ToString::to_string);
+    let rolled_back = rolled_back.as_ref().map(|rolled_back| {
+        let reason = rolled_back.failure.as_ref().map_or("Undone", |failure| failure.reason.name());
+        let message = said(|wait| matches!(wait, Wait::RolledBack { .. })).unwrap_or_default();
+        Condition::holds("RolledBack", reason, message)
+    });
+    let paused = paused.as_ref().map(|pause| {
+        let message = match held {
+            true => said(|wait| matches!(wait, Wait::RolloutPaused { .. })).unwrap_or_default(),
+            false => "what changes is not rolled out until `keel rollout resume`".to_owned(),
+        };
+        Condition::holds("Paused", reason_of(pause), message)
+    });
+    rolled_back.into_iter().chain(paused).collect()
 }
 
 /// The condition that a wait for something that went wrong amounts to.

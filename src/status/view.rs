@@ -78,6 +78,8 @@ pub enum DeploymentState {
     Kept,
     /// The runtime does not answer.
     Unknown,
+    /// Nothing is created, stopped or removed, as somebody asked.
+    Suspended,
 }
 
 impl DeploymentState {
@@ -91,6 +93,7 @@ impl DeploymentState {
             Self::Removing => "removing",
             Self::Kept => "kept",
             Self::Unknown => "unknown",
+            Self::Suspended => "suspended",
         }
     }
 
@@ -104,6 +107,7 @@ impl DeploymentState {
             Self::Removing => "Removing",
             Self::Kept => "Kept",
             Self::Unknown => "Unknown",
+            Self::Suspended => "Suspended",
         }
     }
 }

@@ -7,6 +7,10 @@ use crate::state::DesiredService;
 pub(super) fn is_about(wait: &Wait, service: &DesiredService) -> bool {
     match wait {
         Wait::Draining { service: name } | Wait::NotRun { service: name, .. } => *name == service.name,
+        Wait::RolledBack { service: name, .. }
+        | Wait::RolloutPaused { service: name, .. }
+        | Wait::RolloutFailed { service: name, .. } => name.service == service.name,
+        Wait::Suspended { .. } => true,
         Wait::RuntimeUnreachable { runtime, .. } | Wait::RuntimeAbsent { runtime, .. } => *runtime == service.runtime,
         wait => wait.instance().is_some_and(|id| id.service == service.name),
     }
@@ -22,6 +26,9 @@ pub(super) const fn is_final(wait: &Wait) -> bool {
             | Wait::GaveUp { .. }
             | Wait::RuntimeAbsent { .. }
             | Wait::NotRun { .. }
+            | Wait::RolledBack { .. }
+            | Wait::RolloutPaused { .. }
+            | Wait::Suspended { .. }
             | Wait::Ended { .. }
             | Wait::Idle { .. }
             | Wait::Terminated { .. }
@@ -37,10 +44,14 @@ pub(super) enum Severity {
     Moving,
     /// Fails and is tried again by itself.
     Trying,
+    /// Has been given up once, and is tried on all the same.
+    Failing,
     /// Not known.
     Blind,
     /// Stays so until somebody does something.
     Final,
+    /// The same, and was decided so.
+    Decided,
 }
 
 /// How much the wait matters.
@@ -54,8 +65,10 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::NotReady { .. }
         | Wait::Draining { .. }
         | Wait::OrphanSettling { .. } => Severity::Moving,
+        Wait::RolloutFailed { .. } => Severity::Failing,
         Wait::BackOff { .. } | Wait::Retry { .. } | Wait::Unhealthy { .. } | Wait::Unknown { .. } => Severity::Trying,
         Wait::RuntimeUnreachable { .. } => Severity::Blind,
+        Wait::RolledBack { .. } | Wait::RolloutPaused { .. } | Wait::Suspended { .. } => Severity::Decided,
         Wait::Refused { .. }
         | Wait::Isolated { .. }
         | Wait::ShutDown { .. }

@@ -98,6 +98,7 @@ impl Snapshot {
             source: source(3),
             runtime: RuntimeKind::Docker,
             replicas,
+            standing: Default::default(),
         };
         self.desired.as_mut().expect("declared").services.insert(name.into(), service);
         self

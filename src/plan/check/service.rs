@@ -65,7 +65,7 @@ impl Checked<'_> {
                 }
             }
             let Phase::Exited(exit) = &instance.phase else { continue };
-            let newest = of_slot().filter(|other| self.desired.is_made_from(&other.id.revision));
+            let newest = of_slot().filter(|other| self.desired.keeps(&other.id.revision));
             let newest = newest.max_by_key(|other| other.id.attempt);
             let is_memory = newest.is_some_and(|newest| newest.as_ref() == instance.as_ref());
             let retired = exit.ended_by == EndedBy::Request(StopCause::Retired);
@@ -97,7 +97,7 @@ impl Checked<'_> {
         let replaced: Vec<&Instance> = self
             .taken()
             .filter(|(_, cause)| match cause {
-                Cause::SpecChanged { .. } | Cause::RuntimeChanged { .. } => !recreate,
+                cause if cause.is_rollout() => !recreate,
                 Cause::Expired { .. } => self.is_recycled(),
                 Cause::Duplicate => true,
                 _ => false,
@@ -212,7 +212,8 @@ impl Checked<'_> {
     }
 
     fn is_current(&self, instance: &Instance) -> bool {
-        self.desired.is_made_from(&instance.id.revision) && instance.runtime == self.desired.runtime
+        let is_current = self.desired.is_made_from(&instance.id.revision) && instance.runtime == self.desired.runtime;
+        is_current || self.desired.standing.paused.is_some()
     }
 
     /// Whether nothing speaks for another instance in its place.

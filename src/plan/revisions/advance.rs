@@ -1,0 +1,300 @@
+//! Carries the memory of a service's rollouts on: a rollout begins, makes progress, completes or fails.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+
+use super::history::{Declaration, Outcome, Pin, Restart, RolloutHistory, RolloutProgress};
+use super::judge::{Findings, look};
+use crate::plan::Input;
+use crate::plan::time::earliest;
+use crate::spec::{HumanDuration, OnRolloutFailure, RType, Revision};
+use crate::state::{DesiredService, Failed, FailureReason, GoesOn, Instance, Pause, Phase, RolloutFailure};
+
+/// Most restarts by hand of one template that are told apart where nothing remembers them any more.
+const MOST_RESTARTS: u32 = 1_000;
+
+/// What a service's rollouts are judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Everything that is planned from.
+    pub input: &'a Input<'a>,
+    /// The service as it is declared, with the replicas that were ordered.
+    pub declared: &'a DesiredService,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Advance {
+    /// What was decided, in order.
+    pub decisions: Vec<Decision>,
+    /// When time alone can change something.
+    pub next_look: Option<DateTime<Utc>>,
+}
+
+/// Something that was decided, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What kind of thing, in one CamelCase word.
+    pub kind: &'static str,
+    /// What, with what it was decided from.
+    pub message: String,
+    /// Whether somebody should have a look.
+    pub is_trouble: bool,
+}
+
+/// Carries the memory of one service on to now. Nothing for jobs and pools, whose instances are not rolled.
+///
+/// A second call straight afterwards changes nothing.
+pub fn advance(history: &mut RolloutHistory, seen: Seen<'_>) -> Advance {
+    let declared = seen.declared;
+    let mut advance = Advance::default();
+    if declared.spec.rtype() != RType::Service || declared.spec.pool.is_some() {
+        *history = RolloutHistory::default();
+        return advance;
+    }
+    let mut course = Course { history, seen, advance: &mut advance };
+    course.forget_what_is_over();
+    course.adopt_restarts();
+    course.go_on();
+    advance
+}
+
+struct Course<'c, 'a> {
+    history: &'c mut RolloutHistory,
+    seen: Seen<'a>,
+    advance: &'c mut Advance,
+}
+
+impl Course<'_, '_> {
+    fn now(&self) -> DateTime<Utc> {
+        self.seen.input.now
+    }
+
+    fn say(&mut self, kind: &'static str, is_trouble: bool, what: impl std::fmt::Display) {
+        let message = format!("{}/{}: {what}", self.seen.input.deployment, self.seen.declared.name);
+        self.advance.decisions.push(Decision { kind, message, is_trouble });
+    }
+
+    /// Lets go of what held for another declaration.
+    fn forget_what_is_over(&mut self) {
+        let declared = self.seen.declared;
+        let pin = &self.history.pin;
+        if pin.as_ref().is_some_and(|pin| !pin.declared.is(declared) || self.history.known(&pin.to).is_none()) {
+            self.history.pin = None;
+        }
+        let is_new = self.history.rollout.as_ref().is_none_or(|rollout| !rollout.declaration.is(declared));
+        if is_new && matches!(self.history.pause, Some(Pause::Failure { .. })) {
+            self.history.pause = None;
+        }
+        let target = self.history.pin.as_ref().map(|pin| &pin.to);
+        let is_of = |of: &Revision| match target {
+            Some(target) => target == of,
+            None => declared.is_made_from(of),
+        };
+        if self.history.restart.as_ref().is_some_and(|restart| !is_of(&restart.of)) {
+            self.history.restart = None;
+        }
+    }
+
+    /// Where nothing is remembered and all that lives was restarted by hand before, it stays.
+    fn adopt_restarts(&mut self) {
+        let declared = self.seen.declared;
+        if !self.history.revisions.is_empty() || self.history.restart.is_some() {
+            return;
+        }
+        let mut alive = self.alive().filter(|instance| !declared.is_made_from(&instance.id.revision));
+        let Some(revision) = alive.next().map(|instance| &instance.id.revision) else { return };
+        let bases: Vec<&Revision> = [Some(&declared.revision), declared.equivalent.as_ref()].into_iter().flatten().collect();
+        let found = (1..=MOST_RESTARTS).find_map(|count| {
+            let of = bases.iter().find(|base| base.restarted(count) == *revision)?;
+            Some(Restart { of: (*of).clone(), count })
+        });
+        drop(alive);
+        self.history.restart = found;
+    }
+
+    fn alive(&self) -> impl Iterator<Item = &Instance> {
+        let input = self.seen.input;
+        let mine = |instance: &&Instance| {
+            instance.id.deployment == input.deployment && instance.id.service == self.seen.declared.name
+        };
+        input.observed.iter().filter(mine).filter(|instance| !matches!(instance.phase, Phase::Exited(_)))
+    }
+
+    fn go_on(&mut self) {
+        let wanted = self.history.wanted(self.seen.declared);
+        let found = look(self.seen.input, &wanted);
+        self.begin(&wanted, &found);
+        self.history.refresh(&wanted);
+        let failure = self.measure(&wanted, &found);
+        match failure {
+            Some(failure) => self.fail(&wanted, failure),
+            None => self.look_again(&wanted, &found),
+        }
+    }
+
+    /// Begins another rollout where something else is to run, or what failed is declared in another way.
+    fn begin(&mut self, wanted: &DesiredService, found: &Findings) {
+        let (now, declared) = (self.now(), self.seen.declared);
+        let goes_on = self.history.rollout.as_ref().is_some_and(|rollout| {
+            let is_done = matches!(rollout.outcome, Outcome::Complete { .. });
+            wanted.is_made_from(&rollout.revision) && (is_done || rollout.declaration.is(declared))
+        });
+        if goes_on {
+            return;
+        }
+        let is_first = self.history.revisions.is_empty();
+        self.history.note(wanted, now);
+        self.history.rollout = Some(RolloutProgress {
+            revision: wanted.revision.clone(),
+            declaration: Declaration::of(declared),
+            began: now,
+            clock: Default::default(),
+            replicas: wanted.replicas,
+            available: found.available,
+            old: found.old,
+            proven: false,
+            outcome: Outcome::Going,
+        });
+        let running: BTreeSet<Revision> = self.alive().map(|instance| instance.id.revision.clone()).collect();
+        self.history.prune(wanted, &running.iter().collect());
+        if !(is_first && found.complete) {
+            let number = self.history.number(&wanted.revision);
+            let text = format!(
+                "rollout of revision {number} ({}) begins: {} of {} replicas available, {} old instances",
+                wanted.revision.short(),
+                found.available,
+                wanted.replicas,
+                found.old
+            );
+            self.say("RolloutStarted", false, text);
+        }
+    }
+
+    /// Takes stock of the rollout; gives how it has failed, where it has now.
+    fn measure(&mut self, wanted: &DesiredService, found: &Findings) -> Option<RolloutFailure> {
+        let now = self.now();
+        let stands = self.history.pause.is_some() || self.seen.input.history.suspended || found.blind;
+        let rollout = self.history.rollout.as_mut()?;
+        rollout.clock.run(!stands && rollout.outcome == Outcome::Going, now);
+        if found.blind {
+            return None;
+        }
+        rollout.proven |= found.proven > 0;
+        let made_progress = found.available > rollout.available || found.old < rollout.old;
+        if made_progress || rollout.replicas != wanted.replicas {
+            rollout.clock.reset(now);
+            (rollout.available, rollout.old) = match rollout.replicas == wanted.replicas {
+                true => (rollout.available.max(found.available), rollout.old.min(found.old)),
+                false => (found.available, found.old),
+            };
+            rollout.replicas = wanted.replicas;
+            if made_progress && matches!(rollout.outcome, Outcome::Failed { .. }) && !stands {
+                rollout.outcome = Outcome::Going;
+                rollout.clock.run(true, now);
+            }
+        }
+        let watched = !matches!(rollout.outcome, Outcome::Complete { settled: true, .. });
+        if found.complete && watched {
+            self.complete(wanted, found);
+            return None;
+        }
+        let rollout = self.history.rollout.as_ref()?;
+        if stands || !watched || matches!(rollout.outcome, Outcome::Failed { .. }) {
+            return None;
+        }
+        let crashes = found.ended.clone().filter(|ended| !rollout.proven || ended.reason == FailureReason::GaveUp);
+        let is_going = rollout.outcome == Outcome::Going;
+        let deadline = wanted.spec.rollout().progress_deadline();
+        let overdue = is_going && rollout.clock.spent(now) >= deadline;
+        let overdue = overdue.then(|| overdue_after(HumanDuration(deadline), wanted, found));
+        crashes.or_else(|| found.refused.clone().filter(|_| is_going)).or(overdue)
+    }
+
+    fn complete(&mut self, wanted: &DesiredService, found: &Findings) {
+        let now = self.now();
+        let Some(rollout) = &mut self.history.rollout else { return };
+        let at = match rollout.outcome {
+            Outcome::Complete { at, .. } => Some(at),
+            Outcome::Going | Outcome::Failed { .. } => None,
+        };
+        rollout.outcome = Outcome::Complete { at: at.unwrap_or(now), settled: found.settled };
+        rollout.clock = Default::default();
+        if at.is_some() {
+            return;
+        }
+        let began = rollout.began;
+        let took = HumanDuration(std::time::Duration::from_secs((now - began).num_seconds().try_into().unwrap_or(0)));
+        if matches!(self.history.pause, Some(Pause::Failure { .. })) {
+            self.history.pause = None;
+        }
+        self.history.set_completed(&wanted.revision, Some(now));
+        let number = self.history.number(&wanted.revision);
+        let text = format!("revision {number} ({}) is rolled out to {} replicas, {took} after it began", wanted.revision.short(), wanted.replicas);
+        // What was there from the first moment on was not rolled out.
+        if began < now {
+            self.say("RolloutComplete", false, text);
+        }
+    }
+
+    /// Does what the spec asks for where a rollout fails.
+    fn fail(&mut self, wanted: &DesiredService, failure: RolloutFailure) {
+        let now = self.now();
+        let number = self.history.number(&wanted.revision);
+        self.history.set_completed(&wanted.revision, None);
+        let good = self.history.last_good(&wanted.revision).map(|good| (good.number, good.revision.clone()));
+        let on_failure = wanted.spec.rollout().on_failure();
+        let goes_on = match (on_failure, &wanted.standing.rolled_back, good) {
+            (_, Some(_), _) => GoesOn::RollingBack,
+            (OnRolloutFailure::Continue, ..) => GoesOn::Continue,
+            (OnRolloutFailure::Rollback, None, None) => GoesOn::NoTarget,
+            (OnRolloutFailure::Rollback, None, Some((target, to))) => {
+                let text = format!("revision {number} failed: {}; rolling back to revision {target} ({})", failure.message, to.short());
+                let declared = Declaration::of(self.seen.declared);
+                self.history.pin =
+                    Some(Pin { declared, from: wanted.revision.clone(), to, since: now, failure: Some(failure) });
+                self.history.restart = None;
+                self.say("RolledBack", true, text);
+                return self.go_on();
+            }
+            (OnRolloutFailure::Pause, None, _) => {
+                self.say("RolloutPaused", true, format!("revision {number} failed, and its rollout is paused: {}", failure.message));
+                self.set_failed(now, None);
+                self.history.pause = Some(Pause::Failure { failure });
+                return;
+            }
+        };
+        self.say("RolloutFailed", true, format!("the rollout of revision {number} failed, and goes on: {}", failure.message));
+        self.set_failed(now, Some(Failed { failure, goes_on }));
+    }
+
+    fn set_failed(&mut self, at: DateTime<Utc>, failed: Option<Failed>) {
+        if let Some(rollout) = &mut self.history.rollout {
+            rollout.clock.run(false, at);
+            rollout.outcome = Outcome::Failed { at, failed };
+        }
+    }
+
+    /// Notes when time alone will change something.
+    fn look_again(&mut self, wanted: &DesiredService, found: &Findings) {
+        let now = self.now();
+        let Some(rollout) = &self.history.rollout else { return };
+        let deadline = match rollout.outcome {
+            Outcome::Going => rollout.clock.reaches(wanted.spec.rollout().progress_deadline(), now),
+            Outcome::Complete { .. } | Outcome::Failed { .. } => None,
+        };
+        let is_watched = !matches!(rollout.outcome, Outcome::Complete { settled: true, .. });
+        let proven = found.proven_from.filter(|_| is_watched && !found.blind);
+        self.advance.next_look = earliest([deadline, proven]);
+    }
+}
+
+fn overdue_after(deadline: HumanDuration, wanted: &DesiredService, found: &Findings) -> RolloutFailure {
+    let message = format!(
+        "no progress within rollout.progress_deadline ({deadline}): {} of {} new replicas are available, and {} old instances \
+         are left",
+        found.available, wanted.replicas, found.old
+    );
+    RolloutFailure { reason: FailureReason::ProgressDeadlineExceeded, message }
+}

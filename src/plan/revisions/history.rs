@@ -1,0 +1,197 @@
+//! What is remembered of the rollouts of a service. It outlives the controller; losing it loses history, and what users
+//! ordered, never workloads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::DeadlineClock;
+use crate::spec::{Revision, RuntimeKind, ServiceSpec};
+use crate::state::{DesiredService, Failed, Pause, RolloutFailure, SourceRef};
+
+/// What is remembered of one deployment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Memory {
+    /// What users ordered.
+    pub orders: Orders,
+    /// Rollouts, by service.
+    pub rollouts: BTreeMap<String, RolloutHistory>,
+}
+
+/// What users ordered of one deployment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orders {
+    /// Nothing is created, stopped or removed.
+    #[serde(default)]
+    pub suspended: bool,
+    /// Replicas of services whose `scale.mode` is `manual`.
+    #[serde(default)]
+    pub replicas: BTreeMap<String, u32>,
+}
+
+/// What is remembered of the rollouts of one service.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RolloutHistory {
+    /// Revisions that are or were to run, by number.
+    pub revisions: Vec<KnownRevision>,
+    /// The rollout that goes on, or went last.
+    pub rollout: Option<RolloutProgress>,
+    /// An earlier revision is to run, until something else is declared.
+    pub pin: Option<Pin>,
+    /// Nothing is replaced for now.
+    pub pause: Option<Pause>,
+    /// All instances were to be replaced although their template is the same.
+    pub restart: Option<Restart>,
+}
+
+/// A revision that is or was to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KnownRevision {
+    /// Counts the rollouts of the service, from 1; a revision that is rolled out again gets the next number (as in
+    /// Kubernetes).
+    pub number: u64,
+    /// Its template.
+    pub revision: Revision,
+    /// Another revision that means the same on its runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equivalent: Option<Revision>,
+    /// The runtime that it was declared for.
+    pub runtime: RuntimeKind,
+    /// As it was declared last.
+    pub spec: Arc<ServiceSpec>,
+    /// Where.
+    pub source: SourceRef,
+    /// When it was first to run.
+    pub declared_at: DateTime<Utc>,
+    /// When its last rollout was complete; absent where it never was, or has failed since.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+impl KnownRevision {
+    pub(super) fn is(&self, revision: &Revision) -> bool {
+        self.revision == *revision || self.equivalent.as_ref() == Some(revision)
+    }
+}
+
+/// What was declared, but for the number of replicas: as long as it is the same, what failed will fail again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Declaration {
+    revision: Revision,
+    spec: Arc<ServiceSpec>,
+}
+
+impl Declaration {
+    /// Of this service.
+    pub fn of(service: &DesiredService) -> Self {
+        Self { revision: service.revision.clone(), spec: service.spec.clone() }
+    }
+
+    /// Whether the service is declared like this.
+    pub fn is(&self, service: &DesiredService) -> bool {
+        let same_spec = || *self.spec == *service.spec || unscaled(&self.spec) == unscaled(&service.spec);
+        service.is_made_from(&self.revision) && same_spec()
+    }
+}
+
+/// The spec without what may change while a rollout goes on.
+fn unscaled(spec: &ServiceSpec) -> ServiceSpec {
+    ServiceSpec { scale: None, ..spec.clone() }
+}
+
+/// An earlier revision is to run, until something else is declared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pin {
+    /// What is declared and not to run.
+    pub declared: Declaration,
+    /// The revision that was to run before.
+    pub from: Revision,
+    /// The one that is to run now.
+    pub to: Revision,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// Why; absent where somebody asked for it.
+    pub failure: Option<RolloutFailure>,
+}
+
+/// All instances were to be replaced although their template is the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Restart {
+    /// The template.
+    pub of: Revision,
+    /// How often so far; at least 1.
+    pub count: u32,
+}
+
+/// A rollout: the way of a service to one revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RolloutProgress {
+    /// Where it leads.
+    pub revision: Revision,
+    /// What was declared meanwhile.
+    pub declaration: Declaration,
+    /// When it began.
+    pub began: DateTime<Utc>,
+    /// Time since it last made progress.
+    pub clock: DeadlineClock,
+    /// Replicas that there were to be when it last made progress.
+    pub replicas: u32,
+    /// Most new instances that were available at once.
+    pub available: u32,
+    /// Fewest old instances that were there.
+    pub old: u32,
+    /// Whether any new instance has been available for long enough to be trusted.
+    pub proven: bool,
+    /// How it stands.
+    pub outcome: Outcome,
+}
+
+/// How a rollout stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It goes on.
+    Going,
+    /// All is as it should be.
+    Complete {
+        /// Since when.
+        at: DateTime<Utc>,
+        /// Whether every instance has been available for long enough to be trusted; crashes count until then.
+        settled: bool,
+    },
+    /// It has failed, and goes on all the same or is paused.
+    Failed {
+        /// When.
+        at: DateTime<Utc>,
+        /// How, and why it goes on; without the latter where it is paused.
+        failed: Option<Failed>,
+    },
+}
+
+impl RolloutHistory {
+    /// The revision, as it is known.
+    pub fn known(&self, revision: &Revision) -> Option<&KnownRevision> {
+        self.revisions.iter().find(|known| known.is(revision))
+    }
+
+    /// The number of a revision; 0 where it is not known.
+    pub fn number(&self, revision: &Revision) -> u64 {
+        self.known(revision).map_or(0, |known| known.number)
+    }
+
+    /// The revision whose rollout was complete last, other than this one.
+    pub fn last_good(&self, except: &Revision) -> Option<&KnownRevision> {
+        let others = self.revisions.iter().filter(|known| !known.is(except) && known.completed_at.is_some());
+        others.max_by_key(|known| (known.completed_at, known.number))
+    }
+
+    /// The same after the controller was away: nobody looked meanwhile, so that this time does not count.
+    #[must_use]
+    pub fn resumed(mut self) -> Self {
+        if let Some(rollout) = &mut self.rollout {
+            rollout.clock.forget_running();
+        }
+        self
+    }
+}

@@ -1,0 +1,135 @@
+//! How far a service is on its way to a revision, as far as is observed now.
+
+use chrono::{DateTime, Utc};
+
+use crate::plan::Input;
+use crate::plan::availability::Judge;
+use crate::plan::backoff::PROVEN_RUN;
+use crate::plan::diff::{count, exit_of};
+use crate::plan::restart::{AfterExit, after_exit};
+use crate::plan::rollout::crashed;
+use crate::plan::time::after;
+use crate::state::{DesiredService, FailureReason, Instance, Phase, RolloutFailure};
+
+/// Crashes in a row of one new instance after which its revision has failed, as long as no new instance was trusted yet.
+/// The first restart comes at once and the second after ten seconds, so that a program which only needed another try has
+/// had two.
+pub const CRASHES_IN_A_ROW: u32 = 3;
+
+/// How far a service is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Findings {
+    /// New instances that are available.
+    pub available: u32,
+    /// Instances of other revisions that are not dead.
+    pub old: u32,
+    /// Whether what is wanted runs, and nothing else.
+    pub complete: bool,
+    /// New instances that are available and have run for long enough to be trusted.
+    pub proven: u32,
+    /// Whether that is true of all that are to run.
+    pub settled: bool,
+    /// When the next of them will be, if it goes on as now.
+    pub proven_from: Option<DateTime<Utc>>,
+    /// Nothing is known of a runtime that matters.
+    pub blind: bool,
+    /// Why it can't come to what is wanted, or hardly, by what ended.
+    pub ended: Option<RolloutFailure>,
+    /// Why it can't, by what was refused.
+    pub refused: Option<RolloutFailure>,
+}
+
+/// Looks at the instances of a service that is to become like this.
+pub(super) fn look(input: &Input<'_>, wanted: &DesiredService) -> Findings {
+    let mine = |instance: &&Instance| instance.id.deployment == input.deployment && instance.id.service == wanted.name;
+    let (new, other): (Vec<&Instance>, Vec<&Instance>) = input.observed.iter().filter(mine).partition(|instance| {
+        wanted.is_made_from(&instance.id.revision) && instance.runtime == wanted.runtime
+    });
+    let lives = |instance: &&&Instance| !matches!(instance.phase, Phase::Exited(_));
+    let is_silent = |instance: &&Instance| input.unreachable.contains_key(&instance.runtime);
+    let eye = Eye { judge: Judge { input, spec: &wanted.spec }, wanted, new: &new };
+    let slots: Vec<Slot> = (0..wanted.replicas).map(|slot| eye.slot(slot)).collect();
+    let old = count(other.iter().filter(lives));
+    let of = |test: fn(&Slot) -> bool| count(slots.iter().filter(|slot| test(slot)));
+    let resting = of(|slot| matches!(slot, Slot::AtRest));
+    let (available, proven) = (of(Slot::is_available), of(|slot| matches!(slot, Slot::Available { proven: None })));
+    Findings {
+        available,
+        old,
+        complete: old == 0 && available + resting == wanted.replicas,
+        proven,
+        settled: old == 0 && proven + resting == wanted.replicas,
+        proven_from: slots.iter().filter_map(|slot| if let Slot::Available { proven } = slot { *proven } else { None }).min(),
+        blind: input.unreachable.contains_key(&wanted.runtime) || new.iter().chain(&other).any(is_silent),
+        ended: slots.into_iter().find_map(|slot| if let Slot::Failing(failure) = slot { Some(failure) } else { None }),
+        refused: refusal(input, wanted),
+    }
+}
+
+/// What one slot has come to.
+enum Slot {
+    /// A new instance is available; when it is to be trusted, where it is not yet.
+    Available { proven: Option<DateTime<Utc>> },
+    /// It is down on purpose.
+    AtRest,
+    /// It is on its way.
+    Coming,
+    /// It will hardly get there.
+    Failing(RolloutFailure),
+}
+
+impl Slot {
+    const fn is_available(&self) -> bool {
+        matches!(self, Self::Available { .. })
+    }
+}
+
+struct Eye<'a> {
+    judge: Judge<'a>,
+    wanted: &'a DesiredService,
+    new: &'a [&'a Instance],
+}
+
+impl Eye<'_> {
+    fn slot(&self, slot: u32) -> Slot {
+        let of_slot = || self.new.iter().copied().filter(move |instance| instance.id.slot == slot);
+        if let Some(instance) = of_slot().find(|instance| self.judge.is_available(instance)) {
+            return Slot::Available { proven: self.proven_from(instance) };
+        }
+        let Some(newest) = of_slot().max_by_key(|instance| instance.id.attempt) else { return Slot::Coming };
+        let crashes = match exit_of(newest) {
+            Some(exit) => match after_exit(newest, exit, &self.wanted.spec) {
+                AfterExit::AtRest(_) => return Slot::AtRest,
+                AfterExit::Failed(_) | AfterExit::ShutDown => {
+                    let message = format!("{} ended and is not started again: {exit}", newest.id);
+                    return Slot::Failing(RolloutFailure { reason: FailureReason::GaveUp, message });
+                }
+                AfterExit::Restart { streak, .. } if crashed(newest) => streak,
+                AfterExit::Restart { .. } | AfterExit::Replace => 0,
+            },
+            None => newest.streak,
+        };
+        if crashes < CRASHES_IN_A_ROW {
+            return Slot::Coming;
+        }
+        let last = of_slot().filter(|instance| crashed(instance)).max_by_key(|instance| instance.id.attempt);
+        let how = last.and_then(exit_of).map_or_else(String::new, |exit| format!(": {exit}"));
+        let message = format!("{} crashed {crashes} times in a row{how}", newest.id);
+        Slot::Failing(RolloutFailure { reason: FailureReason::Crashing, message })
+    }
+
+    /// When an available instance is to be trusted, where it is not yet.
+    fn proven_from(&self, instance: &Instance) -> Option<DateTime<Utc>> {
+        let from = after(instance.phase.started_at()?, PROVEN_RUN);
+        (from > self.judge.input.now).then_some(from)
+    }
+}
+
+/// The refusal of a call for what is wanted.
+fn refusal(input: &Input<'_>, wanted: &DesiredService) -> Option<RolloutFailure> {
+    let mut of_service = input.history.failures.iter().filter(|((service, _), _)| *service == wanted.name);
+    let refused = of_service.find(|(_, failure)| !failure.retryable && wanted.is_made_from(&failure.revision));
+    let ((_, slot), failure) = refused?;
+    let message = format!("{}/{}/{slot} was refused: {}", input.deployment, wanted.name, failure.message);
+    Some(RolloutFailure { reason: FailureReason::Refused, message })
+}

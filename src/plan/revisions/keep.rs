@@ -1,0 +1,69 @@
+//! The list of known revisions: each new one is noted, and old ones are let go of.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+
+use super::history::{KnownRevision, RolloutHistory};
+use crate::spec::Revision;
+use crate::state::DesiredService;
+
+impl RolloutHistory {
+    /// Notes that this is to run from now on. One that was known before gets the next number, where others came after it.
+    pub(super) fn note(&mut self, wanted: &DesiredService, now: DateTime<Utc>) {
+        let place = self.revisions.iter().position(|known| known.is(&wanted.revision));
+        let before = place.map(|place| self.revisions.remove(place));
+        let next = self.revisions.last().map_or(1, |known| known.number + 1);
+        let number = before.as_ref().map_or(next, |known| known.number.max(next));
+        self.revisions.push(KnownRevision {
+            number,
+            declared_at: before.as_ref().map_or(now, |known| known.declared_at),
+            completed_at: before.as_ref().and_then(|known| known.completed_at),
+            ..known(wanted, now)
+        });
+    }
+
+    /// Notes how what is declared is declared now; its template is the same.
+    pub(super) fn refresh(&mut self, wanted: &DesiredService) {
+        let Some(place) = self.revisions.iter_mut().find(|known| known.is(&wanted.revision)) else { return };
+        if wanted.standing.rolled_back.is_none() && (*place.spec != *wanted.spec || place.source != wanted.source) {
+            (place.spec, place.source) = (wanted.spec.clone(), wanted.source.clone());
+        }
+    }
+
+    /// Notes whether the rollout of a revision was complete.
+    pub(super) fn set_completed(&mut self, revision: &Revision, at: Option<DateTime<Utc>>) {
+        if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision)) {
+            known.completed_at = at;
+        }
+    }
+
+    /// Lets go of the oldest revisions beyond what the spec keeps. What is to run or does, and what a rollback goes to or
+    /// came from, stays.
+    pub(super) fn prune(&mut self, wanted: &DesiredService, running: &BTreeSet<&Revision>) {
+        let most = usize::try_from(wanted.spec.rollout().history()).unwrap_or(usize::MAX).saturating_add(1);
+        let good = self.last_good(&wanted.revision).map(|known| known.revision.clone());
+        let pinned = self.pin.iter().flat_map(|pin| [&pin.from, &pin.to]);
+        let needed: Vec<Revision> =
+            pinned.chain(running.iter().copied()).chain(good.as_ref()).chain([&wanted.revision]).cloned().collect();
+        let mut surplus = self.revisions.len().saturating_sub(most);
+        self.revisions.retain(|known| {
+            let goes = surplus > 0 && !needed.iter().any(|revision| known.is(revision));
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+}
+
+fn known(wanted: &DesiredService, now: DateTime<Utc>) -> KnownRevision {
+    KnownRevision {
+        number: 0,
+        revision: wanted.revision.clone(),
+        equivalent: wanted.equivalent.clone(),
+        runtime: wanted.runtime,
+        spec: wanted.spec.clone(),
+        source: wanted.source.clone(),
+        declared_at: now,
+        completed_at: None,
+    }
+}

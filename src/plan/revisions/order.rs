@@ -1,0 +1,124 @@
+//! What users order of a service's rollouts: undo, pause, resume, restart (kubectl's verbs and wording).
+
+use chrono::{DateTime, Utc};
+
+use super::history::{Declaration, Outcome, Pin, Restart, RolloutHistory};
+use crate::state::{DesiredService, Pause};
+
+/// An order can't be carried out; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// The rollout is paused.
+    #[error("its rollout is paused; resume it first with `keel rollout resume`")]
+    Paused,
+    /// It is paused already.
+    #[error("its rollout is already paused")]
+    AlreadyPaused,
+    /// It is not paused.
+    #[error("its rollout is not paused")]
+    NotPaused,
+    /// There is no earlier revision.
+    #[error("no earlier revision is known to go back to")]
+    NoHistory,
+    /// There is no such revision.
+    #[error("unable to find revision {number} in its history; known are {known}")]
+    Unknown {
+        /// What was asked for.
+        number: u64,
+        /// The numbers that there are.
+        known: String,
+    },
+    /// That revision is to run anyway.
+    #[error("revision {number} is to run already")]
+    Same {
+        /// Which.
+        number: u64,
+    },
+}
+
+/// Has an earlier revision run in place of what is declared, until something else is declared: the one with this number,
+/// else the one before. Gives its number. Asking for the declared one ends that.
+pub fn undo(
+    history: &mut RolloutHistory,
+    declared: &DesiredService,
+    to: Option<u64>,
+    now: DateTime<Utc>,
+) -> Result<u64, OrderError> {
+    if history.pause.is_some() {
+        return Err(OrderError::Paused);
+    }
+    let current = history.wanted(declared);
+    let target = match to {
+        Some(number) => history.revisions.iter().find(|known| known.number == number).ok_or_else(|| {
+            let known: Vec<String> = history.revisions.iter().map(|known| known.number.to_string()).collect();
+            OrderError::Unknown { number, known: known.join(", ") }
+        })?,
+        None => {
+            let mut earlier = history.revisions.iter().rev().filter(|known| !known.is(&current.revision));
+            earlier.next().ok_or(OrderError::NoHistory)?
+        }
+    };
+    let (number, revision) = (target.number, target.revision.clone());
+    if current.is_made_from(&revision) {
+        return Err(OrderError::Same { number });
+    }
+    history.restart = None;
+    history.pin = (!declared.is_made_from(&revision)).then(|| Pin {
+        declared: Declaration::of(declared),
+        from: current.revision,
+        to: revision,
+        since: now,
+        failure: None,
+    });
+    Ok(number)
+}
+
+/// Stops replacing instances.
+pub fn pause(history: &mut RolloutHistory) -> Result<(), OrderError> {
+    if history.pause.is_some() {
+        return Err(OrderError::AlreadyPaused);
+    }
+    history.pause = Some(Pause::User);
+    Ok(())
+}
+
+/// Goes on replacing instances. What failed gets all of its time anew.
+pub fn resume(history: &mut RolloutHistory, now: DateTime<Utc>) -> Result<(), OrderError> {
+    if history.pause.take().is_none() {
+        return Err(OrderError::NotPaused);
+    }
+    try_again(history, now);
+    Ok(())
+}
+
+/// Replaces every instance by the rules of a rollout although the template is the same. Of what was rolled back because it
+/// failed, the declared revision is tried again.
+pub fn restart(history: &mut RolloutHistory, declared: &DesiredService) -> Result<(), OrderError> {
+    if history.pause.is_some() {
+        return Err(OrderError::Paused);
+    }
+    if let Some(pin) = history.pin.take_if(|pin| pin.failure.is_some())
+        && !declared.is_made_from(&pin.to)
+    {
+        history.rollout = None;
+        return Ok(());
+    }
+    let restart = history.restart.take();
+    let base = history.wanted(declared);
+    let before = restart.filter(|restart| base.is_made_from(&restart.of));
+    let (of, first) = before.map_or((base.revision, 1), |before| (before.of, before.count.saturating_add(1)));
+    let is_known = |count: &u32| history.revisions.iter().any(|known| known.revision == of.restarted(*count));
+    let count = (first..).find(|count| !is_known(count)).unwrap_or(first);
+    history.restart = Some(Restart { of, count });
+    Ok(())
+}
+
+/// Gives a rollout that has failed all of its time anew.
+pub fn try_again(history: &mut RolloutHistory, now: DateTime<Utc>) {
+    if let Some(rollout) = &mut history.rollout
+        && matches!(rollout.outcome, Outcome::Failed { .. })
+    {
+        rollout.outcome = Outcome::Going;
+        rollout.clock.reset(now);
+    }
+}

@@ -1,0 +1,128 @@
+//! Which revision of a service is to run.
+
+use super::history::{KnownRevision, Memory, Orders, RolloutHistory};
+use crate::spec::{Scale, ServiceSpec};
+use crate::state::{DesiredDeployment, DesiredService, RolledBack, Standing};
+
+use super::Outcome;
+
+/// What is to run of a deployment: what is declared, but for services that were rolled back, restarted, paused or scaled
+/// by hand. A second application changes nothing but what the memory says anew.
+pub fn effective(desired: &DesiredDeployment, memory: &Memory) -> DesiredDeployment {
+    each(desired, memory, |history, service| history.planned(service))
+}
+
+/// The same as users are shown it: what is declared, with the replicas and the restarts that were ordered, and how its
+/// rollouts stand.
+pub fn shown(desired: &DesiredDeployment, memory: &Memory) -> DesiredDeployment {
+    each(desired, memory, |history, service| {
+        let wanted = history.wanted(service);
+        let standing = history.standing(service, &wanted);
+        match wanted.standing.rolled_back {
+            Some(_) => DesiredService { standing, ..service.clone() },
+            None => DesiredService { standing, ..wanted },
+        }
+    })
+}
+
+fn each(
+    desired: &DesiredDeployment,
+    memory: &Memory,
+    with: impl Fn(&RolloutHistory, &DesiredService) -> DesiredService,
+) -> DesiredDeployment {
+    let service = |service: &DesiredService| {
+        let scaled = scaled(service, &memory.orders);
+        match memory.rollouts.get(&service.name) {
+            Some(history) => with(history, &scaled),
+            None => scaled,
+        }
+    };
+    let services = desired.services.iter().map(|(name, one)| (name.clone(), service(one))).collect();
+    DesiredDeployment { services, ..desired.clone() }
+}
+
+/// The service with the replicas that were ordered, where its scale leaves that to orders.
+pub(super) fn scaled(service: &DesiredService, orders: &Orders) -> DesiredService {
+    let ordered = orders.replicas.get(&service.name).filter(|_| matches!(service.spec.scale, Some(Scale::Manual)));
+    DesiredService { replicas: ordered.copied().unwrap_or(service.replicas), ..service.clone() }
+}
+
+impl RolloutHistory {
+    /// The service with the revision that its rollout leads to.
+    pub(super) fn wanted(&self, declared: &DesiredService) -> DesiredService {
+        let pinned = self.pin.as_ref().filter(|pin| pin.declared.is(declared));
+        let mut wanted = match pinned.and_then(|pin| Some((pin, self.known(&pin.to)?))) {
+            None => declared.clone(),
+            Some((pin, target)) => {
+                let from = match (&pin.failure, self.number(&declared.revision)) {
+                    (None, number @ 1..) => number,
+                    _ => self.number(&pin.from),
+                };
+                let rolled_back = RolledBack {
+                    from,
+                    to: target.number,
+                    declared: declared.revision.clone(),
+                    failure: pin.failure.clone(),
+                };
+                let standing = Standing { rolled_back: Some(rolled_back), ..Standing::default() };
+                DesiredService { standing, ..made_from(target, declared) }
+            }
+        };
+        if let Some(restart) = self.restart.as_ref().filter(|restart| wanted.is_made_from(&restart.of)) {
+            wanted.revision = restart.of.restarted(restart.count);
+            wanted.equivalent = None;
+            wanted.standing.restarted = true;
+        }
+        wanted
+    }
+
+    /// The service as it is planned for: while its rollout is paused, what is missing is made from the last good revision.
+    fn planned(&self, declared: &DesiredService) -> DesiredService {
+        let wanted = self.wanted(declared);
+        let standing = self.standing(declared, &wanted);
+        let is_trusted = || wanted.standing.rolled_back.is_some() || self.is_complete(&wanted);
+        let good = self.pause.as_ref().and_then(|_| self.last_good(&wanted.revision)).filter(|_| !is_trusted());
+        match good {
+            Some(good) => DesiredService { standing, ..made_from(good, declared) },
+            None => DesiredService { standing, ..wanted },
+        }
+    }
+
+    /// Whether the rollout to what is wanted was complete.
+    fn is_complete(&self, wanted: &DesiredService) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| {
+            wanted.is_made_from(&rollout.revision) && matches!(rollout.outcome, Outcome::Complete { .. })
+        })
+    }
+
+    fn standing(&self, declared: &DesiredService, wanted: &DesiredService) -> Standing {
+        let rollout = self.rollout.as_ref();
+        let rollout =
+            rollout.filter(|rollout| wanted.is_made_from(&rollout.revision) && rollout.declaration.is(declared));
+        let failed = rollout.and_then(|rollout| match &rollout.outcome {
+            Outcome::Failed { failed, .. } => failed.clone(),
+            Outcome::Going | Outcome::Complete { .. } => None,
+        });
+        Standing {
+            failed: failed.filter(|_| self.pause.is_none()),
+            paused: self.pause.clone(),
+            held: self.pause.is_some() && !self.is_complete(wanted),
+            ..wanted.standing.clone()
+        }
+    }
+}
+
+/// The service as an earlier revision has it. What the controller applies to running instances as they are follows the
+/// declaration; what belongs to the instance, its health checks included, is as it was.
+fn made_from(known: &KnownRevision, declared: &DesiredService) -> DesiredService {
+    let ServiceSpec { scale, rollout, depends, errors, restart_policy, lifecycle, .. } = declared.spec.as_ref().clone();
+    let spec = known.spec.as_ref().clone();
+    DesiredService {
+        spec: ServiceSpec { scale, rollout, depends, errors, restart_policy, lifecycle, ..spec }.into(),
+        revision: known.revision.clone(),
+        equivalent: known.equivalent.clone(),
+        runtime: known.runtime,
+        ..declared.clone()
+    }
+}
+

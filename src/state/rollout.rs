@@ -1,0 +1,113 @@
+//! What rollouts say of a service: why what runs is not what is declared, or why it may never come to it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Revision;
+
+/// How the rollout of a service bears on what is to run. Nothing where what is declared is rolled out as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// An earlier revision is to run in place of the declared one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<RolledBack>,
+    /// The instances are to be replaced although their template is the same, as somebody asked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restarted: bool,
+    /// The rollout is paused: nothing is replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
+    /// The pause keeps it from its end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+    /// The rollout has failed and goes on all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Failed>,
+}
+
+impl Standing {
+    /// Whether what is declared is rolled out as it is.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// An earlier revision is to run in place of the declared one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// Number of the revision that is not to run.
+    pub from: u64,
+    /// Number of the one that is.
+    pub to: u64,
+    /// The declared revision.
+    pub declared: Revision,
+    /// Why; absent where somebody asked for it.
+    pub failure: Option<RolloutFailure>,
+}
+
+/// Why a rollout is paused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Pause {
+    /// Somebody asked for it.
+    User,
+    /// It failed, and `rollout.on_failure` is `pause`.
+    Failure {
+        /// How.
+        failure: RolloutFailure,
+    },
+}
+
+/// A rollout has failed and goes on all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// How.
+    pub failure: RolloutFailure,
+    /// Why it goes on.
+    pub goes_on: GoesOn,
+}
+
+/// Why a rollout goes on that has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GoesOn {
+    /// `rollout.on_failure` is `continue`.
+    Continue,
+    /// There is no earlier revision to go back to.
+    NoTarget,
+    /// It is itself the way back to an earlier revision.
+    RollingBack,
+}
+
+/// How a rollout failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutFailure {
+    /// In one word.
+    pub reason: FailureReason,
+    /// In a sentence.
+    pub message: String,
+}
+
+/// How a rollout failed, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureReason {
+    /// `rollout.progress_deadline` passed without progress (Kubernetes' word).
+    ProgressDeadlineExceeded,
+    /// A call was refused, and will be again.
+    Refused,
+    /// New instances crash, or are unhealthy, time and again.
+    Crashing,
+    /// A new instance ended, and its policy starts no other.
+    GaveUp,
+}
+
+impl FailureReason {
+    /// The reason of a condition.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ProgressDeadlineExceeded => "ProgressDeadlineExceeded",
+            Self::Refused => "Refused",
+            Self::Crashing => "Crashing",
+            Self::GaveUp => "GaveUp",
+        }
+    }
+}
