@@ -68,6 +68,8 @@ async fn scene(deployments: usize, replicas: u32) {
         clock: Arc::new(SystemClock),
         scope: Scope::Everything,
         removing: BTreeMap::new(),
+        memory: Default::default(),
+        keeper: None,
         events: None,
         settled: Some(forget),
     });

@@ -66,6 +66,8 @@ impl Rig {
             clock: Arc::new(SystemClock),
             scope: Scope::Everything,
             removing: BTreeMap::new(),
+            memory: Default::default(),
+            keeper: None,
             events: None,
             settled: Some(forget),
         });

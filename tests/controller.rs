@@ -73,6 +73,8 @@ fn core_of(
         clock,
         scope: Scope::Everything,
         removing,
+        memory: Default::default(),
+        keeper: None,
         events: None,
         settled: Some(forget),
     });

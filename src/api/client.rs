@@ -25,7 +25,8 @@ use super::frame::{Frame, frames};
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, AttachStart, Attached, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
 use crate::controller::{
-    Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Preview, RuntimeReport,
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Order, Ordered, Preview, RolloutView,
+    RuntimeReport,
 };
 use crate::runtime::io::{ExecInput, ExecOutput};
 use crate::state::Target;
@@ -155,6 +156,16 @@ impl Client {
     /// Confirms that what is missing from the source may go.
     pub async fn approve(&self) -> Result<Vec<String>, ApiError> {
         self.post("/v1/approve", &()).await
+    }
+
+    /// Does what a user orders of what is declared.
+    pub async fn order(&self, order: &Order) -> Result<Ordered, ApiError> {
+        self.post("/v1/order", order).await
+    }
+
+    /// The rollouts of the services that this name covers.
+    pub async fn rollouts(&self, target: &Target) -> Result<Vec<RolloutView>, ApiError> {
+        self.get(&query("/v1/rollouts", &TargetQuery { target: target.to_string() })?).await
     }
 
     /// Reads the sources again.

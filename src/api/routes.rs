@@ -14,7 +14,8 @@ use axum::{Json, Router};
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, Kind, Version, attach, exec, logs};
 use crate::controller::{
-    Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Preview, RuntimeReport,
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Order, Ordered, Preview, RolloutView,
+    RuntimeReport,
 };
 use crate::state::{BadIdentity, Target};
 use crate::status::Status;
@@ -42,6 +43,8 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/apply", post(apply))
         .route("/v1/delete", post(delete))
         .route("/v1/approve", post(approve))
+        .route("/v1/order", post(order))
+        .route("/v1/rollouts", get(rollouts))
         .route("/v1/rescan", post(rescan))
         .route("/v1/runtimes", get(runtimes))
         .route("/v1/logs", get(logs::logs).post(logs::resume))
@@ -108,6 +111,18 @@ async fn delete(State(engine): State<Engine>, body: Result<Json<DeleteRequest>, 
 
 async fn approve(State(engine): State<Engine>) -> Answer<Vec<String>> {
     Ok(Json(engine.approve().await?))
+}
+
+async fn order(State(engine): State<Engine>, body: Result<Json<Order>, JsonRejection>) -> Answer<Ordered> {
+    Ok(Json(engine.order(&given(body)?).await?))
+}
+
+async fn rollouts(
+    State(engine): State<Engine>,
+    query: Result<Query<TargetQuery>, QueryRejection>,
+) -> Answer<Vec<RolloutView>> {
+    let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
+    Ok(Json(engine.rollouts(&target(&query.target)?).await?))
 }
 
 async fn rescan(State(engine): State<Engine>) -> Answer<()> {

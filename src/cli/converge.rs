@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
 use crate::spec::HumanDuration;
-use crate::state::{Condition, ConditionStatus, ExitReason, StopCause};
+use crate::state::{Condition, ConditionStatus, ExitReason, FailureReason, StopCause};
 use crate::status::{DeploymentState, ExitView, InstanceView, ServiceView, Status};
 use futures::StreamExt;
 
@@ -158,7 +158,7 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
         },
         // What can come up does, before the rest ends the wait.
         (Goal::Running, Some((State::Failed, _))) if is_moving(status, name) => Verdict::Pending,
-        (_, Some((State::Failed, view))) => Verdict::Failed(vec![Failed {
+        (_, Some((State::Failed, view))) | (Goal::Running, Some((State::Suspended, view))) => Verdict::Failed(vec![Failed {
             deployment: name.to_owned(),
             why: why(status, name, &view.message),
             is_retried: false,
@@ -180,6 +180,12 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
                 is_retried: true,
                 output: Some(Output::of(instance)),
             }]),
+            _ if has_failed(status, name) => Verdict::Failed(vec![Failed {
+                deployment: name.to_owned(),
+                why: why(status, name, &view.message),
+                is_retried: true,
+                output: worst(status, name, baseline).map(Output::of),
+            }]),
             _ => Verdict::Pending,
         },
         _ => Verdict::Pending,
@@ -193,6 +199,23 @@ fn is_moving(status: &Status, name: &str) -> bool {
     let failing = |condition: &Condition| condition.kind == "ReplicaFailure";
     let conditions = mine.map(|service| &service.conditions);
     conditions.into_iter().any(|all| all.iter().any(rolling) && !all.iter().any(failing))
+}
+
+/// Whether the rollout of a service of the deployment has failed, though it goes on.
+fn has_failed(status: &Status, name: &str) -> bool {
+    let reasons = [
+        FailureReason::ProgressDeadlineExceeded,
+        FailureReason::Refused,
+        FailureReason::Crashing,
+        FailureReason::GaveUp,
+    ];
+    let failed = |condition: &Condition| {
+        condition.kind == "Progressing"
+            && condition.status == ConditionStatus::False
+            && reasons.iter().any(|reason| reason.name() == condition.reason)
+    };
+    let mine = status.services.iter().filter(|service| service.deployment == name);
+    mine.flat_map(|service| &service.conditions).any(failed)
 }
 
 /// The message of a deployment, or the first condition of a service that does not hold.

@@ -162,6 +162,27 @@ fn holds_secret_option(value: &Value) -> bool {
     words.split_last().is_some_and(|(_, options)| options.iter().any(|option| is_secret(option)))
 }
 
+/// The value with its secrets masked, wherever in it they are.
+pub fn masked(mut value: Value) -> Value {
+    mask(&mut value, &mut Path::new());
+    value
+}
+
+fn mask(value: &mut Value, path: &mut Path) {
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                path.push(Part::Key(key.clone()));
+                mask(field, path);
+                path.pop();
+            }
+        }
+        value if is_secret(path, value) => *value = Value::String(MASK.to_owned()),
+        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, path)),
+        _ => {}
+    }
+}
+
 /// Whether a value must not be shown: its name says so, or it refers to a secret, or it is an address with a password, or
 /// there is a token in it.
 fn is_secret(path: &Path, value: &Value) -> bool {

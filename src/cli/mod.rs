@@ -26,15 +26,22 @@ mod log_reader;
 mod logs;
 mod narrate;
 mod neutral;
+mod ordering;
 pub(crate) mod output;
 mod plan;
 mod preview;
 mod problems;
 mod progress;
 mod reconnecting;
+mod resume;
+mod rollout;
+mod rollout_history;
+mod rollout_status;
 mod run;
+mod scale;
 pub mod schema;
 mod streams;
+mod suspend;
 mod terminal;
 pub(crate) mod text;
 mod top;
@@ -97,6 +104,10 @@ enum Verb {
     Diff(diff::Args),
     Plan(plan::Args),
     Delete(delete::Args),
+    Rollout(rollout::Args),
+    Scale(scale::Args),
+    Suspend(suspend::Args),
+    Resume(resume::Args),
     Get(get::Args),
     Describe(describe::Args),
     Top(top::Args),
@@ -215,6 +226,10 @@ impl Cli {
                 Verb::Diff(args) => args.run(&options?).await,
                 Verb::Plan(args) => args.run(&options?).await,
                 Verb::Delete(args) => args.run(&options?).await,
+                Verb::Rollout(args) => args.run(&options?).await,
+                Verb::Scale(args) => args.run(&options?).await,
+                Verb::Suspend(args) => args.run(&options?).await,
+                Verb::Resume(args) => args.run(&options?).await,
                 Verb::Get(args) => args.run(&options?).await,
                 Verb::Describe(args) => args.run(&options?).await,
                 Verb::Top(args) => args.run(&options?).await,

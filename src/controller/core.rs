@@ -20,6 +20,7 @@ use super::event::Event;
 use super::flight::Flights;
 use super::health::Checks;
 use super::lists::Lists;
+use super::memory::Keeper;
 use super::message::{Command, ListCall, Message};
 use super::observe::{self, Connect};
 use super::publish::Board;
@@ -28,6 +29,7 @@ use super::record::Record;
 use super::scaling::Scalers;
 use crate::clock::Clock;
 use crate::execute::Gate;
+use crate::plan::revisions::Memory;
 use crate::runtime::{Runtime, RuntimeEvent, Volumes};
 use crate::spec::RuntimeKind;
 use crate::status::Status;
@@ -56,6 +58,10 @@ pub struct Parts {
     pub scope: Scope,
     /// Deployments whose removal was asked for by name before and is not done.
     pub removing: BTreeMap<String, RemovalRequest>,
+    /// What is remembered of deployments, by name.
+    pub memory: BTreeMap<String, Memory>,
+    /// Keeps what is to be remembered, where anybody does.
+    pub keeper: Option<Arc<dyn Keeper>>,
     /// Told what happened, where anybody keeps a record. What does not fit is left out.
     pub events: Option<mpsc::Sender<Event>>,
     /// Told what needs no remembering any more. What does not fit is told again later.
@@ -149,6 +155,10 @@ pub struct State {
     pub(super) scalers: Scalers,
     pub(super) records: BTreeMap<String, Record>,
     pub(super) removing: BTreeMap<String, Removal>,
+    pub(super) memory: BTreeMap<String, Memory>,
+    pub(super) keeper: Option<Arc<dyn Keeper>>,
+    /// When time alone can change something of a deployment's rollouts.
+    pub(super) rollout_looks: BTreeMap<String, Option<DateTime<Utc>>>,
     pub(super) declared: Arc<Declared>,
     pub(super) scope: Scope,
     pub(super) board: Board,
@@ -176,6 +186,9 @@ impl State {
             scalers: Scalers::default(),
             records: BTreeMap::new(),
             removing: parts.removing.into_iter().map(|(name, request)| (name, Removal::of(request))).collect(),
+            memory: parts.memory,
+            keeper: parts.keeper,
+            rollout_looks: BTreeMap::new(),
             declared: Arc::new(Declared::default()),
             scope: parts.scope,
             board,
@@ -377,7 +390,9 @@ impl State {
         let removed = self.declared.removed.keys().cloned();
         // A removal by name may be all that is known of a deployment: volumes are left of it.
         let removing = self.removing.keys().cloned();
-        for name in declared.chain(known).chain(removed).chain(removing).chain(self.board.deployments()) {
+        let remembered = self.memory.keys().cloned();
+        for name in declared.chain(known).chain(removed).chain(removing).chain(remembered).chain(self.board.deployments())
+        {
             self.queue.add(&name, now);
         }
         self.board.touch(now, self.cache.len());
@@ -427,10 +442,17 @@ impl State {
             Command::Want(names, reply) => {
                 for name in names {
                     self.records.remove(&name);
+                    self.try_again(&name);
                     self.settle_removal(&name);
                     self.queue.add(&name, Instant::now());
                 }
                 let _ = reply.send(());
+            }
+            Command::Order(order, reply) => {
+                let _ = reply.send(self.order(&order));
+            }
+            Command::Rollouts(target, reply) => {
+                let _ = reply.send(self.rollouts_of(&target));
             }
             Command::AttendTo(names, reply) => {
                 names.iter().for_each(|name| self.queue.add(name, Instant::now()));
@@ -514,6 +536,8 @@ mod tests {
             clock: clock.clone(),
             scope: Scope::Everything,
             removing: BTreeMap::new(),
+            memory: BTreeMap::new(),
+            keeper: None,
             events: None,
             settled: None,
         };

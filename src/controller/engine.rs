@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::follow::{Bookmark, Followed, Observed, follow};
+use super::memory::Notebook;
 use super::message::{Command, Message};
 use super::open::{Source, blinded, local};
 use super::reread::Reread;
@@ -41,6 +42,8 @@ pub(super) struct Inner {
     /// Whether what watches the declarations has ended by itself.
     pub(super) blind: watch::Receiver<bool>,
     pub(super) mode: Mode,
+    /// What waits to be written of rollouts and orders; none where this engine only looks.
+    pub(super) notebook: Option<Arc<Notebook>>,
     pub(super) default_runtime: RuntimeKind,
     /// Directories that are watched, or were by the last controller; absolute.
     pub(super) watched: Vec<PathBuf>,
@@ -216,6 +219,14 @@ impl Engine {
     /// Stops working; workloads go on.
     pub async fn shutdown(&self) {
         self.inner.core.lock().await.take();
+        self.keep_notes().await;
+    }
+
+    /// Writes what waits to be written of rollouts and orders.
+    pub(super) async fn keep_notes(&self) {
+        if let Some(notebook) = &self.inner.notebook {
+            notebook.write(self.inner.store.clone()).await;
+        }
     }
 }
 

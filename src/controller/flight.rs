@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
 
 use crate::plan::{Action, Lane};
 use crate::spec::RuntimeKind;
@@ -31,11 +32,18 @@ pub struct Flights {
     deployment_of: HashMap<FlightId, String>,
     under_way: HashMap<String, BTreeMap<FlightId, Subject>>,
     progress: HashMap<FlightId, String>,
+    giving_up: HashMap<FlightId, CancellationToken>,
 }
 
 impl Flights {
-    /// Notes that a lane of this deployment begins; `None` when it has no step or its subject is being worked on already.
-    pub fn begin(&mut self, deployment: &str, lane: &Lane, now: DateTime<Utc>) -> Option<FlightId> {
+    /// Notes that a lane of this deployment begins, and how it is told that it is given up; `None` when it has no step or its
+    /// subject is being worked on already.
+    pub fn begin(
+        &mut self,
+        deployment: &str,
+        lane: &Lane,
+        now: DateTime<Utc>,
+    ) -> Option<(FlightId, CancellationToken)> {
         let subject = subject(lane, now)?;
         if self.of(deployment).any(|other| same(other, &subject)) {
             return None;
@@ -43,12 +51,26 @@ impl Flights {
         self.next += 1;
         self.deployment_of.insert(self.next, deployment.to_owned());
         self.under_way.entry(deployment.to_owned()).or_default().insert(self.next, subject);
-        Some(self.next)
+        let given_up = CancellationToken::new();
+        self.giving_up.insert(self.next, given_up.clone());
+        Some((self.next, given_up))
+    }
+
+    /// Gives up what is being made of a deployment and nobody wants any more, as far as nothing of it was made yet.
+    pub fn give_up(&self, deployment: &str, is_wanted: impl Fn(&Instance) -> bool) {
+        for (flight, subject) in self.under_way.get(deployment).into_iter().flatten() {
+            if let (Subject::Launch(made), Some(given_up)) = (subject, self.giving_up.get(flight))
+                && !is_wanted(made)
+            {
+                given_up.cancel();
+            }
+        }
     }
 
     /// Notes that a lane has ended; returns its deployment.
     pub fn end(&mut self, flight: FlightId) -> Option<String> {
         self.progress.remove(&flight);
+        self.giving_up.remove(&flight);
         let deployment = self.deployment_of.remove(&flight)?;
         if let Some(flights) = self.under_way.get_mut(&deployment) {
             flights.remove(&flight);

@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 use super::cache::Mark;
 use super::flight::FlightId;
 use super::lists::ListNumber;
+use super::orders::{Order, Taken};
 use super::scaling::Measured;
+use super::{EngineError, RolloutView};
 use crate::execute::Report;
 use crate::plan::Snapshot;
 use crate::probe::Verdict;
@@ -68,6 +70,10 @@ pub enum Command {
     Remove(BTreeMap<String, RemovalRequest>, oneshot::Sender<()>),
     /// These deployments are wanted: forget that their removal was asked for, and try again what was refused.
     Want(BTreeSet<String>, oneshot::Sender<()>),
+    /// What a user orders of what is declared; answers what was ordered, or why it can't be.
+    Order(Order, oneshot::Sender<std::result::Result<Taken, EngineError>>),
+    /// The rollouts of the services that a target covers.
+    Rollouts(Target, oneshot::Sender<std::result::Result<Vec<RolloutView>, EngineError>>),
     /// Where only some deployments are worked on: work on these too.
     AttendTo(BTreeSet<String>, oneshot::Sender<()>),
 }

@@ -15,9 +15,11 @@ use super::core::{Core, Parts, Scope, Settled};
 use super::declared::{Declared, Removed};
 use super::engine::{Engine, Inner};
 use super::event::{self, Event};
+use super::memory::{self, Keeper, Notebook};
 use super::reread::Reread;
 use super::{EngineError, EngineOptions, Mode, convert, runtimes};
 use crate::clock::{Clock, SystemClock};
+use crate::plan::revisions;
 use crate::source::{
     self, Deleted, DirectorySource, Records, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped,
     SpecSnapshot, last_roots,
@@ -68,7 +70,8 @@ impl Engine {
         if matches!(options.mode, Mode::Controller { .. }) {
             take_over(&state_dir, &watched)?;
         }
-        let Memory { removing, settled, events } = remember(access, &store, source.as_ref(), &mut tasks)?;
+        let Memory { removing, settled, events, memory, notebook } =
+            remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
             runtimes: runtimes::connectors(&options, access, &state_dir, default_runtime, &store),
             default_runtime,
@@ -76,6 +79,8 @@ impl Engine {
             clock: Arc::new(SystemClock),
             scope: scope(&options.mode),
             removing,
+            memory,
+            keeper: notebook.clone().map(|notebook| notebook as Arc<dyn Keeper>),
             events,
             settled,
         });
@@ -89,6 +94,7 @@ impl Engine {
             reread,
             blind,
             mode: options.mode,
+            notebook,
             default_runtime,
             watched,
             applying: Mutex::new(()),
@@ -115,24 +121,30 @@ struct Memory {
     removing: BTreeMap<String, RemovalRequest>,
     settled: Option<mpsc::Sender<Settled>>,
     events: Option<mpsc::Sender<Event>>,
+    memory: BTreeMap<String, revisions::Memory>,
+    notebook: Option<Arc<Notebook>>,
 }
 
-/// Opens the memory of an engine that works; one that only looks has none, so that it changes nothing.
+/// Opens the memory of an engine that works; one that only looks reads it, and changes nothing.
 fn remember(
     access: Access,
     store: &Arc<Store>,
     source: Option<&Source>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Memory, EngineError> {
+    let unread = local("the state database can't be read");
+    let memory = memory::load(store, access == Access::Work).map_err(unread)?;
     if access != Access::Work {
-        return Ok(Memory::default());
+        return Ok(Memory { memory, ..Memory::default() });
     }
     let removing = store.removals().map_err(local("the state database can't be read"))?;
     let (settled, inbox) = mpsc::channel(SETTLED);
     tasks.spawn(settle(inbox, store.clone(), source.map(|source| source.handle.clone())));
     let (events, recording) = event::record(store.clone());
     tasks.spawn(recording);
-    Ok(Memory { removing, settled: Some(settled), events: Some(events) })
+    let notebook = Arc::new(Notebook::default());
+    tasks.spawn(notebook.clone().write_on(store.clone()));
+    Ok(Memory { removing, settled: Some(settled), events: Some(events), memory, notebook: Some(notebook) })
 }
 
 fn place(options: &EngineOptions, access: Access) -> Result<StateDir, EngineError> {

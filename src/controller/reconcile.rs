@@ -27,31 +27,44 @@ impl State {
     pub(super) fn reconcile(&mut self, deployment: &str) {
         let (now, at) = self.now();
         let declared = self.declared.clone();
-        let desired = self.desired(declared.desired.deployments.get(deployment), deployment);
-        let judged = self.track(deployment, desired.ok());
-        let observed = self.flights.overlay(deployment, judged.clone());
-        self.track_load(deployment, desired.ok(), &observed);
-        let scaled = desired.ok().and_then(|declared| self.scalers.scaled(declared, &observed));
-        let desired = scaled.as_ref().map_or(desired, Ok);
+        let raw = self.desired(declared.desired.deployments.get(deployment), deployment);
+        let suspended = self.is_suspended(deployment);
+        self.records.entry(deployment.to_owned()).or_default().history.suspended = suspended;
+        let effective = raw.map(|desired| self.effective(desired));
+        let (mut judged, mut observed) = self.look(deployment, effective.as_ref().ok());
+        self.track_load(deployment, effective.as_ref().ok(), &observed);
+        let scaled = raw.ok().and_then(|declared| self.scalers.scaled(declared, &observed));
+        let raw = scaled.as_ref().map_or(raw, Ok);
+        let mut effective = raw.map(|desired| self.effective(desired));
+        if let (Ok(desired), true) = (raw, self.covers(deployment))
+            && self.advance(deployment, desired, &observed)
+        {
+            effective = Ok(self.effective(desired));
+            (judged, observed) = self.look(deployment, effective.as_ref().ok());
+        }
+        let shown = raw.map(|desired| self.shown(desired));
+        let (desired, shown) = (effective.as_ref().map_err(|fate| *fate), shown.as_ref().map_err(|fate| *fate));
         let sighted = self.with_input(deployment, desired, &observed, sightings);
         self.records.entry(deployment.to_owned()).or_default().sight(sighted, now);
         let plan = self.with_input(deployment, desired, &observed, plan);
         if self.covers(deployment) {
+            self.give_up_unwanted(deployment, desired);
             for lane in &plan.lanes {
                 self.launch(deployment, lane.clone());
             }
         }
-        if let Some(look) = plan.next_look {
+        for look in plan.next_look.into_iter().chain(self.next_look_at_rollouts(deployment)) {
             // The queue's clock stands still while the machine sleeps: what the wall clock says is looked at now and then.
             let wait = (look - now).to_std().unwrap_or_default().min(RELIST);
             self.queue.add(deployment, at + wait);
         }
-        let kept = desired.err().filter(|fate| *fate == Fate::Kept).and_then(|_| declared.why_kept(deployment));
+        let kept = desired.err().filter(|fate| *fate == Fate::Kept);
+        let kept = kept.and_then(|_| declared.why_kept(deployment).or_else(|| self.why_suspended(deployment)));
         let unwatched = declared.why_unwatched(deployment).filter(|_| desired.is_ok());
         let held = declared.why_held(deployment).filter(|_| desired.is_ok());
         let facts = Facts {
             deployment,
-            desired,
+            desired: shown,
             observed: &self.flights.visible(deployment, judged),
             unsupported: &self.unsupported(desired.ok()),
             plan: &plan,
@@ -72,8 +85,8 @@ impl State {
     /// What would be planned from if the deployment were declared like this, or not at all.
     pub(super) fn preview(&self, deployment: &str, desired: Option<&DesiredDeployment>) -> Snapshot {
         let observed = self.observed(deployment);
-        let scaled = desired.and_then(|declared| self.scalers.scaled(declared, &observed));
-        self.with_input(deployment, scaled.as_ref().or(desired).ok_or(Fate::Removed), &observed, Snapshot::of)
+        let desired = desired.map(|declared| self.to_run(declared, &observed)).ok_or(Fate::Removed);
+        self.with_input(deployment, desired.as_ref().map_err(|fate| *fate), &observed, Snapshot::of)
     }
 
     /// What is planned from now, for everything that is known.
@@ -84,14 +97,14 @@ impl State {
         let of = |name: String| {
             let desired = self.desired(declared.desired.deployments.get(&name), &name);
             let observed = self.observed(&name);
-            let scaled = desired.ok().and_then(|declared| self.scalers.scaled(declared, &observed));
-            self.with_input(&name, scaled.as_ref().map_or(desired, Ok), &observed, Snapshot::of)
+            let desired = desired.map(|declared| self.to_run(declared, &observed));
+            self.with_input(&name, desired.as_ref().map_err(|fate| *fate), &observed, Snapshot::of)
         };
         names.into_iter().map(of).collect()
     }
 
     /// Everything that a decision about the deployment is made from, given to `decide`.
-    fn with_input<T>(
+    pub(super) fn with_input<T>(
         &self,
         deployment: &str,
         desired: Result<&DesiredDeployment, Fate>,
@@ -125,6 +138,7 @@ impl State {
         match declared {
             _ if self.removing.contains_key(deployment) => Err(Fate::Removed),
             Some(desired) => Ok(desired),
+            None if self.is_suspended(deployment) => Err(Fate::Kept),
             None => Err(self.declared.fate(deployment)),
         }
     }
@@ -140,6 +154,13 @@ impl State {
         shared
     }
 
+    /// The instances with their health: as they are, and as planning has to see them.
+    fn look(&mut self, deployment: &str, desired: Option<&DesiredDeployment>) -> (Vec<Instance>, Vec<Instance>) {
+        let judged = self.track(deployment, desired);
+        let observed = self.flights.overlay(deployment, judged.clone());
+        (judged, observed)
+    }
+
     /// Has what runs checked as it is declared, and notes what checks found. Gives the instances with their health.
     fn track(&mut self, deployment: &str, desired: Option<&DesiredDeployment>) -> Vec<Instance> {
         let instances: Vec<Instance> = self.cache.of(deployment).cloned().collect();
@@ -147,7 +168,7 @@ impl State {
         let runtimes = &self.runtimes;
         let runtime = |kind| runtimes.get(&kind).map(|attached| &attached.runtime);
         self.checks.track(deployment, &instances, desired, acts, runtime);
-        let judged = self.judged(deployment);
+        let judged = self.judged(deployment, desired);
         for note in self.checks.notes(deployment, &judged) {
             tracing::info!("{}", note.message);
             self.record_event(Some(deployment), note.kind, note.message);
@@ -156,15 +177,15 @@ impl State {
     }
 
     /// The instances with their health.
-    fn judged(&self, deployment: &str) -> Vec<Instance> {
+    fn judged(&self, deployment: &str, desired: Option<&DesiredDeployment>) -> Vec<Instance> {
         let mut instances: Vec<Instance> = self.cache.of(deployment).cloned().collect();
-        let desired = self.declared.desired.deployments.get(deployment);
         self.checks.judge(deployment, &mut instances, desired, self.covers(deployment), self.now().0);
         instances
     }
 
     fn observed(&self, deployment: &str) -> Vec<Instance> {
-        self.flights.overlay(deployment, self.judged(deployment))
+        let desired = self.declared.desired.deployments.get(deployment).map(|desired| self.effective(desired));
+        self.flights.overlay(deployment, self.judged(deployment, desired.as_ref()))
     }
 
     /// Runtimes that nothing is known of, those that a service asks for and nobody attaches to among them.
@@ -210,12 +231,13 @@ impl State {
         }
         let Some(attached) = self.runtimes.get(&first.action.runtime()) else { return };
         let (runtime, gate) = (attached.runtime.clone(), attached.gate.clone());
-        let Some(flight) = self.flights.begin(deployment, &lane, now) else { return };
+        let Some((flight, given_up)) = self.flights.begin(deployment, &lane, now) else { return };
         let reporter = ToCore { flight, messages: self.messages.clone(), told: Mutex::default() };
         let (landing, first) = (self.messages.clone(), first.clone());
         let name = deployment.to_owned();
         self.lanes.spawn(async move {
-            let work = tokio::spawn(async move { execute::run(lane, runtime, gate, &name, &reporter).await });
+            let work =
+                tokio::spawn(async move { execute::run(lane, runtime, gate, &name, &reporter, given_up).await });
             let guard = AbortOnDrop(work.abort_handle());
             let ended = work.await;
             drop(guard);
@@ -258,7 +280,8 @@ impl State {
             Outcome::Failed(error) => {
                 tracing::warn!("{}: {error}", step.action);
                 self.record_event(Some(&deployment), "StepFailed", format!("{}: {error}", step.action));
-                let declared = self.declared.desired.deployments.get(&deployment);
+                let declared = self.declared.desired.deployments.get(&deployment).map(|desired| self.effective(desired));
+                let declared = declared.as_ref();
                 let service = step.action.instance().map(|id| id.service.as_str());
                 let desired = declared.zip(service).and_then(|(declared, service)| declared.services.get(service));
                 let record = self.records.entry(deployment.clone()).or_default();
@@ -326,6 +349,7 @@ impl State {
         self.scalers.forget(deployment);
         self.removing.remove(deployment);
         self.queue.remove(deployment);
+        self.forget_memory(deployment);
     }
 
     /// Whether a runtime may still hold something of the deployment: one that was not heard of yet, or that does not

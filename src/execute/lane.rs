@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{CallKind, Gate, resolve};
 use crate::plan::{Action, Lane, Step};
 use crate::runtime::{CreateRequest, ErrorKind, Runtime, RuntimeError};
@@ -40,19 +42,35 @@ pub trait Reporter: Send + Sync {
     fn progress(&self, step: &Step, progress: &crate::runtime::Progress);
 }
 
-/// Runs the steps in order until one fails. Every step is reported as soon as it ends.
-pub async fn run<R: Reporter>(lane: Lane, runtime: Arc<dyn Runtime>, gate: Arc<Gate>, deployment: &str, reporter: &R) {
+/// Runs the steps in order until one fails. Every step is reported as soon as it ends. While an image is fetched, nothing
+/// has been made yet: a lane that is given up then ends at once, without a report of that step.
+pub async fn run<R: Reporter>(
+    lane: Lane,
+    runtime: Arc<dyn Runtime>,
+    gate: Arc<Gate>,
+    deployment: &str,
+    reporter: &R,
+    given_up: CancellationToken,
+) {
     let mut created: Option<InstanceRef> = None;
     let mut steps = lane.steps.into_iter().peekable();
     while let Some(step) = steps.next() {
         if let Action::Remove { instance } = &step.action {
             await_readers(runtime.as_ref(), instance).await;
         }
-        let pass = gate.pass(deployment, kind_of(&step.action)).await;
-        let limit = longest(&step.action);
-        let attempted = tokio::time::timeout(limit, attempt(&step, &created, runtime.as_ref(), reporter)).await;
-        let outcome = attempted.unwrap_or_else(|_| Outcome::Failed(overdue(&step, limit)));
-        drop(pass);
+        let work = async {
+            let _pass = gate.pass(deployment, kind_of(&step.action)).await;
+            let limit = longest(&step.action);
+            let attempted = tokio::time::timeout(limit, attempt(&step, &created, runtime.as_ref(), reporter)).await;
+            attempted.unwrap_or_else(|_| Outcome::Failed(overdue(&step, limit)))
+        };
+        let outcome = match &step.action {
+            Action::EnsureImage { .. } => match given_up.run_until_cancelled(work).await {
+                Some(outcome) => outcome,
+                None => return,
+            },
+            _ => work.await,
+        };
         if let (Action::Create { .. }, Outcome::Now(instance)) = (&step.action, &outcome) {
             created = Some(Instance::as_ref(instance));
         }
@@ -273,7 +291,7 @@ mod tests {
         let (ended, mut gone) = tokio::sync::mpsc::unbounded_channel();
         let removal = {
             let (runtime, gate) = (runtime.clone(), gate.clone());
-            tokio::spawn(async move { run(lane, runtime, gate, "demo", &Ended(ended)).await })
+            tokio::spawn(async move { run(lane, runtime, gate, "demo", &Ended(ended), CancellationToken::new()).await })
         };
         tokio::time::sleep(Duration::from_secs(1)).await;
         let other = tokio::time::timeout(Duration::from_secs(1), gate.pass("demo", CallKind::Short)).await;
@@ -292,7 +310,7 @@ mod tests {
         let (lane, instance) = removal();
         let (ended, mut gone) = tokio::sync::mpsc::unbounded_channel();
         let began = tokio::time::Instant::now();
-        let done = tokio::time::timeout(SHORT, run(lane, runtime, gate, "demo", &Ended(ended))).await;
+        let done = tokio::time::timeout(SHORT, run(lane, runtime, gate, "demo", &Ended(ended), CancellationToken::new())).await;
         assert_eq!((done, gone.try_recv()), (Ok(()), Ok(instance)));
         assert_eq!(began.elapsed(), READERS);
     }

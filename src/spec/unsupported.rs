@@ -4,14 +4,14 @@
 //! What only some runtimes can't do, they report themselves.
 
 use super::{
-    DeclaredDeployment, OnIdle, RType, Rollout, Scalar, Scale, ServiceSpec, Storage, problem::display_path,
+    DeclaredDeployment, OnIdle, RType, Scalar, Scale, ServiceSpec, Storage, problem::display_path,
     problem::steps,
 };
 
 /// A field that has no effect yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct UnsupportedField {
-    /// The field, seen from its service (or deployment): `rollout.on_failure`.
+    /// The field, seen from its service (or deployment): `lifecycle.max_idle`.
     pub path: String,
     /// What does not happen, and what happens instead.
     pub why: String,
@@ -37,7 +37,7 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
         RType::Cron => add(true, "rtype", "cron jobs are not run yet"),
     }
     match &spec.scale {
-        None | Some(Scale::Fixed { .. }) => {}
+        None | Some(Scale::Fixed { .. } | Scale::Manual) => {}
         Some(Scale::Adaptive { targets, .. }) => {
             let targets = targets.unwrap_or_default();
             add(targets.rps.is_some(), "scale.targets.rps", "requests are not counted yet; the other targets decide");
@@ -45,7 +45,6 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
             let unmeasured = targets.memory.is_some() && !limited;
             add(unmeasured, "scale.targets.memory", "there is no `resources.memory` that it is a part of; write one");
         }
-        Some(Scale::Manual) => add(true, "scale.mode", "there is no command to scale yet; one replica runs"),
     }
     add(!spec.depends.is_empty(), "depends", "services do not wait for each other yet; all start at once");
     add(spec.init.is_some(), "init", "init steps are not run yet");
@@ -54,11 +53,6 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
     add(!spec.endpoints.is_empty(), "endpoints", "nothing listens on their ports yet");
     add(spec.pool.is_some(), "pool", "pools are not filled yet");
     add(spec.session.is_some(), "session", "there are no sessions yet");
-    if let Some(Rollout { progress_deadline, on_failure, history, .. }) = &spec.rollout {
-        add(progress_deadline.is_some(), "rollout.progress_deadline", "a rollout that is stuck is not given up yet");
-        add(on_failure.is_some(), "rollout.on_failure", "a failed rollout is not undone yet; it is tried again");
-        add(history.is_some(), "rollout.history", "old revisions are not kept yet");
-    }
     let max_idle = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.max_idle.is_some());
     add(max_idle, "lifecycle.max_idle", "no runtime reports activity yet, so nothing counts as idle");
     let suspends = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.on_idle == Some(OnIdle::Suspend));

@@ -84,6 +84,14 @@ const MIGRATIONS: &[&str] = &[
         mount BLOB NOT NULL           -- where that file system was mounted
     ) WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE memory (
+        deployment TEXT NOT NULL,
+        service TEXT NOT NULL,        -- empty where it is about the deployment as a whole
+        json TEXT NOT NULL,           -- rollouts of the service, or what users ordered of the deployment
+        PRIMARY KEY (deployment, service)
+    ) WITHOUT ROWID;
+",
 ];
 
 /// Newest format that this version knows.

@@ -9,6 +9,7 @@ mod lanes;
 mod lifecycle;
 mod properties;
 mod restart;
+mod revisions;
 mod rollout;
 mod rounding;
 mod simulate;

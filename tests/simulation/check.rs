@@ -50,7 +50,8 @@ fn is_as_declared(stage: &Stage) -> Result<(), String> {
         let Some(wanted) = wants.get(service) else {
             return Err(format!("{service} is not declared and has {} instances", instances.len()));
         };
-        slots_are_right(wanted, instances).map_err(|problem| format!("{service}: {problem}"))?;
+        let leads = leads(stage, service, wanted)?;
+        slots_are_right(wanted, &leads, instances).map_err(|problem| format!("{service}: {problem}"))?;
     }
     for (service, wanted) in &wants {
         if wanted.replicas > 0 && !by_service.contains_key(service) {
@@ -63,13 +64,28 @@ fn is_as_declared(stage: &Stage) -> Result<(), String> {
     left.map_or(Ok(()), |(_, name)| Err(format!("the network of {name} is left")))
 }
 
+/// The revision that a service is to come to: the declared one, a restart of it, or the one that it was rolled back to.
+fn leads(stage: &Stage, service: &ServiceName, wanted: &Wanted) -> Result<String, String> {
+    let Some(history) = stage.notes.of(service) else { return Ok(wanted.revision.clone()) };
+    let leads = history.rollout.as_ref().map_or_else(|| wanted.revision.clone(), |one| one.revision.to_string());
+    let is_told = leads == wanted.revision || history.pin.is_some() || history.restart.is_some();
+    if !is_told || history.pause.is_some() {
+        return Err(format!("{service} leads to {leads}, {} is declared: {history:?}", wanted.revision));
+    }
+    Ok(leads)
+}
+
+fn is_rolled_back(stage: &Stage, service: &ServiceName) -> bool {
+    stage.notes.of(service).is_some_and(|history| history.pin.is_some())
+}
+
 /// Each slot has exactly one ready instance of the declared revision and at most one dead one of it.
-fn slots_are_right(wanted: &Wanted, instances: &[Instance]) -> Result<(), String> {
+fn slots_are_right(wanted: &Wanted, leads: &str, instances: &[Instance]) -> Result<(), String> {
     let mut ready = BTreeMap::<u32, u32>::new();
     let mut dead = BTreeMap::<u32, u32>::new();
     for instance in instances {
         let name = instance.id.runtime_name();
-        if instance.id.revision.to_string() != wanted.revision {
+        if instance.id.revision.to_string() != leads {
             return Err(format!("{name} is outdated and {}", instance.phase.name()));
         }
         if instance.id.slot >= wanted.replicas {
@@ -94,15 +110,22 @@ fn slots_are_right(wanted: &Wanted, instances: &[Instance]) -> Result<(), String
 /// The status says that all is well.
 fn is_told(stage: &Stage) -> Result<(), String> {
     let (status, wants) = (stage.status(), stage.wanted());
-    if let Some(deployment) = status.deployments.iter().find(|view| view.state != DeploymentState::Running) {
+    let state = |name: &String| match wants.keys().any(|one| one.deployment == *name && is_rolled_back(stage, one)) {
+        true => DeploymentState::Failed,
+        false => DeploymentState::Running,
+    };
+    if let Some(deployment) = status.deployments.iter().find(|view| view.state != state(&view.deployment)) {
         return Err(format!("the status does not say that all is well: {deployment:?}"));
     }
     let told = |(name, wanted): (&ServiceName, &Wanted)| {
         let view =
             status.services.iter().find(|view| view.deployment == name.deployment && view.service == name.service);
         view.is_some_and(|view| {
-            [view.desired, view.running, view.ready, view.updated] == [wanted.replicas; 4]
-                && view.revision == wanted.revision
+            let rolled_back = is_rolled_back(stage, name);
+            let leads = leads(stage, name, wanted).unwrap_or_default();
+            [view.desired, view.running, view.ready] == [wanted.replicas; 3]
+                && (rolled_back || (view.updated == wanted.replicas && view.revision == leads))
+                && view.conditions.iter().any(|condition| condition.kind == "RolledBack") == rolled_back
         })
     };
     if status.services.len() != wants.len() || !wants.iter().all(told) {
@@ -181,7 +204,8 @@ pub fn history(stage: &Stage, Slack { lag, outlives }: Slack) -> Result<(), Stri
         let wanted = wanted_around(chronicle, change, lag);
         let late = outlives && chronicle.crashes.iter().any(|crash| (*crash..*crash + lag).contains(&change.at));
         let furnished = chronicle.unsynced.first().is_none_or(|(began, _)| change.at <= *began);
-        judge(&ledger, change, &wanted, late || furnished, chronicle).map_err(|problem| {
+        let led = stage.notes.led(&change.id.service_name(), change.at - lag, change.at);
+        judge(&ledger, change, (&wanted, &led), late || furnished, chronicle).map_err(|problem| {
             let name = change.id.runtime_name();
             format!(
                 "{} {name} {:?} {:?}: {problem}\nwanted {wanted:?}\n{}",
@@ -219,7 +243,7 @@ fn wanted_around(chronicle: &Chronicle, change: &Change, lag: chrono::Duration) 
 fn judge(
     ledger: &Ledger,
     change: &Change,
-    wanted: &[Option<Wanted>],
+    (wanted, led): (&[Option<Wanted>], &[String]),
     excused: bool,
     chronicle: &Chronicle,
 ) -> Result<(), String> {
@@ -234,7 +258,7 @@ fn judge(
         if chronicle.unsynced.iter().any(unsynced) && !excused {
             return Err("it was retired before the source was synced".to_owned());
         }
-        if !wanted.iter().any(|wanted| may_go(ledger, change, wanted.as_ref())) {
+        if !wanted.iter().any(|wanted| may_go(ledger, change, wanted.as_ref(), led)) {
             return Err("it was retired and nothing of it had changed".to_owned());
         }
     }
@@ -260,9 +284,14 @@ fn judge(
 }
 
 /// Whether one declaration lets an instance go.
-fn may_go(ledger: &Ledger, change: &Change, wanted: Option<&Wanted>) -> bool {
+fn may_go(ledger: &Ledger, change: &Change, wanted: Option<&Wanted>, led: &[String]) -> bool {
     let Some(wanted) = wanted else { return true };
+    let revision = change.id.revision.to_string();
+    let outdated = match led {
+        [] => revision != wanted.revision,
+        led => led.iter().any(|led| *led != revision),
+    };
     change.id.slot >= wanted.replicas
-        || change.id.revision.to_string() != wanted.revision
+        || outdated
         || ledger.has_double(&change.runtime_id)
 }

@@ -30,7 +30,7 @@ const MOST_CALLS: u64 = 200;
 fn services(version: u32, replicas: u32) -> Services {
     let service = |image, check| {
         let (strategy, surge, unavailable) = ("rolling", "1", "1");
-        Service { replicas, version, image, strategy, surge, unavailable, check }
+        Service { replicas, version, image, strategy, surge, unavailable, check, on_failure: "rollback" }
     };
     let web = service("sim/slow:3s", "type: http, url: 'http://localhost:80/'");
     BTreeMap::from([("web".to_owned(), web), ("worker".to_owned(), service("sim/stubborn", ""))])

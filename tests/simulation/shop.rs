@@ -20,7 +20,11 @@ pub struct Service {
     pub surge: &'static str,
     pub unavailable: &'static str,
     pub check: &'static str,
+    pub on_failure: &'static str,
 }
+
+/// Programs that never come to run: one crashes, one can't be had, one is refused, one is never ready.
+const BAD: [&str; 4] = ["sim/crash:1s", "sim/missing", "sim/reject", "sim/slow:9000s"];
 
 /// What checks of services do; none at all where it is empty.
 const CHECKS: [&str; 4] = ["", "", "type: tcp, port: 80", "type: http, url: 'http://localhost:80/'"];
@@ -35,13 +39,30 @@ impl Service {
             surge: "",
             unavailable: "",
             check: "",
+            on_failure: "rollback",
         };
         service.check = CHECKS[service.replicas as usize % CHECKS.len()];
         service.choose_rollout(rng);
         service
     }
 
+    /// Lets the next revision be one that never comes to run.
+    pub fn spoil(&mut self, rng: &mut Rng) {
+        self.image = pick(rng, &BAD);
+    }
+
+    /// Whether it never comes to run.
+    pub fn is_bad(&self) -> bool {
+        BAD.contains(&self.image)
+    }
+
+    /// Lets it come to run again.
+    pub fn mend(&mut self) {
+        self.image = "sim/run";
+    }
+
     pub fn choose_rollout(&mut self, rng: &mut Rng) {
+        self.on_failure = pick(rng, &["rollback", "rollback", "rollback", "continue"]);
         self.strategy = pick(rng, &["rolling", "rolling", "rolling", "rolling", "recreate"]);
         self.surge = pick(rng, &["0", "1", "2", "25%", "50%"]);
         self.unavailable = pick(rng, &["0", "1", "25%", "34%"]);
@@ -61,7 +82,7 @@ fn text(name: &str, services: &Services, style: u32) -> String {
     let mut text = format!("# written {style} times\nversion: v1\n");
     let mut body = String::from("services:\n");
     for (name, service) in services {
-        let Service { replicas, version, image, strategy, surge, unavailable, check } = service;
+        let Service { replicas, version, image, strategy, surge, unavailable, check, on_failure } = service;
         let health = match *check {
             "" => String::new(),
             check => format!("    health: {{ interval: 20s, check: {{ {check} }} }}\n"),
@@ -72,7 +93,10 @@ fn text(name: &str, services: &Services, style: u32) -> String {
             format!("    env: {{ VERSION: '{version}' }}\n"),
             format!("    scale: {{ mode: fixed, replicas: {replicas} }}\n"),
             "    stop_grace_period: 5s\n".to_owned(),
-            format!("    rollout: {{ strategy: {strategy}, max_surge: {surge}, max_unavailable: {unavailable} }}\n"),
+            format!(
+                "    rollout: {{ strategy: {strategy}, max_surge: {surge}, max_unavailable: {unavailable}, \
+                 progress_deadline: 2m, on_failure: {on_failure} }}\n"
+            ),
         ];
         let _ = writeln!(body, "  {name}:");
         for index in 0..fields.len() {

@@ -8,11 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use evenkeel::clock::{Clock, VirtualClock};
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, Settled};
+use evenkeel::controller::{
+    Command, Connected, Core, Declared, Keeper, Message, Note, NoteKey, Order, Parts, Scope, Settled,
+};
+use evenkeel::plan::revisions::{Memory, Orders, RolloutHistory};
 use evenkeel::runtime::sim::{Faults, ForgetfulRuntime, SimRuntime, World};
 use evenkeel::runtime::{RuntimeError, StopRecord, StopRecords};
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::Owner;
+use evenkeel::state::{Owner, ServiceName};
 use tokio::sync::{mpsc, watch};
 
 use crate::shop::{Source, Wants, wants};
@@ -71,6 +74,65 @@ impl StopRecords for Stops {
     }
 }
 
+/// What is remembered of rollouts, which outlives controllers as a database does.
+pub struct Notes {
+    clock: Arc<VirtualClock>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    memory: BTreeMap<String, Memory>,
+    /// Where rollouts led, and from when on.
+    led: Vec<(DateTime<Utc>, ServiceName, String)>,
+}
+
+impl Notes {
+    fn memory(&self) -> BTreeMap<String, Memory> {
+        let mut memory = self.kept.lock().expect("notes").memory.clone();
+        for history in memory.values_mut().flat_map(|memory| memory.rollouts.values_mut()) {
+            *history = std::mem::take(history).resumed();
+        }
+        memory
+    }
+
+    /// What is remembered of a service.
+    pub fn of(&self, name: &ServiceName) -> Option<RolloutHistory> {
+        self.kept.lock().expect("notes").memory.get(&name.deployment)?.rollouts.get(&name.service).cloned()
+    }
+
+    /// Where rollouts of a service led between these times.
+    pub fn led(&self, name: &ServiceName, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<String> {
+        let kept = self.kept.lock().expect("notes");
+        let of_service = || kept.led.iter().filter(|(at, of, _)| of == name && *at <= to);
+        let before = of_service().rfind(|(at, _, _)| *at <= from);
+        let within = of_service().filter(|(at, _, _)| *at > from);
+        before.into_iter().chain(within).map(|(_, _, revision)| revision.clone()).collect()
+    }
+}
+
+impl Keeper for Notes {
+    fn keep(&self, (deployment, service): NoteKey, note: Note, kept: Option<evenkeel::controller::Kept>) {
+        let mut notes = self.kept.lock().expect("notes");
+        let memory = notes.memory.entry(deployment.clone()).or_default();
+        match (note, service) {
+            (Note::Orders(orders), _) => memory.orders = orders,
+            (Note::Rollout(history), Some(service)) => {
+                let leads = history.rollout.as_ref().map(|rollout| rollout.revision.to_string());
+                memory.rollouts.insert(service.clone(), *history);
+                let at = self.clock.now();
+                let name = ServiceName { deployment, service };
+                notes.led.extend(leads.map(|revision| (at, name, revision)));
+            }
+            (Note::Forget, Some(service)) => drop(memory.rollouts.remove(&service)),
+            (Note::Forget | Note::Rollout(_), None) => memory.orders = Orders::default(),
+        }
+        if let Some(kept) = kept {
+            let _ = kept.send(Ok(()));
+        }
+    }
+}
+
 /// What happened to the controller and its declarations, for the checker.
 #[derive(Default)]
 pub struct Chronicle {
@@ -89,6 +151,8 @@ pub struct Stage {
     pub chronicle: Chronicle,
     /// What controllers recorded of stops.
     pub stops: Arc<Stops>,
+    /// What controllers remember of rollouts.
+    pub notes: Arc<Notes>,
     clock: Arc<VirtualClock>,
     controller: Option<Controller>,
     trace: Trace,
@@ -104,7 +168,8 @@ impl Stage {
         let clock = Arc::new(VirtualClock::starting_at(start));
         let world = World::new(clock.clone(), seed, faults);
         let (source, chronicle, stops) = Default::default();
-        Self { world, source, chronicle, stops, clock, controller: None, trace }
+        let notes = Arc::new(Notes { clock: clock.clone(), kept: Mutex::default() });
+        Self { world, source, chronicle, stops, notes, clock, controller: None, trace }
     }
 
     pub fn now(&self) -> DateTime<Utc> {
@@ -144,6 +209,8 @@ impl Stage {
             clock: self.clock.clone(),
             scope: Scope::Everything,
             removing: std::collections::BTreeMap::new(),
+            memory: self.notes.memory(),
+            keeper: Some(self.notes.clone()),
             events: None,
             settled: Some(settle),
         });
@@ -199,6 +266,16 @@ impl Stage {
             any = true;
         }
         any
+    }
+
+    /// Orders something; says whether it was taken.
+    pub async fn order(&self, order: Order) -> bool {
+        let Some(controller) = &self.controller else { return false };
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        if controller.core.messages.send(Message::Command(Command::Order(order, reply))).await.is_err() {
+            return false;
+        }
+        answer.await.is_ok_and(|taken| taken.is_ok())
     }
 
     /// What the controller shows.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evenkeel::controller::Order;
 use evenkeel::runtime::sim::{Change, Faults, Rng};
 use evenkeel::runtime::{CreateRequest, Runtime};
 use evenkeel::spec::ServiceSpec;
@@ -144,6 +145,7 @@ impl Story {
             0..3 => self.restart().await,
             3..6 => self.hurt(),
             6 => self.take_name(),
+            7 => self.order().await,
             _ => self.edit(),
         }
     }
@@ -165,6 +167,42 @@ impl Story {
         let most = pick(&mut self.rng, &[0, 2, 2, 300]);
         let sync = self.rng.duration(Duration::from_secs(most));
         self.stage.start(sync).await;
+    }
+
+    /// Somebody restarts, pauses or resumes the rollout of a service.
+    async fn order(&mut self) {
+        let wants = self.stage.wanted();
+        let index = self.rng.below(wants.len().max(1) as u64) as usize;
+        let Some(target) = wants.keys().nth(index).map(ToString::to_string) else { return };
+        let order = match self.rng.below(3) {
+            0 => Order::Restart { target },
+            1 => Order::Pause { target },
+            _ => Order::Resume { target },
+        };
+        let text = format!("{order:?}");
+        let taken = self.stage.order(order).await;
+        self.stage.note(format!("{text}: {taken}"));
+    }
+
+    /// What never comes to run is mended, unless it was, or will be, rolled back to something that does. Nothing is paused.
+    async fn mend(&mut self) {
+        for name in self.stage.wanted().into_keys() {
+            self.stage.order(Order::Resume { target: name.to_string() }).await;
+            let notes = self.stage.notes.of(&name).unwrap_or_default();
+            let Some(service) =
+                self.stage.source.shop.get_mut(&name.deployment).and_then(|all| all.get_mut(&name.service))
+            else {
+                continue;
+            };
+            let declared = notes.rollout.as_ref().map(|rollout| rollout.revision.clone());
+            let has_target = declared.is_some_and(|declared| {
+                notes.pin.is_some() || notes.last_good(&declared).is_some_and(|good| good.settled)
+            });
+            let goes_back = service.on_failure == "rollback" && has_target && service.replicas > 0;
+            if service.is_bad() && !(goes_back && self.rng.chance(0.5)) {
+                service.mend();
+            }
+        }
     }
 
     /// Somebody does something to one of our instances.
@@ -261,6 +299,9 @@ impl Story {
             self.stage.start(Duration::ZERO).await;
         }
         self.stage.declare();
+        sleep(Duration::from_secs(1)).await;
+        self.mend().await;
+        self.stage.declare();
         // Crashes that are on their way still happen.
         sleep(self.weather.faults().crash_within).await;
     }
@@ -278,8 +319,10 @@ fn change(services: &mut Services, kind: u64, rng: &mut Rng) {
     match kind {
         6 | 7 => service.replicas = rng.below(6) as u32,
         8 => service.choose_rollout(rng),
+        9 => service.spoil(rng),
+        10 if service.is_bad() => service.mend(),
         // Sometimes back to what it was, so that old instances become good again.
-        9 => service.version = service.version.saturating_sub(1),
+        10 => service.version = service.version.saturating_sub(1),
         _ => service.version += 1,
     }
 }

@@ -219,17 +219,18 @@ impl Course<'_, '_> {
             Outcome::Complete { at, .. } => Some(at),
             Outcome::Going | Outcome::Failed { .. } => None,
         };
-        rollout.outcome = Outcome::Complete { at: at.unwrap_or(now), settled: found.settled };
+        let since = at.unwrap_or(now);
+        rollout.outcome = Outcome::Complete { at: since, settled: found.settled };
         rollout.clock = Default::default();
+        let began = rollout.began;
+        self.history.set_completed(&wanted.revision, Some(since), found.settled);
         if at.is_some() {
             return;
         }
-        let began = rollout.began;
         let took = HumanDuration(std::time::Duration::from_secs((now - began).num_seconds().try_into().unwrap_or(0)));
         if matches!(self.history.pause, Some(Pause::Failure { .. })) {
             self.history.pause = None;
         }
-        self.history.set_completed(&wanted.revision, Some(now));
         let number = self.history.number(&wanted.revision);
         let text = format!("revision {number} ({}) is rolled out to {} replicas, {took} after it began", wanted.revision.short(), wanted.replicas);
         // What was there from the first moment on was not rolled out.
@@ -242,7 +243,7 @@ impl Course<'_, '_> {
     fn fail(&mut self, wanted: &DesiredService, failure: RolloutFailure) {
         let now = self.now();
         let number = self.history.number(&wanted.revision);
-        self.history.set_completed(&wanted.revision, None);
+        self.history.set_completed(&wanted.revision, None, false);
         let good = self.history.last_good(&wanted.revision).map(|good| (good.number, good.revision.clone()));
         let on_failure = wanted.spec.rollout().on_failure();
         let goes_on = match (on_failure, &wanted.standing.rolled_back, good) {

@@ -67,6 +67,9 @@ pub struct KnownRevision {
     pub declared_at: DateTime<Utc>,
     /// When its last rollout was complete; absent where it never was, or has failed since.
     pub completed_at: Option<DateTime<Utc>>,
+    /// Whether it ran for long enough then to be trusted.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 impl KnownRevision {
@@ -180,10 +183,11 @@ impl RolloutHistory {
         self.known(revision).map_or(0, |known| known.number)
     }
 
-    /// The revision whose rollout was complete last, other than this one.
+    /// The revision to go back to from this one: the one whose rollout was complete last, of those that can be trusted where
+    /// there are any.
     pub fn last_good(&self, except: &Revision) -> Option<&KnownRevision> {
         let others = self.revisions.iter().filter(|known| !known.is(except) && known.completed_at.is_some());
-        others.max_by_key(|known| (known.completed_at, known.number))
+        others.max_by_key(|known| (known.settled, known.completed_at, known.number))
     }
 
     /// The same after the controller was away: nobody looked meanwhile, so that this time does not count.

@@ -19,6 +19,7 @@ impl RolloutHistory {
             number,
             declared_at: before.as_ref().map_or(now, |known| known.declared_at),
             completed_at: before.as_ref().and_then(|known| known.completed_at),
+            settled: before.as_ref().is_some_and(|known| known.settled),
             ..known(wanted, now)
         });
     }
@@ -31,10 +32,10 @@ impl RolloutHistory {
         }
     }
 
-    /// Notes whether the rollout of a revision was complete.
-    pub(super) fn set_completed(&mut self, revision: &Revision, at: Option<DateTime<Utc>>) {
+    /// Notes whether the rollout of a revision was complete, and whether that can be trusted.
+    pub(super) fn set_completed(&mut self, revision: &Revision, at: Option<DateTime<Utc>>, settled: bool) {
         if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision)) {
-            known.completed_at = at;
+            (known.completed_at, known.settled) = (at, settled);
         }
     }
 
@@ -65,5 +66,6 @@ fn known(wanted: &DesiredService, now: DateTime<Utc>) -> KnownRevision {
         source: wanted.source.clone(),
         declared_at: now,
         completed_at: None,
+        settled: false,
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn scaled(service: &DesiredService, orders: &Orders) -> DesiredServic
 
 impl RolloutHistory {
     /// The service with the revision that its rollout leads to.
-    pub(super) fn wanted(&self, declared: &DesiredService) -> DesiredService {
+    pub fn wanted(&self, declared: &DesiredService) -> DesiredService {
         let pinned = self.pin.as_ref().filter(|pin| pin.declared.is(declared));
         let mut wanted = match pinned.and_then(|pin| Some((pin, self.known(&pin.to)?))) {
             None => declared.clone(),

@@ -1,0 +1,166 @@
+//! `keel rollout status`: wait for what is declared to run, or say why it does not.
+
+use std::time::Duration;
+
+use clap::ArgAction;
+use tokio::time::Instant;
+
+use super::connect::{synced_status, warn_about};
+use super::converge::not_done;
+use super::exit::{Exit, Outcome};
+use super::output::{note, print};
+use super::reconnecting::{Reconnecting, observe_existing};
+use super::text::harmless;
+use crate::config::Options;
+use crate::state::{Condition, ConditionStatus, Target};
+use crate::status::{DeploymentState, ServiceView, Status};
+
+/// Wait until a rollout is complete, or say why it will not be
+///
+/// It is complete when every replica is of the declared revision and ready, and no other is left.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Names: DEPLOYMENT or DEPLOYMENT/SERVICE.\n\n\
+Examples:\n  keel rollout status demo\n  keel rollout status demo/web --timeout 5m\n  \
+keel rollout status demo --watch=false\n\n\
+Exit codes: 0 what is declared runs and is ready, 1 it is paused, suspended, failed or rolled back (why is printed), or it \
+is not complete and nobody waits, 124 --timeout ran out first.")]
+pub struct Args {
+    /// DEPLOYMENT[/SERVICE]
+    #[arg(value_name = "NAME")]
+    name: Target,
+    /// Wait for the end; `--watch=false` says how it stands
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", value_name = "BOOL")]
+    watch: bool,
+    /// How long to wait [default: until it ends]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+/// How far a service is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Course {
+    Complete(String),
+    Waiting(String),
+    Failed(String),
+}
+
+impl Args {
+    /// Runs the verb.
+    pub async fn run(self, options: &Options) -> Outcome {
+        let Some(mut engine) = observe_existing(options).await? else {
+            note(format_args!("error: {} not found", self.name));
+            return Ok(Exit::Failure);
+        };
+        let outcome = self.follow(&mut engine).await;
+        engine.close().await;
+        outcome
+    }
+
+    async fn follow(&self, engine: &mut Reconnecting<'_>) -> Outcome {
+        let mut status = engine.ask(synced_status).await?;
+        warn_about(&status);
+        let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
+        let mut said = Vec::new();
+        loop {
+            let courses = courses(&status, &self.name);
+            let lines: Vec<String> = courses.iter().filter_map(news).collect();
+            for line in lines.iter().filter(|line| !said.contains(*line)) {
+                print(&format!("{line}\n"))?;
+            }
+            said = lines;
+            if let Some(exit) = end(&courses, &self.name) {
+                return Ok(exit);
+            }
+            if !self.watch {
+                return Ok(Exit::Failure);
+            }
+            if !engine.client().has_controller() {
+                note("error: no controller runs, so nothing goes on; `keel run` or `keel apply` does it");
+                return Ok(Exit::Failure);
+            }
+            let next = engine.status_after(status.generation);
+            status = match deadline {
+                None => next.await?,
+                Some(deadline) => match tokio::time::timeout_at(deadline, next).await {
+                    Ok(next) => next?,
+                    Err(_) => {
+                        note(format_args!("error: {} {}", self.name, not_done(self.timeout.unwrap_or_default())));
+                        return Ok(Exit::TimedOut);
+                    }
+                },
+            };
+        }
+    }
+}
+
+/// How the wait ends, where it does: failures count when nothing else is on its way.
+fn end(courses: &[Course], name: &Target) -> Option<Exit> {
+    if courses.is_empty() {
+        note(format_args!("error: {name} not found"));
+        return Some(Exit::Failure);
+    }
+    let waits = courses.iter().any(|course| matches!(course, Course::Waiting(_)));
+    let failures: Vec<&String> =
+        courses.iter().filter_map(|course| if let Course::Failed(why) = course { Some(why) } else { None }).collect();
+    if waits {
+        return None;
+    }
+    for why in &failures {
+        note(format_args!("error: {}", harmless(why)));
+    }
+    Some(if failures.is_empty() { Exit::Success } else { Exit::Failure })
+}
+
+/// What is told on the way; failures are told at the end.
+fn news(course: &Course) -> Option<String> {
+    match course {
+        Course::Complete(text) | Course::Waiting(text) => Some(text.clone()),
+        Course::Failed(_) => None,
+    }
+}
+
+fn courses(status: &Status, name: &Target) -> Vec<Course> {
+    let of = |view: &&ServiceView| {
+        view.deployment == name.deployment && name.service.as_ref().is_none_or(|service| *service == view.service)
+    };
+    status.services.iter().filter(of).map(|view| course(status, view)).collect()
+}
+
+fn course(status: &Status, view: &ServiceView) -> Course {
+    let name = format!("{}/{}", view.deployment, view.service);
+    let find = |kind: &str, is: ConditionStatus| {
+        view.conditions.iter().find(|condition| condition.kind == kind && condition.status == is)
+    };
+    let deployment = status.deployments.iter().find(|one| one.deployment == view.deployment);
+    let state = deployment.map(|deployment| deployment.state);
+    let message = |condition: &Condition| Course::Failed(condition.message.clone());
+    if let (Some(DeploymentState::Suspended), Some(deployment)) = (state, deployment) {
+        return Course::Failed(deployment.message.clone());
+    }
+    if let Some(rolled_back) = find("RolledBack", ConditionStatus::True) {
+        return message(rolled_back);
+    }
+    let complete = || Course::Complete(format!("service \"{name}\" successfully rolled out"));
+    match find("Progressing", ConditionStatus::False) {
+        Some(condition) if condition.reason == "Complete" => complete(),
+        // It rests as it is declared to.
+        Some(condition) if condition.reason == "Stopped" && state == Some(DeploymentState::Running) => complete(),
+        Some(condition) => message(condition),
+        None => Course::Waiting(waiting(status, view, &name)),
+    }
+}
+
+/// What is waited for, in kubectl's words.
+fn waiting(status: &Status, view: &ServiceView, name: &str) -> String {
+    let lives = status.instances.iter().filter(|one| {
+        one.deployment == view.deployment && one.service == view.service && one.phase != "exited"
+    });
+    let old = lives.filter(|one| !view.are_made_alike(&view.revision, &one.revision)).count();
+    let desired = view.desired;
+    let rest = match (view.updated < desired, old) {
+        (true, _) => format!("{} out of {desired} new replicas have been updated", view.updated),
+        (false, 1..) => format!("{old} old replicas are pending termination"),
+        (false, 0) => format!("{} of {desired} updated replicas are available", view.ready.min(desired)),
+    };
+    format!("Waiting for service \"{name}\" rollout to finish: {rest}...")
+}

@@ -1,0 +1,139 @@
+//! What outlives the controller of its decisions and of users' orders: read at its start, and written as it changes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::EngineError;
+use super::apply::blocking;
+use super::open::local;
+use crate::plan::revisions::{Memory, Orders, RolloutHistory};
+use crate::store::{Remembered, Store, StoreError};
+
+/// Of which deployment, and of which service of it; none where it is about the deployment as a whole.
+pub type NoteKey = (String, Option<String>);
+
+/// What is to be remembered under a key, in place of what was before.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Note {
+    /// What users ordered of the deployment.
+    Orders(Orders),
+    /// Rollouts of the service.
+    Rollout(Box<RolloutHistory>),
+    /// Nothing.
+    Forget,
+}
+
+/// Told whether a note was written, or why not.
+pub type Kept = oneshot::Sender<Result<(), String>>;
+
+/// Keeps notes for the next controller.
+pub trait Keeper: Send + Sync {
+    /// Takes a note, and whom to tell once it is written. Never waits.
+    fn keep(&self, key: NoteKey, note: Note, kept: Option<Kept>);
+}
+
+/// Notes on their way to the database. A later note of one key takes the place of an earlier one, so that there are never
+/// more of them than services.
+#[derive(Default)]
+pub struct Notebook {
+    waiting: Mutex<Waiting>,
+    woken: Notify,
+    /// Only one at a time writes, so that nothing older ever follows.
+    writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    notes: BTreeMap<NoteKey, Note>,
+    kept: Vec<Kept>,
+}
+
+impl Keeper for Notebook {
+    fn keep(&self, key: NoteKey, note: Note, kept: Option<Kept>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.notes.insert(key, note);
+        waiting.kept.extend(kept);
+        drop(waiting);
+        self.woken.notify_one();
+    }
+}
+
+impl Notebook {
+    /// Writes notes as they come, for ever.
+    pub async fn write_on(self: Arc<Self>, store: Arc<Store>) {
+        loop {
+            self.woken.notified().await;
+            self.write(store.clone()).await;
+        }
+    }
+
+    /// Writes what waits. What can't be written is told to whoever waits for it, and is lost with this controller unless
+    /// a later note takes its place.
+    pub async fn write(&self, store: Arc<Store>) {
+        let _one_at_a_time = self.writing.lock().await;
+        let Waiting { notes, kept } = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        if notes.is_empty() {
+            return;
+        }
+        let rows: Vec<Remembered> = notes.into_iter().map(row).collect();
+        let write = move || store.remember(&rows).map_err(local("what was decided is not recorded"));
+        let written = blocking(write).await.map_err(|error| error.to_string());
+        if let Err(error) = &written {
+            tracing::warn!("{error}");
+        }
+        for kept in kept {
+            // Whoever asked may have gone.
+            let _ = kept.send(written.clone());
+        }
+    }
+}
+
+fn row(((deployment, service), note): (NoteKey, Note)) -> Remembered {
+    let json = match note {
+        Note::Orders(orders) => serde_json::to_string(&orders).ok(),
+        Note::Rollout(history) => serde_json::to_string(&history).ok(),
+        Note::Forget => None,
+    };
+    Remembered { deployment, service, json }
+}
+
+/// What is remembered, by deployment. What can't be read is left out with a warning, and forgotten where `may_write`.
+pub fn load(store: &Store, may_write: bool) -> Result<BTreeMap<String, Memory>, StoreError> {
+    let mut memories: BTreeMap<String, Memory> = BTreeMap::new();
+    let mut unreadable = Vec::new();
+    for row in store.memory()? {
+        let memory = memories.entry(row.deployment.clone()).or_default();
+        let json = row.json.as_deref().unwrap_or_default();
+        let read = match &row.service {
+            None => serde_json::from_str(json).map(|orders| memory.orders = orders),
+            Some(service) => serde_json::from_str(json).map(|history: RolloutHistory| {
+                memory.rollouts.insert(service.clone(), history.resumed());
+            }),
+        };
+        if let Err(error) = read {
+            let of = row.service.as_deref().unwrap_or("all services");
+            tracing::warn!(
+                deployment = row.deployment, service = of, %error,
+                "what is remembered of its rollouts can't be read and is dropped; what runs goes on"
+            );
+            unreadable.push(Remembered { json: None, ..row });
+        }
+    }
+    if may_write && !unreadable.is_empty() {
+        store.remember(&unreadable)?;
+    }
+    Ok(memories)
+}
+
+/// Waits until notes are written.
+pub async fn written(waits: Vec<oneshot::Receiver<Result<(), String>>>) -> Result<(), EngineError> {
+    for wait in waits {
+        if let Ok(Err(why)) = wait.await {
+            let text = format!("it counts from now on, and is forgotten when the controller ends: {why}");
+            return Err(local("the order can't be kept")(std::io::Error::other(text)));
+        }
+    }
+    Ok(())
+}

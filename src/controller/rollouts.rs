@@ -1,0 +1,248 @@
+//! The memory of rollouts in the core: carried on at every turn of a deployment, kept, and shown.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::EngineError;
+use super::core::State;
+use super::engine::Engine;
+use super::memory::{Kept, Note};
+use super::message::Command;
+use crate::plan::revisions::{self, Decision, Memory, RolloutHistory, Seen, effective, shown};
+use crate::spec::{RType, Revision, RuntimeKind};
+use crate::state::{DesiredDeployment, DesiredService, Fate, Instance, Target};
+
+/// The revisions of one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RolloutView {
+    /// Deployment.
+    pub deployment: String,
+    /// Service.
+    pub service: String,
+    /// By number.
+    pub revisions: Vec<RevisionView>,
+}
+
+/// One revision of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RevisionView {
+    /// Counts the rollouts of the service, from 1; a revision that is rolled out again gets the next number.
+    pub number: u64,
+    /// Its template.
+    pub revision: Revision,
+    /// Whether it is what is declared now.
+    pub declared: bool,
+    /// Whether it is what is to run now.
+    pub wanted: bool,
+    /// Whether it was given up because its rollout failed; until something else is declared, it is not tried again.
+    pub failed: bool,
+    /// Where it was declared, `file:line`.
+    pub source: String,
+    /// Image, as it was written.
+    pub image: String,
+    /// The runtime that it was declared for.
+    pub runtime: RuntimeKind,
+    /// When it was first to run.
+    pub declared_at: DateTime<Utc>,
+    /// When its last rollout was complete; absent where it never was, or has failed since.
+    pub completed_at: Option<DateTime<Utc>>,
+    /// As it was declared.
+    pub spec: serde_json::Value,
+}
+
+impl State {
+    /// What is to run of a deployment that is declared like this.
+    pub(super) fn effective(&self, desired: &DesiredDeployment) -> DesiredDeployment {
+        self.memory.get(&desired.name).map_or_else(|| desired.clone(), |memory| effective(desired, memory))
+    }
+
+    /// The same with as many replicas as load asks for.
+    pub(super) fn to_run(&self, declared: &DesiredDeployment, observed: &[Instance]) -> DesiredDeployment {
+        match self.scalers.scaled(declared, observed) {
+            Some(scaled) => self.effective(&scaled),
+            None => self.effective(declared),
+        }
+    }
+
+    /// The same as users are shown it.
+    pub(super) fn shown(&self, desired: &DesiredDeployment) -> DesiredDeployment {
+        self.memory.get(&desired.name).map_or_else(|| desired.clone(), |memory| shown(desired, memory))
+    }
+
+    /// Whether nothing is to be done for a deployment. Its removal by name goes before that.
+    pub(super) fn is_suspended(&self, deployment: &str) -> bool {
+        self.memory.get(deployment).is_some_and(|memory| memory.orders.suspended)
+            && !self.removing.contains_key(deployment)
+    }
+
+    pub(super) fn why_suspended(&self, deployment: &str) -> Option<String> {
+        let why = || format!("it is suspended; `keel resume {deployment}` lets it go, `keel delete {deployment}` ends it");
+        self.is_suspended(deployment).then(why)
+    }
+
+    /// Carries the rollouts of a declared deployment on; says whether anything is to be planned otherwise by that.
+    pub(super) fn advance(&mut self, deployment: &str, declared: &DesiredDeployment, observed: &[Instance]) -> bool {
+        let mut memory = self.memory.remove(deployment).unwrap_or_default();
+        let before = memory.clone();
+        let scaled = shown(declared, &Memory { orders: memory.orders.clone(), ..Memory::default() });
+        let mut decisions: Vec<Decision> = Vec::new();
+        let mut next_look = None;
+        self.with_input(deployment, Ok(&scaled), observed, |input| {
+            for service in scaled.services.values() {
+                let history = memory.rollouts.entry(service.name.clone()).or_default();
+                let advance = revisions::advance(history, Seen { input, declared: service });
+                decisions.extend(advance.decisions);
+                next_look = [next_look, advance.next_look].into_iter().flatten().min();
+            }
+        });
+        let lives = |service: &String| observed.iter().any(|instance| instance.id.service == *service);
+        memory.rollouts.retain(|service, history| {
+            (declared.services.contains_key(service) || lives(service)) && *history != RolloutHistory::default()
+        });
+        for Decision { kind, message, is_trouble } in decisions {
+            match is_trouble {
+                true => tracing::warn!("{message}"),
+                false => tracing::info!("{message}"),
+            }
+            self.record_event(Some(deployment), kind, message);
+        }
+        self.keep_changes(deployment, &before, &memory);
+        let changed = memory != before;
+        self.rollout_looks.insert(deployment.to_owned(), next_look);
+        if memory != Memory::default() {
+            self.memory.insert(deployment.to_owned(), memory);
+        }
+        changed
+    }
+
+    /// When time alone can change something of a deployment's rollouts.
+    pub(super) fn next_look_at_rollouts(&self, deployment: &str) -> Option<DateTime<Utc>> {
+        self.rollout_looks.get(deployment).copied().flatten()
+    }
+
+    fn keep_changes(&self, deployment: &str, before: &Memory, now: &Memory) {
+        for (service, history) in &now.rollouts {
+            if before.rollouts.get(service) != Some(history) {
+                self.keep(deployment, Some(service), Note::Rollout(Box::new(history.clone())), None);
+            }
+        }
+        for service in before.rollouts.keys().filter(|service| !now.rollouts.contains_key(*service)) {
+            self.keep(deployment, Some(service), Note::Forget, None);
+        }
+    }
+
+    /// Hands a note to whoever keeps them.
+    pub(super) fn keep(&self, deployment: &str, service: Option<&str>, note: Note, kept: Option<Kept>) {
+        if let Some(keeper) = &self.keeper {
+            keeper.keep((deployment.to_owned(), service.map(str::to_owned)), note, kept);
+        }
+    }
+
+    /// Forgets what is remembered of a deployment of which nothing is left, once every runtime has told what it holds.
+    pub(super) fn forget_memory(&mut self, deployment: &str) {
+        if !self.synced() {
+            return;
+        }
+        self.rollout_looks.remove(deployment);
+        if let Some(memory) = self.memory.remove(deployment) {
+            self.keep(deployment, None, Note::Forget, None);
+            for service in memory.rollouts.keys() {
+                self.keep(deployment, Some(service), Note::Forget, None);
+            }
+        }
+    }
+
+    /// Gives the rollouts of a deployment that have failed, and go on, all of their time anew: somebody applied it again.
+    pub(super) fn try_again(&mut self, deployment: &str) {
+        let now = self.now().0;
+        let Some(memory) = self.memory.get_mut(deployment) else { return };
+        for history in memory.rollouts.values_mut().filter(|history| history.pause.is_none()) {
+            revisions::try_again(history, now);
+        }
+    }
+
+    /// Gives up what is being made of a deployment and is not wanted any more, so that it holds nothing up.
+    pub(super) fn give_up_unwanted(&self, deployment: &str, desired: Result<&DesiredDeployment, Fate>) {
+        if desired == Err(Fate::Kept) || self.is_suspended(deployment) {
+            return;
+        }
+        self.flights.give_up(deployment, |instance| {
+            let service = desired.ok().and_then(|desired| desired.services.get(&instance.id.service));
+            service.is_some_and(|service| {
+                let in_place = instance.id.slot < service.replicas && instance.runtime == service.runtime;
+                service.is_made_from(&instance.id.revision) && in_place
+            })
+        });
+    }
+
+    /// The rollouts of the services that a target covers.
+    pub(super) fn rollouts_of(&self, target: &Target) -> Result<Vec<RolloutView>, EngineError> {
+        let services = self.targets(target)?;
+        Ok(services.into_iter().map(|service| self.rollout_view(&target.deployment, service)).collect())
+    }
+
+    fn rollout_view(&self, deployment: &str, declared: &DesiredService) -> RolloutView {
+        let memory = self.memory.get(deployment);
+        let none = RolloutHistory::default();
+        let history = memory.and_then(|memory| memory.rollouts.get(&declared.name)).unwrap_or(&none);
+        let to_run = history.wanted(declared);
+        let failed = history.pin.as_ref().filter(|pin| pin.failure.is_some()).map(|pin| &pin.from);
+        let revisions = history.revisions.iter().map(|known| RevisionView {
+            number: known.number,
+            revision: known.revision.clone(),
+            declared: declared.is_made_from(&known.revision),
+            wanted: to_run.is_made_from(&known.revision),
+            failed: failed == Some(&known.revision),
+            source: known.source.to_string(),
+            image: known.spec.image.name.to_string(),
+            runtime: known.runtime,
+            declared_at: known.declared_at,
+            completed_at: known.completed_at,
+            spec: serde_json::to_value(known.spec.as_ref()).unwrap_or_default(),
+        });
+        RolloutView {
+            deployment: deployment.to_owned(),
+            service: declared.name.clone(),
+            revisions: revisions.collect(),
+        }
+    }
+
+    /// The declared services that a target covers, as far as they are rolled out.
+    pub(super) fn targets(&self, target: &Target) -> Result<Vec<&DesiredService>, EngineError> {
+        if target.slot.is_some() {
+            return Err(EngineError::Invalid(format!("{target} is one instance; name DEPLOYMENT or DEPLOYMENT/SERVICE")));
+        }
+        let missing = |what: String| EngineError::NotFound(format!("{what} not found"));
+        let deployment = self.declared_one(&target.deployment)?;
+        let is_rolled = |service: &&DesiredService| service.spec.rtype() == RType::Service && service.spec.pool.is_none();
+        let Some(name) = &target.service else {
+            let all: Vec<&DesiredService> = deployment.services.values().filter(is_rolled).collect();
+            return match all.is_empty() {
+                true => Err(EngineError::Invalid(format!("deployment {} has no service that is rolled out", target.deployment))),
+                false => Ok(all),
+            };
+        };
+        let service = deployment.services.get(name).ok_or_else(|| missing(format!("service {target}")))?;
+        match is_rolled(&service) {
+            true => Ok(vec![service]),
+            false => Err(EngineError::Invalid(format!("{target} is not rolled out: it is a job or a pool"))),
+        }
+    }
+
+    /// A deployment that is declared, and not about to go.
+    pub(super) fn declared_one(&self, name: &str) -> Result<&DesiredDeployment, EngineError> {
+        let declared = self.declared.desired.deployments.get(name).filter(|_| !self.removing.contains_key(name));
+        declared.ok_or_else(|| EngineError::NotFound(format!("deployment {name} not found")))
+    }
+}
+
+impl Engine {
+    /// The rollouts of the services that a target covers.
+    ///
+    /// # Errors
+    /// `NotFound` where it names nothing that is declared; `Invalid` where that is not rolled out.
+    pub async fn rollouts(&self, target: &Target) -> Result<Vec<RolloutView>, EngineError> {
+        let target = target.clone();
+        self.ask(|reply| Command::Rollouts(target, reply)).await?
+    }
+}

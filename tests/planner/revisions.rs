@@ -1,0 +1,521 @@
+//! Rollouts begin, make progress, complete, fail and are steered: which revision is to run, and what is told.
+
+use chrono::TimeDelta;
+use evenkeel::plan::revisions::{
+    Memory, OrderError, Outcome, RolloutHistory, Seen, advance, effective, pause, restart, resume, undo,
+};
+use evenkeel::spec::RuntimeKind;
+use evenkeel::state::{GoesOn, Instance, Pause};
+
+use super::dsl::{Change, Snapshot, all_up, revision, up};
+
+/// One service over time, with what is remembered of it.
+struct Course {
+    snapshot: Snapshot,
+    memory: Memory,
+}
+
+const SURGE: &str = "rollout: {max_surge: 1, max_unavailable: 0, progress_deadline: 60s}";
+
+impl Course {
+    /// Three replicas of `a` were rolled out long ago, and are.
+    fn rolled_out(fields: &str) -> Self {
+        let mut course = Self::begun(fields);
+        course.snapshot.observed = all_up(0..3, 'a').collect();
+        assert_eq!(course.turn(), ["RolloutComplete"]);
+        course.wait(100);
+        course
+    }
+
+    /// Three replicas of `a` are declared for the first time, and nothing is there.
+    fn begun(fields: &str) -> Self {
+        let mut course =
+            Self { snapshot: Snapshot::declared().service("web", 'a', 3, fields), memory: Memory::default() };
+        assert_eq!(course.turn(), ["RolloutStarted"]);
+        course.wait(1);
+        course
+    }
+
+    fn declare(&mut self, letter: char, replicas: u32, fields: &str) {
+        let snapshot = std::mem::replace(&mut self.snapshot, Snapshot::declared());
+        let services = Snapshot::declared().service("web", letter, replicas, fields).desired;
+        self.snapshot = Snapshot { desired: services, ..snapshot };
+    }
+
+    fn wait(&mut self, seconds: i64) {
+        self.snapshot.now += TimeDelta::seconds(seconds);
+    }
+
+    fn observe(&mut self, observed: impl IntoIterator<Item = Instance>) {
+        self.snapshot.observed = observed.into_iter().collect();
+    }
+
+    /// One turn; what was decided. Another one straight after it decides nothing.
+    fn turn(&mut self) -> Vec<&'static str> {
+        let decided = self.advance();
+        let before = self.memory.clone();
+        assert_eq!((self.advance(), &self.memory), (Vec::new(), &before), "a second turn");
+        let text = serde_json::to_string(&self.memory.rollouts).expect("JSON");
+        let read: std::collections::BTreeMap<String, RolloutHistory> = serde_json::from_str(&text).expect("it is read");
+        assert_eq!(read, self.memory.rollouts);
+        decided
+    }
+
+    fn advance(&mut self) -> Vec<&'static str> {
+        let input = self.snapshot.input(&self.snapshot.observed);
+        let declared = &self.snapshot.desired.as_ref().expect("declared").services["web"];
+        let history = self.memory.rollouts.entry("web".to_owned()).or_default();
+        let decided = advance(history, Seen { input: &input, declared });
+        assert!(decided.next_look.is_none_or(|look| look > input.now));
+        decided.decisions.iter().map(|decision| decision.kind).collect()
+    }
+
+    fn history(&mut self) -> &mut RolloutHistory {
+        self.memory.rollouts.get_mut("web").expect("a history")
+    }
+
+    fn declared(&self) -> evenkeel::state::DesiredService {
+        self.snapshot.desired.as_ref().expect("declared").services["web"].clone()
+    }
+
+    fn effective(&self) -> Snapshot {
+        let desired = effective(self.snapshot.desired.as_ref().expect("declared"), &self.memory);
+        Snapshot { desired: Ok(desired), ..self.snapshot.clone() }
+    }
+
+    /// The first letter of the revision that is planned for.
+    fn runs(&self) -> String {
+        let service = &self.effective().desired.expect("declared").services["web"];
+        service.revision.short()[..1].to_owned()
+    }
+
+    fn failure(&mut self) -> Option<String> {
+        let pinned = self.history().pin.as_ref().and_then(|pin| pin.failure.clone());
+        let paused = match &self.history().pause {
+            Some(Pause::Failure { failure }) => Some(failure.clone()),
+            _ => None,
+        };
+        let going = match self.history().rollout.as_ref().map(|rollout| rollout.outcome.clone()) {
+            Some(Outcome::Failed { failed: Some(failed), .. }) => Some(failed.failure),
+            _ => None,
+        };
+        pinned.or(paused).or(going).map(|failure| failure.reason.name().to_owned())
+    }
+
+    fn goes_on(&mut self) -> Option<GoesOn> {
+        match &self.history().rollout.as_ref()?.outcome {
+            Outcome::Failed { failed, .. } => failed.as_ref().map(|failed| failed.goes_on),
+            _ => None,
+        }
+    }
+
+    fn is_complete(&mut self) -> bool {
+        matches!(self.history().rollout.as_ref().expect("a rollout").outcome, Outcome::Complete { .. })
+    }
+
+    /// `b` is declared and never becomes ready.
+    fn stuck(on_failure: &str) -> Self {
+        let fields = format!("rollout: {{max_surge: 1, max_unavailable: 0, progress_deadline: 60s, {on_failure}}}");
+        let mut course = Self::rolled_out(&fields);
+        course.declare('b', 3, &fields);
+        assert_eq!(course.turn(), ["RolloutStarted"]);
+        course.observe(all_up(0..3, 'a').chain([up(0, 'b').unready()]));
+        assert_eq!(course.turn(), [""; 0]);
+        course
+    }
+}
+
+/// What makes a rollout of `b` fail, and in which word.
+fn triggers() -> Vec<(&'static str, Box<dyn Fn(&mut Course)>)> {
+    vec![
+        ("ProgressDeadlineExceeded", Box::new(|course| course.wait(60))),
+        (
+            "Refused",
+            Box::new(|course| course.snapshot = course.snapshot.clone().failed(1, 'b', 1, 0, false)),
+        ),
+        (
+            "Crashing",
+            Box::new(|course| {
+                course.observe(all_up(0..3, 'a').chain([up(0, 'b').attempt(2).restarted(2, 2).exited(1, 1, 0)]));
+            }),
+        ),
+        (
+            "Crashing",
+            Box::new(|course| {
+                let unhealthy = up(0, 'b').attempt(2).restarted(2, 2).exited(143, 30, 0);
+                course.observe(all_up(0..3, 'a').chain([unhealthy.by(evenkeel::state::StopCause::Unhealthy)]));
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn every_kind_of_failure_leads_to_what_the_spec_says() {
+    for (reason, trigger) in triggers() {
+        for (on_failure, decided, runs) in [
+            ("", &["RolledBack", "RolloutStarted"][..], "a"),
+            ("on_failure: rollback", &["RolledBack", "RolloutStarted"], "a"),
+            ("on_failure: pause", &["RolloutPaused"], "a"),
+            ("on_failure: continue", &["RolloutFailed"], "b"),
+        ] {
+            let mut course = Course::stuck(on_failure);
+            trigger(&mut course);
+            assert_eq!((course.turn(), course.runs().as_str()), (decided.to_vec(), runs), "{reason} {on_failure}");
+            assert_eq!(course.failure().as_deref(), Some(reason), "{on_failure}");
+            let pinned = course.history().pin.is_some();
+            let paused = course.history().pause.is_some();
+            assert_eq!((pinned, paused), (decided[0] == "RolledBack", on_failure == "on_failure: pause"), "{reason}");
+        }
+    }
+}
+
+#[test]
+fn a_first_rollout_that_fails_has_no_way_back_and_goes_on() {
+    for (reason, trigger) in triggers() {
+        let mut course = Course::begun(SURGE);
+        course.declare('b', 3, SURGE);
+        assert_eq!(course.turn(), ["RolloutStarted"]);
+        trigger(&mut course);
+        course.snapshot.observed.retain(|instance| instance.id.revision == revision('b'));
+        assert_eq!(course.turn(), ["RolloutFailed"], "{reason}");
+        assert_eq!((course.goes_on(), course.runs().as_str()), (Some(GoesOn::NoTarget), "b"));
+        let waits = course.effective().planned();
+        assert!(waits.contains("as there is no earlier revision to roll back to"), "{waits}");
+        course.observe(all_up(0..3, 'b'));
+        course.snapshot.history.failures.clear();
+        course.wait(1);
+        assert_eq!((course.turn(), course.failure()), (vec!["RolloutComplete"], None));
+    }
+}
+
+#[test]
+fn progress_starts_the_deadline_anew_and_flapping_is_no_progress() {
+    let mut course = Course::stuck("on_failure: rollback");
+    course.wait(59);
+    let since = course.snapshot.now;
+    let young = |slot| up(slot, 'b').change(|instance| instance.phase = evenkeel::state::Phase::Running { since, ready: true });
+    course.observe(all_up(0..3, 'a').chain([young(0)]));
+    assert_eq!(course.turn(), [""; 0], "one more new one is available");
+    course.wait(59);
+    course.observe(all_up(1..3, 'a').chain([young(0)]));
+    assert_eq!(course.turn(), [""; 0], "one more old one is gone");
+    course.wait(30);
+    course.observe(all_up(1..3, 'a').chain([young(0).unready()]));
+    assert_eq!(course.turn(), [""; 0]);
+    course.observe(all_up(1..3, 'a').chain([young(0)]));
+    assert_eq!(course.turn(), [""; 0], "it was available before");
+    course.wait(30);
+    assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+}
+
+#[test]
+fn time_without_a_runtime_or_with_a_pause_or_suspended_does_not_count() {
+    let stops: [(&str, fn(&mut Course), fn(&mut Course)); 3] = [
+        (
+            "silent",
+            |course| course.snapshot = course.snapshot.clone().unreachable(RuntimeKind::Docker),
+            |course| course.snapshot.unreachable.clear(),
+        ),
+        (
+            "paused",
+            |course| pause(course.history()).expect("it is not paused"),
+            |course| {
+                let now = course.snapshot.now;
+                resume(course.history(), now).expect("it is paused");
+            },
+        ),
+        (
+            "suspended",
+            |course| course.snapshot.history.suspended = true,
+            |course| course.snapshot.history.suspended = false,
+        ),
+    ];
+    for (name, stop, go_on) in stops {
+        let mut course = Course::stuck("on_failure: rollback");
+        course.wait(40);
+        stop(&mut course);
+        assert_eq!(course.turn(), [""; 0], "{name}");
+        course.wait(3_600);
+        assert_eq!(course.turn(), [""; 0], "{name}");
+        go_on(&mut course);
+        assert_eq!(course.turn(), [""; 0], "{name}");
+        course.wait(19);
+        assert_eq!(course.turn(), [""; 0], "{name}");
+        course.wait(1);
+        assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"], "{name}");
+    }
+}
+
+#[test]
+fn time_without_a_controller_does_not_count_and_a_clock_that_steps_back_does_no_harm() {
+    let mut course = Course::stuck("on_failure: rollback");
+    course.wait(40);
+    course.turn();
+    let history = course.history().clone().resumed();
+    *course.history() = history;
+    course.wait(3_600);
+    assert_eq!(course.turn(), [""; 0]);
+    course.snapshot.now -= TimeDelta::hours(5);
+    assert_eq!(course.turn(), [""; 0]);
+    course.wait(5 * 3_600 + 60);
+    assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+}
+
+#[test]
+fn a_rollback_stays_until_something_else_is_declared() {
+    let mut course = Course::stuck("on_failure: rollback");
+    course.wait(60);
+    assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+    course.effective().expect(
+        "retire web/0 b0: rolled back (bbbbbbbb to aaaaaaaa)
+         demo/web was rolled back to revision 3, as revision 2 failed: no progress within rollout.progress_deadline (1m): \
+         0 of 3 new replicas are available, and 3 old instances are left; edit its spec, or try it again with \
+         `keel rollout restart demo/web`",
+    );
+    course.observe(all_up(0..3, 'a'));
+    course.wait(1);
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    // A restart of the controller.
+    let history = course.history().clone().resumed();
+    *course.history() = history;
+    course.wait(3_600);
+    assert_eq!((course.turn(), course.runs().as_str()), (vec![], "a"));
+    let fields = "rollout: {max_surge: 1, max_unavailable: 0, progress_deadline: 60s, on_failure: rollback}";
+    course.declare('b', 5, fields);
+    assert_eq!((course.turn(), course.runs().as_str()), (vec![], "a"), "more replicas change nothing about it");
+    course.declare('b', 3, &format!("health: {{check: {{type: tcp, port: 80}}}}\n{fields}"));
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "b"), "another check may pass");
+    course.declare('c', 3, fields);
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "c"));
+    assert_eq!(course.history().last_good(&revision('c')).map(|good| good.revision.clone()), Some(revision('a')));
+}
+
+#[test]
+fn a_way_back_that_fails_is_tried_on() {
+    let mut course = Course::stuck("on_failure: rollback");
+    course.wait(60);
+    course.turn();
+    course.observe([up(0, 'b').unready()]);
+    course.wait(59);
+    assert_eq!(course.turn(), [""; 0]);
+    course.wait(1);
+    assert_eq!((course.turn(), course.goes_on()), (vec!["RolloutFailed"], Some(GoesOn::RollingBack)));
+    assert_eq!(course.runs(), "a");
+}
+
+#[test]
+fn a_new_revision_takes_the_place_of_a_stuck_one_at_once() {
+    for on_failure in ["on_failure: rollback", "on_failure: pause", "on_failure: continue"] {
+        for wait in [1, 60] {
+            let mut course = Course::stuck(on_failure);
+            course.wait(wait);
+            course.turn();
+            course.declare('c', 3, SURGE);
+            assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "c"), "{on_failure} {wait}");
+            assert_eq!((course.history().pause.clone(), course.failure()), (None, None));
+            let plan = course.effective().planned();
+            assert!(plan.contains("retire web/0 b0: template changed"), "{plan}");
+        }
+    }
+}
+
+#[test]
+fn a_paused_rollout_replaces_nothing_fills_what_died_and_scales() {
+    let mut course = Course::rolled_out(SURGE);
+    course.declare('b', 3, SURGE);
+    course.turn();
+    course.observe(all_up(1..3, 'a').chain([up(0, 'a'), up(0, 'b')]));
+    course.turn();
+    pause(course.history()).expect("it is not paused");
+    assert_eq!(pause(course.history()), Err(OrderError::AlreadyPaused));
+    let paused = "the rollout of demo/web is paused; `keel rollout resume demo/web` goes on with it";
+    course.effective().expect(paused);
+    // An old one and the new one die.
+    course.observe([up(0, 'a'), up(1, 'a').exited(1, 700, 0), up(2, 'a')]);
+    course.effective().expect(&format!(
+        "launch (restarts 1, streak 1) web/1 a1: exited 1, restart 1 in a row
+         {paused}"
+    ));
+    course.observe([up(0, 'b'), up(1, 'a')]);
+    course.effective().expect(&format!("launch web/2 a0: missing, 3 replicas wanted\n{paused}"));
+    course.declare('b', 1, SURGE);
+    course.effective().expect(&format!("retire web/1 a0: scaled down to 1 replica\n{paused}"));
+    course.declare('b', 2, SURGE);
+    let now = course.snapshot.now;
+    resume(course.history(), now).expect("it is paused");
+    assert_eq!(resume(course.history(), now), Err(OrderError::NotPaused));
+    course.effective().expect("launch web/1 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+}
+
+#[test]
+fn nothing_is_rolled_out_while_a_complete_rollout_is_paused() {
+    let mut course = Course::rolled_out(SURGE);
+    pause(course.history()).expect("it is not paused");
+    assert_eq!(course.turn(), [""; 0]);
+    course.effective().expect("");
+    course.declare('b', 3, SURGE);
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "a"));
+    course.declare('c', 3, SURGE);
+    course.turn();
+    assert_eq!(course.runs(), "a");
+    let now = course.snapshot.now;
+    resume(course.history(), now).expect("it is paused");
+    assert_eq!((course.turn(), course.runs().as_str()), (vec![], "c"));
+}
+
+#[test]
+fn a_crash_right_after_the_end_still_leads_back_and_a_later_one_does_not() {
+    for (ran, decided) in [(0, &["RolledBack", "RolloutStarted"][..]), (10, &[])] {
+        let mut course = Course::rolled_out(SURGE);
+        course.declare('b', 3, SURGE);
+        course.turn();
+        course.wait(1);
+        let since = course.snapshot.now;
+        let new = |slot| up(slot, 'b').change(|one| one.phase = evenkeel::state::Phase::Running { since, ready: true });
+        course.observe((0..3).map(new));
+        assert_eq!(course.turn(), ["RolloutComplete"]);
+        course.wait(ran);
+        course.turn();
+        let crashed = up(0, 'b').attempt(2).restarted(2, 2).exited(1, 1, 0);
+        course.observe([crashed, new(1).unready(), new(2).unready()]);
+        assert_eq!(course.turn(), decided, "after {ran} s");
+        assert!(course.is_complete() || !decided.is_empty());
+    }
+}
+
+#[test]
+fn undo_runs_an_earlier_revision_until_something_else_is_declared() {
+    let mut course = Course::rolled_out(SURGE);
+    let (now, declared) = (course.snapshot.now, course.declared());
+    assert_eq!(undo(course.history(), &declared, None, now), Err(OrderError::NoHistory));
+    for letter in ['b', 'c'] {
+        course.declare(letter, 3, SURGE);
+        course.turn();
+        course.observe(all_up(0..3, letter));
+        course.wait(1);
+        assert_eq!(course.turn(), ["RolloutComplete"]);
+    }
+    let declared = course.declared();
+    let to = |course: &mut Course, number| undo(course.history(), &declared, number, now);
+    assert_eq!(
+        to(&mut course, Some(9)),
+        Err(OrderError::Unknown { number: 9, known: "1, 2, 3".to_owned() })
+    );
+    assert_eq!(to(&mut course, Some(3)), Err(OrderError::Same { number: 3 }));
+    assert_eq!(to(&mut course, None), Ok(2));
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "b"));
+    let numbers = |course: &mut Course| -> Vec<(u64, String)> {
+        course.history().revisions.iter().map(|one| (one.number, one.revision.short()[..1].to_owned())).collect()
+    };
+    let known = |number, letter: &str| (number, letter.to_owned());
+    assert_eq!(numbers(&mut course), [known(1, "a"), known(3, "c"), known(4, "b")]);
+    // A file that says the same changes nothing about it.
+    course.declare('c', 3, SURGE);
+    assert_eq!((course.turn(), course.runs().as_str()), (vec![], "b"));
+    assert!(course.effective().planned().contains("keel rollout undo demo/web --to-revision 3"));
+    assert_eq!(to(&mut course, None), Ok(3), "as kubectl does, once more leads back");
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "c"));
+    assert_eq!(course.history().pin, None);
+    assert_eq!(to(&mut course, Some(1)), Ok(1));
+    course.declare('d', 3, SURGE);
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "d"));
+    pause(course.history()).expect("it is not paused");
+    assert_eq!(to(&mut course, Some(1)), Err(OrderError::Paused));
+}
+
+#[test]
+fn restart_replaces_every_instance_by_the_same_rules_once() {
+    let mut course = Course::rolled_out(SURGE);
+    let declared = course.declared();
+    restart(course.history(), &declared).expect("it is not paused");
+    assert_eq!(course.turn(), ["RolloutStarted"]);
+    let service = course.effective().desired.expect("declared").services["web"].clone();
+    let restarted = revision('a').restarted(1);
+    assert_eq!(service.revision, restarted);
+    let short = restarted.short();
+    course.effective().expect(&format!(
+        "launch web/0 {}0: restart asked for (aaaaaaaa to {short})",
+        &short[..1]
+    ));
+    let of = |slot| {
+        let restarted = restarted.clone();
+        up(slot, 'a').change(move |one| {
+            one.id.revision = restarted;
+            one.runtime_id = one.id.runtime_name();
+        })
+    };
+    course.observe((0..3).map(of));
+    course.wait(1);
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    course.effective().expect("");
+    // Nothing is remembered any more: they are known as what they are.
+    let forgotten = std::mem::take(&mut course.memory);
+    assert_eq!(course.turn(), [""; 0]);
+    course.effective().expect("");
+    course.memory = forgotten;
+    restart(course.history(), &declared).expect("it is not paused");
+    course.turn();
+    assert_eq!(course.effective().desired.expect("declared").services["web"].revision, revision('a').restarted(2));
+    course.declare('b', 3, SURGE);
+    course.turn();
+    assert_eq!((course.runs().as_str(), course.history().restart.clone()), ("b", None));
+}
+
+#[test]
+fn restart_and_undo_try_again_what_was_rolled_back() {
+    for by_number in [false, true] {
+        let mut course = Course::stuck("on_failure: rollback");
+        course.wait(60);
+        course.turn();
+        course.observe(all_up(0..3, 'a'));
+        course.turn();
+        let (declared, now) = (course.declared(), course.snapshot.now);
+        match by_number {
+            true => drop(undo(course.history(), &declared, Some(2), now).expect("it is known")),
+            false => restart(course.history(), &declared).expect("it is not paused"),
+        }
+        assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "b"), "{by_number}");
+        course.wait(59);
+        assert_eq!(course.turn(), [""; 0]);
+        course.wait(1);
+        assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+    }
+}
+
+#[test]
+fn as_many_revisions_are_kept_as_the_spec_says_and_what_a_rollback_needs() {
+    let fields = "rollout: {history: 2, progress_deadline: 60s}";
+    let mut course = Course::rolled_out(fields);
+    for letter in ['b', 'c', 'd', 'e'] {
+        course.declare(letter, 3, fields);
+        course.turn();
+        course.observe(all_up(0..3, 'a'));
+        course.wait(1);
+    }
+    let kept: Vec<u64> = course.history().revisions.iter().map(|known| known.number).collect();
+    assert_eq!(kept, [1, 4, 5], "what runs and is good stays, and two of the others");
+}
+
+#[test]
+fn writing_down_the_runtime_neither_begins_a_rollout_nor_ends_a_rollback() {
+    let mut course = Course::stuck("on_failure: rollback");
+    course.wait(60);
+    course.turn();
+    course.observe(all_up(0..3, 'a'));
+    course.turn();
+    let fields = "rollout: {max_surge: 1, max_unavailable: 0, progress_deadline: 60s, on_failure: rollback}";
+    course.declare('f', 3, fields);
+    course.snapshot = course.snapshot.clone().equivalent_to("web", 'b');
+    assert_eq!((course.turn(), course.runs().as_str()), (vec![], "a"));
+}
+
+#[test]
+fn what_rests_on_purpose_is_complete() {
+    let fields = "restart_policy: {kind: on_failure}\nrollout: {progress_deadline: 60s}";
+    let mut course = Course::begun(fields);
+    course.observe((0..3).map(|slot| up(slot, 'a').exited(0, 5, 0)));
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    let mut course = Course::begun("restart_policy: {kind: 'no'}");
+    course.observe((0..3).map(|slot| up(slot, 'a').exited(3, 5, 0)));
+    assert_eq!((course.turn(), course.failure().as_deref()), (vec!["RolloutFailed"], Some("GaveUp")));
+}
