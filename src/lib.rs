@@ -40,7 +40,8 @@
 //!
 //! # Where to start
 //!
-//! - What a deployment needs next is decided in [`plan`]; nothing else decides.
+//! - What a deployment needs next is decided in [`plan`]; nothing else decides. Which revision of a service is to run is
+//!   decided in [`plan::revisions`], and the planner plans for that.
 //! - A new runtime implements [`runtime::Runtime`] and passes the conformance suite in `tests/conformance`.
 //! - A new field of the format goes into [`spec`], where an exhaustive match asks whether it belongs to the
 //!   template, and into the runtimes; until then it shows as the condition `UnsupportedField`.

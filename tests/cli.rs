@@ -61,6 +61,9 @@ mod credentials;
 #[path = "support/registry.rs"]
 mod registry;
 
+#[path = "cli/rollout.rs"]
+mod rollout;
+
 #[path = "cli/removal.rs"]
 mod removal;
 #[path = "cli/reset.rs"]

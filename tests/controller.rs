@@ -23,6 +23,8 @@ mod follow;
 mod health;
 #[path = "controller/requests.rs"]
 mod requests;
+#[path = "controller/rollouts.rs"]
+mod rollouts;
 
 /// What is known of a deployment that is to go.
 fn removed() -> Removed {

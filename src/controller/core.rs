@@ -158,7 +158,7 @@ pub struct State {
     pub(super) memory: BTreeMap<String, Memory>,
     pub(super) keeper: Option<Arc<dyn Keeper>>,
     /// When time alone can change something of a deployment's rollouts.
-    pub(super) rollout_looks: BTreeMap<String, Option<DateTime<Utc>>>,
+    pub(super) rollout_looks: BTreeMap<String, DateTime<Utc>>,
     pub(super) declared: Arc<Declared>,
     pub(super) scope: Scope,
     pub(super) board: Board,

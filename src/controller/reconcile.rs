@@ -30,6 +30,7 @@ impl State {
         let raw = self.desired(declared.desired.deployments.get(deployment), deployment);
         let suspended = self.is_suspended(deployment);
         self.records.entry(deployment.to_owned()).or_default().history.suspended = suspended;
+        self.rollout_looks.remove(deployment);
         let effective = raw.map(|desired| self.effective(desired));
         let (mut judged, mut observed) = self.look(deployment, effective.as_ref().ok());
         self.track_load(deployment, effective.as_ref().ok(), &observed);

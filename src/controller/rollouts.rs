@@ -108,7 +108,9 @@ impl State {
         }
         self.keep_changes(deployment, &before, &memory);
         let changed = memory != before;
-        self.rollout_looks.insert(deployment.to_owned(), next_look);
+        if let Some(next_look) = next_look {
+            self.rollout_looks.insert(deployment.to_owned(), next_look);
+        }
         if memory != Memory::default() {
             self.memory.insert(deployment.to_owned(), memory);
         }
@@ -117,7 +119,7 @@ impl State {
 
     /// When time alone can change something of a deployment's rollouts.
     pub(super) fn next_look_at_rollouts(&self, deployment: &str) -> Option<DateTime<Utc>> {
-        self.rollout_looks.get(deployment).copied().flatten()
+        self.rollout_looks.get(deployment).copied()
     }
 
     fn keep_changes(&self, deployment: &str, before: &Memory, now: &Memory) {

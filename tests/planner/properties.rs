@@ -332,6 +332,64 @@ proptest! {
     }
 
     #[test]
+    fn a_rollback_keeps_the_bounds_at_every_instant_and_ends_where_it_came_from(
+        (surge, unavailable) in (0_u32..4, 0_u32..4),
+        replicas in 1_u32..8,
+        // Some new ones may become ready before all that follow do not.
+        mut good in 0_usize..8,
+        choices in prop::collection::vec((0_usize..32, 0_usize..5), 0..200),
+    ) {
+        let fields = format!(
+            "rollout: {{max_surge: {surge}, max_unavailable: {unavailable}, progress_deadline: 60s}}\n\
+             health: {{check: {{type: tcp, port: 80}}}}\n"
+        );
+        let (surge, unavailable) = if (surge, unavailable) == (0, 0) { (0, 1) } else { (surge, unavailable) };
+        let declared = |letter| Snapshot::declared().service("web", letter, replicas, &fields);
+        let mut world = World::new(declared('a').with(all_up(0..replicas, 'a')));
+        world.memory = Some(Default::default());
+        prop_assert_eq!(world.turn(), Plan::default());
+        world.snapshot.desired = declared('b').desired;
+        good = good.min(replicas as usize - 1);
+        let is_back = |world: &World| world.memory.as_ref().is_some_and(|memory| memory.rollouts["web"].pin.is_some());
+        let mut choices = choices.into_iter().chain((0..).map(|turn| (turn, turn % 5)));
+        for turn in 0.. {
+            prop_assert!(turn < 4_000, "it does not end: {:#?}", world.snapshot);
+            let plan = world.turn();
+            let was_busy = world.is_busy();
+            let (choice, kind) = choices.next().expect("without end");
+            let (live, available) = count(&world);
+            prop_assert!(live <= replicas + surge, "{} live: {}", live, plan);
+            prop_assert!(available + unavailable >= replicas, "{} available: {}", available, plan);
+            let moved = match kind {
+                0 if good > 0 && !is_back(&world) && world.make_ready_of('b') => {
+                    good -= 1;
+                    true
+                }
+                0 | 1 => world.make_ready_of('a'),
+                2 => {
+                    world.wait(7);
+                    true
+                }
+                _ => world.is_busy(),
+            };
+            if moved && kind > 2 {
+                world.advance(choice);
+            }
+            let at_rest = plan.is_empty() && !was_busy && !world.make_ready_of('a');
+            if is_back(&world) && at_rest {
+                break;
+            }
+        }
+        let alive = world.snapshot.observed.iter().filter(|one| !matches!(one.phase, Phase::Exited(_)));
+        let found: Vec<_> = alive.map(|one| (one.id.slot, one.id.revision.short()[..1].to_owned())).collect();
+        let wanted: Vec<_> = (0..replicas).map(|slot| (slot, "a".to_owned())).collect();
+        let mut found = found;
+        found.sort();
+        prop_assert_eq!(found, wanted);
+        prop_assert!(world.turn().is_empty(), "a second plan does something");
+    }
+
+    #[test]
     fn a_converged_service_is_left_alone(
         bounds in bounds(),
         policies in policies().prop_filter("nothing expires", |policies| !policies.contains("max_lifetime")),

@@ -1,6 +1,7 @@
 //! Plans carried out step by step in an arbitrary order, with faults, on a world of plain data.
 
 use chrono::TimeDelta;
+use evenkeel::plan::revisions::{Memory, Seen, advance, effective};
 use evenkeel::plan::{Action, Failure, Forecast, Lane, Plan, Stage, Wait};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{
@@ -16,11 +17,13 @@ pub struct World {
     pub snapshot: Snapshot,
     /// Lanes under way, each with the number of the steps that are done.
     under_way: Vec<(Lane, usize)>,
+    /// What is remembered of rollouts, where anything is.
+    pub memory: Option<Memory>,
 }
 
 impl World {
     pub fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot, under_way: Vec::new() }
+        Self { snapshot, under_way: Vec::new(), memory: None }
     }
 
     /// What a controller sees: instances with a step under way are pending or stopping.
@@ -47,9 +50,18 @@ impl World {
         snapshot
     }
 
+    /// What is planned from: what is seen, with what is to run by what is remembered, which is carried on first.
+    fn to_be_planned(&mut self) -> Snapshot {
+        let seen = self.seen();
+        let (Some(memory), Ok(desired)) = (&mut self.memory, &seen.desired) else { return seen };
+        let history = memory.rollouts.entry("web".into()).or_default();
+        advance(history, Seen { input: &seen.input(&seen.observed), declared: &desired.services["web"] });
+        Snapshot { desired: Ok(effective(desired, memory)), ..seen }
+    }
+
     /// Plans, checks the plan, and begins its lanes.
     pub fn turn(&mut self) -> Plan {
-        let plan = self.seen().plan();
+        let plan = self.to_be_planned().plan();
         let subject = |lane: &Lane| (lane.steps[0].action.instance().cloned(), lane.steps[0].action.runtime());
         let busy: Vec<_> = self.under_way.iter().map(|(lane, _)| subject(lane)).collect();
         let new = plan.lanes.iter().filter(|lane| !busy.contains(&subject(lane)));
@@ -134,6 +146,13 @@ impl World {
         let Some(index) = choice.checked_rem(unready.len()) else { return false };
         unready[index].judge(Some(HealthState::Healthy));
         true
+    }
+
+    /// Makes one unready instance of this revision ready. Returns whether there was one.
+    pub fn make_ready_of(&mut self, letter: char) -> bool {
+        let mut running = self.running().into_iter();
+        let found = running.find(|instance| !instance.phase.is_ready() && instance.id.revision == revision(letter));
+        found.map(|instance| instance.judge(Some(HealthState::Healthy))).is_some()
     }
 
     /// Somebody removes an instance behind the controller's back.

@@ -24,6 +24,9 @@ const QUIET: Duration = Duration::from_secs(1_800);
 /// Full lists in that time: one every five minutes.
 const QUIET_LISTS: u64 = 7;
 
+/// What is noted of a service that stays with an earlier revision.
+pub const ROLLED_BACK: &str = "was rolled back";
+
 /// Waits until what exists is exactly what is declared.
 pub async fn converges(stage: &mut Stage) -> Result<(), String> {
     let deadline = stage.now() + PATIENCE;
@@ -35,6 +38,9 @@ pub async fn converges(stage: &mut Stage) -> Result<(), String> {
             let status = serde_json::to_string_pretty(&*stage.status()).expect("JSON");
             return Err(format!("not converged within {PATIENCE}: {problem}\n{status}"));
         }
+    }
+    for service in stage.wanted().keys().filter(|service| is_rolled_back(stage, service)) {
+        stage.note(format!("{service} {ROLLED_BACK}"));
     }
     stage.note("all is as declared");
     Ok(())

@@ -286,8 +286,8 @@ impl Course<'_, '_> {
             Outcome::Complete { .. } | Outcome::Failed { .. } => None,
         };
         let is_watched = !matches!(rollout.outcome, Outcome::Complete { settled: true, .. });
-        let proven = found.proven_from.filter(|_| is_watched && !found.blind);
-        self.advance.next_look = earliest([deadline, proven]);
+        let next = found.next.filter(|_| is_watched && !found.blind);
+        self.advance.next_look = earliest([deadline, next]);
     }
 }
 

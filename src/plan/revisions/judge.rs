@@ -8,7 +8,7 @@ use crate::plan::backoff::PROVEN_RUN;
 use crate::plan::diff::{count, exit_of};
 use crate::plan::restart::{AfterExit, after_exit};
 use crate::plan::rollout::crashed;
-use crate::plan::time::after;
+use crate::plan::time::{after, earliest};
 use crate::state::{DesiredService, FailureReason, Instance, Phase, RolloutFailure};
 
 /// Crashes in a row of one new instance after which its revision has failed, as long as no new instance was trusted yet.
@@ -29,8 +29,8 @@ pub(super) struct Findings {
     pub proven: u32,
     /// Whether that is true of all that are to run.
     pub settled: bool,
-    /// When the next of them will be, if it goes on as now.
-    pub proven_from: Option<DateTime<Utc>>,
+    /// When the next one will be available, or is to be trusted, if it goes on as now.
+    pub next: Option<DateTime<Utc>>,
     /// Nothing is known of a runtime that matters.
     pub blind: bool,
     /// Why it can't come to what is wanted, or hardly, by what ended.
@@ -59,7 +59,7 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService) -> Findings {
         complete: old == 0 && available + resting == wanted.replicas,
         proven,
         settled: old == 0 && proven + resting == wanted.replicas,
-        proven_from: slots.iter().filter_map(|slot| if let Slot::Available { proven } = slot { *proven } else { None }).min(),
+        next: earliest(slots.iter().map(Slot::next)),
         blind: input.unreachable.contains_key(&wanted.runtime) || new.iter().chain(&other).any(is_silent),
         ended: slots.into_iter().find_map(|slot| if let Slot::Failing(failure) = slot { Some(failure) } else { None }),
         refused: refusal(input, wanted),
@@ -72,8 +72,8 @@ enum Slot {
     Available { proven: Option<DateTime<Utc>> },
     /// It is down on purpose.
     AtRest,
-    /// It is on its way.
-    Coming,
+    /// It is on its way; when it will be available, where only time is missing.
+    Coming { available: Option<DateTime<Utc>> },
     /// It will hardly get there.
     Failing(RolloutFailure),
 }
@@ -81,6 +81,14 @@ enum Slot {
 impl Slot {
     const fn is_available(&self) -> bool {
         matches!(self, Self::Available { .. })
+    }
+
+    /// When time alone makes another of it.
+    const fn next(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Available { proven: next } | Self::Coming { available: next } => *next,
+            Self::AtRest | Self::Failing(_) => None,
+        }
     }
 }
 
@@ -96,7 +104,8 @@ impl Eye<'_> {
         if let Some(instance) = of_slot().find(|instance| self.judge.is_available(instance)) {
             return Slot::Available { proven: self.proven_from(instance) };
         }
-        let Some(newest) = of_slot().max_by_key(|instance| instance.id.attempt) else { return Slot::Coming };
+        let coming = Slot::Coming { available: earliest(of_slot().map(|instance| self.judge.available_from(instance))) };
+        let Some(newest) = of_slot().max_by_key(|instance| instance.id.attempt) else { return coming };
         let crashes = match exit_of(newest) {
             Some(exit) => match after_exit(newest, exit, &self.wanted.spec) {
                 AfterExit::AtRest(_) => return Slot::AtRest,
@@ -107,10 +116,12 @@ impl Eye<'_> {
                 AfterExit::Restart { streak, .. } if crashed(newest) => streak,
                 AfterExit::Restart { .. } | AfterExit::Replace => 0,
             },
+            // It runs, and may be here to stay.
+            None if self.judge.is_ready(newest) => return coming,
             None => newest.streak,
         };
         if crashes < CRASHES_IN_A_ROW {
-            return Slot::Coming;
+            return coming;
         }
         let last = of_slot().filter(|instance| crashed(instance)).max_by_key(|instance| instance.id.attempt);
         let how = last.and_then(exit_of).map_or_else(String::new, |exit| format!(": {exit}"));
