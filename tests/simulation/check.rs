@@ -21,6 +21,9 @@ const PATIENCE: chrono::Duration = chrono::Duration::minutes(25);
 /// How long nothing may be done once all is as declared.
 const QUIET: Duration = Duration::from_secs(1_800);
 
+/// Longest time until the next full list tells what no event did: five minutes and a tenth, and the call itself.
+pub const NEXT_LIST: chrono::Duration = chrono::Duration::seconds(360);
+
 /// Full lists in that time: one every five minutes.
 const QUIET_LISTS: u64 = 7;
 
@@ -190,12 +193,14 @@ pub fn strangers(stage: &Stage, strangers: &Strangers) -> Result<(), String> {
 pub struct Slack {
     /// How long after its decision a call may have its effect.
     pub lag: chrono::Duration,
+    /// How long the controller may not know what became of an instance, where events are lost.
+    pub unheard: chrono::Duration,
     /// Whether calls of a controller that crashed may have their effect under the next one, which can't know.
     pub outlives: bool,
 }
 
 /// Every single thing that the controller did was allowed at its time.
-pub fn history(stage: &Stage, Slack { lag, outlives }: Slack) -> Result<(), String> {
+pub fn history(stage: &Stage, Slack { lag, unheard, outlives }: Slack) -> Result<(), String> {
     let mut ledger = Ledger::default();
     let chronicle = &stage.chronicle;
     if stage.world.forgotten_changes() > 0 {
@@ -211,7 +216,8 @@ pub fn history(stage: &Stage, Slack { lag, outlives }: Slack) -> Result<(), Stri
         let late = outlives && chronicle.crashes.iter().any(|crash| (*crash..*crash + lag).contains(&change.at));
         let furnished = chronicle.unsynced.first().is_none_or(|(began, _)| change.at <= *began);
         let led = stage.notes.led(&change.id.service_name(), change.at - lag, change.at);
-        judge(&ledger, change, (&wanted, &led), late || furnished, chronicle).map_err(|problem| {
+        let is_known = ledger.is_known_to_serve(&change.runtime_id, change.at - unheard);
+        judge(&ledger, change, (&wanted, &led, is_known), late || furnished, chronicle).map_err(|problem| {
             let name = change.id.runtime_name();
             format!(
                 "{} {name} {:?} {:?}: {problem}\nwanted {wanted:?}\n{}",
@@ -249,7 +255,7 @@ fn wanted_around(chronicle: &Chronicle, change: &Change, lag: chrono::Duration) 
 fn judge(
     ledger: &Ledger,
     change: &Change,
-    (wanted, led): (&[Option<Wanted>], &[String]),
+    (wanted, led, is_known): (&[Option<Wanted>], &[String], bool),
     excused: bool,
     chronicle: &Chronicle,
 ) -> Result<(), String> {
@@ -268,7 +274,7 @@ fn judge(
             return Err("it was retired and nothing of it had changed".to_owned());
         }
     }
-    if retires && ledger.serves(&change.runtime_id) && !excused {
+    if retires && is_known && !excused {
         let floor = |wanted: &Option<Wanted>| {
             wanted.as_ref().map_or(0, |wanted| wanted.replicas.saturating_sub(wanted.unavailable))
         };

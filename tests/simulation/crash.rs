@@ -60,7 +60,7 @@ async fn tell(crash_after: u64, (outlives_caller, then): (f64, Duration), trace:
         }
         check::converges(&mut stage).await?;
     }
-    check::history(&stage, check::Slack { lag: LAG, outlives: outlives_caller > 0.0 })?;
+    check::history(&stage, check::Slack { lag: LAG, unheard: LAG, outlives: outlives_caller > 0.0 })?;
     check::is_quiet(&mut stage).await?;
     Ok(crashed)
 }

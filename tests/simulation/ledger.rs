@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use evenkeel::runtime::sim::{Change, What};
 use evenkeel::state::{EndedBy, InstanceId, ServiceName, StopCause};
 
@@ -11,6 +12,8 @@ struct Account {
     id: InstanceId,
     runs: bool,
     ready: bool,
+    /// When it became ready after its start, which the controller has to be told.
+    became_ready: Option<DateTime<Utc>>,
     /// It was asked to end.
     asked: bool,
 }
@@ -37,6 +40,12 @@ impl Ledger {
     /// Whether it takes traffic and nobody asked it to end.
     pub fn serves(&self, runtime_id: &str) -> bool {
         self.accounts.get(runtime_id).is_some_and(Account::serves)
+    }
+
+    /// Whether that is so and the controller knows, which is told of what happened until then.
+    pub fn is_known_to_serve(&self, runtime_id: &str, told: DateTime<Utc>) -> bool {
+        let account = self.accounts.get(runtime_id).filter(|account| account.serves());
+        account.is_some_and(|account| account.became_ready.is_none_or(|at| at <= told))
     }
 
     /// How many instances of a service do.
@@ -70,7 +79,7 @@ impl Ledger {
         let served = self.serves(key);
         match &change.what {
             What::Created => {
-                let account = Account { id: change.id.clone(), runs: false, ready: false, asked: false };
+                let account = Account { id: change.id.clone(), runs: false, ready: false, became_ready: None, asked: false };
                 self.accounts.insert(key.clone(), account);
             }
             What::Started { ready } => {
@@ -84,6 +93,7 @@ impl Ledger {
             What::Ready => {
                 if let Some(account) = self.accounts.get_mut(key) {
                     account.ready = true;
+                    account.became_ready = Some(change.at);
                 }
                 self.settle(slot);
             }

@@ -29,6 +29,11 @@ const BAD: [&str; 4] = ["sim/crash:1s", "sim/missing", "sim/reject", "sim/slow:9
 /// What checks of services do; none at all where it is empty.
 const CHECKS: [&str; 4] = ["", "", "type: tcp, port: 80", "type: http, url: 'http://localhost:80/'"];
 
+/// Whether a program of this name never comes to run.
+pub fn is_bad(image: &str) -> bool {
+    BAD.iter().any(|bad| image.ends_with(bad) || image.ends_with(&format!("{bad}:latest")))
+}
+
 impl Service {
     pub fn random(rng: &mut Rng) -> Self {
         let mut service = Self {
@@ -53,7 +58,7 @@ impl Service {
 
     /// Whether it never comes to run.
     pub fn is_bad(&self) -> bool {
-        BAD.contains(&self.image)
+        is_bad(self.image)
     }
 
     /// Lets it come to run again.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::controller::Order;
+use evenkeel::plan::revisions::{KnownRevision, Outcome};
 use evenkeel::runtime::sim::{Change, Faults, Rng};
 use evenkeel::runtime::{CreateRequest, Runtime};
 use evenkeel::spec::ServiceSpec;
@@ -12,7 +13,7 @@ use evenkeel::state::{InstanceId, Owner};
 use tokio::time::sleep;
 
 use crate::check;
-use crate::shop::{Service, Services, pick};
+use crate::shop::{Service, Services, is_bad, pick};
 use crate::stage::{Stage, Trace, owner};
 
 /// Tells the script's course apart from the machine's.
@@ -94,7 +95,9 @@ impl Weather {
             Self::Calm | Self::Deaf => 7,
             Self::Slow | Self::Harsh => 90,
         };
-        check::Slack { lag: chrono::Duration::seconds(seconds), outlives: self.faults().outlives_caller > 0.0 }
+        let lag = chrono::Duration::seconds(seconds);
+        let unheard = if self.faults().event_lost > 0.0 { check::NEXT_LIST.max(lag) } else { lag };
+        check::Slack { lag, unheard, outlives: self.faults().outlives_caller > 0.0 }
     }
 }
 
@@ -194,9 +197,12 @@ impl Story {
             else {
                 continue;
             };
-            let declared = notes.rollout.as_ref().map(|rollout| rollout.revision.clone());
-            let has_target = declared.is_some_and(|declared| {
-                notes.pin.is_some() || notes.last_good(&declared).is_some_and(|good| good.settled)
+            let is_good = |known: &KnownRevision| known.settled && !is_bad(&known.spec.image.name.to_string());
+            let has_target = notes.rollout.as_ref().is_some_and(|rollout| match &notes.pin {
+                Some(pin) => notes.known(&pin.to).is_some_and(is_good),
+                // Where events are lost, it may look as if it ran.
+                None if matches!(rollout.outcome, Outcome::Complete { .. }) => false,
+                None => notes.last_good(&rollout.revision).is_some_and(is_good),
             });
             let goes_back = service.on_failure == "rollback" && has_target && service.replicas > 0;
             if service.is_bad() && !(goes_back && self.rng.chance(0.5)) {
