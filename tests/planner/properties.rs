@@ -375,7 +375,7 @@ proptest! {
             if moved && kind > 2 {
                 world.advance(choice);
             }
-            let at_rest = plan.is_empty() && !was_busy && !world.make_ready_of('a');
+            let at_rest = plan.is_empty() && !was_busy && !moved && !world.make_ready_of('a');
             if is_back(&world) && at_rest {
                 break;
             }
