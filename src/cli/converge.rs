@@ -158,12 +158,14 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
         },
         // What can come up does, before the rest ends the wait.
         (Goal::Running, Some((State::Failed, _))) if is_moving(status, name) => Verdict::Pending,
-        (_, Some((State::Failed, view))) | (Goal::Running, Some((State::Suspended, view))) => Verdict::Failed(vec![Failed {
-            deployment: name.to_owned(),
-            why: why(status, name, &view.message),
-            is_retried: false,
-            output: worst(status, name, baseline).map(Output::of),
-        }]),
+        (_, Some((State::Failed, view))) | (Goal::Running, Some((State::Suspended, view))) => {
+            Verdict::Failed(vec![Failed {
+                deployment: name.to_owned(),
+                why: why(status, name, &view.message),
+                is_retried: false,
+                output: worst(status, name, baseline).map(Output::of),
+            }])
+        }
         (Goal::Running, Some((State::Degraded, view))) => match worst(status, name, baseline) {
             Some(instance) if baseline.crashes(status, instance) >= CRASHES => Verdict::Failed(vec![Failed {
                 deployment: name.to_owned(),

@@ -89,7 +89,8 @@ async fn settled(client: &Client, deployment: &str) -> Result<(), ApiError> {
 
 fn is_settled(status: &Status, deployment: &str) -> bool {
     status.services.iter().filter(|service| service.deployment == deployment).all(|service| {
-        let mine = || status.instances.iter().filter(|one| one.deployment == deployment && one.service == service.service);
+        let mine =
+            || status.instances.iter().filter(|one| one.deployment == deployment && one.service == service.service);
         let first = mine().next().map(|first| &first.revision);
         let alike = |revision: &String| first.is_none_or(|first| service.are_made_alike(first, revision));
         mine().count() == service.desired as usize && mine().all(|one| one.ready && alike(&one.revision))

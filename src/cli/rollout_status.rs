@@ -152,9 +152,10 @@ fn course(status: &Status, view: &ServiceView) -> Course {
 
 /// What is waited for, in kubectl's words.
 fn waiting(status: &Status, view: &ServiceView, name: &str) -> String {
-    let lives = status.instances.iter().filter(|one| {
-        one.deployment == view.deployment && one.service == view.service && one.phase != "exited"
-    });
+    let lives = status
+        .instances
+        .iter()
+        .filter(|one| one.deployment == view.deployment && one.service == view.service && one.phase != "exited");
     let old = lives.filter(|one| !view.are_made_alike(&view.revision, &one.revision)).count();
     let desired = view.desired;
     let rest = match (view.updated < desired, old) {

@@ -391,7 +391,8 @@ impl State {
         // A removal by name may be all that is known of a deployment: volumes are left of it.
         let removing = self.removing.keys().cloned();
         let remembered = self.memory.keys().cloned();
-        for name in declared.chain(known).chain(removed).chain(removing).chain(remembered).chain(self.board.deployments())
+        for name in
+            declared.chain(known).chain(removed).chain(removing).chain(remembered).chain(self.board.deployments())
         {
             self.queue.add(&name, now);
         }

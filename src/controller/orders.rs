@@ -169,7 +169,10 @@ impl State {
                 target.deployment, first.name
             )));
         }
-        let scaled = shown(self.declared_one(&target.deployment)?, &Memory { orders: memory.orders.clone(), ..Memory::default() });
+        let scaled = shown(
+            self.declared_one(&target.deployment)?,
+            &Memory { orders: memory.orders.clone(), ..Memory::default() },
+        );
         let services = declared.iter().filter_map(|service| scaled.services.get(&service.name));
         let mut results = Vec::new();
         let mut refused = None;
@@ -219,7 +222,9 @@ impl State {
         let at = &service.source;
         let instead = match &service.spec.scale {
             Some(Scale::Manual) => None,
-            None => Some(format!("has the one replica of a service without `scale`; write `scale: {{mode: manual}}` at {at}")),
+            None => Some(format!(
+                "has the one replica of a service without `scale`; write `scale: {{mode: manual}}` at {at}"
+            )),
             Some(Scale::Fixed { replicas }) => Some(format!(
                 "has scale.mode: fixed with {replicas} replicas; edit scale.replicas, or write `scale: {{mode: manual}}`, at {at}"
             )),
@@ -246,9 +251,8 @@ fn one(
     now: chrono::DateTime<chrono::Utc>,
 ) -> Result<String, OrderError> {
     match order {
-        Order::Undo { to_revision, .. } => {
-            revisions::undo(history, service, *to_revision, now).map(|number| format!("rolled back to revision {number}"))
-        }
+        Order::Undo { to_revision, .. } => revisions::undo(history, service, *to_revision, now)
+            .map(|number| format!("rolled back to revision {number}")),
         Order::Pause { .. } => revisions::pause(history).map(|()| "paused".to_owned()),
         Order::Resume { .. } => revisions::resume(history, now).map(|()| "resumed".to_owned()),
         Order::Restart { .. } => revisions::restart(history, service).map(|()| "restarted".to_owned()),

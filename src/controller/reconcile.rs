@@ -237,8 +237,7 @@ impl State {
         let (landing, first) = (self.messages.clone(), first.clone());
         let name = deployment.to_owned();
         self.lanes.spawn(async move {
-            let work =
-                tokio::spawn(async move { execute::run(lane, runtime, gate, &name, &reporter, given_up).await });
+            let work = tokio::spawn(async move { execute::run(lane, runtime, gate, &name, &reporter, given_up).await });
             let guard = AbortOnDrop(work.abort_handle());
             let ended = work.await;
             drop(guard);
@@ -281,7 +280,8 @@ impl State {
             Outcome::Failed(error) => {
                 tracing::warn!("{}: {error}", step.action);
                 self.record_event(Some(&deployment), "StepFailed", format!("{}: {error}", step.action));
-                let declared = self.declared.desired.deployments.get(&deployment).map(|desired| self.effective(desired));
+                let declared =
+                    self.declared.desired.deployments.get(&deployment).map(|desired| self.effective(desired));
                 let declared = declared.as_ref();
                 let service = step.action.instance().map(|id| id.service.as_str());
                 let desired = declared.zip(service).and_then(|(declared, service)| declared.services.get(service));

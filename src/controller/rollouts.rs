@@ -76,7 +76,8 @@ impl State {
     }
 
     pub(super) fn why_suspended(&self, deployment: &str) -> Option<String> {
-        let why = || format!("it is suspended; `keel resume {deployment}` lets it go, `keel delete {deployment}` ends it");
+        let why =
+            || format!("it is suspended; `keel resume {deployment}` lets it go, `keel delete {deployment}` ends it");
         self.is_suspended(deployment).then(why)
     }
 
@@ -212,15 +213,21 @@ impl State {
     /// The declared services that a target covers, as far as they are rolled out.
     pub(super) fn targets(&self, target: &Target) -> Result<Vec<&DesiredService>, EngineError> {
         if target.slot.is_some() {
-            return Err(EngineError::Invalid(format!("{target} is one instance; name DEPLOYMENT or DEPLOYMENT/SERVICE")));
+            return Err(EngineError::Invalid(format!(
+                "{target} is one instance; name DEPLOYMENT or DEPLOYMENT/SERVICE"
+            )));
         }
         let missing = |what: String| EngineError::NotFound(format!("{what} not found"));
         let deployment = self.declared_one(&target.deployment)?;
-        let is_rolled = |service: &&DesiredService| service.spec.rtype() == RType::Service && service.spec.pool.is_none();
+        let is_rolled =
+            |service: &&DesiredService| service.spec.rtype() == RType::Service && service.spec.pool.is_none();
         let Some(name) = &target.service else {
             let all: Vec<&DesiredService> = deployment.services.values().filter(is_rolled).collect();
             return match all.is_empty() {
-                true => Err(EngineError::Invalid(format!("deployment {} has no service that is rolled out", target.deployment))),
+                true => Err(EngineError::Invalid(format!(
+                    "deployment {} has no service that is rolled out",
+                    target.deployment
+                ))),
                 false => Ok(all),
             };
         };

@@ -310,7 +310,9 @@ mod tests {
         let (lane, instance) = removal();
         let (ended, mut gone) = tokio::sync::mpsc::unbounded_channel();
         let began = tokio::time::Instant::now();
-        let done = tokio::time::timeout(SHORT, run(lane, runtime, gate, "demo", &Ended(ended), CancellationToken::new())).await;
+        let done =
+            tokio::time::timeout(SHORT, run(lane, runtime, gate, "demo", &Ended(ended), CancellationToken::new()))
+                .await;
         assert_eq!((done, gone.try_recv()), (Ok(()), Ok(instance)));
         assert_eq!(began.elapsed(), READERS);
     }

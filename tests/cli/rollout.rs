@@ -18,7 +18,8 @@ fn spec(script: &str, replicas: u32, fields: &str) -> String {
 }
 
 /// A check that passes where there is a file.
-const CHECK: &str = "    health: { start_grace: 30s, interval: 200ms, check: { type: command, command: test -e /tmp/ok } }\n";
+const CHECK: &str =
+    "    health: { start_grace: 30s, interval: 200ms, check: { type: command, command: test -e /tmp/ok } }\n";
 
 /// A version that serves.
 fn good(name: &str, replicas: u32) -> String {
@@ -68,8 +69,14 @@ fn failing_health_rolls_back_and_stays_back_until_the_file_changes() {
     rig.write("specs/demo.yaml", &bad("two", 2));
     rig.until("the new one is there", || rig.get("instances").len() == 3);
     let done = rig.keel(&["rollout", "status", "demo", "--timeout", "60s"]).expect_code(1);
-    assert!(done.err.contains("error: demo/web was rolled back to revision 3, as revision 2 failed: no progress"), "{done:?}");
-    assert!(done.out.contains("0 out of 2 new replicas have been updated") || done.out.contains("1 out of 2"), "{done:?}");
+    assert!(
+        done.err.contains("error: demo/web was rolled back to revision 3, as revision 2 failed: no progress"),
+        "{done:?}"
+    );
+    assert!(
+        done.out.contains("0 out of 2 new replicas have been updated") || done.out.contains("1 out of 2"),
+        "{done:?}"
+    );
     rig.until("the new one is gone", || pids(&rig) == before);
     let (status, reason, _) = condition(&rig, "RolledBack").unwrap();
     assert_eq!((status.as_str(), reason.as_str()), ("True", "ProgressDeadlineExceeded"));
@@ -112,9 +119,12 @@ fn a_bad_image_rolls_back_while_the_old_replicas_serve_and_crashes_do_too() {
     rig.until("it is rolled back", || condition(&rig, "RolledBack").is_some());
     rig.until("nothing is left of it", || pids(&rig) == before);
     rig.write("specs/demo.yaml", &spec("exit 7", 2, CHECK).replace("progress_deadline: 3s", "progress_deadline: 10m"));
-    rig.until("it crashes", || condition(&rig, "ReplicaFailure").is_some_and(|(_, reason, _)| reason == "CrashLoopBackOff"));
+    rig.until("it crashes", || {
+        condition(&rig, "ReplicaFailure").is_some_and(|(_, reason, _)| reason == "CrashLoopBackOff")
+    });
     rig.until("it is rolled back again", || {
-        condition(&rig, "RolledBack").is_some_and(|(_, reason, message)| reason == "Crashing" && message.contains("exited 7"))
+        condition(&rig, "RolledBack")
+            .is_some_and(|(_, reason, message)| reason == "Crashing" && message.contains("exited 7"))
     });
     rig.until("nothing is left of it either", || pids(&rig) == before);
 }
@@ -259,7 +269,10 @@ fn replicas_that_are_set_by_hand_are_kept() {
     rig.write("specs/demo.yaml", &manual("one"));
     let controller = rig.controller();
     rig.until_running("demo", 1);
-    assert_eq!(rig.keel(&["scale", "demo/web", "--replicas", "3"]).expect_code(0).out, "service/demo/web scaled to 3\n");
+    assert_eq!(
+        rig.keel(&["scale", "demo/web", "--replicas", "3"]).expect_code(0).out,
+        "service/demo/web scaled to 3\n"
+    );
     rig.until_running("demo", 3);
     rig.write("specs/demo.yaml", &manual("two"));
     rig.keel(&["apply", "-f", "specs"]).expect_code(0);
@@ -315,7 +328,10 @@ fn without_a_controller_orders_are_carried_out_or_recorded() {
 #[test]
 fn a_first_rollout_that_fails_says_that_there_is_no_way_back_and_goes_on() {
     let rig = Rig::new("sandbox");
-    rig.write("specs/demo.yaml", &spec("while [ ! -e /tmp/go ]; do sleep 0.1; done; touch /tmp/ok; exec sleep 600", 1, CHECK));
+    rig.write(
+        "specs/demo.yaml",
+        &spec("while [ ! -e /tmp/go ]; do sleep 0.1; done; touch /tmp/ok; exec sleep 600", 1, CHECK),
+    );
     let _controller = rig.controller();
     let done = rig.keel(&["apply", "-f", "specs"]).expect_code(1);
     assert!(done.err.contains("there is no earlier revision to roll back to"), "{done:?}");
@@ -332,7 +348,8 @@ fn a_bad_image_of_an_engine_rolls_back() {
     let rig = Rig::on_engine(&socket);
     let image = |name: &str| {
         let script = "trap \"exit 0\" TERM; while :; do sleep 0.1; done";
-        spec(script, 2, "    init_container: false\n").replace("name: host", &format!("name: '{name}', pull_policy: never"))
+        spec(script, 2, "    init_container: false\n")
+            .replace("name: host", &format!("name: '{name}', pull_policy: never"))
     };
     rig.write("specs/demo.yaml", &image("keel-test/busybox:1"));
     let _controller = rig.controller();

@@ -28,7 +28,9 @@ async fn a_pull_that_hangs_is_given_up_within_a_second_for_the_next_revision() {
     let declared = tokio::time::Instant::now();
     let status = rig
         .until("the last one is rolled out", |status| {
-            running(status) && status.services[0].updated == 2 && status.services[0].revision != first.services[0].revision
+            running(status)
+                && status.services[0].updated == 2
+                && status.services[0].revision != first.services[0].revision
         })
         .await;
     assert!(declared.elapsed() < Duration::from_secs(1), "{:?}", declared.elapsed());

@@ -125,14 +125,14 @@ impl Course {
     }
 }
 
+/// Something that happens to a service.
+type Trigger = Box<dyn Fn(&mut Course)>;
+
 /// What makes a rollout of `b` fail, and in which word.
-fn triggers() -> Vec<(&'static str, Box<dyn Fn(&mut Course)>)> {
+fn triggers() -> Vec<(&'static str, Trigger)> {
     vec![
         ("ProgressDeadlineExceeded", Box::new(|course| course.wait(60))),
-        (
-            "Refused",
-            Box::new(|course| course.snapshot = course.snapshot.clone().failed(1, 'b', 1, 0, false)),
-        ),
+        ("Refused", Box::new(|course| course.snapshot = course.snapshot.clone().failed(1, 'b', 1, 0, false))),
         (
             "Crashing",
             Box::new(|course| {
@@ -193,7 +193,8 @@ fn progress_starts_the_deadline_anew_and_flapping_is_no_progress() {
     let mut course = Course::stuck("on_failure: rollback");
     course.wait(59);
     let since = course.snapshot.now;
-    let young = |slot| up(slot, 'b').change(|instance| instance.phase = evenkeel::state::Phase::Running { since, ready: true });
+    let young =
+        |slot| up(slot, 'b').change(|instance| instance.phase = evenkeel::state::Phase::Running { since, ready: true });
     course.observe(all_up(0..3, 'a').chain([young(0)]));
     assert_eq!(course.turn(), [""; 0], "one more new one is available");
     course.wait(59);
@@ -210,7 +211,8 @@ fn progress_starts_the_deadline_anew_and_flapping_is_no_progress() {
 
 #[test]
 fn time_without_a_runtime_or_with_a_pause_or_suspended_does_not_count() {
-    let stops: [(&str, fn(&mut Course), fn(&mut Course)); 3] = [
+    type Happening = fn(&mut Course);
+    let stops: [(&str, Happening, Happening); 3] = [
         (
             "silent",
             |course| course.snapshot = course.snapshot.clone().unreachable(RuntimeKind::Docker),
@@ -397,10 +399,7 @@ fn undo_runs_an_earlier_revision_until_something_else_is_declared() {
     }
     let declared = course.declared();
     let to = |course: &mut Course, number| undo(course.history(), &declared, number, now);
-    assert_eq!(
-        to(&mut course, Some(9)),
-        Err(OrderError::Unknown { number: 9, known: "1, 2, 3".to_owned() })
-    );
+    assert_eq!(to(&mut course, Some(9)), Err(OrderError::Unknown { number: 9, known: "1, 2, 3".to_owned() }));
     assert_eq!(to(&mut course, Some(3)), Err(OrderError::Same { number: 3 }));
     assert_eq!(to(&mut course, None), Ok(2));
     assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "b"));
@@ -433,10 +432,7 @@ fn restart_replaces_every_instance_by_the_same_rules_once() {
     let restarted = revision('a').restarted(1);
     assert_eq!(service.revision, restarted);
     let short = restarted.short();
-    course.effective().expect(&format!(
-        "launch web/0 {}0: restart asked for (aaaaaaaa to {short})",
-        &short[..1]
-    ));
+    course.effective().expect(&format!("launch web/0 {}0: restart asked for (aaaaaaaa to {short})", &short[..1]));
     let of = |slot| {
         let restarted = restarted.clone();
         up(slot, 'a').change(move |one| {

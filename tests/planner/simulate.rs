@@ -51,7 +51,7 @@ impl World {
     }
 
     /// What is planned from: what is seen, with what is to run by what is remembered, which is carried on first.
-    fn to_be_planned(&mut self) -> Snapshot {
+    fn planned_from(&mut self) -> Snapshot {
         let seen = self.seen();
         let (Some(memory), Ok(desired)) = (&mut self.memory, &seen.desired) else { return seen };
         let history = memory.rollouts.entry("web".into()).or_default();
@@ -61,7 +61,7 @@ impl World {
 
     /// Plans, checks the plan, and begins its lanes.
     pub fn turn(&mut self) -> Plan {
-        let plan = self.to_be_planned().plan();
+        let plan = self.planned_from().plan();
         let subject = |lane: &Lane| (lane.steps[0].action.instance().cloned(), lane.steps[0].action.runtime());
         let busy: Vec<_> = self.under_way.iter().map(|(lane, _)| subject(lane)).collect();
         let new = plan.lanes.iter().filter(|lane| !busy.contains(&subject(lane)));

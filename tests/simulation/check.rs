@@ -303,7 +303,5 @@ fn may_go(ledger: &Ledger, change: &Change, wanted: Option<&Wanted>, led: &[Stri
         [] => revision != wanted.revision,
         led => led.iter().any(|led| *led != revision),
     };
-    change.id.slot >= wanted.replicas
-        || outdated
-        || ledger.has_double(&change.runtime_id)
+    change.id.slot >= wanted.replicas || outdated || ledger.has_double(&change.runtime_id)
 }

@@ -79,7 +79,8 @@ impl Ledger {
         let served = self.serves(key);
         match &change.what {
             What::Created => {
-                let account = Account { id: change.id.clone(), runs: false, ready: false, became_ready: None, asked: false };
+                let account =
+                    Account { id: change.id.clone(), runs: false, ready: false, became_ready: None, asked: false };
                 self.accounts.insert(key.clone(), account);
             }
             What::Started { ready } => {

@@ -105,7 +105,8 @@ impl Course<'_, '_> {
         }
         let mut alive = self.alive().filter(|instance| !declared.is_made_from(&instance.id.revision));
         let Some(revision) = alive.next().map(|instance| &instance.id.revision) else { return };
-        let bases: Vec<&Revision> = [Some(&declared.revision), declared.equivalent.as_ref()].into_iter().flatten().collect();
+        let bases: Vec<&Revision> =
+            [Some(&declared.revision), declared.equivalent.as_ref()].into_iter().flatten().collect();
         let found = (1..=MOST_RESTARTS).find_map(|count| {
             let of = bases.iter().find(|base| base.restarted(count) == *revision)?;
             Some(Restart { of: (*of).clone(), count })
@@ -232,7 +233,11 @@ impl Course<'_, '_> {
             self.history.pause = None;
         }
         let number = self.history.number(&wanted.revision);
-        let text = format!("revision {number} ({}) is rolled out to {} replicas, {took} after it began", wanted.revision.short(), wanted.replicas);
+        let text = format!(
+            "revision {number} ({}) is rolled out to {} replicas, {took} after it began",
+            wanted.revision.short(),
+            wanted.replicas
+        );
         // What was there from the first moment on was not rolled out.
         if began < now {
             self.say("RolloutComplete", false, text);
@@ -251,7 +256,11 @@ impl Course<'_, '_> {
             (OnRolloutFailure::Continue, ..) => GoesOn::Continue,
             (OnRolloutFailure::Rollback, None, None) => GoesOn::NoTarget,
             (OnRolloutFailure::Rollback, None, Some((target, to))) => {
-                let text = format!("revision {number} failed: {}; rolling back to revision {target} ({})", failure.message, to.short());
+                let text = format!(
+                    "revision {number} failed: {}; rolling back to revision {target} ({})",
+                    failure.message,
+                    to.short()
+                );
                 let declared = Declaration::of(self.seen.declared);
                 self.history.pin =
                     Some(Pin { declared, from: wanted.revision.clone(), to, since: now, failure: Some(failure) });
@@ -260,13 +269,21 @@ impl Course<'_, '_> {
                 return self.go_on();
             }
             (OnRolloutFailure::Pause, None, _) => {
-                self.say("RolloutPaused", true, format!("revision {number} failed, and its rollout is paused: {}", failure.message));
+                self.say(
+                    "RolloutPaused",
+                    true,
+                    format!("revision {number} failed, and its rollout is paused: {}", failure.message),
+                );
                 self.set_failed(now, None);
                 self.history.pause = Some(Pause::Failure { failure });
                 return;
             }
         };
-        self.say("RolloutFailed", true, format!("the rollout of revision {number} failed, and goes on: {}", failure.message));
+        self.say(
+            "RolloutFailed",
+            true,
+            format!("the rollout of revision {number} failed, and goes on: {}", failure.message),
+        );
         self.set_failed(now, Some(Failed { failure, goes_on }));
     }
 

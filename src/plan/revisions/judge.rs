@@ -42,9 +42,11 @@ pub(super) struct Findings {
 /// Looks at the instances of a service that is to become like this.
 pub(super) fn look(input: &Input<'_>, wanted: &DesiredService) -> Findings {
     let mine = |instance: &&Instance| instance.id.deployment == input.deployment && instance.id.service == wanted.name;
-    let (new, other): (Vec<&Instance>, Vec<&Instance>) = input.observed.iter().filter(mine).partition(|instance| {
-        wanted.is_made_from(&instance.id.revision) && instance.runtime == wanted.runtime
-    });
+    let (new, other): (Vec<&Instance>, Vec<&Instance>) = input
+        .observed
+        .iter()
+        .filter(mine)
+        .partition(|instance| wanted.is_made_from(&instance.id.revision) && instance.runtime == wanted.runtime);
     let lives = |instance: &&&Instance| !matches!(instance.phase, Phase::Exited(_));
     let is_silent = |instance: &&Instance| input.unreachable.contains_key(&instance.runtime);
     let eye = Eye { judge: Judge { input, spec: &wanted.spec }, wanted, new: &new };
@@ -104,7 +106,8 @@ impl Eye<'_> {
         if let Some(instance) = of_slot().find(|instance| self.judge.is_available(instance)) {
             return Slot::Available { proven: self.proven_from(instance) };
         }
-        let coming = Slot::Coming { available: earliest(of_slot().map(|instance| self.judge.available_from(instance))) };
+        let coming =
+            Slot::Coming { available: earliest(of_slot().map(|instance| self.judge.available_from(instance))) };
         let Some(newest) = of_slot().max_by_key(|instance| instance.id.attempt) else { return coming };
         let crashes = match exit_of(newest) {
             Some(exit) => match after_exit(newest, exit, &self.wanted.spec) {

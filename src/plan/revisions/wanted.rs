@@ -125,4 +125,3 @@ fn made_from(known: &KnownRevision, declared: &DesiredService) -> DesiredService
         ..declared.clone()
     }
 }
-
