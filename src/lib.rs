@@ -28,7 +28,7 @@
 //! | [`store`] | the state directory: owner, lock, SQLite file, applied files | `spec`, `state` |
 //! | [`probe`] | health checks: when one is due, what its result leads to, and making it | `spec`, `state`, `runtime`, `clock` |
 //! | `source` | directory trees that are watched and read again; last good versions; the hold on mass loss | `spec`, `state`, `store`, `clock` |
-//! | [`execute`] | runs the lanes of a plan: one attempt per step, one report per step | `spec`, `plan`, `state`, `runtime` |
+//! | [`execute`] | runs the lanes of a plan: one attempt per step, one report per step | `spec`, `plan`, `state`, `runtime`, `probe` |
 //! | [`status`] | views for users, computed from desired, observed and plan | `spec`, `state`, `plan` |
 //! | [`controller`] | the core that owns all state, and the engine around it | all of these |
 //! | `api` | HTTP over a Unix socket, or called in process | the public face |

@@ -11,6 +11,6 @@ mod waits;
 pub use compute::{DeploymentStatus, views};
 pub use facts::Facts;
 pub use view::{
-    DeploymentState, DeploymentView, ExitView, HoldView, InstanceView, ProblemView, ResetView, RuntimeView,
-    ServiceView, Status, UnwatchedView,
+    AwaitedView, DeploymentState, DeploymentView, ExitView, HoldView, InstanceView, ProblemView, ResetView,
+    RuntimeView, ServiceView, Status, UnwatchedView,
 };

@@ -22,6 +22,9 @@ mod sandbox;
 #[path = "cli/attach.rs"]
 mod attach;
 
+#[path = "cli/depends.rs"]
+mod depends;
+
 #[path = "cli/describe.rs"]
 mod describe;
 

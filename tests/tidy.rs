@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("probe", &["spec", "state", "runtime", "clock"]),
     ("store", &["spec", "state"]),
     ("source", &["spec", "state", "store", "clock"]),
-    ("execute", &["plan", "spec", "state", "runtime"]),
+    ("execute", &["plan", "spec", "state", "runtime", "probe"]),
     ("status", &["spec", "state", "plan"]),
     ("controller", &["spec", "state", "plan", "source", "runtime", "probe", "execute", "status", "store", "clock"]),
 ];

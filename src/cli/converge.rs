@@ -1,6 +1,6 @@
 //! Whether what was asked for is reached, and the wait until it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -194,9 +194,14 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
     }
 }
 
-/// Whether a service of the deployment is still on its way.
+/// Whether a service of the deployment is still on its way. One that another waited for in vain does not count: it may be
+/// on its way for ever.
 fn is_moving(status: &Status, name: &str) -> bool {
-    let mine = status.services.iter().filter(|service| service.deployment == name);
+    let of_deployment = || status.services.iter().filter(|service| service.deployment == name);
+    let given_up: BTreeSet<&str> = of_deployment()
+        .flat_map(|service| service.awaits.iter().filter(|one| one.given_up).map(|one| one.service.as_str()))
+        .collect();
+    let mine = of_deployment().filter(|service| !given_up.contains(service.service.as_str()));
     let rolling = |condition: &Condition| condition.kind == "Progressing" && condition.status == ConditionStatus::True;
     let failing = |condition: &Condition| condition.kind == "ReplicaFailure";
     let conditions = mine.map(|service| &service.conditions);

@@ -91,8 +91,14 @@ impl Cache {
         }
     }
 
-    /// A complete list that began at `began`. Returns the deployments for which anything changed.
-    pub fn listed(&mut self, runtime: RuntimeKind, began: Mark, listing: Listing) -> BTreeSet<String> {
+    /// A complete list that began at `began`. Returns the deployments for which anything changed, and the instances that
+    /// have gone.
+    pub fn listed(
+        &mut self,
+        runtime: RuntimeKind,
+        began: Mark,
+        listing: Listing,
+    ) -> (BTreeSet<String>, Vec<InstanceRef>) {
         let mut touched = BTreeSet::new();
         let mut seen = BTreeSet::new();
         for instance in listing.instances {
@@ -112,13 +118,15 @@ impl Cache {
             .filter(|(handle, _)| self.entry(handle).is_some_and(|entry| entry.changed <= began.0))
             .map(|(handle, deployment)| (handle.clone(), deployment.clone()))
             .collect();
+        let mut gone = Vec::new();
         for (handle, deployment) in stale {
+            gone.extend(self.entry(&handle).map(|entry| entry.instance.as_ref()));
             self.drop(&handle);
             touched.insert(deployment);
         }
         self.gone.retain(|handle, at| handle.0 != runtime || *at > began.0);
         self.list_shared(runtime, listing.shared, &mut touched);
-        touched
+        (touched, gone)
     }
 
     fn list_shared(&mut self, runtime: RuntimeKind, listed: BTreeSet<String>, touched: &mut BTreeSet<String>) {

@@ -31,7 +31,8 @@ use crate::clock::Clock;
 use crate::execute::Gate;
 use crate::plan::revisions::Memory;
 use crate::runtime::{Runtime, RuntimeEvent, Volumes};
-use crate::spec::RuntimeKind;
+use crate::spec::{RuntimeKind, Signal};
+use crate::state::{Instance, InstanceRef, Phase};
 use crate::status::Status;
 use crate::store::{RemovalId, RemovalRequest};
 
@@ -323,10 +324,11 @@ impl State {
         match listing {
             Ok(listing) => {
                 let first = attached.lists.succeeded(now);
-                let touched = self.cache.listed(kind, call.began, listing);
+                let (touched, gone) = self.cache.listed(kind, call.began, listing);
                 if self.unreachable.remove(&kind).is_some() || first {
                     self.enqueue_all();
                 }
+                gone.iter().for_each(|instance| self.note_removal(instance));
                 for deployment in touched {
                     self.queue.add(&deployment, now);
                 }
@@ -349,14 +351,43 @@ impl State {
             }
             RuntimeEvent::Gone(instance) => {
                 if self.cache.gone(&instance) {
+                    self.note_removal(&instance);
                     self.queue.add(&instance.id.deployment, now);
                 }
             }
+            RuntimeEvent::Signalled(instance, signal) => self.note_signal(&instance, signal),
             RuntimeEvent::Resync { reason } => {
                 tracing::debug!(runtime = %kind, "listing again: {reason}");
                 self.list_now(kind);
             }
         }
+    }
+
+    /// Notes that an instance has gone, where nobody here removes it.
+    fn note_removal(&self, instance: &InstanceRef) {
+        let InstanceRef { id, runtime, .. } = instance;
+        // What runs commands before a start is removed by that.
+        if id.is_helper() || self.flights.works_on(*runtime, id) {
+            return;
+        }
+        let message = format!("{id} was removed from {runtime} by somebody else");
+        tracing::warn!("{message}");
+        self.record_event(Some(&id.deployment), "RemovedByOthers", message);
+    }
+
+    /// Notes that a signal was sent to an instance that is to run, where nobody here sends any.
+    fn note_signal(&self, instance: &InstanceRef, signal: Signal) {
+        let InstanceRef { id, runtime, .. } = instance;
+        let is_it = |one: &&Instance| one.as_ref() == *instance;
+        // What has ended in the meantime may have been asked to by us.
+        let runs = |one: &Instance| matches!(one.phase, Phase::Running { .. } | Phase::Paused { .. });
+        let runs = self.cache.of(&id.deployment).find(is_it).is_some_and(runs);
+        if id.is_helper() || self.flights.works_on(*runtime, id) || !runs {
+            return;
+        }
+        let message = format!("{id} was sent {signal} by somebody else");
+        tracing::warn!("{message}");
+        self.record_event(Some(&id.deployment), "SignalledByOthers", message);
     }
 
     /// Notes what happened, for the record.
@@ -442,7 +473,9 @@ impl State {
             }
             Command::Want(names, reply) => {
                 for name in names {
-                    self.records.remove(&name);
+                    if let Some(record) = self.records.get_mut(&name) {
+                        record.begin_anew();
+                    }
                     self.try_again(&name);
                     self.settle_removal(&name);
                     self.queue.add(&name, Instant::now());

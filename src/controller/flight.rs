@@ -102,6 +102,11 @@ impl Flights {
         self.under_way.get(deployment).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// Whether a lane works on this instance.
+    pub fn works_on(&self, runtime: RuntimeKind, id: &InstanceId) -> bool {
+        self.of(&id.deployment).any(|subject| identity(subject) == Some((runtime, id)))
+    }
+
     /// Whether any lane of the deployment is under way.
     pub fn any(&self, deployment: &str) -> bool {
         self.under_way.contains_key(deployment)
@@ -184,7 +189,9 @@ fn subject(lane: &Lane, now: DateTime<Utc>) -> Option<Subject> {
     if let Some((runtime, id, restarts, streak)) = create {
         return Some(Subject::Launch(Box::new(pending(runtime, id, restarts, streak, now))));
     }
-    match &lane.steps.first()?.action {
+    // Steps before a start are for what follows them.
+    let of_subject = |action: &&Action| !matches!(action, Action::Init { .. });
+    match lane.steps.iter().map(|step| &step.action).find(of_subject)? {
         Action::Start { instance } => {
             let made = pending(instance.runtime, &instance.id, 0, 0, now);
             Some(Subject::Launch(Box::new(made)))
@@ -196,7 +203,7 @@ fn subject(lane: &Lane, now: DateTime<Utc>) -> Option<Subject> {
         }
         Action::Resume { instance } => Some(Subject::Keep(instance.runtime, instance.id.clone())),
         Action::Teardown { runtime, deployment, .. } => Some(Subject::Teardown(*runtime, deployment.clone())),
-        Action::EnsureImage { .. } | Action::Create { .. } | Action::StartCreated { .. } => None,
+        Action::EnsureImage { .. } | Action::Init { .. } | Action::Create { .. } | Action::StartCreated { .. } => None,
     }
 }
 

@@ -11,6 +11,7 @@ mod copies;
 mod core;
 mod declared;
 mod delete;
+mod depends;
 mod describe;
 mod engine;
 mod event;

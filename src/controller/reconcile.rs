@@ -1,7 +1,7 @@
 //! One deployment's turn: observe, plan, execute, report.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -12,8 +12,9 @@ use super::core::{NOT_REACHED_YET, Settled, State};
 use super::flight::FlightId;
 use super::lists::RELIST;
 use super::message::Message;
-use crate::execute::{self, Outcome, Report, Reporter};
-use crate::plan::{Action, Input, Lane, Snapshot, Step, Unreachable, plan, sightings};
+use super::record::Record;
+use crate::execute::{self, Outcome, Report, Reporter, Surroundings, Tools};
+use crate::plan::{Action, Input, Lane, Snapshot, Step, Unreachable, sightings};
 use crate::runtime::{ErrorKind, RuntimeError, Volumes};
 use crate::spec::RuntimeKind;
 use crate::state::{Condition, DesiredDeployment, Fate, Instance};
@@ -45,9 +46,12 @@ impl State {
         }
         let shown = raw.map(|desired| self.shown(desired));
         let (desired, shown) = (effective.as_ref().map_err(|fate| *fate), shown.as_ref().map_err(|fate| *fate));
+        if let Some(record) = self.records.get(deployment) {
+            record.tell(&judged);
+        }
         let sighted = self.with_input(deployment, desired, &observed, sightings);
-        self.records.entry(deployment.to_owned()).or_default().sight(sighted, now);
-        let plan = self.with_input(deployment, desired, &observed, plan);
+        self.record_of(deployment).sight(sighted, now);
+        let plan = self.plan(deployment, desired, &observed);
         if self.covers(deployment) {
             self.give_up_unwanted(deployment, desired);
             for lane in &plan.lanes {
@@ -116,7 +120,7 @@ impl State {
         for runtime in self.flights.tearing_down(deployment) {
             shared.remove(&runtime);
         }
-        let none = super::record::Record::default();
+        let none = Record::default();
         let record = self.records.get(deployment).unwrap_or(&none);
         decide(&Input {
             deployment,
@@ -128,6 +132,10 @@ impl State {
             volumes: self.removing.get(deployment).map_or(Volumes::Keep, |removal| removal.volumes),
             now: self.now().0,
         })
+    }
+
+    pub(super) fn record_of(&mut self, deployment: &str) -> &mut Record {
+        self.records.entry(deployment.to_owned()).or_default()
     }
 
     /// What is declared, where nobody asked for its removal by name.
@@ -232,12 +240,15 @@ impl State {
         }
         let Some(attached) = self.runtimes.get(&first.action.runtime()) else { return };
         let (runtime, gate) = (attached.runtime.clone(), attached.gate.clone());
-        let Some((flight, given_up)) = self.flights.begin(deployment, &lane, now) else { return };
+        let Some((flight, cancelled)) = self.flights.begin(deployment, &lane, now) else { return };
+        let has_init = lane.steps.iter().any(|step| matches!(step.action, Action::Init { .. }));
+        let around = if has_init { self.surroundings(deployment) } else { Surroundings::none() };
+        let tools = Tools { runtime, gate, around, cancelled };
         let reporter = ToCore { flight, messages: self.messages.clone(), told: Mutex::default() };
         let (landing, first) = (self.messages.clone(), first.clone());
         let name = deployment.to_owned();
         self.lanes.spawn(async move {
-            let work = tokio::spawn(async move { execute::run(lane, runtime, gate, &name, &reporter, given_up).await });
+            let work = tokio::spawn(async move { execute::run(lane, tools, &name, &reporter).await });
             let guard = AbortOnDrop(work.abort_handle());
             let ended = work.await;
             drop(guard);
@@ -248,6 +259,18 @@ impl State {
             };
             let _ = landing.send(message).await;
         });
+    }
+
+    /// What the deployment's starts see of it, from now on.
+    fn surroundings(&mut self, deployment: &str) -> Surroundings {
+        let declared = self.declared.desired.deployments.get(deployment);
+        let services = declared.into_iter().flat_map(|declared| declared.services.keys().cloned()).collect();
+        let runtimes = self.runtimes.iter().map(|(kind, attached)| (*kind, attached.runtime.clone())).collect();
+        let effective = declared.map(|declared| self.effective(declared));
+        let observed = self.judged(deployment, effective.as_ref());
+        let record = self.record_of(deployment);
+        record.observed.send_replace(Arc::new(observed));
+        Surroundings { observed: record.observed.subscribe(), services, runtimes }
     }
 
     pub(super) fn reported(&mut self, flight: FlightId, report: Report) {
@@ -267,6 +290,18 @@ impl State {
             Outcome::Gone(instance) => {
                 record.succeeded(&step.action);
                 self.cache.gone(&instance);
+            }
+            Outcome::Cancelled => {
+                tracing::debug!("{}: not wanted any more", step.action);
+                self.queue.add(&deployment, at);
+                return;
+            }
+            Outcome::Warned(error) => {
+                tracing::warn!("{}: {error}; the start goes on", step.action);
+                let message = format!("{}: {error}; the start goes on", step.action);
+                self.record_event(Some(&deployment), "InitStepFailed", message);
+                self.queue.add(&deployment, at);
+                return;
             }
             Outcome::Done => {
                 record.succeeded(&step.action);

@@ -1,14 +1,16 @@
 //! What happened before and no runtime remembers: failed calls, and first sightings of orphans.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::plan::{Action, Failure, History};
+use crate::plan::{Action, Dependency, Failure, History, Plan, Wait};
 use crate::runtime::RuntimeError;
-use crate::state::{DesiredService, InstanceId};
+use crate::state::{DesiredService, Instance, InstanceId};
 
 /// Delay after the first failed stop, removal or teardown; doubles with each further one. The engine has just
 /// refused, so less than a second would only add to its load.
@@ -24,6 +26,10 @@ pub struct Record {
     /// What planning is told.
     pub history: History,
     retiring: BTreeMap<String, (u32, Instant)>,
+    /// The instances as they were observed last, for starts that wait for others.
+    pub observed: watch::Sender<Arc<Vec<Instance>>>,
+    /// Dependencies of which it was told that they were waited for in vain.
+    timeouts: BTreeSet<Dependency>,
 }
 
 impl Record {
@@ -35,6 +41,30 @@ impl Record {
             let first = before.get(&key).copied().unwrap_or(now);
             (key, first)
         }));
+    }
+
+    /// Forgets what failed and what was waited for, as somebody asks for everything to be tried again.
+    pub fn begin_anew(&mut self) {
+        let dependencies = std::mem::take(&mut self.history.dependencies);
+        self.history = History { dependencies, ..History::default() };
+        self.retiring.clear();
+        self.timeouts.clear();
+    }
+
+    /// Tells the starts under way what was observed, where there are any.
+    pub fn tell(&self, observed: &[Instance]) {
+        if self.observed.receiver_count() > 0 {
+            self.observed.send_replace(Arc::new(observed.to_vec()));
+        }
+    }
+
+    /// What the plan says of dependencies that were waited for in vain, each once until it is waited for anew.
+    pub fn new_timeouts(&mut self, plan: &Plan) -> Vec<String> {
+        self.timeouts.retain(|dependency| self.history.awaited.contains_key(dependency));
+        let is_over = |wait: &&Wait| matches!(wait, Wait::DependencyTimeout { .. } | Wait::WithoutDependency { .. });
+        let over = plan.waits.iter().filter(is_over);
+        let new = over.filter(|wait| wait.dependency().is_some_and(|one| self.timeouts.insert(one.clone())));
+        new.map(ToString::to_string).collect()
     }
 
     /// Notes that a call succeeded.
@@ -49,7 +79,7 @@ impl Record {
             Action::Remove { .. } | Action::Stop { .. } | Action::Teardown { .. } => {
                 self.retiring.remove(&retire_key(action));
             }
-            Action::EnsureImage { .. } | Action::Create { .. } => {}
+            Action::EnsureImage { .. } | Action::Init { .. } | Action::Create { .. } => {}
         }
     }
 
@@ -62,7 +92,10 @@ impl Record {
         (now, at): (DateTime<Utc>, Instant),
     ) {
         match action {
-            Action::EnsureImage { id, .. } | Action::Create { id, .. } | Action::StartCreated { id, .. } => {
+            Action::EnsureImage { id, .. }
+            | Action::Init { id, .. }
+            | Action::Create { id, .. }
+            | Action::StartCreated { id, .. } => {
                 self.failed_launch(id, desired, error, now);
             }
             Action::Start { instance } | Action::Resume { instance } => {

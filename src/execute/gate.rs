@@ -19,6 +19,13 @@ const STOPS_AT_ONCE: usize = 32;
 /// the engine have a thousand each where nobody raised the usual limit of open files.
 const STOPS_IN_ALL: usize = 8 * STOPS_AT_ONCE;
 
+/// Connections of one deployment's starts to servers that they wait for, at once: each is over within seconds, and is made
+/// again.
+const DIALS_AT_ONCE: usize = 16;
+
+/// Such connections of all deployments at once; as many as health checks make.
+const DIALS_IN_ALL: usize = 4 * DIALS_AT_ONCE;
+
 /// What kind of call it is: short ones must not wait for long ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CallKind {
@@ -26,6 +33,10 @@ pub enum CallKind {
     Short,
     /// Stop: as long as its grace.
     Stop,
+    /// A connection to a server that a start waits for.
+    Dial,
+    /// A step before a start, which bounds its own calls.
+    Init,
     /// Having an image: mostly nothing but a look; runtimes bound real pulls themselves.
     Image,
 }
@@ -37,6 +48,7 @@ pub struct Gate {
     deployments: Mutex<HashMap<(String, CallKind), Arc<Semaphore>>>,
     all: Arc<Semaphore>,
     stops: Arc<Semaphore>,
+    dials: Arc<Semaphore>,
 }
 
 /// Permission for one call; ends when dropped.
@@ -54,13 +66,15 @@ impl Gate {
             deployments: Mutex::default(),
             all: Arc::new(Semaphore::new(per_deployment * DEPLOYMENTS_AT_ONCE)),
             stops: Arc::new(Semaphore::new(STOPS_IN_ALL)),
+            dials: Arc::new(Semaphore::new(DIALS_IN_ALL)),
         }
     }
 
     /// Waits until a call of this kind may be made for this deployment.
     pub async fn pass(&self, deployment: &str, kind: CallKind) -> Pass {
         let semaphores = match kind {
-            CallKind::Image => vec![],
+            CallKind::Image | CallKind::Init => vec![],
+            CallKind::Dial => vec![self.of_deployment(deployment, kind, DIALS_AT_ONCE), self.dials.clone()],
             CallKind::Stop => vec![self.of_deployment(deployment, kind, STOPS_AT_ONCE), self.stops.clone()],
             CallKind::Short => vec![self.of_deployment(deployment, kind, self.per_deployment), self.all.clone()],
         };

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CallKind, Gate, resolve};
+use super::init::{self, Init};
+use super::{CallKind, Gate, Surroundings, resolve};
 use crate::plan::{Action, Lane, Step};
 use crate::runtime::{CreateRequest, ErrorKind, Runtime, RuntimeError};
+use crate::spec::OnFailure;
 use crate::state::{Instance, InstanceRef};
 
 /// What came of one step.
@@ -30,8 +32,25 @@ pub enum Outcome {
     Gone(InstanceRef),
     /// The call succeeded and concerned no instance.
     Done,
+    /// A step before a start failed, and the start goes on all the same (`on_failure: warn`).
+    Warned(RuntimeError),
+    /// Nobody wants what the lane makes any more, so it ends here.
+    Cancelled,
     /// The call failed.
     Failed(RuntimeError),
+}
+
+/// What a lane works with.
+#[derive(Clone)]
+pub struct Tools {
+    /// The runtime that it calls.
+    pub runtime: Arc<dyn Runtime>,
+    /// Bounds its calls.
+    pub gate: Arc<Gate>,
+    /// What steps before a start see.
+    pub around: Surroundings,
+    /// Cancelled when nobody wants any more what it makes.
+    pub cancelled: CancellationToken,
 }
 
 /// Takes reports, and progress of long calls in the runtime's words.
@@ -42,44 +61,49 @@ pub trait Reporter: Send + Sync {
     fn progress(&self, step: &Step, progress: &crate::runtime::Progress);
 }
 
-/// Runs the steps in order until one fails. Every step is reported as soon as it ends. While an image is fetched, nothing
-/// has been made yet: a lane that is given up then ends at once, without a report of that step.
-pub async fn run<R: Reporter>(
-    lane: Lane,
-    runtime: Arc<dyn Runtime>,
-    gate: Arc<Gate>,
-    deployment: &str,
-    reporter: &R,
-    given_up: CancellationToken,
-) {
+/// Runs the steps in order until one fails. Every step is reported as soon as it ends.
+///
+/// What comes before the creation of an instance, the pull of its image and `init.steps`, may take long and is cut off when
+/// nobody wants the instance any more.
+pub async fn run<R: Reporter>(lane: Lane, tools: Tools, deployment: &str, reporter: &R) {
     let mut created: Option<InstanceRef> = None;
     let mut steps = lane.steps.into_iter().peekable();
     while let Some(step) = steps.next() {
         if let Action::Remove { instance } = &step.action {
-            await_readers(runtime.as_ref(), instance).await;
+            await_readers(tools.runtime.as_ref(), instance).await;
         }
-        let work = async {
-            let _pass = gate.pass(deployment, kind_of(&step.action)).await;
-            let limit = longest(&step.action);
-            let attempted = tokio::time::timeout(limit, attempt(&step, &created, runtime.as_ref(), reporter)).await;
-            attempted.unwrap_or_else(|_| Outcome::Failed(overdue(&step, limit)))
+        let pass = tools.gate.pass(deployment, kind_of(&step.action)).await;
+        let outcome = tokio::select! {
+            biased;
+            () = tools.cancelled.cancelled(), if may_be_cut_off(&step.action) => Outcome::Cancelled,
+            outcome = within_its_time(&step, &created, &tools, reporter) => outcome,
         };
-        let outcome = match &step.action {
-            Action::EnsureImage { .. } => match given_up.run_until_cancelled(work).await {
-                Some(outcome) => outcome,
-                None => return,
-            },
-            _ => work.await,
-        };
+        drop(pass);
         if let (Action::Create { .. }, Outcome::Now(instance)) = (&step.action, &outcome) {
             created = Some(Instance::as_ref(instance));
         }
-        let last = steps.peek().is_none() || matches!(outcome, Outcome::Failed(_));
+        let last = steps.peek().is_none() || matches!(outcome, Outcome::Failed(_) | Outcome::Cancelled);
         reporter.ended(Report { step, outcome, last }).await;
         if last {
             return;
         }
     }
+}
+
+/// Whether a step may be cut off where it is: nothing but a helper is left of it, which is removed then.
+const fn may_be_cut_off(action: &Action) -> bool {
+    matches!(action, Action::EnsureImage { .. } | Action::Init { .. })
+}
+
+async fn within_its_time<R: Reporter>(
+    step: &Step,
+    created: &Option<InstanceRef>,
+    tools: &Tools,
+    reporter: &R,
+) -> Outcome {
+    let limit = longest(&step.action);
+    let attempted = tokio::time::timeout(limit, attempt(step, created, tools, reporter)).await;
+    attempted.unwrap_or_else(|_| Outcome::Failed(overdue(step, limit)))
 }
 
 /// Longest time that a removal waits for those who read: runtimes wait for some seconds at most, and one that goes on for
@@ -109,6 +133,7 @@ fn longest(action: &Action) -> Duration {
     match action {
         Action::EnsureImage { .. } => IMAGE,
         Action::Stop { stop, .. } => stop.grace.saturating_add(BEYOND_GRACE),
+        Action::Init { step, .. } => init::longest(step),
         Action::Create { .. }
         | Action::StartCreated { .. }
         | Action::Start { .. }
@@ -128,6 +153,7 @@ const fn kind_of(action: &Action) -> CallKind {
     match action {
         Action::EnsureImage { .. } => CallKind::Image,
         Action::Stop { .. } => CallKind::Stop,
+        Action::Init { .. } => CallKind::Init,
         Action::Create { .. }
         | Action::StartCreated { .. }
         | Action::Start { .. }
@@ -137,18 +163,15 @@ const fn kind_of(action: &Action) -> CallKind {
     }
 }
 
-async fn attempt<R: Reporter>(
-    step: &Step,
-    created: &Option<InstanceRef>,
-    runtime: &dyn Runtime,
-    reporter: &R,
-) -> Outcome {
+async fn attempt<R: Reporter>(step: &Step, created: &Option<InstanceRef>, tools: &Tools, reporter: &R) -> Outcome {
+    let runtime = tools.runtime.as_ref();
     let now = |instance: Instance| Outcome::Now(Box::new(instance));
     let result = match &step.action {
         Action::EnsureImage { image, .. } => {
             let progress = |progress: crate::runtime::Progress| reporter.progress(step, &progress);
             runtime.ensure_image(image, &progress).await.map(|()| Outcome::Done)
         }
+        Action::Init { .. } => return before_start(step, tools, reporter).await,
         Action::Create { .. } => match request(&step.action) {
             Ok(request) => runtime.create(&request).await.map(now),
             Err(error) => Err(error),
@@ -178,9 +201,37 @@ fn cannot_resume(instance: &InstanceRef) -> RuntimeError {
     RuntimeError::new(ErrorKind::Unsupported, message)
 }
 
+/// Carries out a step before a start, and says what comes of its failure.
+async fn before_start<R: Reporter>(step: &Step, tools: &Tools, reporter: &R) -> Outcome {
+    let Action::Init { step: init, .. } = &step.action else { return Outcome::Done };
+    let say = |message: String| {
+        reporter.progress(step, &crate::runtime::Progress { message, current: None, total: None });
+    };
+    let done = match request(&step.action) {
+        Ok(request) => {
+            let (runtime, gate) = (tools.runtime.as_ref(), tools.gate.as_ref());
+            Init { step: init, request, runtime, gate, around: tools.around.clone(), say: &say }.run().await
+        }
+        Err(error) => Err(error),
+    };
+    match (done, init.on_failure.unwrap_or_default()) {
+        (Ok(()), _) => Outcome::Done,
+        (Err(error), OnFailure::Fail) => Outcome::Failed(error),
+        // Nothing would come of the start either.
+        (Err(error), _) if error.kind != ErrorKind::InitFailed => Outcome::Failed(error),
+        (Err(error), OnFailure::Warn) => Outcome::Warned(error),
+        (Err(error), OnFailure::Continue) => {
+            tracing::debug!("{}: {error}", step.action);
+            Outcome::Done
+        }
+    }
+}
+
 fn request(action: &Action) -> Result<CreateRequest, RuntimeError> {
-    let Action::Create { id, restarts, streak, spec, source, .. } = action else {
-        return Err(RuntimeError::new(ErrorKind::Failed, "only a create step has a create request"));
+    let (id, restarts, streak, spec, source) = match action {
+        Action::Create { id, restarts, streak, spec, source, .. } => (id, restarts, streak, spec, source),
+        Action::Init { id, spec, source, .. } => (id, &0, &0, spec, source),
+        _ => return Err(RuntimeError::new(ErrorKind::Failed, "only what creates an instance has a create request")),
     };
     let host = |name: &str| std::env::var(name).ok();
     let env = resolve(&spec.env, &host).map_err(|error| RuntimeError::new(ErrorKind::Rejected, error.to_string()))?;
@@ -274,6 +325,10 @@ mod tests {
         fn progress(&self, _: &Step, _: &Progress) {}
     }
 
+    fn tools(runtime: Arc<dyn Runtime>, gate: Arc<Gate>) -> Tools {
+        Tools { runtime, gate, around: Surroundings::none(), cancelled: CancellationToken::new() }
+    }
+
     /// A lane that removes one instance, and that instance.
     fn removal() -> (Lane, InstanceRef) {
         let revision = "v1-0123456789abcdef".parse().unwrap();
@@ -290,8 +345,8 @@ mod tests {
         let (lane, instance) = removal();
         let (ended, mut gone) = tokio::sync::mpsc::unbounded_channel();
         let removal = {
-            let (runtime, gate) = (runtime.clone(), gate.clone());
-            tokio::spawn(async move { run(lane, runtime, gate, "demo", &Ended(ended), CancellationToken::new()).await })
+            let tools = tools(runtime.clone(), gate.clone());
+            tokio::spawn(async move { run(lane, tools, "demo", &Ended(ended)).await })
         };
         tokio::time::sleep(Duration::from_secs(1)).await;
         let other = tokio::time::timeout(Duration::from_secs(1), gate.pass("demo", CallKind::Short)).await;
@@ -310,9 +365,7 @@ mod tests {
         let (lane, instance) = removal();
         let (ended, mut gone) = tokio::sync::mpsc::unbounded_channel();
         let began = tokio::time::Instant::now();
-        let done =
-            tokio::time::timeout(SHORT, run(lane, runtime, gate, "demo", &Ended(ended), CancellationToken::new()))
-                .await;
+        let done = tokio::time::timeout(SHORT, run(lane, tools(runtime, gate), "demo", &Ended(ended))).await;
         assert_eq!((done, gone.try_recv()), (Ok(()), Ok(instance)));
         assert_eq!(began.elapsed(), READERS);
     }

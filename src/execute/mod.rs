@@ -2,8 +2,10 @@
 
 mod environment;
 mod gate;
+mod init;
 mod lane;
 
 pub use environment::{MissingReference, resolve};
 pub use gate::{CallKind, Gate};
-pub use lane::{Outcome, Report, Reporter, run};
+pub use init::{Surroundings, spec_of_helper};
+pub use lane::{Outcome, Report, Reporter, Tools, run};

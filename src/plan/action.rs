@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Cause;
-use crate::spec::{Image, RuntimeKind, ServiceSpec};
+use crate::spec::{Image, InitStep, RuntimeKind, ServiceSpec};
 use crate::state::{InstanceId, InstanceRef, SourceRef, StopRequest, Volumes};
 
 /// Steps that follow one another; a failed one ends the lane.
@@ -36,6 +36,20 @@ pub enum Action {
         image: Image,
         /// For the instance that is created next in the lane.
         id: InstanceId,
+    },
+    /// Carry out a step before the start of the instance that is created or started next in the lane (`init.steps`).
+    Init {
+        /// On this runtime.
+        runtime: RuntimeKind,
+        /// For this instance.
+        id: InstanceId,
+        /// The step.
+        step: InitStep,
+        /// Spec of the instance.
+        #[serde(skip)]
+        spec: Arc<ServiceSpec>,
+        /// Declared here.
+        source: SourceRef,
     },
     /// Create an instance.
     Create {
@@ -98,6 +112,7 @@ impl Action {
     pub const fn runtime(&self) -> RuntimeKind {
         match self {
             Self::EnsureImage { runtime, .. }
+            | Self::Init { runtime, .. }
             | Self::Create { runtime, .. }
             | Self::StartCreated { runtime, .. }
             | Self::Teardown { runtime, .. } => *runtime,
@@ -111,7 +126,10 @@ impl Action {
     /// The instance that is acted on; none for a deployment's shared things.
     pub const fn instance(&self) -> Option<&InstanceId> {
         match self {
-            Self::EnsureImage { id, .. } | Self::Create { id, .. } | Self::StartCreated { id, .. } => Some(id),
+            Self::EnsureImage { id, .. }
+            | Self::Init { id, .. }
+            | Self::Create { id, .. }
+            | Self::StartCreated { id, .. } => Some(id),
             Self::Start { instance }
             | Self::Resume { instance }
             | Self::Stop { instance, .. }

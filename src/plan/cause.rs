@@ -94,6 +94,8 @@ pub enum Cause {
         /// The crash.
         exit: Exit,
     },
+    /// It ran a command before a start, and nobody waits for that any more.
+    InitEnded,
     /// The instance ended by itself and is not kept (`lifecycle.delete_on_exit`).
     DeleteOnExit,
 }

@@ -1,14 +1,21 @@
 //! A plan in the making: turns decisions into lanes of exact steps.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
+use super::depends::Unmet;
 use super::{Action, Cause, Input, Lane, Plan, Step, Wait};
-use crate::spec::{RuntimeKind, ServiceSpec};
+use crate::spec::{InitStep, RuntimeKind, ServiceSpec};
 use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause, StopPolicy, StopRequest, Volumes};
 
 /// A plan in the making.
 pub(super) struct Draft<'a> {
     pub(super) input: &'a Input<'a>,
+    /// What services lack of what they depend on, by service.
+    pub(super) unmet: BTreeMap<String, Vec<Unmet>>,
+    /// What ran commands before starts and is to go before there is another start in its slot.
+    pub(super) leftover: Vec<InstanceId>,
     plan: Plan,
 }
 
@@ -23,7 +30,7 @@ pub(super) struct Launch {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(input: &'a Input<'a>) -> Self {
-        Self { input, plan: Plan::default() }
+        Self { input, unmet: BTreeMap::new(), leftover: Vec::new(), plan: Plan::default() }
     }
 
     /// The finished plan, in an order that depends on nothing but its content.
@@ -77,19 +84,16 @@ impl<'a> Draft<'a> {
             spec: service.spec.clone(),
             source: service.source.clone(),
         };
-        self.lane(
-            [
-                Action::EnsureImage { runtime, image: service.spec.image.clone(), id: id.clone() },
-                create,
-                Action::StartCreated { runtime, id },
-            ],
-            &cause,
-        );
+        let image = Action::EnsureImage { runtime, image: service.spec.image.clone(), id: id.clone() };
+        let init = init(service, &id);
+        let start = Action::StartCreated { runtime, id };
+        self.lane([image].into_iter().chain(init).chain([create, start]), &cause);
     }
 
     /// Starts an instance that was created and never started.
-    pub(super) fn start(&mut self, instance: &Instance) {
-        self.lane([Action::Start { instance: instance.as_ref() }], &Cause::NotStarted);
+    pub(super) fn start(&mut self, service: &DesiredService, instance: &Instance) {
+        let init = init(service, &instance.id);
+        self.lane(init.into_iter().chain([Action::Start { instance: instance.as_ref() }]), &Cause::NotStarted);
     }
 
     /// Lets a frozen instance run on, where it may be acted on.
@@ -127,10 +131,23 @@ impl<'a> Draft<'a> {
         self.lane([Action::Teardown { runtime, deployment, volumes }], cause);
     }
 
-    fn lane<const N: usize>(&mut self, actions: [Action; N], cause: &Cause) {
+    fn lane(&mut self, actions: impl IntoIterator<Item = Action>, cause: &Cause) {
         let steps = actions.into_iter().map(|action| Step { action, cause: cause.clone() }).collect();
         self.plan.lanes.push(Lane { steps });
     }
+}
+
+/// The steps before the start of this instance of a service.
+fn init(service: &DesiredService, id: &InstanceId) -> Vec<Action> {
+    let steps = service.spec.init.iter().flat_map(|init| &init.steps);
+    let action = |step: &InitStep| Action::Init {
+        runtime: service.runtime,
+        id: id.clone(),
+        step: step.clone(),
+        spec: service.spec.clone(),
+        source: service.source.clone(),
+    };
+    steps.map(action).collect()
 }
 
 /// The stop that the service asks for, or that the instance was made with where nothing declares it any more.

@@ -181,12 +181,18 @@ fn lane_text(lane: &Lane, who: &str) -> String {
     let actions = || lane.steps.iter().map(|step| &step.action);
     let verbs: Vec<&str> = actions().filter_map(verb).collect();
     let details: String = actions().filter_map(detail).collect();
-    format!("{} {who} on {}{details}: {}", verbs.join(" and "), first.action.runtime(), why(&first.cause))
+    let init: Vec<&str> = actions().filter_map(init_step).collect();
+    let init = match init.as_slice() {
+        [] => String::new(),
+        [one] => format!(" after init step {one}"),
+        more => format!(" after init steps {}", more.join(", ")),
+    };
+    format!("{} {who} on {}{details}{init}: {}", verbs.join(" and "), first.action.runtime(), why(&first.cause))
 }
 
 const fn verb(action: &Action) -> Option<&'static str> {
     match action {
-        Action::EnsureImage { .. } => None,
+        Action::EnsureImage { .. } | Action::Init { .. } => None,
         Action::Create { .. } => Some("create"),
         Action::StartCreated { .. } | Action::Start { .. } => Some("start"),
         Action::Resume { .. } => Some("resume"),
@@ -200,6 +206,13 @@ fn detail(action: &Action) -> Option<String> {
     match action {
         Action::EnsureImage { image, .. } => Some(format!(" from image {}", image.name)),
         Action::Stop { stop, .. } => Some(format!(" ({}, {} grace)", stop.signal, HumanDuration(stop.grace))),
+        _ => None,
+    }
+}
+
+fn init_step(action: &Action) -> Option<&str> {
+    match action {
+        Action::Init { step, .. } => Some(&step.id),
         _ => None,
     }
 }

@@ -83,6 +83,7 @@ pub fn forecast(snapshot: Snapshot) -> Forecast {
         model.sight();
         let at = model.now();
         let plan = plan(&model.input());
+        model.remember(&plan);
         if !plan.is_empty() {
             model.carry_out(&plan.lanes);
             stages.push(Stage::Act { at, lanes: plan.lanes });

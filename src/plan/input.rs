@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use crate::spec::{Revision, RuntimeKind};
+use crate::spec::{Depends, Revision, RuntimeKind};
 use crate::state::{DesiredDeployment, ErrorKind, Fate, Instance, Volumes};
 
 /// Everything that a decision about one deployment is made from.
@@ -53,6 +53,31 @@ pub struct History {
     pub orphans: BTreeMap<String, DateTime<Utc>>,
     /// Somebody asked that nothing be created, stopped or removed.
     pub suspended: bool,
+    /// Since when services wait for others, as [`awaited`](super::awaited) gives it after each planning.
+    pub awaited: BTreeMap<Dependency, Awaited>,
+    /// On what each service depends, by service, as [`dependencies`](super::dependencies) gives it before each planning:
+    /// it tells in which order what is not declared any more ends.
+    pub dependencies: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// A service and another one of its deployment that it depends on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Dependency {
+    /// The service that waits.
+    pub service: String,
+    /// The one that it waits for.
+    pub on: String,
+}
+
+/// A dependency that is waited for, or was given up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Awaited {
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// Template of the service that waits; another one waits afresh.
+    pub revision: Revision,
+    /// As it was declared; declared otherwise it is waited for afresh.
+    pub depends: Depends,
 }
 
 /// Failed calls in a row for one slot.

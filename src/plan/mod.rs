@@ -10,6 +10,7 @@ mod availability;
 mod backoff;
 mod cause;
 mod check;
+mod depends;
 mod diff;
 mod draft;
 mod fold;
@@ -18,6 +19,7 @@ mod input;
 mod lifecycle;
 mod model;
 mod need;
+mod order;
 mod planner;
 mod render;
 mod replicas;
@@ -35,9 +37,11 @@ pub use backoff::{PROVEN_RUN, RESTART_DELAY, RESTART_DELAY_MAX, RETRY_DELAY, RET
 pub use cause::Cause;
 pub use check::{Violation, check};
 use chrono::{DateTime, Utc};
+pub use depends::awaited;
 pub use forecast::{End, FORECAST_LOOKS, FORECAST_PLANS, Forecast, Stage, forecast};
-pub use input::{Failure, History, Input, Unreachable};
+pub use input::{Awaited, Dependency, Failure, History, Input, Unreachable};
 pub use lifecycle::{Verdict, verdict};
+pub use order::dependencies;
 pub use planner::plan;
 pub use scale::{
     Load, Mean, Metric, SCALE_EVERY, SCALE_STABILISATION, SCALE_TOLERANCE, ScaleDecision, ScaleRule, Scaling,

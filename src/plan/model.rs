@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 
-use super::{Action, Input, Lane, Plan, Snapshot, Wait, sightings};
+use super::{Action, Input, Lane, Plan, Snapshot, Wait, awaited, dependencies, sightings};
 use crate::spec::{RuntimeKind, ServiceSpec};
 use crate::state::{EndedBy, Exit, HealthState, Instance, InstanceId, Phase, StopPolicy, StopRequest};
 
@@ -39,6 +39,14 @@ impl Model {
             let first = before.get(&key).copied().unwrap_or(now);
             (key, first)
         }));
+    }
+
+    /// Remembers what services depend on, and since when they wait for it, as whoever plans does.
+    pub(super) fn remember(&mut self, plan: &Plan) {
+        let awaited = awaited(&self.snapshot.input(), plan);
+        let dependencies = dependencies(&self.snapshot.input());
+        self.snapshot.history.awaited = awaited;
+        self.snapshot.history.dependencies = dependencies;
     }
 
     /// Carries out every step of these lanes.

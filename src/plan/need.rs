@@ -4,11 +4,11 @@ use super::diff::{Slot, exit_of, outdated};
 use super::draft::{Draft, Launch};
 use super::input::Failure;
 use super::lifecycle::{Verdict, verdict};
-use super::restart::{AfterExit, after_exit, ends_unhealthy};
+use super::restart::{AfterExit, after_exit, ends_unhealthy, restart_delay};
 use super::time::due;
-use super::{Cause, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
-use crate::spec::{OnExpiry, ServiceSpec};
-use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause};
+use super::{Cause, RESTART_DELAY_MAX, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
+use crate::spec::{Errors, OnExpiry, OnInitFailure, ServiceSpec};
+use crate::state::{DesiredService, ErrorKind, Instance, InstanceId, Phase, StopCause};
 
 /// What one slot needs.
 pub(super) enum Need<'a> {
@@ -42,7 +42,16 @@ pub(super) fn need<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &S
         Need::Start(instance) | Need::Resume(instance) => &instance.id,
         Need::Nothing | Need::Patience | Need::AtRest => return need,
     };
-    match failure(draft, desired, slot.number).and_then(|failure| wait_after(failure, id, draft)) {
+    if draft.is_held_back(&desired.name) && !matches!(need, Need::Resume(_)) {
+        draft.say_what_holds_back(&desired.name);
+        return Need::Patience;
+    }
+    let id = id.clone();
+    if let Some(helper) = draft.leftover.iter().find(|helper| helper.helps(&id)).cloned() {
+        draft.wait_once(Wait::InFlight { id: helper });
+        return Need::Patience;
+    }
+    match failure(draft, desired, slot.number).and_then(|failure| wait_after(failure, &id, desired, draft)) {
         None => need,
         Some(wait) => {
             if let Wait::Retry { until, .. } | Wait::Refused { until, .. } = wait {
@@ -64,16 +73,33 @@ pub(super) fn failure<'a>(draft: &Draft<'a>, desired: &DesiredService, slot: u32
 }
 
 /// What failed calls make the next one wait for, unless it is due.
-fn wait_after(failure: &Failure, id: &InstanceId, draft: &Draft<'_>) -> Option<Wait> {
+fn wait_after(failure: &Failure, id: &InstanceId, desired: &DesiredService, draft: &Draft<'_>) -> Option<Wait> {
     let (id, error) = (id.clone(), failure.message.clone());
-    if !failure.retryable {
+    let refused = |id, error| {
         // What was refused may be put right outside of the spec: a directory made, a variable set.
         let until = due(failure.at, RETRY_DELAY_MAX, draft.input.now);
-        return (until > draft.input.now).then_some(Wait::Refused { id, kind: failure.kind, error, until });
+        (until > draft.input.now).then_some(Wait::Refused { id, kind: failure.kind, error, until })
+    };
+    if !failure.retryable {
+        return refused(id, error);
     }
-    let pause = backoff(RETRY_DELAY, RETRY_DELAY_MAX, failure.count, &id.runtime_name());
+    let (first, longest, count) = match (failure.kind, on_init_failure(&desired.spec)) {
+        (ErrorKind::InitFailed, OnInitFailure::Fail) => return refused(id, error),
+        (ErrorKind::InitFailed, OnInitFailure::Restart) => (RETRY_DELAY, RETRY_DELAY, 1),
+        (ErrorKind::InitFailed, OnInitFailure::Backoff) => {
+            let first = restart_delay(&desired.spec);
+            (first, RESTART_DELAY_MAX.max(first), failure.count)
+        }
+        _ => (RETRY_DELAY, RETRY_DELAY_MAX, failure.count),
+    };
+    let pause = backoff(first, longest, count, &id.runtime_name());
     let until = due(failure.at, pause, draft.input.now);
-    (until > draft.input.now).then_some(Wait::Retry { id, failures: failure.count, error, until })
+    let (failures, kind) = (failure.count, failure.kind);
+    (until > draft.input.now).then_some(Wait::Retry { id, kind, failures, error, until })
+}
+
+fn on_init_failure(spec: &ServiceSpec) -> OnInitFailure {
+    spec.errors.as_ref().map(Errors::on_init_failure).unwrap_or_default()
 }
 
 fn need_of_fresh<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a Instance) -> Need<'a> {

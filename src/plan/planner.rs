@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::depends::unmet;
 use super::draft::Draft;
-use super::replicas::{plan_service, remove_service};
+use super::order::retire_in_order;
+use super::replicas::plan_service;
 use super::undeclared::plan_undeclared;
-use super::{Input, Plan, Unreachable, Wait};
+use super::{Cause, Input, Plan, Unreachable, Wait};
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredDeployment, Instance, Phase};
 
@@ -34,17 +36,31 @@ pub fn plan(input: &Input<'_>) -> Plan {
 }
 
 fn plan_declared(draft: &mut Draft<'_>, desired: &DesiredDeployment, observed: &[&Instance]) {
-    for instances in observed.chunk_by(|a, b| a.id.service == b.id.service) {
-        if instances.first().is_some_and(|first| !desired.services.contains_key(&first.id.service)) {
-            remove_service(draft, None, instances);
-        }
-    }
+    let (helpers, observed): (Vec<&Instance>, Vec<&Instance>) =
+        observed.iter().partition(|instance| instance.id.is_helper());
+    let observed = observed.as_slice();
+    retire_helpers(draft, &helpers, observed);
+    let undeclared: Vec<&Instance> =
+        observed.iter().filter(|instance| !desired.services.contains_key(&instance.id.service)).copied().collect();
+    retire_in_order(draft, &undeclared, &Cause::ServiceRemoved);
+    draft.unmet = unmet(draft.input, desired, observed);
     let mut rest = observed;
     for (name, service) in &desired.services {
         let start = rest.partition_point(|instance| instance.id.service < *name);
         let end = rest.partition_point(|instance| instance.id.service <= *name);
         plan_service(draft, service, &rest[start..end]);
         rest = &rest[end..];
+    }
+}
+
+/// Removes what ran commands before a start and was left over; one whose instance is being made or started is at work.
+fn retire_helpers(draft: &mut Draft<'_>, helpers: &[&Instance], observed: &[&Instance]) {
+    for helper in helpers {
+        let is_at_work = observed.iter().any(|one| one.phase == Phase::Pending && helper.id.helps(&one.id));
+        if !is_at_work {
+            draft.retire(helper, None, &Cause::InitEnded);
+            draft.leftover.push(helper.id.clone());
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::time::elapsed;
-use super::{Action, Cause, Plan, Step, Wait};
+use super::{Action, Cause, Dependency, Plan, Step, Wait};
 use crate::spec::HumanDuration;
 use crate::state::{Failed, GoesOn, InstanceId, Pause, RolledBack, ServiceName, Volumes};
 
@@ -41,6 +41,9 @@ impl Display for Action {
         match self {
             Self::EnsureImage { image, id, .. } => {
                 write!(f, "get image {} for {} on {runtime}", image.name, long(id))
+            }
+            Self::Init { id, step, .. } => {
+                write!(f, "run init step {} ({}) for {} on {runtime}", step.id, step.uses, long(id))
             }
             Self::Create { id, .. } => write!(f, "create {} on {runtime}", long(id)),
             Self::StartCreated { id, .. } => write!(f, "start {} on {runtime}", long(id)),
@@ -87,6 +90,7 @@ impl Display for Cause {
             Self::DeploymentRemoved => f.write_str("deployment is not declared any more"),
             Self::Orphan { first_seen } => write!(f, "orphan, declared nowhere since {}", time(*first_seen)),
             Self::Shutdown { exit } => write!(f, "{exit}, and errors.on_panic is shutdown"),
+            Self::InitEnded => f.write_str("its init step has ended"),
             Self::DeleteOnExit => f.write_str("ended, and lifecycle.delete_on_exit is true"),
         }
     }
@@ -151,6 +155,18 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         Wait::Unhealthy { check, .. } => format!("{who} is unhealthy: {check}"),
         Wait::Draining { service } => {
             format!("wait for the old instances of {service} to end: rollout.strategy is recreate")
+        }
+        Wait::Dependency { dependency: Dependency { service, on }, condition, why, until } => {
+            format!("wait to start {service} {}: {on} is not {condition}: {why}", clock.until(*until))
+        }
+        Wait::DependencyTimeout { dependency: Dependency { service, on }, condition, why, waited } => {
+            format!("wait to start {service} until {on} is {condition}, which it was not within {waited}: {why}")
+        }
+        Wait::WithoutDependency { dependency: Dependency { service, on }, condition, why, waited } => {
+            format!("go on with {service} without {on}, which was not {condition} within {waited}: {why}")
+        }
+        Wait::Dependents { service, by } => {
+            format!("wait to stop {service} until nothing runs any more that depends on it: {}", by.join(", "))
         }
         Wait::Isolated { exit, .. } => format!("keep {who} for inspection: {exit}, and errors.on_panic is isolate"),
         Wait::ShutDown { exit, .. } => {

@@ -16,7 +16,7 @@ use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, ServiceName, 
 pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, instances: &[&Instance]) {
     if let Some(why) = not_run(&desired.spec) {
         draft.wait(Wait::NotRun { service: desired.name.clone(), why: why.to_owned() });
-        return remove_service(draft, Some(&desired.spec), instances);
+        return remove_service(draft, &desired.spec, instances);
     }
     say_how_it_stands(draft, desired);
     let matched = match_slots(desired, instances, draft);
@@ -24,6 +24,7 @@ pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, inst
         let needs = matched.slots.iter().map(|slot| need(draft, desired, slot)).collect();
         Rollout::new(draft, desired, &matched, instances, needs).plan();
     }
+    draft.say_what_is_missing(&desired.name);
     let judge = Judge { input: draft.input, spec: &desired.spec };
     for slot in &matched.slots {
         tidy(draft, desired, slot, judge);
@@ -42,10 +43,10 @@ fn say_how_it_stands(draft: &mut Draft<'_>, desired: &DesiredService) {
     waits.into_iter().flatten().for_each(|wait| draft.wait(wait));
 }
 
-/// Retires every instance of a service that is not declared any more.
-pub(super) fn remove_service(draft: &mut Draft<'_>, spec: Option<&ServiceSpec>, instances: &[&Instance]) {
+/// Retires every instance of a service of which none is to run.
+fn remove_service(draft: &mut Draft<'_>, spec: &ServiceSpec, instances: &[&Instance]) {
     for instance in instances {
-        draft.retire(instance, spec, &Cause::ServiceRemoved);
+        draft.retire(instance, Some(spec), &Cause::ServiceRemoved);
     }
 }
 

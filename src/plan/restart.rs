@@ -89,9 +89,14 @@ fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -> AfterExit {
     if policy.and_then(|policy| policy.max_attempts).is_some_and(|max| so_far >= max) {
         return AfterExit::Failed(Wait::GaveUp { id: instance.id.clone(), exit: exit.clone() });
     }
-    let first = policy.and_then(|policy| policy.delay).map_or(RESTART_DELAY, HumanDuration::get);
+    let first = restart_delay(spec);
     let pause = backoff(first, RESTART_DELAY_MAX.max(first), so_far, &instance.id.runtime_name());
     AfterExit::Restart { pause, streak: so_far.saturating_add(1) }
+}
+
+/// Wait before the second restart in a row.
+pub(super) fn restart_delay(spec: &ServiceSpec) -> Duration {
+    spec.restart_policy.as_ref().and_then(|policy| policy.delay).map_or(RESTART_DELAY, HumanDuration::get)
 }
 
 /// Whether the run lasted at least that long; not where its start is unknown.

@@ -101,6 +101,7 @@ where
         // What can't be followed by a launch is not begun.
         match (self.blocked, self.draining) {
             (true, _) => {}
+            (false, true) if self.draft.is_held_back(&self.desired.name) => {}
             (false, true) => self.drain(),
             (false, false) => {
                 self.fill();
@@ -187,7 +188,7 @@ where
         for index in self.order_of_need() {
             let launch = match &self.needs[index] {
                 Need::Start(instance) => {
-                    self.draft.start(instance);
+                    self.draft.start(self.desired, instance);
                     continue;
                 }
                 Need::Launch(launch) => launch.clone(),
@@ -251,6 +252,10 @@ where
     /// available, so that a bad template takes no more than what was begun with it. A slot whose next try is due and lacks
     /// nothing but a place does not count, or it would never get one.
     fn is_failing(&self) -> bool {
+        // No successor may be started while what it depends on is missing.
+        if self.draft.is_held_back(&self.desired.name) {
+            return true;
+        }
         let mut slots = self.matched.slots.iter().zip(&self.needs);
         slots.any(|(slot, need)| match slot.fresh {
             Some(fresh) => fresh.streak > 0 && !self.judge.is_available(fresh),

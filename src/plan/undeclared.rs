@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::draft::Draft;
+use super::order::retire_in_order;
 use super::time::after;
 use super::{Cause, Input, Wait};
 use crate::spec::RuntimeKind;
@@ -46,9 +47,7 @@ pub(super) fn plan_undeclared(draft: &mut Draft<'_>, fate: Fate, instances: &[&I
             }
         }
         Fate::Removed => {
-            for instance in instances {
-                draft.retire(instance, None, &Cause::DeploymentRemoved);
-            }
+            retire_in_order(draft, instances, &Cause::DeploymentRemoved);
             for runtime in abandoned(draft, instances) {
                 draft.tear_down(runtime, draft.input.volumes, &Cause::DeploymentRemoved);
             }

@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::spec::RuntimeKind;
+use super::Dependency;
+use crate::spec::{DependsCondition, HumanDuration, RuntimeKind};
 use crate::state::{ErrorKind, Exit, Failed, InstanceId, Pause, RolledBack, ServiceName};
 
 /// Why more is not done now.
@@ -28,6 +29,8 @@ pub enum Wait {
     Retry {
         /// The instance that was to be made or changed.
         id: InstanceId,
+        /// Kind of the last failure.
+        kind: ErrorKind,
         /// Failures in a row.
         failures: u32,
         /// What the runtime said.
@@ -66,6 +69,46 @@ pub enum Wait {
     Paused {
         /// The instance.
         id: InstanceId,
+    },
+    /// A service waits for another one (`depends`) before anything of it is started.
+    Dependency {
+        /// Which, and which waits for it.
+        dependency: Dependency,
+        /// What it has to be.
+        condition: DependsCondition,
+        /// What it lacks.
+        why: String,
+        /// Until when it is waited for.
+        until: DateTime<Utc>,
+    },
+    /// A service waited too long for another one (`depends.on_timeout: fail`); it is started when that is as it has to be.
+    DependencyTimeout {
+        /// Which, and which waited for it.
+        dependency: Dependency,
+        /// What it has to be.
+        condition: DependsCondition,
+        /// What it lacks.
+        why: String,
+        /// For how long it was waited for.
+        waited: HumanDuration,
+    },
+    /// A service waited too long for another one and goes on without it (`depends.on_timeout: warn`).
+    WithoutDependency {
+        /// Which, and which waited for it.
+        dependency: Dependency,
+        /// What it has to be.
+        condition: DependsCondition,
+        /// What it lacks.
+        why: String,
+        /// For how long it was waited for.
+        waited: HumanDuration,
+    },
+    /// A service that is to end waits for those that depend on it.
+    Dependents {
+        /// The service.
+        service: String,
+        /// Those that depend on it and run.
+        by: Vec<String>,
     },
     /// Old instances have to end before new ones start (`rollout.strategy: recreate`).
     Draining {
@@ -195,6 +238,10 @@ impl Wait {
             | Self::OrphanSettling { id, .. }
             | Self::Unknown { id, .. } => Some(id),
             Self::Draining { .. }
+            | Self::Dependency { .. }
+            | Self::DependencyTimeout { .. }
+            | Self::WithoutDependency { .. }
+            | Self::Dependents { .. }
             | Self::Kept
             | Self::RuntimeUnreachable { .. }
             | Self::RuntimeAbsent { .. }
@@ -206,18 +253,32 @@ impl Wait {
         }
     }
 
+    /// The dependency that it is about, where it is about one.
+    pub const fn dependency(&self) -> Option<&Dependency> {
+        match self {
+            Self::Dependency { dependency, .. }
+            | Self::DependencyTimeout { dependency, .. }
+            | Self::WithoutDependency { dependency, .. } => Some(dependency),
+            _ => None,
+        }
+    }
+
     /// When it is over, where time ends it.
     pub const fn until(&self) -> Option<DateTime<Utc>> {
         match self {
             Self::BackOff { until, .. }
             | Self::Retry { until, .. }
             | Self::Refused { until, .. }
+            | Self::Dependency { until, .. }
             | Self::OrphanSettling { until, .. } => Some(*until),
             Self::NotReady { until, .. } => *until,
             Self::InFlight { .. }
             | Self::Unhealthy { .. }
             | Self::Paused { .. }
             | Self::Draining { .. }
+            | Self::DependencyTimeout { .. }
+            | Self::WithoutDependency { .. }
+            | Self::Dependents { .. }
             | Self::Isolated { .. }
             | Self::ShutDown { .. }
             | Self::Ended { .. }

@@ -26,6 +26,7 @@ impl RuntimeError {
             | ErrorKind::ImageUnavailable
             | ErrorKind::NameTaken
             | ErrorKind::NotFound
+            | ErrorKind::InitFailed
             | ErrorKind::Failed => true,
             ErrorKind::Rejected
             | ErrorKind::Unsupported

@@ -40,7 +40,7 @@ pub use stops::StopRecords;
 pub use usage::{Stats, Usage};
 
 pub use crate::spec::Control;
-use crate::spec::{Image, RuntimeKind, ServiceSpec};
+use crate::spec::{Image, RuntimeKind, ServiceSpec, Signal};
 use crate::state::{Condition, Instance, InstanceId, InstanceRef};
 pub use crate::state::{ErrorKind, StopRecord, StopRequest, Volumes};
 
@@ -184,6 +184,8 @@ pub enum RuntimeEvent {
     Changed(Box<Instance>),
     /// An instance is gone.
     Gone(InstanceRef),
+    /// Somebody, maybe this adapter itself, had a signal sent to the program of an instance. Told where the runtime tells it.
+    Signalled(InstanceRef, Signal),
     /// Something may have been missed; list again.
     Resync {
         /// Why.

@@ -199,10 +199,10 @@ pub struct InitStep {
     /// Inputs of the step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub with: BTreeMap<String, serde_json::Value>,
-    /// Tries after the first.
+    /// Tries after the first; none when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<u32>,
-    /// Longest time; `5m` when nothing is written.
+    /// Longest time of one try; `5m` when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "5m"))]
     pub timeout: Option<HumanDuration>,

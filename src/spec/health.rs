@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{HumanDuration, InitStep, OnFailure};
 
+/// Longest wait for a dependency where none is written.
+const DEPENDS_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// When an instance counts as ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -91,7 +94,7 @@ pub struct Depends {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "healthy"))]
     pub condition: Option<DependsCondition>,
-    /// Longest wait; `5m` when nothing is written.
+    /// Longest wait, from when the service first waits; `5m` when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "5m"))]
     pub timeout: Option<HumanDuration>,
@@ -101,16 +104,39 @@ pub struct Depends {
     pub on_timeout: Option<OnFailure>,
 }
 
+impl Depends {
+    /// What it must be.
+    pub fn condition(&self) -> DependsCondition {
+        self.condition.unwrap_or(DependsCondition::Healthy)
+    }
+
+    /// Longest wait for it.
+    pub fn timeout(&self) -> Duration {
+        self.timeout.map_or(DEPENDS_TIMEOUT, HumanDuration::get)
+    }
+}
+
 /// What a dependency must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DependsCondition {
-    /// Its instances were started.
+    /// An instance of it has run.
     Started,
-    /// Its health checks pass.
+    /// Health checks of an instance of it pass; where it has none, one runs.
     Healthy,
-    /// It takes traffic.
+    /// As many instances of it take traffic as it has replicas.
     Ready,
+}
+
+impl std::fmt::Display for DependsCondition {
+    /// The word as users write it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Started => "started",
+            Self::Healthy => "healthy",
+            Self::Ready => "ready",
+        })
+    }
 }
 
 /// Steps before each start.
@@ -126,11 +152,12 @@ pub struct Init {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnInitFailure {
-    /// The start fails.
+    /// The service has failed; the start is tried once more every five minutes, in case something was put right.
     #[default]
     Fail,
-    /// The instance is started anew.
+    /// The start begins anew after a second.
     Restart,
-    /// The instance is started anew after a delay that grows.
+    /// The start begins anew after a delay that grows: `restart_policy.delay` at first, twice as long each time, up to five
+    /// minutes.
     Backoff,
 }

@@ -65,6 +65,11 @@ pub struct Errors {
 }
 
 impl Errors {
+    /// What a failed init step does.
+    pub fn on_init_failure(&self) -> OnInitFailure {
+        self.on_init_failure.as_ref().map(|failure| failure.action).unwrap_or_default()
+    }
+
     /// What a crash does.
     pub fn on_crash(&self) -> CrashAction {
         self.on_panic.as_ref().map(|panic| panic.action).unwrap_or_default()

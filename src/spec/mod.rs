@@ -14,6 +14,7 @@ mod file_mode;
 mod files;
 mod health;
 mod image;
+mod init;
 mod lifecycle;
 mod merge;
 mod parse;
@@ -51,6 +52,7 @@ pub use file_mode::FileMode;
 pub use files::{is_ignored, is_spec_file};
 pub use health::{Check, Depends, DependsCondition, Health, Init, OnInitFailure};
 pub use image::{Image, ImageRef, PullPolicy};
+pub use init::InitAction;
 pub use lifecycle::{CrashAction, Errors, Lifecycle, OnExpiry, OnIdle, RestartKind, RestartPolicy};
 pub use merge::{Conflict, Merged, MergedDeployment, MergedService, merge, problems};
 #[cfg(test)]

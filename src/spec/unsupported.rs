@@ -45,10 +45,6 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
             add(unmeasured, "scale.targets.memory", "there is no `resources.memory` that it is a part of; write one");
         }
     }
-    add(!spec.depends.is_empty(), "depends", "services do not wait for each other yet; all start at once");
-    add(spec.init.is_some(), "init", "init steps are not run yet");
-    let on_init_failure = spec.errors.as_ref().is_some_and(|errors| errors.on_init_failure.is_some());
-    add(on_init_failure, "errors.on_init_failure", "init steps are not run yet");
     add(!spec.endpoints.is_empty(), "endpoints", "nothing listens on their ports yet");
     add(spec.pool.is_some(), "pool", "pools are not filled yet");
     add(spec.session.is_some(), "session", "there are no sessions yet");

@@ -87,6 +87,8 @@ pub enum ErrorKind {
     CommandNotFound,
     /// The command to run inside an instance exists and can't be executed; shells tell it as exit code 126.
     CommandNotExecutable,
+    /// A step before the start (`init.steps`) failed; what follows says `errors.on_init_failure`.
+    InitFailed,
     /// Anything else; trying again may help.
     Failed,
 }

@@ -32,6 +32,10 @@ pub mod labels {
     pub const STOP_GRACE: &str = "dev.evenkeel.stop-grace";
 }
 
+/// What the name of a service ends in for instances that run commands before its own start. Names of services are DNS labels
+/// and hold no dot.
+const HELPER: &str = ".init";
+
 /// Random id of one installation's state directory; stamped on everything that it creates.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner(pub String);
@@ -137,6 +141,23 @@ impl InstanceId {
         format!("{}/{}/{}", self.deployment, self.service, self.slot)
     }
 
+    /// The identity of what runs a command before this instance starts (`init.run`); another one for each number. No
+    /// service has such a name, so it is never taken for a replica.
+    #[must_use]
+    pub fn helper(&self, number: u32) -> Self {
+        Self { service: format!("{}{HELPER}", self.service), attempt: number, ..self.clone() }
+    }
+
+    /// Whether it runs commands before an instance of that slot and revision starts.
+    pub fn helps(&self, other: &Self) -> bool {
+        *self == other.helper(self.attempt)
+    }
+
+    /// Whether it is what [`InstanceId::helper`] makes of another one.
+    pub fn is_helper(&self) -> bool {
+        self.service.ends_with(HELPER)
+    }
+
     /// The service that it belongs to.
     pub fn service_name(&self) -> ServiceName {
         ServiceName { deployment: self.deployment.clone(), service: self.service.clone() }
@@ -152,7 +173,8 @@ impl InstanceId {
     pub fn hostname(&self) -> String {
         let slot = self.slot.to_string();
         let room = 63 - 1 - slot.len();
-        let service = self.service.get(..room.min(self.service.len())).unwrap_or(&self.service);
+        let service = self.service.strip_suffix(HELPER).unwrap_or(&self.service);
+        let service = service.get(..room.min(service.len())).unwrap_or(service);
         format!("{}-{slot}", service.trim_end_matches('-'))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::waits::{Severity, severity};
-use super::{DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
+use super::{AwaitedView, DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
 use super::{conditions, message};
 use crate::plan::Wait;
 use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Phase};
@@ -89,12 +89,23 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         updated: count(&|instance| runs(instance) && current(instance)),
         revision: service.revision.to_string(),
         equivalent: service.equivalent.as_ref().map(ToString::to_string),
+        awaits: awaits(facts, service),
         message: String::new(),
         conditions: Vec::new(),
     };
     view.conditions = conditions::of_service(&view, service, &mine, facts);
     view.message = message::of_service(facts, service, &view.conditions);
     view
+}
+
+/// What the service waits for, or went on without.
+fn awaits(facts: &Facts<'_>, service: &DesiredService) -> Vec<AwaitedView> {
+    let of = |wait: &Wait| {
+        let dependency = wait.dependency().filter(|dependency| dependency.service == service.name)?;
+        let given_up = !matches!(wait, Wait::Dependency { .. });
+        Some(AwaitedView { service: dependency.on.clone(), until: wait.until(), given_up })
+    };
+    facts.plan.waits.iter().filter_map(of).collect()
 }
 
 fn instance_view(facts: &Facts<'_>, instance: &Instance) -> InstanceView {

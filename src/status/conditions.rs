@@ -4,7 +4,7 @@ use super::waits;
 use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
 use crate::spec::unsupported;
-use crate::state::{Condition, DesiredService, HealthState, Instance, NOT_CHECKED, Pause, Standing};
+use crate::state::{Condition, DesiredService, ErrorKind, HealthState, Instance, NOT_CHECKED, Pause, Standing};
 
 /// Conditions of a deployment.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: &str) -> Vec<Condition> {
@@ -47,6 +47,7 @@ pub(super) fn of_service(
     let mut conditions = vec![available(view, service, &mine), progressing(view, service, instances, &mine)];
     conditions.extend(rollout(service, &mine));
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
+    conditions.extend(mine.iter().filter_map(|wait| without_dependency(wait)));
     conditions.extend(instances.iter().filter_map(|instance| not_checked(instance)));
     for field in unsupported(&service.spec) {
         conditions.push(Condition::holds("UnsupportedField", "NotHonoured", format!("{}: {}", field.path, field.why)));
@@ -139,6 +140,9 @@ fn failure(wait: &Wait) -> Option<Condition> {
     let reason = match wait {
         Wait::BackOff { .. } => "CrashLoopBackOff",
         Wait::Unhealthy { .. } => "Unhealthy",
+        Wait::Retry { kind: ErrorKind::InitFailed, .. } | Wait::Refused { kind: ErrorKind::InitFailed, .. } => {
+            "InitFailed"
+        }
         Wait::Retry { .. } => "CallFailed",
         Wait::Refused { .. } => "Refused",
         Wait::Isolated { .. } => "Isolated",
@@ -147,11 +151,18 @@ fn failure(wait: &Wait) -> Option<Condition> {
         Wait::GaveUp { .. } => "GaveUp",
         Wait::RuntimeAbsent { .. } => "RuntimeAbsent",
         Wait::NotRun { .. } => "NotRun",
+        Wait::DependencyTimeout { .. } => "DependencyTimeout",
         Wait::Paused { .. } => "Paused",
         Wait::Unknown { .. } => "UnknownPhase",
         _ => return None,
     };
     Some(Condition::holds("ReplicaFailure", reason, wait.to_string()))
+}
+
+/// The condition of a service that went on without one that it depends on.
+fn without_dependency(wait: &Wait) -> Option<Condition> {
+    let is_missing = matches!(wait, Wait::WithoutDependency { .. });
+    is_missing.then(|| Condition::holds("Degraded", "DependencyTimeout", wait.to_string()))
 }
 
 /// The condition of an instance whose health nobody can tell.

@@ -164,8 +164,8 @@ mod tests {
     fn a_service_without_trouble_says_which_field_has_no_effect_or_nothing() {
         let none = ", scale: {mode: fixed, replicas: 0}";
         assert_eq!(messages(none, Vec::new())[1], "");
-        let depends = format!("{none}, init: {{steps: []}}");
-        assert_eq!(messages(&depends, Vec::new())[1], "UnsupportedField: init: init steps are not run yet");
+        let session = format!("{none}, session: {{idle_timeout: 1m}}");
+        assert_eq!(messages(&session, Vec::new())[1], "UnsupportedField: session: there are no sessions yet");
     }
 
     #[test]

@@ -139,6 +139,9 @@ pub struct ServiceView {
     /// too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub equivalent: Option<String>,
+    /// Services that it depends on and that are not as they have to be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaits: Vec<AwaitedView>,
     /// What is being waited for, or the worst that is true of it; empty where all is well.
     #[serde(default)]
     pub message: String,
@@ -152,6 +155,18 @@ impl ServiceView {
         let is_declared = |revision: &str| self.revision == revision || self.equivalent.as_deref() == Some(revision);
         one == other || (is_declared(one) && is_declared(other))
     }
+}
+
+/// A service that another one depends on and that is not as it has to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitedView {
+    /// Which.
+    pub service: String,
+    /// Until when it is waited for; absent where it is not, or for as long as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+    /// Whether the time for that is over.
+    pub given_up: bool,
 }
 
 /// One instance.

@@ -6,7 +6,12 @@ use crate::state::DesiredService;
 /// Whether a wait is about the service, or an instance or the runtime of it.
 pub(super) fn is_about(wait: &Wait, service: &DesiredService) -> bool {
     match wait {
-        Wait::Draining { service: name } | Wait::NotRun { service: name, .. } => *name == service.name,
+        Wait::Draining { service: name }
+        | Wait::NotRun { service: name, .. }
+        | Wait::Dependents { service: name, .. } => *name == service.name,
+        Wait::Dependency { dependency, .. }
+        | Wait::DependencyTimeout { dependency, .. }
+        | Wait::WithoutDependency { dependency, .. } => dependency.service == service.name,
         Wait::RolledBack { service: name, .. }
         | Wait::RolloutPaused { service: name, .. }
         | Wait::RolloutFailed { service: name, .. } => name.service == service.name,
@@ -29,6 +34,7 @@ pub(super) const fn is_final(wait: &Wait) -> bool {
             | Wait::RolledBack { .. }
             | Wait::RolloutPaused { .. }
             | Wait::Suspended { .. }
+            | Wait::DependencyTimeout { .. }
             | Wait::Ended { .. }
             | Wait::Idle { .. }
             | Wait::Terminated { .. }
@@ -59,11 +65,17 @@ pub(super) fn severity(wait: &Wait) -> Severity {
     match wait {
         // A crash that nobody mends is no state that anybody declared.
         Wait::Ended { exit, .. } if !exit.is_success() => Severity::Final,
-        Wait::Ended { .. } | Wait::Idle { .. } | Wait::Terminated { .. } | Wait::Kept => Severity::Fine,
+        Wait::Ended { .. }
+        | Wait::Idle { .. }
+        | Wait::Terminated { .. }
+        | Wait::WithoutDependency { .. }
+        | Wait::Kept => Severity::Fine,
         Wait::InFlight { .. }
         | Wait::Paused { .. }
         | Wait::NotReady { .. }
         | Wait::Draining { .. }
+        | Wait::Dependency { .. }
+        | Wait::Dependents { .. }
         | Wait::OrphanSettling { .. } => Severity::Moving,
         Wait::RolloutFailed { .. } => Severity::Failing,
         Wait::BackOff { .. } | Wait::Retry { .. } | Wait::Unhealthy { .. } | Wait::Unknown { .. } => Severity::Trying,
@@ -73,6 +85,7 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::Isolated { .. }
         | Wait::ShutDown { .. }
         | Wait::GaveUp { .. }
+        | Wait::DependencyTimeout { .. }
         | Wait::RuntimeAbsent { .. }
         | Wait::NotRun { .. } => Severity::Final,
     }

@@ -98,6 +98,19 @@ fn a_killed_or_removed_container_is_replaced() {
         docker(&rig, &["rm", "--force", &before[1]]);
         rig.until("the removed one is replaced", || !ids(&rig).contains(&before[1]));
         rig.until_running("heal", 2);
+        let told = rig.keel(&["describe", "heal"]).out;
+        // The end comes first, and the removal right after it.
+        let removed = told.contains("heal/web/1 was removed from docker by somebody else");
+        assert!(removed || told.contains("heal/web/1 (") && told.contains("killed by SIGKILL"), "{told}");
+        assert!(told.contains("killed by SIGKILL, restart 1 in a row"), "{told}");
+        let stopped = ids(&rig)[1].clone();
+        docker(&rig, &["stop", &stopped]);
+        rig.until("the stopped one is replaced", || !ids(&rig).contains(&stopped));
+        rig.until_running("heal", 2);
+        let told = rig.keel(&["describe", "heal/web/1"]).out;
+        // Podman does not tell of the signal of a stop.
+        let says = told.contains("heal/web/1 was sent SIGTERM by somebody else");
+        assert_eq!(says, kind == Kind::Docker, "{told}");
         assert_eq!(slots(&rig), ["heal/web/0 running", "heal/web/1 running"]);
     }
 }
@@ -216,6 +229,48 @@ fn an_engine_that_restarts_under_the_controller_is_caught_up_with() {
     rig.until_running("restart", 2);
     assert_eq!(ids(&rig)[1], before[1], "what went on is left alone");
     rig.remove("specs/restart.yaml");
+    rig.until("everything is gone", || containers(&rig).is_empty() && rig.get("deployments").is_empty());
+}
+
+#[test]
+fn an_engine_that_restarts_with_nothing_left_running_starts_services_in_order() {
+    let Some(mut engine) = Private::new() else { return };
+    engine.start();
+    let rig = Rig::on_engine(&engine.socket());
+    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
+    docker(&rig, &["import", &rootfs, "keel-test/busybox:1"]);
+    let of = |name: &str, fields: &str| {
+        let service =
+            spec("order", 1, name).replace("    init_container", "    network_mode: none\n    init_container");
+        let (_, service) = service.split_once("  web:").unwrap();
+        format!("  {name}:{service}{fields}")
+    };
+    let health = "    health: { interval: 1s, check: { type: command, command: 'sleep 1' } }\n";
+    let init = "    init: { steps: [{ id: make, uses: init.run, with: { command: 'echo $GREETING' } }] }\n";
+    let services = of("a", &format!("    depends: [{{ service: z }}]\n{init}")) + &of("z", health);
+    rig.write("specs/order.yaml", &format!("version: v1\ndeployment: order\nservices:\n{services}"));
+    let _controller = rig.controller();
+    rig.until_running("order", 2);
+    let in_order = || {
+        let started = rig.instances(|one| one["started_at"].as_str().unwrap().to_owned());
+        let names = rig.instances(|one| one["name"].clone());
+        assert_eq!(names, ["order/a/0", "order/z/0"]);
+        let [a, z] = started.as_slice() else { panic!("{started:?}") };
+        // A check that passes takes a second.
+        let parsed = |text: &str| chrono::DateTime::parse_from_rfc3339(text).unwrap();
+        (parsed(a) - parsed(z)).num_milliseconds() >= 1000
+    };
+    assert!(in_order());
+    let before = ids(&rig);
+    let died = rig.instances(|one| u32::try_from(one["pid"].as_u64().unwrap()).unwrap());
+    engine.stop();
+    rig.until("the outage is told", || rig.state("order") == "unknown");
+    died.iter().for_each(|pid| crate::rig::signal(*pid, "KILL"));
+    engine.start();
+    rig.until("both are replaced", || ids(&rig).iter().all(|id| !before.contains(id)) && ids(&rig).len() == 2);
+    rig.until_running("order", 2);
+    assert!(in_order());
+    rig.remove("specs/order.yaml");
     rig.until("everything is gone", || containers(&rig).is_empty() && rig.get("deployments").is_empty());
 }
 

@@ -149,6 +149,14 @@ impl Snapshot {
         self
     }
 
+    /// An init step of `web/0` failed that often, the last time so long ago.
+    pub fn init_failed(self, count: u32, seconds_ago: i64) -> Self {
+        let mut snapshot = self.failed(0, 'a', count, seconds_ago, true);
+        let failure = snapshot.history.failures.get_mut(&("web".into(), 0)).expect("it failed");
+        (failure.kind, failure.message) = (ErrorKind::InitFailed, "init step a failed".into());
+        snapshot
+    }
+
     pub fn input<'a>(&'a self, observed: &'a [Instance]) -> Input<'a> {
         Input {
             deployment: "demo",
@@ -225,8 +233,18 @@ fn lane(lane: &Lane) -> String {
         let letter = id.revision.short().chars().next().unwrap_or('?');
         format!("{}/{} {letter}{}", id.service, id.slot, id.attempt)
     };
-    let verb = match (&first.action, lane.steps.len()) {
-        (Action::EnsureImage { .. }, 3) => match &lane.steps[1].action {
+    let init: Vec<&str> = lane
+        .steps
+        .iter()
+        .filter_map(|step| match &step.action {
+            Action::Init { step, .. } => Some(step.id.as_str()),
+            _ => None,
+        })
+        .collect();
+    let others: Vec<&Action> =
+        lane.steps.iter().map(|step| &step.action).filter(|action| !matches!(action, Action::Init { .. })).collect();
+    let verb = match (others[0], others.len()) {
+        (Action::EnsureImage { .. }, 3) => match others[1] {
             Action::Create { restarts: 0, streak: 0, .. } => "launch".to_owned(),
             Action::Create { restarts, streak, .. } => format!("launch (restarts {restarts}, streak {streak})"),
             other => panic!("{other}"),
@@ -244,7 +262,8 @@ fn lane(lane: &Lane) -> String {
         other => format!(" on {other}"),
     };
     let id = first.action.instance().map(of).unwrap_or_default();
-    format!("{verb} {id}{runtime}: {}", first.cause)
+    let init = if init.is_empty() { String::new() } else { format!(" after {}", init.join(", ")) };
+    format!("{verb} {id}{runtime}{init}: {}", first.cause)
 }
 
 /// An instance of `web` that has been running and ready for an hour.

@@ -2,8 +2,10 @@
 
 mod dsl;
 
+mod depends;
 mod forecast;
 mod health;
+mod init;
 mod inputs;
 mod lanes;
 mod lifecycle;

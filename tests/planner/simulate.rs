@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use evenkeel::plan::revisions::{Memory, Seen, advance, effective};
-use evenkeel::plan::{Action, Failure, Forecast, Lane, Plan, Stage, Wait};
+use evenkeel::plan::{Action, Failure, Forecast, Lane, Plan, Stage, Wait, awaited, dependencies};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{
     DesiredService, EndedBy, ErrorKind, Exit, HealthState, Instance, InstanceId, NOT_CHECKED, Phase,
@@ -61,7 +61,10 @@ impl World {
 
     /// Plans, checks the plan, and begins its lanes.
     pub fn turn(&mut self) -> Plan {
-        let plan = self.planned_from().plan();
+        self.snapshot.history.dependencies = dependencies(&self.snapshot.input(&self.snapshot.observed));
+        let seen = self.planned_from();
+        let plan = seen.plan();
+        self.snapshot.history.awaited = awaited(&seen.input(&seen.observed), &plan);
         let subject = |lane: &Lane| (lane.steps[0].action.instance().cloned(), lane.steps[0].action.runtime());
         let busy: Vec<_> = self.under_way.iter().map(|(lane, _)| subject(lane)).collect();
         let new = plan.lanes.iter().filter(|lane| !busy.contains(&subject(lane)));

@@ -3,6 +3,7 @@
 //! It shares nothing with the planner but the lifecycle verdict and the numbers, and reads the rules off the input
 //! afresh, so that a mistake in the one is not repeated in the other. Tests run it over every plan that they see.
 
+mod order;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,10 @@ pub enum Violation {
     Occupied(InstanceId),
     /// It makes an instance while one of another template lives, though the service is to be recreated.
     NotDrained(InstanceId),
+    /// It launches or starts an instance while what its service depends on is missing.
+    Hasty(InstanceId),
+    /// It ends an instance of a service on which another one that runs depends.
+    DependedOn(InstanceId),
     /// It stops or removes an instance that is as it should be.
     Wanted(InstanceId),
     /// It removes the only sign that a slot is meant to stay down.
@@ -77,6 +82,8 @@ impl Display for Violation {
             Self::NotAsked(id) => write!(f, "{id} is made and nothing asks for it"),
             Self::Occupied(id) => write!(f, "{id} is made and its slot has an instance"),
             Self::NotDrained(id) => write!(f, "{id} is made while old instances live"),
+            Self::Hasty(id) => write!(f, "{id} is started before what it depends on"),
+            Self::DependedOn(id) => write!(f, "{id} is ended before what depends on it"),
             Self::Wanted(id) => write!(f, "{id} is as it should be and is taken away"),
             Self::Forgotten(id) => write!(f, "{id} is the only sign that its slot stays down and is removed"),
             Self::Kept(id) => write!(f, "{id} is to be kept and is touched"),
@@ -107,6 +114,7 @@ pub fn check(input: &Input<'_>, plan: &Plan) -> Vec<Violation> {
     if plan.next_look.is_some_and(|at| at <= input.now) {
         found.push(Violation::LooksBack);
     }
+    order::check_ends(input, plan, &mut found);
     match input.desired {
         Ok(desired) => check_declared(input, desired, plan, &mut found),
         Err(fate) => check_undeclared(input, fate, plan, &mut found),
@@ -117,8 +125,10 @@ pub fn check(input: &Input<'_>, plan: &Plan) -> Vec<Violation> {
 fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
     use Action::{Create, EnsureImage, Remove, Resume, Start, StartCreated, Stop, Teardown};
     let actions: Vec<&Action> = lane.steps.iter().map(|step| &step.action).collect();
+    let is_init = |action: &&&Action| matches!(action, Action::Init { .. });
+    let others: Vec<&Action> = actions.iter().filter(|action| !is_init(action)).copied().collect();
     let known = matches!(
-        actions[..],
+        others[..],
         [EnsureImage { .. }, Create { .. }, StartCreated { .. }]
             | [Start { .. } | Resume { .. } | Stop { .. } | Remove { .. } | Teardown { .. }]
             | [Stop { .. }, Remove { .. }]
@@ -176,6 +186,7 @@ fn check_declared(input: &Input<'_>, desired: &DesiredDeployment, plan: &Plan, f
             None => {}
         }
     }
+    order::check_starts(input, desired, plan, found);
     for (name, lanes) in &lanes {
         match desired.services.get(*name) {
             Some(service) => {

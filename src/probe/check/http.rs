@@ -19,15 +19,36 @@ pub(super) async fn run(place: &Place<'_>, url: &str, expected: u16) -> Outcome 
         Ok(address) => address,
         Err(why) => return Outcome::NotMade(why),
     };
-    let stream = match connect(place, &address).await {
-        Ok(stream) => stream,
-        Err(Outcome::Failed(why)) => return Outcome::Failed(format!("GET {url}: {why}")),
-        Err(outcome) => return outcome,
+    match connect(place, &address).await {
+        Ok(stream) => answer(stream, &address, url, expected).await,
+        Err(Outcome::Failed(why)) => Outcome::Failed(format!("GET {url}: {why}")),
+        Err(outcome) => outcome,
+    }
+}
+
+/// Whether a GET is answered with the expected status, by whoever `connect` leads to for a host and a port; its error says
+/// why it leads nowhere.
+pub async fn get(
+    url: &str,
+    expected: u16,
+    connect: impl AsyncFnOnce(&str, u16) -> Result<Box<dyn Connection>, String>,
+) -> Outcome {
+    let address = match Address::parse(url) {
+        Ok(address) => address,
+        Err(why) => return Outcome::NotMade(why),
     };
+    match connect(&address.host, address.port).await {
+        Ok(stream) => answer(stream, &address, url, expected).await,
+        Err(why) => Outcome::Failed(format!("GET {url}: {why}")),
+    }
+}
+
+/// Asks on a connection, and judges the answer.
+async fn answer(stream: Box<dyn Connection>, address: &Address, url: &str, expected: u16) -> Outcome {
     let status = match address.is_https {
-        false => ask(stream, &address).await,
+        false => ask(stream, address).await,
         true => match tls::wrap(stream, &address.host).await {
-            Ok(stream) => ask(Box::new(stream), &address).await,
+            Ok(stream) => ask(Box::new(stream), address).await,
             Err(error) => Err(format!("no TLS: {error}")),
         },
     };

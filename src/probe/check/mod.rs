@@ -7,9 +7,10 @@ mod tls;
 
 use std::time::Duration;
 
-pub use command::LastCommand;
-
-use super::schedule::Outcome;
+pub use self::command::LastCommand;
+pub use self::http::get;
+pub use self::tcp::is_taken;
+pub use super::schedule::Outcome;
 use crate::runtime::{Dialed, ErrorKind, Runtime, RuntimeError};
 use crate::spec::{Check, HumanDuration, ServiceSpec};
 use crate::state::InstanceRef;

@@ -6,17 +6,21 @@ use tokio::io::AsyncReadExt;
 
 use super::Place;
 use crate::probe::schedule::Outcome;
-use crate::runtime::AnsweredBy;
+use crate::runtime::{AnsweredBy, Dialed};
 
 /// Time in which what is in front of an instance ends a connection that nobody takes inside: it finds out within
 /// milliseconds, on a busy machine within tens of them.
 const RELAYED: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(place: &Place<'_>, port: u16) -> Outcome {
-    let mut dialed = match place.dial(port).await {
-        Ok(dialed) => dialed,
-        Err(outcome) => return outcome,
-    };
+    match place.dial(port).await {
+        Ok(dialed) => is_taken(dialed).await,
+        Err(outcome) => outcome,
+    }
+}
+
+/// Whether somebody took a connection that was made.
+pub async fn is_taken(mut dialed: Dialed) -> Outcome {
     if dialed.answered_by == AnsweredBy::Instance {
         return Outcome::Passed;
     }

@@ -19,6 +19,7 @@ use super::observe::{coded, reference};
 use super::reconnect::{LASTING, Retries, Stream};
 use super::{Inner, error};
 use crate::runtime::RuntimeEvent;
+use crate::spec::Signal;
 use crate::state::{Instance, InstanceRef, Phase};
 
 /// Changes that wait for a slow reader; past that the stream waits, and the engine's own buffer (256 events) begins.
@@ -27,10 +28,10 @@ const WAITING_CHANGES: usize = 256;
 /// Inspections of changed containers side by side; the engine holds some of them up while it works on the container.
 const INSPECTIONS: usize = 16;
 
-/// Events that change an instance. Podman says `died` for `die` and `remove` for `destroy`. Without this filter the
+/// Events that change an instance, and signals that are sent to it. Podman says `died` for `die` and `remove` for `destroy`. Without this filter the
 /// exec events of health checks flood the stream.
 const ACTIONS: &[&str] =
-    &["create", "start", "restart", "die", "died", "oom", "pause", "unpause", "rename", "destroy", "remove"];
+    &["create", "start", "restart", "kill", "die", "died", "oom", "pause", "unpause", "rename", "destroy", "remove"];
 
 /// That health checks of an image say something else than before. Podman says so with every check.
 const HEALTH: &str = "health_status";
@@ -50,6 +51,12 @@ pub(super) fn changes(inner: Arc<Inner>, ended: CancellationToken) -> BoxStream<
     });
     futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|event| (event, receiver)) })
         .boxed()
+}
+
+/// A signal as events have it: its number, or its name.
+fn signal(text: &str) -> Option<Signal> {
+    let name = text.parse().map_or_else(|_| text.to_owned(), Signal::name_of);
+    name.parse().ok()
 }
 
 /// Reads events and passes changes on.
@@ -190,6 +197,12 @@ impl Pump {
                 self.out_of_memory.remove(container);
                 self.inner.facts.forget(container);
                 self.send(RuntimeEvent::Gone(instance)).await;
+                None
+            }
+            "kill" => {
+                if let Some(signal) = attributes.get("signal").and_then(|text| signal(text)) {
+                    self.send(RuntimeEvent::Signalled(instance, signal)).await;
+                }
                 None
             }
             "oom" => {

@@ -95,7 +95,7 @@ impl Runtime for ForgetfulRuntime {
                 known.forget(&instance.runtime_id);
                 RuntimeEvent::Gone(instance)
             }
-            resync @ RuntimeEvent::Resync { .. } => resync,
+            other @ (RuntimeEvent::Signalled(..) | RuntimeEvent::Resync { .. }) => other,
         };
         Ok(self.machine.events().await?.map(told).boxed())
     }

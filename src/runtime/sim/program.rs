@@ -2,6 +2,8 @@
 //!
 //! A command whose first word is `sim` holds one statement per further word: `[sim, "print hello", "exit 3"]`.
 //!
+//! So does `[sh, -c, "sim; print hello; exit 3"]`, as shell commands of specs are run.
+//!
 //! | statement | does |
 //! |---|---|
 //! | `print TEXT`, `warn TEXT` | writes a line to standard output, to standard error |
@@ -71,6 +73,12 @@ impl Program {
         let command = spec.command.clone().unwrap_or_default();
         let words: Vec<String> =
             command.entrypoint.into_iter().flatten().chain(command.args.into_iter().flatten()).collect();
+        if let [shell, flag, script] = words.as_slice()
+            && (shell, flag) == (&"sh".to_owned(), &"-c".to_owned())
+            && script.split(';').next() == Some(MARK)
+        {
+            return Self::parse(&script.split(';').map(|word| word.trim().to_owned()).collect::<Vec<_>>());
+        }
         if words.first().is_some_and(|word| word == MARK) {
             return Self::parse(&words);
         }
@@ -199,6 +207,16 @@ mod tests {
         assert_eq!(image("sim/missing"), Some(Scripted::Missing));
         assert_eq!(image("nginx:1.27"), None);
         assert_eq!(image("sim/web"), None);
+    }
+
+    #[test]
+    fn a_shell_command_may_be_a_program() {
+        let program = |script: &str| {
+            let command = format!("image: {{name: a}}\ncommand: {{entrypoint: [sh, -c, '{script}']}}");
+            Program::of(&serde_yaml::from_str(&command).unwrap()).unwrap().statements
+        };
+        assert_eq!(program("sim; print a b; exit 3"), [Statement::Print("a b".to_owned()), Statement::Exit(3)]);
+        assert_eq!(program("simple; exit 3"), []);
     }
 
     #[test]

@@ -1,0 +1,200 @@
+//! Services that wait for others of their deployment (`depends`).
+//!
+//! Only what is to be launched or started waits. What runs is never ended because a dependency went down, and services that
+//! depend on nothing never wait.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use super::diff::{count, exit_of};
+use super::draft::Draft;
+use super::input::{Awaited, Dependency};
+use super::restart::{AfterExit, after_exit};
+use super::time::{after, due, elapsed};
+use super::{Input, Plan, Wait};
+use crate::spec::{Depends, DependsCondition, HumanDuration, OnFailure, RType};
+use crate::state::{DesiredDeployment, DesiredService, Instance, Phase};
+
+/// A dependency whose condition does not hold.
+#[derive(Debug, Clone)]
+pub(super) struct Unmet {
+    dependency: Dependency,
+    condition: DependsCondition,
+    on_timeout: OnFailure,
+    why: String,
+    /// Since when it is waited for; now where nobody did before.
+    since: DateTime<Utc>,
+    /// Until when it is waited for.
+    until: DateTime<Utc>,
+}
+
+/// What the services of a deployment lack of what they depend on, by service. `observed` are the instances of the
+/// deployment, in order of their identity.
+pub(super) fn unmet(
+    input: &Input<'_>,
+    desired: &DesiredDeployment,
+    observed: &[&Instance],
+) -> BTreeMap<String, Vec<Unmet>> {
+    let mut unmet: BTreeMap<String, Vec<Unmet>> = BTreeMap::new();
+    for (service, depends) in dependencies(desired) {
+        let Some(why) = lacking(input, desired, depends, observed) else { continue };
+        let dependency = key(service, depends);
+        let since = begun(input, service, depends).unwrap_or(input.now);
+        unmet.entry(service.name.clone()).or_default().push(Unmet {
+            until: after(since, depends.timeout()),
+            condition: depends.condition(),
+            on_timeout: depends.on_timeout.unwrap_or_default(),
+            dependency,
+            why,
+            since,
+        });
+    }
+    unmet
+}
+
+/// What is to be remembered in [`History::awaited`](super::History::awaited) after this plan was made from this input: since
+/// when each dependency is waited for. One that nobody waits for any more is remembered until its condition holds, so that
+/// it is given up once and not with every restart.
+pub fn awaited(input: &Input<'_>, plan: &Plan) -> BTreeMap<Dependency, Awaited> {
+    let Ok(desired) = input.desired else { return BTreeMap::new() };
+    let mut observed: Vec<&Instance> =
+        input.observed.iter().filter(|one| one.id.deployment == input.deployment).collect();
+    observed.sort_by(|a, b| a.id.cmp(&b.id));
+    let begins = |dependency: &Dependency| plan.waits.iter().any(|wait| wait.dependency() == Some(dependency));
+    let of = |(service, depends): (&DesiredService, &Depends)| {
+        let dependency = key(service, depends);
+        let known = begun(input, service, depends);
+        let since = known.or_else(|| begins(&dependency).then_some(input.now))?;
+        lacking(input, desired, depends, &observed)?;
+        Some((dependency, Awaited { since, revision: service.revision.clone(), depends: depends.clone() }))
+    };
+    dependencies(desired).filter_map(of).collect()
+}
+
+fn dependencies(desired: &DesiredDeployment) -> impl Iterator<Item = (&DesiredService, &Depends)> {
+    desired.services.values().flat_map(|service| service.spec.depends.iter().map(move |depends| (service, depends)))
+}
+
+fn key(service: &DesiredService, depends: &Depends) -> Dependency {
+    Dependency { service: service.name.clone(), on: depends.service.clone() }
+}
+
+/// Since when it is waited for as it is declared now; a clock that was set back begins the wait anew.
+fn begun(input: &Input<'_>, service: &DesiredService, depends: &Depends) -> Option<DateTime<Utc>> {
+    let known = input.history.awaited.get(&key(service, depends))?;
+    let is_same = known.depends == *depends && service.is_made_from(&known.revision);
+    is_same.then(|| known.since.min(input.now))
+}
+
+/// What is missing for the condition to hold; none where it holds.
+fn lacking(
+    input: &Input<'_>,
+    desired: &DesiredDeployment,
+    depends: &Depends,
+    observed: &[&Instance],
+) -> Option<String> {
+    let Some(dependency) = desired.services.get(&depends.service) else {
+        return Some("it is not declared".to_owned());
+    };
+    let start = observed.partition_point(|instance| instance.id.service < dependency.name);
+    let end = observed.partition_point(|instance| instance.id.service <= dependency.name);
+    // What an unreachable runtime runs is not known to.
+    let reachable = |one: &&&Instance| !input.unreachable.contains_key(&one.runtime);
+    let instances: Vec<&Instance> = observed[start..end].iter().filter(reachable).copied().collect();
+    if has_completed(dependency, &instances) {
+        return None;
+    }
+    if dependency.replicas == 0 {
+        return Some("it is to have 0 replicas".to_owned());
+    }
+    let is_ready = |instance: &&&Instance| instance.phase.is_ready();
+    match depends.condition() {
+        DependsCondition::Started if has_started(input, dependency, &instances) => None,
+        DependsCondition::Started => Some("no instance of it has started".to_owned()),
+        DependsCondition::Healthy if instances.iter().any(|one| is_ready(&one)) => None,
+        DependsCondition::Healthy => Some("no instance of it is healthy".to_owned()),
+        DependsCondition::Ready => {
+            let mut slots: Vec<u32> = instances.iter().filter(is_ready).map(|one| one.id.slot).collect();
+            slots.dedup();
+            let (ready, wanted) = (count(slots.iter()), dependency.replicas);
+            (ready < wanted).then(|| format!("{ready} of {wanted} replicas are ready"))
+        }
+    }
+}
+
+/// Whether it is meant to end and has ended well, which is as good as any condition.
+fn has_completed(dependency: &DesiredService, instances: &[&Instance]) -> bool {
+    let ended_well = |instance: &&Instance| {
+        dependency.is_made_from(&instance.id.revision) && exit_of(instance).is_some_and(|exit| exit.is_success())
+    };
+    dependency.spec.rtype() == RType::Job && instances.iter().any(ended_well)
+}
+
+/// Whether an instance of it has run. One that has ended counts unless another is due at once: after a restart of the whole
+/// engine everything has ended, and what comes first is to come first again.
+fn has_started(input: &Input<'_>, dependency: &DesiredService, instances: &[&Instance]) -> bool {
+    let runs = |instance: &&Instance| matches!(instance.phase, Phase::Running { .. } | Phase::Paused { .. });
+    if instances.iter().any(runs) {
+        return true;
+    }
+    let coming = |instance: &&Instance| matches!(instance.phase, Phase::Pending | Phase::Created | Phase::Stopping);
+    if instances.iter().any(coming) {
+        return false;
+    }
+    let newest = instances.iter().max_by_key(|instance| instance.recency());
+    let Some((dead, exit)) = newest.and_then(|newest| exit_of(newest).map(|exit| (newest, exit))) else { return false };
+    let is_due = match after_exit(dead, exit, &dependency.spec) {
+        AfterExit::Replace => true,
+        AfterExit::Restart { pause, .. } => due(exit.finished_at, pause, input.now) <= input.now,
+        AfterExit::AtRest(_) | AfterExit::Failed(_) | AfterExit::ShutDown => false,
+    };
+    exit.started_at.is_some() && !is_due
+}
+
+impl Unmet {
+    /// Whether it is waited for no longer, and what depends on it goes on.
+    fn is_ignored(&self, now: DateTime<Utc>) -> bool {
+        self.until <= now && self.on_timeout != OnFailure::Fail
+    }
+
+    fn wait(&self, now: DateTime<Utc>) -> Option<Wait> {
+        let (dependency, condition, why) = (self.dependency.clone(), self.condition, self.why.clone());
+        let waited = HumanDuration(elapsed(self.since, self.until));
+        match self.on_timeout {
+            _ if self.until > now => Some(Wait::Dependency { dependency, condition, why, until: self.until }),
+            OnFailure::Fail => Some(Wait::DependencyTimeout { dependency, condition, why, waited }),
+            OnFailure::Warn => Some(Wait::WithoutDependency { dependency, condition, why, waited }),
+            OnFailure::Continue => None,
+        }
+    }
+}
+
+impl Draft<'_> {
+    /// Whether nothing of the service may be launched or started because of what it depends on.
+    pub(super) fn is_held_back(&self, service: &str) -> bool {
+        let now = self.input.now;
+        self.unmet.get(service).is_some_and(|unmet| unmet.iter().any(|one| !one.is_ignored(now)))
+    }
+
+    /// Says what the service waits for before anything of it is launched or started.
+    pub(super) fn say_what_holds_back(&mut self, service: &str) {
+        let now = self.input.now;
+        let unmet = self.unmet.get(service).into_iter().flatten();
+        let waits: Vec<Wait> = unmet.filter(|one| !one.is_ignored(now)).filter_map(|one| one.wait(now)).collect();
+        for wait in waits {
+            if let Some(until) = wait.until() {
+                self.look_at(until);
+            }
+            self.wait_once(wait);
+        }
+    }
+
+    /// Says which dependencies the service goes on without, where that is to be told.
+    pub(super) fn say_what_is_missing(&mut self, service: &str) {
+        let now = self.input.now;
+        let unmet = self.unmet.get(service).into_iter().flatten();
+        let waits: Vec<Wait> = unmet.filter(|one| one.is_ignored(now)).filter_map(|one| one.wait(now)).collect();
+        waits.into_iter().for_each(|wait| self.wait(wait));
+    }
+}
