@@ -137,3 +137,47 @@ pub async fn written(waits: Vec<oneshot::Receiver<Result<(), String>>>) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(service: Option<&str>) -> NoteKey {
+        ("demo".to_owned(), service.map(str::to_owned))
+    }
+
+    #[tokio::test]
+    async fn the_last_note_of_a_key_is_written_and_read_again() {
+        let store = Arc::new(Store::in_memory().unwrap());
+        let notebook = Notebook::default();
+        let orders = |suspended| Orders { suspended, ..Orders::default() };
+        let (tell, told) = oneshot::channel();
+        notebook.keep(key(None), Note::Orders(orders(false)), Some(tell));
+        notebook.keep(key(None), Note::Orders(orders(true)), None);
+        notebook.keep(key(Some("web")), Note::Rollout(Box::default()), None);
+        notebook.write(store.clone()).await;
+        written(vec![told]).await.unwrap();
+        let memory = Memory { orders: orders(true), rollouts: [("web".to_owned(), RolloutHistory::default())].into() };
+        assert_eq!(load(&store, true).unwrap(), BTreeMap::from([("demo".to_owned(), memory)]));
+        notebook.keep(key(None), Note::Forget, None);
+        notebook.keep(key(Some("web")), Note::Forget, None);
+        notebook.write(store.clone()).await;
+        assert_eq!(load(&store, true).unwrap(), BTreeMap::new());
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_left_out_and_forgotten_by_whoever_may_write() {
+        let store = Store::in_memory().unwrap();
+        let row = |service: Option<&str>, json: &str| Remembered {
+            deployment: "demo".to_owned(),
+            service: service.map(str::to_owned),
+            json: Some(json.to_owned()),
+        };
+        let good = row(None, r#"{"suspended":true}"#);
+        store.remember(&[good.clone(), row(Some("web"), r#"{"revisions":7}"#)]).unwrap();
+        let memory = Memory { orders: Orders { suspended: true, ..Orders::default() }, ..Memory::default() };
+        let read = BTreeMap::from([("demo".to_owned(), memory)]);
+        assert_eq!((load(&store, false).unwrap(), store.memory().unwrap().len()), (read.clone(), 2));
+        assert_eq!((load(&store, true).unwrap(), store.memory().unwrap()), (read, vec![good]));
+    }
+}

@@ -172,8 +172,8 @@ impl State {
         self.flights.give_up(deployment, |instance| {
             let service = desired.ok().and_then(|desired| desired.services.get(&instance.id.service));
             service.is_some_and(|service| {
-                let in_place = instance.id.slot < service.replicas && instance.runtime == service.runtime;
-                service.is_made_from(&instance.id.revision) && in_place
+                let in_place = || instance.id.slot < service.replicas && instance.runtime == service.runtime;
+                !is_rolled_out(service) || (service.is_made_from(&instance.id.revision) && in_place())
             })
         });
     }
@@ -219,8 +219,7 @@ impl State {
         }
         let missing = |what: String| EngineError::NotFound(format!("{what} not found"));
         let deployment = self.declared_one(&target.deployment)?;
-        let is_rolled =
-            |service: &&DesiredService| service.spec.rtype() == RType::Service && service.spec.pool.is_none();
+        let is_rolled = |service: &&DesiredService| is_rolled_out(service);
         let Some(name) = &target.service else {
             let all: Vec<&DesiredService> = deployment.services.values().filter(is_rolled).collect();
             return match all.is_empty() {
@@ -243,6 +242,11 @@ impl State {
         let declared = self.declared.desired.deployments.get(name).filter(|_| !self.removing.contains_key(name));
         declared.ok_or_else(|| EngineError::NotFound(format!("deployment {name} not found")))
     }
+}
+
+/// Whether the service keeps replicas, which rollouts replace.
+fn is_rolled_out(service: &DesiredService) -> bool {
+    service.spec.rtype() == RType::Service && service.spec.pool.is_none()
 }
 
 impl Engine {
