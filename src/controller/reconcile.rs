@@ -192,7 +192,7 @@ impl State {
         instances
     }
 
-    fn observed(&self, deployment: &str) -> Vec<Instance> {
+    pub(super) fn observed(&self, deployment: &str) -> Vec<Instance> {
         let desired = self.declared.desired.deployments.get(deployment).map(|desired| self.effective(desired));
         self.flights.overlay(deployment, self.judged(deployment, desired.as_ref()))
     }

@@ -19,6 +19,10 @@ use crate::state::{DesiredDeployment, DesiredService, Instance, InstanceRef, Pha
 /// Longest wait for what one instance uses; one that does not answer counts as not measured.
 const MEASURE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Time after which a service is measured again of which nothing was heard: far longer than [`MEASURE_DEADLINE`] for every
+/// instance that one machine runs.
+const UNANSWERED: Duration = Duration::from_secs(600);
+
 /// Instances of one service that are asked at a time: as many calls as the docker adapter makes side by side.
 const SIDE_BY_SIDE: usize = 16;
 
@@ -49,8 +53,8 @@ struct Scaler {
     before: HashMap<(RuntimeKind, String), (DateTime<Utc>, Usage)>,
     /// Whether instances are being replaced or are not ready.
     moving: bool,
-    /// When it is measured next; none while it is.
-    due: Option<Instant>,
+    /// When it is measured next.
+    due: Instant,
 }
 
 /// What its use is measured against.
@@ -75,8 +79,9 @@ impl Limits {
 fn rule(spec: &ServiceSpec) -> Option<ScaleRule> {
     let Some(Scale::Adaptive { min, max, cooldown, targets }) = &spec.scale else { return None };
     Some(ScaleRule {
-        min: *min,
-        max: *max,
+        // Nothing measures, or wakes, what does not run.
+        min: (*min).max(1),
+        max: (*max).max(1),
         cooldown: cooldown.map_or(Duration::ZERO, HumanDuration::get),
         targets: targets.unwrap_or_default(),
     })
@@ -108,12 +113,14 @@ impl Scalers {
         Some(scaled)
     }
 
-    /// Keeps an eye on the services of a deployment that are declared adaptive and acted on, and on no others.
+    /// Keeps an eye on the services of a deployment that are declared adaptive and acted on, and on no others. It begins where
+    /// their runtime answers: of what can't be seen, nobody knows how much there is to begin with.
     pub fn track<'a>(
         &mut self,
         deployment: &str,
         services: impl Iterator<Item = &'a DesiredService>,
         instances: &[Instance],
+        answers: impl Fn(RuntimeKind) -> bool,
         (now, at): (DateTime<Utc>, Instant),
     ) {
         let mut gone: Vec<ServiceName> =
@@ -122,10 +129,13 @@ impl Scalers {
             let Some(rule) = rule(&service.spec) else { continue };
             let name = ServiceName { deployment: deployment.to_owned(), service: service.name.clone() };
             gone.retain(|one| *one != name);
+            if !answers(service.runtime) && !self.services.contains_key(&name) {
+                continue;
+            }
             let limits = Limits::of(&service.spec);
             let scaler = self.services.entry(name).or_insert_with(|| {
                 let replicas = living(service, instances).clamp(rule.min, rule.max.max(rule.min));
-                let (scaling, due) = (Scaling::new(replicas, now), Some(at + SCALE_EVERY));
+                let (scaling, due) = (Scaling::new(replicas, now), at + SCALE_EVERY);
                 Scaler { rule, limits, scaling, before: HashMap::new(), moving: true, due }
             });
             (scaler.rule, scaler.limits) = (rule, limits);
@@ -145,14 +155,14 @@ impl Scalers {
 
     /// When the next service is to be measured.
     pub fn next(&self) -> Option<Instant> {
-        self.services.values().filter_map(|scaler| scaler.due).min()
+        self.services.values().map(|scaler| scaler.due).min()
     }
 
-    /// Takes the services that are to be measured now; each is given back by [`Scalers::learn`].
+    /// Takes the services that are to be measured now; [`Scalers::learn`] is told what was found.
     pub fn take_due(&mut self, now: Instant) -> Vec<ServiceName> {
-        let due = self.services.iter_mut().filter(|(_, scaler)| scaler.due.is_some_and(|due| due <= now));
+        let due = self.services.iter_mut().filter(|(_, scaler)| scaler.due <= now);
         due.map(|(name, scaler)| {
-            scaler.due = None;
+            scaler.due = now + UNANSWERED;
             name.clone()
         })
         .collect()
@@ -165,7 +175,7 @@ impl Scalers {
         (now, at): (DateTime<Utc>, Instant),
     ) -> Option<(ServiceName, ScaleDecision)> {
         let scaler = self.services.get_mut(&measured.service)?;
-        scaler.due = Some(at + SCALE_EVERY);
+        scaler.due = at + SCALE_EVERY;
         let load = scaler.load(measured.samples);
         let decision = scaler.scaling.decide(&scaler.rule, &load, now)?;
         Some((measured.service, decision))
@@ -218,28 +228,29 @@ async fn sample(runtime: Arc<dyn Runtime>, instance: InstanceRef, since: DateTim
 }
 
 impl State {
-    /// Has the load of adaptive services measured where this controller acts on them and their runtime answers: of what can't
-    /// be seen, nobody knows how much there is to begin with.
+    /// Has the load of adaptive services measured where this controller acts on them.
     pub(super) fn track_load(&mut self, deployment: &str, desired: Option<&DesiredDeployment>, instances: &[Instance]) {
         let times = self.now();
         let acts = self.covers(deployment);
         let (runtimes, unreachable) = (&self.runtimes, &self.unreachable);
-        let answers = |kind: &RuntimeKind| runtimes.contains_key(kind) && !unreachable.contains_key(kind);
+        let answers = |kind| runtimes.contains_key(&kind) && !unreachable.contains_key(&kind);
         let services = desired.into_iter().filter(|_| acts).flat_map(|desired| desired.services.values());
-        self.scalers.track(deployment, services.filter(|service| answers(&service.runtime)), instances, times);
+        self.scalers.track(deployment, services, instances, answers, times);
     }
 
-    /// Asks what the services use that are to be measured now.
+    /// Asks what the ready instances of the services use that are to be measured now: what starts needs more than it will.
     pub(super) fn measure_due(&mut self) {
         for service in self.scalers.take_due(Instant::now()) {
-            let ready = self.cache.of(&service.deployment).filter(|one| one.id.service == service.service);
-            let ready = ready.filter_map(|one| match one.phase {
-                Phase::Running { since, .. } => {
-                    let attached = self.runtimes.get(&one.runtime)?;
-                    Some((attached.runtime.clone(), one.as_ref(), since))
-                }
-                _ => None,
-            });
+            let observed = self.observed(&service.deployment);
+            let mine = observed.iter().filter(|one| one.id.service == service.service);
+            let ready =
+                mine.filter(|one| !self.unreachable.contains_key(&one.runtime)).filter_map(|one| match one.phase {
+                    Phase::Running { since, ready: true } => {
+                        let attached = self.runtimes.get(&one.runtime)?;
+                        Some((attached.runtime.clone(), one.as_ref(), since))
+                    }
+                    _ => None,
+                });
             let (instances, messages) = (ready.collect(), self.messages.clone());
             self.lanes.spawn(async move {
                 // A core that has ended decides nothing.
@@ -254,7 +265,7 @@ impl State {
         let Some((service, decision)) = self.scalers.learn(measured, times) else { return };
         let message = format!("{service}: {decision}");
         tracing::info!("{message}");
-        self.record_event(Some(&service.deployment), "Scaled", message);
+        self.record_event(Some(&service.deployment), "ScaleDecided", message);
         self.queue.add(&service.deployment, at);
     }
 }
@@ -330,7 +341,13 @@ mod tests {
         for (slots, expected) in [(0, 2), (5, 5), (20, 8)] {
             let (mut scalers, instances) = (Scalers::default(), running(&desired, slots));
             assert_eq!(replicas(&scalers, &desired, &instances), expected);
-            scalers.track("demo", desired.services.values(), &instances, (DateTime::UNIX_EPOCH, Instant::now()));
+            scalers.track(
+                "demo",
+                desired.services.values(),
+                &instances,
+                |_| true,
+                (DateTime::UNIX_EPOCH, Instant::now()),
+            );
             assert_eq!(replicas(&scalers, &desired, &[]), expected, "and keeps that whatever becomes of them");
         }
         let fixed = declared("{mode: fixed, replicas: 3}");
@@ -342,14 +359,14 @@ mod tests {
         let (desired, mut scalers) = (adaptive(), Scalers::default());
         let instances = running(&desired, 3);
         let (begin, at) = (DateTime::UNIX_EPOCH, Instant::now());
-        scalers.track("demo", desired.services.values(), &instances, (begin, at));
+        scalers.track("demo", desired.services.values(), &instances, |_| true, (begin, at));
         assert_eq!((scalers.next(), scalers.take_due(at)), (Some(at + SCALE_EVERY), Vec::new()));
         let mut decisions = Vec::new();
         for turn in 1..=2 {
             let seconds = turn * 15;
             let at = at + ONE_SECOND * seconds;
             let due = scalers.take_due(at);
-            assert_eq!((due.len(), scalers.next()), (1, None), "nothing is measured twice at once");
+            assert_eq!((due.len(), scalers.next()), (1, Some(at + UNANSWERED)), "nothing is measured twice at once");
             // Half a processor is all of the limit.
             let measured = Measured { service: due[0].clone(), samples: samples(&instances, seconds, 0.5) };
             decisions.push(scalers.learn(measured, (begin + ONE_SECOND * seconds, at)).map(|(_, one)| one.to_string()));
@@ -364,11 +381,24 @@ mod tests {
     async fn what_is_not_declared_any_more_is_not_measured() {
         let (desired, mut scalers) = (adaptive(), Scalers::default());
         let times = (DateTime::UNIX_EPOCH, Instant::now());
-        scalers.track("demo", desired.services.values(), &[], times);
-        scalers.track("other", std::iter::empty(), &[], times);
+        scalers.track("demo", desired.services.values(), &[], |_| true, times);
+        scalers.track("other", std::iter::empty(), &[], |_| true, times);
         assert!(scalers.next().is_some());
-        scalers.track("demo", std::iter::empty(), &[], times);
+        scalers.track("demo", std::iter::empty(), &[], |_| true, times);
         assert_eq!(scalers.next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runtime_that_is_silent_for_a_while_changes_no_number() {
+        let (desired, mut scalers) = (adaptive(), Scalers::default());
+        let instances = running(&desired, 5);
+        let times = (DateTime::UNIX_EPOCH, Instant::now());
+        scalers.track("demo", desired.services.values(), &[], |_| false, times);
+        assert_eq!(scalers.next(), None, "nobody knows yet how many there are");
+        scalers.track("demo", desired.services.values(), &instances, |_| true, times);
+        scalers.track("demo", desired.services.values(), &instances, |_| false, times);
+        scalers.track("demo", desired.services.values(), &[], |_| true, times);
+        assert_eq!(replicas(&scalers, &desired, &[]), 5);
     }
 
     #[test]

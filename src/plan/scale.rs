@@ -129,7 +129,11 @@ impl Scaling {
     pub fn decide(&mut self, rule: &ScaleRule, load: &Load, now: DateTime<Utc>) -> Option<ScaleDecision> {
         let from = self.replicas(rule);
         self.replicas = from;
-        let demand = demand(rule, load, from)?;
+        let Some(demand) = demand(rule, load, from) else {
+            // What is not known may need as many as there are.
+            self.note(from, now);
+            return None;
+        };
         let wanted = demand.replicas.clamp(rule.min, rule.max.max(rule.min));
         let highest = self.note(wanted, now);
         // Fewer only when nothing asked for more for a while.
@@ -288,6 +292,21 @@ mod tests {
         }
         // At second 0 there were four; at 30, four at 40 % asked for four again, as all that is within the tolerance does.
         assert_eq!(course, [(15, 4), (30, 4), (299, 4), (300, 4), (329, 4), (330, 1), (600, 1)]);
+    }
+
+    #[test]
+    fn what_was_not_known_lately_may_have_needed_as_many_as_there_are() {
+        let rule = rule();
+        let mut scaling = Scaling::new(4, at(0));
+        for second in (15..600).step_by(15) {
+            scaling.decide(&rule, &Load { moving: true, ..cpu(0.0, 4) }, at(second));
+        }
+        let mut course = Vec::new();
+        for second in [600, 884, 885] {
+            scaling.decide(&rule, &cpu(0.0, 4), at(second));
+            course.push(scaling.replicas(&rule));
+        }
+        assert_eq!(course, [4, 4, 1]);
     }
 
     #[test]

@@ -166,6 +166,7 @@ impl Lookout {
             findings.plan.add(&root.path, &listing);
             listed.extend(listing.files.into_keys());
         }
+        self.carry_mounts(&listed, &mut findings);
         self.reader.retain(|path| listed.contains(path));
         self.riddles.clone_from(&findings.riddles);
         let elsewhere = self.good.keys().filter(|path| !self.roots.iter().any(|root| path.starts_with(&root.path)));
@@ -345,6 +346,17 @@ impl Lookout {
         }
     }
 
+    /// Keeps in mind where folders lie that can't be seen now, as long as a good version of a file in them counts.
+    fn carry_mounts(&self, listed: &BTreeSet<PathBuf>, findings: &mut Findings) {
+        let is_listed = |folder: &Path| below(listed.range(folder.to_path_buf()..), folder);
+        let has_good = |folder: &Path| below(self.good.range(folder.to_path_buf()..).map(|(path, _)| path), folder);
+        for (folder, place) in &self.mounts {
+            if !is_listed(folder) && has_good(folder) {
+                findings.mounts.entry(folder.clone()).or_insert_with(|| place.clone());
+            }
+        }
+    }
+
     /// The folder of a file that is not there, where that is because a file system is not: that says nothing of the file.
     /// What becomes of the root is known by its identity.
     fn unmounted<'a>(&self, path: &'a Path) -> Option<(&'a Path, &Place)> {
@@ -352,6 +364,11 @@ impl Lookout {
         let place = self.mounts.get(folder).filter(|place| place.is_unmounted(folder))?;
         Some((folder, place))
     }
+}
+
+/// Whether one of these paths, which come in order, is that of a file in this folder.
+fn below<'a>(paths: impl Iterator<Item = &'a PathBuf>, folder: &Path) -> bool {
+    paths.take_while(|path| path.starts_with(folder)).any(|path| path.parent() == Some(folder))
 }
 
 /// Finds out which folders of files are on another file system than their root.

@@ -69,8 +69,8 @@ impl Verdict {
     pub(super) fn keep_for(&mut self, name: &str, known: &Known, file: &Path) {
         let file = file.display();
         let why = format!(
-            "its declaration vanished when {file} came, which can't be read and may hold it; mend or remove {file}, or end \
-             the deployment with `keel delete {name}`"
+            "its declaration vanished, and {file}, which can't be read, may hold it now; mend or remove {file}, or end the \
+             deployment with `keel delete {name}`"
         );
         self.fresh.remove(name);
         self.keep(name, known, || why.clone());

@@ -39,11 +39,11 @@ pub enum Scale {
 }
 
 impl Scale {
-    /// Replicas before any load was seen or command was given: the fixed number, the lower bound, or one.
+    /// Replicas before any load was seen or command was given: the fixed number, the lower bound (one at least), or one.
     pub fn initial(&self) -> u32 {
         match self {
             Self::Fixed { replicas } => *replicas,
-            Self::Adaptive { min, .. } => *min,
+            Self::Adaptive { min, .. } => (*min).max(1),
             Self::Manual => 1,
         }
     }

@@ -37,7 +37,8 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
     }
     match &spec.scale {
         None | Some(Scale::Fixed { .. } | Scale::Manual) => {}
-        Some(Scale::Adaptive { targets, .. }) => {
+        Some(Scale::Adaptive { min, targets, .. }) => {
+            add(*min == 0, "scale.min", "nothing would wake a service of which nothing runs; one replica does");
             let targets = targets.unwrap_or_default();
             add(targets.rps.is_some(), "scale.targets.rps", "requests are not counted yet; the other targets decide");
             let limited = spec.resources.as_ref().is_some_and(|resources| resources.memory.is_some());

@@ -336,7 +336,7 @@ fn a_file_that_moves_and_can_not_be_read_any_more_keeps_what_it_declared() {
             bench.advance(Duration::from_secs(3600));
             let snapshot = bench.scan();
             assert_eq!((images(&snapshot), removed(&snapshot)), (strings(&["a/web=one", "b/web=one"]), vec![]));
-            assert!(snapshot.stale["a"].contains("vanished when"), "{:?}", snapshot.stale);
+            assert!(snapshot.stale["a"].contains("vanished, and"), "{:?}", snapshot.stale);
             let said = problems(&snapshot);
             assert!(said[0].ends_with("=> a keeps its last good version"), "{said:?}");
             bench.restart();

@@ -126,3 +126,33 @@ fn a_link_to_another_file_system_may_be_taken_away_or_lead_elsewhere() {
         }
     });
 }
+
+#[test]
+fn a_file_system_that_could_not_be_looked_at_before_it_was_unmounted_stays_too() {
+    with_mounts(|| {
+        for restart in [false, true] {
+            let mut bench = with_a_file_system_below();
+            // What root may not list either: a folder without end.
+            let below = bench.path("below");
+            let aside = bench.base.path().join("aside");
+            mount(&["--move", below.to_str().unwrap(), aside_folder(&aside).to_str().unwrap()]);
+            std::fs::remove_dir(&below).unwrap();
+            link("below", &below);
+            bench.scan();
+            if restart {
+                bench.restart();
+            }
+            bench.scan();
+            std::fs::remove_file(&below).unwrap();
+            std::fs::create_dir(&below).unwrap();
+            let snapshot = bench.scan();
+            assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![]), "restart: {restart}");
+            unmount(&aside);
+        }
+    });
+}
+
+fn aside_folder(path: &std::path::Path) -> &std::path::Path {
+    std::fs::create_dir(path).unwrap();
+    path
+}
