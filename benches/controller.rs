@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel::clock::SystemClock;
-use evenkeel::controller::{Connected, Core, Declared, Parts, Scope, desired};
+use evenkeel::controller::{Connected, Core, Declared, Jobs, Parts, Scope, desired};
 use evenkeel::runtime::sim::{Faults, World};
 use evenkeel::spec::{RuntimeKind, merge, parse};
 use evenkeel::state::{Desired, Owner};
@@ -70,6 +70,7 @@ async fn scene(deployments: usize, replicas: u32) {
         removing: BTreeMap::new(),
         memory: Default::default(),
         keeper: None,
+        jobs: Jobs::default(),
         events: None,
         settled: Some(forget),
     });

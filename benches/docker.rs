@@ -15,7 +15,7 @@ use bollard::query_parameters::{
     StartContainerOptions,
 };
 use evenkeel::clock::SystemClock;
-use evenkeel::controller::{Connected, Core, Declared, Parts, Removed, Scope, Settled, desired};
+use evenkeel::controller::{Connected, Core, Declared, Jobs, Parts, Removed, Scope, Settled, desired};
 use evenkeel::runtime::docker::DockerRuntime;
 use evenkeel::spec::{Prune, RuntimeKind, merge, parse};
 use evenkeel::state::{Desired, Owner};
@@ -68,6 +68,7 @@ impl Rig {
             removing: BTreeMap::new(),
             memory: Default::default(),
             keeper: None,
+            jobs: Jobs::default(),
             events: None,
             settled: Some(forget),
         });

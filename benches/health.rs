@@ -114,7 +114,8 @@ fn subjects(runtime: &Arc<Here>) -> Vec<Subject> {
     let spec: Arc<ServiceSpec> = Arc::new(serde_yaml::from_str(text).expect("a spec"));
     let subject = |slot| {
         let revision = "v1-0123456789abcdef".parse().expect("a revision");
-        let id = InstanceId { deployment: "bench".into(), service: "web".into(), slot, revision, attempt: 0 };
+        let id =
+            InstanceId { deployment: "bench".into(), service: "web".into(), slot, revision, attempt: 0, run: None };
         let instance = InstanceRef { runtime: RuntimeKind::Sim, runtime_id: id.runtime_name(), id };
         let since = chrono::Utc::now() - chrono::TimeDelta::minutes(1);
         Subject { instance, since, spec: spec.clone(), runtime: runtime.clone(), served: false }

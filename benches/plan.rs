@@ -51,6 +51,7 @@ fn deployment(number: usize) -> (DesiredDeployment, Vec<Instance>) {
             slot,
             revision: revision("a"),
             attempt: 0,
+            run: None,
         })
     });
     let observed = ids.map(running).collect();

@@ -4,12 +4,14 @@
 mod compute;
 mod conditions;
 mod facts;
+mod jobs;
 mod message;
 mod view;
 mod waits;
 
 pub use compute::{DeploymentStatus, views};
 pub use facts::Facts;
+pub use jobs::{ActiveRunView, JobKind, JobView, RunView};
 pub use view::{
     AwaitedView, DeploymentState, DeploymentView, ExitView, HoldView, InstanceView, ProblemView, ResetView,
     RuntimeView, ServiceView, Status, UnwatchedView,

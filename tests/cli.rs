@@ -43,6 +43,9 @@ mod docker;
 #[path = "cli/handover.rs"]
 mod handover;
 
+#[path = "cli/jobs.rs"]
+mod jobs;
+
 #[path = "cli/health.rs"]
 mod health;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use evenkeel::clock::{Clock, VirtualClock};
-use evenkeel::controller::{Connect, Connected, Core, Declared, Parts, Removed, Scope, Settled, desired};
+use evenkeel::controller::{Connect, Connected, Core, Declared, Jobs, Parts, Removed, Scope, Settled, desired};
 use evenkeel::runtime::sim::{Faults, World};
 use evenkeel::runtime::{ErrorKind, Runtime, RuntimeError, Volumes};
 use evenkeel::spec::{Prune, RuntimeKind, merge, parse};
@@ -79,6 +79,7 @@ fn core_of(
         removing,
         memory: Default::default(),
         keeper: None,
+        jobs: Jobs::default(),
         events: None,
         settled: Some(forget),
     });

@@ -54,6 +54,7 @@ impl Rig {
                 slot: self.next.fetch_add(1, Ordering::Relaxed),
                 revision: "v1-0123456789abcdef".parse().expect("a revision"),
                 attempt: 0,
+                run: None,
             },
             restarts: 0,
             streak: 0,

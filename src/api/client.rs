@@ -26,10 +26,10 @@ use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, AttachStart, Attached, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
 use crate::controller::{
     Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Order, Ordered, Preview, RolloutView,
-    RuntimeReport,
+    RuntimeReport, TriggerRequest,
 };
 use crate::runtime::io::{ExecInput, ExecOutput};
-use crate::state::Target;
+use crate::state::{RunId, Target};
 use crate::status::Status;
 
 /// Longest wait for a connection; the socket is on this machine.
@@ -151,6 +151,11 @@ impl Client {
     /// Takes declarations back.
     pub async fn delete(&self, request: &DeleteRequest) -> Result<Applied, ApiError> {
         self.post("/v1/delete", request).await
+    }
+
+    /// Has a job or cron service run.
+    pub async fn trigger(&self, request: &TriggerRequest) -> Result<RunId, ApiError> {
+        self.post("/v1/trigger", request).await
     }
 
     /// Confirms that what is missing from the source may go.

@@ -187,6 +187,7 @@ mod tests {
             slot: 0,
             revision: "v1-aa00000000000000".parse().unwrap(),
             attempt: 0,
+            run: None,
         };
         InstanceRef { id, runtime: RuntimeKind::Sandbox, runtime_id: "x1".to_owned() }
     }

@@ -12,6 +12,7 @@
 //! | `GET /v1/usage[?target=NAME]` | array of [`InstanceUsage`](crate::controller::InstanceUsage) |
 //! | `POST /v1/preview` | [`Preview`](crate::controller::Preview) |
 //! | `POST /v1/dry-run`, `/v1/apply`, `/v1/delete` | [`Applied`](crate::controller::Applied) |
+//! | `POST /v1/trigger` | [`RunId`](crate::state::RunId) |
 //! | `POST /v1/approve` | names of the deployments that may go |
 //! | `POST /v1/rescan` | `null` |
 //! | `GET /v1/logs?target=NAME[&follow=true][&tail=N][&previous=true][&since=TIME]` | JSON lines of [`LogItem`] |

@@ -15,9 +15,9 @@ use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, Kind, Version, attach, exec, logs};
 use crate::controller::{
     Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Order, Ordered, Preview, RolloutView,
-    RuntimeReport,
+    RuntimeReport, TriggerRequest,
 };
-use crate::state::{BadIdentity, Target};
+use crate::state::{BadIdentity, RunId, Target};
 use crate::status::Status;
 
 /// Most bytes of a request: room for thousands of spec files (a file of a service is about 1 KiB; Kubernetes takes
@@ -42,6 +42,7 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/dry-run", post(dry_run))
         .route("/v1/apply", post(apply))
         .route("/v1/delete", post(delete))
+        .route("/v1/trigger", post(trigger))
         .route("/v1/approve", post(approve))
         .route("/v1/order", post(order))
         .route("/v1/rollouts", get(rollouts))
@@ -107,6 +108,10 @@ async fn apply(State(engine): State<Engine>, body: Result<Json<ApplyRequest>, Js
 
 async fn delete(State(engine): State<Engine>, body: Result<Json<DeleteRequest>, JsonRejection>) -> Answer<Applied> {
     Ok(Json(engine.delete(&given(body)?).await?))
+}
+
+async fn trigger(State(engine): State<Engine>, body: Result<Json<TriggerRequest>, JsonRejection>) -> Answer<RunId> {
+    Ok(Json(engine.trigger(&given(body)?).await?))
 }
 
 async fn approve(State(engine): State<Engine>) -> Answer<Vec<String>> {

@@ -14,7 +14,7 @@ use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
 use crate::spec::HumanDuration;
 use crate::state::{Condition, ConditionStatus, ExitReason, FailureReason, StopCause};
-use crate::status::{DeploymentState, ExitView, InstanceView, ServiceView, Status};
+use crate::status::{DeploymentState, ExitView, InstanceView, JobKind, JobView, ServiceView, Status};
 use futures::StreamExt;
 
 /// Longest wait when none is named: the progress deadline of a rollout (Kubernetes' `progressDeadlineSeconds`).
@@ -117,7 +117,8 @@ pub struct Output {
 }
 
 impl Output {
-    fn of(instance: &InstanceView) -> Self {
+    /// That of the present run.
+    pub fn of(instance: &InstanceView) -> Self {
         Self { instance: instance.name.clone(), runtime_id: Some(instance.runtime_id.clone()), previous: false }
     }
 }
@@ -147,15 +148,18 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
     match (goal, view.map(|view| (view.state, view))) {
         (Goal::Gone, None | Some((State::Kept, _))) => Verdict::Reached,
         // What was asked for is not what runs, and will not be before somebody mends a file.
-        (Goal::Running, Some((State::Running | State::Kept, view))) => match (view.stale(), view.state) {
-            (None, State::Running) => Verdict::Reached,
-            (why, _) => Verdict::Failed(vec![Failed {
-                deployment: name.to_owned(),
-                why: why.map_or_else(|| view.message.clone(), |why| format!("it runs on its last good version: {why}")),
-                is_retried: false,
-                output: None,
-            }]),
-        },
+        (Goal::Running, Some((State::Running | State::Complete | State::Kept, view))) => {
+            match (view.stale(), view.state) {
+                (None, State::Running | State::Complete) => Verdict::Reached,
+                (why, _) => Verdict::Failed(vec![Failed {
+                    deployment: name.to_owned(),
+                    why: why
+                        .map_or_else(|| view.message.clone(), |why| format!("it runs on its last good version: {why}")),
+                    is_retried: false,
+                    output: None,
+                }]),
+            }
+        }
         // What can come up does, before the rest ends the wait.
         (Goal::Running, Some((State::Failed, _))) if is_moving(status, name) => Verdict::Pending,
         (_, Some((State::Failed, view))) | (Goal::Running, Some((State::Suspended, view))) => {
@@ -166,22 +170,27 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
                 output: worst(status, name, baseline).map(Output::of),
             }])
         }
+        (Goal::Running, Some((State::Degraded, _))) if is_cron_alone(status, name) => Verdict::Reached,
         (Goal::Running, Some((State::Degraded, view))) => match worst(status, name, baseline) {
-            Some(instance) if baseline.crashes(status, instance) >= CRASHES => Verdict::Failed(vec![Failed {
-                deployment: name.to_owned(),
-                why: format!(
-                    "{} crashed {} times in a row ({}){}",
-                    instance.name,
-                    baseline.crashes(status, instance),
-                    ended(instance),
-                    match instance_message(status, instance).unwrap_or(&view.message) {
-                        "" => String::new(),
-                        message => format!(": {message}"),
-                    }
-                ),
-                is_retried: true,
-                output: Some(Output::of(instance)),
-            }]),
+            Some(instance) if baseline.crashes(status, instance) >= crashes(status, instance) => {
+                Verdict::Failed(vec![Failed {
+                    deployment: name.to_owned(),
+                    why: format!(
+                        "{} {}{}",
+                        instance.name,
+                        match (baseline.crashes(status, instance), ended(instance)) {
+                            (1, how) => format!("failed ({how})"),
+                            (times, how) => format!("crashed {times} times in a row ({how})"),
+                        },
+                        match instance_message(status, instance).unwrap_or(&view.message) {
+                            "" => String::new(),
+                            message => format!(": {message}"),
+                        }
+                    ),
+                    is_retried: true,
+                    output: Some(Output::of(instance)),
+                }])
+            }
             _ if has_failed(status, name) => Verdict::Failed(vec![Failed {
                 deployment: name.to_owned(),
                 why: why(status, name, &view.message),
@@ -194,6 +203,30 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
     }
 }
 
+/// Crashes of this instance, while somebody waits, that end the wait. A job whose number of retries is written has them;
+/// one that is tried again only because nothing says otherwise has failed as far as somebody waits for it.
+fn crashes(status: &Status, instance: &InstanceView) -> u32 {
+    match job_of(status, instance).map(|job| (job.kind, job.retries)) {
+        None => CRASHES,
+        Some((JobKind::Job, None)) => 1,
+        Some((JobKind::Job, Some(_)) | (JobKind::Cron, _)) => u32::MAX,
+    }
+}
+
+/// What the service of an instance is as a job.
+fn job_of<'a>(status: &'a Status, instance: &InstanceView) -> Option<&'a JobView> {
+    let is_its = |view: &&ServiceView| (&view.deployment, &view.service) == (&instance.deployment, &instance.service);
+    status.services.iter().find(is_its).and_then(|view| view.job.as_ref())
+}
+
+/// Whether nothing but runs of cron services fails in the deployment: what is declared is that they are tried.
+fn is_cron_alone(status: &Status, name: &str) -> bool {
+    let mine = || status.services.iter().filter(|service| service.deployment == name);
+    let failing = |service: &&ServiceView| service.conditions.iter().any(|one| one.kind == "ReplicaFailure");
+    let cron = |service: &ServiceView| service.job.as_ref().is_some_and(|job| job.kind == JobKind::Cron);
+    mine().any(|service| failing(&service)) && mine().filter(failing).all(cron) && !is_moving(status, name)
+}
+
 /// Whether a service of the deployment is still on its way. One that another waited for in vain does not count: it may be
 /// on its way for ever.
 fn is_moving(status: &Status, name: &str) -> bool {
@@ -202,7 +235,11 @@ fn is_moving(status: &Status, name: &str) -> bool {
         .flat_map(|service| service.awaits.iter().filter(|one| one.given_up).map(|one| one.service.as_str()))
         .collect();
     let mine = of_deployment().filter(|service| !given_up.contains(service.service.as_str()));
-    let rolling = |condition: &Condition| condition.kind == "Progressing" && condition.status == ConditionStatus::True;
+    let rolling = |condition: &Condition| match condition.kind.as_str() {
+        "Progressing" => condition.status == ConditionStatus::True,
+        "Complete" => condition.reason == "InProgress",
+        _ => false,
+    };
     let failing = |condition: &Condition| condition.kind == "ReplicaFailure";
     let conditions = mine.map(|service| &service.conditions);
     conditions.into_iter().any(|all| all.iter().any(rolling) && !all.iter().any(failing))
@@ -317,10 +354,17 @@ pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, deadline:
     }
 }
 
-/// Time until the youngest instance of these deployments has run for long enough; zero where all have.
+/// Time until the youngest instance of these deployments has run for long enough; zero where all have. Those of jobs
+/// only have to be started, and nobody waits for that in vain.
 pub fn settling(status: &Status, goals: &Goals, now: DateTime<Utc>) -> Duration {
     let wanted = |instance: &&InstanceView| goals.get(&instance.deployment) == Some(&Goal::Running);
-    let starts = status.instances.iter().filter(wanted).filter_map(|instance| instance.started_at);
+    let is_beginning = |instance: &InstanceView| matches!(instance.phase.as_str(), "pending" | "created");
+    let of_jobs = |instance: &&InstanceView| job_of(status, instance).is_some();
+    if status.instances.iter().filter(wanted).filter(of_jobs).any(is_beginning) {
+        return SETTLED;
+    }
+    let of_services = status.instances.iter().filter(wanted).filter(|instance| !of_jobs(instance));
+    let starts = of_services.filter_map(|instance| instance.started_at);
     // A clock that was set back makes no wait longer than the whole.
     let ran = starts.max().map_or(SETTLED, |start| (now - start).to_std().unwrap_or_default());
     SETTLED.saturating_sub(ran)

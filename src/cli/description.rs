@@ -8,7 +8,7 @@ use super::text::{age, harmless};
 use crate::controller::{Description, InstanceDescription};
 use crate::runtime::EnforcementState;
 use crate::state::{Condition, ConditionStatus, Target};
-use crate::status::{DeploymentView, InstanceView, ServiceView};
+use crate::status::{DeploymentView, InstanceView, JobKind, JobView, ServiceView};
 use crate::store::Event;
 
 /// Columns that values of fields begin at.
@@ -98,14 +98,39 @@ fn service(view: &ServiceView) -> String {
     block.field("Runtime", &view.runtime.to_string());
     block.field("Image", &view.image);
     block.field("Revision", &view.revision);
-    let replicas = format!(
-        "{} desired, {} running, {} ready, {} up to date",
-        view.desired, view.running, view.ready, view.updated
-    );
-    block.field("Replicas", &replicas);
+    match &view.job {
+        Some(job) => runs(&mut block, job),
+        None => {
+            let replicas = format!(
+                "{} desired, {} running, {} ready, {} up to date",
+                view.desired, view.running, view.ready, view.updated
+            );
+            block.field("Replicas", &replicas);
+        }
+    }
     block.told("Message", &view.message);
     block.conditions(&view.conditions);
     block.text
+}
+
+/// A schedule and the runs of a job, newest first.
+fn runs(block: &mut Block, job: &JobView) {
+    block.told("Schedule", job.schedule.as_deref().unwrap_or_default());
+    if job.kind == JobKind::Cron {
+        block.field("Next run", &job.next_run.map(time).unwrap_or_default());
+    }
+    block.field("Completions", &job.completions.to_string());
+    let row = |run: String, start, end: Option<DateTime<Utc>>, succeeded: u32, failed: u32, outcome: &str| {
+        let end = end.map_or_else(|| NONE.to_owned(), time);
+        vec![run, time(start), end, succeeded.to_string(), failed.to_string(), outcome.to_owned()]
+    };
+    let active = job.active.iter().rev();
+    let active = active.map(|run| row(run.run.to_string(), run.started_at, None, run.succeeded, run.failed, "running"));
+    let finished = job.finished.iter().map(|run| {
+        row(run.run.to_string(), run.started_at, Some(run.finished_at), run.succeeded, run.failed, &run.message)
+    });
+    let rows: Vec<Vec<String>> = active.chain(finished).collect();
+    block.table("Runs", &["RUN", "STARTED", "FINISHED", "SUCCEEDED", "FAILED", "OUTCOME"], &rows);
 }
 
 fn instance(described: &InstanceDescription, now: DateTime<Utc>) -> String {

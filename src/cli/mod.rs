@@ -46,6 +46,7 @@ mod terminal;
 pub(crate) mod text;
 mod top;
 mod tries;
+mod trigger;
 pub mod validate;
 mod version;
 mod views;
@@ -114,6 +115,7 @@ enum Verb {
     Logs(logs::Args),
     Exec(exec::Args),
     Attach(attach::Args),
+    Trigger(trigger::Args),
     Approve(approve::Args),
     Doctor(doctor::Args),
     Validate(validate::Args),
@@ -236,6 +238,7 @@ impl Cli {
                 Verb::Logs(args) => args.run(&options?).await,
                 Verb::Exec(args) => args.run(&options?).await,
                 Verb::Attach(args) => args.run(&options?).await,
+                Verb::Trigger(args) => args.run(&options?).await,
                 Verb::Approve(args) => args.run(&options?).await,
                 Verb::Doctor(args) => args.run(&options?).await,
                 Verb::Version(args) => args.run(&options?).await,

@@ -124,7 +124,10 @@ impl Narrator {
                         told.push(Told::News(format!("{text}{}", instances_of(status, &view.deployment))));
                     }
                     // The engine logs each step.
-                    State::Running | State::Progressing | State::Removing => {}
+                    State::Complete if before.is_none_or(|(before, _)| *before != State::Complete) => {
+                        told.push(Told::News(text));
+                    }
+                    State::Running | State::Complete | State::Progressing | State::Removing => {}
                     State::Kept | State::Suspended => told.push(Told::News(text)),
                     // A message may count; the instances' own lines say what happens.
                     State::Degraded if before.is_some_and(|(before, _)| *before == State::Degraded) => {}

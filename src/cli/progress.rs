@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::goal::{Goal, Goals};
 use super::output::note;
 use super::text::{count, harmless};
-use crate::status::{ServiceView, Status};
+use crate::status::{JobKind, JobView, ServiceView, Status};
 
 /// Between two turns of a spinner (indicatif's own examples: 100 ms).
 const TICK: Duration = Duration::from_millis(100);
@@ -41,18 +41,20 @@ pub struct Line {
     pub done: u32,
     /// Of how many.
     pub total: u32,
+    /// What they are to be.
+    pub unit: &'static str,
     /// What is being done or waited for.
     pub message: String,
 }
 
 impl Line {
     fn text(&self) -> String {
-        let Self { key, done, total, message } = self;
+        let Self { key, done, total, unit, message } = self;
         let message = harmless(message);
         match (total, message.is_empty()) {
             (0, _) => format!("{key}: {message}"),
-            (_, true) => format!("{key} {done}/{total} ready"),
-            (_, false) => format!("{key} {done}/{total} ready: {message}"),
+            (_, true) => format!("{key} {done}/{total} {unit}"),
+            (_, false) => format!("{key} {done}/{total} {unit}: {message}"),
         }
     }
 }
@@ -136,7 +138,7 @@ pub fn lines(status: &Status, goals: &Goals) -> Vec<Line> {
                     (0, Some(_)) => "being removed".to_owned(),
                     (left, Some(_) | None) => format!("being removed, {} left", count(left, "instance")),
                 };
-                lines.push(Line { key: name.clone(), done: 0, total: 0, message });
+                lines.push(Line { key: name.clone(), done: 0, total: 0, unit: "ready", message });
             }
             Goal::Running if services.is_empty() => {
                 // Not known yet, or without services.
@@ -144,18 +146,28 @@ pub fn lines(status: &Status, goals: &Goals) -> Vec<Line> {
                     key: name.clone(),
                     done: 0,
                     total: 0,
+                    unit: "ready",
                     message,
                 }));
             }
-            Goal::Running => lines.extend(services.into_iter().map(|service| Line {
-                key: format!("{name}/{}", service.service),
-                done: service.ready.min(service.updated).min(service.desired),
-                total: service.desired,
-                message: trouble(service),
-            })),
+            Goal::Running => lines.extend(services.into_iter().filter_map(|service| line(name, service))),
         }
     }
     lines
+}
+
+/// What is to be said of one service. A cron service only has to be declared.
+fn line(deployment: &str, service: &ServiceView) -> Option<Line> {
+    let key = format!("{deployment}/{}", service.service);
+    let (done, total, unit) = match &service.job {
+        Some(JobView { kind: JobKind::Cron, .. }) => return None,
+        Some(job) => {
+            let succeeded = job.active.last().map(|run| run.succeeded);
+            (succeeded.or(job.finished.first().map(|run| run.succeeded)).unwrap_or(0), job.completions, "completed")
+        }
+        None => (service.ready.min(service.updated).min(service.desired), service.desired, "ready"),
+    };
+    Some(Line { key, done, total, unit, message: trouble(service) })
 }
 
 #[cfg(test)]

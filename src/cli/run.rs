@@ -312,7 +312,11 @@ fn notify(states: &[NotifyState<'_>]) {
 /// One line for `systemctl status`.
 fn summary(status: &Status) -> String {
     let running = status.instances.iter().filter(|instance| instance.phase == "running").count();
-    let well = status.deployments.iter().filter(|view| view.state == DeploymentState::Running).count();
+    let well = status
+        .deployments
+        .iter()
+        .filter(|view| matches!(view.state, DeploymentState::Running | DeploymentState::Complete))
+        .count();
     let mut text =
         format!("{well} of {} running, {}", count(status.deployments.len(), "deployment"), count(running, "instance"));
     if !status.problems.is_empty() {

@@ -6,12 +6,13 @@ use tokio::time::Instant;
 
 use super::converge::{Baseline, Waited, not_done, report, wait};
 use super::exit::{Exit, Outcome};
-use super::goal::Goals;
+use super::goal::{Goal, Goals};
 use super::output::{note, print};
 use super::problems;
 use super::text::harmless;
 use crate::api::Client;
 use crate::controller::{Applied, Change};
+use crate::status::{JobKind, Status};
 
 /// The tries of one command that changes declarations: each ends in the same way, and what was done is told once.
 #[derive(Debug)]
@@ -63,7 +64,10 @@ impl Tries {
     /// Waits for the goals for as long as there is time, and tells how it ended.
     async fn wait(&self, client: &Client, goals: &Goals, baseline: &Baseline) -> Outcome {
         match wait(client, goals, baseline, self.deadline).await? {
-            Waited::Reached => Ok(Exit::Success),
+            Waited::Reached => {
+                print_completed(&client.status().await?, goals)?;
+                Ok(Exit::Success)
+            }
             Waited::Failed(failures) => {
                 report(client, "failed", &failures).await;
                 Ok(Exit::Failure)
@@ -95,6 +99,13 @@ pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
         done = work => Some(done),
         Ok(()) = tokio::signal::ctrl_c() => None,
     }
+}
+
+/// Prints `job/x/y completed`, one line per job of these deployments.
+fn print_completed(status: &Status, goals: &Goals) -> anyhow::Result<()> {
+    let wanted = status.services.iter().filter(|view| goals.get(&view.deployment) == Some(&Goal::Running));
+    let jobs = wanted.filter(|view| view.job.as_ref().is_some_and(|job| job.kind == JobKind::Job));
+    print(&jobs.map(|view| format!("job/{}/{} completed\n", view.deployment, view.service)).collect::<String>())
 }
 
 /// Prints `deployment/x created`, one line per deployment, and what else there is to know.

@@ -1,13 +1,13 @@
-//! What `get` shows of deployments, services and instances: names, rows, columns. Pure.
+//! What `get` shows of deployments, services, jobs and instances: names, rows, columns. Pure.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::text::age;
 use crate::spec::{PortProtocol, Revision};
 use crate::state::{Condition, ConditionStatus, PortBinding, Target};
-use crate::status::{DeploymentState, DeploymentView, InstanceView, ServiceView, Status};
+use crate::status::{DeploymentState, DeploymentView, InstanceView, JobKind, ServiceView, Status};
 
 /// Head of the column that changes by itself.
 const AGE: &str = "AGE";
@@ -22,6 +22,8 @@ pub enum Resource {
     Deployments,
     /// Services.
     Services,
+    /// Services that are jobs or cron services, and their runs.
+    Jobs,
     /// Instances.
     Instances,
 }
@@ -46,7 +48,7 @@ pub struct Object {
 }
 
 impl Resource {
-    /// All of them, in the order in which they are printed.
+    /// Those that `all` stands for, in the order in which they are printed; services hold the jobs.
     pub const ALL: [Self; 3] = [Self::Deployments, Self::Services, Self::Instances];
 
     /// The type that is meant by this word.
@@ -54,6 +56,7 @@ impl Resource {
         match word.to_ascii_lowercase().as_str() {
             "deployment" | "deployments" | "deploy" => Some(Self::Deployments),
             "service" | "services" | "svc" => Some(Self::Services),
+            "job" | "jobs" | "cron" | "crons" => Some(Self::Jobs),
             "instance" | "instances" | "inst" => Some(Self::Instances),
             _ => None,
         }
@@ -64,6 +67,7 @@ impl Resource {
         match self {
             Self::Deployments => "deployment",
             Self::Services => "service",
+            Self::Jobs => "job",
             Self::Instances => "instance",
         }
     }
@@ -73,6 +77,7 @@ impl Resource {
         match self {
             Self::Deployments => "deployments",
             Self::Services => "services",
+            Self::Jobs => "jobs",
             Self::Instances => "instances",
         }
     }
@@ -84,6 +89,10 @@ impl Resource {
             Self::Services => (
                 &["NAME", "DESIRED", "RUNNING", "READY", "UP-TO-DATE", "RUNTIME", "MESSAGE"],
                 &["IMAGE", "REVISION", "SOURCE", "CONDITIONS"],
+            ),
+            Self::Jobs => (
+                &["NAME", "KIND", "STATUS", "COMPLETIONS", "FAILED", "STARTED", "NEXT RUN"],
+                &["SCHEDULE", "FINISHED RUNS", "MESSAGE"],
             ),
             Self::Instances => (
                 &["NAME", "READY", "STATUS", "RESTARTS", AGE, "REVISION", "PORTS"],
@@ -99,7 +108,7 @@ impl Resource {
         let services = status.services.iter().map(|view| format!("{}/{}", view.deployment, view.service));
         match self {
             Self::Deployments => Vec::new(),
-            Self::Services => deployments.collect(),
+            Self::Services | Self::Jobs => deployments.collect(),
             Self::Instances => deployments.chain(services).collect(),
         }
     }
@@ -109,6 +118,7 @@ impl Resource {
         match self {
             Self::Deployments => status.deployments.iter().map(|view| deployment(view, status)).collect(),
             Self::Services => status.services.iter().map(service).collect(),
+            Self::Jobs => status.services.iter().filter_map(job).collect(),
             Self::Instances => status.instances.iter().map(|view| instance(view, now)).collect(),
         }
     }
@@ -139,6 +149,7 @@ impl Object {
         let last = match resource {
             Resource::Deployments => vec![("state", REMOVED.into())],
             Resource::Services => vec![("message", REMOVED.into()), ("running", 0.into()), ("ready", 0.into())],
+            Resource::Jobs => vec![("message", REMOVED.into())],
             Resource::Instances => vec![("phase", REMOVED.into()), ("ready", false.into())],
         };
         if let Value::Object(view) = &mut self.value {
@@ -148,7 +159,7 @@ impl Object {
             match (resource, *column) {
                 (Resource::Deployments, "STATE")
                 | (Resource::Services, "MESSAGE")
-                | (Resource::Instances, "STATUS") => {
+                | (Resource::Jobs | Resource::Instances, "STATUS") => {
                     REMOVED.clone_into(cell);
                 }
                 (Resource::Instances, "READY") => "0/1".clone_into(cell),
@@ -220,12 +231,49 @@ fn service(view: &ServiceView) -> Object {
     }
 }
 
+/// The row of a job: its run that goes on, or its last one.
+fn job(view: &ServiceView) -> Option<Object> {
+    let job = view.job.as_ref()?;
+    let name = format!("{}/{}", view.deployment, view.service);
+    let (active, last) = (job.active.last(), job.finished.first());
+    let status = match (active, last) {
+        (Some(_), _) => "running".to_owned(),
+        (None, Some(last)) => last.message.clone(),
+        (None, None) => "not run yet".to_owned(),
+    };
+    let succeeded = active.map(|run| run.succeeded).or(last.map(|run| run.succeeded)).unwrap_or(0);
+    let failed = active.map(|run| run.failed).or(last.map(|run| run.failed)).unwrap_or(0);
+    let started = active.map(|run| run.started_at).or(last.map(|run| run.started_at));
+    let time =
+        |at: Option<DateTime<Utc>>| or_none(at.map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true)).as_deref());
+    Some(Object {
+        key: name.clone(),
+        place: name.clone(),
+        leaving: false,
+        value: json(view),
+        cells: vec![
+            name.clone(),
+            match job.kind {
+                JobKind::Job => "job".to_owned(),
+                JobKind::Cron => "cron".to_owned(),
+            },
+            status,
+            format!("{succeeded}/{}", job.completions),
+            failed.to_string(),
+            time(started),
+            time(job.next_run),
+        ],
+        wide: vec![or_none(job.schedule.as_deref()), job.finished.len().to_string(), view.message.clone()],
+        name,
+    })
+}
+
 fn instance(view: &InstanceView, now: DateTime<Utc>) -> Object {
     let ports: Vec<String> = view.ports.iter().map(published).collect();
     let created = (now - view.created_at).to_std().unwrap_or_default();
     Object {
         name: view.name.clone(),
-        key: format!("{} {} {} {}", view.name, view.runtime, view.revision, view.attempt),
+        key: format!("{} {} {} {} {:?}", view.name, view.runtime, view.revision, view.attempt, view.run),
         place: format!("{} {} {}", view.name, view.runtime, view.revision),
         leaving: view.phase == "stopping",
         value: json(view),

@@ -19,6 +19,7 @@ use super::declared::Declared;
 use super::event::Event;
 use super::flight::Flights;
 use super::health::Checks;
+use super::jobs::{Jobs, KeepJobs};
 use super::lists::Lists;
 use super::memory::Keeper;
 use super::message::{Command, ListCall, Message};
@@ -63,6 +64,8 @@ pub struct Parts {
     pub memory: BTreeMap<String, Memory>,
     /// Keeps what is to be remembered, where anybody does.
     pub keeper: Option<Arc<dyn Keeper>>,
+    /// What is remembered of jobs.
+    pub jobs: Jobs,
     /// Told what happened, where anybody keeps a record. What does not fit is left out.
     pub events: Option<mpsc::Sender<Event>>,
     /// Told what needs no remembering any more. What does not fit is told again later.
@@ -166,6 +169,7 @@ pub struct State {
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) settled: Option<mpsc::Sender<Settled>>,
     pub(super) events: Option<mpsc::Sender<Event>>,
+    pub(super) job_keeper: Option<Arc<dyn KeepJobs>>,
     pub(super) lanes: JoinSet<()>,
     declarations: watch::Receiver<Arc<Declared>>,
     clock: Arc<dyn Clock>,
@@ -185,7 +189,7 @@ impl State {
             flights: Flights::default(),
             checks: Checks::new(parts.clock.clone(), messages.clone()),
             scalers: Scalers::default(),
-            records: BTreeMap::new(),
+            records: parts.jobs.records.into_iter().map(|(name, jobs)| (name, Record::of(jobs))).collect(),
             removing: parts.removing.into_iter().map(|(name, request)| (name, Removal::of(request))).collect(),
             memory: parts.memory,
             keeper: parts.keeper,
@@ -196,6 +200,7 @@ impl State {
             messages,
             settled: parts.settled,
             events: parts.events,
+            job_keeper: parts.jobs.keeper,
             lanes: JoinSet::new(),
             declarations: parts.declared,
             clock: parts.clock,
@@ -276,6 +281,7 @@ impl State {
                 }
             }
             Message::Measured(measured) => self.measured(measured),
+            Message::Remembered(deployment, changes, kept) => self.remembered(&deployment, changes, kept),
             Message::Command(command) => self.command(command),
         }
     }
@@ -488,6 +494,7 @@ impl State {
             Command::Rollouts(target, reply) => {
                 let _ = reply.send(self.rollouts_of(&target));
             }
+            Command::Trigger(trigger) => self.trigger(trigger),
             Command::AttendTo(names, reply) => {
                 names.iter().for_each(|name| self.queue.add(name, Instant::now()));
                 if let Scope::Only(attended) = &mut self.scope {
@@ -572,6 +579,7 @@ mod tests {
             removing: BTreeMap::new(),
             memory: BTreeMap::new(),
             keeper: None,
+            jobs: Jobs::default(),
             events: None,
             settled: None,
         };

@@ -270,8 +270,14 @@ mod tests {
     fn slot(phases: &[Phase]) -> Vec<Instance> {
         let instance = |(attempt, phase): (u32, &Phase)| {
             let revision = "v1-0123456789abcdef".parse().unwrap();
-            let id =
-                InstanceId { deployment: "demo".to_owned(), service: "web".to_owned(), slot: 0, revision, attempt };
+            let id = InstanceId {
+                deployment: "demo".to_owned(),
+                service: "web".to_owned(),
+                slot: 0,
+                revision,
+                attempt,
+                run: None,
+            };
             Instance {
                 runtime_id: id.runtime_name(),
                 id,

@@ -235,7 +235,8 @@ mod tests {
     fn phases(ended_by: EndedBy) -> [Phase; 2] {
         let now = DateTime::UNIX_EPOCH;
         let revision = "v1-0123456789abcdef".parse().unwrap();
-        let id = InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0 };
+        let id =
+            InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0, run: None };
         let mut instance = pending(RuntimeKind::Sim, &id, 0, 0, now);
         instance.phase = Phase::Exited(Exit { ended_by, ..Exit::from_code(1, None, now) });
         let remove = Action::Remove { instance: instance.as_ref() };

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::cache::Mark;
 use super::flight::FlightId;
+use super::jobs::{JobChanges, Trigger};
 use super::lists::ListNumber;
 use super::orders::{Order, Taken};
 use super::scaling::Measured;
@@ -41,6 +42,8 @@ pub enum Message {
     Checked(Verdict),
     /// It was found out what an adaptive service uses.
     Measured(Measured),
+    /// What was to be remembered of the jobs of a deployment is kept, or could not be.
+    Remembered(String, JobChanges, std::result::Result<(), String>),
     /// A caller asks.
     Command(Command),
 }
@@ -68,6 +71,8 @@ pub enum Command {
     Runtime(RuntimeKind, oneshot::Sender<Option<Arc<dyn Runtime>>>),
     /// Remove these deployments, whatever declares them.
     Remove(BTreeMap<String, RemovalRequest>, oneshot::Sender<()>),
+    /// Make a run of a job or cron service.
+    Trigger(Trigger),
     /// These deployments are wanted: forget that their removal was asked for, and try again what was refused.
     Want(BTreeSet<String>, oneshot::Sender<()>),
     /// What a user orders of what is declared; answers what was ordered, or why it can't be.

@@ -18,6 +18,7 @@ mod event;
 mod flight;
 mod follow;
 mod health;
+mod jobs;
 mod lists;
 mod memory;
 mod message;
@@ -39,6 +40,7 @@ mod rollouts;
 mod runtimes;
 mod scaling;
 mod stops;
+mod trigger;
 mod usage;
 mod wait;
 
@@ -47,13 +49,16 @@ use std::path::PathBuf;
 pub use describe::{Description, InstanceDescription};
 pub use engine::Engine;
 pub use reports::{ControlReport, RuntimeReport};
-pub use request::{Applied, ApplyRequest, Change, DeleteRequest, DeploymentPreview, EngineError, Preview, SpecFile};
+pub use request::{
+    Applied, ApplyRequest, Change, DeleteRequest, DeploymentPreview, EngineError, Preview, SpecFile, TriggerRequest,
+};
 
 pub use self::convert::desired;
 pub use self::core::{Core, Parts, Scope, Settled};
 pub use self::declared::{Declared, Removed};
 pub use self::event::Event;
 pub use self::follow::{Bookmark, Followed, Observed, follow};
+pub use self::jobs::{JobChanges, Jobs, KeepJobs, StoredJobs, Trigger};
 pub use self::memory::{Keeper, Kept, Note, NoteKey};
 pub use self::message::{Command, Message};
 pub use self::observe::{Connect, Connected};

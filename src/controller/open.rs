@@ -15,6 +15,7 @@ use super::core::{Core, Parts, Scope, Settled};
 use super::declared::{Declared, Removed};
 use super::engine::{Engine, Inner};
 use super::event::{self, Event};
+use super::jobs::{Jobs, StoredJobs};
 use super::memory::{self, Keeper, Notebook};
 use super::reread::Reread;
 use super::{EngineError, EngineOptions, Mode, convert, runtimes};
@@ -70,7 +71,7 @@ impl Engine {
         if matches!(options.mode, Mode::Controller { .. }) {
             take_over(&state_dir, &watched)?;
         }
-        let Memory { removing, settled, events, memory, notebook } =
+        let Memory { removing, settled, events, jobs, memory, notebook } =
             remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
             runtimes: runtimes::connectors(&options, access, &state_dir, default_runtime, &store),
@@ -79,6 +80,7 @@ impl Engine {
             clock: Arc::new(SystemClock),
             scope: scope(&options.mode),
             removing,
+            jobs,
             memory,
             keeper: notebook.clone().map(|notebook| notebook as Arc<dyn Keeper>),
             events,
@@ -121,6 +123,7 @@ struct Memory {
     removing: BTreeMap<String, RemovalRequest>,
     settled: Option<mpsc::Sender<Settled>>,
     events: Option<mpsc::Sender<Event>>,
+    jobs: Jobs,
     memory: BTreeMap<String, revisions::Memory>,
     notebook: Option<Arc<Notebook>>,
 }
@@ -134,9 +137,11 @@ fn remember(
 ) -> Result<Memory, EngineError> {
     let unread = local("the state database can't be read");
     let memory = memory::load(store, access == Access::Work).map_err(unread)?;
+    let records = store.jobs().map_err(local("the state database can't be read"))?;
     if access != Access::Work {
-        return Ok(Memory { memory, ..Memory::default() });
+        return Ok(Memory { memory, jobs: Jobs { records, keeper: None }, ..Memory::default() });
     }
+    let jobs = Jobs { records, keeper: Some(Arc::new(StoredJobs { store: store.clone() })) };
     let removing = store.removals().map_err(local("the state database can't be read"))?;
     let (settled, inbox) = mpsc::channel(SETTLED);
     tasks.spawn(settle(inbox, store.clone(), source.map(|source| source.handle.clone())));
@@ -144,7 +149,7 @@ fn remember(
     tasks.spawn(recording);
     let notebook = Arc::new(Notebook::default());
     tasks.spawn(notebook.clone().write_on(store.clone()));
-    Ok(Memory { removing, settled: Some(settled), events: Some(events), memory, notebook: Some(notebook) })
+    Ok(Memory { removing, settled: Some(settled), events: Some(events), jobs, memory, notebook: Some(notebook) })
 }
 
 fn place(options: &EngineOptions, access: Access) -> Result<StateDir, EngineError> {

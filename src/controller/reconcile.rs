@@ -14,7 +14,7 @@ use super::lists::RELIST;
 use super::message::Message;
 use super::record::Record;
 use crate::execute::{self, Outcome, Report, Reporter, Surroundings, Tools};
-use crate::plan::{Action, Input, Lane, Snapshot, Step, Unreachable, sightings};
+use crate::plan::{Action, Input, Lane, Snapshot, Step, Unreachable, job_states, sightings};
 use crate::runtime::{ErrorKind, RuntimeError, Volumes};
 use crate::spec::RuntimeKind;
 use crate::state::{Condition, DesiredDeployment, Fate, Instance};
@@ -51,7 +51,9 @@ impl State {
         }
         let sighted = self.with_input(deployment, desired, &observed, sightings);
         self.record_of(deployment).sight(sighted, now);
+        self.remember_jobs(deployment, desired, &observed);
         let plan = self.plan(deployment, desired, &observed);
+        let jobs = self.with_input(deployment, desired, &observed, job_states);
         if self.covers(deployment) {
             self.give_up_unwanted(deployment, desired);
             for lane in &plan.lanes {
@@ -73,6 +75,7 @@ impl State {
             observed: &self.flights.visible(deployment, judged),
             unsupported: &self.unsupported(desired.ok()),
             plan: &plan,
+            jobs: &jobs,
             acting: self.covers(deployment),
             working: self.flights.any(deployment),
             kept: kept.as_deref(),
@@ -363,7 +366,9 @@ impl State {
 
     /// Forgets a deployment of which nothing is left.
     fn forget_if_gone(&mut self, deployment: &str, desired: Result<&DesiredDeployment, Fate>) {
-        let left = self.cache.of(deployment).next().is_some()
+        let remembers = self.records.get(deployment).is_some_and(|record| !record.history.jobs.is_empty());
+        let left = (remembers && self.covers(deployment) && desired != Err(Fate::Kept))
+            || self.cache.of(deployment).next().is_some()
             || !self.shared(deployment).is_empty()
             || self.flights.any(deployment);
         if left || desired.is_ok() || self.unsure(deployment) {
@@ -380,7 +385,9 @@ impl State {
             self.queue.add(deployment, Instant::now() + TELL_AGAIN);
             return;
         }
-        self.records.remove(deployment);
+        if !remembers {
+            self.records.remove(deployment);
+        }
         self.checks.forget(deployment);
         self.scalers.forget(deployment);
         self.removing.remove(deployment);

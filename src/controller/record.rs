@@ -1,4 +1,4 @@
-//! What happened before and no runtime remembers: failed calls, and first sightings of orphans.
+//! What happened before and no runtime remembers: failed calls, first sightings of orphans, and jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::jobs::Memory;
 use crate::plan::{Action, Dependency, Failure, History, Plan, Wait};
 use crate::runtime::RuntimeError;
-use crate::state::{DesiredService, Instance, InstanceId};
+use crate::state::{DesiredService, Instance, InstanceId, JobRecord};
 
 /// Delay after the first failed stop, removal or teardown; doubles with each further one. The engine has just
 /// refused, so less than a second would only add to its load.
@@ -25,6 +26,8 @@ const RETIRE_RETRY_MOST: Duration = Duration::from_secs(60);
 pub struct Record {
     /// What planning is told.
     pub history: History,
+    /// Jobs that are being remembered, or asked for.
+    pub(super) memory: Memory,
     retiring: BTreeMap<String, (u32, Instant)>,
     /// The instances as they were observed last, for starts that wait for others.
     pub observed: watch::Sender<Arc<Vec<Instance>>>,
@@ -33,6 +36,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Where this is remembered of its jobs.
+    pub fn of(jobs: BTreeMap<String, JobRecord>) -> Self {
+        Self { history: History { jobs, ..History::default() }, ..Self::default() }
+    }
+
     /// Notes what is there without a declaration; the first sighting counts.
     pub fn sight(&mut self, sighted: Vec<String>, now: DateTime<Utc>) {
         let orphans = &mut self.history.orphans;
@@ -45,8 +53,8 @@ impl Record {
 
     /// Forgets what failed and what was waited for, as somebody asks for everything to be tried again.
     pub fn begin_anew(&mut self) {
-        let dependencies = std::mem::take(&mut self.history.dependencies);
-        self.history = History { dependencies, ..History::default() };
+        let History { dependencies, jobs, suspended, .. } = std::mem::take(&mut self.history);
+        self.history = History { dependencies, jobs, suspended, ..History::default() };
         self.retiring.clear();
         self.timeouts.clear();
     }
@@ -167,6 +175,7 @@ mod tests {
             slot: 0,
             revision: revision.clone(),
             attempt: 0,
+            run: None,
         };
         let action = Action::EnsureImage { id, image: web("").spec.image.clone(), runtime: RuntimeKind::Sandbox };
         let error = RuntimeError::new(ErrorKind::Failed, "no");

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::runtime::Volumes;
 use crate::spec::RuntimeKind;
+use crate::state::{RunId, ServiceName};
 use crate::status::ProblemView;
 
 /// A file as the caller read it; the engine need not see the caller's file system.
@@ -86,6 +87,15 @@ pub struct DeleteRequest {
     /// Whether names that nothing has are passed over, rather than refused with all the others.
     #[serde(default)]
     pub ignore_not_found: bool,
+}
+
+/// Make a run of a job or cron service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerRequest {
+    /// Which.
+    pub service: ServiceName,
+    /// The name of the run. One that has begun already is not made again.
+    pub run: RunId,
 }
 
 /// What applying files would do.

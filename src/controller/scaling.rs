@@ -303,6 +303,7 @@ mod tests {
                 slot,
                 revision: revision.clone(),
                 attempt: 0,
+                run: None,
             };
             Instance {
                 runtime: RuntimeKind::Sim,

@@ -227,6 +227,10 @@ async fn before_start<R: Reporter>(step: &Step, tools: &Tools, reporter: &R) -> 
     }
 }
 
+/// Variables that tell an instance of a job the index of its completion, where its spec does not set them; the second has
+/// the name that Kubernetes' indexed jobs give it.
+const JOB_INDEX: [&str; 2] = ["KEEL_JOB_INDEX", "JOB_COMPLETION_INDEX"];
+
 fn request(action: &Action) -> Result<CreateRequest, RuntimeError> {
     let (id, restarts, streak, spec, source) = match action {
         Action::Create { id, restarts, streak, spec, source, .. } => (id, restarts, streak, spec, source),
@@ -234,7 +238,13 @@ fn request(action: &Action) -> Result<CreateRequest, RuntimeError> {
         _ => return Err(RuntimeError::new(ErrorKind::Failed, "only what creates an instance has a create request")),
     };
     let host = |name: &str| std::env::var(name).ok();
-    let env = resolve(&spec.env, &host).map_err(|error| RuntimeError::new(ErrorKind::Rejected, error.to_string()))?;
+    let resolved = resolve(&spec.env, &host);
+    let mut env = resolved.map_err(|error| RuntimeError::new(ErrorKind::Rejected, error.to_string()))?;
+    if id.run.is_some() {
+        for name in JOB_INDEX {
+            env.entry(name.to_owned()).or_insert_with(|| id.slot.to_string());
+        }
+    }
     Ok(CreateRequest {
         id: id.clone(),
         restarts: *restarts,
@@ -332,7 +342,8 @@ mod tests {
     /// A lane that removes one instance, and that instance.
     fn removal() -> (Lane, InstanceRef) {
         let revision = "v1-0123456789abcdef".parse().unwrap();
-        let id = InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0 };
+        let id =
+            InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0, run: None };
         let instance = InstanceRef { runtime: RuntimeKind::Docker, runtime_id: id.runtime_name(), id };
         let step = Step { action: Action::Remove { instance: instance.clone() }, cause: Cause::Superseded };
         (Lane { steps: vec![step] }, instance)

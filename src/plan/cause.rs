@@ -96,6 +96,49 @@ pub enum Cause {
     },
     /// It ran a command before a start, and nobody waits for that any more.
     InitEnded,
+    /// A run of a job lacks a completion.
+    Incomplete {
+        /// Completions that it needs.
+        completions: u32,
+    },
+    /// A run is due by its schedule.
+    Scheduled {
+        /// Since when.
+        at: DateTime<Utc>,
+    },
+    /// Somebody asked for a run (`keel trigger`).
+    Triggered,
+    /// An instance of a run failed and is tried again.
+    Retry {
+        /// How it ended.
+        exit: Exit,
+        /// Instances of the run that failed so far.
+        failed: u32,
+        /// As many may fail.
+        limit: u32,
+    },
+    /// The run of the instance has failed.
+    RunFailed {
+        /// How its last instance failed.
+        exit: Exit,
+    },
+    /// The run of the instance takes longer than `job.active_deadline`.
+    DeadlineExceeded {
+        /// When it began.
+        since: DateTime<Utc>,
+    },
+    /// Another run takes the place of that of the instance.
+    Replaced,
+    /// The run of the instance is over, and enough later ones are kept (`job.history`).
+    BeyondHistory {
+        /// Runs that are kept.
+        history: u32,
+    },
+    /// The run of the instance is over for long enough (`job.ttl_after_finished`).
+    TtlAfterFinished {
+        /// Since when.
+        finished_at: DateTime<Utc>,
+    },
     /// The instance ended by itself and is not kept (`lifecycle.delete_on_exit`).
     DeleteOnExit,
 }

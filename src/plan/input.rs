@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use crate::spec::{Depends, Revision, RuntimeKind};
-use crate::state::{DesiredDeployment, ErrorKind, Fate, Instance, Volumes};
+use crate::state::{DesiredDeployment, ErrorKind, Fate, Instance, JobRecord, Volumes};
 
 /// Everything that a decision about one deployment is made from.
 #[derive(Debug, Clone)]
@@ -42,7 +42,8 @@ pub enum Unreachable {
     Absent(String),
 }
 
-/// What happened before and no runtime remembers. Losing it costs a quicker retry or a later reaping, no more.
+/// What happened before and no runtime remembers. Losing it costs a quicker retry or a later reaping, and, for jobs whose
+/// instances have gone, another run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
     /// Failed calls in a row, by service and slot.
@@ -53,6 +54,8 @@ pub struct History {
     pub orphans: BTreeMap<String, DateTime<Utc>>,
     /// Somebody asked that nothing be created, stopped or removed.
     pub suspended: bool,
+    /// What is remembered of jobs, by service, as [`remember`](super::remember) gives it.
+    pub jobs: BTreeMap<String, JobRecord>,
     /// Since when services wait for others, as [`awaited`](super::awaited) gives it after each planning.
     pub awaited: BTreeMap<Dependency, Awaited>,
     /// On what each service depends, by service, as [`dependencies`](super::dependencies) gives it before each planning:

@@ -16,6 +16,7 @@ mod draft;
 mod fold;
 mod forecast;
 mod input;
+mod job;
 mod lifecycle;
 mod model;
 mod need;
@@ -40,6 +41,10 @@ use chrono::{DateTime, Utc};
 pub use depends::awaited;
 pub use forecast::{End, FORECAST_LOOKS, FORECAST_PLANS, Forecast, Stage, forecast};
 pub use input::{Awaited, Dependency, Failure, History, Input, Unreachable};
+pub use job::{
+    ActiveRun, CLOCK_SET_BACK, JOB_DELAY_MAX, JobState, JobStates, MISSED_RUN_AGE, RUNS_AT_ONCE, RUNS_REMEMBERED,
+    Schedule, job_states, remember,
+};
 pub use lifecycle::{Verdict, verdict};
 pub use order::dependencies;
 pub use planner::plan;

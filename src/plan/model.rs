@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 
-use super::{Action, Input, Lane, Plan, Snapshot, Wait, awaited, dependencies, sightings};
+use super::{Action, Input, Lane, Plan, Snapshot, Wait, awaited, dependencies, remember, sightings};
 use crate::spec::{RuntimeKind, ServiceSpec};
 use crate::state::{EndedBy, Exit, HealthState, Instance, InstanceId, Phase, StopPolicy, StopRequest};
 
@@ -29,7 +29,7 @@ impl Model {
         self.snapshot.now
     }
 
-    /// Remembers what is there without a declaration, as whoever plans does.
+    /// Remembers what is there without a declaration, and what has become of jobs, as whoever plans does.
     pub(super) fn sight(&mut self) {
         let now = self.snapshot.now;
         let sighted = sightings(&self.snapshot.input());
@@ -39,6 +39,13 @@ impl Model {
             let first = before.get(&key).copied().unwrap_or(now);
             (key, first)
         }));
+        for (service, record) in remember(&self.snapshot.input()) {
+            let jobs = &mut self.snapshot.history.jobs;
+            match record {
+                Some(record) => drop(jobs.insert(service, record)),
+                None => drop(jobs.remove(&service)),
+            }
+        }
     }
 
     /// Remembers what services depend on, and since when they wait for it, as whoever plans does.
@@ -94,6 +101,11 @@ impl Model {
             self.make_ready(&unready);
             return Some(unready);
         }
+        let ending = of(&|wait| matches!(wait, Wait::Completion { .. } | Wait::CronRun { .. }));
+        if !ending.is_empty() {
+            self.complete(&ending);
+            return Some(ending);
+        }
         if !plan.waits.iter().any(|wait| wait.until().is_some()) {
             return None;
         }
@@ -116,6 +128,15 @@ impl Model {
         let named: BTreeSet<&InstanceId> = waits.iter().filter_map(Wait::instance).collect();
         for instance in self.snapshot.observed.iter_mut().filter(|one| named.contains(&one.id)) {
             instance.judge(Some(HealthState::Healthy));
+        }
+    }
+
+    /// Lets instances of jobs succeed.
+    fn complete(&mut self, waits: &[Wait]) {
+        let named: BTreeSet<&InstanceId> = waits.iter().filter_map(Wait::instance).collect();
+        let now = self.snapshot.now;
+        for instance in self.snapshot.observed.iter_mut().filter(|one| named.contains(&one.id)) {
+            instance.phase = Phase::Exited(Exit::from_code(0, instance.phase.started_at(), now));
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) enum Need<'a> {
     /// Nothing: its instance is there, or is being made.
     Nothing,
     /// A new instance.
-    Launch(Launch),
+    Launch(Box<Launch>),
     /// The start of the instance that was created for it.
     Start(&'a Instance),
     /// That its instance runs on, which somebody froze.
@@ -32,35 +32,48 @@ pub(super) fn need<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &S
         Some(fresh) => need_of_fresh(draft, desired, fresh),
         None => need_of_empty(draft, desired, slot),
     };
-    if let (Need::Launch(_), Some(why)) = (&need, desired.runtime.refusal(&desired.spec.image.name)) {
-        // It would be refused, time and again.
-        draft.wait_once(Wait::NotRun { service: desired.name.clone(), why });
-        return Need::Patience;
-    }
-    let id = match &need {
-        Need::Launch(launch) => &launch.id,
-        Need::Start(instance) | Need::Resume(instance) => &instance.id,
+    let must_wait = match &need {
+        Need::Launch(launch) => is_refused(draft, desired) || may_not_begin(draft, desired, slot.number, &launch.id),
+        Need::Start(instance) => may_not_begin(draft, desired, slot.number, &instance.id),
+        Need::Resume(instance) => held_back(draft, desired, slot.number, &instance.id),
         Need::Nothing | Need::Patience | Need::AtRest => return need,
     };
-    if draft.is_held_back(&desired.name) && !matches!(need, Need::Resume(_)) {
+    if must_wait { Need::Patience } else { need }
+}
+
+/// Says so where the runtime would refuse the image, time and again.
+pub(super) fn is_refused(draft: &mut Draft<'_>, desired: &DesiredService) -> bool {
+    let refusal = desired.runtime.refusal(&desired.spec.image.name);
+    let is_refused = refusal.is_some();
+    if let Some(why) = refusal {
+        draft.wait_once(Wait::NotRun { service: desired.name.clone(), why });
+    }
+    is_refused
+}
+
+/// Says so where the instance may not be started yet: another service has to come first, what helped an earlier start is not
+/// gone, or calls for the slot failed.
+pub(super) fn may_not_begin(draft: &mut Draft<'_>, desired: &DesiredService, slot: u32, id: &InstanceId) -> bool {
+    if draft.is_held_back(&desired.name) {
         draft.say_what_holds_back(&desired.name);
-        return Need::Patience;
+        return true;
     }
-    let id = id.clone();
-    if let Some(helper) = draft.leftover.iter().find(|helper| helper.helps(&id)).cloned() {
+    if let Some(helper) = draft.leftover.iter().find(|helper| helper.helps(id)).cloned() {
         draft.wait_once(Wait::InFlight { id: helper });
-        return Need::Patience;
+        return true;
     }
-    match failure(draft, desired, slot.number).and_then(|failure| wait_after(failure, &id, desired, draft)) {
-        None => need,
-        Some(wait) => {
-            if let Wait::Retry { until, .. } | Wait::Refused { until, .. } = wait {
-                draft.look_at(until);
-            }
-            draft.wait(wait);
-            Need::Patience
-        }
+    held_back(draft, desired, slot, id)
+}
+
+/// Says so where calls for the slot failed and the next one is not due, which is meant for this instance.
+fn held_back(draft: &mut Draft<'_>, desired: &DesiredService, slot: u32, id: &InstanceId) -> bool {
+    let wait = failure(draft, desired, slot).and_then(|failure| wait_after(failure, id, desired, draft));
+    let Some(wait) = wait else { return false };
+    if let Some(until) = wait.until() {
+        draft.look_at(until);
     }
+    draft.wait(wait);
+    true
 }
 
 /// The failed calls for the slot, if they were made for the template that is desired now.
@@ -125,7 +138,7 @@ fn need_of_fresh<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a
 
 /// Says of an instance that it is unhealthy, and ends it where its policy has an answer to that, as to a crash. Returns
 /// whether it is to end. It is missed either way.
-fn is_ended_as_unhealthy(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &Instance) -> bool {
+pub(super) fn is_ended_as_unhealthy(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &Instance) -> bool {
     let Some(check) = fresh.unhealthy().map(str::to_owned) else { return false };
     draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.clone() });
     let ends = ends_unhealthy(&desired.spec);
@@ -137,7 +150,7 @@ fn is_ended_as_unhealthy(draft: &mut Draft<'_>, desired: &DesiredService, fresh:
 
 fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>) -> Need<'a> {
     let restarts = slot.newest.map_or(0, |newest| newest.restarts);
-    let replace = || Need::Launch(launch(draft, desired, slot, restarts, 0, replaced(desired, slot)));
+    let replace = || Need::Launch(Box::new(launch(draft, desired, slot, restarts, 0, replaced(desired, slot))));
     // An end on another runtime, or of another template, says nothing about this one.
     let last = slot.newest.filter(|newest| newest.runtime == desired.runtime);
     let is_ending = |last: &&Instance| last.phase == Phase::Stopping;
@@ -154,7 +167,8 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
             let until = due(exit.finished_at, pause, draft.input.now);
             if until <= draft.input.now {
                 let cause = Cause::Exited { exit: exit.clone(), streak };
-                return Need::Launch(launch(draft, desired, slot, restarts.saturating_add(1), streak, cause));
+                let restarts = restarts.saturating_add(1);
+                return Need::Launch(Box::new(launch(draft, desired, slot, restarts, streak, cause)));
             }
             draft.wait(Wait::BackOff { id: dead.id.clone(), exit: exit.clone(), until });
             draft.look_at(until);
@@ -193,6 +207,7 @@ fn launch(
         slot: slot.number,
         revision: desired.revision.clone(),
         attempt: slot.next_attempt(),
+        run: None,
     };
     Launch { id, restarts, streak, cause }
 }

@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::time::elapsed;
 use super::{Action, Cause, Dependency, Plan, Step, Wait};
 use crate::spec::HumanDuration;
-use crate::state::{Failed, GoesOn, InstanceId, Pause, RolledBack, ServiceName, Volumes};
+use crate::state::{Failed, GoesOn, InstanceId, Pause, RolledBack, RunEnd, ServiceName, Volumes};
 
 impl Display for Plan {
     /// The steps, then the waits, then when to look again, a line each and no newline at the end;
@@ -91,6 +91,20 @@ impl Display for Cause {
             Self::Orphan { first_seen } => write!(f, "orphan, declared nowhere since {}", time(*first_seen)),
             Self::Shutdown { exit } => write!(f, "{exit}, and errors.on_panic is shutdown"),
             Self::InitEnded => f.write_str("its init step has ended"),
+            Self::Incomplete { completions: 1 } => f.write_str("not completed yet"),
+            Self::Incomplete { completions } => write!(f, "not completed yet, {completions} completions wanted"),
+            Self::Scheduled { at } => write!(f, "due at {}", time(*at)),
+            Self::Triggered => f.write_str("asked for with keel trigger"),
+            Self::Retry { exit, failed, limit } => write!(f, "{exit}, {failed} of {limit} retries"),
+            Self::RunFailed { exit } => write!(f, "the run has failed: {exit}"),
+            Self::DeadlineExceeded { since } => {
+                write!(f, "job.active_deadline is over, the run began at {}", time(*since))
+            }
+            Self::Replaced => f.write_str("another run takes its place"),
+            Self::BeyondHistory { history } => write!(f, "its run is over, and job.history keeps {history}"),
+            Self::TtlAfterFinished { finished_at } => {
+                write!(f, "its run was over at {}, and job.ttl_after_finished has passed", time(*finished_at))
+            }
             Self::DeleteOnExit => f.write_str("ended, and lifecycle.delete_on_exit is true"),
         }
     }
@@ -116,6 +130,13 @@ impl Clock {
         match self {
             Self::Wall => format!("until {}", time(end)),
             Self::Since(start) => format!("for {}", left(start, end)),
+        }
+    }
+
+    fn past(self, instant: DateTime<Utc>) -> String {
+        match self {
+            Self::Wall => format!("at {}", time(instant)),
+            Self::Since(_) => "by then".to_owned(),
         }
     }
 
@@ -213,6 +234,24 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
             "{deployment} is suspended: nothing is created, stopped or removed until `keel resume {deployment}`"
         ),
         Wait::NotRun { service, why } => format!("leave {service} alone: {why}"),
+        Wait::Completion { .. } | Wait::CronRun { .. } => format!("wait for {who} to end"),
+        Wait::Completed { service, at } => format!("keep {service} as it is: completed {}", clock.past(*at)),
+        Wait::JobFailed { service, end, limit } => format!("keep {service} as it is: {}", job_end(end, *limit)),
+        Wait::NextRun { service, at } => format!("wait for the next run of {service} {}", clock.at(*at)),
+        Wait::ScheduleOver { service } => format!("run {service} no more: its schedule is over"),
+    }
+}
+
+/// How a job failed, and why nothing more is done about it.
+fn job_end(end: &RunEnd, limit: u32) -> String {
+    match end {
+        RunEnd::Failed { exit, .. } if limit == 0 => format!("failed: {exit}, and it is not tried again"),
+        RunEnd::Failed { exit, .. } if limit == 1 => {
+            format!("failed: {exit}, and its retry (job.backoff_limit) is used up")
+        }
+        RunEnd::Failed { exit, .. } => format!("failed: {exit}, and {limit} retries (job.backoff_limit) are used up"),
+        RunEnd::DeadlineExceeded => "failed: deadline exceeded (job.active_deadline)".to_owned(),
+        RunEnd::Completed | RunEnd::Replaced => end.to_string(),
     }
 }
 

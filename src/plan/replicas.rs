@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use super::availability::Judge;
 use super::diff::{Matched, Slot, exit_of, match_slots};
 use super::draft::Draft;
+use super::job::plan_job;
 use super::need::need;
 use super::restart::{AfterExit, after_exit};
 use super::rollout::Rollout;
@@ -17,6 +18,9 @@ pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, inst
     if let Some(why) = not_run(&desired.spec) {
         draft.wait(Wait::NotRun { service: desired.name.clone(), why: why.to_owned() });
         return remove_service(draft, &desired.spec, instances);
+    }
+    if desired.spec.rtype() != RType::Service {
+        return plan_job(draft, desired, instances);
     }
     say_how_it_stands(draft, desired);
     let matched = match_slots(desired, instances, draft);
@@ -52,12 +56,7 @@ fn remove_service(draft: &mut Draft<'_>, spec: &ServiceSpec, instances: &[&Insta
 
 /// Why no replicas of the service are kept, if so.
 fn not_run(spec: &ServiceSpec) -> Option<&'static str> {
-    match spec.rtype() {
-        _ if spec.pool.is_some() => Some("pools are not run yet; remove `pool` to run plain replicas"),
-        RType::Job => Some("jobs are not run yet; use `rtype: service` with `restart_policy: {kind: on_failure}`"),
-        RType::Cron => Some("cron jobs are not run yet; start it from the machine's own cron until then"),
-        RType::Service => None,
-    }
+    spec.pool.is_some().then_some("pools are not run yet; remove `pool` to run plain replicas")
 }
 
 /// Takes the whole service down where a crash asks for it (`errors.on_panic: shutdown`). Returns whether it did.

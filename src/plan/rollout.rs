@@ -191,7 +191,7 @@ where
                     self.draft.start(self.desired, instance);
                     continue;
                 }
-                Need::Launch(launch) => launch.clone(),
+                Need::Launch(launch) => launch.as_ref().clone(),
                 Need::Nothing | Need::Resume(_) | Need::Patience | Need::AtRest => continue,
             };
             let slot = &self.matched.slots[index];

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::Dependency;
 use crate::spec::{DependsCondition, HumanDuration, RuntimeKind};
-use crate::state::{ErrorKind, Exit, Failed, InstanceId, Pause, RolledBack, ServiceName};
+use crate::state::{ErrorKind, Exit, Failed, InstanceId, Pause, RolledBack, RunEnd, ServiceName};
 
 /// Why more is not done now.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -216,6 +216,44 @@ pub enum Wait {
         /// Which kind or image, and what to do.
         why: String,
     },
+    /// An instance of a job runs and is to end.
+    Completion {
+        /// The instance.
+        id: InstanceId,
+    },
+    /// An instance of a cron service runs and is to end; nothing else waits for it.
+    CronRun {
+        /// The instance.
+        id: InstanceId,
+    },
+    /// A job has succeeded.
+    Completed {
+        /// The service.
+        service: String,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// A job has failed, and is not tried again until its template changes or somebody asks for it.
+    JobFailed {
+        /// The service.
+        service: String,
+        /// How its run ended.
+        end: RunEnd,
+        /// Instances that may fail before a run fails.
+        limit: u32,
+    },
+    /// A cron service runs again.
+    NextRun {
+        /// The service.
+        service: String,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// The schedule of a cron service names no time that is still to come.
+    ScheduleOver {
+        /// The service.
+        service: String,
+    },
 }
 
 impl Wait {
@@ -236,12 +274,18 @@ impl Wait {
             | Self::Idle { id }
             | Self::Terminated { id }
             | Self::OrphanSettling { id, .. }
+            | Self::Completion { id }
+            | Self::CronRun { id }
             | Self::Unknown { id, .. } => Some(id),
             Self::Draining { .. }
             | Self::Dependency { .. }
             | Self::DependencyTimeout { .. }
             | Self::WithoutDependency { .. }
             | Self::Dependents { .. }
+            | Self::Completed { .. }
+            | Self::JobFailed { .. }
+            | Self::NextRun { .. }
+            | Self::ScheduleOver { .. }
             | Self::Kept
             | Self::RuntimeUnreachable { .. }
             | Self::RuntimeAbsent { .. }
@@ -293,6 +337,12 @@ impl Wait {
             | Self::RolloutPaused { .. }
             | Self::RolloutFailed { .. }
             | Self::Suspended { .. }
+            | Self::Completion { .. }
+            | Self::CronRun { .. }
+            | Self::Completed { .. }
+            | Self::JobFailed { .. }
+            | Self::NextRun { .. }
+            | Self::ScheduleOver { .. }
             | Self::NotRun { .. } => None,
         }
     }

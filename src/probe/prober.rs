@@ -352,6 +352,7 @@ mod tests {
                 slot,
                 revision: "v1-0123456789abcdef".parse().unwrap(),
                 attempt: 0,
+                run: None,
             };
             let spec = spec(check);
             let request =

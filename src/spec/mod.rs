@@ -69,7 +69,7 @@ pub use resources::{Gpu, Resources};
 pub use revision::{BadRevision, Revision};
 pub use rollout::{MOST_HISTORY, OnRolloutFailure, Rollout, Strategy};
 pub use runtime_kind::RuntimeKind;
-pub use scale::{Job, MAX_REPLICAS, Overlap, Pool, Scale, ScaleTargets, Session};
+pub use scale::{Job, MAX_JOB_HISTORY, MAX_REPLICAS, Overlap, Pool, Scale, ScaleTargets, Session};
 pub use schema::{deployment_schema, service_schema};
 pub use service::{
     Command, DEFAULT_STOP_GRACE, Device, NetworkMode, RType, Sandbox, SandboxNetwork, Scalar, SeccompProfile,

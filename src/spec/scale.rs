@@ -71,32 +71,62 @@ pub struct ScaleTargets {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
-    /// Runs that must succeed; 1 when nothing is written.
+    /// Completions that a run needs, each with an index of its own; 1 when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1), extend("default" = 1))]
+    #[schemars(range(min = 1, max = MAX_REPLICAS), extend("default" = 1))]
     pub completions: Option<u32>,
-    /// Runs side by side; 1 when nothing is written.
+    /// Completions of a run that are tried side by side; 1 when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1), extend("default" = 1))]
+    #[schemars(range(min = 1, max = MAX_REPLICAS), extend("default" = 1))]
     pub parallelism: Option<u32>,
-    /// Failed runs before the job fails; 6 when nothing is written.
+    /// Failed instances of a run that are followed by another try; 6 when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = 6))]
     pub backoff_limit: Option<u32>,
-    /// Longest time for all runs together.
+    /// Longest time from the start of a run to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_deadline: Option<HumanDuration>,
-    /// Time that a finished job is kept.
+    /// Time that the instances of a finished run are kept, with their output; as `history` says when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_after_finished: Option<HumanDuration>,
     /// What happens when a run is due while one is going; `forbid` when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "forbid"))]
     pub overlap: Option<Overlap>,
-    /// Finished runs kept; 3 when nothing is written.
+    /// Finished runs whose instances are kept, with their output; 3 when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = 3))]
+    #[schemars(range(max = MAX_JOB_HISTORY), extend("default" = 3))]
     pub history: Option<u32>,
+}
+
+/// Finished runs whose instances are kept at most: what somebody still looks through, and no heap of dead containers.
+pub const MAX_JOB_HISTORY: u32 = 100;
+
+impl Job {
+    /// Runs that must succeed.
+    pub fn completions(&self) -> u32 {
+        self.completions.unwrap_or(1)
+    }
+
+    /// Runs side by side.
+    pub fn parallelism(&self) -> u32 {
+        self.parallelism.unwrap_or(1)
+    }
+
+    /// Failed runs before the job fails.
+    pub fn backoff_limit(&self) -> u32 {
+        self.backoff_limit.unwrap_or(6)
+    }
+
+    /// What happens when a run is due while one is going.
+    pub fn overlap(&self) -> Overlap {
+        self.overlap.unwrap_or(Overlap::Forbid)
+    }
+
+    /// Finished runs kept.
+    pub fn history(&self) -> u32 {
+        self.history.unwrap_or(3)
+    }
 }
 
 /// What happens when a run is due while one is going.

@@ -217,6 +217,11 @@ impl ServiceSpec {
         self.stop_grace_period.map_or(DEFAULT_STOP_GRACE, HumanDuration::get)
     }
 
+    /// The settings of a job that hold.
+    pub fn job(&self) -> Job {
+        self.job.clone().unwrap_or_default()
+    }
+
     /// The rollout settings that hold.
     pub fn rollout(&self) -> Rollout {
         self.rollout.clone().unwrap_or_default()

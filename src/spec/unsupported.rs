@@ -4,7 +4,8 @@
 //! What only some runtimes can't do, they report themselves.
 
 use super::{
-    DeclaredDeployment, OnIdle, RType, Scalar, Scale, ServiceSpec, Storage, problem::display_path, problem::steps,
+    DeclaredDeployment, OnIdle, RType, RestartKind, Scalar, Scale, ServiceSpec, Storage, problem::display_path,
+    problem::steps,
 };
 
 /// A field that has no effect yet.
@@ -30,12 +31,17 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
             fields.push(UnsupportedField::new(path, why));
         }
     };
-    match spec.rtype() {
-        RType::Service => {}
-        RType::Job => add(true, "rtype", "jobs are not run yet"),
-        RType::Cron => add(true, "rtype", "cron jobs are not run yet"),
-    }
+    let ends = spec.rtype() != RType::Service;
+    let again = matches!(spec.restart_kind(), RestartKind::Always | RestartKind::UnlessStopped);
+    add(
+        ends && again,
+        "restart_policy.kind",
+        "a job is not started again after a success; it is retried as with on_failure",
+    );
     match &spec.scale {
+        Some(_) if ends => {
+            add(true, "scale", "a job has no replicas; job.completions and job.parallelism say how many")
+        }
         None | Some(Scale::Fixed { .. } | Scale::Manual) => {}
         Some(Scale::Adaptive { min, targets, .. }) => {
             add(*min == 0, "scale.min", "nothing would wake a service of which nothing runs; one replica does");

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::StopPolicy;
+use super::{RunId, StopPolicy};
 use crate::spec::Revision;
 
 /// Label keys that carry an instance's identity on runtimes with labels.
@@ -22,6 +22,8 @@ pub mod labels {
     pub const REVISION: &str = "dev.evenkeel.revision";
     /// Attempt.
     pub const ATTEMPT: &str = "dev.evenkeel.attempt";
+    /// Run of a job; absent on instances that are not meant to end.
+    pub const RUN: &str = "dev.evenkeel.run";
     /// Restarts after an exit, counted over the slot's life.
     pub const RESTARTS: &str = "dev.evenkeel.restarts";
     /// Restarts in a row without a stable run between them.
@@ -133,6 +135,9 @@ pub struct InstanceId {
     pub revision: Revision,
     /// Counts the instances of one slot and revision, from 0; a restart makes the next one.
     pub attempt: u32,
+    /// Run of a job that it belongs to; absent where it is not meant to end. The slot is the index of its completion then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
 }
 
 impl InstanceId {
@@ -163,10 +168,12 @@ impl InstanceId {
         ServiceName { deployment: self.deployment.clone(), service: self.service.clone() }
     }
 
-    /// The name that the runtime knows it by: `DEPLOYMENT_SERVICE_SLOT_REVISION_ATTEMPT`. Deployments and services
-    /// are DNS labels and hold no underscore, so no two identities share a name.
+    /// The name that the runtime knows it by: `DEPLOYMENT_SERVICE_SLOT_REVISION_ATTEMPT`, and `_RUN` where it has one.
+    /// Deployments and services are DNS labels and hold no underscore, so no two identities share a name.
     pub fn runtime_name(&self) -> String {
-        format!("{}_{}_{}_{}_{}", self.deployment, self.service, self.slot, self.revision.short(), self.attempt)
+        let Self { deployment, service, slot, revision, attempt, run } = self;
+        let run = run.map(|run| format!("_{run}")).unwrap_or_default();
+        format!("{deployment}_{service}_{slot}_{}_{attempt}{run}", revision.short())
     }
 
     /// The host name inside: `SERVICE-SLOT`, the service cut so that the whole is a DNS label.
@@ -180,7 +187,8 @@ impl InstanceId {
 
     /// The identity labels, without those of other tools.
     pub fn to_labels(&self, owner: &Owner, restarts: u32, streak: u32, stop: StopPolicy) -> BTreeMap<String, String> {
-        BTreeMap::from([
+        let run = self.run.map(|run| (labels::RUN.to_owned(), run.to_string()));
+        let labels = [
             (labels::OWNER.to_owned(), owner.0.clone()),
             (labels::DEPLOYMENT.to_owned(), self.deployment.clone()),
             (labels::SERVICE.to_owned(), self.service.clone()),
@@ -191,7 +199,8 @@ impl InstanceId {
             (labels::STREAK.to_owned(), streak.to_string()),
             (labels::STOP_SIGNAL.to_owned(), stop.signal.to_string()),
             (labels::STOP_GRACE.to_owned(), stop.grace.to_string()),
-        ])
+        ];
+        labels.into_iter().chain(run).collect()
     }
 
     /// Reads the identity back from labels.
@@ -208,6 +217,7 @@ impl InstanceId {
             slot: number(labels::SLOT)?,
             revision: text(labels::REVISION)?.parse().map_err(|error| BadIdentity(format!("{error}")))?,
             attempt: number(labels::ATTEMPT)?,
+            run: get(labels::RUN).map(str::parse).transpose()?,
         })
     }
 }

@@ -8,6 +8,7 @@ mod id;
 mod observed;
 mod phase;
 mod rollout;
+mod run;
 
 pub use call::{ErrorKind, StopPolicy, StopRecord, StopRequest, Volumes};
 pub use condition::{Condition, ConditionStatus};
@@ -17,3 +18,4 @@ pub use id::{BadIdentity, InstanceId, Owner, ServiceName, Target, labels};
 pub use observed::{Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};
 pub use rollout::{Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutFailure, Standing};
+pub use run::{JobRecord, RunEnd, RunId, RunRecord, ScheduleMark};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::waits::{Severity, severity};
 use super::{AwaitedView, DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
-use super::{conditions, message};
+use super::{JobView, conditions, jobs, message};
 use crate::plan::Wait;
 use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Phase};
 
@@ -91,8 +91,13 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         equivalent: service.equivalent.as_ref().map(ToString::to_string),
         awaits: awaits(facts, service),
         message: String::new(),
+        job: facts.jobs.get(&service.name).map(|state| JobView::of(service, state)),
         conditions: Vec::new(),
     };
+    if view.job.is_some() {
+        // There are as many as there have to be.
+        view.desired = count(&|instance| !matches!(instance.phase, Phase::Exited(_)));
+    }
     view.conditions = conditions::of_service(&view, service, &mine, facts);
     view.message = message::of_service(facts, service, &view.conditions);
     view
@@ -122,6 +127,7 @@ fn instance_view(facts: &Facts<'_>, instance: &Instance) -> InstanceView {
         service: instance.id.service.clone(),
         slot: instance.id.slot,
         attempt: instance.id.attempt,
+        run: instance.id.run,
         name: instance.id.name(),
         runtime: instance.runtime,
         runtime_id: instance.runtime_id.clone(),
@@ -165,14 +171,16 @@ fn state(facts: &Facts<'_>) -> DeploymentState {
     if facts.plan.waits.iter().any(|wait| matches!(wait, Wait::Suspended { .. })) {
         return DeploymentState::Suspended;
     }
-    let worst = facts.plan.waits.iter().map(severity).max().unwrap_or(Severity::Fine);
+    let waits = facts.plan.waits.iter().filter(|wait| !jobs::is_cron_step(facts, wait));
+    let worst = waits.map(severity).max().unwrap_or(Severity::Fine);
     match worst {
         Severity::Final | Severity::Decided => DeploymentState::Failed,
         Severity::Blind => DeploymentState::Unknown,
         Severity::Trying | Severity::Failing => DeploymentState::Degraded,
         Severity::Moving => DeploymentState::Progressing,
         Severity::Fine if !facts.acting && !facts.plan.is_empty() => DeploymentState::Degraded,
-        Severity::Fine if facts.working || !facts.plan.is_empty() => DeploymentState::Progressing,
+        Severity::Fine if jobs::is_busy(facts) => DeploymentState::Progressing,
+        Severity::Fine if jobs::are_complete(facts) => DeploymentState::Complete,
         Severity::Fine => DeploymentState::Running,
     }
 }
@@ -207,6 +215,7 @@ mod tests {
                     slot: 0,
                     revision: (*revision).clone(),
                     attempt,
+                    run: None,
                 },
                 runtime: RuntimeKind::Sim,
                 runtime_id: attempt.to_string(),
@@ -229,6 +238,7 @@ mod tests {
                 observed: &observed,
                 unsupported: &unsupported,
                 plan: &plan,
+                jobs: &BTreeMap::new(),
                 acting: true,
                 working: false,
                 stale: None,

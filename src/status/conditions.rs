@@ -1,16 +1,18 @@
 //! Conditions of deployments and services.
 
+use super::jobs;
 use super::waits;
 use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
 use crate::spec::unsupported;
-use crate::state::{Condition, DesiredService, ErrorKind, HealthState, Instance, NOT_CHECKED, Pause, Standing};
+use crate::state::{Condition, DesiredService, ErrorKind, HealthState, Instance, NOT_CHECKED, Pause, RunEnd, Standing};
 
 /// Conditions of a deployment.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: &str) -> Vec<Condition> {
     let ready = match state {
         DeploymentState::Running if facts.stale.is_some() => Condition::fails("Ready", "Stale", message),
         DeploymentState::Running => Condition::holds("Ready", "AsDeclared", "what is declared runs"),
+        DeploymentState::Complete => Condition::holds("Ready", "Complete", "every job has succeeded"),
         state if message.is_empty() => Condition::fails("Ready", state.reason(), "steps are under way"),
         state => Condition::fails("Ready", state.reason(), message),
     };
@@ -44,7 +46,10 @@ pub(super) fn of_service(
     facts: &Facts<'_>,
 ) -> Vec<Condition> {
     let mine: Vec<&Wait> = facts.plan.waits.iter().filter(|wait| waits::is_about(wait, service)).collect();
-    let mut conditions = vec![available(view, service, &mine), progressing(view, service, instances, &mine)];
+    let mut conditions = match &view.job {
+        Some(job) => jobs::conditions(job, service, facts),
+        None => vec![available(view, service, &mine), progressing(view, service, instances, &mine)],
+    };
     conditions.extend(rollout(service, &mine));
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
     conditions.extend(mine.iter().filter_map(|wait| without_dependency(wait)));
@@ -152,6 +157,8 @@ fn failure(wait: &Wait) -> Option<Condition> {
         Wait::RuntimeAbsent { .. } => "RuntimeAbsent",
         Wait::NotRun { .. } => "NotRun",
         Wait::DependencyTimeout { .. } => "DependencyTimeout",
+        Wait::JobFailed { end: RunEnd::DeadlineExceeded, .. } => "DeadlineExceeded",
+        Wait::JobFailed { .. } => "BackoffLimitExceeded",
         Wait::Paused { .. } => "Paused",
         Wait::Unknown { .. } => "UnknownPhase",
         _ => return None,

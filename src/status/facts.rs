@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::Plan;
+use crate::plan::{JobStates, Plan};
 use crate::state::{Condition, DesiredDeployment, Fate, Instance, InstanceId};
 
 /// What the views of a deployment are computed from.
@@ -18,6 +18,8 @@ pub struct Facts<'a> {
     pub unsupported: &'a BTreeMap<String, Vec<Condition>>,
     /// The plan that was made last.
     pub plan: &'a Plan,
+    /// How its jobs and cron services stand.
+    pub jobs: &'a JobStates,
     /// Whether anybody takes the steps that are planned; commands that only look do not.
     pub acting: bool,
     /// Whether any step is under way.

@@ -57,15 +57,15 @@ fn trouble(conditions: &[Condition]) -> Option<String> {
     }
     let rank = |condition: &Condition| match (condition.kind.as_str(), condition.status == ConditionStatus::True) {
         ("Available", false) => Some(0),
-        ("Progressing", true) => Some(1),
-        ("Available" | "Progressing", _) | (_, false) => None,
+        ("Progressing" | "LastRunFailed", true) => Some(1),
+        ("Available" | "Progressing" | "Complete", _) | (_, false) => None,
         ("UnsupportedField", true) => Some(3),
         (_, true) => Some(2),
     };
     let ranked = conditions.iter().filter_map(|condition| Some((rank(condition)?, condition)));
     let (_, condition) = ranked.min_by_key(|(rank, _)| *rank)?;
     Some(match condition.kind.as_str() {
-        "Available" | "Progressing" => condition.message.clone(),
+        "Available" | "Progressing" | "LastRunFailed" => condition.message.clone(),
         kind => format!("{kind}: {}", condition.message),
     })
 }
@@ -79,10 +79,12 @@ mod tests {
 
     use super::*;
     use crate::controller::desired;
-    use crate::plan::Plan;
+    use crate::plan::{JobStates, Plan};
     use crate::spec::{RuntimeKind, merge, parse};
     use crate::state::{DesiredDeployment, Exit, InstanceId};
     use crate::status::views;
+
+    static NO_JOBS: JobStates = JobStates::new();
 
     fn declared(fields: &str) -> DesiredDeployment {
         let text = format!(
@@ -113,6 +115,7 @@ mod tests {
             observed: &[],
             unsupported,
             plan,
+            jobs: &NO_JOBS,
             acting: true,
             working: false,
             stale: None,
@@ -126,7 +129,7 @@ mod tests {
 
     fn web() -> InstanceId {
         let revision = declared("").services["web"].revision.clone();
-        InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0 }
+        InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0, run: None }
     }
 
     #[test]

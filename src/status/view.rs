@@ -3,8 +3,9 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::JobView;
 use crate::spec::RuntimeKind;
-use crate::state::{Condition, ConditionStatus, ExitReason, HealthState, PortBinding, StopCause};
+use crate::state::{Condition, ConditionStatus, ExitReason, HealthState, PortBinding, RunId, StopCause};
 
 /// Everything that is shown, taken at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -66,6 +67,8 @@ impl DeploymentView {
 pub enum DeploymentState {
     /// What is declared runs, and nothing else.
     Running,
+    /// All that is declared are jobs, and they have succeeded.
+    Complete,
     /// Steps are being taken.
     Progressing,
     /// Something crashes or fails, and is tried again by itself.
@@ -87,6 +90,7 @@ impl DeploymentState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Complete => "complete",
             Self::Progressing => "progressing",
             Self::Degraded => "degraded",
             Self::Failed => "failed",
@@ -101,6 +105,7 @@ impl DeploymentState {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Running => "Running",
+            Self::Complete => "Complete",
             Self::Progressing => "Progressing",
             Self::Degraded => "Degraded",
             Self::Failed => "Failed",
@@ -145,6 +150,9 @@ pub struct ServiceView {
     /// What is being waited for, or the worst that is true of it; empty where all is well.
     #[serde(default)]
     pub message: String,
+    /// How it stands as a job or cron service; absent where it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobView>,
     /// What else is true of it.
     pub conditions: Vec<Condition>,
 }
@@ -181,6 +189,9 @@ pub struct InstanceView {
     /// Counts the instances of one slot and revision, from 0.
     #[serde(default)]
     pub attempt: u32,
+    /// Run of a job that it belongs to: the time that it has its name from, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
     /// `DEPLOYMENT/SERVICE/SLOT`.
     pub name: String,
     /// Runtime.

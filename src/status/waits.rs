@@ -8,6 +8,10 @@ pub(super) fn is_about(wait: &Wait, service: &DesiredService) -> bool {
     match wait {
         Wait::Draining { service: name }
         | Wait::NotRun { service: name, .. }
+        | Wait::Completed { service: name, .. }
+        | Wait::JobFailed { service: name, .. }
+        | Wait::NextRun { service: name, .. }
+        | Wait::ScheduleOver { service: name }
         | Wait::Dependents { service: name, .. } => *name == service.name,
         Wait::Dependency { dependency, .. }
         | Wait::DependencyTimeout { dependency, .. }
@@ -35,6 +39,8 @@ pub(super) const fn is_final(wait: &Wait) -> bool {
             | Wait::RolloutPaused { .. }
             | Wait::Suspended { .. }
             | Wait::DependencyTimeout { .. }
+            | Wait::Completed { .. }
+            | Wait::JobFailed { .. }
             | Wait::Ended { .. }
             | Wait::Idle { .. }
             | Wait::Terminated { .. }
@@ -69,6 +75,10 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::Idle { .. }
         | Wait::Terminated { .. }
         | Wait::WithoutDependency { .. }
+        | Wait::CronRun { .. }
+        | Wait::Completed { .. }
+        | Wait::NextRun { .. }
+        | Wait::ScheduleOver { .. }
         | Wait::Kept => Severity::Fine,
         Wait::InFlight { .. }
         | Wait::Paused { .. }
@@ -76,6 +86,7 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::Draining { .. }
         | Wait::Dependency { .. }
         | Wait::Dependents { .. }
+        | Wait::Completion { .. }
         | Wait::OrphanSettling { .. } => Severity::Moving,
         Wait::RolloutFailed { .. } => Severity::Failing,
         Wait::BackOff { .. } | Wait::Retry { .. } | Wait::Unhealthy { .. } | Wait::Unknown { .. } => Severity::Trying,
@@ -87,6 +98,7 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::GaveUp { .. }
         | Wait::DependencyTimeout { .. }
         | Wait::RuntimeAbsent { .. }
+        | Wait::JobFailed { .. }
         | Wait::NotRun { .. } => Severity::Final,
     }
 }

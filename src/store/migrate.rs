@@ -92,6 +92,14 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (deployment, service)
     ) WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE jobs (
+        deployment TEXT NOT NULL,
+        service TEXT NOT NULL,
+        record TEXT NOT NULL,         -- JSON: finished runs, runs that were asked for, how far its schedule is
+        PRIMARY KEY (deployment, service)
+    ) WITHOUT ROWID;
+",
 ];
 
 /// Newest format that this version knows.

@@ -188,6 +188,7 @@ pub fn id(service: &str, slot: u32) -> InstanceId {
         slot,
         revision: "v1-aa00000000000000".parse().expect("a revision"),
         attempt: 0,
+        run: None,
     }
 }
 

@@ -74,6 +74,7 @@ fn labels(container: &str) -> Value {
         slot: 0,
         revision: "v1-0123456789abcdef".parse().unwrap(),
         attempt: 0,
+        run: None,
     };
     json!(id.to_labels(&owner(), 2, 1, StopPolicy::default()))
 }

@@ -63,6 +63,7 @@ impl Bench {
             slot,
             revision: "v1-0123456789abcdef".parse().unwrap(),
             attempt: 0,
+            run: None,
         }
     }
 

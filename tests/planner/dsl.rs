@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use evenkeel::plan::{Action, Failure, Forecast, History, Input, Lane, Plan, Unreachable, check, forecast, plan};
 use evenkeel::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
 use evenkeel::state::{
-    DesiredDeployment, DesiredService, EndedBy, ErrorKind, Exit, Fate, HealthState, Instance, InstanceId, Phase,
+    DesiredDeployment, DesiredService, EndedBy, ErrorKind, Exit, Fate, HealthState, Instance, InstanceId, Phase, RunId,
     SourceRef, StopCause, Volumes,
 };
 
@@ -268,8 +268,14 @@ fn lane(lane: &Lane) -> String {
 
 /// An instance of `web` that has been running and ready for an hour.
 pub fn up(slot: u32, letter: char) -> Instance {
-    let id =
-        InstanceId { deployment: "demo".into(), service: "web".into(), slot, revision: revision(letter), attempt: 0 };
+    let id = InstanceId {
+        deployment: "demo".into(),
+        service: "web".into(),
+        slot,
+        revision: revision(letter),
+        attempt: 0,
+        run: None,
+    };
     Instance {
         runtime_id: id.runtime_name(),
         id,
@@ -306,6 +312,13 @@ pub trait Change: Sized {
     fn attempt(self, attempt: u32) -> Self {
         self.change(|instance| {
             instance.id.attempt = attempt;
+            instance.runtime_id = instance.id.runtime_name();
+        })
+    }
+
+    fn of_run(self, run: RunId) -> Self {
+        self.change(|instance| {
+            instance.id.run = Some(run);
             instance.runtime_id = instance.id.runtime_name();
         })
     }

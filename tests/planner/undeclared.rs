@@ -63,13 +63,6 @@ fn instances_of_another_deployment_are_not_touched() {
 
 #[test]
 fn services_of_kinds_that_are_not_run_say_so() {
-    Snapshot::declared().service("web", 'a', 1, "rtype: job").with([up(0, 'a')]).expect(
-        "retire web/0 a0: service is not declared any more
-         leave web alone: jobs are not run yet; use `rtype: service` with `restart_policy: {kind: on_failure}`",
-    );
-    Snapshot::declared()
-        .service("web", 'a', 1, "rtype: cron\nschedule: '@daily'")
-        .expect("leave web alone: cron jobs are not run yet; start it from the machine's own cron until then");
     Snapshot::declared()
         .service("web", 'a', 1, "pool: {}")
         .expect("leave web alone: pools are not run yet; remove `pool` to run plain replicas");

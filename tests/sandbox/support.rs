@@ -186,6 +186,7 @@ pub fn request(yaml: &str, slot: u32) -> CreateRequest {
             slot,
             revision: "v1-0123456789abcdef".parse().unwrap(),
             attempt: 0,
+            run: None,
         },
         restarts: 0,
         streak: 0,

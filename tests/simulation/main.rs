@@ -6,6 +6,7 @@
 
 mod check;
 mod crash;
+mod jobs;
 mod ledger;
 mod shop;
 mod stage;

@@ -9,13 +9,15 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use evenkeel::clock::{Clock, VirtualClock};
 use evenkeel::controller::{
-    Command, Connected, Core, Declared, Keeper, Message, Note, NoteKey, Order, Parts, Scope, Settled,
+    Command, Connected, Core, Declared, JobChanges, Jobs, KeepJobs, Keeper, Message, Note, NoteKey, Order, Parts,
+    Scope, Settled,
 };
 use evenkeel::plan::revisions::{Memory, Orders, RolloutHistory};
 use evenkeel::runtime::sim::{Faults, ForgetfulRuntime, SimRuntime, World};
 use evenkeel::runtime::{RuntimeError, StopRecord, StopRecords};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{Owner, ServiceName};
+use evenkeel::store::JobRecords;
 use tokio::sync::{mpsc, watch};
 
 use crate::shop::{Source, Wants, wants};
@@ -133,6 +135,35 @@ impl Keeper for Notes {
     }
 }
 
+/// What controllers remember of jobs, as a database does; writing takes a while, in which a controller may crash.
+#[derive(Default)]
+pub struct Book(Mutex<JobRecords>);
+
+/// Longest time that it takes to write something down.
+const WRITING: Duration = Duration::from_millis(300);
+
+impl Book {
+    pub fn records(&self) -> JobRecords {
+        self.0.lock().expect("records").clone()
+    }
+}
+
+#[async_trait]
+impl KeepJobs for Book {
+    async fn keep(&self, deployment: &str, changes: &JobChanges) -> Result<(), String> {
+        tokio::time::sleep(WRITING).await;
+        let mut records = self.0.lock().expect("records");
+        let of_deployment = records.entry(deployment.to_owned()).or_default();
+        for (service, record) in changes {
+            match record {
+                Some(record) => drop(of_deployment.insert(service.clone(), record.clone())),
+                None => drop(of_deployment.remove(service)),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What happened to the controller and its declarations, for the checker.
 #[derive(Default)]
 pub struct Chronicle {
@@ -153,6 +184,8 @@ pub struct Stage {
     pub stops: Arc<Stops>,
     /// What controllers remember of rollouts.
     pub notes: Arc<Notes>,
+    /// What controllers remember of jobs.
+    pub book: Arc<Book>,
     clock: Arc<VirtualClock>,
     controller: Option<Controller>,
     trace: Trace,
@@ -167,9 +200,9 @@ impl Stage {
         let start = "2026-01-01T00:00:00Z".parse().expect("a time");
         let clock = Arc::new(VirtualClock::starting_at(start));
         let world = World::new(clock.clone(), seed, faults);
-        let (source, chronicle, stops) = Default::default();
+        let (source, chronicle, stops, book) = Default::default();
         let notes = Arc::new(Notes { clock: clock.clone(), kept: Mutex::default() });
-        Self { world, source, chronicle, stops, notes, clock, controller: None, trace }
+        Self { world, source, chronicle, stops, book, notes, clock, controller: None, trace }
     }
 
     pub fn now(&self) -> DateTime<Utc> {
@@ -211,6 +244,7 @@ impl Stage {
             removing: std::collections::BTreeMap::new(),
             memory: self.notes.memory(),
             keeper: Some(self.notes.clone()),
+            jobs: Jobs { records: self.book.records(), keeper: Some(self.book.clone()) },
             events: None,
             settled: Some(settle),
         });

@@ -239,6 +239,7 @@ impl Story {
             slot: self.rng.below(6) as u32,
             revision: wanted.revision.parse().expect("a revision"),
             attempt: self.rng.below(2) as u32,
+            run: None,
         };
         let name = id.runtime_name();
         let exists = self.stage.world.instances().iter().any(|(_, found)| found.id.runtime_name() == name);
@@ -338,6 +339,13 @@ fn furniture(deployment: &str, slot: u32) -> CreateRequest {
     let spec: ServiceSpec =
         serde_json::from_value(serde_json::json!({ "image": { "name": "sim/run" } })).expect("a spec");
     let revision = "v1-f00df00df00df00d".parse().expect("a revision");
-    let id = InstanceId { deployment: deployment.to_owned(), service: "web".to_owned(), slot, revision, attempt: 0 };
+    let id = InstanceId {
+        deployment: deployment.to_owned(),
+        service: "web".to_owned(),
+        slot,
+        revision,
+        attempt: 0,
+        run: None,
+    };
     CreateRequest { id, restarts: 0, streak: 0, spec: Arc::new(spec), env: BTreeMap::new(), source: None }
 }

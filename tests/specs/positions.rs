@@ -78,9 +78,13 @@ fn what_nothing_honours_yet_is_listed() {
     assert_eq!(unsupported(&honoured), []);
     let spec = service(
         "service: a\ndeployment: d\nrtype: job\nimage: { name: x }\nenv: { A: '$S:a' }\n\
-         storage: [{ type: s3, bucket: b, target: /b }]\n\
+         restart_policy: { kind: always }\nscale: { mode: fixed, replicas: 2 }\nstorage: [{ type: s3, bucket: b, target: /b }]\n\
          lifecycle: { max_idle: 5m, on_idle: suspend }",
     );
     let paths: Vec<String> = unsupported(&spec).into_iter().map(|field| field.path).collect();
-    assert_eq!(paths, ["rtype", "lifecycle.max_idle", "lifecycle.on_idle", "storage[0]", "env.A"]);
+    let of_job = ["restart_policy.kind", "scale"];
+    let others = ["lifecycle.max_idle", "lifecycle.on_idle", "storage[0]", "env.A"];
+    assert_eq!(paths, [&of_job[..], &others].concat());
+    let job = service("service: a\ndeployment: d\nrtype: job\nimage: { name: x }\njob: { completions: 2 }");
+    assert_eq!(unsupported(&job), []);
 }

@@ -27,6 +27,7 @@ fn runs(slot: u32, attempt: u32, created: i64) -> Instance {
             slot,
             revision: "v1-aa00000000000000".parse().unwrap(),
             attempt,
+            run: None,
         },
         runtime: RuntimeKind::Sim,
         runtime_id: format!("{slot}.{attempt}"),

@@ -3,6 +3,7 @@
 //! It shares nothing with the planner but the lifecycle verdict and the numbers, and reads the rules off the input
 //! afresh, so that a mistake in the one is not repeated in the other. Tests run it over every plan that they see.
 
+mod job;
 mod order;
 mod service;
 
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 
 use super::{Action, Input, Lane, Plan};
-use crate::spec::RuntimeKind;
+use crate::spec::{RType, RuntimeKind};
 use crate::state::{DesiredDeployment, Fate, Instance, InstanceId, Phase};
 
 /// Something that a plan does and no plan may do.
@@ -191,6 +192,10 @@ fn check_declared(input: &Input<'_>, desired: &DesiredDeployment, plan: &Plan, f
         match desired.services.get(*name) {
             Some(service) => {
                 let observed = observed.get(name).map_or(&[][..], Vec::as_slice);
+                if service.spec.rtype() != RType::Service && service.spec.pool.is_none() {
+                    job::check_job(input, service, observed, lanes, found);
+                    continue;
+                }
                 service::check_service(input, service, observed, lanes, &plan.waits, found);
             }
             None => found.extend(lanes.iter().filter_map(|lane| created(lane)).cloned().map(Violation::NotAsked)),

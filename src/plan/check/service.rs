@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Violation, created};
 use crate::plan::{Action, Cause, Input, Lane, PROVEN_RUN, Verdict, Wait, time::after, verdict};
-use crate::spec::{CrashAction, RType, RestartKind, Strategy};
+use crate::spec::{CrashAction, RestartKind, Strategy};
 use crate::state::{DesiredService, EndedBy, Exit, Instance, InstanceId, Phase, StopCause};
 
 struct Checked<'a> {
@@ -24,8 +24,7 @@ pub(super) fn check_service<'a>(
     waits: &'a [Wait],
     found: &mut Vec<Violation>,
 ) {
-    let runs = desired.spec.rtype() == RType::Service && desired.spec.pool.is_none();
-    let replicas = if runs { desired.replicas } else { 0 };
+    let replicas = if desired.spec.pool.is_none() { desired.replicas } else { 0 };
     let checked = Checked { input, desired, observed, lanes, waits, replicas };
     checked.check_launches(found);
     checked.check_removals(found);

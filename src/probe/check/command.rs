@@ -155,6 +155,7 @@ mod tests {
             slot: 0,
             revision: "v1-0123456789abcdef".parse().unwrap(),
             attempt: 0,
+            run: None,
         };
         InstanceRef { id, runtime: RuntimeKind::Sim, runtime_id: "one".to_owned() }
     }

@@ -28,6 +28,7 @@ fn id() -> InstanceId {
         slot: 2,
         revision: "v1-0123456789abcdef".parse().unwrap(),
         attempt: 1,
+        run: None,
     }
 }
 

@@ -229,7 +229,8 @@ fn identity_of(runtime_id: &str) -> Option<InstanceId> {
     let slot = parts.next()?.parse().ok()?;
     let revision = format!("v1-{:0<16}", parts.next()?).parse().ok()?;
     let attempt = parts.next()?.parse().ok()?;
-    parts.next().is_none().then_some(InstanceId { deployment, service, slot, revision, attempt })
+    let run = parts.next().map(str::parse).transpose().ok()?;
+    parts.next().is_none().then_some(InstanceId { deployment, service, slot, revision, attempt, run })
 }
 
 /// Reads a file that another process replaces atomically; one that is broken is as good as none.
@@ -281,17 +282,28 @@ fn booted_at() -> Option<DateTime<Utc>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::RunId;
 
     #[test]
     fn an_identity_is_read_back_from_its_name() {
         let id = identity_of("demo_web_2_0123abcd_4").unwrap();
         assert_eq!((id.deployment.as_str(), id.service.as_str(), id.slot, id.attempt), ("demo", "web", 2, 4));
-        assert_eq!(id.runtime_name(), "demo_web_2_0123abcd_4");
+        assert_eq!((id.runtime_name().as_str(), id.run), ("demo_web_2_0123abcd_4", None));
+        let id = identity_of("demo_job_2_0123abcd_4_1767225600000").unwrap();
+        assert!(id.run.is_some_and(RunId::is_scheduled));
+        assert_eq!(id.runtime_name(), "demo_job_2_0123abcd_4_1767225600000");
     }
 
     #[test]
     fn another_name_is_no_identity() {
-        for name in ["", "demo", "demo_web_x_0123abcd_4", "demo_web_2_0123abcd_4_5", "demo_web_2_nothex!!_4"] {
+        for name in [
+            "",
+            "demo",
+            "demo_web_x_0123abcd_4",
+            "demo_web_2_0123abcd_4_x",
+            "demo_web_2_0123abcd_4_5_6",
+            "demo_web_2_nothex!!_4",
+        ] {
             assert_eq!(identity_of(name), None, "{name}");
         }
     }

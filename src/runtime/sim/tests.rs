@@ -34,6 +34,7 @@ fn request(image: &str, slot: u32) -> CreateRequest {
         slot,
         revision: "v1-0123456789abcdef".parse().expect("a revision"),
         attempt: 0,
+        run: None,
     };
     CreateRequest { id, restarts: 0, streak: 0, spec: Arc::new(spec), env: BTreeMap::new(), source: None }
 }

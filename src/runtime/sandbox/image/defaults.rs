@@ -106,6 +106,7 @@ mod tests {
                 slot: 0,
                 revision: "v1-0123456789abcdef".parse().unwrap(),
                 attempt: 0,
+                run: None,
             },
             restarts: 0,
             streak: 0,

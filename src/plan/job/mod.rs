@@ -1,0 +1,272 @@
+//! Jobs and cron services: what is to run to its end, how often, and what is kept of it.
+//!
+//! A job runs once for each template, a cron service whenever its schedule says so, and both whenever somebody asks
+//! (`keel trigger`). Each time is a run with an identity of its own ([`RunId`](crate::state::RunId)). A run succeeds when
+//! each of its completions has succeeded once; the instances of a completion have its index as their slot, and a failed one
+//! is followed by another, up to `job.backoff_limit` in the whole run.
+//!
+//! What happened is read off the instances, which stay until the run is recorded, and after that off the record
+//! ([`remember`]). So at every time at least one of them tells that a run has begun.
+
+mod begin;
+mod record;
+mod run;
+mod schedule;
+mod state;
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use begin::{Beginning, Runs};
+use run::{Completion, Run, Standing, is_live, retries};
+
+pub use begin::RUNS_AT_ONCE;
+pub use record::{RUNS_REMEMBERED, remember};
+pub use schedule::{CLOCK_SET_BACK, MISSED_RUN_AGE, Schedule};
+pub use state::{ActiveRun, JobState, JobStates, job_states};
+
+use super::diff::outdated;
+use super::draft::{Draft, Launch};
+use super::need::{is_ended_as_unhealthy, is_refused, may_not_begin};
+use super::time::{after, due};
+use super::{Cause, RESTART_DELAY, Verdict, Wait, backoff, verdict};
+use crate::spec::{HumanDuration, RType};
+use crate::state::{DesiredService, Exit, Instance, InstanceId, Phase, RunEnd, RunId, StopCause};
+
+/// Longest wait before a failed completion is tried again: the back-off of Kubernetes' jobs ends at six minutes.
+pub const JOB_DELAY_MAX: Duration = Duration::from_secs(360);
+
+/// Dead instances of one completion that are kept while its run goes on, besides the first of the run: the last one, for
+/// `logs` and as the memory of its failures, and the one before it, for `logs -p`.
+const KEPT_ATTEMPTS: usize = 2;
+
+/// Plans one declared job or cron service. `instances` are those of the service, in order of their identity.
+pub(super) fn plan_job(draft: &mut Draft<'_>, desired: &DesiredService, instances: &[&Instance]) {
+    for stray in instances.iter().filter(|instance| instance.id.run.is_none()) {
+        let cause = outdated(stray, desired).unwrap_or(Cause::Superseded);
+        draft.retire(stray, Some(&desired.spec), &cause);
+    }
+    let (now, record) = (draft.input.now, draft.input.history.jobs.get(&desired.name));
+    let runs = Runs::of(desired, Run::all(instances, record), record, now);
+    for (run, stands) in &runs.runs {
+        match stands {
+            Standing::Active => go_on(draft, desired, run),
+            Standing::Ending(end) => end_run(draft, desired, run, end),
+            Standing::Finished(_) => retire_what_lives(draft, desired, run),
+        }
+    }
+    let is_free = runs.active().next().is_none();
+    match runs.beginning {
+        Beginning::Run(id) => begin(draft, desired, id),
+        Beginning::InPlaceOf(id) if is_free => begin(draft, desired, id),
+        Beginning::InPlaceOf(_) | Beginning::LeftOut(_) | Beginning::None => {}
+    }
+    prune(draft, desired, &runs);
+    say_what_comes(draft, desired, &runs);
+}
+
+fn begin(draft: &mut Draft<'_>, desired: &DesiredService, id: RunId) {
+    go_on(draft, desired, &Run { id, instances: Vec::new(), record: None });
+}
+
+/// Fills the places of a run that goes on.
+fn go_on(draft: &mut Draft<'_>, desired: &DesiredService, run: &Run<'_>) {
+    let tally = run.tally(&desired.spec);
+    let places = desired.spec.job().parallelism().saturating_sub(tally.live);
+    let mut places = if draft.reachable(desired.runtime) { places } else { 0 };
+    if let Some(deadline) = run.deadline(&desired.spec).filter(|deadline| *deadline > draft.input.now) {
+        draft.look_at(deadline);
+    }
+    for completion in &tally.completions {
+        match completion.live {
+            Some(live) if completion.succeeded => drop(draft.retire(live, Some(&desired.spec), &Cause::Superseded)),
+            Some(live) => attend_to(draft, desired, live),
+            None if completion.succeeded || places == 0 => {}
+            None => places -= u32::from(launch(draft, desired, run, completion, tally.failed)),
+        }
+        tidy(draft, desired, run, completion.index);
+    }
+    let completions = desired.spec.job().completions();
+    for surplus in run.instances.iter().filter(|one| one.id.slot >= completions && is_live(one)) {
+        draft.retire(surplus, Some(&desired.spec), &Cause::Superseded);
+    }
+}
+
+/// Does what the instance of a completion needs that has one.
+fn attend_to(draft: &mut Draft<'_>, desired: &DesiredService, live: &Instance) {
+    let id = live.id.clone();
+    match &live.phase {
+        Phase::Created => {
+            if !may_not_begin(draft, desired, live.id.slot, &live.id) && draft.may_act(live) {
+                draft.start(desired, live);
+            }
+        }
+        Phase::Paused { .. } => {
+            draft.wait(Wait::Paused { id });
+            draft.resume(live);
+        }
+        Phase::Unknown { message } => draft.wait(Wait::Unknown { id, message: message.clone() }),
+        Phase::Running { .. } => {
+            if !is_ended_as_unhealthy(draft, desired, live) {
+                keep_running(draft, desired, live);
+            }
+        }
+        Phase::Pending | Phase::Stopping | Phase::Exited(_) => {}
+    }
+}
+
+/// Lets an instance run to its end, or to that of its limits on age and idleness.
+fn keep_running(draft: &mut Draft<'_>, desired: &DesiredService, live: &Instance) {
+    let (why, cause) = match verdict(live, &desired.spec, draft.input.now) {
+        Verdict::Idle { since } => (StopCause::Idle, Cause::Idle { since }),
+        Verdict::Terminate { since } | Verdict::Recycle { since } => (StopCause::Expired, Cause::Expired { since }),
+        Verdict::Keep { next } => {
+            if let Some(next) = next {
+                draft.look_at(next);
+            }
+            let id = live.id.clone();
+            return draft.wait(match desired.spec.rtype() {
+                RType::Cron => Wait::CronRun { id },
+                RType::Job | RType::Service => Wait::Completion { id },
+            });
+        }
+    };
+    draft.halt(live, &desired.spec, why, &cause);
+}
+
+/// Makes the next instance of a completion, where it is due. Returns whether it takes a place.
+fn launch(
+    draft: &mut Draft<'_>,
+    desired: &DesiredService,
+    run: &Run<'_>,
+    completion: &Completion<'_>,
+    failed: u32,
+) -> bool {
+    let id = InstanceId {
+        deployment: draft.input.deployment.to_owned(),
+        service: desired.name.clone(),
+        slot: completion.index,
+        revision: desired.revision.clone(),
+        attempt: completion.newest.map_or(0, |newest| newest.id.attempt.saturating_add(1)),
+        run: Some(run.id),
+    };
+    let cause = match completion.failure() {
+        Some((dead, exit)) => match backed_off(draft, desired, dead, exit, completion.failures) {
+            true => return false,
+            false => Cause::Retry { exit: exit.clone(), failed, limit: retries(&desired.spec) },
+        },
+        None if run.id.is_scheduled() => Cause::Scheduled { at: run.id.at() },
+        None if is_triggered(draft, desired, run.id) => Cause::Triggered,
+        None => Cause::Incomplete { completions: desired.spec.job().completions() },
+    };
+    if is_refused(draft, desired) || may_not_begin(draft, desired, completion.index, &id) {
+        return false;
+    }
+    let failures = completion.failures;
+    draft.launch(desired, Launch { id, restarts: failures, streak: failures, cause });
+    true
+}
+
+/// Says so where the next try of a failed completion is not due.
+fn backed_off(draft: &mut Draft<'_>, desired: &DesiredService, dead: &Instance, exit: &Exit, failures: u32) -> bool {
+    let delay = desired.spec.restart_policy.as_ref().and_then(|policy| policy.delay);
+    let first = delay.map_or(RESTART_DELAY, HumanDuration::get);
+    let pause = backoff(first, JOB_DELAY_MAX.max(first), failures, &dead.id.runtime_name());
+    let until = due(exit.finished_at, pause, draft.input.now);
+    let waits = until > draft.input.now;
+    if waits {
+        draft.look_at(until);
+        draft.wait(Wait::BackOff { id: dead.id.clone(), exit: exit.clone(), until });
+    }
+    waits
+}
+
+fn is_triggered(draft: &Draft<'_>, desired: &DesiredService, run: RunId) -> bool {
+    draft.input.history.jobs.get(&desired.name).is_some_and(|record| record.triggered.contains(&run))
+}
+
+/// Removes failed instances of a completion that nobody needs any more. The first of the run stays: it tells when the run
+/// began.
+fn tidy(draft: &mut Draft<'_>, desired: &DesiredService, run: &Run<'_>, index: u32) {
+    let dead = run.instances.iter().filter(|one| one.id.slot == index && !is_live(one));
+    let mut newest_first: Vec<&&Instance> = dead.collect();
+    newest_first.sort_by_key(|one| Reverse(one.id.attempt));
+    for old in newest_first.into_iter().skip(KEPT_ATTEMPTS).filter(|one| one.created_at > run.started_at()) {
+        draft.retire(old, Some(&desired.spec), &Cause::Superseded);
+    }
+}
+
+/// Stops what lives of a run that has come to its end too early, and keeps it, for its output and as the memory of its end.
+fn end_run(draft: &mut Draft<'_>, desired: &DesiredService, run: &Run<'_>, end: &RunEnd) {
+    let (why, cause) = match end {
+        RunEnd::DeadlineExceeded => (StopCause::Expired, Cause::DeadlineExceeded { since: run.started_at() }),
+        RunEnd::Failed { exit, .. } => (StopCause::Retired, Cause::RunFailed { exit: exit.clone() }),
+        RunEnd::Replaced => (StopCause::Retired, Cause::Replaced),
+        RunEnd::Completed => return retire_what_lives(draft, desired, run),
+    };
+    for live in run.instances.iter().filter(|instance| is_live(instance)) {
+        match live.phase {
+            // It has no output, and no end that anybody has to remember.
+            Phase::Created => drop(draft.retire(live, Some(&desired.spec), &cause)),
+            _ => drop(draft.halt(live, &desired.spec, why, &cause)),
+        }
+    }
+}
+
+/// Retires what lives of a run that is over.
+fn retire_what_lives(draft: &mut Draft<'_>, desired: &DesiredService, run: &Run<'_>) {
+    for live in run.instances.iter().filter(|instance| is_live(instance)) {
+        draft.retire(live, Some(&desired.spec), &Cause::Superseded);
+    }
+}
+
+/// Removes the instances of finished runs that are not to be kept any more; not before the run is recorded.
+fn prune(draft: &mut Draft<'_>, desired: &DesiredService, runs: &Runs<'_>) {
+    let job = desired.spec.job();
+    let delete = desired.spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.delete_on_exit == Some(true));
+    let recorded = runs.runs.iter().rev().filter(|(run, _)| !run.instances.is_empty());
+    let recorded = recorded.filter_map(|(run, _)| Some((run, run.record?)));
+    for ((run, record), place) in recorded.zip(0_u32..) {
+        let expires = job.ttl_after_finished.map(|ttl| after(record.finished_at, ttl.get()));
+        let cause = match expires {
+            _ if delete => Cause::DeleteOnExit,
+            _ if place >= job.history() => Cause::BeyondHistory { history: job.history() },
+            Some(at) if at <= draft.input.now => Cause::TtlAfterFinished { finished_at: record.finished_at },
+            Some(at) => {
+                draft.look_at(at);
+                continue;
+            }
+            None => continue,
+        };
+        for dead in run.instances.iter().filter(|instance| !is_live(instance)) {
+            draft.retire(dead, Some(&desired.spec), &cause);
+        }
+    }
+}
+
+/// Says how a job ended, or when a cron service runs next.
+fn say_what_comes(draft: &mut Draft<'_>, desired: &DesiredService, runs: &Runs<'_>) {
+    let service = desired.name.clone();
+    if desired.spec.rtype() == RType::Cron {
+        let from = runs.done_until.max(draft.input.now);
+        match Schedule::of(&desired.spec).and_then(|schedule| schedule.next(from)) {
+            Some(at) => {
+                draft.look_at(at);
+                draft.wait(Wait::NextRun { service, at });
+            }
+            None => draft.wait(Wait::ScheduleOver { service }),
+        }
+        return;
+    }
+    let is_over = runs.beginning == Beginning::None && runs.active().next().is_none();
+    let last = runs.runs.iter().rev().find_map(|(_, stands)| match stands {
+        Standing::Finished(record) => Some(record),
+        Standing::Active | Standing::Ending(_) => None,
+    });
+    if let Some(record) = last.filter(|_| is_over) {
+        draft.wait(match record.end.is_success() {
+            true => Wait::Completed { service, at: record.finished_at },
+            false => Wait::JobFailed { service, end: record.end.clone(), limit: retries(&desired.spec) },
+        });
+    }
+}

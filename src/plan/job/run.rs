@@ -1,0 +1,213 @@
+//! One run of a job: what its instances say of how far it is.
+
+use chrono::{DateTime, Utc};
+
+use crate::plan::diff::{count, exit_of};
+use crate::plan::time::after;
+use crate::spec::{CrashAction, RestartKind, ServiceSpec};
+use crate::state::{DesiredService, EndedBy, Exit, Instance, JobRecord, Phase, RunEnd, RunId, RunRecord, StopCause};
+
+/// A run and its instances.
+#[derive(Debug)]
+pub(super) struct Run<'a> {
+    pub(super) id: RunId,
+    /// In order of slot and attempt.
+    pub(super) instances: Vec<&'a Instance>,
+    /// What is remembered of it, once it has finished.
+    pub(super) record: Option<&'a RunRecord>,
+}
+
+/// One completion of a run.
+#[derive(Debug)]
+pub(super) struct Completion<'a> {
+    /// Its index, which is the slot of its instances.
+    pub(super) index: u32,
+    /// The instance that exists or is being made or removed.
+    pub(super) live: Option<&'a Instance>,
+    /// The last one, dead or not.
+    pub(super) newest: Option<&'a Instance>,
+    /// Whether an instance of it succeeded.
+    pub(super) succeeded: bool,
+    /// Instances of it that failed.
+    pub(super) failures: u32,
+}
+
+/// How far a run is.
+#[derive(Debug)]
+pub(super) struct Tally<'a> {
+    /// By index.
+    pub(super) completions: Vec<Completion<'a>>,
+    pub(super) succeeded: u32,
+    pub(super) failed: u32,
+    /// Instances that live.
+    pub(super) live: u32,
+}
+
+/// How a run stands.
+#[derive(Debug, PartialEq)]
+pub(super) enum Standing {
+    /// It goes on.
+    Active,
+    /// It has come to this, and what lives of it is to end.
+    Ending(RunEnd),
+    /// It is over.
+    Finished(RunRecord),
+}
+
+impl<'a> Run<'a> {
+    /// The runs that instances belong to or that are remembered, in order of their identity. `instances` are those of one
+    /// service in order of their identity.
+    pub(super) fn all(instances: &[&'a Instance], record: Option<&'a JobRecord>) -> Vec<Self> {
+        let mut runs: std::collections::BTreeMap<RunId, Self> = std::collections::BTreeMap::new();
+        let blank = |id| Self { id, instances: Vec::new(), record: None };
+        for one in record.into_iter().flat_map(|record| &record.runs) {
+            runs.entry(one.run).or_insert_with(|| blank(one.run)).record = Some(one);
+        }
+        for &instance in instances {
+            let Some(id) = instance.id.run else { continue };
+            runs.entry(id).or_insert_with(|| blank(id)).instances.push(instance);
+        }
+        let mut runs: Vec<Self> = runs.into_values().collect();
+        for run in &mut runs {
+            run.instances.sort_by_key(|instance| (instance.id.slot, instance.id.attempt));
+        }
+        runs
+    }
+
+    /// Whether it was made from what is declared now.
+    pub(super) fn is_made_from(&self, desired: &DesiredService) -> bool {
+        let newest = self.instances.iter().max_by_key(|instance| instance.recency());
+        let revision = newest.map(|newest| &newest.id.revision).or(self.record.map(|record| &record.revision));
+        revision.is_some_and(|revision| desired.is_made_from(revision))
+    }
+
+    /// When its first instance was created, which is kept for as long as it goes on.
+    pub(super) fn started_at(&self) -> DateTime<Utc> {
+        self.instances.iter().map(|instance| instance.created_at).min().unwrap_or_else(|| self.id.at())
+    }
+
+    /// When it has to be over, where it has to.
+    pub(super) fn deadline(&self, spec: &ServiceSpec) -> Option<DateTime<Utc>> {
+        spec.job().active_deadline.map(|limit| after(self.started_at(), limit.get()))
+    }
+
+    pub(super) fn tally(&self, spec: &ServiceSpec) -> Tally<'a> {
+        let deadline = self.deadline(spec);
+        let mut rest = self.instances.as_slice();
+        let completions: Vec<Completion<'a>> = (0..spec.job().completions())
+            .map(|index| {
+                let (mine, others) = rest.split_at(rest.partition_point(|instance| instance.id.slot <= index));
+                rest = others;
+                completion(index, mine, deadline)
+            })
+            .collect();
+        Tally {
+            succeeded: count(completions.iter().filter(|one| one.succeeded)),
+            failed: completions.iter().fold(0, |sum, one| sum.saturating_add(one.failures)),
+            live: count(self.instances.iter().filter(|instance| is_live(instance))),
+            completions,
+        }
+    }
+
+    /// How it stands; `replaced` where another run takes its place.
+    pub(super) fn standing(&self, desired: &DesiredService, replaced: bool, now: DateTime<Utc>) -> Standing {
+        if let Some(record) = self.record {
+            return Standing::Finished(record.clone());
+        }
+        let tally = self.tally(&desired.spec);
+        let Some(end) = self.end(&tally, desired, replaced, now) else { return Standing::Active };
+        let Some(last) = self.instances.iter().max_by_key(|one| one.recency()).filter(|_| tally.live == 0) else {
+            return Standing::Ending(end);
+        };
+        let ends = self.instances.iter().filter_map(|instance| exit_of(instance)).map(|exit| exit.finished_at);
+        Standing::Finished(RunRecord {
+            run: self.id,
+            revision: last.id.revision.clone(),
+            runtime: last.runtime,
+            started_at: self.started_at(),
+            finished_at: ends.max().unwrap_or(now),
+            succeeded: tally.succeeded,
+            failed: tally.failed,
+            end,
+        })
+    }
+
+    fn end(&self, tally: &Tally<'_>, desired: &DesiredService, replaced: bool, now: DateTime<Utc>) -> Option<RunEnd> {
+        if tally.succeeded == desired.spec.job().completions() {
+            return Some(RunEnd::Completed);
+        }
+        if tally.failed > retries(&desired.spec) {
+            let failure = tally.last_failure();
+            return failure.map(|(index, exit)| RunEnd::Failed { index, exit: exit.clone() });
+        }
+        if self.deadline(&desired.spec).is_some_and(|deadline| deadline <= now) {
+            return Some(RunEnd::DeadlineExceeded);
+        }
+        let is_stopped = tally.completions.iter().any(Completion::is_stopped);
+        (replaced || is_stopped).then_some(RunEnd::Replaced)
+    }
+}
+
+impl<'a> Completion<'a> {
+    /// How its last instance ended, where that is dead and failed.
+    pub(super) fn failure(&self) -> Option<(&'a Instance, &'a Exit)> {
+        let newest = self.newest?;
+        exit_of(newest).filter(|exit| is_failure(exit)).map(|exit| (newest, exit))
+    }
+
+    /// Whether it was stopped because the run was to end.
+    fn is_stopped(&self) -> bool {
+        let exit = self.newest.and_then(exit_of);
+        !self.succeeded && exit.is_some_and(|exit| exit.ended_by == EndedBy::Request(StopCause::Retired))
+    }
+}
+
+impl<'a> Tally<'a> {
+    /// The completion that failed last, and how.
+    fn last_failure(&self) -> Option<(u32, &'a Exit)> {
+        let failures = self.completions.iter().filter_map(|one| Some((one.index, one.failure()?.1)));
+        failures.max_by_key(|(index, exit)| (exit.finished_at, *index))
+    }
+}
+
+/// The completion of these instances, in order of their attempts.
+fn completion<'a>(index: u32, instances: &[&'a Instance], deadline: Option<DateTime<Utc>>) -> Completion<'a> {
+    let newest = instances.last().copied();
+    let succeeded = instances.iter().filter_map(|one| exit_of(one)).any(is_success);
+    let failed = newest.and_then(exit_of).is_some_and(|exit| {
+        // What the deadline ended did not fail by itself.
+        let by_deadline = exit.ended_by == EndedBy::Request(StopCause::Expired)
+            && deadline.is_some_and(|deadline| deadline <= exit.finished_at);
+        is_failure(exit) && !by_deadline
+    });
+    Completion {
+        index,
+        live: instances.iter().rev().copied().find(|instance| is_live(instance)),
+        newest,
+        succeeded,
+        failures: newest.map_or(0, |newest| newest.restarts.saturating_add(u32::from(failed && !succeeded))),
+    }
+}
+
+/// Whether it exists or is being made or removed.
+pub(super) const fn is_live(instance: &Instance) -> bool {
+    !matches!(instance.phase, Phase::Exited(_))
+}
+
+fn is_success(exit: &Exit) -> bool {
+    exit.is_success() && exit.ended_by == EndedBy::Itself
+}
+
+fn is_failure(exit: &Exit) -> bool {
+    !is_success(exit) && exit.ended_by != EndedBy::Request(StopCause::Retired)
+}
+
+/// Failed instances of a run after which another one is still made.
+pub(super) fn retries(spec: &ServiceSpec) -> u32 {
+    let on_crash = spec.errors.clone().unwrap_or_default().on_crash();
+    if on_crash != CrashAction::Restart || spec.restart_kind() == RestartKind::No {
+        return 0;
+    }
+    let attempts = spec.restart_policy.as_ref().and_then(|policy| policy.max_attempts);
+    spec.job().backoff_limit().min(attempts.unwrap_or(u32::MAX))
+}
