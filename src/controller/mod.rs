@@ -13,6 +13,7 @@ mod declared;
 mod delete;
 mod depends;
 mod describe;
+mod drift;
 mod engine;
 mod event;
 mod flight;
