@@ -529,13 +529,12 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::lists::RELIST;
     use super::*;
     use crate::clock::SystemClock;
     use crate::runtime::sim::{Faults, World};
     use crate::state::Owner;
+    use std::time::Duration;
 
     const SIM: RuntimeKind = RuntimeKind::Sim;
 

@@ -249,6 +249,11 @@ impl Lookout {
             return self.wait_for_writer(path, left, findings);
         }
         match read {
+            // A full disk, a power failure and a copy that was cut off leave that behind; who means it leaves no file.
+            Ok((parsed, _)) if parsed.is_of_nothing() && self.declared_something(path) => {
+                let flaw = Flaw::new("is empty", "remove the file to end what it declared, or write its text again");
+                self.keep_good(path, Bad::unread(path, &flaw), now, findings);
+            }
             Ok((parsed, bytes)) if parsed.file.problems.is_empty() => self.accept(path, parsed, bytes, now, findings),
             Ok((parsed, _)) => self.keep_good(path, Bad::text(path, &parsed.file), now, findings),
             Err(ReadError::Bad(flaw)) => self.keep_good(path, Bad::unread(path, &flaw), now, findings),
@@ -286,6 +291,11 @@ impl Lookout {
             findings.accepted.push(file);
         }
         self.good.insert(path.to_path_buf(), Good::of(parsed));
+    }
+
+    /// Whether the last good version of a file declares anything.
+    fn declared_something(&self, path: &Path) -> bool {
+        self.good.get(path).is_some_and(|good| good.file.deployments().next().is_some())
     }
 
     /// Lets the last good version of a file count in the place of what is wrong with it.

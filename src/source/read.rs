@@ -28,6 +28,11 @@ impl Parsed {
         Self { hash: Self::hash(bytes), file: Arc::new(parse_bytes(bytes)) }
     }
 
+    /// Whether there was not a single byte.
+    pub(super) fn is_of_nothing(&self) -> bool {
+        self.hash == Self::hash(&[])
+    }
+
     /// The hash that tells contents apart.
     pub(super) fn hash(bytes: &[u8]) -> [u8; 32] {
         Sha256::digest(bytes).into()

@@ -226,6 +226,11 @@ fn shape_of(root: &Node) -> Result<Shape, Problem> {
 }
 
 fn deployment(root: &Node, problems: &mut Vec<Problem>) -> Reading {
+    // A text that was cut off after it looks like that.
+    if let Some(services) = root.get("services").filter(|services| services.node.is_null()) {
+        let message = "`services` has no value";
+        problems.push(Problem::new(services.position, "services", message).with_help("write `services: {}` for none"));
+    }
     let mut structure = structure::check(root, &SCHEMAS.deployment);
     let mut value = structure.value.take();
     let services = match value.as_mut().and_then(Yaml::as_mapping_mut).and_then(|map| map.remove("services")) {

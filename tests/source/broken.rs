@@ -40,6 +40,27 @@ fn a_half_written_file_keeps_its_last_good_version() {
 }
 
 #[test]
+fn a_file_without_a_byte_or_without_its_services_keeps_its_last_good_version() {
+    for text in ["", "version: v1\ndeployment: a\nservices:\n"] {
+        let mut bench = Bench::with(&["a", "b"]);
+        bench.write("a.yaml", text);
+        for _ in 0..2 {
+            bench.scan();
+            bench.advance(LOSS_SETTLE * 2);
+            let snapshot = bench.scan();
+            assert_eq!((images(&snapshot), removed(&snapshot)), (strings(&["a/web=one", "b/web=one"]), vec![]));
+            let said = problems(&snapshot);
+            assert!(said.len() == 1 && said[0].ends_with("=> a keeps its last good version"), "{said:?}");
+            bench.restart();
+        }
+        bench.write("a.yaml", "# nothing any more\n");
+        assert_eq!(images(&bench.scan()), ["b/web=one"]);
+        bench.write("a.yaml", "");
+        assert_eq!(problems(&bench.scan()), [""; 0], "it declares nothing, as before");
+    }
+}
+
+#[test]
 fn a_file_that_was_never_good_is_left_out() {
     let mut bench = Bench::with(&["b"]);
     bench.write("a.yaml", BROKEN);

@@ -120,7 +120,9 @@ impl Inner {
             },
             Err(error) => return Err(error.explain(&format!("creating volume {name}"))),
         };
-        if volume.labels.get(labels::OWNER) == Some(&self.owner.0) {
+        let is_ours = |volume: &Volume| volume.labels.get(labels::OWNER) == Some(&self.owner.0);
+        // A Docker Engine that was restarted and has not used the volume since answers a create without its labels.
+        if is_ours(&volume) || self.volume(&name).await?.as_ref().is_some_and(is_ours) {
             return Ok(());
         }
         Err(RuntimeError::new(
