@@ -241,16 +241,21 @@ impl Checked {
     }
 
     /// How an instance is checked, where it is. One of another template is checked as it was before, since what is declared
-    /// now speaks of its successor.
+    /// now speaks of its successor, and not at all where nothing checked it. Where that is not known any more, the checks of its
+    /// successor may at least find it healthy.
     fn subject(&self, instance: &Instance, desired: &DesiredDeployment, runtime: &Arc<dyn Runtime>) -> Option<Subject> {
         let Phase::Running { since, .. } = instance.phase else { return None };
         let service = desired.services.get(&instance.id.service).filter(|service| service.spec.health.is_some())?;
-        let as_before = match service.is_made_from(&instance.id.revision) {
+        let (served, borrows) =
+            self.runs.get(&handle(instance)).map_or((false, false), |known| (known.served, known.borrows));
+        if served && borrows {
+            return None;
+        }
+        let as_before = match borrows || service.is_made_from(&instance.id.revision) {
             true => None,
             false => self.checked_before(instance, since).map(|subject| subject.spec.clone()),
         };
         let spec = as_before.unwrap_or_else(|| service.spec.clone());
-        let served = self.runs.get(&handle(instance)).is_some_and(|known| known.served);
         Some(Subject { instance: instance.as_ref(), since, spec, runtime: runtime.clone(), served })
     }
 }

@@ -120,3 +120,19 @@ async fn what_an_image_says_of_its_health_counts_where_nothing_else_checks() {
     let status = rig.core.status.borrow().clone();
     assert_eq!(status.instances.iter().map(|one| (one.restarts, one.ready)).collect::<Vec<_>>(), [(1, true)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_nothing_checked_is_not_failed_by_the_checks_of_its_successor() {
+    let rig = Rig::new();
+    let held = "    rollout: {max_surge: 1, max_unavailable: 0, on_failure: continue}\n";
+    rig.declare(&(web(2, "one") + held));
+    rig.until_running().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    for id in ids(&rig) {
+        assert!(rig.world.answer_as(&id, unhealthy()));
+    }
+    rig.declare(&(web(2, "two") + CHECK + "    command: {entrypoint: [never, ready]}\n" + held));
+    let mut status = rig.core.status.clone();
+    let dip = status.wait_for(|status| status.services.iter().any(|service| service.ready < 2));
+    assert!(tokio::time::timeout(Duration::from_secs(15), dip).await.is_err(), "{:?}", shown(&rig));
+}
