@@ -8,8 +8,8 @@ impl State {
     /// Notes that an instance has gone, where nobody here removes it.
     pub(super) fn note_removal(&self, instance: &InstanceRef) {
         let InstanceRef { id, runtime, .. } = instance;
-        // What runs commands before a start is removed by that.
-        if id.is_helper() || self.flights.works_on(*runtime, id) {
+        // What runs commands before a start is removed by that; where nobody acts here, whoever does is no stranger.
+        if id.is_helper() || self.flights.works_on(*runtime, id) || !self.covers(&id.deployment) {
             return;
         }
         let message = format!("{id} was removed from {runtime} by somebody else");
@@ -24,7 +24,7 @@ impl State {
         // What has ended in the meantime may have been asked to by us.
         let runs = |one: &Instance| matches!(one.phase, Phase::Running { .. } | Phase::Paused { .. });
         let runs = self.cache.of(&id.deployment).find(is_it).is_some_and(runs);
-        if id.is_helper() || self.flights.works_on(*runtime, id) || !runs {
+        if id.is_helper() || self.flights.works_on(*runtime, id) || !runs || !self.covers(&id.deployment) {
             return;
         }
         let message = format!("{id} was sent {signal} by somebody else");

@@ -339,3 +339,36 @@ async fn a_packet_filter_of_which_rules_or_chains_are_missing_is_made_again() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_bridge_that_was_set_down_or_lost_its_address_has_it_again() {
+    if !on_a_machine_of_its_own("forwarding::a_bridge_that_was_set_down_or_lost_its_address_has_it_again") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let instance = start_in(&sandbox, "demo", "sleep 1000").await;
+    let bridge = bridge(&sandbox, &instance);
+    let shown = || {
+        let output = Command::new("ip").args(["-br", "addr", "show", &bridge]).output().unwrap().stdout;
+        let words: Vec<String> = String::from_utf8(output).unwrap().split_whitespace().map(str::to_owned).collect();
+        words
+    };
+    let whole = shown();
+    assert_eq!((whole[1].as_str(), whole.len()), ("UP", 3), "{whole:?}");
+    for change in
+        ["ip addr flush dev BRIDGE", "ip link set BRIDGE down", "ip link set BRIDGE down; ip addr flush dev BRIDGE"]
+    {
+        let change = change.replace("BRIDGE", &bridge);
+        assert!(run(&change), "{change}");
+        assert_ne!(shown(), whole, "{change}");
+        look(&sandbox).await;
+        wait_until("it is as it was", || shown() == whole);
+    }
+    // What starts next finds it whole too.
+    assert!(run(&format!("ip addr flush dev {bridge}")));
+    let mut second = request(&shell("sleep 1000"), 1);
+    second.id.deployment = "demo".into();
+    let created = sandbox.runtime.create(&second).await.unwrap();
+    sandbox.runtime.start(&created.as_ref()).await.unwrap();
+    wait_until("it is as it was", || shown() == whole);
+}

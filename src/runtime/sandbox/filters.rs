@@ -9,8 +9,8 @@ use super::network::{self, Holder};
 use super::observe::Found;
 use crate::state::Condition;
 
-/// Time between two looks: what was taken away is missed for no longer than a minute by whoever lists instances as often.
-const PACE: Duration = Duration::from_secs(60);
+/// Shortest time between two looks: a little less than that between two lists that are asked for because of them.
+const PACE: Duration = Duration::from_secs(50);
 
 /// Bridges of networks that are not whole, and why.
 pub type Broken = BTreeMap<String, String>;

@@ -1,5 +1,5 @@
-//! Events: watches the supervisors of running instances and the directory of all instances. Nothing is polled where the
-//! machine has a watch left to give; a quiet machine causes no wake-up then.
+//! Events: watches the supervisors of running instances and the directory of all instances. Where the machine has a watch left
+//! to give, nothing is polled but what nobody tells of, once a minute: that somebody changed the machine's networks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -32,6 +32,9 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Time between two looks at all instances where the machine gives no watch. What this process does and the end of any
 /// instance are told at once all the same; only what other processes begin is told this late.
 const POLL: Duration = Duration::from_secs(1);
+/// Time after which everything is to be listed anew, where a look at the networks belongs to: what a restart of the machine's
+/// firewall or network services took away is missed for a minute.
+const RELIST: Duration = Duration::from_secs(60);
 /// Most looks at the files of what changed, where removals keep coming in between. What is still told wrongly then
 /// is told rightly by the look that follows every removal.
 const MOST_LOOKS: usize = 8;
@@ -94,6 +97,14 @@ impl Watch {
 
     /// Starts to watch the directory of all instances, or to look at it regularly while it can't be watched.
     pub fn start(self: &Arc<Self>) {
+        let (sender, stop) = (self.sender.clone(), self.stop.clone());
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            loop {
+                tokio::time::sleep(RELIST).await;
+                // Where nobody listens, nobody lists.
+                let _ = sender.send(RuntimeEvent::Resync { reason: "the networks are looked at".to_owned() });
+            }
+        }));
         let (weak, stop) = (Arc::downgrade(self), self.stop.clone());
         let mut inotify = self.notifications().map_err(warn).ok();
         tokio::spawn(stop.run_until_cancelled_owned(async move {

@@ -157,6 +157,21 @@ pub fn make_bridge(kernel: &mut Netlink, bridge: Bridge<'_>) -> io::Result<u32> 
     Ok(index)
 }
 
+/// Whether an interface has this address.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn has_address(kernel: &mut Netlink, index: u32, address: Ipv4Addr) -> io::Result<bool> {
+    let mut asked = AddressMessage::default();
+    asked.header.family = AddressFamily::Inet;
+    let wanted = AddressAttribute::Local(IpAddr::V4(address));
+    let found = kernel.list(&RouteNetlinkMessage::GetAddress(asked))?;
+    Ok(found.into_iter().any(|message| match message {
+        RouteNetlinkMessage::NewAddress(one) => one.header.index == index && one.attributes.contains(&wanted),
+        _ => false,
+    }))
+}
+
 /// Whether the machine speaks no IPv6 on an interface of its own: it would take a route from whoever advertises one there, as
 /// any instance may (CVE-2020-13401).
 ///

@@ -72,5 +72,5 @@ fn mend_one(network: &Shared, kernel: &mut Netlink, end: Instant) -> io::Result<
 }
 
 fn is_in_use(network: &Shared, kernel: &mut Netlink) -> io::Result<bool> {
-    Ok(link::find(kernel, &network.bridge)?.is_some_and(|found| found.is_up && found.alias == network.alias))
+    Ok(link::find(kernel, &network.bridge)?.is_some_and(|found| found.alias == network.alias))
 }

@@ -12,6 +12,8 @@ use super::{firewall, forwarding, link, wire};
 pub enum Part {
     /// The packet filter that keeps others out.
     Filter,
+    /// That the bridge is up and has the machine's address, by which instances reach what lies beyond it.
+    Bridge,
     /// That the machine forwards packets, and for networks alone where it did not before.
     Forwarding,
     /// That the machine speaks no IPv6 on the bridge.
@@ -19,13 +21,14 @@ pub enum Part {
 }
 
 /// In the order in which they are made: what keeps others out first.
-const ALL: [Part; 3] = [Part::Filter, Part::Forwarding, Part::NoIpv6];
+const ALL: [Part; 4] = [Part::Filter, Part::Bridge, Part::Forwarding, Part::NoIpv6];
 
 impl fmt::Display for Part {
     /// What is wrong where it is missing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Filter => "its packet filter is not whole",
+            Self::Bridge => "its bridge is down, or has lost its address",
             Self::Forwarding => "the machine does not forward packets, or not for networks alone",
             Self::NoIpv6 => "IPv6 is on at its bridge",
         })
@@ -36,6 +39,10 @@ impl Part {
     fn is_there(self, network: &Shared, kernel: &mut Netlink) -> io::Result<bool> {
         match self {
             Self::Filter => firewall::is_whole(&mut Netlink::netfilter()?, &wire::table(network)),
+            Self::Bridge => match link::find(kernel, &network.bridge)?.filter(|bridge| bridge.is_up) {
+                Some(bridge) => link::has_address(kernel, bridge.index, network.subnet.gateway()),
+                None => Ok(false),
+            },
             Self::Forwarding => forwarding::is_intact(kernel),
             Self::NoIpv6 => link::is_ipv6_off(&network.bridge),
         }
@@ -48,6 +55,7 @@ impl Part {
     pub fn make(self, network: &Shared) -> io::Result<()> {
         match self {
             Self::Filter => wire::filter(network),
+            Self::Bridge => wire::bridge(network, &mut Netlink::route()?).map(drop),
             Self::Forwarding => forwarding::switch_on(),
             Self::NoIpv6 => link::switch_ipv6_off(&network.bridge),
         }

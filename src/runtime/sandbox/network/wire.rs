@@ -88,8 +88,7 @@ fn ensure(network: &Shared, kernel: &mut Netlink) -> io::Result<u32> {
     }
     let is_new = link::find(kernel, &network.bridge)?.is_none();
     filter(network)?;
-    let Shared { bridge, alias, subnet, mtu, .. } = network;
-    let index = link::make_bridge(kernel, Bridge { name: bridge, alias, subnet: *subnet, mtu: *mtu })?;
+    let index = bridge(network, kernel)?;
     // Whoever gives it back meanwhile sees the bridge, or this sees that it was given back.
     forwarding::switch_on()?;
     if let Some(networks) = network.dir.parent().filter(|_| !is_new) {
@@ -98,6 +97,15 @@ fn ensure(network: &Shared, kernel: &mut Netlink) -> io::Result<u32> {
         let _ = mend(networks);
     }
     Ok(index)
+}
+
+/// Makes the bridge of a network, or what is missing of it; gives its number.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn bridge(network: &Shared, kernel: &mut Netlink) -> io::Result<u32> {
+    let Shared { bridge, alias, subnet, mtu, .. } = network;
+    link::make_bridge(kernel, Bridge { name: bridge, alias, subnet: *subnet, mtu: *mtu })
 }
 
 /// Makes the packet filter of a network.
