@@ -5,6 +5,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod abandoned;
 mod attach;
 mod devices;
 mod forwarding;

@@ -163,7 +163,7 @@ fn remove_networks(folder: &Path) {
 }
 
 /// An owner that no other test has, as control groups of all owners are in one place.
-fn owner(root: &Path) -> String {
+pub fn owner(root: &Path) -> String {
     root.file_name().unwrap().to_string_lossy().replace('.', "test-")
 }
 

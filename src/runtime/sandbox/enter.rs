@@ -1,67 +1,100 @@
 //! The helper that runs a further command inside an instance: joins its namespaces and its confinement.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior, setsid, waitpid};
+use rustix::process::{DumpableBehavior, Pid, WaitOptions, getppid, set_dumpable_behavior, setsid, waitpid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
-use serde::{Deserialize, Serialize};
 
 use super::cgroup::Seat;
 use super::failure::{Context, Failure};
 use super::layout::{InstanceDir, read_json};
+use super::lifeline::{self, Outcome};
+use super::order::{Order, Place};
 use super::program::{Filters, Program, Workdir, confine, end_with_parent, environment, execute, null, set_oom_score};
 use super::pty::{self, Size};
 use super::record::{Record, Root, Run};
-use super::supervise::code_of;
 use super::sys::{self, Namespaces, OneThread};
 
-/// What is to be run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
-    /// Program and arguments.
-    pub command: Vec<String>,
-    /// Further environment.
-    pub env: Vec<(String, String)>,
-    /// Directory to start in; the instance's when absent.
-    pub workdir: Option<String>,
-    /// Size of the terminal that it gets, if any. Standard input is then the socket by which the controller takes the
-    /// terminal over.
-    pub tty: Option<Size>,
+/// Entry point of `__exec DIR NAME`: carries out the order `NAME` of the instance in `DIR`, tells its pipe by which
+/// process the command runs or why it does not, waits for it and ends with its code. Where the controller is gone, so is
+/// the command.
+pub fn main(dir: &Path, name: &str) -> ExitCode {
+    let place = Place { dir: InstanceDir(dir.to_owned()), name: name.to_owned() };
+    let Ok(answer) = place.answer() else {
+        place.discard();
+        return ExitCode::FAILURE;
+    };
+    // What ends the controller, as ^C at its terminal, must not end this process before the command; the command itself
+    // begins with none blocked.
+    let _ = sys::take_signals();
+    // Opened where /dev is the machine's.
+    let null = null().ok();
+    match OneThread::check().and_then(|alone| alone.fork()).context("forking the command") {
+        Ok(None) => run(&place, answer, null.as_ref()),
+        Ok(Some(child)) => {
+            // Nothing inside may look into this process.
+            let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+            release_standard(null.as_ref());
+            match lifeline::watch(child, answer.as_fd()) {
+                Outcome::Ended(code) => exit_code(code),
+                Outcome::Abandoned => {
+                    place.discard();
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(failure) => {
+            let _ = tell(answer, &Err(failure));
+            ExitCode::FAILURE
+        }
+    }
 }
 
-/// Entry point of `__exec DIR NAME`: reads the [`Order`] `NAME.json` in the instance's directory of commands, tells
-/// the pipe `NAME` by which process the command runs or why it does not, waits for it and ends with its code.
-pub fn main(dir: &Path, name: &str) -> ExitCode {
-    let dir = InstanceDir(dir.to_owned());
-    let Ok(mut answer) = OpenOptions::new().write(true).open(dir.exec().join(name)) else { return ExitCode::FAILURE };
-    // Opened where /dev is the machine's.
-    let null = null();
-    let (result, child) = match enter(&dir, name) {
+/// Runs the command to its end.
+fn run(place: &Place, answer: File, null: Option<&OwnedFd>) -> ExitCode {
+    let (result, child) = match enter(place) {
         Ok(child) => (Ok(child.as_raw_nonzero().get()), Some(child)),
         Err(failure) => (Err(failure), None),
     };
-    let told = serde_json::to_vec(&result).map(|mut line| {
-        line.push(b'\n');
-        answer.write_all(&line)
-    });
-    drop(answer);
-    match (child, told) {
-        (Some(child), Ok(Ok(()))) => wait_for(child, null.ok()),
+    match (child, tell(answer, &result)) {
+        (Some(child), Ok(())) => {
+            release_standard(null);
+            exit_code(lifeline::reap(child))
+        }
         _ => ExitCode::FAILURE,
     }
 }
 
+/// Tells the controller by which process the command runs, or why it does not.
+fn tell(mut answer: File, result: &Result<i32, Failure>) -> io::Result<()> {
+    let mut line = serde_json::to_vec(result)?;
+    line.push(b'\n');
+    answer.write_all(&line)
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// Lets go of the standard descriptors, so that their end is the command's.
+fn release_standard(null: Option<&OwnedFd>) {
+    if let Some(null) = null {
+        for number in 0..=2 {
+            let _ = sys::replace_standard(number, null.as_fd());
+        }
+    }
+}
+
 /// Starts the command and returns its process once it runs.
-fn enter(dir: &InstanceDir, name: &str) -> Result<Pid, Failure> {
-    let path = dir.exec().join(format!("{name}.json"));
-    let order: Order = read_json(&path)
-        .context("reading the command")?
-        .ok_or_else(|| Failure::setup("the command is not there any more"))?;
-    let _ = fs::remove_file(&path);
+fn enter(place: &Place) -> Result<Pid, Failure> {
+    let watcher = getppid();
+    let dir = &place.dir;
+    let order = place.take().context("reading the command")?;
+    let order = order.ok_or_else(|| Failure::setup("the command is not there any more"))?;
     let record: Record = read_json(&dir.record())
         .context("reading record.json")?
         .ok_or_else(|| Failure::wrong("the instance was removed"))?;
@@ -88,6 +121,10 @@ fn enter(dir: &InstanceDir, name: &str) -> Result<Pid, Failure> {
     confine(&program, &Filters::of(&record.launch)?)?;
     // The change of user can undo it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")?;
+    end_with_parent()?;
+    if getppid() != watcher {
+        return Err(Failure::setup("the process that watches over the command was killed"));
+    }
     start(&program, &seat, terminal, &alone)
 }
 
@@ -169,22 +206,5 @@ fn become_command(program: &Program<'_>, seat: &Seat, terminal: Option<OwnedFd>)
     match prepared {
         Ok(()) => execute(program),
         Err(failure) => failure,
-    }
-}
-
-/// Waits for the command and ends as it did. The standard descriptors are let go of, so that their end is the
-/// command's.
-fn wait_for(child: Pid, null: Option<OwnedFd>) -> ExitCode {
-    if let Some(null) = null {
-        for number in 0..=2 {
-            let _ = sys::replace_standard(number, null.as_fd());
-        }
-    }
-    loop {
-        match waitpid(Some(child), WaitOptions::empty()) {
-            Ok(Some((_, status))) => return ExitCode::from(u8::try_from(code_of(status.as_raw())).unwrap_or(u8::MAX)),
-            Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return ExitCode::FAILURE,
-        }
     }
 }

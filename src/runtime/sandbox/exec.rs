@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::unix::pipe;
@@ -18,10 +16,8 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 use super::bounds::FILE_LIMIT;
-use super::enter::Order;
 use super::failure::{self, Failure};
-use super::fresh::unique;
-use super::layout::{Durability, make_private, write_json};
+use super::order::{Order, Place};
 use super::pty::{self, Size};
 use super::{SandboxRuntime, checked_id, descriptors, dispatch, failed, not_found, sys};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, Kill};
@@ -60,27 +56,9 @@ impl Exec for SandboxRuntime {
         };
         let place = self.place_order(&checked_id(instance)?, order).await?;
         let result = self.run_helper(&place, request).await;
-        for leftover in [place.pipe(), place.order()] {
-            let _ = tokio::fs::remove_file(leftover).await;
-        }
+        // What is not removed in time is removed with a later order.
+        let _ = tokio::task::spawn_blocking(move || place.discard()).await;
         result
-    }
-}
-
-/// Where an order lies.
-struct Place {
-    dir: PathBuf,
-    exec: PathBuf,
-    name: String,
-}
-
-impl Place {
-    fn pipe(&self) -> PathBuf {
-        self.exec.join(&self.name)
-    }
-
-    fn order(&self) -> PathBuf {
-        self.exec.join(format!("{}.json", self.name))
     }
 }
 
@@ -88,14 +66,7 @@ impl SandboxRuntime {
     async fn place_order(&self, id: &str, order: Order) -> Result<Place> {
         let id = id.to_owned();
         self.blocking("preparing a command", FILE_LIMIT, move |inner| {
-            let dir = inner.dir(&id);
-            let wrong = |error: io::Error| failed("preparing a command", &error);
-            let place = Place { exec: dir.exec(), dir: dir.0, name: unique("exec").map_err(wrong)? };
-            make_private(&place.exec)
-                .and_then(|()| write_json(&place.order(), &order, Durability::Boot))
-                .and_then(|()| Ok(mknodat(CWD, place.pipe(), FileType::Fifo, Mode::from_raw_mode(0o600), 0)?))
-                .map_err(wrong)?;
-            Ok(place)
+            Place::new(inner.dir(&id), &order).map_err(|error| failed("preparing a command", &error))
         })
         .await
     }
@@ -105,7 +76,7 @@ impl SandboxRuntime {
         let wrong = |error: io::Error| failed("running a command", &error);
         let answer = pipe::OpenOptions::new().read_write(true).open_receiver(place.pipe()).map_err(wrong)?;
         let mut command = Command::new(&self.inner.config.supervisor);
-        command.arg(dispatch::EXEC).arg(&place.dir).arg(&place.name).current_dir("/").kill_on_drop(true);
+        command.arg(dispatch::EXEC).arg(place.dir.path()).arg(&place.name).current_dir("/");
         command.env_clear().env(descriptors::VARIABLE, descriptors::told());
         let terminal = match request.tty {
             Some(_) => {
@@ -141,7 +112,7 @@ impl SandboxRuntime {
             serde_json::from_str(&line).map_err(|error| wrong(io::Error::other(error)))?;
         let pid = outcome.map_err(|failure| RuntimeError::new(kind(&failure), failure.message))?;
         // One that is gone already has nothing to be killed.
-        let command = Running { child, tree: ProcessTree::of(pid).ok() };
+        let command = Running { child, tree: ProcessTree::of(pid).ok(), lifeline: answer.into_inner() };
         Ok(match terminal {
             Some(taking) => with_terminal(command, Arc::new(Terminal::take_over(taking).await.map_err(wrong)?)),
             None => with_pipes(command, streams),
@@ -155,9 +126,11 @@ fn rejected(message: impl Into<String>) -> RuntimeError {
 
 /// A command that runs.
 struct Running {
-    /// Its helper.
+    /// Its helper. To kill that would be to lose what the command started.
     child: Child,
     tree: Option<ProcessTree>,
+    /// The helper ends the command when this is closed, as by the end of this process.
+    lifeline: pipe::Receiver,
 }
 
 /// Kills a command of a sandbox.
@@ -289,7 +262,7 @@ async fn copy(
 
 /// Joins the parts. When nobody reads the output any more the command is killed, and the helper after it.
 fn session<R: Future<Output = ()> + Send + 'static>(
-    Running { mut child, tree }: Running,
+    Running { mut child, tree, lifeline }: Running,
     input: mpsc::Sender<ExecInput>,
     feed: impl Future<Output = ()> + Send + 'static,
     read: impl FnOnce(mpsc::Sender<Result<ExecOutput>>) -> R,
@@ -322,6 +295,7 @@ fn session<R: Future<Output = ()> + Send + 'static>(
             }
         }
         feeding.abort();
+        drop(lifeline);
     });
     let output = tokio_stream(receiver);
     ExecSession { input, output, killer: Arc::new(Killer { tree }) }
