@@ -71,7 +71,9 @@ impl Written {
             sandbox.readable.iter().map(|path| (path, false)).chain(writable)
         });
         let paths: Vec<(&String, bool)> = binds.chain(opened).collect();
-        if paths.is_empty() && spec.devices.is_empty() && !matches!(spec.image.name, ImageRef::Dir(_)) {
+        let has_gpu = spec.resources.as_ref().is_some_and(|resources| resources.gpu.is_some());
+        let has_devices = has_gpu || !spec.devices.is_empty();
+        if paths.is_empty() && !has_devices && !matches!(spec.image.name, ImageRef::Dir(_)) {
             return Ok(Self::default());
         }
         let mut known = remembered(&layout.written())?;
@@ -278,6 +280,26 @@ mod tests {
         open(&top.join("real/deep")).unwrap();
         let error = open(&top.join("relative/deep")).unwrap_err();
         assert!(error.to_string().starts_with(&format!("{}/relative is a link", top.display())), "{error}");
+    }
+
+    #[test]
+    fn what_programs_may_write_is_looked_up_for_every_spec_that_names_paths_of_the_machine() {
+        let (folder, top) = tree();
+        let layout = Layout::new(folder.path());
+        make_private(&layout.written()).unwrap();
+        symlink(top.join("ws"), layout.written().join("one")).unwrap();
+        for (fields, is_looked_up) in [
+            ("", false),
+            ("resources: { memory: 1Gi }", false),
+            ("resources: { gpu: { count: 1 } }", true),
+            ("devices: [{ path: /dev/full }]", true),
+            ("storage: [{ type: bind, source: /srv, target: /srv }]", true),
+            ("sandbox: { readable: [/srv] }", true),
+        ] {
+            let spec = serde_yaml::from_str(&format!("image: {{ name: host }}\n{fields}")).unwrap();
+            let written = Written::of(&layout, &spec).unwrap();
+            assert_eq!(written.around(&top.join("ws/a")).is_some(), is_looked_up, "{fields}");
+        }
     }
 
     #[test]

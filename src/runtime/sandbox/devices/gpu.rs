@@ -29,6 +29,14 @@ impl Default for Places {
     }
 }
 
+#[cfg(test)]
+impl Places {
+    /// A machine whose nodes lie in this directory.
+    pub fn at(dev: &Path) -> Self {
+        Self { dev: dev.to_owned(), drm: dev.join("drm") }
+    }
+}
+
 /// The nodes of as many processors as are asked for: the first of the vendor.
 ///
 /// # Errors

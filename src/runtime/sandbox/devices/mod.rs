@@ -13,7 +13,7 @@ use super::layout::Layout;
 use super::links::{Unresolved, Written};
 use super::unsupported::unsupported;
 use crate::runtime::{ErrorKind, RuntimeError};
-use crate::spec::{Device, ServiceSpec};
+use crate::spec::{Device, Gpu, ServiceSpec};
 use crate::state::Condition;
 
 pub use node::{DeviceId, Node};
@@ -53,16 +53,11 @@ pub fn plan(
         if device.mknod == Some(true) {
             found.push(unsupported(&format!("devices.{index}.mknod"), "nodes that are made inside can't be opened"));
         }
-        planned.add(&device.path, device, written)?;
+        planned.add("devices", device, written)?;
     }
     if let Some(gpu) = gpu {
         found.extend(gpu::without_effect(gpu));
-        let nodes =
-            gpu::nodes(gpu, &gpu::Places::default()).map_err(|why| rejected(format!("resources.gpu: {why}")))?;
-        for node in nodes {
-            let path = node.to_string_lossy().into_owned();
-            planned.add(&path, &Device { path: path.clone(), read: None, write: None, mknod: None }, written)?;
-        }
+        planned.add_gpu(gpu, &gpu::Places::default(), written)?;
     }
     match control {
         _ if planned.rules.iter().all(|rule| rule.read && rule.write) => planned.rules.clear(),
@@ -77,12 +72,27 @@ pub fn plan(
 }
 
 impl Planned {
-    fn add(&mut self, path: &str, declared: &Device, written: &Written) -> Result<(), RuntimeError> {
+    /// Adds the nodes of graphics processors, whose paths are known and which anybody may have put there.
+    fn add_gpu(&mut self, gpu: &Gpu, places: &gpu::Places, written: &Written) -> Result<(), RuntimeError> {
+        const FIELD: &str = "resources.gpu";
+        for path in gpu::nodes(gpu, places).map_err(|why| rejected(format!("{FIELD}: {why}")))? {
+            let path = path.to_string_lossy().into_owned();
+            self.add(FIELD, &Device { path: path.clone(), read: None, write: None, mknod: None }, written)?;
+            if self.nodes.get(&path).is_none_or(|node| node.device.kind != DeviceKind::Character) {
+                return Err(rejected(format!("{FIELD}: {path} is no character device, so no graphics processor")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a node that a field of the spec asks for.
+    fn add(&mut self, field: &str, declared: &Device, written: &Written) -> Result<(), RuntimeError> {
+        let path = declared.path.as_str();
         super::inside::components(path)
-            .map_err(|error| rejected(format!("devices: the path {path:?} can't be shown: {error}")))?;
-        let Some(node) = find(path, written)? else {
+            .map_err(|error| rejected(format!("{field}: the path {path:?} can't be shown: {error}")))?;
+        let Some(node) = find(field, path, written)? else {
             let what = "mount files and directories by storage: type: bind";
-            return Err(rejected(format!("devices: {path} is no device; {what}")));
+            return Err(rejected(format!("{field}: {path} is no device; {what}")));
         };
         let DeviceId { kind, major, minor } = node.device;
         let (read, write) = (declared.read != Some(false), declared.write != Some(false));
@@ -94,18 +104,18 @@ impl Planned {
 
 /// The node that a path of the machine leads to; `None` where it is none. A program that may write where it lies could put
 /// another device's in its place.
-fn find(path: &str, written: &Written) -> Result<Option<Node>, RuntimeError> {
+fn find(field: &str, path: &str, written: &Written) -> Result<Option<Node>, RuntimeError> {
     let absent = |error: &std::io::Error| {
-        let message = format!("devices: {path} can't be opened up: {error}; is it plugged in, its driver loaded?");
+        let message = format!("{field}: {path} can't be opened up: {error}; is it plugged in, its driver loaded?");
         RuntimeError::new(ErrorKind::Failed, message)
     };
     let real = written.resolve(Path::new(path)).map_err(|error| match error {
         Unresolved::Unreadable(error) => absent(&error),
-        Unresolved::Untrusted { .. } => rejected(format!("devices: {path} can't be opened up: {error}")),
+        Unresolved::Untrusted { .. } => rejected(format!("{field}: {path} can't be opened up: {error}")),
     })?;
     if let Some(within) = written.around(&real) {
         return Err(rejected(format!(
-            "devices: {} lies in {}, which programs may write, so it may be any device by now; declare a node that lies \
+            "{field}: {} lies in {}, which programs may write, so it may be any device by now; declare a node that lies \
              elsewhere",
             real.display(),
             within.display()
@@ -185,6 +195,46 @@ mod tests {
             let error = planned(&format!("devices: [{{ path: {path} }}]"), &Ok(())).0.unwrap_err();
             assert_eq!(error.kind, kind, "{path}");
             assert!(error.message.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_graphics_processor_is_a_character_device_that_lies_where_no_program_may_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = std::fs::canonicalize(folder.path()).unwrap();
+        let layout = Layout::new(&top.join("root"));
+        let written = layout.written();
+        std::fs::create_dir_all(&written).unwrap();
+        std::os::unix::fs::symlink(top.join("ws"), written.join("one")).unwrap();
+        let spec: ServiceSpec =
+            serde_yaml::from_str("image: { name: host }\nresources: { gpu: { count: 1 } }").unwrap();
+        let gpu = spec.resources.as_ref().unwrap().gpu.as_ref().unwrap();
+        let written = Written::of(&layout, &spec).unwrap();
+        // Links to devices that every machine has; who may make nodes makes others of them.
+        let planned = |dev: &str, device: &str| {
+            std::fs::create_dir_all(top.join(dev)).unwrap();
+            let node = top.join(dev).join("nvidia0");
+            let _ = std::fs::remove_file(&node);
+            std::os::unix::fs::symlink(device, &node).unwrap();
+            let mut planned = Planned::default();
+            let added = planned.add_gpu(gpu, &gpu::Places::at(&top.join(dev)), &written);
+            added.map(|()| planned.nodes.into_values().map(|node| node.device).collect::<Vec<_>>())
+        };
+        assert_eq!(planned("dev", "/dev/full").unwrap(), [DeviceId::character(1, 7)]);
+        let error = planned("ws", "/dev/full").unwrap_err();
+        assert!(
+            error.message.starts_with("resources.gpu: ") && error.message.contains("programs may write"),
+            "{error}"
+        );
+        let file = planned("dev", "/etc/passwd").unwrap_err();
+        assert!(file.message.contains("/nvidia0 is no device"), "{file}");
+        let block = top.join("block");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let (kind, device) = (rustix::fs::FileType::BlockDevice, rustix::fs::makedev(7, 1));
+        // Only root may.
+        if rustix::fs::mknodat(rustix::fs::CWD, &block, kind, mode, device).is_ok() {
+            let error = planned("dev", block.to_str().unwrap()).unwrap_err();
+            assert!(error.message.contains("is no character device"), "{error}");
         }
     }
 
