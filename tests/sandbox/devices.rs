@@ -8,7 +8,7 @@ use evenkeel::runtime::{ErrorKind, Runtime};
 use futures::StreamExt;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
-use crate::support::{Sandbox, request, rootfs, shell, shell_in};
+use crate::support::{Sandbox, request, rootfs, shell, shell_in, with_own_mounts};
 
 /// Number of the device that hands out loop devices: it can be opened by root, and opening it changes nothing.
 const LOOP_CONTROL: (u32, u32) = (10, 237);
@@ -47,6 +47,29 @@ async fn a_declared_node_is_there_and_one_that_is_made_can_not_be_opened() {
     let (_, output) = sandbox.script_with(&more, &script).await;
     let devices = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ";
     assert_eq!(output, format!("read\nwrite\n 00 00 00\n{devices}\nclosed\n"));
+}
+
+#[tokio::test]
+async fn a_machine_whose_random_is_urandom_runs_instances() {
+    let script = "mount --bind /dev/urandom /dev/random";
+    if !with_own_mounts(script, "devices::a_machine_whose_random_is_urandom_runs_instances") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let (_, output) = sandbox.script("head -c 3 /dev/random | wc -c; stat -c %t:%T /dev/random /dev/full").await;
+    assert_eq!(output, "3\n1:9\n1:7\n");
+}
+
+#[tokio::test]
+async fn a_machine_whose_usual_nodes_are_others_says_so_before_any_start() {
+    let script = "mount --bind /dev/zero /dev/full";
+    if !with_own_mounts(script, "devices::a_machine_whose_usual_nodes_are_others_says_so_before_any_start") {
+        return;
+    }
+    let told = Sandbox::new().runtime.capabilities().await.unwrap();
+    let support = &told.controls[&evenkeel::runtime::Control::MountNamespace];
+    let told = format!("{support:?}");
+    assert!(told.contains("opening /dev/full: /dev/full is the device c 1:5, and should be c 1:7"), "{told}");
 }
 
 #[tokio::test]

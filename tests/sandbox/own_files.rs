@@ -5,7 +5,7 @@ use std::path::Path;
 
 use evenkeel::runtime::{ErrorKind, Runtime};
 
-use crate::support::{Sandbox, is_root, request, rootfs, shell, shell_in, without_namespaces};
+use crate::support::{Sandbox, request, rootfs, shell, shell_in, with_own_mounts, without_namespaces};
 
 /// What another instance has in its environment.
 const SECRET: &str = "hunter2";
@@ -127,16 +127,8 @@ async fn a_link_that_leads_to_them_only_later_is_not_followed() {
 
 #[tokio::test]
 async fn they_are_hidden_wherever_the_machine_mounts_them_too() {
-    const OWN_MOUNTS: &str = "KEEL_TEST_OWN_MOUNTS";
-    if !is_root() {
+    if !with_own_mounts("true", "own_files::they_are_hidden_wherever_the_machine_mounts_them_too") {
         return;
-    }
-    if std::env::var_os(OWN_MOUNTS).is_none() {
-        let name = "own_files::they_are_hidden_wherever_the_machine_mounts_them_too";
-        let mut command = std::process::Command::new("unshare");
-        command.arg("--mount").arg(std::env::current_exe().unwrap()).args(["--exact", name]).env(OWN_MOUNTS, "1");
-        let output = command.output().unwrap();
-        return assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
     let (sandbox, dir) = with_secret().await;
     let folder = tempfile::tempdir_in("/var").unwrap();

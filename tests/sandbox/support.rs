@@ -245,6 +245,28 @@ pub fn without_namespaces_but_with(capabilities: &[&str], name: &str) -> bool {
     false
 }
 
+/// Runs a test of this program again as root, with mounts of its own which a shell script changes first. Whether this is
+/// that run.
+pub fn with_own_mounts(script: &str, name: &str) -> bool {
+    const INSIDE: &str = "KEEL_TEST_OWN_MOUNTS";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    if !is_root() {
+        return false;
+    }
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &format!("{script} && exec \"$@\""), "sh"]);
+    command.arg(std::env::current_exe().unwrap()).args(["--exact", name]).env(INSIDE, "1");
+    let output = command.env("KEEL_TEST_PROGRAM", keel()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    match told.contains("running 1 test") {
+        true => assert!(output.status.success(), "{told}"),
+        false => skip(&format!("no such mounts here: {}", String::from_utf8_lossy(&output.stderr))),
+    }
+    false
+}
+
 /// Whether an instance has interfaces of its own.
 pub fn has_own_network(sandbox: &Sandbox, instance: &InstanceRef) -> bool {
     read_json(&sandbox.dir(instance).join("record.json"))["launch"]["namespaces"]["net"] == true

@@ -31,18 +31,20 @@ use super::{cgroup, sysctls, sysfs};
 const TMP_SIZE: &str = "512m";
 /// Largest size of /dev/shm: Docker's default.
 const SHM_SIZE: &str = "64m";
-/// Device nodes that every instance has, with their numbers (devices.txt of Linux): the OCI runtime specification's default
-/// devices.
-pub const DEVICES: &[(&str, DeviceId)] = &[
+/// Device nodes that every instance has, with the devices that they may be (devices.txt of Linux): the OCI runtime
+/// specification's default devices.
+pub const DEVICES: &[(&str, &[DeviceId])] = &[
     ("null", NULL),
-    ("zero", DeviceId::character(1, 5)),
-    ("full", DeviceId::character(1, 7)),
-    ("random", DeviceId::character(1, 8)),
-    ("urandom", DeviceId::character(1, 9)),
-    ("tty", DeviceId::character(5, 0)),
+    ("zero", &[DeviceId::character(1, 5)]),
+    ("full", &[DeviceId::character(1, 7)]),
+    // Machines that lacked entropy have /dev/urandom in its place.
+    ("random", &[DeviceId::character(1, 8), URANDOM]),
+    ("urandom", &[URANDOM]),
+    ("tty", &[DeviceId::character(5, 0)]),
 ];
+const URANDOM: DeviceId = DeviceId::character(1, 9);
 /// What is put over files.
-const NULL: DeviceId = DeviceId::character(1, 3);
+const NULL: &[DeviceId] = &[DeviceId::character(1, 3)];
 /// Parts of /proc that tell about the machine or let it be changed: Docker's masked paths.
 const MASKED: &[&str] = &[
     "/proc/acpi",
@@ -206,6 +208,9 @@ pub fn is_private(path: &Path) -> bool {
 pub fn try_out() -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making mounts private")?;
     host_tree().context("making a read-only copy of the mounts")?;
+    for (name, devices) in DEVICES {
+        usual(name, devices).with_context(|| format!("opening /dev/{name}"))?;
+    }
     new_fs("proc", &[], MountAttrFlags::empty()).context("making /proc")?;
     new_fs("devpts", &[("ptmxmode", "0666"), ("mode", "0620")], MountAttrFlags::empty()).context("making /dev/pts")?;
     tmpfs(TMP_SIZE, 0o1777).map(drop).context("making a tmpfs")
@@ -468,14 +473,16 @@ pub fn cover(found: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// A usual node of the machine.
-fn usual(name: &str, device: DeviceId) -> io::Result<OwnedFd> {
-    Node { path: Path::new("/dev").join(name), device }.mount()
+/// A usual node of the machine, which is one of these devices.
+fn usual(name: &str, devices: &[DeviceId]) -> io::Result<OwnedFd> {
+    let mount = |device: &DeviceId| Node { path: Path::new("/dev").join(name), device: *device }.mount();
+    let (first, others) = devices.split_first().ok_or(io::ErrorKind::NotFound)?;
+    mount(first).or_else(|error| others.iter().find_map(|other| mount(other).ok()).ok_or(error))
 }
 
 fn devices(root: &mut Tree, launch: &Launch) -> Result<(), Failure> {
-    for (name, device) in DEVICES {
-        let tree = usual(name, *device).with_context(|| format!("opening /dev/{name}"))?;
+    for (name, devices) in DEVICES {
+        let tree = usual(name, devices).with_context(|| format!("opening /dev/{name}"))?;
         root.show(&tree, &format!("/dev/{name}"), Missing::File)?;
     }
     for path in &launch.devices {
