@@ -1,5 +1,6 @@
 //! Start, end, stop, survival.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use evenkeel::runtime::io::{ExecOutput, ExecRequest, LogOptions, Logs};
@@ -9,7 +10,7 @@ use evenkeel::state::{EndedBy, ExitReason, InstanceRef, Phase, StopCause};
 use futures::{FutureExt, StreamExt};
 use rustix::process::{Pid, Signal as Kill, kill_process};
 
-use crate::support::{PATIENCE, Sandbox, alive, read_json, request, shell, stop};
+use crate::support::{PATIENCE, Sandbox, alive, read_json, request, rootfs, shell, shell_in, stop, with_own_mounts};
 
 const FOREVER: &str = "while :; do sleep 0.05; done";
 
@@ -20,6 +21,30 @@ async fn a_short_program_ends_with_its_code_and_its_output_is_kept() {
     assert_eq!((exit.code, exit.reason, exit.ended_by), (Some(3), ExitReason::Exited, EndedBy::Itself));
     assert!(exit.started_at.is_some_and(|started| started <= exit.finished_at));
     assert_eq!(output, "out\nerr\n");
+}
+
+#[tokio::test]
+async fn a_root_is_copied_before_a_port_or_an_address_is_taken_which_nobody_may_hold_for_long_without_a_record() {
+    // No overlay has its writable layer on an overlay, so roots are copied.
+    let script = "mount -t tmpfs none /mnt && cd /mnt && mkdir lower upper work tmp && export TMPDIR=/mnt/tmp && \
+                  mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work none tmp";
+    let name = "lifecycle::a_root_is_copied_before_a_port_or_an_address_is_taken_which_nobody_may_hold_for_long_without_a_record";
+    if !with_own_mounts(script, name) {
+        return;
+    }
+    let (sandbox, folder) = (Sandbox::new(), tempfile::tempdir().unwrap());
+    let root = rootfs(folder.path());
+    // To copy it takes longer than the kernel's clock of files needs to go on.
+    std::fs::write(root.join("large"), vec![1; 64 << 20]).unwrap();
+    let yaml = shell_in(&root, "true") + "\nendpoints: [{ name: http, protocol: http, port: 8080 }]";
+    let created = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap();
+    let changed = |path: std::path::PathBuf| {
+        let data = std::fs::symlink_metadata(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        (data.ctime(), data.ctime_nsec())
+    };
+    let copied = changed(sandbox.dir(&created.as_ref()).join("copy/large"));
+    let port = changed(sandbox.root.path().join("sandbox/ports.lock"));
+    assert!(copied <= port, "{copied:?} {port:?}");
 }
 
 #[tokio::test]

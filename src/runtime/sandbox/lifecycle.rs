@@ -20,7 +20,7 @@ use super::cgroup;
 use super::copy::copy;
 use super::fresh::{make_new, unique};
 use super::image::filled;
-use super::layout::{Durability, make_private, write_json};
+use super::layout::{Durability, InstanceDir, make_private, write_json};
 use super::links::{self, Written};
 use super::network::Texts;
 use super::observe::{Entry, Found};
@@ -82,6 +82,13 @@ impl Drop for Scratch {
         // What stays is swept later.
         let _ = remove::tree(&self.0);
     }
+}
+
+/// A directory of an instance that is being made.
+struct New {
+    dir: InstanceDir,
+    /// Says that it is no leftover, however long it takes.
+    held: fs::File,
 }
 
 impl Inner {
@@ -150,10 +157,16 @@ impl Inner {
             requested: requested(&request.spec),
             launch,
         };
-        let texts = self.connect(probe, request, &name, &mut record)?;
-        self.write_new(&name, &record, &texts).map_err(|error| {
+        let wrong = |error: io::Error| failed(&format!("creating {}", dir.path().display()), &error);
+        // Copying a root can take minutes. An address or a port that no record has yet is another's after one.
+        let new = self.begin(&record).map_err(wrong)?;
+        let texts = self.connect(probe, request, &name, &mut record).inspect_err(|_| {
+            // What stays is swept later.
+            let _ = remove::tree(new.dir.path());
+        })?;
+        self.complete(new, &name, &record, &texts).map_err(|error| {
             self.disconnect(&name, &record.launch.network);
-            failed(&format!("creating {}", dir.path().display()), &error)
+            wrong(error)
         })?;
         match self.view.one(&name) {
             Ok(Entry::Ours(found)) => Ok(*found),
@@ -164,34 +177,38 @@ impl Inner {
         }
     }
 
-    /// Writes a record into a new directory under another name, and shows it when it is complete.
-    fn write_new(&self, name: &str, record: &Record, texts: &Texts) -> io::Result<()> {
-        let instances = self.view.layout.instances();
-        let new = self.view.layout.instance(&unique(leftovers::NEW)?);
-        make_new(new.path())?;
-        let made = leftovers::hold(new.path())?;
-        make_private(&new.rootfs())?;
-        make_private(&new.logs())?;
+    /// Makes the directory of an instance under another name, with its root and without a record.
+    fn begin(&self, record: &Record) -> io::Result<New> {
+        let dir = self.view.layout.instance(&unique(leftovers::NEW)?);
+        make_new(dir.path())?;
+        let new = New { held: leftovers::hold(dir.path())?, dir };
+        make_private(&new.dir.rootfs())?;
+        make_private(&new.dir.logs())?;
         if record.launch.root == Root::Shared {
-            make_private(&confinement::scratch(new.path()))?;
+            make_private(&confinement::scratch(new.dir.path()))?;
         }
         if let Root::Copy { from, .. } = &record.launch.root {
-            make_private(&new.copy())?;
-            copy(from, &new.copy())?;
+            make_private(&new.dir.copy())?;
+            copy(from, &new.dir.copy())?;
         }
+        Ok(new)
+    }
+
+    /// Writes the record into a new directory, and shows it now that it is complete.
+    fn complete(&self, New { dir: new, held }: New, name: &str, record: &Record, texts: &Texts) -> io::Result<()> {
         for (name, text) in texts {
             let path = new.name_file(name);
             path.parent().map_or(Ok(()), make_private)?;
             fs::write(path, text)?;
         }
         write_json(&new.record(), record, Durability::Boot)?;
-        let dir = instances.join(name);
+        let dir = self.view.layout.instances().join(name);
         // What is there without a record is a leftover; what got one meanwhile is another call's work.
         if dir.exists() && !self.view.layout.instance(name).record().exists() {
             self.set_aside(&dir)?;
         }
         // Whoever removes it from now on holds it. It was written to a moment ago, so that it is no leftover.
-        drop(made);
+        drop(held);
         match rustix::fs::renameat_with(
             rustix::fs::CWD,
             new.path(),
