@@ -27,8 +27,20 @@ const SHORT_PAUSE: Duration = Duration::from_micros(200);
 /// # Errors
 /// It can't be locked; `NotFound` where it is not what lies at the path any more.
 pub fn exclusive(file: File, path: &Path, end: Instant) -> io::Result<Option<File>> {
+    locked(file, path, end, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// The same where others may share the lock.
+///
+/// # Errors
+/// The same.
+pub fn shared(file: File, path: &Path, end: Instant) -> io::Result<Option<File>> {
+    locked(file, path, end, FlockOperation::NonBlockingLockShared)
+}
+
+fn locked(file: File, path: &Path, end: Instant, operation: FlockOperation) -> io::Result<Option<File>> {
     loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match flock(&file, operation) {
             Ok(()) => break,
             Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() >= end => return Ok(None),
             Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(SHORT_PAUSE),
@@ -64,6 +76,20 @@ pub fn take(dir: &InstanceDir) -> io::Result<Option<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_is_waited_for_no_longer_than_until_the_end_and_what_is_shared_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let open = || private_file().create(true).truncate(false).open(&path).unwrap();
+        let end = Instant::now() + 20 * PAUSE;
+        let shares = [shared(open(), &path, end).unwrap().unwrap(), shared(open(), &path, end).unwrap().unwrap()];
+        assert!(exclusive(open(), &path, end).unwrap().is_none() && Instant::now() >= end);
+        drop(shares);
+        let held = exclusive(open(), &path, end).unwrap().unwrap();
+        assert!(shared(open(), &path, end).unwrap().is_none());
+        drop(held);
+    }
 
     #[test]
     fn one_at_a_time_has_it_and_nobody_that_of_what_was_removed() {

@@ -5,15 +5,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
-
-use rustix::fs::{FlockOperation, flock};
+use std::time::{Duration, Instant};
 
 use super::layout::{Layout, private_file};
+use super::lock;
 use crate::state::Owner;
 
 /// Ports that may be assigned: above what services commonly use by convention, and below Linux's default range
 /// of outgoing connections (32768 to 60999), which could take a number while an instance is restarted.
 const RANGE: RangeInclusive<u16> = 20_000..=32_767;
+
+/// Longest time that others may assign ports: each reads the records of all instances, in milliseconds.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Assigns a port that no record holds and nothing listens on.
 ///
@@ -22,10 +25,13 @@ const RANGE: RangeInclusive<u16> = 20_000..=32_767;
 /// begin elsewhere.
 ///
 /// # Errors
-/// The lock can't be had, or every port is taken.
+/// The lock can't be had in time (`TimedOut`), or every port is taken.
 pub fn assign(layout: &Layout, owner: &Owner, taken: impl FnOnce() -> io::Result<BTreeSet<u16>>) -> io::Result<u16> {
-    let mut file = private_file().read(true).create(true).truncate(false).open(layout.ports())?;
-    flock(&file, FlockOperation::LockExclusive)?;
+    let path = layout.ports();
+    let file = private_file().read(true).create(true).truncate(false).open(&path)?;
+    let mut file = lock::exclusive(file, &path, Instant::now() + LOCK_LIMIT)?.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::TimedOut, format!("another process has held {} for too long", path.display()))
+    })?;
     let mut text = String::new();
     (&mut file).take(16).read_to_string(&mut text)?;
     let next = text.trim().parse().ok().filter(|port| RANGE.contains(port)).unwrap_or_else(|| first(owner));

@@ -4,17 +4,19 @@
 
 use std::fs::File;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::layout::InstanceDir;
-use super::{SandboxRuntime, checked_id};
+use super::{SandboxRuntime, checked_id, lock};
 use crate::state::InstanceRef;
 
 /// Longest time that a removal waits: what is read is there within milliseconds of the end, and a reader that nobody
 /// reads from holds up nothing for longer.
 const LAST_LOOK: Duration = Duration::from_secs(2);
+/// Longest time until a reader begins: who looks whether there is one holds the lock for microseconds.
+const BEGIN_LIMIT: Duration = Duration::from_secs(2);
 /// Time between two looks; nothing tells when a lock is given up.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -28,12 +30,12 @@ impl Reading {
     /// Somebody reads of an instance.
     ///
     /// # Errors
-    /// Its directory is gone, or can't be locked.
+    /// Its directory is gone, or can't be locked in time.
     pub fn begin(dir: &InstanceDir) -> io::Result<Self> {
-        let file = File::open(dir.logs())?;
-        // Who looks holds it for microseconds.
-        rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockShared))?;
-        Ok(Self { _locked: file })
+        let path = dir.logs();
+        let locked = lock::shared(File::open(&path)?, &path, Instant::now() + BEGIN_LIMIT)?;
+        let held = || io::Error::new(io::ErrorKind::TimedOut, format!("{} is held for too long", path.display()));
+        Ok(Self { _locked: locked.ok_or_else(held)? })
     }
 }
 
