@@ -18,6 +18,11 @@ const MOST_RETRIES: usize = 1000;
 /// Most links on the way to a path: the kernel's own bound.
 const MOST_LINKS: usize = 40;
 
+/// Links are followed, inside the root, but those of /proc that lead out of it.
+pub const LINKS: ResolveFlags = ResolveFlags::NO_MAGICLINKS;
+/// No link is followed.
+pub const PLAIN: ResolveFlags = ResolveFlags::NO_SYMLINKS;
+
 /// What is made where a path does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
@@ -32,10 +37,14 @@ pub enum Missing {
 /// # Errors
 /// It does not exist, or leads through a magic link.
 pub fn place(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
-    place_by(root, path, ResolveFlags::NO_MAGICLINKS)
+    place_by(root, path, LINKS)
 }
 
-fn place_by(root: BorrowedFd<'_>, path: &str, links: ResolveFlags) -> io::Result<OwnedFd> {
+/// The same with the links that may be on the way: [`LINKS`] or [`PLAIN`].
+///
+/// # Errors
+/// The same; `ELOOP` where there is another link on the way.
+pub fn place_by(root: BorrowedFd<'_>, path: &str, links: ResolveFlags) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | links;
     let relative = path.trim_start_matches('/');
@@ -52,18 +61,19 @@ fn place_by(root: BorrowedFd<'_>, path: &str, links: ResolveFlags) -> io::Result
 /// # Errors
 /// It can't be made (a read-only root), or something on the way is no directory.
 pub fn place_or_make(root: BorrowedFd<'_>, path: &str, missing: Missing) -> io::Result<OwnedFd> {
-    place_or_make_by(root, path, missing, ResolveFlags::NO_MAGICLINKS)
+    place_or_make_by(root, path, missing, LINKS)
 }
 
-/// The same where no link is followed.
+/// The same with the links that may be on the way: [`LINKS`] or [`PLAIN`].
 ///
 /// # Errors
-/// The same; `ELOOP` where there is a link on the way.
-pub fn place_or_make_plain(root: BorrowedFd<'_>, path: &str, missing: Missing) -> io::Result<OwnedFd> {
-    place_or_make_by(root, path, missing, ResolveFlags::NO_SYMLINKS)
-}
-
-fn place_or_make_by(root: BorrowedFd<'_>, path: &str, missing: Missing, links: ResolveFlags) -> io::Result<OwnedFd> {
+/// The same; `ELOOP` where there is another link on the way.
+pub fn place_or_make_by(
+    root: BorrowedFd<'_>,
+    path: &str,
+    missing: Missing,
+    links: ResolveFlags,
+) -> io::Result<OwnedFd> {
     match place_by(root, path, links) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         found => return found,
@@ -218,11 +228,11 @@ mod tests {
         fs::create_dir_all(folder.path().join("root/real/deep")).unwrap();
         symlink("/real", folder.path().join("root/link")).unwrap();
         for path in ["/link", "/link/deep", "/link/x/y"] {
-            let error = place_or_make_plain(root.as_fd(), path, Missing::Directory).unwrap_err();
+            let error = place_or_make_by(root.as_fd(), path, Missing::Directory, PLAIN).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ELOOP), "{path}");
         }
         assert!(!folder.path().join("root/real/x").exists());
-        place_or_make_plain(root.as_fd(), "/real/x", Missing::Directory).unwrap();
+        place_or_make_by(root.as_fd(), "/real/x", Missing::Directory, PLAIN).unwrap();
         assert!(folder.path().join("root/real/x").is_dir());
     }
 

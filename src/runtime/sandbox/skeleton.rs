@@ -6,11 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat, symlinkat};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, readlinkat, symlinkat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::failure::{Context, Failure};
-use super::inside::{Missing, attach, components, is_directory, place, place_or_make, place_or_make_plain};
+use super::inside::{LINKS, Missing, PLAIN, attach, components, is_directory, place_by, place_or_make_by};
 use super::rootfs::{open_place, tmpfs};
 use super::sys::{MountAttributes, set_mount_attributes};
 
@@ -59,7 +59,7 @@ impl Tree {
     /// # Errors
     /// It can't be made there either, or something on the way is no directory.
     pub fn place_or_make(&mut self, path: &str, missing: Missing) -> io::Result<OwnedFd> {
-        self.make_by(place_or_make, path, missing)
+        self.make_by(LINKS, path, missing)
     }
 
     /// The same where no link is followed.
@@ -67,23 +67,18 @@ impl Tree {
     /// # Errors
     /// The same; `ELOOP` where there is a link on the way.
     pub fn place_or_make_plain(&mut self, path: &str, missing: Missing) -> io::Result<OwnedFd> {
-        self.make_by(place_or_make_plain, path, missing)
+        self.make_by(PLAIN, path, missing)
     }
 
-    fn make_by(
-        &mut self,
-        make: fn(BorrowedFd<'_>, &str, Missing) -> io::Result<OwnedFd>,
-        path: &str,
-        missing: Missing,
-    ) -> io::Result<OwnedFd> {
-        match make(self.root(), path, missing) {
+    fn make_by(&mut self, links: ResolveFlags, path: &str, missing: Missing) -> io::Result<OwnedFd> {
+        match place_or_make_by(self.root(), path, missing, links) {
             Err(error) if self.is_refusal(&error) => {
-                let (parent, is_root) = replace_parent(&self.root, path)?;
+                let (parent, is_root) = replace_parent(&self.root, path, links)?;
                 self.replaced.push(parent);
                 if is_root {
                     self.root = open_place(&self.mounted)?;
                 }
-                make(self.root(), path, missing)
+                place_or_make_by(self.root(), path, missing, links)
             }
             found => found,
         }
@@ -126,20 +121,18 @@ impl Tree {
 ///
 /// # Errors
 /// The directory has too many entries, or the kernel refuses.
-fn replace_parent(root: &OwnedFd, target: &str) -> io::Result<(OwnedFd, bool)> {
+fn replace_parent(root: &OwnedFd, target: &str, links: ResolveFlags) -> io::Result<(OwnedFd, bool)> {
     let mut existing = String::from("/");
     for name in components(target)? {
         let next = format!("{}/{name}", existing.trim_end_matches('/'));
-        if !place(root.as_fd(), &next).is_ok_and(|found| is_directory(found.as_fd())) {
+        if !place_by(root.as_fd(), &next, links).is_ok_and(|found| is_directory(found.as_fd())) {
             break;
         }
         existing = next;
     }
-    let covered = place(root.as_fd(), &existing)?;
-    let relative = if existing == "/" { "." } else { existing.trim_start_matches('/') };
+    let covered = place_by(root.as_fd(), &existing, links)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let listed = openat2(root.as_fd(), relative, flags, Mode::empty(), resolve)?;
+    let listed = openat(covered.as_fd(), c".", flags, Mode::empty())?;
     let mode = fstat(covered.as_fd())?.st_mode & 0o7777;
     let tree = tmpfs(SIZE, mode)?;
     attach(&tree, &covered)?;
