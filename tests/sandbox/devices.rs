@@ -56,6 +56,8 @@ async fn a_machine_whose_random_is_urandom_runs_instances() {
         return;
     }
     let sandbox = Sandbox::new();
+    let controls = sandbox.runtime.capabilities().await.unwrap().controls;
+    assert_eq!(controls[&evenkeel::runtime::Control::MountNamespace], evenkeel::runtime::Support::Enforced);
     let (_, output) = sandbox.script("head -c 3 /dev/random | wc -c; stat -c %t:%T /dev/random /dev/full").await;
     assert_eq!(output, "3\n1:9\n1:7\n");
 }

@@ -24,11 +24,11 @@ async fn a_short_program_ends_with_its_code_and_its_output_is_kept() {
 }
 
 #[tokio::test]
-async fn a_root_is_copied_before_a_port_or_an_address_is_taken_which_nobody_may_hold_for_long_without_a_record() {
+async fn a_root_is_copied_before_a_port_or_an_address_is_taken() {
     // No overlay has its writable layer on an overlay, so roots are copied.
     let script = "mount -t tmpfs none /mnt && cd /mnt && mkdir lower upper work tmp && export TMPDIR=/mnt/tmp && \
                   mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work none tmp";
-    let name = "lifecycle::a_root_is_copied_before_a_port_or_an_address_is_taken_which_nobody_may_hold_for_long_without_a_record";
+    let name = "lifecycle::a_root_is_copied_before_a_port_or_an_address_is_taken";
     if !with_own_mounts(script, name) {
         return;
     }
