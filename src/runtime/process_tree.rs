@@ -1,6 +1,6 @@
 //! Killing a command with everything that it started: to kill a shell alone leaves what it waits for.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -58,10 +58,10 @@ impl ProcessTree {
 
     fn until_gone(self, act: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<()>) -> Result<(), Unkilled> {
         let until = Instant::now() + GONE_WITHIN;
-        let mut members = BTreeSet::from([self.root.pid]);
+        let mut members = Members::from([(self.root.pid, self.root.start)]);
         loop {
             // All of them are found before the first is killed: a parent that ended tells its children no more.
-            let alive = self.alive(&mut members);
+            let alive = alive(&mut members);
             let refused = |process: &&ProcessKey| match process.open() {
                 Ok(Some(open)) => act(open.as_fd()) == Err(Errno::PERM),
                 Ok(None) | Err(_) => false,
@@ -79,32 +79,43 @@ impl ProcessTree {
             thread::sleep(PAUSE);
         }
     }
+}
 
-    /// Those that have not ended. `members` are all that were found so far.
-    fn alive(self, members: &mut BTreeSet<i32>) -> Vec<ProcessKey> {
-        let mut all = Vec::new();
-        find(|pid, stat| {
-            all.push((pid, stat));
-            false
-        });
-        // No number of a session is given to another process: that of its leader would not be free.
-        if all.iter().any(|(pid, stat)| *pid == self.root.pid && stat.start != self.root.start) {
-            return Vec::new();
+/// All that were found so far, also those that have ended: the start time of each by its number.
+type Members = BTreeMap<i32, u64>;
+
+/// Those that have not ended, with those that are found now.
+fn alive(members: &mut Members) -> Vec<ProcessKey> {
+    let mut all = Vec::new();
+    find(|pid, stat| {
+        all.push((pid, stat));
+        false
+    });
+    forget_reused(members, &all);
+    extend(members, &all);
+    let found = all.iter().filter(|(pid, _)| members.contains_key(pid));
+    let keys = found.map(|(pid, stat)| ProcessKey { pid: *pid, start: stat.start });
+    // What can't be opened is taken for alive: that it has ended is not known.
+    keys.filter(|key| !matches!(key.open(), Ok(None))).collect()
+}
+
+/// Drops members whose number is another process's now. Nothing of their sessions is left then: the number of a session is
+/// not free for as long as a process is of it.
+fn forget_reused(members: &mut Members, all: &[(i32, Stat)]) {
+    for (pid, stat) in all {
+        if members.get(pid).is_some_and(|start| *start != stat.start) {
+            members.remove(pid);
         }
-        extend(members, &all);
-        let found = all.iter().filter(|(pid, _)| members.contains(pid));
-        let keys = found.map(|(pid, stat)| ProcessKey { pid: *pid, start: stat.start });
-        // What can't be opened is taken for alive: that it has ended is not known.
-        keys.filter(|key| !matches!(key.open(), Ok(None))).collect()
     }
 }
 
 /// Adds the children of members, and who is of the session of one.
-fn extend(members: &mut BTreeSet<i32>, all: &[(i32, Stat)]) {
+fn extend(members: &mut Members, all: &[(i32, Stat)]) {
     loop {
         let before = members.len();
-        let new = all.iter().filter(|(_, stat)| members.contains(&stat.parent) || members.contains(&stat.session));
-        let new: Vec<i32> = new.map(|(pid, _)| *pid).collect();
+        let is_member = |pid: &i32| members.contains_key(pid);
+        let new = all.iter().filter(|(_, stat)| is_member(&stat.parent) || is_member(&stat.session));
+        let new: Vec<(i32, u64)> = new.map(|(pid, stat)| (*pid, stat.start)).collect();
         members.extend(new);
         if members.len() == before {
             return;
@@ -119,13 +130,38 @@ mod tests {
 
     use super::*;
 
+    /// What a look finds: number, parent, session and start time of each.
+    fn snapshot<const N: usize>(all: [(i32, i32, i32, u64); N]) -> [(i32, Stat); N] {
+        all.map(|(pid, parent, session, start)| (pid, Stat { parent, session, start }))
+    }
+
     #[test]
     fn members_are_descendants_and_what_is_of_their_sessions() {
         let all = [(10, 1, 10), (11, 10, 10), (12, 1, 10), (13, 11, 13), (14, 1, 13), (20, 1, 20), (21, 20, 20)];
-        let all = all.map(|(pid, parent, session)| (pid, Stat { parent, session, start: 0 }));
-        let mut members = BTreeSet::from([10]);
+        let all = snapshot(all.map(|(pid, parent, session)| (pid, parent, session, 7)));
+        let mut members = Members::from([(10, 7)]);
         extend(&mut members, &all);
-        assert_eq!(members, BTreeSet::from([10, 11, 12, 13, 14]));
+        assert_eq!(members.into_keys().collect::<Vec<_>>(), [10, 11, 12, 13, 14]);
+    }
+
+    #[test]
+    fn who_got_the_number_of_one_that_ended_is_no_member_and_neither_are_its_children() {
+        let mut members = Members::from([(10, 7), (11, 7), (12, 7)]);
+        let all = snapshot([(10, 1, 10, 7), (11, 1, 11, 9), (13, 11, 11, 9), (14, 1, 12, 8)]);
+        forget_reused(&mut members, &all);
+        extend(&mut members, &all);
+        assert_eq!(members, Members::from([(10, 7), (12, 7), (14, 8)]));
+    }
+
+    #[test]
+    fn a_process_that_started_at_another_time_is_not_killed() {
+        let mut other = Command::new("setsid").args(["sleep", "600"]).spawn().unwrap();
+        let key = ProcessKey::of(other.id().cast_signed()).unwrap();
+        let root = ProcessKey { start: key.start - 1, ..key };
+        assert_eq!(ProcessTree { root }.kill(), Ok(()), "it is gone");
+        assert!(key.open().unwrap().is_some());
+        assert_eq!(ProcessTree { root: key }.kill(), Ok(()));
+        other.wait().unwrap();
     }
 
     #[test]
