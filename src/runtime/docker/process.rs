@@ -9,6 +9,9 @@ const MOST_AT_ONCE: usize = 1024;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Process {
     tree: ProcessTree,
+    /// How many process namespaces it is in, from this program's inwards: the last is the container's. What it started may
+    /// be in further ones.
+    depth: usize,
 }
 
 /// Why it lives on.
@@ -26,47 +29,61 @@ impl Process {
         // Taken first, so that a number that is given anew meanwhile is found out.
         let tree = ProcessTree::of(pid).ok()?;
         let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        group.contains(container).then_some(Self { tree })
+        let depth = numbers(&read_status(pid)?)?.len();
+        group.contains(container).then_some(Self { tree, depth })
     }
 
     /// Kills it and waits for its end.
     pub(super) async fn kill(self) -> Result<(), Unkilled> {
-        blocking(move || self.tree.kill()).await
+        self.blocking(ProcessTree::kill).await
     }
 
     /// Waits for its end, when it was killed by somebody else.
     pub(super) async fn await_end(self) -> Result<(), Unkilled> {
-        blocking(move || self.tree.await_end()).await
+        self.blocking(ProcessTree::await_end).await
     }
-}
 
-async fn blocking(work: impl FnOnce() -> Result<(), process_tree::Unkilled> + Send + 'static) -> Result<(), Unkilled> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(process_tree::Unkilled::Refused(pids))) => {
-            Err(Unkilled::Refused(pids.into_iter().filter_map(number_inside).take(MOST_AT_ONCE).collect()))
+    async fn blocking(
+        self,
+        work: impl FnOnce(ProcessTree) -> Result<(), process_tree::Unkilled> + Send + 'static,
+    ) -> Result<(), Unkilled> {
+        match tokio::task::spawn_blocking(move || work(self.tree)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(process_tree::Unkilled::Refused(pids))) => {
+                let inside = pids.into_iter().filter_map(|pid| number_at(&read_status(pid)?, self.depth));
+                Err(Unkilled::Refused(inside.take(MOST_AT_ONCE).collect()))
+            }
+            Ok(Err(process_tree::Unkilled::Alive(_))) | Err(_) => Err(Unkilled::Alive),
         }
-        Ok(Err(process_tree::Unkilled::Alive(_))) | Err(_) => Err(Unkilled::Alive),
     }
 }
 
-/// A process's number in its own process namespace.
-fn number_inside(pid: i32) -> Option<i32> {
-    innermost(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+fn read_status(pid: i32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).ok()
 }
 
-/// The last of the numbers that `/proc/PID/status` gives: one for each namespace, from the reader's inwards.
-fn innermost(status: &str) -> Option<i32> {
-    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().next_back()?.parse().ok()
+/// The number of a process in the process namespace that is the `depth`th from the reader's inwards, the reader's being the
+/// first.
+fn number_at(status: &str, depth: usize) -> Option<i32> {
+    numbers(status)?.get(depth.checked_sub(1)?).copied()
+}
+
+/// The numbers that `/proc/PID/status` gives: one for each process namespace, from the reader's inwards.
+fn numbers(status: &str) -> Option<Vec<i32>> {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_whitespace().map(|number| number.parse().ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::innermost;
+    use super::{number_at, numbers};
 
     #[test]
-    fn the_number_inside_is_the_last() {
-        assert_eq!(innermost("Name:\tsh\nPid:\t500\nNSpid:\t500\t42\t7\nUid:\t0\n"), Some(7));
-        assert_eq!(innermost("Name:\tsh\nPid:\t500\n"), None);
+    fn the_number_inside_is_that_of_the_namespace_of_the_container() {
+        let (command, of_its_own_namespace) = ("NSpid:\t500\t42\n", "Pid:\t501\nNSpid:\t501\t43\t7\nUid:\t0\n");
+        let depth = numbers(command).unwrap().len();
+        assert_eq!((number_at(command, depth), number_at(of_its_own_namespace, depth)), (Some(42), Some(43)));
+        assert_eq!(number_at("Name:\tsh\nPid:\t500\nNSpid:\t500\n", depth), None, "it is not in the container");
+        assert_eq!(number_at("Name:\tsh\nPid:\t500\n", depth), None);
     }
 }
