@@ -65,6 +65,23 @@ pub trait Exec: Send + Sync {
     /// `CommandNotFound` when there is no such program inside, `CommandNotExecutable` when there is and it can't be
     /// executed. The last two may also come as the last item of the output: some engines tell them no sooner.
     async fn exec(&self, instance: &InstanceRef, request: &ExecRequest) -> Result<ExecSession>;
+
+    /// Like [`Self::exec`], and hands out what kills the command. Where a start goes on though nobody waits for it any more,
+    /// that is before the start, so that whoever gives up waiting can kill what starts later; elsewhere it is once the
+    /// command runs.
+    ///
+    /// # Errors
+    /// Like [`Self::exec`]. What was handed out is still good to make sure that nothing runs.
+    async fn exec_with_killer(
+        &self,
+        instance: &InstanceRef,
+        request: &ExecRequest,
+        hand_out: &(dyn Fn(Arc<dyn Kill>) + Send + Sync),
+    ) -> Result<ExecSession> {
+        let session = self.exec(instance, request).await?;
+        hand_out(session.killer.clone());
+        Ok(session)
+    }
 }
 
 /// A command to run inside.
@@ -130,7 +147,7 @@ pub trait Kill: Send + Sync {
     /// that has ended is success; may be repeated.
     ///
     /// # Errors
-    /// `Failed` when a process of it lives on, which says why; `Unavailable` or `Timeout` where nobody tells.
+    /// `Failed` when a process of it lives on or may still be started, which says why; `Unavailable` or `Timeout` where nobody tells.
     async fn kill(&self) -> Result<()>;
 }
 

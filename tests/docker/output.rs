@@ -1,9 +1,10 @@
 //! Logs and further commands, on both engines.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use evenkeel::runtime::io::{ExecInput, ExecOutput, ExecRequest, ExecSession, LogLine, LogOptions, OutputStream};
+use evenkeel::runtime::io::{ExecInput, ExecOutput, ExecRequest, ExecSession, Kill, LogLine, LogOptions, OutputStream};
 use evenkeel::runtime::{ErrorKind, Runtime};
 use evenkeel::state::{Instance, Phase};
 use futures::{StreamExt, TryStreamExt};
@@ -246,6 +247,25 @@ async fn a_command_is_killed_with_what_it_started(bench: &Bench) {
     assert!(matches!(listing.instances[0].phase, Phase::Running { .. }), "{listing:?}");
 }
 
+async fn a_command_that_is_given_up_before_its_start_is_killed_once_it_has_started(bench: &Bench) {
+    let running = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    let instance = running.as_ref();
+    for seconds in ["4321", "4322", "4323"] {
+        let (sender, mut handed_out) = tokio::sync::watch::channel::<Option<Arc<dyn Kill>>>(None);
+        let hand_out = |killer| drop(sender.send_replace(Some(killer)));
+        let request = words(&["sleep", seconds]);
+        tokio::select! {
+            biased;
+            killer = handed_out.wait_for(Option::is_some) => drop(killer),
+            _ = bench.runtime.exec().unwrap().exec_with_killer(&instance, &request, &hand_out) => panic!("it is given up"),
+        }
+        let killer = handed_out.borrow().clone().unwrap();
+        killer.kill().await.unwrap();
+    }
+    let left = finish(exec(bench, &running, sh("ps | grep -c '[s]leep 432'")).await).await;
+    assert_eq!(left.0.trim(), "0");
+}
+
 crate::on_both_engines!(
     lines_are_read_with_stream_and_time,
     long_lines_of_a_terminal_are_whole_and_what_never_ends_comes_in_pieces,
@@ -258,4 +278,5 @@ crate::on_both_engines!(
     a_command_that_cannot_be_run_is_refused,
     a_command_ends_when_its_reader_goes,
     a_command_is_killed_with_what_it_started,
+    a_command_that_is_given_up_before_its_start_is_killed_once_it_has_started,
 );

@@ -15,7 +15,8 @@ use crate::state::{InstanceRef, last_line};
 /// Most bytes of output that are kept, the last ones: its last line is the message.
 const KEPT: usize = 4096;
 
-/// Longest time for killing a command: some seconds that its processes are given to end, and some calls of an engine.
+/// Longest time for killing a command: some seconds that an engine is given to start it and some that its processes are
+/// given to end, and some calls of an engine.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// The command of the last check of one run, until it is known to have ended: no other is started before, so that commands
@@ -73,11 +74,13 @@ fn unended(error: &RuntimeError, what: &str) -> Outcome {
 /// Runs a command to its end.
 async fn ended(exec: &dyn Exec, instance: &InstanceRef, command: &str, last: &LastCommand) -> Outcome {
     let command = ["sh", "-c", command].map(str::to_owned).to_vec();
-    let mut session = match exec.exec(instance, &ExecRequest { command, ..ExecRequest::default() }).await {
+    let request = ExecRequest { command, ..ExecRequest::default() };
+    // Before the start, where the runtime can: a start that takes longer than the check goes on.
+    let started = exec.exec_with_killer(instance, &request, &|killer| last.set(Some(killer))).await;
+    let mut session = match started {
         Ok(session) => session,
         Err(error) => return failed(&error),
     };
-    last.set(Some(session.killer.clone()));
     let mut kept = Vec::new();
     while let Some(output) = session.output.next().await {
         match output {
@@ -121,6 +124,8 @@ mod tests {
     /// Runs commands that hang.
     #[derive(Default)]
     struct Hangs {
+        /// Whether their starts hang too.
+        start_hangs: bool,
         started: AtomicU32,
         can_be_killed: Arc<AtomicBool>,
     }
@@ -135,6 +140,20 @@ mod tests {
             self.started.fetch_add(1, Ordering::Relaxed);
             let killer = Arc::new(Hanging { can_be_killed: self.can_be_killed.clone() });
             Ok(ExecSession { input: mpsc::channel(1).0, output: futures::stream::pending().boxed(), killer })
+        }
+
+        async fn exec_with_killer(
+            &self,
+            instance: &InstanceRef,
+            request: &ExecRequest,
+            hand_out: &(dyn Fn(Arc<dyn Kill>) + Send + Sync),
+        ) -> crate::runtime::Result<ExecSession> {
+            let session = self.exec(instance, request).await?;
+            hand_out(session.killer.clone());
+            match self.start_hangs {
+                true => std::future::pending().await,
+                false => Ok(session),
+            }
         }
     }
 
@@ -162,7 +181,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_command_is_started_while_the_one_before_lives_on() {
-        let (runtime, last, instance) = (Hangs::default(), LastCommand::default(), instance());
+        one_runs_at_a_time(Hangs::default()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_command_is_started_while_the_one_before_may_still_be_started() {
+        one_runs_at_a_time(Hangs { start_hangs: true, ..Hangs::default() }).await;
+    }
+
+    async fn one_runs_at_a_time(runtime: Hangs) {
+        let (last, instance) = (LastCommand::default(), instance());
         let check = async || run(&runtime, &instance, "sleep 777", &last, LIMIT).await;
         let failed = |what: &str| Outcome::Failed(what.to_owned());
         assert_eq!(check().await, failed("no answer within 1s: it lives on"));

@@ -1,6 +1,7 @@
 //! Further commands inside containers.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
 
 use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE};
 use super::error::explain;
 use super::ping::Product;
 use super::process::{Process, Unkilled};
+use super::stage::{Stage, until_told};
 use super::unrun::{Said, refused, says_podman_did_not_run, unrun};
 use super::{DockerRuntime, Inner};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, Kill};
@@ -32,6 +35,14 @@ const WAITING_INPUT: usize = 16;
 const SETTLING: Duration = Duration::from_millis(10);
 const SETTLING_LOOKS: usize = 200;
 
+/// How often, and how many times, one that is to be killed is looked at while the engine has not started it: five seconds,
+/// so that an engine that is slow for a while starts it within.
+const START_PAUSE: Duration = Duration::from_millis(50);
+const START_LOOKS: usize = 100;
+
+/// How long one whose reader has gone is waited for in the background: as long as a start may take.
+const START_LIMIT: Duration = WRITE_DEADLINE;
+
 /// Exit codes that engines note for a command that was not run, which the command itself may give as well: Docker 126,
 /// later versions 127 and 128 too; Podman 125, 126 and 127.
 const UNRUN: std::ops::RangeInclusive<i64> = 125..=128;
@@ -42,12 +53,26 @@ type Input = Pin<Box<dyn AsyncWrite + Send>>;
 #[async_trait]
 impl Exec for DockerRuntime {
     async fn exec(&self, instance: &InstanceRef, request: &ExecRequest) -> Result<ExecSession> {
-        self.inner.exec(instance, request).await
+        self.inner.exec(instance, request, &|_| {}).await
+    }
+
+    async fn exec_with_killer(
+        &self,
+        instance: &InstanceRef,
+        request: &ExecRequest,
+        hand_out: &(dyn Fn(Arc<dyn Kill>) + Send + Sync),
+    ) -> Result<ExecSession> {
+        self.inner.exec(instance, request, hand_out).await
     }
 }
 
 impl Inner {
-    async fn exec(self: &Arc<Self>, instance: &InstanceRef, request: &ExecRequest) -> Result<ExecSession> {
+    async fn exec(
+        self: &Arc<Self>,
+        instance: &InstanceRef,
+        request: &ExecRequest,
+        hand_out: &(dyn Fn(Arc<dyn Kill>) + Send + Sync),
+    ) -> Result<ExecSession> {
         let what = format!("running a command in {}", instance.id);
         if request.command.is_empty() {
             return Err(RuntimeError::new(ErrorKind::Rejected, format!("{what}: the command is empty")));
@@ -62,12 +87,14 @@ impl Inner {
             id,
             program: request.command.first().cloned().unwrap_or_default(),
             what,
+            refused: AtomicBool::new(false),
             process: OnceLock::new(),
             gone: Mutex::new(false),
         });
         // From the start on, since whoever waits for it may give up at any time.
         let end = KillOnDrop { command: Some(command.clone()) };
-        let (output, input) = self.start_exec(&command.id, request.tty.is_some(), &command.what).await?;
+        hand_out(command.clone());
+        let (output, input) = command.clone().start(request.tty.is_some()).await?;
         let output = command.started(output).await?;
         if let Some((columns, rows)) = request.tty {
             command.resize(columns, rows).await;
@@ -124,6 +151,8 @@ struct Command {
     /// As it was asked for.
     program: String,
     what: String,
+    /// Whether the engine has refused to start it.
+    refused: AtomicBool,
     /// Its process, once the engine has told it.
     process: OnceLock<Process>,
     /// Whether it is known to have ended.
@@ -140,17 +169,32 @@ impl Command {
             .map_err(|error| error.explain(&self.what))
     }
 
+    /// Starts it, also where the caller is dropped meanwhile: an engine that was asked may start it at any later time, so
+    /// that its answer must not be missed.
+    async fn start(self: Arc<Self>, tty: bool) -> Result<(Output, Input)> {
+        let what = self.what.clone();
+        let start = tokio::spawn(async move {
+            let started = self.inner.start_exec(&self.id, tty, &self.what).await;
+            // Without an answer, whether it starts is not known.
+            if started.as_ref().is_err_and(|error| !error.means_unreachable()) {
+                self.refused.store(true, Ordering::Release);
+            }
+            started
+        });
+        let aborted = |error| RuntimeError::new(ErrorKind::Failed, format!("{what}: it was not started: {error}"));
+        start.await.map_err(aborted)?
+    }
+
     /// The output of a command that really runs. Engines attach first and start then, and tell a failure as output.
     async fn started(&self, output: Output) -> Result<Output> {
-        for _ in 0..SETTLING_LOOKS {
-            let state = self.inspect().await?;
-            let has_process = self.note_process(&state);
-            let code = state.exit_code.filter(|_| state.running == Some(false));
-            match code {
-                _ if has_process => break,
-                Some(code) => return self.unless_unrun(output, code).await,
-                None => tokio::time::sleep(SETTLING).await,
-            }
+        let look = || async {
+            let stage = Stage::of(&self.inspect().await?);
+            Ok((stage != Stage::Unstarted).then_some(stage))
+        };
+        match until_told(SETTLING_LOOKS, SETTLING, look).await? {
+            Some(Stage::Ended { code, had_process: false }) => return self.unless_unrun(output, code).await,
+            Some(Stage::Running(pid)) => self.note_process(pid),
+            Some(Stage::Ended { .. } | Stage::Unstarted) | None => {}
         }
         Ok(output)
     }
@@ -176,17 +220,14 @@ impl Command {
 
     /// The exit code, once the output has ended.
     async fn exit_code(&self) -> Result<i32> {
-        for _ in 0..SETTLING_LOOKS {
+        let look = || async {
             let state = self.inspect().await?;
-            if let (Some(false), Some(code)) = (state.running, state.exit_code) {
-                return Ok(i32::try_from(code).unwrap_or(i32::MAX));
-            }
-            tokio::time::sleep(SETTLING).await;
-        }
-        Err(RuntimeError::new(
-            ErrorKind::Failed,
-            format!("{}: its output ended and the engine does not say how it ended", self.what),
-        ))
+            Ok(state.exit_code.filter(|_| state.running == Some(false)))
+        };
+        let untold = || format!("{}: its output ended and the engine does not say how it ended", self.what);
+        let code = until_told(SETTLING_LOOKS, SETTLING, look).await?;
+        let code = code.ok_or_else(|| RuntimeError::new(ErrorKind::Failed, untold()))?;
+        Ok(i32::try_from(code).unwrap_or(i32::MAX))
     }
 
     async fn resize(&self, columns: u16, rows: u16) {
@@ -199,28 +240,54 @@ impl Command {
         }
     }
 
-    /// Remembers the command's process; whether it has or had one.
-    fn note_process(&self, state: &ExecInspectResponse) -> bool {
-        let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        if let Some(process) = pid.and_then(|pid| Process::find(pid, &self.container)) {
+    /// Remembers the command's process, where it is to be seen from here.
+    fn note_process(&self, pid: i32) {
+        if let Some(process) = Process::find(pid, &self.container) {
             let _noted_already = self.process.set(process);
         }
-        pid.is_some()
+    }
+
+    /// Kills it, where it has started by now or does so within some seconds.
+    async fn kill_once_started(&self) -> Result<Killed> {
+        let mut gone = self.gone.lock().await;
+        if *gone {
+            return Ok(Killed::Gone);
+        }
+        let killed = self.kill_processes().await?;
+        *gone = killed == Killed::Gone;
+        Ok(killed)
     }
 
     /// Kills the command's processes from here, since engines have no call for that.
-    async fn kill_processes(&self) -> Result<()> {
+    async fn kill_processes(&self) -> Result<Killed> {
         if self.process.get().is_none() {
-            let state = match self.inspect().await {
-                Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-                state => state?,
-            };
-            if state.running != Some(true) {
-                return Ok(());
+            match until_told(START_LOOKS, START_PAUSE, || self.remains()).await? {
+                Some(Remains::Process(pid)) => self.note_process(pid),
+                Some(Remains::Nothing) => return Ok(Killed::Gone),
+                None => return Ok(Killed::Unstarted),
             }
-            self.note_process(&state);
         }
         let process = *self.process.get().ok_or_else(|| self.lives_on("its process is not to be seen from here"))?;
+        self.kill_process(process).await.map(|()| Killed::Gone)
+    }
+
+    /// What there is to kill, once that is known.
+    async fn remains(&self) -> Result<Option<Remains>> {
+        if self.refused.load(Ordering::Acquire) {
+            return Ok(Some(Remains::Nothing));
+        }
+        let state = match self.inspect().await {
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Some(Remains::Nothing)),
+            state => state?,
+        };
+        Ok(match Stage::of(&state) {
+            Stage::Unstarted => None,
+            Stage::Running(pid) => Some(Remains::Process(pid)),
+            Stage::Ended { .. } => Some(Remains::Nothing),
+        })
+    }
+
+    async fn kill_process(&self, process: Process) -> Result<()> {
         match process.kill().await {
             Ok(()) => Ok(()),
             Err(Unkilled::Alive) => Err(self.lives_on("it was killed and has not ended")),
@@ -254,15 +321,31 @@ impl Command {
     }
 }
 
+/// What there is to kill of a command.
+#[derive(Debug, Clone, Copy)]
+enum Remains {
+    /// It runs as this process.
+    Process(i32),
+    /// It has ended, or never starts.
+    Nothing,
+}
+
+/// What came of killing a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Killed {
+    /// Nothing of it runs, nor will.
+    Gone,
+    /// The engine has not started it, and may do so yet.
+    Unstarted,
+}
+
 #[async_trait]
 impl Kill for Command {
     async fn kill(&self) -> Result<()> {
-        let mut gone = self.gone.lock().await;
-        if !*gone {
-            self.kill_processes().await?;
-            *gone = true;
+        match self.kill_once_started().await? {
+            Killed::Gone => Ok(()),
+            Killed::Unstarted => Err(self.lives_on("the engine has not started it yet, and may do so")),
         }
-        Ok(())
     }
 }
 
@@ -337,8 +420,17 @@ impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let (Some(command), Ok(handle)) = (self.command.take(), tokio::runtime::Handle::try_current()) {
             handle.spawn(async move {
-                if let Err(error) = command.kill().await {
-                    tracing::warn!(%error, "a command whose reader has gone runs on");
+                let until = Instant::now() + START_LIMIT;
+                let mut killed = command.kill_once_started().await;
+                while matches!(killed, Ok(Killed::Unstarted)) && Instant::now() < until {
+                    killed = command.kill_once_started().await;
+                }
+                match killed {
+                    Ok(Killed::Gone) => {}
+                    Ok(Killed::Unstarted) => {
+                        tracing::warn!(what = command.what, "a command is not known to have started")
+                    }
+                    Err(error) => tracing::warn!(%error, "a command whose reader has gone runs on"),
                 }
             });
         }

@@ -42,6 +42,7 @@ mod reconnect;
 mod require;
 mod shared;
 mod socket;
+mod stage;
 mod stats;
 #[cfg(test)]
 mod tests;
