@@ -71,7 +71,8 @@ impl Engine {
     ) -> BTreeMap<String, MergedDeployment> {
         let own: BTreeSet<&Path> = parsed.iter().map(|(path, _)| path.as_path()).collect();
         let others = watched.files.iter().filter(|(path, _)| !own.contains(path.as_path()));
-        let parts = others.map(|(path, file)| (path.clone(), only(file.clone(), &merged.deployments)));
+        let counts = |file: &ParsedFile| only(without(file.clone(), &watched.deleted), &merged.deployments);
+        let parts = others.map(|(path, file)| (path.clone(), counts(file)));
         let parts: Vec<(PathBuf, ParsedFile)> = parts.filter(|(_, file)| !file.documents.is_empty()).collect();
         if parts.is_empty() {
             return merged.deployments;

@@ -64,7 +64,11 @@ fn what_was_deleted_and_is_still_declared_can_not_be_applied_from_elsewhere() {
     assert_eq!(rig.keel(&["apply", "-f", "elsewhere.yaml"]).expect_code(0).out, "deployment/x created\n");
     // A part of it may be watched.
     rig.write("specs/part.yaml", "version: v1\ndeployment: x\nservice: db\nimage: { name: host }\n");
-    assert_eq!(rig.keel(&["apply", "-f", "elsewhere.yaml"]).expect_code(0).out, "deployment/x configured\n");
+    assert_eq!(
+        rig.keel(&["diff", "-f", "elsewhere.yaml"]).expect_code(1).out.lines().next(),
+        Some("deployment/x configured")
+    );
+    rig.keel(&["apply", "-f", "elsewhere.yaml"]).expect_code(0);
 }
 
 #[test]

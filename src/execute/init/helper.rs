@@ -48,11 +48,11 @@ pub fn spec_of_helper(spec: &ServiceSpec, command: &str, workdir: Option<&str>) 
     }
 }
 
-/// A number that no helper had before, so that none is taken for one that is gone: they are counted on from the second in
-/// which the first one was made, and each takes more than that.
+/// A number that no helper had for weeks, so that none is taken for one that is gone: they are counted on from the millisecond
+/// in which the first one was made, and each takes more than that. A controller takes longer to start than that, too.
 fn next_number() -> u32 {
     static NEXT: OnceLock<AtomicU32> = OnceLock::new();
-    let now = || UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() as u32);
+    let now = || UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u32);
     NEXT.get_or_init(|| AtomicU32::new(now())).fetch_add(1, Ordering::Relaxed)
 }
 

@@ -60,8 +60,9 @@ mod tests {
     #[test]
     fn the_code_of_the_child_is_told() {
         let (_reader, writer) = io::pipe().unwrap();
-        let child = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
+        let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
         assert_eq!(watch(Pid::from_child(&child), writer.as_fd()), Outcome::Ended(7));
+        child.wait().unwrap_err();
     }
 
     #[test]

@@ -202,7 +202,7 @@ mod tests {
     fn a_graphics_processor_is_a_character_device_that_lies_where_no_program_may_write() {
         let folder = tempfile::tempdir().unwrap();
         let top = std::fs::canonicalize(folder.path()).unwrap();
-        let layout = Layout::new(&top.join("root"));
+        let layout = Layout::new(top.join("root"));
         let written = layout.written();
         std::fs::create_dir_all(&written).unwrap();
         std::os::unix::fs::symlink(top.join("ws"), written.join("one")).unwrap();
