@@ -21,7 +21,11 @@ pub struct PreviewArgs {
 /// What applying would do, and whether what exists was known by then.
 pub async fn preview(client: &Client, request: &ApplyRequest) -> Result<(Preview, bool), ApiError> {
     let synced = synced_status(client).await?.synced;
-    Ok((client.preview(request).await?, synced))
+    let preview = client.preview(request).await?;
+    for line in &preview.notes {
+        note(harmless(line));
+    }
+    Ok((preview, synced))
 }
 
 /// Whether applying would do anything. Where a runtime does not answer, what runs there is not known, so neither is
@@ -102,7 +106,7 @@ mod tests {
     }
 
     fn previews(one: DeploymentPreview) -> Preview {
-        Preview { deployments: vec![one], problems: Vec::new() }
+        Preview { deployments: vec![one], ..Preview::default() }
     }
 
     #[test]

@@ -24,11 +24,19 @@ struct Proposal {
     before: BTreeMap<String, serde_json::Value>,
     pruned: BTreeSet<String>,
     problems: Vec<ProblemView>,
+    /// Why an apply would be refused that changes what a watched file declares.
+    elsewhere: Vec<ProblemView>,
     kept: Vec<AppliedFile>,
     notes: Vec<String>,
 }
 
 impl Proposal {
+    /// The same for whoever means it, who may not change what a watched file declares.
+    fn to_apply(mut self) -> Self {
+        self.problems.append(&mut self.elsewhere);
+        self
+    }
+
     fn changes(&self) -> Vec<(String, Change)> {
         let declared = self.declared.iter().map(|(name, merged)| {
             let change = match self.before.get(name) {
@@ -57,8 +65,12 @@ impl Engine {
         }
         let proposal = self.proposed(request).await?;
         if !proposal.problems.is_empty() {
-            return Ok(Preview { deployments: Vec::new(), problems: proposal.problems });
+            return Ok(Preview { problems: proposal.problems, ..Preview::default() });
         }
+        // Whoever edits a copy of a watched file wants to know what comes of it before it counts.
+        let would_be =
+            |one: &ProblemView| format!("note: {}; this is what would come of changing it there", one.message);
+        let notes = proposal.elsewhere.iter().map(would_be).collect();
         let changes = proposal.changes();
         let default_runtime = self.inner.default_runtime;
         let asked = changes.iter().map(|(name, _)| {
@@ -72,7 +84,7 @@ impl Engine {
             new: proposal.declared.get(&name).map(convert::declaration),
             snapshot,
         });
-        previews(outlooks.collect()).await
+        Ok(Preview { notes, ..previews(outlooks.collect()).await? })
     }
 
     /// What [`Engine::apply`] would answer. Changes nothing, and does not ask what would come of it, as
@@ -81,7 +93,7 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::preview`].
     pub async fn dry_run(&self, request: &ApplyRequest) -> Result<Applied, EngineError> {
-        let proposal = self.proposed(request).await?;
+        let proposal = self.proposed(request).await?.to_apply();
         Ok(match proposal.problems.is_empty() {
             true => Applied { results: proposal.changes(), notes: proposal.notes, ..Applied::default() },
             false => Applied { problems: proposal.problems, ..Applied::default() },
@@ -103,7 +115,7 @@ impl Engine {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
         }
         let _one_at_a_time = self.inner.applying.lock().await;
-        let proposal = self.proposed(request).await?;
+        let proposal = self.proposed(request).await?.to_apply();
         if !proposal.problems.is_empty() {
             return Ok(Applied { problems: proposal.problems, ..Applied::default() });
         }
@@ -163,7 +175,7 @@ impl Engine {
                 found.push((file, problem));
             }
         }
-        let mut problems: Vec<ProblemView> =
+        let problems: Vec<ProblemView> =
             found.iter().map(|(file, one)| convert::problem(file, one, NOTHING_APPLIED)).collect();
         let declared = self.completed(&parsed, merged, &watched);
         if declared.is_empty() && problems.is_empty() {
@@ -176,9 +188,10 @@ impl Engine {
             .filter_map(|entry| Some((entry.name.clone(), serde_json::from_str::<MergedDeployment>(&entry.spec).ok()?)))
             .map(|(name, merged)| (name, convert::declaration(&merged)))
             .collect();
-        problems.extend(declared.values().filter_map(|merged| {
+        let elsewhere = declared.values().filter_map(|merged| {
             self.declared_elsewhere(merged, inventory.iter().find(|entry| entry.name == merged.name), &watched)
-        }));
+        });
+        let elsewhere = elsewhere.collect();
         forget_unused_runtimes(&mut copies, &declared);
         let (kept, gone) = replaced(&request.origins, &declared, copies, known);
         let lost = inventory.iter().filter(|entry| {
@@ -191,7 +204,7 @@ impl Engine {
         let (held, pruned): (BTreeSet<String>, _) = lost.map(|entry| entry.name.clone()).partition(is_held);
         let mut notes = self.without_runtime(request, &declared);
         notes.extend(hold.filter(|_| !held.is_empty()).map(|hold| format!("warning: {}", hold.reason)));
-        Ok(Proposal { declared, before, pruned, problems, kept, notes })
+        Ok(Proposal { declared, before, pruned, problems, elsewhere, kept, notes })
     }
 
     /// A rehearsal is refused where services would really be started.

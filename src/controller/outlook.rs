@@ -30,7 +30,7 @@ pub(super) async fn previews(outlooks: Vec<Outlook>) -> Result<Preview, EngineEr
 
 fn previews_while(outlooks: Vec<Outlook>, mut is_time: impl FnMut() -> bool) -> Preview {
     let deployments = outlooks.into_iter().map(|outlook| preview_of(outlook, is_time())).collect();
-    Preview { deployments, problems: Vec::new() }
+    Preview { deployments, ..Preview::default() }
 }
 
 fn preview_of(outlook: Outlook, is_time: bool) -> DeploymentPreview {

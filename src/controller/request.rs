@@ -105,6 +105,9 @@ pub struct Preview {
     pub deployments: Vec<DeploymentPreview>,
     /// Why nothing would be applied; where this is not empty, nothing would be.
     pub problems: Vec<ProblemView>,
+    /// What the caller should know besides.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// What applying files would do to one deployment.

@@ -34,7 +34,7 @@ fn what_is_deleted_by_name_leaves_what_the_watched_directory_declares() {
 /// Who watches where no controller runs.
 const LAST: &str = "the last controller watched, as the next one may";
 
-/// Every verb that takes files refuses this one, because another place declares the deployment.
+/// This file is not applied, because another place declares the deployment; what would come of it there is told.
 #[track_caller]
 fn expect_declared_elsewhere(rig: &Rig, file: &str, deployment: &str, watching: &str) {
     let told = format!(
@@ -43,10 +43,17 @@ fn expect_declared_elsewhere(rig: &Rig, file: &str, deployment: &str, watching: 
         rig.path(file).display(),
         rig.path(&format!("specs/{deployment}.yaml")).display()
     );
-    for (verb, code) in [("apply", 1), ("diff", 2), ("plan", 2)] {
-        let done = rig.keel(&[verb, "-f", file]).expect_code(code);
-        assert!(done.err.starts_with(&told), "{verb}: {}\n{told}", done.err);
-        assert_eq!(done.out, "", "{verb}");
+    let done = rig.keel(&["apply", "-f", file]).expect_code(1);
+    assert!(done.err.starts_with(&told), "{}\n{told}", done.err);
+    assert_eq!(done.out, "");
+    let told = format!(
+        "note: deployment {deployment} is declared in {}:1, which {watching}; this is what would come of changing it there\n",
+        rig.path(&format!("specs/{deployment}.yaml")).display()
+    );
+    for verb in ["diff", "plan"] {
+        let done = rig.keel(&[verb, "-f", file]).expect_code(1);
+        assert_eq!(done.err, told, "{verb}");
+        assert!(done.out.contains(&format!("deployment/{deployment}")), "{verb}: {}", done.out);
     }
 }
 
