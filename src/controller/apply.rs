@@ -32,7 +32,7 @@ struct Proposal {
 
 impl Proposal {
     /// The same for whoever means it, who may not change what a watched file declares.
-    fn to_apply(mut self) -> Self {
+    fn into_applied(mut self) -> Self {
         self.problems.append(&mut self.elsewhere);
         self
     }
@@ -93,7 +93,7 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::preview`].
     pub async fn dry_run(&self, request: &ApplyRequest) -> Result<Applied, EngineError> {
-        let proposal = self.proposed(request).await?.to_apply();
+        let proposal = self.proposed(request).await?.into_applied();
         Ok(match proposal.problems.is_empty() {
             true => Applied { results: proposal.changes(), notes: proposal.notes, ..Applied::default() },
             false => Applied { problems: proposal.problems, ..Applied::default() },
@@ -115,7 +115,7 @@ impl Engine {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
         }
         let _one_at_a_time = self.inner.applying.lock().await;
-        let proposal = self.proposed(request).await?.to_apply();
+        let proposal = self.proposed(request).await?.into_applied();
         if !proposal.problems.is_empty() {
             return Ok(Applied { problems: proposal.problems, ..Applied::default() });
         }
