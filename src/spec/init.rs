@@ -42,7 +42,7 @@ pub enum InitAction {
 }
 
 impl InitStep {
-    /// What it does; none where it is not as [`validation`](super::parse) asks for.
+    /// What it does; none where it is not as [`parse()`](super::parse()) asks for.
     pub fn action(&self) -> Option<InitAction> {
         let text = |name: &str| match self.with.get(name)? {
             serde_json::Value::String(text) => Some(text.clone()),

@@ -1,7 +1,7 @@
 //! Jobs and cron services: what is to run to its end, how often, and what is kept of it.
 //!
 //! A job runs once for each template, a cron service whenever its schedule says so, and both whenever somebody asks
-//! (`keel trigger`). Each time is a run with an identity of its own ([`RunId`](crate::state::RunId)). A run succeeds when
+//! (`keel trigger`). Each time is a run with an identity of its own ([`RunId`]). A run succeeds when
 //! each of its completions has succeeded once; the instances of a completion have its index as their slot, and a failed one
 //! is followed by another, up to `job.backoff_limit` in the whole run.
 //!

@@ -2,7 +2,7 @@
 //!
 //! What is declared is one thing, what is planned for another: [`effective`] says what is to run, given what is declared
 //! and what is remembered of its rollouts ([`Memory`]); the planner then plans for that as for any declaration.
-//! [`advance`] carries the memory on from what is observed: a rollout begins, makes progress, completes or fails. Users
+//! [`advance()`] carries the memory on from what is observed: a rollout begins, makes progress, completes or fails. Users
 //! change it by orders ([`undo`], [`pause`], [`resume`], [`restart`]). All of it is pure.
 
 mod advance;
