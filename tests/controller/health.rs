@@ -124,15 +124,16 @@ async fn what_an_image_says_of_its_health_counts_where_nothing_else_checks() {
 #[tokio::test(start_paused = true)]
 async fn what_nothing_checked_is_not_failed_by_the_checks_of_its_successor() {
     let rig = Rig::new();
-    let held = "    rollout: {max_surge: 1, max_unavailable: 0, on_failure: continue}\n";
-    rig.declare(&(web(2, "one") + held));
+    let held = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h}\n";
+    rig.declare(&web(2, "one"));
     rig.until_running().await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
+    // Nothing listens where the successor will.
     for id in ids(&rig) {
-        assert!(rig.world.answer_as(&id, unhealthy()));
+        assert!(rig.world.answer_as(&id, HealthState::Starting { last: None }));
     }
-    rig.declare(&(web(2, "two") + CHECK + "    command: {entrypoint: [never, ready]}\n" + held));
+    rig.declare(&(web(2, "two") + CHECK + held));
     let mut status = rig.core.status.clone();
     let dip = status.wait_for(|status| status.services.iter().any(|service| service.ready < 2));
-    assert!(tokio::time::timeout(Duration::from_secs(15), dip).await.is_err(), "{:?}", shown(&rig));
+    assert!(tokio::time::timeout(Duration::from_secs(600), dip).await.is_err(), "{:?}", shown(&rig));
 }
