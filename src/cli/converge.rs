@@ -39,6 +39,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default)]
 pub struct Baseline {
     restarts: BTreeMap<String, BTreeMap<String, u32>>,
+    /// Instances that had ended, by the runtime's own id.
+    ended: BTreeSet<String>,
 }
 
 impl Baseline {
@@ -50,7 +52,8 @@ impl Baseline {
             let most = of_name.entry(instance.revision.clone()).or_default();
             *most = (*most).max(instance.restarts);
         }
-        Self { restarts }
+        let ended = status.instances.iter().filter(|instance| instance.phase == "exited");
+        Self { restarts, ended: ended.map(|instance| instance.runtime_id.clone()).collect() }
     }
 
     /// Crashes since then that ended in the one that it shows now.
@@ -172,6 +175,10 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
         }
         (Goal::Running, Some((State::Degraded, _))) if is_cron_alone(status, name) => Verdict::Reached,
         (Goal::Running, Some((State::Degraded, view))) => match worst(status, name, baseline) {
+            // A job that failed before is tried again.
+            Some(instance) if job_of(status, instance).is_some() && baseline.ended.contains(&instance.runtime_id) => {
+                Verdict::Pending
+            }
             Some(instance) if baseline.crashes(status, instance) >= crashes(status, instance) => {
                 Verdict::Failed(vec![Failed {
                     deployment: name.to_owned(),
@@ -191,7 +198,7 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
                     output: Some(Output::of(instance)),
                 }])
             }
-            _ if has_failed(status, name) => Verdict::Failed(vec![Failed {
+            _ if has_failed(status, name) && !is_moving(status, name) => Verdict::Failed(vec![Failed {
                 deployment: name.to_owned(),
                 why: why(status, name, &view.message),
                 is_retried: true,

@@ -62,6 +62,10 @@ impl Args {
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         let mut said = Vec::new();
         loop {
+            if let Some(why) = not_rolled_out(&status, &self.name) {
+                note(format_args!("error: {why}"));
+                return Ok(Exit::Failure);
+            }
             let courses = courses(&status, &self.name);
             let lines: Vec<String> = courses.iter().filter_map(news).collect();
             for line in lines.iter().filter(|line| !said.contains(*line)) {
@@ -119,11 +123,26 @@ fn news(course: &Course) -> Option<String> {
     }
 }
 
-fn courses(status: &Status, name: &Target) -> Vec<Course> {
-    let of = |view: &&ServiceView| {
+fn named<'a>(status: &'a Status, name: &Target) -> impl Iterator<Item = &'a ServiceView> {
+    let of = move |view: &&ServiceView| {
         view.deployment == name.deployment && name.service.as_ref().is_none_or(|service| *service == view.service)
     };
-    status.services.iter().filter(of).map(|view| course(status, view)).collect()
+    status.services.iter().filter(of)
+}
+
+/// What to say where nothing of that name is rolled out, but something else is done.
+fn not_rolled_out(status: &Status, name: &Target) -> Option<String> {
+    let (mut all, mut jobs) = (named(status, name).peekable(), named(status, name));
+    let only_jobs = all.peek().is_some() && jobs.all(|view| view.job.is_some());
+    only_jobs.then(|| match &name.service {
+        Some(_) => format!("{name} is a job and not rolled out; `keel get jobs` shows its runs"),
+        None => format!("{name} has no service that is rolled out; `keel get jobs` shows the runs of its jobs"),
+    })
+}
+
+/// How far the services are that are rolled out; jobs are not.
+fn courses(status: &Status, name: &Target) -> Vec<Course> {
+    named(status, name).filter(|view| view.job.is_none()).map(|view| course(status, view)).collect()
 }
 
 fn course(status: &Status, view: &ServiceView) -> Course {

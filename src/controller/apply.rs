@@ -141,7 +141,11 @@ impl Engine {
     /// be, so that it does nothing that is about to be taken back.
     pub(super) async fn attend_to(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
         match self.inner.mode {
-            Mode::OneShot => self.ask(|reply| Command::AttendTo(names, reply)).await,
+            Mode::OneShot => {
+                self.ask(|reply| Command::AttendTo(names, reply)).await?;
+                // Whoever looks next is not to see what nobody did anything about before.
+                self.ask(Command::Settle).await
+            }
             Mode::Observe | Mode::Record | Mode::Controller { .. } => Ok(()),
         }
     }

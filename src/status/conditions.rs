@@ -88,7 +88,9 @@ fn available(view: &ServiceView, service: &DesiredService, waits: &[&Wait]) -> C
 fn progressing(view: &ServiceView, service: &DesiredService, instances: &[&Instance], waits: &[&Wait]) -> Condition {
     let message = format!("{} of {} replicas are of the declared revision", view.updated, view.desired);
     let total = instances.iter().filter(|instance| !matches!(instance.phase, crate::state::Phase::Exited(_))).count();
-    let settled = view.updated == view.desired && view.ready == view.desired && total == view.desired as usize;
+    let young = waits.iter().any(|wait| matches!(wait, Wait::NotReady { until: Some(_), .. }));
+    let settled =
+        !young && view.updated == view.desired && view.ready == view.desired && total == view.desired as usize;
     if let Some((reason, wait)) = stuck(service, waits) {
         return Condition::fails("Progressing", reason, wait.to_string());
     }
