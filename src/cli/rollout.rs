@@ -39,7 +39,7 @@ struct Undo {
     /// DEPLOYMENT/SERVICE; DEPLOYMENT where it has one service
     #[arg(value_name = "NAME")]
     name: Target,
-    /// Number of the revision, as `keel rollout history` shows it [default: the one before]
+    /// Number of the revision, as `keel rollout history` shows it [default: the last complete one before]
     #[arg(long, value_name = "NUMBER")]
     to_revision: Option<u64>,
 }

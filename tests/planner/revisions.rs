@@ -458,6 +458,21 @@ fn restart_replaces_every_instance_by_the_same_rules_once() {
 }
 
 #[test]
+fn undo_passes_over_what_never_was_complete() {
+    let mut course = Course::rolled_out(SURGE);
+    course.declare('b', 3, SURGE);
+    course.turn();
+    course.declare('c', 3, SURGE);
+    course.turn();
+    course.observe(all_up(0..3, 'c'));
+    course.wait(1);
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    let (now, declared) = (course.snapshot.now, course.declared());
+    assert_eq!(undo(course.history(), &declared, None, now), Ok(1));
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "a"));
+}
+
+#[test]
 fn restart_and_undo_try_again_what_was_rolled_back() {
     for by_number in [false, true] {
         let mut course = Course::stuck("on_failure: rollback");

@@ -37,7 +37,7 @@ pub enum OrderError {
 }
 
 /// Has an earlier revision run in place of what is declared, until something else is declared: the one with this number,
-/// else the one before. Gives its number. Asking for the declared one ends that.
+/// else the last one before that was complete. Gives its number. Asking for the declared one ends that.
 pub fn undo(
     history: &mut RolloutHistory,
     declared: &DesiredService,
@@ -54,8 +54,10 @@ pub fn undo(
             OrderError::Unknown { number, known: known.join(", ") }
         })?,
         None => {
-            let mut earlier = history.revisions.iter().rev().filter(|known| !known.is(&current.revision));
-            earlier.next().ok_or(OrderError::NoHistory)?
+            let earlier = || history.revisions.iter().rev().filter(|known| !known.is(&current.revision));
+            // One that failed, or that never came to its end, is nobody's way back where there is another.
+            let complete = earlier().find(|known| known.completed_at.is_some());
+            complete.or_else(|| earlier().next()).ok_or(OrderError::NoHistory)?
         }
     };
     let (number, revision) = (target.number, target.revision.clone());
