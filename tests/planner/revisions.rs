@@ -473,6 +473,24 @@ fn undo_passes_over_what_never_was_complete() {
 }
 
 #[test]
+fn what_was_complete_for_long_is_where_a_rollback_goes_though_nobody_looked_since() {
+    let mut course = Course::rolled_out(SURGE);
+    course.wait(60);
+    course.turn();
+    course.declare('b', 3, SURGE);
+    course.turn();
+    course.observe(all_up(0..3, 'b'));
+    course.wait(1);
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    // As after a command that ended, long before the next one.
+    course.wait(25);
+    course.declare('c', 3, SURGE);
+    course.turn();
+    let to = course.history().revisions.iter().rev().find(|known| known.settled).map(|known| known.number);
+    assert_eq!(to, Some(2));
+}
+
+#[test]
 fn restart_and_undo_try_again_what_was_rolled_back() {
     for by_number in [false, true] {
         let mut course = Course::stuck("on_failure: rollback");

@@ -77,8 +77,11 @@ impl Init<'_> {
                 Err(self.with_last_line(&helper, why).await)
             }
         };
-        let removed = self.call(self.runtime.remove(&helper)).await;
-        result.and(removed)
+        // What was done is not done again because of what is left of it, which is planned away.
+        if let Err(error) = self.call(self.runtime.remove(&helper)).await {
+            tracing::warn!("{} stays for now: {error}", helper.id);
+        }
+        result
     }
 
     async fn run_to_its_end(&mut self, helper: &InstanceRef) -> Result<Exit, RuntimeError> {

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use super::history::{Declaration, Outcome, Pin, Restart, RolloutHistory, RolloutProgress};
 use super::judge::{Findings, look};
 use crate::plan::Input;
-use crate::plan::time::earliest;
+use crate::plan::PROVEN_RUN;
+use crate::plan::time::{earliest, elapsed};
 use crate::spec::{HumanDuration, OnRolloutFailure, RType, Revision};
 use crate::state::{DesiredService, Failed, FailureReason, GoesOn, Instance, Pause, Phase, RolloutFailure};
 
@@ -146,6 +147,13 @@ impl Course<'_, '_> {
             return;
         }
         let is_first = self.history.revisions.is_empty();
+        // What was complete for long enough by now is to be trusted, though nobody looked in between.
+        if let Some(RolloutProgress { revision, outcome: Outcome::Complete { at, .. }, .. }) =
+            self.history.rollout.clone()
+            && elapsed(at, now) >= PROVEN_RUN
+        {
+            self.history.set_completed(&revision, Some(at), true);
+        }
         self.history.note(wanted, now);
         self.history.rollout = Some(RolloutProgress {
             revision: wanted.revision.clone(),
