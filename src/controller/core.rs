@@ -22,7 +22,7 @@ use super::health::Checks;
 use super::jobs::{Jobs, KeepJobs};
 use super::lists::Lists;
 use super::memory::Keeper;
-use super::message::{Command, ListCall, Message};
+use super::message::{Command, Message};
 use super::observe::{self, Connect};
 use super::publish::Board;
 use super::queue::Queue;
@@ -31,7 +31,7 @@ use super::scaling::Scalers;
 use crate::clock::Clock;
 use crate::execute::Gate;
 use crate::plan::revisions::Memory;
-use crate::runtime::{Runtime, RuntimeEvent, Volumes};
+use crate::runtime::{Runtime, Volumes};
 use crate::spec::RuntimeKind;
 use crate::status::Status;
 use crate::store::{RemovalId, RemovalRequest};
@@ -119,7 +119,7 @@ pub enum Scope {
 pub struct Attached {
     pub runtime: Arc<dyn Runtime>,
     pub gate: Arc<Gate>,
-    lists: Lists,
+    pub(super) lists: Lists,
 }
 
 /// A running core. Dropping it ends every task of it at once, like a crash; workloads go on.
@@ -285,89 +285,6 @@ impl State {
         }
     }
 
-    fn attached(&mut self, runtime: Arc<dyn Runtime>) {
-        let gate = Arc::new(Gate::new(runtime.concurrency()));
-        self.runtimes.insert(runtime.kind(), Attached { gate, lists: Lists::new(), runtime });
-    }
-
-    /// A runtime can't be reached: nothing is known of what it runs, and nothing is done about it.
-    pub(super) fn lost(&mut self, kind: RuntimeKind, why: String) {
-        if self.unreachable.insert(kind, why.clone()).as_ref() != Some(&why) {
-            match self.is_used(kind) {
-                true => tracing::warn!(runtime = %kind, "{kind} does not answer: {why}"),
-                false => tracing::debug!(runtime = %kind, "{kind} does not answer: {why}"),
-            }
-            self.enqueue_all();
-        }
-    }
-
-    /// Asks for a full list as soon as possible.
-    pub(super) fn list_now(&mut self, kind: RuntimeKind) {
-        let now = Instant::now();
-        if let Some(attached) = self.runtimes.get_mut(&kind) {
-            attached.lists.ask(now);
-        }
-    }
-
-    fn relist(&mut self) {
-        let now = Instant::now();
-        let began = self.cache.mark();
-        for attached in self.runtimes.values_mut() {
-            if let Some(number) = attached.lists.begin(now) {
-                let call = ListCall { number, began };
-                self.lanes.spawn(observe::list(attached.runtime.clone(), call, self.messages.clone()));
-            }
-        }
-    }
-
-    fn listed(&mut self, kind: RuntimeKind, call: ListCall, listing: crate::runtime::Result<crate::runtime::Listing>) {
-        let now = Instant::now();
-        let Some(attached) = self.runtimes.get_mut(&kind) else { return };
-        if !attached.lists.end(call.number) {
-            return;
-        }
-        match listing {
-            Ok(listing) => {
-                let first = attached.lists.succeeded(now);
-                let (touched, gone) = self.cache.listed(kind, call.began, listing);
-                if self.unreachable.remove(&kind).is_some() || first {
-                    self.enqueue_all();
-                }
-                gone.iter().for_each(|instance| self.note_removal(instance));
-                for deployment in touched {
-                    self.queue.add(&deployment, now);
-                }
-            }
-            Err(error) => {
-                attached.lists.failed(now);
-                self.lost(kind, error.message);
-            }
-        }
-    }
-
-    fn event(&mut self, kind: RuntimeKind, event: RuntimeEvent) {
-        let now = Instant::now();
-        match event {
-            RuntimeEvent::Changed(instance) => {
-                let deployment = instance.id.deployment.clone();
-                if self.cache.changed(*instance) {
-                    self.queue.add(&deployment, now);
-                }
-            }
-            RuntimeEvent::Gone(instance) => {
-                if self.cache.gone(&instance) {
-                    self.note_removal(&instance);
-                    self.queue.add(&instance.id.deployment, now);
-                }
-            }
-            RuntimeEvent::Signalled(instance, signal) => self.note_signal(&instance, signal),
-            RuntimeEvent::Resync { reason } => {
-                tracing::debug!(runtime = %kind, "listing again: {reason}");
-                self.list_now(kind);
-            }
-        }
-    }
-
     /// Notes what happened, for the record.
     pub(super) fn record_event(&self, deployment: Option<&str>, kind: &'static str, message: String) {
         let Some(events) = &self.events else { return };
@@ -392,7 +309,7 @@ impl State {
         self.enqueue_all();
     }
 
-    fn enqueue_all(&mut self) {
+    pub(super) fn enqueue_all(&mut self) {
         let now = Instant::now();
         let declared = self.declared.desired.deployments.keys().cloned();
         let known = self.cache.deployments();

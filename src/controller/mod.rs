@@ -24,6 +24,7 @@ mod lists;
 mod memory;
 mod message;
 #[cfg(target_os = "linux")]
+mod news;
 mod nothing;
 mod observe;
 mod open;
