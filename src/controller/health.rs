@@ -188,7 +188,7 @@ impl Checks {
             let running = matches!(instance.phase, Phase::Running { .. });
             let name = instance.id.name();
             match (&instance.health, known.noted) {
-                (Some(HealthState::Unhealthy { last }), false) if running => {
+                (Some(HealthState::Unhealthy { last, .. }), false) if running => {
                     known.noted = true;
                     known.last = Some(last.clone());
                     Some(Note { kind: "Unhealthy", message: format!("{name} is unhealthy: {last}") })
@@ -210,7 +210,7 @@ impl Known {
         let is_strange = self.borrows && !self.passed;
         match &self.found {
             Some(HealthState::Unhealthy { .. } | HealthState::Starting { .. }) if is_strange && self.served => None,
-            Some(HealthState::Unhealthy { last } | HealthState::Starting { last: Some(last) }) if is_strange => {
+            Some(HealthState::Unhealthy { last, .. } | HealthState::Starting { last: Some(last) }) if is_strange => {
                 Some(HealthState::Unknown { why: format!("{FAILS_OTHERS}: {last}") })
             }
             Some(found) => Some(found.clone()),

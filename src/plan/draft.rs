@@ -16,6 +16,8 @@ pub(super) struct Draft<'a> {
     pub(super) unmet: BTreeMap<String, Vec<Unmet>>,
     /// What ran commands before starts and is to go before there is another start in its slot.
     pub(super) leftover: Vec<InstanceId>,
+    /// Further replicas of the service at hand that may be restarted by checks that never passed on them.
+    pub(super) unproven_restarts: u32,
     plan: Plan,
 }
 
@@ -30,7 +32,7 @@ pub(super) struct Launch {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(input: &'a Input<'a>) -> Self {
-        Self { input, unmet: BTreeMap::new(), leftover: Vec::new(), plan: Plan::default() }
+        Self { input, unmet: BTreeMap::new(), leftover: Vec::new(), unproven_restarts: 0, plan: Plan::default() }
     }
 
     /// The finished plan, in an order that depends on nothing but its content.

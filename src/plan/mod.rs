@@ -31,6 +31,7 @@ mod scale;
 mod snapshot;
 mod time;
 mod undeclared;
+mod unproven;
 mod wait;
 
 pub use action::{Action, Lane, Step};

@@ -1,11 +1,13 @@
 //! What one slot needs: nothing, a launch, a start, a resume, or patience.
 
+use super::availability::Judge;
 use super::diff::{Slot, exit_of, outdated};
 use super::draft::{Draft, Launch};
 use super::input::Failure;
 use super::lifecycle::{Verdict, verdict};
 use super::restart::{AfterExit, after_exit, ends_unhealthy, restart_delay};
 use super::time::due;
+use super::unproven::is_down_for_checks;
 use super::{Cause, RESTART_DELAY_MAX, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
 use crate::spec::{Errors, OnExpiry, OnInitFailure, ServiceSpec};
 use crate::state::{DesiredService, ErrorKind, Instance, InstanceId, Phase, StopCause};
@@ -29,7 +31,7 @@ pub(super) enum Need<'a> {
 /// Decides what a slot needs and writes down what is waited for.
 pub(super) fn need<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'a>) -> Need<'a> {
     let need = match slot.fresh {
-        Some(fresh) => need_of_fresh(draft, desired, fresh),
+        Some(fresh) => need_of_fresh(draft, desired, slot, fresh),
         None => need_of_empty(draft, desired, slot),
     };
     let must_wait = match &need {
@@ -115,7 +117,12 @@ fn on_init_failure(spec: &ServiceSpec) -> OnInitFailure {
     spec.errors.as_ref().map(Errors::on_init_failure).unwrap_or_default()
 }
 
-fn need_of_fresh<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a Instance) -> Need<'a> {
+fn need_of_fresh<'a>(
+    draft: &mut Draft<'_>,
+    desired: &DesiredService,
+    slot: &Slot<'_>,
+    fresh: &'a Instance,
+) -> Need<'a> {
     let halt = match &fresh.phase {
         Phase::Created => return Need::Start(fresh),
         Phase::Paused { .. } => {
@@ -126,6 +133,7 @@ fn need_of_fresh<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a
             draft.wait(Wait::Unknown { id: fresh.id.clone(), message: message.clone() });
             return Need::Patience;
         }
+        Phase::Running { .. } if is_spared(draft, desired, slot, fresh) => return Need::Nothing,
         Phase::Running { .. } if is_ended_as_unhealthy(draft, desired, fresh) => return Need::Nothing,
         _ => match verdict(fresh, &desired.spec, draft.input.now) {
             Verdict::Idle { since } => (StopCause::Idle, Cause::Idle { since }),
@@ -136,11 +144,25 @@ fn need_of_fresh<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a
     if draft.halt(fresh, &desired.spec, halt.0, &halt.1) { Need::AtRest } else { Need::Nothing }
 }
 
+/// Says of an instance that it is unhealthy and may not be restarted for that yet, where that is so. It is missed all the same.
+fn is_spared(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>, fresh: &Instance) -> bool {
+    let judge = Judge { input: draft.input, spec: &desired.spec };
+    if !fresh.never_passed() || !ends_unhealthy(&desired.spec) || is_down_for_checks(slot, judge) {
+        return false;
+    }
+    let is_spared = draft.unproven_restarts == 0;
+    draft.unproven_restarts = draft.unproven_restarts.saturating_sub(1);
+    if let (true, Some(check)) = (is_spared, fresh.unhealthy()) {
+        draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.to_owned(), spared: true });
+    }
+    is_spared
+}
+
 /// Says of an instance that it is unhealthy, and ends it where its policy has an answer to that, as to a crash. Returns
 /// whether it is to end. It is missed either way.
 pub(super) fn is_ended_as_unhealthy(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &Instance) -> bool {
     let Some(check) = fresh.unhealthy().map(str::to_owned) else { return false };
-    draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.clone() });
+    draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.clone(), spared: false });
     let ends = ends_unhealthy(&desired.spec);
     if ends {
         draft.halt(fresh, &desired.spec, StopCause::Unhealthy, &Cause::Unhealthy { check });

@@ -173,7 +173,10 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
             format!("wait for {who} to become ready{check}")
         }
         Wait::NotReady { until: Some(until), .. } => format!("wait for {who} to stay ready {}", clock.until(*until)),
-        Wait::Unhealthy { check, .. } => format!("{who} is unhealthy: {check}"),
+        Wait::Unhealthy { check, spared: false, .. } => format!("{who} is unhealthy: {check}"),
+        Wait::Unhealthy { check, spared: true, .. } => format!(
+            "{who} is unhealthy: {check}; it runs on, as these checks passed neither on it nor on what was restarted for them"
+        ),
         Wait::Draining { service } => {
             format!("wait for the old instances of {service} to end: rollout.strategy is recreate")
         }

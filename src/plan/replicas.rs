@@ -9,6 +9,7 @@ use super::job::plan_job;
 use super::need::need;
 use super::restart::{AfterExit, after_exit};
 use super::rollout::Rollout;
+use super::unproven::places;
 use super::{Cause, Wait};
 use crate::spec::{RType, ServiceSpec};
 use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, ServiceName, Standing, StopCause};
@@ -24,12 +25,13 @@ pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, inst
     }
     say_how_it_stands(draft, desired);
     let matched = match_slots(desired, instances, draft);
+    let judge = Judge { input: draft.input, spec: &desired.spec };
     if !shut_down(draft, desired, &matched) {
+        draft.unproven_restarts = places(desired, &matched, judge);
         let needs = matched.slots.iter().map(|slot| need(draft, desired, slot)).collect();
         Rollout::new(draft, desired, &matched, instances, needs).plan();
     }
     draft.say_what_is_missing(&desired.name);
-    let judge = Judge { input: draft.input, spec: &desired.spec };
     for slot in &matched.slots {
         tidy(draft, desired, slot, judge);
     }

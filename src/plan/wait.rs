@@ -64,6 +64,9 @@ pub enum Wait {
         id: InstanceId,
         /// What the last check said.
         check: String,
+        /// It is left running for now: these checks never passed on it, and those of another replica that was restarted
+        /// for that have not passed either.
+        spared: bool,
     },
     /// The instance was frozen by somebody and is to run on.
     Paused {

@@ -399,12 +399,12 @@ mod tests {
         assert_eq!(rig.told(), [(0, "healthy")]);
         pass(60_000).await;
         assert_eq!(rig.told(), []);
-        let unhealthy = HealthState::Unhealthy { last: "overloaded".to_owned() };
+        let unhealthy = HealthState::Unhealthy { last: "overloaded".to_owned(), passed: true };
         assert!(rig.world.answer_as(&subject.instance.runtime_id, unhealthy));
         pass(60_000).await;
         let verdict = rig.verdicts.try_recv().unwrap();
         let last = "GET http://localhost:80/ answered 503 Service Unavailable, expected 200".to_owned();
-        assert_eq!(verdict.health, HealthState::Unhealthy { last });
+        assert_eq!(verdict.health, HealthState::Unhealthy { last, passed: true });
         assert_eq!(rig.told(), []);
     }
 
@@ -506,7 +506,7 @@ mod tests {
         rig.prober.check("demo", vec![with_health(&subject, &format!("interval: 1h, check: {{{HTTP}}}"))]);
         pass(100).await;
         assert_eq!(rig.told(), [(0, "healthy")]);
-        let down = HealthState::Unhealthy { last: "down".to_owned() };
+        let down = HealthState::Unhealthy { last: "down".to_owned(), passed: true };
         assert!(rig.world.answer_as(&subject.instance.runtime_id, down));
         let block = format!("interval: 1h, retries: 1, start_grace: 0s, check: {{{HTTP}}}");
         rig.prober.check("demo", vec![with_health(&subject, &block)]);

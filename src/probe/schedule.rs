@@ -86,6 +86,8 @@ pub struct Course {
     /// Whether it was seen from its start on.
     is_new: bool,
     stage: Stage,
+    /// Whether a check passed since these rules hold.
+    passed: bool,
     /// Failures in a row that count.
     failures: u32,
     /// When the last of them was.
@@ -121,6 +123,7 @@ impl Course {
             started: now.checked_sub(age),
             is_new,
             stage: if served { Stage::Healthy } else { Stage::Unpassed { last: None, pause: FIRST } },
+            passed: false,
             failures: 0,
             counted_at: None,
             told: None,
@@ -136,7 +139,7 @@ impl Course {
     /// of them is due.
     pub fn adjust(&mut self, rules: Rules, runs: usize, now: Instant) -> Instant {
         self.rules = rules;
-        (self.failures, self.counted_at) = (0, None);
+        (self.passed, self.failures, self.counted_at) = (false, 0, None);
         if let Stage::Unpassed { pause, .. } = &mut self.stage {
             *pause = FIRST;
         }
@@ -153,7 +156,7 @@ impl Course {
     pub fn take(&mut self, outcome: Outcome, began: Instant, ended: Instant) -> Instant {
         match outcome {
             Outcome::Passed => {
-                (self.failures, self.counted_at) = (0, None);
+                (self.passed, self.failures, self.counted_at) = (true, 0, None);
                 self.stage = Stage::Healthy;
             }
             Outcome::Failed(last) => self.failed(last, began),
@@ -218,7 +221,7 @@ impl Course {
             }
             Stage::NotMade { why } => HealthState::Unknown { why: why.clone() },
             Stage::Healthy => HealthState::Healthy,
-            Stage::Unhealthy { last } => HealthState::Unhealthy { last: last.clone() },
+            Stage::Unhealthy { last } => HealthState::Unhealthy { last: last.clone(), passed: self.passed },
         }
     }
 

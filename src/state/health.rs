@@ -28,6 +28,9 @@ pub enum HealthState {
     Unhealthy {
         /// What the last check said.
         last: String,
+        /// Whether a check of the same kind passed in this run: a check that never did may be what is wrong.
+        #[serde(default)]
+        passed: bool,
     },
 }
 
@@ -45,7 +48,7 @@ impl HealthState {
     /// What the last check said, or why there was none.
     pub fn message(&self) -> Option<&str> {
         match self {
-            Self::Unknown { why: message } | Self::Unhealthy { last: message } => Some(message),
+            Self::Unknown { why: message } | Self::Unhealthy { last: message, .. } => Some(message),
             Self::Starting { last } => last.as_deref(),
             Self::Healthy => None,
         }

@@ -56,9 +56,14 @@ impl Instance {
     /// What the last check said, where checks say that it is unhealthy.
     pub fn unhealthy(&self) -> Option<&str> {
         match &self.health {
-            Some(HealthState::Unhealthy { last }) => Some(last),
+            Some(HealthState::Unhealthy { last, .. }) => Some(last),
             _ => None,
         }
+    }
+
+    /// Whether it is unhealthy by checks that have not passed in this run.
+    pub const fn never_passed(&self) -> bool {
+        matches!(&self.health, Some(HealthState::Unhealthy { passed: false, .. }))
     }
 
     /// What runtime calls need to know of it.

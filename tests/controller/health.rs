@@ -12,7 +12,7 @@ use super::{Connected, Rig, core_of, owner, web};
 const CHECK: &str = "    health: {interval: 5s, retries: 2, check: {type: http, url: 'http://localhost:80/'}}\n";
 
 fn unhealthy() -> HealthState {
-    HealthState::Unhealthy { last: "down".to_owned() }
+    HealthState::Unhealthy { last: "down".to_owned(), passed: true }
 }
 
 fn ids(rig: &Rig) -> Vec<String> {
@@ -136,4 +136,25 @@ async fn what_nothing_checked_is_not_failed_by_the_checks_of_its_successor() {
     let mut status = rig.core.status.clone();
     let dip = status.wait_for(|status| status.services.iter().any(|service| service.ready < 2));
     assert!(tokio::time::timeout(Duration::from_secs(600), dip).await.is_err(), "{:?}", shown(&rig));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mistake_in_the_checks_takes_down_no_more_than_a_rollout_may() {
+    let rig = Rig::new();
+    rig.declare(&(web(4, "one") + CHECK));
+    rig.until_running().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let before = ids(&rig);
+    // They answer 200. At 25 % of four, one may be down.
+    rig.declare(&(web(4, "one") + &CHECK.replace(":80/'", ":80/', expect_status: 204")));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let left = |rig: &Rig| ids(rig).into_iter().filter(|id| before.contains(id)).count();
+    let running = rig.world.instances().iter().filter(|(_, one)| matches!(one.phase, Phase::Running { .. })).count();
+    assert!(left(&rig) >= 3 && running >= 3, "{} of {before:?} are left, {running} run", left(&rig));
+    let told = serde_json::to_string(&rig.core.status.borrow().services[0]).expect("JSON");
+    assert!(told.contains("it runs on, as these checks passed neither on it nor on what was restarted"), "{told}");
+    // Put right, the three are as they were.
+    rig.declare(&(web(4, "one") + CHECK));
+    rig.until("all are ready", |status| status.services.iter().all(|service| service.ready == 4)).await;
+    assert_eq!(left(&rig), 3);
 }

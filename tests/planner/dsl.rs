@@ -352,7 +352,12 @@ pub trait Change: Sized {
     }
 
     fn unhealthy(self) -> Self {
-        self.judged(HealthState::Unhealthy { last: "no route".into() })
+        self.judged(HealthState::Unhealthy { last: "no route".into(), passed: true })
+    }
+
+    /// Unhealthy by checks that never passed on it.
+    fn never_healthy(self) -> Self {
+        self.judged(HealthState::Unhealthy { last: "no route".into(), passed: false })
     }
 
     fn active(self, seconds_ago: i64) -> Self {

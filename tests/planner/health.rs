@@ -19,6 +19,45 @@ fn an_unhealthy_instance_is_ended_and_says_why() {
 }
 
 #[test]
+fn checks_that_never_passed_restart_no_more_than_a_rollout_may_take() {
+    let spared = |slot: u32| {
+        format!(
+            "demo/web/{slot} (aaaaaaaa, attempt 0) is unhealthy: no route; it runs on, as these checks passed neither on it \
+             nor on what was restarted for them"
+        )
+    };
+    let halted = "demo/web/0 (aaaaaaaa, attempt 0) is unhealthy: no route";
+    let none = "rollout: {max_unavailable: 0}";
+    let halt = "halt web/0 a0: unhealthy: no route";
+    web('a', 2, none)
+        .with([up(0, 'a').never_healthy(), up(1, 'a').never_healthy()])
+        .expect(&[halt, halted, &spared(1)].join("\n"));
+    // One that ends, one that waits for its restart, and one that was restarted and fails again keep the only place.
+    let ended = up(0, 'a').exited(0, 5, 1).by(StopCause::Unhealthy);
+    let again = up(0, 'a').attempt(1).restarted(1, 1).never_healthy();
+    web('a', 2, none)
+        .with([up(0, 'a').never_healthy().phase(Phase::Stopping), up(1, 'a').never_healthy()])
+        .expect(&["wait for the step under way for demo/web/0 (aaaaaaaa, attempt 0)", &spared(1)].join("\n"));
+    web('a', 2, none)
+        .with([ended.clone(), up(1, 'a').never_healthy()])
+        .expect(&["launch (restarts 1, streak 1) web/0 a1: unhealthy, restart 1 in a row", &spared(1)].join("\n"));
+    web('a', 2, none).with([ended, again, up(1, 'a').never_healthy()]).expect(
+        &["halt web/0 a1: unhealthy: no route", "demo/web/0 (aaaaaaaa, attempt 1) is unhealthy: no route", &spared(1)]
+            .join("\n"),
+    );
+    // Those that checks passed on before are restarted whatever others need.
+    web('a', 2, none).with([up(0, 'a').never_healthy(), up(1, 'a').unhealthy()]).expect(
+        &[
+            halt,
+            "halt web/1 a0: unhealthy: no route",
+            halted,
+            "demo/web/1 (aaaaaaaa, attempt 0) is unhealthy: no route",
+        ]
+        .join("\n"),
+    );
+}
+
+#[test]
 fn what_was_ended_for_being_unhealthy_is_restarted_like_a_crash() {
     let ended = |streak| up(0, 'a').attempt(streak).restarted(streak, streak).exited(0, 5, 1).by(StopCause::Unhealthy);
     web('a', 1, "").with([ended(0)]).expect("launch (restarts 1, streak 1) web/0 a1: unhealthy, restart 1 in a row");
@@ -121,7 +160,7 @@ fn only_a_healthy_instance_is_ready() {
         (Some(HealthState::Healthy), true),
         (Some(HealthState::Starting { last: None }), false),
         (Some(HealthState::Unknown { why: "no shell".into() }), false),
-        (Some(HealthState::Unhealthy { last: "no route".into() }), false),
+        (Some(HealthState::Unhealthy { last: "no route".into(), passed: true }), false),
     ];
     for (health, ready) in states {
         let judged = up(0, 'a').change(|instance| instance.judge(health.clone()));

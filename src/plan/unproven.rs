@@ -1,0 +1,32 @@
+//! How many replicas may be down at once for checks that have passed on none of them.
+//!
+//! A check that passed on an instance and fails now speaks of the instance, which is restarted at once. One that never
+//! passed, be it new, changed, or not made for long enough by this controller, may be what is wrong: if it is, each
+//! restart only costs a replica that serves. So no more are down for such a check than a rollout may take
+//! (max_unavailable, at least one), until one of them passes.
+
+use super::availability::Judge;
+use super::diff::{Matched, Slot, count, exit_of};
+use crate::state::{DesiredService, Instance, Phase};
+
+/// Further replicas that may be restarted for such a check.
+pub(super) fn places(desired: &DesiredService, matched: &Matched<'_>, judge: Judge<'_>) -> u32 {
+    let (_, unavailable) = desired.spec.rollout_bounds(desired.replicas);
+    let taken = count(matched.slots.iter().filter(|slot| is_down_for_checks(slot, judge)));
+    unavailable.max(1).saturating_sub(taken)
+}
+
+/// Whether the slot's instance was ended by checks, or is being so, and its successor is not there yet.
+pub(super) fn is_down_for_checks(slot: &Slot<'_>, judge: Judge<'_>) -> bool {
+    if slot.fresh.is_some_and(|fresh| judge.is_available(fresh)) {
+        return false;
+    }
+    let ends = |newest: &Instance| newest.phase == Phase::Stopping && newest.unhealthy().is_some();
+    let last = slot.dead.iter().max_by_key(|dead| dead.recency());
+    match last {
+        _ if slot.newest.is_some_and(ends) => true,
+        Some(dead) => exit_of(dead).is_some_and(crate::state::Exit::is_unhealthy),
+        // The one before is not kept (`lifecycle.delete_on_exit`), but it counts in its successor.
+        None => slot.fresh.is_some_and(|fresh| fresh.streak > 0),
+    }
+}
