@@ -104,9 +104,14 @@ impl Stamp {
 
 /// Text that differs for another directory of the same name, also for one that got the old one's inode number.
 pub(super) fn identity(metadata: &Metadata) -> String {
+    format!("{}:{}", metadata.dev(), born_as(metadata))
+}
+
+/// Text that differs for another file of the same file system, also for one that got the old one's inode number.
+pub(super) fn born_as(metadata: &Metadata) -> String {
     let born = metadata.created().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     let born = born.map_or_else(String::new, |born| format!(":{}", born.as_nanos()));
-    format!("{}:{}{born}", metadata.dev(), metadata.ino())
+    format!("{}{born}", metadata.ino())
 }
 
 /// How much of a root is listed at most.

@@ -33,7 +33,8 @@ pub(super) struct Lookout {
     applied: BTreeMap<PathBuf, (AppliedFile, Arc<ParsedFile>)>,
     /// Which directory each watched root was.
     identities: BTreeMap<PathBuf, String>,
-    /// Folders of good files that are, or were, on a file system other than that of their root.
+    /// Folders of good files that are, or were, on a file system other than that of their root, and files that can't be seen
+    /// because theirs is not there.
     mounts: Mounts,
     /// The riddles of the last look ([`Findings::riddles`]).
     riddles: BTreeMap<PathBuf, DateTime<Utc>>,
@@ -334,10 +335,11 @@ impl Lookout {
             .collect();
         let mut unmounted: BTreeMap<PathBuf, BTreeSet<PathBuf>> = BTreeMap::new();
         for path in missing {
-            let place = self.unmounted(&path);
+            let place = self.unmounted(&path, root);
             if place.is_some() || listing.gap_over(&path).is_some() {
-                if let Some((folder, place)) = place {
-                    findings.mounts.insert(folder.to_path_buf(), place.clone());
+                if let Some(place) = place {
+                    // By file: another file system there may hold files of its own, which come and go.
+                    findings.mounts.insert(path.clone(), place.clone());
                     unmounted.entry(place.mount.clone()).or_default().insert(path.clone());
                 }
                 self.keep_for_now(&path, findings);
@@ -356,23 +358,26 @@ impl Lookout {
         }
     }
 
-    /// Keeps in mind where folders lie that can't be seen now, as long as a good version of a file in them counts.
+    /// Keeps in mind where folders lie that can't be seen now, as long as a good version of a file in them counts, and where
+    /// files lay.
     fn carry_mounts(&self, listed: &BTreeSet<PathBuf>, findings: &mut Findings) {
         let is_listed = |folder: &Path| below(listed.range(folder.to_path_buf()..), folder);
         let has_good = |folder: &Path| below(self.good.range(folder.to_path_buf()..).map(|(path, _)| path), folder);
-        for (folder, place) in &self.mounts {
-            if !is_listed(folder) && has_good(folder) {
-                findings.mounts.entry(folder.clone()).or_insert_with(|| place.clone());
-            }
+        let is_out_of_sight = |path: &PathBuf| match self.good.contains_key(path) {
+            true => !listed.contains(path) && !findings.gone.contains(path),
+            false => !is_listed(path) && has_good(path),
+        };
+        let out_of_sight: Vec<_> = self.mounts.iter().filter(|(path, _)| is_out_of_sight(path)).collect();
+        for (path, place) in out_of_sight {
+            findings.mounts.entry(path.clone()).or_insert_with(|| place.clone());
         }
     }
 
-    /// The folder of a file that is not there, where that is because a file system is not: that says nothing of the file.
-    /// What becomes of the root is known by its identity.
-    fn unmounted<'a>(&self, path: &'a Path) -> Option<(&'a Path, &Place)> {
+    /// Where a file lay that is not there, where that is because its file system is not: that says nothing of the file.
+    fn unmounted(&self, path: &Path, root: &Root) -> Option<Place> {
         let folder = path.parent()?;
-        let place = self.mounts.get(folder).filter(|place| place.is_unmounted(folder))?;
-        Some((folder, place))
+        let known = self.mounts.get(path).or_else(|| self.mounts.get(folder)).cloned();
+        known.or_else(|| Place::beside_root(folder, &root.path)).filter(|place| place.is_unmounted(folder))
     }
 }
 

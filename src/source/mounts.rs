@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::list::born_as;
 use super::read::metadata_device;
 use crate::store::MountedFolder;
 
-/// Where folders lie that are on a file system other than that of their root, by the path under which they are listed.
+/// Where folders lie that are on a file system other than that of their root, and where files lay that can't be seen since
+/// theirs is not there, by the path under which they are, or were, listed.
 pub(super) type Mounts = BTreeMap<PathBuf, Place>;
 
-/// Where a folder lies.
+/// Where a folder of files lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     /// Its path without symbolic links.
     pub real: PathBuf,
     /// Where its file system is mounted; at or above `real`.
     pub mount: PathBuf,
-    /// The number of that file system, where this process has seen it: it is not the same after a restart of the machine.
-    pub device: Option<u64>,
+    /// Text that differs for another file system, or another part of one, that is mounted there; none where that is not known.
+    pub identity: Option<String>,
 }
 
 impl Place {
@@ -26,30 +28,51 @@ impl Place {
         let real = folder.canonicalize().ok()?;
         let mount = mount_point(&real)?;
         (mount_point(&root.canonicalize().ok()?)? != mount).then(|| {
-            let device = metadata_device(&mount);
-            Self { real, mount, device }
+            let identity = identity(&mount);
+            Self { real, mount, identity }
         })
     }
 
-    /// Whether the folder of this path can't be seen because its file system is not mounted any more, or another one is. A
-    /// symbolic link on the way that leads elsewhere or is gone was changed by somebody.
+    /// Where a folder of a root lay that was on the root's own file system, and no links led to it.
+    pub(super) fn beside_root(folder: &Path, root: &Path) -> Option<Self> {
+        let real = root.canonicalize().ok()?;
+        let mount = mount_point(&real)?;
+        // What becomes of the root is known by its own identity.
+        Some(Self { real: real.join(folder.strip_prefix(root).ok()?), mount, identity: None })
+    }
+
+    /// Whether the folder of this path can't be seen because its file system is not mounted any more, or another one is in its
+    /// place or above it. A symbolic link on the way that leads elsewhere or is gone was changed by somebody.
     pub(super) fn is_unmounted(&self, folder: &Path) -> bool {
         let Some((near, rest)) = nearest(folder) else { return false };
-        let same_way = near.canonicalize().is_ok_and(|near| near.join(rest) == self.real);
-        let now = metadata_device(&self.mount);
-        let is_another = self.device.is_some_and(|before| now != Some(before));
-        same_way && (is_another || !is_mount_point(&self.mount))
+        let Ok(near) = near.canonicalize() else { return false };
+        let is_another = || self.identity.is_some() && identity(&self.mount) != self.identity;
+        near.join(rest) == self.real && (mount_point(&near).as_ref() != Some(&self.mount) || is_another())
     }
 
     /// As it is kept over a restart.
-    pub(super) fn record(&self, folder: &Path) -> MountedFolder {
-        MountedFolder { path: folder.to_path_buf(), real: self.real.clone(), mount: self.mount.clone() }
+    pub(super) fn record(&self, path: &Path) -> MountedFolder {
+        MountedFolder {
+            path: path.to_path_buf(),
+            real: self.real.clone(),
+            mount: self.mount.clone(),
+            identity: self.identity.clone(),
+        }
     }
+}
+
+/// Which file system, and which part of it, is mounted there. Its number alone may be used again for another one, or be
+/// another one for the same after a restart of the machine.
+fn identity(mount: &Path) -> Option<String> {
+    let metadata = mount.metadata().ok()?;
+    let id = rustix::fs::statvfs(mount).ok().map(|found| found.f_fsid).filter(|id| *id != 0);
+    let id = id.or_else(|| metadata_device(mount))?;
+    Some(format!("{id}:{}", born_as(&metadata)))
 }
 
 /// As it was kept over a restart.
 pub(super) fn recorded(folders: Vec<MountedFolder>) -> Mounts {
-    let place = |MountedFolder { path, real, mount }| (path, Place { real, mount, device: None });
+    let place = |MountedFolder { path, real, mount, identity }| (path, Place { real, mount, identity });
     folders.into_iter().map(place).collect()
 }
 
@@ -86,7 +109,7 @@ mod tests {
         std::fs::create_dir(&target).unwrap();
         std::os::unix::fs::symlink(&target, &folder).unwrap();
         // Nothing is mounted at this place, so that what lay there is gone if the way to it is the same.
-        let place = |real: &Path| Place { real: real.to_path_buf(), mount: target.clone(), device: None };
+        let place = |real: &Path| Place { real: real.to_path_buf(), mount: target.clone(), identity: None };
         assert!(place(&target).is_unmounted(&folder));
         assert!(place(&target.join("sub")).is_unmounted(&folder.join("sub")));
         assert!(!place(&base.join("other")).is_unmounted(&folder));

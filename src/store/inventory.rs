@@ -65,15 +65,18 @@ pub struct RootIdentity {
     pub identity: String,
 }
 
-/// A folder of source files that is on a file system other than that of its root.
+/// A folder of source files that is on a file system other than that of its root, or a source file that can't be seen since
+/// its file system is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountedFolder {
-    /// The folder, as it was listed.
+    /// The folder or file, as it was listed.
     pub path: PathBuf,
-    /// The same without symbolic links.
+    /// The folder, or that of the file, without symbolic links.
     pub real: PathBuf,
     /// Where its file system was mounted.
     pub mount: PathBuf,
+    /// Text that differs for another file system; the source decides on the form.
+    pub identity: Option<String>,
 }
 
 /// What the source remembers, as a whole.
@@ -238,10 +241,10 @@ fn read_roots(connection: &Connection) -> rusqlite::Result<Vec<RootIdentity>> {
 }
 
 fn read_mounts(connection: &Connection) -> rusqlite::Result<Vec<MountedFolder>> {
-    let mut statement = connection.prepare_cached("SELECT path, real, mount FROM mounts ORDER BY path")?;
+    let mut statement = connection.prepare_cached("SELECT path, real, mount, identity FROM mounts ORDER BY path")?;
     let rows = statement.query_map([], |row| {
         let path = |index| row.get::<_, PathBytes>(index).map(|path| path.0);
-        Ok(MountedFolder { path: path(0)?, real: path(1)?, mount: path(2)? })
+        Ok(MountedFolder { path: path(0)?, real: path(1)?, mount: path(2)?, identity: row.get(3)? })
     })?;
     rows.collect()
 }
@@ -291,12 +294,10 @@ fn write_change(connection: &Connection, change: &SourceChange) -> rusqlite::Res
     if mounts.is_some() {
         connection.execute("DELETE FROM mounts", [])?;
     }
-    for MountedFolder { path, real, mount } in mounts.iter().flatten() {
-        connection.prepare_cached("INSERT OR REPLACE INTO mounts (path, real, mount) VALUES (?, ?, ?)")?.execute([
-            bytes(path),
-            bytes(real),
-            bytes(mount),
-        ])?;
+    for MountedFolder { path, real, mount, identity } in mounts.iter().flatten() {
+        connection
+            .prepare_cached("INSERT OR REPLACE INTO mounts (path, real, mount, identity) VALUES (?, ?, ?, ?)")?
+            .execute(params![bytes(path), bytes(real), bytes(mount), identity])?;
     }
     if deleted.is_some() {
         connection.execute("DELETE FROM deleted", [])?;

@@ -100,6 +100,9 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (deployment, service)
     ) WITHOUT ROWID;
 ",
+    "
+    ALTER TABLE mounts ADD COLUMN identity TEXT; -- differs for another file system; absent where that is not known
+",
 ];
 
 /// Newest format that this version knows.

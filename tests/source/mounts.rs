@@ -1,6 +1,7 @@
 //! File systems below the watched directory that come and go.
 
 use evenkeel::source::Deleted;
+use evenkeel::spec::Prune;
 
 use crate::bench::{Bench, deployment, images, link, names, problems, removed};
 
@@ -67,6 +68,70 @@ fn what_lies_on_a_file_system_that_is_unmounted_stays_also_over_a_restart() {
             bench.remove("below/b.yaml");
             assert_eq!(names(&bench.scan()), ["a"]);
             unmount(&bench.path("below"));
+        }
+    });
+}
+
+#[test]
+fn another_file_system_in_its_place_takes_nothing_away_also_over_a_restart() {
+    with_mounts(|| {
+        for restart in [false, true] {
+            let mut bench = with_a_file_system_below();
+            let below = bench.path("below");
+            unmount(&below);
+            mount(&["-t", "tmpfs", "other", below.to_str().unwrap()]);
+            for _ in 0..3 {
+                if restart {
+                    bench.restart();
+                }
+                let snapshot = bench.scan();
+                assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![]), "restart: {restart}");
+                let told = problems(&snapshot);
+                assert!(told.len() == 1 && told[0].contains("something else is mounted there"), "{told:?}");
+                bench.advance(std::time::Duration::from_secs(3600));
+            }
+            // What is declared on the other one comes and goes as anywhere, whatever the first one held.
+            bench.write("below/c.yaml", &deployment("c", "one"));
+            assert_eq!(names(&bench.scan()), ["a", "b", "c"]);
+            if restart {
+                bench.restart();
+                bench.scan();
+            }
+            bench.remove("below/c.yaml");
+            let snapshot = bench.scan();
+            assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![("c", Prune::Auto)]), "restart: {restart}");
+            bench.write("below/b.yaml", &deployment("b", "one"));
+            let snapshot = bench.scan();
+            assert_eq!((names(&snapshot), problems(&snapshot)), (vec!["a", "b"], vec![]));
+            bench.remove("below/b.yaml");
+            assert_eq!(names(&bench.scan()), ["a"]);
+            unmount(&below);
+        }
+    });
+}
+
+#[test]
+fn what_a_file_system_is_mounted_over_stays() {
+    with_mounts(|| {
+        for restart in [false, true] {
+            let mut bench = Bench::with(&["a"]);
+            bench.write("below/deep/b.yaml", &deployment("b", "one"));
+            assert_eq!(names(&bench.scan()), ["a", "b"]);
+            let below = bench.path("below");
+            mount(&["-t", "tmpfs", "other", below.to_str().unwrap()]);
+            for _ in 0..2 {
+                if restart {
+                    bench.restart();
+                }
+                let snapshot = bench.scan();
+                assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![]), "restart: {restart}");
+                assert!(problems(&snapshot)[0].contains("something else is mounted there"), "{:?}", problems(&snapshot));
+            }
+            unmount(&below);
+            let snapshot = bench.scan();
+            assert_eq!((names(&snapshot), problems(&snapshot)), (vec!["a", "b"], vec![]));
+            bench.remove("below/deep/b.yaml");
+            assert_eq!(names(&bench.scan()), ["a"]);
         }
     });
 }

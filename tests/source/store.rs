@@ -96,7 +96,12 @@ fn what_a_scan_records_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let hold = HoldRecord { reason: "gone".into(), since: at(2), missing: ["a".to_owned()].into() };
     let root = RootIdentity { path: "/specs".into(), identity: "1:2".into() };
-    let mounted = |path: &str| MountedFolder { path: path.into(), real: "/mnt/x".into(), mount: "/mnt".into() };
+    let mounted = |path: &str| MountedFolder {
+        path: path.into(),
+        real: "/mnt/x".into(),
+        mount: "/mnt".into(),
+        identity: path.ends_with("x").then(|| "7:2".to_owned()),
+    };
     let removed = Declared { removed_at: Some(at(9)), prune: Prune::Never, ..declared("b") };
     let change = SourceChange {
         files: vec![file("/specs/a.yaml"), file("/specs/b.yaml")],
