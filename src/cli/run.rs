@@ -84,9 +84,7 @@ impl Args {
                 directory.display(),
                 self.directory.display()
             ),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !self.allow_empty => {
-                bail!("there is no directory {}; name the one with your specs: keel run DIR", directory.display());
-            }
+            // Whether it may be missing, the source knows: one that was watched before may come back.
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(anyhow::Error::new(error).context(format!("{} can't be read", directory.display())));
             }

@@ -57,6 +57,13 @@ struct Source {
     parsed: ParsedFile,
 }
 
+impl Source {
+    /// Whether there are comments and blank lines at most.
+    fn declares_nothing(&self) -> bool {
+        self.parsed.documents.is_empty() && self.parsed.problems.is_empty()
+    }
+}
+
 /// Everything that was read.
 struct Sources {
     files: Vec<Source>,
@@ -87,6 +94,9 @@ impl Args {
         out.flush()?;
         for error in &sources.unreadable {
             writeln!(err, "error: {error:#}")?;
+        }
+        for source in sources.files.iter().filter(|source| source.declares_nothing()) {
+            writeln!(err, "warning: {}: declares nothing", source.name.display())?;
         }
         if output != Output::Json {
             writeln!(err, "{}", sources.summary(problems.len()))?;

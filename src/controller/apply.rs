@@ -11,7 +11,9 @@ use super::open::{blinded, local};
 use super::others::Watched;
 use super::outlook::{Outlook, previews};
 use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
-use crate::spec::{Conflict, MergedDeployment, Problem, Prune, RuntimeKind, merge, problems};
+use crate::spec::{
+    Conflict, DocumentKind, MergedDeployment, MergedService, ParsedFile, Problem, Prune, RuntimeKind, merge, problems,
+};
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, Declared, read_applied, save_applied};
 
@@ -151,8 +153,9 @@ impl Engine {
     }
 
     async fn proposed(&self, request: &ApplyRequest) -> Result<Proposal, EngineError> {
+        let watched = self.watched().await?;
         let (engine, request) = (self.clone(), request.clone());
-        blocking(move || engine.propose(&request)).await
+        blocking(move || engine.propose(&request, &watched)).await
     }
 
     /// Saves copies of applied files, in this order.
@@ -163,29 +166,31 @@ impl Engine {
     }
 
     /// Works out what the files declare, against what was declared before. Writes nothing.
-    fn propose(&self, request: &ApplyRequest) -> Result<Proposal, EngineError> {
+    fn propose(&self, request: &ApplyRequest, watched: &Watched) -> Result<Proposal, EngineError> {
         self.check_runtime(request.runtime)?;
         let known = read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?;
         let is_watched = |file: &SpecFile| self.watches(&file.path);
         let Submitted { parsed, mut copies } = Submitted::read(&request.files, is_watched, request.runtime, &known);
         let merged = merge(&parsed);
         let mut found = problems(&parsed, &merged);
-        let watched = self.watched()?;
         for Conflict { file, problem, .. } in
-            self.conflicts(&parsed, &beside(&request.origins, &copies, &known), &watched)
+            self.conflicts(&parsed, &beside(&request.origins, &copies, &known), watched)
         {
             let is_told = |(at, one): &(PathBuf, Problem)| *at == file && one.position == problem.position;
             if !found.iter().any(is_told) {
                 found.push((file, problem));
             }
         }
+        let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
+        found.extend(
+            parsed.iter().flat_map(|(path, file)| cut_off(path, file, &inventory).map(|one| (path.clone(), one))),
+        );
         let problems: Vec<ProblemView> =
             found.iter().map(|(file, one)| convert::problem(file, one, NOTHING_APPLIED)).collect();
-        let declared = self.completed(&parsed, merged, &watched);
+        let declared = self.completed(&parsed, merged, watched);
         if declared.is_empty() && problems.is_empty() {
             return Err(EngineError::Invalid(nothing_in(request)));
         }
-        let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
         let before: BTreeMap<String, serde_json::Value> = inventory
             .iter()
             .filter(|entry| entry.removed_at.is_none())
@@ -193,13 +198,13 @@ impl Engine {
             .map(|(name, merged)| (name, convert::declaration(&merged)))
             .collect();
         let elsewhere = declared.values().filter_map(|merged| {
-            self.declared_elsewhere(merged, inventory.iter().find(|entry| entry.name == merged.name), &watched)
+            self.declared_elsewhere(merged, inventory.iter().find(|entry| entry.name == merged.name), watched)
         });
         let elsewhere = elsewhere.collect();
         forget_unused_runtimes(&mut copies, &declared);
         let (kept, gone) = replaced(&request.origins, &declared, copies, known);
         let lost = inventory.iter().filter(|entry| {
-            let is_lost = gone.contains(&entry.name) || self.has_vanished(entry, request, &watched);
+            let is_lost = gone.contains(&entry.name) || self.has_vanished(entry, request, watched);
             let is_live = entry.removed_at.is_none() && entry.prune != Prune::Never;
             is_lost && is_live && !declared.contains_key(&entry.name) && watched.part(&entry.name).is_none()
         });
@@ -207,6 +212,12 @@ impl Engine {
         let is_held = |name: &String| hold.as_ref().is_some_and(|hold| hold.missing.contains(name));
         let (held, pruned): (BTreeSet<String>, _) = lost.map(|entry| entry.name.clone()).partition(is_held);
         let mut notes = self.without_runtime(request, &declared);
+        let stays = |entry: &&Declared| {
+            let is_below = request.origins.iter().any(|origin| entry.source.file.starts_with(origin));
+            is_below && entry.removed_at.is_none() && !declared.contains_key(&entry.name)
+        };
+        let stale = inventory.iter().filter(stays).filter_map(|entry| Some((entry, watched.why_stale(&entry.name)?)));
+        notes.extend(stale.map(|(entry, why)| format!("warning: deployment/{} stays as it was: {why}", entry.name)));
         notes.extend(hold.filter(|_| !held.is_empty()).map(|hold| format!("warning: {}", hold.reason)));
         Ok(Proposal { declared, before, pruned, problems, elsewhere, kept, notes })
     }
@@ -297,6 +308,33 @@ pub(super) async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
 ) -> Result<T, EngineError> {
     tokio::spawn(work).await.map_err(local("the work was cut off"))?
+}
+
+/// Documents of deployments that have services and lack the key for them, as a text has that was cut off; the source takes
+/// no such text for the end of them either.
+fn cut_off<'a>(path: &'a Path, file: &'a ParsedFile, inventory: &'a [Declared]) -> impl Iterator<Item = Problem> + 'a {
+    let is_apart = |deployment: &str, name: &str| {
+        file.documents.iter().any(|document| match &document.kind {
+            DocumentKind::Service { deployment: of, service } => of == deployment && service.name == name,
+            DocumentKind::Deployment(_) => false,
+        })
+    };
+    let had_services = move |name: &str| {
+        let entry = inventory.iter().find(|entry| entry.name == name && entry.removed_at.is_none());
+        let merged = entry.and_then(|entry| serde_json::from_str::<MergedDeployment>(&entry.spec).ok());
+        let own = |service: &MergedService| service.file == path && !is_apart(name, &service.name);
+        merged.is_some_and(|merged| merged.services.values().any(own))
+    };
+    let suspects = file.documents.iter().filter(|document| match &document.kind {
+        DocumentKind::Deployment(whole) => file.without_services.contains(&whole.name),
+        DocumentKind::Service { .. } => false,
+    });
+    suspects.filter(move |document| had_services(document.kind.deployment())).map(|document| Problem {
+        position: document.position,
+        path: "services".to_owned(),
+        message: "there are no `services` any more".to_owned(),
+        help: Some("write them again, or `services: {}` to end what was declared".to_owned()),
+    })
 }
 
 /// What to say of files that declare nothing: taken at its word, that would remove all that was applied from them.

@@ -57,7 +57,8 @@ impl Engine {
         }
         let _one_at_a_time = self.inner.applying.lock().await;
         let engine = self.clone();
-        let known = blocking(move || engine.known()).await?;
+        let watched = self.watched().await?;
+        let known = blocking(move || engine.known(watched)).await?;
         let (mut names, mut uncovered) = (BTreeSet::new(), BTreeMap::new());
         for name in &request.deployments {
             match self.check(name, request.volumes, &known).await {
@@ -83,7 +84,7 @@ impl Engine {
         self.ask(|reply| Command::Want(uncovered.keys().cloned().collect(), reply)).await?;
         self.rescan().await?;
         self.attend_to(names.clone()).await?;
-        let still = names.iter().filter_map(|name| self.still_declared(name, &known));
+        let still = names.iter().filter_map(|name| still_declared(name, &known));
         let deleted = names.iter().map(|name| (name.clone(), Change::Deleted));
         Ok(Applied {
             notes: still.chain(uncovered.iter().map(|(name, at)| now_counts(name, at, request.volumes))).collect(),
@@ -135,11 +136,11 @@ impl Engine {
         taken.map_err(local("that it may go can't be recorded"))
     }
 
-    fn known(&self) -> Result<Known, EngineError> {
+    fn known(&self, watched: Watched) -> Result<Known, EngineError> {
         Ok(Known {
             copies: read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?,
             inventory: self.inner.store.inventory().map_err(local("the inventory can't be read"))?,
-            watched: self.watched()?,
+            watched,
         })
     }
 
@@ -180,16 +181,14 @@ impl Engine {
         }
         let hidden =
             || known.entry(name).filter(|entry| self.watches(&entry.source.file) && known.watched.hides(entry));
-        known.watched.part(name).or_else(|| hidden().map(|entry| entry.source.clone()))
+        known.watched.part_of_existing(name).or_else(|| hidden().map(|entry| entry.source.clone()))
     }
+}
 
-    /// What to say of a deployment that is deleted and whose file still declares it.
-    fn still_declared(&self, name: &str, known: &Known) -> Option<String> {
-        let applied = |entry: &&Declared| entry.root.starts_with(&self.inner.applied);
-        let entry = known.entry(name).filter(|entry| !applied(entry) && entry.source.file.exists());
-        let at = entry.map(|entry| entry.source.clone()).or_else(|| known.watched.part(name))?;
-        Some(format!("{at} still declares it; a controller that watches it starts it again"))
-    }
+/// What to say of a deployment that is deleted and whose file still declares it.
+fn still_declared(name: &str, known: &Known) -> Option<String> {
+    let at = known.watched.part_in_sight(name)?;
+    Some(format!("{at} still declares it; a controller that watches it starts it again"))
 }
 
 /// What to say of a deployment of which only what was applied is deleted.

@@ -3,30 +3,46 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::EngineError;
-use super::engine::Engine;
-use super::open::local;
-use crate::source::{find, read_now};
-use crate::spec::{Conflict, DocumentKind, Merged, MergedDeployment, ParsedFile, Position, merge, parse_bytes};
-use crate::state::SourceRef;
-use crate::store::{AppliedFile, Declared, SourceState};
+use tokio::time::Instant;
 
-/// What the files of the watched directories say; of one with problems, what its last good version said.
+use super::EngineError;
+use super::apply::blocking;
+use super::engine::Engine;
+use super::open::{blinded, local};
+use crate::source::CountedFile;
+use crate::spec::{Conflict, DocumentKind, Merged, MergedDeployment, ParsedFile, Position, merge};
+use crate::state::SourceRef;
+use crate::store::{AppliedFile, Declared};
+
+/// What counts of the files of the watched directories.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
-    files: Vec<(PathBuf, ParsedFile)>,
+    files: Vec<CountedFile>,
     /// Deployments that were deleted by name and don't count for as long as no controller watches.
     deleted: BTreeSet<String>,
+    /// Deployments of which something else than their files say now counts, and why.
+    stale: BTreeMap<String, String>,
 }
 
 impl Watched {
-    /// Where a file declares a deployment, or has a part in it.
+    /// Where a file declares a deployment, or has a part in it, whether that is there to be seen or not.
     pub(super) fn part(&self, deployment: &str) -> Option<SourceRef> {
-        self.place(|file| {
-            let good = file.documents.iter().filter(|document| document.kind.deployment() == deployment);
-            let broken = file.broken.iter().filter(|document| document.deployment.as_deref() == Some(deployment));
-            good.map(|document| document.position).chain(broken.map(|document| document.position)).min()
-        })
+        self.place(|file| part_of(&file.says, deployment))
+    }
+
+    /// The same of files that are there.
+    pub(super) fn part_of_existing(&self, deployment: &str) -> Option<SourceRef> {
+        self.place(|file| part_of(&file.says, deployment).filter(|_| file.path.exists()))
+    }
+
+    /// The same of what files say now.
+    pub(super) fn part_in_sight(&self, deployment: &str) -> Option<SourceRef> {
+        self.place(|file| part_of(&file.says, deployment).filter(|_| file.is_present))
+    }
+
+    /// Why something else than what its files say now counts of a deployment, if so.
+    pub(super) fn why_stale(&self, deployment: &str) -> Option<&str> {
+        self.stale.get(deployment).map(String::as_str)
     }
 
     /// Where a file declares a deployment as such, and not only a service of it.
@@ -34,32 +50,39 @@ impl Watched {
         self.place(|file| {
             let is_whole =
                 |kind: &DocumentKind| matches!(kind, DocumentKind::Deployment(one) if one.name == deployment);
-            file.documents.iter().find(|document| is_whole(&document.kind)).map(|document| document.position)
+            file.says.documents.iter().find(|document| is_whole(&document.kind)).map(|document| document.position)
         })
     }
 
-    fn place(&self, find: impl Fn(&ParsedFile) -> Option<Position>) -> Option<SourceRef> {
-        let mut places = self.files.iter().filter_map(|(path, file)| Some((path, find(file)?)));
-        places.next().map(|(path, position)| SourceRef { file: path.clone(), line: position.line })
+    fn place(&self, find: impl Fn(&CountedFile) -> Option<Position>) -> Option<SourceRef> {
+        let mut places = self.files.iter().filter_map(|file| Some((file, find(file)?)));
+        places.next().map(|(file, position)| SourceRef { file: file.path.clone(), line: position.line })
     }
 
     /// Whether an entry of the inventory comes from a file that is there and can't be read.
     pub(super) fn hides(&self, entry: &Declared) -> bool {
         let file = &entry.source.file;
-        file.exists() && !self.files.iter().any(|(path, _)| path == file)
+        file.exists() && !self.files.iter().any(|counted| counted.path == *file)
     }
 }
 
 impl Engine {
-    /// Reads the watched directories.
+    /// Looks at the watched directories.
     ///
     /// # Errors
-    /// The state database can't be read.
-    pub(super) fn watched(&self) -> Result<Watched, EngineError> {
-        let state = self.inner.store.source_state().map_err(local("the state database can't be read"))?;
-        let present = self.inner.watched.iter().flat_map(|root| find(root).files);
-        let files = present.filter_map(|path| Some((path.clone(), counted(&path, &state)?))).collect();
-        Ok(Watched { files, deleted: state.deleted })
+    /// They, or the state database, can't be read.
+    pub(super) async fn watched(&self) -> Result<Watched, EngineError> {
+        let (stale, files) = match (&self.inner.source, &self.inner.reread) {
+            (Some(source), _) => {
+                let snapshot = source.handle.rescan().await.map_err(blinded)?;
+                (snapshot.stale.clone(), source.handle.files().await.map_err(blinded)?)
+            }
+            (None, Some(reread)) => reread.read_files(Instant::now()).await?,
+            (None, None) => <_>::default(),
+        };
+        let store = self.inner.store.clone();
+        let read = move || store.source_state().map_err(local("the state database can't be read"));
+        Ok(Watched { files, deleted: blocking(read).await?.deleted, stale })
     }
 
     /// What these files declare, parsed and merged, with the services that other files of the watched directories add to it.
@@ -70,9 +93,9 @@ impl Engine {
         watched: &Watched,
     ) -> BTreeMap<String, MergedDeployment> {
         let own: BTreeSet<&Path> = parsed.iter().map(|(path, _)| path.as_path()).collect();
-        let others = watched.files.iter().filter(|(path, _)| !own.contains(path.as_path()));
+        let others = watched.files.iter().filter(|file| !own.contains(file.path.as_path()));
         let counts = |file: &ParsedFile| only(without(file.clone(), &watched.deleted), &merged.deployments);
-        let parts = others.map(|(path, file)| (path.clone(), counts(file)));
+        let parts = others.map(|file| (file.path.clone(), counts(&file.says)));
         let parts: Vec<(PathBuf, ParsedFile)> = parts.filter(|(_, file)| !file.documents.is_empty()).collect();
         if parts.is_empty() {
             return merged.deployments;
@@ -99,7 +122,8 @@ impl Engine {
         let redeclared: BTreeSet<String> =
             parsed.iter().flat_map(|(_, file)| file.deployments()).map(str::to_owned).collect();
         let applied = copies.iter().map(|copy| (copy.shown_path(&self.inner.applied), copy.parse()));
-        let watched = watched.files.iter().map(|(path, file)| (path.clone(), without(file.clone(), &watched.deleted)));
+        let counts = |file: &CountedFile| without(ParsedFile::clone(&file.says), &watched.deleted);
+        let watched = watched.files.iter().map(|file| (file.path.clone(), counts(file)));
         let others = applied.chain(watched).filter(|(path, _)| !own.contains(path.as_path()));
         // A deployment that two places declare is told apart from this.
         let others = others.map(|(path, file)| (path, without(file, &redeclared)));
@@ -110,11 +134,11 @@ impl Engine {
     }
 }
 
-/// What a watched file says, or what its last good version said; none where it can't be read.
-fn counted(path: &Path, state: &SourceState) -> Option<ParsedFile> {
-    let file = parse_bytes(&read_now(path)?);
-    let good = state.files.iter().find(|good| good.path == path).filter(|_| !file.problems.is_empty());
-    Some(good.map_or(file, |good| parse_bytes(&good.content)))
+/// Where a text declares a deployment, or has a part in it.
+fn part_of(file: &ParsedFile, deployment: &str) -> Option<Position> {
+    let good = file.documents.iter().filter(|document| document.kind.deployment() == deployment);
+    let broken = file.broken.iter().filter(|document| document.deployment.as_deref() == Some(deployment));
+    good.map(|document| document.position).chain(broken.map(|document| document.position)).min()
 }
 
 /// The documents of these deployments alone.

@@ -1,5 +1,6 @@
 //! What is declared, where nobody watches it: read again when somebody asks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc, watch};
@@ -12,7 +13,7 @@ use super::engine::ask;
 use super::message::{Command, Message};
 use super::open::{convert_snapshot, source_error};
 use crate::clock::SystemClock;
-use crate::source::{Recording, Root, Scanner, SourceError, SourceOptions, SpecSnapshot};
+use crate::source::{CountedFile, Recording, Root, Scanner, SourceError, SourceOptions, SpecSnapshot};
 use crate::spec::RuntimeKind;
 use crate::store::{SourceState, Store};
 
@@ -74,7 +75,22 @@ impl Reread {
         Ok(())
     }
 
-    /// The same, and waits until what was read is part of the core's status.
+    /// The same; gives why something else than what its files say now counts of a deployment, by name, and what counts of
+    /// each watched file.
+    ///
+    /// # Errors
+    /// As for [`Reread::read`].
+    pub(super) async fn read_files(
+        &self,
+        as_of: Instant,
+    ) -> Result<(BTreeMap<String, String>, Vec<CountedFile>), EngineError> {
+        self.read(as_of).await?;
+        let last = self.last.lock().await;
+        let scanner = last.as_ref().map(|last| &last.reader.scanner);
+        Ok(scanner.map(|scanner| (scanner.snapshot().stale.clone(), scanner.files().to_vec())).unwrap_or_default())
+    }
+
+    /// The same as [`Reread::read`], and waits until what was read is part of the core's status.
     ///
     /// # Errors
     /// As for [`Reread::read`]; `Conflict` while the engine is shutting down.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::bounds::{MAX_REQUESTS, MAX_RESCANS, POLL, RESCAN_LIMIT};
 use super::scan::{Recording, Scanned, Scanner, SourceError};
-use super::snapshot::{Root, SourceOptions, SpecSnapshot};
+use super::snapshot::{CountedFile, Root, SourceOptions, SpecSnapshot};
 use super::trace::WatchPlan;
 use super::unclosed::Unclosed;
 use super::watcher::TreeWatcher;
@@ -60,6 +60,7 @@ pub struct SourceStopped;
 #[derive(Debug)]
 enum Request {
     Rescan(oneshot::Sender<Arc<SpecSnapshot>>),
+    Files(oneshot::Sender<Vec<CountedFile>>),
     Approve(oneshot::Sender<Result<Vec<String>, StoreError>>),
     Delete(BTreeSet<String>, oneshot::Sender<Result<(), StoreError>>),
     AskFor(BTreeSet<String>, oneshot::Sender<Result<(), StoreError>>),
@@ -71,6 +72,11 @@ impl SourceHandle {
     /// a save (for a few seconds at most). Gives what was published.
     pub async fn rescan(&self) -> Result<Arc<SpecSnapshot>, SourceStopped> {
         self.ask(Request::Rescan).await
+    }
+
+    /// What counted of each watched file at the last scan, by path.
+    pub async fn files(&self) -> Result<Vec<CountedFile>, SourceStopped> {
+        self.ask(Request::Files).await
     }
 
     /// Confirms the loss that is held, and that what other directories declared may go; gives the deployments. The
@@ -150,10 +156,20 @@ impl Due {
 impl Source {
     async fn run(mut self, mut eyes: Eyes) {
         let mut due = Due { regular: Instant::now(), burst: None };
+        let mut look_at_roots = tokio::time::interval(POLL);
+        look_at_roots.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let request = tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(due.at(&self.options)) => None,
+                _ = look_at_roots.tick() => {
+                    let Some((back, has_others)) = apart(eyes, |eyes| eyes.scanner.has_other_roots()).await else { return };
+                    eyes = back;
+                    if has_others {
+                        due.event(Instant::now());
+                    }
+                    continue;
+                }
                 request = self.inbox.recv(), if self.waiting.len() < MAX_REQUESTS => match request {
                     None => return,
                     request => request,
@@ -178,6 +194,10 @@ impl Source {
             None => {}
             Some(Request::Rescan(reply)) => {
                 self.waiting.push(Waiter { reply, until: Instant::now() + RESCAN_LIMIT });
+            }
+            Some(Request::Files(reply)) => {
+                let files = eyes.scanner.files().to_vec();
+                return Some(self.answer(eyes, reply, files, None));
             }
             Some(Request::Approve(reply)) => {
                 let now = self.clock.now();

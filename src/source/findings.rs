@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 
 use super::list::Flaw;
 use super::mounts::Mounts;
+use super::snapshot::CountedFile;
 use super::trace::WatchPlan;
 use crate::spec::{ParsedFile, Position, Problem};
 use crate::store::SourceFile;
@@ -80,6 +81,24 @@ impl Findings {
     /// What counts.
     pub(super) fn counted(&self) -> Texts {
         self.inputs.iter().map(|(path, file)| (path.clone(), Arc::clone(file))).collect()
+    }
+
+    /// What counts of those files that `is_watched` says so of; of one that never was good, what can be read of it.
+    pub(super) fn counted_files(&self, is_watched: impl Fn(&Path) -> bool) -> Vec<CountedFile> {
+        let counted = self.inputs.iter().map(|(path, file)| CountedFile {
+            path: path.clone(),
+            says: Arc::clone(file),
+            is_present: !self.outdated.contains(path),
+        });
+        let never_good = self.bad.iter().filter(|bad| !self.inputs.contains_key(&bad.path) && bad.path.is_file());
+        let never_good = never_good.map(|bad| CountedFile {
+            path: bad.path.clone(),
+            says: Arc::clone(&bad.present),
+            is_present: true,
+        });
+        let mut files: Vec<CountedFile> = counted.chain(never_good).filter(|file| is_watched(&file.path)).collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        files
     }
 
     /// What the files say now, with their problems, as far as it can be seen.

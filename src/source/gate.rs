@@ -37,8 +37,8 @@ pub(super) enum Loss {
 /// Decides whether pruning is held.
 ///
 /// A hold begins when a root is gone, or when more than three and more than half of what was declared is lost at
-/// once. It ends when all that it was begun for is declared again; confirming a loss takes the deployments out of
-/// what was declared, so that they are not lost any more.
+/// once. It ends when all that it was begun for is declared again, for a root may come back bit by bit; confirming a loss
+/// takes the deployments out of what was declared, so that they are not lost any more.
 ///
 /// What has only just vanished begins nothing by itself. It counts as soon as something settles, so that files that go
 /// one after the other are one loss.
@@ -85,7 +85,10 @@ const MOST_VANISHED: &str = "more than half of the deployments vanished from the
 const HOLD_HELP: &str = "pruning is stopped: restore the files, or confirm with `keel approve`";
 
 /// Why pruning is held, for how many of the deployments that were declared, and what to do, for people.
-pub(super) fn describe(hold: &HoldRecord, missing: &BTreeSet<String>, known: usize) -> String {
+pub(super) fn describe(hold: &HoldRecord, missing: &BTreeSet<String>, losses: &Losses) -> String {
+    let known = losses.known;
+    let is_back =
+        hold.reason != MOST_VANISHED && missing.iter().all(|name| losses.lost.get(name) == Some(&Loss::Undeclared));
     let of = match missing.len() {
         0 => String::new(),
         count if count <= MOST_NAMED => {
@@ -95,5 +98,6 @@ pub(super) fn describe(hold: &HoldRecord, missing: &BTreeSet<String>, known: usi
         }
         count => format!(": {count} of {known} are missing"),
     };
-    format!("{}{of}; {HOLD_HELP}", hold.reason)
+    let back = if is_back { ", and is back without all that was in it" } else { "" };
+    format!("{}{back}{of}; {HOLD_HELP}", hold.reason)
 }

@@ -14,7 +14,7 @@ use super::read::{Parsed, ReadError, Reader, read_now};
 use super::settle::Settling;
 use super::snapshot::{Root, RootKind, SourceOptions};
 use super::unclosed::Unclosed;
-use crate::spec::ParsedFile;
+use crate::spec::{Document, DocumentKind, ParsedFile};
 use crate::store::{AppliedFile, MountedFolder, RootIdentity, SourceChange, SourceFile, read_applied};
 
 /// Sees the files below the roots, and knows the last good version of each.
@@ -250,12 +250,10 @@ impl Lookout {
             return self.wait_for_writer(path, left, findings);
         }
         match read {
-            // A full disk, a power failure and a copy that was cut off leave that behind; who means it leaves no file.
-            Ok((parsed, _)) if parsed.is_of_nothing() && self.declared_something(path) => {
-                let flaw = Flaw::new("is empty", "remove the file to end what it declared, or write its text again");
-                self.keep_good(path, Bad::unread(path, &flaw), now, findings);
-            }
-            Ok((parsed, bytes)) if parsed.file.problems.is_empty() => self.accept(path, parsed, bytes, now, findings),
+            Ok((parsed, bytes)) if parsed.file.problems.is_empty() => match self.looks_cut_off(path, &parsed) {
+                Some(flaw) => self.keep_good(path, Bad::unread(path, &flaw), now, findings),
+                None => self.accept(path, parsed, bytes, now, findings),
+            },
             Ok((parsed, _)) => self.keep_good(path, Bad::text(path, &parsed.file), now, findings),
             Err(ReadError::Bad(flaw)) => self.keep_good(path, Bad::unread(path, &flaw), now, findings),
             // The search for missing files finds it.
@@ -294,9 +292,24 @@ impl Lookout {
         self.good.insert(path.to_path_buf(), Good::of(parsed));
     }
 
-    /// Whether the last good version of a file declares anything.
-    fn declared_something(&self, path: &Path) -> bool {
-        self.good.get(path).is_some_and(|good| good.file.deployments().next().is_some())
+    /// Why a text that has no problems may be less than what is meant, where it ends what the last good version declared: a
+    /// full disk, a power failure and a copy that was cut off leave such texts behind; who means it removes the file, or
+    /// writes that there are none.
+    fn looks_cut_off(&self, path: &Path, parsed: &Parsed) -> Option<Flaw> {
+        let good = &self.good.get(path)?.file;
+        if parsed.is_bare() && good.deployments().next().is_some() {
+            let what = if parsed.is_of_nothing() { "is empty" } else { "declares nothing any more" };
+            return Some(Flaw::new(what, "remove the file to end what it declared, or write its text again"));
+        }
+        let had_services = |document: &Document| match &document.kind {
+            DocumentKind::Deployment(whole) => {
+                parsed.file.without_services.contains(&whole.name) && !whole.services.is_empty()
+            }
+            DocumentKind::Service { .. } => false,
+        };
+        good.documents.iter().any(had_services).then(|| {
+            Flaw::new("has no `services` any more", "write them again, or `services: {}` to end what it declared")
+        })
     }
 
     /// Lets the last good version of a file count in the place of what is wrong with it.

@@ -36,5 +36,6 @@ pub use find::{Found, find};
 pub use read::read_now;
 pub use scan::{Recording, Scanned, Scanner, SourceError, last_roots};
 pub use snapshot::{
-    Deleted, Effect, FileProblem, Hold, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched,
+    CountedFile, Deleted, Effect, FileProblem, Hold, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot,
+    Unwatched,
 };

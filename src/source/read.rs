@@ -33,6 +33,11 @@ impl Parsed {
         self.hash == Self::hash(&[])
     }
 
+    /// Whether it declares nothing, and nothing is wrong with that: there are comments and blank lines at most.
+    pub(super) fn is_bare(&self) -> bool {
+        self.file.documents.is_empty() && self.file.problems.is_empty()
+    }
+
     /// The hash that tells contents apart.
     pub(super) fn hash(bytes: &[u8]) -> [u8; 32] {
         Sha256::digest(bytes).into()

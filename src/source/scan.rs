@@ -10,9 +10,12 @@ use chrono::{DateTime, Utc};
 use super::findings::{Findings, Texts};
 use super::gate::{self, Loss, Losses};
 use super::known::{Inventory, Known, files_of};
+use super::list::identity;
 use super::lookout::Lookout;
 use super::settle::Settling;
-use super::snapshot::{Deleted, Hold, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched};
+use super::snapshot::{
+    CountedFile, Deleted, Hold, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched,
+};
 use super::trace::WatchPlan;
 use super::unclosed::Unclosed;
 use super::verdict::Verdict;
@@ -76,7 +79,9 @@ pub struct Scanner {
     unasked: BTreeMap<String, Declared>,
     snapshot: Arc<SpecSnapshot>,
     plan: WatchPlan,
-    has_all_roots: bool,
+    files: Vec<CountedFile>,
+    /// Which directory each watched root was when it was last looked at; none where it was not there.
+    seen_roots: BTreeMap<PathBuf, Option<String>>,
 }
 
 /// The last merge, with what it was made from.
@@ -145,7 +150,8 @@ impl Scanner {
             unasked: BTreeMap::new(),
             snapshot: Arc::default(),
             plan: WatchPlan::default(),
-            has_all_roots: false,
+            files: Vec::new(),
+            seen_roots: BTreeMap::new(),
         })
     }
 
@@ -207,8 +213,10 @@ impl Scanner {
         if *self.snapshot != snapshot {
             self.snapshot = Arc::new(snapshot);
         }
-        let mut watched = self.lookout.roots().iter().filter(|root| root.kind == RootKind::Watched);
-        self.has_all_roots = watched.all(|root| findings.identities.contains_key(&root.path));
+        let watched = self.lookout.roots().iter().filter(|root| root.kind == RootKind::Watched);
+        let seen = |root: &Root| (root.path.clone(), findings.identities.get(&root.path).cloned());
+        self.seen_roots = watched.map(seen).collect();
+        self.files = findings.counted_files(|path| self.lookout.is_watched(path));
         self.plan = findings.plan;
         Scanned { snapshot: Arc::clone(&self.snapshot), settles_in, closes_in: findings.unclosed }
     }
@@ -363,7 +371,18 @@ impl Scanner {
 
     /// Whether every watched root was there when it was last looked at.
     pub(super) fn has_all_roots(&self) -> bool {
-        self.has_all_roots
+        self.seen_roots.values().all(Option::is_some)
+    }
+
+    /// What counted of each watched file when they were last looked at, by path.
+    pub fn files(&self) -> &[CountedFile] {
+        &self.files
+    }
+
+    /// Whether a watched root is another directory than when it was last looked at, or came, or went: nobody tells when a file
+    /// system is mounted or unmounted there.
+    pub(super) fn has_other_roots(&self) -> bool {
+        self.seen_roots.iter().any(|(path, seen)| std::fs::metadata(path).ok().as_ref().map(identity) != *seen)
     }
 
     pub(super) fn set_polling(&mut self, why: Option<String>) {
@@ -555,7 +574,7 @@ impl Scanner {
         let before = hold.missing.iter().filter(|_| !settled);
         let missing: BTreeSet<String> = before.chain(losses.settled()).cloned().collect();
         Some(Hold {
-            reason: gate::describe(hold, &missing, losses.known),
+            reason: gate::describe(hold, &missing, losses),
             missing: missing.into_iter().collect(),
             since: hold.since,
         })

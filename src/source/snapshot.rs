@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::bounds::LOSS_SETTLE;
-use crate::spec::{MergedDeployment, Problem, Prune, RuntimeKind};
+use crate::spec::{MergedDeployment, ParsedFile, Problem, Prune, RuntimeKind};
 use crate::state::SourceRef;
 
 /// A directory tree, or a single file, that declares deployments.
@@ -115,6 +116,17 @@ pub struct SpecSnapshot {
     pub reset: Option<String>,
     /// Why changes are found only by looking from time to time; absent where the roots are watched.
     pub polling: Option<String>,
+}
+
+/// What counts of a file.
+#[derive(Debug, Clone)]
+pub struct CountedFile {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// What it says: now, or in its last good version; of one that never was good, what can be read of it.
+    pub says: Arc<ParsedFile>,
+    /// Whether that is what it says now, and not a version before that can't be seen any more.
+    pub is_present: bool,
 }
 
 /// A deployment that is not declared any more.

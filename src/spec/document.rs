@@ -1,6 +1,6 @@
 //! What one file declares, document by document.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::check::bad_name;
@@ -16,6 +16,8 @@ pub struct ParsedFile {
     pub problems: Vec<Problem>,
     /// The documents that have problems, as far as they can be read.
     pub broken: Vec<BrokenDocument>,
+    /// Deployments whose own document has no key `services`, as one has that was cut off before it.
+    pub without_services: BTreeSet<String>,
     /// Whether the text may hold further documents, behind the place where it can't be read any more.
     pub cut_off: bool,
     /// Runtime of services that name none, by deployment, where one was named when it was applied. No part of the text.

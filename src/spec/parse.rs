@@ -149,7 +149,13 @@ fn read_document(tree: Tree, file: &mut ParsedFile) {
         }
     };
     match problems.iter().min_by_key(|problem| problem.position) {
-        None => file.documents.extend(reading.finish().map(|kind| Document { position, kind })),
+        None => {
+            let kind = reading.finish();
+            if let (Some(DocumentKind::Deployment(whole)), None) = (&kind, root.get("services")) {
+                file.without_services.insert(whole.name.clone());
+            }
+            file.documents.extend(kind.map(|kind| Document { position, kind }));
+        }
         Some(first) => file.broken.push(BrokenDocument {
             position,
             deployment: root.get("deployment").and_then(|entry| entry.node.text()).map(str::to_owned),

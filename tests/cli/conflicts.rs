@@ -93,3 +93,34 @@ fn what_was_stored_with_an_error_is_found_by_name_and_by_file() {
         }
     }
 }
+
+/// What watched files say that can't be seen is what counts, for every verb alike.
+#[test]
+fn what_a_watched_file_does_not_say_any_more_and_still_counts_is_neither_pruned_nor_taken_over() {
+    for text in ["", "# soon\n", "version: v1\ndeployment: pa\n", "services: ["] {
+        let rig = Rig::new("sim");
+        rig.write("specs/pa.yaml", &publishing("pa", 18085));
+        rig.write("specs/pb.yaml", &publishing("pb", 18086));
+        rig.write("pa.yaml", &publishing("pa", 18087));
+        let mut controller = Some(rig.controller());
+        rig.until_running("pa", 1);
+        rig.until_running("pb", 1);
+        rig.write("specs/pa.yaml", text);
+        for _ in 0..2 {
+            let diff = rig.keel(&["diff", "-f", "specs"]);
+            assert!(!diff.out.contains("pruned") && !diff.out.contains("stop"), "{text:?}: {}{}", diff.out, diff.err);
+            for verb in [&["apply", "-f", "pa.yaml"][..], &["apply", "--dry-run", "-f", "pa.yaml"]] {
+                let done = rig.keel(verb).expect_code(1);
+                assert!(
+                    done.err.contains("deployment pa is declared in") && done.err.contains("specs/pa.yaml:1, which"),
+                    "{text:?}: {}",
+                    done.err
+                );
+            }
+            // Nobody restarts what was emptied: a deletion that no controller hears of says nothing else.
+            drop(controller.take());
+        }
+        let deleted = rig.keel(&["delete", "pa"]).expect_code(0);
+        assert!(!deleted.err.contains("still declares it"), "{text:?}: {}", deleted.err);
+    }
+}

@@ -109,7 +109,10 @@ fn run_without_its_directory_says_which_one_is_missing() {
     let path = rig.path("nowhere");
     assert_eq!(
         done.err,
-        format!("error: there is no directory {}; name the one with your specs: keel run DIR\n", path.display())
+        format!(
+            "error: {}: No such file or directory (os error 2); name the directory that holds your specs, or create it\n",
+            path.display()
+        )
     );
 }
 

@@ -53,11 +53,48 @@ fn a_file_without_a_byte_or_without_its_services_keeps_its_last_good_version() {
             assert!(said.len() == 1 && said[0].ends_with("=> a keeps its last good version"), "{said:?}");
             bench.restart();
         }
-        bench.write("a.yaml", "# nothing any more\n");
+        bench.remove("a.yaml");
         assert_eq!(images(&bench.scan()), ["b/web=one"]);
         bench.write("a.yaml", "");
         assert_eq!(problems(&bench.scan()), [""; 0], "it declares nothing, as before");
     }
+}
+
+#[test]
+fn a_text_that_was_cut_off_before_its_services_keeps_the_last_good_version() {
+    let head = "# A comment\nversion: v1\ndeployment: a\n";
+    for (text, said) in [
+        ("", "is empty"),
+        ("\n", "declares nothing any more"),
+        ("# A comm", "declares nothing any more"),
+        ("---\n", "declares nothing any more"),
+        (head, "has no `services` any more"),
+        ("version: v1\ndeployment: a\nprune: auto\n", "has no `services` any more"),
+    ] {
+        let mut bench = Bench::with(&["a", "b"]);
+        bench.write("a.yaml", text);
+        for _ in 0..2 {
+            let snapshot = bench.scan();
+            assert_eq!(
+                (images(&snapshot), removed(&snapshot)),
+                (strings(&["a/web=one", "b/web=one"]), vec![]),
+                "{text:?}"
+            );
+            let told = problems(&snapshot);
+            assert!(
+                told.len() == 1 && told[0].contains(said) && told[0].ends_with("=> a keeps its last good version"),
+                "{told:?}"
+            );
+            bench.restart();
+        }
+        // Whoever means it says so.
+        bench.write("a.yaml", &format!("{head}services: {{}}\n"));
+        assert_eq!((images(&bench.scan()), problems(&bench.scan())), (strings(&["b/web=one"]), vec![]));
+    }
+    // What never had any needs none.
+    let mut bench = Bench::with(&["b"]);
+    bench.write("a.yaml", head);
+    assert_eq!((names(&bench.scan()), problems(&bench.scan())), (vec!["a", "b"], vec![]));
 }
 
 #[test]

@@ -216,6 +216,23 @@ fn a_vanished_directory_removes_nothing_until_it_is_back() {
 }
 
 #[test]
+fn a_directory_that_is_back_bit_by_bit_is_said_to_be_back() {
+    let mut bench = Bench::with(&SEVEN);
+    let (specs, away) = (bench.path(""), bench.base.path().join("away"));
+    std::fs::rename(&specs, &away).unwrap();
+    assert_eq!(missing(&bench.scan()), SEVEN);
+    std::fs::remove_file(away.join("g.yaml")).unwrap();
+    std::fs::rename(&away, &specs).unwrap();
+    let snapshot = bench.scan();
+    assert_eq!((missing(&snapshot), removed(&snapshot)), (vec!["g"], vec![]));
+    let reason = &snapshot.hold.as_ref().unwrap().reason;
+    assert!(
+        reason.contains("specs vanished, and is back without all that was in it: 1 of 7 is missing (g)"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn an_empty_directory_in_the_place_of_the_old_one_is_an_unmounted_one() {
     for restart in [false, true] {
         let mut bench = Bench::with(&["a"]);

@@ -99,7 +99,11 @@ fn another_file_system_in_its_place_takes_nothing_away_also_over_a_restart() {
             }
             bench.remove("below/c.yaml");
             let snapshot = bench.scan();
-            assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![("c", Prune::Auto)]), "restart: {restart}");
+            assert_eq!(
+                (names(&snapshot), removed(&snapshot)),
+                (vec!["a", "b"], vec![("c", Prune::Auto)]),
+                "restart: {restart}"
+            );
             bench.write("below/b.yaml", &deployment("b", "one"));
             let snapshot = bench.scan();
             assert_eq!((names(&snapshot), problems(&snapshot)), (vec!["a", "b"], vec![]));
@@ -125,7 +129,11 @@ fn what_a_file_system_is_mounted_over_stays() {
                 }
                 let snapshot = bench.scan();
                 assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![]), "restart: {restart}");
-                assert!(problems(&snapshot)[0].contains("something else is mounted there"), "{:?}", problems(&snapshot));
+                assert!(
+                    problems(&snapshot)[0].contains("something else is mounted there"),
+                    "{:?}",
+                    problems(&snapshot)
+                );
             }
             unmount(&below);
             let snapshot = bench.scan();
