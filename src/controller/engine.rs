@@ -245,7 +245,8 @@ fn slots(mut instances: Vec<Instance>) -> Vec<Vec<Instance>> {
 }
 
 /// The instances of a slot whose output is meant: the newest, dead or not, and whatever else runs there, as what a rollout
-/// has not replaced yet; or the newest dead one before it. One that has not been started yet has written nothing, and counts
+/// has not replaced yet; or the newest dead one before it, or that itself, where nothing is before it and another one runs in
+/// its place after all. One that has not been started yet has written nothing, and counts
 /// where there is nothing else.
 fn pick(newest_first: Vec<Instance>, previous: bool) -> Vec<Instance> {
     let dead = |instance: &Instance| matches!(instance.phase, Phase::Exited(_));
@@ -253,9 +254,16 @@ fn pick(newest_first: Vec<Instance>, previous: bool) -> Vec<Instance> {
     let current = newest_first.iter().position(|instance| !waits(instance)).unwrap_or(0);
     let mut runs = newest_first.into_iter().skip(current);
     let current = runs.next();
+    let runs: Vec<Instance> = runs.collect();
     match previous {
-        false => current.into_iter().chain(runs.filter(|instance| !dead(instance) && !waits(instance))).collect(),
-        true => runs.find(dead).into_iter().collect(),
+        true if !runs.iter().any(dead) && runs.iter().any(|one| !waits(one)) => {
+            current.filter(|current| dead(current)).into_iter().collect()
+        }
+        false => {
+            let others = runs.into_iter().filter(|instance| !dead(instance) && !waits(instance));
+            current.into_iter().chain(others).collect()
+        }
+        true => runs.into_iter().find(dead).into_iter().collect(),
     }
 }
 
@@ -301,7 +309,7 @@ mod tests {
     fn the_newest_run_is_meant_and_what_still_runs_beside_it_or_the_dead_one_before_it() {
         let dead = || Phase::Exited(Exit::from_code(1, None, DateTime::UNIX_EPOCH));
         let runs = || Phase::Running { since: DateTime::UNIX_EPOCH, ready: true };
-        let table: [(&[Phase], &[u32], &[u32]); 10] = [
+        let table: [(&[Phase], &[u32], &[u32]); 11] = [
             (&[runs()], &[0], &[]),
             (&[dead()], &[0], &[]),
             (&[dead(), runs()], &[1], &[0]),
@@ -314,6 +322,8 @@ mod tests {
             // The old one serves on while its successor comes up, or crashes.
             (&[runs(), runs()], &[1, 0], &[]),
             (&[runs(), dead(), dead()], &[2, 0], &[1]),
+            // It was given up, and the old one runs on.
+            (&[runs(), dead()], &[1, 0], &[1]),
         ];
         for (phases, meant, previous) in table {
             let picked = |previous| -> Vec<u32> {

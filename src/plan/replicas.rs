@@ -85,6 +85,11 @@ fn shut_down(draft: &mut Draft<'_>, desired: &DesiredService, matched: &Matched<
     true
 }
 
+/// Whether it was made from the declared template, which another one runs in the place of.
+fn was_rolled_back(desired: &DesiredService, dead: &Instance) -> bool {
+    desired.standing.rolled_back.as_ref().is_some_and(|rolled_back| rolled_back.declared == dead.id.revision)
+}
+
 /// Most dead instances of a slot in which something runs: the run before it, for `logs -p`.
 const KEPT_BESIDE_A_RUN: usize = 1;
 
@@ -95,7 +100,8 @@ const KEPT_WITHOUT_A_RUN: usize = 2;
 /// Removes the dead instances of a slot that nobody needs any more.
 ///
 /// Kept are the last ones, so that at any time of a series of crashes there is a last run and one before it. Those of
-/// other templates are kept until something is ready in their place. `lifecycle.delete_on_exit` gives up all that is kept
+/// other templates are kept until something is ready in their place, and the last of one that was rolled back, whose output
+/// says why, until it is declared no more. `lifecycle.delete_on_exit` gives up all that is kept
 /// for its output alone; the last one stays until another instance runs in the slot, for until then it is the only sign
 /// that the slot is not just empty.
 fn tidy(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>, judge: Judge<'_>) {
@@ -111,6 +117,7 @@ fn tidy(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>, judge:
         let retired = exit_of(dead).is_some_and(|exit| exit.ended_by == EndedBy::Request(StopCause::Retired));
         match of_template(dead) {
             _ if retired => Some(Cause::Superseded),
+            _ if was_rolled_back(desired, dead) => None,
             true => (delete && runs).then_some(Cause::DeleteOnExit),
             false => ready.then_some(Cause::Superseded),
         }

@@ -118,7 +118,7 @@ fn a_bad_image_rolls_back_while_the_old_replicas_serve_and_crashes_do_too() {
     rig.write("specs/demo.yaml", &image);
     rig.until("it is rolled back", || condition(&rig, "RolledBack").is_some());
     rig.until("nothing is left of it", || pids(&rig) == before);
-    rig.write("specs/demo.yaml", &spec("exit 7", 2, CHECK).replace("progress_deadline: 3s", "progress_deadline: 10m"));
+    rig.write("specs/demo.yaml", &spec("echo the end; exit 7", 2, CHECK).replace("progress_deadline: 3s", "progress_deadline: 10m"));
     rig.until("it crashes", || {
         condition(&rig, "ReplicaFailure").is_some_and(|(_, reason, _)| reason == "CrashLoopBackOff")
     });
@@ -126,7 +126,32 @@ fn a_bad_image_rolls_back_while_the_old_replicas_serve_and_crashes_do_too() {
         condition(&rig, "RolledBack")
             .is_some_and(|(_, reason, message)| reason == "Crashing" && message.contains("exited 7"))
     });
-    rig.until("nothing is left of it either", || pids(&rig) == before);
+    // The last run of it tells why, until another version is declared.
+    let live = |rig: &Rig| pids(rig).into_iter().filter(|pid| *pid != 0).collect::<Vec<_>>();
+    rig.until("all that lives is as before", || live(&rig) == before && pids(&rig).len() == 3);
+    let told = rig.keel(&["logs", "--previous", "demo/web/0"]).expect_code(0);
+    assert_eq!(told.out, "the end\n");
+    rig.write("specs/demo.yaml", &good("three", 2));
+    rig.until("all is of the next version", || {
+        pids(&rig).len() == 2 && pids(&rig).iter().all(|pid| *pid != 0 && !before.contains(pid))
+    });
+}
+
+#[test]
+fn an_apply_that_was_rolled_back_tells_the_last_lines_of_what_crashed() {
+    let rig = Rig::new("sandbox");
+    let fields = "    restart_policy: { kind: always, delay: 100ms }\n";
+    for with_controller in [false, true] {
+        let _controller = with_controller.then(|| rig.controller());
+        rig.write("demo.yaml", &spec("echo healthy; exec sleep 600", 2, fields));
+        rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+        rig.write("demo.yaml", &spec("echo dying of x; exit 4", 2, fields).replace("deadline: 3s", "deadline: 10m"));
+        let done = rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(1);
+        assert!(done.err.contains("rolled back") && done.err.contains("exited 4"), "{}", done.err);
+        assert!(done.err.contains("last 1 line of demo/web/0:\n  dying of x\n"), "{}", done.err);
+        assert_eq!(rig.keel(&["logs", "-p", "demo/web/0"]).expect_code(0).out, "dying of x\n");
+        assert!(rig.keel(&["logs", "demo/web/1"]).expect_code(0).out.contains("healthy"));
+    }
 }
 
 #[test]
