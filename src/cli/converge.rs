@@ -445,11 +445,21 @@ pub async fn report(client: &Client, what: &str, failures: &[Failed]) {
         note(format_args!("error: deployment/{} {what}: {}{goes_on}", failure.deployment, harmless(&failure.why)));
         let Some(output) = &failure.output else { continue };
         let instance = &output.instance;
-        let lines = tokio::time::timeout(LAST_LINES_DEADLINE, last_lines(client, output)).await.unwrap_or_default();
-        if lines.is_empty() {
-            note(format_args!("{instance} wrote nothing"));
-            continue;
-        }
+        let lines = match tokio::time::timeout(LAST_LINES_DEADLINE, last_lines(client, output)).await {
+            Ok(Ok(lines)) if lines.is_empty() => {
+                note(format_args!("{instance} wrote nothing"));
+                continue;
+            }
+            Ok(Ok(lines)) => lines,
+            Ok(Err(why)) => {
+                note(format_args!("the output of {instance} can't be read: {}", harmless(&why)));
+                continue;
+            }
+            Err(_) => {
+                note(format_args!("the output of {instance} can't be read: no answer in time"));
+                continue;
+            }
+        };
         note(format_args!("last {} of {instance}:", count(lines.len(), "line")));
         for line in lines {
             note(format_args!("  {}", harmless(&line)));
@@ -457,25 +467,24 @@ pub async fn report(client: &Client, what: &str, failures: &[Failed]) {
     }
 }
 
-async fn last_lines(client: &Client, output: &Output) -> Vec<String> {
+/// The last lines of an output, or why they can't be read.
+async fn last_lines(client: &Client, output: &Output) -> Result<Vec<String>, String> {
     let Output { instance, runtime_id: of, previous } = output.clone();
     let query = LogQuery { target: instance, follow: false, tail: Some(LAST_LINES), previous, since: None };
-    let Ok(items) = client.logs(&query).await else { return Vec::new() };
-    let lines: Vec<String> = items
-        .filter_map(|item| {
-            let line = match item {
-                Ok(LogItem::Line { line, runtime_id, .. }) if of.as_ref().is_none_or(|of| *of == runtime_id) => {
-                    Some(line.text)
-                }
-                _ => None,
-            };
-            std::future::ready(line)
-        })
-        .collect()
-        .await;
+    let mut items = client.logs(&query).await.map_err(|error| error.to_string())?;
+    let mut lines = Vec::new();
+    while let Some(item) = items.next().await {
+        match item.map_err(|error| error.to_string())? {
+            LogItem::Line { line, runtime_id, .. } if of.as_ref().is_none_or(|of| *of == runtime_id) => {
+                lines.push(line.text);
+            }
+            LogItem::Failed { error, .. } | LogItem::Broken(error) if lines.is_empty() => return Err(error.error),
+            _ => {}
+        }
+    }
     let keep = usize::try_from(LAST_LINES).unwrap_or(usize::MAX);
     let skip = lines.len().saturating_sub(keep);
-    lines.into_iter().skip(skip).collect()
+    Ok(lines.into_iter().skip(skip).collect())
 }
 
 #[cfg(test)]

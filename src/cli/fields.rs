@@ -32,7 +32,20 @@ const TOKEN_PREFIXES: &[&str] =
 const LEAST_TOKEN: usize = 16;
 
 /// Ends of names to which secrets are assigned inside of a text.
-const ASSIGNED_WORDS: &[&str] = &["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "PWD"];
+const ASSIGNED_WORDS: &[&str] = &[
+    "PASSWORD",
+    "PASSWD",
+    "PASSPHRASE",
+    "SECRET",
+    "TOKEN",
+    "PWD",
+    "API_KEY",
+    "API-KEY",
+    "APIKEY",
+    "ACCESS_KEY",
+    "ACCESS-KEY",
+    "AUTHORIZATION",
+];
 
 /// One field that changes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -206,17 +219,22 @@ fn texts(value: &Value) -> impl Iterator<Item = &str> {
 
 /// `$S:name`, `scheme://user:password@host`, or an assignment to a name that says so, as in `?password=x` and `--token=x`.
 fn refers_to_secret(text: &str) -> bool {
-    let password_in_address = text.split_once("://").is_some_and(|(_, rest)| {
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let has_password = |rest: &str| {
+        let authority = rest.split(['/', '?', '#', ' ', ',', '"', '\'']).next().unwrap_or_default();
         authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
-    });
-    let assigned = text.split(['?', '&', ';', ',', ' ', '\t', '\n', '"', '\'']).any(|part| {
-        part.split_once('=').is_some_and(|(name, value)| {
-            let name = name.to_uppercase();
-            !value.is_empty() && ASSIGNED_WORDS.iter().any(|word| name.ends_with(word))
-        })
-    });
-    text.starts_with("$S:") || password_in_address || assigned
+    };
+    let password_in_address = text.split("://").skip(1).any(has_password);
+    let is_secret = |name: &str| {
+        let name = name.to_uppercase();
+        ASSIGNED_WORDS.iter().any(|word| name.ends_with(word))
+    };
+    let parts = || text.split(['?', '&', ';', ',', ' ', '\t', '\n', '"', '\'']).filter(|part| !part.is_empty());
+    let assigned =
+        parts().any(|part| part.split_once('=').is_some_and(|(name, value)| !value.is_empty() && is_secret(name)));
+    // A header of a request: its value is in the same part, or the words after it.
+    let mut words = parts().skip_while(|part| !part.split_once(':').is_some_and(|(name, _)| is_secret(name)));
+    let in_header = words.next().is_some_and(|header| !header.ends_with(':') || words.next().is_some());
+    text.starts_with("$S:") || password_in_address || assigned || in_header
 }
 
 /// Whether there is a token in it that tells what it is.
@@ -287,6 +305,26 @@ mod tests {
                 "env.SSH_KEY: *** -> *** (changed)",
             ]
         );
+    }
+
+    #[test]
+    fn secrets_inside_of_commands_addresses_and_headers_are_masked() {
+        for secret in [
+            "wget http://mirror/x && curl https://u:hunter2@h/",
+            "http://a:1,https://u:hunter6@b",
+            "--api-key=hunter3",
+            "https://h/?api_key=hunter4",
+            "curl -H 'Authorization: Bearer hunter5' https://h/",
+            "curl -H X-Api-Key:hunter7 https://h/",
+            "AWS_SECRET_ACCESS_KEY=hunter8 run",
+        ] {
+            assert_eq!(lines(json!({"args": [secret]}), Value::Null), ["args: *** -> (none)"], "{secret}");
+        }
+        for plain in
+            ["http://a:1/b@c", "http://a:1 mail u:v@w", "keyboard: de", "image: a:1", "monkey=1", "https://user@h/"]
+        {
+            assert_eq!(lines(json!({"user": plain}), Value::Null), [format!("user: {plain} -> (none)")]);
+        }
     }
 
     #[test]

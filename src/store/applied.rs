@@ -113,8 +113,19 @@ fn remove(path: &Path) -> std::io::Result<()> {
 /// Saves these copies in this order: all of them or, on an error, none.
 ///
 /// # Errors
-/// The directory can't be written.
+/// The directory can't be read or written, or there would be more than 10,000 copies in it.
 pub fn save_applied(copies: &[AppliedFile], dir: &Path) -> std::io::Result<()> {
+    save_at_most(MAX_COPIES, copies, dir)
+}
+
+fn save_at_most(most: usize, copies: &[AppliedFile], dir: &Path) -> std::io::Result<()> {
+    let is_new = |copy: &&AppliedFile| !copy.path_in(dir).exists() && !copy.deployments().is_empty();
+    let new = copies.iter().filter(is_new).count();
+    // More could not be read again, not even to take any back.
+    if new > 0 && present(dir)?.len() + new > most {
+        let message = format!("more than {most} applied files; `keel delete` takes back what is not needed");
+        return Err(std::io::Error::other(message));
+    }
     let mut done: Vec<(PathBuf, Option<Vec<u8>>)> = Vec::new();
     for copy in copies {
         let path = copy.path_in(dir);
@@ -173,29 +184,50 @@ pub fn sweep_applied(dir: &Path) -> std::io::Result<()> {
 /// # Errors
 /// The directory, or a copy in it, can't be read, or it holds more than 10,000; nothing is known then.
 pub fn read_applied(dir: &Path) -> std::io::Result<Vec<AppliedFile>> {
-    let mut copies = Vec::new();
-    let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(copies),
-        entries => entries?,
-    };
-    for entry in entries {
-        let path = entry?.path();
-        if !has_extension(&path, "json") {
-            continue;
-        }
-        if copies.len() == MAX_COPIES {
-            let message = format!("more than {MAX_COPIES} applied files; `keel delete` takes back what is not needed");
-            return Err(std::io::Error::other(message));
-        }
-        copies.push(serde_json::from_slice(&std::fs::read(&path)?)?);
+    let present = present(dir)?;
+    if present.len() > MAX_COPIES {
+        let message = format!("more than {MAX_COPIES} applied files in {}; remove what is not needed", dir.display());
+        return Err(std::io::Error::other(message));
     }
+    let read = |path: &PathBuf| Ok(serde_json::from_slice(&std::fs::read(path)?)?);
+    let mut copies = present.iter().map(read).collect::<std::io::Result<Vec<AppliedFile>>>()?;
     copies.sort_by(|one: &AppliedFile, other| (&one.origin, &one.text).cmp(&(&other.origin, &other.text)));
     Ok(copies)
+}
+
+/// Paths of the copies that are there.
+fn present(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|path| has_extension(path, "json")).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = |origin: &str| AppliedFile {
+            origin: origin.into(),
+            text: TWO.to_owned(),
+            without: BTreeSet::new(),
+            default_runtimes: BTreeMap::new(),
+        };
+        save_at_most(2, &[copy("/a"), copy("/b")], dir.path()).unwrap();
+        let error = save_at_most(2, &[copy("/a"), copy("/c")], dir.path()).unwrap_err();
+        assert!(error.to_string().starts_with("more than 2 applied files"), "{error}");
+        // Those that are there can still be changed and taken back.
+        let less = AppliedFile { without: ["a".to_owned(), "b".to_owned()].into(), ..copy("/b") };
+        save_at_most(2, &[copy("/a"), less], dir.path()).unwrap();
+        save_at_most(2, &[copy("/c")], dir.path()).unwrap();
+        let left: Vec<PathBuf> = read_applied(dir.path()).unwrap().into_iter().map(|copy| copy.origin).collect();
+        assert_eq!(left, [PathBuf::from("/a"), PathBuf::from("/c")]);
+    }
 
     const TWO: &str = "version: v1\ndeployment: a\nservices: {web: {image: {name: host}}}\n---\nversion: v1\ndeployment: b\nservices: {web: {image: {name: host}}}\n";
 

@@ -118,7 +118,10 @@ fn a_bad_image_rolls_back_while_the_old_replicas_serve_and_crashes_do_too() {
     rig.write("specs/demo.yaml", &image);
     rig.until("it is rolled back", || condition(&rig, "RolledBack").is_some());
     rig.until("nothing is left of it", || pids(&rig) == before);
-    rig.write("specs/demo.yaml", &spec("echo the end; exit 7", 2, CHECK).replace("progress_deadline: 3s", "progress_deadline: 10m"));
+    rig.write(
+        "specs/demo.yaml",
+        &spec("echo the end; exit 7", 2, CHECK).replace("progress_deadline: 3s", "progress_deadline: 10m"),
+    );
     rig.until("it crashes", || {
         condition(&rig, "ReplicaFailure").is_some_and(|(_, reason, _)| reason == "CrashLoopBackOff")
     });

@@ -132,6 +132,8 @@ impl Pump {
         let _watched = Watched::begin(self.inner.clone());
         let began = Instant::now();
         self.told = false;
+        // Of those that ended in a gap, their end is not told any more.
+        self.out_of_memory.clear();
         let reason = self.follow(docker, since).await;
         let was_there = self.told || began.elapsed() >= LASTING;
         (if was_there { Stream::Good } else { Stream::Barren }, reason)
