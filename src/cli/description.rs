@@ -22,7 +22,8 @@ pub fn text(found: &Description, target: &Target, now: DateTime<Utc>) -> String 
     if target.service.is_none() {
         blocks.push(deployment(&found.deployment));
     }
-    if target.slot.is_none() {
+    // Where the slot has no instance, what is known of why is told of the service.
+    if target.slot.is_none() || found.instances.is_empty() {
         blocks.extend(found.services.iter().map(service));
     }
     blocks.extend(found.instances.iter().map(|one| instance(one, now)));

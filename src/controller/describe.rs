@@ -115,7 +115,11 @@ pub(super) fn look_up<'a>(status: &'a Status, target: &Target) -> Result<&'a Dep
     let exists = match (&target.service, target.slot) {
         (None, _) => true,
         (Some(_), None) => service() || instance(),
-        (Some(_), Some(_)) => instance(),
+        // One of a slot that is wanted may not come up: that is when somebody looks into it.
+        (Some(_), Some(slot)) => {
+            let wanted = |view: &ServiceView| covers_service(target, view) && slot < view.desired;
+            instance() || status.services.iter().any(wanted)
+        }
     };
     let deployment = status.deployments.iter().find(|view| view.deployment == target.deployment && exists);
     deployment.ok_or_else(|| EngineError::NotFound(format!("{target} is not declared and does not exist")))

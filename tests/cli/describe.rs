@@ -119,6 +119,17 @@ fn what_does_not_exist_is_not_found_and_what_ended_says_how() {
     for name in ["demo/ghost", "demo/web/7"] {
         rig.keel(&["describe", name]).expect_code(1);
     }
+    // One that is wanted and does not come up is looked into like this.
+    rig.write("specs/demo.yaml", &CONFINED.replace("name: host", "name: 'dir:/nowhere'"));
+    let refused = || rig.keel(&["describe", "demo/web/1"]).expect_code(1).err;
+    assert!(refused().contains("does not exist"), "there is one replica");
+    rig.write(
+        "specs/next.yaml",
+        &CONFINED.replace("name: host", "name: 'dir:/nowhere'").replace("deployment: demo", "deployment: next"),
+    );
+    rig.until("it is refused", || rig.state("next") == "failed" || rig.state("next") == "degraded");
+    let text = rig.keel(&["describe", "next/web/0"]).expect_code(0).out;
+    assert!(text.contains("/nowhere"), "{text}");
 }
 
 #[test]

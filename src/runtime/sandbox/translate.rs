@@ -26,6 +26,8 @@ const LOG_FILE_BYTES: u64 = 10 << 20;
 const LOG_FILES: u32 = 5;
 /// Smallest size of one file of kept output: some lines of the longest kind.
 const SMALLEST_LOG_FILE: u64 = 64 << 10;
+/// Fewest bytes of output that an instance may be allowed.
+pub const LEAST_LOG_BYTES: u64 = SMALLEST_LOG_FILE * LOG_FILES as u64;
 /// Size of a tmpfs that names none: enough for scratch files.
 const TMPFS_SIZE: u64 = 512 << 20;
 /// Permission bits of a tmpfs that names none: Docker's.

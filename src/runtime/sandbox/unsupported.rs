@@ -68,12 +68,15 @@ fn storage(spec: &ServiceSpec, found: &mut Vec<Condition>) {
 }
 
 fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
-    let is_known = |option: &String| option.starts_with("no-new-privileges") || is_unconfined(option);
-    if !spec.security_opt.iter().all(is_known) {
-        found.push(unsupported(
-            "security_opt",
-            "only seccomp=unconfined and no-new-privileges, which always holds, are known",
-        ));
+    for (index, option) in spec.security_opt.iter().enumerate().filter(|(_, option)| !is_unconfined(option)) {
+        let why = match option.split(['=', ':']).collect::<Vec<_>>()[..] {
+            ["no-new-privileges"] | ["no-new-privileges", "true"] => continue,
+            ["no-new-privileges", "false"] => {
+                "programs never get more privileges by running another one here".to_owned()
+            }
+            _ => format!("{option} is not known here, only seccomp=unconfined and no-new-privileges are"),
+        };
+        found.push(unsupported(&format!("security_opt.{index}"), &why));
     }
     if spec.privileged == Some(true) {
         found.push(Condition::holds(
@@ -87,6 +90,11 @@ fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
     if logs.destination == Some(Destination::Memory) {
         found.push(unsupported("logs.destination", "output is kept in files"));
     }
+    let least = super::translate::LEAST_LOG_BYTES;
+    if logs.max_size_bytes.is_some_and(|bytes| bytes < least) {
+        found
+            .push(unsupported("logs.max_size_bytes", &format!("{least} bytes are kept at least, for some long lines")));
+    }
     if logs.retention_secs.is_some() {
         found.push(unsupported("logs.retention_secs", "output is bounded by size and goes with its instance"));
     }
@@ -95,5 +103,32 @@ fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
 fn placement(spec: &ServiceSpec, found: &mut Vec<Condition>) {
     if spec.cgroup_parent.is_some() {
         found.push(unsupported("cgroup_parent", "control groups of instances lie below keel's own"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(fields: &str) -> Vec<String> {
+        let spec = serde_yaml::from_str(&format!("image: {{name: host}}\n{fields}")).unwrap();
+        conditions(&spec).into_iter().map(|one| one.message).collect()
+    }
+
+    #[test]
+    fn what_of_security_opt_has_no_effect_is_told_entry_by_entry() {
+        for known in ["seccomp=unconfined", "seccomp:unconfined", "no-new-privileges", "no-new-privileges:true"] {
+            assert_eq!(told(&format!("security_opt: ['{known}']")), [""; 0], "{known}");
+        }
+        let found = told("security_opt: ['seccomp=unconfined', 'apparmor=x', 'no-new-privileges:false']");
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("security_opt.1") && found[0].contains("apparmor=x is not known"), "{found:?}");
+        assert!(found[1].contains("security_opt.2") && found[1].contains("never get more privileges"), "{found:?}");
+    }
+
+    #[test]
+    fn a_log_that_is_smaller_than_the_smallest_is_told() {
+        assert_eq!(told("logs: {max_size_bytes: 327680}"), [""; 0]);
+        assert!(told("logs: {max_size_bytes: 327679}")[0].contains("327680 bytes are kept at least"));
     }
 }
