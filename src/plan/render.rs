@@ -196,6 +196,9 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         Wait::ShutDown { exit, .. } => {
             format!("keep the service of {who} down: {exit}, and errors.on_panic is shutdown")
         }
+        Wait::Final { exit, .. } => {
+            format!("keep {who} down: {exit}, which is one of restart_policy.final_exit_codes")
+        }
         Wait::Ended { exit, .. } => format!("keep {who} down: {exit}, and restart_policy starts no other"),
         Wait::GaveUp { exit, .. } => {
             format!("keep {who} down: {exit}, and restart_policy.max_attempts is reached")

@@ -67,6 +67,7 @@ pub(super) fn after_exit(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -
 
     let restarts = match spec.restart_kind() {
         RestartKind::No => false,
+        _ if is_final(exit, spec) => return AfterExit::Failed(Wait::Final { id: id(), exit: exit.clone() }),
         RestartKind::Always | RestartKind::UnlessStopped => true,
         RestartKind::OnFailure => !exit.is_success(),
     };
@@ -81,6 +82,11 @@ pub(super) fn after_exit(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -
 pub(super) fn ends_unhealthy(spec: &ServiceSpec) -> bool {
     let on_crash = spec.errors.clone().unwrap_or_default().on_crash();
     on_crash != CrashAction::Restart || spec.restart_kind() != RestartKind::No
+}
+
+/// Whether its exit code says that another try is in vain (`restart_policy.final_exit_codes`).
+pub(super) fn is_final(exit: &Exit, spec: &ServiceSpec) -> bool {
+    exit.ended_by == EndedBy::Itself && spec.restart_policy.as_ref().is_some_and(|policy| policy.ends_with(exit.code))
 }
 
 fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec) -> AfterExit {

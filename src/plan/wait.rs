@@ -139,6 +139,13 @@ pub enum Wait {
         /// How it ended.
         exit: Exit,
     },
+    /// The instance ended with one of `restart_policy.final_exit_codes`.
+    Final {
+        /// The instance.
+        id: InstanceId,
+        /// How it ended.
+        exit: Exit,
+    },
     /// The instance crashed as often as `restart_policy.max_attempts` allows.
     GaveUp {
         /// The instance.
@@ -274,6 +281,7 @@ impl Wait {
             | Self::ShutDown { id, .. }
             | Self::Ended { id, .. }
             | Self::GaveUp { id, .. }
+            | Self::Final { id, .. }
             | Self::Idle { id }
             | Self::Terminated { id }
             | Self::OrphanSettling { id, .. }
@@ -330,6 +338,7 @@ impl Wait {
             | Self::ShutDown { .. }
             | Self::Ended { .. }
             | Self::GaveUp { .. }
+            | Self::Final { .. }
             | Self::Idle { .. }
             | Self::Terminated { .. }
             | Self::Kept

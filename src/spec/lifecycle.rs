@@ -113,6 +113,18 @@ pub struct RestartPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "10s"))]
     pub delay: Option<HumanDuration>,
+    /// Exit codes after which none is started again, whatever `kind` says (systemd's `RestartPreventExitStatus`): a program
+    /// that ends with one of them says that another try is in vain. A job fails with it at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(range(min = 1, max = 255)))]
+    pub final_exit_codes: Vec<u8>,
+}
+
+impl RestartPolicy {
+    /// Whether an end with this code is the last.
+    pub fn ends_with(&self, code: Option<i32>) -> bool {
+        code.is_some_and(|code| self.final_exit_codes.iter().any(|one| i32::from(*one) == code))
+    }
 }
 
 /// After which exits an instance is started again.

@@ -156,6 +156,7 @@ fn failure(wait: &Wait) -> Option<Condition> {
         Wait::Ended { exit, .. } if !exit.is_success() => "Crashed",
         Wait::ShutDown { .. } => "ShutDown",
         Wait::GaveUp { .. } => "GaveUp",
+        Wait::Final { .. } => "FinalExitCode",
         Wait::RuntimeAbsent { .. } => "RuntimeAbsent",
         Wait::NotRun { .. } => "NotRun",
         Wait::DependencyTimeout { .. } => "DependencyTimeout",

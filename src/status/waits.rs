@@ -33,6 +33,7 @@ pub(super) const fn is_final(wait: &Wait) -> bool {
             | Wait::Isolated { .. }
             | Wait::ShutDown { .. }
             | Wait::GaveUp { .. }
+            | Wait::Final { .. }
             | Wait::RuntimeAbsent { .. }
             | Wait::NotRun { .. }
             | Wait::RolledBack { .. }
@@ -96,6 +97,7 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::Isolated { .. }
         | Wait::ShutDown { .. }
         | Wait::GaveUp { .. }
+        | Wait::Final { .. }
         | Wait::DependencyTimeout { .. }
         | Wait::RuntimeAbsent { .. }
         | Wait::JobFailed { .. }

@@ -89,9 +89,12 @@ fn a_run_fails_when_more_instances_failed_than_its_limit() {
     let side = "completions: 3, parallelism: 3, backoff_limit: 2";
     job(side).with([failed(0, 2), failed(1, 1), one(2, 'a')]).expect("halt web/2 a0: the run has failed: exited 3");
     job(side).with([failed(0, 2), failed(1, 1), one(2, 'a').exited(143, 5, 1).by(StopCause::Retired)]).expect(failing);
-    for policy in
-        ["restart_policy: {kind: no}", "restart_policy: {max_attempts: 0}", "errors: {on_panic: {action: isolate}}"]
-    {
+    for policy in [
+        "restart_policy: {kind: no}",
+        "restart_policy: {max_attempts: 0}",
+        "restart_policy: {final_exit_codes: [3]}",
+        "errors: {on_panic: {action: isolate}}",
+    ] {
         let fields = format!("rtype: job\n{}", policy.replace("kind: no", "kind: 'no'"));
         let snapshot = Snapshot::declared().service("web", 'a', 1, &fields).with([failed(0, 1)]);
         snapshot.expect("keep web as it is: failed: exited 3, and it is not tried again");

@@ -107,6 +107,22 @@ fn policies_decide_which_exits_are_followed_by_a_restart() {
 }
 
 #[test]
+fn a_final_exit_code_is_followed_by_no_restart() {
+    let policy = |kind| format!("restart_policy: {{kind: {kind}, final_exit_codes: [64, 78]}}");
+    for kind in ["always", "unless_stopped", "on_failure"] {
+        let down = "keep demo/web/0 (aaaaaaaa, attempt 0) down: exited 78, which is one of restart_policy.final_exit_codes";
+        web(&policy(kind)).with([up(0, 'a').exited(78, 5, 0)]).expect(down);
+        web(&policy(kind))
+            .with([up(0, 'a').exited(1, 5, 0)])
+            .expect("launch (restarts 1, streak 1) web/0 a1: exited 1, restart 1 in a row");
+    }
+    // What a stop of ours ended so did not choose its code.
+    web(&policy("always"))
+        .with([up(0, 'a').exited(78, 5, 0).by(StopCause::Unhealthy)])
+        .expect("launch (restarts 1, streak 1) web/0 a1: unhealthy, restart 1 in a row");
+}
+
+#[test]
 fn a_process_that_could_not_be_run_counts_as_a_failure() {
     let dead = up(0, 'a').phase(Phase::Exited(Exit::runtime_error("no such file", ago(0))));
     web("restart_policy: {kind: on_failure}")

@@ -28,6 +28,7 @@ pub use state::{ActiveRun, JobState, JobStates, job_states};
 use super::diff::outdated;
 use super::draft::{Draft, Launch};
 use super::need::{is_ended_as_unhealthy, is_refused, may_not_begin};
+use super::restart::is_final;
 use super::time::{after, due};
 use super::{Cause, RESTART_DELAY, Verdict, Wait, backoff, verdict};
 use crate::spec::{HumanDuration, RType};
@@ -266,7 +267,15 @@ fn say_what_comes(draft: &mut Draft<'_>, desired: &DesiredService, runs: &Runs<'
     if let Some(record) = last.filter(|_| is_over) {
         draft.wait(match record.end.is_success() {
             true => Wait::Completed { service, at: record.finished_at },
-            false => Wait::JobFailed { service, end: record.end.clone(), limit: retries(&desired.spec) },
+            false => Wait::JobFailed { service, end: record.end.clone(), limit: tries_after(&record.end, desired) },
         });
+    }
+}
+
+/// Failed instances of a run that ended so after which another one is made: none after a final exit code.
+fn tries_after(end: &RunEnd, desired: &DesiredService) -> u32 {
+    match end {
+        RunEnd::Failed { exit, .. } if is_final(exit, &desired.spec) => 0,
+        _ => retries(&desired.spec),
     }
 }

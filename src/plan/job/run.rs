@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::plan::diff::{count, exit_of};
+use crate::plan::restart::is_final;
 use crate::plan::time::after;
 use crate::spec::{CrashAction, RestartKind, ServiceSpec};
 use crate::state::{DesiredService, EndedBy, Exit, Instance, JobRecord, Phase, RunEnd, RunId, RunRecord, StopCause};
@@ -136,7 +137,8 @@ impl<'a> Run<'a> {
         if tally.succeeded == desired.spec.job().completions() {
             return Some(RunEnd::Completed);
         }
-        if tally.failed > retries(&desired.spec) {
+        let ends_all = |one: &Completion<'_>| one.failure().is_some_and(|(_, exit)| is_final(exit, &desired.spec));
+        if tally.failed > retries(&desired.spec) || tally.completions.iter().any(ends_all) {
             let failure = tally.last_failure();
             return failure.map(|(index, exit)| RunEnd::Failed { index, exit: exit.clone() });
         }
