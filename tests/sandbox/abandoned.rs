@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use evenkeel::runtime::io::{Exec, ExecRequest};
+use evenkeel::runtime::io::{Exec, ExecOutput, ExecRequest};
 use evenkeel::runtime::{Runtime, Volumes};
 use evenkeel::state::Phase;
 use futures::StreamExt;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::support::{PATIENCE, Sandbox, keel, shell};
+use crate::support::{PATIENCE, Sandbox, keel, shell, without_namespaces};
 
 /// Where the controller that is ended finds its root; it does nothing without.
 const ROOT: &str = "KEEL_TEST_ABANDONED_ROOT";
@@ -28,8 +28,8 @@ async fn runs_a_command() {
     let sleep = std::env::var(SLEEP).unwrap();
     let runtime = crate::support::open(&root, &crate::support::owner(&root));
     let instance = runtime.list().await.unwrap().instances.remove(0).as_ref();
-    // A child that is waited for, and one in a session of its own.
-    let script = format!("setsid sleep {sleep} & echo; sleep {sleep}; true");
+    // A child that is waited for, one in a session of its own, and one that lost its parent as well.
+    let script = format!("setsid sh -c 'setsid sleep {sleep} &'; setsid sleep {sleep} & echo; sleep {sleep}; true");
     let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
     let request = ExecRequest { command, ..ExecRequest::default() };
     let mut session = Exec::exec(&runtime, &instance, &request).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_command_ends_with_its_controller_however_that_ends() {
     for (nth, (what, end)) in [("kill -9", kill), ("^C", interrupt)].into_iter().enumerate() {
         let sleep = format!("{}.{nth}", std::process::id());
         let mut controller = controller(sandbox.root.path(), &sleep);
-        becomes(2, what, || count(&sleep)).await;
+        becomes(3, what, || count(&sleep)).await;
         end(Pid::from_child(&controller));
         controller.wait().unwrap();
         becomes(0, what, || count(&sleep)).await;
@@ -98,4 +98,32 @@ async fn a_helper_whose_controller_is_gone_removes_the_order_and_ends() {
     helper.arg("__exec").arg(dir).arg("exec-1").kill_on_drop(true);
     let status = tokio::time::timeout(PATIENCE, helper.status()).await.expect("it ends").unwrap();
     assert_eq!((status.code(), fs::read_dir(exec).unwrap().count()), (Some(1), 0));
+}
+
+#[tokio::test]
+async fn what_a_command_leaves_behind_ends_with_it() {
+    leaves_nothing_behind().await;
+}
+
+#[tokio::test]
+async fn without_namespaces_what_a_command_leaves_behind_ends_with_it_too() {
+    if without_namespaces("abandoned::without_namespaces_what_a_command_leaves_behind_ends_with_it_too") {
+        leaves_nothing_behind().await;
+    }
+}
+
+/// Runs a command that leaves processes behind which lost their parents, in sessions of their own.
+async fn leaves_nothing_behind() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell("sleep 1000")).await.as_ref();
+    let sleep = format!("{}.9", std::process::id());
+    let script = format!(
+        "(setsid sh -c 'setsid sleep {sleep} & sleep {sleep} & echo; exec sleep {sleep}' &) | head -n 1; exit 5"
+    );
+    let request = ExecRequest { command: ["sh", "-c", &script].map(str::to_owned).to_vec(), ..ExecRequest::default() };
+    let session = Exec::exec(&sandbox.runtime, &instance, &request).await.unwrap();
+    let told: Vec<ExecOutput> = session.output.map(Result::unwrap).collect().await;
+    assert_eq!(told, [ExecOutput::Stdout("\n".into()), ExecOutput::Exit(5)]);
+    assert_eq!(count(&sleep), 0, "none is left once the end is told");
+    assert!(matches!(sandbox.find(&instance).await.unwrap().phase, Phase::Running { .. }), "the instance runs on");
 }

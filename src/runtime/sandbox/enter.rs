@@ -16,30 +16,31 @@ use super::lifeline::{self, Outcome};
 use super::order::{Order, Place};
 use super::program::{Filters, Program, Workdir, confine, end_with_parent, environment, execute, null, set_oom_score};
 use super::pty::{self, Size};
+use super::reaper::{adopt, end_children};
 use super::record::{Record, Root, Run};
 use super::sys::{self, Namespaces, OneThread};
 
 /// Entry point of `__exec DIR NAME`: carries out the order `NAME` of the instance in `DIR`, tells its pipe by which
-/// process the command runs or why it does not, waits for it and ends with its code. Where the controller is gone, so is
-/// the command.
+/// process the command runs or why it does not, waits for it and ends with its code. Whatever the command started ends with
+/// it, however it detached itself: nobody would know of it any more, not even the one who removes the instance. Where the
+/// controller is gone, so is the command.
 pub fn main(dir: &Path, name: &str) -> ExitCode {
     let place = Place { dir: InstanceDir(dir.to_owned()), name: name.to_owned() };
     let Ok(answer) = place.answer() else {
         place.discard();
         return ExitCode::FAILURE;
     };
-    // What ends the controller, as ^C at its terminal, must not end this process before the command; the command itself
-    // begins with none blocked.
-    let _ = sys::take_signals();
     // Opened where /dev is the machine's.
     let null = null().ok();
-    match OneThread::check().and_then(|alone| alone.fork()).context("forking the command") {
-        Ok(None) => run(&place, answer, null.as_ref()),
-        Ok(Some(child)) => {
+    match fork() {
+        Ok((None, _)) => run(&place, answer, null.as_ref()),
+        Ok((Some(child), signals)) => {
             // Nothing inside may look into this process.
             let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
             release_standard(null.as_ref());
-            match lifeline::watch(child, answer.as_fd()) {
+            let outcome = lifeline::watch(child, answer.as_fd(), signals.as_fd());
+            end_children();
+            match outcome {
                 Outcome::Ended(code) => exit_code(code),
                 Outcome::Abandoned => {
                     place.discard();
@@ -54,9 +55,19 @@ pub fn main(dir: &Path, name: &str) -> ExitCode {
     }
 }
 
+/// Forks the process that enters the instance, and returns it with where signals arrive.
+fn fork() -> Result<(Option<Pid>, OwnedFd), Failure> {
+    // What ends the controller, as ^C at its terminal, must not end this process before the command; the command itself
+    // begins with none blocked.
+    let signals = sys::take_signals().context("taking signals")?;
+    adopt()?;
+    let child = OneThread::check().and_then(|alone| alone.fork()).context("forking the command")?;
+    Ok((child, signals))
+}
+
 /// Runs the command to its end.
 fn run(place: &Place, answer: File, null: Option<&OwnedFd>) -> ExitCode {
-    let (result, child) = match enter(place) {
+    let (result, child) = match enter(place, null) {
         Ok(child) => (Ok(child.as_raw_nonzero().get()), Some(child)),
         Err(failure) => (Err(failure), None),
     };
@@ -89,8 +100,8 @@ fn release_standard(null: Option<&OwnedFd>) {
     }
 }
 
-/// Starts the command and returns its process once it runs.
-fn enter(place: &Place) -> Result<Pid, Failure> {
+/// Starts the command and returns its process, or the one that guards it, once it runs.
+fn enter(place: &Place, null: Option<&OwnedFd>) -> Result<Pid, Failure> {
     let watcher = getppid();
     let dir = &place.dir;
     let order = place.take().context("reading the command")?;
@@ -125,7 +136,7 @@ fn enter(place: &Place) -> Result<Pid, Failure> {
     if getppid() != watcher {
         return Err(Failure::setup("the process that watches over the command was killed"));
     }
-    start(&program, &seat, terminal, &alone)
+    start(&program, &seat, terminal, &alone, null)
 }
 
 /// The command as the program of a process.
@@ -146,14 +157,31 @@ fn make_terminal(record: &Record, run: &Run, size: Size) -> Result<OwnedFd, Fail
     pty::make(record.launch.root != Root::Shared, size, run.identity.uid, stdin.as_fd()).context("making a terminal")
 }
 
-/// Starts the command in a process of its own, and returns that once it runs.
-fn start(program: &Program<'_>, seat: &Seat, terminal: Option<OwnedFd>, alone: &OneThread) -> Result<Pid, Failure> {
+/// Starts the command in a process of its own, and returns that once it runs. With a process namespace, that process guards
+/// the one of the command.
+fn start(
+    program: &Program<'_>,
+    seat: &Seat,
+    terminal: Option<OwnedFd>,
+    alone: &OneThread,
+    null: Option<&OwnedFd>,
+) -> Result<Pid, Failure> {
     let (mut outcome, outcome_in) = io::pipe().context("making a pipe")?;
     let mut outcome_in = File::from(OwnedFd::from(outcome_in));
     match alone.fork().context("forking the command")? {
         None => {
             drop(outcome);
-            let failure = become_command(program, seat, terminal);
+            let failure = match guard(program, alone) {
+                Ok(Some(command)) => {
+                    drop((outcome_in, terminal));
+                    release_standard(null);
+                    let code = lifeline::reap_all_until(command);
+                    end_children();
+                    std::process::exit(code)
+                }
+                Ok(None) => become_command(program, seat, terminal),
+                Err(failure) => failure,
+            };
             let _ = outcome_in.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
             std::process::exit(failure.code)
         }
@@ -168,6 +196,19 @@ fn start(program: &Program<'_>, seat: &Seat, terminal: Option<OwnedFd>, alone: &
             Err(serde_json::from_slice(&text).unwrap_or_else(|_| Failure::setup(String::from_utf8_lossy(&text))))
         }
     }
+}
+
+/// Forks the process that becomes the command, which is returned to this one, its guard. Needed with a process namespace:
+/// what loses its parent there becomes a child of a process there, the first one if there is no other. Without one, this
+/// process becomes the command.
+fn guard(program: &Program<'_>, alone: &OneThread) -> Result<Option<Pid>, Failure> {
+    if !program.launch.namespaces.pid {
+        return Ok(None);
+    }
+    end_with_parent()?;
+    let _ = rustix::thread::set_name(c"keel-exec");
+    adopt()?;
+    alone.fork().context("forking the command")
 }
 
 fn without_mounts(namespaces: Namespaces) -> ThreadNameSpaceType {

@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
-use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, wait, waitpid};
 
+use super::init::next_ended;
 use super::supervise::code_of;
+use super::sys;
 use crate::runtime::process_tree::ProcessTree;
 
 /// How the watch over a child ended.
@@ -21,24 +23,45 @@ pub enum Outcome {
     Abandoned,
 }
 
-/// Waits for the end of a child, or for that of the controller, which has the other end of the pipe `answer` open.
-pub fn watch(child: Pid, answer: BorrowedFd<'_>) -> Outcome {
-    if ends_first(child, answer).unwrap_or(false) {
-        return Outcome::Ended(reap(child));
+/// Waits for the end of a child, or for that of the controller, which has the other end of the pipe `answer` open. Reaps
+/// whatever else becomes a child of this process when `signals`, a descriptor of [`sys::take_signals`], tells of one.
+pub fn watch(child: Pid, answer: BorrowedFd<'_>, signals: BorrowedFd<'_>) -> Outcome {
+    if let Some(code) = code_of_first(child, answer, signals).unwrap_or_default() {
+        return Outcome::Ended(code);
     }
     // What is frozen, or waits for a disk, ends when it goes on; nobody is there to be told.
     let _ = ProcessTree::of(child.as_raw_nonzero().get()).map(ProcessTree::kill);
     Outcome::Abandoned
 }
 
-/// Whether the child ends before the pipe has no reader any more.
-fn ends_first(child: Pid, answer: BorrowedFd<'_>) -> io::Result<bool> {
-    let child = pidfd_open(child, PidfdFlags::empty())?;
-    let child = child.as_fd();
-    // A pipe without a reader is told as an error, which needs not be asked for (poll(2)).
-    let mut fds = [PollFd::new(&child, PollFlags::IN), PollFd::new(&answer, PollFlags::empty())];
-    retry_on_intr(|| poll(&mut fds, None))?;
-    Ok(!fds[0].revents().is_empty())
+/// The code of the child where it ends before the pipe has no reader any more.
+fn code_of_first(child: Pid, answer: BorrowedFd<'_>, signals: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let process = pidfd_open(child, PidfdFlags::empty())?;
+    let process = process.as_fd();
+    loop {
+        // A pipe without a reader is told as an error, which needs not be asked for (poll(2)).
+        let mut fds = [
+            PollFd::new(&process, PollFlags::IN),
+            PollFd::new(&answer, PollFlags::empty()),
+            PollFd::new(&signals, PollFlags::IN),
+        ];
+        retry_on_intr(|| poll(&mut fds, None))?;
+        let [ended, abandoned, signalled] = fds.map(|fd| !fd.revents().is_empty());
+        if ended {
+            return Ok(Some(reap(child)));
+        }
+        if abandoned {
+            return Ok(None);
+        }
+        if signalled {
+            while sys::next_signal(signals).is_some() {}
+            while let Some((pid, status)) = next_ended() {
+                if pid == child {
+                    return Ok(Some(code_of(status.as_raw())));
+                }
+            }
+        }
+    }
 }
 
 /// How a child ended.
@@ -46,6 +69,17 @@ pub fn reap(child: Pid) -> i32 {
     match retry_on_intr(|| waitpid(Some(child), WaitOptions::empty())) {
         Ok(Some((_, status))) => code_of(status.as_raw()),
         Ok(None) | Err(_) => 1,
+    }
+}
+
+/// The same, with whatever else becomes a child of this process reaped meanwhile.
+pub fn reap_all_until(child: Pid) -> i32 {
+    loop {
+        match retry_on_intr(|| wait(WaitOptions::empty())) {
+            Ok(Some((pid, status))) if pid == child => return code_of(status.as_raw()),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return 1,
+        }
     }
 }
 
@@ -59,15 +93,15 @@ mod tests {
 
     #[test]
     fn the_code_of_the_child_is_told() {
-        let (_reader, writer) = io::pipe().unwrap();
+        let ((_reader, writer), (silent, _open)) = (io::pipe().unwrap(), io::pipe().unwrap());
         let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
-        assert_eq!(watch(Pid::from_child(&child), writer.as_fd()), Outcome::Ended(7));
+        assert_eq!(watch(Pid::from_child(&child), writer.as_fd(), silent.as_fd()), Outcome::Ended(7));
         child.wait().unwrap_err();
     }
 
     #[test]
     fn what_a_child_started_is_killed_with_it_once_nobody_reads() {
-        let (reader, writer) = io::pipe().unwrap();
+        let ((reader, writer), (silent, _open)) = (io::pipe().unwrap(), io::pipe().unwrap());
         let script = "sleep 600 & echo $!; setsid sleep 600 & echo $!; echo; wait";
         let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -75,7 +109,10 @@ mod tests {
             lines.take_while(|line| !line.is_empty()).map(|line| ProcessKey::of(line.parse().unwrap()).unwrap());
         let others: Vec<ProcessKey> = others.collect();
         drop(reader);
-        assert_eq!((others.len(), watch(Pid::from_child(&child), writer.as_fd())), (2, Outcome::Abandoned));
+        assert_eq!(
+            (others.len(), watch(Pid::from_child(&child), writer.as_fd(), silent.as_fd())),
+            (2, Outcome::Abandoned)
+        );
         assert!(others.iter().all(|process| process.open().unwrap().is_none()));
         assert_eq!(child.wait().unwrap().code(), None, "it was killed");
     }

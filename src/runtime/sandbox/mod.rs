@@ -51,6 +51,7 @@ mod pty;
 mod quota;
 mod readers;
 mod readiness;
+mod reaper;
 mod record;
 mod remove;
 mod requested;

@@ -151,7 +151,7 @@ pub fn descendants(ancestor: i32) -> Vec<i32> {
 
 /// Children of a process: those of all its threads. `None` where the kernel does not list them; one that is gone has
 /// none.
-fn children(pid: i32) -> Option<Vec<i32>> {
+pub fn children(pid: i32) -> Option<Vec<i32>> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Some(Vec::new()) };
     let mut found = Vec::new();
     for thread in threads.flatten() {

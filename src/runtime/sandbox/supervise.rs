@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, set_child_subreaper, setsid, wait};
+use rustix::process::{Pid, Signal, pidfd_send_signal, setsid};
 
 use super::attach::{Attended, Audience, Output, console};
 use super::cgroup::{self, Groups, Members, MemoryWatch, Seat, Starvation, Window};
@@ -22,9 +21,10 @@ use super::layout::{Durability, InstanceDir, keep, private_file, read_json, writ
 use super::lock;
 use super::logfile::LogFile;
 use super::network::{self, Handover, Helpers, Network, Wire};
-use super::process::{self, ProcessKey, boot_id, first_child};
+use super::process::{ProcessKey, boot_id, first_child};
 use super::program;
 use super::readiness::{read_failure, wait_ready};
+use super::reaper::{REAP_LIMIT, adopt, end_children};
 use super::record::{Identity, Launch, Record, Root, Run, Started, StopOrder};
 use super::suspend;
 use super::sys::{self, Fork};
@@ -44,9 +44,6 @@ const DRAIN_LIMIT: usize = 2 << 20;
 /// Silence after which the supervisor gives up the memory that it does not need while it waits: longer than the pauses
 /// of a program that writes steadily, so that such a one does not make it map its code again and again.
 const REST_AFTER: Duration = Duration::from_secs(1);
-/// Longest time for the rest of a process tree to die after it was killed; what sleeps in the kernel for longer is
-/// left to its fate.
-const REAP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Supervises the instance in `dir`, as a process of its own. Tells on standard output how the start went, as one JSON line, and closes it.
 pub fn main(dir: PathBuf) -> std::process::ExitCode {
@@ -100,7 +97,7 @@ fn supervise(dir: &InstanceDir, signals: OwnedFd) -> Result<(), Failure> {
     for old in [dir.run(), dir.stop(), dir.stopping(), dir.paused(), dir.exit()] {
         let _ = fs::remove_file(old);
     }
-    set_child_subreaper(Pid::from_raw(1)).context("becoming the reaper of the instance")?;
+    adopt()?;
     let launch = &record.launch;
     let log = LogFile::open(&dir.logs(), launch.log).context("opening the log")?;
     let identity = identity(dir, launch)?;
@@ -304,7 +301,7 @@ fn launch_seated(
 /// Ends what was started of an instance that can't be.
 fn give_up(first: &OwnedFd) {
     let _ = pidfd_send_signal(first, Signal::KILL);
-    reap_rest();
+    end_children();
 }
 
 /// Whether the processes of an instance are best seen through its own /proc.
@@ -398,10 +395,10 @@ impl Supervisor {
     fn end_rest(&mut self) -> Vec<i32> {
         network::leave(&self.network);
         self.helpers.end();
-        reap_rest();
+        end_children();
         let left = cgroup::clear(&self.groups, REAP_LIMIT);
         // What was in a control group and not below the program is reaped as well.
-        reap_rest();
+        end_children();
         left.unwrap_or_default()
     }
 
@@ -565,23 +562,4 @@ impl Supervisor {
 /// Exit code of a raw wait status, 128 + N after signal N.
 pub fn code_of(raw: i32) -> i32 {
     if libc::WIFSIGNALED(raw) { 128 + libc::WTERMSIG(raw) } else { libc::WEXITSTATUS(raw) }
-}
-
-/// Kills and reaps what is left of the instance: everything that lost its parent is a child of this process, the
-/// reaper. With a process namespace the kernel has done so already.
-fn reap_rest() {
-    let own = std::process::id().cast_signed();
-    let end = Instant::now() + REAP_LIMIT;
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) | Err(Errno::INTR) => continue,
-            Ok(None) if Instant::now() < end => {}
-            Ok(None) | Err(_) => return,
-        }
-        let children = process::find(|_, stat| stat.parent == own);
-        for pid in children.into_iter().filter_map(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
