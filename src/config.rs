@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::spec::RuntimeKind;
-use crate::store::{StateDir, StoreError};
+use crate::store::{StateDir, StoreError, Token};
 
 /// What holds for every verb.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,14 @@ impl Options {
             return Ok(None);
         }
         StateDir::open(&self.state_dir)?.socket_path().map(Some)
+    }
+
+    /// What shows the controller of this state directory that the caller can read it.
+    ///
+    /// # Errors
+    /// It can't be read, or the state directory is damaged.
+    pub fn token(&self) -> Result<Token, StoreError> {
+        StateDir::open(&self.state_dir)?.token()
     }
 }
 

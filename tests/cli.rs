@@ -55,6 +55,12 @@ mod harmless;
 #[path = "cli/following.rs"]
 mod following;
 
+#[path = "cli/inside.rs"]
+mod inside;
+
+#[path = "support/namespaces.rs"]
+mod namespaces;
+
 #[path = "support/private.rs"]
 mod private;
 

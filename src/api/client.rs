@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HOST};
-use axum::http::{Method, Request, Response};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use axum::http::{HeaderValue, Method, Request, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -31,6 +31,7 @@ use crate::controller::{
 use crate::runtime::io::{ExecInput, ExecOutput};
 use crate::state::{RunId, Target};
 use crate::status::Status;
+use crate::store::Token;
 
 /// Longest wait for a connection; the socket is on this machine.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -56,7 +57,7 @@ pub struct Client {
 
 #[derive(Clone)]
 enum Transport {
-    Socket(PathBuf),
+    Socket { path: PathBuf, token: Option<Token> },
     InProcess { router: Router, engine: Engine },
 }
 
@@ -72,15 +73,16 @@ pub struct ExecStream {
 }
 
 impl Client {
-    /// The controller that listens on this socket; `None` when nobody does.
+    /// The controller that listens on this socket; `None` when nobody does. `token` is that of its state directory, where the
+    /// caller can read it.
     ///
     /// # Errors
     /// Somebody listens and can't be reached: another user's controller, or one that does not answer.
-    pub async fn to_controller(socket: &Path) -> Result<Option<Self>, ApiError> {
+    pub async fn to_controller(socket: &Path, token: Option<Token>) -> Result<Option<Self>, ApiError> {
         use std::io::ErrorKind;
         let connected = tokio::time::timeout(CONNECT_DEADLINE, UnixStream::connect(socket)).await;
         match connected.map_err(|_| silent(socket))? {
-            Ok(_) => Ok(Some(Self { transport: Transport::Socket(socket.to_owned()) })),
+            Ok(_) => Ok(Some(Self { transport: Transport::Socket { path: socket.to_owned(), token } })),
             Err(error) => match error.kind() {
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory => Ok(None),
                 ErrorKind::PermissionDenied => Err(ApiError::transport(format!(
@@ -100,7 +102,7 @@ impl Client {
 
     /// Whether a running controller is asked.
     pub const fn has_controller(&self) -> bool {
-        matches!(self.transport, Transport::Socket(_))
+        matches!(self.transport, Transport::Socket { .. })
     }
 
     /// Who answers.
@@ -260,18 +262,30 @@ impl Client {
         })
     }
 
-    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, ApiError> {
         match &self.transport {
             Transport::InProcess { router, .. } => match router.clone().oneshot(request).await {
                 Ok(response) => Ok(response),
                 Err(never) => match never {},
             },
-            Transport::Socket(path) => tokio::time::timeout(ANSWER_DEADLINE, send_to(path, request))
-                .await
-                .map_err(|_| silent(path))?
-                .map_err(|error| broken(path, &error)),
+            Transport::Socket { path, token } => {
+                if let Some(value) = token.as_ref().and_then(authorization) {
+                    request.headers_mut().insert(AUTHORIZATION, value);
+                }
+                tokio::time::timeout(ANSWER_DEADLINE, send_to(path, request))
+                    .await
+                    .map_err(|_| silent(path))?
+                    .map_err(|error| broken(path, &error))
+            }
         }
     }
+}
+
+/// How a token is sent (RFC 6750).
+fn authorization(token: &Token) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.text())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Frames of an answer.

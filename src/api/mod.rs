@@ -23,6 +23,7 @@
 
 mod attach;
 pub mod client;
+mod doors;
 mod error;
 mod exec;
 pub mod frame;

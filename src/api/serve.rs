@@ -9,19 +9,23 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::peer::is_inside_sandbox;
+use super::doors::Doors;
+use super::peer::{Peer, judge};
 use super::{ApiError, Kind};
-
-/// Most connections at a time; a quarter of the 1,024 open files that a service gets by default (systemd.exec), the
-/// rest being for runtimes and watches. Further ones wait in the socket's backlog.
-const MAX_CONNECTIONS: usize = 256;
+use crate::store::Token;
 
 /// Longest time for the head of a request (nginx: 60 s; local clients need milliseconds).
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest time for one who is refused to take the answer: it is told why, and is of no further interest.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What one who runs inside of a sandbox is told.
+const INSIDE: &str =
+    "this runs inside of a sandbox, and nobody directs the controller from there; run keel outside of it";
 
 /// Pause after a failed accept, which is what running out of open files looks like (nginx `accept_mutex_delay`:
 /// 500 ms; shorter, because connections are few).
@@ -38,17 +42,18 @@ pub struct Server {
 impl Server {
     /// Listens on this path, readable and writable for the owner alone, and replaces what a dead controller left
     /// there. The caller holds the state directory's lock, so nobody alive listens on it; the directory is the
-    /// owner's alone, so nobody can connect before the mode is set.
+    /// owner's alone, so nobody can connect before the mode is set. `token` is shown by callers of which nothing else tells
+    /// that they run outside of every sandbox.
     ///
     /// # Errors
     /// The socket can't be made.
-    pub fn bind(path: &Path, router: Router) -> Result<Self, ServeError> {
+    pub fn bind(path: &Path, router: Router, token: Token) -> Result<Self, ServeError> {
         let failed = |source| ServeError { path: path.to_owned(), source };
         remove_if_there(path).map_err(failed)?;
         let listener = UnixListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
-        let task = tokio::spawn(accept(listener, router));
+        let task = tokio::spawn(accept(listener, router, token));
         Ok(Self { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()), task })
     }
 
@@ -76,40 +81,61 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Serves connections; dropping the future ends them all.
-async fn accept(listener: UnixListener, router: Router) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// Serves connections; dropping the future ends them all. Who is on the other side is judged before it takes anything that
+/// others wait for.
+async fn accept(listener: UnixListener, router: Router, token: Token) {
+    let doors = Doors::new(token);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let is_inside = stream.peer_cred().ok().and_then(|peer| peer.pid()).is_some_and(is_inside_sandbox);
-                let service = TowerToHyperService::new(if is_inside { refuse() } else { router.clone() });
-                connections.spawn(async move {
-                    let served = http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(HEAD_DEADLINE)
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                    if let Err(error) = served {
-                        tracing::debug!(%error, "a client's connection broke off");
-                    }
-                    drop(slot);
-                });
-            }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "accepting a client failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match judge(&stream) {
+            Peer::Outside => {
+                let Ok(slot) = Arc::clone(&doors.slots).acquire_owned().await else { return };
+                let router = router.clone();
+                connections.spawn(async move {
+                    serve(stream, router).await;
+                    drop(slot);
+                });
+            }
+            // Dropped where too many are there: the connection is closed at once.
+            Peer::Doubtful => {
+                if let Some(door) = doors.open_to_doubtful() {
+                    connections.spawn(serve(stream, door.before(router.clone())));
+                }
+            }
+            Peer::Inside => {
+                if let Ok(slot) = Arc::clone(&doors.refused).try_acquire_owned() {
+                    connections.spawn(async move {
+                        let _ = tokio::time::timeout(REFUSAL_DEADLINE, serve(stream, refuse(INSIDE))).await;
+                        drop(slot);
+                    });
+                }
             }
         }
     }
 }
 
+async fn serve(stream: UnixStream, router: Router) {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a client's connection broke off");
+    }
+}
+
 /// Answers everything with a refusal.
-fn refuse() -> Router {
-    let words = "this runs inside of a sandbox, and nobody directs the controller from there; run keel outside of it";
+fn refuse(words: &'static str) -> Router {
     Router::new().fallback(async move || ApiError::new(Kind::Conflict, words))
 }
 

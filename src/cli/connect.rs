@@ -28,7 +28,8 @@ const QUIET: Duration = Duration::from_secs(1);
 /// The running controller, if there is one.
 pub async fn running(options: &Options) -> anyhow::Result<Option<Client>> {
     match options.socket()? {
-        Some(socket) => Ok(Client::to_controller(&socket).await?),
+        // Most callers need to show none.
+        Some(socket) => Ok(Client::to_controller(&socket, options.token().ok()).await?),
         None => Ok(None),
     }
 }

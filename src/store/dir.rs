@@ -6,12 +6,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::token::Token;
 use super::user::User;
 use super::{Store, StoreError, socket};
 use crate::state::Owner;
 
 /// Name of the file with the owner id.
 const OWNER: &str = "owner";
+/// Name of the file with the token.
+const TOKEN: &str = "token";
 /// Name of the lock file.
 const LOCK: &str = "lock";
 /// Name of the folder that `keel apply` writes into.
@@ -92,6 +95,23 @@ impl StateDir {
     pub fn socket_path(&self) -> Result<PathBuf, StoreError> {
         let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         socket::socket_path(&self.path, runtime_dir.as_deref())
+    }
+
+    /// What shows the controller that a caller can read this directory; made where it is missing.
+    pub fn token(&self) -> Result<Token, StoreError> {
+        let path = self.path.join(TOKEN);
+        if !path.exists() {
+            write_new(&path, format!("{}\n", random_id()?).as_bytes())?;
+        }
+        let text = std::fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+        match text.trim() {
+            "" => Err(StoreError::Damaged {
+                path,
+                what: "it is empty".to_owned(),
+                help: "remove it and start the controller again, which makes a new one",
+            }),
+            token => Ok(Token(token.to_owned())),
+        }
     }
 
     /// Makes the caller the only one that works on this state directory, until the guard is dropped or the process

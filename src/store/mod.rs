@@ -1,6 +1,6 @@
 //! What outlives a controller: the state directory, and the SQLite file in it.
 //!
-//! The state directory holds the owner id, the lock that makes the controller the only one, the place of its
+//! The state directory holds the owner id, the token, the lock that makes the controller the only one, the place of its
 //! socket, the `applied/` folder and `keel.db`. The database keeps the last good version of each source file, the
 //! inventory of deployments that were declared, removals and stops that were asked for, rollouts, runs of jobs, what users ordered,
 //! events, and what a stopped prune waits for. Losing it loses history and orders, never workloads: that it was lost is
@@ -20,6 +20,7 @@ mod removals;
 mod reset;
 mod socket;
 mod stops;
+mod token;
 mod user;
 
 pub use applied::{AppliedFile, read_applied, save_applied, sweep_applied};
@@ -32,4 +33,5 @@ pub use jobs::JobRecords;
 pub use memory::Remembered;
 pub use removals::{RemovalId, RemovalRequest};
 pub use reset::Reset;
+pub use token::Token;
 pub use user::User;

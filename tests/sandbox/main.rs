@@ -15,6 +15,8 @@ mod killed;
 mod lifecycle;
 mod limits;
 mod links;
+#[path = "../support/namespaces.rs"]
+mod namespaces;
 mod network;
 mod own_files;
 mod past_holes;

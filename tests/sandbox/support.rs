@@ -11,21 +11,13 @@ use evenkeel::runtime::{CreateRequest, Runtime, StopRequest};
 use evenkeel::spec::{ServiceSpec, Signal};
 use evenkeel::state::{Exit, Instance, InstanceId, InstanceRef, Owner, Phase, StopCause};
 
+pub use crate::namespaces::{skip, without_namespaces, without_namespaces_but_with};
+
 /// Longest time that a test waits for something that takes milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Variable by which the tests are told that there are control groups to use, so that none may be skipped.
 pub const REQUIRE_GROUPS: &str = "KEEL_TEST_GROUPS";
-
-/// Reports that a test can't run here.
-///
-/// # Panics
-/// When `KEEL_TEST_REQUIRE`, a list with commas, names the sandbox.
-pub fn skip(reason: &str) {
-    let required = std::env::var("KEEL_TEST_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name.trim() == "sandbox"), "{reason}");
-    eprintln!("skipped: {reason}");
-}
 
 /// The program under test.
 pub fn keel() -> PathBuf {
@@ -213,36 +205,6 @@ fn remove_group(group: &Path) {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-/// Runs a test of this program again where nobody gets namespaces. Whether this is that run.
-pub fn without_namespaces(name: &str) -> bool {
-    without_namespaces_but_with(&["--bounding-set=-all"], name)
-}
-
-/// The same with capabilities in the user namespace that the tests run in, as options of setpriv(1).
-pub fn without_namespaces_but_with(capabilities: &[&str], name: &str) -> bool {
-    const INSIDE: &str = "KEEL_TEST_WITHOUT_NAMESPACES";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    // A user namespace whose limits leave none for anybody in it, who has no capabilities there either.
-    let limits = "for kind in user mnt pid; do echo 0 >/proc/sys/user/max_${kind}_namespaces || exit 77; done";
-    let script = format!("{limits}; exec setpriv \"$@\"");
-    let output = std::process::Command::new("unshare")
-        .args(["--user", "--map-root-user", "sh", "-c", &script, "sh"])
-        .args(capabilities)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name])
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    match told.contains("running 1 test") {
-        true => assert!(output.status.success(), "{told}"),
-        false => skip(&format!("no user namespace here: {}", String::from_utf8_lossy(&output.stderr))),
-    }
-    false
 }
 
 /// Runs a test of this program again as root, with mounts of its own which a shell script changes first. Whether this is

@@ -84,6 +84,8 @@ use tokio::sync::OnceCell;
 
 pub use dispatch::{dispatch, is_process_of_runtime};
 pub use image::unpack_layer;
+pub use process::has_ended;
+pub use sys::peer::process_of_peer;
 
 use super::credentials::Credentials;
 use super::{

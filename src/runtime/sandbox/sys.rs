@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod datagram;
+pub mod peer;
 pub mod quota;
 
 use std::io;
