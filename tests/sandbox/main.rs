@@ -8,6 +8,7 @@
 mod abandoned;
 mod attach;
 mod devices;
+mod etc;
 mod forwarding;
 mod images;
 mod isolation;

@@ -1,5 +1,6 @@
 //! From a service's spec to its system-call filter and its reach: pure, apart from the facts of the machine.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::landlock::{Files, Links, Reach};
@@ -12,20 +13,37 @@ use crate::runtime::{ErrorKind, RuntimeError};
 use crate::spec::{SeccompProfile, ServiceSpec, Storage};
 use crate::state::Condition;
 
-/// Secrets of the machine that no program needs whose root is the machine's: passwords and host keys.
-const SECRETS: &[&str] =
-    &["/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d"];
+/// Secrets of the machine that no program needs whose root is the machine's: passwords.
+///
+/// Besides them, the names under which the tools that change them write the next ones (shadow-utils, vipw, visudo).
+const SECRETS: &[&str] = &[
+    "/etc/shadow",
+    "/etc/shadow-",
+    "/etc/shadow+",
+    "/etc/shadow.edit",
+    "/etc/nshadow",
+    "/etc/gshadow",
+    "/etc/gshadow-",
+    "/etc/gshadow+",
+    "/etc/gshadow.edit",
+    "/etc/ngshadow",
+    "/etc/sudoers",
+    "/etc/sudoers.tmp",
+    "/etc/sudoers.d",
+];
 /// Where the keys of this machine's SSH server lie.
 const HOST_KEYS: &str = "/etc/ssh";
 
-/// Paths of the machine that stay out of sight where the root is the machine's.
+/// Paths of the machine that stay out of sight where the root is the machine's, whether there is anything or not.
 pub fn secrets() -> Vec<PathBuf> {
-    let keys = std::fs::read_dir(HOST_KEYS).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_key = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("ssh_host_") && !name.ends_with(".pub")
-    };
-    SECRETS.iter().map(PathBuf::from).chain(keys.filter(is_key)).collect()
+    let keys = std::fs::read_dir(HOST_KEYS).into_iter().flatten().flatten();
+    let keys = keys.filter(|entry| is_host_key(entry.file_name().as_bytes())).map(|entry| entry.path());
+    SECRETS.iter().map(PathBuf::from).chain(keys).collect()
+}
+
+/// Whether a file of this name in the directory of the SSH server's keys is a secret one, also one that is being made.
+pub fn is_host_key(name: &[u8]) -> bool {
+    name.starts_with(b"ssh_host_") && !name.ends_with(b".pub")
 }
 
 /// Whether an entry of `security_opt` switches the filter off, in either of Docker's spellings.

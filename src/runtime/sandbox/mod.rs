@@ -18,6 +18,7 @@ mod dial;
 mod dispatch;
 mod enforcement;
 mod enter;
+mod etc;
 mod exec;
 mod failure;
 mod filters;

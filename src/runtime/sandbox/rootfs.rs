@@ -24,7 +24,7 @@ use super::protected::protecting;
 use super::record::{Identity, Launch, Mount, MountSource, Root};
 use super::skeleton::Tree;
 use super::sys::{MountAttributes, set_mount_attributes};
-use super::{cgroup, sysctls, sysfs};
+use super::{cgroup, etc, sysctls, sysfs};
 
 /// Largest size of the private /tmp, /var/tmp and /run, as mount option: enough for scratch files, and no way to
 /// take the machine's memory. A `tmpfs` in `storage` gives more.
@@ -107,7 +107,8 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
         if let Some(tree) = keel {
             root.show(&tree, super::KEEL_INSIDE, Missing::File)?;
         }
-        hide(root.root_fd(), &launch.hidden)?;
+        let own: Vec<&str> = names.iter().map(|(_, path)| *path).collect();
+        etc::close(&mut root, &launch.hidden, &own)?;
         hide(root.root_fd(), &launch.own_files)?;
     }
     devices(&mut root, launch)?;

@@ -19,6 +19,17 @@ const MOST_ENTRIES: usize = 1024;
 /// Size of the directory in memory: names and empty files only.
 const SIZE: &str = "1m";
 
+/// What becomes of an entry of a directory that is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// It is seen as it is now.
+    AsItIs,
+    /// An empty file is in its place, for something to be mounted over.
+    Empty,
+    /// It is not there.
+    Not,
+}
+
 /// A root in the making.
 #[derive(Debug)]
 pub struct Tree {
@@ -84,6 +95,16 @@ impl Tree {
         }
     }
 
+    /// Replaces a directory by one in memory, in which some of its entries are shown and those that come later are not.
+    ///
+    /// # Errors
+    /// It has too many entries, or the kernel refuses.
+    pub fn replace(&mut self, path: &str, shown: &dyn Fn(&CStr) -> Shown) -> io::Result<()> {
+        let replaced = replace(&self.root, path, LINKS, shown)?;
+        self.replaced.push(replaced);
+        Ok(())
+    }
+
     fn is_refusal(&self, error: &io::Error) -> bool {
         match error.raw_os_error() {
             // Overlayfs says the last of these where it can't copy up what belongs to nobody who is known inside.
@@ -130,7 +151,13 @@ fn replace_parent(root: &OwnedFd, target: &str, links: ResolveFlags) -> io::Resu
         }
         existing = next;
     }
-    let covered = place_by(root.as_fd(), &existing, links)?;
+    let tree = replace(root, &existing, links, &|_| Shown::AsItIs)?;
+    Ok((tree, existing == "/"))
+}
+
+/// Replaces a directory. Returns the new mount, which is still writable.
+fn replace(root: &OwnedFd, path: &str, links: ResolveFlags, shown: &dyn Fn(&CStr) -> Shown) -> io::Result<OwnedFd> {
+    let covered = place_by(root.as_fd(), path, links)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let listed = openat(covered.as_fd(), c".", flags, Mode::empty())?;
     let mode = fstat(covered.as_fd())?.st_mode & 0o7777;
@@ -146,11 +173,21 @@ fn replace_parent(root: &OwnedFd, target: &str, links: ResolveFlags) -> io::Resu
         }
         count += 1;
         if count > MOST_ENTRIES {
-            return Err(io::Error::other(format!("{existing} has more than {MOST_ENTRIES} entries")));
+            return Err(io::Error::other(format!("{path} has more than {MOST_ENTRIES} entries")));
         }
-        show(&covered, &tree, name)?;
+        match shown(name) {
+            Shown::AsItIs => show(&covered, &tree, name)?,
+            Shown::Empty => make_file(&tree, name)?,
+            Shown::Not => {}
+        }
     }
-    Ok((tree, existing == "/"))
+    Ok(tree)
+}
+
+fn make_file(tree: &OwnedFd, name: &CStr) -> io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(openat(tree.as_fd(), name, flags, Mode::from_raw_mode(0o644))?);
+    Ok(())
 }
 
 /// Shows one entry of the covered directory in the new one.
@@ -163,10 +200,7 @@ fn show(covered: &OwnedFd, tree: &OwnedFd, name: &CStr) -> io::Result<()> {
             return Ok(symlinkat(to.as_c_str(), tree.as_fd(), name)?);
         }
         FileType::Directory => mkdirat(tree.as_fd(), name, Mode::from_raw_mode(0o755))?,
-        _ => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            drop(openat(tree.as_fd(), name, flags, Mode::from_raw_mode(0o644))?);
-        }
+        _ => make_file(tree, name)?,
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let copy = open_tree(covered.as_fd(), name, flags)?;
