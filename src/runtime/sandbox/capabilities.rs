@@ -6,6 +6,7 @@ use super::cgroup;
 use super::confinement::EXPOSED;
 use super::landlock::Extent;
 use super::probe::Probe;
+use super::sys::Namespaces;
 use crate::runtime::{Capabilities, Control, Support};
 use crate::spec::ServiceSpec;
 
@@ -72,15 +73,20 @@ const DEFAULT: &[&str] = &[
     "SYS_CHROOT",
 ];
 
-/// The bit set that a spec asks for: the default, without `cap_drop`, with `capabilities`. `ALL` stands for all.
+/// What is not given unasked where the network is the machine's: there it is the power over everybody's.
+const OF_NETWORK: &[&str] = &["NET_RAW"];
+
+/// The bit set that a spec asks for: the default, without `cap_drop`, with `capabilities`. `ALL` stands for all. The default
+/// has no power over a network that is not the instance's own.
 ///
 /// # Errors
 /// A name is not a capability.
-pub fn wanted(spec: &ServiceSpec) -> Result<u64, String> {
+pub fn wanted(spec: &ServiceSpec, namespaces: Namespaces) -> Result<u64, String> {
     if spec.privileged == Some(true) {
         return Ok(all());
     }
-    let mut set = DEFAULT.iter().filter_map(|name| bits(name)).fold(0, |set, bit| set | bit);
+    let given = DEFAULT.iter().filter(|name| namespaces.net || !OF_NETWORK.contains(name));
+    let mut set = given.filter_map(|name| bits(name)).fold(0, |set, bit| set | bit);
     for name in &spec.cap_drop {
         set &= !named(name, "cap_drop")?;
     }
@@ -220,6 +226,21 @@ mod tests {
 
     fn told(probe: &Probe, control: Control) -> Support {
         report(probe).support(control)
+    }
+
+    #[test]
+    fn on_the_machines_network_nobody_listens_to_all_of_it_unasked() {
+        let held = |spec: &str, net: bool| {
+            let spec = serde_yaml::from_str(&format!("{{ image: {{ name: host }}, {spec} }}")).unwrap();
+            let set = wanted(&spec, Namespaces { net, ..Namespaces::default() }).unwrap();
+            ["NET_RAW", "NET_ADMIN", "NET_BIND_SERVICE"].map(|name| has(set, name))
+        };
+        assert_eq!(held("", true), [true, false, true]);
+        assert_eq!(held("", false), [false, false, true]);
+        assert_eq!(held("capabilities: [NET_RAW]", false), [true, false, true]);
+        assert_eq!(held("capabilities: [ALL]", false), [true, true, true]);
+        assert_eq!(held("privileged: true", false), [true, true, true]);
+        assert_eq!(held("cap_drop: [NET_RAW]", true), [false, false, true]);
     }
 
     #[test]

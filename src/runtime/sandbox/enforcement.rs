@@ -306,7 +306,11 @@ impl Facts<'_> {
         if wanted == capabilities::all() {
             return State::NotRequested { by: None };
         }
-        let by = format!("bounding set of {} of {}", wanted.count_ones(), capabilities::all().count_ones());
+        let without = match self.launch().namespaces.net || capabilities::has(wanted, "NET_RAW") {
+            true => "",
+            false => "; without NET_RAW, as the network is the machine's",
+        };
+        let by = format!("bounding set of {} of {}{without}", wanted.count_ones(), capabilities::all().count_ones());
         match held {
             Some(held) if held & !wanted != 0 => {
                 State::Degraded { by, why: format!("the kernel says that the program could have {held:016x}") }

@@ -133,9 +133,11 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
     let is_news = probe.root || broken_pasta.is_some() || mode == NetworkMode::Bridge(None);
     if wanted == Wanted::Machine && mode != NetworkMode::Host && is_news {
         let why = broken_pasta.cloned().unwrap_or_else(|| why(&probe.bridge));
+        // An ordinary user's instances have no power over it anyway.
+        let raw = if probe.root { ", and no NET_RAW there unless capabilities names it" } else { "" };
         found.push(degraded(
             "NetworkShared",
-            format!("the instance has the machine's network instead of one of its deployment: {why}"),
+            format!("the instance has the machine's network instead of one of its deployment{raw}: {why}"),
         ));
     }
     if wanted == Wanted::Connected && (mode == NetworkMode::Bridge(None) || !spec.depends.is_empty()) {

@@ -154,9 +154,11 @@ pub fn install(programs: &[BpfProgram]) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::runtime::sandbox::capabilities;
+    use crate::runtime::sandbox::sys::Namespaces;
 
     fn default_capabilities() -> u64 {
-        capabilities::wanted(&serde_yaml::from_str("image: { name: host }").unwrap()).unwrap()
+        let spec = serde_yaml::from_str("image: { name: host }").unwrap();
+        capabilities::wanted(&spec, Namespaces { net: true, ..Namespaces::default() }).unwrap()
     }
 
     #[test]
