@@ -1,7 +1,7 @@
 //! Start, end, stop, survival.
 
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evenkeel::runtime::io::{ExecOutput, ExecRequest, LogOptions, Logs};
 use evenkeel::runtime::{ErrorKind, Exec, Runtime, RuntimeEvent};
@@ -575,4 +575,33 @@ async fn a_removal_takes_along_what_a_killed_one_left() {
     let created = sandbox.runtime.create(&request(&shell("true"), 0)).await.unwrap();
     sandbox.runtime.remove(&created.as_ref()).await.unwrap();
     assert_eq!(instances(&sandbox), Vec::<String>::new());
+}
+
+/// Memory in bytes that a process has for itself.
+fn own_memory(pid: i64) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Private_Dirty:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test]
+async fn a_supervisor_gives_back_what_a_burst_of_short_lines_took() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell("sleep 2; yes '' | head -c 1000000; echo done; sleep 1000")).await;
+    let dir = sandbox.dir(&instance.as_ref());
+    let supervisor = read_json(&dir.join("run.json"))["supervisor"]["pid"].as_i64().unwrap();
+    let before = own_memory(supervisor);
+    let log = || std::fs::read(dir.join("logs/output.log")).unwrap_or_default();
+    let end = Instant::now() + PATIENCE;
+    while !log().ends_with(b" done\n") {
+        assert!(Instant::now() < end, "it has written all");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let during = own_memory(supervisor);
+    assert!(during < before + (512 << 10), "{before}, then {during}");
+    let end = Instant::now() + PATIENCE;
+    while own_memory(supervisor) > before + (64 << 10) {
+        assert!(Instant::now() < end, "{before}, then {during}, then {}", own_memory(supervisor));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

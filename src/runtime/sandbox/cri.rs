@@ -7,6 +7,9 @@ use crate::runtime::io::OutputStream;
 /// Longest text of one line; longer ones are cut into fragments. The size that containerd and CRI-O use.
 pub const LONGEST_TEXT: usize = 16 << 10;
 
+/// Bytes of lines that are written out together: enough for few system calls, and little to hold.
+const PIECE: usize = 16 << 10;
+
 /// One line of a log file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line<'a> {
@@ -66,20 +69,31 @@ impl Framer {
 
     /// Takes bytes that were read at `at` and appends the lines that they complete to `out`.
     pub fn push(&mut self, at: DateTime<Utc>, mut bytes: &[u8], out: &mut Vec<u8>) {
-        let stamp = at.to_rfc3339_opts(SecondsFormat::Nanos, true);
         while !bytes.is_empty() {
+            let mut piece = Vec::new();
+            bytes = self.push_piece(at, bytes, &mut piece);
+            out.append(&mut piece);
+        }
+    }
+
+    /// The same until there are [`PIECE`] bytes of lines or somewhat more, and returns the bytes that come after these: the
+    /// shortest lines are kept in some fifty times as many bytes.
+    pub fn push_piece<'a>(&mut self, at: DateTime<Utc>, mut bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+        let stamp = at.to_rfc3339_opts(SecondsFormat::Nanos, true);
+        while !bytes.is_empty() && out.len() < PIECE {
             let room = LONGEST_TEXT - self.held.len();
             let (text, full, rest) = match bytes.iter().take(room + 1).position(|byte| *byte == b'\n') {
                 Some(end) => (&bytes[..end], true, &bytes[end + 1..]),
                 None if bytes.len() > room => (&bytes[..room], false, &bytes[room..]),
                 None => {
                     self.held.extend_from_slice(bytes);
-                    return;
+                    return &[];
                 }
             };
             self.write(&stamp, full, text, out);
             bytes = rest;
         }
+        bytes
     }
 
     /// Appends what is held back as a fragment, for those who look meanwhile; its line goes on.
@@ -132,6 +146,19 @@ mod tests {
     #[test]
     fn a_line_is_written_as_the_cri_has_it() {
         assert_eq!(framed(&[b"hel", b"lo\n"]), b"2023-11-14T22:13:20.123456789Z stdout F hello\n");
+    }
+
+    #[test]
+    fn short_lines_come_in_pieces_that_are_the_same_together() {
+        let text = b"\n".repeat(64 << 10);
+        let (mut framer, mut rest, mut pieces) = (Framer::new(OutputStream::Stdout), &text[..], Vec::new());
+        while !rest.is_empty() {
+            let mut piece = Vec::new();
+            rest = framer.push_piece(at(), rest, &mut piece);
+            pieces.push(piece);
+        }
+        assert!(pieces.iter().all(|piece| piece.len() < PIECE + 100 && piece.ends_with(b"\n")));
+        assert_eq!(pieces.concat(), framed(&[&text]));
     }
 
     #[test]

@@ -340,7 +340,7 @@ fn record_run(
 impl Supervisor {
     /// Attends the program until it ended and all of its output was read.
     fn attend(&mut self) -> Exit {
-        let mut buffer = vec![0; READ_SIZE];
+        let mut buffer = Vec::new();
         // A stop may have been ordered while the program was being started.
         self.obey();
         let code = loop {
@@ -348,6 +348,13 @@ impl Supervisor {
                 break code;
             }
             self.wait();
+            if self.at_rest {
+                buffer = Vec::new();
+                sys::release_heap();
+                sys::release_code();
+                continue;
+            }
+            buffer.resize(READ_SIZE, 0);
             if let Some(audience) = &mut self.audience {
                 audience.attend();
             }
@@ -363,6 +370,7 @@ impl Supervisor {
         let mut exit = self.verdict(code);
         let left = self.end_rest();
         exit.finished_at = Utc::now();
+        buffer.resize(READ_SIZE, 0);
         self.drain(&mut buffer);
         if let Some(audience) = &mut self.audience {
             audience.take_leave();
@@ -423,9 +431,6 @@ impl Supervisor {
         fds.extend(short.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let silent = matches!(poll(&mut fds, limit.as_ref()), Ok(0));
         self.at_rest = silent && wake_in.is_none();
-        if self.at_rest {
-            sys::release_code();
-        }
     }
 
     /// Exit code of the program, as shells have it, once it ended.
@@ -448,12 +453,10 @@ impl Supervisor {
 
     fn read_output(&mut self, index: usize, buffer: &mut [u8]) -> usize {
         let Some(output) = self.outputs.get_mut(index) else { return 0 };
-        let mut lines = Vec::new();
-        let size = output.read(buffer, &mut lines);
+        let size = output.read(buffer, &mut |lines| append(&mut self.log, lines));
         if let Some(audience) = &mut self.audience {
             audience.tell(output.stream(), buffer.get(..size).unwrap_or_default());
         }
-        self.append(&lines);
         size
     }
 
@@ -463,18 +466,7 @@ impl Supervisor {
         for output in &mut self.outputs {
             output.flush(Instant::now(), &mut lines);
         }
-        self.append(&lines);
-    }
-
-    /// Appends lines, after a word about what was lost before.
-    fn append(&mut self, lines: &[u8]) {
-        if !lines.is_empty() && self.log.has_lost() {
-            let text = format!("keel: {} bytes of output could not be written\n", self.log.take_lost());
-            let mut told = Vec::new();
-            Framer::new(OutputStream::Stderr).push(Utc::now(), text.as_bytes(), &mut told);
-            self.log.append(&told);
-        }
-        self.log.append(lines);
+        append(&mut self.log, &lines);
     }
 
     fn take_signals(&mut self) {
@@ -553,10 +545,21 @@ impl Supervisor {
             if let Some(output) = self.outputs.get_mut(index) {
                 let mut lines = Vec::new();
                 output.finish(&mut lines);
-                self.append(&lines);
+                append(&mut self.log, &lines);
             }
         }
     }
+}
+
+/// Appends lines, after a word about what was lost before.
+fn append(log: &mut LogFile, lines: &[u8]) {
+    if !lines.is_empty() && log.has_lost() {
+        let text = format!("keel: {} bytes of output could not be written\n", log.take_lost());
+        let mut told = Vec::new();
+        Framer::new(OutputStream::Stderr).push(Utc::now(), text.as_bytes(), &mut told);
+        log.append(&told);
+    }
+    log.append(lines);
 }
 
 /// Exit code of a raw wait status, 128 + N after signal N.

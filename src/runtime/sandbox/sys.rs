@@ -321,6 +321,15 @@ pub fn release_code() {
     unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
 }
 
+/// Gives back what was allocated and is not needed any more. Without it the C library keeps the most that was ever needed.
+pub fn release_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: only memory that nothing has allocated is concerned.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Marks every descriptor above standard error to be closed at the next exec: close_range(2), else one by one.
 pub fn close_on_exec() {
     // SAFETY: the call only sets a flag on descriptors; no descriptor becomes invalid.

@@ -46,17 +46,20 @@ impl Output {
         self.framer.stream()
     }
 
-    /// Reads once, without waiting, and appends the lines that are to be kept. Returns how much was read into the buffer.
-    pub fn read(&mut self, buffer: &mut [u8], lines: &mut Vec<u8>) -> usize {
+    /// Reads once, without waiting, and has the lines kept that are complete, piece by piece. Returns how much was read into
+    /// the buffer.
+    pub fn read(&mut self, buffer: &mut [u8], keep: &mut dyn FnMut(&[u8])) -> usize {
         let Some(pipe) = &mut self.pipe else { return 0 };
         match pipe.read(buffer) {
             Ok(0) => {
                 self.pipe = None;
-                self.finish(lines);
+                let mut lines = Vec::new();
+                self.finish(&mut lines);
+                keep(&lines);
                 0
             }
             Ok(size) => {
-                self.take(buffer.get(..size).unwrap_or_default(), Instant::now(), lines);
+                self.take(buffer.get(..size).unwrap_or_default(), Instant::now(), keep);
                 size
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
@@ -67,10 +70,15 @@ impl Output {
         }
     }
 
-    fn take(&mut self, bytes: &[u8], now: Instant, lines: &mut Vec<u8>) {
-        let before = lines.len();
-        self.framer.push(Utc::now(), bytes, lines);
-        let goes_on = self.held_since.filter(|_| lines.len() == before);
+    fn take(&mut self, mut bytes: &[u8], now: Instant, keep: &mut dyn FnMut(&[u8])) {
+        let (at, mut lines, mut is_kept) = (Utc::now(), Vec::new(), false);
+        while !bytes.is_empty() {
+            bytes = self.framer.push_piece(at, bytes, &mut lines);
+            is_kept |= !lines.is_empty();
+            keep(&lines);
+            lines.clear();
+        }
+        let goes_on = self.held_since.filter(|_| !is_kept);
         self.held_since = self.framer.holds().then(|| goes_on.unwrap_or(now));
     }
 
@@ -143,7 +151,7 @@ mod tests {
         let mut lines = Vec::new();
         assert_eq!(output.due(), None);
         for (part, text) in [(0, "a"), (6, "b"), (8, "c\nd"), (9, "e")] {
-            output.take(text.as_bytes(), after(part), &mut lines);
+            output.take(text.as_bytes(), after(part), &mut |kept| lines.extend_from_slice(kept));
             output.flush(after(part), &mut lines);
         }
         assert_eq!(output.due(), Some(after(8) + HOLD_LIMIT), "a line that ended in time is whole");
