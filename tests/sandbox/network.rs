@@ -660,6 +660,14 @@ async fn helpers_end_with_their_supervisor() {
     let supervisor = run["supervisor"]["pid"].as_i64().unwrap();
     let helpers = children_of(supervisor, &["keel-ports", "keel-egress"]);
     assert_eq!(helpers.len(), 2);
+    if is_root() {
+        // Their user runs nothing else, so nobody's processes are counted with theirs.
+        let field = |pid: &i32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap().trim().to_owned()
+        };
+        assert_eq!(helpers.iter().map(field).collect::<Vec<_>>(), ["65533\t65533\t65533\t65533"; 2]);
+    }
     kill_supervisor(&sandbox, &instance.as_ref());
     wait_until("helpers are gone", || helpers.iter().all(|pid| !alive(*pid)));
     sandbox.runtime.remove(&instance.as_ref()).await.unwrap();

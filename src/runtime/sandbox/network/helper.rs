@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::{
-    DumpableBehavior, Gid, Pid, Signal, Uid, getpid, getppid, pidfd_send_signal, set_dumpable_behavior,
-    set_parent_process_death_signal,
+    DumpableBehavior, Gid, Pid, Resource, Rlimit, Signal, Uid, getpid, getppid, getrlimit, pidfd_send_signal,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
@@ -25,8 +25,9 @@ use crate::runtime::sandbox::layout::InstanceDir;
 use crate::runtime::sandbox::program;
 use crate::runtime::sandbox::sys::{self, Fork, Namespaces};
 
-/// The user and group that own nothing, as the kernel has it (`overflowuid`).
-const NOBODY: u32 = 65_534;
+/// The user and group of helpers: one that owns nothing, and that no distribution gives to anybody (65520 to 65533 of
+/// systemd's UIDs and GIDs). As nobody (65534) they would be counted together with whatever else runs as that.
+const HELPER: u32 = 65_533;
 /// Pause before a helper that ended is started again, at first: systemd's default for services.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest such pause, where it ends again and again: short enough that a port is not missed for long once the cause is
@@ -260,13 +261,20 @@ fn fork(name: &CStr, kept: &[BorrowedFd<'_>], place: Option<&Place>) -> Result<O
     }
 }
 
-/// Gives up root: what handles the bytes of strangers needs none of it.
-fn become_nobody() -> std::io::Result<()> {
+/// Becomes a user that owns nothing: what handles the bytes of strangers needs nothing of root.
+fn become_helper() -> std::io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
+    // A program that is root in an instance can become this user as well, and is counted with it.
+    let most = getrlimit(Resource::Nproc).maximum;
+    for maximum in [None, most] {
+        if setrlimit(Resource::Nproc, Rlimit { current: maximum, maximum }).is_ok() {
+            break;
+        }
+    }
     set_thread_groups(&[])?;
-    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let (uid, gid) = (Uid::from_raw(HELPER), Gid::from_raw(HELPER));
     set_thread_res_gid(gid, gid, gid)?;
     set_thread_res_uid(uid, uid, uid)?;
     Ok(())
@@ -287,7 +295,7 @@ fn settle(name: &CStr, kept: &[BorrowedFd<'_>], place: Option<&Place>, superviso
         place.enter()?;
     }
     if place.is_none_or(|place| place.users.is_none()) {
-        become_nobody()?;
+        become_helper()?;
     }
     set_no_new_privs(true)?;
     // After the change of namespaces and users, which clears it.
