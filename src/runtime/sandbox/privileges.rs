@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid, getegid, geteuid, getgroups, getuid};
+use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getgroups, getuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -76,7 +76,12 @@ fn become_user(identity: &Identity, held: CapabilitySet) -> Result<(), Failure> 
         Err(Errno::PERM) => {
             return Err(Failure::wrong(format!("user: keel has no CAP_SETGID here and can't take on group {}", gid)));
         }
-        set => set.context("setting the group")?,
+        set => {
+            set.context("setting the group")?;
+            if (getgid(), getegid()) != (gid, gid) {
+                return Err(Failure::setup("the kernel did not keep the group that was set"));
+            }
+        }
     }
     let uid = Uid::from_raw(identity.uid);
     match set_thread_res_uid(uid, uid, uid) {

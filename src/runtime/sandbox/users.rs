@@ -52,7 +52,9 @@ impl Users {
             None => find(&self.passwd, 0, user),
         };
         let field = |index: usize| entry.as_ref().and_then(|fields| fields.get(index).copied());
-        let uid = match number.or_else(|| field(2)?.parse().ok()) {
+        let entered =
+            |index: usize, what: &str| field(index).map_or(Ok(None), |text| entered(text, what, user, "passwd"));
+        let uid = match number.map_or_else(|| entered(2, "user"), |uid| Ok(Some(uid)))? {
             Some(uid) => uid,
             None => {
                 return Err(UnknownUser(format!(
@@ -62,11 +64,11 @@ impl Users {
         };
         let gid = match group {
             Some(group) => self.group(group)?,
-            None => field(3).and_then(|gid| gid.parse().ok()).unwrap_or(0),
+            None => entered(3, "group")?.unwrap_or(0),
         };
         let mut groups = Vec::new();
         if let (Some(name), None) = (field(0), group) {
-            groups.extend(self.memberships(name));
+            groups.extend(self.memberships(name)?);
         }
         for group in extra_groups {
             groups.push(self.group(group)?);
@@ -81,19 +83,23 @@ impl Users {
         if let Some(gid) = id(group, "group")? {
             return Ok(gid);
         }
-        find(&self.group, 0, group).and_then(|fields| fields.get(2)?.parse().ok()).ok_or_else(|| {
+        let fields = find(&self.group, 0, group);
+        let found = fields.as_ref().and_then(|fields| fields.get(2)).map(|gid| entered(gid, "group", group, "group"));
+        found.transpose()?.flatten().ok_or_else(|| {
             UnknownUser(format!(
                 "group {group:?} is not in /etc/group of the image; write a number or a group that it has"
             ))
         })
     }
 
-    fn memberships(&self, name: &str) -> Vec<u32> {
+    fn memberships(&self, name: &str) -> Result<Vec<u32>, UnknownUser> {
         self.group
             .lines()
             .map(|line| line.split(':').collect::<Vec<_>>())
             .filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|member| member == name)))
-            .filter_map(|fields| fields.get(2)?.parse().ok())
+            .filter_map(|fields| {
+                entered(fields.get(2)?, "group", fields.first().copied().unwrap_or_default(), "group").transpose()
+            })
             .collect()
     }
 }
@@ -108,6 +114,11 @@ fn id(text: &str, what: &str) -> Result<Option<u32>, UnknownUser> {
         Ok(id) if id < u32::MAX => Ok(Some(id)),
         _ => Err(UnknownUser(format!("{what} {text} is out of range; ids go from 0 to {}", u32::MAX - 1))),
     }
+}
+
+/// The same of an entry of a table of the image.
+fn entered(text: &str, what: &str, name: &str, table: &str) -> Result<Option<u32>, UnknownUser> {
+    id(text, what).map_err(|UnknownUser(why)| UnknownUser(format!("{name:?} in /etc/{table} of the image: {why}")))
 }
 
 fn find<'a>(table: &'a str, column: usize, value: &str) -> Option<Vec<&'a str>> {
@@ -158,6 +169,25 @@ mod tests {
         for user in ["4294967295", "4294967296", "99999999999999999999"] {
             assert!(users().identity(Some(user), &[]).unwrap_err().0.contains("out of range"), "{user}");
         }
+    }
+
+    #[test]
+    fn an_id_of_a_table_that_overflows_is_refused_where_it_is_meant() {
+        let users = Users {
+            passwd: "all:x:4294967295:0::/:\nweb:x:33:4294967295::/:\nlog:x:34:34::/:\n".into(),
+            group: "none:x:4294967295:log\nmany:x:99999999999:\n".into(),
+        };
+        for (user, names) in [
+            ("all", "\"all\" in /etc/passwd of the image: user 4294967295 is out of range"),
+            ("web", "\"web\" in /etc/passwd of the image: group 4294967295 is out of range"),
+            ("log", "\"none\" in /etc/group of the image: group 4294967295 is out of range"),
+            ("web:none", "\"none\" in /etc/group of the image: group 4294967295 is out of range"),
+            ("log:many", "\"many\" in /etc/group of the image: group 99999999999 is out of range"),
+        ] {
+            let told = users.identity(Some(user), &[]).unwrap_err().0;
+            assert!(told.starts_with(names), "{user}: {told}");
+        }
+        assert_eq!(users.identity(Some("web:4"), &[]).unwrap(), identity(33, 4, &[], "/"), "the entry's is not used");
     }
 
     #[test]
