@@ -2,15 +2,11 @@
 //! Landlock nor a mode keeps a program of the same user from connecting; whoever may direct the controller from inside
 //! is as good as outside.
 
-use std::fs;
 use std::os::fd::AsFd;
 
 use tokio::net::UnixStream;
 
-use crate::runtime::sandbox::{has_ended, is_process_of_runtime, process_of_peer};
-
-/// Most ancestors that are looked at; deeper than any shell nests.
-const MOST_ANCESTORS: usize = 256;
+use crate::runtime::sandbox::{has_ended, is_inside, process_of_peer, status_field};
 
 /// What is known of whoever connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,36 +38,13 @@ pub(super) fn judge(stream: &UnixStream) -> Peer {
 /// Judges the process of this number. Nothing that is started inside loses what forbids it to gain privileges, whereas it
 /// may lose the ancestors by which it is known, as when these are killed.
 fn judge_process(pid: i32) -> Peer {
-    let Ok(own) = i32::try_from(std::process::id()) else { return Peer::Doubtful };
-    let own = ancestors(own);
-    // Where there is no such file system, no sandbox of this runtime can be either.
-    if own.is_empty() {
-        return Peer::Outside;
-    }
-    let theirs = ancestors(pid);
-    if theirs.is_empty() || theirs.into_iter().any(|one| !own.contains(&one) && is_process_of_runtime(one)) {
+    if is_inside(pid) {
         return Peer::Inside;
     }
-    match field(pid, "NoNewPrivs:").as_deref() {
+    match status_field(pid, "NoNewPrivs:").as_deref() {
         Some("0") => Peer::Outside,
         Some(_) | None => Peer::Doubtful,
     }
-}
-
-/// The process itself, its parent and so on; empty where it does not exist.
-fn ancestors(pid: i32) -> Vec<i32> {
-    let known = std::iter::successors(parent(pid).map(|_| pid), |pid| parent(*pid).filter(|parent| *parent > 0));
-    known.take(MOST_ANCESTORS).collect()
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    field(pid, "PPid:")?.parse().ok()
-}
-
-/// A field of `/proc/PID/status`.
-fn field(pid: i32, name: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -82,20 +55,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ancestors_are_told_from_the_process_on() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
-        assert_eq!(ancestors(own)[..2], [own, parent]);
-        assert!(ancestors(i32::MAX).is_empty());
-    }
-
-    #[test]
     fn who_can_gain_no_privileges_is_doubtful_and_who_is_gone_was_inside() {
         let mut free = Command::new("sleep").arg("600").spawn().unwrap();
         let mut barred = Command::new("setpriv").args(["--no-new-privs", "sleep", "600"]).spawn().unwrap();
         let [of_free, of_barred] = [&free, &barred].map(|child| i32::try_from(child.id()).unwrap());
         let end = Instant::now() + Duration::from_secs(20);
-        while field(of_barred, "NoNewPrivs:").as_deref() != Some("1") {
+        while status_field(of_barred, "NoNewPrivs:").as_deref() != Some("1") {
             assert!(Instant::now() < end, "setpriv has done its work");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -131,7 +96,7 @@ mod tests {
         let (accepted, _) = listener.accept().await.unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         // Its number stays its own until it is waited for.
-        while !field(pid, "State:").unwrap().starts_with('Z') {
+        while !status_field(pid, "State:").unwrap().starts_with('Z') {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(judge(&accepted), Peer::Inside);

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use evenkeel::runtime::io::{AttachRequest, AttachSession, ExecInput, ExecOutput, LogOptions};
+use evenkeel::runtime::io::{AttachRequest, AttachSession, ExecInput, ExecOutput, ExecRequest, LogOptions};
 use evenkeel::runtime::{ErrorKind, Result, Runtime};
 use evenkeel::spec::Signal;
 use evenkeel::state::{InstanceRef, StopCause};
 use futures::StreamExt;
 
-use crate::support::{PATIENCE, Sandbox, stop};
+use crate::support::{PATIENCE, Sandbox, stop, without_namespaces};
 
 /// Answers each line that is typed, until it reads `end`.
 const TALK: &str = "echo up; while read -r line; do [ $line = end ] && exit 7; echo heard $line; done; exit 9";
@@ -176,4 +176,48 @@ async fn a_prompt_is_seen_before_its_line_ends_and_is_kept_in_one_line() {
     let lines = sandbox.runtime.logs().unwrap().logs(&instance, &options).await.unwrap();
     let texts: Vec<String> = lines.map(|line| line.unwrap().text).collect().await;
     assert_eq!(texts, ["name: x", "end"]);
+}
+
+/// Socket of an instance at which a process knocks; it does nothing without.
+const KNOCK: &str = "KEEL_TEST_ATTACH";
+
+/// Knocks: a test of no meaning of its own.
+#[test]
+fn knocks() {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket};
+    let Some(path) = std::env::var_os(KNOCK) else { return };
+    let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    connect(&socket, &SocketAddrUnix::new(std::path::Path::new(&path)).unwrap()).unwrap();
+    let _ = send(&socket, b"i", SendFlags::NOSIGNAL);
+    let mut answer = [0; 256];
+    // One who is refused before it was heard may find the connection reset.
+    let size = recv(&socket, &mut answer[..], RecvFlags::empty()).map_or(0, |(_, size)| size);
+    println!("\nanswer: {}.", String::from_utf8_lossy(&answer[..size]));
+}
+
+#[tokio::test]
+async fn a_program_inside_is_attached_to_nobody() {
+    if !without_namespaces("attach::a_program_inside_is_attached_to_nobody") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let instance = started(&sandbox, "echo up; exec cat", "stdin_open: true").await;
+    let test = std::env::current_exe().unwrap();
+    let script = format!(
+        "{KNOCK}={} exec {} --exact attach::knocks --nocapture",
+        sandbox.dir(&instance).join("attach").display(),
+        test.display()
+    );
+    let request = ExecRequest { command: ["sh", "-c", &script].map(str::to_owned).to_vec(), ..ExecRequest::default() };
+    let session = sandbox.runtime.exec().unwrap().exec(&instance, &request).await.unwrap();
+    let told: Vec<ExecOutput> = session.output.map(std::result::Result::unwrap).collect().await;
+    let text: String = told
+        .iter()
+        .map(|one| match one {
+            ExecOutput::Stdout(text) | ExecOutput::Stderr(text) => String::from_utf8_lossy(text).into_owned(),
+            ExecOutput::Exit(_) => String::new(),
+        })
+        .collect();
+    let refusals = ["answer: .", "answer: rthis runs inside of a sandbox"];
+    assert!(refusals.iter().any(|refusal| text.contains(refusal)), "{text}");
 }

@@ -4,6 +4,7 @@
 //! records how it ended; it goes on when the controller does not. Everything that is known of an instance is in
 //! its directory (`layout.rs`), so that any process with the same root sees the same.
 
+mod ancestry;
 mod attach;
 mod bounds;
 mod capabilities;
@@ -83,7 +84,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 
-pub use dispatch::{dispatch, is_process_of_runtime};
+pub use ancestry::{is_inside, status_field};
+pub use dispatch::dispatch;
 pub use image::unpack_layer;
 pub use process::has_ended;
 pub use sys::peer::process_of_peer;

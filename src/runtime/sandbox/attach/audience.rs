@@ -13,7 +13,9 @@ use rustix::net::{
     send, sendmsg,
 };
 
+use super::super::ancestry::is_inside;
 use super::super::layout::InstanceDir;
+use super::super::sys::peer::number_of_peer;
 use super::packet::{MOST_TEXT, Packet, WATCH, WRITE};
 use super::{SOCKET, socket, with_address};
 use crate::runtime::io::OutputStream;
@@ -92,6 +94,11 @@ impl Audience {
     /// Lets in who waits, hears what they want, and forgets who left. Never waits.
     pub fn attend(&mut self) {
         while let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            // Neither Landlock nor a mode keeps a program of the same user from connecting.
+            if number_of_peer(socket.as_fd()).map_or(true, is_inside) {
+                refuse(&socket, "this runs inside of a sandbox; attach from outside of it");
+                continue;
+            }
             let bounded = set_socket_send_buffer_size(&socket, WAITING_OUTPUT / DOUBLED).is_ok();
             if bounded && self.guests.len() < MOST_GUESTS {
                 self.guests.push(Guest { socket, stage: Stage::Silent, left_out: 0 });
