@@ -345,6 +345,10 @@ impl State {
                 self.publish();
                 let _ = reply.send(());
             }
+            Command::NoteClocks(reply) => {
+                self.note_clocks();
+                let _ = reply.send(());
+            }
             Command::Preview(deployments, reply) => {
                 let _ = reply
                     .send(deployments.iter().map(|(name, desired)| self.preview(name, desired.as_ref())).collect());

@@ -218,6 +218,8 @@ impl Engine {
 
     /// Stops working; workloads go on.
     pub async fn shutdown(&self) {
+        // A core that has ended has nothing to tell.
+        let _ = self.ask(Command::NoteClocks).await;
         self.inner.core.lock().await.take();
         self.keep_notes().await;
     }

@@ -197,7 +197,8 @@ impl State {
         }
         let record = self.records.get(&name.deployment);
         let known = record.and_then(|record| record.history.jobs.get(&name.service));
-        let pending = record.map_or(0, |record| record.memory.asked.len());
+        let of_service = |asked: &&Trigger| asked.service == *name;
+        let pending = record.map_or(0, |record| record.memory.asked.iter().filter(of_service).count());
         let waiting = known.map_or(0, |known| known.triggered.len()) + pending;
         let observed = self.observed(&name.deployment);
         let states = self.with_input(&name.deployment, Ok(declared), &observed, job_states);

@@ -59,6 +59,8 @@ pub struct ListCall {
 
 /// What callers ask of the core.
 pub enum Command {
+    /// Have it noted how much of the deadlines of rollouts is spent, as the controller ends.
+    NoteClocks(oneshot::Sender<()>),
     /// Answers when everything that was declared before is planned and visible in the status.
     Settle(oneshot::Sender<()>),
     /// What would be planned from if these deployments were declared like this, or not at all.

@@ -72,6 +72,16 @@ pub struct Taken {
 }
 
 impl Order {
+    /// Whether what failed before is to be tried again at once.
+    const fn is_another_try(&self) -> bool {
+        match self {
+            Self::Undo { .. } | Self::Resume { .. } | Self::Restart { .. } | Self::Suspend { suspend: false, .. } => {
+                true
+            }
+            Self::Pause { .. } | Self::Suspend { suspend: true, .. } | Self::Scale { .. } => false,
+        }
+    }
+
     /// What it is about.
     fn target(&self) -> Result<Target, EngineError> {
         let name = match self {
@@ -138,6 +148,9 @@ impl State {
             self.record_event(Some(&name), event_of(order), format!("{result}, as ordered"));
         }
         // What was refused or waits may be another thing now.
+        if order.is_another_try() {
+            self.record_of(&name).forget_failures(target.service.as_deref());
+        }
         self.queue.add(&name, Instant::now());
         Ok(Taken { ordered: Ordered { deployment: name, results }, kept })
     }
@@ -255,7 +268,7 @@ fn one(
             .map(|number| format!("rolled back to revision {number}")),
         Order::Pause { .. } => revisions::pause(history).map(|()| "paused".to_owned()),
         Order::Resume { .. } => revisions::resume(history, now).map(|()| "resumed".to_owned()),
-        Order::Restart { .. } => revisions::restart(history, service).map(|()| "restarted".to_owned()),
+        Order::Restart { .. } => revisions::restart(history, service, now).map(|()| "restarted".to_owned()),
         Order::Suspend { .. } | Order::Scale { .. } => Ok(String::new()),
     }
 }

@@ -59,6 +59,11 @@ impl Record {
         self.timeouts.clear();
     }
 
+    /// Forgets the failed calls of a service, or of all, so that they are made again at once.
+    pub fn forget_failures(&mut self, of: Option<&str>) {
+        self.history.failures.retain(|(service, _), _| of.is_some_and(|of| of != service));
+    }
+
     /// Tells the starts under way what was observed, where there are any.
     pub fn tell(&self, observed: &[Instance]) {
         if self.observed.receiver_count() > 0 {

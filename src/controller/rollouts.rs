@@ -88,14 +88,19 @@ impl State {
         let scaled = shown(declared, &Memory { orders: memory.orders.clone(), ..Memory::default() });
         let mut decisions: Vec<Decision> = Vec::new();
         let mut next_look = None;
+        let mut began = Vec::new();
         self.with_input(deployment, Ok(&scaled), observed, |input| {
             for service in scaled.services.values() {
                 let history = memory.rollouts.entry(service.name.clone()).or_default();
                 let advance = revisions::advance(history, Seen { input, declared: service });
                 decisions.extend(advance.decisions);
+                began.extend(advance.began.then(|| service.name.clone()));
                 next_look = [next_look, advance.next_look].into_iter().flatten().min();
             }
         });
+        for service in began {
+            self.record_of(deployment).forget_failures(Some(&service));
+        }
         let lives = |service: &String| observed.iter().any(|instance| instance.id.service == *service);
         memory.rollouts.retain(|service, history| {
             (declared.services.contains_key(service) || lives(service)) && *history != RolloutHistory::default()
@@ -121,6 +126,21 @@ impl State {
     /// When time alone can change something of a deployment's rollouts.
     pub(super) fn next_look_at_rollouts(&self, deployment: &str) -> Option<DateTime<Utc>> {
         self.rollout_looks.get(deployment).copied()
+    }
+
+    /// Keeps how much of the deadlines of rollouts is spent, for the next controller.
+    pub(super) fn note_clocks(&mut self) {
+        let now = self.now().0;
+        let names: Vec<String> = self.memory.keys().filter(|name| self.covers(name)).cloned().collect();
+        for name in names {
+            let Some(before) = self.memory.get(&name).cloned() else { continue };
+            let mut after = before.clone();
+            for rollout in after.rollouts.values_mut().filter_map(|history| history.rollout.as_mut()) {
+                rollout.clock.count_up(now);
+            }
+            self.keep_changes(&name, &before, &after);
+            self.memory.insert(name, after);
+        }
     }
 
     fn keep_changes(&self, deployment: &str, before: &Memory, now: &Memory) {

@@ -144,12 +144,29 @@ fn has_started(input: &Input<'_>, dependency: &DesiredService, instances: &[&Ins
     }
     let newest = instances.iter().max_by_key(|instance| instance.recency());
     let Some((dead, exit)) = newest.and_then(|newest| exit_of(newest).map(|exit| (newest, exit))) else { return false };
-    let is_due = match after_exit(dead, exit, &dependency.spec) {
+    let is_due = match after_exit(dead, exit, dependency) {
         AfterExit::Replace => true,
         AfterExit::Restart { pause, .. } => due(exit.finished_at, pause, input.now) <= input.now,
         AfterExit::AtRest(_) | AfterExit::Failed(_) | AfterExit::ShutDown => false,
     };
     exit.started_at.is_some() && !is_due
+}
+
+/// Whether nothing of the service may be launched or started because of what it depends on.
+pub(super) fn is_held_back(input: &Input<'_>, service: &DesiredService) -> bool {
+    let Ok(desired) = input.desired else { return false };
+    if service.spec.depends.is_empty() {
+        return false;
+    }
+    let mut observed: Vec<&Instance> =
+        input.observed.iter().filter(|one| one.id.deployment == input.deployment).collect();
+    observed.sort_by(|a, b| a.id.cmp(&b.id));
+    service.spec.depends.iter().any(|depends| {
+        let since = begun(input, service, depends).unwrap_or(input.now);
+        let ends = depends.on_timeout.unwrap_or_default() != OnFailure::Fail;
+        let is_over = ends && after(since, depends.timeout()) <= input.now;
+        !is_over && lacking(input, desired, depends, &observed).is_some()
+    })
 }
 
 impl Unmet {

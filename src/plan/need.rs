@@ -183,7 +183,7 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
     let Some((dead, exit)) = last.and_then(|dead| exit_of(dead).map(|exit| (dead, exit))) else {
         return replace();
     };
-    match after_exit(dead, exit, &desired.spec) {
+    match after_exit(dead, exit, desired) {
         AfterExit::Replace => replace(),
         AfterExit::Restart { pause, streak } => {
             let until = due(exit.finished_at, pause, draft.input.now);

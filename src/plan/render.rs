@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::time::elapsed;
 use super::{Action, Cause, Dependency, Plan, Step, Wait};
 use crate::spec::HumanDuration;
-use crate::state::{Failed, GoesOn, InstanceId, Pause, RolledBack, RunEnd, ServiceName, Volumes};
+use crate::state::{Failed, GoesOn, InstanceId, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName, Volumes};
 
 impl Display for Plan {
     /// The steps, then the waits, then when to look again, a line each and no newline at the end;
@@ -214,7 +214,7 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         Wait::RuntimeUnreachable { runtime, error } => format!("wait for {runtime} to answer: {error}"),
         Wait::RuntimeAbsent { runtime, why } => format!("run nothing on {runtime}: {why}"),
         Wait::Unknown { message, .. } => format!("wait for {who} to leave an unknown phase: {message}"),
-        Wait::RolledBack { service, rolled_back } => back(service, rolled_back),
+        Wait::RolledBack { service, rolled_back, failed } => back(service, rolled_back, failed.as_ref()),
         Wait::RolloutPaused { service, pause: Pause::User } => {
             format!("the rollout of {service} is paused; `keel rollout resume {service}` goes on with it")
         }
@@ -262,14 +262,23 @@ fn job_end(end: &RunEnd, limit: u32) -> String {
 }
 
 /// Why an earlier revision runs, and what ends that.
-fn back(service: &ServiceName, RolledBack { from, to, failure, .. }: &RolledBack) -> String {
-    match failure {
-        Some(failure) => format!(
+fn back(
+    service: &ServiceName,
+    RolledBack { from, to, failure, .. }: &RolledBack,
+    failed: Option<&RolloutFailure>,
+) -> String {
+    match (failure, failed) {
+        (Some(failure), _) => format!(
             "{service} was rolled back to revision {to}, as revision {from} failed: {}; edit its spec, or try it again with \
              `keel rollout restart {service}`",
             failure.message
         ),
-        None => format!(
+        (None, Some(failure)) => format!(
+            "{service} is to run revision {to}, as `keel rollout undo` asked, and that failed: {}; edit its spec, or return \
+             with `keel rollout undo {service} --to-revision {from}`",
+            failure.message
+        ),
+        (None, None) => format!(
             "{service} runs revision {to}, as `keel rollout undo` asked, and not what is declared; edit its spec, or return \
              with `keel rollout undo {service} --to-revision {from}`"
         ),

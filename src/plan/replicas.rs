@@ -12,7 +12,7 @@ use super::rollout::Rollout;
 use super::unproven::places;
 use super::{Cause, Wait};
 use crate::spec::{RType, ServiceSpec};
-use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, ServiceName, Standing, StopCause};
+use crate::state::{DesiredService, EndedBy, Exit, Instance, Pause, Phase, ServiceName, Standing, StopCause};
 
 /// Plans one declared service. `instances` are those of the service, in order of their identity.
 pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, instances: &[&Instance]) {
@@ -41,8 +41,13 @@ pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, inst
 fn say_how_it_stands(draft: &mut Draft<'_>, desired: &DesiredService) {
     let Standing { rolled_back, paused, held, failed, .. } = desired.standing.clone();
     let name = || ServiceName { deployment: draft.input.deployment.to_owned(), service: desired.name.clone() };
+    let of_pause = paused.as_ref().and_then(|pause| match pause {
+        Pause::Failure { failure } => Some(failure.clone()),
+        Pause::User => None,
+    });
+    let why = failed.as_ref().map(|failed| failed.failure.clone()).or(of_pause);
     let waits = [
-        rolled_back.map(|rolled_back| Wait::RolledBack { service: name(), rolled_back }),
+        rolled_back.map(|rolled_back| Wait::RolledBack { service: name(), rolled_back, failed: why }),
         paused.filter(|_| held).map(|pause| Wait::RolloutPaused { service: name(), pause }),
         failed.map(|failed| Wait::RolloutFailed { service: name(), failed }),
     ];
@@ -66,7 +71,7 @@ fn shut_down(draft: &mut Draft<'_>, desired: &DesiredService, matched: &Matched<
     let crash = |slot: &Slot<'_>| -> Option<Exit> {
         let dead = slot.newest.filter(|dead| dead.runtime == desired.runtime)?;
         let exit = exit_of(dead)?;
-        (after_exit(dead, exit, &desired.spec) == AfterExit::ShutDown).then(|| exit.clone())
+        (after_exit(dead, exit, desired) == AfterExit::ShutDown).then(|| exit.clone())
     };
     let mut crashes = matched.slots.iter().filter_map(|slot| crash(slot).map(|exit| (slot, exit))).peekable();
     let Some(cause) = crashes.peek().map(|(_, exit)| Cause::Shutdown { exit: exit.clone() }) else { return false };

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::Dependency;
 use crate::spec::{DependsCondition, HumanDuration, RuntimeKind};
-use crate::state::{ErrorKind, Exit, Failed, InstanceId, Pause, RolledBack, RunEnd, ServiceName};
+use crate::state::{ErrorKind, Exit, Failed, InstanceId, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName};
 
 /// Why more is not done now.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -199,6 +199,8 @@ pub enum Wait {
         service: ServiceName,
         /// From what to what, and why.
         rolled_back: RolledBack,
+        /// How the way there failed, where it did.
+        failed: Option<RolloutFailure>,
     },
     /// The rollout is paused before its end.
     RolloutPaused {

@@ -1,5 +1,6 @@
 //! What rollouts say of a service: why what runs is not what is declared, or why it may never come to it.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Revision;
@@ -22,12 +23,16 @@ pub struct Standing {
     /// The rollout has failed and goes on all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<Failed>,
+    /// When somebody asked that it be tried anew: what ended before is followed by another at once, and counts no more.
+    #[serde(skip)]
+    pub tried_anew: Option<DateTime<Utc>>,
 }
 
 impl Standing {
     /// Whether what is declared is rolled out as it is.
     pub fn is_plain(&self) -> bool {
-        *self == Self::default()
+        let Self { rolled_back, restarted, paused, held, failed, tried_anew: _ } = self;
+        rolled_back.is_none() && !restarted && paused.is_none() && !held && failed.is_none()
     }
 }
 

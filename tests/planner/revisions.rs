@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use evenkeel::plan::revisions::{
-    Memory, OrderError, Outcome, RolloutHistory, Seen, advance, effective, pause, restart, resume, undo,
+    CLOCK_STEP, Memory, OrderError, Outcome, RolloutHistory, Seen, advance, effective, pause, restart, resume, undo,
 };
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{GoesOn, Instance, Pause};
@@ -10,6 +10,7 @@ use evenkeel::state::{GoesOn, Instance, Pause};
 use super::dsl::{Change, Snapshot, all_up, revision, up};
 
 /// One service over time, with what is remembered of it.
+#[derive(Clone)]
 struct Course {
     snapshot: Snapshot,
     memory: Memory,
@@ -113,6 +114,24 @@ impl Course {
         matches!(self.history().rollout.as_ref().expect("a rollout").outcome, Outcome::Complete { .. })
     }
 
+    /// The instance of `b` in the first slot crashes now, after so many restarts in a row.
+    fn crash(&mut self, attempt: u32, streak: u32) {
+        let at = self.snapshot.now;
+        let exit = evenkeel::state::Exit::from_code(1, Some(at - TimeDelta::seconds(1)), at);
+        let dead = up(0, 'b').attempt(attempt).restarted(streak, streak).change(|one| {
+            one.created_at = at;
+            one.phase = evenkeel::state::Phase::Exited(exit);
+        });
+        self.observe(all_up(0..3, 'a').chain([dead]));
+    }
+
+    /// A call for `b` is refused now.
+    fn refuse(&mut self) {
+        self.snapshot = self.snapshot.clone().failed(1, 'b', 1, 0, false);
+        let now = self.snapshot.now;
+        self.snapshot.history.failures.values_mut().for_each(|failure| failure.at = now);
+    }
+
     /// `b` is declared and never becomes ready.
     fn stuck(on_failure: &str) -> Self {
         let fields = format!("rollout: {{max_surge: 1, max_unavailable: 0, progress_deadline: 60s, {on_failure}}}");
@@ -132,18 +151,14 @@ type Trigger = Box<dyn Fn(&mut Course)>;
 fn triggers() -> Vec<(&'static str, Trigger)> {
     vec![
         ("ProgressDeadlineExceeded", Box::new(|course| course.wait(60))),
-        ("Refused", Box::new(|course| course.snapshot = course.snapshot.clone().failed(1, 'b', 1, 0, false))),
+        ("Refused", Box::new(Course::refuse)),
+        ("Crashing", Box::new(|course| course.crash(2, 2))),
         (
             "Crashing",
             Box::new(|course| {
-                course.observe(all_up(0..3, 'a').chain([up(0, 'b').attempt(2).restarted(2, 2).exited(1, 1, 0)]));
-            }),
-        ),
-        (
-            "Crashing",
-            Box::new(|course| {
-                let unhealthy = up(0, 'b').attempt(2).restarted(2, 2).exited(143, 30, 0);
-                course.observe(all_up(0..3, 'a').chain([unhealthy.by(evenkeel::state::StopCause::Unhealthy)]));
+                course.crash(2, 2);
+                let dead = course.snapshot.observed.pop().expect("one");
+                course.snapshot.observed.push(dead.by(evenkeel::state::StopCause::Unhealthy));
             }),
         ),
     ]
@@ -378,7 +393,8 @@ fn a_crash_right_after_the_end_still_leads_back_and_a_later_one_does_not() {
         assert_eq!(course.turn(), ["RolloutComplete"]);
         course.wait(ran);
         course.turn();
-        let crashed = up(0, 'b').attempt(2).restarted(2, 2).exited(1, 1, 0);
+        course.crash(2, 2);
+        let crashed = course.snapshot.observed.pop().expect("one");
         course.observe([crashed, new(1).unready(), new(2).unready()]);
         assert_eq!(course.turn(), decided, "after {ran} s");
         assert!(course.is_complete() || !decided.is_empty());
@@ -425,8 +441,8 @@ fn undo_runs_an_earlier_revision_until_something_else_is_declared() {
 #[test]
 fn restart_replaces_every_instance_by_the_same_rules_once() {
     let mut course = Course::rolled_out(SURGE);
-    let declared = course.declared();
-    restart(course.history(), &declared).expect("it is not paused");
+    let (declared, now) = (course.declared(), course.snapshot.now);
+    restart(course.history(), &declared, now).expect("it is not paused");
     assert_eq!(course.turn(), ["RolloutStarted"]);
     let service = course.effective().desired.expect("declared").services["web"].clone();
     let restarted = revision('a').restarted(1);
@@ -449,7 +465,7 @@ fn restart_replaces_every_instance_by_the_same_rules_once() {
     assert_eq!(course.turn(), [""; 0]);
     course.effective().expect("");
     course.memory = forgotten;
-    restart(course.history(), &declared).expect("it is not paused");
+    restart(course.history(), &declared, now).expect("it is not paused");
     course.turn();
     assert_eq!(course.effective().desired.expect("declared").services["web"].revision, revision('a').restarted(2));
     course.declare('b', 3, SURGE);
@@ -501,7 +517,7 @@ fn restart_and_undo_try_again_what_was_rolled_back() {
         let (declared, now) = (course.declared(), course.snapshot.now);
         match by_number {
             true => drop(undo(course.history(), &declared, Some(2), now).expect("it is known")),
-            false => restart(course.history(), &declared).expect("it is not paused"),
+            false => restart(course.history(), &declared, now).expect("it is not paused"),
         }
         assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "b"), "{by_number}");
         course.wait(59);
@@ -547,4 +563,212 @@ fn what_rests_on_purpose_is_complete() {
     let mut course = Course::begun("restart_policy: {kind: 'no'}");
     course.observe((0..3).map(|slot| up(slot, 'a').exited(3, 5, 0)));
     assert_eq!((course.turn(), course.failure().as_deref()), (vec!["RolloutFailed"], Some("GaveUp")));
+}
+
+/// An order that has another try made.
+type Retry = fn(&mut Course);
+
+/// `b` fails with `on_failure`, for each reason but the lack of progress; what is left of that stays where it is.
+fn failures() -> impl Iterator<Item = (&'static str, Trigger)> {
+    triggers().into_iter().filter(|(reason, _)| *reason != "ProgressDeadlineExceeded")
+}
+
+#[test]
+fn what_failed_before_an_order_does_not_count_after_it() {
+    let orders: [(&str, Retry); 3] = [
+        ("on_failure: pause", |course| {
+            let now = course.snapshot.now;
+            resume(course.history(), now).expect("it is paused");
+        }),
+        ("on_failure: rollback", |course| {
+            let (declared, now) = (course.declared(), course.snapshot.now);
+            restart(course.history(), &declared, now).expect("it is not paused");
+        }),
+        ("on_failure: rollback", |course| {
+            let (declared, now) = (course.declared(), course.snapshot.now);
+            undo(course.history(), &declared, Some(2), now).expect("it is known");
+        }),
+    ];
+    for (on_failure, retry) in orders {
+        for (reason, trigger) in failures() {
+            let mut course = Course::stuck(on_failure);
+            trigger(&mut course);
+            course.turn();
+            assert_eq!(course.failure().as_deref(), Some(reason), "{on_failure}");
+            course.wait(1);
+            retry(&mut course);
+            let decided = course.turn();
+            assert!(!decided.contains(&"RolledBack") && !decided.contains(&"RolloutPaused"), "{decided:?} {reason}");
+            assert_eq!((course.runs().as_str(), course.failure()), ("b", None), "{reason} {on_failure}");
+            // It fails again by what happens from then on.
+            course.wait(1);
+            trigger(&mut course);
+            course.turn();
+            assert_eq!(course.failure().as_deref(), Some(reason), "{on_failure}");
+        }
+    }
+}
+
+#[test]
+fn an_order_has_what_crashed_started_at_once_and_counts_crashes_anew() {
+    let mut course = Course::stuck("on_failure: pause");
+    let died = course.snapshot.now;
+    let dead = |attempt, streak, at| {
+        up(0, 'b')
+            .attempt(attempt)
+            .restarted(attempt, streak)
+            .phase(evenkeel::state::Phase::Exited(evenkeel::state::Exit::from_code(1, Some(at), at)))
+    };
+    course.observe(all_up(0..3, 'a').chain([dead(2, 2, died)]));
+    assert_eq!(course.turn(), ["RolloutPaused"]);
+    course.wait(1);
+    let now = course.snapshot.now;
+    resume(course.history(), now).expect("it is paused");
+    course.turn();
+    course
+        .effective()
+        .expect("launch (restarts 2, streak 0) web/0 b3: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+    for streak in 0..2 {
+        course.wait(10);
+        let at = course.snapshot.now;
+        let again = dead(3 + streak, streak, at).change(|one| one.created_at = at);
+        course.observe(all_up(0..3, 'a').chain([again]));
+        assert_eq!(course.turn(), [""; 0], "streak {streak}");
+    }
+    course.wait(1);
+    let at = course.snapshot.now;
+    course.observe(all_up(0..3, 'a').chain([dead(5, 2, at).change(|one| one.created_at = at)]));
+    assert_eq!(course.turn(), ["RolloutPaused"]);
+}
+
+#[test]
+fn a_policy_that_starts_no_other_is_overruled_once_by_an_order() {
+    let fields = "restart_policy: {kind: 'no'}\nrollout: {max_surge: 1, max_unavailable: 0, on_failure: pause}";
+    let mut course = Course::rolled_out(fields);
+    course.declare('b', 3, fields);
+    course.turn();
+    course.crash(0, 0);
+    assert_eq!((course.turn(), course.failure().as_deref()), (vec!["RolloutPaused"], Some("GaveUp")));
+    course.wait(1);
+    let now = course.snapshot.now;
+    resume(course.history(), now).expect("it is paused");
+    assert_eq!((course.turn(), course.failure()), (vec![], None));
+    course.effective().expect("launch web/0 b1: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+    course.wait(1);
+    course.crash(1, 0);
+    assert_eq!((course.turn(), course.failure().as_deref()), (vec!["RolloutPaused"], Some("GaveUp")));
+}
+
+#[test]
+fn a_killed_controller_forgets_no_more_of_the_deadline_than_a_step() {
+    let step = i64::try_from(CLOCK_STEP.as_secs()).expect("a small number");
+    let mut course = Course::stuck("on_failure: rollback");
+    for _ in 0..3 {
+        course.wait(step);
+        course.turn();
+    }
+    // Killed right before the next step.
+    course.wait(step - 1);
+    course.turn();
+    let history = course.history().clone().resumed();
+    *course.history() = history;
+    course.wait(3_600);
+    assert_eq!(course.turn(), [""; 0]);
+    course.wait(60 - 3 * step - 1);
+    assert_eq!(course.turn(), [""; 0]);
+    course.wait(1);
+    assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+}
+
+#[test]
+fn a_rollback_goes_to_what_serves_though_it_was_complete_for_a_moment() {
+    let mut course = Course::rolled_out(SURGE);
+    course.wait(60);
+    course.turn();
+    course.declare('b', 3, SURGE);
+    course.turn();
+    course.wait(1);
+    let since = course.snapshot.now;
+    let young = |slot| up(slot, 'b').change(|one| one.phase = evenkeel::state::Phase::Running { since, ready: true });
+    course.observe((0..3).map(young));
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    course.wait(2);
+    course.declare('c', 3, SURGE);
+    course.turn();
+    let mut crashed = course.clone();
+    course.observe((0..3).map(young).chain([up(0, 'c').unready()]));
+    course.turn();
+    course.wait(60);
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolledBack", "RolloutStarted"], "b"));
+    // Of what serves no more, the one that ran for long is the better.
+    crashed.observe([up(0, 'c').unready()]);
+    crashed.turn();
+    crashed.wait(60);
+    assert_eq!((crashed.turn(), crashed.runs().as_str()), (vec!["RolledBack", "RolloutStarted"], "a"));
+}
+
+#[test]
+fn time_that_is_waited_for_dependencies_does_not_count() {
+    let fields = "depends: [{service: db}]\nrollout: {max_surge: 1, max_unavailable: 0, progress_deadline: 60s}";
+    let mut course = Course::rolled_out(fields);
+    course.declare('b', 3, fields);
+    course.snapshot = course.snapshot.clone().service("db", 'd', 1, "");
+    course.turn();
+    let db = || up(0, 'd').of("db");
+    course.observe(all_up(0..3, 'a').chain([db().unready()]));
+    course.turn();
+    course.wait(200);
+    assert_eq!(course.turn(), [""; 0]);
+    course.observe(all_up(0..3, 'a').chain([db()]));
+    assert_eq!(course.turn(), [""; 0]);
+    course.wait(59);
+    assert_eq!(course.turn(), [""; 0]);
+    course.wait(1);
+    assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+}
+
+#[test]
+fn an_undo_that_fails_does_what_the_spec_says_of_failures() {
+    for (on_failure, decided, runs) in [
+        ("on_failure: rollback", &["RolledBack", "RolloutStarted"][..], "b"),
+        ("on_failure: pause", &["RolloutPaused"], "b"),
+        ("on_failure: continue", &["RolloutFailed"], "a"),
+    ] {
+        let fields = format!("rollout: {{max_surge: 1, max_unavailable: 0, progress_deadline: 60s, {on_failure}}}");
+        let mut course = Course::rolled_out(&fields);
+        course.declare('b', 3, &fields);
+        course.turn();
+        course.observe(all_up(0..3, 'b'));
+        course.wait(20);
+        course.turn();
+        let (declared, now) = (course.declared(), course.snapshot.now);
+        undo(course.history(), &declared, None, now).expect("there is one");
+        course.turn();
+        course.observe(all_up(0..3, 'b').chain([up(0, 'a').unready()]));
+        course.wait(60);
+        assert_eq!((course.turn(), course.runs().as_str()), (decided.to_vec(), runs), "{on_failure}");
+        let told = course.effective().planned();
+        assert!(!told.contains("runs revision"), "{told}");
+        if on_failure == "on_failure: continue" {
+            assert!(told.contains("is to run revision 3, as `keel rollout undo` asked, and that failed"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn what_is_restarted_after_an_undo_is_told_by_its_own_number() {
+    let mut course = Course::rolled_out(SURGE);
+    course.declare('b', 3, SURGE);
+    course.turn();
+    course.observe(all_up(0..3, 'b'));
+    course.wait(20);
+    course.turn();
+    let (declared, now) = (course.declared(), course.snapshot.now);
+    undo(course.history(), &declared, None, now).expect("there is one");
+    course.turn();
+    restart(course.history(), &declared, now).expect("it is not paused");
+    course.turn();
+    let number = course.history().revisions.last().expect("one").number;
+    let told = course.effective().planned();
+    assert!(number == 4 && told.contains("runs revision 4, as `keel rollout undo` asked"), "{told}");
 }

@@ -240,7 +240,9 @@ impl Checked<'_> {
     fn is_shut_down(&self) -> bool {
         let shuts = self.desired.spec.errors.as_ref().is_some_and(|errors| errors.on_crash() == CrashAction::Shutdown);
         let crashed = |instance: &&&Instance| {
-            self.is_current(instance) && matches!(&instance.phase, Phase::Exited(exit) if !exit.is_success())
+            let counts = |exit: &Exit| self.desired.standing.tried_anew.is_none_or(|at| exit.finished_at > at);
+            let failed = |exit: &Exit| !exit.is_success() && counts(exit);
+            self.is_current(instance) && matches!(&instance.phase, Phase::Exited(exit) if failed(exit))
         };
         shuts && self.observed.iter().any(|instance| crashed(&instance))
     }

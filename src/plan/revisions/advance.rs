@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
-use super::history::{Declaration, Outcome, Pin, Restart, RolloutHistory, RolloutProgress};
+use super::history::{Declaration, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress};
 use super::judge::{Findings, look};
 use crate::plan::Input;
 use crate::plan::PROVEN_RUN;
@@ -29,6 +29,8 @@ pub struct Seen<'a> {
 pub struct Advance {
     /// What was decided, in order.
     pub decisions: Vec<Decision>,
+    /// Whether a rollout began: calls that failed for the service say nothing of it.
+    pub began: bool,
     /// When time alone can change something.
     pub next_look: Option<DateTime<Utc>>,
 }
@@ -79,7 +81,9 @@ impl Course<'_, '_> {
 
     /// Lets go of what held for another declaration.
     fn forget_what_is_over(&mut self) {
-        let declared = self.seen.declared;
+        let (declared, now) = (self.seen.declared, self.now());
+        // A clock that was set back says nothing of what came before.
+        self.history.tried_anew = self.history.tried_anew.filter(|at| *at <= now);
         let pin = &self.history.pin;
         if pin.as_ref().is_some_and(|pin| !pin.declared.is(declared) || self.history.known(&pin.to).is_none()) {
             self.history.pin = None;
@@ -126,25 +130,29 @@ impl Course<'_, '_> {
 
     fn go_on(&mut self) {
         let wanted = self.history.wanted(self.seen.declared);
-        let found = look(self.seen.input, &wanted);
-        self.begin(&wanted, &found);
+        let counts_from = |course: &Self| course.history.rollout.as_ref().and_then(|rollout| rollout.counts_from);
+        let mut found = look(self.seen.input, &wanted, counts_from(self));
+        if self.begin(&wanted, &found) {
+            found = look(self.seen.input, &wanted, counts_from(self));
+        }
         self.history.refresh(&wanted);
         let failure = self.measure(&wanted, &found);
         match failure {
-            Some(failure) => self.fail(&wanted, failure),
+            Some(failure) => self.fail(&wanted, &found, failure),
             None => self.look_again(&wanted, &found),
         }
     }
 
-    /// Begins another rollout where something else is to run, or what failed is declared in another way.
-    fn begin(&mut self, wanted: &DesiredService, found: &Findings) {
+    /// Begins another rollout where something else is to run, or what failed is declared in another way. Returns whether it
+    /// did.
+    fn begin(&mut self, wanted: &DesiredService, found: &Findings) -> bool {
         let (now, declared) = (self.now(), self.seen.declared);
         let goes_on = self.history.rollout.as_ref().is_some_and(|rollout| {
             let is_done = matches!(rollout.outcome, Outcome::Complete { .. });
             wanted.is_made_from(&rollout.revision) && (is_done || rollout.declaration.is(declared))
         });
         if goes_on {
-            return;
+            return false;
         }
         let is_first = self.history.revisions.is_empty();
         // What was complete for long enough by now is to be trusted, though nobody looked in between.
@@ -159,6 +167,7 @@ impl Course<'_, '_> {
             revision: wanted.revision.clone(),
             declaration: Declaration::of(declared),
             began: now,
+            counts_from: (!is_first).then_some(now),
             clock: Default::default(),
             replicas: wanted.replicas,
             available: found.available,
@@ -179,6 +188,8 @@ impl Course<'_, '_> {
             );
             self.say("RolloutStarted", false, text);
         }
+        self.advance.began |= !is_first;
+        true
     }
 
     /// Takes stock of the rollout; gives how it has failed, where it has now.
@@ -186,7 +197,10 @@ impl Course<'_, '_> {
         let now = self.now();
         let stands = self.history.pause.is_some() || self.seen.input.history.suspended || found.blind;
         let rollout = self.history.rollout.as_mut()?;
-        rollout.clock.run(!stands && rollout.outcome == Outcome::Going, now);
+        // What may not begin yet makes no progress, and is none the worse for it.
+        let counts = !stands && !found.waits;
+        rollout.clock.run(counts && rollout.outcome == Outcome::Going, now);
+        rollout.clock.step(now);
         if found.blind {
             return None;
         }
@@ -201,7 +215,7 @@ impl Course<'_, '_> {
             rollout.replicas = wanted.replicas;
             if made_progress && matches!(rollout.outcome, Outcome::Failed { .. }) && !stands {
                 rollout.outcome = Outcome::Going;
-                rollout.clock.run(true, now);
+                rollout.clock.run(counts, now);
             }
         }
         let watched = !matches!(rollout.outcome, Outcome::Complete { settled: true, .. });
@@ -233,6 +247,7 @@ impl Course<'_, '_> {
         rollout.clock = Default::default();
         let began = rollout.began;
         self.history.set_completed(&wanted.revision, Some(since), found.settled);
+        self.history.tried_anew = None;
         if at.is_some() {
             return;
         }
@@ -253,30 +268,39 @@ impl Course<'_, '_> {
     }
 
     /// Does what the spec asks for where a rollout fails.
-    fn fail(&mut self, wanted: &DesiredService, failure: RolloutFailure) {
+    fn fail(&mut self, wanted: &DesiredService, found: &Findings, failure: RolloutFailure) {
         let now = self.now();
         let number = self.history.number(&wanted.revision);
         self.history.set_completed(&wanted.revision, None, false);
-        let good = self.history.last_good(&wanted.revision).map(|good| (good.number, good.revision.clone()));
+        let serves = |known: &KnownRevision| found.serving.iter().any(|revision| known.is(revision));
+        let good = self.history.way_back(&wanted.revision, serves).map(|good| (good.number, good.revision.clone()));
         let on_failure = wanted.spec.rollout().on_failure();
-        let goes_on = match (on_failure, &wanted.standing.rolled_back, good) {
-            (_, Some(_), _) => GoesOn::RollingBack,
-            (OnRolloutFailure::Continue, ..) => GoesOn::Continue,
-            (OnRolloutFailure::Rollback, None, None) => GoesOn::NoTarget,
-            (OnRolloutFailure::Rollback, None, Some((target, to))) => {
+        // An undo is an order as any other, and fails as any other rollout.
+        let is_way_back = wanted.standing.rolled_back.as_ref().is_some_and(|back| back.failure.is_some());
+        let goes_on = match (on_failure, good) {
+            _ if is_way_back => GoesOn::RollingBack,
+            (OnRolloutFailure::Continue, _) => GoesOn::Continue,
+            (OnRolloutFailure::Rollback, None) => GoesOn::NoTarget,
+            (OnRolloutFailure::Rollback, Some((target, to))) => {
                 let text = format!(
                     "revision {number} failed: {}; rolling back to revision {target} ({})",
                     failure.message,
                     to.short()
                 );
-                let declared = Declaration::of(self.seen.declared);
-                self.history.pin =
-                    Some(Pin { declared, from: wanted.revision.clone(), to, since: now, failure: Some(failure) });
+                let declared = self.seen.declared;
+                // The way back of an undo may be what is declared.
+                self.history.pin = (!declared.is_made_from(&to)).then(|| Pin {
+                    declared: Declaration::of(declared),
+                    from: wanted.revision.clone(),
+                    to,
+                    since: now,
+                    failure: Some(failure),
+                });
                 self.history.restart = None;
                 self.say("RolledBack", true, text);
                 return self.go_on();
             }
-            (OnRolloutFailure::Pause, None, _) => {
+            (OnRolloutFailure::Pause, _) => {
                 self.say(
                     "RolloutPaused",
                     true,
@@ -307,7 +331,10 @@ impl Course<'_, '_> {
         let now = self.now();
         let Some(rollout) = &self.history.rollout else { return };
         let deadline = match rollout.outcome {
-            Outcome::Going => rollout.clock.reaches(wanted.spec.rollout().progress_deadline(), now),
+            Outcome::Going => {
+                let deadline = rollout.clock.reaches(wanted.spec.rollout().progress_deadline(), now);
+                earliest([deadline, rollout.clock.next_step()])
+            }
             Outcome::Complete { .. } | Outcome::Failed { .. } => None,
         };
         let is_watched = !matches!(rollout.outcome, Outcome::Complete { settled: true, .. });

@@ -44,6 +44,9 @@ pub struct RolloutHistory {
     pub pause: Option<Pause>,
     /// All instances were to be replaced although their template is the same.
     pub restart: Option<Restart>,
+    /// When somebody last asked that what is to run be tried anew, until its rollout is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_anew: Option<DateTime<Utc>>,
 }
 
 /// A revision that is or was to run.
@@ -136,6 +139,9 @@ pub struct RolloutProgress {
     pub declaration: Declaration,
     /// When it began.
     pub began: DateTime<Utc>,
+    /// From when on failures and crashes count; all of them where nothing is known of the time before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts_from: Option<DateTime<Utc>>,
     /// Time since it last made progress.
     pub clock: DeadlineClock,
     /// Replicas that there were to be when it last made progress.
@@ -183,14 +189,27 @@ impl RolloutHistory {
         self.known(revision).map_or(0, |known| known.number)
     }
 
-    /// The revision to go back to from this one: the one whose rollout was complete last, of those that can be trusted where
-    /// there are any.
+    /// The revision whose rollout was complete last, besides this one.
     pub fn last_good(&self, except: &Revision) -> Option<&KnownRevision> {
-        let others = self.revisions.iter().filter(|known| !known.is(except) && known.completed_at.is_some());
-        others.max_by_key(|known| (known.settled, known.completed_at, known.number))
+        self.complete(except).max_by_key(|known| (known.completed_at, known.number))
     }
 
-    /// The same after the controller was away: nobody looked meanwhile, so that this time does not count.
+    /// The revision to go back to from this one: the one whose rollout was complete last, of those that serve now; else of
+    /// those that can be trusted; else of all.
+    pub(super) fn way_back(
+        &self,
+        except: &Revision,
+        serves: impl Fn(&KnownRevision) -> bool,
+    ) -> Option<&KnownRevision> {
+        self.complete(except).max_by_key(|known| (serves(known), known.settled, known.completed_at, known.number))
+    }
+
+    fn complete(&self, except: &Revision) -> impl Iterator<Item = &KnownRevision> {
+        self.revisions.iter().filter(move |known| !known.is(except) && known.completed_at.is_some())
+    }
+
+    /// The same after the controller was away: nobody looked meanwhile, so that this time does not count. What it had
+    /// counted does, but for what came after the last [`CLOCK_STEP`](super::CLOCK_STEP) where it was killed.
     #[must_use]
     pub fn resumed(mut self) -> Self {
         if let Some(rollout) = &mut self.rollout {

@@ -1,14 +1,18 @@
 //! How far a service is on its way to a revision, as far as is observed now.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 
-use crate::plan::Input;
 use crate::plan::availability::Judge;
 use crate::plan::backoff::PROVEN_RUN;
+use crate::plan::depends::is_held_back;
 use crate::plan::diff::{count, exit_of};
 use crate::plan::restart::{AfterExit, after_exit};
 use crate::plan::rollout::crashed;
 use crate::plan::time::{after, earliest};
+use crate::plan::{Failure, Input};
+use crate::spec::Revision;
 use crate::state::{DesiredService, FailureReason, Instance, Phase, RolloutFailure};
 
 /// Crashes in a row of one new instance after which its revision has failed, as long as no new instance was trusted yet.
@@ -37,10 +41,14 @@ pub(super) struct Findings {
     pub ended: Option<RolloutFailure>,
     /// Why it can't, by what was refused.
     pub refused: Option<RolloutFailure>,
+    /// Other revisions that serve.
+    pub serving: BTreeSet<Revision>,
+    /// What is missing may not be made yet, because of what the service depends on.
+    pub waits: bool,
 }
 
-/// Looks at the instances of a service that is to become like this.
-pub(super) fn look(input: &Input<'_>, wanted: &DesiredService) -> Findings {
+/// Looks at the instances of a service that is to become like this. Calls that failed, and crashes, count from this time on.
+pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Option<DateTime<Utc>>) -> Findings {
     let mine = |instance: &&Instance| instance.id.deployment == input.deployment && instance.id.service == wanted.name;
     let (new, other): (Vec<&Instance>, Vec<&Instance>) = input
         .observed
@@ -49,8 +57,11 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService) -> Findings {
         .partition(|instance| wanted.is_made_from(&instance.id.revision) && instance.runtime == wanted.runtime);
     let lives = |instance: &&&Instance| !matches!(instance.phase, Phase::Exited(_));
     let is_silent = |instance: &&Instance| input.unreachable.contains_key(&instance.runtime);
-    let eye = Eye { judge: Judge { input, spec: &wanted.spec }, wanted, new: &new };
+    // A clock that was set back says nothing of what came before.
+    let counts_from = counts_from.filter(|from| *from <= input.now);
+    let eye = Eye { judge: Judge { input, spec: &wanted.spec }, wanted, new: &new, counts_from };
     let slots: Vec<Slot> = (0..wanted.replicas).map(|slot| eye.slot(slot)).collect();
+    let has_new = |slot: &u32| new.iter().any(|one| one.id.slot == *slot && !matches!(one.phase, Phase::Exited(_)));
     let old = count(other.iter().filter(lives));
     let of = |test: fn(&Slot) -> bool| count(slots.iter().filter(|slot| test(slot)));
     let resting = of(|slot| matches!(slot, Slot::AtRest));
@@ -64,7 +75,9 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService) -> Findings {
         next: earliest(slots.iter().map(Slot::next)),
         blind: input.unreachable.contains_key(&wanted.runtime) || new.iter().chain(&other).any(is_silent),
         ended: slots.into_iter().find_map(|slot| if let Slot::Failing(failure) = slot { Some(failure) } else { None }),
-        refused: refusal(input, wanted),
+        refused: refusal(input, wanted, counts_from),
+        serving: other.iter().filter(|one| one.phase.is_ready()).map(|one| one.id.revision.clone()).collect(),
+        waits: !(0..wanted.replicas).all(|slot| has_new(&slot)) && is_held_back(input, wanted),
     }
 }
 
@@ -98,6 +111,7 @@ struct Eye<'a> {
     judge: Judge<'a>,
     wanted: &'a DesiredService,
     new: &'a [&'a Instance],
+    counts_from: Option<DateTime<Utc>>,
 }
 
 impl Eye<'_> {
@@ -110,18 +124,19 @@ impl Eye<'_> {
             Slot::Coming { available: earliest(of_slot().map(|instance| self.judge.available_from(instance))) };
         let Some(newest) = of_slot().max_by_key(|instance| instance.id.attempt) else { return coming };
         let crashes = match exit_of(newest) {
-            Some(exit) => match after_exit(newest, exit, &self.wanted.spec) {
+            Some(exit) => match after_exit(newest, exit, self.wanted) {
                 AfterExit::AtRest(_) => return Slot::AtRest,
                 AfterExit::Failed(_) | AfterExit::ShutDown => {
                     let message = format!("{} ended and is not started again: {exit}", newest.id);
                     return Slot::Failing(RolloutFailure { reason: FailureReason::GaveUp, message });
                 }
-                AfterExit::Restart { streak, .. } if crashed(newest) => streak,
+                AfterExit::Restart { streak, .. } if crashed(newest) && self.counts(exit.finished_at) => streak,
                 AfterExit::Restart { .. } | AfterExit::Replace => 0,
             },
             // It runs, and may be here to stay.
             None if self.judge.is_ready(newest) => return coming,
-            None => newest.streak,
+            None if self.counts(newest.created_at) => newest.streak,
+            None => 0,
         };
         if crashes < CRASHES_IN_A_ROW {
             return coming;
@@ -132,6 +147,11 @@ impl Eye<'_> {
         Slot::Failing(RolloutFailure { reason: FailureReason::Crashing, message })
     }
 
+    /// Whether what happened then counts.
+    fn counts(&self, at: DateTime<Utc>) -> bool {
+        self.counts_from.is_none_or(|from| at >= from)
+    }
+
     /// When an available instance is to be trusted, where it is not yet.
     fn proven_from(&self, instance: &Instance) -> Option<DateTime<Utc>> {
         let from = after(instance.phase.started_at()?, PROVEN_RUN);
@@ -140,8 +160,10 @@ impl Eye<'_> {
 }
 
 /// The refusal of a call for what is wanted.
-fn refusal(input: &Input<'_>, wanted: &DesiredService) -> Option<RolloutFailure> {
-    let mut of_service = input.history.failures.iter().filter(|((service, _), _)| *service == wanted.name);
+fn refusal(input: &Input<'_>, wanted: &DesiredService, counts_from: Option<DateTime<Utc>>) -> Option<RolloutFailure> {
+    let counts = |failure: &Failure| counts_from.is_none_or(|from| failure.at >= from);
+    let of_service = input.history.failures.iter().filter(|((service, _), _)| *service == wanted.name);
+    let mut of_service = of_service.filter(|(_, failure)| counts(failure));
     let refused = of_service.find(|(_, failure)| !failure.retryable && wanted.is_made_from(&failure.revision));
     let ((_, slot), failure) = refused?;
     let message = format!("{}/{}/{slot} was refused: {}", input.deployment, wanted.name, failure.message);

@@ -43,10 +43,17 @@ impl RolloutHistory {
     /// came from, stays.
     pub(super) fn prune(&mut self, wanted: &DesiredService, running: &BTreeSet<&Revision>) {
         let most = usize::try_from(wanted.spec.rollout().history()).unwrap_or(usize::MAX).saturating_add(1);
-        let good = self.last_good(&wanted.revision).map(|known| known.revision.clone());
+        let runs = |known: &KnownRevision| running.iter().any(|revision| known.is(revision));
+        let trusted = self.way_back(&wanted.revision, |_| false).map(|known| known.revision.clone());
+        let good = self.way_back(&wanted.revision, runs).map(|known| known.revision.clone());
         let pinned = self.pin.iter().flat_map(|pin| [&pin.from, &pin.to]);
-        let needed: Vec<Revision> =
-            pinned.chain(running.iter().copied()).chain(good.as_ref()).chain([&wanted.revision]).cloned().collect();
+        let needed: Vec<Revision> = pinned
+            .chain(running.iter().copied())
+            .chain(&good)
+            .chain(&trusted)
+            .chain([&wanted.revision])
+            .cloned()
+            .collect();
         let mut surplus = self.revisions.len().saturating_sub(most);
         self.revisions.retain(|known| {
             let goes = surplus > 0 && !needed.iter().any(|revision| known.is(revision));

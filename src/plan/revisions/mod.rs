@@ -14,7 +14,7 @@ mod order;
 mod wanted;
 
 pub use advance::{Advance, Decision, Seen, advance};
-pub use clock::DeadlineClock;
+pub use clock::{CLOCK_STEP, DeadlineClock};
 pub use history::{Declaration, KnownRevision, Memory, Orders, Outcome, Pin, Restart, RolloutHistory, RolloutProgress};
 pub use judge::CRASHES_IN_A_ROW;
 pub use order::{OrderError, pause, restart, resume, try_again, undo};

@@ -65,6 +65,7 @@ pub fn undo(
         return Err(OrderError::Same { number });
     }
     history.restart = None;
+    history.tried_anew = Some(now);
     history.pin = (!declared.is_made_from(&revision)).then(|| Pin {
         declared: Declaration::of(declared),
         from: current.revision,
@@ -90,15 +91,17 @@ pub fn resume(history: &mut RolloutHistory, now: DateTime<Utc>) -> Result<(), Or
         return Err(OrderError::NotPaused);
     }
     try_again(history, now);
+    try_anew(history, now);
     Ok(())
 }
 
 /// Replaces every instance by the rules of a rollout although the template is the same. Of what was rolled back because it
 /// failed, the declared revision is tried again.
-pub fn restart(history: &mut RolloutHistory, declared: &DesiredService) -> Result<(), OrderError> {
+pub fn restart(history: &mut RolloutHistory, declared: &DesiredService, now: DateTime<Utc>) -> Result<(), OrderError> {
     if history.pause.is_some() {
         return Err(OrderError::Paused);
     }
+    history.tried_anew = Some(now);
     if let Some(pin) = history.pin.take_if(|pin| pin.failure.is_some())
         && !declared.is_made_from(&pin.to)
     {
@@ -113,6 +116,15 @@ pub fn restart(history: &mut RolloutHistory, declared: &DesiredService) -> Resul
     let count = (first..).find(|count| !is_known(count)).unwrap_or(first);
     history.restart = Some(Restart { of, count });
     Ok(())
+}
+
+/// Forgets what failed on the way of a rollout that is not complete, and how often: it is tried anew from now on.
+fn try_anew(history: &mut RolloutHistory, now: DateTime<Utc>) {
+    let Some(rollout) = &mut history.rollout else { return };
+    if !matches!(rollout.outcome, Outcome::Complete { .. }) {
+        rollout.counts_from = Some(now);
+        history.tried_anew = Some(now);
+    }
 }
 
 /// Gives a rollout that has failed all of its time anew.

@@ -72,7 +72,11 @@ impl RolloutHistory {
             wanted.revision = restart.of.restarted(restart.count);
             wanted.equivalent = None;
             wanted.standing.restarted = true;
+            if let (Some(rolled_back), Some(known)) = (&mut wanted.standing.rolled_back, self.known(&wanted.revision)) {
+                rolled_back.to = known.number;
+            }
         }
+        wanted.standing.tried_anew = self.tried_anew;
         wanted
     }
 
@@ -80,7 +84,8 @@ impl RolloutHistory {
     fn planned(&self, declared: &DesiredService) -> DesiredService {
         let wanted = self.wanted(declared);
         let standing = self.standing(declared, &wanted);
-        let is_trusted = || wanted.standing.rolled_back.is_some() || self.is_complete(&wanted);
+        let is_way_back = || wanted.standing.rolled_back.as_ref().is_some_and(|back| back.failure.is_some());
+        let is_trusted = || is_way_back() || self.is_complete(&wanted);
         let good = self.pause.as_ref().and_then(|_| self.last_good(&wanted.revision)).filter(|_| !is_trusted());
         match good {
             Some(good) => DesiredService { standing, ..made_from(good, declared) },

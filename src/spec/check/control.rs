@@ -25,7 +25,7 @@ pub(super) fn check(report: &mut Report<'_>, name: &str, spec: &ServiceSpec) {
     init_ids(report, spec);
     times(report, spec);
     if let Some(settings) = &spec.rollout {
-        rollout(report, settings);
+        rollout(report, settings, spec.health.as_ref());
     }
     if let Some(settings) = &spec.pool {
         pool(report, settings);
@@ -313,7 +313,7 @@ fn positive(report: &mut Report<'_>, part: &'static str, key: &'static str, valu
     }
 }
 
-fn rollout(report: &mut Report<'_>, rollout: &Rollout) {
+fn rollout(report: &mut Report<'_>, rollout: &Rollout, health: Option<&Health>) {
     if let Some(CountOrPercent::Percent(percent)) = rollout.max_unavailable
         && percent > 100
     {
@@ -328,6 +328,13 @@ fn rollout(report: &mut Report<'_>, rollout: &Rollout) {
         // Kubernetes refuses this too: progressDeadlineSeconds must be greater than minReadySeconds.
         let message = format!("no rollout can be ready for {min_ready} within the deadline of {deadline}");
         report.problem_help(&steps!["rollout", "progress_deadline"], message, "write more than `min_ready`");
+    }
+    if let (Some(grace), Some(deadline)) = (health.and_then(|health| health.start_grace), rollout.progress_deadline)
+        && grace.get() >= deadline.get()
+        && !deadline.get().is_zero()
+    {
+        let message = format!("the deadline of {deadline} ends before `health.start_grace` ({grace})");
+        report.problem_help(&steps!["rollout", "progress_deadline"], message, "write more than `start_grace`");
     }
 }
 
