@@ -18,4 +18,4 @@ pub use id::{BadIdentity, InstanceId, Owner, ServiceName, Target, labels};
 pub use observed::{Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};
 pub use rollout::{Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutFailure, Standing};
-pub use run::{JobRecord, RunEnd, RunId, RunRecord, ScheduleMark};
+pub use run::{BegunRun, JobRecord, RunEnd, RunId, RunRecord, ScheduleMark};

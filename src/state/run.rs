@@ -70,6 +70,20 @@ pub struct JobRecord {
     /// How far a schedule is worked off.
     #[serde(default)]
     pub schedule: Option<ScheduleMark>,
+    /// The run that was to begin last and is limited by `job.active_deadline`, until an instance of it tells that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<BegunRun>,
+}
+
+/// A run that was to begin, of which no instance may have been made yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BegunRun {
+    /// Which.
+    pub run: RunId,
+    /// The template that it is made from.
+    pub revision: Revision,
+    /// Since when.
+    pub since: DateTime<Utc>,
 }
 
 /// How far a schedule is worked off.

@@ -74,7 +74,7 @@ mod tests {
     fn record(schedule: &str) -> JobRecord {
         let mark = ScheduleMark { schedule: schedule.to_owned(), done_until: DateTime::UNIX_EPOCH };
         let triggered = vec![RunId::after(None, DateTime::UNIX_EPOCH)];
-        JobRecord { runs: Vec::new(), triggered, schedule: Some(mark) }
+        JobRecord { triggered, schedule: Some(mark), ..JobRecord::default() }
     }
 
     #[test]

@@ -120,6 +120,41 @@ fn a_deadline_counts_from_the_first_instance_and_ends_the_run() {
 }
 
 #[test]
+fn a_deadline_ends_a_run_of_which_no_instance_can_be_made() {
+    let begins = |snapshot: Snapshot| {
+        let begun = remembering(snapshot);
+        assert_eq!(remembering(begun.clone()).history.jobs, begun.history.jobs, "it is remembered once");
+        begun
+    };
+    let mut begun = begins(job("active_deadline: 10m"));
+    let run = job_states(&begun.input(&[]))["web"].active[0].run;
+    // Its image can't be had, time and again.
+    begun.now += TimeDelta::seconds(599);
+    let again = begun.plan();
+    assert!(again.lanes.iter().all(|lane| lane.steps[0].action.instance().is_some_and(|id| id.run == Some(run))));
+    assert_eq!(again.lanes.len(), 1);
+    // What is on its way is no proof of a beginning.
+    let mut pulling = begins(begun.clone().with([up(0, 'a').of_run(run).phase(Phase::Pending)]));
+    pulling.observed.clear();
+    pulling.now += TimeDelta::seconds(1);
+    let over = remembering(pulling);
+    assert_eq!(ends(&over), [RunEnd::DeadlineExceeded]);
+    over.expect("keep web as it is: failed: deadline exceeded (job.active_deadline)");
+    assert_eq!(over.history.jobs["web"].begun, None);
+    // Another template is another job.
+    let other = begun.clone().service("web", 'b', 1, "rtype: job\njob: {active_deadline: 10m}");
+    let mut other = begins(other);
+    other.now += TimeDelta::seconds(599);
+    other.expect(
+        "launch web/0 b0: not completed yet
+         look again at 2026-01-01T12:19:59Z",
+    );
+    // Once an instance is made, that tells when it began.
+    let made = remembering(begun.with([up(0, 'a').of_run(run)]));
+    assert_eq!(made.history.jobs.get("web").and_then(|job| job.begun.clone()), None);
+}
+
+#[test]
 fn a_job_runs_once_for_its_template_whether_its_instances_are_left_or_not() {
     let completed = job("").with([one(0, 'a').exited(0, 5, 60)]);
     completed.expect("keep web as it is: completed at 2026-01-01T11:59:00Z");

@@ -48,7 +48,7 @@ pub(super) fn plan_job(draft: &mut Draft<'_>, desired: &DesiredService, instance
         draft.retire(stray, Some(&desired.spec), &cause);
     }
     let (now, record) = (draft.input.now, draft.input.history.jobs.get(&desired.name));
-    let runs = Runs::of(desired, Run::all(instances, record), record, now);
+    let runs = Runs::of(desired, Run::all(desired, instances, record), record, now);
     for (run, stands) in &runs.runs {
         match stands {
             Standing::Active => go_on(draft, desired, run),
@@ -67,7 +67,7 @@ pub(super) fn plan_job(draft: &mut Draft<'_>, desired: &DesiredService, instance
 }
 
 fn begin(draft: &mut Draft<'_>, desired: &DesiredService, id: RunId) {
-    go_on(draft, desired, &Run { id, instances: Vec::new(), record: None });
+    go_on(draft, desired, &Run::about_to_begin(id));
 }
 
 /// Fills the places of a run that goes on.

@@ -9,7 +9,7 @@ use super::run::{Run, Standing};
 use super::schedule;
 use crate::plan::Input;
 use crate::spec::RType;
-use crate::state::{DesiredService, Fate, Instance, JobRecord, Phase, RunId, RunRecord, ScheduleMark};
+use crate::state::{BegunRun, DesiredService, Fate, Instance, JobRecord, Phase, RunId, RunRecord, ScheduleMark};
 
 /// Finished runs of a service that are remembered without their instances.
 pub const RUNS_REMEMBERED: usize = 20;
@@ -50,13 +50,14 @@ fn of_service(
     before: Option<&JobRecord>,
     now: DateTime<Utc>,
 ) -> JobRecord {
-    let runs = Runs::of(desired, Run::all(instances, before), before, now);
+    let runs = Runs::of(desired, Run::all(desired, instances, before), before, now);
     // What is only about to be made is no proof that a run has begun.
     let has_begun = |id: &RunId| {
         runs.runs.iter().any(|(run, _)| {
             run.id == *id && (run.record.is_some() || run.instances.iter().any(|one| one.phase != Phase::Pending))
         })
     };
+    let begun = begun(desired, &runs, before, now).filter(|begun| !has_begun(&begun.run));
     let asked = before.into_iter().flat_map(|before| &before.triggered);
     JobRecord {
         runs: finished(&runs),
@@ -65,6 +66,30 @@ fn of_service(
             let begun = runs.runs.iter().map(|(run, _)| run.id).filter(|id| id.is_scheduled() && has_begun(id));
             mark(desired, &runs, before, begun.map(RunId::at), now)
         }),
+        begun,
+    }
+}
+
+/// The run that begins now or was to begin before, where it has to be over by a deadline.
+fn begun(
+    desired: &DesiredService,
+    runs: &Runs<'_>,
+    before: Option<&JobRecord>,
+    now: DateTime<Utc>,
+) -> Option<BegunRun> {
+    desired.spec.job().active_deadline?;
+    match runs.beginning {
+        Beginning::Run(run) => Some(BegunRun { run, revision: desired.revision.clone(), since: now }),
+        Beginning::InPlaceOf(run) if runs.active().next().is_none() => {
+            Some(BegunRun { run, revision: desired.revision.clone(), since: now })
+        }
+        Beginning::InPlaceOf(_) => None,
+        Beginning::LeftOut(_) | Beginning::None => {
+            let known = before.and_then(|before| before.begun.as_ref());
+            // One that is over has a record of its end.
+            let goes_on = |begun: &&BegunRun| runs.active().any(|run| run.id == begun.run);
+            known.filter(goes_on).cloned()
+        }
     }
 }
 

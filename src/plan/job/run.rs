@@ -6,7 +6,9 @@ use crate::plan::diff::{count, exit_of};
 use crate::plan::restart::is_final;
 use crate::plan::time::after;
 use crate::spec::{CrashAction, RestartKind, ServiceSpec};
-use crate::state::{DesiredService, EndedBy, Exit, Instance, JobRecord, Phase, RunEnd, RunId, RunRecord, StopCause};
+use crate::state::{
+    BegunRun, DesiredService, EndedBy, Exit, Instance, JobRecord, Phase, RunEnd, RunId, RunRecord, StopCause,
+};
 
 /// A run and its instances.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct Run<'a> {
     pub(super) instances: Vec<&'a Instance>,
     /// What is remembered of it, once it has finished.
     pub(super) record: Option<&'a RunRecord>,
+    /// What is remembered of its beginning, where no instance may tell of that.
+    pub(super) begun: Option<&'a BegunRun>,
 }
 
 /// One completion of a run.
@@ -58,9 +62,17 @@ pub(super) enum Standing {
 impl<'a> Run<'a> {
     /// The runs that instances belong to or that are remembered, in order of their identity. `instances` are those of one
     /// service in order of their identity.
-    pub(super) fn all(instances: &[&'a Instance], record: Option<&'a JobRecord>) -> Vec<Self> {
+    pub(super) fn all(
+        desired: &DesiredService,
+        instances: &[&'a Instance],
+        record: Option<&'a JobRecord>,
+    ) -> Vec<Self> {
         let mut runs: std::collections::BTreeMap<RunId, Self> = std::collections::BTreeMap::new();
-        let blank = |id| Self { id, instances: Vec::new(), record: None };
+        let blank = Self::about_to_begin;
+        let begun = record.and_then(|record| record.begun.as_ref());
+        if let Some(begun) = begun.filter(|begun| desired.is_made_from(&begun.revision)) {
+            runs.entry(begun.run).or_insert_with(|| blank(begun.run)).begun = Some(begun);
+        }
         for one in record.into_iter().flat_map(|record| &record.runs) {
             runs.entry(one.run).or_insert_with(|| blank(one.run)).record = Some(one);
         }
@@ -75,16 +87,25 @@ impl<'a> Run<'a> {
         runs
     }
 
+    /// One that nothing tells of.
+    pub(super) const fn about_to_begin(id: RunId) -> Self {
+        Self { id, instances: Vec::new(), record: None, begun: None }
+    }
+
     /// Whether it was made from what is declared now.
     pub(super) fn is_made_from(&self, desired: &DesiredService) -> bool {
         let newest = self.instances.iter().max_by_key(|instance| instance.recency());
-        let revision = newest.map(|newest| &newest.id.revision).or(self.record.map(|record| &record.revision));
+        let remembered = self.record.map(|record| &record.revision).or(self.begun.map(|begun| &begun.revision));
+        let revision = newest.map(|newest| &newest.id.revision).or(remembered);
         revision.is_some_and(|revision| desired.is_made_from(revision))
     }
 
-    /// When its first instance was created, which is kept for as long as it goes on.
+    /// When it was to begin where that is remembered, else when its first instance was created, which is kept for as long as
+    /// it goes on.
     pub(super) fn started_at(&self) -> DateTime<Utc> {
-        self.instances.iter().map(|instance| instance.created_at).min().unwrap_or_else(|| self.id.at())
+        let created = self.instances.iter().map(|instance| instance.created_at).min();
+        let begun = self.begun.map(|begun| begun.since);
+        created.into_iter().chain(begun).min().unwrap_or_else(|| self.id.at())
     }
 
     /// When it has to be over, where it has to.
@@ -117,16 +138,16 @@ impl<'a> Run<'a> {
         }
         let tally = self.tally(&desired.spec);
         let Some(end) = self.end(&tally, desired, replaced, now) else { return Standing::Active };
-        let Some(last) = self.instances.iter().max_by_key(|one| one.recency()).filter(|_| tally.live == 0) else {
-            return Standing::Ending(end);
-        };
+        let last = self.instances.iter().max_by_key(|one| one.recency());
+        let revision = last.map(|last| &last.id.revision).or(self.begun.map(|begun| &begun.revision));
+        let Some(revision) = revision.filter(|_| tally.live == 0) else { return Standing::Ending(end) };
         let ends = self.instances.iter().filter_map(|instance| exit_of(instance)).map(|exit| exit.finished_at);
         Standing::Finished(RunRecord {
             run: self.id,
-            revision: last.id.revision.clone(),
-            runtime: last.runtime,
+            revision: revision.clone(),
+            runtime: last.map_or(desired.runtime, |last| last.runtime),
             started_at: self.started_at(),
-            finished_at: ends.max().unwrap_or(now),
+            finished_at: ends.max().or_else(|| self.deadline(&desired.spec)).unwrap_or(now).min(now),
             succeeded: tally.succeeded,
             failed: tally.failed,
             end,

@@ -54,7 +54,7 @@ fn state(input: &Input<'_>, desired: &DesiredService) -> JobState {
     let mut instances: Vec<&Instance> = mine.collect();
     instances.sort_by(|one, other| one.id.cmp(&other.id));
     let record = input.history.jobs.get(&desired.name);
-    let runs = Runs::of(desired, Run::all(&instances, record), record, input.now);
+    let runs = Runs::of(desired, Run::all(desired, &instances, record), record, input.now);
     let active = |run: &Run<'_>| {
         let tally = run.tally(&desired.spec);
         ActiveRun {
