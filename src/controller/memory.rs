@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
@@ -10,6 +11,9 @@ use super::apply::blocking;
 use super::open::local;
 use crate::plan::revisions::{Memory, Orders, RolloutHistory};
 use crate::store::{Remembered, Store, StoreError};
+
+/// Pause before notes are written again that could not be: a full disk or a locked database is not mended within less.
+const WRITE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Of which deployment, and of which service of it; none where it is about the deployment as a whole.
 pub type NoteKey = (String, Option<String>);
@@ -65,38 +69,45 @@ impl Notebook {
     pub async fn write_on(self: Arc<Self>, store: Arc<Store>) {
         loop {
             self.woken.notified().await;
-            self.write(store.clone()).await;
+            while !self.write(store.clone()).await {
+                tokio::time::sleep(WRITE_AGAIN).await;
+            }
         }
     }
 
-    /// Writes what waits. What can't be written is told to whoever waits for it, and is lost with this controller unless
-    /// a later note takes its place.
-    pub async fn write(&self, store: Arc<Store>) {
+    /// Writes what waits, and returns whether nothing waits any more. What can't be written is told to whoever waits for it,
+    /// and waits on unless a later note has taken its place.
+    pub async fn write(&self, store: Arc<Store>) -> bool {
         let _one_at_a_time = self.writing.lock().await;
         let Waiting { notes, kept } = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if notes.is_empty() {
-            return;
+            return true;
         }
-        let rows: Vec<Remembered> = notes.into_iter().map(row).collect();
+        let rows: Vec<Remembered> = notes.iter().map(row).collect();
         let write = move || store.remember(&rows).map_err(local("what was decided is not recorded"));
         let written = blocking(write).await.map_err(|error| error.to_string());
         if let Err(error) = &written {
-            tracing::warn!("{error}");
+            tracing::warn!("{error}; it is tried again");
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, note) in notes {
+                waiting.notes.entry(key).or_insert(note);
+            }
         }
         for kept in kept {
             // Whoever asked may have gone.
             let _ = kept.send(written.clone());
         }
+        written.is_ok()
     }
 }
 
-fn row(((deployment, service), note): (NoteKey, Note)) -> Remembered {
+fn row(((deployment, service), note): (&NoteKey, &Note)) -> Remembered {
     let json = match note {
         Note::Orders(orders) => serde_json::to_string(&orders).ok(),
         Note::Rollout(history) => serde_json::to_string(&history).ok(),
         Note::Forget => None,
     };
-    Remembered { deployment, service, json }
+    Remembered { deployment: deployment.clone(), service: service.clone(), json }
 }
 
 /// What is remembered, by deployment. What can't be read is left out with a warning, and forgotten where `may_write`.
@@ -130,10 +141,13 @@ pub fn load(store: &Store, may_write: bool) -> Result<BTreeMap<String, Memory>, 
 /// Waits until notes are written.
 pub async fn written(waits: Vec<oneshot::Receiver<Result<(), String>>>) -> Result<(), EngineError> {
     for wait in waits {
-        if let Ok(Err(why)) = wait.await {
-            let text = format!("it counts from now on, and is forgotten when the controller ends: {why}");
-            return Err(local("the order can't be kept")(std::io::Error::other(text)));
-        }
+        // Whoever was to tell has ended, and with it what was ordered.
+        let told = wait.await.map_err(|_| EngineError::Ended)?;
+        told.map_err(|why| {
+            let text =
+                format!("it counts from now on, and is forgotten if the controller ends before it is written: {why}");
+            local("the order can't be kept")(std::io::Error::other(text))
+        })?;
     }
     Ok(())
 }
@@ -163,6 +177,31 @@ mod tests {
         notebook.keep(key(Some("web")), Note::Forget, None);
         notebook.write(store.clone()).await;
         assert_eq!(load(&store, true).unwrap(), BTreeMap::new());
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_written_later_unless_it_was_followed() {
+        let store = Arc::new(Store::in_memory().unwrap());
+        let notebook = Notebook::default();
+        let orders = |web| Orders { replicas: [("web".to_owned(), web)].into(), ..Orders::default() };
+        let (tell, told) = oneshot::channel();
+        notebook.keep(key(None), Note::Orders(orders(1)), Some(tell));
+        notebook.keep(key(Some("web")), Note::Rollout(Box::default()), None);
+        store.refuse_writes(true);
+        assert!(!notebook.write(store.clone()).await);
+        written(vec![told]).await.unwrap_err();
+        notebook.keep(key(None), Note::Orders(orders(2)), None);
+        store.refuse_writes(false);
+        assert!(notebook.write(store.clone()).await);
+        let memory = Memory { orders: orders(2), rollouts: [("web".to_owned(), RolloutHistory::default())].into() };
+        assert_eq!(load(&store, true).unwrap(), BTreeMap::from([("demo".to_owned(), memory)]));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_tells_of_is_not_taken_as_written() {
+        let (tell, told) = oneshot::channel();
+        drop(tell);
+        assert!(matches!(written(vec![told]).await, Err(EngineError::Ended)));
     }
 
     #[test]

@@ -54,6 +54,14 @@ impl Store {
 }
 
 #[cfg(test)]
+impl Store {
+    /// Lets every write fail from now on, or succeed again.
+    pub(crate) fn refuse_writes(&self, refuse: bool) {
+        self.connection().pragma_update(None, "query_only", refuse).unwrap();
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
