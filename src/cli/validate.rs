@@ -98,6 +98,9 @@ impl Args {
         for source in sources.files.iter().filter(|source| source.declares_nothing()) {
             writeln!(err, "warning: {}: declares nothing", source.name.display())?;
         }
+        for line in sources.corrections() {
+            writeln!(err, "warning: {}", normalize_untrusted_str(&line))?;
+        }
         if output != Output::Json {
             writeln!(err, "{}", sources.summary(problems.len()))?;
         }
@@ -117,6 +120,13 @@ impl Sources {
             Source { name: path, text: String::from_utf8_lossy(&bytes).into_owned(), parsed }
         };
         Self { files: files.into_iter().map(parse).collect(), unreadable }
+    }
+
+    /// What is understood otherwise than it is written.
+    fn corrections(&self) -> Vec<String> {
+        let files: Vec<(PathBuf, &ParsedFile)> =
+            self.files.iter().map(|source| (source.name.clone(), &source.parsed)).collect();
+        spec::merge(&files).deployments.values().flat_map(spec::corrections).collect()
     }
 
     /// What is wrong inside of documents and between them, by file and position.
@@ -256,6 +266,19 @@ mod tests {
         let (code, out, _) = run(&[&bad], Output::Text);
         assert_eq!(code, 1, "alone it depends on a service that no file declares");
         assert!(out.contains("has no service \"web\""), "{out}");
+    }
+
+    #[test]
+    fn what_is_corrected_is_told_and_is_no_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.yaml");
+        let text = "version: v1\ndeployment: a\nservices:\n  web:\n    image: { name: nginx }\n    rollout: { max_surge: 0, max_unavailable: 0 }\n";
+        std::fs::write(&file, text).unwrap();
+        let (code, out, err) = run(&[&file], Output::Text);
+        assert_eq!((code, out.as_str()), (0, ""));
+        let place =
+            format!("warning: {}:4: services.web.rollout.max_unavailable: one replica may be missing", file.display());
+        assert!(err.starts_with(&place) && err.ends_with("1 file checked, no problems\n"), "{err}");
     }
 
     #[test]

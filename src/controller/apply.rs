@@ -12,7 +12,8 @@ use super::others::Watched;
 use super::outlook::{Outlook, previews};
 use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
 use crate::spec::{
-    Conflict, DocumentKind, MergedDeployment, MergedService, ParsedFile, Problem, Prune, RuntimeKind, merge, problems,
+    Conflict, DocumentKind, MergedDeployment, MergedService, ParsedFile, Problem, Prune, RuntimeKind, corrections,
+    merge, problems,
 };
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, Declared, read_applied, save_applied};
@@ -218,6 +219,7 @@ impl Engine {
         };
         let stale = inventory.iter().filter(stays).filter_map(|entry| Some((entry, watched.why_stale(&entry.name)?)));
         notes.extend(stale.map(|(entry, why)| format!("warning: deployment/{} stays as it was: {why}", entry.name)));
+        notes.extend(declared.values().flat_map(corrections).map(|line| format!("warning: {line}")));
         notes.extend(hold.filter(|_| !held.is_empty()).map(|hold| format!("warning: {}", hold.reason)));
         Ok(Proposal { declared, before, pruned, problems, elsewhere, kept, notes })
     }

@@ -6,6 +6,7 @@
 
 mod check;
 mod control;
+mod corrected;
 mod deployment;
 mod document;
 mod duration;
@@ -41,6 +42,7 @@ mod unsupported;
 mod wording;
 
 pub use control::Control;
+pub use corrected::{CorrectedField, corrected, corrections};
 pub use deployment::{DeploymentSpec, Prune};
 pub use document::{BrokenDocument, DeclaredDeployment, DeclaredService, Document, DocumentKind, ParsedFile};
 pub use duration::HumanDuration;

@@ -110,7 +110,8 @@ fn policies_decide_which_exits_are_followed_by_a_restart() {
 fn a_final_exit_code_is_followed_by_no_restart() {
     let policy = |kind| format!("restart_policy: {{kind: {kind}, final_exit_codes: [64, 78]}}");
     for kind in ["always", "unless_stopped", "on_failure"] {
-        let down = "keep demo/web/0 (aaaaaaaa, attempt 0) down: exited 78, which is one of restart_policy.final_exit_codes";
+        let down =
+            "keep demo/web/0 (aaaaaaaa, attempt 0) down: exited 78, which is one of restart_policy.final_exit_codes";
         web(&policy(kind)).with([up(0, 'a').exited(78, 5, 0)]).expect(down);
         web(&policy(kind))
             .with([up(0, 'a').exited(1, 5, 0)])

@@ -72,15 +72,25 @@ fn schedule(report: &mut Report<'_>, spec: &ServiceSpec) {
         Some(_) if !cron => {
             report.problem_help(&steps!["schedule"], "only a cron job has a schedule", "write `rtype: cron`");
         }
-        Some(text) => {
-            if let Err(error) = croner::Cron::from_str(text) {
+        Some(text) => match croner::Cron::from_str(text) {
+            Ok(cron) => {
+                if cron.find_next_occurrence(&chrono::DateTime::UNIX_EPOCH, true).is_err() {
+                    let message = format!("{text:?} names a time that never comes");
+                    report.problem_help(
+                        &steps!["schedule"],
+                        message,
+                        "write a day that its month has, and a year to come",
+                    );
+                }
+            }
+            Err(error) => {
                 let error = error.to_string();
                 let message = format!("{text:?} is not a cron expression: {}", error.trim_end_matches('.'));
                 let help = "write five fields (minute hour day month weekday), six with seconds first, seven with the \
                             year last, or @hourly, @daily, @weekly, @monthly, @yearly";
                 report.problem_help(&steps!["schedule"], message, help);
             }
-        }
+        },
         None => {}
     }
     if let Some(zone) = &spec.time_zone {
