@@ -391,7 +391,13 @@ impl Crashes {
     pub fn see(&mut self, status: &Status) {
         let ends = status.instances.iter().filter(|instance| instance.exit.is_some());
         self.ends.extend(ends.map(|instance| (instance.name.clone(), ended(instance))));
-        let trouble = [DeploymentState::Degraded, DeploymentState::Failed, DeploymentState::Unknown];
+        let trouble = [
+            DeploymentState::Degraded,
+            DeploymentState::Failed,
+            DeploymentState::Paused,
+            DeploymentState::Undone,
+            DeploymentState::Unknown,
+        ];
         let failing =
             status.deployments.iter().filter(|view| trouble.contains(&view.state) && !view.message.is_empty());
         self.complaints.extend(failing.map(|view| (view.deployment.clone(), view.message.clone())));

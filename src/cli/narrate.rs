@@ -128,7 +128,7 @@ impl Narrator {
                         told.push(Told::News(text));
                     }
                     State::Running | State::Complete | State::Progressing | State::Removing => {}
-                    State::Kept | State::Suspended => told.push(Told::News(text)),
+                    State::Kept | State::Suspended | State::Paused | State::Undone => told.push(Told::News(text)),
                     // A message may count; the instances' own lines say what happens.
                     State::Degraded if before.is_some_and(|(before, _)| *before == State::Degraded) => {}
                     State::Degraded | State::Failed | State::Unknown => told.push(Told::Warning(text)),

@@ -25,9 +25,10 @@ impl State {
         });
         let record = self.record_of(deployment);
         record.history.awaited = awaited;
-        for text in record.new_timeouts(&plan) {
-            tracing::warn!("{deployment}: {text}");
-            self.record_event(Some(deployment), "DependencyTimeout", text);
+        for (service, text) in record.new_timeouts(&plan) {
+            let message = format!("{deployment}/{service}: {text}");
+            tracing::warn!("{message}");
+            self.record_event(Some(deployment), "DependencyTimeout", message);
         }
         plan
     }

@@ -71,13 +71,15 @@ impl Record {
         }
     }
 
-    /// What the plan says of dependencies that were waited for in vain, each once until it is waited for anew.
-    pub fn new_timeouts(&mut self, plan: &Plan) -> Vec<String> {
+    /// What the plan says of dependencies that were waited for in vain, each once until it is waited for anew; by the
+    /// service that waited.
+    pub fn new_timeouts(&mut self, plan: &Plan) -> Vec<(String, String)> {
         self.timeouts.retain(|dependency| self.history.awaited.contains_key(dependency));
         let is_over = |wait: &&Wait| matches!(wait, Wait::DependencyTimeout { .. } | Wait::WithoutDependency { .. });
         let over = plan.waits.iter().filter(is_over);
         let new = over.filter(|wait| wait.dependency().is_some_and(|one| self.timeouts.insert(one.clone())));
-        new.map(ToString::to_string).collect()
+        let name = |wait: &Wait| wait.dependency().map(|one| one.service.clone()).unwrap_or_default();
+        new.map(|wait| (name(wait), wait.to_string())).collect()
     }
 
     /// Notes that a call succeeded.

@@ -6,7 +6,7 @@ use super::waits::{Severity, severity};
 use super::{AwaitedView, DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
 use super::{JobView, conditions, jobs, message};
 use crate::plan::Wait;
-use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Phase};
+use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Pause, Phase};
 
 /// The views of one deployment.
 #[derive(Debug, Clone, PartialEq)]
@@ -174,7 +174,8 @@ fn state(facts: &Facts<'_>) -> DeploymentState {
     let waits = facts.plan.waits.iter().filter(|wait| !jobs::is_cron_step(facts, wait));
     let worst = waits.map(severity).max().unwrap_or(Severity::Fine);
     match worst {
-        Severity::Final | Severity::Decided => DeploymentState::Failed,
+        Severity::Final => DeploymentState::Failed,
+        Severity::Decided => decided(facts),
         Severity::Blind => DeploymentState::Unknown,
         Severity::Trying | Severity::Failing => DeploymentState::Degraded,
         Severity::Moving => DeploymentState::Progressing,
@@ -183,6 +184,20 @@ fn state(facts: &Facts<'_>) -> DeploymentState {
         Severity::Fine if jobs::are_complete(facts) => DeploymentState::Complete,
         Severity::Fine => DeploymentState::Running,
     }
+}
+
+/// How a deployment stands of which something was decided: what somebody asked for is no failure, where nothing else is one.
+fn decided(facts: &Facts<'_>) -> DeploymentState {
+    let mut state = DeploymentState::Undone;
+    for wait in &facts.plan.waits {
+        match wait {
+            Wait::RolledBack { rolled_back, failed: None, .. } if rolled_back.failure.is_none() => {}
+            Wait::RolloutPaused { pause: Pause::User, .. } => state = DeploymentState::Paused,
+            wait if severity(wait) >= Severity::Final => return DeploymentState::Failed,
+            _ => {}
+        }
+    }
+    state
 }
 
 #[cfg(test)]

@@ -75,6 +75,10 @@ pub enum DeploymentState {
     Degraded,
     /// Something is refused or given up; it stays so until somebody changes the spec.
     Failed,
+    /// What is declared is not in force, as somebody asked: a rollout is paused before its end.
+    Paused,
+    /// What is declared is not in force, as somebody asked: an earlier revision runs in its place.
+    Undone,
     /// It is being removed.
     Removing,
     /// It is not declared any more and is kept.
@@ -94,6 +98,8 @@ impl DeploymentState {
             Self::Progressing => "progressing",
             Self::Degraded => "degraded",
             Self::Failed => "failed",
+            Self::Paused => "paused",
+            Self::Undone => "undone",
             Self::Removing => "removing",
             Self::Kept => "kept",
             Self::Unknown => "unknown",
@@ -109,6 +115,8 @@ impl DeploymentState {
             Self::Progressing => "Progressing",
             Self::Degraded => "Degraded",
             Self::Failed => "Failed",
+            Self::Paused => "Paused",
+            Self::Undone => "Undone",
             Self::Removing => "Removing",
             Self::Kept => "Kept",
             Self::Unknown => "Unknown",

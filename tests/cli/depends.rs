@@ -83,7 +83,8 @@ fn a_dependency_that_does_not_come_fails_the_apply_or_is_told() {
     rig.until("web runs", || order(&rig).ends_with("db, web"));
     let told = rig.keel(&["describe", "demo/web"]).out;
     let why = "go on with web without db, which was not healthy within 2s: no instance of it is healthy";
-    for expected in [format!("DependencyTimeout   {why}"), format!("Degraded      True     DependencyTimeout   {why}")]
+    for expected in
+        [format!("DependencyTimeout   demo/web: {why}"), format!("Degraded      True     DependencyTimeout   {why}")]
     {
         assert!(told.contains(&expected), "{expected}\n{told}");
     }

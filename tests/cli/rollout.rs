@@ -193,7 +193,7 @@ fn a_rollout_is_paused_resumed_undone_and_restarted() {
     assert!(done.err.contains("already paused"), "{done:?}");
     rig.keel(&["rollout", "status", "demo"]).expect_code(0);
     rig.write("specs/demo.yaml", &good("two", 3));
-    rig.until("it is scaled, and paused", || rig.state("demo") == "failed" && rig.get("instances").len() == 3);
+    rig.until("it is scaled, and paused", || rig.state("demo") == "paused" && rig.get("instances").len() == 3);
     let done = rig.keel(&["rollout", "status", "demo"]).expect_code(1);
     assert!(done.err.contains("the rollout of demo/web is paused"), "{done:?}");
     assert!(one.iter().all(|pid| is_alive(*pid)));
