@@ -1,9 +1,18 @@
 //! Rollouts in the core: what is given up for what comes after it, and what is remembered.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use evenkeel::controller::{
+    Command, Connected, Core, JobChanges, Jobs, KeepJobs, Keeper, Message, Note, NoteKey, Order, Parts, Scope, Trigger,
+};
+use evenkeel::plan::revisions::CLOCK_STEP;
 use evenkeel::runtime::sim::Faults;
+use evenkeel::spec::RuntimeKind;
+use evenkeel::state::{RunId, ServiceName};
 use evenkeel::status::{DeploymentState, Status};
+use tokio::sync::oneshot;
 
 use super::{Rig, web};
 
@@ -35,4 +44,139 @@ async fn a_pull_that_hangs_is_given_up_within_a_second_for_the_next_revision() {
         .await;
     assert!(declared.elapsed() < Duration::from_secs(1), "{:?}", declared.elapsed());
     assert_eq!(revisions(&status), vec![status.services[0].revision.clone(); 2]);
+}
+
+/// `web` whose rollout pauses where it fails, or with these fields.
+fn guarded(greeting: &str, rollout: &str) -> String {
+    format!("{}    rollout: {{{rollout}}}\n", web(2, greeting))
+}
+
+async fn order(rig: &Rig, order: Order) {
+    let (reply, answer) = oneshot::channel();
+    let command = Message::Command(Command::Order(order, reply));
+    rig.core.messages.send(command).await.expect("the core runs");
+    assert!(answer.await.expect("an answer").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_asked_for_again_at_once_when_somebody_orders_that() {
+    let orders = [
+        ("on_failure: pause", Order::Resume { target: "demo".to_owned() }),
+        ("on_failure: rollback", Order::Restart { target: "demo".to_owned() }),
+        ("on_failure: rollback", Order::Undo { target: "demo/web".to_owned(), to_revision: Some(2) }),
+    ];
+    for (rollout, ordered) in orders {
+        let rig = Rig::new();
+        rig.declare(&guarded("one", rollout));
+        rig.until_running().await;
+        rig.world.set_faults(Faults { refused: 1.0, ..Faults::none() });
+        rig.declare(&guarded("two", rollout));
+        rig.until("the failure", |status| status.deployments[0].state == DeploymentState::Failed).await;
+        rig.world.set_faults(Faults::none());
+        let began = tokio::time::Instant::now();
+        order(&rig, ordered.clone()).await;
+        let done = |status: &Status| {
+            status.deployments[0].state == DeploymentState::Running && status.services[0].updated == 2
+        };
+        rig.until("the rollout", done).await;
+        assert!(began.elapsed() < Duration::from_secs(5), "{ordered:?}: {:?}", began.elapsed());
+    }
+}
+
+/// Keeps the last note of each key.
+#[derive(Default)]
+struct Notes(Mutex<BTreeMap<NoteKey, Note>>);
+
+impl Keeper for Notes {
+    fn keep(&self, key: NoteKey, note: Note, _: Option<evenkeel::controller::Kept>) {
+        self.0.lock().expect("notes").insert(key, note);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_ends_leaves_all_that_was_spent_of_a_deadline() {
+    let mut rig = Rig::new();
+    let notes = Arc::new(Notes::default());
+    let parts = Parts {
+        runtimes: vec![Arc::new(Connected(Arc::new(rig.world.runtime(super::owner()))))],
+        default_runtime: RuntimeKind::Sim,
+        declared: rig.declare.subscribe(),
+        clock: rig.clock.clone(),
+        scope: Scope::Everything,
+        removing: BTreeMap::new(),
+        memory: BTreeMap::new(),
+        keeper: Some(notes.clone()),
+        jobs: Jobs::default(),
+        events: None,
+        settled: None,
+    };
+    rig.core = Core::start(parts);
+    let rollout = "progress_deadline: 60s, max_surge: 1, max_unavailable: 0, min_ready: 50s";
+    rig.declare(&guarded("one", rollout));
+    rig.until_running().await;
+    rig.declare(&guarded("two", rollout));
+    rig.until("the next one runs", |status| status.instances.len() == 3).await;
+    let step = i64::try_from(CLOCK_STEP.as_secs()).expect("a small number");
+    let spent = || {
+        let key = ("demo".to_owned(), Some("web".to_owned()));
+        match notes.0.lock().expect("notes").get(&key) {
+            Some(Note::Rollout(history)) => {
+                let clock = history.clone().resumed().rollout.expect("a rollout").clock;
+                i64::try_from(clock.spent(rig.clock_now()).as_secs()).expect("a small number")
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!((40 - step..=40).contains(&spent()), "{}", spent());
+    let (reply, answer) = oneshot::channel();
+    rig.core.messages.send(Message::Command(Command::NoteClocks(reply))).await.expect("the core runs");
+    answer.await.expect("an answer");
+    assert_eq!(spent(), 40);
+}
+
+/// Keeps jobs in its own time.
+struct Slow;
+
+#[async_trait::async_trait]
+impl KeepJobs for Slow {
+    async fn keep(&self, _: &str, _: &JobChanges) -> Result<(), String> {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_asked_for_though_another_job_waits_for_its_own() {
+    let mut rig = Rig::new();
+    let parts = Parts {
+        runtimes: vec![Arc::new(Connected(Arc::new(rig.world.runtime(super::owner()))))],
+        default_runtime: RuntimeKind::Sim,
+        declared: rig.declare.subscribe(),
+        clock: rig.clock.clone(),
+        scope: Scope::Everything,
+        removing: BTreeMap::new(),
+        memory: BTreeMap::new(),
+        keeper: None,
+        jobs: Jobs { keeper: Some(Arc::new(Slow)), ..Jobs::default() },
+        events: None,
+        settled: None,
+    };
+    rig.core = Core::start(parts);
+    let cron =
+        |name: &str| format!("  {name}:\n    rtype: cron\n    schedule: '@yearly'\n    image: {{name: sim/run}}\n");
+    rig.declare(&format!("version: v1\ndeployment: demo\nservices:\n{}{}", cron("one"), cron("two")));
+    rig.until("it is known", |status| status.synced && !status.services.is_empty()).await;
+    let ask = |service: &str| {
+        let (reply, answer) = oneshot::channel();
+        let service = ServiceName { deployment: "demo".to_owned(), service: service.to_owned() };
+        let trigger = Trigger { service, run: RunId::after(None, rig.clock_now()), reply };
+        let messages = rig.core.messages.clone();
+        async move {
+            messages.send(Message::Command(Command::Trigger(trigger))).await.expect("the core runs");
+            answer.await.expect("an answer")
+        }
+    };
+    let (one, two) = tokio::join!(ask("one"), ask("two"));
+    assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
 }
