@@ -5,16 +5,18 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::Input;
-use super::backoff::PROVEN_RUN;
+use super::backoff::{PROBATION, PROVEN_RUN};
 use super::time::after;
 use crate::spec::ServiceSpec;
-use crate::state::{Instance, Phase};
+use crate::state::{DesiredService, Instance, Phase};
 
 /// Judges the availability of a service's instances at one time.
 #[derive(Clone, Copy)]
 pub(super) struct Judge<'a> {
     pub(super) input: &'a Input<'a>,
     pub(super) spec: &'a ServiceSpec,
+    /// What is being rolled out, while anything else of the service is left.
+    pub(super) rolls_out: Option<&'a DesiredService>,
 }
 
 impl Judge<'_> {
@@ -34,7 +36,20 @@ impl Judge<'_> {
     pub(super) fn available_from(&self, instance: &Instance) -> Option<DateTime<Utc>> {
         let Phase::Running { since, .. } = instance.phase else { return None };
         let proven = if instance.streak > 0 { PROVEN_RUN } else { Duration::ZERO };
-        self.is_ready(instance).then(|| after(since, self.min_ready().max(proven)))
+        let least = self.min_ready().max(proven).max(self.probation(instance));
+        self.is_ready(instance).then(|| after(since, least))
+    }
+
+    /// How long a new instance has to run before an old one goes for it, where nothing else tells that it is sound.
+    fn probation(&self, instance: &Instance) -> Duration {
+        let is_unchecked = self.spec.health.is_none() && instance.health.is_none() && self.min_ready().is_zero();
+        let is_new = |desired: &DesiredService| {
+            desired.is_made_from(&instance.id.revision) && desired.runtime == instance.runtime
+        };
+        match self.rolls_out.is_some_and(|desired| is_unchecked && is_new(desired)) {
+            true => PROBATION,
+            false => Duration::ZERO,
+        }
     }
 
     /// Whether it is ready and has not been for as long as the spec asks.

@@ -35,7 +35,9 @@ mod unproven;
 mod wait;
 
 pub use action::{Action, Lane, Step};
-pub use backoff::{PROVEN_RUN, RESTART_DELAY, RESTART_DELAY_MAX, RETRY_DELAY, RETRY_DELAY_MAX, STABLE_RUN, backoff};
+pub use backoff::{
+    PROBATION, PROVEN_RUN, RESTART_DELAY, RESTART_DELAY_MAX, RETRY_DELAY, RETRY_DELAY_MAX, STABLE_RUN, backoff,
+};
 pub use cause::Cause;
 pub use check::{Violation, check};
 use chrono::{DateTime, Utc};

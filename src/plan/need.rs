@@ -146,7 +146,7 @@ fn need_of_fresh<'a>(
 
 /// Says of an instance that it is unhealthy and may not be restarted for that yet, where that is so. It is missed all the same.
 fn is_spared(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>, fresh: &Instance) -> bool {
-    let judge = Judge { input: draft.input, spec: &desired.spec };
+    let judge = Judge { input: draft.input, spec: &desired.spec, rolls_out: None };
     if !fresh.never_passed() || !ends_unhealthy(&desired.spec) || is_down_for_checks(slot, judge) {
         return false;
     }

@@ -25,7 +25,7 @@ pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, inst
     }
     say_how_it_stands(draft, desired);
     let matched = match_slots(desired, instances, draft);
-    let judge = Judge { input: draft.input, spec: &desired.spec };
+    let judge = Judge { input: draft.input, spec: &desired.spec, rolls_out: None };
     if !shut_down(draft, desired, &matched) {
         draft.unproven_restarts = places(desired, &matched, judge);
         let needs = matched.slots.iter().map(|slot| need(draft, desired, slot)).collect();

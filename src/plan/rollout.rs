@@ -71,7 +71,8 @@ where
         let recreate = desired.spec.rollout().strategy() == Strategy::Recreate;
         let (surge, unavailable) = desired.spec.rollout_bounds(desired.replicas);
         let at_rest = count(needs.iter().filter(|need| matches!(need, Need::AtRest)));
-        let judge = Judge { input: draft.input, spec: &desired.spec };
+        let rolls_out = matched.outdated_live.then_some(desired);
+        let judge = Judge { input: draft.input, spec: &desired.spec, rolls_out };
         let lives_unreachable =
             |instance: &&Instance| !matches!(instance.phase, Phase::Exited(_)) && !draft.reachable(instance.runtime);
         let mut rollout = Self {

@@ -17,10 +17,13 @@ const ONE_BY_ONE: &str = "rollout: {max_surge: 1, max_unavailable: 0}\n";
 fn a_rolling_update_is_told_to_its_end() {
     web('b', 3, "").with(all_up(0..3, 'a')).expect_course(
         "1. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+            wait for demo/web/0 (bbbbbbbb, attempt 0) to stay ready for 1s
          2. stop and remove demo/web/0 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
          3. create and start demo/web/1 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+            wait for demo/web/1 (bbbbbbbb, attempt 0) to stay ready for 1s
          4. stop and remove demo/web/1 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
          5. create and start demo/web/2 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+            wait for demo/web/2 (bbbbbbbb, attempt 0) to stay ready for 1s
          6. stop and remove demo/web/2 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
     );
 }
@@ -60,7 +63,13 @@ fn a_hundred_replicas_that_are_replaced_in_groups_take_a_few_lines() {
     web('b', 100, "").with(old).expect_course(
         "1. stop and remove demo/web/0-24 (25 instances, aaaaaaaa) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
             create and start demo/web/0-24 (25 instances, bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
-         2-4. the same for demo/web/25-99, in 3 turns",
+         2. create and start demo/web/25-49 (25 instances, bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+            wait for demo/web/0-49 (50 instances, bbbbbbbb, attempt 0) to stay ready for 1s
+         3. stop and remove demo/web/25-74 (50 instances, aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         4. create and start demo/web/50-74 (25 instances, bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 100 replicas wanted
+            create and start demo/web/75-99 (25 instances, bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+            wait for demo/web/50-99 (50 instances, bbbbbbbb, attempt 0) to stay ready for 1s
+         5. stop and remove demo/web/75-99 (25 instances, aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)",
     );
     web('a', 100, "").expect_course(
         "1. create and start demo/web/0-99 (100 instances, aaaaaaaa, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 100 replicas wanted",
@@ -133,6 +142,7 @@ fn steps_under_way_end_before_anything_follows_from_them() {
         .expect_course(
             "1. wait for the step under way for demo/web/0 (aaaaaaaa, attempt 0)
              2. create and start demo/web/0 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 2 replicas wanted
+                wait for demo/web/0 (bbbbbbbb, attempt 0) to stay ready for 1s
              3. stop and remove demo/web/1 (aaaaaaaa, attempt 0) on docker (SIGTERM, 30s grace): template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
              4. create and start demo/web/1 (bbbbbbbb, attempt 0) on docker from image docker.io/library/nginx:latest: missing, 2 replicas wanted",
         );
@@ -201,7 +211,7 @@ fn a_rollout_of_thousands_is_told_as_far_as_the_bound_allows() {
     let forecast = snapshot.forecast();
     assert_eq!(forecast.end, End::Beyond);
     assert!(forecast.stages.len() <= FORECAST_LOOKS / 5_000, "{}", forecast.stages.len());
-    assert_eq!(forecast.lines().len(), 5, "{:#?}", forecast.lines());
+    assert_eq!(forecast.lines().len(), 6, "{:#?}", forecast.lines());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What holds for every plan: it passes the checker, does not depend on the order of what was observed (both are
 //! part of [`Snapshot::plan`]), leaves alone what did not change, and leads to what is declared.
 
-use evenkeel::plan::{End, History, Plan};
+use chrono::TimeDelta;
+use evenkeel::plan::{End, History, PROBATION, Plan};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{EndedBy, Exit, Fate, HealthState, Instance, NOT_CHECKED, Phase, StopCause};
 use proptest::prelude::*;
@@ -329,6 +330,35 @@ proptest! {
         world.assert_converged();
         prop_assert!(world.snapshot.observed.iter().all(|one| one.id.attempt == 0 && one.restarts == 0));
         prop_assert_eq!(world.snapshot.now, now());
+    }
+
+    #[test]
+    fn crashes_right_after_the_start_cost_no_replica_though_nothing_is_checked(
+        (surge, unavailable) in (0_u32..4, 0_u32..4),
+        replicas in 1_u32..6,
+        choices in prop::collection::vec((0_usize..32, 0_usize..6), 0..150),
+    ) {
+        let fields = format!("rollout: {{max_surge: {surge}, max_unavailable: {unavailable}}}");
+        let snapshot = Snapshot::declared().service("web", 'b', replicas, &fields).with(all_up(0..replicas, 'a'));
+        let (surge, unavailable) = if (surge, unavailable) == (0, 0) { (0, 1) } else { (surge, unavailable) };
+        let mut world = World::new(snapshot);
+        for (choice, kind) in choices {
+            let plan = world.turn();
+            let (live, ready) = count(&world);
+            prop_assert!(live <= replicas + surge, "{live} live: {plan}");
+            prop_assert!(ready + unavailable >= replicas, "{ready} ready: {plan}");
+            match kind {
+                0 => world.crash_within(PROBATION, choice),
+                1 => world.snapshot.now += TimeDelta::milliseconds(400),
+                2 => world.wait(11),
+                _ => {
+                    world.advance(choice);
+                    world.serve_what_is_unchecked();
+                }
+            }
+        }
+        world.settle();
+        world.assert_converged();
     }
 
     #[test]

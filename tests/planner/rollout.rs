@@ -1,9 +1,10 @@
 //! Slots are filled, thinned out and rolled within the bounds.
 
+use chrono::TimeDelta;
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::Phase;
 
-use super::dsl::{Change, Snapshot, ago, all_up, up};
+use super::dsl::{Change, Snapshot, ago, all_up, now, up};
 
 fn web(letter: char, replicas: u32, fields: &str) -> Snapshot {
     Snapshot::declared().service("web", letter, replicas, fields)
@@ -405,4 +406,36 @@ fn a_crashing_template_is_tried_in_no_more_slots_than_surge_has_places() {
          wait to restart demo/web/0 (bbbbbbbb, attempt 0) until 2026-01-01T12:00:42Z: exited 1
          look again at 2026-01-01T12:00:42Z",
     );
+}
+
+#[test]
+fn what_nothing_checks_takes_a_place_once_it_has_run_for_a_second() {
+    let fields = "rollout: {max_surge: 1, max_unavailable: 0}";
+    let rolling = |fields: &str, age| {
+        let new = up(0, 'b').phase(Phase::Running { since: now() - TimeDelta::milliseconds(age), ready: true });
+        Snapshot::declared().service("web", 'b', 3, fields).with(all_up(0..3, 'a').chain([new]))
+    };
+    rolling(fields, 999).expect(
+        "wait for demo/web/0 (bbbbbbbb, attempt 0) to stay ready until 2026-01-01T12:00:00Z
+         look again at 2026-01-01T12:00:00Z",
+    );
+    let retired = "retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)";
+    rolling(fields, 1_000).expect(retired);
+    // A check, or a time of the user's own, says more.
+    let checked = "rollout: {max_surge: 1, max_unavailable: 0}\nhealth: {check: {type: tcp, port: 80}}";
+    rolling(checked, 0).expect(retired);
+    rolling("rollout: {max_surge: 1, max_unavailable: 0, min_ready: 1ms}", 1).expect(retired);
+    // What is there for the first time has nobody's place to take.
+    let first = Snapshot::declared().service("web", 'b', 1, fields);
+    first.with([up(0, 'b').since(0)]).expect("");
+}
+
+#[test]
+fn a_crash_within_that_second_costs_no_replica() {
+    let fields = "rollout: {max_surge: 1, max_unavailable: 0}";
+    let crashed = up(0, 'b').exited(1, 0, 0);
+    Snapshot::declared()
+        .service("web", 'b', 3, fields)
+        .with(all_up(0..3, 'a').chain([crashed]))
+        .expect("launch (restarts 1, streak 1) web/0 b1: exited 1, restart 1 in a row");
 }

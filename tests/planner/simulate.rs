@@ -1,5 +1,7 @@
 //! Plans carried out step by step in an arbitrary order, with faults, on a world of plain data.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use evenkeel::plan::revisions::{Memory, Seen, advance, effective};
 use evenkeel::plan::{Action, Failure, Forecast, Lane, Plan, Stage, Wait, awaited, dependencies};
@@ -134,6 +136,19 @@ impl World {
         }
     }
 
+    /// Lets one instance crash that has not run for so long yet.
+    pub fn crash_within(&mut self, age: Duration, choice: usize) {
+        let now = self.snapshot.now;
+        let is_young = |instance: &&mut Instance| {
+            instance.phase.started_at().is_some_and(|since| (now - since).to_std().is_ok_and(|ran| ran < age))
+        };
+        let mut young: Vec<&mut Instance> = self.running().into_iter().filter(is_young).collect();
+        if let Some(index) = choice.checked_rem(young.len()) {
+            let since = young[index].phase.started_at();
+            young[index].phase = Phase::Exited(Exit::from_code(1, since, now));
+        }
+    }
+
     pub fn pause(&mut self, choice: usize) {
         let mut running = self.running();
         if let Some(index) = choice.checked_rem(running.len()) {
@@ -220,7 +235,7 @@ impl World {
     }
 
     /// Lets what no check has to pass be ready as soon as it runs.
-    fn serve_what_is_unchecked(&mut self) {
+    pub fn serve_what_is_unchecked(&mut self) {
         if self.web().spec.health.is_none() {
             let starting = |instance: &&mut Instance| matches!(instance.health, Some(HealthState::Starting { .. }));
             self.running().into_iter().filter(starting).for_each(|instance| instance.judge(None));

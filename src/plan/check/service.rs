@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Violation, created};
-use crate::plan::{Action, Cause, Input, Lane, PROVEN_RUN, Verdict, Wait, time::after, verdict};
+use crate::plan::{Action, Cause, Input, Lane, PROBATION, PROVEN_RUN, Verdict, Wait, time::after, verdict};
 use crate::spec::{CrashAction, RestartKind, Strategy};
 use crate::state::{DesiredService, EndedBy, Exit, Instance, InstanceId, Phase, StopCause};
 
@@ -256,8 +256,15 @@ impl Checked<'_> {
     }
 
     fn is_available(&self, instance: &Instance) -> bool {
+        let is_checked = self.desired.spec.health.is_some() || instance.health.is_some();
+        let is_rollout = || self.observed.iter().any(|other| is_live(other) && !self.is_current(other));
+        let is_on_probation = |since: DateTime<Utc>| {
+            let is_unknown = !is_checked && self.desired.spec.rollout().min_ready().is_zero();
+            is_unknown && after(since, PROBATION) > self.input.now && self.is_current(instance) && is_rollout()
+        };
         let long_enough = |since: DateTime<Utc>| {
-            let proven = instance.streak == 0 || after(since, PROVEN_RUN) <= self.input.now;
+            let streak = instance.streak == 0 || after(since, PROVEN_RUN) <= self.input.now;
+            let proven = streak && !is_on_probation(since);
             proven && after(since, self.desired.spec.rollout().min_ready()) <= self.input.now
         };
         self.is_ready(instance) && instance.phase.started_at().is_some_and(long_enough)

@@ -59,7 +59,7 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
     let is_silent = |instance: &&Instance| input.unreachable.contains_key(&instance.runtime);
     // A clock that was set back says nothing of what came before.
     let counts_from = counts_from.filter(|from| *from <= input.now);
-    let eye = Eye { judge: Judge { input, spec: &wanted.spec }, wanted, new: &new, counts_from };
+    let eye = Eye { judge: Judge { input, spec: &wanted.spec, rolls_out: None }, wanted, new: &new, counts_from };
     let slots: Vec<Slot> = (0..wanted.replicas).map(|slot| eye.slot(slot)).collect();
     let has_new = |slot: &u32| new.iter().any(|one| one.id.slot == *slot && !matches!(one.phase, Phase::Exited(_)));
     let old = count(other.iter().filter(lives));
