@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, watch};
 mod follow;
 #[path = "controller/health.rs"]
 mod health;
+#[path = "controller/images.rs"]
+mod images;
 #[path = "controller/init.rs"]
 mod init;
 #[path = "controller/requests.rs"]

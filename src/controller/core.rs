@@ -19,6 +19,7 @@ use super::declared::Declared;
 use super::event::Event;
 use super::flight::Flights;
 use super::health::Checks;
+use super::images::FollowedTags;
 use super::jobs::{Jobs, KeepJobs};
 use super::lists::Lists;
 use super::memory::Keeper;
@@ -156,6 +157,7 @@ pub struct State {
     pub(super) flights: Flights,
     pub(super) checks: Checks,
     pub(super) scalers: Scalers,
+    pub(super) images: FollowedTags,
     pub(super) records: BTreeMap<String, Record>,
     pub(super) removing: BTreeMap<String, Removal>,
     pub(super) memory: BTreeMap<String, Memory>,
@@ -188,6 +190,7 @@ impl State {
             flights: Flights::default(),
             checks: Checks::new(parts.clock.clone(), messages.clone()),
             scalers: Scalers::default(),
+            images: FollowedTags::default(),
             records: parts.jobs.records.into_iter().map(|(name, jobs)| (name, Record::of(jobs))).collect(),
             removing: parts.removing.into_iter().map(|(name, request)| (name, Removal::of(request))).collect(),
             memory: parts.memory,
@@ -233,6 +236,7 @@ impl State {
             while self.lanes.try_join_next().is_some() {}
             self.relist();
             self.measure_due();
+            self.ask_for_due_images();
             self.plan_due();
             self.publish_due();
         }
@@ -251,7 +255,7 @@ impl State {
         let lists = self.runtimes.values().filter_map(|attached| attached.lists.next());
         // Before the sources are synced no key is planned, so none is a reason to wake.
         let queued = self.queue.next().filter(|_| self.declared.synced);
-        lists.chain(queued).chain(self.scalers.next()).chain(self.board.due()).min()
+        lists.chain(queued).chain(self.scalers.next()).chain(self.images.next()).chain(self.board.due()).min()
     }
 
     fn take(&mut self, message: Message, inbox: &mut mpsc::Receiver<Message>) {
@@ -280,6 +284,7 @@ impl State {
                 }
             }
             Message::Measured(measured) => self.measured(measured),
+            Message::ImageFound(kind, reference, found) => self.image_found(kind, reference, found),
             Message::Remembered(deployment, changes, kept) => self.remembered(&deployment, changes, kept),
             Message::Command(command) => self.command(command),
         }
@@ -376,6 +381,7 @@ impl State {
                         record.begin_anew();
                     }
                     self.try_again(&name);
+                    self.ask_for_images(&name);
                     self.settle_removal(&name);
                     self.queue.add(&name, Instant::now());
                 }

@@ -42,6 +42,8 @@ pub enum Message {
     Checked(Verdict),
     /// It was found out what an adaptive service uses.
     Measured(Measured),
+    /// A registry told what a tag stands for, or didn't.
+    ImageFound(RuntimeKind, String, Result<String>),
     /// What was to be remembered of the jobs of a deployment is kept, or could not be.
     Remembered(String, JobChanges, std::result::Result<(), String>),
     /// A caller asks.

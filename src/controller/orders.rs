@@ -151,6 +151,9 @@ impl State {
         if order.is_another_try() {
             self.record_of(&name).forget_failures(target.service.as_deref());
         }
+        if matches!(order, Order::Restart { .. }) {
+            self.ask_for_images(&name);
+        }
         self.queue.add(&name, Instant::now());
         Ok(Taken { ordered: Ordered { deployment: name, results }, kept })
     }
@@ -192,7 +195,8 @@ impl State {
         for service in services {
             let history = memory.rollouts.entry(service.name.clone()).or_default();
             let name = ServiceName { deployment: target.deployment.clone(), service: service.name.clone() };
-            match one(order, history, service, now) {
+            let service = history.with_image(service);
+            match one(order, history, &service, now) {
                 Ok(done) => results.push(format!("service/{name} {done}")),
                 Err(OrderError::Same { number }) => {
                     results.push(format!("service/{name} skipped rollback: revision {number} is to run already"));

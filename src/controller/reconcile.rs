@@ -52,7 +52,10 @@ impl State {
         let sighted = self.with_input(deployment, desired, &observed, sightings);
         self.record_of(deployment).sight(sighted, now);
         self.remember_jobs(deployment, desired, &observed);
-        let plan = self.plan(deployment, desired, &observed);
+        let mut plan = self.plan(deployment, desired, &observed);
+        for (service, wait) in self.follow_images(deployment, raw.ok()) {
+            plan.hold(&service, wait);
+        }
         let jobs = self.with_input(deployment, desired, &observed, job_states);
         if self.covers(deployment) {
             self.give_up_unwanted(deployment, desired);

@@ -208,6 +208,7 @@ impl State {
         let memory = self.memory.get(deployment);
         let none = RolloutHistory::default();
         let history = memory.and_then(|memory| memory.rollouts.get(&declared.name)).unwrap_or(&none);
+        let declared = &history.with_image(declared);
         let to_run = history.wanted(declared);
         let failed = history.pin.as_ref().filter(|pin| pin.failure.is_some()).map(|pin| &pin.from);
         let revisions = history.revisions.iter().map(|known| RevisionView {

@@ -76,6 +76,16 @@ impl Plan {
         self.lanes.is_empty()
     }
 
+    /// Leaves out all that was to be done for a service, for which this is waited first.
+    pub fn hold(&mut self, service: &str, wait: Wait) {
+        let is_other = |lane: &Lane| {
+            let id = lane.steps.first().and_then(|step| step.action.instance());
+            id.is_none_or(|id| id.service != service)
+        };
+        self.lanes.retain(is_other);
+        self.waits.push(wait);
+    }
+
     /// Every step, lane by lane.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.lanes.iter().flat_map(|lane| &lane.steps)

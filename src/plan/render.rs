@@ -236,6 +236,7 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
                 }
             }
         }
+        Wait::ImageAsked { service, image } => format!("wait to hear which image {image} of {service} is now"),
         Wait::Suspended { deployment } => format!(
             "{deployment} is suspended: nothing is created, stopped or removed until `keel resume {deployment}`"
         ),

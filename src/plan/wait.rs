@@ -216,6 +216,13 @@ pub enum Wait {
         /// How, and why it goes on.
         failed: Failed,
     },
+    /// Its registry is asked what the tag of its image stands for, before anything of the service is begun.
+    ImageAsked {
+        /// The service.
+        service: String,
+        /// Reference of the image.
+        image: String,
+    },
     /// Somebody asked that nothing be created, stopped or removed.
     Suspended {
         /// The deployment.
@@ -305,6 +312,7 @@ impl Wait {
             | Self::RolledBack { .. }
             | Self::RolloutPaused { .. }
             | Self::RolloutFailed { .. }
+            | Self::ImageAsked { .. }
             | Self::Suspended { .. }
             | Self::NotRun { .. } => None,
         }
@@ -350,6 +358,7 @@ impl Wait {
             | Self::RolledBack { .. }
             | Self::RolloutPaused { .. }
             | Self::RolloutFailed { .. }
+            | Self::ImageAsked { .. }
             | Self::Suspended { .. }
             | Self::Completion { .. }
             | Self::CronRun { .. }

@@ -137,6 +137,11 @@ pub trait Runtime: Send + Sync {
         None
     }
 
+    /// Finding out what tags of registries stand for, where the runtime can.
+    fn tags(&self) -> Option<&dyn Tags> {
+        None
+    }
+
     /// Freezing instances and letting them run on, where the runtime can.
     fn suspend(&self) -> Option<&dyn Suspend> {
         None
@@ -149,6 +154,17 @@ pub trait Runtime: Send + Sync {
 
     /// Most calls that the runtime serves well side by side.
     fn concurrency(&self) -> usize;
+}
+
+/// Finds out what tags of registries stand for.
+#[async_trait]
+pub trait Tags: Send + Sync {
+    /// The digest of the manifest or index that the registry has for a reference with a tag now, as `sha256:...`; the
+    /// image itself need not come here for that.
+    ///
+    /// # Errors
+    /// `ImageUnavailable` when the registry has no such image, refuses it or does not answer.
+    async fn digest(&self, reference: &str) -> Result<String>;
 }
 
 /// Freezes instances, and lets them run on.

@@ -41,6 +41,12 @@ impl Revision {
         Self::hashed(format!("{self} restarted {restarts}"))
     }
 
+    /// The revision of the same template with the image of this digest behind its tag.
+    #[must_use]
+    pub fn of_image(&self, digest: &str) -> Self {
+        Self::hashed(format!("{self} image {digest}"))
+    }
+
     fn hashed(what: String) -> Self {
         let mut text = String::from(VERSION);
         for byte in Sha256::digest(what).iter().take(DIGITS / 2) {

@@ -8,6 +8,7 @@ pub(super) fn is_about(wait: &Wait, service: &DesiredService) -> bool {
     match wait {
         Wait::Draining { service: name }
         | Wait::NotRun { service: name, .. }
+        | Wait::ImageAsked { service: name, .. }
         | Wait::Completed { service: name, .. }
         | Wait::JobFailed { service: name, .. }
         | Wait::NextRun { service: name, .. }
@@ -85,6 +86,7 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::Paused { .. }
         | Wait::NotReady { .. }
         | Wait::Draining { .. }
+        | Wait::ImageAsked { .. }
         | Wait::Dependency { .. }
         | Wait::Dependents { .. }
         | Wait::Completion { .. }

@@ -56,7 +56,9 @@ pub fn advance(history: &mut RolloutHistory, seen: Seen<'_>) -> Advance {
         *history = RolloutHistory::default();
         return advance;
     }
-    let mut course = Course { history, seen, advance: &mut advance };
+    history.follow_template(declared);
+    let declared = &history.with_image(declared);
+    let mut course = Course { history, seen: Seen { declared, ..seen }, advance: &mut advance };
     course.forget_what_is_over();
     course.adopt_restarts();
     course.go_on();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::DeadlineClock;
+use super::{DeadlineClock, FollowedImage};
 use crate::spec::{Revision, RuntimeKind, ServiceSpec};
 use crate::state::{DesiredService, Failed, Pause, RolloutFailure, SourceRef};
 
@@ -47,6 +47,9 @@ pub struct RolloutHistory {
     /// When somebody last asked that what is to run be tried anew, until its rollout is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_anew: Option<DateTime<Utc>>,
+    /// What the tag of its image stands for, where that is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<FollowedImage>,
 }
 
 /// A revision that is or was to run.

@@ -8,6 +8,7 @@
 mod advance;
 mod clock;
 mod history;
+mod image;
 mod judge;
 mod keep;
 mod order;
@@ -16,6 +17,7 @@ mod wanted;
 pub use advance::{Advance, Decision, Seen, advance};
 pub use clock::{CLOCK_STEP, DeadlineClock};
 pub use history::{Declaration, KnownRevision, Memory, Orders, Outcome, Pin, Restart, RolloutHistory, RolloutProgress};
+pub use image::{FollowedImage, followed};
 pub use judge::CRASHES_IN_A_ROW;
 pub use order::{OrderError, pause, restart, resume, try_again, undo};
 pub use wanted::{effective, shown};

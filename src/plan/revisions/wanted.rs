@@ -33,7 +33,7 @@ fn each(
     let service = |service: &DesiredService| {
         let scaled = scaled(service, &memory.orders);
         match memory.rollouts.get(&service.name) {
-            Some(history) => with(history, &scaled),
+            Some(history) => with(history, &history.with_image(&scaled)),
             None => scaled,
         }
     };

@@ -53,6 +53,13 @@ impl Found {
     }
 }
 
+/// Longest wait for what a registry tells an engine of an image: two requests and maybe one for a token.
+const REGISTRY_DEADLINE: Duration = Duration::from_secs(25);
+
+fn no_digest(what: &str) -> RuntimeError {
+    RuntimeError::new(ErrorKind::ImageUnavailable, format!("{what}: the registry tells none"))
+}
+
 /// Looks for images at once: hundreds of replicas of one image begin together, and the first look tells all of them.
 pub(super) const LOOKS: usize = 4;
 
@@ -148,6 +155,46 @@ impl Inner {
             }
         }
         Ok(None)
+    }
+
+    /// The digest that a registry has for a reference now: as the engine is told it, or, where it can't ask (Podman), as the
+    /// image has it that comes with a pull.
+    pub(super) async fn digest(&self, reference: &str) -> Result<String> {
+        let what = format!("asking for the digest of {reference}");
+        let registry = reference.split('/').next().unwrap_or(reference);
+        let credentials = self.credentials.of(registry).await.map(for_engine);
+        let told = self
+            .engine
+            .call(REGISTRY_DEADLINE, |docker| {
+                let credentials = credentials.clone();
+                async move { docker.inspect_registry_image(reference, credentials).await }
+            })
+            .await;
+        match told {
+            Ok(told) => match told.descriptor.digest {
+                Some(digest) => Ok(digest),
+                None => Err(no_digest(&what)),
+            },
+            Err(error) if error.is_missing() => {
+                self.pull(reference, &|_| {}).await?;
+                self.local_digest(reference).await?.ok_or_else(|| no_digest(&what))
+            }
+            Err(error) => Err(error.explain(&what)),
+        }
+    }
+
+    /// The digest that an image has here by its registry's name.
+    async fn local_digest(&self, reference: &str) -> Result<Option<String>> {
+        let call = |docker: bollard::Docker| async move { docker.inspect_image(reference).await };
+        let found = self.engine.call(READ_DEADLINE, call).await;
+        let image = found.map_err(|error| error.explain(&format!("looking for image {reference}")))?;
+        let repository = reference.rsplit_once(':').map_or(reference, |(repository, _)| repository);
+        let mut digests = image.repo_digests.into_iter().flatten();
+        let digest = digests.find_map(|name| match name.split_once('@') {
+            Some((of, digest)) if of == repository => Some(digest.to_owned()),
+            _ => None,
+        });
+        Ok(digest)
     }
 
     /// Pulls an image, or waits for another pull of it that runs.

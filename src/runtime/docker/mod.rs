@@ -70,7 +70,7 @@ use super::stops::Stops;
 use super::transfers::Transfers;
 use super::{
     Capabilities, CreateRequest, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRecords,
-    StopRequest, Suspend, Volumes,
+    StopRequest, Suspend, Tags, Volumes,
 };
 use crate::spec::{Image, RuntimeKind, ServiceSpec};
 use crate::state::{Condition, Instance, InstanceRef, Owner};
@@ -223,6 +223,10 @@ impl Runtime for DockerRuntime {
         self.inner.ensure_image(image, progress).await
     }
 
+    fn tags(&self) -> Option<&dyn Tags> {
+        Some(self)
+    }
+
     async fn create(&self, request: &CreateRequest) -> Result<Instance> {
         self.inner.create(request).await
     }
@@ -284,5 +288,12 @@ impl Suspend for DockerRuntime {
 
     async fn resume(&self, instance: &InstanceRef) -> Result<Instance> {
         self.inner.resume(instance).await
+    }
+}
+
+#[async_trait]
+impl Tags for DockerRuntime {
+    async fn digest(&self, reference: &str) -> Result<String> {
+        self.inner.digest(reference).await
     }
 }

@@ -360,6 +360,10 @@ impl Runtime for SandboxRuntime {
         }
     }
 
+    fn tags(&self) -> Option<&dyn super::Tags> {
+        Some(self)
+    }
+
     async fn create(&self, request: &CreateRequest) -> Result<Instance> {
         let (probe, request) = (self.probe().await.clone(), request.clone());
         let found =
@@ -480,4 +484,11 @@ fn failed(what: &str, error: &std::io::Error) -> RuntimeError {
 
 fn not_found(instance: &InstanceRef) -> RuntimeError {
     RuntimeError::new(ErrorKind::NotFound, format!("instance {} does not exist", instance.id))
+}
+
+#[async_trait]
+impl super::Tags for SandboxRuntime {
+    async fn digest(&self, reference: &str) -> Result<String> {
+        self.inner.images.digest(reference).await
+    }
 }

@@ -15,9 +15,9 @@ use super::record::{Method, What};
 use super::{World, run};
 use crate::runtime::{
     Capabilities, Control, CreateRequest, Dial, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime,
-    RuntimeError, RuntimeEvent, Stats, Support, Suspend, Usage, Volumes,
+    RuntimeError, RuntimeEvent, Stats, Support, Suspend, Tags, Usage, Volumes,
 };
-use crate::spec::{HumanDuration, Image, PullPolicy, RuntimeKind, Signal};
+use crate::spec::{HumanDuration, Image, ImageRef, PullPolicy, RuntimeKind, Signal};
 use crate::state::{Exit, Instance, InstanceRef, Owner, Phase, StopRequest};
 
 /// Calls served side by side: as many as the docker adapter would make, so that rehearsals have the same shape.
@@ -197,6 +197,10 @@ impl Runtime for SimRuntime {
         self.call(Method::EnsureImage, CALL_TIMEOUT, effect).await
     }
 
+    fn tags(&self) -> Option<&dyn Tags> {
+        Some(self)
+    }
+
     async fn create(&self, request: &CreateRequest) -> Result<Instance> {
         let request = request.clone();
         let effect = |runtime: Self| async move {
@@ -358,5 +362,20 @@ pub(super) fn running(
             let text = format!("{} does not run; it is {}", instance.id, entry.instance.phase.name());
             Err(RuntimeError::new(ErrorKind::Rejected, text))
         }
+    }
+}
+
+#[async_trait]
+impl Tags for SimRuntime {
+    async fn digest(&self, reference: &str) -> Result<String> {
+        let name = reference.to_owned();
+        let missing = ImageRef::Registry(name.clone());
+        let effect = move |runtime: Self| async move {
+            match scripted(&missing) {
+                Some(Scripted::Missing) => Err(image_unavailable(&missing)),
+                _ => Ok(runtime.world.digest(&name)),
+            }
+        };
+        self.call(Method::Digest, CALL_TIMEOUT, effect).await
     }
 }

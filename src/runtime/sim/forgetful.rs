@@ -10,7 +10,7 @@ use super::{SimRuntime, World};
 use crate::runtime::stops::Stops;
 use crate::runtime::{
     Capabilities, CreateRequest, Dial, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeEvent, StopRecords,
-    Suspend, Volumes,
+    Suspend, Tags, Volumes,
 };
 use crate::spec::{Image, RuntimeKind};
 use crate::state::{EndedBy, Instance, InstanceRef, Owner, Phase, StopRequest};
@@ -104,6 +104,10 @@ impl Runtime for ForgetfulRuntime {
         self.machine.ensure_image(image, progress).await
     }
 
+    fn tags(&self) -> Option<&dyn Tags> {
+        Some(self)
+    }
+
     async fn create(&self, request: &CreateRequest) -> Result<Instance> {
         self.machine.create(request).await.map(|instance| self.known.seen(instance))
     }
@@ -157,5 +161,12 @@ impl Runtime for ForgetfulRuntime {
 
     fn concurrency(&self) -> usize {
         self.machine.concurrency()
+    }
+}
+
+#[async_trait]
+impl Tags for ForgetfulRuntime {
+    async fn digest(&self, reference: &str) -> Result<String> {
+        self.machine.digest(reference).await
     }
 }

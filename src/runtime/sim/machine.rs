@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::program::{Program, Scripted, scripted};
 use super::record::{Change, Counts, Record, What};
+use super::registry::Registry;
 use super::{Faults, Rng};
 use crate::runtime::io::{LogLine, OutputStream};
 use crate::runtime::{CreateRequest, ErrorKind, Listing, Result, RuntimeError, Volumes};
@@ -35,6 +36,7 @@ pub(super) struct Machine {
     pub volumes: BTreeSet<(Owner, String, String)>,
     pub unreachable_until: Option<tokio::time::Instant>,
     pub record: Record,
+    pub registry: Registry,
     made: u64,
     next_port: u16,
 }
@@ -44,6 +46,8 @@ pub(super) struct Entry {
     pub owner: Owner,
     pub instance: Instance,
     pub program: Program,
+    /// As it was named when it was created.
+    pub image: String,
     pub env: BTreeMap<String, String>,
     /// Counts its starts; what belongs to an earlier run is void.
     pub run: u64,
@@ -82,6 +86,7 @@ impl Machine {
             volumes: BTreeSet::new(),
             unreachable_until: None,
             record: Record::default(),
+            registry: Registry::default(),
             made: 0,
             next_port: FIRST_PORT,
         }
@@ -118,7 +123,7 @@ impl Machine {
         if self.foreign.contains(&name) {
             return Err(name_taken(&name));
         }
-        let program = program_of(&request.spec)?;
+        let program = program_of(&self.registry.content_of(&request.spec))?;
         self.share(owner, request);
         let instance = Instance {
             id: request.id.clone(),
@@ -143,6 +148,7 @@ impl Machine {
             owner: owner.clone(),
             instance: instance.clone(),
             program,
+            image: request.spec.image.name.to_string(),
             env,
             run: 0,
             stopping: None,

@@ -13,6 +13,7 @@ mod machine;
 mod output;
 mod program;
 mod record;
+mod registry;
 mod rng;
 mod run;
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub enum Method {
     List,
     Events,
     EnsureImage,
+    Digest,
     Create,
     Start,
     Pause,
@@ -36,7 +37,14 @@ impl Method {
     pub(super) const fn acts(self) -> bool {
         !matches!(
             self,
-            Self::Capabilities | Self::List | Self::Events | Self::Logs | Self::Exec | Self::Dial | Self::Stats
+            Self::Capabilities
+                | Self::List
+                | Self::Events
+                | Self::Digest
+                | Self::Logs
+                | Self::Exec
+                | Self::Dial
+                | Self::Stats
         )
     }
 }

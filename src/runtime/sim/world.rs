@@ -106,6 +106,22 @@ impl World {
         run.is_some_and(|run| self.end(runtime_id, run, Exit::from_code(code, None, self.now())))
     }
 
+    /// Has a tag stand for another image from now on: the one that runs the program of `content`, a reference as well. Gives
+    /// its digest.
+    pub fn push_image(&self, tag: &str, content: &str) -> String {
+        self.machine().registry.push(tag, content)
+    }
+
+    /// The digest that a reference stands for.
+    pub(super) fn digest(&self, reference: &str) -> String {
+        self.machine().registry.digest(reference)
+    }
+
+    /// The image of each instance, as it was named when it was created.
+    pub fn images(&self) -> BTreeMap<String, String> {
+        self.machine().entries.iter().map(|(id, entry)| (id.clone(), entry.image.clone())).collect()
+    }
+
     /// Removes an instance behind the controller's back; false where it does not exist.
     pub fn vanish(&self, runtime_id: &str) -> bool {
         self.remove(runtime_id, false)

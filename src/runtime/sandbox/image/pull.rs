@@ -78,6 +78,24 @@ impl Images {
         self.transfers.once(&name, work).await.map(|()| true)
     }
 
+    /// The digest that a registry has for a reference now.
+    ///
+    /// # Errors
+    /// The registry does not have it, or does not answer.
+    pub async fn digest(&self, name: &str) -> crate::runtime::Result<String> {
+        let asked = async {
+            let reference =
+                Reference::parse(name).ok_or_else(|| ImageError::unavailable("it is no reference of a registry"))?;
+            let registry = Registry::open(&reference, &self.access).await?;
+            match registry.current(&reference.selector).await {
+                Some(digest) => Ok(digest.to_string()),
+                // Some registries tell it with the manifest alone, or not at all; and why there is none is told then.
+                None => Ok(registry.manifest(&reference.selector).await?.digest.to_string()),
+            }
+        };
+        asked.await.map_err(|error: ImageError| error.within(format!("image {name}")).told())
+    }
+
     /// Fetches what is not here.
     async fn fetch(&self, image: &Image, progress: Teller<'_>) -> Result<()> {
         let name = image.name.to_string();

@@ -1,0 +1,198 @@
+//! What tags stand for: asked from time to time for services that follow theirs, and when somebody applies or restarts
+//! them. What is found is remembered with their rollouts, which decide on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::core::State;
+use super::memory::Note;
+use super::message::Message;
+use crate::plan::revisions::followed;
+use crate::plan::{Wait, backoff};
+use crate::runtime::{ErrorKind, Result, RuntimeError};
+use crate::spec::{Revision, RuntimeKind};
+use crate::state::{DesiredDeployment, DesiredService, Instance, Phase};
+
+/// Time between two looks at one tag, with up to a tenth more by its name so that not all of them come together: what was
+/// pushed is rolled out within minutes, and a registry is asked for a few hundred bytes twelve times an hour.
+pub const IMAGE_EVERY: Duration = Duration::from_secs(300);
+
+/// Longest wait for an answer of a registry. Nothing of a service is begun while its tag is asked for the first time.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Tags that are asked for side by side: enough for what one machine runs, and no burst for any registry.
+const SIDE_BY_SIDE: usize = 4;
+
+/// A tag on one runtime.
+type Key = (RuntimeKind, String);
+
+/// The tags that services follow.
+#[derive(Debug, Default)]
+pub struct FollowedTags {
+    tags: BTreeMap<Key, Tag>,
+}
+
+#[derive(Debug)]
+struct Tag {
+    /// When it is asked for next.
+    due: Instant,
+    /// Whether it is being asked for.
+    asking: bool,
+    /// Whether nothing waits for the answer.
+    answered: bool,
+    /// Whether the last question failed.
+    failed: bool,
+}
+
+impl FollowedTags {
+    /// When the next one is to be asked for.
+    pub fn next(&self) -> Option<Instant> {
+        let asking = self.tags.values().filter(|tag| tag.asking).count();
+        let waiting = self.tags.values().filter(|tag| !tag.asking).map(|tag| tag.due);
+        waiting.min().filter(|_| asking < SIDE_BY_SIDE)
+    }
+}
+
+impl State {
+    /// Has the tags asked for that services of a deployment follow. Gives what each service waits for that must not begin
+    /// anything before the answer.
+    pub(super) fn follow_images(
+        &mut self,
+        deployment: &str,
+        declared: Option<&DesiredDeployment>,
+    ) -> Vec<(String, Wait)> {
+        let mut waits = Vec::new();
+        if !self.covers(deployment) || self.is_suspended(deployment) {
+            return waits;
+        }
+        for (service, reference) in declared.into_iter().flat_map(following) {
+            let answers = self.runtimes.get(&service.runtime).is_some_and(|one| one.runtime.tags().is_some());
+            if !answers || self.unreachable.contains_key(&service.runtime) {
+                continue;
+            }
+            let memory = self.memory.get(deployment);
+            let known = memory.and_then(|memory| memory.rollouts.get(&service.name)?.image.as_ref());
+            let is_known = known.is_some_and(|image| image.reference == reference);
+            let new = || Tag { due: Instant::now(), asking: false, answered: is_known, failed: false };
+            let tag = self.images.tags.entry((service.runtime, reference.to_owned())).or_insert_with(new);
+            // Another service had it asked for before.
+            let is_news = !is_known && tag.answered && !tag.failed;
+            if is_news {
+                (tag.due, tag.answered) = (Instant::now(), false);
+            }
+            if !tag.answered {
+                let wait = Wait::ImageAsked { service: service.name.clone(), image: reference.to_owned() };
+                waits.push((service.name.clone(), wait));
+            }
+        }
+        waits
+    }
+
+    /// Has the tags of a deployment asked for now; nothing of it begins before the answer.
+    pub(super) fn ask_for_images(&mut self, deployment: &str) {
+        let declared = self.declared.clone();
+        for (service, reference) in declared.desired.deployments.get(deployment).into_iter().flat_map(following) {
+            if let Some(tag) = self.images.tags.get_mut(&(service.runtime, reference.to_owned())) {
+                (tag.due, tag.answered) = (Instant::now(), false);
+            }
+        }
+    }
+
+    /// Asks for the tags that are due.
+    pub(super) fn ask_for_due_images(&mut self) {
+        let now = Instant::now();
+        if self.images.next().is_none_or(|next| next > now) {
+            return;
+        }
+        let declared = self.declared.clone();
+        let all = declared.desired.deployments.values().filter(|deployment| self.covers(&deployment.name));
+        let used: BTreeSet<Key> =
+            all.flat_map(following).map(|(service, reference)| (service.runtime, reference.to_owned())).collect();
+        self.images.tags.retain(|key, tag| tag.asking || used.contains(key));
+        let mut places = SIDE_BY_SIDE.saturating_sub(self.images.tags.values().filter(|tag| tag.asking).count());
+        for (key, tag) in self.images.tags.iter_mut().filter(|(_, tag)| !tag.asking && tag.due <= now) {
+            if places == 0 {
+                return;
+            }
+            let (kind, reference) = key.clone();
+            let Some(runtime) = self.runtimes.get(&kind).map(|attached| attached.runtime.clone()) else {
+                tag.due = now + IMAGE_EVERY;
+                continue;
+            };
+            places -= 1;
+            tag.asking = true;
+            let messages = self.messages.clone();
+            self.lanes.spawn(async move {
+                let answer = async {
+                    match runtime.tags() {
+                        Some(tags) => tags.digest(&reference).await,
+                        None => Err(RuntimeError::new(ErrorKind::Unsupported, "the runtime asks no registry")),
+                    }
+                };
+                let late = || RuntimeError::new(ErrorKind::Timeout, format!("no answer within {ANSWER_LIMIT:?}"));
+                let found = tokio::time::timeout(ANSWER_LIMIT, answer).await.unwrap_or_else(|_| Err(late()));
+                // A core that has ended asks when it begins again.
+                let _ = messages.send(Message::ImageFound(kind, reference, found)).await;
+            });
+        }
+    }
+
+    /// Notes what a tag stands for, for all services that follow it.
+    pub(super) fn image_found(&mut self, kind: RuntimeKind, reference: String, found: Result<String>) {
+        let now = Instant::now();
+        let mut is_first_failure = false;
+        if let Some(tag) = self.images.tags.get_mut(&(kind, reference.clone())) {
+            is_first_failure = found.is_err() && !tag.failed;
+            let due = now + backoff(IMAGE_EVERY, IMAGE_EVERY, 1, &reference);
+            *tag = Tag { due, asking: false, answered: true, failed: found.is_err() };
+        }
+        let declared = self.declared.clone();
+        for deployment in declared.desired.deployments.values() {
+            let followers = following(deployment).filter(|(one, of)| one.runtime == kind && *of == reference);
+            let followers: Vec<&DesiredService> = followers.map(|(service, _)| service).collect();
+            if followers.is_empty() || !self.covers(&deployment.name) {
+                continue;
+            }
+            self.queue.add(&deployment.name, now);
+            for service in followers {
+                match &found {
+                    Ok(digest) => self.learn_image(&deployment.name, service, &reference, digest),
+                    Err(error) if is_first_failure => {
+                        let name = format!("{}/{}", deployment.name, service.name);
+                        let message = format!("{name}: it is not known which image {reference} is now: {error}");
+                        tracing::warn!("{message}");
+                        self.record_event(Some(&deployment.name), "ImageCheckFailed", message);
+                    }
+                    Err(error) => tracing::debug!(reference, %error, "it is not known which image it is now"),
+                }
+            }
+        }
+    }
+
+    fn learn_image(&mut self, deployment: &str, service: &DesiredService, reference: &str, digest: &str) {
+        let mine = |one: &&Instance| one.id.service == service.name && !matches!(one.phase, Phase::Exited(_));
+        let running: BTreeSet<Revision> =
+            self.cache.of(deployment).filter(mine).map(|one| one.id.revision.clone()).collect();
+        let memory = self.memory.entry(deployment.to_owned()).or_default();
+        let history = memory.rollouts.entry(service.name.clone()).or_default();
+        let before = history.image.clone();
+        let moved_from = history.learn_image(service, digest, &running.iter().collect::<Vec<_>>());
+        if before == history.image {
+            return;
+        }
+        let note = Note::Rollout(Box::new(history.clone()));
+        self.keep(deployment, Some(&service.name), note, None);
+        if let Some(from) = moved_from {
+            let message = format!("{deployment}/{}: {reference} was {from} and is {digest} now", service.name);
+            tracing::info!("{message}");
+            self.record_event(Some(deployment), "ImageChanged", message);
+        }
+    }
+}
+
+/// The services of a deployment that follow a tag, and which.
+fn following(deployment: &DesiredDeployment) -> impl Iterator<Item = (&DesiredService, &str)> {
+    deployment.services.values().filter_map(|service| Some((service, followed(service)?)))
+}

@@ -1,0 +1,156 @@
+//! Tags that move: what is behind them is rolled out, pinned, and rolled back as any change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel::controller::{Command, Connected, IMAGE_EVERY, Message, Order};
+use evenkeel::runtime::sim::Faults;
+use evenkeel::status::{DeploymentState, Status};
+use tokio::sync::oneshot;
+
+use super::{Rig, core_of, owner};
+
+const TAG: &str = "docker.io/sim/run:1";
+/// Another program that runs on and on.
+const NEXT: &str = "docker.io/sim/run:2";
+/// One that ends soon after its start.
+const BROKEN: &str = "docker.io/sim/crash:10ms";
+
+fn web(policy: &str, fields: &str) -> String {
+    format!(
+        "version: v1\ndeployment: demo\nservices:\n  web:\n    image: {{name: 'sim/run:1', pull_policy: {policy}}}\n    \
+         scale: {{mode: fixed, replicas: 3}}\n{fields}"
+    )
+}
+
+/// The images of all that runs.
+fn images(rig: &Rig) -> BTreeSet<String> {
+    rig.world.images().into_values().collect()
+}
+
+fn pinned(digest: &str) -> BTreeSet<String> {
+    [format!("docker.io/sim/run@{digest}")].into()
+}
+
+fn is_done(status: &Status) -> bool {
+    status.deployments.iter().any(|view| view.state == DeploymentState::Running)
+        && status.services[0].updated == 3
+        && status.instances.len() == 3
+}
+
+fn ids(status: &Status) -> Vec<String> {
+    status.instances.iter().map(|one| one.runtime_id.clone()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_moved_is_rolled_out_within_minutes_and_all_replicas_run_one_digest() {
+    for policy in ["newer", "always"] {
+        let rig = Rig::new();
+        let first = rig.world.push_image(TAG, TAG);
+        rig.declare(&web(policy, ""));
+        let before = rig.until("it runs", is_done).await;
+        assert_eq!(images(&rig), pinned(&first), "{policy}");
+        tokio::time::sleep(IMAGE_EVERY * 3).await;
+        assert_eq!(ids(&rig.core.status.borrow()), ids(&before), "nothing moved");
+        let next = rig.world.push_image(TAG, NEXT);
+        tokio::time::sleep(IMAGE_EVERY * 2).await;
+        let status = rig.until("it is rolled out", is_done).await;
+        assert_eq!(images(&rig), pinned(&next), "{policy}");
+        assert_ne!(status.services[0].revision, before.services[0].revision);
+        // Back to what was there first is back to the first revision.
+        rig.world.push_image(TAG, TAG);
+        tokio::time::sleep(IMAGE_EVERY * 2).await;
+        let status = rig.until("it is rolled out", is_done).await;
+        assert_eq!((images(&rig), &status.services[0].revision), (pinned(&first), &before.services[0].revision));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_is_not_followed_may_move() {
+    for policy in ["if_not_present", "never"] {
+        let rig = Rig::new();
+        rig.declare(&web(policy, ""));
+        let before = rig.until("it runs", is_done).await;
+        rig.world.push_image(TAG, NEXT);
+        tokio::time::sleep(IMAGE_EVERY * 3).await;
+        assert_eq!(ids(&rig.core.status.borrow()), ids(&before), "{policy}");
+        assert_eq!(images(&rig), [TAG.to_owned()].into());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_digest_that_does_not_run_is_rolled_back_and_left_alone_until_the_next_one() {
+    let rig = Rig::new();
+    let first = rig.world.push_image(TAG, TAG);
+    rig.declare(&web("newer", ""));
+    rig.until("it runs", is_done).await;
+    rig.world.push_image(TAG, BROKEN);
+    let back = |status: &Status| {
+        let conditions = &status.services[0].conditions;
+        conditions.iter().any(|one| one.kind == "RolledBack" && one.reason == "Crashing") && status.instances.len() == 3
+    };
+    let least = Arc::new(std::sync::Mutex::new(3));
+    let seen = least.clone();
+    rig.until("it is rolled back", move |status| {
+        let mut least = seen.lock().expect("a number");
+        *least = status.services[0].ready.min(*least);
+        back(status)
+    })
+    .await;
+    assert_eq!((*least.lock().expect("a number"), images(&rig)), (3, pinned(&first)), "old replicas serve");
+    tokio::time::sleep(IMAGE_EVERY * 3).await;
+    rig.until("it stays so", back).await;
+    let mended = rig.world.push_image(TAG, NEXT);
+    tokio::time::sleep(IMAGE_EVERY * 2).await;
+    rig.until("the next one is rolled out", is_done).await;
+    assert_eq!(images(&rig), pinned(&mended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_asks_for_the_tag_at_once() {
+    let rig = Rig::new();
+    rig.world.push_image(TAG, TAG);
+    rig.declare(&web("always", ""));
+    rig.until("it runs", is_done).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let next = rig.world.push_image(TAG, NEXT);
+    let began = tokio::time::Instant::now();
+    let (reply, answer) = oneshot::channel();
+    let order = Order::Restart { target: "demo".to_owned() };
+    rig.core.messages.send(Message::Command(Command::Order(order, reply))).await.expect("the core runs");
+    assert!(answer.await.expect("an answer").is_ok());
+    let rolled = pinned(&next);
+    rig.until("it is rolled out", |status| is_done(status) && images(&rig) == rolled).await;
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_does_not_answer_holds_nothing_up_for_long() {
+    let rig = Rig::new();
+    // Every call fails, that for the tag among them.
+    rig.world.set_faults(Faults { fails: 1.0, ..Faults::none() });
+    rig.declare(&web("newer", ""));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    rig.world.set_faults(Faults::none());
+    let began = tokio::time::Instant::now();
+    rig.until("it runs", is_done).await;
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_controller_knows_what_runs_though_nothing_is_remembered() {
+    let mut rig = Rig::new();
+    rig.world.push_image(TAG, TAG);
+    rig.declare(&web("newer", ""));
+    rig.until("it runs", is_done).await;
+    rig.world.push_image(TAG, NEXT);
+    tokio::time::sleep(IMAGE_EVERY * 2).await;
+    let before = rig.until("it is rolled out", is_done).await;
+    let runtime = Arc::new(Connected(Arc::new(rig.world.runtime(owner()))));
+    (rig.core, rig.settled) = core_of(runtime, rig.declare.subscribe(), rig.clock.clone(), BTreeMap::new());
+    rig.until("it is known", is_done).await;
+    tokio::time::sleep(IMAGE_EVERY * 2).await;
+    let after = rig.until("it runs on", is_done).await;
+    assert_eq!(ids(&after), ids(&before));
+}
