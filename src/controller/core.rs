@@ -237,6 +237,7 @@ impl State {
             self.relist();
             self.measure_due();
             self.ask_for_due_images();
+            self.tell_needed_images();
             self.plan_due();
             self.publish_due();
         }

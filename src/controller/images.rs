@@ -25,6 +25,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Tags that are asked for side by side: enough for what one machine runs, and no burst for any registry.
 const SIDE_BY_SIDE: usize = 4;
 
+/// Time until runtimes are told which images are needed, after that may have changed: shorter than any of them keeps an
+/// image that was used a moment ago, and long enough for the changes of a whole rollout to be told at once.
+const TELL_AFTER: Duration = Duration::from_secs(30);
+
 /// A tag on one runtime.
 type Key = (RuntimeKind, String);
 
@@ -32,6 +36,8 @@ type Key = (RuntimeKind, String);
 #[derive(Debug, Default)]
 pub struct FollowedTags {
     tags: BTreeMap<Key, Tag>,
+    /// When runtimes are told which images are needed; absent where they know.
+    tell: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -47,8 +53,18 @@ struct Tag {
 }
 
 impl FollowedTags {
-    /// When the next one is to be asked for.
+    /// Has runtimes told which images are needed, as that may be other ones now.
+    pub fn tell_soon(&mut self) {
+        self.tell.get_or_insert_with(|| Instant::now() + TELL_AFTER);
+    }
+
+    /// When something is to be done.
     pub fn next(&self) -> Option<Instant> {
+        self.tell.into_iter().chain(self.next_question()).min()
+    }
+
+    /// When the next one is to be asked for.
+    fn next_question(&self) -> Option<Instant> {
         let asking = self.tags.values().filter(|tag| tag.asking).count();
         let waiting = self.tags.values().filter(|tag| !tag.asking).map(|tag| tag.due);
         waiting.min().filter(|_| asking < SIDE_BY_SIDE)
@@ -100,10 +116,27 @@ impl State {
         }
     }
 
+    /// Tells runtimes which images a rollback may need, where that is due.
+    pub(super) fn tell_needed_images(&mut self) {
+        if self.images.tell.take_if(|tell| *tell <= Instant::now()).is_none() {
+            return;
+        }
+        for (kind, attached) in &self.runtimes {
+            attached.runtime.need_images(self.needed_images(*kind));
+        }
+    }
+
+    /// Names of the images of every revision that is remembered of services on a runtime.
+    pub(super) fn needed_images(&self, kind: RuntimeKind) -> BTreeSet<String> {
+        let histories = self.memory.values().flat_map(|memory| memory.rollouts.values());
+        let known = histories.flat_map(|history| &history.revisions).filter(|known| known.runtime == kind);
+        known.map(|known| known.spec.image.name.to_string()).collect()
+    }
+
     /// Asks for the tags that are due.
     pub(super) fn ask_for_due_images(&mut self) {
         let now = Instant::now();
-        if self.images.next().is_none_or(|next| next > now) {
+        if self.images.next_question().is_none_or(|next| next > now) {
             return;
         }
         let declared = self.declared.clone();

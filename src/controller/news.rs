@@ -14,6 +14,7 @@ use crate::spec::RuntimeKind;
 
 impl State {
     pub(super) fn attached(&mut self, runtime: Arc<dyn Runtime>) {
+        runtime.need_images(self.needed_images(runtime.kind()));
         let gate = Arc::new(Gate::new(runtime.concurrency()));
         self.runtimes.insert(runtime.kind(), Attached { gate, lists: Lists::new(), runtime });
     }

@@ -114,6 +114,9 @@ impl State {
         }
         self.keep_changes(deployment, &before, &memory);
         let changed = memory != before;
+        if changed {
+            self.images.tell_soon();
+        }
         if let Some(next_look) = next_look {
             self.rollout_looks.insert(deployment.to_owned(), next_look);
         }

@@ -137,6 +137,10 @@ pub trait Runtime: Send + Sync {
         None
     }
 
+    /// Tells which images are needed though no instance may be made of them, by the names that specs have for them: what a
+    /// rollback may go to. All that was told before is void. Cheap; it changes only what the runtime itself removes.
+    fn need_images(&self, _names: BTreeSet<String>) {}
+
     /// Finding out what tags of registries stand for, where the runtime can.
     fn tags(&self) -> Option<&dyn Tags> {
         None

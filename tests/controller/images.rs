@@ -154,3 +154,17 @@ async fn the_next_controller_knows_what_runs_though_nothing_is_remembered() {
     let after = rig.until("it runs on", is_done).await;
     assert_eq!(ids(&after), ids(&before));
 }
+
+#[tokio::test(start_paused = true)]
+async fn images_that_a_rollback_may_need_are_told_to_the_runtime() {
+    let rig = Rig::new();
+    let (first, next) = (rig.world.push_image(TAG, TAG), rig.world.push_image(TAG, NEXT));
+    rig.world.push_image(TAG, TAG);
+    rig.declare(&web("newer", ""));
+    rig.until("it runs", is_done).await;
+    rig.world.push_image(TAG, NEXT);
+    tokio::time::sleep(IMAGE_EVERY * 2).await;
+    rig.until("it is rolled out", is_done).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.world.needed_images(), pinned(&first).union(&pinned(&next)).cloned().collect());
+}

@@ -76,6 +76,7 @@ mod users;
 mod volumes;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -281,7 +282,7 @@ impl Inner {
     }
 
     fn collect_images(&self) -> Result<Vec<String>> {
-        image::collect(self.images.store(), &self.view.layout)
+        self.images.collect(&self.view.layout)
     }
 
     fn dir(&self, runtime_id: &str) -> InstanceDir {
@@ -358,6 +359,10 @@ impl Runtime for SandboxRuntime {
                 Ok(())
             }
         }
+    }
+
+    fn need_images(&self, names: BTreeSet<String>) {
+        self.inner.images.need(names);
     }
 
     fn tags(&self) -> Option<&dyn super::Tags> {

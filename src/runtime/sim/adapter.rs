@@ -1,5 +1,6 @@
 //! The runtime contract on a simulated machine.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,6 +196,10 @@ impl Runtime for SimRuntime {
         let name = image.name.clone();
         let effect = move |_| async move { if missing { Err(image_unavailable(&name)) } else { Ok(()) } };
         self.call(Method::EnsureImage, CALL_TIMEOUT, effect).await
+    }
+
+    fn need_images(&self, names: BTreeSet<String>) {
+        self.world.need_images(names);
     }
 
     fn tags(&self) -> Option<&dyn Tags> {

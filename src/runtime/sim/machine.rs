@@ -37,6 +37,8 @@ pub(super) struct Machine {
     pub unreachable_until: Option<tokio::time::Instant>,
     pub record: Record,
     pub registry: Registry,
+    /// Images that were said to be needed last.
+    pub needed: BTreeSet<String>,
     made: u64,
     next_port: u16,
 }
@@ -87,6 +89,7 @@ impl Machine {
             unreachable_until: None,
             record: Record::default(),
             registry: Registry::default(),
+            needed: BTreeSet::new(),
             made: 0,
             next_port: FIRST_PORT,
         }

@@ -117,6 +117,16 @@ impl World {
         self.machine().registry.digest(reference)
     }
 
+    /// Notes which images are needed.
+    pub(super) fn need_images(&self, names: BTreeSet<String>) {
+        self.machine().needed = names;
+    }
+
+    /// Names of the images that were said to be needed last.
+    pub fn needed_images(&self) -> BTreeSet<String> {
+        self.machine().needed.clone()
+    }
+
     /// The image of each instance, as it was named when it was created.
     pub fn images(&self) -> BTreeMap<String, String> {
         self.machine().entries.iter().map(|(id, entry)| (id.clone(), entry.image.clone())).collect()

@@ -272,3 +272,25 @@ async fn several_runtimes_at_once_fetch_each_layer_once() {
     sandbox.runtime.ensure_image(&again, &|_| {}).await.unwrap();
     assert_eq!(registry.asked(&digest(&image.layers[0])).len(), 1);
 }
+
+#[tokio::test]
+async fn a_tag_tells_its_digest_and_what_is_pinned_to_that_stays() {
+    let Some(registry) = Registry::start("") else { return };
+    let sandbox = Sandbox::new();
+    let name = registry.name("1");
+    let asked = || async { sandbox.runtime.tags().unwrap().digest(&name).await.map_err(|error| error.kind) };
+    assert_eq!(asked().await, Err(ErrorKind::ImageUnavailable));
+    let (first, second) = (own("first"), own("second"));
+    registry.push("1", &first);
+    assert_eq!(asked().await, Ok(digest(&first.manifest)));
+    registry.push("1", &second);
+    assert_eq!(asked().await, Ok(digest(&second.manifest)));
+    let (repository, _) = name.rsplit_once(':').unwrap();
+    for (image, said) in [(&first, "first\n"), (&second, "second\n")] {
+        let pinned = format!("{repository}@{}", digest(&image.manifest));
+        assert_eq!(ensure(&sandbox, &pinned, PullPolicy::IfNotPresent).await, Ok(()));
+        assert_eq!(run(&sandbox, &script(&pinned, "cat /own")).await, said);
+    }
+    drop(registry);
+    assert_eq!(asked().await, Err(ErrorKind::ImageUnavailable));
+}

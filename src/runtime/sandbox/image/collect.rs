@@ -24,16 +24,16 @@ struct Unused {
     age: Duration,
 }
 
-/// Removes what nothing needs, and returns the names of the images that went. Nothing goes while an image is on its
-/// way, or where it can't be told what is needed.
+/// Removes what nothing needs, and returns the names of the images that went. Needed is what instances are made of, and what
+/// has one of these names. Nothing goes while an image is on its way, or where it can't be told what is needed.
 ///
 /// # Errors
 /// The directories can't be read.
-pub fn collect(store: &Store, layout: &Layout) -> crate::runtime::Result<Vec<String>> {
-    collected(store, layout).map_err(ImageError::told)
+pub fn collect(store: &Store, layout: &Layout, needed: &BTreeSet<String>) -> crate::runtime::Result<Vec<String>> {
+    collected(store, layout, needed).map_err(ImageError::told)
 }
 
-fn collected(store: &Store, layout: &Layout) -> Result<Vec<String>> {
+fn collected(store: &Store, layout: &Layout, needed: &BTreeSet<String>) -> Result<Vec<String>> {
     if !store.root().exists() {
         return Ok(Vec::new());
     }
@@ -41,7 +41,8 @@ fn collected(store: &Store, layout: &Layout) -> Result<Vec<String>> {
     loop {
         let full = disk_use(store.root()) >= if gone.is_empty() { DISK_HIGH } else { DISK_LOW };
         let Some(lock) = store.exclusive()? else { return Ok(gone) };
-        let names = set_aside(store, layout, full).map_err(|error| ImageError::io("collecting images", &error))?;
+        let names =
+            set_aside(store, layout, needed, full).map_err(|error| ImageError::io("collecting images", &error))?;
         drop(lock);
         delete(store);
         let again = full && !names.is_empty();
@@ -66,7 +67,7 @@ pub fn sweep_unfinished(store: &Store) -> Result<()> {
 
 /// Takes everything that is not needed out of its place. With a full disk that is also the image that was not used for
 /// the longest time.
-fn set_aside(store: &Store, layout: &Layout, full: bool) -> io::Result<Vec<String>> {
+fn set_aside(store: &Store, layout: &Layout, needed: &BTreeSet<String>, full: bool) -> io::Result<Vec<String>> {
     let Some(in_use) = layers_in_use(layout) else { return Ok(Vec::new()) };
     let mut kept: Vec<ImageRecord> = Vec::new();
     let mut unused: Vec<(Unused, ImageRecord)> = Vec::new();
@@ -78,7 +79,7 @@ fn set_aside(store: &Store, layout: &Layout, full: bool) -> io::Result<Vec<Strin
         };
         let age = age(&path).unwrap_or_default();
         let is_used = record.layers.last().is_some_and(|top| in_use.contains(top));
-        if is_used || age < SHORTEST_STAY {
+        if is_used || needed.contains(&record.name) || age < SHORTEST_STAY {
             kept.push(record);
         } else {
             unused.push((Unused { path, name: record.name.clone(), age }, record));
@@ -213,13 +214,25 @@ mod tests {
         let layout = Layout::new(folder.path());
         let images = [("new", Duration::ZERO), ("b", day(2)), ("a", day(3)), ("old", day(8))];
         let store = store(folder.path(), &images);
-        assert_eq!(set_aside(&store, &layout, false).unwrap(), ["old"]);
-        assert_eq!(set_aside(&store, &layout, true).unwrap(), ["a"]);
-        assert_eq!(set_aside(&store, &layout, true).unwrap(), ["b"]);
-        assert_eq!(set_aside(&store, &layout, true).unwrap(), Vec::<String>::new());
+        assert_eq!(set_aside(&store, &layout, &BTreeSet::new(), false).unwrap(), ["old"]);
+        assert_eq!(set_aside(&store, &layout, &BTreeSet::new(), true).unwrap(), ["a"]);
+        assert_eq!(set_aside(&store, &layout, &BTreeSet::new(), true).unwrap(), ["b"]);
+        assert_eq!(set_aside(&store, &layout, &BTreeSet::new(), true).unwrap(), Vec::<String>::new());
         assert_eq!(files(&store.layers()).unwrap(), [store.layers().join("layer-new")]);
         delete(&store);
         assert_eq!(files(&store.temporary()).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn what_a_rollback_may_need_stays_however_long_it_was_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path(), &[("good", day(30)), ("old", day(30)), ("new", day(1))]);
+        let layout = Layout::new(folder.path());
+        let needed = BTreeSet::from(["good".to_owned()]);
+        assert_eq!(set_aside(&store, &layout, &needed, false).unwrap(), ["old"]);
+        assert_eq!(set_aside(&store, &layout, &needed, true).unwrap(), ["new"]);
+        assert_eq!(set_aside(&store, &layout, &needed, true).unwrap(), Vec::<String>::new());
+        assert!(store.layer_root("layer-good").exists());
     }
 
     #[test]
@@ -229,12 +242,12 @@ mod tests {
         layout.prepare().unwrap();
         let store = store(folder.path(), &[("old", day(8))]);
         let lease = store.lease().unwrap();
-        assert_eq!(collected(&store, &layout).unwrap(), Vec::<String>::new());
+        assert_eq!(collected(&store, &layout, &BTreeSet::new()).unwrap(), Vec::<String>::new());
         drop(lease);
         fs::create_dir(layout.instances().join("x")).unwrap();
         fs::write(layout.instance("x").record(), "{").unwrap();
-        assert_eq!(collected(&store, &layout).unwrap(), Vec::<String>::new());
+        assert_eq!(collected(&store, &layout, &BTreeSet::new()).unwrap(), Vec::<String>::new());
         fs::remove_dir_all(layout.instances().join("x")).unwrap();
-        assert_eq!(collected(&store, &layout).unwrap(), ["old"]);
+        assert_eq!(collected(&store, &layout, &BTreeSet::new()).unwrap(), ["old"]);
     }
 }

@@ -37,7 +37,6 @@ mod unpack;
 
 use std::path::{Path, PathBuf};
 
-pub use collect::collect;
 pub use defaults::filled;
 pub use document::Config;
 pub use merged::{Merged, is_opaque, is_whiteout, path_names};

@@ -1,5 +1,6 @@
 //! Makes images available: by their pull policy, each once, layers side by side.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::archive::Section;
 use super::bounds::{PARALLEL_LAYERS, PROGRESS_INTERVAL, PULL_LIMIT};
-use super::collect::sweep_unfinished;
+use super::collect::{collect, sweep_unfinished};
 use super::digest::Hashing;
 use super::download;
 use super::error::{ImageError, Result};
@@ -20,6 +21,7 @@ use super::registry::{Access, Registry};
 use super::resolve::{self, Resolved};
 use super::store::{ImageRecord, Lock, Store};
 use crate::runtime::Progress;
+use crate::runtime::sandbox::layout::Layout;
 use crate::runtime::transfers::Transfers;
 use crate::spec::{Image, ImageRef, PullPolicy};
 
@@ -34,6 +36,8 @@ pub struct Images {
     transfers: Transfers,
     /// Unpacking is computing: as many at once as there are processors.
     unpacking: Arc<Semaphore>,
+    /// Names of images that are needed though no instance may be made of them.
+    needed: Mutex<BTreeSet<String>>,
 }
 
 impl Images {
@@ -45,7 +49,22 @@ impl Images {
             access,
             transfers: Transfers::default(),
             unpacking: Arc::new(Semaphore::new(processors)),
+            needed: Mutex::default(),
         }
+    }
+
+    /// Keeps the images of these names from being collected, and no others for this reason.
+    pub fn need(&self, names: BTreeSet<String>) {
+        *self.needed.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Removes what nothing needs; returns the names of the images that went.
+    ///
+    /// # Errors
+    /// The directories can't be read.
+    pub fn collect(&self, layout: &Layout) -> crate::runtime::Result<Vec<String>> {
+        let needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        collect(&self.store, layout, &needed)
     }
 
     /// Where they lie.
