@@ -1,6 +1,9 @@
 //! What is remembered of services that wait for others, from one planning to the next.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::core::State;
+use super::memory::Note;
 use crate::plan::{Plan, awaited, dependencies, plan};
 use crate::state::{DesiredDeployment, Fate, Instance};
 
@@ -16,7 +19,13 @@ impl State {
         let declared = self.declared.clone();
         // One whose removal was asked for by name may still be declared.
         let last = declared.desired.deployments.get(deployment).map_or(desired, Ok);
+        if let Some(memory) = self.memory.get(deployment)
+            && let Some(record) = self.records.get_mut(deployment).filter(|one| one.history.dependencies.is_empty())
+        {
+            record.history.dependencies = memory.orders.dependencies.clone();
+        }
         let order = self.with_input(deployment, last, observed, dependencies);
+        self.remember_order_of_end(deployment, &order);
         self.record_of(deployment).history.dependencies = order;
         let (plan, awaited) = self.with_input(deployment, desired, observed, |input| {
             let plan = plan(input);
@@ -31,5 +40,18 @@ impl State {
             self.record_event(Some(deployment), "DependencyTimeout", message);
         }
         plan
+    }
+
+    /// Keeps in which order the services of a deployment end, for a controller that finds them declared no more.
+    fn remember_order_of_end(&mut self, deployment: &str, order: &BTreeMap<String, BTreeSet<String>>) {
+        let known = self.memory.get(deployment).map(|memory| &memory.orders.dependencies);
+        let is_known = known.map_or(order.is_empty(), |known| known == order);
+        if is_known || !self.covers(deployment) {
+            return;
+        }
+        let orders = &mut self.memory.entry(deployment.to_owned()).or_default().orders;
+        orders.dependencies = order.clone();
+        let note = Note::Orders(orders.clone());
+        self.keep(deployment, None, note, None);
     }
 }

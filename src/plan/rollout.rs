@@ -10,6 +10,10 @@
 //! one retired at the same time (five live, three available). When the old one is gone, a second new one is made;
 //! when a new one is available, the next old one goes; and so on.
 
+use std::cmp::Reverse;
+
+use chrono::{DateTime, Utc};
+
 use super::availability::{Judge, Ledger};
 use super::diff::{Matched, Slot, count, exit_of};
 use super::draft::Draft;
@@ -286,7 +290,7 @@ where
             });
             candidates.extend(stale.chain(double));
         }
-        candidates.sort_by_key(|candidate| candidate.rank);
+        candidates.sort_by_key(|candidate| (candidate.rank, doubt(candidate.instance)));
         candidates
     }
 
@@ -315,6 +319,13 @@ where
             self.draft.wait(Wait::NotReady { id: fresh.id.clone(), check: check.map(str::to_owned), until });
         }
     }
+}
+
+/// How much of what is not ready may serve all the same, the least first: what is known not to, then what was not asked yet,
+/// as after the start of a controller, and of that what has run for the longest time last.
+fn doubt(instance: &Instance) -> (bool, Reverse<Option<DateTime<Utc>>>) {
+    let is_unknown = matches!(instance.health, Some(HealthState::Unknown { .. }));
+    (is_unknown, Reverse(instance.phase.started_at().filter(|_| is_unknown)))
 }
 
 /// Whether a slot whose instance is to be replaced had its new one, which crashed.

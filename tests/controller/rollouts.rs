@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use evenkeel::controller::{
-    Command, Connected, Core, JobChanges, Jobs, KeepJobs, Keeper, Message, Note, NoteKey, Order, Parts, Scope, Trigger,
+    Command, Connected, Core, Declared, JobChanges, Jobs, KeepJobs, Keeper, Message, Note, NoteKey, Order, Parts,
+    Scope, Trigger,
 };
-use evenkeel::plan::revisions::CLOCK_STEP;
-use evenkeel::runtime::sim::Faults;
+use evenkeel::plan::revisions::{CLOCK_STEP, Memory};
+use evenkeel::runtime::sim::{Faults, What};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{RunId, ServiceName};
 use evenkeel::status::{DeploymentState, Status};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{Rig, web};
 
@@ -185,4 +186,47 @@ async fn a_run_is_asked_for_though_another_job_waits_for_its_own() {
     };
     let (one, two) = tokio::join!(ask("one"), ask("two"));
     assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_finds_nothing_declared_ends_services_in_their_order() {
+    let mut rig = Rig::new();
+    let notes = Arc::new(Notes::default());
+    let parts = |declared, memory| Parts {
+        runtimes: vec![Arc::new(Connected(Arc::new(rig.world.runtime(super::owner()))))],
+        default_runtime: RuntimeKind::Sim,
+        declared,
+        clock: rig.clock.clone(),
+        scope: Scope::Everything,
+        removing: BTreeMap::new(),
+        memory,
+        keeper: Some(notes.clone()),
+        jobs: Jobs::default(),
+        events: None,
+        settled: None,
+    };
+    let first = parts(rig.declare.subscribe(), BTreeMap::new());
+    let removed = BTreeMap::from([("demo".to_owned(), super::removed())]);
+    let nothing = Arc::new(Declared { synced: true, removed, ..Declared::default() });
+    let (_sender, declared) = watch::channel(nothing);
+    let second = parts(declared, BTreeMap::new());
+    rig.core = Core::start(first);
+    let service = |name: &str, depends: &str| format!("  {name}:\n    image: {{name: sim/run}}\n{depends}");
+    let depends = "    depends: [{service: db, condition: started}]\n";
+    rig.declare(&format!("version: v1\ndeployment: demo\nservices:\n{}{}", service("db", ""), service("web", depends)));
+    rig.until_running().await;
+    let mut memory = Memory::default();
+    for ((_, service), note) in notes.0.lock().expect("notes").clone() {
+        match (note, service) {
+            (Note::Orders(orders), _) => memory.orders = orders,
+            (Note::Rollout(history), Some(service)) => drop(memory.rollouts.insert(service, *history)),
+            (note, service) => panic!("{service:?}: {note:?}"),
+        }
+    }
+    rig.core = Core::start(Parts { memory: BTreeMap::from([("demo".to_owned(), memory)]), ..second });
+    rig.until("all is gone", |status| status.synced && status.deployments.is_empty()).await;
+    let changes = rig.world.changes();
+    let stopped = changes.iter().filter(|change| matches!(change.what, What::StopAsked(_)));
+    let order: Vec<&str> = stopped.map(|change| change.id.service.as_str()).collect();
+    assert_eq!(order, ["web", "db"]);
 }

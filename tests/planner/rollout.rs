@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::Phase;
+use evenkeel::state::{HealthState, Instance, NOT_CHECKED, Phase};
 
 use super::dsl::{Change, Snapshot, ago, all_up, now, up};
 
@@ -438,4 +438,15 @@ fn a_crash_within_that_second_costs_no_replica() {
         .service("web", 'b', 3, fields)
         .with(all_up(0..3, 'a').chain([crashed]))
         .expect("launch (restarts 1, streak 1) web/0 b1: exited 1, restart 1 in a row");
+}
+
+#[test]
+fn of_what_nobody_has_asked_yet_the_longest_running_stays() {
+    let unknown = |one: Instance| one.judged(HealthState::Unknown { why: NOT_CHECKED.to_owned() });
+    let checked = "rollout: {max_surge: 1, max_unavailable: 1}\nhealth: {check: {type: tcp, port: 80}}";
+    let young = up(1, 'b').since(60);
+    let observed = [up(1, 'a').since(600), up(2, 'a').since(600), young].map(unknown);
+    let plan = web('c', 3, checked).with(observed).planned();
+    let retired: Vec<&str> = plan.lines().filter(|line| line.starts_with("retire")).collect();
+    assert_eq!(retired, ["retire web/1 b0: template changed at demo.yaml:3 (bbbbbbbb to cccccccc)"], "{plan}");
 }

@@ -252,6 +252,16 @@ fn wanted_around(chronicle: &Chronicle, change: &Change, lag: chrono::Duration) 
     wants.map(|(_, wants)| of(wants)).collect()
 }
 
+/// Whether an instance of what is not declared any more was checked when it was: a service that is paused or was rolled back
+/// has its earlier revision checked as that was declared.
+fn was_checked(wanted: &[Option<Wanted>], change: &Change, chronicle: &Chronicle) -> bool {
+    let revision = change.id.revision.to_string();
+    let service = change.id.service_name();
+    let before = chronicle.wants.iter().take_while(|(at, _)| *at <= change.at);
+    let mut as_declared = before.filter_map(|(_, wants)| wants.get(&service)).filter(|one| one.revision == revision);
+    wanted.iter().flatten().all(|one| one.revision != revision) && as_declared.any(|one| one.checked)
+}
+
 fn judge(
     ledger: &Ledger,
     change: &Change,
@@ -262,7 +272,7 @@ fn judge(
     let retires = ledger.runs(&change.runtime_id)
         && matches!(change.what, What::StopAsked(_) | What::Removed { running: true, asked: true });
     if change.what == What::StopAsked(StopCause::Unhealthy) {
-        let checked = wanted.iter().flatten().any(|wanted| wanted.checked);
+        let checked = wanted.iter().flatten().any(|wanted| wanted.checked) || was_checked(wanted, change, chronicle);
         return if checked { Ok(()) } else { Err("it was ended for being unhealthy and nothing checks it".to_owned()) };
     }
     if retires {

@@ -1,7 +1,7 @@
 //! What is remembered of the rollouts of a service. It outlives the controller; losing it loses history, and what users
 //! ordered, never workloads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -14,13 +14,13 @@ use crate::state::{DesiredService, Failed, Pause, RolloutFailure, SourceRef};
 /// What is remembered of one deployment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Memory {
-    /// What users ordered.
+    /// What is remembered of it as a whole.
     pub orders: Orders,
     /// Rollouts, by service.
     pub rollouts: BTreeMap<String, RolloutHistory>,
 }
 
-/// What users ordered of one deployment.
+/// What is remembered of one deployment as a whole: what users ordered, and in which order it ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orders {
     /// Nothing is created, stopped or removed.
@@ -29,6 +29,10 @@ pub struct Orders {
     /// Replicas of services whose `scale.mode` is `manual`.
     #[serde(default)]
     pub replicas: BTreeMap<String, u32>,
+    /// On what each service depends, as [`dependencies`](crate::plan::dependencies) gives it: it tells the order of the end
+    /// when nothing declares the deployment any more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dependencies: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// What is remembered of the rollouts of one service.
