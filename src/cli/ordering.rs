@@ -10,9 +10,11 @@ use super::goal::Goal;
 use super::output::{note, print};
 use super::reconnecting::{Unattended, change};
 use super::tries::unless_interrupted;
-use crate::api::{ApiError, Client};
+use crate::api::{ApiError, Client, Kind};
 use crate::config::Options;
-use crate::controller::Order;
+use crate::controller::{Order, RolloutView};
+use crate::spec::Revision;
+use crate::state::Target;
 use crate::status::Status;
 
 /// How long another command that works on the state directory is waited for, and the end of what is ordered where this
@@ -46,6 +48,7 @@ pub async fn order(options: &Options, order: &Order, alone: Alone) -> Outcome {
 async fn carry_out(client: &Client, order: &Order, alone: Alone) -> Outcome {
     let baseline = Baseline::of(&client.status().await?);
     let ordered = client.order(order).await?;
+    let asked_for = wanted(client, &ordered.deployment).await?;
     print(&ordered.results.iter().map(|result| format!("{result}\n")).collect::<String>())?;
     let deadline = Instant::now() + PATIENCE;
     match alone {
@@ -69,7 +72,10 @@ async fn carry_out(client: &Client, order: &Order, alone: Alone) -> Outcome {
             }
         }
         Alone::Settled => match tokio::time::timeout_at(deadline, settled(client, &ordered.deployment)).await {
-            Ok(settled) => settled.map(|()| Exit::Success).map_err(Into::into),
+            Ok(settled) => {
+                settled?;
+                left_again(client, &ordered.deployment, &asked_for).await
+            }
             Err(_) => {
                 note(format_args!("error: deployment/{} {}", ordered.deployment, not_done(PATIENCE)));
                 Ok(Exit::TimedOut)
@@ -78,21 +84,52 @@ async fn carry_out(client: &Client, order: &Order, alone: Alone) -> Outcome {
     }
 }
 
-/// Waits until each service of a deployment has one ready instance in each slot, all of one revision, and nothing else.
+/// Revision that is to run of each service of a deployment.
+type Targets = Vec<(String, Revision)>;
+
+async fn wanted(client: &Client, deployment: &str) -> Result<Targets, ApiError> {
+    let target = Target { deployment: deployment.to_owned(), service: None, slot: None };
+    let views = match client.rollouts(&target).await {
+        // It may have jobs alone.
+        Err(ApiError { kind: Kind::NotFound | Kind::Invalid, .. }) => return Ok(Vec::new()),
+        views => views?,
+    };
+    let of = |view: RolloutView| {
+        let wanted = view.revisions.into_iter().find(|revision| revision.wanted)?;
+        Some((view.service, wanted.revision))
+    };
+    Ok(views.into_iter().filter_map(of).collect())
+}
+
+/// Whether something else runs by now than was asked for, as that failed.
+async fn left_again(client: &Client, deployment: &str, asked_for: &Targets) -> Outcome {
+    let now = wanted(client, deployment).await?;
+    let left =
+        asked_for.iter().find(|(service, revision)| now.iter().any(|(of, now)| of == service && now != revision));
+    let Some((service, _)) = left else { return Ok(Exit::Success) };
+    note(format_args!(
+        "error: what was asked for of {deployment}/{service} failed, and another revision runs; see `keel describe {deployment}/{service}`"
+    ));
+    Ok(Exit::Failure)
+}
+
+/// Waits until each service of a deployment has one ready instance in each slot, all of the revision that is to run, and
+/// nothing else.
 async fn settled(client: &Client, deployment: &str) -> Result<(), ApiError> {
     let mut status = client.status().await?;
-    while !is_settled(&status, deployment) {
+    while !is_settled(&status, deployment, &wanted(client, deployment).await?) {
         status = client.status_after(status.generation).await?;
     }
     Ok(())
 }
 
-fn is_settled(status: &Status, deployment: &str) -> bool {
+fn is_settled(status: &Status, deployment: &str, targets: &Targets) -> bool {
     status.services.iter().filter(|service| service.deployment == deployment).all(|service| {
         let mine =
             || status.instances.iter().filter(|one| one.deployment == deployment && one.service == service.service);
-        let first = mine().next().map(|first| &first.revision);
-        let alike = |revision: &String| first.is_none_or(|first| service.are_made_alike(first, revision));
+        let target = targets.iter().find(|(of, _)| *of == service.service).map(|(_, target)| target.to_string());
+        let first = target.or_else(|| mine().next().map(|first| first.revision.clone()));
+        let alike = |revision: &String| first.as_ref().is_none_or(|first| service.are_made_alike(first, revision));
         mine().count() == service.desired as usize && mine().all(|one| one.ready && alike(&one.revision))
     })
 }

@@ -18,8 +18,7 @@ fn spec(script: &str, replicas: u32, fields: &str) -> String {
 }
 
 /// A check that passes where there is a file.
-const CHECK: &str =
-    "    health: { start_grace: 30s, interval: 200ms, check: { type: command, command: test -e /tmp/ok } }\n";
+const CHECK: &str = "    health: { start_grace: 1s, retries: 150, interval: 200ms, check: { type: command, command: test -e /tmp/ok } }\n";
 
 /// A version that serves.
 fn good(name: &str, replicas: u32) -> String {
@@ -339,6 +338,20 @@ fn without_a_controller_orders_are_carried_out_or_recorded() {
     let before = pids(&rig);
     rig.keel(&["rollout", "restart", "demo"]).expect_code(0);
     assert!(before.iter().all(|pid| !is_alive(*pid)));
+    // An undo that fails is left again, and is no success.
+    let gone =
+        |name: &str| spec("test -e /tmp/never && exec sleep 600; exit 1", 2, &format!("    env: {{ N: {name} }}\n"));
+    rig.write("demo.yaml", &gone("bad"));
+    rig.keel(&["apply", "-f", "demo.yaml", "--timeout", "60s"]).expect_code(1);
+    let failed = rig.keel(&["rollout", "history", "demo", "-o", "json"]).json();
+    let number =
+        failed[0]["revisions"].as_array().unwrap().iter().find(|one| one["declared"] == true).unwrap()["number"]
+            .to_string();
+    rig.write("demo.yaml", &plain("two", 2));
+    rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+    let done = rig.keel(&["rollout", "undo", "demo", "--to-revision", &number]).expect_code(1);
+    assert!(done.err.contains("failed, and another revision runs"), "{done:?}");
+    rig.keel(&["rollout", "status", "demo"]).expect_code(0);
     let done = rig.keel(&["rollout", "pause", "demo"]).expect_code(0);
     assert!(done.err.contains("no controller runs"), "{done:?}");
     rig.write("demo.yaml", &plain("three", 2));
