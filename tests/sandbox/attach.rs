@@ -201,8 +201,10 @@ async fn a_program_inside_is_attached_to_nobody() {
         return;
     }
     let sandbox = Sandbox::new();
-    let instance = started(&sandbox, "echo up; exec cat", "stdin_open: true").await;
     let test = std::env::current_exe().unwrap();
+    // It may lie in /tmp, which is of no business to a plain process unless it is named.
+    let more = format!("stdin_open: true\nsandbox: {{ writable: ['{}'] }}", test.parent().unwrap().display());
+    let instance = started(&sandbox, "echo up; exec cat", &more).await;
     let script = format!(
         "{KNOCK}={} exec {} --exact attach::knocks --nocapture",
         sandbox.dir(&instance).join("attach").display(),
