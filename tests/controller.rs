@@ -82,6 +82,7 @@ fn core_of(
         memory: Default::default(),
         keeper: None,
         jobs: Jobs::default(),
+        activity: Default::default(),
         events: None,
         settled: Some(forget),
     });

@@ -25,7 +25,7 @@ use super::frame::{Frame, frames};
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, AttachStart, Attached, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
 use crate::controller::{
-    Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Order, Ordered, Preview, RolloutView,
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, Preview, RolloutView,
     RuntimeReport, TriggerRequest,
 };
 use crate::runtime::io::{ExecInput, ExecOutput};
@@ -173,6 +173,16 @@ impl Client {
     /// The rollouts of the services that this name covers.
     pub async fn rollouts(&self, target: &Target) -> Result<Vec<RolloutView>, ApiError> {
         self.get(&query("/v1/rollouts", &TargetQuery { target: target.to_string() })?).await
+    }
+
+    /// Says that what this name covers is in use; gives the names of the instances.
+    pub async fn touch(&self, target: &Target) -> Result<Vec<String>, ApiError> {
+        self.post(&query("/v1/touch", &TargetQuery { target: target.to_string() })?, &()).await
+    }
+
+    /// What is known of the use of the instances that this name covers.
+    pub async fn explain_idle(&self, target: &Target) -> Result<Vec<IdleReport>, ApiError> {
+        self.get(&query("/v1/explain/idle", &TargetQuery { target: target.to_string() })?).await
     }
 
     /// Reads the sources again.

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, Kind, Version, attach, exec, logs};
 use crate::controller::{
-    Applied, ApplyRequest, DeleteRequest, Description, Engine, InstanceUsage, Order, Ordered, Preview, RolloutView,
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, Preview, RolloutView,
     RuntimeReport, TriggerRequest,
 };
 use crate::state::{BadIdentity, RunId, Target};
@@ -46,6 +46,8 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/approve", post(approve))
         .route("/v1/order", post(order))
         .route("/v1/rollouts", get(rollouts))
+        .route("/v1/touch", post(touch))
+        .route("/v1/explain/idle", get(explain_idle))
         .route("/v1/rescan", post(rescan))
         .route("/v1/runtimes", get(runtimes))
         .route("/v1/logs", get(logs::logs).post(logs::resume))
@@ -128,6 +130,22 @@ async fn rollouts(
 ) -> Answer<Vec<RolloutView>> {
     let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
     Ok(Json(engine.rollouts(&target(&query.target)?).await?))
+}
+
+async fn touch(
+    State(engine): State<Engine>,
+    query: Result<Query<TargetQuery>, QueryRejection>,
+) -> Answer<Vec<String>> {
+    let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
+    Ok(Json(engine.touch(&target(&query.target)?).await?))
+}
+
+async fn explain_idle(
+    State(engine): State<Engine>,
+    query: Result<Query<TargetQuery>, QueryRejection>,
+) -> Answer<Vec<IdleReport>> {
+    let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
+    Ok(Json(engine.explain_idle(&target(&query.target)?).await?))
 }
 
 async fn rescan(State(engine): State<Engine>) -> Answer<()> {

@@ -18,10 +18,12 @@ mod diff;
 mod doctor;
 mod exec;
 mod exit;
+mod explain;
 mod fields;
 mod files;
 mod get;
 mod goal;
+mod hold;
 mod log_reader;
 mod logs;
 mod narrate;
@@ -40,11 +42,14 @@ mod rollout_status;
 mod run;
 mod scale;
 pub mod schema;
+mod start;
+mod stop;
 mod streams;
 mod suspend;
 mod terminal;
 pub(crate) mod text;
 mod top;
+mod touch;
 mod tries;
 mod trigger;
 pub mod validate;
@@ -109,6 +114,11 @@ enum Verb {
     Scale(scale::Args),
     Suspend(suspend::Args),
     Resume(resume::Args),
+    Start(start::Args),
+    Stop(stop::Args),
+    Hold(hold::Args),
+    Touch(touch::Args),
+    Explain(explain::Args),
     Get(get::Args),
     Describe(describe::Args),
     Top(top::Args),
@@ -232,6 +242,11 @@ impl Cli {
                 Verb::Scale(args) => args.run(&options?).await,
                 Verb::Suspend(args) => args.run(&options?).await,
                 Verb::Resume(args) => args.run(&options?).await,
+                Verb::Start(args) => args.run(&options?).await,
+                Verb::Stop(args) => args.run(&options?).await,
+                Verb::Hold(args) => args.run(&options?).await,
+                Verb::Touch(args) => args.run(&options?).await,
+                Verb::Explain(args) => args.run(&options?).await,
                 Verb::Get(args) => args.run(&options?).await,
                 Verb::Describe(args) => args.run(&options?).await,
                 Verb::Top(args) => args.run(&options?).await,

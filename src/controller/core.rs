@@ -21,6 +21,7 @@ use super::flight::Flights;
 use super::health::Checks;
 use super::images::FollowedTags;
 use super::jobs::{Jobs, KeepJobs};
+use super::ledger::Ledger;
 use super::lists::Lists;
 use super::memory::Keeper;
 use super::message::{Command, Message};
@@ -35,7 +36,7 @@ use crate::plan::revisions::Memory;
 use crate::runtime::{Runtime, Volumes};
 use crate::spec::RuntimeKind;
 use crate::status::Status;
-use crate::store::{RemovalId, RemovalRequest};
+use crate::store::{ActivityRecords, RemovalId, RemovalRequest};
 
 /// Messages that may wait; senders wait beyond that, which slows events down and loses none.
 const MESSAGES: usize = 1024;
@@ -66,6 +67,8 @@ pub struct Parts {
     pub keeper: Option<Arc<dyn Keeper>>,
     /// What is remembered of jobs.
     pub jobs: Jobs,
+    /// What is remembered of the use of instances.
+    pub activity: ActivityRecords,
     /// Told what happened, where anybody keeps a record. What does not fit is left out.
     pub events: Option<mpsc::Sender<Event>>,
     /// Told what needs no remembering any more. What does not fit is told again later.
@@ -158,6 +161,7 @@ pub struct State {
     pub(super) checks: Checks,
     pub(super) scalers: Scalers,
     pub(super) images: FollowedTags,
+    pub(super) ledger: Ledger,
     pub(super) records: BTreeMap<String, Record>,
     pub(super) removing: BTreeMap<String, Removal>,
     pub(super) memory: BTreeMap<String, Memory>,
@@ -191,6 +195,7 @@ impl State {
             checks: Checks::new(parts.clock.clone(), messages.clone()),
             scalers: Scalers::default(),
             images: FollowedTags::default(),
+            ledger: Ledger::new(parts.activity),
             records: parts.jobs.records.into_iter().map(|(name, jobs)| (name, Record::of(jobs))).collect(),
             removing: parts.removing.into_iter().map(|(name, request)| (name, Removal::of(request))).collect(),
             memory: parts.memory,
@@ -238,6 +243,7 @@ impl State {
             self.measure_due();
             self.ask_for_due_images();
             self.tell_needed_images();
+            self.sample_due();
             self.plan_due();
             self.publish_due();
         }
@@ -256,7 +262,7 @@ impl State {
         let lists = self.runtimes.values().filter_map(|attached| attached.lists.next());
         // Before the sources are synced no key is planned, so none is a reason to wake.
         let queued = self.queue.next().filter(|_| self.declared.synced);
-        lists.chain(queued).chain(self.scalers.next()).chain(self.images.next()).chain(self.board.due()).min()
+        lists.chain(queued).chain(self.scalers.next()).chain(self.images.next()).chain(self.ledger.next()).chain(self.board.due()).min()
     }
 
     fn take(&mut self, message: Message, inbox: &mut mpsc::Receiver<Message>) {
@@ -286,6 +292,8 @@ impl State {
             }
             Message::Measured(measured) => self.measured(measured),
             Message::ImageFound(kind, reference, found) => self.image_found(kind, reference, found),
+            Message::Sampled(deployment, samples) => self.sampled(&deployment, samples),
+            Message::Used(news) => self.used(news),
             Message::Remembered(deployment, changes, kept) => self.remembered(&deployment, changes, kept),
             Message::Command(command) => self.command(command),
         }
@@ -395,6 +403,9 @@ impl State {
                 let _ = reply.send(self.rollouts_of(&target));
             }
             Command::Trigger(trigger) => self.trigger(trigger),
+            Command::Wake(target, reply) => drop(reply.send(self.wake(&target))),
+            Command::Touch(target, reply) => drop(reply.send(self.touch(&target))),
+            Command::ExplainIdle(target, reply) => drop(reply.send(self.explain_idle(&target))),
             Command::AttendTo(names, reply) => {
                 names.iter().for_each(|name| self.queue.add(name, Instant::now()));
                 if let Scope::Only(attended) = &mut self.scope {
@@ -479,6 +490,7 @@ mod tests {
             memory: BTreeMap::new(),
             keeper: None,
             jobs: Jobs::default(),
+            activity: Default::default(),
             events: None,
             settled: None,
         };

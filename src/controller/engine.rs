@@ -15,12 +15,14 @@ use super::memory::Notebook;
 use super::message::{Command, Message};
 use super::open::{Source, blinded, local};
 use super::reread::Reread;
+use super::ledger::Used;
+use super::using::guarded;
 use super::{EngineError, Mode};
 use crate::clock::SystemClock;
 use crate::runtime::Runtime;
 use crate::runtime::io::{AttachRequest, AttachSession, ExecRequest, ExecSession, LogLine, LogOptions};
 use crate::spec::RuntimeKind;
-use crate::state::{Instance, InstanceRef, Phase, Target};
+use crate::state::{Instance, InstanceRef, Phase, Signal, Target};
 use crate::status::Status;
 use crate::store::{LockGuard, Store};
 
@@ -154,38 +156,46 @@ impl Engine {
             clock: Arc::new(SystemClock),
             reread: self.inner.reread.clone(),
         };
-        follow(observed, target.clone(), *options, after).await
+        let followed = follow(observed, target.clone(), *options, after).await?;
+        let guard = self.begin_use(Signal::Logs, Used::Covered(target.clone())).await?;
+        Ok(match guard {
+            Some(guard) => guarded(followed, guard),
+            None => followed,
+        })
     }
 
-    /// Runs a command inside the running instance that the target covers; the lowest slot where it covers several.
+    /// Runs a command inside the running instance that the target covers; the lowest slot where it covers several. One that
+    /// is stopped or suspended for idleness is brought back first.
     ///
     /// # Errors
-    /// `NotFound` when no running instance is covered.
+    /// `NotFound` when no running instance is covered; `Conflict` when one that is idle does not come up.
     pub async fn exec(&self, target: &Target, request: &ExecRequest) -> Result<ExecSession, EngineError> {
-        let instance = self.running(target).await?;
+        let (instance, guard) = self.running_for(target, Signal::Exec).await?;
         let runtime = self.runtime(instance.runtime).await?;
         let exec = runtime.exec().ok_or_else(|| cannot(instance.runtime, "run commands inside"))?;
-        Ok(exec.exec(&instance.as_ref(), request).await?)
+        let session = exec.exec(&instance.as_ref(), request).await?;
+        Ok(ExecSession { output: guarded(session.output, guard), ..session })
     }
 
     /// Attaches to the running instance that the target covers, the lowest slot where it covers several; gives its name
-    /// as well.
+    /// as well. One that is stopped or suspended for idleness is brought back first.
     ///
     /// # Errors
-    /// `NotFound` when no running instance is covered.
+    /// `NotFound` when no running instance is covered; `Conflict` when one that is idle does not come up.
     pub async fn attach(
         &self,
         target: &Target,
         request: &AttachRequest,
     ) -> Result<(String, AttachSession), EngineError> {
-        let instance = self.running(target).await?;
+        let (instance, guard) = self.running_for(target, Signal::Attach).await?;
         let runtime = self.runtime(instance.runtime).await?;
         let attach = runtime.attach().ok_or_else(|| cannot(instance.runtime, "attach to instances"))?;
-        Ok((instance.id.name(), attach.attach(&instance.as_ref(), request).await?))
+        let session = attach.attach(&instance.as_ref(), request).await?;
+        Ok((instance.id.name(), AttachSession { output: guarded(session.output, guard), ..session }))
     }
 
     /// The running instance that a target covers; the newest one of the lowest slot where it covers several.
-    async fn running(&self, target: &Target) -> Result<Instance, EngineError> {
+    pub(super) async fn running(&self, target: &Target) -> Result<Instance, EngineError> {
         let mut running = self.instances(target).await?;
         running.retain(|instance| matches!(instance.phase, Phase::Running { .. }));
         running.sort_by(|one, other| {

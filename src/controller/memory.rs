@@ -10,6 +10,7 @@ use super::EngineError;
 use super::apply::blocking;
 use super::open::local;
 use crate::plan::revisions::{Memory, Orders, RolloutHistory};
+use crate::state::ActivityRecord;
 use crate::store::{Remembered, Store, StoreError};
 
 /// Pause before notes are written again that could not be: a full disk or a locked database is not mended within less.
@@ -36,6 +37,10 @@ pub type Kept = oneshot::Sender<Result<(), String>>;
 pub trait Keeper: Send + Sync {
     /// Takes a note, and whom to tell once it is written. Never waits.
     fn keep(&self, key: NoteKey, note: Note, kept: Option<Kept>);
+
+    /// Takes what was seen of the use of a deployment's instances, in place of what was before. Never waits. Whoever does not
+    /// keep it lets the next controller begin anew.
+    fn keep_activity(&self, _deployment: &str, _record: Option<ActivityRecord>) {}
 }
 
 /// Notes on their way to the database. A later note of one key takes the place of an earlier one, so that there are never
@@ -51,6 +56,7 @@ pub struct Notebook {
 #[derive(Default)]
 struct Waiting {
     notes: BTreeMap<NoteKey, Note>,
+    activity: BTreeMap<String, Option<ActivityRecord>>,
     kept: Vec<Kept>,
 }
 
@@ -59,6 +65,13 @@ impl Keeper for Notebook {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.notes.insert(key, note);
         waiting.kept.extend(kept);
+        drop(waiting);
+        self.woken.notify_one();
+    }
+
+    fn keep_activity(&self, deployment: &str, record: Option<ActivityRecord>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.activity.insert(deployment.to_owned(), record);
         drop(waiting);
         self.woken.notify_one();
     }
@@ -79,7 +92,15 @@ impl Notebook {
     /// and waits on unless a later note has taken its place.
     pub async fn write(&self, store: Arc<Store>) -> bool {
         let _one_at_a_time = self.writing.lock().await;
-        let Waiting { notes, kept } = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let taken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let Waiting { notes, activity, kept } = taken;
+        if !activity.is_empty() {
+            let store = store.clone();
+            let write = move || store.record_activity(&activity).map_err(local("activity is not recorded"));
+            if let Err(error) = blocking(write).await {
+                tracing::warn!("{error}");
+            }
+        }
         if notes.is_empty() {
             return true;
         }

@@ -7,7 +7,9 @@ use tokio::sync::oneshot;
 
 use super::cache::Mark;
 use super::flight::FlightId;
+use super::explain::IdleReport;
 use super::jobs::{JobChanges, Trigger};
+use super::ledger::{Sampled, UseId, Used};
 use super::lists::ListNumber;
 use super::orders::{Order, Taken};
 use super::scaling::Measured;
@@ -17,7 +19,7 @@ use crate::plan::Snapshot;
 use crate::probe::Verdict;
 use crate::runtime::{Listing, Result, Runtime, RuntimeEvent};
 use crate::spec::RuntimeKind;
-use crate::state::{DesiredDeployment, Instance, Target};
+use crate::state::{DesiredDeployment, Instance, Signal, Target};
 use crate::store::RemovalRequest;
 
 /// What reaches the core.
@@ -44,10 +46,39 @@ pub enum Message {
     Measured(Measured),
     /// A registry told what a tag stands for, or didn't.
     ImageFound(RuntimeKind, String, Result<String>),
+    /// It was found out what instances of a deployment use whose idleness is limited.
+    Sampled(String, Vec<Sampled>),
+    /// Somebody uses an instance.
+    Used(UseNews),
     /// What was to be remembered of the jobs of a deployment is kept, or could not be.
     Remembered(String, JobChanges, std::result::Result<(), String>),
     /// A caller asks.
     Command(Command),
+}
+
+/// News of the use of instances.
+#[derive(Debug)]
+pub enum UseNews {
+    /// A use begins, and lasts until its end is told.
+    Begin {
+        /// Its number, which no other has.
+        id: UseId,
+        /// What kind.
+        signal: Signal,
+        /// Of what.
+        used: Used,
+        /// Answered whether it was taken: not where a step for the instance is under way, such as its stop for idleness.
+        reply: oneshot::Sender<bool>,
+    },
+    /// It has ended.
+    End(UseId),
+    /// A use that is over at once.
+    Once {
+        /// What kind.
+        signal: Signal,
+        /// Of what.
+        used: Used,
+    },
 }
 
 /// Which full list of a runtime has ended.
@@ -83,6 +114,12 @@ pub enum Command {
     Order(Order, oneshot::Sender<std::result::Result<Taken, EngineError>>),
     /// The rollouts of the services that a target covers.
     Rollouts(Target, oneshot::Sender<std::result::Result<Vec<RolloutView>, EngineError>>),
+    /// Have an instance of this target brought back that is down or suspended for idleness.
+    Wake(Target, oneshot::Sender<std::result::Result<(), EngineError>>),
+    /// What this target covers is in use; answers what that is.
+    Touch(Target, oneshot::Sender<std::result::Result<Vec<String>, EngineError>>),
+    /// What is known of the use of the instances that this target covers.
+    ExplainIdle(Target, oneshot::Sender<std::result::Result<Vec<IdleReport>, EngineError>>),
     /// Where only some deployments are worked on: work on these too.
     AttendTo(BTreeSet<String>, oneshot::Sender<()>),
 }

@@ -16,12 +16,15 @@ mod describe;
 mod drift;
 mod engine;
 mod event;
+mod explain;
 mod flight;
 mod follow;
 mod health;
 mod images;
 mod jobs;
+mod ledger;
 mod lists;
+mod lives;
 mod memory;
 mod message;
 #[cfg(target_os = "linux")]
@@ -45,7 +48,9 @@ mod scaling;
 mod stops;
 mod trigger;
 mod usage;
+mod using;
 mod wait;
+mod watching;
 
 use std::path::PathBuf;
 
@@ -60,9 +65,11 @@ pub use self::convert::desired;
 pub use self::core::{Core, Parts, Scope, Settled};
 pub use self::declared::{Declared, Removed};
 pub use self::event::Event;
+pub use self::explain::{IdleReport, SignalReport};
 pub use self::follow::{Bookmark, Followed, Observed, follow};
 pub use self::images::IMAGE_EVERY;
 pub use self::jobs::{JobChanges, Jobs, KeepJobs, StoredJobs, Trigger};
+pub use self::ledger::Used;
 pub use self::memory::{Keeper, Kept, Note, NoteKey};
 pub use self::message::{Command, Message};
 pub use self::observe::{Connect, Connected};

@@ -28,7 +28,7 @@ use crate::source::{
 use crate::spec::RuntimeKind;
 use crate::state::Desired;
 use crate::status::HoldView;
-use crate::store::{
+use crate::store::{ActivityRecords, 
     AppliedFile, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError, read_applied,
     sweep_applied,
 };
@@ -71,7 +71,7 @@ impl Engine {
         if matches!(options.mode, Mode::Controller { .. }) {
             take_over(&state_dir, &watched)?;
         }
-        let Memory { removing, settled, events, jobs, memory, notebook } =
+        let Memory { removing, settled, events, jobs, memory, activity, notebook } =
             remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
             runtimes: runtimes::connectors(&options, access, &state_dir, default_runtime, &store),
@@ -82,6 +82,7 @@ impl Engine {
             removing,
             jobs,
             memory,
+            activity,
             keeper: notebook.clone().map(|notebook| notebook as Arc<dyn Keeper>),
             events,
             settled,
@@ -125,6 +126,7 @@ struct Memory {
     events: Option<mpsc::Sender<Event>>,
     jobs: Jobs,
     memory: BTreeMap<String, revisions::Memory>,
+    activity: ActivityRecords,
     notebook: Option<Arc<Notebook>>,
 }
 
@@ -138,8 +140,9 @@ fn remember(
     let unread = local("the state database can't be read");
     let memory = memory::load(store, access == Access::Work).map_err(unread)?;
     let records = store.jobs().map_err(local("the state database can't be read"))?;
+    let activity = store.activity().map_err(local("the state database can't be read"))?;
     if access != Access::Work {
-        return Ok(Memory { memory, jobs: Jobs { records, keeper: None }, ..Memory::default() });
+        return Ok(Memory { memory, activity, jobs: Jobs { records, keeper: None }, ..Memory::default() });
     }
     let jobs = Jobs { records, keeper: Some(Arc::new(StoredJobs { store: store.clone() })) };
     let removing = store.removals().map_err(local("the state database can't be read"))?;
@@ -149,7 +152,7 @@ fn remember(
     tasks.spawn(recording);
     let notebook = Arc::new(Notebook::default());
     tasks.spawn(notebook.clone().write_on(store.clone()));
-    Ok(Memory { removing, settled: Some(settled), events: Some(events), jobs, memory, notebook: Some(notebook) })
+    Ok(Memory { removing, settled: Some(settled), events: Some(events), jobs, memory, activity, notebook: Some(notebook) })
 }
 
 fn place(options: &EngineOptions, access: Access) -> Result<StateDir, EngineError> {

@@ -54,6 +54,23 @@ pub enum Order {
         /// How many.
         replicas: u32,
     },
+    /// Bring back what is down or suspended.
+    Start {
+        /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
+        target: String,
+    },
+    /// Have it stay down until it is started, or its template changes.
+    Stop {
+        /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
+        target: String,
+    },
+    /// Let no limit on idleness, and no recycling, end it for that long from now, or let them again.
+    Hold {
+        /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
+        target: String,
+        /// For how long, in seconds; at most [`HOLD_MOST`](crate::plan::HOLD_MOST). Released where it is absent.
+        seconds: Option<u64>,
+    },
 }
 
 /// What was ordered.
@@ -89,7 +106,10 @@ impl Order {
             | Self::Pause { target }
             | Self::Resume { target }
             | Self::Restart { target }
-            | Self::Scale { target, .. } => target,
+            | Self::Scale { target, .. }
+            | Self::Start { target }
+            | Self::Stop { target }
+            | Self::Hold { target, .. } => target,
             Self::Suspend { deployment, .. } => deployment,
         };
         name.parse().map_err(|error| EngineError::Invalid(format!("{error}")))
@@ -131,6 +151,9 @@ impl State {
         let results = match order {
             Order::Suspend { suspend, .. } => vec![self.suspend(&target, *suspend, &mut memory)?],
             Order::Scale { replicas, .. } => vec![self.scale(&target, *replicas, &mut memory)?],
+            Order::Start { .. } => self.order_life(&target, true, &mut memory)?,
+            Order::Stop { .. } => self.order_life(&target, false, &mut memory)?,
+            Order::Hold { seconds, .. } => self.order_hold(&target, *seconds, &mut memory)?,
             order => self.order_rollouts(order, &target, &mut memory)?,
         };
         let before = self.memory.insert(name.clone(), memory.clone()).unwrap_or_default();
@@ -273,7 +296,11 @@ fn one(
         Order::Pause { .. } => revisions::pause(history).map(|()| "paused".to_owned()),
         Order::Resume { .. } => revisions::resume(history, now).map(|()| "resumed".to_owned()),
         Order::Restart { .. } => revisions::restart(history, service, now).map(|()| "restarted".to_owned()),
-        Order::Suspend { .. } | Order::Scale { .. } => Ok(String::new()),
+        Order::Suspend { .. }
+        | Order::Scale { .. }
+        | Order::Start { .. }
+        | Order::Stop { .. }
+        | Order::Hold { .. } => Ok(String::new()),
     }
 }
 
@@ -296,5 +323,9 @@ const fn event_of(order: &Order) -> &'static str {
         Order::Suspend { suspend: true, .. } => "Suspended",
         Order::Suspend { suspend: false, .. } => "Resumed",
         Order::Scale { .. } => "Scaled",
+        Order::Start { .. } => "Started",
+        Order::Stop { .. } => "Stopped",
+        Order::Hold { seconds: Some(_), .. } => "Held",
+        Order::Hold { seconds: None, .. } => "Released",
     }
 }

@@ -33,6 +33,7 @@ impl State {
         self.records.entry(deployment.to_owned()).or_default().history.suspended = suspended;
         self.rollout_looks.remove(deployment);
         let effective = raw.map(|desired| self.effective(desired));
+        self.track_use(deployment, effective.as_ref().ok());
         let (mut judged, mut observed) = self.look(deployment, effective.as_ref().ok());
         self.track_load(deployment, effective.as_ref().ok(), &observed);
         let scaled = raw.ok().and_then(|declared| self.scalers.scaled(declared, &observed));
@@ -195,6 +196,7 @@ impl State {
     fn judged(&self, deployment: &str, desired: Option<&DesiredDeployment>) -> Vec<Instance> {
         let mut instances: Vec<Instance> = self.cache.of(deployment).cloned().collect();
         self.checks.judge(deployment, &mut instances, desired, self.covers(deployment), self.now().0);
+        self.ledger.judge(deployment, &mut instances, self.now().0);
         instances
     }
 
@@ -247,6 +249,7 @@ impl State {
         let Some(attached) = self.runtimes.get(&first.action.runtime()) else { return };
         let (runtime, gate) = (attached.runtime.clone(), attached.gate.clone());
         let Some((flight, cancelled)) = self.flights.begin(deployment, &lane, now) else { return };
+        self.note_launch(&lane);
         let has_init = lane.steps.iter().any(|step| matches!(step.action, Action::Init { .. }));
         let around = if has_init { self.surroundings(deployment) } else { Surroundings::none() };
         let tools = Tools { runtime, gate, around, cancelled };
@@ -393,6 +396,7 @@ impl State {
         }
         self.checks.forget(deployment);
         self.scalers.forget(deployment);
+        self.forget_use(deployment);
         self.removing.remove(deployment);
         self.queue.remove(deployment);
         self.forget_memory(deployment);

@@ -53,8 +53,8 @@ impl Record {
 
     /// Forgets what failed and what was waited for, as somebody asks for everything to be tried again.
     pub fn begin_anew(&mut self) {
-        let History { dependencies, jobs, suspended, .. } = std::mem::take(&mut self.history);
-        self.history = History { dependencies, jobs, suspended, ..History::default() };
+        let History { dependencies, jobs, suspended, lives, .. } = std::mem::take(&mut self.history);
+        self.history = History { dependencies, jobs, suspended, lives, ..History::default() };
         self.retiring.clear();
         self.timeouts.clear();
     }
@@ -91,7 +91,7 @@ impl Record {
             Action::Start { instance } | Action::Resume { instance } => {
                 self.history.failures.remove(&(instance.id.service.clone(), instance.id.slot));
             }
-            Action::Remove { .. } | Action::Stop { .. } | Action::Teardown { .. } => {
+            Action::Remove { .. } | Action::Stop { .. } | Action::Suspend { .. } | Action::Teardown { .. } => {
                 self.retiring.remove(&retire_key(action));
             }
             Action::EnsureImage { .. } | Action::Init { .. } | Action::Create { .. } => {}
@@ -116,7 +116,7 @@ impl Record {
             Action::Start { instance } | Action::Resume { instance } => {
                 self.failed_launch(&instance.id, desired, error, now);
             }
-            Action::Remove { .. } | Action::Stop { .. } | Action::Teardown { .. } => {
+            Action::Remove { .. } | Action::Stop { .. } | Action::Suspend { .. } | Action::Teardown { .. } => {
                 let (count, until) = self.retiring.entry(retire_key(action)).or_insert((0, at));
                 *until = at + RETIRE_RETRY_FIRST.saturating_mul(1 << (*count).min(16)).min(RETIRE_RETRY_MOST);
                 *count += 1;

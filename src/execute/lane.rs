@@ -138,6 +138,7 @@ fn longest(action: &Action) -> Duration {
         | Action::StartCreated { .. }
         | Action::Start { .. }
         | Action::Resume { .. }
+        | Action::Suspend { .. }
         | Action::Remove { .. }
         | Action::Teardown { .. } => SHORT,
     }
@@ -158,6 +159,7 @@ const fn kind_of(action: &Action) -> CallKind {
         | Action::StartCreated { .. }
         | Action::Start { .. }
         | Action::Resume { .. }
+        | Action::Suspend { .. }
         | Action::Remove { .. }
         | Action::Teardown { .. } => CallKind::Short,
     }
@@ -185,6 +187,10 @@ async fn attempt<R: Reporter>(step: &Step, created: &Option<InstanceRef>, tools:
             Some(suspend) => suspend.resume(instance).await.map(now),
             None => Err(cannot_resume(instance)),
         },
+        Action::Suspend { instance } => match runtime.suspend() {
+            Some(suspend) => suspend.pause(instance).await.map(now),
+            None => Err(cannot_suspend(instance)),
+        },
         Action::Stop { instance, stop } => {
             runtime.stop(instance, stop).await.map(|left| left.map_or_else(|| Outcome::Gone(instance.clone()), now))
         }
@@ -198,6 +204,11 @@ async fn attempt<R: Reporter>(step: &Step, created: &Option<InstanceRef>, tools:
 
 fn cannot_resume(instance: &InstanceRef) -> RuntimeError {
     let message = format!("{} can't let {} run on; do so with the tool that froze it", instance.runtime, instance.id);
+    RuntimeError::new(ErrorKind::Unsupported, message)
+}
+
+fn cannot_suspend(instance: &InstanceRef) -> RuntimeError {
+    let message = format!("{} can't freeze {}, so it runs on; write `on_idle: stop`", instance.runtime, instance.id);
     RuntimeError::new(ErrorKind::Unsupported, message)
 }
 

@@ -84,6 +84,11 @@ pub enum Action {
         /// The instance.
         instance: InstanceRef,
     },
+    /// Freeze a running instance.
+    Suspend {
+        /// The instance.
+        instance: InstanceRef,
+    },
     /// Stop an instance.
     Stop {
         /// The instance.
@@ -118,6 +123,7 @@ impl Action {
             | Self::Teardown { runtime, .. } => *runtime,
             Self::Start { instance }
             | Self::Resume { instance }
+            | Self::Suspend { instance }
             | Self::Stop { instance, .. }
             | Self::Remove { instance } => instance.runtime,
         }
@@ -132,6 +138,7 @@ impl Action {
             | Self::StartCreated { id, .. } => Some(id),
             Self::Start { instance }
             | Self::Resume { instance }
+            | Self::Suspend { instance }
             | Self::Stop { instance, .. }
             | Self::Remove { instance } => Some(&instance.id),
             Self::Teardown { .. } => None,

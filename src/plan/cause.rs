@@ -71,6 +71,10 @@ pub enum Cause {
         /// Its last activity.
         since: DateTime<Utc>,
     },
+    /// Somebody asked that it stay down (`keel stop`).
+    StopAsked,
+    /// Somebody asked for it, or uses it, after it was stopped or suspended.
+    StartAsked,
     /// Its health checks fail.
     Unhealthy {
         /// What the last one said.

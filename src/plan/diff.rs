@@ -2,7 +2,7 @@
 
 use super::Cause;
 use super::draft::Draft;
-use super::lifecycle::{Verdict, verdict};
+use super::lifecycle::Verdict;
 use crate::state::{DesiredService, Exit, Instance, Phase, Standing};
 
 /// A service's instances, matched with its slots.
@@ -130,7 +130,7 @@ fn stale(instance: &Instance, desired: &DesiredService, draft: &mut Draft<'_>) -
     if let Some(cause) = outdated(instance, desired) {
         return Some(cause);
     }
-    match verdict(instance, &desired.spec, draft.input.now) {
+    match draft.verdict(instance, &desired.spec) {
         Verdict::Recycle { since } => Some(Cause::Expired { since }),
         Verdict::Keep { next } => {
             if let Some(next) = next {
@@ -138,7 +138,7 @@ fn stale(instance: &Instance, desired: &DesiredService, draft: &mut Draft<'_>) -
             }
             None
         }
-        Verdict::Terminate { .. } | Verdict::Idle { .. } => None,
+        Verdict::Terminate { .. } | Verdict::Idle { .. } | Verdict::Suspend { .. } => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::depends::Unmet;
+use super::lifecycle::{Verdict, verdict};
 use super::{Action, Cause, Input, Lane, Plan, Step, Wait};
 use crate::spec::{InitStep, RuntimeKind, ServiceSpec};
 use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause, StopPolicy, StopRequest, Volumes};
@@ -101,8 +102,24 @@ impl<'a> Draft<'a> {
     /// Lets a frozen instance run on, where it may be acted on.
     pub(super) fn resume(&mut self, instance: &Instance) {
         if self.may_act(instance) {
-            self.lane([Action::Resume { instance: instance.as_ref() }], &Cause::Paused);
+            let is_asked_for = self.input.history.lives.is_started(instance);
+            let cause = if is_asked_for { Cause::StartAsked } else { Cause::Paused };
+            self.lane([Action::Resume { instance: instance.as_ref() }], &cause);
         }
+    }
+
+    /// Freezes an instance that keeps its slot. Returns as [`Draft::retire`].
+    pub(super) fn suspend(&mut self, instance: &Instance, cause: &Cause) -> bool {
+        let may = self.may_act(instance);
+        if may {
+            self.lane([Action::Suspend { instance: instance.as_ref() }], cause);
+        }
+        may
+    }
+
+    /// What the limits on age and idleness of the instance say now.
+    pub(super) fn verdict(&self, instance: &Instance, spec: &ServiceSpec) -> Verdict {
+        verdict(instance, spec, self.input.history.lives.held_until(instance), self.input.now)
     }
 
     /// Ends an instance and removes it. Returns whether it may be acted on; nothing is planned otherwise.

@@ -196,6 +196,7 @@ const fn verb(action: &Action) -> Option<&'static str> {
         Action::Create { .. } => Some("create"),
         Action::StartCreated { .. } | Action::Start { .. } => Some("start"),
         Action::Resume { .. } => Some("resume"),
+        Action::Suspend { .. } => Some("suspend"),
         Action::Stop { .. } => Some("stop"),
         Action::Remove { .. } => Some("remove"),
         Action::Teardown { .. } => Some("tear down"),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
+use super::Lives;
 use crate::spec::{Depends, Revision, RuntimeKind};
 use crate::state::{DesiredDeployment, ErrorKind, Fate, Instance, JobRecord, Volumes};
 
@@ -61,6 +62,8 @@ pub struct History {
     /// On what each service depends, by service, as [`dependencies`](super::dependencies) gives it before each planning:
     /// it tells in which order what is not declared any more ends.
     pub dependencies: BTreeMap<String, BTreeSet<String>>,
+    /// What users ordered of the lives of instances, and which were suspended for idleness.
+    pub lives: Lives,
 }
 
 /// A service and another one of its deployment that it depends on.

@@ -4,9 +4,9 @@
 
 use chrono::{DateTime, Utc};
 
-use super::time::after;
-use crate::spec::{HumanDuration, OnExpiry, OnIdle, ServiceSpec};
-use crate::state::{Instance, Phase};
+use super::idle::{Limit, Strike, limits};
+use crate::spec::ServiceSpec;
+use crate::state::Instance;
 
 /// What an instance's limits on age and idleness say about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,34 +31,34 @@ pub enum Verdict {
         /// Its last activity, or its start where that is later.
         since: DateTime<Utc>,
     },
+    /// It had no activity for too long and is frozen until the next use.
+    Suspend {
+        /// Its last activity, or its start where that is later.
+        since: DateTime<Utc>,
+    },
 }
 
-/// Judges a running instance by the `lifecycle` block of its service; every other phase is kept.
+/// Judges an instance by the `lifecycle` block of its service: one that runs, and one that is frozen by
+/// `on_expiry: terminate` alone; every other phase is kept.
 ///
-/// Limits hold from the exact instant on. Idleness is judged only where the runtime reports activity, counts from
-/// the later of last activity and start, and wins over age. `on_idle: suspend` keeps the instance as it is: no
-/// runtime can freeze one yet, and stopping it would lose the memory that the user asked to keep.
-pub fn verdict(instance: &Instance, spec: &ServiceSpec, now: DateTime<Utc>) -> Verdict {
-    let (Some(lifecycle), Phase::Running { since, .. }) = (&spec.lifecycle, &instance.phase) else {
-        return Verdict::Keep { next: None };
-    };
-    let end = |from: DateTime<Utc>, limit: Option<HumanDuration>| limit.map(|limit| after(from, limit.get()));
-
-    let idle_since = instance.last_activity.map(|activity| activity.max(*since));
-    let idle_end = match lifecycle.on_idle.unwrap_or_default() {
-        OnIdle::Stop => idle_since.and_then(|since| end(since, lifecycle.max_idle)),
-        OnIdle::Suspend => None,
-    };
-    if let (Some(since), Some(_)) = (idle_since, idle_end.filter(|end| *end <= now)) {
-        return Verdict::Idle { since };
+/// Limits hold from the exact instant on. Idleness is judged only where activity is known, counts from the later of last
+/// activity and start, and wins over age. While its slot is held, an instance is neither idle nor recycled;
+/// `on_expiry: terminate` is a bound that no hold moves.
+pub fn verdict(
+    instance: &Instance,
+    spec: &ServiceSpec,
+    held_until: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Verdict {
+    let limits = limits(&instance.phase, instance.last_activity, spec, held_until);
+    let due = limits.iter().filter(|next| next.at <= now).min_by_key(|next| next.limit != Limit::MaxIdle);
+    let Some(due) = due else { return Verdict::Keep { next: limits.first().map(|next| next.at) } };
+    let started = instance.phase.started_at().unwrap_or(now);
+    let idle_since = instance.last_activity.unwrap_or(started).max(started);
+    match due.strike {
+        Strike::Stop => Verdict::Idle { since: idle_since },
+        Strike::Suspend => Verdict::Suspend { since: idle_since },
+        Strike::Recycle => Verdict::Recycle { since: started },
+        Strike::Terminate => Verdict::Terminate { since: started },
     }
-
-    let age_end = end(*since, lifecycle.max_lifetime);
-    if age_end.is_some_and(|end| end <= now) {
-        return match lifecycle.on_expiry.unwrap_or_default() {
-            OnExpiry::Recycle => Verdict::Recycle { since: *since },
-            OnExpiry::Terminate => Verdict::Terminate { since: *since },
-        };
-    }
-    Verdict::Keep { next: idle_end.into_iter().chain(age_end).min() }
 }

@@ -15,9 +15,11 @@ mod diff;
 mod draft;
 mod fold;
 mod forecast;
+pub mod idle;
 mod input;
 mod job;
 mod lifecycle;
+mod lives;
 mod model;
 mod need;
 mod order;
@@ -49,6 +51,7 @@ pub use job::{
     Schedule, job_states, remember,
 };
 pub use lifecycle::{Verdict, verdict};
+pub use lives::{HOLD_MOST, LifeOrders, Lives, Stopped};
 pub use order::dependencies;
 pub use planner::plan;
 pub use scale::{

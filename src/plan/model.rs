@@ -72,6 +72,7 @@ impl Model {
                 }
                 (Action::StartCreated { .. } | Action::Start { .. }, _, Some(place)) => self.start(place),
                 (Action::Resume { .. }, _, Some(place)) => self.resume(place),
+                (Action::Suspend { .. }, _, Some(place)) => self.suspend(place),
                 (Action::Stop { stop, .. }, _, Some(place)) => self.stop(place, stop),
                 (Action::Remove { .. }, Some(key), Some(_)) => drop(gone.insert(key)),
                 (Action::Teardown { runtime, .. }, ..) => drop(self.snapshot.shared.remove(runtime)),
@@ -156,6 +157,15 @@ impl Model {
         if let Phase::Paused { since } = instance.phase {
             instance.phase = Phase::Running { since, ready: true };
             instance.judge(instance.health.clone());
+        }
+    }
+
+    fn suspend(&mut self, place: usize) {
+        let now = self.snapshot.now;
+        let Some(instance) = self.snapshot.observed.get_mut(place) else { return };
+        if let Phase::Running { since, .. } = instance.phase {
+            instance.phase = Phase::Paused { since };
+            self.snapshot.history.lives.suspended.insert(instance.runtime_id.clone(), now);
         }
     }
 

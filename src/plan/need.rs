@@ -4,12 +4,12 @@ use super::availability::Judge;
 use super::diff::{Slot, exit_of, outdated};
 use super::draft::{Draft, Launch};
 use super::input::Failure;
-use super::lifecycle::{Verdict, verdict};
+use super::lifecycle::Verdict;
 use super::restart::{AfterExit, after_exit, ends_unhealthy, restart_delay};
 use super::time::due;
 use super::unproven::is_down_for_checks;
 use super::{Cause, RESTART_DELAY_MAX, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
-use crate::spec::{Errors, OnExpiry, OnInitFailure, ServiceSpec};
+use crate::spec::{Errors, Lifecycle, OnExpiry, OnIdle, OnInitFailure, ServiceSpec};
 use crate::state::{DesiredService, ErrorKind, Instance, InstanceId, Phase, StopCause};
 
 /// What one slot needs.
@@ -124,20 +124,21 @@ fn need_of_fresh<'a>(
     fresh: &'a Instance,
 ) -> Need<'a> {
     let halt = match &fresh.phase {
+        _ if draft.input.history.lives.is_stopped(desired, fresh.id.slot) => return need_of_stopped(draft, desired, fresh),
         Phase::Created => return Need::Start(fresh),
-        Phase::Paused { .. } => {
-            draft.wait(Wait::Paused { id: fresh.id.clone() });
-            return Need::Resume(fresh);
-        }
+        Phase::Paused { .. } => return need_of_frozen(draft, desired, fresh),
         Phase::Unknown { message } => {
             draft.wait(Wait::Unknown { id: fresh.id.clone(), message: message.clone() });
             return Need::Patience;
         }
         Phase::Running { .. } if is_spared(draft, desired, slot, fresh) => return Need::Nothing,
         Phase::Running { .. } if is_ended_as_unhealthy(draft, desired, fresh) => return Need::Nothing,
-        _ => match verdict(fresh, &desired.spec, draft.input.now) {
+        _ => match draft.verdict(fresh, &desired.spec) {
             Verdict::Idle { since } => (StopCause::Idle, Cause::Idle { since }),
             Verdict::Terminate { since } => (StopCause::Expired, Cause::Expired { since }),
+            Verdict::Suspend { since } => {
+                return if draft.suspend(fresh, &Cause::Idle { since }) { Need::AtRest } else { Need::Nothing };
+            }
             Verdict::Keep { .. } | Verdict::Recycle { .. } => return Need::Nothing,
         },
     };
@@ -158,6 +159,49 @@ fn is_spared(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>, f
     is_spared
 }
 
+/// What an instance needs that is frozen: nothing while it is suspended for idleness, but for its end where that is due; else
+/// that it runs on.
+fn need_of_frozen<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &'a Instance) -> Need<'a> {
+    let lives = &draft.input.history.lives;
+    let Some(since) = lives.suspended_since(fresh) else {
+        if !lives.is_started(fresh) {
+            draft.wait(Wait::Paused { id: fresh.id.clone() });
+        }
+        return Need::Resume(fresh);
+    };
+    if let Verdict::Terminate { since } = draft.verdict(fresh, &desired.spec) {
+        let halts = draft.halt(fresh, &desired.spec, StopCause::Expired, &Cause::Expired { since });
+        return if halts { Need::AtRest } else { Need::Nothing };
+    }
+    let suspends = |lifecycle: &Lifecycle| lifecycle.max_idle.is_some() && lifecycle.on_idle == Some(OnIdle::Suspend);
+    if !desired.spec.lifecycle.as_ref().is_some_and(suspends) {
+        // Nothing keeps it frozen any more.
+        return Need::Resume(fresh);
+    }
+    draft.wait(Wait::IdleSuspended { id: fresh.id.clone(), since });
+    Need::AtRest
+}
+
+/// What an instance needs whose slot is to stay down: its end.
+fn need_of_stopped<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &Instance) -> Need<'a> {
+    match fresh.phase {
+        Phase::Running { .. } | Phase::Paused { .. } => {
+            let halts = draft.halt(fresh, &desired.spec, StopCause::Asked, &Cause::StopAsked);
+            if halts { Need::AtRest } else { Need::Nothing }
+        }
+        // It was never started, and is not now.
+        Phase::Created => {
+            draft.wait(Wait::StopAsked { id: fresh.id.clone() });
+            Need::AtRest
+        }
+        Phase::Unknown { ref message } => {
+            draft.wait(Wait::Unknown { id: fresh.id.clone(), message: message.clone() });
+            Need::Patience
+        }
+        Phase::Pending | Phase::Stopping | Phase::Exited(_) => Need::Nothing,
+    }
+}
+
 /// Says of an instance that it is unhealthy, and ends it where its policy has an answer to that, as to a crash. Returns
 /// whether it is to end. It is missed either way.
 pub(super) fn is_ended_as_unhealthy(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &Instance) -> bool {
@@ -175,6 +219,12 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
     let replace = || Need::Launch(Box::new(launch(draft, desired, slot, restarts, 0, replaced(desired, slot))));
     // An end on another runtime, or of another template, says nothing about this one.
     let last = slot.newest.filter(|newest| newest.runtime == desired.runtime);
+    if draft.input.history.lives.is_stopped(desired, slot.number) {
+        let would_be = || launch(draft, desired, slot, restarts, 0, Cause::StopAsked).id;
+        let id = last.map_or_else(would_be, |last| last.id.clone());
+        draft.wait(Wait::StopAsked { id });
+        return Need::AtRest;
+    }
     let is_ending = |last: &&Instance| last.phase == Phase::Stopping;
     if last.filter(is_ending).is_some_and(|last| may_rest(&desired.spec) || last.unhealthy().is_some()) {
         // Why it ends will say whether it is missed.
@@ -183,6 +233,9 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
     let Some((dead, exit)) = last.and_then(|dead| exit_of(dead).map(|exit| (dead, exit))) else {
         return replace();
     };
+    if draft.input.history.lives.is_started(dead) {
+        return Need::Launch(Box::new(launch(draft, desired, slot, restarts, 0, Cause::StartAsked)));
+    }
     match after_exit(dead, exit, desired) {
         AfterExit::Replace => replace(),
         AfterExit::Restart { pause, streak } => {

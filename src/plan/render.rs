@@ -49,6 +49,7 @@ impl Display for Action {
             Self::StartCreated { id, .. } => write!(f, "start {} on {runtime}", long(id)),
             Self::Start { instance } => write!(f, "start {} on {runtime}", long(&instance.id)),
             Self::Resume { instance } => write!(f, "resume {} on {runtime}", long(&instance.id)),
+            Self::Suspend { instance } => write!(f, "suspend {} on {runtime}", long(&instance.id)),
             Self::Stop { instance, stop } => {
                 let grace = HumanDuration(stop.grace);
                 write!(f, "stop {} on {runtime} ({}, {grace} grace)", long(&instance.id), stop.signal)
@@ -83,6 +84,8 @@ impl Display for Cause {
             Self::Paused => f.write_str("paused by somebody else"),
             Self::Expired { since } => write!(f, "reached its maximum age, started at {}", time(*since)),
             Self::Idle { since } => write!(f, "idle since {}", time(*since)),
+            Self::StopAsked => f.write_str("stopped with keel stop"),
+            Self::StartAsked => f.write_str("asked for"),
             Self::Unhealthy { check } => write!(f, "unhealthy: {check}"),
             Self::Superseded => f.write_str("dead, and no longer needed for its output"),
             Self::Duplicate => f.write_str("another instance holds its slot"),
@@ -137,6 +140,13 @@ impl Clock {
         match self {
             Self::Wall => format!("at {}", time(instant)),
             Self::Since(_) => "by then".to_owned(),
+        }
+    }
+
+    fn since(self, instant: DateTime<Utc>) -> String {
+        match self {
+            Self::Wall => time(instant),
+            Self::Since(_) => "then".to_owned(),
         }
     }
 
@@ -203,7 +213,13 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         Wait::GaveUp { exit, .. } => {
             format!("keep {who} down: {exit}, and restart_policy.max_attempts is reached")
         }
-        Wait::Idle { .. } => format!("keep {who} down until it is used: idle"),
+        Wait::Idle { id, since } => {
+            format!("keep {who} down: idle since {}; `keel start {}` wakes it", clock.since(*since), id.name())
+        }
+        Wait::IdleSuspended { id, since } => {
+            format!("keep {who} suspended: idle since {}; `keel start {}` wakes it", clock.since(*since), id.name())
+        }
+        Wait::StopAsked { id } => format!("keep {who} down: stopped; `keel start {}` starts it", id.name()),
         Wait::Terminated { .. } => {
             format!("keep {who} down: reached its maximum age, and lifecycle.on_expiry is terminate")
         }

@@ -69,7 +69,8 @@ fn not_run(spec: &ServiceSpec) -> Option<&'static str> {
 /// Takes the whole service down where a crash asks for it (`errors.on_panic: shutdown`). Returns whether it did.
 fn shut_down(draft: &mut Draft<'_>, desired: &DesiredService, matched: &Matched<'_>) -> bool {
     let crash = |slot: &Slot<'_>| -> Option<Exit> {
-        let dead = slot.newest.filter(|dead| dead.runtime == desired.runtime)?;
+        let is_started = |dead: &Instance| draft.input.history.lives.is_started(dead);
+        let dead = slot.newest.filter(|dead| dead.runtime == desired.runtime && !is_started(dead))?;
         let exit = exit_of(dead)?;
         (after_exit(dead, exit, desired) == AfterExit::ShutDown).then(|| exit.clone())
     };

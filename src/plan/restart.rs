@@ -52,14 +52,16 @@ fn by_policy(instance: &Instance, exit: &Exit, spec: &ServiceSpec, tried_anew: O
     let terminates = lifecycle.on_expiry == Some(OnExpiry::Terminate) && lifecycle.max_lifetime.is_some();
     match exit.ended_by {
         EndedBy::Request(StopCause::Idle) if lifecycle.max_idle.is_some() => {
-            return AfterExit::AtRest(Wait::Idle { id: id() });
+            return AfterExit::AtRest(Wait::Idle { id: id(), since: exit.finished_at });
         }
         EndedBy::Request(StopCause::Expired) if terminates => {
             return AfterExit::AtRest(Wait::Terminated { id: id() });
         }
         // As if it had crashed.
         EndedBy::Request(StopCause::Unhealthy) => {}
-        EndedBy::Request(StopCause::Idle | StopCause::Expired | StopCause::Retired) => return AfterExit::Replace,
+        EndedBy::Request(StopCause::Idle | StopCause::Expired | StopCause::Retired | StopCause::Asked) => {
+            return AfterExit::Replace;
+        }
         // A runtime may not remember who asked for the end; the length of the run tells as well.
         EndedBy::Itself if terminates && ran_for(exit, lifecycle.max_lifetime) => {
             return AfterExit::AtRest(Wait::Terminated { id: id() });

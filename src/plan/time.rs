@@ -9,6 +9,11 @@ pub(super) fn after(at: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(by).ok().and_then(|by| at.checked_add_signed(by)).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
+/// That much earlier; the beginning of time where it would lie before.
+pub(super) fn before(at: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(by).ok().and_then(|by| at.checked_sub_signed(by)).unwrap_or(DateTime::<Utc>::MIN_UTC)
+}
+
 /// Most that the clock of a runtime may be ahead: a machine's own engine has this clock, that of a virtual machine is a
 /// few seconds off at most.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);

@@ -157,6 +157,20 @@ pub enum Wait {
     Idle {
         /// The instance.
         id: InstanceId,
+        /// When it was stopped.
+        since: DateTime<Utc>,
+    },
+    /// The instance is frozen for want of activity (`lifecycle.on_idle: suspend`); the next use lets it run on.
+    IdleSuspended {
+        /// The instance.
+        id: InstanceId,
+        /// Its last activity.
+        since: DateTime<Utc>,
+    },
+    /// Somebody asked that the slot stay down (`keel stop`).
+    StopAsked {
+        /// The instance that was stopped, or would be made.
+        id: InstanceId,
     },
     /// The instance reached its maximum age and stays down (`lifecycle.on_expiry: terminate`).
     Terminated {
@@ -291,7 +305,9 @@ impl Wait {
             | Self::Ended { id, .. }
             | Self::GaveUp { id, .. }
             | Self::Final { id, .. }
-            | Self::Idle { id }
+            | Self::Idle { id, .. }
+            | Self::IdleSuspended { id, .. }
+            | Self::StopAsked { id }
             | Self::Terminated { id }
             | Self::OrphanSettling { id, .. }
             | Self::Completion { id }
@@ -350,6 +366,8 @@ impl Wait {
             | Self::GaveUp { .. }
             | Self::Final { .. }
             | Self::Idle { .. }
+            | Self::IdleSuspended { .. }
+            | Self::StopAsked { .. }
             | Self::Terminated { .. }
             | Self::Kept
             | Self::RuntimeUnreachable { .. }

@@ -1,5 +1,6 @@
 //! Desired and observed state as plain data, and the identities that tie them together.
 
+mod activity;
 mod call;
 mod condition;
 mod desired;
@@ -10,6 +11,7 @@ mod phase;
 mod rollout;
 mod run;
 
+pub use activity::{Activity, ActivityRecord, Signal, Use, WatchedInstance};
 pub use call::{ErrorKind, StopPolicy, StopRecord, StopRequest, Volumes};
 pub use condition::{Condition, ConditionStatus};
 pub use desired::{Desired, DesiredDeployment, DesiredService, Fate, SourceRef};

@@ -211,4 +211,6 @@ pub enum StopCause {
     Expired,
     /// Its health checks failed; what follows is what follows a crash.
     Unhealthy,
+    /// Somebody asked that it stay down (`keel stop`).
+    Asked,
 }

@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_service_that_its_policy_keeps_down_says_why() {
         let exit = Exit::from_code(0, None, DateTime::UNIX_EPOCH);
-        for wait in [Wait::Ended { id: web(), exit }, Wait::Terminated { id: web() }, Wait::Idle { id: web() }] {
+        for wait in [Wait::Ended { id: web(), exit }, Wait::Terminated { id: web() }, Wait::Idle { id: web(), since: DateTime::UNIX_EPOCH }] {
             let lacking = "0 of 1 replicas are ready, 1 are needed";
             assert_eq!(messages("", vec![wait.clone()]), [lacking, &format!("{lacking}; {wait}")]);
         }

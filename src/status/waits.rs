@@ -45,6 +45,8 @@ pub(super) const fn is_final(wait: &Wait) -> bool {
             | Wait::JobFailed { .. }
             | Wait::Ended { .. }
             | Wait::Idle { .. }
+            | Wait::IdleSuspended { .. }
+            | Wait::StopAsked { .. }
             | Wait::Terminated { .. }
     )
 }
@@ -75,6 +77,8 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         Wait::Ended { exit, .. } if !exit.is_success() => Severity::Final,
         Wait::Ended { .. }
         | Wait::Idle { .. }
+        | Wait::IdleSuspended { .. }
+        | Wait::StopAsked { .. }
         | Wait::Terminated { .. }
         | Wait::WithoutDependency { .. }
         | Wait::CronRun { .. }

@@ -103,6 +103,12 @@ const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE mounts ADD COLUMN identity TEXT; -- differs for another file system; absent where that is not known
 ",
+    "
+    CREATE TABLE activity (
+        deployment TEXT PRIMARY KEY,
+        record TEXT NOT NULL          -- JSON: when its instances were used last, which are suspended for idleness
+    ) WITHOUT ROWID;
+",
 ];
 
 /// Newest format that this version knows.

@@ -7,6 +7,7 @@
 //! noted in the new one ([`Reset`]), and what nothing declares is kept then. Every call is synchronous and short: call it
 //! through `spawn_blocking`.
 
+mod activity;
 mod applied;
 mod database;
 mod dir;
@@ -23,6 +24,7 @@ mod stops;
 mod token;
 mod user;
 
+pub use activity::ActivityRecords;
 pub use applied::{AppliedFile, read_applied, save_applied, sweep_applied};
 pub use database::{DATABASE, Store};
 pub use dir::{Holder, Lock, LockGuard, Locked, Role, StateDir, replace};

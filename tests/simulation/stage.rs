@@ -245,6 +245,7 @@ impl Stage {
             memory: self.notes.memory(),
             keeper: Some(self.notes.clone()),
             jobs: Jobs { records: self.book.records(), keeper: Some(self.book.clone()) },
+            activity: Default::default(),
             events: None,
             settled: Some(settle),
         });

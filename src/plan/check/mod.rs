@@ -124,14 +124,14 @@ pub fn check(input: &Input<'_>, plan: &Plan) -> Vec<Violation> {
 }
 
 fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
-    use Action::{Create, EnsureImage, Remove, Resume, Start, StartCreated, Stop, Teardown};
+    use Action::{Create, EnsureImage, Remove, Resume, Start, StartCreated, Stop, Suspend, Teardown};
     let actions: Vec<&Action> = lane.steps.iter().map(|step| &step.action).collect();
     let is_init = |action: &&&Action| matches!(action, Action::Init { .. });
     let others: Vec<&Action> = actions.iter().filter(|action| !is_init(action)).copied().collect();
     let known = matches!(
         others[..],
         [EnsureImage { .. }, Create { .. }, StartCreated { .. }]
-            | [Start { .. } | Resume { .. } | Stop { .. } | Remove { .. } | Teardown { .. }]
+            | [Start { .. } | Resume { .. } | Suspend { .. } | Stop { .. } | Remove { .. } | Teardown { .. }]
             | [Stop { .. }, Remove { .. }]
     );
     let first = actions.first();
@@ -146,7 +146,7 @@ fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
         if input.unreachable.contains_key(&action.runtime()) {
             found.push(Violation::Unreachable(action.runtime()));
         }
-        if let Start { instance } | Resume { instance } | Stop { instance, .. } | Remove { instance } = action {
+        if let Start { instance } | Resume { instance } | Suspend { instance } | Stop { instance, .. } | Remove { instance } = action {
             match input.observed.iter().find(|observed| observed.as_ref() == *instance) {
                 None => found.push(Violation::NotObserved(instance.id.clone())),
                 Some(observed) if matches!(observed.phase, Phase::Pending | Phase::Stopping) => {
@@ -154,6 +154,11 @@ fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
                 }
                 Some(observed)
                     if matches!(action, Resume { .. }) && !matches!(observed.phase, Phase::Paused { .. }) =>
+                {
+                    found.push(Violation::NotObserved(instance.id.clone()));
+                }
+                Some(observed)
+                    if matches!(action, Suspend { .. }) && !matches!(observed.phase, Phase::Running { .. }) =>
                 {
                     found.push(Violation::NotObserved(instance.id.clone()));
                 }

@@ -58,7 +58,8 @@ impl Checked<'_> {
             let inside = instance.id.slot < self.replicas;
             if inside && self.is_fresh(instance) && !self.is_shut_down() {
                 let double = others.clone().any(|other| self.is_fresh(other));
-                let due = !matches!(self.verdict(instance), Verdict::Keep { .. }) || self.is_failing(instance);
+                let stopped = self.input.history.lives.is_stopped(self.desired, instance.id.slot);
+                let due = stopped || !matches!(self.verdict(instance), Verdict::Keep { .. }) || self.is_failing(instance);
                 if !double && !due {
                     found.push(Violation::Wanted(instance.id.clone()));
                 }
@@ -173,13 +174,24 @@ impl Checked<'_> {
             })
         };
         let said = self.waits.iter().filter(|wait| match wait {
-            Wait::Idle { id } | Wait::Terminated { id } | Wait::Ended { id, .. } => {
+            Wait::Idle { id, .. } | Wait::Terminated { id } | Wait::Ended { id, .. } => {
                 id.service == self.desired.name && agrees(id)
+            }
+            Wait::StopAsked { id } => {
+                id.service == self.desired.name && self.input.history.lives.is_stopped(self.desired, id.slot)
+            }
+            Wait::IdleSuspended { id, .. } => {
+                let suspended = |one: &&&Instance| self.input.history.lives.suspended_since(one).is_some();
+                id.service == self.desired.name && self.observed.iter().filter(suspended).any(|one| one.id == *id)
             }
             _ => false,
         });
         let halts = |lane: &&&Lane| match &lane.steps[..] {
-            [only] => matches!(only.action, Action::Stop { .. }) && !matches!(only.cause, Cause::Unhealthy { .. }),
+            [only] => match only.action {
+                Action::Stop { .. } => !matches!(only.cause, Cause::Unhealthy { .. }),
+                Action::Suspend { .. } => true,
+                _ => false,
+            },
             _ => false,
         };
         count(said) + count(self.lanes.iter().filter(halts))
@@ -222,7 +234,7 @@ impl Checked<'_> {
     }
 
     fn verdict(&self, instance: &Instance) -> Verdict {
-        verdict(instance, &self.desired.spec, self.input.now)
+        verdict(instance, &self.desired.spec, self.input.history.lives.held_until(instance), self.input.now)
     }
 
     /// Whether health checks fail and a crash would not be left as it is.

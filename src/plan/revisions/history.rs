@@ -7,6 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::super::LifeOrders;
 use super::{DeadlineClock, FollowedImage};
 use crate::spec::{Revision, RuntimeKind, ServiceSpec};
 use crate::state::{DesiredService, Failed, Pause, RolloutFailure, SourceRef};
@@ -33,6 +34,9 @@ pub struct Orders {
     /// when nothing declares the deployment any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dependencies: BTreeMap<String, BTreeSet<String>>,
+    /// What is to stay down, is held, or is to be brought back.
+    #[serde(flatten)]
+    pub lives: LifeOrders,
 }
 
 /// What is remembered of the rollouts of one service.

@@ -1,0 +1,221 @@
+//! What users order of the lives of instances: start, stop, hold. And what wakes them: whoever uses one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::SecondsFormat;
+use tokio::time::Instant;
+
+use super::EngineError;
+use super::core::State;
+use super::ledger::Used;
+use super::memory::Note;
+use crate::plan::revisions::Memory;
+use crate::plan::{HOLD_MOST, Stopped};
+use crate::spec::HumanDuration;
+use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, Signal, StopCause, Target};
+
+impl State {
+    /// Takes `keel start` and `keel stop`.
+    pub(super) fn order_life(
+        &self,
+        target: &Target,
+        start: bool,
+        memory: &mut Memory,
+    ) -> Result<Vec<String>, EngineError> {
+        let mut results = Vec::new();
+        for service in self.lived(target, memory)? {
+            let name = format!("{}/{}", target.deployment, service.name);
+            let name = target.slot.map_or_else(|| format!("service/{name}"), |slot| format!("instance/{name}/{slot}"));
+            let changed = match start {
+                true => self.start_life(target, &service, memory),
+                false => stop_life(target, &service, memory),
+            };
+            results.push(match (start, changed) {
+                (true, true) => format!("{name} started"),
+                (true, false) => format!("{name} is to run already"),
+                (false, true) => format!("{name} stopped"),
+                (false, false) => format!("{name} is stopped already"),
+            });
+        }
+        Ok(results)
+    }
+
+    /// Lets slots run again: forgets that they are to stay down, and brings back what is down or suspended.
+    fn start_life(&self, target: &Target, service: &DesiredService, memory: &mut Memory) -> bool {
+        let lives = &mut memory.orders.lives;
+        let before = lives.clone();
+        if let Some(stopped) = lives.stopped.remove(&service.name)
+            && let Some(slot) = target.slot
+        {
+            let all = || (0..service.replicas).collect();
+            let mut slots: BTreeSet<u32> = stopped.slots.clone().unwrap_or_else(all);
+            slots.remove(&slot);
+            if !slots.is_empty() {
+                lives.stopped.insert(service.name.clone(), Stopped { slots: Some(slots), ..stopped });
+            }
+        }
+        let down = self.newest(target, &service.name).into_iter().filter(|one| {
+            matches!(one.phase, Phase::Exited(_)) || self.is_suspended_idle(one)
+        });
+        lives.started.extend(down.map(|one| one.runtime_id.clone()));
+        *lives != before
+    }
+
+    /// Takes `keel hold`: until then, or no longer where that is absent.
+    pub(super) fn order_hold(
+        &self,
+        target: &Target,
+        seconds: Option<u64>,
+        memory: &mut Memory,
+    ) -> Result<Vec<String>, EngineError> {
+        if seconds.is_some_and(|seconds| seconds == 0 || seconds > HOLD_MOST.as_secs()) {
+            let most = HumanDuration(HOLD_MOST);
+            return Err(EngineError::Invalid(format!("a hold is for at least 1s and at most {most}")));
+        }
+        let now = self.now().0;
+        let until = seconds.and_then(|seconds| i64::try_from(seconds).ok()).map(|seconds| now + chrono::TimeDelta::seconds(seconds));
+        let services = self.lived(target, memory)?;
+        let holds = &mut memory.orders.lives.holds;
+        let mut results = Vec::new();
+        for service in services {
+            let slots = target.slot.map_or(0..service.replicas, |slot| slot..slot + 1);
+            let of_service = holds.entry(service.name.clone()).or_default();
+            for slot in slots {
+                match until {
+                    Some(until) => drop(of_service.insert(slot, until)),
+                    None => drop(of_service.remove(&slot)),
+                }
+                let name = format!("instance/{}/{}/{slot}", target.deployment, service.name);
+                results.push(match until {
+                    Some(until) => format!("{name} held until {}", until.to_rfc3339_opts(SecondsFormat::Secs, true)),
+                    None => format!("{name} released"),
+                });
+            }
+        }
+        for of_service in holds.values_mut() {
+            of_service.retain(|_, until| *until > now);
+        }
+        holds.retain(|_, of_service| !of_service.is_empty());
+        Ok(results)
+    }
+
+    /// The services that a target covers, as they are to run; a slot has to be one of them.
+    fn lived(&self, target: &Target, memory: &Memory) -> Result<Vec<DesiredService>, EngineError> {
+        let whole = Target { slot: None, ..target.clone() };
+        let names: BTreeSet<String> = self.targets(&whole)?.into_iter().map(|service| service.name.clone()).collect();
+        let declared = self.declared_one(&target.deployment)?;
+        let scaled = self.scalers.scaled(declared, &self.observed(&target.deployment));
+        let effective = crate::plan::revisions::effective(scaled.as_ref().unwrap_or(declared), memory);
+        let services: Vec<DesiredService> =
+            effective.services.into_values().filter(|service| names.contains(&service.name)).collect();
+        match target.slot.and_then(|slot| services.iter().find(|service| slot >= service.replicas)) {
+            Some(service) => {
+                let text = format!("{target} not found: {} has {} replicas", service.name, service.replicas);
+                Err(EngineError::NotFound(text))
+            }
+            None => Ok(services),
+        }
+    }
+
+    /// The newest instance of every slot of a service that the target covers.
+    fn newest(&self, target: &Target, service: &str) -> Vec<&Instance> {
+        let mut newest: BTreeMap<u32, &Instance> = BTreeMap::new();
+        let of_service = |one: &&Instance| one.id.service == service && target.covers(&one.id) && !one.id.is_helper();
+        for instance in self.cache.of(&target.deployment).filter(of_service) {
+            let known = newest.entry(instance.id.slot).or_insert(instance);
+            if known.recency() < instance.recency() {
+                *known = instance;
+            }
+        }
+        newest.into_values().collect()
+    }
+
+    /// Whether the instance is frozen because it was idle.
+    pub(super) fn is_suspended_idle(&self, instance: &Instance) -> bool {
+        matches!(instance.phase, Phase::Paused { .. })
+            && self.ledger.suspended(&instance.id.deployment).contains_key(&instance.runtime_id)
+    }
+
+    /// Has the lowest slot of a target brought back that is down or suspended for idleness, since somebody wants to use it.
+    /// Success also where it is on its way already.
+    pub(super) fn wake(&mut self, target: &Target) -> Result<(), EngineError> {
+        let none = || EngineError::NotFound(format!("{target} has no running instance; see keel get instances"));
+        let observed = self.flights.overlay(&target.deployment, self.cache.of(&target.deployment).cloned().collect());
+        let covered = |one: &&Instance| target.covers(&one.id) && !one.id.is_helper();
+        let is_coming = |one: &Instance| {
+            matches!(one.phase, Phase::Pending | Phase::Created) || self.flights.works_on(one.runtime, &one.id)
+        };
+        if observed.iter().filter(covered).any(is_coming) {
+            return Ok(());
+        }
+        let services: BTreeSet<&str> = observed.iter().filter(covered).map(|one| one.id.service.as_str()).collect();
+        let newest = services.into_iter().flat_map(|service| self.newest(target, service));
+        let rests = |one: &&Instance| match &one.phase {
+            Phase::Exited(Exit { ended_by: EndedBy::Request(StopCause::Idle), .. }) => true,
+            _ => self.is_suspended_idle(one),
+        };
+        let Some(instance) = newest.into_iter().find(rests).cloned() else { return Err(none()) };
+        if !self.covers(&target.deployment) {
+            let why = format!("{} is idle, and no controller runs that would wake it: `keel run`", instance.id.name());
+            return Err(EngineError::Conflict(why));
+        }
+        let orders = &mut self.memory.entry(target.deployment.clone()).or_default().orders;
+        if orders.lives.is_stopped_by_name(&instance) {
+            return Err(none());
+        }
+        if orders.lives.started.insert(instance.runtime_id.clone()) {
+            let orders = orders.clone();
+            self.keep(&target.deployment, None, Note::Orders(orders), None);
+            let message = format!("{} is woken: somebody uses it", instance.id.name());
+            tracing::info!("{message}");
+            self.record_event(Some(&target.deployment), "Woken", message);
+        }
+        self.queue.add(&target.deployment, Instant::now());
+        Ok(())
+    }
+
+    /// Notes that somebody says that what a target covers is in use; lets it run on where it is suspended for idleness.
+    pub(super) fn touch(&mut self, target: &Target) -> Result<Vec<String>, EngineError> {
+        let now = self.now().0;
+        let lives = |one: &&Instance| matches!(one.phase, Phase::Running { .. } | Phase::Paused { .. });
+        let covered = self.cache.of(&target.deployment).filter(|one| target.covers(&one.id));
+        let touched: Vec<Instance> = covered.filter(lives).cloned().collect();
+        if touched.is_empty() {
+            let text = format!("{target} has no running instance; `keel start {target}` starts what is idle");
+            return Err(EngineError::NotFound(text));
+        }
+        if !self.covers(&target.deployment) {
+            let why = "no controller runs that would take note of it".to_owned();
+            return Err(EngineError::Conflict(why));
+        }
+        self.ledger.note(Signal::Touch, &Used::Covered(target.clone()), now);
+        for instance in touched.iter().filter(|one| matches!(one.phase, Phase::Paused { .. })) {
+            let one = Target {
+                deployment: instance.id.deployment.clone(),
+                service: Some(instance.id.service.clone()),
+                slot: Some(instance.id.slot),
+            };
+            // One that somebody else froze is let run on anyway.
+            let _ = self.wake(&one);
+        }
+        Ok(touched.iter().map(|one| one.id.name()).collect())
+    }
+}
+
+/// Has slots stay down.
+fn stop_life(target: &Target, service: &DesiredService, memory: &mut Memory) -> bool {
+    let lives = &mut memory.orders.lives;
+    let before = lives.stopped.get(&service.name).filter(|stopped| service.keeps(&stopped.of)).cloned();
+    let stopped = match (target.slot, &before) {
+        (Some(_), Some(Stopped { slots: None, .. })) => return false,
+        (None, _) => Stopped { of: service.revision.clone(), slots: None },
+        (Some(slot), before) => {
+            let others = before.iter().filter_map(|before| before.slots.clone()).flatten();
+            Stopped { of: service.revision.clone(), slots: Some(others.chain([slot]).collect()) }
+        }
+    };
+    let changed = before.as_ref() != Some(&stopped);
+    lives.stopped.insert(service.name.clone(), stopped);
+    changed
+}
+

@@ -1,0 +1,86 @@
+//! What users ordered of the lives of instances, and which were suspended for idleness.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Revision;
+use crate::state::{DesiredService, Instance};
+
+/// Longest time for which instances may be held in one order: a day covers a working day, and whoever forgets to release
+/// one finds it gone the next.
+pub const HOLD_MOST: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// Slots of a service that are to stay down (`keel stop`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// The template that was stopped; another one starts again.
+    pub of: Revision,
+    /// Which slots; all where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<BTreeSet<u32>>,
+}
+
+impl Stopped {
+    /// Whether it holds for this slot of the service as it is to run.
+    pub fn covers(&self, service: &DesiredService, slot: u32) -> bool {
+        service.keeps(&self.of) && self.slots.as_ref().is_none_or(|slots| slots.contains(&slot))
+    }
+}
+
+/// What users ordered of the lives of a deployment's instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LifeOrders {
+    /// What is to stay down, by service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stopped: BTreeMap<String, Stopped>,
+    /// Until when slots are held, by service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub holds: BTreeMap<String, BTreeMap<u32, DateTime<Utc>>>,
+    /// Instances that are down or suspended and are to be brought back, by the runtime's own id.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub started: BTreeSet<String>,
+}
+
+impl LifeOrders {
+    /// Whether the slot of the instance is to stay down as long as it is made from this template.
+    pub fn is_stopped_by_name(&self, instance: &Instance) -> bool {
+        let covers = |stopped: &Stopped| {
+            stopped.of == instance.id.revision
+                && stopped.slots.as_ref().is_none_or(|slots| slots.contains(&instance.id.slot))
+        };
+        self.stopped.get(&instance.id.service).is_some_and(covers)
+    }
+}
+
+/// What is known of the lives of a deployment's instances beyond what runtimes tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lives {
+    /// What users ordered.
+    pub orders: LifeOrders,
+    /// Instances that were suspended for idleness, by the runtime's own id, and since when they were idle.
+    pub suspended: BTreeMap<String, DateTime<Utc>>,
+}
+
+impl Lives {
+    /// Until when the instance's slot is held, where it is.
+    pub fn held_until(&self, instance: &Instance) -> Option<DateTime<Utc>> {
+        self.orders.holds.get(&instance.id.service)?.get(&instance.id.slot).copied()
+    }
+
+    /// Whether the slot is to stay down.
+    pub fn is_stopped(&self, service: &DesiredService, slot: u32) -> bool {
+        self.orders.stopped.get(&service.name).is_some_and(|stopped| stopped.covers(service, slot))
+    }
+
+    /// Whether somebody asked for the instance to be brought back.
+    pub fn is_started(&self, instance: &Instance) -> bool {
+        self.orders.started.contains(&instance.runtime_id)
+    }
+
+    /// Since when the instance was idle, where it is suspended for that and nobody asked for it to be brought back.
+    pub fn suspended_since(&self, instance: &Instance) -> Option<DateTime<Utc>> {
+        self.suspended.get(&instance.runtime_id).copied().filter(|_| !self.is_started(instance))
+    }
+}
