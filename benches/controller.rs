@@ -71,6 +71,7 @@ async fn scene(deployments: usize, replicas: u32) {
         memory: Default::default(),
         keeper: None,
         jobs: Jobs::default(),
+        activity: Default::default(),
         events: None,
         settled: Some(forget),
     });

@@ -5,6 +5,7 @@ mod compute;
 mod conditions;
 mod facts;
 mod jobs;
+mod lives;
 mod message;
 mod view;
 mod waits;
@@ -12,6 +13,7 @@ mod waits;
 pub use compute::{DeploymentStatus, views};
 pub use facts::Facts;
 pub use jobs::{ActiveRunView, JobKind, JobView, RunView};
+pub use lives::LifeState;
 pub use view::{
     AwaitedView, DeploymentState, DeploymentView, ExitView, HoldView, InstanceView, ProblemView, ResetView,
     RuntimeView, ServiceView, Status, UnwatchedView,

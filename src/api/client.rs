@@ -25,8 +25,8 @@ use super::frame::{Frame, frames};
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, AttachStart, Attached, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
 use crate::controller::{
-    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, Preview, RolloutView,
-    RuntimeReport, TriggerRequest,
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, Preview,
+    RolloutView, RuntimeReport, TriggerRequest,
 };
 use crate::runtime::io::{ExecInput, ExecOutput};
 use crate::state::{RunId, Target};

@@ -14,8 +14,8 @@ use axum::{Json, Router};
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, Kind, Version, attach, exec, logs};
 use crate::controller::{
-    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, Preview, RolloutView,
-    RuntimeReport, TriggerRequest,
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, Preview,
+    RolloutView, RuntimeReport, TriggerRequest,
 };
 use crate::state::{BadIdentity, RunId, Target};
 use crate::status::Status;
@@ -132,10 +132,7 @@ async fn rollouts(
     Ok(Json(engine.rollouts(&target(&query.target)?).await?))
 }
 
-async fn touch(
-    State(engine): State<Engine>,
-    query: Result<Query<TargetQuery>, QueryRejection>,
-) -> Answer<Vec<String>> {
+async fn touch(State(engine): State<Engine>, query: Result<Query<TargetQuery>, QueryRejection>) -> Answer<Vec<String>> {
     let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
     Ok(Json(engine.touch(&target(&query.target)?).await?))
 }

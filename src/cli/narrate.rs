@@ -102,7 +102,11 @@ impl Narrator {
             })
             .collect();
         let new = now.iter().filter(|(key, _)| !self.instances.contains_key(*key));
-        told.extend(new.map(|(_, text)| Told::Warning(text.clone())));
+        // What rests was stopped on purpose, which the engine logs.
+        let rests = |key: &str| {
+            status.instances.iter().any(|one| one.state.is_rest() && key.starts_with(&format!("{} ", one.name)))
+        };
+        told.extend(new.filter(|(key, _)| !rests(key)).map(|(_, text)| Told::Warning(text.clone())));
         self.instances = now;
     }
 

@@ -321,6 +321,7 @@ fn short(revision: &str) -> String {
 /// The phase, and of an exit how it ended.
 fn phase(view: &InstanceView) -> String {
     match &view.exit {
+        _ if view.state.is_rest() => view.state.name().to_owned(),
         Some(_) if view.phase == "exited" => format!("exited ({})", super::converge::ended(view)),
         _ => view.phase.clone(),
     }

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::follow::{Bookmark, Followed, Observed, follow};
+use super::ledger::Used;
 use super::memory::Notebook;
 use super::message::{Command, Message};
 use super::open::{Source, blinded, local};
 use super::reread::Reread;
-use super::ledger::Used;
 use super::using::guarded;
 use super::{EngineError, Mode};
 use crate::clock::SystemClock;

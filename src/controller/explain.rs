@@ -63,9 +63,12 @@ impl State {
             observed.iter().filter(|one| lives(one)).map(|one| (one.id.service.clone(), one.id.slot)).collect();
         observed.retain(|one| {
             let rests = rests(one) && !alive.contains(&(one.id.service.clone(), one.id.slot));
-            let is_newest = || !self.cache.of(&target.deployment).any(|other| {
-                (&other.id.service, other.id.slot) == (&one.id.service, one.id.slot) && other.recency() > one.recency()
-            });
+            let is_newest = || {
+                !self.cache.of(&target.deployment).any(|other| {
+                    (&other.id.service, other.id.slot) == (&one.id.service, one.id.slot)
+                        && other.recency() > one.recency()
+                })
+            };
             lives(one) || (rests && is_newest())
         });
         observed.sort_by(|one, other| one.id.cmp(&other.id));

@@ -201,7 +201,9 @@ fn subject(lane: &Lane, now: DateTime<Utc>) -> Option<Subject> {
             let subject = if removes { Subject::Retire } else { Subject::Keep };
             Some(subject(instance.runtime, instance.id.clone()))
         }
-        Action::Resume { instance } | Action::Suspend { instance } => Some(Subject::Keep(instance.runtime, instance.id.clone())),
+        Action::Resume { instance } | Action::Suspend { instance } => {
+            Some(Subject::Keep(instance.runtime, instance.id.clone()))
+        }
         Action::Teardown { runtime, deployment, .. } => Some(Subject::Teardown(*runtime, deployment.clone())),
         Action::EnsureImage { .. } | Action::Init { .. } | Action::Create { .. } | Action::StartCreated { .. } => None,
     }

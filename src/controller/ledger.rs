@@ -115,7 +115,8 @@ impl Ledger {
         (now, at): (DateTime<Utc>, Instant),
     ) {
         let remembered = self.remembered.get(deployment);
-        let fresh = || Watched { instances: HashMap::new(), sample_due: None, keep_due: at + KEEP_EVERY, is_news: false };
+        let fresh =
+            || Watched { instances: HashMap::new(), sample_due: None, keep_due: at + KEEP_EVERY, is_news: false };
         let watched = self.deployments.entry(deployment.to_owned()).or_insert_with(fresh);
         let mut before = std::mem::take(&mut watched.instances);
         for instance in instances {
@@ -204,8 +205,13 @@ impl Ledger {
 
     /// Instances of a deployment that are, or are being, suspended for idleness, by the runtime's own id.
     pub fn suspended(&self, deployment: &str) -> BTreeMap<String, DateTime<Utc>> {
-        let watched = self.deployments.get(deployment).into_iter().flat_map(|watched| &watched.instances);
-        watched.filter_map(|((_, runtime_id), watch)| Some((runtime_id.clone(), watch.suspended?))).collect()
+        let Some(watched) = self.deployments.get(deployment) else {
+            // Nobody acts on it; whoever did has written it down.
+            let remembered = self.remembered.get(deployment).into_iter().flat_map(|record| &record.instances);
+            return remembered.filter_map(|one| Some((one.runtime_id.clone(), one.suspended?))).collect();
+        };
+        let instances = watched.instances.iter();
+        instances.filter_map(|((_, runtime_id), watch)| Some((runtime_id.clone(), watch.suspended?))).collect()
     }
 
     /// The lives whose end is near and was not announced yet, and when the next one is to be announced.
@@ -221,7 +227,8 @@ impl Ledger {
             let service = desired.and_then(|desired| desired.services.get(&watch.id.service));
             let limit = service.and_then(|service| service.spec.lifecycle.as_ref()?.max_lifetime);
             let Some(limit) = limit else { continue };
-            let Some(end) = TimeDelta::from_std(limit.get()).ok().and_then(|age| watch.run.checked_add_signed(age)) else {
+            let Some(end) = TimeDelta::from_std(limit.get()).ok().and_then(|age| watch.run.checked_add_signed(age))
+            else {
                 continue;
             };
             let from = announced_at(watch.run, limit.get());

@@ -54,9 +54,10 @@ impl State {
                 lives.stopped.insert(service.name.clone(), Stopped { slots: Some(slots), ..stopped });
             }
         }
-        let down = self.newest(target, &service.name).into_iter().filter(|one| {
-            matches!(one.phase, Phase::Exited(_)) || self.is_suspended_idle(one)
-        });
+        let down = self
+            .newest(target, &service.name)
+            .into_iter()
+            .filter(|one| matches!(one.phase, Phase::Exited(_)) || self.is_suspended_idle(one));
         lives.started.extend(down.map(|one| one.runtime_id.clone()));
         *lives != before
     }
@@ -73,7 +74,9 @@ impl State {
             return Err(EngineError::Invalid(format!("a hold is for at least 1s and at most {most}")));
         }
         let now = self.now().0;
-        let until = seconds.and_then(|seconds| i64::try_from(seconds).ok()).map(|seconds| now + chrono::TimeDelta::seconds(seconds));
+        let until = seconds
+            .and_then(|seconds| i64::try_from(seconds).ok())
+            .map(|seconds| now + chrono::TimeDelta::seconds(seconds));
         let services = self.lived(target, memory)?;
         let holds = &mut memory.orders.lives.holds;
         let mut results = Vec::new();
@@ -154,15 +157,22 @@ impl State {
             Phase::Exited(Exit { ended_by: EndedBy::Request(StopCause::Idle), .. }) => true,
             _ => self.is_suspended_idle(one),
         };
-        let Some(instance) = newest.into_iter().find(rests).cloned() else { return Err(none()) };
+        let orders = self.memory.get(&target.deployment).map(|memory| &memory.orders.lives);
+        let is_stopped = |one: &&Instance| orders.is_some_and(|orders| orders.is_stopped_by_name(one));
+        let (stopped, others): (Vec<&Instance>, Vec<&Instance>) = newest.partition(is_stopped);
+        let Some(instance) = others.into_iter().find(rests).cloned() else {
+            return Err(match stopped.first() {
+                Some(one) => {
+                    EngineError::Conflict(format!("{0} is stopped; `keel start {0}` starts it", one.id.name()))
+                }
+                None => none(),
+            });
+        };
         if !self.covers(&target.deployment) {
             let why = format!("{} is idle, and no controller runs that would wake it: `keel run`", instance.id.name());
             return Err(EngineError::Conflict(why));
         }
         let orders = &mut self.memory.entry(target.deployment.clone()).or_default().orders;
-        if orders.lives.is_stopped_by_name(&instance) {
-            return Err(none());
-        }
         if orders.lives.started.insert(instance.runtime_id.clone()) {
             let orders = orders.clone();
             self.keep(&target.deployment, None, Note::Orders(orders), None);
@@ -218,4 +228,3 @@ fn stop_life(target: &Target, service: &DesiredService, memory: &mut Memory) -> 
     lives.stopped.insert(service.name.clone(), stopped);
     changed
 }
-

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::cache::Mark;
-use super::flight::FlightId;
 use super::explain::IdleReport;
+use super::flight::FlightId;
 use super::jobs::{JobChanges, Trigger};
 use super::ledger::{Sampled, UseId, Used};
 use super::lists::ListNumber;

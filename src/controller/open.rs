@@ -28,9 +28,9 @@ use crate::source::{
 use crate::spec::RuntimeKind;
 use crate::state::Desired;
 use crate::status::HoldView;
-use crate::store::{ActivityRecords, 
-    AppliedFile, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError, read_applied,
-    sweep_applied,
+use crate::store::{
+    ActivityRecords, AppliedFile, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError,
+    read_applied, sweep_applied,
 };
 
 /// What the store is told and has not taken yet; more than that is told again.
@@ -152,7 +152,15 @@ fn remember(
     tasks.spawn(recording);
     let notebook = Arc::new(Notebook::default());
     tasks.spawn(notebook.clone().write_on(store.clone()));
-    Ok(Memory { removing, settled: Some(settled), events: Some(events), jobs, memory, activity, notebook: Some(notebook) })
+    Ok(Memory {
+        removing,
+        settled: Some(settled),
+        events: Some(events),
+        jobs,
+        memory,
+        activity,
+        notebook: Some(notebook),
+    })
 }
 
 fn place(options: &EngineOptions, access: Access) -> Result<StateDir, EngineError> {

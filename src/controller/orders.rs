@@ -296,11 +296,9 @@ fn one(
         Order::Pause { .. } => revisions::pause(history).map(|()| "paused".to_owned()),
         Order::Resume { .. } => revisions::resume(history, now).map(|()| "resumed".to_owned()),
         Order::Restart { .. } => revisions::restart(history, service, now).map(|()| "restarted".to_owned()),
-        Order::Suspend { .. }
-        | Order::Scale { .. }
-        | Order::Start { .. }
-        | Order::Stop { .. }
-        | Order::Hold { .. } => Ok(String::new()),
+        Order::Suspend { .. } | Order::Scale { .. } | Order::Start { .. } | Order::Stop { .. } | Order::Hold { .. } => {
+            Ok(String::new())
+        }
     }
 }
 

@@ -128,8 +128,9 @@ impl Engine {
 
     fn is_shown_ready(&self, instance: &Instance) -> bool {
         let is_it = |runtime_id: &str| runtime_id == instance.runtime_id;
-        self.status().instances.iter().any(|view| {
-            view.runtime == instance.runtime && is_it(&view.runtime_id) && view.ready
-        })
+        self.status()
+            .instances
+            .iter()
+            .any(|view| view.runtime == instance.runtime && is_it(&view.runtime_id) && view.ready)
     }
 }

@@ -124,7 +124,9 @@ fn need_of_fresh<'a>(
     fresh: &'a Instance,
 ) -> Need<'a> {
     let halt = match &fresh.phase {
-        _ if draft.input.history.lives.is_stopped(desired, fresh.id.slot) => return need_of_stopped(draft, desired, fresh),
+        _ if draft.input.history.lives.is_stopped(desired, fresh.id.slot) => {
+            return need_of_stopped(draft, desired, fresh);
+        }
         Phase::Created => return Need::Start(fresh),
         Phase::Paused { .. } => return need_of_frozen(draft, desired, fresh),
         Phase::Unknown { message } => {

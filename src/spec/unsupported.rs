@@ -4,8 +4,7 @@
 //! What only some runtimes can't do, they report themselves.
 
 use super::{
-    DeclaredDeployment, RType, RestartKind, Scalar, Scale, ServiceSpec, Storage, problem::display_path,
-    problem::steps,
+    DeclaredDeployment, RType, RestartKind, Scalar, Scale, ServiceSpec, Storage, problem::display_path, problem::steps,
 };
 
 /// A field that has no effect yet.

@@ -31,16 +31,8 @@ pub enum Signal {
 
 impl Signal {
     /// Every signal, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
-        Self::Exec,
-        Self::Attach,
-        Self::Logs,
-        Self::Touch,
-        Self::Session,
-        Self::Connection,
-        Self::Network,
-        Self::Cpu,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Exec, Self::Attach, Self::Logs, Self::Touch, Self::Session, Self::Connection, Self::Network, Self::Cpu];
 
     /// The name for tables and JSON.
     pub const fn name(self) -> &'static str {
@@ -61,13 +53,9 @@ impl Signal {
     /// it something to do.
     pub const fn weight(self) -> u8 {
         match self {
-            Self::Exec
-            | Self::Attach
-            | Self::Touch
-            | Self::Session
-            | Self::Connection
-            | Self::Network
-            | Self::Cpu => 100,
+            Self::Exec | Self::Attach | Self::Touch | Self::Session | Self::Connection | Self::Network | Self::Cpu => {
+                100
+            }
             Self::Logs => 50,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::waits::{Severity, severity};
 use super::{AwaitedView, DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
-use super::{JobView, conditions, jobs, message};
+use super::{JobView, conditions, jobs, lives, message};
 use crate::plan::Wait;
 use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Pause, Phase};
 
@@ -83,6 +83,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         source: Some(service.source.to_string()),
         runtime: service.runtime,
         image: service.spec.image.name.to_string(),
+        state: lives::of_service(facts, &service.name, service.replicas, &mine),
         desired: service.replicas,
         running: count(&runs),
         ready: count(&|instance| instance.phase.is_ready()),
@@ -133,6 +134,7 @@ fn instance_view(facts: &Facts<'_>, instance: &Instance) -> InstanceView {
         runtime_id: instance.runtime_id.clone(),
         pid: instance.pid,
         phase: instance.phase.name().to_owned(),
+        state: lives::of_instance(facts, instance),
         ready: instance.phase.is_ready(),
         health: instance.health.clone(),
         revision: instance.id.revision.to_string(),

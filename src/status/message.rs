@@ -1,5 +1,7 @@
 //! The one sentence that says most of a deployment or a service.
 
+use chrono::{DateTime, SecondsFormat, Utc};
+
 use super::waits::{self, Severity, severity};
 use super::{DeploymentState, Facts};
 use crate::plan::{Step, Wait};
@@ -23,8 +25,10 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String
 pub(super) fn of_service(facts: &Facts<'_>, service: &DesiredService, conditions: &[Condition]) -> String {
     let mine = |wait: &&Wait| waits::is_about(wait, service);
     let acts_on = |step: &Step| step.action.instance().is_some_and(|id| id.service == service.name);
+    let rests = || facts.plan.waits.iter().filter(mine).find(|wait| waits::is_rest(wait));
     worst(facts.plan.waits.iter().filter(mine))
         .or_else(|| undone(facts, acts_on))
+        .or_else(|| rests().map(|wait| rest(wait, service)))
         .or_else(|| trouble(conditions))
         .unwrap_or_default()
 }
@@ -33,6 +37,26 @@ pub(super) fn of_service(facts: &Facts<'_>, service: &DesiredService, conditions
 fn worst<'a>(waits: impl Iterator<Item = &'a Wait>) -> Option<String> {
     let telling = |wait: &&Wait| severity(wait) > Severity::Fine && !matches!(wait, Wait::InFlight { .. });
     waits.filter(telling).max_by_key(|wait| severity(wait)).map(ToString::to_string)
+}
+
+/// Why a service is down or frozen on purpose, and what ends that.
+fn rest(wait: &Wait, service: &DesiredService) -> String {
+    let name = wait.instance().map_or_else(String::new, |id| match service.replicas {
+        1 => id.service_name().to_string(),
+        _ => id.name(),
+    });
+    let time = |at: &DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    match wait {
+        Wait::Idle { since, .. } => format!("idle since {}, `keel start {name}` wakes it", time(since)),
+        Wait::IdleSuspended { since, .. } => {
+            format!("suspended, idle since {}, `keel start {name}` wakes it", time(since))
+        }
+        Wait::StopAsked { .. } => format!("stopped, `keel start {name}` starts it"),
+        Wait::Terminated { .. } => {
+            format!("terminated, as it reached lifecycle.max_lifetime, `keel start {name}` starts it")
+        }
+        wait => wait.to_string(),
+    }
 }
 
 /// What is to be done and nobody does.
@@ -146,7 +170,11 @@ mod tests {
     #[test]
     fn a_service_that_its_policy_keeps_down_says_why() {
         let exit = Exit::from_code(0, None, DateTime::UNIX_EPOCH);
-        for wait in [Wait::Ended { id: web(), exit }, Wait::Terminated { id: web() }, Wait::Idle { id: web(), since: DateTime::UNIX_EPOCH }] {
+        for wait in [
+            Wait::Ended { id: web(), exit },
+            Wait::Terminated { id: web() },
+            Wait::Idle { id: web(), since: DateTime::UNIX_EPOCH },
+        ] {
             let lacking = "0 of 1 replicas are ready, 1 are needed";
             assert_eq!(messages("", vec![wait.clone()]), [lacking, &format!("{lacking}; {wait}")]);
         }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::JobView;
+use super::{JobView, LifeState};
 use crate::spec::RuntimeKind;
 use crate::state::{Condition, ConditionStatus, ExitReason, HealthState, PortBinding, RunId, StopCause};
 
@@ -138,6 +138,9 @@ pub struct ServiceView {
     pub runtime: RuntimeKind,
     /// Image, as it was written.
     pub image: String,
+    /// Where it stands: what needs most to be known of any of its instances.
+    #[serde(default)]
+    pub state: LifeState,
     /// Replicas that there should be.
     pub desired: u32,
     /// Instances that run.
@@ -210,6 +213,9 @@ pub struct InstanceView {
     pub pid: Option<u32>,
     /// `pending`, `created`, `running`, `paused`, `stopping`, `exited` or `unknown`.
     pub phase: String,
+    /// Where it stands in its life: the phase, and why it is down or frozen.
+    #[serde(default)]
+    pub state: LifeState,
     /// Whether it takes traffic.
     pub ready: bool,
     /// What health checks say of it; absent where nothing checks it.

@@ -26,6 +26,11 @@ pub(super) fn is_about(wait: &Wait, service: &DesiredService) -> bool {
     }
 }
 
+/// Whether what the wait is about is down or frozen on purpose, until somebody uses it or asks for it.
+pub(super) const fn is_rest(wait: &Wait) -> bool {
+    matches!(wait, Wait::Idle { .. } | Wait::IdleSuspended { .. } | Wait::StopAsked { .. } | Wait::Terminated { .. })
+}
+
 /// Whether nothing will change for what the wait is about until somebody does something.
 pub(super) const fn is_final(wait: &Wait) -> bool {
     matches!(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
-use evenkeel::plan::{Action, Failure, Forecast, History, Input, Lane, Plan, Unreachable, check, forecast, plan};
+use evenkeel::plan::{Action, Failure, Forecast, History, Input, Lane, Plan, Stopped, Unreachable, check, forecast, plan};
 use evenkeel::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
 use evenkeel::state::{
     DesiredDeployment, DesiredService, EndedBy, ErrorKind, Exit, Fate, HealthState, Instance, InstanceId, Phase, RunId,
@@ -118,6 +118,32 @@ impl Snapshot {
 
     pub fn with(mut self, observed: impl IntoIterator<Item = Instance>) -> Self {
         self.observed.extend(observed);
+        self
+    }
+
+    /// Somebody asked that these slots of `web` stay down while it is made from this template; all of them where there is none.
+    pub fn stopped(mut self, letter: char, slots: &[u32]) -> Self {
+        let slots = (!slots.is_empty()).then(|| slots.iter().copied().collect());
+        self.history.lives.orders.stopped.insert("web".into(), Stopped { of: revision(letter), slots });
+        self
+    }
+
+    /// Somebody asked that these instances of `web` be brought back.
+    pub fn started(mut self, instances: &[Instance]) -> Self {
+        self.history.lives.orders.started.extend(instances.iter().map(|one| one.runtime_id.clone()));
+        self
+    }
+
+    /// The slot of `web` is held until then.
+    pub fn held(mut self, slot: u32, seconds_ahead: i64) -> Self {
+        let holds = self.history.lives.orders.holds.entry("web".into()).or_default();
+        holds.insert(slot, ago(-seconds_ahead));
+        self
+    }
+
+    /// These instances were suspended for idleness a minute ago.
+    pub fn suspended(mut self, instances: &[Instance]) -> Self {
+        self.history.lives.suspended.extend(instances.iter().map(|one| (one.runtime_id.clone(), ago(60))));
         self
     }
 
@@ -251,6 +277,7 @@ fn lane(lane: &Lane) -> String {
         },
         (Action::Start { .. }, 1) => "start".to_owned(),
         (Action::Resume { .. }, 1) => "resume".to_owned(),
+        (Action::Suspend { .. }, 1) => "suspend".to_owned(),
         (Action::Stop { .. }, 2) => "retire".to_owned(),
         (Action::Stop { .. }, 1) => "halt".to_owned(),
         (Action::Remove { .. }, 1) => "remove".to_owned(),

@@ -9,9 +9,13 @@ fn web(replicas: u32, fields: &str) -> Snapshot {
     Snapshot::declared().service("web", 'a', replicas, fields)
 }
 
+/// What is said of `web/0` once it was stopped for idleness a minute ago.
+const IDLE: &str =
+    "keep demo/web/0 (aaaaaaaa, attempt 0) down: idle since 2026-01-01T11:59:00Z; `keel start demo/web/0` wakes it";
+
 #[test]
 fn the_verdict_holds_from_the_exact_instant_on() {
-    let aged = |fields: &str, seconds| verdict(&up(0, 'a').since(seconds), &spec(fields), now());
+    let aged = |fields: &str, seconds| verdict(&up(0, 'a').since(seconds), &spec(fields), None, now());
     let recycle = "lifecycle: {max_lifetime: 60s}";
     let terminate = "lifecycle: {max_lifetime: 60s, on_expiry: terminate}";
     assert_eq!(aged(recycle, 59), Verdict::Keep { next: Some(ago(-1)) });
@@ -24,30 +28,30 @@ fn the_verdict_holds_from_the_exact_instant_on() {
 #[test]
 fn idleness_counts_from_the_last_activity_and_only_where_some_is_reported() {
     let fields = spec("lifecycle: {max_idle: 60s}");
-    assert_eq!(verdict(&up(0, 'a'), &fields, now()), Verdict::Keep { next: None });
-    assert_eq!(verdict(&up(0, 'a').active(59), &fields, now()), Verdict::Keep { next: Some(ago(-1)) });
-    assert_eq!(verdict(&up(0, 'a').active(60), &fields, now()), Verdict::Idle { since: ago(60) });
+    assert_eq!(verdict(&up(0, 'a'), &fields, None, now()), Verdict::Keep { next: None });
+    assert_eq!(verdict(&up(0, 'a').active(59), &fields, None, now()), Verdict::Keep { next: Some(ago(-1)) });
+    assert_eq!(verdict(&up(0, 'a').active(60), &fields, None, now()), Verdict::Idle { since: ago(60) });
     // What it did before it was started again does not count.
-    assert_eq!(verdict(&up(0, 'a').since(5).active(600), &fields, now()), Verdict::Keep { next: Some(ago(-55)) });
+    assert_eq!(verdict(&up(0, 'a').since(5).active(600), &fields, None, now()), Verdict::Keep { next: Some(ago(-55)) });
     let suspend = spec("lifecycle: {max_idle: 60s, on_idle: suspend}");
-    assert_eq!(verdict(&up(0, 'a').active(600), &suspend, now()), Verdict::Keep { next: None });
+    assert_eq!(verdict(&up(0, 'a').active(600), &suspend, None, now()), Verdict::Suspend { since: ago(600) });
 }
 
 #[test]
 fn idleness_wins_over_age_and_the_earlier_limit_is_looked_at() {
     let fields = spec("lifecycle: {max_idle: 60s, max_lifetime: 2h}");
-    assert_eq!(verdict(&up(0, 'a').since(7200).active(60), &fields, now()), Verdict::Idle { since: ago(60) });
-    assert_eq!(verdict(&up(0, 'a').since(7190).active(1), &fields, now()), Verdict::Keep { next: Some(ago(-10)) });
+    assert_eq!(verdict(&up(0, 'a').since(7200).active(60), &fields, None, now()), Verdict::Idle { since: ago(60) });
+    assert_eq!(verdict(&up(0, 'a').since(7190).active(1), &fields, None, now()), Verdict::Keep { next: Some(ago(-10)) });
 }
 
 #[test]
 fn only_running_instances_are_judged_and_huge_limits_do_not_overflow() {
     let fields = spec("lifecycle: {max_lifetime: 1s}");
     for phase in [Phase::Pending, Phase::Created, Phase::Stopping, Phase::Paused { since: ago(60) }] {
-        assert_eq!(verdict(&up(0, 'a').phase(phase), &fields, now()), Verdict::Keep { next: None });
+        assert_eq!(verdict(&up(0, 'a').phase(phase), &fields, None, now()), Verdict::Keep { next: None });
     }
     let long = spec("lifecycle: {max_lifetime: 500000years}");
-    assert!(matches!(verdict(&up(0, 'a'), &long, now()), Verdict::Keep { next: Some(_) }));
+    assert!(matches!(verdict(&up(0, 'a'), &long, None, now()), Verdict::Keep { next: Some(_) }));
 }
 
 #[test]
@@ -109,7 +113,7 @@ fn an_idle_instance_stops_and_stays_down() {
          look again at 2026-01-01T12:03:20Z",
     );
     let idle = || up(0, 'a').exited(143, 1800, 60).by(StopCause::Idle);
-    web(1, fields).with([idle()]).expect("keep demo/web/0 (aaaaaaaa, attempt 0) down until it is used: idle");
+    web(1, fields).with([idle()]).expect(IDLE);
     // Without the limit nothing keeps it down.
     web(1, "").with([idle()]).expect("launch web/0 a1: missing, 1 replica wanted");
 }
@@ -122,6 +126,103 @@ fn replicas_at_rest_do_not_hold_up_a_rollout() {
         .with([up(0, 'b').exited(143, 60, 60).by(StopCause::Idle), up(1, 'a'), up(1, 'b'), up(2, 'a')])
         .expect(
             "retire web/1 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
-             keep demo/web/0 (bbbbbbbb, attempt 0) down until it is used: idle",
+             keep demo/web/0 (bbbbbbbb, attempt 0) down: idle since 2026-01-01T11:59:00Z; `keel start demo/web/0` wakes it",
         );
+}
+
+#[test]
+fn a_hold_defers_idleness_and_recycling_and_no_termination() {
+    let held = Some(ago(-30));
+    let judge = |fields: &str, instance| verdict(&instance, &spec(fields), held, now());
+    let idle = "lifecycle: {max_idle: 60s}";
+    assert_eq!(judge(idle, up(0, 'a').active(600)), Verdict::Keep { next: Some(ago(-30)) });
+    assert_eq!(judge(idle, up(0, 'a').active(1)), Verdict::Keep { next: Some(ago(-59)) }, "the limit lies beyond it");
+    let recycle = "lifecycle: {max_lifetime: 60s}";
+    assert_eq!(judge(recycle, up(0, 'a').since(60)), Verdict::Keep { next: Some(ago(-30)) });
+    let terminate = "lifecycle: {max_idle: 60s, max_lifetime: 60s, on_expiry: terminate}";
+    assert_eq!(judge(terminate, up(0, 'a').since(60).active(60)), Verdict::Terminate { since: ago(60) });
+    // One that is over changes nothing.
+    assert_eq!(verdict(&up(0, 'a').active(60), &spec(idle), Some(ago(1)), now()), Verdict::Idle { since: ago(60) });
+    web(2, "lifecycle: {max_idle: 5m}").held(0, 30).with([up(0, 'a').active(400), up(1, 'a').active(400)]).expect(
+        "halt web/1 a0: idle since 2026-01-01T11:53:20Z
+         look again at 2026-01-01T12:00:30Z",
+    );
+}
+
+#[test]
+fn an_idle_instance_is_suspended_and_stays_so_until_it_is_used() {
+    let fields = "lifecycle: {max_idle: 5m, on_idle: suspend}";
+    web(1, fields).with([up(0, 'a').active(300)]).expect("suspend web/0 a0: idle since 2026-01-01T11:55:00Z");
+    let frozen = || up(0, 'a').phase(Phase::Paused { since: ago(3600) });
+    web(1, fields).with([frozen()]).suspended(&[frozen()]).expect(
+        "keep demo/web/0 (aaaaaaaa, attempt 0) suspended: idle since 2026-01-01T11:59:00Z; `keel start demo/web/0` wakes it",
+    );
+    let used = web(1, fields).with([frozen()]).suspended(&[frozen()]).started(&[frozen()]);
+    used.expect("resume web/0 a0: asked for");
+    // What somebody else froze runs on, and so does what nothing keeps frozen any more.
+    web(1, fields).with([frozen()]).expect(
+        "resume web/0 a0: paused by somebody else
+         wait for demo/web/0 (aaaaaaaa, attempt 0) to run on: paused by somebody else",
+    );
+    web(1, "").with([frozen()]).suspended(&[frozen()]).expect("resume web/0 a0: paused by somebody else");
+}
+
+#[test]
+fn a_suspended_instance_reaches_its_age_where_that_ends_it_for_good() {
+    let frozen = || up(0, 'a').phase(Phase::Paused { since: ago(3600) });
+    let of = |fields: &str| web(1, fields).with([frozen()]).suspended(&[frozen()]);
+    of("lifecycle: {max_idle: 5m, on_idle: suspend, max_lifetime: 1h, on_expiry: terminate}")
+        .expect("halt web/0 a0: reached its maximum age, started at 2026-01-01T11:00:00Z");
+    // It serves nobody, so that nothing has to take its place before it runs again.
+    of("lifecycle: {max_idle: 5m, on_idle: suspend, max_lifetime: 30m}").expect(
+        "keep demo/web/0 (aaaaaaaa, attempt 0) suspended: idle since 2026-01-01T11:59:00Z; `keel start demo/web/0` wakes it",
+    );
+}
+
+#[test]
+fn what_is_down_is_brought_back_once_somebody_asks_for_it() {
+    let down = |cause| up(0, 'a').exited(143, 1800, 60).by(cause);
+    for (fields, instance) in [
+        ("lifecycle: {max_idle: 5m}", down(StopCause::Idle)),
+        ("lifecycle: {max_lifetime: 30m, on_expiry: terminate}", down(StopCause::Expired)),
+        ("restart_policy: {kind: 'no'}", up(0, 'a').exited(1, 1800, 60)),
+        ("errors: {on_panic: {action: isolate}}", up(0, 'a').exited(1, 1800, 60)),
+        ("errors: {on_panic: {action: shutdown}}", up(0, 'a').exited(1, 1800, 60)),
+        ("restart_policy: {delay: 1h}", up(0, 'a').exited(1, 1, 1).restarted(3, 3)),
+    ] {
+        let restarts = instance.restarts;
+        let again = if restarts == 0 { String::new() } else { format!(" (restarts {restarts}, streak 0)") };
+        let asked = web(1, fields).with([instance.clone()]).started(&[instance]);
+        assert_eq!(asked.planned(), format!("launch{again} web/0 a1: asked for"), "{fields}");
+    }
+    // A later end is another one.
+    let earlier = up(0, 'a').exited(143, 60, 600).by(StopCause::Idle);
+    let later = up(0, 'a').attempt(1).exited(143, 60, 60).by(StopCause::Idle);
+    web(1, "lifecycle: {max_idle: 5m}").with([earlier.clone(), later]).started(&[earlier]).expect(
+        "keep demo/web/0 (aaaaaaaa, attempt 1) down: idle since 2026-01-01T11:59:00Z; `keel start demo/web/0` wakes it",
+    );
+}
+
+#[test]
+fn what_is_stopped_by_hand_stays_down_until_its_template_changes() {
+    let halt = "halt web/0 a0: stopped with keel stop";
+    web(1, "").stopped('a', &[]).with([up(0, 'a')]).expect(halt);
+    web(1, "").stopped('a', &[]).with([up(0, 'a').phase(Phase::Paused { since: ago(60) })]).expect(halt);
+    let down = || up(0, 'a').exited(143, 60, 60).by(StopCause::Asked);
+    let kept = "keep demo/web/0 (aaaaaaaa, attempt 0) down: stopped; `keel start demo/web/0` starts it";
+    web(1, "").stopped('a', &[]).with([down()]).expect(kept);
+    web(1, "").stopped('a', &[]).expect(kept);
+    // A crash on the way down is none that anybody answers.
+    web(1, "").stopped('a', &[]).with([up(0, 'a').exited(1, 60, 60)]).expect(kept);
+    web(1, "").with([down()]).expect("launch web/0 a1: missing, 1 replica wanted");
+    web(2, "").stopped('a', &[1]).with([up(0, 'a'), up(1, 'a')]).expect("halt web/1 a0: stopped with keel stop");
+    let changed = Snapshot::declared().service("web", 'b', 1, "").stopped('a', &[]).with([down()]);
+    changed.expect("launch web/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
+}
+
+#[test]
+fn a_longer_lifetime_lets_the_same_instance_live_on() {
+    let aged = |limit: &str| web(1, &format!("lifecycle: {{max_lifetime: {limit}}}")).with([up(0, 'a')]);
+    aged("1h").expect("launch web/0 a1: reached its maximum age, started at 2026-01-01T11:00:00Z");
+    aged("2h").expect("look again at 2026-01-01T13:00:00Z");
 }

@@ -21,6 +21,7 @@ fn exit() -> impl Strategy<Value = Exit> {
         1 => Just(EndedBy::Request(StopCause::Idle)),
         1 => Just(EndedBy::Request(StopCause::Expired)),
         1 => Just(EndedBy::Request(StopCause::Unhealthy)),
+        1 => Just(EndedBy::Request(StopCause::Asked)),
     ];
     (prop_oneof![Just(0), Just(1), Just(137)], 0_i64..2000, 0_i64..500, ended_by).prop_map(|(code, ran, end, by)| {
         let mut exit = Exit::from_code(code, Some(ago(ran + end)), ago(end));
@@ -109,6 +110,7 @@ fn policies() -> impl Strategy<Value = String> {
         "lifecycle: {max_lifetime: 30m}\n",
         "lifecycle: {max_lifetime: 30m, on_expiry: terminate}\n",
         "lifecycle: {max_idle: 5m, delete_on_exit: true}\n",
+        "lifecycle: {max_idle: 5m, on_idle: suspend, max_lifetime: 30m, on_expiry: terminate}\n",
     ]);
     (restart, crash, lifecycle).prop_map(|(restart, crash, lifecycle)| format!("{restart}{crash}{lifecycle}"))
 }
@@ -125,15 +127,39 @@ fn failures() -> impl Strategy<Value = History> {
     })
 }
 
+/// What users ordered of lives: stops, holds, and the places among the instances of those that are to be brought back, or were
+/// suspended for idleness.
+fn lives() -> impl Strategy<Value = Lives> {
+    let places = || prop::collection::vec(0_usize..14, 0..4);
+    let stopped = proptest::option::weighted(
+        0.2,
+        (prop::sample::select(vec!['a', 'b']), prop::collection::vec(0_u32..6, 0..3)),
+    );
+    let holds = prop::collection::vec((0_u32..6, -100_i64..100), 0..2);
+    (stopped, holds, places(), places())
+}
+
+type Lives = (Option<(char, Vec<u32>)>, Vec<(u32, i64)>, Vec<usize>, Vec<usize>);
+
+fn with_lives(snapshot: Snapshot, (stopped, holds, started, suspended): Lives) -> Snapshot {
+    let at = |places: Vec<usize>| -> Vec<Instance> {
+        places.iter().filter_map(|place| snapshot.observed.get(*place).cloned()).collect()
+    };
+    let (started, suspended) = (at(started), at(suspended));
+    let snapshot = snapshot.started(&started).suspended(&suspended);
+    let snapshot = stopped.into_iter().fold(snapshot, |snapshot, (letter, slots)| snapshot.stopped(letter, &slots));
+    holds.into_iter().fold(snapshot, |snapshot, (slot, seconds)| snapshot.held(slot, seconds))
+}
+
 fn any_snapshot() -> impl Strategy<Value = Snapshot> {
     let unreachable = proptest::option::weighted(0.15, runtime());
-    (bounds(), policies(), instances(), 0_u32..6, runtime(), unreachable, failures()).prop_map(
-        |(bounds, policies, observed, replicas, runtime, unreachable, history)| {
+    (bounds(), policies(), instances(), 0_u32..6, runtime(), unreachable, (failures(), lives())).prop_map(
+        |(bounds, policies, observed, replicas, runtime, unreachable, (history, lives))| {
             let snapshot = Snapshot::declared()
                 .service("web", 'a', replicas, &format!("{bounds}{policies}"))
                 .runs_on("web", runtime)
                 .with(observed);
-            let snapshot = Snapshot { history, ..snapshot };
+            let snapshot = with_lives(Snapshot { history, ..snapshot }, lives);
             match unreachable {
                 Some(runtime) => snapshot.unreachable(runtime),
                 None => snapshot,

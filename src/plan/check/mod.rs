@@ -146,7 +146,12 @@ fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
         if input.unreachable.contains_key(&action.runtime()) {
             found.push(Violation::Unreachable(action.runtime()));
         }
-        if let Start { instance } | Resume { instance } | Suspend { instance } | Stop { instance, .. } | Remove { instance } = action {
+        if let Start { instance }
+        | Resume { instance }
+        | Suspend { instance }
+        | Stop { instance, .. }
+        | Remove { instance } = action
+        {
             match input.observed.iter().find(|observed| observed.as_ref() == *instance) {
                 None => found.push(Violation::NotObserved(instance.id.clone())),
                 Some(observed) if matches!(observed.phase, Phase::Pending | Phase::Stopping) => {

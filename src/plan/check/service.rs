@@ -59,7 +59,8 @@ impl Checked<'_> {
             if inside && self.is_fresh(instance) && !self.is_shut_down() {
                 let double = others.clone().any(|other| self.is_fresh(other));
                 let stopped = self.input.history.lives.is_stopped(self.desired, instance.id.slot);
-                let due = stopped || !matches!(self.verdict(instance), Verdict::Keep { .. }) || self.is_failing(instance);
+                let due =
+                    stopped || !matches!(self.verdict(instance), Verdict::Keep { .. }) || self.is_failing(instance);
                 if !double && !due {
                     found.push(Violation::Wanted(instance.id.clone()));
                 }
