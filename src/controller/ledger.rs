@@ -20,6 +20,9 @@ use crate::store::ActivityRecords;
 /// more time.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
 
+/// Least time between two writings of uses: what is used many times a second is not written as often.
+const KEEP_USES_EVERY: Duration = Duration::from_secs(1);
+
 /// Time after which a deployment is sampled again of which nothing was heard: longer than asking every instance takes that one
 /// machine runs.
 const UNANSWERED: Duration = Duration::from_secs(600);
@@ -37,6 +40,14 @@ pub enum Used {
 }
 
 impl Used {
+    /// The deployment that it belongs to.
+    pub fn deployment(&self) -> &str {
+        match self {
+            Self::Instance(one) => &one.id.deployment,
+            Self::Covered(target) => &target.deployment,
+        }
+    }
+
     fn covers(&self, runtime: RuntimeKind, runtime_id: &str, id: &InstanceId) -> bool {
         match self {
             Self::Instance(one) => one.runtime == runtime && one.runtime_id == runtime_id,
@@ -81,8 +92,27 @@ struct Watched {
     instances: HashMap<Key, Watch>,
     sample_due: Option<Instant>,
     keep_due: Instant,
+    /// When it was last written.
+    kept: Option<Instant>,
+    /// Whether it was used since then.
+    is_used: bool,
     /// Whether something is to be written at once.
     is_news: bool,
+}
+
+impl Watched {
+    fn from_now(at: Instant) -> Self {
+        let (keep_due, instances) = (at + KEEP_EVERY, HashMap::new());
+        Self { instances, sample_due: None, keep_due, kept: None, is_used: false, is_news: false }
+    }
+
+    /// Whether what was seen is to be written now: at once where it tells of what was done, soon where it tells of a use, and
+    /// now and then that somebody still watches.
+    fn is_to_be_kept(&self, at: Instant) -> bool {
+        let is_limited = self.instances.values().any(|one| one.max_idle.is_some());
+        let is_old = self.kept.is_none_or(|kept| kept + KEEP_USES_EVERY <= at);
+        self.is_news || (is_limited && (self.keep_due <= at || (self.is_used && is_old)))
+    }
 }
 
 /// One run of an instance.
@@ -115,9 +145,7 @@ impl Ledger {
         (now, at): (DateTime<Utc>, Instant),
     ) {
         let remembered = self.remembered.get(deployment);
-        let fresh =
-            || Watched { instances: HashMap::new(), sample_due: None, keep_due: at + KEEP_EVERY, is_news: false };
-        let watched = self.deployments.entry(deployment.to_owned()).or_insert_with(fresh);
+        let watched = self.deployments.entry(deployment.to_owned()).or_insert_with(|| Watched::from_now(at));
         let mut before = std::mem::take(&mut watched.instances);
         for instance in instances {
             let Some(lifecycle) = lifecycle(desired, instance) else { continue };
@@ -173,23 +201,26 @@ impl Ledger {
 
     /// A use begins.
     pub fn begin(&mut self, id: UseId, signal: Signal, used: Used) {
+        if let Some(watched) = self.deployments.get_mut(used.deployment()) {
+            watched.is_used = true;
+        }
         self.open.insert(id, (signal, used));
     }
 
-    /// A use has ended.
-    pub fn end(&mut self, id: UseId, now: DateTime<Utc>) {
-        if let Some((signal, used)) = self.open.remove(&id) {
-            self.note(signal, &used, now);
-        }
+    /// A use has ended; gives what was used.
+    pub fn end(&mut self, id: UseId, now: DateTime<Utc>) -> Option<Used> {
+        let (signal, used) = self.open.remove(&id)?;
+        self.note(signal, &used, now);
+        Some(used)
     }
 
     /// Notes a use that is over at once.
     pub fn note(&mut self, signal: Signal, used: &Used, now: DateTime<Utc>) {
-        for watched in self.deployments.values_mut() {
-            for ((runtime, runtime_id), watch) in &mut watched.instances {
-                if used.covers(*runtime, runtime_id, &watch.id) {
-                    watch.activity.note(signal, now);
-                }
+        let Some(watched) = self.deployments.get_mut(used.deployment()) else { return };
+        watched.is_used = true;
+        for ((runtime, runtime_id), watch) in &mut watched.instances {
+            if used.covers(*runtime, runtime_id, &watch.id) {
+                watch.activity.note(signal, now);
             }
         }
     }
@@ -281,11 +312,11 @@ impl Ledger {
     /// What is to be written of a deployment now, where something is.
     pub fn take_record(&mut self, deployment: &str, (now, at): (DateTime<Utc>, Instant)) -> Option<ActivityRecord> {
         let watched = self.deployments.get_mut(deployment)?;
-        let is_limited = watched.instances.values().any(|one| one.max_idle.is_some());
-        if !(watched.is_news || (is_limited && watched.keep_due <= at)) {
+        if !watched.is_to_be_kept(at) {
             return None;
         }
-        (watched.is_news, watched.keep_due) = (false, at + KEEP_EVERY);
+        (watched.is_news, watched.is_used) = (false, false);
+        (watched.kept, watched.keep_due) = (Some(at), at + KEEP_EVERY);
         let of = |((runtime, runtime_id), watch): (&Key, &Watch)| {
             let activity = self.open.values().filter(|(_, used)| used.covers(*runtime, runtime_id, &watch.id));
             let mut last: BTreeMap<Signal, DateTime<Utc>> =

@@ -199,6 +199,7 @@ impl State {
             return Err(EngineError::Conflict(why));
         }
         self.ledger.note(Signal::Touch, &Used::Covered(target.clone()), now);
+        self.keep_activity(&target.deployment);
         for instance in touched.iter().filter(|one| matches!(one.phase, Phase::Paused { .. })) {
             let one = Target {
                 deployment: instance.id.deployment.clone(),

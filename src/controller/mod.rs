@@ -71,7 +71,7 @@ pub use self::images::IMAGE_EVERY;
 pub use self::jobs::{JobChanges, Jobs, KeepJobs, StoredJobs, Trigger};
 pub use self::ledger::Used;
 pub use self::memory::{Keeper, Kept, Note, NoteKey};
-pub use self::message::{Command, Message};
+pub use self::message::{Command, Message, UseNews};
 pub use self::observe::{Connect, Connected};
 pub use self::orders::{Order, Ordered};
 pub use self::rollouts::{RevisionView, RolloutView};

@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::core::State;
-use super::ledger::{Ending, Sampled};
+use super::ledger::{Ending, Sampled, Used};
 use super::memory::Note;
 use super::message::{Message, UseNews};
 use crate::plan::{Action, Cause, Lane, Lives};
@@ -77,7 +77,7 @@ impl State {
     }
 
     /// Has what was seen of a deployment written down, where that is due.
-    fn keep_activity(&mut self, deployment: &str) {
+    pub(super) fn keep_activity(&mut self, deployment: &str) {
         let times = self.now();
         if let Some(keeper) = &self.keeper
             && let Some(record) = self.ledger.take_record(deployment, times)
@@ -138,22 +138,29 @@ impl State {
     /// Takes news of a use.
     pub(super) fn used(&mut self, news: UseNews) {
         let now = self.now().0;
-        match news {
+        let used = match news {
             UseNews::Begin { id, signal, used, reply } => {
                 let is_ending = match &used {
-                    super::ledger::Used::Instance(one) => self.flights.works_on(one.runtime, &one.id),
-                    super::ledger::Used::Covered(_) => false,
+                    Used::Instance(one) => self.flights.works_on(one.runtime, &one.id),
+                    Used::Covered(_) => false,
                 };
                 if !is_ending {
-                    self.ledger.begin(id, signal, used);
+                    self.ledger.begin(id, signal, used.clone());
                 }
                 if reply.send(!is_ending).is_err() {
                     // Nobody would end it.
                     self.ledger.end(id, now);
                 }
+                Some(used)
             }
             UseNews::End(id) => self.ledger.end(id, now),
-            UseNews::Once { signal, used } => self.ledger.note(signal, &used, now),
+            UseNews::Once { signal, used } => {
+                self.ledger.note(signal, &used, now);
+                Some(used)
+            }
+        };
+        if let Some(used) = used {
+            self.keep_activity(used.deployment());
         }
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
-use evenkeel::plan::{Action, Failure, Forecast, History, Input, Lane, Plan, Stopped, Unreachable, check, forecast, plan};
+use evenkeel::plan::{
+    Action, Failure, Forecast, History, Input, Lane, Plan, Stopped, Unreachable, check, forecast, plan,
+};
 use evenkeel::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
 use evenkeel::state::{
     DesiredDeployment, DesiredService, EndedBy, ErrorKind, Exit, Fate, HealthState, Instance, InstanceId, Phase, RunId,

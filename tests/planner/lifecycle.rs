@@ -41,7 +41,10 @@ fn idleness_counts_from_the_last_activity_and_only_where_some_is_reported() {
 fn idleness_wins_over_age_and_the_earlier_limit_is_looked_at() {
     let fields = spec("lifecycle: {max_idle: 60s, max_lifetime: 2h}");
     assert_eq!(verdict(&up(0, 'a').since(7200).active(60), &fields, None, now()), Verdict::Idle { since: ago(60) });
-    assert_eq!(verdict(&up(0, 'a').since(7190).active(1), &fields, None, now()), Verdict::Keep { next: Some(ago(-10)) });
+    assert_eq!(
+        verdict(&up(0, 'a').since(7190).active(1), &fields, None, now()),
+        Verdict::Keep { next: Some(ago(-10)) }
+    );
 }
 
 #[test]

@@ -131,10 +131,8 @@ fn failures() -> impl Strategy<Value = History> {
 /// suspended for idleness.
 fn lives() -> impl Strategy<Value = Lives> {
     let places = || prop::collection::vec(0_usize..14, 0..4);
-    let stopped = proptest::option::weighted(
-        0.2,
-        (prop::sample::select(vec!['a', 'b']), prop::collection::vec(0_u32..6, 0..3)),
-    );
+    let stopped =
+        proptest::option::weighted(0.2, (prop::sample::select(vec!['a', 'b']), prop::collection::vec(0_u32..6, 0..3)));
     let holds = prop::collection::vec((0_u32..6, -100_i64..100), 0..2);
     (stopped, holds, places(), places())
 }

@@ -36,7 +36,7 @@ impl World {
             let Some(id) = action.instance() else { continue };
             let phase = match action {
                 // It stays in its slot as it is.
-                Action::Resume { .. } => continue,
+                Action::Resume { .. } | Action::Suspend { .. } => continue,
                 Action::Stop { .. } | Action::Remove { .. } => Phase::Stopping,
                 _ => Phase::Pending,
             };
@@ -287,6 +287,13 @@ impl World {
                 if let Phase::Paused { since } = instance.phase {
                     instance.phase = Phase::Running { since, ready: false };
                     instance.judge(instance.health.clone());
+                }
+            }
+            (Action::Suspend { .. }, Some(instance)) => {
+                if let Phase::Running { since, .. } = instance.phase {
+                    instance.phase = Phase::Paused { since };
+                    let runtime_id = instance.runtime_id.clone();
+                    self.snapshot.history.lives.suspended.insert(runtime_id, now);
                 }
             }
             (Action::Stop { stop, .. }, Some(instance)) => {

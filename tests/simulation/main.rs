@@ -8,6 +8,7 @@ mod check;
 mod crash;
 mod jobs;
 mod ledger;
+mod lives;
 mod shop;
 mod stage;
 mod stops;

@@ -16,9 +16,9 @@ use evenkeel::plan::revisions::{Memory, Orders, RolloutHistory};
 use evenkeel::runtime::sim::{Faults, ForgetfulRuntime, SimRuntime, World};
 use evenkeel::runtime::{RuntimeError, StopRecord, StopRecords};
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::{Owner, ServiceName};
+use evenkeel::state::{ActivityRecord, Owner, ServiceName};
 use evenkeel::store::JobRecords;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::shop::{Source, Wants, wants};
 
@@ -85,6 +85,7 @@ pub struct Notes {
 #[derive(Default)]
 struct Kept {
     memory: BTreeMap<String, Memory>,
+    activity: BTreeMap<String, ActivityRecord>,
     /// Where rollouts led, and from when on.
     led: Vec<(DateTime<Utc>, ServiceName, String)>,
 }
@@ -96,6 +97,10 @@ impl Notes {
             *history = std::mem::take(history).resumed();
         }
         memory
+    }
+
+    fn activity(&self) -> BTreeMap<String, ActivityRecord> {
+        self.kept.lock().expect("notes").activity.clone()
     }
 
     /// What is remembered of a service.
@@ -131,6 +136,14 @@ impl Keeper for Notes {
         }
         if let Some(kept) = kept {
             let _ = kept.send(Ok(()));
+        }
+    }
+
+    fn keep_activity(&self, deployment: &str, record: Option<ActivityRecord>) {
+        let mut notes = self.kept.lock().expect("notes");
+        match record {
+            Some(record) => drop(notes.activity.insert(deployment.to_owned(), record)),
+            None => drop(notes.activity.remove(deployment)),
         }
     }
 }
@@ -245,7 +258,7 @@ impl Stage {
             memory: self.notes.memory(),
             keeper: Some(self.notes.clone()),
             jobs: Jobs { records: self.book.records(), keeper: Some(self.book.clone()) },
-            activity: Default::default(),
+            activity: self.notes.activity(),
             events: None,
             settled: Some(settle),
         });
@@ -311,6 +324,21 @@ impl Stage {
             return false;
         }
         answer.await.is_ok_and(|taken| taken.is_ok())
+    }
+
+    /// Asks the controller something; none where none is up.
+    pub async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        let controller = self.controller.as_ref()?;
+        controller.core.messages.send(Message::Command(command(reply))).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Tells the controller something.
+    pub async fn message(&self, message: Message) {
+        if let Some(controller) = &self.controller {
+            controller.core.messages.send(message).await.expect("a core");
+        }
     }
 
     /// What the controller shows.

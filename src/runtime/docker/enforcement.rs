@@ -14,8 +14,7 @@ use crate::state::InstanceRef;
 /// Docker's billionths of a processor in a thousandth.
 const NANOS_PER_MILLI: u64 = 1_000_000;
 /// Controls that containers of an engine never have.
-pub(super) const MISSING: [Control; 4] =
-    [Control::DiskLimit, Control::Landlock, Control::EgressFilter, Control::Activity];
+pub(super) const MISSING: [Control; 3] = [Control::DiskLimit, Control::Landlock, Control::EgressFilter];
 /// Why.
 pub(super) const LACKS: &str = "the docker runtime does not have it";
 
@@ -111,9 +110,8 @@ fn asked(control: Control, found: &ContainerInspectResponse, host: &HostConfig) 
             Asked { words: None, by: named.then(|| format!("names on the network {name}")) }
         }
         Control::Suspend => Asked { words: None, by: Some("the engine's pause".to_owned()) },
-        Control::DiskLimit | Control::Landlock | Control::EgressFilter | Control::Activity => {
-            Asked { words: None, by: None }
-        }
+        Control::Activity => Asked { words: None, by: Some("samples of the engine's statistics".to_owned()) },
+        Control::DiskLimit | Control::Landlock | Control::EgressFilter => Asked { words: None, by: None },
     }
 }
 

@@ -55,8 +55,8 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
             (spec.network_mode() != NetworkMode::Default).then_some("only network_mode: default has them")
         }
         Control::Devices => (spec.privileged == Some(true)).then_some("privileged: true gives every device; remove it"),
-        Control::Suspend => None,
-        Control::Activity | Control::DiskLimit | Control::EgressFilter | Control::Landlock => Some(LACKS),
+        Control::Suspend | Control::Activity => None,
+        Control::DiskLimit | Control::EgressFilter | Control::Landlock => Some(LACKS),
     }
 }
 

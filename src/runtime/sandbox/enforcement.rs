@@ -335,6 +335,7 @@ impl Facts<'_> {
         let by = match control {
             Control::Suspend if super::cgroup::can_freeze(&self.launch().groups) => "freezer of its control group",
             Control::Suspend => "SIGSTOP and SIGCONT",
+            Control::Activity => "samples of its processor time and its network",
             _ => "the runtime",
         };
         match self.capabilities.support(control) {
