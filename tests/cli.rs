@@ -46,6 +46,9 @@ mod handover;
 #[path = "cli/jobs.rs"]
 mod jobs;
 
+#[path = "cli/lives.rs"]
+mod lives;
+
 #[path = "cli/health.rs"]
 mod health;
 

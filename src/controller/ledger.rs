@@ -146,7 +146,7 @@ impl Ledger {
     ) {
         let remembered = self.remembered.get(deployment);
         let watched = self.deployments.entry(deployment.to_owned()).or_insert_with(|| Watched::from_now(at));
-        let mut before = std::mem::take(&mut watched.instances);
+        let (mut before, mut is_new) = (std::mem::take(&mut watched.instances), false);
         for instance in instances {
             let Some(lifecycle) = lifecycle(desired, instance) else { continue };
             let (run, runs) = match instance.phase {
@@ -156,6 +156,7 @@ impl Ledger {
             };
             let key = (instance.runtime, instance.runtime_id.clone());
             let known = before.remove(&key).filter(|known| known.run == run);
+            is_new |= known.is_none();
             let mut watch = known.unwrap_or_else(|| Watch::of(instance, run, remembered, now));
             watch.max_idle = lifecycle.and_then(|one| one.max_idle).map(|limit| limit.get());
             if runs && watch.suspended.is_some() && !is_worked_on(instance) {
@@ -168,7 +169,9 @@ impl Ledger {
         }
         let limits = watched.instances.values().filter_map(|watch| watch.max_idle);
         let every = limits.min().map(sample_every);
-        watched.sample_due = every.map(|every| watched.sample_due.map_or(at + every, |due| due));
+        // The first sample only tells what the second is compared with, so that it is taken at once.
+        let due = every.map(|every| watched.sample_due.unwrap_or(at + every));
+        watched.sample_due = if is_new { due.map(|due| due.min(at)) } else { due };
     }
 
     /// Notes the last activity of the instances that are watched.
@@ -394,4 +397,148 @@ impl Watch {
 fn lifecycle<'a>(desired: Option<&'a DesiredDeployment>, instance: &Instance) -> Option<Option<&'a Lifecycle>> {
     let service = desired?.services.get(&instance.id.service)?;
     Some(service.spec.lifecycle.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::desired;
+    use crate::spec::{merge, parse};
+    use crate::state::StopPolicy;
+
+    fn at(seconds: u32) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + Duration::from_secs(1_000_000) + Duration::from_secs(seconds.into())
+    }
+
+    fn declared(lifecycle: &str) -> DesiredDeployment {
+        let text = format!(
+            "version: v1\ndeployment: demo\nservices: {{web: {{image: {{name: host}}, lifecycle: {lifecycle}}}}}\n"
+        );
+        let merged = merge(&[("/specs/demo.yaml".into(), parse(&text))]);
+        assert_eq!(merged.problems, []);
+        desired(&merged.deployments["demo"], RuntimeKind::Sim)
+    }
+
+    fn running(desired: &DesiredDeployment) -> Instance {
+        let id = InstanceId {
+            deployment: "demo".to_owned(),
+            service: "web".to_owned(),
+            slot: 0,
+            revision: desired.services["web"].revision.clone(),
+            attempt: 0,
+            run: None,
+        };
+        Instance {
+            runtime_id: id.runtime_name(),
+            id,
+            runtime: RuntimeKind::Sim,
+            phase: Phase::Running { since: at(0), ready: true },
+            created_at: at(0),
+            restarts: 0,
+            streak: 0,
+            stop: StopPolicy::default(),
+            pid: None,
+            ports: Vec::new(),
+            last_activity: None,
+            health: None,
+            conditions: Vec::new(),
+        }
+    }
+
+    /// A ledger that watches the instance from that second on.
+    fn watching(remembered: ActivityRecords, desired: &DesiredDeployment, from: u32) -> (Ledger, Instance) {
+        let (mut ledger, instance) = (Ledger::new(remembered), running(desired));
+        ledger.track("demo", Some(desired), std::slice::from_ref(&instance), |_| false, (at(from), Instant::now()));
+        (ledger, instance)
+    }
+
+    /// From when on the instance counts as idle, as seen at that second.
+    fn idle_from(ledger: &Ledger, instance: &Instance, now: u32) -> Option<DateTime<Utc>> {
+        let mut judged = [instance.clone()];
+        ledger.judge("demo", &mut judged, at(now));
+        judged[0].last_activity
+    }
+
+    fn sample(ledger: &mut Ledger, instance: &Instance, now: u32, usage: Option<(u64, u64)>) {
+        let usage = usage.map(|(cpu_usec, bytes)| Usage {
+            cpu_usec,
+            received_bytes: Some(bytes),
+            sent_bytes: Some(0),
+            ..Usage::nothing(at(now))
+        });
+        let sampled = Sampled { instance: instance.as_ref(), run: at(0), usage };
+        ledger.learn("demo", vec![sampled], (at(now), Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn samples_count_as_use_from_a_threshold_on_and_what_is_not_known_counts_as_used() {
+        let desired = declared("{max_idle: 10m}");
+        let (mut ledger, instance) = watching(ActivityRecords::new(), &desired, 10);
+        assert_eq!(idle_from(&ledger, &instance, 20), Some(at(10)), "what was before is not known");
+        sample(&mut ledger, &instance, 20, Some((1_000_000, 0)));
+        assert_eq!(idle_from(&ledger, &instance, 20), Some(at(10)), "one sample alone says nothing");
+        // Ten seconds with one hundredth of a processor, and a hundred bytes a second.
+        sample(&mut ledger, &instance, 30, Some((1_100_000, 1_000)));
+        assert_eq!(idle_from(&ledger, &instance, 30), Some(at(10)));
+        sample(&mut ledger, &instance, 40, Some((1_400_000, 2_000)));
+        assert_eq!(idle_from(&ledger, &instance, 40), Some(at(40)), "three hundredths are use");
+        sample(&mut ledger, &instance, 50, Some((1_400_000, 22_000)));
+        assert_eq!(idle_from(&ledger, &instance, 50), Some(at(50)), "two kilobytes a second are");
+        sample(&mut ledger, &instance, 60, None);
+        assert_eq!(idle_from(&ledger, &instance, 60), Some(at(60)), "it could not be asked");
+        let seen = ledger.activity(&instance, at(60)).unwrap();
+        let signals: Vec<_> = seen.uses.iter().map(|(signal, seen)| (signal.name(), seen.last)).collect();
+        assert_eq!(signals, [("network", at(50)), ("cpu", at(40))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_earlier_controller_saw_counts_without_the_time_in_which_nobody_watched() {
+        let desired = declared("{max_idle: 10m}");
+        let (mut ledger, instance) = watching(ActivityRecords::new(), &desired, 10);
+        ledger.note(Signal::Touch, &Used::Instance(instance.as_ref()), at(100));
+        let record = ledger.take_record("demo", (at(130), Instant::now())).unwrap();
+        assert_eq!(ledger.take_record("demo", (at(130), Instant::now())), None, "there is nothing new");
+        let (ledger, instance) = watching([("demo".to_owned(), record.clone())].into(), &desired, 1130);
+        assert_eq!(idle_from(&ledger, &instance, 1140), Some(at(1100)), "idle for thirty seconds by then");
+        // Another run is another thing.
+        let other = WatchedInstance { run: at(5), ..record.instances[0].clone() };
+        let record = ActivityRecord { instances: vec![other], ..record };
+        let (ledger, instance) = watching([("demo".to_owned(), record)].into(), &desired, 1130);
+        assert_eq!(idle_from(&ledger, &instance, 1140), Some(at(1130)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_life_is_announced_once_and_again_where_it_was_moved() {
+        let desired = declared("{max_lifetime: 100s}");
+        let (mut ledger, instance) = watching(ActivityRecords::new(), &desired, 0);
+        assert_eq!(ledger.endings("demo", Some(&desired), at(89)), (vec![], Some(at(90))));
+        let ending = |seconds| vec![Ending { id: instance.id.clone(), at: at(seconds) }];
+        assert_eq!(ledger.endings("demo", Some(&desired), at(90)), (ending(100), None));
+        assert_eq!(ledger.endings("demo", Some(&desired), at(95)), (vec![], None));
+        let record = ledger.take_record("demo", (at(95), Instant::now())).unwrap();
+        let (mut ledger, _) = watching([("demo".to_owned(), record)].into(), &desired, 96);
+        assert_eq!(ledger.endings("demo", Some(&desired), at(97)), (vec![], None), "an earlier controller did");
+        let longer = declared("{max_lifetime: 2h}");
+        assert_eq!(ledger.endings("demo", Some(&longer), at(97)), (vec![], Some(at(7200 - 300))), "at most 5 minutes");
+        assert_eq!(ledger.endings("demo", Some(&longer), at(7000)), (ending(7200), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_that_runs_again_is_not_suspended_any_more_and_was_just_used() {
+        let desired = declared("{max_idle: 10m, on_idle: suspend}");
+        let (mut ledger, mut instance) = watching(ActivityRecords::new(), &desired, 0);
+        ledger.suspending(&instance.as_ref(), at(0));
+        let suspended = |ledger: &Ledger| ledger.suspended("demo").into_values().collect::<Vec<_>>();
+        let mut track = |ledger: &mut Ledger, instance: &Instance, works, now| {
+            ledger.track("demo", Some(&desired), std::slice::from_ref(instance), |_| works, (at(now), Instant::now()));
+        };
+        track(&mut ledger, &instance, true, 600);
+        assert_eq!(suspended(&ledger), [at(0)], "the step for that is under way");
+        instance.phase = Phase::Paused { since: at(0) };
+        track(&mut ledger, &instance, false, 601);
+        assert_eq!(suspended(&ledger), [at(0)]);
+        instance.phase = Phase::Running { since: at(0), ready: true };
+        track(&mut ledger, &instance, false, 900);
+        assert_eq!((suspended(&ledger), idle_from(&ledger, &instance, 910)), (vec![], Some(at(900))));
+    }
 }

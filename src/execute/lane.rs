@@ -194,6 +194,9 @@ async fn attempt<R: Reporter>(step: &Step, created: &Option<InstanceRef>, tools:
         Action::Stop { instance, stop } => {
             runtime.stop(instance, stop).await.map(|left| left.map_or_else(|| Outcome::Gone(instance.clone()), now))
         }
+        Action::Remove { instance } if step.cause.ends_slot() => {
+            runtime.remove_with_slot(instance).await.map(|()| Outcome::Gone(instance.clone()))
+        }
         Action::Remove { instance } => runtime.remove(instance).await.map(|()| Outcome::Gone(instance.clone())),
         Action::Teardown { deployment, volumes, .. } => {
             runtime.teardown(deployment, *volumes).await.map(|()| Outcome::Done)

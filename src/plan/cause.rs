@@ -148,6 +148,12 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether the slot of the instance goes with it, and with the slot its workspace. What nothing declares any more, and nobody
+    /// is known to have wanted gone, keeps it.
+    pub const fn ends_slot(&self) -> bool {
+        matches!(self, Self::ScaledDown { .. } | Self::ServiceRemoved | Self::DeploymentRemoved)
+    }
+
     /// Whether something else is to run in the instance's place, as a rollout brings it.
     pub(super) const fn is_rollout(&self) -> bool {
         matches!(

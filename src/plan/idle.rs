@@ -21,7 +21,7 @@ pub const BUSY_NETWORK: f64 = 1024.0;
 pub const SAMPLE_MOST: Duration = Duration::from_secs(15);
 
 /// Shortest time between two samples, whatever the limit.
-pub const SAMPLE_LEAST: Duration = Duration::from_secs(1);
+pub const SAMPLE_LEAST: Duration = Duration::from_millis(250);
 
 /// Samples within one limit: enough that none is reached by something that was busy in between.
 const SAMPLES: u32 = 4;

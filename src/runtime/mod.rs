@@ -113,6 +113,13 @@ pub trait Runtime: Send + Sync {
     /// Removes an instance and what belongs to it alone, killing what still runs. One that is gone is success.
     async fn remove(&self, instance: &InstanceRef) -> Result<()>;
 
+    /// The same where its slot goes too: the workspace of the slot is removed with the last of its instances, unless it is to be
+    /// kept. Only the call that removes an instance knows of its workspace, so that one which was cut off in between leaves
+    /// the workspace where it is.
+    async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
+        self.remove(instance).await
+    }
+
     /// Removes what the instances of a deployment share: its network, and its named volumes where asked. Called when
     /// no instance is left; what is gone already is success.
     async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()>;

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::schema::DNS_LABEL;
 use super::{Bytes, FileMode, StorageTier};
 
+/// Where a workspace is mounted unless something else is written.
+const WORKSPACE: &str = "/workspace";
+
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -46,6 +49,18 @@ pub enum Storage {
         /// How fast it is; `local` when nothing is written.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tier: Option<StorageTier>,
+    },
+    /// A directory of the slot: every instance in it has the same one, over restarts and rollouts. It goes with the slot, when
+    /// there are fewer replicas or the service is removed, unless it is kept.
+    Workspace {
+        /// Absolute path inside; `/workspace` when nothing is written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("pattern" = "^/", "default" = "/workspace"))]
+        target: Option<String>,
+        /// Whether it stays when its slot goes, as a named volume does; `false` when nothing is written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("default" = false))]
+        keep: Option<bool>,
     },
     /// Memory.
     Tmpfs {
@@ -90,6 +105,12 @@ impl Storage {
             | Self::Anonymous { target, .. }
             | Self::Tmpfs { target, .. }
             | Self::S3 { target, .. } => target,
+            Self::Workspace { target, .. } => target.as_deref().unwrap_or(WORKSPACE),
         }
+    }
+
+    /// Name of the volume that holds the workspace of a slot. No named volume has one like it: a DNS label has no dot.
+    pub fn workspace_name(service: &str, slot: u32) -> String {
+        format!("{service}.{slot}")
     }
 }

@@ -47,7 +47,7 @@ impl Inner {
             need_sources(request)?;
         }
         let image = self.image_name(&request.spec.image).await?;
-        self.ensure_shared(&request.id.deployment, &request.spec).await?;
+        self.ensure_shared(&request.id, &request.spec).await?;
         let mut made = self.make(request, &image).await?;
         if made.lost == Some(Lost::IoWeight) {
             self.weight_refused.store(true, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::body::{Context, wants_init};
-use super::{lost, observe};
+use super::{lost, observe, workspace};
 use crate::runtime::CreateRequest;
 use crate::spec::{RType, ServiceSpec};
 use crate::state::{Condition, StopPolicy};
@@ -53,6 +53,7 @@ pub(super) fn labels(request: &CreateRequest, context: &Context<'_>) -> HashMap<
     {
         labels.insert(observe::NO_IO_WEIGHT.to_owned(), weight.to_string());
     }
+    labels.extend(workspace::label(request));
     labels.extend(lost::labels(spec, context.weighs_io));
     labels.extend(id.to_labels(context.owner, *restarts, *streak, StopPolicy::of(spec)));
     labels

@@ -48,6 +48,7 @@ mod stats;
 mod tests;
 mod unrun;
 mod unsupported;
+mod workspace;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -245,6 +246,10 @@ impl Runtime for DockerRuntime {
 
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {
         self.inner.remove(instance).await
+    }
+
+    async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
+        self.inner.remove_with_slot(instance).await
     }
 
     async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {

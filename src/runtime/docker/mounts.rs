@@ -27,6 +27,11 @@ fn mount(storage: &Storage, request: &CreateRequest) -> Option<Mount> {
             mount.source = Some(names::volume(&request.id.deployment, name));
             mount.read_only = *readonly;
         }
+        Storage::Workspace { target: _, keep: _ } => {
+            let name = Storage::workspace_name(&request.id.service, request.id.slot);
+            mount.typ = Some(MountType::VOLUME);
+            mount.source = Some(names::volume(&request.id.deployment, &name));
+        }
         Storage::Anonymous { target: _, tier: _ } => mount.typ = Some(MountType::VOLUME),
         Storage::Tmpfs { size, mode, target: _ } => {
             mount.typ = Some(MountType::TMPFS);

@@ -11,7 +11,7 @@ use super::engine::{READ_DEADLINE, WRITE_DEADLINE};
 use super::{Inner, names};
 use crate::runtime::{ErrorKind, Result, RuntimeError, Volumes};
 use crate::spec::{NetworkMode, ServiceSpec, Storage};
-use crate::state::labels;
+use crate::state::{InstanceId, labels};
 
 /// Networks that are known to exist, by deployment. A cell makes each of them once, however many instances are created
 /// at the same time: Docker takes two networks of one name.
@@ -19,13 +19,18 @@ pub(super) type Networks = std::sync::Mutex<HashMap<String, Arc<OnceCell<()>>>>;
 
 impl Inner {
     /// Makes what an instance of this spec shares with others.
-    pub(super) async fn ensure_shared(&self, deployment: &str, spec: &ServiceSpec) -> Result<()> {
+    pub(super) async fn ensure_shared(&self, id: &InstanceId, spec: &ServiceSpec) -> Result<()> {
+        let deployment = id.deployment.as_str();
         if spec.network_mode() == NetworkMode::Default {
             self.ensure_network_once(deployment).await?;
         }
         for storage in &spec.storage {
-            if let Storage::Named { name, .. } = storage {
-                self.ensure_volume(deployment, name).await?;
+            match storage {
+                Storage::Named { name, .. } => self.ensure_volume(deployment, name).await?,
+                Storage::Workspace { .. } => {
+                    self.ensure_volume(deployment, &Storage::workspace_name(&id.service, id.slot)).await?;
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -135,7 +140,7 @@ impl Inner {
     }
 
     /// The volume of this name, where there is one.
-    async fn volume(&self, name: &str) -> Result<Option<Volume>> {
+    pub(super) async fn volume(&self, name: &str) -> Result<Option<Volume>> {
         match self.engine.call(READ_DEADLINE, |docker| async move { docker.inspect_volume(name).await }).await {
             Ok(volume) => Ok(Some(volume)),
             Err(error) if error.is_missing() => Ok(None),

@@ -109,6 +109,10 @@ fn storage_fields(index: usize, storage: &Storage, field: &mut impl FnMut(&str, 
         Storage::Anonymous { tier: Some(_), target: _ } => {
             field(&format!("storage[{index}].tier"), "all volumes are local");
         }
-        Storage::Anonymous { tier: None, .. } | Storage::Bind { .. } | Storage::Tmpfs { .. } | Storage::S3 { .. } => {}
+        Storage::Anonymous { tier: None, .. }
+        | Storage::Bind { .. }
+        | Storage::Workspace { .. }
+        | Storage::Tmpfs { .. }
+        | Storage::S3 { .. } => {}
     }
 }

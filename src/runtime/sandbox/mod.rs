@@ -75,6 +75,7 @@ mod unwritable;
 mod users;
 mod volumes;
 mod watch;
+mod workspace;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -396,6 +397,15 @@ impl Runtime for SandboxRuntime {
 
     async fn await_readers(&self, instance: &InstanceRef) {
         self.readers_done(instance).await;
+    }
+
+    async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
+        let workspace = self.workspace_of(instance).await?;
+        self.remove(instance).await?;
+        match workspace {
+            Some(workspace) => self.remove_workspace(instance, workspace).await,
+            None => Ok(()),
+        }
     }
 
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {

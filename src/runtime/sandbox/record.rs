@@ -191,6 +191,9 @@ pub struct Mount {
     /// Most bytes that a volume may hold.
     #[serde(default)]
     pub size: Option<u64>,
+    /// Whether it is removed with its slot: a workspace that is not to be kept.
+    #[serde(default)]
+    pub goes_with_slot: bool,
 }
 
 /// What is mounted.

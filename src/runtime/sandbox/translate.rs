@@ -18,7 +18,7 @@ use super::{capabilities, cgroup, confinement, devices, network, quota, sysctls}
 use crate::runtime::enforcement::is_root;
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
 use crate::spec::{Control, ImageRef, ServiceSpec, Storage};
-use crate::state::Condition;
+use crate::state::{Condition, InstanceId};
 
 /// Size of one file of kept output: the kubelet's containerLogMaxSize.
 const LOG_FILE_BYTES: u64 = 10 << 20;
@@ -337,7 +337,7 @@ fn mounts(
             let what = format!("sandbox.writable: {path} can't be opened up");
             refuse_protected("sandbox.writable", path)?;
             let source = MountSource::Path(resolved(&what, Path::new(path), machine)?);
-            mounts.push(Mount { source, target: path.clone(), read_only: false, size: None });
+            mounts.push(Mount { source, target: path.clone(), read_only: false, size: None, goes_with_slot: false });
         }
         readable(&request.spec, &mut mounts, machine)?;
     }
@@ -349,7 +349,7 @@ fn mounts(
             Err(error) => return Err(rejected(format!("storage: the target {target:?} can't be mounted: {error}"))),
         }
         refuse_protected("storage", target)?;
-        let mut mount = mount(storage, index, &request.id.deployment, machine)?;
+        let mut mount = mount(storage, index, &request.id, machine)?;
         if let (Some(_), Err(why)) = (mount.size, &machine.probe.quota) {
             mount.size = None;
             found.push(unsupported(&format!("storage.{index}.size"), why));
@@ -392,7 +392,8 @@ fn readable(spec: &ServiceSpec, mounts: &mut Vec<Mount>, machine: &Machine<'_>) 
             let is_shown = mounts.iter().any(|mount| target.starts_with(&mount.target));
             if is_private(target) && !is_shown {
                 let target = target.to_string_lossy().into_owned();
-                mounts.push(Mount { source: MountSource::Path(real.clone()), target, read_only: true, size: None });
+                let source = MountSource::Path(real.clone());
+                mounts.push(Mount { source, target, read_only: true, size: None, goes_with_slot: false });
             }
         }
     }
@@ -435,9 +436,11 @@ fn unresolved(what: &str, error: &Unresolved) -> RuntimeError {
     }
 }
 
-fn mount(storage: &Storage, index: usize, deployment: &str, machine: &Machine<'_>) -> Result<Mount, RuntimeError> {
+fn mount(storage: &Storage, index: usize, id: &InstanceId, machine: &Machine<'_>) -> Result<Mount, RuntimeError> {
+    let deployment = &id.deployment;
     let at = |source, target: &String, read_only: Option<bool>| {
-        Ok(Mount { source, target: target.clone(), read_only: read_only.unwrap_or(false), size: None })
+        let read_only = read_only.unwrap_or(false);
+        Ok(Mount { source, target: target.clone(), read_only, size: None, goes_with_slot: false })
     };
     match storage {
         Storage::Bind { source, target, readonly } => {
@@ -449,6 +452,12 @@ fn mount(storage: &Storage, index: usize, deployment: &str, machine: &Machine<'_
         Storage::Named { name, target, readonly, size, .. } => {
             let volume = at(MountSource::Volume(machine.layout.volumes(deployment).join(name)), target, *readonly)?;
             Ok(Mount { size: size.map(|size| size.0), ..volume })
+        }
+        Storage::Workspace { keep, .. } => {
+            let name = Storage::workspace_name(&id.service, id.slot);
+            let target = storage.target().to_owned();
+            let volume = at(MountSource::Volume(machine.layout.volumes(deployment).join(name)), &target, None)?;
+            Ok(Mount { goes_with_slot: *keep != Some(true), ..volume })
         }
         Storage::Anonymous { target, .. } => at(MountSource::Volume(machine.dir.anonymous(index)), target, None),
         Storage::Tmpfs { target, size, mode } => {

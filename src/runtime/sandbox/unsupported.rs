@@ -60,6 +60,7 @@ fn storage(spec: &ServiceSpec, found: &mut Vec<Condition>) {
             }
             Storage::Named { .. }
             | Storage::Anonymous { .. }
+            | Storage::Workspace { .. }
             | Storage::Bind { .. }
             | Storage::Tmpfs { .. }
             | Storage::S3 { .. } => {}

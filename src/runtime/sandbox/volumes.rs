@@ -93,6 +93,25 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     discard(&aside)
 }
 
+/// Removes one volume. None is success.
+///
+/// # Errors
+/// The disk refuses, or a volume of its deployment has been made for too long.
+pub fn remove_one(path: &Path) -> io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    let Some(_lock) = take(folder)? else { return Ok(()) };
+    // Out of sight first, under the name of one that was not completed, which whoever makes it anew removes.
+    let Some(aside) = unfinished(path) else { return Ok(()) };
+    quota::release(&aside);
+    remove::tree(&aside)?;
+    match fs::rename(path, &aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed?,
+    }
+    quota::release(&aside);
+    remove::tree(&aside)
+}
+
 /// Removes a folder of volumes that is out of sight.
 ///
 /// # Errors

@@ -136,7 +136,10 @@ impl Profile {
             match storage {
                 Storage::Bind { source, readonly: Some(true), .. } => readable.push(PathBuf::from(source)),
                 Storage::Bind { source, .. } => writable.push(PathBuf::from(source)),
-                Storage::Named { .. } | Storage::Anonymous { .. } | Storage::Tmpfs { .. } => writable.push(inside()),
+                Storage::Named { .. }
+                | Storage::Anonymous { .. }
+                | Storage::Workspace { .. }
+                | Storage::Tmpfs { .. } => writable.push(inside()),
                 Storage::S3 { .. } => {}
             }
         }

@@ -297,9 +297,12 @@ impl Machine {
             self.networks.insert((owner.clone(), deployment.clone()));
         }
         for storage in &request.spec.storage {
-            if let Storage::Named { name, .. } = storage {
-                self.volumes.insert((owner.clone(), deployment.clone(), name.clone()));
-            }
+            let name = match storage {
+                Storage::Named { name, .. } => name.clone(),
+                Storage::Workspace { .. } => Storage::workspace_name(&request.id.service, request.id.slot),
+                _ => continue,
+            };
+            self.volumes.insert((owner.clone(), deployment.clone(), name));
         }
     }
 

@@ -107,7 +107,7 @@ fn source(report: &mut Report<'_>, index: usize, mount: &Storage) {
         }
         Storage::Tmpfs { size, .. } => not_zero(report, index, *size),
         Storage::S3 { bucket, .. } => empty(report, "bucket", bucket),
-        Storage::Anonymous { .. } => {}
+        Storage::Anonymous { .. } | Storage::Workspace { .. } => {}
     }
 }
 

@@ -1,0 +1,145 @@
+//! Limits on idleness and age end to end: real programs in sandboxes, what keeps them, and what wakes them.
+
+use serde_json::Value;
+
+use crate::rig::{Rig, is_alive};
+
+/// A service that counts seconds in a file of its own, and sleeps.
+fn agent(lifecycle: &str) -> String {
+    format!(
+        "version: v1\ndeployment: demo\nservices:\n  agent:\n    image: {{ name: host }}\n    \
+         command: {{ entrypoint: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 0.2; done'] }}\n    \
+         stop_grace_period: 2s\n    lifecycle: {lifecycle}\n"
+    )
+}
+
+fn running(rig: &Rig) -> Vec<Value> {
+    rig.get("instances").into_iter().filter(|one| one["phase"] == "running").collect()
+}
+
+fn state(rig: &Rig) -> String {
+    rig.get("services")[0]["state"].as_str().unwrap().to_owned()
+}
+
+fn until_state(rig: &Rig, expected: &str) {
+    rig.until(&format!("it is {expected}"), || state(rig) == expected);
+}
+
+#[test]
+fn exec_keeps_an_idle_limit_away_and_starts_what_it_stopped() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &agent("{ max_idle: 2s }"));
+    let controller = rig.controller();
+    rig.until_running("demo", 1);
+    // Longer than the limit.
+    let done = rig.keel(&["exec", "demo/agent", "--", "sh", "-c", "sleep 4; echo done"]).expect_code(0);
+    assert_eq!(done.out, "done\n");
+    assert_eq!(running(&rig).len(), 1, "a command inside is a use for as long as it runs");
+    until_state(&rig, "idle");
+    let message = rig.get("services")[0]["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("idle since ") && message.ends_with("`keel start demo/agent` wakes it"), "{message}");
+    assert!(rig.keel(&["get", "instances"]).out.contains(" idle "));
+    assert_eq!(rig.state("demo"), "running", "it is as it should be");
+    let done = rig.keel(&["exec", "demo/agent", "--", "echo", "awake"]).expect_code(0);
+    assert_eq!(done.out, "awake\n");
+    let woken = running(&rig);
+    assert_eq!((woken.len(), &woken[0]["restarts"]), (1, &Value::from(0)), "that is no restart");
+    until_state(&rig, "idle");
+    // Without a controller nobody would wake it.
+    controller.end("TERM");
+    let done = rig.keel(&["exec", "demo/agent", "--", "true"]).expect_code(125);
+    assert!(done.err.contains("no controller runs"), "{done:?}");
+    let done = rig.keel(&["start", "demo/agent"]).expect_code(0);
+    assert_eq!((done.out.as_str(), running(&rig).len()), ("service/demo/agent started\n", 1));
+}
+
+#[test]
+fn a_suspended_agent_keeps_its_process_over_a_killed_controller_and_runs_on_when_it_is_used() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &agent("{ max_idle: 2s, on_idle: suspend }"));
+    let controller = rig.controller();
+    rig.until_running("demo", 1);
+    let pid = running(&rig)[0]["pid"].clone();
+    until_state(&rig, "suspended");
+    controller.end("KILL");
+    assert_eq!(state(&rig), "suspended", "so it is without a controller");
+    let _controller = rig.controller();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(state(&rig), "suspended");
+    rig.keel(&["touch", "demo/agent"]).expect_code(0);
+    until_state(&rig, "running");
+    assert_eq!(running(&rig)[0]["pid"], pid);
+    until_state(&rig, "suspended");
+    let done = rig.keel(&["exec", "demo/agent", "--", "echo", "thawed"]).expect_code(0);
+    assert_eq!((done.out.as_str(), &running(&rig)[0]["pid"]), ("thawed\n", &pid));
+    assert!(is_alive(u32::try_from(pid.as_u64().unwrap()).unwrap()));
+}
+
+#[test]
+fn a_stop_lasts_over_a_restart_of_the_controller_until_the_start_or_another_template() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &agent("{}"));
+    let controller = rig.controller();
+    rig.until_running("demo", 1);
+    let done = rig.keel(&["stop", "demo/agent"]).expect_code(0);
+    assert_eq!(done.out, "service/demo/agent stopped\n");
+    until_state(&rig, "stopped");
+    controller.end("KILL");
+    let _controller = rig.controller();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(state(&rig), "stopped");
+    let done = rig.keel(&["exec", "demo/agent", "--", "true"]).expect_code(125);
+    assert!(done.err.contains("demo/agent/0 is stopped; `keel start demo/agent/0` starts it"), "{done:?}");
+    rig.keel(&["start", "demo/agent/0"]).expect_code(0);
+    rig.until_running("demo", 1);
+    rig.keel(&["stop", "demo"]).expect_code(0);
+    until_state(&rig, "stopped");
+    // A limit is no part of the template; the environment is.
+    rig.write("specs/demo.yaml", &agent("{ max_idle: 1h }"));
+    rig.write("specs/demo.yaml", &format!("{}    env: {{ A: b }}\n", agent("{ max_idle: 1h }")));
+    rig.until_running("demo", 1);
+}
+
+#[test]
+fn a_hold_keeps_what_is_idle_and_explain_tells_what_strikes_next() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &agent("{ max_idle: 2s }"));
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    rig.keel(&["hold", "demo/agent", "--for", "1h"]).expect_code(0);
+    let explain = || rig.keel(&["explain", "idle", "demo/agent", "-o", "json"]).expect_code(0).json()[0].clone();
+    rig.until("it would be idle", || explain()["doing"] == "idle");
+    let report = explain();
+    assert_eq!((&report["next"]["limit"], &report["next"]["strike"]), (&"max_idle".into(), &"stop".into()));
+    assert_eq!(report["next"]["at"], report["held_until"]);
+    assert_eq!(running(&rig).len(), 1);
+    rig.keel(&["touch", "demo/agent/0"]).expect_code(0);
+    let report = explain();
+    let touch = report["signals"].as_array().unwrap().iter().find(|one| one["signal"] == "touch").unwrap().clone();
+    assert_eq!((&touch["weight"], touch["last"].is_string()), (&100.into(), true));
+    assert_eq!(report["doing"], "waiting_for_input");
+    let text = rig.keel(&["explain", "idle", "demo/agent"]).expect_code(0).out;
+    assert!(text.starts_with("demo/agent/0 is waiting for input\n"), "{text}");
+    rig.keel(&["hold", "demo/agent", "--release"]).expect_code(0);
+    until_state(&rig, "idle");
+    let done = rig.keel(&["hold", "demo/agent", "--for", "25h"]).expect_code(1);
+    assert!(done.err.contains("at most 1d"), "{done:?}");
+    rig.keel(&["touch", "demo/nobody"]).expect_code(1);
+}
+
+#[test]
+fn a_busy_agent_is_not_idle_and_a_terminated_one_comes_back_when_it_is_started() {
+    let rig = Rig::new("sandbox");
+    let busy = agent("{ max_idle: 2s, max_lifetime: 6s, on_expiry: terminate }").replace("sleep 0.2", "true");
+    rig.write("specs/demo.yaml", &busy);
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    until_state(&rig, "terminated");
+    let events = rig.keel(&["describe", "demo/agent"]).expect_code(0).out;
+    assert!(events.contains("demo/agent/0 reaches lifecycle.max_lifetime at "), "{events}");
+    assert!(events.contains("reached its maximum age") && !events.contains("idle since"), "{events}");
+    rig.keel(&["exec", "demo/agent", "--", "true"]).expect_code(125);
+    rig.keel(&["start", "demo/agent"]).expect_code(0);
+    until_state(&rig, "running");
+    assert_eq!(running(&rig)[0]["restarts"], 0);
+}
