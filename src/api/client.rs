@@ -25,8 +25,8 @@ use super::frame::{Frame, frames};
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, AttachStart, Attached, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
 use crate::controller::{
-    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, Preview,
-    RolloutView, RuntimeReport, TriggerRequest,
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, OrphanView,
+    Preview, RolloutView, RuntimeReport, TriggerRequest,
 };
 use crate::runtime::io::{ExecInput, ExecOutput};
 use crate::state::{RunId, Target};
@@ -183,6 +183,16 @@ impl Client {
     /// What is known of the use of the instances that this name covers.
     pub async fn explain_idle(&self, target: &Target) -> Result<Vec<IdleReport>, ApiError> {
         self.get(&query("/v1/explain/idle", &TargetQuery { target: target.to_string() })?).await
+    }
+
+    /// What belongs to this installation and nothing declares.
+    pub async fn orphans(&self) -> Result<Vec<OrphanView>, ApiError> {
+        self.get("/v1/orphans").await
+    }
+
+    /// Has what nothing declares removed, once it was seen for long enough; gives what that is.
+    pub async fn reap(&self) -> Result<Vec<OrphanView>, ApiError> {
+        self.post("/v1/orphans", &()).await
     }
 
     /// Reads the sources again.

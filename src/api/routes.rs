@@ -14,8 +14,8 @@ use axum::{Json, Router};
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, Kind, Version, attach, exec, logs};
 use crate::controller::{
-    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, Preview,
-    RolloutView, RuntimeReport, TriggerRequest,
+    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, OrphanView,
+    Preview, RolloutView, RuntimeReport, TriggerRequest,
 };
 use crate::state::{BadIdentity, RunId, Target};
 use crate::status::Status;
@@ -48,6 +48,7 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/rollouts", get(rollouts))
         .route("/v1/touch", post(touch))
         .route("/v1/explain/idle", get(explain_idle))
+        .route("/v1/orphans", get(orphans).post(reap))
         .route("/v1/rescan", post(rescan))
         .route("/v1/runtimes", get(runtimes))
         .route("/v1/logs", get(logs::logs).post(logs::resume))
@@ -143,6 +144,14 @@ async fn explain_idle(
 ) -> Answer<Vec<IdleReport>> {
     let Query(query) = query.map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))?;
     Ok(Json(engine.explain_idle(&target(&query.target)?).await?))
+}
+
+async fn orphans(State(engine): State<Engine>) -> Answer<Vec<OrphanView>> {
+    Ok(Json(engine.orphans().await?))
+}
+
+async fn reap(State(engine): State<Engine>) -> Answer<Vec<OrphanView>> {
+    Ok(Json(engine.reap().await?))
 }
 
 async fn rescan(State(engine): State<Engine>) -> Answer<()> {

@@ -29,6 +29,7 @@ mod logs;
 mod narrate;
 mod neutral;
 mod ordering;
+mod orphans;
 pub(crate) mod output;
 mod plan;
 mod preview;
@@ -127,6 +128,7 @@ enum Verb {
     Attach(attach::Args),
     Trigger(trigger::Args),
     Approve(approve::Args),
+    Orphans(orphans::Args),
     Doctor(doctor::Args),
     Validate(validate::Args),
     Schema(schema::Args),
@@ -255,6 +257,7 @@ impl Cli {
                 Verb::Attach(args) => args.run(&options?).await,
                 Verb::Trigger(args) => args.run(&options?).await,
                 Verb::Approve(args) => args.run(&options?).await,
+                Verb::Orphans(args) => args.run(&options?).await,
                 Verb::Doctor(args) => args.run(&options?).await,
                 Verb::Version(args) => args.run(&options?).await,
                 Verb::Validate(args) => args.run().map(Exit::Own),

@@ -406,6 +406,7 @@ impl State {
             Command::Wake(target, reply) => drop(reply.send(self.wake(&target))),
             Command::Touch(target, reply) => drop(reply.send(self.touch(&target))),
             Command::ExplainIdle(target, reply) => drop(reply.send(self.explain_idle(&target))),
+            Command::Orphans(reply) => drop(reply.send(self.orphans())),
             Command::AttendTo(names, reply) => {
                 names.iter().for_each(|name| self.queue.add(name, Instant::now()));
                 if let Scope::Only(attended) = &mut self.scope {

@@ -12,6 +12,7 @@ use super::jobs::{JobChanges, Trigger};
 use super::ledger::{Sampled, UseId, Used};
 use super::lists::ListNumber;
 use super::orders::{Order, Taken};
+use super::orphans::OrphanView;
 use super::scaling::Measured;
 use super::{EngineError, RolloutView};
 use crate::execute::Report;
@@ -120,6 +121,8 @@ pub enum Command {
     Touch(Target, oneshot::Sender<std::result::Result<Vec<String>, EngineError>>),
     /// What is known of the use of the instances that this target covers.
     ExplainIdle(Target, oneshot::Sender<std::result::Result<Vec<IdleReport>, EngineError>>),
+    /// What belongs to this installation and nothing declares.
+    Orphans(oneshot::Sender<Vec<OrphanView>>),
     /// Where only some deployments are worked on: work on these too.
     AttendTo(BTreeSet<String>, oneshot::Sender<()>),
 }

@@ -29,6 +29,8 @@ pub struct Record {
     /// Jobs that are being remembered, or asked for.
     pub(super) memory: Memory,
     retiring: BTreeMap<String, (u32, Instant)>,
+    /// Why they failed the last time.
+    retire_failures: BTreeMap<String, String>,
     /// The instances as they were observed last, for starts that wait for others.
     pub observed: watch::Sender<Arc<Vec<Instance>>>,
     /// Dependencies of which it was told that they were waited for in vain.
@@ -56,6 +58,7 @@ impl Record {
         let History { dependencies, jobs, suspended, lives, .. } = std::mem::take(&mut self.history);
         self.history = History { dependencies, jobs, suspended, lives, ..History::default() };
         self.retiring.clear();
+        self.retire_failures.clear();
         self.timeouts.clear();
     }
 
@@ -93,6 +96,7 @@ impl Record {
             }
             Action::Remove { .. } | Action::Stop { .. } | Action::Suspend { .. } | Action::Teardown { .. } => {
                 self.retiring.remove(&retire_key(action));
+                self.retire_failures.remove(&retire_key(action));
             }
             Action::EnsureImage { .. } | Action::Init { .. } | Action::Create { .. } => {}
         }
@@ -117,6 +121,7 @@ impl Record {
                 self.failed_launch(&instance.id, desired, error, now);
             }
             Action::Remove { .. } | Action::Stop { .. } | Action::Suspend { .. } | Action::Teardown { .. } => {
+                self.retire_failures.insert(retire_key(action), error.message.clone());
                 let (count, until) = self.retiring.entry(retire_key(action)).or_insert((0, at));
                 *until = at + RETIRE_RETRY_FIRST.saturating_mul(1 << (*count).min(16)).min(RETIRE_RETRY_MOST);
                 *count += 1;
@@ -146,6 +151,11 @@ impl Record {
             message: error.message.clone(),
         };
         self.history.failures.insert(slot, failure);
+    }
+
+    /// Why the last stop or removal of an instance failed, where it did.
+    pub fn retire_failure(&self, id: &InstanceId) -> Option<String> {
+        self.retire_failures.get(&id.runtime_name()).cloned()
     }
 
     /// When a stop, removal or teardown that failed may be tried again, where that is not yet.

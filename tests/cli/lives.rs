@@ -143,3 +143,52 @@ fn a_busy_agent_is_not_idle_and_a_terminated_one_comes_back_when_it_is_started()
     until_state(&rig, "running");
     assert_eq!(running(&rig)[0]["restarts"], 0);
 }
+
+#[test]
+fn a_workspace_outlives_its_instances_and_goes_with_its_slot_unless_it_is_kept() {
+    let rig = Rig::new("sandbox");
+    let spec = |replicas: u32, version: &str, keep: &str| {
+        format!(
+            "{}    scale: {{ mode: fixed, replicas: {replicas} }}\n    env: {{ VERSION: {version} }}\n    \
+             storage: [{{ type: workspace{keep} }}]\n",
+            agent("{ max_idle: 1h }")
+        )
+    };
+    let read = |slot: u32| {
+        let name = format!("demo/agent/{slot}");
+        let done = rig.keel(&["exec", &name, "--", "sh", "-c", "cat /workspace/note || true"]).expect_code(0);
+        done.out
+    };
+    let write = |slot: u32| {
+        let name = format!("demo/agent/{slot}");
+        let script = format!("echo of {slot} > /workspace/note");
+        rig.keel(&["exec", &name, "--", "sh", "-c", &script]).expect_code(0);
+    };
+    rig.write("specs/demo.yaml", &spec(2, "one", ""));
+    let _controller = rig.controller();
+    rig.until_running("demo", 2);
+    (write(0), write(1));
+    rig.keel(&["stop", "demo/agent/0"]).expect_code(0);
+    rig.until("it is stopped", || running(&rig).len() == 1);
+    rig.keel(&["start", "demo/agent/0"]).expect_code(0);
+    rig.until_running("demo", 2);
+    assert_eq!((read(0), read(1)), ("of 0\n".into(), "of 1\n".into()), "each slot has its own");
+    rig.write("specs/demo.yaml", &spec(2, "two", ""));
+    rig.keel(&["rollout", "status", "demo"]).expect_code(0);
+    rig.until_running("demo", 2);
+    assert_eq!(read(0), "of 0\n", "over a rollout too");
+    rig.write("specs/demo.yaml", &spec(1, "two", ""));
+    rig.until_running("demo", 1);
+    rig.until("the surplus is gone", || rig.get("instances").len() == 1);
+    rig.write("specs/demo.yaml", &spec(2, "two", ""));
+    rig.until_running("demo", 2);
+    assert_eq!((read(0), read(1)), ("of 0\n".into(), String::new()), "it went with its slot");
+    rig.write("specs/demo.yaml", &spec(1, "two", ", keep: true"));
+    rig.until("the surplus is gone", || rig.get("instances").len() == 1);
+    rig.keel(&["rollout", "status", "demo"]).expect_code(0);
+    rig.remove("specs/demo.yaml");
+    rig.until("all is gone", || rig.get("deployments").is_empty());
+    rig.write("specs/demo.yaml", &spec(1, "two", ", keep: true"));
+    rig.until_running("demo", 1);
+    assert_eq!(read(0), "of 0\n", "it is kept");
+}

@@ -9,6 +9,7 @@ mod crash;
 mod jobs;
 mod ledger;
 mod lives;
+mod orphans;
 mod shop;
 mod stage;
 mod stops;

@@ -89,6 +89,11 @@ fn storage(report: &mut Report<'_>, mounts: &[Storage]) {
             }
         }
         source(report, index, mount);
+        let is_workspace = |mount: &Storage| matches!(mount, Storage::Workspace { .. });
+        if is_workspace(mount) && mounts[..index].iter().any(is_workspace) {
+            let message = "a slot has one workspace".to_owned();
+            report.problem_help(&steps!["storage", index, "type"], message, "write a named volume for the other one");
+        }
     }
 }
 
