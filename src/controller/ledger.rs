@@ -529,7 +529,7 @@ mod tests {
         let (mut ledger, mut instance) = watching(ActivityRecords::new(), &desired, 0);
         ledger.suspending(&instance.as_ref(), at(0));
         let suspended = |ledger: &Ledger| ledger.suspended("demo").into_values().collect::<Vec<_>>();
-        let mut track = |ledger: &mut Ledger, instance: &Instance, works, now| {
+        let track = |ledger: &mut Ledger, instance: &Instance, works, now| {
             ledger.track("demo", Some(&desired), std::slice::from_ref(instance), |_| works, (at(now), Instant::now()));
         };
         track(&mut ledger, &instance, true, 600);

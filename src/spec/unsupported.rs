@@ -4,7 +4,8 @@
 //! What only some runtimes can't do, they report themselves.
 
 use super::{
-    DeclaredDeployment, RType, RestartKind, Scalar, Scale, ServiceSpec, Storage, problem::display_path, problem::steps,
+    DeclaredDeployment, OnIdle, RType, RestartKind, Scalar, Scale, ServiceSpec, Storage, problem::display_path,
+    problem::steps,
 };
 
 /// A field that has no effect yet.
@@ -54,6 +55,8 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
     add(!spec.endpoints.is_empty(), "endpoints", "nothing listens on their ports yet");
     add(spec.pool.is_some(), "pool", "pools are not filled yet");
     add(spec.session.is_some(), "session", "there are no sessions yet");
+    let suspends = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.on_idle == Some(OnIdle::Suspend));
+    add(ends && suspends, "lifecycle.on_idle", "a job that is frozen would never end; an idle one keeps running");
     const PLACEMENT: &str = "there is one machine; instances are not placed by this";
     add(spec.network.is_some(), "network", "there are no overlay networks; a deployment has one network");
     add(spec.node_mode.is_some(), "node_mode", PLACEMENT);

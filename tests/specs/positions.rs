@@ -83,7 +83,7 @@ fn what_nothing_honours_yet_is_listed() {
     );
     let paths: Vec<String> = unsupported(&spec).into_iter().map(|field| field.path).collect();
     let of_job = ["restart_policy.kind", "scale"];
-    let others = ["lifecycle.max_idle", "lifecycle.on_idle", "storage[0]", "env.A"];
+    let others = ["lifecycle.on_idle", "storage[0]", "env.A"];
     assert_eq!(paths, [&of_job[..], &others].concat());
     let job = service("service: a\ndeployment: d\nrtype: job\nimage: { name: x }\njob: { completions: 2 }");
     assert_eq!(unsupported(&job), []);

@@ -140,6 +140,8 @@ fn fields_that_an_instance_is_made_of_change_the_revision() {
         "resources: { cpu: 1 }",
         "resources: { memory: 1Gi }",
         "storage: [{ type: anonymous, target: /a }]",
+        "storage: [{ type: workspace }]",
+        "storage: [{ type: workspace, keep: true }]",
         "storage: [{ type: tmpfs, target: /a }]",
         "sandbox: { network: none }",
         "devices: [{ path: /dev/kvm }]",
