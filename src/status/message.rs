@@ -169,14 +169,24 @@ mod tests {
 
     #[test]
     fn a_service_that_its_policy_keeps_down_says_why() {
+        let lacking = "0 of 1 replicas are ready, 1 are needed";
         let exit = Exit::from_code(0, None, DateTime::UNIX_EPOCH);
-        for wait in [
-            Wait::Ended { id: web(), exit },
-            Wait::Terminated { id: web() },
-            Wait::Idle { id: web(), since: DateTime::UNIX_EPOCH },
+        let ended = Wait::Ended { id: web(), exit };
+        assert_eq!(messages("", vec![ended.clone()]), [lacking, &format!("{lacking}; {ended}")]);
+        let since = DateTime::UNIX_EPOCH;
+        for (wait, said) in [
+            (
+                Wait::Terminated { id: web() },
+                "terminated, as it reached lifecycle.max_lifetime, `keel start demo/web` starts it",
+            ),
+            (Wait::Idle { id: web(), since }, "idle since 1970-01-01T00:00:00Z, `keel start demo/web` wakes it"),
+            (
+                Wait::IdleSuspended { id: web(), since },
+                "suspended, idle since 1970-01-01T00:00:00Z, `keel start demo/web` wakes it",
+            ),
+            (Wait::StopAsked { id: web() }, "stopped, `keel start demo/web` starts it"),
         ] {
-            let lacking = "0 of 1 replicas are ready, 1 are needed";
-            assert_eq!(messages("", vec![wait.clone()]), [lacking, &format!("{lacking}; {wait}")]);
+            assert_eq!(messages("", vec![wait]), [lacking, said]);
         }
     }
 
