@@ -167,7 +167,8 @@ fn a_workspace_outlives_its_instances_and_goes_with_its_slot_unless_it_is_kept()
     rig.write("specs/demo.yaml", &spec(2, "one", ""));
     let _controller = rig.controller();
     rig.until_running("demo", 2);
-    (write(0), write(1));
+    write(0);
+    write(1);
     rig.keel(&["stop", "demo/agent/0"]).expect_code(0);
     rig.until("it is stopped", || running(&rig).len() == 1);
     rig.keel(&["start", "demo/agent/0"]).expect_code(0);
