@@ -249,9 +249,8 @@ async fn tell(seed: u64) {
                 }
             }
             5 => {
-                if stage.ask(|reply| Command::Touch(target(), reply)).await.is_some_and(|touched| touched.is_ok()) {
-                    used_until = stage.now();
-                }
+                let touched = stage.ask(|reply| Command::Touch(target(), reply)).await;
+                used_until = if touched.is_some_and(|touched| touched.is_ok()) { stage.now() } else { used_until };
             }
             6 => drop(wake(&stage).await),
             7 => {
