@@ -69,6 +69,7 @@ impl Rig {
             memory: Default::default(),
             keeper: None,
             jobs: Jobs::default(),
+            activity: Default::default(),
             events: None,
             settled: Some(forget),
         });

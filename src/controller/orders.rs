@@ -92,10 +92,16 @@ impl Order {
     /// Whether what failed before is to be tried again at once.
     const fn is_another_try(&self) -> bool {
         match self {
-            Self::Undo { .. } | Self::Resume { .. } | Self::Restart { .. } | Self::Suspend { suspend: false, .. } => {
-                true
-            }
-            Self::Pause { .. } | Self::Suspend { suspend: true, .. } | Self::Scale { .. } => false,
+            Self::Undo { .. }
+            | Self::Resume { .. }
+            | Self::Restart { .. }
+            | Self::Start { .. }
+            | Self::Suspend { suspend: false, .. } => true,
+            Self::Pause { .. }
+            | Self::Stop { .. }
+            | Self::Hold { .. }
+            | Self::Suspend { suspend: true, .. }
+            | Self::Scale { .. } => false,
         }
     }
 
