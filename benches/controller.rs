@@ -72,6 +72,7 @@ async fn scene(deployments: usize, replicas: u32) {
         keeper: None,
         jobs: Jobs::default(),
         activity: Default::default(),
+        sessions: Default::default(),
         events: None,
         settled: Some(forget),
     });

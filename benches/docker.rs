@@ -70,6 +70,7 @@ impl Rig {
             keeper: None,
             jobs: Jobs::default(),
             activity: Default::default(),
+            sessions: Default::default(),
             events: None,
             settled: Some(forget),
         });

@@ -118,6 +118,8 @@ impl Ground {
             memory: BTreeMap::new(),
             keeper: None,
             jobs: Jobs::default(),
+            activity: Default::default(),
+            sessions: Default::default(),
             events: None,
             settled: Some(forget),
         });

@@ -7,13 +7,15 @@ mod facts;
 mod jobs;
 mod lives;
 mod message;
+mod pools;
 mod view;
 mod waits;
 
 pub use compute::{DeploymentStatus, views};
-pub use facts::Facts;
+pub use facts::{Facts, PoolFacts};
 pub use jobs::{ActiveRunView, JobKind, JobView, RunView};
 pub use lives::LifeState;
+pub use pools::PoolView;
 pub use view::{
     AwaitedView, DeploymentState, DeploymentView, ExitView, HoldView, InstanceView, ProblemView, ResetView,
     RuntimeView, ServiceView, Status, UnwatchedView,

@@ -48,6 +48,8 @@ mod jobs;
 
 #[path = "cli/lives.rs"]
 mod lives;
+#[path = "cli/sessions.rs"]
+mod sessions;
 
 #[path = "cli/health.rs"]
 mod health;

@@ -83,6 +83,7 @@ fn core_of(
         keeper: None,
         jobs: Jobs::default(),
         activity: Default::default(),
+        sessions: Default::default(),
         events: None,
         settled: Some(forget),
     });

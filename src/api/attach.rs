@@ -21,7 +21,7 @@ async fn run(engine: &Engine, body: Body) -> Result<BoxStream<'static, Bytes>, A
     let mut input = Box::pin(frames(body));
     let start: AttachStart = first(&mut input, "a request to attach").await?;
     let target: Target = start.target.parse().map_err(|error| ApiError::new(Kind::Invalid, format!("{error}")))?;
-    let (instance, session) = engine.attach(&target, &start.request).await?;
+    let (instance, session) = engine.attach(&target, start.token.as_ref(), &start.request).await?;
     let attached = Attached { instance, tty: session.tty };
     let attached = Frame::Attached(serde_json::to_vec(&attached).unwrap_or_default().into());
     let output = session.output.take_until(gone(input, session.input)).map(encode);

@@ -25,10 +25,12 @@ use super::frame::{Frame, frames};
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
 use super::{ApiError, AttachStart, Attached, ErrorBody, ExecStart, Kind, LogItem, LogQuery, LogResume, Version};
 use crate::controller::{
-    Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, OrphanView,
-    Preview, RolloutView, RuntimeReport, TriggerRequest,
+    AcquireRequest, Acquired, Applied, ApplyRequest, CLAIM_TIMEOUT, DeleteRequest, Description, Engine, IdleReport,
+    InstanceUsage, Order, Ordered, OrphanView, Preview, RolloutView, RuntimeReport, SessionChanged, SessionRequest,
+    SessionStats, SessionView, TriggerRequest,
 };
 use crate::runtime::io::{ExecInput, ExecOutput};
+use crate::spec::HumanDuration;
 use crate::state::{RunId, Target};
 use crate::status::Status;
 use crate::store::Token;
@@ -195,6 +197,29 @@ impl Client {
         self.post("/v1/orphans", &()).await
     }
 
+    /// Claims a member of a pool.
+    pub async fn acquire(&self, request: &AcquireRequest) -> Result<Acquired, ApiError> {
+        let patience = request.timeout.map_or(CLAIM_TIMEOUT, HumanDuration::get);
+        let body = Body::from(json(request)?);
+        let request = self::request(Method::POST, "/v1/sessions/acquire", body)?;
+        self.call_within(request, patience.saturating_add(ANSWER_DEADLINE)).await
+    }
+
+    /// Does something with a session.
+    pub async fn change_session(&self, request: &SessionRequest) -> Result<SessionChanged, ApiError> {
+        self.post("/v1/sessions/change", request).await
+    }
+
+    /// All sessions that are kept.
+    pub async fn sessions(&self) -> Result<Vec<SessionView>, ApiError> {
+        self.get("/v1/sessions").await
+    }
+
+    /// Statistics of them.
+    pub async fn session_stats(&self) -> Result<SessionStats, ApiError> {
+        self.get("/v1/sessions/stats").await
+    }
+
     /// Reads the sources again.
     pub async fn rescan(&self) -> Result<(), ApiError> {
         self.post("/v1/rescan", &()).await
@@ -275,14 +300,26 @@ impl Client {
     }
 
     async fn call<T: DeserializeOwned>(&self, request: Request<Body>) -> Result<T, ApiError> {
-        let response = success(self.send(request).await?).await?;
+        self.call_within(request, ANSWER_DEADLINE).await
+    }
+
+    async fn call_within<T: DeserializeOwned>(
+        &self,
+        request: Request<Body>,
+        deadline: Duration,
+    ) -> Result<T, ApiError> {
+        let response = success(self.send_within(request, deadline).await?).await?;
         let bytes = whole(response.into_body(), MAX_ANSWER).await?;
         serde_json::from_slice(&bytes).map_err(|error| {
             ApiError::transport(format!("the controller's answer can't be read ({error}); is it of another version?"))
         })
     }
 
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+        self.send_within(request, ANSWER_DEADLINE).await
+    }
+
+    async fn send_within(&self, mut request: Request<Body>, deadline: Duration) -> Result<Response<Body>, ApiError> {
         match &self.transport {
             Transport::InProcess { router, .. } => match router.clone().oneshot(request).await {
                 Ok(response) => Ok(response),
@@ -292,7 +329,7 @@ impl Client {
                 if let Some(value) = token.as_ref().and_then(authorization) {
                     request.headers_mut().insert(AUTHORIZATION, value);
                 }
-                tokio::time::timeout(ANSWER_DEADLINE, send_to(path, request))
+                tokio::time::timeout(deadline, send_to(path, request))
                     .await
                     .map_err(|_| silent(path))?
                     .map_err(|error| broken(path, &error))

@@ -36,7 +36,7 @@ async fn run(engine: &Engine, body: Body) -> Result<BoxStream<'static, Bytes>, A
     if start.request.command.is_empty() {
         return Err(ApiError::new(Kind::Invalid, "the command is empty"));
     }
-    let session = engine.exec(&target, &start.request).await?;
+    let session = engine.exec(&target, start.token.as_ref(), &start.request).await?;
     Ok(session.output.take_until(gone(input, session.input)).map(encode).boxed())
 }
 

@@ -18,6 +18,10 @@
 //! | `GET /v1/logs?target=NAME[&follow=true][&tail=N][&previous=true][&since=TIME]` | JSON lines of [`LogItem`] |
 //! | `POST /v1/logs` with [`LogResume`] | the same, after what was read before |
 //! | `POST /v1/exec`, `/v1/attach` | frames both ways, see [`frame`] |
+//! | `GET /v1/sessions` | array of [`SessionView`](crate::controller::SessionView) |
+//! | `GET /v1/sessions/stats` | [`SessionStats`](crate::controller::SessionStats) |
+//! | `POST /v1/sessions/acquire` with [`AcquireRequest`](crate::controller::AcquireRequest) | [`Acquired`](crate::controller::Acquired) |
+//! | `POST /v1/sessions/change` with [`SessionRequest`](crate::controller::SessionRequest) | [`SessionChanged`](crate::controller::SessionChanged) |
 //!
 //! Errors are [`ErrorBody`] with a status code of their own per kind.
 
@@ -31,6 +35,7 @@ mod logs;
 mod peer;
 mod routes;
 mod serve;
+mod sessions;
 mod wire;
 
 pub use client::Client;

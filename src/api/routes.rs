@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::wire::{StatusQuery, TargetQuery, UsageQuery};
-use super::{ApiError, Kind, Version, attach, exec, logs};
+use super::{ApiError, Kind, Version, attach, exec, logs, sessions};
 use crate::controller::{
     Applied, ApplyRequest, DeleteRequest, Description, Engine, IdleReport, InstanceUsage, Order, Ordered, OrphanView,
     Preview, RolloutView, RuntimeReport, TriggerRequest,
@@ -52,7 +52,11 @@ pub fn router(engine: Engine) -> Router {
         .route("/v1/rescan", post(rescan))
         .route("/v1/runtimes", get(runtimes))
         .route("/v1/logs", get(logs::logs).post(logs::resume))
+        .route("/v1/sessions", get(sessions::list))
+        .route("/v1/sessions/stats", get(sessions::stats))
+        .route("/v1/sessions/change", post(sessions::change))
         .route_layer(middleware::from_fn(bounded))
+        .route("/v1/sessions/acquire", post(sessions::acquire))
         .route("/v1/exec", post(exec::exec))
         .route("/v1/attach", post(attach::attach))
         .fallback(|| async {
@@ -63,7 +67,7 @@ pub fn router(engine: Engine) -> Router {
         .with_state(engine)
 }
 
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
 async fn status(
     State(engine): State<Engine>,
@@ -162,7 +166,7 @@ async fn runtimes(State(engine): State<Engine>) -> Answer<Vec<RuntimeReport>> {
     Ok(Json(engine.runtimes().await?))
 }
 
-fn given<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
+pub(super) fn given<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
     body.map(|Json(value)| value).map_err(|error| ApiError::new(Kind::Invalid, error.body_text()))
 }
 

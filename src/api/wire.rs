@@ -7,6 +7,7 @@ use super::ErrorBody;
 use crate::controller::Bookmark;
 use crate::runtime::io::{AttachRequest, ExecRequest, LogLine, LogOptions};
 use crate::spec::RuntimeKind;
+use crate::state::Token;
 
 /// Who answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,10 +141,13 @@ pub enum LogItem {
 }
 
 /// First frame of a request to attach.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AttachStart {
-    /// `DEPLOYMENT/SERVICE[/SLOT]`.
+    /// `DEPLOYMENT/SERVICE[/SLOT]`, or the id of a session.
     pub target: String,
+    /// Token of the session that has the instance, where one has it.
+    #[serde(default)]
+    pub token: Option<Token>,
     /// What is wanted.
     pub request: AttachRequest,
 }
@@ -158,10 +162,13 @@ pub struct Attached {
 }
 
 /// First frame of an exec request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExecStart {
-    /// `DEPLOYMENT/SERVICE[/SLOT]`.
+    /// `DEPLOYMENT/SERVICE[/SLOT]`, or the id of a session.
     pub target: String,
+    /// Token of the session that has the instance, where one has it.
+    #[serde(default)]
+    pub token: Option<Token>,
     /// What to run.
     pub request: ExecRequest,
 }

@@ -5,6 +5,7 @@ use super::exec::refused;
 use super::exit::{Exit, Outcome};
 use super::output::note;
 use super::reconnecting::{Reconnecting, observe_existing};
+use super::session::SessionToken;
 use super::streams::{Ending, Screen, send_input, send_sizes};
 use super::terminal::{RawMode, is_terminal, size};
 use crate::api::client::ExecStream;
@@ -29,8 +30,10 @@ keel attach -i demo/console < commands.txt\n\n\
 Exit code: that of the program when it ends (128 + N after signal N); 0 when detached by keys, 130 by control-C; 125 when \
 keel can't attach.")]
 pub struct Args {
-    /// DEPLOYMENT/SERVICE or DEPLOYMENT/SERVICE/SLOT
+    /// DEPLOYMENT/SERVICE, DEPLOYMENT/SERVICE/SLOT or the id of a session
     target: Target,
+    #[command(flatten)]
+    token: SessionToken,
     /// Connect standard input
     #[arg(short = 'i', long)]
     stdin: bool,
@@ -57,7 +60,7 @@ impl Args {
     async fn attach(self, engine: &mut Reconnecting<'_>) -> Outcome {
         let size = is_terminal(&std::io::stdout()).then(size).flatten();
         let request = AttachRequest { stdin: self.stdin, size };
-        let start = AttachStart { target: self.target.to_string(), request };
+        let start = AttachStart { target: self.target.to_string(), token: self.token.get(), request };
         let (attached, stream) = engine.ask(async |client| client.attach(&start).await).await?;
         let end = self.connect(&attached, stream).await?;
         match end {

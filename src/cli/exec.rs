@@ -3,6 +3,7 @@
 use super::exit::{Exit, Outcome};
 use super::output::note;
 use super::reconnecting::{Reconnecting, observe_existing};
+use super::session::SessionToken;
 use super::streams::{Ending, Screen, send_input, send_sizes};
 use super::terminal::{RawMode, is_terminal, size};
 use crate::api::{ApiError, ExecStart, Kind};
@@ -22,8 +23,10 @@ tar c data | keel exec -i demo/web/0 -- tar x -C /tmp\n\n\
 Exit code: that of the command (128 + N after signal N); 127 when the command is not found, 126 when it can't \
 be executed, 125 when keel can't do it for another reason.")]
 pub struct Args {
-    /// DEPLOYMENT/SERVICE or DEPLOYMENT/SERVICE/SLOT
+    /// DEPLOYMENT/SERVICE, DEPLOYMENT/SERVICE/SLOT or the id of a session
     target: Target,
+    #[command(flatten)]
+    token: SessionToken,
     /// Connect standard input
     #[arg(short = 'i', long)]
     stdin: bool,
@@ -66,7 +69,7 @@ impl Args {
             workdir: self.workdir,
             env: self.env,
         };
-        let start = ExecStart { target: self.target.to_string(), request };
+        let start = ExecStart { target: self.target.to_string(), token: self.token.get(), request };
         // Once more where it was not started; what was started ends with the controller.
         let stream = engine.ask(async |client| client.exec(&start).await).await?;
         // Signals first: none may end keel while the terminal is in raw mode.

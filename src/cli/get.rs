@@ -14,10 +14,10 @@ use crate::config::Options;
 use crate::state::Target;
 use crate::status::Status;
 
-/// Show deployments, services, jobs or instances
+/// Show deployments, services, jobs, pools or instances
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Types: deployments (deploy), services (svc), jobs, instances (inst), all; several with commas.\n\
+    after_help = "Types: deployments (deploy), services (svc), jobs, pools, instances (inst), all; several with commas.\n\
 Names: DEPLOYMENT, DEPLOYMENT/SERVICE, DEPLOYMENT/SERVICE/SLOT; the name of a whole shows its parts.\n\n\
 Examples:\n  keel get deployments\n  keel get instances demo/web -w\n  keel get svc/demo/web -o yaml\n  \
 keel get all -o json\n\nWorks with a running controller and without one. Exit codes: 1 when a name is not found, 2 when the command line is wrong; with --watch it is waited for."
@@ -237,7 +237,7 @@ fn selection(what: &str, names: &[String]) -> Result<Selection, Usage> {
             Some(resource) => resources.push(resource),
             None => {
                 return Err(Usage(format!(
-                    "there is no type {word:?}; write deployments, services, jobs, instances or all"
+                    "there is no type {word:?}; write deployments, services, jobs, pools, instances or all"
                 )));
             }
         }
@@ -316,7 +316,7 @@ mod tests {
         assert!(selection("all", &[]).unwrap().all);
         assert_eq!(
             selection("pods", &[]).unwrap_err().to_string(),
-            "there is no type \"pods\"; write deployments, services, jobs, instances or all"
+            "there is no type \"pods\"; write deployments, services, jobs, pools, instances or all"
         );
     }
 

@@ -43,6 +43,7 @@ mod rollout_status;
 mod run;
 mod scale;
 pub mod schema;
+mod session;
 mod start;
 mod stop;
 mod streams;
@@ -127,6 +128,7 @@ enum Verb {
     Exec(exec::Args),
     Attach(attach::Args),
     Trigger(trigger::Args),
+    Session(session::Args),
     Approve(approve::Args),
     Orphans(orphans::Args),
     Doctor(doctor::Args),
@@ -256,6 +258,7 @@ impl Cli {
                 Verb::Exec(args) => args.run(&options?).await,
                 Verb::Attach(args) => args.run(&options?).await,
                 Verb::Trigger(args) => args.run(&options?).await,
+                Verb::Session(args) => args.run(&options?).await,
                 Verb::Approve(args) => args.run(&options?).await,
                 Verb::Orphans(args) => args.run(&options?).await,
                 Verb::Doctor(args) => args.run(&options?).await,

@@ -12,6 +12,9 @@ use crate::status::{DeploymentState, DeploymentView, InstanceView, JobKind, Serv
 /// Head of the column that changes by itself.
 const AGE: &str = "AGE";
 
+/// Head of the column that says what is wrong.
+const MESSAGE: &str = "MESSAGE";
+
 /// What is shown of an object that was there before and is gone.
 const REMOVED: &str = "removed";
 
@@ -26,6 +29,8 @@ pub enum Resource {
     Jobs,
     /// Instances.
     Instances,
+    /// Services that are pools, and how claims went.
+    Pools,
 }
 
 /// One object that is shown.
@@ -58,6 +63,7 @@ impl Resource {
             "service" | "services" | "svc" => Some(Self::Services),
             "job" | "jobs" | "cron" | "crons" => Some(Self::Jobs),
             "instance" | "instances" | "inst" => Some(Self::Instances),
+            "pool" | "pools" => Some(Self::Pools),
             _ => None,
         }
     }
@@ -69,6 +75,7 @@ impl Resource {
             Self::Services => "service",
             Self::Jobs => "job",
             Self::Instances => "instance",
+            Self::Pools => "pool",
         }
     }
 
@@ -79,6 +86,7 @@ impl Resource {
             Self::Services => "services",
             Self::Jobs => "jobs",
             Self::Instances => "instances",
+            Self::Pools => "pools",
         }
     }
 
@@ -98,6 +106,10 @@ impl Resource {
                 &["NAME", "READY", "STATUS", "RESTARTS", AGE, "REVISION", "PORTS"],
                 &["RUNTIME", "ID", "PID", "MESSAGE", "CONDITIONS"],
             ),
+            Self::Pools => (
+                &["NAME", "WARM", "CLAIMED", "STARTING", "TOTAL", "HIT RATE", "CLAIM P50", "CLAIM P99", MESSAGE],
+                &["MIN", "MAX", "RECOMMENDED", "MEMORY", "SAVED", "RUNTIME"],
+            ),
         };
         narrow.iter().chain(if wide { more } else { &[] }).copied().collect()
     }
@@ -108,7 +120,7 @@ impl Resource {
         let services = status.services.iter().map(|view| format!("{}/{}", view.deployment, view.service));
         match self {
             Self::Deployments => Vec::new(),
-            Self::Services | Self::Jobs => deployments.collect(),
+            Self::Services | Self::Jobs | Self::Pools => deployments.collect(),
             Self::Instances => deployments.chain(services).collect(),
         }
     }
@@ -120,6 +132,7 @@ impl Resource {
             Self::Services => status.services.iter().map(service).collect(),
             Self::Jobs => status.services.iter().filter_map(job).collect(),
             Self::Instances => status.instances.iter().map(|view| instance(view, now)).collect(),
+            Self::Pools => status.services.iter().filter_map(pool).collect(),
         }
     }
 }
@@ -149,7 +162,7 @@ impl Object {
         let last = match resource {
             Resource::Deployments => vec![("state", REMOVED.into())],
             Resource::Services => vec![("message", REMOVED.into()), ("running", 0.into()), ("ready", 0.into())],
-            Resource::Jobs => vec![("message", REMOVED.into())],
+            Resource::Jobs | Resource::Pools => vec![("message", REMOVED.into())],
             Resource::Instances => vec![("phase", REMOVED.into()), ("ready", false.into())],
         };
         if let Value::Object(view) = &mut self.value {
@@ -158,7 +171,7 @@ impl Object {
         for (column, cell) in resource.header(false).iter().zip(&mut self.cells) {
             match (resource, *column) {
                 (Resource::Deployments, "STATE")
-                | (Resource::Services, "MESSAGE")
+                | (Resource::Services | Resource::Pools, "MESSAGE")
                 | (Resource::Jobs | Resource::Instances, "STATUS") => {
                     REMOVED.clone_into(cell);
                 }
@@ -264,6 +277,45 @@ fn job(view: &ServiceView) -> Option<Object> {
             time(job.next_run),
         ],
         wide: vec![or_none(job.schedule.as_deref()), job.finished.len().to_string(), view.message.clone()],
+        name,
+    })
+}
+
+/// The row of a pool.
+fn pool(view: &ServiceView) -> Option<Object> {
+    let pool = view.pool.as_ref()?;
+    let name = format!("{}/{}", view.deployment, view.service);
+    let milliseconds = |time: Option<f64>| or_none(time.map(|time| format!("{time:.2}ms")).as_deref());
+    let mut value = json(pool);
+    if let Value::Object(fields) = &mut value {
+        fields.insert("deployment".to_owned(), view.deployment.clone().into());
+        fields.insert("service".to_owned(), view.service.clone().into());
+        fields.insert("message".to_owned(), view.message.clone().into());
+    }
+    Some(Object {
+        key: name.clone(),
+        place: name.clone(),
+        leaving: false,
+        value,
+        cells: vec![
+            name.clone(),
+            pool.warm.to_string(),
+            pool.claimed.to_string(),
+            pool.starting.to_string(),
+            format!("{}/{}", pool.total, pool.max_total),
+            or_none(pool.hit_rate.map(|rate| format!("{:.1}%", rate * 100.0)).as_deref()),
+            milliseconds(pool.claim_p50_ms),
+            milliseconds(pool.claim_p99_ms),
+            view.message.clone(),
+        ],
+        wide: vec![
+            pool.min_warm.to_string(),
+            pool.max_warm.to_string(),
+            or_none(pool.recommended_min_warm.map(|count| count.to_string()).as_deref()),
+            or_none(pool.memory_bytes.map(super::text::size).as_deref()),
+            milliseconds(Some(pool.saved_ms)),
+            view.runtime.to_string(),
+        ],
         name,
     })
 }

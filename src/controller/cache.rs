@@ -47,6 +47,11 @@ impl Cache {
         self.deployments.get(deployment).into_iter().flat_map(|entries| entries.values().map(|entry| &entry.instance))
     }
 
+    /// One instance, by its runtime and the runtime's own id.
+    pub fn get(&self, runtime: RuntimeKind, runtime_id: &str) -> Option<&Instance> {
+        self.entry(&(runtime, runtime_id.to_owned())).map(|entry| &entry.instance)
+    }
+
     /// Runtimes on which something shared may exist for the deployment.
     pub fn shared(&self, deployment: &str) -> BTreeSet<RuntimeKind> {
         self.shared.iter().filter(|(_, names)| names.contains(deployment)).map(|(kind, _)| *kind).collect()

@@ -40,7 +40,10 @@ fn desired_service(service: &MergedService, default_runtime: RuntimeKind) -> Des
         equivalent: service.equivalents.get(&runtime).cloned(),
         source: SourceRef { file: service.file.clone(), line: service.position.line },
         runtime,
-        replicas: service.spec.scale.as_ref().map_or(1, Scale::initial),
+        replicas: match &service.spec.pool {
+            Some(pool) => pool.min_warm(),
+            None => service.spec.scale.as_ref().map_or(1, Scale::initial),
+        },
         standing: Standing::default(),
     }
 }

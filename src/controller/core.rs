@@ -30,6 +30,7 @@ use super::publish::Board;
 use super::queue::Queue;
 use super::record::Record;
 use super::scaling::Scalers;
+use super::sessions::{KeptSessions, Sessions};
 use crate::clock::Clock;
 use crate::execute::Gate;
 use crate::plan::revisions::Memory;
@@ -69,6 +70,8 @@ pub struct Parts {
     pub jobs: Jobs,
     /// What is remembered of the use of instances.
     pub activity: ActivityRecords,
+    /// What is remembered of sessions.
+    pub sessions: KeptSessions,
     /// Told what happened, where anybody keeps a record. What does not fit is left out.
     pub events: Option<mpsc::Sender<Event>>,
     /// Told what needs no remembering any more. What does not fit is told again later.
@@ -162,6 +165,7 @@ pub struct State {
     pub(super) scalers: Scalers,
     pub(super) images: FollowedTags,
     pub(super) ledger: Ledger,
+    pub(super) sessions: Sessions,
     pub(super) records: BTreeMap<String, Record>,
     pub(super) removing: BTreeMap<String, Removal>,
     pub(super) memory: BTreeMap<String, Memory>,
@@ -196,6 +200,7 @@ impl State {
             scalers: Scalers::default(),
             images: FollowedTags::default(),
             ledger: Ledger::new(parts.activity),
+            sessions: Sessions::new(parts.sessions),
             records: parts.jobs.records.into_iter().map(|(name, jobs)| (name, Record::of(jobs))).collect(),
             removing: parts.removing.into_iter().map(|(name, request)| (name, Removal::of(request))).collect(),
             memory: parts.memory,
@@ -244,6 +249,7 @@ impl State {
             self.ask_for_due_images();
             self.tell_needed_images();
             self.sample_due();
+            self.sweep_sessions();
             self.plan_due();
             self.publish_due();
         }
@@ -262,7 +268,9 @@ impl State {
         let lists = self.runtimes.values().filter_map(|attached| attached.lists.next());
         // Before the sources are synced no key is planned, so none is a reason to wake.
         let queued = self.queue.next().filter(|_| self.declared.synced);
-        lists.chain(queued).chain(self.scalers.next()).chain(self.images.next()).chain(self.ledger.next()).chain(self.board.due()).min()
+        let timed = self.scalers.next().into_iter().chain(self.images.next()).chain(self.ledger.next());
+        let timed = timed.chain(self.next_of_sessions()).chain(self.board.due());
+        lists.chain(queued).chain(timed).min()
     }
 
     fn take(&mut self, message: Message, inbox: &mut mpsc::Receiver<Message>) {
@@ -295,6 +303,7 @@ impl State {
             Message::Sampled(deployment, samples) => self.sampled(&deployment, samples),
             Message::Used(news) => self.used(news),
             Message::Remembered(deployment, changes, kept) => self.remembered(&deployment, changes, kept),
+            Message::Session(message) => self.session_message(*message),
             Message::Command(command) => self.command(command),
         }
     }
@@ -320,6 +329,7 @@ impl State {
         for name in wanted {
             self.settle_removal(&name);
         }
+        self.sessions.touch();
         self.enqueue_all();
     }
 
@@ -407,6 +417,7 @@ impl State {
             Command::Touch(target, reply) => drop(reply.send(self.touch(&target))),
             Command::ExplainIdle(target, reply) => drop(reply.send(self.explain_idle(&target))),
             Command::Orphans(reply) => drop(reply.send(self.orphans())),
+            Command::Session(command) => self.session_command(command),
             Command::AttendTo(names, reply) => {
                 names.iter().for_each(|name| self.queue.add(name, Instant::now()));
                 if let Scope::Only(attended) = &mut self.scope {
@@ -492,6 +503,7 @@ mod tests {
             keeper: None,
             jobs: Jobs::default(),
             activity: Default::default(),
+            sessions: KeptSessions::default(),
             events: None,
             settled: None,
         };

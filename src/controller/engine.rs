@@ -16,11 +16,12 @@ use super::memory::Notebook;
 use super::message::{Command, Message};
 use super::open::{Source, blinded, local};
 use super::reread::Reread;
+use super::sessions::SessionBook;
 use super::using::guarded;
 use super::{EngineError, Mode};
 use crate::clock::SystemClock;
 use crate::runtime::Runtime;
-use crate::runtime::io::{AttachRequest, AttachSession, ExecRequest, ExecSession, LogLine, LogOptions};
+use crate::runtime::io::{LogLine, LogOptions};
 use crate::spec::RuntimeKind;
 use crate::state::{Instance, InstanceRef, Phase, Signal, Target};
 use crate::status::Status;
@@ -46,6 +47,8 @@ pub(super) struct Inner {
     pub(super) mode: Mode,
     /// What waits to be written of rollouts and orders; none where this engine only looks.
     pub(super) notebook: Option<Arc<Notebook>>,
+    /// What waits to be written of sessions; none where this engine only looks.
+    pub(super) session_book: Option<Arc<SessionBook>>,
     pub(super) default_runtime: RuntimeKind,
     /// Directories that are watched, or were by the last controller; absolute.
     pub(super) watched: Vec<PathBuf>,
@@ -164,36 +167,6 @@ impl Engine {
         })
     }
 
-    /// Runs a command inside the running instance that the target covers; the lowest slot where it covers several. One that
-    /// is stopped or suspended for idleness is brought back first.
-    ///
-    /// # Errors
-    /// `NotFound` when no running instance is covered; `Conflict` when one that is idle does not come up.
-    pub async fn exec(&self, target: &Target, request: &ExecRequest) -> Result<ExecSession, EngineError> {
-        let (instance, guard) = self.running_for(target, Signal::Exec).await?;
-        let runtime = self.runtime(instance.runtime).await?;
-        let exec = runtime.exec().ok_or_else(|| cannot(instance.runtime, "run commands inside"))?;
-        let session = exec.exec(&instance.as_ref(), request).await?;
-        Ok(ExecSession { output: guarded(session.output, guard), ..session })
-    }
-
-    /// Attaches to the running instance that the target covers, the lowest slot where it covers several; gives its name
-    /// as well. One that is stopped or suspended for idleness is brought back first.
-    ///
-    /// # Errors
-    /// `NotFound` when no running instance is covered; `Conflict` when one that is idle does not come up.
-    pub async fn attach(
-        &self,
-        target: &Target,
-        request: &AttachRequest,
-    ) -> Result<(String, AttachSession), EngineError> {
-        let (instance, guard) = self.running_for(target, Signal::Attach).await?;
-        let runtime = self.runtime(instance.runtime).await?;
-        let attach = runtime.attach().ok_or_else(|| cannot(instance.runtime, "attach to instances"))?;
-        let session = attach.attach(&instance.as_ref(), request).await?;
-        Ok((instance.id.name(), AttachSession { output: guarded(session.output, guard), ..session }))
-    }
-
     /// The running instance that a target covers; the newest one of the lowest slot where it covers several.
     pub(super) async fn running(&self, target: &Target) -> Result<Instance, EngineError> {
         let mut running = self.instances(target).await?;
@@ -234,10 +207,13 @@ impl Engine {
         self.keep_notes().await;
     }
 
-    /// Writes what waits to be written of rollouts and orders.
+    /// Writes what waits to be written of rollouts, orders and sessions.
     pub(super) async fn keep_notes(&self) {
         if let Some(notebook) = &self.inner.notebook {
             notebook.write(self.inner.store.clone()).await;
+        }
+        if let Some(book) = &self.inner.session_book {
+            book.write(self.inner.store.clone()).await;
         }
     }
 }

@@ -14,6 +14,7 @@ use super::lists::ListNumber;
 use super::orders::{Order, Taken};
 use super::orphans::OrphanView;
 use super::scaling::Measured;
+use super::sessions::{SessionCommand, SessionMessage};
 use super::{EngineError, RolloutView};
 use crate::execute::Report;
 use crate::plan::Snapshot;
@@ -53,6 +54,8 @@ pub enum Message {
     Used(UseNews),
     /// What was to be remembered of the jobs of a deployment is kept, or could not be.
     Remembered(String, JobChanges, std::result::Result<(), String>),
+    /// News of sessions.
+    Session(Box<SessionMessage>),
     /// A caller asks.
     Command(Command),
 }
@@ -123,6 +126,8 @@ pub enum Command {
     ExplainIdle(Target, oneshot::Sender<std::result::Result<Vec<IdleReport>, EngineError>>),
     /// What belongs to this installation and nothing declares.
     Orphans(oneshot::Sender<Vec<OrphanView>>),
+    /// What is asked about sessions.
+    Session(SessionCommand),
     /// Where only some deployments are worked on: work on these too.
     AttendTo(BTreeSet<String>, oneshot::Sender<()>),
 }

@@ -46,6 +46,7 @@ mod reread;
 mod rollouts;
 mod runtimes;
 mod scaling;
+mod sessions;
 mod stops;
 mod trigger;
 mod usage;
@@ -77,6 +78,10 @@ pub use self::observe::{Connect, Connected};
 pub use self::orders::{Order, Ordered};
 pub use self::orphans::{OrphanKind, OrphanView};
 pub use self::rollouts::{RevisionView, RolloutView};
+pub use self::sessions::{
+    AcquireRequest, Acquired, CLAIM_TIMEOUT, CLAIM_TIMEOUT_MAX, Changed, Claim, Entry, KeepSessions, KeptSessions,
+    Lease, PoolInfo, SessionChanged, SessionCommand, SessionRequest, SessionStats, SessionVerb, SessionView, Todo,
+};
 pub use self::stops::StoredStops;
 pub use self::usage::InstanceUsage;
 use crate::spec::RuntimeKind;

@@ -18,6 +18,7 @@ use super::event::{self, Event};
 use super::jobs::{Jobs, StoredJobs};
 use super::memory::{self, Keeper, Notebook};
 use super::reread::Reread;
+use super::sessions::{KeptSessions, SessionBook};
 use super::{EngineError, EngineOptions, Mode, convert, runtimes};
 use crate::clock::{Clock, SystemClock};
 use crate::plan::revisions;
@@ -71,7 +72,7 @@ impl Engine {
         if matches!(options.mode, Mode::Controller { .. }) {
             take_over(&state_dir, &watched)?;
         }
-        let Memory { removing, settled, events, jobs, memory, activity, notebook } =
+        let Memory { removing, settled, events, jobs, memory, activity, notebook, sessions, session_book } =
             remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
             runtimes: runtimes::connectors(&options, access, &state_dir, default_runtime, &store),
@@ -84,6 +85,7 @@ impl Engine {
             memory,
             activity,
             keeper: notebook.clone().map(|notebook| notebook as Arc<dyn Keeper>),
+            sessions,
             events,
             settled,
         });
@@ -98,6 +100,7 @@ impl Engine {
             blind,
             mode: options.mode,
             notebook,
+            session_book,
             default_runtime,
             watched,
             applying: Mutex::new(()),
@@ -128,6 +131,8 @@ struct Memory {
     memory: BTreeMap<String, revisions::Memory>,
     activity: ActivityRecords,
     notebook: Option<Arc<Notebook>>,
+    sessions: KeptSessions,
+    session_book: Option<Arc<SessionBook>>,
 }
 
 /// Opens the memory of an engine that works; one that only looks reads it, and changes nothing.
@@ -141,9 +146,14 @@ fn remember(
     let memory = memory::load(store, access == Access::Work).map_err(unread)?;
     let records = store.jobs().map_err(local("the state database can't be read"))?;
     let activity = store.activity().map_err(local("the state database can't be read"))?;
+    let stored = store.sessions().map_err(local("the state database can't be read"))?;
     if access != Access::Work {
-        return Ok(Memory { memory, activity, jobs: Jobs { records, keeper: None }, ..Memory::default() });
+        let sessions = KeptSessions::of(stored, None);
+        return Ok(Memory { memory, activity, jobs: Jobs { records, keeper: None }, sessions, ..Memory::default() });
     }
+    let session_book = Arc::new(SessionBook::default());
+    tasks.spawn(session_book.clone().write_on(store.clone()));
+    let sessions = KeptSessions::of(stored, Some(session_book.clone()));
     let jobs = Jobs { records, keeper: Some(Arc::new(StoredJobs { store: store.clone() })) };
     let removing = store.removals().map_err(local("the state database can't be read"))?;
     let (settled, inbox) = mpsc::channel(SETTLED);
@@ -160,6 +170,8 @@ fn remember(
         memory,
         activity,
         notebook: Some(notebook),
+        sessions,
+        session_book: Some(session_book),
     })
 }
 

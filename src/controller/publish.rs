@@ -49,6 +49,12 @@ impl Board {
         }
     }
 
+    /// What was last said of a service.
+    pub fn message_of(&self, deployment: &str, service: &str) -> Option<String> {
+        let services = &self.deployments.get(deployment)?.services;
+        services.iter().find(|view| view.service == service).map(|view| view.message.clone())
+    }
+
     /// Takes a deployment off the board.
     pub fn remove(&mut self, deployment: &str, now: Instant, instances: usize) {
         if self.deployments.remove(deployment).is_some() {

@@ -32,6 +32,7 @@ impl State {
         let suspended = self.is_suspended(deployment);
         self.records.entry(deployment.to_owned()).or_default().history.suspended = suspended;
         self.rollout_looks.remove(deployment);
+        self.sync_sessions(deployment, raw);
         let effective = raw.map(|desired| self.effective(desired));
         self.track_use(deployment, effective.as_ref().ok());
         let (mut judged, mut observed) = self.look(deployment, effective.as_ref().ok());
@@ -64,6 +65,7 @@ impl State {
                 self.launch(deployment, lane.clone());
             }
         }
+        let pools = self.tend_pools(deployment, desired.ok(), &observed);
         for look in plan.next_look.into_iter().chain(self.next_look_at_rollouts(deployment)) {
             // The queue's clock stands still while the machine sleeps: what the wall clock says is looked at now and then.
             let wait = (look - now).to_std().unwrap_or_default().min(RELIST);
@@ -80,6 +82,7 @@ impl State {
             unsupported: &self.unsupported(desired.ok()),
             plan: &plan,
             jobs: &jobs,
+            pools: &pools,
             acting: self.covers(deployment),
             working: self.flights.any(deployment),
             kept: kept.as_deref(),
@@ -374,6 +377,7 @@ impl State {
     fn forget_if_gone(&mut self, deployment: &str, desired: Result<&DesiredDeployment, Fate>) {
         let remembers = self.records.get(deployment).is_some_and(|record| !record.history.jobs.is_empty());
         let left = (remembers && self.covers(deployment) && desired != Err(Fate::Kept))
+            || self.has_live_sessions(deployment)
             || self.cache.of(deployment).next().is_some()
             || !self.shared(deployment).is_empty()
             || self.flights.any(deployment);
@@ -397,6 +401,7 @@ impl State {
         self.checks.forget(deployment);
         self.scalers.forget(deployment);
         self.forget_use(deployment);
+        self.forget_sessions(deployment);
         self.removing.remove(deployment);
         self.queue.remove(deployment);
         self.forget_memory(deployment);

@@ -55,8 +55,8 @@ impl Record {
 
     /// Forgets what failed and what was waited for, as somebody asks for everything to be tried again.
     pub fn begin_anew(&mut self) {
-        let History { dependencies, jobs, suspended, lives, .. } = std::mem::take(&mut self.history);
-        self.history = History { dependencies, jobs, suspended, lives, ..History::default() };
+        let History { dependencies, jobs, suspended, lives, pools, .. } = std::mem::take(&mut self.history);
+        self.history = History { dependencies, jobs, suspended, lives, pools, ..History::default() };
         self.retiring.clear();
         self.retire_failures.clear();
         self.timeouts.clear();

@@ -145,6 +145,31 @@ pub enum Cause {
     },
     /// The instance ended by itself and is not kept (`lifecycle.delete_on_exit`).
     DeleteOnExit,
+    /// A pool has fewer free members than it is to have and claims wait for.
+    PoolLow {
+        /// Members that are free, or will be.
+        warm: u32,
+        /// As many as there should be.
+        wanted: u32,
+    },
+    /// Somebody has had the member of a pool, and nobody else is to.
+    SessionEnded,
+    /// The member of a pool is free for too long (`pool.warm_ttl`).
+    Cold {
+        /// When it was created.
+        since: DateTime<Utc>,
+    },
+    /// The pool has more members than it may.
+    PoolSurplus {
+        /// Most free ones.
+        max_warm: u32,
+        /// Most of all.
+        max_total: u32,
+    },
+    /// A claim asks for a member that is made for it, and the pool may have no more.
+    MakesRoom,
+    /// The member of a pool is older than what is remembered of who has had which.
+    NotRemembered,
 }
 
 impl Cause {

@@ -224,6 +224,7 @@ fn why(cause: &Cause) -> String {
         Cause::Expired { .. } => "reached its maximum age".to_owned(),
         Cause::Idle { .. } => "idle".to_owned(),
         Cause::Orphan { .. } => "orphan, declared nowhere".to_owned(),
+        Cause::Cold { .. } => "pool.warm_ttl has passed".to_owned(),
         cause => cause.to_string(),
     }
 }

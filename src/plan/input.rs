@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use super::Lives;
+use super::PoolRecord;
 use crate::spec::{Depends, Revision, RuntimeKind};
 use crate::state::{DesiredDeployment, ErrorKind, Fate, Instance, JobRecord, Volumes};
 
@@ -64,6 +65,8 @@ pub struct History {
     pub dependencies: BTreeMap<String, BTreeSet<String>>,
     /// What users ordered of the lives of instances, and which were suspended for idleness.
     pub lives: Lives,
+    /// Who has which member of pools, and who waits for one, by service.
+    pub pools: BTreeMap<String, PoolRecord>,
 }
 
 /// A service and another one of its deployment that it depends on.

@@ -24,6 +24,7 @@ mod model;
 mod need;
 mod order;
 mod planner;
+mod pool;
 mod render;
 mod replicas;
 mod restart;
@@ -54,6 +55,10 @@ pub use lifecycle::{Verdict, verdict};
 pub use lives::{HOLD_MOST, LifeOrders, Lives, Stopped};
 pub use order::dependencies;
 pub use planner::plan;
+pub use pool::{
+    ClaimFigures, Distribution, MemberUse, PoolFigures, PoolRecord, REFILL_AT_ONCE, RENEW_LEAD, claim_figures,
+    pool_figures,
+};
 pub use scale::{
     Load, Mean, Metric, SCALE_EVERY, SCALE_STABILISATION, SCALE_TOLERANCE, ScaleDecision, ScaleRule, Scaling,
 };

@@ -109,6 +109,14 @@ impl Display for Cause {
                 write!(f, "its run was over at {}, and job.ttl_after_finished has passed", time(*finished_at))
             }
             Self::DeleteOnExit => f.write_str("ended, and lifecycle.delete_on_exit is true"),
+            Self::PoolLow { warm, wanted } => write!(f, "pool has {warm} of {wanted} free members"),
+            Self::SessionEnded => f.write_str("its session has ended"),
+            Self::Cold { since } => write!(f, "created at {}, and pool.warm_ttl has passed", time(*since)),
+            Self::PoolSurplus { max_warm, max_total } => {
+                write!(f, "more than pool.max_warm ({max_warm}) or pool.max_total ({max_total})")
+            }
+            Self::MakesRoom => f.write_str("makes room for a fresh member that somebody waits for"),
+            Self::NotRemembered => f.write_str("older than what is remembered of sessions"),
         }
     }
 }

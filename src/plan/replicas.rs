@@ -7,18 +7,18 @@ use super::diff::{Matched, Slot, exit_of, match_slots};
 use super::draft::Draft;
 use super::job::plan_job;
 use super::need::need;
+use super::pool::plan_pool;
 use super::restart::{AfterExit, after_exit};
 use super::rollout::Rollout;
 use super::unproven::places;
 use super::{Cause, Wait};
-use crate::spec::{RType, ServiceSpec};
+use crate::spec::RType;
 use crate::state::{DesiredService, EndedBy, Exit, Instance, Pause, Phase, ServiceName, Standing, StopCause};
 
 /// Plans one declared service. `instances` are those of the service, in order of their identity.
 pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, instances: &[&Instance]) {
-    if let Some(why) = not_run(&desired.spec) {
-        draft.wait(Wait::NotRun { service: desired.name.clone(), why: why.to_owned() });
-        return remove_service(draft, &desired.spec, instances);
+    if desired.spec.pool.is_some() {
+        return plan_pool(draft, desired, instances);
     }
     if desired.spec.rtype() != RType::Service {
         return plan_job(draft, desired, instances);
@@ -52,18 +52,6 @@ fn say_how_it_stands(draft: &mut Draft<'_>, desired: &DesiredService) {
         failed.map(|failed| Wait::RolloutFailed { service: name(), failed }),
     ];
     waits.into_iter().flatten().for_each(|wait| draft.wait(wait));
-}
-
-/// Retires every instance of a service of which none is to run.
-fn remove_service(draft: &mut Draft<'_>, spec: &ServiceSpec, instances: &[&Instance]) {
-    for instance in instances {
-        draft.retire(instance, Some(spec), &Cause::ServiceRemoved);
-    }
-}
-
-/// Why no replicas of the service are kept, if so.
-fn not_run(spec: &ServiceSpec) -> Option<&'static str> {
-    spec.pool.is_some().then_some("pools are not run yet; remove `pool` to run plain replicas")
 }
 
 /// Takes the whole service down where a crash asks for it (`errors.on_panic: shutdown`). Returns whether it did.

@@ -1,5 +1,7 @@
 //! How many instances there are: replicas, job runs, pools and their sessions.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::HumanDuration;
@@ -175,6 +177,11 @@ impl Pool {
         self.max_warm.unwrap_or_else(|| self.max_total.map_or(unbounded, |total| total.min(unbounded)))
     }
 
+    /// Age at which a warm sandbox is rebuilt: 10 minutes.
+    pub fn warm_ttl(&self) -> Duration {
+        self.warm_ttl.map_or(Duration::from_secs(600), HumanDuration::get)
+    }
+
     /// Most sandboxes, warm and in use together: 100, or what `max_warm` asks for.
     pub fn max_total(&self) -> u32 {
         self.max_total.unwrap_or_else(|| 100.max(self.max_warm()))
@@ -197,4 +204,21 @@ pub struct Session {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "24h"))]
     pub suspend_timeout: Option<HumanDuration>,
+}
+
+impl Session {
+    /// Longest time without use while attached: 5 minutes.
+    pub fn idle_timeout(&self) -> Duration {
+        self.idle_timeout.map_or(Duration::from_secs(300), HumanDuration::get)
+    }
+
+    /// Longest time detached: an hour.
+    pub fn detach_timeout(&self) -> Duration {
+        self.detach_timeout.map_or(Duration::from_secs(3600), HumanDuration::get)
+    }
+
+    /// Longest time suspended: a day.
+    pub fn suspend_timeout(&self) -> Duration {
+        self.suspend_timeout.map_or(Duration::from_secs(24 * 3600), HumanDuration::get)
+    }
 }

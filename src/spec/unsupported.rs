@@ -53,8 +53,9 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
         }
     }
     add(!spec.endpoints.is_empty(), "endpoints", "nothing listens on their ports yet");
-    add(spec.pool.is_some(), "pool", "pools are not filled yet");
-    add(spec.session.is_some(), "session", "there are no sessions yet");
+    add(spec.session.is_some() && spec.pool.is_none(), "session", "only a pool has sessions; write `pool: {}`");
+    let lives_by_pool = spec.pool.is_some() && spec.lifecycle.is_some();
+    add(lives_by_pool, "lifecycle", "members of a pool live by `pool.warm_ttl` and by the timeouts of `session`");
     let suspends = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.on_idle == Some(OnIdle::Suspend));
     add(ends && suspends, "lifecycle.on_idle", "a job that is frozen would never end; an idle one keeps running");
     const PLACEMENT: &str = "there is one machine; instances are not placed by this";

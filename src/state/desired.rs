@@ -47,7 +47,7 @@ pub struct DesiredService {
     pub source: SourceRef,
     /// Runtime that runs its instances.
     pub runtime: RuntimeKind,
-    /// How many instances there should be.
+    /// How many instances there should be; of a pool, how many free ones at least.
     pub replicas: u32,
     /// How its rollout bears on what is to run.
     #[serde(skip_serializing_if = "Standing::is_plain")]

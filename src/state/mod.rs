@@ -10,6 +10,7 @@ mod observed;
 mod phase;
 mod rollout;
 mod run;
+mod session;
 
 pub use activity::{Activity, ActivityRecord, Signal, Use, WatchedInstance};
 pub use call::{ErrorKind, StopPolicy, StopRecord, StopRequest, Volumes};
@@ -21,3 +22,7 @@ pub use observed::{Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};
 pub use rollout::{Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutFailure, Standing};
 pub use run::{BegunRun, JobRecord, RunEnd, RunId, RunRecord, ScheduleMark};
+pub use session::{
+    SECRET_BYTES, Session, SessionEnd, SessionId, SessionState, Token, TokenDigest, check_client, check_sandbox,
+    secrets,
+};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::waits::{Severity, severity};
 use super::{AwaitedView, DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
-use super::{JobView, conditions, jobs, lives, message};
+use super::{JobView, PoolFacts, PoolView, conditions, jobs, lives, message};
 use crate::plan::Wait;
 use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Pause, Phase};
 
@@ -93,14 +93,22 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         awaits: awaits(facts, service),
         message: String::new(),
         job: facts.jobs.get(&service.name).map(|state| JobView::of(service, state)),
+        pool: service
+            .spec
+            .pool
+            .as_ref()
+            .map(|pool| PoolView::of(pool, facts.pools.get(&service.name).unwrap_or(&PoolFacts::default()))),
         conditions: Vec::new(),
     };
+    if let Some(pool) = &view.pool {
+        (view.desired, view.ready) = (pool.wanted(), pool.warm);
+    }
     if view.job.is_some() {
         // There are as many as there have to be.
         view.desired = count(&|instance| !matches!(instance.phase, Phase::Exited(_)));
     }
     view.conditions = conditions::of_service(&view, service, &mine, facts);
-    view.message = message::of_service(facts, service, &view.conditions);
+    view.message = message::of_service(facts, service, &view.conditions, view.pool.as_ref());
     view
 }
 
@@ -256,6 +264,7 @@ mod tests {
                 unsupported: &unsupported,
                 plan: &plan,
                 jobs: &BTreeMap::new(),
+                pools: &BTreeMap::new(),
                 acting: true,
                 working: false,
                 stale: None,

@@ -46,9 +46,10 @@ pub(super) fn of_service(
     facts: &Facts<'_>,
 ) -> Vec<Condition> {
     let mine: Vec<&Wait> = facts.plan.waits.iter().filter(|wait| waits::is_about(wait, service)).collect();
-    let mut conditions = match &view.job {
-        Some(job) => jobs::conditions(job, service, facts),
-        None => vec![available(view, service, &mine), progressing(view, service, instances, &mine)],
+    let mut conditions = match (&view.job, &view.pool) {
+        (Some(job), _) => jobs::conditions(job, service, facts),
+        (None, Some(pool)) => pool.conditions().to_vec(),
+        (None, None) => vec![available(view, service, &mine), progressing(view, service, instances, &mine)],
     };
     conditions.extend(rollout(service, &mine));
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));

@@ -2,8 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::{JobStates, Plan};
+use crate::plan::{ClaimFigures, JobStates, Plan, PoolFigures};
 use crate::state::{Condition, DesiredDeployment, Fate, Instance, InstanceId};
+
+/// How a pool stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PoolFacts {
+    /// Its members.
+    pub members: PoolFigures,
+    /// How claims went.
+    pub claims: ClaimFigures,
+    /// Claims that wait for a member.
+    pub waiting: u32,
+    /// Bytes of memory that its free members hold; absent until it was measured.
+    pub memory_bytes: Option<u64>,
+}
 
 /// What the views of a deployment are computed from.
 #[derive(Debug)]
@@ -20,6 +33,8 @@ pub struct Facts<'a> {
     pub plan: &'a Plan,
     /// How its jobs and cron services stand.
     pub jobs: &'a JobStates,
+    /// How its pools stand, by service.
+    pub pools: &'a BTreeMap<String, PoolFacts>,
     /// Whether anybody takes the steps that are planned; commands that only look do not.
     pub acting: bool,
     /// Whether any step is under way.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::waits::{self, Severity, severity};
-use super::{DeploymentState, Facts};
+use super::{DeploymentState, Facts, PoolView};
 use crate::plan::{Step, Wait};
 use crate::state::{Condition, ConditionStatus, DesiredService};
 
@@ -22,7 +22,12 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String
 }
 
 /// The worst thing that is being waited for, else the worst of its conditions.
-pub(super) fn of_service(facts: &Facts<'_>, service: &DesiredService, conditions: &[Condition]) -> String {
+pub(super) fn of_service(
+    facts: &Facts<'_>,
+    service: &DesiredService,
+    conditions: &[Condition],
+    pool: Option<&PoolView>,
+) -> String {
     let mine = |wait: &&Wait| waits::is_about(wait, service);
     let acts_on = |step: &Step| step.action.instance().is_some_and(|id| id.service == service.name);
     let rests = || facts.plan.waits.iter().filter(mine).find(|wait| waits::is_rest(wait));
@@ -30,6 +35,7 @@ pub(super) fn of_service(facts: &Facts<'_>, service: &DesiredService, conditions
         .or_else(|| undone(facts, acts_on))
         .or_else(|| rests().map(|wait| rest(wait, service)))
         .or_else(|| trouble(conditions))
+        .or_else(|| pool.map(PoolView::summary))
         .unwrap_or_default()
 }
 
@@ -110,6 +116,8 @@ mod tests {
 
     static NO_JOBS: JobStates = JobStates::new();
 
+    static NO_POOLS: BTreeMap<String, crate::status::PoolFacts> = BTreeMap::new();
+
     fn declared(fields: &str) -> DesiredDeployment {
         let text = format!(
             "version: v1\ndeployment: demo\nservices: {{web: {{image: {{name: host}}{fields}}}, db: {{image: {{name: host}}}}}}\n"
@@ -140,6 +148,7 @@ mod tests {
             unsupported,
             plan,
             jobs: &NO_JOBS,
+            pools: &NO_POOLS,
             acting: true,
             working: false,
             stale: None,
@@ -206,7 +215,10 @@ mod tests {
         let none = ", scale: {mode: fixed, replicas: 0}";
         assert_eq!(messages(none, Vec::new())[1], "");
         let session = format!("{none}, session: {{idle_timeout: 1m}}");
-        assert_eq!(messages(&session, Vec::new())[1], "UnsupportedField: session: there are no sessions yet");
+        assert_eq!(
+            messages(&session, Vec::new())[1],
+            "UnsupportedField: session: only a pool has sessions; write `pool: {}`"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{JobView, LifeState};
+use super::{JobView, LifeState, PoolView};
 use crate::spec::RuntimeKind;
 use crate::state::{Condition, ConditionStatus, ExitReason, HealthState, PortBinding, RunId, StopCause};
 
@@ -164,6 +164,9 @@ pub struct ServiceView {
     /// How it stands as a job or cron service; absent where it is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobView>,
+    /// How it stands as a pool; absent where it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolView>,
     /// What else is true of it.
     pub conditions: Vec<Condition>,
 }

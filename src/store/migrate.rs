@@ -109,6 +109,28 @@ const MIGRATIONS: &[&str] = &[
         record TEXT NOT NULL          -- JSON: when its instances were used last, which are suspended for idleness
     ) WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE sessions (
+        id TEXT PRIMARY KEY,
+        deployment TEXT NOT NULL,
+        service TEXT NOT NULL,
+        runtime TEXT NOT NULL,
+        member TEXT NOT NULL,         -- the runtime's own id of the instance
+        record TEXT NOT NULL          -- JSON
+    ) WITHOUT ROWID;
+    CREATE TABLE spent (
+        runtime TEXT NOT NULL,
+        member TEXT NOT NULL,         -- of a pool, that somebody has had and no session tells of
+        deployment TEXT NOT NULL,
+        service TEXT NOT NULL,
+        PRIMARY KEY (runtime, member)
+    ) WITHOUT ROWID;
+    CREATE TABLE session_records (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        began_at TEXT NOT NULL        -- since when sessions are remembered
+    );
+    INSERT INTO session_records VALUES (1, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
+",
 ];
 
 /// Newest format that this version knows.

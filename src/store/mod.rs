@@ -2,8 +2,8 @@
 //!
 //! The state directory holds the owner id, the token, the lock that makes the controller the only one, the place of its
 //! socket, the `applied/` folder and `keel.db`. The database keeps the last good version of each source file, the
-//! inventory of deployments that were declared, removals and stops that were asked for, rollouts, runs of jobs, activity, what users ordered,
-//! events, and what a stopped prune waits for. Losing it loses history and orders, never workloads: that it was lost is
+//! inventory of deployments that were declared, removals and stops that were asked for, rollouts, runs of jobs, sessions,
+//! activity, what users ordered, events, and what a stopped prune waits for. Losing it loses history and orders, never workloads: that it was lost is
 //! noted in the new one ([`Reset`]), and what nothing declares is kept then. Every call is synchronous and short: call it
 //! through `spawn_blocking`.
 
@@ -19,6 +19,7 @@ mod memory;
 mod migrate;
 mod removals;
 mod reset;
+mod sessions;
 mod socket;
 mod stops;
 mod token;
@@ -35,5 +36,6 @@ pub use jobs::JobRecords;
 pub use memory::Remembered;
 pub use removals::{RemovalId, RemovalRequest};
 pub use reset::Reset;
+pub use sessions::{SessionNote, StoredSessions};
 pub use token::Token;
 pub use user::User;

@@ -73,7 +73,10 @@ fn without_a_verb_the_help_is_printed_whatever_the_environment_says() {
 #[test]
 fn an_unknown_type_is_answered_with_the_known_ones() {
     let done = Rig::new("sim").keel(&["get", "pods"]).expect_code(2);
-    assert_eq!(done.err, "error: there is no type \"pods\"; write deployments, services, jobs, instances or all\n");
+    assert_eq!(
+        done.err,
+        "error: there is no type \"pods\"; write deployments, services, jobs, pools, instances or all\n"
+    );
 }
 
 #[test]

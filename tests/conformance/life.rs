@@ -34,6 +34,23 @@ pub async fn created_is_listed_and_does_not_run<H: Harness>(harness: &H) {
     assert_eq!(runtime.list().await.expect("list").instances, [created]);
 }
 
+pub async fn inspecting_tells_what_a_list_tells<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    let created = create(harness, &*runtime, id("web", 0), &Program::Polite).await;
+    let inspected = runtime.inspect(&created.as_ref()).await.expect("inspect").expect("it is there");
+    assert_eq!((inspected.id, inspected.phase), (created.id.clone(), Phase::Created));
+    runtime.start(&created.as_ref()).await.expect("start");
+    let inspected = runtime.inspect(&created.as_ref()).await.expect("inspect").expect("it is there");
+    assert!(matches!(inspected.phase, Phase::Running { .. }), "{:?}", inspected.phase);
+    let stranger = harness.stranger().await.inspect(&created.as_ref()).await;
+    assert_eq!(stranger.expect("inspect"), None, "it is another owner's");
+    runtime.stop(&created.as_ref(), &stop(LONG)).await.expect("stop");
+    let inspected = runtime.inspect(&created.as_ref()).await.expect("inspect").expect("it is there");
+    assert!(matches!(inspected.phase, Phase::Exited(_)), "{:?}", inspected.phase);
+    runtime.remove(&created.as_ref()).await.expect("remove");
+    assert_eq!(runtime.inspect(&created.as_ref()).await.expect("inspect"), None);
+}
+
 pub async fn creating_twice_gives_the_same_instance<H: Harness>(harness: &H) {
     let runtime = harness.runtime().await;
     let first = create(harness, &*runtime, id("web", 0), &Program::Polite).await;

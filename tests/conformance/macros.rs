@@ -5,7 +5,8 @@
 macro_rules! conformance {
     ($harness:ty, $test:meta) => {
         conformance!(@suite $harness, [$test],
-            life: new_machine_has_nothing, created_is_listed_and_does_not_run, creating_twice_gives_the_same_instance,
+            life: new_machine_has_nothing, created_is_listed_and_does_not_run,
+                inspecting_tells_what_a_list_tells, creating_twice_gives_the_same_instance,
                 identity_and_counters_come_back, starting_runs, starting_twice_is_success, starting_unknown_is_not_found,
                 starting_again_after_exit_runs, exit_codes_are_told, signals_are_told, kills_for_want_of_memory_are_told,
                 times_are_in_order,

@@ -114,6 +114,8 @@ async fn a_controller_that_ends_leaves_all_that_was_spent_of_a_deadline() {
         memory: BTreeMap::new(),
         keeper: Some(notes.clone()),
         jobs: Jobs::default(),
+        activity: Default::default(),
+        sessions: Default::default(),
         events: None,
         settled: None,
     };
@@ -166,6 +168,8 @@ async fn a_run_is_asked_for_though_another_job_waits_for_its_own() {
         memory: BTreeMap::new(),
         keeper: None,
         jobs: Jobs { keeper: Some(Arc::new(Slow)), ..Jobs::default() },
+        activity: Default::default(),
+        sessions: Default::default(),
         events: None,
         settled: None,
     };
@@ -202,6 +206,8 @@ async fn a_controller_that_finds_nothing_declared_ends_services_in_their_order()
         memory,
         keeper: Some(notes.clone()),
         jobs: Jobs::default(),
+        activity: Default::default(),
+        sessions: Default::default(),
         events: None,
         settled: None,
     };

@@ -10,6 +10,7 @@ mod inputs;
 mod jobs;
 mod lanes;
 mod lifecycle;
+mod pools;
 mod properties;
 mod restart;
 mod revisions;

@@ -118,7 +118,8 @@ impl World {
     pub fn fail_checks(&mut self, choice: usize) {
         let mut running = self.running();
         if let Some(index) = choice.checked_rem(running.len()) {
-            running[index].judge(Some(HealthState::Unhealthy { last: "no route".into(), passed: choice % 2 == 0 }));
+            running[index]
+                .judge(Some(HealthState::Unhealthy { last: "no route".into(), passed: choice.is_multiple_of(2) }));
         }
     }
 

@@ -61,13 +61,6 @@ fn instances_of_another_deployment_are_not_touched() {
         .expect("launch web/0 a0: missing, 1 replica wanted");
 }
 
-#[test]
-fn services_of_kinds_that_are_not_run_say_so() {
-    Snapshot::declared()
-        .service("web", 'a', 1, "pool: {}")
-        .expect("leave web alone: pools are not run yet; remove `pool` to run plain replicas");
-}
-
 fn orphaned(seen_ago: Option<i64>) -> Snapshot {
     let mut snapshot = Snapshot::undeclared(Fate::Orphaned);
     if let Some(seen) = seen_ago {

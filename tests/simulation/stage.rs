@@ -259,6 +259,7 @@ impl Stage {
             keeper: Some(self.notes.clone()),
             jobs: Jobs { records: self.book.records(), keeper: Some(self.book.clone()) },
             activity: self.notes.activity(),
+            sessions: Default::default(),
             events: None,
             settled: Some(settle),
         });

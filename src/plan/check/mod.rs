@@ -5,6 +5,7 @@
 
 mod job;
 mod order;
+mod pool;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -202,7 +203,11 @@ fn check_declared(input: &Input<'_>, desired: &DesiredDeployment, plan: &Plan, f
         match desired.services.get(*name) {
             Some(service) => {
                 let observed = observed.get(name).map_or(&[][..], Vec::as_slice);
-                if service.spec.rtype() != RType::Service && service.spec.pool.is_none() {
+                if service.spec.pool.is_some() {
+                    pool::check_pool(input, service, observed, lanes, found);
+                    continue;
+                }
+                if service.spec.rtype() != RType::Service {
                     job::check_job(input, service, observed, lanes, found);
                     continue;
                 }

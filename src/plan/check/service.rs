@@ -24,8 +24,7 @@ pub(super) fn check_service<'a>(
     waits: &'a [Wait],
     found: &mut Vec<Violation>,
 ) {
-    let replicas = if desired.spec.pool.is_none() { desired.replicas } else { 0 };
-    let checked = Checked { input, desired, observed, lanes, waits, replicas };
+    let checked = Checked { input, desired, observed, lanes, waits, replicas: desired.replicas };
     checked.check_launches(found);
     checked.check_removals(found);
     checked.check_ceiling(found);

@@ -86,7 +86,6 @@ impl RolloutHistory {
         let pinned = Image {
             name: ImageRef::Registry(pinned(&image.reference, &image.now)),
             pull_policy: Some(PullPolicy::IfNotPresent),
-            ..declared.spec.image.clone()
         };
         service.spec = Arc::new(ServiceSpec { image: pinned, ..declared.spec.as_ref().clone() });
         if declared.is_made_from(&image.revision) && image.first.as_ref() != Some(&image.now) {

@@ -216,6 +216,10 @@ impl Runtime for DockerRuntime {
         self.inner.list().await
     }
 
+    async fn inspect(&self, instance: &InstanceRef) -> Result<Option<Instance>> {
+        self.inner.look(instance).await
+    }
+
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
         Ok(events::changes(self.inner.clone(), self.ended.clone()))
     }

@@ -326,6 +326,10 @@ impl Runtime for SandboxRuntime {
         Ok(Listing { instances: found.into_iter().map(|one| one.instance).collect(), shared })
     }
 
+    async fn inspect(&self, instance: &InstanceRef) -> Result<Option<Instance>> {
+        Ok(self.look(instance).await?.map(|found| found.instance))
+    }
+
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
         let watch = &self.inner.watch;
         self.inner.watching.get_or_init(|| watch.start());

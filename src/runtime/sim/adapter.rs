@@ -168,6 +168,15 @@ impl Runtime for SimRuntime {
         self.call(Method::List, CALL_TIMEOUT, effect).await
     }
 
+    async fn inspect(&self, instance: &InstanceRef) -> Result<Option<Instance>> {
+        let instance = instance.clone();
+        let effect = |runtime: Self| async move {
+            let mut machine = runtime.world.machine();
+            Ok(machine.find(&runtime.owner, &instance).map(|entry| entry.instance.clone()))
+        };
+        self.call(Method::Inspect, CALL_TIMEOUT, effect).await
+    }
+
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
         // The subscription is made before the answer comes back, so that nothing after the call is missed.
         let effect = |runtime: Self| async move { Ok((runtime.world.subscribe(), runtime.owner)) };

@@ -87,6 +87,10 @@ impl Runtime for ForgetfulRuntime {
         Ok(Listing { instances: instances.into_iter().map(|instance| self.known.seen(instance)).collect(), shared })
     }
 
+    async fn inspect(&self, instance: &InstanceRef) -> Result<Option<Instance>> {
+        Ok(self.machine.inspect(instance).await?.map(|instance| self.known.seen(instance)))
+    }
+
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {
         let known = Arc::clone(&self.known);
         let told = move |event| match event {

@@ -16,6 +16,7 @@ pub const MAX_CHANGES: usize = 200_000;
 pub enum Method {
     Capabilities,
     List,
+    Inspect,
     Events,
     EnsureImage,
     Digest,
@@ -39,6 +40,7 @@ impl Method {
             self,
             Self::Capabilities
                 | Self::List
+                | Self::Inspect
                 | Self::Events
                 | Self::Digest
                 | Self::Logs

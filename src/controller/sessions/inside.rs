@@ -1,0 +1,200 @@
+//! Who may work inside the members of pools: whoever has the token of the session, and nobody without it; whoever works
+//! inside a free one spoils it for others.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio_util::sync::CancellationToken;
+
+use super::{Held, Left, SessionMessage, Visit};
+use crate::controller::EngineError;
+use crate::controller::core::State;
+use crate::controller::message::Message;
+use crate::state::{Instance, InstanceRef, Phase, ServiceName, SessionId, SessionState, Target, Token};
+use crate::store::SessionNote;
+
+/// The way into an instance.
+pub struct Entry {
+    /// The instance.
+    pub instance: Instance,
+    /// What the session gives commands inside, references and all.
+    pub env: BTreeMap<String, String>,
+    /// Kept as long as somebody is inside; none where nobody minds.
+    pub lease: Option<Lease>,
+    /// The session, where the instance is frozen and is to be thawed before.
+    pub frozen: Option<SessionId>,
+    /// Tells when it is written down that somebody has been inside.
+    pub kept: Option<tokio::sync::oneshot::Receiver<Result<(), String>>>,
+}
+
+/// That somebody is inside a member; told once it is dropped.
+pub struct Lease {
+    what: Left,
+    ended: CancellationToken,
+    reports: mpsc::Sender<Message>,
+}
+
+impl Lease {
+    /// Waits until nobody may be inside any more.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.ended.clone().cancelled_owned()
+    }
+
+    /// Why that is.
+    pub fn why(&self) -> String {
+        match &self.what {
+            Left::Session(id) => format!("the session {id} was ended or taken over by another client"),
+            Left::Member(..) => "the instance is being removed".to_owned(),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let message = Message::Session(Box::new(SessionMessage::Left(self.what.clone())));
+        if let Err(TrySendError::Full(message)) = self.reports.try_send(message)
+            && let Ok(handle) = tokio::runtime::Handle::try_current()
+        {
+            let reports = self.reports.clone();
+            // A core that has ended needs no report.
+            handle.spawn(async move { drop(reports.send(message).await) });
+        }
+    }
+}
+
+impl State {
+    /// Opens the way into an instance that a name covers, or into that of a session.
+    pub(super) fn enter(&mut self, target: &Target, token: Option<&Token>) -> Result<Entry, EngineError> {
+        if target.service.is_none() && SessionId::is_meant_by(&target.deployment) {
+            let id: SessionId = target.deployment.parse().map_err(|error| EngineError::Invalid(format!("{error}")))?;
+            self.owned(&id, token)?;
+            return self.enter_session(&id);
+        }
+        if let Some(id) = token.and_then(|token| self.session_inside(target, token)) {
+            return self.enter_session(&id);
+        }
+        let instance = self.instance_to_enter(target)?;
+        let member = instance.as_ref();
+        let pool = instance.id.service_name();
+        if let Some(holder) = self.sessions.holder(&pool.deployment, &member) {
+            return Err(claimed(&instance, holder, token.is_some()));
+        }
+        if self.pool(&pool).is_none() && !self.is_spent(&member) {
+            return Ok(Entry { instance, env: BTreeMap::new(), lease: None, frozen: None, kept: None });
+        }
+        self.visit(pool, instance)
+    }
+
+    /// The session whose member the name covers and whose token it is.
+    fn session_inside(&self, target: &Target, token: &Token) -> Option<SessionId> {
+        let is_it =
+            |held: &&Held| held.session.is_live() && held.claim.is_none() && target.covers(&held.session.instance.id);
+        let mut of_target = self.sessions.open(&target.deployment).filter(is_it);
+        of_target.find(|held| held.session.token.is_of(token)).map(|held| held.session.id.clone())
+    }
+
+    /// The newest running instance of the lowest slot that the name covers; of a pool, one that nobody has where there is one.
+    fn instance_to_enter(&self, target: &Target) -> Result<Instance, EngineError> {
+        let is_open = |one: &&Instance| {
+            let frozen = matches!(one.phase, Phase::Paused { .. })
+                && self.sessions.holder(&one.id.deployment, &one.as_ref()).is_some();
+            matches!(one.phase, Phase::Running { .. }) || frozen
+        };
+        let covered = self.cache.of(&target.deployment).filter(|one| target.covers(&one.id)).filter(is_open);
+        let found = covered.min_by(|one, other| {
+            let key = |one: &Instance| {
+                let member = one.as_ref();
+                let of_member = |held: &Held| !held.session.removed && held.session.instance == member;
+                let is_taken = self.sessions.open(&one.id.deployment).any(of_member);
+                (is_taken, one.id.service.clone(), one.id.slot)
+            };
+            key(one).cmp(&key(other)).then(other.created_at.cmp(&one.created_at))
+        });
+        let none = || EngineError::NotFound(format!("{target} has no running instance; see keel get instances"));
+        found.cloned().ok_or_else(none)
+    }
+
+    fn enter_session(&mut self, id: &SessionId) -> Result<Entry, EngineError> {
+        let (now, reports) = (self.now().0, self.reports());
+        let gone = || EngineError::NotFound(format!("there is no session {id}"));
+        let member = self.sessions.all.get(id).ok_or_else(gone)?.session.instance.clone();
+        let instance = self.cache.get(member.runtime, &member.runtime_id).cloned();
+        let instance =
+            instance.ok_or_else(|| EngineError::NotFound(format!("the sandbox of the session {id} is gone")))?;
+        let held = self.sessions.all.get_mut(id).ok_or_else(gone)?;
+        held.inside += 1;
+        held.session.last_active_at = now;
+        if held.session.state == SessionState::Detached {
+            // Who works inside is there.
+            held.session.state = SessionState::Active;
+        }
+        let frozen = (held.session.state == SessionState::Suspended).then(|| id.clone());
+        let lease = Lease { what: Left::Session(id.clone()), ended: held.ended.clone(), reports };
+        let env = held.session.env.clone();
+        self.sessions.touch();
+        drop(self.sessions.keep(id));
+        Ok(Entry { instance, env, lease: Some(lease), frozen, kept: None })
+    }
+
+    fn is_spent(&self, member: &InstanceRef) -> bool {
+        self.sessions.visited.contains_key(&(member.runtime, member.runtime_id.clone()))
+    }
+
+    /// Lets somebody into a member that no session has; nobody gets it after that.
+    fn visit(&mut self, pool: ServiceName, instance: Instance) -> Result<Entry, EngineError> {
+        if self.sessions.keeper.is_none() && !self.covers(&pool.deployment) {
+            return Err(EngineError::Conflict(format!(
+                "members of the pool {pool} are entered through a running controller, which hands out no member that \
+                 somebody has been inside; start one with keel run"
+            )));
+        }
+        let member = instance.as_ref();
+        let key = (member.runtime, member.runtime_id.clone());
+        let is_used_up = |held: &Held| !held.session.removed && held.session.instance == member;
+        if self.sessions.open(&pool.deployment).any(is_used_up) {
+            return Err(EngineError::NotFound(format!("{} is being removed, as its session has ended", instance.id)));
+        }
+        if let Some(warm) = self.sessions.warm.get_mut(&pool) {
+            warm.retain(|(other, _)| *other != member);
+        }
+        let note = SessionNote::Spent { pool: pool.clone(), runtime: key.0, runtime_id: key.1.clone() };
+        let kept = Some(self.sessions.note(note));
+        let visit = self.sessions.visited.entry(key).or_insert_with(|| Visit { pool: pool.clone(), inside: 0 });
+        visit.inside += 1;
+        self.queue.add(&pool.deployment, tokio::time::Instant::now());
+        let what = Left::Member(member.runtime, member.runtime_id);
+        let lease = Lease { what, ended: CancellationToken::new(), reports: self.reports() };
+        Ok(Entry { instance, env: BTreeMap::new(), lease: Some(lease), frozen: None, kept })
+    }
+
+    /// Somebody is inside no longer.
+    pub(super) fn left(&mut self, left: Left) {
+        let (now, at) = self.now();
+        match left {
+            Left::Session(id) => {
+                let Some(held) = self.sessions.all.get_mut(&id) else { return };
+                held.inside = held.inside.saturating_sub(1);
+                if held.session.is_live() {
+                    held.session.last_active_at = now;
+                    drop(self.sessions.keep(&id));
+                }
+            }
+            Left::Member(runtime, runtime_id) => {
+                let Some(visit) = self.sessions.visited.get_mut(&(runtime, runtime_id)) else { return };
+                visit.inside = visit.inside.saturating_sub(1);
+                self.queue.add(&visit.pool.deployment, at);
+            }
+        }
+        self.sessions.touch();
+    }
+}
+
+/// Why somebody may not enter a member that a session has.
+fn claimed(instance: &Instance, holder: &Held, has_token: bool) -> EngineError {
+    let id = &holder.session.id;
+    EngineError::Conflict(match has_token {
+        true => format!("the token is not that of the session {id}, which has {}", instance.id),
+        false => format!("the session {id} has {}; name its token with --token or KEEL_SESSION_TOKEN", instance.id),
+    })
+}

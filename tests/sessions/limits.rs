@@ -1,0 +1,267 @@
+//! Time limits, in virtual time, and what claims may ask for.
+
+use std::time::Duration;
+
+use evenkeel::controller::{AcquireRequest, Acquired, SessionVerb, SessionView};
+use evenkeel::runtime::sim::Faults;
+use evenkeel::spec::HumanDuration;
+use evenkeel::state::SessionId;
+use tokio::time::sleep;
+
+use crate::stage::{Stage, Trace, spec};
+
+const POOL: &str = "    pool: {min_warm: 2, max_warm: 3, max_total: 4, warm_ttl: 10m}\n    \
+                    session: {idle_timeout: 10s, detach_timeout: 20s, suspend_timeout: 30s}\n";
+
+const MOMENT: Duration = Duration::from_millis(5);
+
+async fn stage() -> Stage {
+    of(POOL).await
+}
+
+async fn of(fields: &str) -> Stage {
+    let stage = Stage::new(1, Faults::none(), spec("sim/run", fields), Trace::default()).await;
+    sleep(Duration::from_secs(1)).await;
+    stage
+}
+
+fn request() -> AcquireRequest {
+    AcquireRequest { client: "agent".to_owned(), ..AcquireRequest::default() }
+}
+
+async fn acquire(stage: &Stage) -> Acquired {
+    stage.acquire(request()).await.expect("a member")
+}
+
+async fn view(stage: &Stage, id: &SessionId) -> SessionView {
+    let views = stage.sessions().await;
+    views.into_iter().find(|view| view.session == *id).expect("the session")
+}
+
+async fn state(stage: &Stage, id: &SessionId) -> (String, Option<String>) {
+    let view = view(stage, id).await;
+    (view.state, view.reason)
+}
+
+fn lives(state: &str) -> (String, Option<String>) {
+    (state.to_owned(), None)
+}
+
+fn timed_out() -> (String, Option<String>) {
+    ("ended".to_owned(), Some("timeout".to_owned()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_state_ends_after_its_own_timeout_and_not_at_it() {
+    for (verb, name, limit) in [
+        (SessionVerb::Touch, "active", 10),
+        (SessionVerb::Detach, "detached", 20),
+        (SessionVerb::Suspend, "suspended", 30),
+    ] {
+        let stage = stage().await;
+        let Acquired { token, view, .. } = acquire(&stage).await;
+        stage.change(&view.session, &token, verb).await.map(drop).expect("done");
+        // The change itself takes a moment to be written down.
+        sleep(Duration::from_secs(limit) - 4 * MOMENT).await;
+        assert_eq!(state(&stage, &view.session).await, lives(name));
+        sleep(5 * MOMENT).await;
+        assert_eq!(state(&stage, &view.session).await, timed_out(), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_inside_keeps_a_session_in_use() {
+    let stage = stage().await;
+    let Acquired { token, view, .. } = acquire(&stage).await;
+    let entry = stage.enter(&view.instance, Some(&token)).await.expect("a way in");
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(state(&stage, &view.session).await, lives("active"));
+    drop(entry);
+    sleep(Duration::from_secs(9)).await;
+    assert_eq!(state(&stage, &view.session).await, lives("active"));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(state(&stage, &view.session).await, timed_out());
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeouts_that_passed_while_no_controller_ran_strike_at_its_start_and_others_go_on() {
+    let mut stage = stage().await;
+    let (short, long) = (acquire(&stage).await, acquire(&stage).await);
+    stage.change(&long.view.session, &long.token, SessionVerb::Detach).await.map(drop).expect("done");
+    stage.crash().await;
+    sleep(Duration::from_secs(15)).await;
+    stage.start();
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(state(&stage, &short.view.session).await, timed_out());
+    assert_eq!(state(&stage, &long.view.session).await, lives("detached"));
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(state(&stage, &long.view.session).await, timed_out());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ending_tells_whoever_is_inside_and_so_does_a_takeover() {
+    let stage = stage().await;
+    for verb in [SessionVerb::Attach { takeover: true }, SessionVerb::Terminate] {
+        let Acquired { token, view, .. } = acquire(&stage).await;
+        let entry = stage.enter(&view.session.to_string(), Some(&token)).await.expect("a way in");
+        let lease = entry.lease.as_ref().expect("a lease");
+        stage.change(&view.session, &token, verb).await.map(drop).expect("done");
+        tokio::time::timeout(MOMENT, lease.ended()).await.expect("it is told");
+        assert!(lease.why().contains(&view.session.to_string()), "{}", lease.why());
+        let refused = stage.enter(&view.instance, Some(&token)).await.err().expect("refused").to_string();
+        assert!(!refused.contains(token.reveal()), "{refused}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attaching_twice_is_refused_and_a_takeover_fences_the_former_holder() {
+    let stage = stage().await;
+    let Acquired { token, view, .. } = acquire(&stage).await;
+    let id = view.session;
+    let attach = SessionVerb::Attach { takeover: false };
+    let refused = stage.change(&id, &token, attach).await.err().expect("refused").to_string();
+    assert!(refused.contains("--takeover"), "{refused}");
+    let takeover = SessionVerb::Attach { takeover: true };
+    let new = stage.change(&id, &token, takeover).await.expect("taken over").token.expect("a new token");
+    assert_ne!(new.reveal(), token.reveal());
+    let fenced = stage.change(&id, &token, SessionVerb::Touch).await.err().expect("fenced").to_string();
+    assert!(fenced.contains("not that of the session"), "{fenced}");
+    stage.change(&id, &new, SessionVerb::Detach).await.map(drop).expect("done");
+    stage.change(&id, &new, attach).await.map(drop).expect("attached again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ended_says_when_and_why_to_whoever_comes_again() {
+    let stage = stage().await;
+    let Acquired { token, view, .. } = acquire(&stage).await;
+    stage.change(&view.session, &token, SessionVerb::Release).await.map(drop).expect("released");
+    let again = stage.change(&view.session, &token, SessionVerb::Release).await.err().expect("refused").to_string();
+    assert_eq!(again, format!("the session {} is over: it was released at 2026-01-01T00:00:01Z", view.session));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_every_place_is_claimed_it_is_told_at_once_with_the_numbers() {
+    let stage = stage().await;
+    for _ in 0..4 {
+        acquire(&stage).await;
+    }
+    let before = stage.now();
+    let refused = stage.acquire(request()).await.expect_err("refused").to_string();
+    assert!(refused.contains("all 4 places of demo/box are claimed"), "{refused}");
+    assert_eq!(stage.now(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_claim_gets_a_member_that_was_made_after_it_also_where_the_pool_is_full_of_warm_ones() {
+    let fields = "    pool: {min_warm: 2, max_warm: 2, max_total: 2}\n";
+    for fields in [POOL, fields] {
+        let stage = of(fields).await;
+        let asked = stage.now();
+        let fresh = AcquireRequest { fresh: true, ..request() };
+        let acquired = stage.acquire(fresh).await.expect("a member");
+        let member = stage.members().into_iter().find(|one| one.runtime_id == acquired.view.runtime_id);
+        assert!(member.expect("the member").created_at >= asked);
+        assert!(!acquired.view.warm);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_nothing_can_be_made_for_is_refused_after_its_timeout() {
+    let stage = Stage::new(1, Faults::none(), spec("sim/missing", POOL), Trace::default()).await;
+    let before = stage.now();
+    let timeout = Some(HumanDuration(Duration::from_secs(7)));
+    let refused = stage.acquire(AcquireRequest { timeout, ..request() }).await.expect_err("refused").to_string();
+    assert!(refused.contains("within 7s") && refused.contains("sim/missing"), "{refused}");
+    assert_eq!((stage.now() - before).num_seconds(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_whose_template_crashes_does_not_spin() {
+    let stage = Stage::new(1, Faults::none(), spec("sim/crash:10ms", POOL), Trace::default()).await;
+    sleep(Duration::from_secs(3600)).await;
+    let made =
+        stage.world.changes().into_iter().filter(|one| one.what == evenkeel::runtime::sim::What::Created).count();
+    // Two slots, each at once and then after 10, 20, 40, 80, 160 and every 300 seconds.
+    assert!((20..=40).contains(&made), "{made}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_of_an_edited_template_are_never_handed_out_and_sessions_keep_theirs() {
+    let mut stage = stage().await;
+    let kept = acquire(&stage).await;
+    stage.declare(spec("sim/run", &format!("    env: {{NEW: \"1\"}}\n{POOL}")));
+    let new = acquire(&stage).await;
+    let revision = |runtime_id: &str| {
+        let members = stage.members();
+        members.into_iter().find(|one| one.runtime_id == runtime_id).map(|one| one.id.revision)
+    };
+    let (old, fresh) = (revision(&kept.view.runtime_id), revision(&new.view.runtime_id));
+    assert!(old.is_some() && fresh.is_some() && old != fresh, "{old:?} {fresh:?}");
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(stage.members().iter().filter(|one| Some(&one.id.revision) == old.as_ref()).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_named_sandbox_is_given_again_to_whoever_has_its_token_and_to_nobody_else() {
+    let stage = stage().await;
+    let named = || AcquireRequest { sandbox: Some("note.book".to_owned()), ..request() };
+    let missing = stage.acquire(named()).await.expect_err("refused").to_string();
+    assert!(missing.contains("there is no sandbox note.book") && missing.contains("--create-if-missing"), "{missing}");
+    let first = stage.acquire(AcquireRequest { create_if_missing: true, ..named() }).await.expect("made");
+    assert_eq!(first.view.sandbox.as_deref(), Some("note.book"));
+    let token = Some(first.token.clone());
+    let again = stage.acquire(AcquireRequest { token, ..named() }).await.expect("given again");
+    assert!(again.reused && again.view.session == first.view.session);
+    let stranger = stage.acquire(AcquireRequest { create_if_missing: true, ..named() }).await;
+    assert!(stranger.expect_err("refused").to_string().contains("present its token"));
+    stage.change(&first.view.session, &first.token, SessionVerb::Release).await.map(drop).expect("released");
+    let next = stage.acquire(AcquireRequest { create_if_missing: true, ..named() }).await.expect("made anew");
+    assert_ne!(next.view.runtime_id, first.view.runtime_id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_given_its_session_again_where_it_asks_for_that() {
+    let stage = stage().await;
+    let first = acquire(&stage).await;
+    let reuse = |client: &str| AcquireRequest {
+        client: client.to_owned(),
+        reuse: true,
+        token: Some(first.token.clone()),
+        ..request()
+    };
+    let again = stage.acquire(reuse("agent")).await.expect("given again");
+    assert!(again.reused && again.view.session == first.view.session);
+    // Another client holds nothing, whatever token it has.
+    assert!(!stage.acquire(reuse("other")).await.expect("another one").reused);
+    let second = acquire(&stage).await;
+    let wrong = AcquireRequest { token: Some(second.token), ..reuse("agent") };
+    assert!(stage.acquire(wrong).await.expect("its other session").reused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_member_is_not_handed_out_although_nobody_told_of_its_death() {
+    let stage = stage().await;
+    // Events are lost, so that only a look tells.
+    stage.world.set_faults(Faults { event_lost: 1.0, ..Faults::none() });
+    for member in stage.members() {
+        assert!(stage.world.kill(&member.runtime_id, 137));
+    }
+    let dead: Vec<String> = stage.members().into_iter().map(|one| one.runtime_id).collect();
+    let acquired = acquire(&stage).await;
+    assert!(!dead.contains(&acquired.view.runtime_id));
+    assert_eq!(stage.stats().await.expect("statistics").created, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn warm_members_are_renewed_before_they_are_too_old() {
+    let stage = of("    pool: {min_warm: 2, max_warm: 4, max_total: 8, warm_ttl: 60s}\n").await;
+    let first: Vec<String> = stage.members().into_iter().map(|one| one.runtime_id).collect();
+    for _ in 0..120 {
+        sleep(Duration::from_secs(1)).await;
+        let pool = stage.view().await.and_then(|view| view.pool).expect("a pool");
+        assert!((2..=4).contains(&pool.warm), "{pool:?}");
+        let oldest = stage.members().into_iter().map(|one| one.created_at).min().expect("members");
+        assert!((stage.now() - oldest).num_seconds() <= 60);
+    }
+    assert!(stage.members().iter().all(|one| !first.contains(&one.runtime_id)));
+}
