@@ -164,8 +164,11 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
             }
         }
         // What can come up does, before the rest ends the wait.
-        (Goal::Running, Some((State::Failed, _))) if is_moving(status, name) => Verdict::Pending,
-        (_, Some((State::Failed, view))) | (Goal::Running, Some((State::Suspended, view))) => {
+        (Goal::Running, Some((State::Failed | State::Paused | State::Undone, _))) if is_moving(status, name) => {
+            Verdict::Pending
+        }
+        (_, Some((State::Failed, view)))
+        | (Goal::Running, Some((State::Suspended | State::Paused | State::Undone, view))) => {
             Verdict::Failed(vec![Failed {
                 deployment: name.to_owned(),
                 why: why(status, name, &view.message),
