@@ -22,6 +22,7 @@ mod list;
 mod lookout;
 mod mounts;
 mod read;
+mod roots;
 mod scan;
 mod settle;
 mod snapshot;
@@ -34,7 +35,8 @@ pub use bounds::{LOSS_SETTLE, MAX_DEPTH, MAX_ENTRIES, MAX_FILES, MAX_TOTAL_BYTES
 pub use directory::{DirectorySource, SourceHandle, SourceStopped};
 pub use find::{Found, find};
 pub use read::read_now;
-pub use scan::{Recording, Scanned, Scanner, SourceError, last_roots};
+pub use roots::last_roots;
+pub use scan::{Recording, Scanned, Scanner, SourceError};
 pub use snapshot::{
     CountedFile, Deleted, Effect, FileProblem, Hold, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot,
     Unwatched,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::list::born_as;
-use super::read::metadata_device;
+use super::read::{file_system_id, metadata_device};
 use crate::store::MountedFolder;
 
 /// Where folders lie that are on a file system other than that of their root, and where files lay that can't be seen since
@@ -65,8 +65,7 @@ impl Place {
 /// another one for the same after a restart of the machine.
 fn identity(mount: &Path) -> Option<String> {
     let metadata = mount.metadata().ok()?;
-    let id = rustix::fs::statvfs(mount).ok().map(|found| found.f_fsid).filter(|id| *id != 0);
-    let id = id.or_else(|| metadata_device(mount))?;
+    let id = file_system_id(mount).or_else(|| metadata_device(mount))?;
     Some(format!("{id}:{}", born_as(&metadata)))
 }
 

@@ -104,6 +104,11 @@ pub(super) fn metadata_device(path: &Path) -> Option<u64> {
     path.metadata().ok().map(|metadata| metadata.dev())
 }
 
+/// The identity of the file system that a path is on, where it has one.
+pub(super) fn file_system_id(path: &Path) -> Option<u64> {
+    rustix::fs::statvfs(path).ok().map(|found| found.f_fsid).filter(|id| *id != 0)
+}
+
 /// Whether something is mounted at a path, where the system tells (Linux 5.8 and later do).
 #[cfg(target_os = "linux")]
 pub(super) fn is_mount_root(path: &Path) -> Option<bool> {

@@ -54,16 +54,15 @@ impl Store {
 }
 
 #[cfg(test)]
-impl Store {
-    /// Lets every write fail from now on, or succeed again.
-    pub(crate) fn refuse_writes(&self, refuse: bool) {
-        self.connection().pragma_update(None, "query_only", refuse).unwrap();
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Store {
+        /// Lets every write fail from now on, or succeed again.
+        pub(crate) fn refuse_writes(&self, refuse: bool) {
+            self.connection().pragma_update(None, "query_only", refuse).unwrap();
+        }
+    }
 
     #[test]
     fn what_is_remembered_is_read_back_until_it_is_forgotten() {
