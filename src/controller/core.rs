@@ -200,7 +200,7 @@ impl State {
             scalers: Scalers::default(),
             images: FollowedTags::default(),
             ledger: Ledger::new(parts.activity),
-            sessions: Sessions::new(parts.sessions),
+            sessions: Sessions::new(parts.sessions, parts.clock.now()),
             records: parts.jobs.records.into_iter().map(|(name, jobs)| (name, Record::of(jobs))).collect(),
             removing: parts.removing.into_iter().map(|(name, request)| (name, Removal::of(request))).collect(),
             memory: parts.memory,

@@ -6,7 +6,7 @@ use super::apply::{blocking, to_its_end};
 use super::engine::Engine;
 use super::message::Command;
 use super::open::{blinded, local};
-use super::others::Watched;
+use super::others::{Watched, declared_in};
 use super::{Applied, Change, DeleteRequest, EngineError, Mode};
 use crate::runtime::Volumes;
 use crate::state::{SourceRef, Target};
@@ -84,7 +84,7 @@ impl Engine {
         self.ask(|reply| Command::Want(uncovered.keys().cloned().collect(), reply)).await?;
         self.rescan().await?;
         self.attend_to(names.clone()).await?;
-        let still = names.iter().filter_map(|name| still_declared(name, &known));
+        let still = names.iter().filter_map(|name| self.still_declared(name, &known));
         let deleted = names.iter().map(|name| (name.clone(), Change::Deleted));
         Ok(Applied {
             notes: still.chain(uncovered.iter().map(|(name, at)| now_counts(name, at, request.volumes))).collect(),
@@ -174,6 +174,18 @@ impl Engine {
         blocking(read).await.map(|events| !events.is_empty())
     }
 
+    /// What to say of a deployment that is deleted and whose file still declares it.
+    fn still_declared(&self, name: &str, known: &Known) -> Option<String> {
+        // A file of a directory that is not watched now is read for that.
+        let elsewhere = || {
+            let applied = |entry: &&Declared| entry.root.starts_with(&self.inner.applied);
+            let entry = known.entry(name).filter(|entry| !applied(entry) && !self.watches(&entry.source.file))?;
+            declared_in(&entry.source.file, name)
+        };
+        let at = known.watched.part_in_sight(name).or_else(elsewhere)?;
+        Some(format!("{at} still declares it; a controller that watches it starts it again"))
+    }
+
     /// Where the directory that a controller watches declares it.
     fn watched_declares(&self, name: &str, known: &Known) -> Option<SourceRef> {
         if !matches!(self.inner.mode, Mode::Controller { .. }) {
@@ -183,12 +195,6 @@ impl Engine {
             || known.entry(name).filter(|entry| self.watches(&entry.source.file) && known.watched.hides(entry));
         known.watched.part_of_existing(name).or_else(|| hidden().map(|entry| entry.source.clone()))
     }
-}
-
-/// What to say of a deployment that is deleted and whose file still declares it.
-fn still_declared(name: &str, known: &Known) -> Option<String> {
-    let at = known.watched.part_in_sight(name)?;
-    Some(format!("{at} still declares it; a controller that watches it starts it again"))
 }
 
 /// What to say of a deployment of which only what was applied is deleted.

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::probe::{Prober, Subject, Verdict, unchecked};
 use crate::runtime::Runtime;
 use crate::spec::{Health, RuntimeKind};
-use crate::state::{DesiredDeployment, HealthState, Instance, Phase};
+use crate::state::{DesiredDeployment, HealthState, Instance, InstanceRef, Phase};
 
 /// Verdicts on their way to the core; the prober waits beyond that.
 const VERDICTS: usize = 64;
@@ -140,6 +140,15 @@ impl Checks {
         known.passed |= health == HealthState::Healthy;
         known.found = Some(health);
         Some(instance.id.deployment)
+    }
+
+    /// What the last check said of an instance, where checks say that it is unhealthy.
+    pub fn fails(&self, deployment: &str, instance: &InstanceRef) -> Option<&str> {
+        let known = self.deployments.get(deployment)?.runs.get(&(instance.runtime, instance.runtime_id.clone()))?;
+        match &known.found {
+            Some(HealthState::Unhealthy { last, .. }) => Some(last),
+            _ => None,
+        }
     }
 
     /// Lays what checks found over what the runtimes say: where a service has checks of its own, only they count.

@@ -176,6 +176,7 @@ pub async fn written(waits: Vec<oneshot::Receiver<Result<(), String>>>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::LifeOrders;
 
     fn key(service: Option<&str>) -> NoteKey {
         ("demo".to_owned(), service.map(str::to_owned))
@@ -185,7 +186,10 @@ mod tests {
     async fn the_last_note_of_a_key_is_written_and_read_again() {
         let store = Arc::new(Store::in_memory().unwrap());
         let notebook = Notebook::default();
-        let orders = |suspended| Orders { suspended, ..Orders::default() };
+        let orders = |suspended| {
+            let holds = [("web".to_owned(), [(0, chrono::DateTime::UNIX_EPOCH)].into())].into();
+            Orders { suspended, lives: LifeOrders { holds, ..LifeOrders::default() }, ..Orders::default() }
+        };
         let (tell, told) = oneshot::channel();
         notebook.keep(key(None), Note::Orders(orders(false)), Some(tell));
         notebook.keep(key(None), Note::Orders(orders(true)), None);

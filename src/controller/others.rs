@@ -9,8 +9,8 @@ use super::EngineError;
 use super::apply::blocking;
 use super::engine::Engine;
 use super::open::{blinded, local};
-use crate::source::CountedFile;
-use crate::spec::{Conflict, DocumentKind, Merged, MergedDeployment, ParsedFile, Position, merge};
+use crate::source::{CountedFile, read_now};
+use crate::spec::{Conflict, DocumentKind, Merged, MergedDeployment, ParsedFile, Position, merge, parse_bytes};
 use crate::state::SourceRef;
 use crate::store::{AppliedFile, Declared};
 
@@ -132,6 +132,12 @@ impl Engine {
         conflicts.retain(|conflict| own.contains(conflict.file.as_path()));
         conflicts
     }
+}
+
+/// Where a file that nobody looks at declares a deployment, or has a part in it, now.
+pub(super) fn declared_in(file: &Path, deployment: &str) -> Option<SourceRef> {
+    let position = part_of(&parse_bytes(&read_now(file)?), deployment)?;
+    Some(SourceRef { file: file.to_path_buf(), line: position.line })
 }
 
 /// Where a text declares a deployment, or has a part in it.

@@ -79,9 +79,12 @@ fn shut_down(draft: &mut Draft<'_>, desired: &DesiredService, matched: &Matched<
     true
 }
 
-/// Whether it was made from the declared template, which another one runs in the place of.
+/// Whether it was made from the declared template, which another one runs in the place of, or whose rollout failed and is
+/// paused for that.
 fn was_rolled_back(desired: &DesiredService, dead: &Instance) -> bool {
-    desired.standing.rolled_back.as_ref().is_some_and(|rolled_back| rolled_back.declared == dead.id.revision)
+    let is_back = |rolled_back: &crate::state::RolledBack| rolled_back.declared == dead.id.revision;
+    let Standing { rolled_back, paused, .. } = &desired.standing;
+    rolled_back.as_ref().is_some_and(is_back) || matches!(paused, Some(Pause::Failure { .. }))
 }
 
 /// Most dead instances of a slot in which something runs: the run before it, for `logs -p`.

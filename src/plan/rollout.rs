@@ -74,6 +74,15 @@ where
     ) -> Self {
         let recreate = desired.spec.rollout().strategy() == Strategy::Recreate;
         let (surge, unavailable) = desired.spec.rollout_bounds(desired.replicas);
+        let mut needs = needs;
+        if matched.outdated_live {
+            for (slot, need) in matched.slots.iter().zip(&mut needs) {
+                // What is there serves, and what takes its place is to serve as well.
+                if matches!(need, Need::AtRest) && slot.fresh.is_none() && slot.newest.is_some_and(ended_well) {
+                    *need = Need::Patience;
+                }
+            }
+        }
         let at_rest = count(needs.iter().filter(|need| matches!(need, Need::AtRest)));
         let rolls_out = matched.outdated_live.then_some(desired);
         let judge = Judge { input: draft.input, spec: &desired.spec, rolls_out };
@@ -266,7 +275,8 @@ where
             Some(fresh) => fresh.streak > 0 && !self.judge.is_available(fresh),
             // One that is launched now has become patience.
             None if matches!(need, Need::Patience) => {
-                failure(self.draft, self.desired, slot.number).is_some() || slot.newest.is_some_and(crashed)
+                failure(self.draft, self.desired, slot.number).is_some()
+                    || slot.newest.is_some_and(|newest| crashed(newest) || ended_well(newest))
             }
             None => false,
         })
@@ -331,6 +341,11 @@ fn doubt(instance: &Instance) -> (bool, Reverse<Option<DateTime<Utc>>>) {
 /// Whether a slot whose instance is to be replaced had its new one, which crashed.
 fn has_begun(slot: &Slot<'_>) -> bool {
     !slot.is_vacant() && slot.fresh.is_none() && slot.newest.is_some_and(crashed)
+}
+
+/// Whether it ended by itself, and well.
+pub(super) fn ended_well(instance: &Instance) -> bool {
+    exit_of(instance).is_some_and(|exit| exit.ended_by == EndedBy::Itself && exit.is_success())
 }
 
 /// Whether it ended by itself, and not well, or had to be ended because its checks failed.

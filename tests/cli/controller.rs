@@ -159,10 +159,13 @@ fn a_rolling_update_is_told_to_its_end_before_it_begins() {
     };
     let expected = [
         "1. create and start a/web/0",
+        "wait for a/web/0",
         "2. stop and remove a/web/0",
         "3. create and start a/web/1",
+        "wait for a/web/1",
         "4. stop and remove a/web/1",
         "5. create and start a/web/2",
+        "wait for a/web/2",
         "6. stop and remove a/web/2",
     ];
     assert_eq!(told("diff"), expected);
@@ -170,7 +173,7 @@ fn a_rolling_update_is_told_to_its_end_before_it_begins() {
     for verb in ["diff", "plan"] {
         let json = rig.keel(&[verb, "-f", "a.yaml", "-o", "json"]).expect_code(1).json();
         assert_eq!(json[0]["steps"].as_array().unwrap().len(), 3 * 5, "{json}");
-        assert_eq!(json[0]["forecast"]["stages"].as_array().unwrap().len(), 6, "{json}");
+        assert_eq!(json[0]["forecast"]["stages"].as_array().unwrap().len(), 9, "{json}");
         assert_eq!(json[0]["forecast"]["end"]["end"], "rest", "{json}");
     }
     rig.keel(&["apply", "-f", "a.yaml"]).expect_code(0);

@@ -261,19 +261,19 @@ impl Stage {
             kept.await.map_err(|_| EngineError::Ended)?.expect("it is written");
         }
         if let Some(todo) = changed.todo.take() {
-            self.carry_out(session, todo).await?;
+            self.carry_out(session, changed.number, todo).await?;
         }
         Ok(changed)
     }
 
-    async fn carry_out(&self, session: &SessionId, todo: Todo) -> Result<(), EngineError> {
+    async fn carry_out(&self, session: &SessionId, number: u64, todo: Todo) -> Result<(), EngineError> {
         let suspend = todo.runtime.suspend().expect("the sim freezes");
         let done = match todo.freeze {
             true => suspend.pause(&todo.member).await,
             false => suspend.resume(&todo.member).await,
         };
         let state = if done.is_ok() { todo.then } else { todo.otherwise };
-        self.ask(|reply| SessionCommand::Done(session.clone(), state, reply)).await;
+        self.ask(|reply| SessionCommand::Done(session.clone(), number, state, reply)).await;
         Ok(done.map(drop)?)
     }
 

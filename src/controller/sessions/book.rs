@@ -99,11 +99,16 @@ impl SessionBook {
         if notes.is_empty() {
             return;
         }
-        let notes: Vec<SessionNote> = notes.into_values().collect();
-        let write = move || store.keep_sessions(&notes).map_err(local("a session is not recorded"));
+        let rows: Vec<SessionNote> = notes.values().cloned().collect();
+        let write = move || store.keep_sessions(&rows).map_err(local("a session is not recorded"));
         let written = blocking(write).await.map_err(|error| error.to_string());
         if let Err(error) = &written {
             tracing::warn!("{error}");
+            // Written with what comes next, where nothing newer takes its place.
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            for (about, note) in notes {
+                waiting.notes.entry(about).or_insert(note);
+            }
         }
         for kept in kept {
             // Whoever asked may have gone.

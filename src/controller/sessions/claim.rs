@@ -7,7 +7,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::request::{AcquireRequest, Acquired, SessionView};
 use super::{Confirmation, Held, SessionMessage, new_secrets, written};
@@ -215,6 +214,7 @@ impl State {
             let runs = || {
                 let known = self.cache.get(member.runtime, &member.runtime_id);
                 known.is_some_and(|instance| matches!(instance.phase, Phase::Running { .. }))
+                    && self.checks.fails(&claim.pool.deployment, member).is_none()
             };
             now - *created_at < ttl
                 && born_after.is_none_or(|asked| *created_at >= asked)
@@ -252,8 +252,7 @@ impl State {
         };
         let require = claim.request.require.clone();
         claim.token = Some(token);
-        let (ended, claim) = (CancellationToken::new(), Some(Box::new(claim)));
-        self.sessions.insert(Held { session, inside: 0, ended, claim });
+        self.sessions.insert(Held::of(session, Some(Box::new(claim))));
         let kept = self.sessions.keep(&id);
         let (reports, member, runtime) = (self.reports(), member.clone(), self.runtime_of(member));
         self.lanes.spawn(async move {
@@ -280,7 +279,14 @@ impl State {
             let refusal = crate::controller::open::local("the session can't be recorded")(error);
             return self.give_back(id, *claim, refusal);
         }
+        let unwell =
+            self.checks.fails(&claim.pool.deployment, &member).map(|check| format!("it is unhealthy: {check}"));
         match found {
+            Ok(Some(_)) if unwell.is_some() => {
+                let how = unwell.unwrap_or_default();
+                drop(self.end_session(id, SessionEnd::NotHandedOut { how }));
+                self.claim_again(*claim);
+            }
             _ if claim.reply.is_closed() => {
                 let how = "its client had gone".to_owned();
                 drop(self.end_session(id, SessionEnd::NotHandedOut { how }));

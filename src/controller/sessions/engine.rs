@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::Utc;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::inside::{Entry, Lease};
@@ -19,7 +20,7 @@ use crate::controller::open::local;
 use crate::controller::using::{UseGuard, guarded};
 use crate::controller::{EngineError, Mode};
 use crate::execute::resolve;
-use crate::runtime::io::{AttachRequest, AttachSession, ExecOutput, ExecRequest, ExecSession};
+use crate::runtime::io::{AttachRequest, AttachSession, ExecInput, ExecOutput, ExecRequest, ExecSession};
 use crate::runtime::{Control, ErrorKind, RuntimeError, Support};
 use crate::spec::Scalar;
 use crate::state::{ServiceName, SessionId, SessionState, Signal, Target, Token};
@@ -54,15 +55,22 @@ impl Engine {
 
     async fn change(&self, request: SessionRequest) -> Result<SessionChanged, EngineError> {
         let asked = |reply| Command::Session(SessionCommand::Change(request, reply));
-        let Changed { id, view, token, kept, todo } = self.ask(asked).await??;
-        written(kept).await.map_err(|why| {
+        let Changed { id, view, token, kept, todo, number } = self.ask(asked).await??;
+        let written = written(kept).await;
+        if let (Err(why), Some(_)) = (&written, &token) {
+            // It counts all the same, and without it nobody would have the session.
+            tracing::warn!("a new token of the session {id} is forgotten when the controller ends: {why}");
+            return Ok(SessionChanged { token, view });
+        }
+        written.map_err(|why| {
             let text = format!("it counts from now on, and is forgotten when the controller ends: {why}");
             local("the session can't be recorded")(std::io::Error::other(text))
         })?;
         let Some(todo) = todo else { return Ok(SessionChanged { token, view }) };
         let done = carry_out(&todo).await;
         let state = if done.is_ok() { todo.then } else { todo.otherwise };
-        let view = self.ask(|reply| Command::Session(SessionCommand::Done(id, state, reply))).await?.unwrap_or(view);
+        let view =
+            self.ask(|reply| Command::Session(SessionCommand::Done(id, number, state, reply))).await?.unwrap_or(view);
         done?;
         Ok(SessionChanged { token, view })
     }
@@ -172,7 +180,12 @@ impl Engine {
         let request = ExecRequest { env: environment(env, &request.env)?, ..request.clone() };
         self.thawed(frozen, &instance.as_ref()).await?;
         written(kept).await.map_err(unrecorded)?;
+        may_still(lease.as_ref())?;
         let session = exec.exec(&instance.as_ref(), &request).await?;
+        let session = match &lease {
+            Some(lease) => fenced(session, lease.ended()),
+            None => session,
+        };
         Ok(ExecSession { output: in_use(while_held(session.output, lease), guard), ..session })
     }
 
@@ -192,7 +205,11 @@ impl Engine {
         let attach = runtime.attach().ok_or_else(|| cannot(instance.runtime, "attach to instances"))?;
         self.thawed(frozen, &instance.as_ref()).await?;
         written(kept).await.map_err(unrecorded)?;
-        let session = attach.attach(&instance.as_ref(), request).await?;
+        may_still(lease.as_ref())?;
+        let mut session = attach.attach(&instance.as_ref(), request).await?;
+        if let Some(lease) = &lease {
+            session.input = fenced_input(session.input, lease.ended());
+        }
         let output = in_use(while_held(session.output, lease), guard);
         Ok((instance.id.name(), AttachSession { output, ..session }))
     }
@@ -227,14 +244,14 @@ impl Engine {
     /// Lets the sandbox of a suspended session run on.
     async fn thawed(
         &self,
-        frozen: Option<crate::state::SessionId>,
+        frozen: Option<(SessionId, u64)>,
         member: &crate::state::InstanceRef,
     ) -> Result<(), EngineError> {
-        let Some(id) = frozen else { return Ok(()) };
+        let Some((id, change)) = frozen else { return Ok(()) };
         let runtime = self.runtime(member.runtime).await?;
         let suspend = runtime.suspend().ok_or_else(|| cannot(member.runtime, "thaw instances"))?;
         suspend.resume(member).await?;
-        let done = |reply| Command::Session(SessionCommand::Done(id, SessionState::Active, reply));
+        let done = |reply| Command::Session(SessionCommand::Done(id, change, SessionState::Active, reply));
         self.ask(done).await.map(drop)
     }
 }
@@ -263,6 +280,56 @@ async fn carry_out(todo: &Todo) -> Result<(), EngineError> {
         false => suspend.resume(&todo.member).await?,
     };
     Ok(())
+}
+
+/// Refuses whoever was let in and may not be inside any more.
+fn may_still(lease: Option<&Lease>) -> Result<(), EngineError> {
+    match lease.filter(|lease| lease.has_ended()) {
+        Some(lease) => Err(EngineError::Conflict(lease.why())),
+        None => Ok(()),
+    }
+}
+
+/// A command that is killed, and gets no more input, as soon as its client may not be inside any more, whether that reads its
+/// output or not.
+fn fenced(session: ExecSession, ended: impl Future<Output = ()> + Send + 'static) -> ExecSession {
+    let (ended, killer) = (ended.shared(), session.killer.clone());
+    let over = ended.clone();
+    let alive = session.input.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = over => {
+                if let Err(error) = killer.kill().await {
+                    tracing::warn!("a command whose session is over runs on: {error}");
+                }
+            }
+            // Nobody takes input of what has ended.
+            () = alive.closed() => {}
+        }
+    });
+    ExecSession { input: fenced_input(session.input, ended), ..session }
+}
+
+/// A way for input that is closed as soon as nobody may be inside any more.
+fn fenced_input(
+    input: mpsc::Sender<ExecInput>,
+    ended: impl Future<Output = ()> + Send + 'static,
+) -> mpsc::Sender<ExecInput> {
+    let (outer, mut waiting) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let hand_on = async {
+            while let Some(item) = waiting.recv().await {
+                if input.send(item).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = hand_on => {}
+            () = ended => {}
+        }
+    });
+    outer
 }
 
 fn unrecorded(why: String) -> EngineError {

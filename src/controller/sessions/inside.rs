@@ -22,8 +22,8 @@ pub struct Entry {
     pub env: BTreeMap<String, String>,
     /// Kept as long as somebody is inside; none where nobody minds.
     pub lease: Option<Lease>,
-    /// The session, where the instance is frozen and is to be thawed before.
-    pub frozen: Option<SessionId>,
+    /// The session, and the number of its last change, where the instance is frozen and is to be thawed before.
+    pub frozen: Option<(SessionId, u64)>,
     /// Tells when it is written down that somebody has been inside.
     pub kept: Option<tokio::sync::oneshot::Receiver<Result<(), String>>>,
 }
@@ -41,10 +41,15 @@ impl Lease {
         self.ended.clone().cancelled_owned()
     }
 
+    /// Whether that is so already.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
     /// Why that is.
     pub fn why(&self) -> String {
         match &self.what {
-            Left::Session(id) => format!("the session {id} was ended or taken over by another client"),
+            Left::Session(id, _) => format!("the session {id} was ended or taken over by another client"),
             Left::Member(..) => "the instance is being removed".to_owned(),
         }
     }
@@ -79,6 +84,10 @@ impl State {
         let pool = instance.id.service_name();
         if let Some(holder) = self.sessions.holder(&pool.deployment, &member) {
             return Err(claimed(&instance, holder, token.is_some()));
+        }
+        if token.is_some() && self.pool(&pool).is_some() {
+            // Its session is over, or never was: what is meant for that sandbox must not run in another one.
+            return Err(EngineError::Conflict(format!("the token is that of no session in {target}")));
         }
         if self.pool(&pool).is_none() && !self.is_spent(&member) {
             return Ok(Entry { instance, env: BTreeMap::new(), lease: None, frozen: None, kept: None });
@@ -130,7 +139,8 @@ impl State {
             held.session.state = SessionState::Active;
         }
         let frozen = (held.session.state == SessionState::Suspended).then(|| id.clone());
-        let lease = Lease { what: Left::Session(id.clone()), ended: held.ended.clone(), reports };
+        let frozen = frozen.map(|id| (id, held.changes));
+        let lease = Lease { what: Left::Session(id.clone(), held.holders), ended: held.ended.clone(), reports };
         let env = held.session.env.clone();
         self.sessions.touch();
         drop(self.sessions.keep(id));
@@ -172,8 +182,8 @@ impl State {
     pub(super) fn left(&mut self, left: Left) {
         let (now, at) = self.now();
         match left {
-            Left::Session(id) => {
-                let Some(held) = self.sessions.all.get_mut(&id) else { return };
+            Left::Session(id, holder) => {
+                let Some(held) = self.sessions.all.get_mut(&id).filter(|held| held.holders == holder) else { return };
                 held.inside = held.inside.saturating_sub(1);
                 if held.session.is_live() {
                     held.session.last_active_at = now;

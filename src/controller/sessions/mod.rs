@@ -68,8 +68,8 @@ pub struct Confirmation {
 /// What somebody worked inside of.
 #[derive(Debug, Clone)]
 pub enum Left {
-    /// The member of a session.
-    Session(SessionId),
+    /// The member of a session, in the time of this number of its holders.
+    Session(SessionId, u64),
     /// A member that no session has.
     Member(RuntimeKind, String),
 }
@@ -82,8 +82,8 @@ pub enum SessionCommand {
     Pools(oneshot::Sender<Vec<PoolInfo>>),
     /// Do something with a session.
     Change(SessionRequest, oneshot::Sender<Result<Changed, EngineError>>),
-    /// What a runtime was to do for a change is done, or not, and the session is in this state then.
-    Done(SessionId, SessionState, oneshot::Sender<Option<SessionView>>),
+    /// What a runtime was to do for the change of this number is done, or not, and the session is in this state then.
+    Done(SessionId, u64, SessionState, oneshot::Sender<Option<SessionView>>),
     /// Somebody wants to work inside an instance.
     Enter(Target, Option<Token>, oneshot::Sender<Result<Entry, EngineError>>),
     /// All sessions, those that have ended among them.
@@ -131,8 +131,12 @@ pub(super) struct Sessions {
 /// A session, and who is inside.
 struct Held {
     session: Session,
-    /// Commands and attached clients.
+    /// Commands and attached clients of its present holder.
     inside: usize,
+    /// How many holders it had before.
+    holders: u64,
+    /// How often its state was set.
+    changes: u64,
     /// Told when nobody may be inside any more.
     ended: CancellationToken,
     /// The claim, until the member is handed out.
@@ -145,8 +149,15 @@ struct Visit {
     inside: usize,
 }
 
+impl Held {
+    fn of(session: Session, claim: Option<Box<Claim>>) -> Self {
+        Self { session, inside: 0, holders: 0, changes: 0, ended: CancellationToken::new(), claim }
+    }
+}
+
 impl Sessions {
-    pub(super) fn new(kept: KeptSessions) -> Self {
+    /// What is remembered, from now on.
+    pub(super) fn new(kept: KeptSessions, now: DateTime<Utc>) -> Self {
         let KeptSessions { sessions, spent, since, keeper } = kept;
         let mut all = Self {
             all: BTreeMap::new(),
@@ -162,8 +173,12 @@ impl Sessions {
             keeper,
             next: None,
         };
-        for session in sessions {
-            all.insert(Held { session, inside: 0, ended: CancellationToken::new(), claim: None });
+        for mut session in sessions {
+            if session.state == SessionState::Active {
+                // Nobody watched who was inside since it was written down.
+                session.last_active_at = session.last_active_at.max(now);
+            }
+            all.insert(Held::of(session, None));
         }
         all
     }
@@ -295,7 +310,7 @@ impl State {
             SessionCommand::Acquire(claim) => self.acquire(claim),
             SessionCommand::Pools(reply) => drop(reply.send(self.pools())),
             SessionCommand::Change(request, reply) => drop(reply.send(self.change_session(request))),
-            SessionCommand::Done(id, state, reply) => drop(reply.send(self.session_done(&id, state))),
+            SessionCommand::Done(id, change, state, reply) => drop(reply.send(self.session_done(&id, change, state))),
             SessionCommand::Enter(target, token, reply) => drop(reply.send(self.enter(&target, token.as_ref()))),
             SessionCommand::List(reply) => drop(reply.send(self.session_views())),
             SessionCommand::Stats(reply) => drop(reply.send(self.session_stats())),
@@ -343,6 +358,8 @@ impl State {
         let pool = held.session.pool.clone();
         let message = format!("session {id} of {} {why}", held.session.client);
         held.session.state = SessionState::Ended { why: why.clone(), at: now };
+        // Nobody runs anything with it any more.
+        held.session.env.clear();
         match why {
             SessionEnd::Released | SessionEnd::Terminated => tracing::debug!("{message}"),
             _ => {

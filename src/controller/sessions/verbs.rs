@@ -24,6 +24,8 @@ pub struct Changed {
     pub kept: Option<oneshot::Receiver<Result<(), String>>>,
     /// What a runtime is to do for it besides.
     pub todo: Option<Todo>,
+    /// The number of this change.
+    pub number: u64,
 }
 
 /// What a runtime is to do for a change of a session.
@@ -47,7 +49,7 @@ impl State {
         self.owned(&id, request.token.as_ref())?;
         match request.verb {
             SessionVerb::Attach { takeover } => self.attach_session(&id, takeover),
-            SessionVerb::Detach => self.set_state(&id, SessionState::Detached),
+            SessionVerb::Detach => self.detach_session(&id),
             SessionVerb::Touch => self.touch_session(&id),
             SessionVerb::Suspend => self.freeze(&id),
             SessionVerb::Resume => self.thaw(&id),
@@ -103,11 +105,19 @@ impl State {
         let (_, token) = new_secrets()?;
         if let Some(held) = self.sessions.all.get_mut(id) {
             held.session.token = token.digest();
-            // Whoever is inside came with the token before.
+            // Whoever is inside came with the token before, and does not count for the new holder.
+            held.holders += 1;
+            held.inside = 0;
             std::mem::replace(&mut held.ended, CancellationToken::new()).cancel();
         }
         let changed = self.set_state(id, SessionState::Active)?;
         Ok(Changed { token: Some(token), ..changed })
+    }
+
+    /// Notes that its client has gone. A frozen one stays frozen.
+    fn detach_session(&mut self, id: &SessionId) -> Result<Changed, EngineError> {
+        let is_frozen = self.sessions.all.get(id).is_some_and(|held| held.session.state == SessionState::Suspended);
+        self.set_state(id, if is_frozen { SessionState::Suspended } else { SessionState::Detached })
     }
 
     /// Notes that a session is in use.
@@ -143,9 +153,10 @@ impl State {
     }
 
     /// What a runtime was to do is done, or not: the session is in this state then, unless it has ended.
-    pub(super) fn session_done(&mut self, id: &SessionId, state: SessionState) -> Option<SessionView> {
-        let is_live = self.sessions.all.get(id).is_some_and(|held| held.session.is_live());
-        if is_live {
+    pub(super) fn session_done(&mut self, id: &SessionId, change: u64, state: SessionState) -> Option<SessionView> {
+        // What was ordered since holds.
+        let is_last = |held: &Held| held.session.is_live() && held.changes == change;
+        if self.sessions.all.get(id).is_some_and(is_last) {
             drop(self.set_state(id, state));
         }
         self.session_view(id)
@@ -164,6 +175,7 @@ impl State {
         let (now, at) = self.now();
         if let Some(held) = self.sessions.all.get_mut(id) {
             held.session.last_active_at = now;
+            held.changes += 1;
             if held.session.state != state {
                 held.session.state = state;
                 self.queue.add(&held.session.pool.deployment, at);
@@ -185,6 +197,7 @@ impl State {
         let kept = change(self);
         let view = self.session_view(id);
         let view = view.ok_or_else(|| EngineError::NotFound(format!("there is no session {id}")))?;
-        Ok(Changed { id: id.clone(), view, token: None, kept, todo: None })
+        let number = self.sessions.all.get(id).map_or(0, |held| held.changes);
+        Ok(Changed { id: id.clone(), view, token: None, kept, todo: None, number })
     }
 }

@@ -35,7 +35,7 @@ pub struct Orders {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dependencies: BTreeMap<String, BTreeSet<String>>,
     /// What is to stay down, is held, or is to be brought back.
-    #[serde(flatten)]
+    #[serde(default)]
     pub lives: LifeOrders,
 }
 

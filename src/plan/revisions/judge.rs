@@ -11,7 +11,7 @@ use crate::plan::diff::{count, exit_of};
 use crate::plan::restart::{AfterExit, after_exit};
 use crate::plan::rollout::crashed;
 use crate::plan::time::{after, earliest};
-use crate::plan::{Failure, Input};
+use crate::plan::{Failure, Input, Wait};
 use crate::spec::Revision;
 use crate::state::{DesiredService, FailureReason, Instance, Phase, RolloutFailure};
 
@@ -59,7 +59,9 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
     let is_silent = |instance: &&Instance| input.unreachable.contains_key(&instance.runtime);
     // A clock that was set back says nothing of what came before.
     let counts_from = counts_from.filter(|from| *from <= input.now);
-    let eye = Eye { judge: Judge { input, spec: &wanted.spec, rolls_out: None }, wanted, new: &new, counts_from };
+    let serves = other.iter().any(|one| matches!(one.phase, Phase::Running { .. }));
+    let judge = Judge { input, spec: &wanted.spec, rolls_out: None };
+    let eye = Eye { judge, wanted, new: &new, serves, counts_from };
     let slots: Vec<Slot> = (0..wanted.replicas).map(|slot| eye.slot(slot)).collect();
     let has_new = |slot: &u32| new.iter().any(|one| one.id.slot == *slot && !matches!(one.phase, Phase::Exited(_)));
     let old = count(other.iter().filter(lives));
@@ -111,6 +113,8 @@ struct Eye<'a> {
     judge: Judge<'a>,
     wanted: &'a DesiredService,
     new: &'a [&'a Instance],
+    /// Instances of other revisions run.
+    serves: bool,
     counts_from: Option<DateTime<Utc>>,
 }
 
@@ -125,6 +129,11 @@ impl Eye<'_> {
         let Some(newest) = of_slot().max_by_key(|instance| instance.id.attempt) else { return coming };
         let crashes = match exit_of(newest) {
             Some(exit) => match after_exit(newest, exit, self.wanted) {
+                // Others serve, which it was to take the place of.
+                AfterExit::AtRest(Wait::Ended { .. }) if self.serves && self.counts(exit.finished_at) => {
+                    let message = format!("{} ended and is not started again: {exit}", newest.id);
+                    return Slot::Failing(RolloutFailure { reason: FailureReason::GaveUp, message });
+                }
                 AfterExit::AtRest(_) => return Slot::AtRest,
                 AfterExit::Failed(_) | AfterExit::ShutDown => {
                     let message = format!("{} ended and is not started again: {exit}", newest.id);

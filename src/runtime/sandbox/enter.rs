@@ -21,9 +21,9 @@ use super::record::{Record, Root, Run};
 use super::sys::{self, Namespaces, OneThread};
 
 /// Entry point of `__exec DIR NAME`: carries out the order `NAME` of the instance in `DIR`, tells its pipe by which
-/// process the command runs or why it does not, waits for it and ends with its code. Whatever the command started ends with
-/// it, however it detached itself: nobody would know of it any more, not even the one who removes the instance. Where the
-/// controller is gone, so is the command.
+/// process the command runs or why it does not, waits for it and ends with its code. What the command leaves running
+/// lives on with the instance. Without a process namespace it ends with the command, however it detached itself: nobody
+/// would know of it any more, not even the one who removes the instance. Where the controller is gone, so is the command.
 pub fn main(dir: &Path, name: &str) -> ExitCode {
     let place = Place { dir: InstanceDir(dir.to_owned()), name: name.to_owned() };
     let Ok(answer) = place.answer() else {
@@ -176,7 +176,7 @@ fn start(
                     drop((outcome_in, terminal));
                     release_standard(null);
                     let code = lifeline::reap_all_until(command);
-                    end_children();
+                    // What it leaves running becomes the instance's, and ends with that.
                     std::process::exit(code)
                 }
                 Ok(None) => become_command(program, seat, terminal),

@@ -7,6 +7,7 @@ use super::super::problem::steps;
 use super::super::suggest::nearest;
 use super::super::{
     Check, CountOrPercent, EndpointProtocol, Health, HumanDuration, InitStep, Pool, RType, Rollout, Scale, ServiceSpec,
+    Storage,
 };
 use super::Report;
 
@@ -48,6 +49,12 @@ fn kind(report: &mut Report<'_>, spec: &ServiceSpec) {
     if spec.pool.is_some() && spec.scale.is_some() {
         let help = "leave out `scale`; `pool.min_warm` and `pool.max_total` say how many";
         report.problem_help(&steps!["scale"], "a pool has no fixed replicas", help);
+    }
+    let is_workspace = |mount: &Storage| matches!(mount, Storage::Workspace { .. });
+    if let Some(index) = spec.storage.iter().position(is_workspace).filter(|_| spec.pool.is_some()) {
+        let why = "a pool has no workspaces: what one session leaves there, the next one would find";
+        let help = "write an anonymous volume, which goes with each member";
+        report.problem_help(&steps!["storage", index, "type"], why, help);
     }
     if spec.wasm.is_some() && !spec.service_type.is_some_and(super::super::ServiceType::is_wasm) {
         let help = "write `service_type: wasm_http` or another WebAssembly type";
