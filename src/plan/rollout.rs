@@ -75,12 +75,11 @@ where
         let recreate = desired.spec.rollout().strategy() == Strategy::Recreate;
         let (surge, unavailable) = desired.spec.rollout_bounds(desired.replicas);
         let mut needs = needs;
-        if matched.outdated_live {
-            for (slot, need) in matched.slots.iter().zip(&mut needs) {
-                // What is there serves, and what takes its place is to serve as well.
-                if matches!(need, Need::AtRest) && slot.fresh.is_none() && slot.newest.is_some_and(ended_well) {
-                    *need = Need::Patience;
-                }
+        for (slot, need) in matched.slots.iter().zip(&mut needs) {
+            // What is there serves, and what takes its place is to serve as well.
+            let is_in_place = slot.fresh.is_none() && !slot.stale.is_empty();
+            if matches!(need, Need::AtRest) && is_in_place && slot.newest.is_some_and(ended_well) {
+                *need = Need::Patience;
             }
         }
         let at_rest = count(needs.iter().filter(|need| matches!(need, Need::AtRest)));
@@ -338,9 +337,10 @@ fn doubt(instance: &Instance) -> (bool, Reverse<Option<DateTime<Utc>>>) {
     (is_unknown, Reverse(instance.phase.started_at().filter(|_| is_unknown)))
 }
 
-/// Whether a slot whose instance is to be replaced had its new one, which crashed.
+/// Whether a slot whose instance is to be replaced had its new one, which crashed, or ended though it was to serve.
 fn has_begun(slot: &Slot<'_>) -> bool {
-    !slot.is_vacant() && slot.fresh.is_none() && slot.newest.is_some_and(crashed)
+    let is_over = |newest: &Instance| crashed(newest) || ended_well(newest);
+    !slot.is_vacant() && slot.fresh.is_none() && slot.newest.is_some_and(is_over)
 }
 
 /// Whether it ended by itself, and well.

@@ -401,3 +401,37 @@ fn a_bad_image_of_an_engine_rolls_back() {
     rig.until("nothing is left of it", || pids(&rig) == before);
     rig.keel(&["rollout", "status", "demo"]).expect_code(1);
 }
+
+#[test]
+fn a_version_that_ends_well_takes_the_place_of_nothing_that_serves() {
+    for kind in ["on_failure", "'no'"] {
+        let rig = Rig::new("sandbox");
+        let fields = format!("    restart_policy: {{ kind: {kind} }}\n");
+        let _controller = rig.controller();
+        rig.write("demo.yaml", &spec("exec sleep 600", 2, &fields));
+        rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+        let before = pids(&rig);
+        rig.write("demo.yaml", &spec("exit 0", 2, &fields));
+        let done = rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(1);
+        assert!(done.err.contains("rolled back") && done.err.contains("exited 0"), "{kind}: {}", done.err);
+        let live = || pids(&rig).into_iter().filter(|pid| *pid != 0).collect::<Vec<_>>();
+        rig.until("the old ones serve", || live() == before);
+        rig.keel(&["rollout", "status", "demo"]).expect_code(1);
+    }
+}
+
+#[test]
+fn what_crashed_tells_why_its_rollout_is_paused() {
+    let rig = Rig::new("sandbox");
+    let fields = "    restart_policy: { kind: always, delay: 100ms }\n";
+    let paused = |script: &str| {
+        spec(script, 2, fields).replace("progress_deadline: 3s", "progress_deadline: 10m, on_failure: pause")
+    };
+    let _controller = rig.controller();
+    rig.write("demo.yaml", &paused("exec sleep 600"));
+    rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+    rig.write("demo.yaml", &paused("echo dying of y; exit 4"));
+    let done = rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(1);
+    assert!(done.err.contains("dying of y"), "{}", done.err);
+    assert_eq!(rig.keel(&["logs", "-p", "demo/web/0"]).expect_code(0).out, "dying of y\n");
+}

@@ -120,6 +120,9 @@ fn what_one_session_leaves_behind_the_next_one_does_not_find() {
     let found = second.exec(&rig, "ls /tmp; echo \"secret: $SECRET\"; cat /proc/[0-9]*/cmdline").expect_code(0);
     assert!(!found.out.contains("left") && found.out.contains("secret: \n"), "{}", found.out);
     assert!(!found.out.contains(&mark) && !runs(&mark), "{}", found.out);
+    // What is meant for one sandbox never runs in another one.
+    let elsewhere = rig.keel(&["exec", "demo/box", "--token", &first.token, "--", "true"]).expect_code(125);
+    assert!(elsewhere.err.contains("token"), "{}", elsewhere.err);
     let gone = first.exec(&rig, "true").expect_code(125);
     assert!(gone.err.contains("the token is not that of the session"), "{}", gone.err);
 }

@@ -285,6 +285,16 @@ fn a_death_on_the_runtime_that_the_service_left_says_nothing() {
 }
 
 #[test]
+fn a_new_instance_that_ended_well_takes_the_place_of_no_old_one() {
+    let fields = "rollout: {max_surge: 1, max_unavailable: 1}\nrestart_policy: {kind: on_failure}";
+    Snapshot::declared()
+        .service("web", 'b', 3, fields)
+        .with(all_up(0..3, 'a'))
+        .with([up(0, 'b').exited(0, 1, 0)])
+        .expect("keep demo/web/0 (bbbbbbbb, attempt 0) down: exited 0, and restart_policy starts no other");
+}
+
+#[test]
 fn replicas_that_ended_well_do_not_hold_up_a_rollout() {
     let fields = "rollout: {max_surge: 1, max_unavailable: 0}\nrestart_policy: {kind: on_failure}";
     let ended = |code| up(0, 'b').exited(code, 5, 60);

@@ -84,18 +84,23 @@ async fn whoever_is_inside_keeps_a_session_in_use() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn timeouts_that_passed_while_no_controller_ran_strike_at_its_start_and_others_go_on() {
+async fn the_timeouts_of_those_that_somebody_may_be_inside_of_begin_with_the_next_controller_and_others_go_on() {
     let mut stage = stage().await;
     let (short, long) = (acquire(&stage).await, acquire(&stage).await);
     stage.change(&long.view.session, &long.token, SessionVerb::Detach).await.map(drop).expect("done");
+    let inside = stage.enter(&short.view.session.to_string(), Some(&short.token)).await.expect("a way in");
+    sleep(Duration::from_secs(14)).await;
     stage.crash().await;
-    sleep(Duration::from_secs(15)).await;
+    drop(inside);
+    sleep(Duration::from_secs(1)).await;
     stage.start();
     sleep(Duration::from_millis(100)).await;
-    assert_eq!(state(&stage, &short.view.session).await, timed_out());
+    assert_eq!(state(&stage, &short.view.session).await, lives("active"));
     assert_eq!(state(&stage, &long.view.session).await, lives("detached"));
     sleep(Duration::from_secs(6)).await;
     assert_eq!(state(&stage, &long.view.session).await, timed_out());
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(state(&stage, &short.view.session).await, timed_out());
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,13 +88,16 @@ fn is_rolled_back(stage: &Stage, service: &ServiceName) -> bool {
     stage.notes.of(service).is_some_and(|history| history.pin.is_some())
 }
 
-/// Each slot has exactly one ready instance of the declared revision and at most one dead one of it.
+/// Each slot has exactly one ready instance of the revision that is to run and at most one dead one, of that or of the declared
+/// one, where that was rolled back.
 fn slots_are_right(wanted: &Wanted, leads: &str, instances: &[Instance]) -> Result<(), String> {
     let mut ready = BTreeMap::<u32, u32>::new();
     let mut dead = BTreeMap::<u32, u32>::new();
     for instance in instances {
         let name = instance.id.runtime_name();
-        if instance.id.revision.to_string() != leads {
+        let revision = instance.id.revision.to_string();
+        let tells_why = revision == wanted.revision && matches!(instance.phase, Phase::Exited(_));
+        if revision != leads && !tells_why {
             return Err(format!("{name} is outdated and {}", instance.phase.name()));
         }
         if instance.id.slot >= wanted.replicas {
