@@ -76,7 +76,7 @@ impl Framer {
         }
     }
 
-    /// The same until there are [`PIECE`] bytes of lines or somewhat more, and returns the bytes that come after these: the
+    /// The same until there are 16 KiB of lines or somewhat more, and returns the bytes that come after these: the
     /// shortest lines are kept in some fifty times as many bytes.
     pub fn push_piece<'a>(&mut self, at: DateTime<Utc>, mut bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
         let stamp = at.to_rfc3339_opts(SecondsFormat::Nanos, true);
