@@ -78,6 +78,18 @@ impl State {
             .and_then(|seconds| i64::try_from(seconds).ok())
             .map(|seconds| now + chrono::TimeDelta::seconds(seconds));
         let services = self.lived(target, memory)?;
+        if until.is_some() {
+            // What is to be kept alive is not left asleep.
+            let is_idle = |one: &&Instance| match &one.phase {
+                Phase::Exited(exit) => exit.ended_by == EndedBy::Request(StopCause::Idle),
+                _ => self.is_suspended_idle(one),
+            };
+            for service in &services {
+                let newest = self.newest(target, &service.name);
+                let idle = newest.iter().filter(|one| is_idle(one)).map(|one| one.runtime_id.clone());
+                memory.orders.lives.started.extend(idle);
+            }
+        }
         let holds = &mut memory.orders.lives.holds;
         let mut results = Vec::new();
         for service in services {

@@ -38,6 +38,7 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
         "restart_policy.kind",
         "a job is not started again after a success; it is retried as with on_failure",
     );
+    add(ends && spec.rollout.is_some(), "rollout", "a job is not rolled out; its next run is made from what is declared");
     match &spec.scale {
         Some(_) if ends => {
             add(true, "scale", "a job has no replicas; job.completions and job.parallelism say how many")
@@ -46,7 +47,12 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
         Some(Scale::Adaptive { min, targets, .. }) => {
             add(*min == 0, "scale.min", "nothing would wake a service of which nothing runs; one replica does");
             let targets = targets.unwrap_or_default();
-            add(targets.rps.is_some(), "scale.targets.rps", "requests are not counted yet; the other targets decide");
+            let others = targets.cpu.is_some() || targets.memory.is_some();
+            let why = match others {
+                true => "requests are not counted yet; the other targets decide",
+                false => "requests are not counted yet, and there is no other target: it stays at `scale.min`",
+            };
+            add(targets.rps.is_some(), "scale.targets.rps", why);
             let limited = spec.resources.as_ref().is_some_and(|resources| resources.memory.is_some());
             let unmeasured = targets.memory.is_some() && !limited;
             add(unmeasured, "scale.targets.memory", "there is no `resources.memory` that it is a part of; write one");

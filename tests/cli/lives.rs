@@ -104,7 +104,7 @@ fn a_stop_lasts_over_a_restart_of_the_controller_until_the_start_or_another_temp
 fn a_hold_keeps_what_is_idle_and_explain_tells_what_strikes_next() {
     let rig = Rig::new("sandbox");
     rig.write("specs/demo.yaml", &agent("{ max_idle: 2s }"));
-    let _controller = rig.controller();
+    let controller = rig.controller();
     rig.until_running("demo", 1);
     rig.keel(&["hold", "demo/agent", "--for", "1h"]).expect_code(0);
     let explain = || rig.keel(&["explain", "idle", "demo/agent", "-o", "json"]).expect_code(0).json()[0].clone();
@@ -122,6 +122,13 @@ fn a_hold_keeps_what_is_idle_and_explain_tells_what_strikes_next() {
     assert!(text.starts_with("demo/agent/0 is waiting for input\n"), "{text}");
     rig.keel(&["hold", "demo/agent", "--release"]).expect_code(0);
     until_state(&rig, "idle");
+    // What is to be kept alive is woken, and held by the next controller too.
+    rig.keel(&["hold", "demo/agent", "--for", "1h"]).expect_code(0);
+    until_state(&rig, "running");
+    controller.end("TERM");
+    let _controller = rig.controller();
+    let held = explain()["held_until"].clone();
+    assert!(held.is_string(), "{held}");
     let done = rig.keel(&["hold", "demo/agent", "--for", "25h"]).expect_code(1);
     assert!(done.err.contains("at most 1d"), "{done:?}");
     rig.keel(&["touch", "demo/nobody"]).expect_code(1);
