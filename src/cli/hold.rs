@@ -10,9 +10,10 @@ use crate::state::Target;
 
 /// Keep instances alive for a while
 ///
-/// Until then they are neither idle (`lifecycle.max_idle`) nor recycled for their age (`lifecycle.on_expiry: recycle`). At most
-/// 24h at a time; another hold takes the place of the one before. `lifecycle.on_expiry: terminate` is a bound that no hold moves,
-/// and a hold keeps nothing from `keel stop`, a rollout, or fewer replicas. It holds over restarts of the controller.
+/// What is idle is woken. Until then they are neither idle (`lifecycle.max_idle`) nor recycled for their age
+/// (`lifecycle.on_expiry: recycle`). At most 24h at a time; another hold takes the place of the one before.
+/// `lifecycle.on_expiry: terminate` is a bound that no hold moves, and a hold keeps nothing from `keel stop`, a rollout, or fewer
+/// replicas. It holds over restarts of the controller.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel hold demo/agent --for 30m\n  keel hold demo/agent/1 --release")]
 pub struct Args {

@@ -38,7 +38,11 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
         "restart_policy.kind",
         "a job is not started again after a success; it is retried as with on_failure",
     );
-    add(ends && spec.rollout.is_some(), "rollout", "a job is not rolled out; its next run is made from what is declared");
+    add(
+        ends && spec.rollout.is_some(),
+        "rollout",
+        "a job is not rolled out; its next run is made from what is declared",
+    );
     match &spec.scale {
         Some(_) if ends => {
             add(true, "scale", "a job has no replicas; job.completions and job.parallelism say how many")
