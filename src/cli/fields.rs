@@ -219,8 +219,9 @@ fn texts(value: &Value) -> impl Iterator<Item = &str> {
 
 /// `$S:name`, `scheme://user:password@host`, or an assignment to a name that says so, as in `?password=x` and `--token=x`.
 fn refers_to_secret(text: &str) -> bool {
+    // A comma or a quote may be part of the password: rather one address too many is masked.
     let has_password = |rest: &str| {
-        let authority = rest.split(['/', '?', '#', ' ', ',', '"', '\'']).next().unwrap_or_default();
+        let authority = rest.split(['/', '?', '#', ' ']).next().unwrap_or_default();
         authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
     };
     let password_in_address = text.split("://").skip(1).any(has_password);
@@ -312,6 +313,8 @@ mod tests {
         for secret in [
             "wget http://mirror/x && curl https://u:hunter2@h/",
             "http://a:1,https://u:hunter6@b",
+            "postgres://app:s3,cret@db/x",
+            "postgres://app:s3'cret@db/x",
             "--api-key=hunter3",
             "https://h/?api_key=hunter4",
             "curl -H 'Authorization: Bearer hunter5' https://h/",

@@ -12,8 +12,8 @@ use super::others::Watched;
 use super::outlook::{Outlook, previews};
 use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
 use crate::spec::{
-    Conflict, DocumentKind, MergedDeployment, MergedService, ParsedFile, Problem, Prune, RuntimeKind, corrections,
-    merge, problems,
+    Conflict, Document, DocumentKind, MergedDeployment, ParsedFile, Problem, Prune, RuntimeKind, corrections, merge,
+    problems,
 };
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, Declared, read_applied, save_applied};
@@ -315,23 +315,17 @@ pub(super) async fn to_its_end<T: Send + 'static>(
 /// Documents of deployments that have services and lack the key for them, as a text has that was cut off; the source takes
 /// no such text for the end of them either.
 fn cut_off<'a>(path: &'a Path, file: &'a ParsedFile, inventory: &'a [Declared]) -> impl Iterator<Item = Problem> + 'a {
-    let is_apart = |deployment: &str, name: &str| {
-        file.documents.iter().any(|document| match &document.kind {
-            DocumentKind::Service { deployment: of, service } => of == deployment && service.name == name,
-            DocumentKind::Deployment(_) => false,
-        })
-    };
-    let had_services = move |name: &str| {
+    let lost_services = move |name: &str| {
         let entry = inventory.iter().find(|entry| entry.name == name && entry.removed_at.is_none());
         let merged = entry.and_then(|entry| serde_json::from_str::<MergedDeployment>(&entry.spec).ok());
-        let own = |service: &MergedService| service.file == path && !is_apart(name, &service.name);
-        merged.is_some_and(|merged| merged.services.values().any(own))
+        merged.is_some_and(|merged| {
+            let own = merged.services.values().filter(|service| service.file == path);
+            file.lost_services(name, own.map(|service| service.name.as_str()))
+        })
     };
-    let suspects = file.documents.iter().filter(|document| match &document.kind {
-        DocumentKind::Deployment(whole) => file.without_services.contains(&whole.name),
-        DocumentKind::Service { .. } => false,
-    });
-    suspects.filter(move |document| had_services(document.kind.deployment())).map(|document| Problem {
+    let whole = |document: &&Document| matches!(document.kind, DocumentKind::Deployment(_));
+    let suspects = file.documents.iter().filter(whole);
+    suspects.filter(move |document| lost_services(document.kind.deployment())).map(|document| Problem {
         position: document.position,
         path: "services".to_owned(),
         message: "there are no `services` any more".to_owned(),

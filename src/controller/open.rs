@@ -146,7 +146,7 @@ fn remember(
     let memory = memory::load(store, access == Access::Work).map_err(unread)?;
     let records = store.jobs().map_err(local("the state database can't be read"))?;
     let activity = store.activity().map_err(local("the state database can't be read"))?;
-    let stored = store.sessions().map_err(local("the state database can't be read"))?;
+    let stored = store.sessions(access == Access::Work).map_err(local("the state database can't be read"))?;
     if access != Access::Work {
         let sessions = KeptSessions::of(stored, None);
         return Ok(Memory { memory, activity, jobs: Jobs { records, keeper: None }, sessions, ..Memory::default() });

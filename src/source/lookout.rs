@@ -303,7 +303,7 @@ impl Lookout {
         }
         let had_services = |document: &Document| match &document.kind {
             DocumentKind::Deployment(whole) => {
-                parsed.file.without_services.contains(&whole.name) && !whole.services.is_empty()
+                parsed.file.lost_services(&whole.name, whole.services.keys().map(String::as_str))
             }
             DocumentKind::Service { .. } => false,
         };

@@ -49,6 +49,18 @@ impl ParsedFile {
         self.has_unknown_parts() || self.broken.iter().any(bad)
     }
 
+    /// Whether its document of this deployment lacks the key `services`, as a text has that was cut off, though it declared
+    /// services with these names there, of which one is in no document of its own now either.
+    pub fn lost_services<'a>(&self, deployment: &str, mut declared: impl Iterator<Item = &'a str>) -> bool {
+        let is_apart = |name: &str| {
+            self.documents.iter().any(|document| match &document.kind {
+                DocumentKind::Service { deployment: of, service } => of == deployment && service.name == name,
+                DocumentKind::Deployment(_) => false,
+            })
+        };
+        self.without_services.contains(deployment) && declared.any(|name| !is_apart(name))
+    }
+
     /// Whether it may declare parts of any deployment.
     pub(super) fn has_unknown_parts(&self) -> bool {
         self.cut_off || self.broken.iter().any(|document| matches!(document.remains, Remains::Anything))

@@ -46,9 +46,20 @@ pub enum SessionNote {
 }
 
 impl Store {
-    /// What is remembered of sessions. The member of a session that can't be read counts as spent.
-    pub fn sessions(&self) -> Result<StoredSessions, StoreError> {
-        read(&self.connection()).map_err(StoreError::database("read the sessions of"))
+    /// What is remembered of sessions. One that can't be read is over: all that stays of it is that its member is spent,
+    /// which is written down where `may_write`.
+    pub fn sessions(&self, may_write: bool) -> Result<StoredSessions, StoreError> {
+        let mut connection = self.connection();
+        let mut look = || {
+            let transaction = connection.transaction()?;
+            let sessions = read_sessions(&transaction)?;
+            let (since, spent) = (read_since(&transaction)?, read_spent(&transaction)?);
+            if may_write {
+                transaction.commit()?;
+            }
+            Ok(StoredSessions { sessions, spent, since })
+        };
+        look().map_err(StoreError::database("read the sessions of"))
     }
 
     /// Remembers all of this or, on an error, none.
@@ -91,11 +102,14 @@ fn write_note(connection: &Connection, note: &SessionNote) -> rusqlite::Result<u
     }
 }
 
-fn read(connection: &Connection) -> rusqlite::Result<StoredSessions> {
+fn read_since(connection: &Connection) -> rusqlite::Result<DateTime<Utc>> {
     let since: String = connection.query_row("SELECT began_at FROM session_records", [], |row| row.get(0))?;
     // What can't be read counts as now, so that nothing that is there is handed out.
-    let since = since.parse().unwrap_or_else(|_| Utc::now());
-    let (mut sessions, mut spent) = (Vec::new(), BTreeMap::new());
+    Ok(since.parse().unwrap_or_else(|_| Utc::now()))
+}
+
+fn read_spent(connection: &Connection) -> rusqlite::Result<BTreeMap<(RuntimeKind, String), ServiceName>> {
+    let mut spent = BTreeMap::new();
     let mut statement = connection.prepare_cached("SELECT deployment, service, runtime, member FROM spent")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -104,7 +118,13 @@ fn read(connection: &Connection) -> rusqlite::Result<StoredSessions> {
             spent.insert((runtime, row.get(3)?), pool);
         }
     }
-    let sql = "SELECT deployment, service, runtime, member, record FROM sessions";
+    Ok(spent)
+}
+
+/// Reads the sessions, and writes down that the members of those that can't be read are spent, in their place.
+fn read_sessions(connection: &Connection) -> rusqlite::Result<Vec<Session>> {
+    let (mut sessions, mut unreadable) = (Vec::new(), Vec::new());
+    let sql = "SELECT deployment, service, runtime, member, record, id FROM sessions";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -113,13 +133,18 @@ fn read(connection: &Connection) -> rusqlite::Result<StoredSessions> {
             Err(error) => {
                 tracing::warn!(%error, "a session can't be read and is over; its sandbox is removed");
                 let pool = ServiceName { deployment: row.get(0)?, service: row.get(1)? };
-                if let Some(runtime) = runtime(&row.get::<_, String>(2)?) {
-                    spent.insert((runtime, row.get(3)?), pool);
-                }
+                let runtime = runtime(&row.get::<_, String>(2)?);
+                unreadable.push((row.get::<_, String>(5)?, runtime, row.get(3)?, pool));
             }
         }
     }
-    Ok(StoredSessions { sessions, spent, since })
+    for (id, runtime, runtime_id, pool) in unreadable {
+        connection.execute("DELETE FROM sessions WHERE id = ?", [id])?;
+        if let Some(runtime) = runtime {
+            write_note(connection, &SessionNote::Spent { pool, runtime, runtime_id })?;
+        }
+    }
+    Ok(sessions)
 }
 
 fn runtime(name: &str) -> Option<RuntimeKind> {
@@ -174,14 +199,14 @@ mod tests {
     #[test]
     fn sessions_and_spent_members_are_read_back_until_they_are_forgotten() {
         let store = Store::in_memory().unwrap();
-        assert_eq!(store.sessions().unwrap().sessions, []);
+        assert_eq!(store.sessions(true).unwrap().sessions, []);
         let (one, other) = (session(1), session(2));
         let detached = Session { state: SessionState::Detached, ..one.clone() };
         let note = |session: &Session| SessionNote::Session(Box::new(session.clone()));
         let ((had, gone), (kept, _)) = (spent(7), spent(8));
         store.keep_sessions(&[note(&one), note(&other), had, kept]).unwrap();
         store.keep_sessions(&[note(&detached), SessionNote::Forget(other.id), gone]).unwrap();
-        let stored = store.sessions().unwrap();
+        let stored = store.sessions(true).unwrap();
         let left = BTreeMap::from([((RuntimeKind::Sandbox, "8".to_owned()), one.pool)]);
         assert_eq!((stored.sessions, stored.spent), (vec![detached], left));
         assert!(Utc::now() - stored.since < TimeDelta::minutes(1), "{}", stored.since);
@@ -193,9 +218,15 @@ mod tests {
         let one = session(1);
         store.keep_sessions(&[SessionNote::Session(Box::new(one.clone()))]).unwrap();
         store.connection().execute("UPDATE sessions SET record = '{'", []).unwrap();
-        let stored = store.sessions().unwrap();
         let member = (RuntimeKind::Sandbox, one.instance.runtime_id);
-        assert_eq!((stored.sessions, stored.spent), (Vec::new(), BTreeMap::from([(member, one.pool)])));
+        for may_write in [false, true] {
+            let stored = store.sessions(may_write).unwrap();
+            let spent = BTreeMap::from([(member.clone(), one.pool.clone())]);
+            assert_eq!((stored.sessions, stored.spent), (Vec::new(), spent));
+        }
+        let (runtime, runtime_id) = member;
+        store.keep_sessions(&[SessionNote::Removed { runtime, runtime_id }]).unwrap();
+        assert_eq!(store.sessions(true).unwrap().spent, BTreeMap::new(), "it went with its member");
     }
 
     #[test]
