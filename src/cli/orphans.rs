@@ -26,9 +26,10 @@ const HEADER: [&str; 7] = ["KIND", "NAME", "RUNTIME", "AGE", "FIRST SEEN", "DUE"
 
 /// List what belongs to this installation and nothing declares
 ///
-/// Instances, with their supervisors, control groups, mounts and directories, and networks. A controller removes them by itself:
-/// what it has seen for a minute without a declaration and is a minute old, ten at a time, each looked at again right before.
-/// Named volumes stay. What other installations or other tools made is not listed, and never touched; nor is what a lost
+/// Instances, with their supervisors, control groups, mounts and directories, and networks; what is left of these where somebody
+/// took the directory of an instance away; and images that were not used for a week. A controller removes them by itself:
+/// what it has seen for a minute without a declaration or a need and is a minute old, ten at a time, each looked at again right
+/// before, and each removal an event (`keel get events`). Named volumes stay. What other installations or other tools made is not listed, and never touched; nor is what a lost
 /// database may have remembered, until `keel approve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel orphans\n  keel orphans --reap\n  keel orphans --reap --dry-run -o json\n\n\
@@ -134,6 +135,12 @@ const fn kind(kind: OrphanKind) -> &'static str {
     match kind {
         OrphanKind::Instance => "instance",
         OrphanKind::Network => "network",
+        OrphanKind::Supervisor => "supervisor",
+        OrphanKind::ControlGroup => "control-group",
+        OrphanKind::Mount => "mount",
+        OrphanKind::Device => "device",
+        OrphanKind::Directory => "directory",
+        OrphanKind::Image => "image",
     }
 }
 

@@ -29,6 +29,7 @@ use super::observe::{self, Connect};
 use super::publish::Board;
 use super::queue::Queue;
 use super::record::Record;
+use super::remnants::Left;
 use super::scaling::Scalers;
 use super::sessions::{KeptSessions, Sessions};
 use crate::clock::Clock;
@@ -166,6 +167,7 @@ pub struct State {
     pub(super) images: FollowedTags,
     pub(super) ledger: Ledger,
     pub(super) sessions: Sessions,
+    pub(super) left: Left,
     pub(super) records: BTreeMap<String, Record>,
     pub(super) removing: BTreeMap<String, Removal>,
     pub(super) memory: BTreeMap<String, Memory>,
@@ -200,6 +202,7 @@ impl State {
             scalers: Scalers::default(),
             images: FollowedTags::default(),
             ledger: Ledger::new(parts.activity),
+            left: Left::default(),
             sessions: Sessions::new(parts.sessions, parts.clock.now()),
             records: parts.jobs.records.into_iter().map(|(name, jobs)| (name, Record::of(jobs))).collect(),
             removing: parts.removing.into_iter().map(|(name, request)| (name, Removal::of(request))).collect(),
@@ -250,6 +253,7 @@ impl State {
             self.tell_needed_images();
             self.sample_due();
             self.sweep_sessions();
+            self.look_for_remnants();
             self.plan_due();
             self.publish_due();
         }
@@ -269,7 +273,7 @@ impl State {
         // Before the sources are synced no key is planned, so none is a reason to wake.
         let queued = self.queue.next().filter(|_| self.declared.synced);
         let timed = self.scalers.next().into_iter().chain(self.images.next()).chain(self.ledger.next());
-        let timed = timed.chain(self.next_of_sessions()).chain(self.board.due());
+        let timed = timed.chain(self.next_of_sessions()).chain(self.next_of_remnants()).chain(self.board.due());
         lists.chain(queued).chain(timed).min()
     }
 
@@ -303,6 +307,7 @@ impl State {
             Message::Sampled(deployment, samples) => self.sampled(&deployment, samples),
             Message::Used(news) => self.used(news),
             Message::Remembered(deployment, changes, kept) => self.remembered(&deployment, changes, kept),
+            Message::Remnants(kind, news) => self.remnant_news(kind, news),
             Message::Session(message) => self.session_message(*message),
             Message::Command(command) => self.command(command),
         }
@@ -416,7 +421,11 @@ impl State {
             Command::Wake(target, reply) => drop(reply.send(self.wake(&target))),
             Command::Touch(target, reply) => drop(reply.send(self.touch(&target))),
             Command::ExplainIdle(target, reply) => drop(reply.send(self.explain_idle(&target))),
-            Command::Orphans(reply) => drop(reply.send(self.orphans())),
+            Command::Orphans(reply) => self.tell_orphans(reply),
+            Command::ClearRemnants(reply) => {
+                self.want_remnants_cleared();
+                let _ = reply.send(());
+            }
             Command::Session(command) => self.session_command(command),
             Command::AttendTo(names, reply) => {
                 names.iter().for_each(|name| self.queue.add(name, Instant::now()));

@@ -13,6 +13,7 @@ use super::ledger::{Sampled, UseId, Used};
 use super::lists::ListNumber;
 use super::orders::{Order, Taken};
 use super::orphans::OrphanView;
+use super::remnants::RemnantNews;
 use super::scaling::Measured;
 use super::sessions::{SessionCommand, SessionMessage};
 use super::{EngineError, RolloutView};
@@ -54,6 +55,8 @@ pub enum Message {
     Used(UseNews),
     /// What was to be remembered of the jobs of a deployment is kept, or could not be.
     Remembered(String, JobChanges, std::result::Result<(), String>),
+    /// News of what is left of instances that are gone.
+    Remnants(RuntimeKind, RemnantNews),
     /// News of sessions.
     Session(Box<SessionMessage>),
     /// A caller asks.
@@ -126,6 +129,8 @@ pub enum Command {
     ExplainIdle(Target, oneshot::Sender<std::result::Result<Vec<IdleReport>, EngineError>>),
     /// What belongs to this installation and nothing declares.
     Orphans(oneshot::Sender<Vec<OrphanView>>),
+    /// Have what is left of instances that are gone taken away, by the rules of orphans.
+    ClearRemnants(oneshot::Sender<()>),
     /// What is asked about sessions.
     Session(SessionCommand),
     /// Where only some deployments are worked on: work on these too.

@@ -40,6 +40,7 @@ mod publish;
 mod queue;
 mod reconcile;
 mod record;
+mod remnants;
 mod reports;
 mod request;
 mod reread;

@@ -9,7 +9,8 @@ use super::core::State;
 use super::engine::Engine;
 use super::message::Command;
 use super::{EngineError, Mode};
-use crate::plan::{Cause, Plan, Wait, plan, sightings};
+use crate::plan::{Cause, FoundRemnant, Plan, Wait, plan, sightings};
+use crate::runtime::RemnantKind;
 use crate::spec::RuntimeKind;
 use crate::state::{Fate, Instance};
 
@@ -18,10 +19,11 @@ use crate::state::{Fate, Instance};
 pub struct OrphanView {
     /// What it is.
     pub kind: OrphanKind,
-    /// Its name: `DEPLOYMENT/SERVICE/SLOT`, or the deployment whose instances share it.
+    /// Its name: `DEPLOYMENT/SERVICE/SLOT`, the deployment whose instances share it, or what the machine calls it.
     pub name: String,
-    /// The deployment.
-    pub deployment: String,
+    /// The deployment, of an instance or a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<String>,
     /// Runtime that has it.
     pub runtime: RuntimeKind,
     /// The runtime's own id, of an instance.
@@ -29,7 +31,7 @@ pub struct OrphanView {
     pub runtime_id: Option<String>,
     /// Why it counts as one, or what it waits for.
     pub reason: String,
-    /// When it was made, of an instance.
+    /// When it was made or last used, where that is known.
     pub created_at: Option<DateTime<Utc>>,
     /// When it was first seen without a declaration, by this controller.
     pub first_seen: Option<DateTime<Utc>>,
@@ -48,15 +50,58 @@ pub enum OrphanKind {
     Instance,
     /// What the instances of a deployment share: its network.
     Network,
+    /// A process that supervises an instance that is gone.
+    Supervisor,
+    /// A control group of an instance that is gone, with the processes in it.
+    ControlGroup,
+    /// A mount in the place of an instance that is gone.
+    Mount,
+    /// A network device that no network of a deployment needs.
+    Device,
+    /// A directory that holds no instance.
+    Directory,
+    /// An image that nothing needs.
+    Image,
+}
+
+impl From<RemnantKind> for OrphanKind {
+    fn from(kind: RemnantKind) -> Self {
+        match kind {
+            RemnantKind::Supervisor => Self::Supervisor,
+            RemnantKind::ControlGroup => Self::ControlGroup,
+            RemnantKind::Mount => Self::Mount,
+            RemnantKind::Device => Self::Device,
+            RemnantKind::Directory => Self::Directory,
+            RemnantKind::Image => Self::Image,
+        }
+    }
+}
+
+impl OrphanView {
+    pub(super) fn of_remnant(runtime: RuntimeKind, found: &FoundRemnant) -> Self {
+        Self {
+            kind: found.remnant.kind.into(),
+            name: found.remnant.name.clone(),
+            deployment: None,
+            runtime,
+            runtime_id: None,
+            reason: found.remnant.reason.clone(),
+            created_at: found.remnant.since,
+            first_seen: Some(found.first_seen),
+            due: Some(found.due),
+            failed: found.failed.clone(),
+        }
+    }
 }
 
 impl State {
-    /// What nothing declares, by deployment. What was deleted or pruned, and is just going, is none of it.
+    /// What nothing declares, by deployment, and what nothing needs. What was deleted or pruned, and is just going, is none
+    /// of it.
     pub(super) fn orphans(&self) -> Vec<OrphanView> {
         let declared = &self.declared.desired.deployments;
         let undeclared = |name: &String| !declared.contains_key(name) && !self.removing.contains_key(name);
         let names: BTreeSet<String> = self.cache.deployments().into_iter().filter(undeclared).collect();
-        names.iter().flat_map(|name| self.orphans_of(name)).collect()
+        names.iter().flat_map(|name| self.orphans_of(name)).chain(self.remnants()).collect()
     }
 
     fn orphans_of(&self, deployment: &str) -> Vec<OrphanView> {
@@ -77,7 +122,7 @@ impl State {
         let instance = |one: &Instance| OrphanView {
             kind: OrphanKind::Instance,
             name: one.id.name(),
-            deployment: deployment.to_owned(),
+            deployment: Some(deployment.to_owned()),
             runtime: one.runtime,
             runtime_id: Some(one.runtime_id.clone()),
             reason: reason(),
@@ -89,7 +134,7 @@ impl State {
         let network = |runtime: RuntimeKind| OrphanView {
             kind: OrphanKind::Network,
             name: deployment.to_owned(),
-            deployment: deployment.to_owned(),
+            deployment: Some(deployment.to_owned()),
             runtime,
             runtime_id: None,
             reason: reason(),
@@ -134,7 +179,8 @@ impl Engine {
             return Err(EngineError::Conflict("this engine carries nothing out".to_owned()));
         }
         let orphans = self.orphans().await?;
-        self.attend_to(orphans.iter().map(|orphan| orphan.deployment.clone()).collect()).await?;
+        self.attend_to(orphans.iter().filter_map(|orphan| orphan.deployment.clone()).collect()).await?;
+        self.ask(Command::ClearRemnants).await?;
         Ok(orphans)
     }
 }

@@ -25,6 +25,7 @@ mod need;
 mod order;
 mod planner;
 mod pool;
+mod remnants;
 mod render;
 mod replicas;
 mod restart;
@@ -59,6 +60,7 @@ pub use pool::{
     ClaimFigures, Distribution, MemberUse, PoolFigures, PoolRecord, REFILL_AT_ONCE, RENEW_LEAD, claim_figures,
     pool_figures,
 };
+pub use remnants::{Found as FoundRemnant, Remains};
 pub use scale::{
     Load, Mean, Metric, SCALE_EVERY, SCALE_STABILISATION, SCALE_TOLERANCE, ScaleDecision, ScaleRule, Scaling,
 };

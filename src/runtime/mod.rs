@@ -15,6 +15,7 @@ mod error;
 pub mod io;
 #[cfg(target_os = "linux")]
 mod process_tree;
+mod remnant;
 #[cfg(target_os = "linux")]
 pub mod sandbox;
 pub mod seatbelt;
@@ -36,6 +37,7 @@ pub use dial::{AnsweredBy, Connection, Dial, Dialed};
 pub use enforcement::{Enforcement, EnforcementState};
 pub use error::RuntimeError;
 pub use io::{Attach, Exec, Logs};
+pub use remnant::{Remnant, RemnantKind, Remnants};
 pub use stops::StopRecords;
 pub use usage::{Stats, Usage};
 
@@ -167,6 +169,11 @@ pub trait Runtime: Send + Sync {
 
     /// What instances use of the machine, where the runtime can tell.
     fn stats(&self) -> Option<&dyn Stats> {
+        None
+    }
+
+    /// Finding what is left of instances that are gone, where the runtime can.
+    fn remnants(&self) -> Option<&dyn Remnants> {
         None
     }
 

@@ -33,15 +33,21 @@ pub fn hold(path: &Path) -> io::Result<File> {
 
 /// Removes what processes that are gone were making or removing. Failures are left to the next time.
 pub fn sweep(layout: &Layout) {
-    let is_old = |path: &Path| {
-        let changed = fs::metadata(path).and_then(|data| data.modified()).ok();
-        let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
-        age.is_some_and(|age| age >= LEFTOVER_AGE)
-    };
     clear(&layout.instances(), NEW, remove::tree, |path| if is_old(path) { hold(path).ok().map(Some) } else { None });
     clear(layout.root(), PROBE, remove::tree, |path| is_old(path).then_some(None));
     sweep_gone(layout);
     clear(&layout.all_volumes(), GONE, volumes::discard, |path| hold(path).ok().map(Some));
+}
+
+fn is_old(path: &Path) -> bool {
+    let changed = fs::metadata(path).and_then(|data| data.modified()).ok();
+    let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
+    age.is_some_and(|age| age >= LEFTOVER_AGE)
+}
+
+/// Whether the directory of an instance that was being made or removed is old enough and held by nobody.
+pub fn is_left(path: &Path) -> bool {
+    is_old(path) && hold(path).is_ok()
 }
 
 /// Removes what is left of instances whose removal was cut off, which nobody needs any more; whoever is removing one goes

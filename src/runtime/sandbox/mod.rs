@@ -55,6 +55,7 @@ mod readers;
 mod readiness;
 mod reaper;
 mod record;
+mod remnants;
 mod remove;
 mod requested;
 mod rootfs;
@@ -464,6 +465,10 @@ impl Runtime for SandboxRuntime {
     }
 
     fn stats(&self) -> Option<&dyn super::Stats> {
+        Some(self)
+    }
+
+    fn remnants(&self) -> Option<&dyn super::Remnants> {
         Some(self)
     }
 

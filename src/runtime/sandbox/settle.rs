@@ -61,7 +61,14 @@ pub fn groups(view: &View, runtime_id: &str, homes: Option<&Homes>) -> io::Resul
 /// # Errors
 /// The kernel refuses, or a process does not end.
 pub fn clear_groups(view: &View, runtime_id: &str, homes: Option<&Homes>) -> io::Result<()> {
-    let left = cgroup::clear(&groups(view, runtime_id, homes)?, DEATH_LIMIT)?;
+    all_ended(&cgroup::clear(&groups(view, runtime_id, homes)?, DEATH_LIMIT)?)
+}
+
+/// Whether all processes of control groups have ended, of which these are left.
+///
+/// # Errors
+/// Some are.
+pub fn all_ended(left: &[i32]) -> io::Result<()> {
     if left.is_empty() {
         return Ok(());
     }

@@ -2,12 +2,12 @@
 //!
 //! What is needed is found out while nobody works with images, and set aside; it is deleted when everybody may go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::bounds::{DISK_HIGH, DISK_LOW, PART_AGE, SHORTEST_STAY, UNUSED_AGE};
 use super::error::{ImageError, Result};
@@ -53,6 +53,29 @@ fn collected(store: &Store, layout: &Layout, needed: &BTreeSet<String>) -> Resul
     }
 }
 
+/// Images that nothing needs and that were not used for [`UNUSED_AGE`], each with the time of its last use; the
+/// next [`collect`] removes them, where nobody works with images.
+///
+/// # Errors
+/// The directories can't be read.
+pub fn unneeded(store: &Store, layout: &Layout, needed: &BTreeSet<String>) -> io::Result<BTreeMap<String, SystemTime>> {
+    if !store.root().exists() {
+        return Ok(BTreeMap::new());
+    }
+    let Some(in_use) = layers_in_use(layout) else { return Ok(BTreeMap::new()) };
+    let is_unneeded = |path: &PathBuf| {
+        let record = read_json::<ImageRecord>(path).ok().flatten()?;
+        let used = fs::metadata(path).and_then(|data| data.modified()).ok()?;
+        used.elapsed().ok().filter(|age| *age >= UNUSED_AGE)?;
+        (!is_used(&record, &in_use) && !needed.contains(&record.name)).then_some((record.name, used))
+    };
+    Ok(files(&store.records())?.iter().filter_map(is_unneeded).collect())
+}
+
+fn is_used(record: &ImageRecord, in_use: &BTreeSet<String>) -> bool {
+    record.layers.last().is_some_and(|top| in_use.contains(top))
+}
+
 /// Removes what processes that are gone were making. Nothing goes while anybody works with images.
 ///
 /// # Errors
@@ -78,8 +101,7 @@ fn set_aside(store: &Store, layout: &Layout, needed: &BTreeSet<String>, full: bo
             continue;
         };
         let age = age(&path).unwrap_or_default();
-        let is_used = record.layers.last().is_some_and(|top| in_use.contains(top));
-        if is_used || needed.contains(&record.name) || age < SHORTEST_STAY {
+        if is_used(&record, &in_use) || needed.contains(&record.name) || age < SHORTEST_STAY {
             kept.push(record);
         } else {
             unused.push((Unused { path, name: record.name.clone(), age }, record));

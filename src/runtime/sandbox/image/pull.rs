@@ -1,17 +1,17 @@
 //! Makes images available: by their pull policy, each once, layers side by side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 
 use super::archive::Section;
 use super::bounds::{PARALLEL_LAYERS, PROGRESS_INTERVAL, PULL_LIMIT};
-use super::collect::{collect, sweep_unfinished};
+use super::collect::{collect, sweep_unfinished, unneeded};
 use super::digest::Hashing;
 use super::download;
 use super::error::{ImageError, Result};
@@ -65,6 +65,15 @@ impl Images {
     pub fn collect(&self, layout: &Layout) -> crate::runtime::Result<Vec<String>> {
         let needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         collect(&self.store, layout, &needed)
+    }
+
+    /// Images that nothing needs and that were not used for a week, each with the time of its last use.
+    ///
+    /// # Errors
+    /// The directories can't be read.
+    pub fn unneeded(&self, layout: &Layout) -> std::io::Result<BTreeMap<String, SystemTime>> {
+        let needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        unneeded(&self.store, layout, &needed)
     }
 
     /// Where they lie.

@@ -1,11 +1,12 @@
 //! Taking networks away again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::attachment::{self, Attachment, Holder, Shared, leases, lock, release};
+use super::link::Link;
 use super::netlink::Netlink;
 use super::{Network, firewall, forwarding, link, names};
 use crate::runtime::sandbox::layout::Layout;
@@ -56,7 +57,7 @@ pub fn sweep(holder: Holder<'_>) -> io::Result<()> {
         // Another call may be quicker.
         result = result.and(attachment::gone(remove_unused(network, holder.layout)));
     }
-    result.and(remove_strays(holder, &aliases)).and(forwarding::give_back())
+    result.and(strays(holder)?.into_keys().try_for_each(|name| unmake(&name))).and(forwarding::give_back())
 }
 
 /// Deployments of which a holder has a network.
@@ -98,22 +99,28 @@ fn is_new(folder: &Path) -> bool {
             .is_none_or(|age| age < attachment::LEFTOVER_AGE)
 }
 
-/// Removes bridges that say they are this holder's and that nothing is written down of.
-fn remove_strays(holder: Holder<'_>, aliases: &str) -> io::Result<()> {
+/// Bridges that say they are this holder's and that nothing is written down of, by name, each with its number.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn strays(holder: Holder<'_>) -> io::Result<BTreeMap<String, u32>> {
     if !rustix::process::geteuid().is_root() {
-        return Ok(());
+        return Ok(BTreeMap::new());
     }
-    for found in link::all(&mut Netlink::route()?)? {
-        let is_ours = found.name.starts_with(attachment::BRIDGES) && found.alias.starts_with(aliases);
-        if is_ours && !holder.layout.network(&found.name).exists() {
-            unmake(&found.name)?;
-        }
-    }
-    Ok(())
+    let aliases = holder.aliases()?;
+    let is_ours = |found: &Link| {
+        let is_named = found.name.starts_with(attachment::BRIDGES) && found.alias.starts_with(&aliases);
+        is_named && !holder.layout.network(&found.name).exists()
+    };
+    let found = link::all(&mut Netlink::route()?)?.into_iter();
+    Ok(found.filter(is_ours).map(|found| (found.name, found.index)).collect())
 }
 
 /// Removes a bridge and its table. The bridge goes first: with it gone the table has no effect.
-fn unmake(bridge: &str) -> io::Result<()> {
+///
+/// # Errors
+/// The kernel refuses.
+pub fn unmake(bridge: &str) -> io::Result<()> {
     link::remove(&mut Netlink::route()?, bridge)?;
     firewall::remove(&mut Netlink::netfilter()?, bridge)
 }

@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use attachment::{Attachment, Holder};
-pub use clear::{deployments, detach, leave, sweep};
+pub use clear::{deployments, detach, leave, strays, sweep, unmake as remove_stray};
 pub use handover::Handover;
 pub use helper::Helpers;
 pub use isolated_by::{PASTA, SHARED};

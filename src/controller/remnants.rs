@@ -1,0 +1,202 @@
+//! What is left of instances that are gone: looked for now and then, and taken away by the rules of orphans.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::core::{Scope, State};
+use super::lists::RELIST;
+use super::message::Message;
+use super::orphans::OrphanView;
+use crate::plan::Remains;
+use crate::runtime::{ErrorKind, Remnant, Result, Runtime, RuntimeError};
+use crate::spec::RuntimeKind;
+
+/// Longest time for a look, and for taking one thing away.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What became of looks and of what was found.
+#[derive(Debug)]
+pub enum RemnantNews {
+    /// A look gave this.
+    Found(Result<Vec<Remnant>>),
+    /// These were to be taken away.
+    Cleared(Vec<(Remnant, Result<()>)>),
+}
+
+/// What is left on the runtimes.
+#[derive(Default)]
+pub struct Left {
+    runtimes: BTreeMap<RuntimeKind, Looks>,
+    /// Whether it was asked for that it be taken away, by whom carries nothing out by itself.
+    is_wanted: bool,
+    /// Who waits for the first look.
+    waiting: Vec<oneshot::Sender<Vec<OrphanView>>>,
+}
+
+#[derive(Debug, Default)]
+struct Looks {
+    remains: Remains,
+    /// When the next look is due; at once where none was made.
+    next: Option<Instant>,
+    under_way: bool,
+    /// Whether a look has ended.
+    has_looked: bool,
+}
+
+impl State {
+    /// Looks for what is left where that is due. Who carries nothing out by itself looks when it is asked.
+    pub(super) fn look_for_remnants(&mut self) {
+        if !self.may_clear() && self.left.waiting.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for runtime in self.runtimes_with_remnants() {
+            let looks = self.left.runtimes.entry(runtime.kind()).or_default();
+            if looks.under_way || looks.next.is_some_and(|at| at > now) {
+                continue;
+            }
+            looks.under_way = true;
+            let messages = self.messages.clone();
+            self.lanes.spawn(async move {
+                let found = async {
+                    match runtime.remnants() {
+                        Some(remnants) => remnants.remnants().await,
+                        None => Ok(Vec::new()),
+                    }
+                };
+                let found = RemnantNews::Found(bounded(found).await);
+                // A core that has ended needs no news.
+                let _ = messages.send(Message::Remnants(runtime.kind(), found)).await;
+            });
+        }
+        self.answer_who_waits();
+    }
+
+    /// When the next look is due.
+    pub(super) fn next_of_remnants(&self) -> Option<Instant> {
+        let looks = self.left.runtimes.values().filter(|looks| !looks.under_way);
+        looks.filter_map(|looks| looks.next).min().filter(|_| self.may_clear())
+    }
+
+    /// Takes the news of a look, or of what was taken away.
+    pub(super) fn remnant_news(&mut self, kind: RuntimeKind, news: RemnantNews) {
+        let may_clear = self.may_clear();
+        let (now, at) = self.now();
+        let Some(looks) = self.left.runtimes.get_mut(&kind) else { return };
+        looks.under_way = false;
+        let due = match news {
+            RemnantNews::Found(found) => {
+                looks.has_looked = true;
+                match found {
+                    Ok(remnants) => looks.remains.look(remnants, now),
+                    Err(error) => tracing::warn!(runtime = %kind, %error, "what is left of instances is not known"),
+                }
+                if may_clear { looks.remains.due(now) } else { Vec::new() }
+            }
+            RemnantNews::Cleared(cleared) => {
+                for (remnant, result) in &cleared {
+                    if let Err(error) = result {
+                        looks.remains.failed(remnant, error.message.clone(), now);
+                    }
+                }
+                self.tell_cleared(&cleared);
+                Vec::new()
+            }
+        };
+        let Some(looks) = self.left.runtimes.get_mut(&kind) else { return };
+        looks.next = Some(at + looks.remains.next_look(now).map_or(RELIST, |wait| wait.min(RELIST)));
+        if !due.is_empty() {
+            looks.under_way = true;
+            self.clear(kind, due);
+        }
+        self.answer_who_waits();
+    }
+
+    fn clear(&mut self, kind: RuntimeKind, due: Vec<Remnant>) {
+        let Some(runtime) = self.runtimes.get(&kind).map(|attached| attached.runtime.clone()) else { return };
+        let messages = self.messages.clone();
+        self.lanes.spawn(async move {
+            let mut cleared = Vec::new();
+            for remnant in due {
+                let done = async {
+                    match runtime.remnants() {
+                        Some(remnants) => remnants.clear(&remnant).await,
+                        None => Ok(()),
+                    }
+                };
+                let done = bounded(done).await;
+                cleared.push((remnant, done));
+            }
+            // A core that has ended needs no news.
+            let _ = messages.send(Message::Remnants(kind, RemnantNews::Cleared(cleared))).await;
+        });
+    }
+
+    fn tell_cleared(&self, cleared: &[(Remnant, Result<()>)]) {
+        for (Remnant { name, reason, .. }, result) in cleared {
+            match result {
+                Ok(()) => self.record_event(None, "OrphanRemoved", format!("removed {name}: {reason}")),
+                Err(error) => {
+                    let error = &error.message;
+                    self.record_event(None, "OrphanStays", format!("{name} could not be removed: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Answers what nothing declares or needs, as soon as everything was looked at once.
+    pub(super) fn tell_orphans(&mut self, reply: oneshot::Sender<Vec<OrphanView>>) {
+        self.left.waiting.push(reply);
+        if !self.may_clear() {
+            // Nobody has looked since the last question.
+            self.left.runtimes.values_mut().for_each(|looks| looks.next = None);
+        }
+    }
+
+    /// Has what is left taken away.
+    pub(super) fn want_remnants_cleared(&mut self) {
+        self.left.is_wanted = true;
+    }
+
+    /// What is left on every runtime.
+    pub(super) fn remnants(&self) -> impl Iterator<Item = OrphanView> {
+        let views = |(runtime, looks): (&RuntimeKind, &Looks)| {
+            looks.remains.all().map(|found| OrphanView::of_remnant(*runtime, found)).collect::<Vec<_>>()
+        };
+        self.left.runtimes.iter().flat_map(views)
+    }
+
+    fn answer_who_waits(&mut self) {
+        if self.left.waiting.is_empty() {
+            return;
+        }
+        let has_looked = |runtime: &Arc<dyn Runtime>| {
+            let looks = self.left.runtimes.get(&runtime.kind());
+            looks.is_some_and(|looks| looks.has_looked && (looks.next.is_some() || !looks.under_way))
+        };
+        if self.runtimes_with_remnants().iter().all(has_looked) {
+            let orphans = self.orphans();
+            for reply in std::mem::take(&mut self.left.waiting) {
+                let _ = reply.send(orphans.clone());
+            }
+        }
+    }
+
+    fn runtimes_with_remnants(&self) -> Vec<Arc<dyn Runtime>> {
+        let attached = self.runtimes.values().map(|attached| &attached.runtime);
+        attached.filter(|runtime| runtime.remnants().is_some()).cloned().collect()
+    }
+
+    const fn may_clear(&self) -> bool {
+        matches!(self.scope, Scope::Everything) || self.left.is_wanted
+    }
+}
+
+async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || RuntimeError::new(ErrorKind::Timeout, format!("no answer within {} s", DEADLINE.as_secs()));
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or_else(|_| Err(late()))
+}

@@ -1,0 +1,58 @@
+//! What is left of instances that are gone, and what nothing needs any more: it is no instance, so nothing else would come
+//! upon it.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Result;
+
+/// Something of one owner that belongs to no instance and that nothing needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Remnant {
+    /// What it is.
+    pub kind: RemnantKind,
+    /// What the machine calls it: a path, a name, or the number of a process.
+    pub name: String,
+    /// Tells it from another one that has its name later, as the start time of a process does.
+    pub identity: String,
+    /// Why nothing needs it.
+    pub reason: String,
+    /// When it was made or last used, where that is known.
+    pub since: Option<DateTime<Utc>>,
+}
+
+/// What something is that is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemnantKind {
+    /// A process that supervises an instance.
+    Supervisor,
+    /// A control group, with the processes in it.
+    ControlGroup,
+    /// A mount.
+    Mount,
+    /// A network device.
+    Device,
+    /// A directory.
+    Directory,
+    /// An image.
+    Image,
+}
+
+/// Finds out what is left, and takes it away.
+#[async_trait]
+pub trait Remnants: Send + Sync {
+    /// All that is left at this moment, in order. What belongs to an instance that is just being made or removed is among it.
+    ///
+    /// # Errors
+    /// The machine does not tell.
+    async fn remnants(&self) -> Result<Vec<Remnant>>;
+
+    /// Takes one away, where a look right before shows that it still is there and left. Whatever else has its name by
+    /// now stays; that, and one that is gone, is success.
+    ///
+    /// # Errors
+    /// It can't be taken away, or can't be looked at.
+    async fn clear(&self, remnant: &Remnant) -> Result<()>;
+}

@@ -1,0 +1,217 @@
+//! What is left on the machine of instances whose directory is gone, and what of this runtime nothing needs. Calls that
+//! create and remove leave nothing behind, and finish what was cut off; this finds what somebody else took the ground
+//! from, as who removes the directory of an instance by hand.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::bounds::{LIST_LIMIT, REMOVE_LIMIT};
+use super::cgroup::{self, Groups, Homes};
+use super::observe::Entry;
+use super::process::{self, ProcessKey, kill_and_wait};
+use super::{Inner, SandboxRuntime, failed, leftovers, network, remove, settle};
+use crate::runtime::{Remnant, RemnantKind, Remnants, Result};
+
+/// Longest wait for the end of a supervisor that is killed.
+const DEATH_LIMIT: Duration = Duration::from_secs(2);
+
+/// What marks the path of an open file that was removed (proc_pid_fd(5)).
+const DELETED: &str = " (deleted)";
+
+#[async_trait]
+impl Remnants for SandboxRuntime {
+    async fn remnants(&self) -> Result<Vec<Remnant>> {
+        let homes = self.probe().await.homes.clone();
+        self.blocking("looking for what is left of instances", LIST_LIMIT, move |inner| {
+            let kinds = [
+                RemnantKind::Supervisor,
+                RemnantKind::ControlGroup,
+                RemnantKind::Mount,
+                RemnantKind::Device,
+                RemnantKind::Directory,
+                RemnantKind::Image,
+            ];
+            let mut found = Vec::new();
+            for kind in kinds {
+                found.extend(inner.remnants_of(kind, &homes).map_err(|error| looking(kind, &error))?);
+            }
+            found.sort();
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn clear(&self, remnant: &Remnant) -> Result<()> {
+        let (homes, remnant) = (self.probe().await.homes.clone(), remnant.clone());
+        self.blocking("removing what is left of an instance", REMOVE_LIMIT, move |inner| {
+            let left = inner.remnants_of(remnant.kind, &homes).map_err(|error| looking(remnant.kind, &error))?;
+            let is_it = |one: &&Remnant| (&one.name, &one.identity) == (&remnant.name, &remnant.identity);
+            match left.iter().find(is_it) {
+                Some(one) => inner.take_away(one, &homes),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+}
+
+fn looking(kind: RemnantKind, error: &io::Error) -> crate::runtime::RuntimeError {
+    failed(&format!("looking for what is left of instances ({kind:?})"), error)
+}
+
+impl Inner {
+    fn remnants_of(&self, kind: RemnantKind, homes: &Homes) -> io::Result<Vec<Remnant>> {
+        match kind {
+            RemnantKind::Supervisor => Ok(self.lost_supervisors()),
+            RemnantKind::ControlGroup => self.lost_groups(homes),
+            RemnantKind::Mount => self.lost_mounts(),
+            RemnantKind::Device => {
+                let left = network::strays(self.networks())?;
+                let reason = "no network of a deployment is written down for it";
+                Ok(left.into_iter().map(|(name, index)| remnant(kind, name, index, reason, None)).collect())
+            }
+            RemnantKind::Directory => self.lost_directories(),
+            RemnantKind::Image => {
+                let unneeded = self.images.unneeded(&self.view.layout)?;
+                let reason = "no instance and no service needs it, and it was not used for a week";
+                let image = |(name, used): (String, SystemTime)| {
+                    let used = DateTime::<Utc>::from(used);
+                    remnant(kind, name, used.timestamp_micros(), reason, Some(used))
+                };
+                Ok(unneeded.into_iter().map(image).collect())
+            }
+        }
+    }
+
+    fn take_away(&self, one: &Remnant, homes: &Homes) -> Result<()> {
+        let done = match one.kind {
+            RemnantKind::Supervisor => self.kill_supervisor(one),
+            RemnantKind::ControlGroup => {
+                let id = Path::new(&one.name).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                cgroup::clear(&Groups::anywhere(homes, id), DEATH_LIMIT).and_then(|left| settle::all_ended(&left))
+            }
+            RemnantKind::Mount => unmount(&one.name, UnmountFlags::DETACH).map_err(io::Error::from),
+            RemnantKind::Device => network::remove_stray(&one.name),
+            RemnantKind::Directory => remove::tree(Path::new(&one.name)),
+            RemnantKind::Image => return self.collect_images().map(drop),
+        };
+        done.map_err(|error| failed(&format!("removing {}", one.name), &error))
+    }
+
+    /// Whether an instance with this id is there, of whichever owner, or being made.
+    fn is_there(&self, runtime_id: &str) -> bool {
+        self.dir(runtime_id).path().symlink_metadata().is_ok()
+    }
+
+    /// Supervisors that hold the lock of an instance whose directory is not there.
+    fn lost_supervisors(&self) -> Vec<Remnant> {
+        let instances = self.view.layout.instances();
+        let supervisors = process::find(|pid, _| {
+            fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_ascii_end() == b"keel-supervisor")
+        });
+        let lost = |pid: i32| {
+            let key = ProcessKey::of(pid).ok()?;
+            let instance = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.find_map(|entry| {
+                let file = fs::read_link(entry.ok()?.path()).ok()?;
+                let lock = PathBuf::from(file.to_str()?.strip_suffix(DELETED)?);
+                let dir = lock.parent().filter(|dir| dir.parent() == Some(&instances))?;
+                (lock.file_name()? == "lock").then(|| dir.to_path_buf())
+            })?;
+            let id = instance.file_name()?.to_str()?;
+            let reason = format!("the directory of its instance {id} is gone");
+            (!self.is_there(id)).then(|| remnant(RemnantKind::Supervisor, pid, key.start, &reason, None))
+        };
+        supervisors.into_iter().filter_map(lost).collect()
+    }
+
+    /// Ends a supervisor; its program ends with it, and what is left of that is in its control group.
+    fn kill_supervisor(&self, one: &Remnant) -> io::Result<()> {
+        let (Ok(pid), Ok(start)) = (one.name.parse(), one.identity.parse()) else { return Ok(()) };
+        let key = ProcessKey { pid, start };
+        let descendants: Vec<ProcessKey> =
+            process::descendants(pid).into_iter().filter_map(|pid| ProcessKey::of(pid).ok()).collect();
+        kill_and_wait(key, DEATH_LIMIT);
+        descendants.into_iter().for_each(|one| kill_and_wait(one, DEATH_LIMIT));
+        match key.open()? {
+            None => Ok(()),
+            Some(_) => Err(io::Error::other("it was killed and does not end")),
+        }
+    }
+
+    /// Control groups of this owner and root that have no instance.
+    fn lost_groups(&self, homes: &Homes) -> io::Result<Vec<Remnant>> {
+        let prefix = cgroup::name(&self.view.owner, self.view.layout.root(), "")?;
+        let mut found = Vec::new();
+        for home in homes.dirs() {
+            for path in entries(home)? {
+                let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(&prefix));
+                let Some(id) = id.filter(|id| !self.is_there(id)) else { continue };
+                let Ok(data) = fs::symlink_metadata(&path) else { continue };
+                let reason = format!("the directory of its instance {id} is gone");
+                let since = data.modified().ok().map(DateTime::from);
+                found.push(remnant(RemnantKind::ControlGroup, path.display(), data.ino(), &reason, since));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Mounts of the machine in the place of instances that are not there.
+    fn lost_mounts(&self) -> io::Result<Vec<Remnant>> {
+        let instances = self.view.layout.instances();
+        let text = fs::read("/proc/self/mountinfo")?;
+        let lost = |line: &[u8]| {
+            // Number and place (proc_pid_mountinfo(5)).
+            let mut fields = line.split(|byte| *byte == b' ');
+            let number = std::str::from_utf8(fields.next()?).ok()?;
+            let place = PathBuf::from(std::str::from_utf8(fields.nth(3)?).ok()?);
+            let id = place.strip_prefix(&instances).ok()?.iter().next()?.to_str()?.to_owned();
+            let is_one = matches!(self.view.one(&id), Ok(Entry::Ours(_) | Entry::Foreign(_)) | Err(_));
+            let reason = format!("there is no instance {id}");
+            (!is_one && !id.starts_with('.'))
+                .then(|| remnant(RemnantKind::Mount, place.display(), number, &reason, None))
+        };
+        Ok(text.split(|byte| *byte == b'\n').filter_map(lost).collect())
+    }
+
+    /// Directories that hold no instance, and what calls that were cut off left.
+    fn lost_directories(&self) -> io::Result<Vec<Remnant>> {
+        let mut found = Vec::new();
+        for path in entries(&self.view.layout.instances())? {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let Ok(data) = fs::symlink_metadata(&path) else { continue };
+            let reason = match name.starts_with('.') {
+                true if leftovers::is_left(&path) => "a call that made or removed an instance was cut off",
+                false if matches!(self.view.one(name)?, Entry::Nothing) => "it holds no record of an instance",
+                _ => continue,
+            };
+            let since = data.modified().ok().map(DateTime::from);
+            found.push(remnant(RemnantKind::Directory, path.display(), data.ino(), reason, since));
+        }
+        Ok(found)
+    }
+}
+
+fn remnant(
+    kind: RemnantKind,
+    name: impl ToString,
+    identity: impl ToString,
+    reason: &str,
+    since: Option<DateTime<Utc>>,
+) -> Remnant {
+    Remnant { kind, name: name.to_string(), identity: identity.to_string(), reason: reason.to_owned(), since }
+}
+
+/// What lies in a directory; nothing where that is not there.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read?.map(|entry| Ok(entry?.path())).collect(),
+    }
+}
