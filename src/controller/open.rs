@@ -31,7 +31,7 @@ use crate::state::Desired;
 use crate::status::HoldView;
 use crate::store::{
     ActivityRecords, AppliedFile, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError,
-    read_applied, sweep_applied,
+    discard_applied, read_applied, sweep_applied,
 };
 
 /// What the store is told and has not taken yet; more than that is told again.
@@ -256,9 +256,9 @@ fn take_over(state_dir: &StateDir, watched: &[PathBuf]) -> Result<(), EngineErro
     let dir = state_dir.applied();
     // The source tells why copies can't be read.
     let Ok(copies) = read_applied(&dir) else { return Ok(()) };
-    let taken_over = copies.iter().filter(|copy| watched.iter().any(|root| copy.origin.starts_with(root)));
-    let discard = |copy: &AppliedFile| copy.discard(&dir);
-    taken_over.into_iter().try_for_each(discard).map_err(local("copies of applied files can't be removed"))
+    let is_watched = |copy: &AppliedFile| watched.iter().any(|root| copy.origin.starts_with(root));
+    let taken_over: Vec<AppliedFile> = copies.into_iter().filter(is_watched).collect();
+    discard_applied(&taken_over, &dir).map_err(local("copies of applied files can't be removed"))
 }
 
 /// What says what is declared.

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::dir::{replace, sync_parent};
+use super::applied_set::{Change, finish_change, read_whole};
+use super::dir::sync_parent;
 use crate::spec::{ParsedFile, RuntimeKind, parse_bytes};
 
 /// Copies that are read at most; far more files than anybody applies by hand.
@@ -80,37 +81,21 @@ impl AppliedFile {
             false => self.origin.clone(),
         }
     }
-
-    /// Writes the copy, whole or not at all; an older copy of the same file is replaced. A copy of which nothing
-    /// counts any more is removed.
-    ///
-    /// # Errors
-    /// The directory can't be written.
-    pub fn save(&self, dir: &Path) -> std::io::Result<()> {
-        let path = self.path_in(dir);
-        if self.deployments().is_empty() {
-            return remove(&path);
-        }
-        replace(&path, &serde_json::to_vec_pretty(self)?)
-    }
-
-    /// Removes the copy; one that is gone is success.
-    ///
-    /// # Errors
-    /// The directory can't be written.
-    pub fn discard(&self, dir: &Path) -> std::io::Result<()> {
-        remove(&self.path_in(dir))
-    }
 }
 
-fn remove(path: &Path) -> std::io::Result<()> {
+/// Removes a file; one that is gone is success.
+///
+/// # Errors
+/// Its directory can't be written.
+pub(super) fn remove(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed.and_then(|()| sync_parent(path)),
     }
 }
 
-/// Saves these copies in this order: all of them or, on an error, none.
+/// Saves these copies in one step: all of them or, on an error, none. An older copy of the same file is replaced, and one of
+/// which nothing counts any more is removed.
 ///
 /// # Errors
 /// The directory can't be read or written, or there would be more than 10,000 copies in it.
@@ -126,45 +111,23 @@ fn save_at_most(most: usize, copies: &[AppliedFile], dir: &Path) -> std::io::Res
         let message = format!("more than {most} applied files; `keel delete` takes back what is not needed");
         return Err(std::io::Error::other(message));
     }
-    let mut done: Vec<(PathBuf, Option<Vec<u8>>)> = Vec::new();
-    for copy in copies {
-        let path = copy.path_in(dir);
-        match content(&path).and_then(|before| copy.save(dir).map(|()| before)) {
-            Ok(before) => done.push((path, before)),
-            Err(error) => {
-                undo(done);
-                return Err(error);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What a file holds; none where it does not exist.
-fn content(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        read => read.map(Some),
-    }
-}
-
-fn undo(done: Vec<(PathBuf, Option<Vec<u8>>)>) {
-    for (path, before) in done.into_iter().rev() {
-        let undone = match before {
-            Some(before) => replace(&path, &before),
-            None => remove(&path),
-        };
-        if let Err(error) = undone {
-            tracing::warn!("{} stays as it was applied: {error}", path.display());
-        }
-    }
+    if copies.is_empty() { Ok(()) } else { Change::saving(copies).make(dir) }
 }
 
 fn has_extension(path: &Path, name: &str) -> bool {
     path.extension().is_some_and(|extension| extension == name)
 }
 
-/// Removes what writers left behind that were cut off. For whoever holds the lock of the state directory, since nobody else
+/// Discards these copies in one step; what is gone already is success.
+///
+/// # Errors
+/// The directory can't be written.
+pub fn discard_applied(copies: &[AppliedFile], dir: &Path) -> std::io::Result<()> {
+    let gone = copies.iter().map(|copy| (copy.copy_name(), None));
+    if copies.is_empty() { Ok(()) } else { Change { copies: gone.collect() }.make(dir) }
+}
+
+/// Finishes or removes what writers left behind that were cut off. For whoever holds the lock of the state directory, since nobody else
 /// writes then.
 ///
 /// # Errors
@@ -176,7 +139,7 @@ pub fn sweep_applied(dir: &Path) -> std::io::Result<()> {
             std::fs::remove_file(&path)?;
         }
     }
-    Ok(())
+    finish_change(dir)
 }
 
 /// Every copy, by the path that it came from. A directory that does not exist holds none.
@@ -184,13 +147,20 @@ pub fn sweep_applied(dir: &Path) -> std::io::Result<()> {
 /// # Errors
 /// The directory, or a copy in it, can't be read, or it holds more than 10,000; nothing is known then.
 pub fn read_applied(dir: &Path) -> std::io::Result<Vec<AppliedFile>> {
-    let present = present(dir)?;
-    if present.len() > MAX_COPIES {
-        let message = format!("more than {MAX_COPIES} applied files in {}; remove what is not needed", dir.display());
-        return Err(std::io::Error::other(message));
-    }
-    let read = |path: &PathBuf| Ok(serde_json::from_slice(&std::fs::read(path)?)?);
-    let mut copies = present.iter().map(read).collect::<std::io::Result<Vec<AppliedFile>>>()?;
+    let present = || {
+        let present = present(dir)?;
+        if present.len() > MAX_COPIES {
+            let message =
+                format!("more than {MAX_COPIES} applied files in {}; remove what is not needed", dir.display());
+            return Err(std::io::Error::other(message));
+        }
+        let read = |path: PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok((name, serde_json::from_slice(&std::fs::read(path)?)?))
+        };
+        present.into_iter().map(read).collect()
+    };
+    let mut copies: Vec<AppliedFile> = read_whole(dir, present)?.into_values().collect();
     copies.sort_by(|one: &AppliedFile, other| (&one.origin, &one.text).cmp(&(&other.origin, &other.text)));
     Ok(copies)
 }
@@ -248,9 +218,9 @@ mod tests {
     #[test]
     fn a_file_applied_again_replaces_its_copy() {
         let dir = tempfile::tempdir().expect("a directory");
-        copy("/x.yaml", TWO).save(dir.path()).expect("saved");
+        save_applied(&[copy("/x.yaml", TWO).clone()], dir.path()).expect("saved");
         let one = TWO.split("---").next().expect("the first document");
-        copy("/x.yaml", one).save(dir.path()).expect("saved");
+        save_applied(&[copy("/x.yaml", one).clone()], dir.path()).expect("saved");
         assert_eq!(names(dir.path()), [("/x.yaml".to_owned(), vec!["a".to_owned()])]);
     }
 
@@ -259,10 +229,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut file = copy("/x.yaml", TWO);
         file.without.insert("a".to_owned());
-        file.save(dir.path()).expect("saved");
+        save_applied(&[file.clone()], dir.path()).expect("saved");
         assert_eq!(names(dir.path()), [("/x.yaml".to_owned(), vec!["b".to_owned()])]);
         file.without.insert("b".to_owned());
-        file.save(dir.path()).expect("saved");
+        save_applied(&[file.clone()], dir.path()).expect("saved");
         assert_eq!(names(dir.path()), []);
     }
 
@@ -270,7 +240,7 @@ mod tests {
     fn copies_are_saved_all_or_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let one = TWO.split("---").next().expect("the first document");
-        copy("/x.yaml", TWO).save(dir.path()).expect("saved");
+        save_applied(&[copy("/x.yaml", TWO).clone()], dir.path()).expect("saved");
         let blocked = copy("/blocked.yaml", one);
         std::fs::create_dir(blocked.path_in(dir.path())).expect("made");
         let error = save_applied(&[copy("/x.yaml", one), copy("/new.yaml", TWO), blocked.clone()], dir.path());
@@ -279,15 +249,52 @@ mod tests {
         assert_eq!(names(dir.path()), [("/x.yaml".to_owned(), vec!["a".to_owned(), "b".to_owned()])]);
     }
 
+    /// What a writer leaves that is killed before the first, between any two and after the last copy of a change.
+    #[test]
+    fn a_change_that_was_cut_off_is_read_whole_and_finished_by_the_next_writer() {
+        let (a, b) = TWO.split_once("---\n").expect("two documents");
+        for done in 0..=2 {
+            let dir = tempfile::tempdir().expect("a directory");
+            save_applied(&[copy("/from.yaml", TWO), copy("/to.yaml", a)], dir.path()).expect("saved");
+            let change = Change::saving(&[copy("/from.yaml", a), copy("/to.yaml", b), copy("/new.yaml", b)]);
+            std::fs::write(dir.path().join("change"), serde_json::to_vec(&change).expect("written")).expect("noted");
+            for (name, copy) in change.copies.iter().take(done) {
+                std::fs::write(dir.path().join(name), serde_json::to_vec(copy).expect("written")).expect("changed");
+            }
+            let whole = [("/from.yaml", "a"), ("/new.yaml", "b"), ("/to.yaml", "b")];
+            let whole = whole.map(|(origin, name)| (origin.to_owned(), vec![name.to_owned()]));
+            assert_eq!(names(dir.path()), whole);
+            save_applied(&[copy("/new.yaml", "")], dir.path()).expect("saved");
+            assert_eq!(names(dir.path()), [whole[0].clone(), whole[2].clone()]);
+            assert!(!dir.path().join("change").exists());
+        }
+    }
+
+    #[test]
+    fn nobody_reads_half_of_a_change() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (a, b) = TWO.split_once("---\n").expect("two documents");
+        let sets = [[copy("/one.yaml", TWO), copy("/two.yaml", "")], [copy("/one.yaml", a), copy("/two.yaml", b)]];
+        save_applied(&sets[0], dir.path()).expect("saved");
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| (0..100).for_each(|n| save_applied(&sets[n % 2], dir.path()).expect("saved")));
+            while !writer.is_finished() {
+                let read: Vec<String> = names(dir.path()).into_iter().flat_map(|(_, names)| names).collect();
+                assert_eq!(read, ["a", "b"]);
+            }
+        });
+    }
+
     #[test]
     fn what_cut_off_writers_left_behind_goes_and_hides_no_copy() {
         let dir = tempfile::tempdir().expect("a directory");
-        copy("/x.yaml", TWO).save(dir.path()).expect("saved");
+        save_applied(&[copy("/x.yaml", TWO).clone()], dir.path()).expect("saved");
         let left = |number: usize| dir.path().join(format!("{number}.json.1.tmp"));
         (0..MAX_COPIES + 10).for_each(|number| std::fs::write(left(number), "").expect("written"));
         assert_eq!(names(dir.path()).len(), 1);
         sweep_applied(dir.path()).expect("swept");
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1);
+        let left = std::fs::read_dir(dir.path()).expect("readable").flatten();
+        assert_eq!(left.filter(|entry| has_extension(&entry.path(), "tmp")).count(), 0);
         assert_eq!(names(dir.path()).len(), 1);
     }
 
@@ -305,8 +312,8 @@ mod tests {
     fn standard_input_is_told_apart_by_what_it_declares() {
         let dir = tempfile::tempdir().expect("a directory");
         let (a, b) = TWO.split_once("---\n").expect("two documents");
-        copy("-", a).save(dir.path()).expect("saved");
-        copy("-", b).save(dir.path()).expect("saved");
+        save_applied(&[copy("-", a).clone()], dir.path()).expect("saved");
+        save_applied(&[copy("-", b).clone()], dir.path()).expect("saved");
         assert_eq!(names(dir.path()).len(), 2);
     }
 }

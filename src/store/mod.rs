@@ -9,6 +9,7 @@
 
 mod activity;
 mod applied;
+mod applied_set;
 mod database;
 mod dir;
 mod error;
@@ -26,7 +27,7 @@ mod token;
 mod user;
 
 pub use activity::ActivityRecords;
-pub use applied::{AppliedFile, read_applied, save_applied, sweep_applied};
+pub use applied::{AppliedFile, discard_applied, read_applied, save_applied, sweep_applied};
 pub use database::{DATABASE, Store};
 pub use dir::{Holder, Lock, LockGuard, Locked, Role, StateDir, replace};
 pub use error::StoreError;
