@@ -44,6 +44,11 @@ const ASSIGNED_WORDS: &[&str] = &[
     "APIKEY",
     "ACCESS_KEY",
     "ACCESS-KEY",
+    "SECRET_KEY",
+    "SECRET-KEY",
+    "SECRETKEY",
+    "PRIVATE_KEY",
+    "PRIVATE-KEY",
     "AUTHORIZATION",
 ];
 
@@ -234,8 +239,11 @@ fn refers_to_secret(text: &str) -> bool {
         parts().any(|part| part.split_once('=').is_some_and(|(name, value)| !value.is_empty() && is_secret(name)));
     // A header of a request: its value is in the same part, or the words after it.
     let mut words = parts().skip_while(|part| !part.split_once(':').is_some_and(|(name, _)| is_secret(name)));
+    // A name and its value in JSON.
+    let mut names = parts().zip(parts().skip(1)).filter(|(_, next)| next.starts_with(':'));
+    let in_json = names.any(|(name, _)| is_secret(name));
     let in_header = words.next().is_some_and(|header| !header.ends_with(':') || words.next().is_some());
-    text.starts_with("$S:") || password_in_address || assigned || in_header
+    text.starts_with("$S:") || password_in_address || assigned || in_header || in_json
 }
 
 /// Whether there is a token in it that tells what it is.
@@ -320,6 +328,11 @@ mod tests {
             "curl -H 'Authorization: Bearer hunter5' https://h/",
             "curl -H X-Api-Key:hunter7 https://h/",
             "AWS_SECRET_ACCESS_KEY=hunter8 run",
+            "DJANGO_SECRET_KEY=hunter1 ./run",
+            "--secret-key=hunter2",
+            r#"{"password": "hunter3", "a": 1}"#,
+            r#"{"user":"u","api_key":"hunter4"}"#,
+            "--private-key=hunter5",
         ] {
             assert_eq!(lines(json!({"args": [secret]}), Value::Null), ["args: *** -> (none)"], "{secret}");
         }

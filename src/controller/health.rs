@@ -116,6 +116,9 @@ impl Checks {
         let subject = |instance: &Instance| checked.subject(instance, desired?, runtime(instance.runtime)?);
         let subjects: Vec<Subject> = if acts { instances.iter().filter_map(subject).collect() } else { Vec::new() };
         let changed = subjects != checked.subjects;
+        for subject in &subjects {
+            checked.doubt(subject);
+        }
         checked.subjects = subjects;
         if changed {
             self.prober.check(deployment, checked.subjects.clone());
@@ -184,6 +187,8 @@ impl Checks {
                     });
                 }
                 Phase::Stopping | Phase::Paused { .. } => instance.judge(found.map(|(_, found)| found)),
+                // Its end may be seen before the call that stopped it has come back.
+                Phase::Exited(ref exit) if exit.is_unhealthy() => instance.judge(found.map(|(_, found)| found)),
                 Phase::Pending | Phase::Created | Phase::Exited(_) | Phase::Unknown { .. } => instance.judge(None),
             }
         }
@@ -202,7 +207,7 @@ impl Checks {
                     known.last = Some(last.clone());
                     Some(Note { kind: "Unhealthy", message: format!("{name} is unhealthy: {last}") })
                 }
-                (Some(HealthState::Healthy), true) => {
+                (Some(HealthState::Healthy | HealthState::Assumed), true) => {
                     known.noted = false;
                     Some(Note { kind: "Healthy", message: format!("{name} is healthy again") })
                 }
@@ -223,7 +228,7 @@ impl Known {
                 Some(HealthState::Unknown { why: format!("{FAILS_OTHERS}: {last}") })
             }
             Some(found) => Some(found.clone()),
-            None if self.served => Some(HealthState::Healthy),
+            None if self.served => Some(HealthState::Assumed),
             None => Some(unchecked(health, age)),
         }
     }
@@ -238,6 +243,21 @@ impl Checked {
         let Some(known) = self.runs.get_mut(&handle(instance)) else { return };
         // Which template it was made from can turn out later, where two revisions are found to be alike.
         known.borrows = !service.is_made_from(&instance.id.revision) && (known.borrows || is_new);
+    }
+
+    /// What is known of a run speaks of other checks than are made from now on.
+    fn doubt(&mut self, subject: &Subject) {
+        let differs = |before: &Subject| {
+            before.since == subject.since
+                && before.instance == subject.instance
+                && before.spec.health != subject.spec.health
+        };
+        if self.subjects.iter().any(differs)
+            && let Some(known) = self.runs.get_mut(&(subject.instance.runtime, subject.instance.runtime_id.clone()))
+            && known.found == Some(HealthState::Healthy)
+        {
+            known.found = Some(HealthState::Assumed);
+        }
     }
 
     /// How a run was checked until now, where it was.

@@ -317,7 +317,8 @@ where
         for fresh in self.matched.slots.iter().filter_map(|slot| slot.fresh) {
             let running = matches!(fresh.phase, Phase::Running { .. }) && fresh.unhealthy().is_none();
             let is_awaited = self.held || self.judge.is_young(fresh) || !fresh.phase.is_ready();
-            if !running || !is_awaited || self.judge.is_available(fresh) {
+            let is_awaited = is_awaited && !self.judge.is_available(fresh);
+            if !running || !(is_awaited || fresh.is_assumed_healthy()) {
                 continue;
             }
             let until = self.judge.available_from(fresh);

@@ -7,6 +7,7 @@
 
 use super::availability::Judge;
 use super::diff::{Matched, Slot, count, exit_of};
+use super::time::after;
 use crate::state::{DesiredService, Instance, Phase};
 
 /// Further replicas that may be restarted for such a check.
@@ -16,9 +17,10 @@ pub(super) fn places(desired: &DesiredService, matched: &Matched<'_>, judge: Jud
     unavailable.max(1).saturating_sub(taken)
 }
 
-/// Whether the slot's instance was ended by checks, or is being so, and its successor is not there yet.
+/// Whether the slot's instance was ended by checks, or is being so, and its successor is not there yet, or has not had the
+/// time to pass them.
 pub(super) fn is_down_for_checks(slot: &Slot<'_>, judge: Judge<'_>) -> bool {
-    if slot.fresh.is_some_and(|fresh| judge.is_available(fresh)) {
+    if slot.fresh.is_some_and(|fresh| judge.is_available(fresh) || has_had_its_time(fresh, judge)) {
         return false;
     }
     let ends = |newest: &Instance| newest.phase == Phase::Stopping && newest.unhealthy().is_some();
@@ -29,4 +31,13 @@ pub(super) fn is_down_for_checks(slot: &Slot<'_>, judge: Judge<'_>) -> bool {
         // The one before is not kept (`lifecycle.delete_on_exit`), but it counts in its successor.
         None => slot.fresh.is_some_and(|fresh| fresh.streak > 0),
     }
+}
+
+/// Whether it has run for so long that checks which it never passed would have ended it twice over. That they did not says
+/// that it passed some, before others were declared or before a controller forgot.
+fn has_had_its_time(fresh: &Instance, judge: Judge<'_>) -> bool {
+    let (Phase::Running { since, .. }, Some(health)) = (&fresh.phase, &judge.spec.health) else { return false };
+    let a_try = health.interval().saturating_add(health.timeout());
+    let to_the_end = health.start_grace().saturating_add(a_try.saturating_mul(health.retries()));
+    after(*since, to_the_end.saturating_mul(2)) <= judge.input.now
 }

@@ -140,6 +140,8 @@ impl Course {
     pub fn adjust(&mut self, rules: Rules, runs: usize, now: Instant) -> Instant {
         self.rules = rules;
         (self.passed, self.failures, self.counted_at) = (false, 0, None);
+        // That the new ones pass is news.
+        self.told = None;
         if let Stage::Unpassed { pause, .. } = &mut self.stage {
             *pause = FIRST;
         }
@@ -220,7 +222,8 @@ impl Course {
                 HealthState::Unknown { why: last.clone().unwrap_or_else(|| NOT_CHECKED.to_owned()) }
             }
             Stage::NotMade { why } => HealthState::Unknown { why: why.clone() },
-            Stage::Healthy => HealthState::Healthy,
+            Stage::Healthy if self.passed => HealthState::Healthy,
+            Stage::Healthy => HealthState::Assumed,
             Stage::Unhealthy { last } => HealthState::Unhealthy { last: last.clone(), passed: self.passed },
         }
     }
@@ -230,7 +233,8 @@ impl Course {
     pub fn news(&mut self, now: Instant) -> Option<HealthState> {
         let health = self.health();
         let known = self.told.as_ref().is_some_and(|(told, at)| {
-            *told == health || (told.name() == health.name() && told.message().is_some() && now < *at + RETELL)
+            let same_kind = std::mem::discriminant(told) == std::mem::discriminant(&health);
+            *told == health || (same_kind && told.message().is_some() && now < *at + RETELL)
         });
         if known {
             return None;
@@ -393,7 +397,11 @@ mod tests {
         let due = course.adjust(Rules { retries: 2, ..RULES }, 1, now + 2 * MINUTE);
         assert!(due <= now + 2 * MINUTE + CHANGE);
         course.take(failed(), due, due);
-        assert_eq!(course.health(), HealthState::Healthy, "failures are counted anew");
+        assert_eq!(course.news(due), Some(HealthState::Assumed), "failures are counted anew");
+        course.take(Outcome::Passed, due, due);
+        assert_eq!(course.news(due), Some(HealthState::Healthy));
+        course.adjust(Rules { retries: 2, ..RULES }, 1, due);
+        course.take(failed(), due, due);
         course.take(failed(), now + 3 * MINUTE, now + 3 * MINUTE);
         assert_eq!(course.health().name(), "unhealthy");
     }

@@ -8,6 +8,9 @@ const LONGEST_MESSAGE: usize = 200;
 /// Why nothing is known of a run that was not checked yet.
 pub const NOT_CHECKED: &str = "not checked yet";
 
+/// Why what was healthy is not known to be so now.
+const ASSUMED: &str = "it was before its checks changed; the new ones have not passed yet";
+
 /// What health checks say of the present or last run of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -24,6 +27,9 @@ pub enum HealthState {
     },
     /// Checks pass.
     Healthy,
+    /// It was healthy, or served unchecked, before the checks that are made now were declared; these have not passed, and not
+    /// failed often enough. It takes traffic.
+    Assumed,
     /// As many checks in a row failed as its spec allows.
     Unhealthy {
         /// What the last check said.
@@ -40,7 +46,7 @@ impl HealthState {
         match self {
             Self::Unknown { .. } => "unknown",
             Self::Starting { .. } => "starting",
-            Self::Healthy => "healthy",
+            Self::Healthy | Self::Assumed => "healthy",
             Self::Unhealthy { .. } => "unhealthy",
         }
     }
@@ -51,7 +57,13 @@ impl HealthState {
             Self::Unknown { why: message } | Self::Unhealthy { last: message, .. } => Some(message),
             Self::Starting { last } => last.as_deref(),
             Self::Healthy => None,
+            Self::Assumed => Some(ASSUMED),
         }
+    }
+
+    /// Whether it takes traffic.
+    pub const fn serves(&self) -> bool {
+        matches!(self, Self::Healthy | Self::Assumed)
     }
 }
 

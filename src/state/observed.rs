@@ -48,9 +48,14 @@ impl Instance {
     /// nothing checks it.
     pub fn judge(&mut self, health: Option<HealthState>) {
         if let Phase::Running { ready, .. } = &mut self.phase {
-            *ready = health.as_ref().is_none_or(|health| *health == HealthState::Healthy);
+            *ready = health.as_ref().is_none_or(HealthState::serves);
         }
         self.health = health;
+    }
+
+    /// Whether it takes traffic by what was known before its checks changed.
+    pub const fn is_assumed_healthy(&self) -> bool {
+        matches!(&self.health, Some(HealthState::Assumed))
     }
 
     /// What the last check said, where checks say that it is unhealthy.

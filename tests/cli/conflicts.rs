@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evenkeel::store::AppliedFile;
+use evenkeel::store::{AppliedFile, save_applied};
 
 use crate::rig::{Done, Rig};
 
@@ -73,7 +73,7 @@ fn store(rig: &Rig, file: &str, text: &str) {
         without: BTreeSet::new(),
         default_runtimes: BTreeMap::new(),
     };
-    copy.save(&rig.path("state/applied")).unwrap();
+    save_applied(&[copy.clone()], &rig.path("state/applied")).unwrap();
 }
 
 #[test]

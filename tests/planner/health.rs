@@ -34,7 +34,7 @@ fn checks_that_never_passed_restart_no_more_than_a_rollout_may_take() {
         .expect(&[halt, halted, &spared(1)].join("\n"));
     // One that ends, one that waits for its restart, and one that was restarted and fails again keep the only place.
     let ended = up(0, 'a').exited(0, 5, 1).by(StopCause::Unhealthy);
-    let again = up(0, 'a').attempt(1).restarted(1, 1).never_healthy();
+    let again = up(0, 'a').attempt(1).restarted(1, 1).since(99).never_healthy();
     web('a', 2, none)
         .with([up(0, 'a').never_healthy().phase(Phase::Stopping), up(1, 'a').never_healthy()])
         .expect(&["wait for the step under way for demo/web/0 (aaaaaaaa, attempt 0)", &spared(1)].join("\n"));
@@ -44,6 +44,18 @@ fn checks_that_never_passed_restart_no_more_than_a_rollout_may_take() {
     web('a', 2, none).with([ended, again, up(1, 'a').never_healthy()]).expect(
         &["halt web/0 a1: unhealthy: no route", "demo/web/0 (aaaaaaaa, attempt 1) is unhealthy: no route", &spared(1)]
             .join("\n"),
+    );
+    // What has run for longer than those checks let anything run passed others before, whatever ended the one before it.
+    let before = up(0, 'a').exited(0, 5, 1).by(StopCause::Unhealthy);
+    let old = up(0, 'a').attempt(1).restarted(1, 1).since(101).never_healthy();
+    let stopping = up(1, 'a').never_healthy().phase(Phase::Stopping);
+    web('a', 2, none).with([before, old, stopping]).expect(
+        &[
+            "demo/web/0 (aaaaaaaa, attempt 1) is unhealthy: no route; it runs on, as these checks passed neither on it \
+           nor on what was restarted for them",
+            "wait for the step under way for demo/web/1 (aaaaaaaa, attempt 0)",
+        ]
+        .join("\n"),
     );
     // Those that checks passed on before are restarted whatever others need.
     web('a', 2, none).with([up(0, 'a').never_healthy(), up(1, 'a').unhealthy()]).expect(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use evenkeel::source::{LOSS_SETTLE, MAX_DEPTH, MAX_FILES, Recording, Root, RootKind, Scanner};
 use evenkeel::spec::Prune;
-use evenkeel::store::AppliedFile;
+use evenkeel::store::{AppliedFile, discard_applied, save_applied};
 
 use crate::bench::{Bench, deployment, images, link, names, problems, removed, service};
 
@@ -303,9 +303,9 @@ fn two_roots_are_one_set() {
         without: BTreeSet::new(),
         default_runtimes: Default::default(),
     };
-    copy.save(&applied).unwrap();
+    save_applied(&[copy.clone()], &applied).unwrap();
     assert_eq!(images(&bench.scan()), ["a/db=pg", "a/web=one", "b/web=one"]);
-    copy.discard(&applied).unwrap();
+    discard_applied(&[copy.clone()], &applied).unwrap();
     // Commands write there: what goes is meant, at once.
     let scanned = bench.glance();
     assert_eq!((removed(&scanned.snapshot), scanned.settles_in), (vec![("b", Prune::Auto)], None));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use evenkeel::clock::SystemClock;
 use evenkeel::source::{DirectorySource, Root, RootKind, SourceHandle, SourceOptions, SpecSnapshot};
-use evenkeel::store::AppliedFile;
+use evenkeel::store::{AppliedFile, discard_applied, save_applied};
 use tokio::sync::watch;
 
 use crate::bench::{Bench, deployment, images, link, names, removed, service};
@@ -452,11 +452,11 @@ async fn a_requested_scan_sees_what_was_written_before_it() {
         without: BTreeSet::new(),
         default_runtimes: Default::default(),
     };
-    copy.save(&applied).unwrap();
+    save_applied(&[copy.clone()], &applied).unwrap();
     let snapshot = watching.handle.rescan().await.unwrap();
     assert_eq!(images(&snapshot), ["a/web=one", "b/db=pg"]);
     assert_eq!(*watching.snapshots.borrow(), snapshot);
-    copy.discard(&applied).unwrap();
+    discard_applied(&[copy.clone()], &applied).unwrap();
     let snapshot = watching.handle.rescan().await.unwrap();
     assert_eq!(snapshot.removed.keys().collect::<Vec<_>>(), ["a", "b"]);
     watching.handle.forget("a").await.unwrap().unwrap();

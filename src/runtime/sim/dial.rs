@@ -31,7 +31,7 @@ impl Dial for SimRuntime {
                 _ if refused || !entry.is_running() => None,
                 Some(HealthState::Starting { .. } | HealthState::Unknown { .. }) => None,
                 Some(HealthState::Unhealthy { .. }) => Some("503 Service Unavailable"),
-                Some(HealthState::Healthy) | None => Some("200 OK"),
+                Some(HealthState::Healthy | HealthState::Assumed) | None => Some("200 OK"),
             };
             let Some(status) = status else {
                 return Err(RuntimeError::new(ErrorKind::Failed, format!("connection to port {port} refused")));
