@@ -191,6 +191,27 @@ async fn new_volumes_take_over_what_the_image_has_and_keep_what_becomes_of_it() 
 }
 
 #[tokio::test]
+async fn a_new_volume_at_several_targets_takes_over_the_first_that_holds_something() {
+    let sandbox = Sandbox::new();
+    let root = furnished(sandbox.root.path());
+    std::fs::create_dir(root.join("srv/bare")).unwrap();
+    std::fs::set_permissions(root.join("srv/bare"), std::fs::Permissions::from_mode(0o710)).unwrap();
+    std::fs::write(root.join("srv/more/late"), "").unwrap();
+    let at = |name: &str, targets: &[&str]| -> String {
+        targets.iter().map(|target| format!("\n- {{ type: named, name: {name}, target: {target} }}")).collect()
+    };
+    let storage = at("data", &["/none", "/srv/bare", "/srv/data", "/srv/more"]) + &at("empty", &["/no", "/srv/bare"]);
+    // The second volume has one target of the first, over which it lies.
+    let yaml = shell_in(&root, "ls /none /srv/more; cat /srv/data/file") + "\nstorage:" + &storage;
+    assert_eq!(run(&sandbox, &yaml).await, "/none:\nclosed\nfile\n\n/srv/more:\nclosed\nfile\nof the image\n");
+    let modes = ["data", "empty"].map(|name| {
+        let volume = sandbox.root.path().join("sandbox/volumes/demo").join(name);
+        std::fs::metadata(volume).unwrap().mode() & 0o7777
+    });
+    assert_eq!(modes, [0o1777, 0o710]);
+}
+
+#[tokio::test]
 async fn a_volume_whose_making_was_cut_off_is_made_anew() {
     let sandbox = Sandbox::new();
     let root = furnished(sandbox.root.path());

@@ -39,7 +39,7 @@ pub fn make(launch: &Launch, identity: &Identity) -> Result<(), Failure> {
     for mount in &launch.mounts {
         let MountSource::Volume(path) = &mount.source else { continue };
         if !path.exists() {
-            make_volume(path, mount, &launch.root, identity)?;
+            make_volume(path, mount, launch, identity)?;
         }
         limit(path, mount.size)?;
     }
@@ -51,7 +51,7 @@ fn limit(path: &Path, size: Option<u64>) -> Result<(), Failure> {
     quota::limit(path, size).with_context(|| format!("holding the volume {} to {size} bytes", path.display()))
 }
 
-fn make_volume(path: &Path, mount: &Mount, root: &Root, identity: &Identity) -> Result<(), Failure> {
+fn make_volume(path: &Path, mount: &Mount, launch: &Launch, identity: &Identity) -> Result<(), Failure> {
     let what = || format!("making the volume {}", path.display());
     let (Some(folder), Some(new)) = (path.parent(), unfinished(path)) else {
         return Err(Failure::setup(format!("{}: its path has no name", what())));
@@ -66,14 +66,32 @@ fn make_volume(path: &Path, mount: &Mount, root: &Root, identity: &Identity) -> 
     remove::tree(&new).with_context(what)?;
     make_private(&new).with_context(what)?;
     limit(&new, mount.size)?;
-    let content = content(root, &mount.target)
-        .with_context(|| format!("{}: looking for {} in the image", what(), mount.target))?;
-    if content.is_empty() {
+    let is_filled = fill_from_first(path, &new, launch).with_context(what)?;
+    if !is_filled {
         give(&new, identity).with_context(what)?;
-    } else {
-        fill(content, &new).with_context(|| format!("{}: taking over {} of the image", what(), mount.target))?;
     }
     fs::rename(&new, path).with_context(what)
+}
+
+/// Has a new volume take over what the image has at its targets, as Docker does: the first one with something in it fills
+/// the volume, and one that is an empty directory gives its owner and mode while nothing does. Whether there was a directory.
+fn fill_from_first(path: &Path, new: &Path, launch: &Launch) -> io::Result<bool> {
+    let is_seen = |mount: &&Mount| matches!(&mount.source, MountSource::Volume(source) if source == path);
+    let mut is_filled = false;
+    for Mount { target, .. } in launch.mounts.iter().filter(is_seen) {
+        let told =
+            |doing: &str, error: io::Error| io::Error::new(error.kind(), format!("{doing} of the image: {error}"));
+        let content = content(&launch.root, target).map_err(|error| told(&format!("looking at {target}"), error))?;
+        if content.is_empty() {
+            continue;
+        }
+        fill(content, new).map_err(|error| told(&format!("taking over {target}"), error))?;
+        is_filled = true;
+        if fs::read_dir(new)?.next().is_some() {
+            break;
+        }
+    }
+    Ok(is_filled)
 }
 
 /// Name of a volume until it is complete. No volume has a name that begins with a dot.
