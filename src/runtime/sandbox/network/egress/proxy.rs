@@ -52,6 +52,20 @@ pub fn serve(listener: &TcpListener, policy: Policy) -> ! {
     }
 }
 
+/// What is said besides of a name that may be meant for a service of the deployment.
+const NO_SERVICES: &str = "; other services of the deployment are not reached from an instance with sandbox.allow_hosts, \
+                           which is in no network with them: give the service that needs them sandbox.network: full instead";
+
+/// Whether a host has a name as services have it: `web` or `0.web`.
+fn may_be_service(host: &Host) -> bool {
+    let Host::Name(name) = host else { return false };
+    let service = match name.split_once('.') {
+        Some((slot, service)) if slot.bytes().all(|letter| letter.is_ascii_digit()) => service,
+        _ => name,
+    };
+    !service.contains('.')
+}
+
 /// An answer of the proxy itself.
 struct Answer {
     status: &'static str,
@@ -121,10 +135,11 @@ fn connect(request: &Request, policy: &Policy) -> Result<TcpStream, Answer> {
         Host::Name(name) => name.clone(),
         Host::Address(address) => address.to_string(),
     };
+    let hint = if may_be_service(host) { NO_SERVICES } else { "" };
     let refused =
-        |why: Refusal| Answer { status: "403 Forbidden", why: format!("{name}:{port} is not reached: {why}") };
+        |why: Refusal| Answer { status: "403 Forbidden", why: format!("{name}:{port} is not reached: {why}{hint}") };
     policy.host(host, *port).map_err(refused)?;
-    let failed = |error: &io::Error| Answer { status: "502 Bad Gateway", why: format!("{name}:{port}: {error}") };
+    let failed = |error: &io::Error| Answer { status: "502 Bad Gateway", why: format!("{name}:{port}: {error}{hint}") };
     let addresses = resolve(host, *port).map_err(|error| failed(&error))?;
     let mut last = refused(Refusal::NotPublic);
     for address in addresses.into_iter().take(MOST_ADDRESSES) {
@@ -166,6 +181,23 @@ fn is_own(address: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asks_for_a_service_of_the_deployment_is_told_that_it_is_out_of_reach() {
+        let answer = |name: &str, rules: &[&str]| {
+            let rules: Vec<String> = rules.iter().map(|rule| (*rule).to_owned()).collect();
+            let head = format!("GET http://{name}/ HTTP/1.1\r\nHost: {name}\r\n\r\n");
+            let request = parse(head.as_bytes()).unwrap().unwrap();
+            connect(&request, &Policy::parse(&rules).unwrap()).err().unwrap()
+        };
+        for name in ["web", "0.web"] {
+            let Answer { status, why } = answer(name, &["example.org"]);
+            assert_eq!(status, "403 Forbidden");
+            assert_eq!(why, format!("{name}:80 is not reached: sandbox.allow_hosts does not allow it{NO_SERVICES}"));
+        }
+        let outside = answer("web.test", &["example.org"]).why;
+        assert_eq!(outside, "web.test:80 is not reached: sandbox.allow_hosts does not allow it");
+    }
 
     #[test]
     fn the_name_that_was_asked_about_is_the_name_that_is_looked_up() {
