@@ -334,6 +334,10 @@ impl State {
                 let desired = declared.zip(service).and_then(|(declared, service)| declared.services.get(service));
                 let record = self.records.entry(deployment.clone()).or_default();
                 record.failed(&step.action, desired, &error, times);
+                // With the failure: what is made of it must not depend on when the runtime tells of the end.
+                if let Some(left) = &error.left {
+                    self.cache.wrote(Instance::clone(left));
+                }
                 self.queue.add(&deployment, at);
                 self.suspect(&step.action, error);
                 return;

@@ -327,3 +327,23 @@ fn the_last_run_and_the_one_before_it_are_there_at_any_time_of_a_crash_loop() {
     assert_eq!(logs(&["--previous"]), second);
     assert!(![before, second].contains(&logs(&[])), "a third run wrote something of its own");
 }
+
+#[test]
+fn what_can_not_be_executed_is_told_the_same_each_time_and_never_as_running() {
+    let rig = Rig::new("sandbox");
+    for number in 0..6 {
+        rig.write(
+            "a.yaml",
+            &format!(
+                "version: v1\ndeployment: broken-{number}\nservices:\n  web:\n    image: {{ name: host }}\n    \
+                 command: {{ entrypoint: [/etc/passwd] }}\n    restart_policy: {{ kind: 'no' }}\n"
+            ),
+        );
+        let told = rig.keel(&["apply", "-f", "a.yaml", "--timeout", "30s"]).expect_code(1).err;
+        let error = told.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        let end = "down: could not run: /etc/passwd is not an executable file, and restart_policy starts no other";
+        assert!(error.starts_with(&format!("error: deployment/broken-{number} failed: keep ")), "{told}");
+        assert!(error.ends_with(end), "{told}");
+        assert!(!told.contains("1/1 ready"), "{told}");
+    }
+}

@@ -27,5 +27,6 @@ mod storage;
 mod support;
 mod sysctls;
 mod terminal;
+mod unexecuted;
 mod unprivileged;
 mod unwatched;

@@ -151,6 +151,11 @@ impl InstanceDir {
         self.0.join("run.json")
     }
 
+    /// There until the program is executed: a supervisor that attends it may still find that it can't be.
+    pub fn starting(&self) -> PathBuf {
+        self.0.join("starting")
+    }
+
     /// The order to stop.
     pub fn stop(&self) -> PathBuf {
         self.0.join("stop.json")

@@ -318,7 +318,10 @@ impl SandboxRuntime {
         match started {
             Started::Failed(failure) => {
                 let kind = if failure.lasting { ErrorKind::Rejected } else { ErrorKind::Failed };
-                Err(RuntimeError::new(kind, format!("instance {}: {}", instance.id, failure.message)))
+                let error = RuntimeError::new(kind, format!("instance {}: {}", instance.id, failure.message));
+                let Some(found) = self.look(instance).await? else { return Err(error) };
+                self.inner.watch.tell(&found).await;
+                Err(error.leaving(found.instance))
             }
             Started::Running | Started::Taken => self.look(instance).await?.ok_or_else(|| not_found(instance)),
         }

@@ -148,6 +148,8 @@ impl View {
             let since = run.started_at;
             let phase = match stopping {
                 true => Phase::Stopping,
+                // It does not run before its program does, which may turn out to be none.
+                false if dir.starting().exists() => Phase::Created,
                 false if is_paused(dir, groups) => Phase::Paused { since },
                 false => Phase::Running { since, ready: true },
             };

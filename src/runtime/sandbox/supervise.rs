@@ -272,6 +272,7 @@ fn launch_seated(
             return Err(failure);
         }
         helpers.serve(prepared, &launch.network)?;
+        fs::remove_file(dir.starting()).context("noting that the program runs")?;
         Ok((started_at, helpers))
     });
     let (started_at, helpers) = started.inspect_err(|_| give_up(&first_fd))?;
@@ -335,6 +336,7 @@ fn record_run(
     let boot_id = boot_id()?.to_owned();
     let run = Run { boot_id, supervisor, first, program, started_at, identity, conditions: Vec::new() };
     write_json(&dir.run(), &run, Durability::Boot)
+    private_file().create(true).truncate(false).open(dir.starting())?;
 }
 
 impl Supervisor {
