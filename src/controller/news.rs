@@ -90,6 +90,10 @@ impl State {
                 }
             }
             RuntimeEvent::Signalled(instance, signal) => self.note_signal(&instance, signal),
+            RuntimeEvent::Mended { deployment, message } => {
+                tracing::info!("{deployment}: {message}");
+                self.record_event(Some(&deployment), "NetworkMended", message);
+            }
             RuntimeEvent::Resync { reason } => {
                 tracing::debug!(runtime = %kind, "listing again: {reason}");
                 self.list_now(kind);

@@ -230,6 +230,13 @@ pub enum RuntimeEvent {
     /// Something may have been missed; list again.
     Resync {
         /// Why.
+    /// What the instances of a deployment share was found changed by somebody else, and put right.
+    Mended {
+        /// The deployment.
+        deployment: String,
+        /// What had been wrong.
+        message: String,
+    },
         reason: String,
     },
 }

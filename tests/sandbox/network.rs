@@ -7,9 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use evenkeel::runtime::{Control, CreateRequest, Runtime, Stats, StopRequest, Support, Volumes};
+use evenkeel::runtime::{Control, CreateRequest, Runtime, RuntimeEvent, Stats, StopRequest, Support, Volumes};
 use evenkeel::spec::{PortProtocol, Signal};
 use evenkeel::state::{Instance, InstanceRef, Phase, StopCause};
+use futures::StreamExt;
 
 use crate::limits::holder;
 use crate::support::{
@@ -61,6 +62,40 @@ async fn the_machine_speaks_no_ipv6_with_instances() {
     if let Ok(switch) = std::fs::read_to_string(switch) {
         assert_eq!(switch.trim(), "1");
     }
+    networked.clear().await;
+}
+
+#[tokio::test]
+async fn a_bridge_that_somebody_removed_is_made_again_with_its_instances_connected() {
+    let Some(networked) = networked().await else { return };
+    for slot in 0..2 {
+        networked.run(&request(&shell("sleep 100"), slot)).await;
+    }
+    let before = networked.interfaces(&networked.of_instances());
+    let of_bridge = |line: &&String| line.contains(": keel-");
+    let bridge = before.iter().find(of_bridge).unwrap().split(": ").nth(1).unwrap().to_owned();
+    let connected = || {
+        let all = networked.interfaces(&networked.of_instances());
+        all.iter().filter(|line| line.contains(&format!(" master {bridge} "))).count()
+    };
+    assert_eq!(connected(), 2, "{before:?}");
+    let runtime = networked.0.reopen();
+    let mut events = runtime.events().await.unwrap();
+    assert!(Command::new("ip").args(["link", "delete", &bridge]).status().unwrap().success());
+    assert_eq!(connected(), 0);
+    runtime.list().await.unwrap();
+    assert_eq!(connected(), 2);
+    let told = async {
+        loop {
+            if let RuntimeEvent::Mended { deployment, message } = events.next().await.unwrap() {
+                return (deployment, message);
+            }
+        }
+    };
+    let (deployment, message) = tokio::time::timeout(PATIENCE, told).await.unwrap();
+    assert_eq!(deployment, "demo");
+    assert!(message.contains("its bridge is gone") && message.contains("not connected"), "{message}");
+    drop((events, runtime));
     networked.clear().await;
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
-use super::network::{self, Holder};
+use super::network::{self, Holder, Mended};
 use super::observe::Found;
 use crate::state::Condition;
 
@@ -25,18 +25,20 @@ pub struct Filters {
 
 impl Filters {
     /// Has all networks made whole, where that was not seen to a moment ago, and returns those that are not. Where somebody
-    /// else is looking, what the last look saw.
-    pub fn look(&self, layout: &Layout) -> Broken {
+    /// else is looking, what the last look saw. What was made whole is handed to `tell`: what the network says about itself,
+    /// and what had been missing.
+    pub fn look(&self, layout: &Layout, tell: impl Fn(String, String)) -> Broken {
         let _looking = match self.looking.try_lock() {
             Err(TryLockError::WouldBlock) => return self.known(Duration::MAX).unwrap_or_default(),
             Err(TryLockError::Poisoned(held)) => held.into_inner(),
             Ok(held) => held,
         };
         self.known(PACE).unwrap_or_else(|| {
-            let broken = network::mend(&layout.networks()).unwrap_or_else(|error| {
+            let Mended { broken, whole } = network::mend(&layout.networks()).unwrap_or_else(|error| {
                 tracing::warn!(%error, "the packet filters of networks could not be looked at");
-                Broken::new()
+                Mended::default()
             });
+            whole.into_iter().for_each(|(alias, what)| tell(alias, what));
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), broken.clone()));
             broken
         })
@@ -77,11 +79,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (filters, layout) = (Filters::default(), Layout::new(folder.path()));
         let looking = filters.looking.lock().unwrap();
-        assert_eq!(filters.look(&layout), Broken::new(), "nothing was seen yet");
+        assert_eq!(filters.look(&layout, |_, _| {}), Broken::new(), "nothing was seen yet");
         let seen = Broken::from([("keel-x".to_owned(), "why".to_owned())]);
         *filters.last.lock().unwrap() = Some((Instant::now() - 2 * PACE, seen.clone()));
-        assert_eq!(filters.look(&layout), seen);
+        assert_eq!(filters.look(&layout, |_, _| {}), seen);
         drop(looking);
-        assert_eq!(filters.look(&layout), Broken::new(), "it is looked anew");
+        assert_eq!(filters.look(&layout, |_, _| {}), Broken::new(), "it is looked anew");
     }
 }

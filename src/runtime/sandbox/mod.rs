@@ -313,7 +313,12 @@ impl Runtime for SandboxRuntime {
     async fn list(&self) -> Result<Listing> {
         let inner = Arc::clone(&self.inner);
         let read = move || {
-            let broken = inner.filters.look(&inner.view.layout);
+            let broken = inner.filters.look(&inner.view.layout, |alias, what| {
+                let own = inner.networks().aliases().ok();
+                if let Some(deployment) = own.and_then(|own| alias.strip_prefix(&own).map(str::to_owned)) {
+                    inner.watch.tell_mended(deployment, what);
+                }
+            });
             let mut found = inner.view.all().map_err(|error| {
                 unavailable(format!("{} can't be read: {error}", inner.view.layout.instances().display()))
             })?;

@@ -215,6 +215,12 @@ impl Watch {
         }
     }
 
+    /// Tells that the network of a deployment was made whole again, and what had been missing.
+    pub fn tell_mended(&self, deployment: String, what: String) {
+        let message = format!("its network was changed from outside and is as it was again: {what}");
+        let _ = self.sender.send(RuntimeEvent::Mended { deployment, message });
+    }
+
     /// Takes note that an instance is gone.
     pub fn tell_gone(&self, runtime_id: &str) {
         let mut told = self.told();

@@ -99,7 +99,7 @@ impl Runtime for ForgetfulRuntime {
                 known.forget(&instance.runtime_id);
                 RuntimeEvent::Gone(instance)
             }
-            other @ (RuntimeEvent::Signalled(..) | RuntimeEvent::Resync { .. }) => other,
+            other @ (RuntimeEvent::Signalled(..) | RuntimeEvent::Mended { .. } | RuntimeEvent::Resync { .. }) => other,
         };
         Ok(self.machine.events().await?.map(told).boxed())
     }

@@ -43,6 +43,8 @@ pub struct Link {
     pub is_running: bool,
     /// Largest packet, in bytes.
     pub mtu: Option<u32>,
+    /// Number of the bridge that it is connected to.
+    pub bridge: Option<u32>,
 }
 
 /// The interface of this name.
@@ -246,6 +248,15 @@ pub fn make_pair(kernel: &mut Netlink, name: &str, bridge: u32, mtu: u32, namesp
     kernel.change(&[Request::route(&RouteNetlinkMessage::NewLink(pair), NLM_F_CREATE | NLM_F_EXCL)])
 }
 
+/// Connects an interface to a bridge.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn connect(kernel: &mut Netlink, index: u32, bridge: u32) -> io::Result<()> {
+    let connected = link(Some(index), vec![LinkAttribute::Controller(bridge)]);
+    kernel.change(&[Request::route(&RouteNetlinkMessage::SetLink(connected), 0)])
+}
+
 /// Gives an interface the machine's own address in a subnet.
 ///
 /// # Errors
@@ -336,12 +347,14 @@ fn read(message: RouteNetlinkMessage) -> Option<Link> {
         is_up: message.header.flags.contains(LinkFlags::Up),
         is_running: message.header.flags.contains(LinkFlags::Running),
         mtu: None,
+        bridge: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => found.name = name,
             LinkAttribute::IfAlias(alias) => found.alias = alias,
             LinkAttribute::Mtu(mtu) => found.mtu = Some(mtu),
+            LinkAttribute::Controller(bridge) => found.bridge = Some(bridge),
             _ => {}
         }
     }

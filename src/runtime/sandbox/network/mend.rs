@@ -1,5 +1,5 @@
-//! Making again what somebody took away from the machine while networks are in use, as a restart of its nftables service or a
-//! change of its kernel parameters does: without it deployments reach each other, the machine forwards for everybody, or it
+//! Making again what somebody took away from the machine while networks are in use, as a restart of its nftables service, a
+//! removed bridge or a change of its kernel parameters does: without it instances are cut off, deployments reach each other, the machine forwards for everybody, or it
 //! believes what instances tell it by IPv6.
 
 use std::collections::BTreeMap;
@@ -15,14 +15,23 @@ use super::{link, parts};
 /// lists instances waits meanwhile.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Makes all networks in a directory whole whose bridges are there. Returns the bridges of those that are not, and why.
+/// What became of networks, by their bridges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Those that are not whole, and why.
+    pub broken: BTreeMap<String, String>,
+    /// Those that are whole again: what they say about themselves, and what had been missing.
+    pub whole: Vec<(String, String)>,
+}
+
+/// Makes all networks in a directory whole that are in use.
 ///
 /// # Errors
 /// It can't be told which there are.
-pub fn mend(networks: &Path) -> io::Result<BTreeMap<String, String>> {
-    let mut broken = BTreeMap::new();
+pub fn mend(networks: &Path) -> io::Result<Mended> {
+    let mut mended = Mended::default();
     if !rustix::process::geteuid().is_root() {
-        return Ok(broken);
+        return Ok(mended);
     }
     let end = Instant::now() + LOCK_LIMIT;
     let mut kernel = None;
@@ -31,31 +40,34 @@ pub fn mend(networks: &Path) -> io::Result<BTreeMap<String, String>> {
             Some(kernel) => kernel,
             none => none.insert(Netlink::route()?),
         };
-        if let Err(error) = mend_one(&network, kernel, end) {
-            broken.insert(network.bridge, error.to_string());
+        match mend_one(&network, kernel, end) {
+            Ok(None) => {}
+            Ok(Some(what)) => mended.whole.push((network.alias, what)),
+            Err(error) => _ = mended.broken.insert(network.bridge, error.to_string()),
         }
     }
-    Ok(broken)
+    Ok(mended)
 }
 
-fn mend_one(network: &Shared, kernel: &mut Netlink, end: Instant) -> io::Result<()> {
+/// What had been missing, where anything had.
+fn mend_one(network: &Shared, kernel: &mut Netlink, end: Instant) -> io::Result<Option<String>> {
     if !is_in_use(network, kernel)? {
-        return Ok(());
+        return Ok(None);
     }
     let missing = parts::missing(network, kernel)?;
     if missing.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let _lock = match lock_until(&network.dir, end) {
         // It was removed meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", parts::told(&missing)))),
         Ok(held) => held,
     };
     // Or mended.
     let missing = parts::missing(network, kernel)?;
     if missing.is_empty() || !is_in_use(network, kernel)? {
-        return Ok(());
+        return Ok(None);
     }
     let made = missing.iter().map(|part| part.make(network).map_err(|error| format!("{part}: {error}")));
     let refused: Vec<String> = made.filter_map(Result::err).collect();
@@ -68,9 +80,14 @@ fn mend_one(network: &Shared, kernel: &mut Netlink, end: Instant) -> io::Result<
     }
     let what = parts::told(&missing);
     tracing::warn!(bridge = network.bridge, what, "a network was changed from outside; it is as it was again");
-    Ok(())
+    Ok(Some(what))
 }
 
+/// Whether its bridge is there, or instances run that were connected to it. An interface of that name which is another's is
+/// not touched.
 fn is_in_use(network: &Shared, kernel: &mut Netlink) -> io::Result<bool> {
-    Ok(link::find(kernel, &network.bridge)?.is_some_and(|found| found.alias == network.alias))
+    match link::find(kernel, &network.bridge)? {
+        Some(found) => Ok(found.alias == network.alias),
+        None => Ok(!parts::ends(network, kernel)?.is_empty()),
+    }
 }

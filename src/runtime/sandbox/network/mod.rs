@@ -38,7 +38,7 @@ pub use clear::{deployments, detach, leave, strays, sweep, unmake as remove_stra
 pub use handover::Handover;
 pub use helper::Helpers;
 pub use isolated_by::{PASTA, SHARED};
-pub use mend::mend;
+pub use mend::{Mended, mend};
 pub use names::name_machine;
 pub use pasta::{Pasta, clear as clear_pasta, try_out as try_out_pasta};
 pub use plan::{Texts, Wanted, asked, conditions, egress_policy, files, protocol, publish, wanted};

@@ -137,6 +137,6 @@ fn complete(network: &Shared, kernel: &mut Netlink) -> io::Result<Option<u32>> {
         let message = format!("the interface {} is somebody else's ({:?})", found.name, found.alias);
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
-    let is_complete = found.is_up && parts::missing(network, kernel)?.is_empty();
+    let is_complete = found.is_up && parts::are_ready(network, kernel)?;
     Ok(is_complete.then_some(found.index))
 }
