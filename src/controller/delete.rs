@@ -8,7 +8,8 @@ use super::message::Command;
 use super::open::{blinded, local};
 use super::others::{Watched, declared_in};
 use super::{Applied, Change, DeleteRequest, EngineError, Mode};
-use crate::runtime::Volumes;
+use crate::runtime::{RuntimeError, Volumes};
+use crate::spec::RuntimeKind;
 use crate::state::{SourceRef, Target};
 use crate::store::{AppliedFile, Declared, RemovalRequest, read_applied};
 
@@ -23,6 +24,8 @@ struct Known {
 enum Extent {
     /// All of it.
     Whole,
+    /// Its volumes, of which nothing else is known.
+    Volumes,
     /// What was applied of it. A file that a controller watches declares it as well, at this place, and counts from then on.
     Applied(SourceRef),
 }
@@ -60,11 +63,16 @@ impl Engine {
         let watched = self.watched().await?;
         let known = blocking(move || engine.known(watched)).await?;
         let (mut names, mut uncovered) = (BTreeSet::new(), BTreeMap::new());
+        let mut bare = Vec::new();
         for name in &request.deployments {
             match self.check(name, request.volumes, &known).await {
                 Err(EngineError::NotFound(_)) if request.ignore_not_found => {}
                 Err(error) => return Err(error),
                 Ok(Extent::Whole) => _ = names.insert(name.clone()),
+                Ok(Extent::Volumes) => {
+                    names.insert(name.clone());
+                    bare.push(format!("{name} was gone already; its volumes were left, and go now"));
+                }
                 Ok(Extent::Applied(at)) => _ = uncovered.insert(name.clone(), at),
             }
         }
@@ -87,7 +95,11 @@ impl Engine {
         let still = names.iter().filter_map(|name| self.still_declared(name, &known));
         let deleted = names.iter().map(|name| (name.clone(), Change::Deleted));
         Ok(Applied {
-            notes: still.chain(uncovered.iter().map(|(name, at)| now_counts(name, at, request.volumes))).collect(),
+            notes: bare
+                .into_iter()
+                .chain(still)
+                .chain(uncovered.iter().map(|(name, at)| now_counts(name, at, request.volumes)))
+                .collect(),
             results: deleted.chain(uncovered.keys().map(|name| (name.clone(), Change::Configured))).collect(),
             ..Applied::default()
         })
@@ -157,21 +169,30 @@ impl Engine {
                 ))),
             };
         }
-        // Volumes may be left of what nothing else is known of but its history.
-        if known.declares(name) || (volumes == Volumes::Remove && self.has_history(name).await?) {
+        let target = Target { deployment: name.to_owned(), service: None, slot: None };
+        if known.declares(name) || !self.ask(|reply| Command::Instances(target, reply)).await?.is_empty() {
             return Ok(Extent::Whole);
         }
-        let target = Target { deployment: name.to_owned(), service: None, slot: None };
-        match self.ask(|reply| Command::Instances(target, reply)).await?.is_empty() {
-            true => Err(EngineError::NotFound(format!("deployment {name} not found"))),
-            false => Ok(Extent::Whole),
+        if volumes == Volumes::Remove && self.has_volumes(name).await? {
+            return Ok(Extent::Volumes);
         }
+        Err(EngineError::NotFound(format!("deployment {name} not found")))
     }
 
-    async fn has_history(&self, name: &str) -> Result<bool, EngineError> {
-        let (store, name) = (self.inner.store.clone(), name.to_owned());
-        let read = move || store.events_of(&name, 1).map_err(local("the events can't be read"));
-        blocking(read).await.map(|events| !events.is_empty())
+    /// Whether any runtime that answers has volumes of a deployment.
+    async fn has_volumes(&self, name: &str) -> Result<bool, EngineError> {
+        for kind in [RuntimeKind::Sandbox, RuntimeKind::Docker, RuntimeKind::Sim] {
+            let Ok(runtime) = self.runtime(kind).await else { continue };
+            let found = runtime.has_volumes(name).await;
+            let failed = |error: RuntimeError| {
+                let message = format!("{kind}: whether volumes of {name} are left can't be told: {error}");
+                EngineError::Conflict(message)
+            };
+            if found.map_err(failed)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What to say of a deployment that is deleted and whose file still declares it.

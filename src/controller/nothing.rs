@@ -68,6 +68,10 @@ impl Runtime for Nothing {
         Ok(())
     }
 
+    async fn has_volumes(&self, _: &str) -> Result<bool> {
+        Ok(false)
+    }
+
     fn concurrency(&self) -> usize {
         1
     }

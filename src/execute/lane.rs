@@ -332,6 +332,10 @@ mod tests {
             unreachable!()
         }
 
+        async fn has_volumes(&self, _: &str) -> Result<bool> {
+            unreachable!()
+        }
+
         fn concurrency(&self) -> usize {
             1
         }

@@ -133,6 +133,9 @@ pub trait Runtime: Send + Sync {
     /// no instance is left; what is gone already is success.
     async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()>;
 
+    /// Whether named volumes of a deployment are there, with or without instances.
+    async fn has_volumes(&self, deployment: &str) -> Result<bool>;
+
     /// Reading of output, where the runtime can.
     fn logs(&self) -> Option<&dyn Logs> {
         None
@@ -227,9 +230,6 @@ pub enum RuntimeEvent {
     Gone(InstanceRef),
     /// Somebody, maybe this adapter itself, had a signal sent to the program of an instance. Told where the runtime tells it.
     Signalled(InstanceRef, Signal),
-    /// Something may have been missed; list again.
-    Resync {
-        /// Why.
     /// What the instances of a deployment share was found changed by somebody else, and put right.
     Mended {
         /// The deployment.
@@ -237,6 +237,9 @@ pub enum RuntimeEvent {
         /// What had been wrong.
         message: String,
     },
+    /// Something may have been missed; list again.
+    Resync {
+        /// Why.
         reason: String,
     },
 }

@@ -57,6 +57,23 @@ fn volumes_of_which_nothing_else_is_known_go_with_the_next_controller() {
 }
 
 #[test]
+fn volumes_that_are_deleted_are_told_and_what_is_gone_is_not_found() {
+    let rig = Rig::new("sandbox");
+    rig.write("keeper.yaml", KEEPER);
+    rig.keel(&["apply", "-f", "keeper.yaml"]).expect_code(0);
+    rig.keel(&["delete", "keeper"]).expect_code(0);
+    assert!(volume(&rig).exists());
+    let done = rig.keel(&["delete", "keeper", "--volumes"]).expect_code(0);
+    assert_eq!(done.out, "deployment/keeper deleted\n");
+    assert!(done.err.contains("keeper was gone already; its volumes were left, and go now\n"), "{}", done.err);
+    assert!(!volume(&rig).exists());
+    let done = rig.keel(&["delete", "keeper", "--volumes"]).expect_code(1);
+    assert_eq!((done.out.as_str(), done.err.as_str()), ("", "error: deployments \"keeper\" not found\n"));
+    let done = rig.keel(&["delete", "keeper", "--volumes", "--ignore-not-found"]).expect_code(0);
+    assert_eq!((done.out.as_str(), done.err.as_str()), ("", ""));
+}
+
+#[test]
 fn looking_writes_no_history() {
     let rig = Rig::new("sandbox");
     rig.write("specs/broken.yaml", "deployment: [\n");

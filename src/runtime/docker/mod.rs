@@ -260,6 +260,10 @@ impl Runtime for DockerRuntime {
         self.inner.teardown(deployment, volumes).await
     }
 
+    async fn has_volumes(&self, deployment: &str) -> Result<bool> {
+        Ok(!self.inner.volumes_of(deployment).await?.is_empty())
+    }
+
     fn logs(&self) -> Option<&dyn Logs> {
         Some(self)
     }

@@ -151,11 +151,7 @@ impl Inner {
     /// Removes a deployment's network, and its named volumes where asked. What is gone already is success.
     pub(super) async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {
         self.forget_network(deployment);
-        let of_deployment = [
-            ("label", format!("{}={}", labels::OWNER, self.owner)),
-            ("label", format!("{}={deployment}", labels::DEPLOYMENT)),
-        ];
-        for network in self.networks_by(&of_deployment).await? {
+        for network in self.networks_by(&self.labels_of(deployment)).await? {
             let Some(id) = network.id else { continue };
             let name = network.name.unwrap_or_default();
             let removed =
@@ -168,18 +164,34 @@ impl Inner {
         }
         match volumes {
             Volumes::Keep => Ok(()),
-            Volumes::Remove => self.remove_volumes(&of_deployment).await,
+            Volumes::Remove => self.remove_volumes(deployment).await,
         }
     }
 
-    async fn remove_volumes(&self, filters: &[(&str, String)]) -> Result<()> {
-        let options = ListVolumesOptionsBuilder::default().filters(&filter(filters)).build();
+    /// Filters for what the instances of a deployment share.
+    fn labels_of(&self, deployment: &str) -> [(&'static str, String); 2] {
+        [
+            ("label", format!("{}={}", labels::OWNER, self.owner)),
+            ("label", format!("{}={deployment}", labels::DEPLOYMENT)),
+        ]
+    }
+
+    /// The named volumes of a deployment.
+    ///
+    /// # Errors
+    /// The engine does not tell.
+    pub(super) async fn volumes_of(&self, deployment: &str) -> Result<Vec<Volume>> {
+        let options = ListVolumesOptionsBuilder::default().filters(&filter(&self.labels_of(deployment))).build();
         let listed = self
             .engine
             .call(READ_DEADLINE, |docker| async move { docker.list_volumes(Some(options)).await })
             .await
             .map_err(|error| error.explain("listing volumes"))?;
-        for volume in listed.volumes.unwrap_or_default() {
+        Ok(listed.volumes.unwrap_or_default())
+    }
+
+    async fn remove_volumes(&self, deployment: &str) -> Result<()> {
+        for volume in self.volumes_of(deployment).await? {
             let name = volume.name.clone();
             let removed =
                 self.engine

@@ -450,6 +450,18 @@ impl Runtime for SandboxRuntime {
     }
 
     fn logs(&self) -> Option<&dyn super::Logs> {
+    async fn has_volumes(&self, deployment: &str) -> Result<bool> {
+        if !is_plain_name(deployment) {
+            return Err(not_a_name(deployment));
+        }
+        let folder = self.inner.view.layout.volumes(deployment);
+        self.blocking("looking for volumes", FILE_LIMIT, move |_| {
+            let what = || format!("looking for volumes in {}", folder.display());
+            volumes::are_in(&folder).map_err(|error| failed(&what(), &error))
+        })
+        .await
+    }
+
         Some(self)
     }
 

@@ -99,6 +99,17 @@ fn unfinished(path: &Path) -> Option<PathBuf> {
     path.file_name().and_then(OsStr::to_str).map(|name| path.with_file_name(format!(".{name}.new")))
 }
 
+/// Whether the folder of a deployment's volumes holds any, or what is left of one.
+///
+/// # Errors
+/// It can't be read.
+pub fn are_in(folder: &Path) -> io::Result<bool> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        read => Ok(read?.next().is_some()),
+    }
+}
+
 /// Removes the volumes of a deployment, whose folder this is. None is success.
 ///
 /// # Errors

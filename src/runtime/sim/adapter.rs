@@ -269,6 +269,11 @@ impl Runtime for SimRuntime {
         self.call(Method::Teardown, CALL_TIMEOUT, effect).await
     }
 
+    async fn has_volumes(&self, deployment: &str) -> Result<bool> {
+        let machine = self.world.machine();
+        Ok(machine.volumes.iter().any(|(owner, of, _)| *owner == self.owner && of == deployment))
+    }
+
     fn logs(&self) -> Option<&dyn Logs> {
         Some(self)
     }

@@ -147,6 +147,10 @@ impl Runtime for ForgetfulRuntime {
         self.machine.teardown(deployment, volumes).await
     }
 
+    async fn has_volumes(&self, deployment: &str) -> Result<bool> {
+        self.machine.has_volumes(deployment).await
+    }
+
     fn logs(&self) -> Option<&dyn Logs> {
         Some(&self.machine)
     }
