@@ -143,9 +143,9 @@ pub struct LogsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("default" = 104_857_600))]
     pub max_size_bytes: Option<u64>,
-    /// Seconds that output is kept; 604800 (7 days) when nothing is written.
+    /// Seconds that output is kept. No runtime honours it, which is told as `UnsupportedField`: output is kept for as long as
+    /// its instance, up to `max_size_bytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = 604_800))]
     pub retention_secs: Option<u64>,
 }
 
