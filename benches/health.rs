@@ -89,6 +89,10 @@ impl Runtime for Here {
         unreachable!("only dialled")
     }
 
+    async fn has_volumes(&self, _: &str) -> Result<bool> {
+        unreachable!("only dialled")
+    }
+
     fn concurrency(&self) -> usize {
         1
     }

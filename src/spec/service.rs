@@ -444,7 +444,8 @@ pub struct Sandbox {
     /// Hosts that it may reach, and no others: through a proxy of HTTP, which `HTTP_PROXY` and `HTTPS_PROXY` name.
     /// `example.org`, `*.example.org` (those below it), an address, or `*`, each with a port or without;
     /// what begins with `!` denies, whatever the others say. Private addresses open only where they are written as
-    /// addresses; those of this machine, its link and its cloud's metadata never. Other services of the deployment are out of its reach.
+    /// addresses; those of this machine, its link and its cloud's metadata never. Other services of the deployment are out
+    /// of its reach.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_hosts: Vec<String>,
     /// Paths that it may read, and no others besides what every program needs. With the image `host` they are the
