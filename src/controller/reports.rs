@@ -31,7 +31,7 @@ pub struct ControlReport {
     /// How far, and what is missing.
     #[serde(flatten)]
     pub support: Support,
-    /// By what it is enforced, where it can be had in several ways.
+    /// By what it is enforced, where the runtime tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }

@@ -13,7 +13,7 @@ pub struct Capabilities {
     pub version: String,
     /// Support by control.
     pub controls: BTreeMap<Control, Support>,
-    /// By what a control is enforced, where it can be had in several ways.
+    /// By what a control is enforced, where the runtime tells.
     #[serde(default)]
     pub by: BTreeMap<Control, String>,
 }

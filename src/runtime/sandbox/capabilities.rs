@@ -7,6 +7,7 @@ use super::confinement::EXPOSED;
 use super::landlock::Extent;
 use super::probe::Probe;
 use super::sys::Namespaces;
+use super::{cgroup, words};
 use crate::runtime::{Capabilities, Control, Support};
 use crate::spec::ServiceSpec;
 
@@ -187,7 +188,8 @@ pub fn report(probe: &Probe) -> Capabilities {
         (Control::Activity, Support::Enforced),
     ]);
     controls.extend(cgroup::controls(&probe.homes, &probe.process_limit, &probe.cgroup_namespace));
-    Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls, by: enforced_by(probe) }
+    let by = enforced_by(probe, &controls);
+    Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls, by }
 }
 
 /// The network of instances that have none of their deployment.
@@ -202,20 +204,30 @@ fn instead_of_names(probe: &Probe) -> String {
     }
 }
 
-/// By what controls are enforced that can be had in several ways.
-fn enforced_by(probe: &Probe) -> BTreeMap<Control, String> {
-    let by = |result: &Result<(), String>, words: &str| result.is_ok().then(|| words.to_owned());
-    let full = match (&probe.bridge, &probe.pasta) {
-        (Ok(()), _) => "network full: bridge of the deployment".to_owned(),
-        (Err(_), Ok(_)) => format!("network full: {}", super::network::PASTA),
-        (Err(_), Err(_)) => format!("network full: {}", super::network::SHARED),
+/// By what each of these controls is enforced here, as far as it is.
+fn enforced_by(probe: &Probe, controls: &BTreeMap<Control, Support>) -> BTreeMap<Control, String> {
+    let are_held = |(control, support): (&Control, &Support)| {
+        let by = match (*control, support) {
+            (_, Support::Absent { .. }) => return None,
+            (Control::NetworkIsolation, _) => format!("{}; {}", words::by(*control), full_network(probe)),
+            (Control::MemoryLimit, Support::Degraded { .. }) => words::memory_watch(),
+            (Control::PidsLimit, _) if !cgroup::counts_processes(&probe.homes) => words::PROCESS_LIMIT.to_owned(),
+            (Control::Suspend, Support::Degraded { .. }) => words::SIGNALS.to_owned(),
+            _ => words::by(*control).to_owned(),
+        };
+        Some((*control, by))
     };
-    let found = [
-        (Control::NetworkIsolation, by(&probe.network, &format!("network namespaces; {full}"))),
-        (Control::EgressFilter, by(&probe.network, "proxy that is the only way out of a network namespace")),
-        (Control::ServiceNames, by(&probe.bridge, "hosts file of the bridge of the deployment")),
-    ];
-    found.into_iter().filter_map(|(control, by)| Some((control, by?))).collect()
+    controls.iter().filter_map(are_held).collect()
+}
+
+/// What connects instances whose network is `full`.
+fn full_network(probe: &Probe) -> String {
+    let way = match (&probe.bridge, &probe.pasta) {
+        (Ok(()), _) => "on the bridge of its deployment",
+        (Err(_), Ok(_)) => super::network::PASTA,
+        (Err(_), Err(_)) => super::network::SHARED,
+    };
+    format!("network full: {way}")
 }
 
 #[cfg(test)]
@@ -242,6 +254,25 @@ mod tests {
     }
 
     #[test]
+    #[test]
+    fn what_holds_is_told_with_the_words_of_instances_and_what_does_not_with_none() {
+        let by = |probe: &Probe, control| report(probe).by.get(&control).cloned();
+        let none = Probe::failed("x");
+        assert_eq!(by(&none, Control::Seccomp), None);
+        assert_eq!(by(&none, Control::MemoryLimit).as_deref(), Some("the supervisor, which looks every 250 ms"));
+        assert_eq!(by(&none, Control::Suspend).as_deref(), Some("SIGSTOP and SIGCONT"));
+        let some = Probe { namespaces: Ok(()), network: Ok(()), process_limit: Ok(()), seccomp: Ok(()), ..none };
+        for (control, expected) in [
+            (Control::PidNamespace, "process namespace"),
+            (Control::NetworkIsolation, "network namespace; network full: shares the machine's network"),
+            (Control::EgressFilter, "egress proxy, the only way out of its network namespace"),
+            (Control::PidsLimit, "process limit"),
+            (Control::Seccomp, "system-call filter"),
+        ] {
+            assert_eq!(by(&some, control).as_deref(), Some(expected), "{control}");
+        }
+    }
+
     fn what_a_root_without_capabilities_can_not_do_is_not_told_as_enforced() {
         let able = Probe {
             root: true,

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use super::bounds::FILE_LIMIT;
-use super::cgroup::MEMORY_WATCH_INTERVAL;
 use super::confinement::EXPOSED;
 use super::layout::read_json;
 use super::record::{Launch, Layer, Record, Root, Run};
 use super::requested::{FULL, HOST, OWN};
 use super::seen::{Seen, settings};
-use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, network, not_found, quota};
+use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, network, not_found, quota, words};
 use crate::runtime::{Capabilities, Enforcement, EnforcementState as State, Result, Support};
 use crate::spec::{Control, SeccompProfile};
 use crate::state::{InstanceRef, Phase};
@@ -84,11 +83,11 @@ impl Facts<'_> {
     fn state(&self, control: Control) -> State {
         let namespaces = self.launch().namespaces;
         match control {
-            Control::MountNamespace => self.namespace(control, namespaces.mount, "mount namespace"),
-            Control::PidNamespace => self.own_or_shared(control, namespaces.pid, "process namespace", "pid_mode"),
-            Control::IpcNamespace => self.own_or_shared(control, namespaces.ipc, "IPC namespace", "ipc_mode"),
-            Control::UtsNamespace => self.namespace(control, namespaces.uts, "UTS namespace"),
-            Control::CgroupNamespace => self.namespace(control, namespaces.cgroup, "cgroup namespace"),
+            Control::MountNamespace => self.namespace(control, namespaces.mount),
+            Control::PidNamespace => self.own_or_shared(control, namespaces.pid, "pid_mode"),
+            Control::IpcNamespace => self.own_or_shared(control, namespaces.ipc, "ipc_mode"),
+            Control::UtsNamespace => self.namespace(control, namespaces.uts),
+            Control::CgroupNamespace => self.namespace(control, namespaces.cgroup),
             Control::NetworkIsolation => self.network(),
             Control::ReadOnlyRoot => self.root(),
             Control::MemoryLimit | Control::CpuLimit | Control::PidsLimit | Control::IoLimit => self.limit(control),
@@ -99,12 +98,12 @@ impl Facts<'_> {
             Control::CapabilityDrop => self.capability_sets(),
             Control::User => self.user(),
             Control::EgressFilter => match &self.launch().network.egress {
-                Some(_) => State::Enforced { by: "egress proxy, the only way out of its network namespace".to_owned() },
+                Some(_) => State::Enforced { by: words::by(control).to_owned() },
                 None => self.missing(control),
             },
             Control::ServiceNames => match self.launch().network.attachment() {
                 Some(attachment) => {
-                    State::Enforced { by: format!("hosts file of the bridge {}", attachment.network.bridge) }
+                    State::Enforced { by: format!("{} {}", words::by(control), attachment.network.bridge) }
                 }
                 None => self.missing(control),
             },
@@ -135,17 +134,18 @@ impl Facts<'_> {
         }
     }
 
-    fn namespace(&self, control: Control, there: bool, by: &str) -> State {
-        if there { State::Enforced { by: by.to_owned() } } else { self.missing(control) }
+    fn namespace(&self, control: Control, there: bool) -> State {
+        if there { State::Enforced { by: words::by(control).to_owned() } } else { self.missing(control) }
     }
 
     /// A namespace that a field of the spec may ask to share, which this runtime does not.
-    fn own_or_shared(&self, control: Control, there: bool, by: &str, field: &str) -> State {
+    fn own_or_shared(&self, control: Control, there: bool, field: &str) -> State {
+        let by = words::by(control);
         match self.record.requested.get(&control) {
             Some(mode) if there && !matches!(mode.as_str(), OWN | "private") => {
                 State::NotRequested { by: Some(format!("{by} all the same, as {field}: {mode} has no effect")) }
             }
-            _ => self.namespace(control, there, by),
+            _ => self.namespace(control, there),
         }
     }
 
@@ -175,9 +175,9 @@ impl Facts<'_> {
         match &self.launch().root {
             Root::Host => by("read-only view of the machine's file system"),
             Root::Dir { layer: Layer::ReadOnly, .. } | Root::Layers { layer: Layer::ReadOnly, .. } => {
-                by("read-only mount")
+                by(words::by(control))
             }
-            Root::Copy { read_only: true, .. } => by("read-only mount"),
+            Root::Copy { read_only: true, .. } => by(words::by(control)),
             Root::Shared if self.launch().reach.files.is_some() => State::Degraded {
                 by: "Landlock".to_owned(),
                 why: format!("there are no mounts of its own: {}", self.why_not(control)),
@@ -191,7 +191,7 @@ impl Facts<'_> {
     fn limit(&self, control: Control) -> State {
         let files = LIMIT_FILES.iter().find(|(of, _)| *of == control).map_or(&[][..], |(_, files)| *files);
         if let Some((dir, file, value)) = settings(&self.launch().groups).find(|(_, file, _)| files.contains(file)) {
-            let by = format!("cgroup v{}, {file} = {value}", self.version(dir));
+            let by = format!("{} v{}, {file} = {value}", words::GROUP, self.version(dir));
             return match self.seen.map(|seen| seen.files.get(&dir.join(file))) {
                 Some(Some(held)) if !is_same(value, held) => {
                     State::Degraded { by, why: format!("somebody changed it: it holds {held} now") }
@@ -202,15 +202,11 @@ impl Facts<'_> {
         }
         let processes = self.launch().limits.iter().find(|limit| limit.resource == libc::RLIMIT_NPROC);
         match (control, self.launch().memory_watch, processes.and_then(|limit| limit.hard)) {
-            (Control::MemoryLimit, Some(limit), _) => State::Degraded {
-                by: format!(
-                    "the supervisor, which looks every {} ms ({limit} bytes)",
-                    MEMORY_WATCH_INTERVAL.as_millis()
-                ),
-                why: self.why_not(control),
-            },
+            (Control::MemoryLimit, Some(limit), _) => {
+                State::Degraded { by: format!("{} ({limit} bytes)", words::memory_watch()), why: self.why_not(control) }
+            }
             (Control::PidsLimit, _, Some(limit)) if self.record.requested.contains_key(&control) => {
-                State::Enforced { by: format!("process limit, RLIMIT_NPROC = {limit}") }
+                State::Enforced { by: format!("{}, RLIMIT_NPROC = {limit}", words::PROCESS_LIMIT) }
             }
             _ => self.missing(control),
         }
@@ -235,7 +231,7 @@ impl Facts<'_> {
         if !launch.mounts.iter().any(|mount| mount.size.is_some()) {
             return self.missing(Control::DiskLimit);
         }
-        let by = "project quota".to_owned();
+        let by = words::by(Control::DiskLimit).to_owned();
         match quota::lifted_by(launch.seccomp, launch.capabilities) {
             Some(why) => State::Degraded { by, why: why.to_owned() },
             None => State::Enforced { by },
@@ -249,15 +245,17 @@ impl Facts<'_> {
         let groups = &self.launch().groups;
         let unified = groups.unified.as_ref().is_some_and(|group| !group.devices.is_empty());
         let legacy = settings(groups).any(|(_, file, _)| file == "devices.allow");
-        let by = match (unified, legacy) {
-            (true, _) => "nodes of its own, and a program of its control group (v2)",
-            (false, true) => "nodes of its own, and the list of its control group (v1)",
-            (false, false) => "nodes of its own",
+        let besides = match (unified, legacy) {
+            (true, _) => ", and a program of its control group (v2)",
+            (false, true) => ", and the list of its control group (v1)",
+            (false, false) => "",
         };
-        let by = by.to_owned();
+        let by = format!("{}{besides}", words::by(Control::Devices));
         match self.record.conditions.iter().find(|one| one.message.starts_with("devices has no effect")) {
             Some(condition) => State::Degraded { by, why: condition.message.clone() },
-            None => State::Enforced { by },
+            // Without any that is the machine's, there is nothing that the nodes leave open.
+            None if self.launch().devices.is_empty() => State::Enforced { by },
+            None => self.holds(Control::Devices, by),
         }
     }
 
@@ -274,7 +272,7 @@ impl Facts<'_> {
             Some(mode) if mode != SECCOMP_FILTER => {
                 State::Absent { why: format!("the kernel says that the program has none (Seccomp: {mode})") }
             }
-            _ => State::Enforced { by: format!("system-call filter {name}") },
+            _ => State::Enforced { by: format!("{} {name}", words::by(Control::Seccomp)) },
         }
     }
 
@@ -293,7 +291,7 @@ impl Facts<'_> {
         if parts.is_empty() {
             return self.missing(Control::Landlock);
         }
-        self.holds(Control::Landlock, format!("Landlock: {}", parts.join(", ")))
+        self.holds(Control::Landlock, format!("{}: {}", words::by(Control::Landlock), parts.join(", ")))
     }
 
     fn capability_sets(&self) -> State {
@@ -310,7 +308,8 @@ impl Facts<'_> {
             true => "",
             false => "; without NET_RAW, as the network is the machine's",
         };
-        let by = format!("bounding set of {} of {}{without}", wanted.count_ones(), capabilities::all().count_ones());
+        let (given, all) = (wanted.count_ones(), capabilities::all().count_ones());
+        let by = format!("{} of {given} of {all}{without}", words::by(control));
         match held {
             Some(held) if held & !wanted != 0 => {
                 State::Degraded { by, why: format!("the kernel says that the program could have {held:016x}") }
@@ -333,10 +332,8 @@ impl Facts<'_> {
 
     fn by_runtime(&self, control: Control) -> State {
         let by = match control {
-            Control::Suspend if super::cgroup::can_freeze(&self.launch().groups) => "freezer of its control group",
-            Control::Suspend => "SIGSTOP and SIGCONT",
-            Control::Activity => "samples of its processor time and its network",
-            _ => "the runtime",
+            Control::Suspend if !super::cgroup::can_freeze(&self.launch().groups) => words::SIGNALS,
+            _ => words::by(control),
         };
         match self.capabilities.support(control) {
             Support::Enforced => State::Enforced { by: by.to_owned() },

@@ -76,6 +76,7 @@ mod unwritable;
 mod users;
 mod volumes;
 mod watch;
+mod words;
 mod workspace;
 
 use std::collections::BTreeSet;
@@ -449,7 +450,6 @@ impl Runtime for SandboxRuntime {
         .await
     }
 
-    fn logs(&self) -> Option<&dyn super::Logs> {
     async fn has_volumes(&self, deployment: &str) -> Result<bool> {
         if !is_plain_name(deployment) {
             return Err(not_a_name(deployment));
@@ -462,6 +462,7 @@ impl Runtime for SandboxRuntime {
         .await
     }
 
+    fn logs(&self) -> Option<&dyn super::Logs> {
         Some(self)
     }
 

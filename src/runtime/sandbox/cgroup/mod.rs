@@ -33,7 +33,7 @@ pub use home::Homes;
 pub use limits::{Machine, POOL_PIDS, Planned, plan};
 pub use members::{Members, Window};
 pub use probe::{oom_score_floor, probe, process_limit, remove_unused};
-pub use report::controls;
+pub use report::{controls, counts_processes};
 pub use seat::Seat;
 pub use starvation::Starvation;
 pub use view::show;

@@ -4,6 +4,11 @@ use super::hierarchy::Controller;
 use super::home::Homes;
 use crate::runtime::{Control, Support};
 
+/// Whether control groups limit how many processes there are.
+pub fn counts_processes(homes: &Homes) -> bool {
+    homes.unified(Controller::Pids).is_some() || homes.legacy(Controller::Pids).is_some()
+}
+
 /// Support of every control that control groups are for. `process_limit` says whether a limit of processes counts those
 /// of one instance.
 pub fn controls(
