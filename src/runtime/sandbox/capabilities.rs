@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::cgroup;
 use super::confinement::EXPOSED;
+use super::failure::ONE_USER;
 use super::landlock::Extent;
 use super::probe::Probe;
 use super::sys::Namespaces;
@@ -133,9 +133,10 @@ pub fn report(probe: &Probe) -> Capabilities {
             Err(why) => Support::Degraded { why: format!("a program can only be who keel is: {why}") },
         },
         (Ok(()), false) => Support::Degraded {
-            why: "keel does not run as root: a program sees the user it asked for, and its files outside belong to \
-                  keel's user"
-                .to_owned(),
+            why: format!(
+                "keel does not run as root: a program sees the user it asked for, and its files outside belong to keel's \
+                 user; {ONE_USER}"
+            ),
         },
         (Err(why), false) => Support::Absent { why: why.clone() },
     };
@@ -254,7 +255,6 @@ mod tests {
     }
 
     #[test]
-    #[test]
     fn what_holds_is_told_with_the_words_of_instances_and_what_does_not_with_none() {
         let by = |probe: &Probe, control| report(probe).by.get(&control).cloned();
         let none = Probe::failed("x");
@@ -273,6 +273,7 @@ mod tests {
         }
     }
 
+    #[test]
     fn what_a_root_without_capabilities_can_not_do_is_not_told_as_enforced() {
         let able = Probe {
             root: true,

@@ -11,6 +11,15 @@ pub const NOT_EXECUTABLE: i32 = 126;
 /// Exit code where the sandbox could not be built: Docker's code for its own failures.
 pub const NOT_BUILT: i32 = 125;
 
+/// What it means that an instance has one user and group only, as it has where keel does not run as root.
+pub const ONE_USER: &str = "it is the only one there: files of the image that belong to others can be read at most (what writes \
+                            to them fails with EOVERFLOW, \"Value too large for defined data type\"), and nothing can be \
+                            given to others or run as them (EINVAL, \"Invalid argument\")";
+/// What is done about that.
+const ANOTHER_USER: &str = "keel does not run as root, so an instance has one user and group only: if this is about files of \
+                            another, give all files of the image to one user (`COPY --chown` where it is built, `chown -R` \
+                            for a directory), or run keel as root";
+
 /// A program could not be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
@@ -32,6 +41,16 @@ impl Failure {
     /// The sandbox can't be built as it is wanted.
     pub fn wrong(message: impl Into<String>) -> Self {
         Self { code: NOT_BUILT, message: message.into(), lasting: true }
+    }
+
+    /// The same, with what is behind it where an instance has one user only and the kernel has no name for another.
+    #[must_use]
+    pub fn for_one_user(mut self) -> Self {
+        let told = |number: i32| self.message.ends_with(&format!("(os error {number})"));
+        if told(libc::EOVERFLOW) || told(libc::EINVAL) {
+            self.message = format!("{}; {ANOTHER_USER}", self.message);
+        }
+        self
     }
 
     /// The program does not exist.
@@ -61,5 +80,23 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
 
     fn with_context(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
         self.map_err(|error| Failure::setup(format!("{}: {}", what(), error.into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_for_want_of_another_user_says_so_and_nothing_else_does() {
+        let told = |number| {
+            let failed: Result<(), io::Error> = Err(io::Error::from_raw_os_error(number));
+            failed.context("making /srv/new").unwrap_err().for_one_user().message
+        };
+        for number in [libc::EOVERFLOW, libc::EINVAL] {
+            let message = told(number);
+            assert!(message.starts_with("making /srv/new: ") && message.ends_with(ANOTHER_USER), "{message}");
+        }
+        assert_eq!(told(libc::ENOENT), "making /srv/new: No such file or directory (os error 2)");
     }
 }

@@ -207,6 +207,7 @@ fn launch_program(
             Some(limit) if starved => {
                 Failure::wrong(format!("resources.memory: {limit} bytes are too few to start the program; write more"))
             }
+            _ if launch.namespaces.user => failure.for_one_user(),
             _ => failure,
         }
     })
@@ -271,8 +272,8 @@ fn launch_seated(
         if let Some(failure) = read_failure(&mut outcome) {
             return Err(failure);
         }
-        helpers.serve(prepared, &launch.network)?;
         fs::remove_file(dir.starting()).context("noting that the program runs")?;
+        helpers.serve(prepared, &launch.network)?;
         Ok((started_at, helpers))
     });
     let (started_at, helpers) = started.inspect_err(|_| give_up(&first_fd))?;
@@ -335,8 +336,8 @@ fn record_run(
     let supervisor = ProcessKey::of(std::process::id().cast_signed())?;
     let boot_id = boot_id()?.to_owned();
     let run = Run { boot_id, supervisor, first, program, started_at, identity, conditions: Vec::new() };
-    write_json(&dir.run(), &run, Durability::Boot)
     private_file().create(true).truncate(false).open(dir.starting())?;
+    write_json(&dir.run(), &run, Durability::Boot)
 }
 
 impl Supervisor {
