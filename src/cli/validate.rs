@@ -122,7 +122,7 @@ impl Sources {
         Self { files: files.into_iter().map(parse).collect(), unreadable }
     }
 
-    /// What is understood otherwise than it is written.
+    /// What is understood otherwise than it is written, or does not count.
     fn corrections(&self) -> Vec<String> {
         let files: Vec<(PathBuf, &ParsedFile)> =
             self.files.iter().map(|source| (source.name.clone(), &source.parsed)).collect();
@@ -279,6 +279,30 @@ mod tests {
         let place =
             format!("warning: {}:4: services.web.rollout.max_unavailable: one replica may be missing", file.display());
         assert!(err.starts_with(&place) && err.ends_with("1 file checked, no problems\n"), "{err}");
+    }
+
+    #[test]
+    fn a_target_of_scale_that_does_not_count_is_told_and_is_no_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.yaml");
+        let warnings = |targets: &str| {
+            let text = format!(
+                "version: v1\ndeployment: a\nservices:\n  web:\n    image: {{ name: nginx }}\n    \
+                 scale: {{ mode: adaptive, min: 1, max: 3, targets: {{ {targets} }} }}\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            let (code, out, err) = run(&[&file], Output::Text);
+            assert_eq!((code, out.as_str()), (0, ""));
+            err.replace(&file.display().to_string(), "a.yaml")
+        };
+        let rps = "warning: a.yaml:4: services.web.scale.targets.rps: requests are not counted yet";
+        assert_eq!(
+            warnings("cpu: 50, rps: 10"),
+            format!("{rps}; the other targets decide\n1 file checked, no problems\n")
+        );
+        let alone = "and there is no other target: it stays at `scale.min`";
+        assert_eq!(warnings("rps: 10"), format!("{rps}, {alone}\n1 file checked, no problems\n"));
+        assert_eq!(warnings("cpu: 50"), "1 file checked, no problems\n");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Such a field is shown as the condition `CorrectedField` on its service, and told by whoever checks or applies the spec;
 //! its value is never replaced in silence.
 
-use super::{CountOrPercent, MergedDeployment, MergedService, RType, ServiceSpec, Strategy};
+use super::{CountOrPercent, MergedDeployment, MergedService, RType, ServiceSpec, Strategy, unsupported};
 
 /// A field of which something else holds than what is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,13 +29,18 @@ pub fn corrected(spec: &ServiceSpec) -> Vec<CorrectedField> {
     fields
 }
 
-/// The same of every service of a deployment, each in a line with the place of its service.
+/// What whoever checks the specs of a deployment is to know of its services, each in a line with the place of its service:
+/// fields of which something else holds, and targets of `scale` that do not count, since the number of replicas is another
+/// one than they ask for.
 pub fn corrections(deployment: &MergedDeployment) -> Vec<String> {
-    let line = |service: &MergedService, CorrectedField { path, why }: CorrectedField| {
+    let line = |service: &MergedService, path: &str, why: &str| {
         format!("{}:{}: services.{}.{path}: {why}", service.file.display(), service.position.line, service.name)
     };
-    let of =
-        |service| corrected(&MergedService::clone(service).spec).into_iter().map(move |field| line(service, field));
+    let of = |service: &MergedService| -> Vec<String> {
+        let corrected = corrected(&service.spec).into_iter().map(|field| line(service, field.path, field.why));
+        let fields = unsupported(&service.spec).into_iter().filter(|field| field.path.starts_with("scale.targets."));
+        corrected.chain(fields.map(|field| line(service, &field.path, &field.why))).collect()
+    };
     deployment.services.values().flat_map(of).collect()
 }
 
