@@ -73,6 +73,7 @@ fn running(id: InstanceId) -> Instance {
         pid: None,
         ports: Vec::new(),
         last_activity: None,
+        frozen: Default::default(),
         health: None,
         conditions: Vec::new(),
     }

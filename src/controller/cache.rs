@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use chrono::{DateTime, Utc};
+
 use crate::runtime::Listing;
 use crate::spec::RuntimeKind;
 use crate::state::{Instance, InstanceRef, Phase};
@@ -68,15 +70,15 @@ impl Cache {
     }
 
     /// The result of a call of our own: it is the truth at this moment. Returns whether anything changed.
-    pub fn wrote(&mut self, instance: Instance) -> bool {
+    pub fn wrote(&mut self, instance: Instance, now: DateTime<Utc>) -> bool {
         self.gone.remove(&handle(&instance));
         self.shared.entry(instance.runtime).or_default().insert(instance.id.deployment.clone());
-        self.put(instance)
+        self.put(instance, now)
     }
 
     /// An event: ignored for what has gone. Returns whether anything changed.
-    pub fn changed(&mut self, instance: Instance) -> bool {
-        !self.gone.contains_key(&handle(&instance)) && self.put(instance)
+    pub fn changed(&mut self, instance: Instance, now: DateTime<Utc>) -> bool {
+        !self.gone.contains_key(&handle(&instance)) && self.put(instance, now)
     }
 
     /// An instance has gone. Returns whether it was known.
@@ -103,6 +105,7 @@ impl Cache {
         runtime: RuntimeKind,
         began: Mark,
         listing: Listing,
+        now: DateTime<Utc>,
     ) -> (BTreeSet<String>, Vec<InstanceRef>) {
         let mut touched = BTreeSet::new();
         let mut seen = BTreeSet::new();
@@ -112,7 +115,7 @@ impl Cache {
             seen.insert(handle.clone());
             let newer = self.entry(&handle).is_some_and(|entry| entry.changed > began.0)
                 || self.gone.get(&handle).is_some_and(|at| *at > began.0);
-            if !newer && self.replace(instance) {
+            if !newer && self.replace(instance, now) {
                 touched.insert(deployment);
             }
         }
@@ -148,21 +151,25 @@ impl Cache {
     }
 
     /// Writes an instance unless that would undo what is known to have happened later.
-    fn put(&mut self, instance: Instance) -> bool {
+    fn put(&mut self, instance: Instance, now: DateTime<Utc>) -> bool {
         let regresses =
             self.entry(&handle(&instance)).is_some_and(|entry| regresses(&entry.instance.phase, &instance.phase));
-        !regresses && self.replace(instance)
+        !regresses && self.replace(instance, now)
     }
 
-    fn replace(&mut self, instance: Instance) -> bool {
+    fn replace(&mut self, mut instance: Instance, now: DateTime<Utc>) -> bool {
         self.clock += 1;
         let handle = handle(&instance);
         let deployment = instance.id.deployment.clone();
         if let Some(entry) = self.deployments.get_mut(&deployment).and_then(|entries| entries.get_mut(&handle)) {
             entry.changed = self.clock;
+            instance.follow_freezes(&entry.instance, now);
             let differs = entry.instance != instance;
             entry.instance = instance;
             return differs;
+        }
+        if matches!(instance.phase, Phase::Paused { .. }) {
+            instance.frozen.since = Some(now);
         }
         self.deployment_of.insert(handle.clone(), deployment.clone());
         self.deployments.entry(deployment).or_default().insert(handle, Entry { instance, changed: self.clock });

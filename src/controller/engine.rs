@@ -286,6 +286,7 @@ mod tests {
                 pid: None,
                 ports: Vec::new(),
                 last_activity: None,
+                frozen: Default::default(),
                 health: None,
                 conditions: Vec::new(),
             }

@@ -222,6 +222,7 @@ fn pending(runtime: RuntimeKind, id: &InstanceId, restarts: u32, streak: u32, no
         pid: None,
         ports: Vec::new(),
         last_activity: None,
+        frozen: Default::default(),
         health: None,
         conditions: Vec::new(),
     }

@@ -50,7 +50,7 @@ impl State {
     }
 
     pub(super) fn listed(&mut self, kind: RuntimeKind, call: ListCall, listing: Result<Listing>) {
-        let now = Instant::now();
+        let (wall, now) = self.now();
         let Some(attached) = self.runtimes.get_mut(&kind) else { return };
         if !attached.lists.end(call.number) {
             return;
@@ -58,7 +58,7 @@ impl State {
         match listing {
             Ok(listing) => {
                 let first = attached.lists.succeeded(now);
-                let (touched, gone) = self.cache.listed(kind, call.began, listing);
+                let (touched, gone) = self.cache.listed(kind, call.began, listing, wall);
                 if self.unreachable.remove(&kind).is_some() || first {
                     self.enqueue_all();
                 }
@@ -75,11 +75,11 @@ impl State {
     }
 
     pub(super) fn event(&mut self, kind: RuntimeKind, event: RuntimeEvent) {
-        let now = Instant::now();
+        let (wall, now) = self.now();
         match event {
             RuntimeEvent::Changed(instance) => {
                 let deployment = instance.id.deployment.clone();
-                if self.cache.changed(*instance) {
+                if self.cache.changed(*instance, wall) {
                     self.queue.add(&deployment, now);
                 }
             }

@@ -286,7 +286,7 @@ impl State {
     }
 
     pub(super) fn reported(&mut self, flight: FlightId, report: Report) {
-        let times @ (_, at) = self.now();
+        let times @ (wall, at) = self.now();
         let Report { step, outcome, last } = report;
         if last {
             // Nothing more will be done, so that the next plan need not wait for the end of the task.
@@ -297,7 +297,7 @@ impl State {
         match outcome {
             Outcome::Now(instance) => {
                 record.succeeded(&step.action);
-                self.cache.wrote(*instance);
+                self.cache.wrote(*instance, wall);
             }
             Outcome::Gone(instance) => {
                 record.succeeded(&step.action);

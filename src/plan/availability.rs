@@ -32,9 +32,10 @@ impl Judge<'_> {
 
     /// From when on it counts as available if it stays ready; none while it is not ready.
     ///
-    /// The time is counted from the start of the run, for nothing remembers when readiness came.
+    /// The time is counted from the start of the run, without the time for which it was frozen, for nothing remembers when
+    /// readiness came.
     pub(super) fn available_from(&self, instance: &Instance) -> Option<DateTime<Utc>> {
-        let Phase::Running { since, .. } = instance.phase else { return None };
+        let since = running_since(instance)?;
         let proven = if instance.streak > 0 { PROVEN_RUN } else { Duration::ZERO };
         let least = self.min_ready().max(proven).max(self.probation(instance));
         self.is_ready(instance).then(|| after(since, least))
@@ -54,7 +55,7 @@ impl Judge<'_> {
 
     /// Whether it is ready and has not been for as long as the spec asks.
     pub(super) fn is_young(&self, instance: &Instance) -> bool {
-        let Phase::Running { since, .. } = instance.phase else { return false };
+        let Some(since) = running_since(instance) else { return false };
         self.is_ready(instance) && after(since, self.min_ready()) > self.input.now
     }
 
@@ -66,6 +67,11 @@ impl Judge<'_> {
     pub(super) fn may_serve(&self, instance: &Instance) -> bool {
         matches!(instance.phase, Phase::Running { .. }) && !self.input.unreachable.contains_key(&instance.runtime)
     }
+}
+
+/// Since when it runs, without the time for which it was frozen; none where it does not run.
+fn running_since(instance: &Instance) -> Option<DateTime<Utc>> {
+    instance.runs_since().filter(|_| matches!(instance.phase, Phase::Running { .. }))
 }
 
 /// What may be taken away without falling below the least that has to be left.

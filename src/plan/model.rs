@@ -202,6 +202,7 @@ fn made(
         pid: None,
         ports: Vec::new(),
         last_activity: None,
+        frozen: Default::default(),
         health: None,
         conditions: Vec::new(),
     }

@@ -104,8 +104,7 @@ pub(super) fn is_final(exit: &Exit, spec: &ServiceSpec) -> bool {
 
 fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec, tried_anew: Option<DateTime<Utc>>) -> AfterExit {
     let policy = spec.restart_policy.as_ref();
-    let begins =
-        ran_for(exit, Some(HumanDuration(STABLE_RUN))) || tried_anew.is_some_and(|at| instance.created_at <= at);
+    let begins = is_stable(instance, exit) || tried_anew.is_some_and(|at| instance.created_at <= at);
     let so_far = if begins { 0 } else { instance.streak };
     if policy.and_then(|policy| policy.max_attempts).is_some_and(|max| so_far >= max) {
         return AfterExit::Failed(Wait::GaveUp { id: instance.id.clone(), exit: exit.clone() });
@@ -118,6 +117,11 @@ fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec, tried_anew: Opt
 /// Wait before the second restart in a row.
 pub(super) fn restart_delay(spec: &ServiceSpec) -> Duration {
     spec.restart_policy.as_ref().and_then(|policy| policy.delay).map_or(RESTART_DELAY, HumanDuration::get)
+}
+
+/// Whether the run lasted for [`STABLE_RUN`], without the time for which it was frozen.
+fn is_stable(instance: &Instance, exit: &Exit) -> bool {
+    instance.runs_since().is_some_and(|since| elapsed(since, exit.finished_at) >= STABLE_RUN)
 }
 
 /// Whether the run lasted at least that long; not where its start is unknown.

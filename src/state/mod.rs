@@ -18,7 +18,7 @@ pub use condition::{Condition, ConditionStatus};
 pub use desired::{Desired, DesiredDeployment, DesiredService, Fate, SourceRef};
 pub use health::{HealthState, NOT_CHECKED, last_line};
 pub use id::{BadIdentity, InstanceId, Owner, ServiceName, Target, labels};
-pub use observed::{Instance, InstanceRef, PortBinding};
+pub use observed::{Frozen, Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};
 pub use rollout::{Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutFailure, Standing};
 pub use run::{BegunRun, JobRecord, RunEnd, RunId, RunRecord, ScheduleMark};

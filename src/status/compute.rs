@@ -276,6 +276,7 @@ mod tests {
             };
             shown(&facts).iter().map(|one| one.id.attempt).collect()
         };
+                frozen: Default::default(),
         assert_eq!(shown_of(&[(&new, dead()), (&new, runs())]), [1]);
         assert_eq!(shown_of(&[(&new, dead()), (&new, dead())]), [1]);
         assert_eq!(shown_of(&[(&old, runs()), (&new, dead()), (&new, dead())]), [0, 2]);

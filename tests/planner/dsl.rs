@@ -317,6 +317,7 @@ pub fn up(slot: u32, letter: char) -> Instance {
         pid: None,
         ports: Vec::new(),
         last_activity: None,
+        frozen: Default::default(),
         health: None,
         conditions: Vec::new(),
     }

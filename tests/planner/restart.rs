@@ -1,5 +1,7 @@
 //! What follows an exit.
 
+use std::time::Duration;
+
 use evenkeel::plan::{RESTART_DELAY, RESTART_DELAY_MAX, backoff};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{Exit, Instance, Phase, StopCause};
@@ -33,6 +35,20 @@ fn the_second_restart_waits_ten_seconds() {
          look again at 2026-01-01T12:00:01Z",
     );
     web("").with([dead(11)]).expect("launch (restarts 2, streak 2) web/0 a2: killed by SIGKILL, restart 2 in a row");
+}
+
+#[test]
+fn time_for_which_it_was_frozen_does_not_make_a_run_stable() {
+    let dead = |frozen| {
+        let dead = up(0, 'a').attempt(1).restarted(1, 1).exited(137, 620, 9);
+        dead.change(|instance| instance.frozen.so_far = Duration::from_secs(frozen))
+    };
+    web("").with([dead(0)]).expect("launch (restarts 2, streak 1) web/0 a2: killed by SIGKILL, restart 1 in a row");
+    web("").with([dead(20)]).expect("launch (restarts 2, streak 1) web/0 a2: killed by SIGKILL, restart 1 in a row");
+    web("").with([dead(21)]).expect(
+        "wait to restart demo/web/0 (aaaaaaaa, attempt 1) until 2026-01-01T12:00:01Z: killed by SIGKILL
+         look again at 2026-01-01T12:00:01Z",
+    );
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn runs(slot: u32, attempt: u32, created: i64) -> Instance {
         pid: None,
         ports: vec![],
         last_activity: None,
+        frozen: Default::default(),
         health: None,
         conditions: vec![],
     }

@@ -279,7 +279,7 @@ impl Checked<'_> {
             let proven = streak && !is_on_probation(since);
             proven && after(since, self.desired.spec.rollout().min_ready()) <= self.input.now
         };
-        self.is_ready(instance) && instance.phase.started_at().is_some_and(long_enough)
+        self.is_ready(instance) && instance.runs_since().is_some_and(long_enough)
     }
 
     fn count(&self, which: impl Fn(&Instance) -> bool) -> u32 {

@@ -163,7 +163,7 @@ impl Eye<'_> {
 
     /// When an available instance is to be trusted, where it is not yet.
     fn proven_from(&self, instance: &Instance) -> Option<DateTime<Utc>> {
-        let from = after(instance.phase.started_at()?, PROVEN_RUN);
+        let from = after(instance.runs_since()?, PROVEN_RUN);
         (from > self.judge.input.now).then_some(from)
     }
 }

@@ -76,6 +76,7 @@ pub(super) fn from_inspect(inspect: &ContainerInspectResponse, owner: &Owner) ->
         pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
         ports: ports.map(inspected_ports).unwrap_or_default(),
         last_activity: None,
+        frozen: Default::default(),
         health: None,
         conditions: conditions(labels),
     };
@@ -103,6 +104,7 @@ pub(super) fn from_summary(summary: &ContainerSummary, owner: &Owner, why: &str)
         pid: None,
         ports: listed_ports(summary),
         last_activity: None,
+        frozen: Default::default(),
         health: None,
         conditions: conditions(labels),
     })

@@ -126,6 +126,7 @@ impl View {
             pid: run.as_ref().and_then(|run| u32::try_from(run.program.pid).ok()),
             ports: record.ports,
             last_activity: None,
+            frozen: Default::default(),
             health: None,
             conditions,
         };
@@ -217,6 +218,7 @@ fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error, standing: 
         pid: None,
         ports: Vec::new(),
         last_activity: None,
+        frozen: Default::default(),
         health: None,
         conditions: vec![Condition::holds("Degraded", "RecordUnreadable", message)],
     };

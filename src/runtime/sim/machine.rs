@@ -140,6 +140,7 @@ impl Machine {
             pid: None,
             ports: self.bind(&request.spec),
             last_activity: None,
+            frozen: Default::default(),
             health: None,
             conditions: vec![],
         };
