@@ -8,7 +8,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::time::elapsed;
 use super::{Action, Cause, Dependency, Plan, Step, Wait};
 use crate::spec::HumanDuration;
-use crate::state::{Failed, GoesOn, InstanceId, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName, Volumes};
+use crate::state::{
+    Failed, FailureReason, GoesOn, InstanceId, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName, Volumes,
+};
 
 impl Display for Plan {
     /// The steps, then the waits, then when to look again, a line each and no newline at the end;
@@ -248,7 +250,16 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         ),
         Wait::RolloutFailed { service, failed: Failed { failure, goes_on } } => {
             let why = &failure.message;
+            // What ended for good is not tried on, whatever is done about the rollout.
+            let gave_up = failure.reason == FailureReason::GaveUp;
             match goes_on {
+                GoesOn::Continue if gave_up => format!("the rollout of {service} failed: {why}"),
+                GoesOn::NoTarget if gave_up => {
+                    format!("the rollout of {service} failed, and there is no earlier revision to roll back to: {why}")
+                }
+                GoesOn::RollingBack if gave_up => {
+                    format!("the way of {service} back to an earlier revision failed: {why}")
+                }
                 GoesOn::Continue => {
                     format!("the rollout of {service} failed, and goes on as rollout.on_failure says: {why}")
                 }

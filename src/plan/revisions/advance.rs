@@ -313,11 +313,9 @@ impl Course<'_, '_> {
                 return;
             }
         };
-        self.say(
-            "RolloutFailed",
-            true,
-            format!("the rollout of revision {number} failed, and goes on: {}", failure.message),
-        );
+        // What ended for good is not tried on.
+        let goes = if failure.reason == FailureReason::GaveUp { "" } else { ", and goes on" };
+        self.say("RolloutFailed", true, format!("the rollout of revision {number} failed{goes}: {}", failure.message));
         self.set_failed(now, Some(Failed { failure, goes_on }));
     }
 
