@@ -18,5 +18,5 @@ pub use lives::LifeState;
 pub use pools::PoolView;
 pub use view::{
     AwaitedView, DeploymentState, DeploymentView, ExitView, HoldView, InstanceView, ProblemView, ResetView,
-    RuntimeView, ServiceView, Status, UnwatchedView,
+    RuntimeView, ServiceView, Status, UndoneView, UnwatchedView,
 };

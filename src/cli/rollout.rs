@@ -33,7 +33,7 @@ enum Verb {
 /// Run an earlier revision in place of the declared one
 ///
 /// It runs until the spec of the service changes, or until the declared revision is asked for by its number. `keel apply`
-/// and `keel rollout status` fail as long as it is not what is declared that runs.
+/// fails as long as it is not what is declared that runs; `keel rollout status` waits for what was asked for.
 #[derive(Debug, clap::Args)]
 struct Undo {
     /// DEPLOYMENT/SERVICE; DEPLOYMENT where it has one service

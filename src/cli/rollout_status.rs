@@ -13,16 +13,17 @@ use super::reconnecting::{Reconnecting, observe_existing};
 use super::text::harmless;
 use crate::config::Options;
 use crate::state::{Condition, ConditionStatus, Target};
-use crate::status::{DeploymentState, ServiceView, Status};
+use crate::status::{DeploymentState, ServiceView, Status, UndoneView};
 
 /// Wait until a rollout is complete, or say why it will not be
 ///
-/// It is complete when every replica is of the declared revision and ready, and no other is left.
+/// It is complete when every replica is of the declared revision and ready, and no other is left. After `keel rollout undo`
+/// it is the revision that was asked for.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Names: DEPLOYMENT or DEPLOYMENT/SERVICE.\n\n\
 Examples:\n  keel rollout status demo\n  keel rollout status demo/web --timeout 5m\n  \
 keel rollout status demo --watch=false\n\n\
-Exit codes: 0 what is declared runs and is ready, 1 it is paused, suspended, failed or rolled back (why is printed), or it \
+Exit codes: 0 what is declared, or what `keel rollout undo` asked for, runs and is ready, 1 it is paused, suspended, failed or rolled back (why is printed), or it \
 is not complete and nobody waits, 124 --timeout ran out first.")]
 pub struct Args {
     /// DEPLOYMENT[/SERVICE]
@@ -156,6 +157,10 @@ fn course(status: &Status, view: &ServiceView) -> Course {
     if let (Some(DeploymentState::Suspended), Some(deployment)) = (state, deployment) {
         return Course::Failed(deployment.message.clone());
     }
+    if let Some(undone) = &view.undone {
+        let paused = find("Paused", ConditionStatus::True).filter(|_| !undone.complete);
+        return paused.map_or_else(|| way_back(view, undone, &name), message);
+    }
     if let Some(rolled_back) = find("RolledBack", ConditionStatus::True) {
         return message(rolled_back);
     }
@@ -169,6 +174,20 @@ fn course(status: &Status, view: &ServiceView) -> Course {
     }
 }
 
+/// How far a service is on its way back to a revision that somebody asked for.
+fn way_back(view: &ServiceView, undone: &UndoneView, name: &str) -> Course {
+    let UndoneView { to, updated, old, ready, complete, failed } = undone;
+    if *complete {
+        let what = "as `keel rollout undo` asked, and not what is declared";
+        return Course::Complete(format!("service \"{name}\" successfully rolled back to revision {to}, {what}"));
+    }
+    if let Some(why) = failed {
+        return Course::Failed(format!("the way of {name} back to revision {to} failed: {why}"));
+    }
+    let rest = progress(view.desired, *updated, *old as usize, *ready);
+    Course::Waiting(format!("Waiting for service \"{name}\" to roll back to revision {to}: {rest}..."))
+}
+
 /// What is waited for, in kubectl's words.
 fn waiting(status: &Status, view: &ServiceView, name: &str) -> String {
     let lives = status
@@ -176,11 +195,14 @@ fn waiting(status: &Status, view: &ServiceView, name: &str) -> String {
         .iter()
         .filter(|one| one.deployment == view.deployment && one.service == view.service && one.phase != "exited");
     let old = lives.filter(|one| !view.are_made_alike(&view.revision, &one.revision)).count();
-    let desired = view.desired;
-    let rest = match (view.updated < desired, old) {
-        (true, _) => format!("{} out of {desired} new replicas have been updated", view.updated),
-        (false, 1..) => format!("{old} old replicas are pending termination"),
-        (false, 0) => format!("{} of {desired} updated replicas are available", view.ready.min(desired)),
-    };
+    let rest = progress(view.desired, view.updated, old, view.ready);
     format!("Waiting for service \"{name}\" rollout to finish: {rest}...")
+}
+
+fn progress(desired: u32, updated: u32, old: usize, ready: u32) -> String {
+    match (updated < desired, old) {
+        (true, _) => format!("{updated} out of {desired} new replicas have been updated"),
+        (false, 1..) => format!("{old} old replicas are pending termination"),
+        (false, 0) => format!("{} of {desired} updated replicas are available", ready.min(desired)),
+    }
 }

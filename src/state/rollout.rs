@@ -45,6 +45,10 @@ pub struct RolledBack {
     pub to: u64,
     /// The declared revision.
     pub declared: Revision,
+    /// Revisions of the instances that are made from the template that is to run: its own, and another one that means the
+    /// same, where there is one.
+    #[serde(default)]
+    pub runs: Vec<Revision>,
     /// Why; absent where somebody asked for it.
     pub failure: Option<RolloutFailure>,
 }

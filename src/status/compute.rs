@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::waits::{Severity, severity};
+use super::waits::{Severity, is_about, severity};
 use super::{AwaitedView, DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
-use super::{JobView, PoolFacts, PoolView, conditions, jobs, lives, message};
+use super::{JobView, PoolFacts, PoolView, UndoneView, conditions, jobs, lives, message};
 use crate::plan::Wait;
 use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Pause, Phase};
 
@@ -90,6 +90,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         updated: count(&|instance| runs(instance) && current(instance)),
         revision: service.revision.to_string(),
         equivalent: service.equivalent.as_ref().map(ToString::to_string),
+        undone: undone(facts, service, &mine),
         awaits: awaits(facts, service),
         message: String::new(),
         job: facts.jobs.get(&service.name).map(|state| JobView::of(service, state)),
@@ -110,6 +111,29 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
     view.conditions = conditions::of_service(&view, service, &mine, facts);
     view.message = message::of_service(facts, service, &view.conditions, view.pool.as_ref());
     view
+}
+
+/// How far the service is on its way back to an earlier revision, where somebody asked for that.
+fn undone(facts: &Facts<'_>, service: &DesiredService, mine: &[&Instance]) -> Option<UndoneView> {
+    let back = service.standing.rolled_back.as_ref().filter(|back| back.failure.is_none())?;
+    let count = |test: &dyn Fn(&Instance) -> bool| {
+        u32::try_from(mine.iter().filter(|instance| test(instance)).count()).unwrap_or(u32::MAX)
+    };
+    let is_of = |instance: &Instance| back.runs.contains(&instance.id.revision);
+    let runs = |instance: &Instance| matches!(instance.phase, Phase::Running { .. });
+    let updated = count(&|instance| is_of(instance) && runs(instance));
+    let ready = count(&|instance| is_of(instance) && instance.phase.is_ready());
+    let old = count(&|instance| !is_of(instance) && !matches!(instance.phase, Phase::Exited(_)));
+    let mut waits = facts.plan.waits.iter().filter(|wait| is_about(wait, service));
+    let is_young = waits.any(|wait| matches!(wait, Wait::NotReady { until: Some(_), .. }));
+    Some(UndoneView {
+        to: back.to,
+        updated,
+        ready,
+        old,
+        complete: !is_young && ready == service.replicas && updated == service.replicas && old == 0,
+        failed: service.standing.failed.as_ref().map(|failed| failed.failure.message.clone()),
+    })
 }
 
 /// What the service waits for, or went on without.
@@ -252,6 +276,7 @@ mod tests {
                 pid: None,
                 ports: Vec::new(),
                 last_activity: None,
+                frozen: Default::default(),
                 health: None,
                 conditions: Vec::new(),
             };
@@ -276,7 +301,6 @@ mod tests {
             };
             shown(&facts).iter().map(|one| one.id.attempt).collect()
         };
-                frozen: Default::default(),
         assert_eq!(shown_of(&[(&new, dead()), (&new, runs())]), [1]);
         assert_eq!(shown_of(&[(&new, dead()), (&new, dead())]), [1]);
         assert_eq!(shown_of(&[(&old, runs()), (&new, dead()), (&new, dead())]), [0, 2]);

@@ -155,6 +155,9 @@ pub struct ServiceView {
     /// too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub equivalent: Option<String>,
+    /// What is to run in place of what is declared, where somebody asked for that (`keel rollout undo`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<UndoneView>,
     /// Services that it depends on and that are not as they have to be.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub awaits: Vec<AwaitedView>,
@@ -177,6 +180,24 @@ impl ServiceView {
         let is_declared = |revision: &str| self.revision == revision || self.equivalent.as_deref() == Some(revision);
         one == other || (is_declared(one) && is_declared(other))
     }
+}
+
+/// How far a service is on its way back to an earlier revision that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoneView {
+    /// Number of the revision, as `keel rollout history` shows it.
+    pub to: u64,
+    /// Instances of it that run.
+    pub updated: u32,
+    /// Those of them that take traffic.
+    pub ready: u32,
+    /// Instances of other revisions that have not ended.
+    pub old: u32,
+    /// Whether the way there is over: no other is left, and all replicas have been ready for long enough.
+    pub complete: bool,
+    /// How it failed, where it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 /// A service that another one depends on and that is not as it has to be.

@@ -62,6 +62,7 @@ impl RolloutHistory {
                     from,
                     to: target.number,
                     declared: declared.revision.clone(),
+                    runs: [&target.revision].into_iter().chain(&target.equivalent).cloned().collect(),
                     failure: pin.failure.clone(),
                 };
                 let standing = Standing { rolled_back: Some(rolled_back), ..Standing::default() };
@@ -72,8 +73,10 @@ impl RolloutHistory {
             wanted.revision = restart.of.restarted(restart.count);
             wanted.equivalent = None;
             wanted.standing.restarted = true;
-            if let (Some(rolled_back), Some(known)) = (&mut wanted.standing.rolled_back, self.known(&wanted.revision)) {
-                rolled_back.to = known.number;
+            let known = self.known(&wanted.revision).map(|known| known.number);
+            if let Some(rolled_back) = &mut wanted.standing.rolled_back {
+                rolled_back.to = known.unwrap_or(rolled_back.to);
+                rolled_back.runs = vec![wanted.revision.clone()];
             }
         }
         wanted.standing.tried_anew = self.tried_anew;
