@@ -113,6 +113,7 @@ fn row(revision: &RevisionView, now: DateTime<Utc>) -> Vec<String> {
 /// What became of it, and whether it is what is declared.
 fn status(revision: &RevisionView) -> String {
     let status = match (revision.failed, revision.wanted, revision.completed_at) {
+        (true, ..) if revision.paused => "failed (paused)",
         (true, ..) => "failed",
         (_, true, Some(_)) => "current",
         (_, true, None) => "rolling out",

@@ -10,7 +10,7 @@ use super::memory::{Kept, Note};
 use super::message::Command;
 use crate::plan::revisions::{self, Decision, Memory, RolloutHistory, Seen, effective, shown};
 use crate::spec::{RType, Revision, RuntimeKind};
-use crate::state::{DesiredDeployment, DesiredService, Fate, Instance, Target};
+use crate::state::{DesiredDeployment, DesiredService, Fate, Instance, InstanceId, Pause, Target};
 
 /// The revisions of one service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,9 +34,13 @@ pub struct RevisionView {
     pub declared: bool,
     /// Whether it is what is to run now.
     pub wanted: bool,
-    /// Whether it was given up because its rollout failed; until something else is declared, it is not tried again.
+    /// Whether its rollout failed and it was given up or paused; until something else is declared, or somebody asks for it,
+    /// it is not tried again.
     pub failed: bool,
     /// Where it was declared, `file:line`.
+    /// Whether its rollout failed and is paused for that (`rollout.on_failure: pause`), until somebody resumes it.
+    #[serde(default)]
+    pub paused: bool,
     pub source: String,
     /// Image, as it was written.
     pub image: String,
@@ -219,7 +223,8 @@ impl State {
             revision: known.revision.clone(),
             declared: declared.is_made_from(&known.revision),
             wanted: to_run.is_made_from(&known.revision),
-            failed: failed == Some(&known.revision),
+            failed: failed == Some(&known.revision) || paused.is_some_and(|paused| known.is(paused)),
+            paused: paused.is_some_and(|paused| known.is(paused)),
             source: known.source.to_string(),
             image: known.spec.image.name.to_string(),
             runtime: known.runtime,
@@ -228,6 +233,8 @@ impl State {
             spec: serde_json::to_value(known.spec.as_ref()).unwrap_or_default(),
         });
         RolloutView {
+        let is_paused = matches!(history.pause, Some(Pause::Failure { .. }));
+        let paused = history.rollout.as_ref().filter(|_| is_paused).map(|rollout| &rollout.revision);
             deployment: deployment.to_owned(),
             service: declared.name.clone(),
             revisions: revisions.collect(),

@@ -87,7 +87,8 @@ pub struct KnownRevision {
 }
 
 impl KnownRevision {
-    pub(super) fn is(&self, revision: &Revision) -> bool {
+    /// Whether it is this revision, by either of its names.
+    pub fn is(&self, revision: &Revision) -> bool {
         self.revision == *revision || self.equivalent.as_ref() == Some(revision)
     }
 }
