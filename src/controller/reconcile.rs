@@ -60,7 +60,7 @@ impl State {
         }
         let jobs = self.with_input(deployment, desired, &observed, job_states);
         if self.covers(deployment) {
-            self.give_up_unwanted(deployment, desired);
+            self.give_up_unwanted(deployment, desired, &jobs);
             for lane in &plan.lanes {
                 self.launch(deployment, lane.clone());
             }

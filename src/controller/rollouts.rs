@@ -8,6 +8,7 @@ use super::core::State;
 use super::engine::Engine;
 use super::memory::{Kept, Note};
 use super::message::Command;
+use crate::plan::JobStates;
 use crate::plan::revisions::{self, Decision, Memory, RolloutHistory, Seen, effective, shown};
 use crate::spec::{RType, Revision, RuntimeKind};
 use crate::state::{DesiredDeployment, DesiredService, Fate, Instance, InstanceId, Pause, Target};
@@ -37,10 +38,10 @@ pub struct RevisionView {
     /// Whether its rollout failed and it was given up or paused; until something else is declared, or somebody asks for it,
     /// it is not tried again.
     pub failed: bool,
-    /// Where it was declared, `file:line`.
     /// Whether its rollout failed and is paused for that (`rollout.on_failure: pause`), until somebody resumes it.
     #[serde(default)]
     pub paused: bool,
+    /// Where it was declared, `file:line`.
     pub source: String,
     /// Image, as it was written.
     pub image: String,
@@ -191,16 +192,29 @@ impl State {
         }
     }
 
-    /// Gives up what is being made of a deployment and is not wanted any more, so that it holds nothing up.
-    pub(super) fn give_up_unwanted(&self, deployment: &str, desired: Result<&DesiredDeployment, Fate>) {
+    /// Gives up what is being made of a deployment and is not wanted any more, so that it holds nothing up: nor does an image
+    /// that does not come hold up the end of a job's run.
+    pub(super) fn give_up_unwanted(
+        &self,
+        deployment: &str,
+        desired: Result<&DesiredDeployment, Fate>,
+        jobs: &JobStates,
+    ) {
         if desired == Err(Fate::Kept) || self.is_suspended(deployment) {
             return;
         }
+        let is_ending = |id: &InstanceId| {
+            let runs = jobs.get(&id.service).into_iter().flat_map(|job| &job.active);
+            runs.into_iter().any(|run| run.is_ending && Some(run.run) == id.run)
+        };
         self.flights.give_up(deployment, |instance| {
             let service = desired.ok().and_then(|desired| desired.services.get(&instance.id.service));
             service.is_some_and(|service| {
                 let in_place = || instance.id.slot < service.replicas && instance.runtime == service.runtime;
-                !is_rolled_out(service) || (service.is_made_from(&instance.id.revision) && in_place())
+                if !is_rolled_out(service) {
+                    return !is_ending(&instance.id);
+                }
+                service.is_made_from(&instance.id.revision) && in_place()
             })
         });
     }
@@ -218,6 +232,8 @@ impl State {
         let declared = &history.with_image(declared);
         let to_run = history.wanted(declared);
         let failed = history.pin.as_ref().filter(|pin| pin.failure.is_some()).map(|pin| &pin.from);
+        let is_paused = matches!(history.pause, Some(Pause::Failure { .. }));
+        let paused = history.rollout.as_ref().filter(|_| is_paused).map(|rollout| &rollout.revision);
         let revisions = history.revisions.iter().map(|known| RevisionView {
             number: known.number,
             revision: known.revision.clone(),
@@ -233,8 +249,6 @@ impl State {
             spec: serde_json::to_value(known.spec.as_ref()).unwrap_or_default(),
         });
         RolloutView {
-        let is_paused = matches!(history.pause, Some(Pause::Failure { .. }));
-        let paused = history.rollout.as_ref().filter(|_| is_paused).map(|rollout| &rollout.revision);
             deployment: deployment.to_owned(),
             service: declared.name.clone(),
             revisions: revisions.collect(),

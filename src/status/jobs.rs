@@ -103,7 +103,7 @@ impl JobView {
 }
 
 const fn active(run: &ActiveRun) -> ActiveRunView {
-    let ActiveRun { run, started_at, succeeded, failed, live } = *run;
+    let ActiveRun { run, started_at, succeeded, failed, live, is_ending: _ } = *run;
     ActiveRunView { run, started_at, succeeded, failed, live }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use evenkeel::controller::{
     Command, Connected, Core, Declared, JobChanges, Jobs, KeepJobs, Keeper, Message, Note, NoteKey, Order, Parts,
-    Scope, Trigger,
+    RolloutView, Scope, Trigger,
 };
 use evenkeel::plan::revisions::{CLOCK_STEP, Memory};
-use evenkeel::runtime::sim::{Faults, What};
+use evenkeel::runtime::sim::{Faults, Method, What};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{RunId, ServiceName};
 use evenkeel::status::{DeploymentState, Status};
@@ -235,4 +235,57 @@ async fn a_controller_that_finds_nothing_declared_ends_services_in_their_order()
     let stopped = changes.iter().filter(|change| matches!(change.what, What::StopAsked(_)));
     let order: Vec<&str> = stopped.map(|change| change.id.service.as_str()).collect();
     assert_eq!(order, ["web", "db"]);
+}
+
+async fn rollout_of(rig: &Rig) -> RolloutView {
+    let (reply, answer) = oneshot::channel();
+    let target = "demo/web".parse().expect("a name");
+    rig.core.messages.send(Message::Command(Command::Rollouts(target, reply))).await.expect("the core runs");
+    answer.await.expect("an answer").expect("it is rolled out").remove(0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_failed_and_is_paused_is_told_as_such_until_it_is_resumed() {
+    let rig = Rig::new();
+    let told = async |rig: &Rig| -> Vec<(u64, bool, bool)> {
+        rollout_of(rig).await.revisions.iter().map(|one| (one.number, one.failed, one.paused)).collect()
+    };
+    rig.declare(&guarded("one", "on_failure: pause"));
+    rig.until_running().await;
+    rig.world.set_faults(Faults { refused: 1.0, ..Faults::none() });
+    rig.declare(&guarded("two", "on_failure: pause"));
+    rig.until("the failure", |status| status.deployments[0].state == DeploymentState::Failed).await;
+    assert_eq!(told(&rig).await, [(1, false, false), (2, true, true)]);
+    rig.world.set_faults(Faults::none());
+    order(&rig, Order::Resume { target: "demo".to_owned() }).await;
+    rig.until("it runs", |status| {
+        status.deployments[0].state == DeploymentState::Running && status.services[0].updated == 2
+    })
+    .await;
+    assert_eq!(told(&rig).await, [(1, false, false), (2, false, false)]);
+    // A pause that somebody asked for is no failure.
+    order(&rig, Order::Pause { target: "demo".to_owned() }).await;
+    rig.declare(&guarded("three", "on_failure: pause"));
+    rig.until("it is held", |status| status.deployments[0].state == DeploymentState::Paused).await;
+    assert!(told(&rig).await.iter().all(|(_, failed, paused)| !failed && !paused));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_of_a_job_ends_it_though_its_image_does_not_come() {
+    let rig = Rig::new();
+    let day = Duration::from_secs(24 * 3600);
+    rig.world.set_faults(Faults { slow: 1.0, slow_for: day, ..Faults::none() });
+    rig.declare(
+        "version: v1\ndeployment: demo\nservices:\n  work:\n    rtype: job\n    image: {name: sim/run}\n    \
+         job: {active_deadline: 30s}\n",
+    );
+    let began = tokio::time::Instant::now();
+    let is_over =
+        |status: &Status| status.deployments.first().is_some_and(|view| view.state == DeploymentState::Failed);
+    let status = rig.until("it is over", is_over).await;
+    assert_eq!(began.elapsed().as_secs(), 30);
+    let why = "keep work as it is: failed: deadline exceeded (job.active_deadline)";
+    assert_eq!(status.deployments[0].message, why);
+    let calls = rig.world.calls();
+    assert_eq!((calls.get(&Method::EnsureImage), calls.get(&Method::Create)), (Some(&1), None));
 }

@@ -39,6 +39,8 @@ pub struct ActiveRun {
     pub failed: u32,
     /// Instances that exist and have not ended.
     pub live: u32,
+    /// Whether what lives of it is to end: it has failed, its deadline is over, or another run takes its place.
+    pub is_ending: bool,
 }
 
 /// How the jobs and cron services of the input stand.
@@ -55,15 +57,17 @@ fn state(input: &Input<'_>, desired: &DesiredService) -> JobState {
     instances.sort_by(|one, other| one.id.cmp(&other.id));
     let record = input.history.jobs.get(&desired.name);
     let runs = Runs::of(desired, Run::all(desired, &instances, record), record, input.now);
-    let active = |run: &Run<'_>| {
+    let active = |(run, stands): &(Run<'_>, Standing)| {
         let tally = run.tally(&desired.spec);
-        ActiveRun {
+        let goes_on = !matches!(stands, Standing::Finished(_));
+        goes_on.then(|| ActiveRun {
             run: run.id,
             started_at: run.started_at(),
             succeeded: tally.succeeded,
             failed: tally.failed,
             live: count(run.instances.iter().filter(|one| is_live(one))),
-        }
+            is_ending: matches!(stands, Standing::Ending(_)),
+        })
     };
     let finished = runs.runs.iter().rev().filter_map(|(_, stands)| match stands {
         Standing::Finished(record) => Some(record.clone()),
@@ -71,7 +75,7 @@ fn state(input: &Input<'_>, desired: &DesiredService) -> JobState {
     });
     let schedule = Schedule::of(&desired.spec).filter(|_| desired.spec.rtype() == RType::Cron);
     JobState {
-        active: runs.active().map(active).collect(),
+        active: runs.runs.iter().filter_map(active).collect(),
         finished: finished.collect(),
         next: schedule.and_then(|schedule| schedule.next(runs.done_until.max(input.now))),
     }
