@@ -2,7 +2,8 @@
 
 use chrono::TimeDelta;
 use evenkeel::plan::revisions::{
-    CLOCK_STEP, Memory, OrderError, Outcome, RolloutHistory, Seen, advance, effective, pause, restart, resume, undo,
+    CLOCK_STEP, Decision, Memory, OrderError, Outcome, RolloutHistory, Seen, advance, effective, pause, restart,
+    resume, undo,
 };
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{GoesOn, Instance, Pause};
@@ -63,12 +64,16 @@ impl Course {
     }
 
     fn advance(&mut self) -> Vec<&'static str> {
+        self.decide().iter().map(|decision| decision.kind).collect()
+    }
+
+    fn decide(&mut self) -> Vec<Decision> {
         let input = self.snapshot.input(&self.snapshot.observed);
         let declared = &self.snapshot.desired.as_ref().expect("declared").services["web"];
         let history = self.memory.rollouts.entry("web".to_owned()).or_default();
         let decided = advance(history, Seen { input: &input, declared });
         assert!(decided.next_look.is_none_or(|look| look > input.now));
-        decided.decisions.iter().map(|decision| decision.kind).collect()
+        decided.decisions
     }
 
     fn history(&mut self) -> &mut RolloutHistory {
@@ -563,6 +568,64 @@ fn what_rests_on_purpose_is_complete() {
     let mut course = Course::begun("restart_policy: {kind: 'no'}");
     course.observe((0..3).map(|slot| up(slot, 'a').exited(3, 5, 0)));
     assert_eq!((course.turn(), course.failure().as_deref()), (vec!["RolloutFailed"], Some("GaveUp")));
+}
+
+#[test]
+fn what_ended_for_good_is_said_to_be_tried_again_nowhere() {
+    for on_failure in ["rollback", "continue"] {
+        let mut course =
+            Course::begun(&format!("restart_policy: {{final_exit_codes: [3]}}\nrollout: {{on_failure: {on_failure}}}"));
+        course.observe([up(0, 'a').exited(3, 5, 0)]);
+        let said: Vec<String> = course.decide().into_iter().map(|decision| decision.message).collect();
+        let why = format!("{} ended and is not started again: exited 3", up(0, 'a').id);
+        assert_eq!(said, [format!("demo/web: the rollout of revision 1 failed: {why}")], "{on_failure}");
+        let waits = course.effective().planned();
+        let told = match on_failure {
+            "rollback" => "the rollout of demo/web failed, and there is no earlier revision to roll back to: ",
+            _ => "the rollout of demo/web failed: ",
+        };
+        assert!(waits.contains(&format!("{told}{why}")), "{waits}");
+        assert!(!waits.contains("tried") && !waits.contains("goes on"), "{waits}");
+    }
+}
+
+#[test]
+fn a_run_that_was_frozen_is_trusted_that_much_later() {
+    let mut course = Course::begun(SURGE);
+    course.declare('b', 1, SURGE);
+    assert_eq!(course.turn(), ["RolloutStarted"]);
+    course.wait(1);
+    let settled = |course: &mut Course| match course.history().rollout.as_ref().map(|rollout| &rollout.outcome) {
+        Some(Outcome::Complete { settled, .. }) => *settled,
+        other => panic!("{other:?}"),
+    };
+    let since = course.snapshot.now - TimeDelta::seconds(10);
+    course.observe([up(0, 'b').change(|instance| {
+        instance.phase = evenkeel::state::Phase::Running { since, ready: true };
+        instance.frozen.so_far = std::time::Duration::from_secs(5);
+    })]);
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    assert!(!settled(&mut course), "it has run for five seconds");
+    course.wait(5);
+    assert_eq!(course.turn(), [""; 0]);
+    assert!(settled(&mut course));
+}
+
+#[test]
+fn a_crash_that_is_heard_of_late_takes_back_the_trust_in_its_run() {
+    let mut course = Course::begun(SURGE);
+    course.declare('b', 1, SURGE);
+    assert_eq!(course.turn(), ["RolloutStarted"]);
+    course.wait(20);
+    let started = course.snapshot.now - TimeDelta::seconds(15);
+    let run = up(0, 'b').attempt(3).restarted(3, 3);
+    let phase = evenkeel::state::Phase::Running { since: started, ready: true };
+    course.observe([run.clone().phase(phase)]);
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    course.wait(5);
+    let exit = evenkeel::state::Exit::from_code(1, Some(started), started + TimeDelta::seconds(1));
+    course.observe([run.phase(evenkeel::state::Phase::Exited(exit))]);
+    assert_eq!((course.turn(), course.failure().as_deref()), (vec!["RolloutFailed"], Some("Crashing")));
 }
 
 /// An order that has another try made.

@@ -175,6 +175,7 @@ impl Course<'_, '_> {
             available: found.available,
             old: found.old,
             proven: false,
+            trusted: BTreeSet::new(),
             outcome: Outcome::Going,
         });
         let running: BTreeSet<Revision> = self.alive().map(|instance| instance.id.revision.clone()).collect();
@@ -206,7 +207,7 @@ impl Course<'_, '_> {
         if found.blind {
             return None;
         }
-        rollout.proven |= found.proven > 0;
+        trust(rollout, found);
         let made_progress = found.available > rollout.available || found.old < rollout.old;
         if made_progress || rollout.replicas != wanted.replicas {
             rollout.clock.reset(now);
@@ -341,6 +342,19 @@ impl Course<'_, '_> {
         let next = found.next.filter(|_| is_watched && !found.blind);
         self.advance.next_look = earliest([deadline, next]);
     }
+}
+
+/// Notes which new instances are to be trusted, and takes that back for those of which it is known by now that they ended too
+/// early.
+fn trust(rollout: &mut RolloutProgress, found: &Findings) {
+    if !rollout.trusted.is_disjoint(&found.short_lived) {
+        rollout.proven = rollout.trusted.difference(&found.short_lived).next().is_some();
+        if let Outcome::Complete { settled, .. } = &mut rollout.outcome {
+            *settled = false;
+        }
+    }
+    rollout.proven |= found.proven > 0;
+    rollout.trusted = found.trusted.clone();
 }
 
 fn overdue_after(deadline: HumanDuration, wanted: &DesiredService, found: &Findings) -> RolloutFailure {

@@ -164,6 +164,10 @@ pub struct RolloutProgress {
     pub old: u32,
     /// Whether any new instance has been available for long enough to be trusted.
     pub proven: bool,
+    /// Those of them that are there, by the runtime's own id. The news of an end may be late or lost, so that what seems to
+    /// run for long has ended long ago: once that is known it counts no more.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub trusted: BTreeSet<String>,
     /// How it stands.
     pub outcome: Outcome,
 }

@@ -10,7 +10,7 @@ use crate::plan::depends::is_held_back;
 use crate::plan::diff::{count, exit_of};
 use crate::plan::restart::{AfterExit, after_exit};
 use crate::plan::rollout::crashed;
-use crate::plan::time::{after, earliest};
+use crate::plan::time::{after, earliest, elapsed};
 use crate::plan::{Failure, Input, Wait};
 use crate::spec::Revision;
 use crate::state::{DesiredService, FailureReason, Instance, Phase, RolloutFailure};
@@ -33,6 +33,10 @@ pub(super) struct Findings {
     pub proven: u32,
     /// Whether that is true of all that are to run.
     pub settled: bool,
+    /// Those that are, by the runtime's own id.
+    pub trusted: BTreeSet<String>,
+    /// New instances that ended before they could be, by the runtime's own id.
+    pub short_lived: BTreeSet<String>,
     /// When the next one will be available, or is to be trusted, if it goes on as now.
     pub next: Option<DateTime<Utc>>,
     /// Nothing is known of a runtime that matters.
@@ -74,6 +78,8 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
         complete: old == 0 && available + resting == wanted.replicas,
         proven,
         settled: old == 0 && proven + resting == wanted.replicas,
+        trusted: new.iter().filter(|one| eye.is_trusted(one)).map(|one| one.runtime_id.clone()).collect(),
+        short_lived: new.iter().filter(|one| is_short_lived(one)).map(|one| one.runtime_id.clone()).collect(),
         next: earliest(slots.iter().map(Slot::next)),
         blind: input.unreachable.contains_key(&wanted.runtime) || new.iter().chain(&other).any(is_silent),
         ended: slots.into_iter().find_map(|slot| if let Slot::Failing(failure) = slot { Some(failure) } else { None }),
@@ -161,11 +167,21 @@ impl Eye<'_> {
         self.counts_from.is_none_or(|from| at >= from)
     }
 
+    fn is_trusted(&self, instance: &Instance) -> bool {
+        self.judge.is_available(instance) && self.proven_from(instance).is_none()
+    }
+
     /// When an available instance is to be trusted, where it is not yet.
     fn proven_from(&self, instance: &Instance) -> Option<DateTime<Utc>> {
         let from = after(instance.runs_since()?, PROVEN_RUN);
         (from > self.judge.input.now).then_some(from)
     }
+}
+
+/// Whether an instance ended before it had run for long enough to be trusted, as its runtime knows.
+fn is_short_lived(instance: &Instance) -> bool {
+    let ran = exit_of(instance).zip(instance.runs_since()).map(|(exit, since)| elapsed(since, exit.finished_at));
+    ran.is_some_and(|ran| ran < PROVEN_RUN)
 }
 
 /// The refusal of a call for what is wanted.
