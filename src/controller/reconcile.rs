@@ -336,7 +336,7 @@ impl State {
                 record.failed(&step.action, desired, &error, times);
                 // With the failure: what is made of it must not depend on when the runtime tells of the end.
                 if let Some(left) = &error.left {
-                    self.cache.wrote(Instance::clone(left));
+                    self.cache.wrote(Instance::clone(left), wall);
                 }
                 self.queue.add(&deployment, at);
                 self.suspect(&step.action, error);
