@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::converge::ended;
 use super::problems;
 use super::text::count;
+use crate::state::ConditionStatus;
 use crate::status::{DeploymentState, InstanceView, Status};
 
 /// One line to tell.
@@ -25,6 +26,7 @@ pub struct Narrator {
     unwatched: BTreeMap<String, Vec<String>>,
     deployments: BTreeMap<String, (DeploymentState, String)>,
     instances: BTreeMap<String, String>,
+    degraded: BTreeSet<String>,
 }
 
 impl Narrator {
@@ -37,7 +39,31 @@ impl Narrator {
         self.tell_unwatched(status, &mut told);
         self.tell_instances(status, &mut told);
         self.tell_deployments(status, &mut told);
+        self.tell_degraded(status, &mut told);
         told
+    }
+
+    /// What services don't get of what they ask for, once for each cause: many of them may have the same one.
+    fn tell_degraded(&mut self, status: &Status, told: &mut Vec<Told>) {
+        let holds = |condition: &&crate::state::Condition| {
+            condition.kind == "Degraded" && condition.status == ConditionStatus::True
+        };
+        let mut now: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for service in &status.services {
+            for condition in service.conditions.iter().filter(holds) {
+                let names = now.entry(&condition.message).or_default();
+                names.push(format!("{}/{}", service.deployment, service.service));
+            }
+        }
+        let new = now.iter().filter(|(message, _)| !self.degraded.contains(**message));
+        told.extend(new.map(|(message, names)| {
+            let others = match names.len() {
+                0 | 1 => String::new(),
+                all => format!(" and {}", count(all - 1, "other service")),
+            };
+            Told::Warning(format!("{}{others}: {message}", names[0]))
+        }));
+        self.degraded = now.into_keys().map(str::to_owned).collect();
     }
 
     fn tell_problems(&mut self, status: &Status, told: &mut Vec<Told>) {

@@ -95,6 +95,9 @@ impl Args {
         for error in &sources.unreadable {
             writeln!(err, "error: {error:#}")?;
         }
+        if sources.files.is_empty() && sources.unreadable.is_empty() {
+            writeln!(err, "warning: no YAML files were found (*.yaml and *.yml are read)")?;
+        }
         for source in sources.files.iter().filter(|source| source.declares_nothing()) {
             writeln!(err, "warning: {}: declares nothing", source.name.display())?;
         }

@@ -14,13 +14,10 @@ use crate::clock::Clock;
 use crate::probe::{Prober, Subject, Verdict, unchecked};
 use crate::runtime::Runtime;
 use crate::spec::{Health, RuntimeKind};
-use crate::state::{DesiredDeployment, HealthState, Instance, InstanceRef, Phase};
+use crate::state::{DesiredDeployment, HealthState, Instance, InstanceRef, NOBODY_CHECKS, Phase};
 
 /// Verdicts on their way to the core; the prober waits beyond that.
 const VERDICTS: usize = 64;
-
-/// Why nothing is known of what nobody checks.
-const NOBODY_CHECKS: &str = "no controller runs that checks it";
 
 /// Why nothing is known of an instance whose own checks are not remembered, where those of its successor fail.
 const FAILS_OTHERS: &str = "it is of another template, whose checks are not remembered since the controller started, and \

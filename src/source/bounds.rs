@@ -59,7 +59,7 @@ pub(super) const MAX_REQUESTS: usize = 64;
 /// left to its own events.
 pub(super) const MAX_RESCANS: usize = 3;
 
-/// A hold names the deployments that are missing where they are at most that many: more make no sentence.
+/// Deployments that are missing of which a hold names that many: more make no sentence.
 pub(super) const MOST_NAMED: usize = 5;
 
 /// A loss of at most this many deployments at once is never held.

@@ -91,12 +91,15 @@ pub(super) fn describe(hold: &HoldRecord, missing: &BTreeSet<String>, losses: &L
         hold.reason != MOST_VANISHED && missing.iter().all(|name| losses.lost.get(name) == Some(&Loss::Undeclared));
     let of = match missing.len() {
         0 => String::new(),
-        count if count <= MOST_NAMED => {
-            let names: Vec<&str> = missing.iter().map(String::as_str).collect();
+        count => {
+            let names: Vec<&str> = missing.iter().map(String::as_str).take(MOST_NAMED).collect();
             let verb = if count == 1 { "is" } else { "are" };
-            format!(": {count} of {known} {verb} missing ({})", names.join(", "))
+            let rest = match count.saturating_sub(MOST_NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!(": {count} of {known} {verb} missing ({}{rest})", names.join(", "))
         }
-        count => format!(": {count} of {known} are missing"),
     };
     let back = if is_back { ", and is back without all that was in it" } else { "" };
     format!("{}{back}{of}; {HOLD_HELP}", hold.reason)

@@ -11,6 +11,9 @@ pub const NOT_CHECKED: &str = "not checked yet";
 /// Why what was healthy is not known to be so now.
 const ASSUMED: &str = "it was before its checks changed; the new ones have not passed yet";
 
+/// Why nothing is known of what nobody checks.
+pub const NOBODY_CHECKS: &str = "no controller runs that checks it";
+
 /// What health checks say of the present or last run of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]

@@ -16,7 +16,7 @@ pub use activity::{Activity, ActivityRecord, Signal, Use, WatchedInstance};
 pub use call::{ErrorKind, StopPolicy, StopRecord, StopRequest, Volumes};
 pub use condition::{Condition, ConditionStatus};
 pub use desired::{Desired, DesiredDeployment, DesiredService, Fate, SourceRef};
-pub use health::{HealthState, NOT_CHECKED, last_line};
+pub use health::{HealthState, NOBODY_CHECKS, NOT_CHECKED, last_line};
 pub use id::{BadIdentity, InstanceId, Owner, ServiceName, Target, labels};
 pub use observed::{Frozen, Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};

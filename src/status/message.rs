@@ -96,6 +96,8 @@ fn trouble(conditions: &[Condition]) -> Option<String> {
     let (_, condition) = ranked.min_by_key(|(rank, _)| *rank)?;
     Some(match condition.kind.as_str() {
         "Available" | "Progressing" | "LastRunFailed" => condition.message.clone(),
+        // The cause, which may take several sentences, is with the condition.
+        kind @ "Degraded" => format!("{kind}: {}", condition.message.split(": ").next().unwrap_or_default()),
         kind => format!("{kind}: {}", condition.message),
     })
 }
@@ -224,7 +226,7 @@ mod tests {
     #[test]
     fn the_worst_condition_is_the_one_that_is_said() {
         let unsupported = Condition::holds("UnsupportedField", "NotHonoured", "init: not run");
-        let degraded = Condition::holds("Degraded", "NotIsolated", "a plain process");
+        let degraded = Condition::holds("Degraded", "NotIsolated", "a plain process: no namespaces; make some: so");
         let complete = Condition::fails("Progressing", "Complete", "3 of 3");
         let rolling = Condition::holds("Progressing", "RollingOut", "1 of 3");
         let all = [complete, unsupported, degraded];

@@ -1,7 +1,7 @@
 //! What a wait is about.
 
 use crate::plan::Wait;
-use crate::state::DesiredService;
+use crate::state::{DesiredService, NOBODY_CHECKS};
 
 /// Whether a wait is about the service, or an instance or the runtime of it.
 pub(super) fn is_about(wait: &Wait, service: &DesiredService) -> bool {
@@ -78,6 +78,8 @@ pub(super) enum Severity {
 /// How much the wait matters.
 pub(super) fn severity(wait: &Wait) -> Severity {
     match wait {
+        // Without a controller nothing is on its way.
+        Wait::NotReady { check: Some(check), .. } if check == NOBODY_CHECKS => Severity::Blind,
         // A crash that nobody mends is no state that anybody declared.
         Wait::Ended { exit, .. } if !exit.is_success() => Severity::Final,
         Wait::Ended { .. }
