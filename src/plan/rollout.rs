@@ -321,7 +321,7 @@ where
             if !running || !(is_awaited || fresh.is_assumed_healthy()) {
                 continue;
             }
-            let until = self.judge.available_from(fresh);
+            let until = self.judge.available_from(fresh).filter(|_| is_awaited);
             if let Some(until) = until {
                 self.draft.look_at(until);
             }
