@@ -18,6 +18,7 @@ mod image;
 mod init;
 mod lifecycle;
 mod merge;
+mod network_access;
 mod parse;
 mod problem;
 mod published;
@@ -57,6 +58,7 @@ pub use image::{Image, ImageRef, PullPolicy};
 pub use init::InitAction;
 pub use lifecycle::{CrashAction, Errors, Lifecycle, OnExpiry, OnIdle, RestartKind, RestartPolicy};
 pub use merge::{Conflict, Merged, MergedDeployment, MergedService, merge, problems};
+pub use network_access::NetworkAccess;
 #[cfg(test)]
 pub(crate) use parse::counted::parses_during;
 pub use parse::{MAX_FILE_SIZE, parse, parse_bytes};

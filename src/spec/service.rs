@@ -438,7 +438,8 @@ impl schemars::JsonSchema for NetworkMode {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sandbox {
-    /// What it may reach; `none` for pools and `full` elsewhere when nothing is written.
+    /// What it may reach, on every runtime; `none` for pools, unless they write a `network_mode`, and `full` elsewhere
+    /// when nothing is written. The stricter of this and `network_mode` holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<SandboxNetwork>,
     /// Hosts that it may reach, and no others: through a proxy of HTTP, which `HTTP_PROXY` and `HTTPS_PROXY` name.

@@ -347,7 +347,28 @@ async fn a_network_that_somebody_removed_is_made_again(bench: &Bench) {
     assert!(running.phase.is_ready(), "{running:?}");
 }
 
+async fn members_of_a_pool_reach_nobody_unless_it_is_written(bench: &Bench) {
+    let interfaces = "ls /sys/class/net";
+    let service = bench.run(&bench.request("web", 0, SLEEPS)).await;
+    assert_eq!(inside(bench, &service, interfaces).await, "eth0\nlo");
+    let pool = format!("{SLEEPS}\npool: {{}}\n");
+    let fields = [
+        ("python", pool.clone(), "lo"),
+        ("alone", format!("{SLEEPS}\nsandbox: {{network: none}}\n"), "lo"),
+        ("open", format!("{pool}sandbox: {{network: full}}\n"), "eth0\nlo"),
+    ];
+    for (name, yaml, expected) in fields {
+        let instance = bench.run(&bench.request(name, 0, &yaml)).await;
+        assert_eq!(inside(bench, &instance, interfaces).await, expected, "{name}");
+        assert_eq!(instance.conditions, [], "{name}");
+    }
+    let member = bench.request("python", 1, &format!("{pool}port_mappings: [{{container_port: 80}}]\n"));
+    let member = bench.run(&member).await;
+    assert_eq!(member.ports, []);
+}
+
 crate::on_both_engines!(
+    members_of_a_pool_reach_nobody_unless_it_is_written,
     identity_and_limits_reach_the_process,
     storage_is_mounted,
     a_missing_source_and_a_foreign_volume_are_told,

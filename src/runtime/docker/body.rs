@@ -44,7 +44,8 @@ pub(super) struct Context<'a> {
 pub(super) fn create_body(request: &CreateRequest, context: &Context<'_>) -> ContainerCreateBody {
     let spec = &*request.spec;
     let command = spec.command.clone().unwrap_or_default();
-    let shares_network = matches!(spec.network_mode(), NetworkMode::Container(_));
+    let network = spec.network_access().mode();
+    let shares_network = matches!(network, NetworkMode::Container(_));
     let hostname = spec.hostname.clone().unwrap_or_else(|| request.id.hostname());
     ContainerCreateBody {
         // The engine refuses a host name for a container that lives in another one's network.
@@ -62,16 +63,18 @@ pub(super) fn create_body(request: &CreateRequest, context: &Context<'_>) -> Con
         stop_signal: Some(spec.stop_signal().to_string()),
         stop_timeout: i64::try_from(spec.stop_grace().as_millis().div_ceil(1000)).ok(),
         host_config: Some(host_config(request, context)),
-        networking_config: networking(&request.id, &spec.network_mode()),
+        networking_config: networking(&request.id, &network),
         ..ContainerCreateBody::default()
     }
 }
 
 fn host_config(request: &CreateRequest, context: &Context<'_>) -> HostConfig {
     let spec = &*request.spec;
+    let network = spec.network_access().mode();
+    let has_network = network != NetworkMode::None;
     let mut host = HostConfig {
-        network_mode: Some(network_mode(&request.id.deployment, &spec.network_mode())),
-        port_bindings: some(port_bindings(spec)),
+        network_mode: Some(network_mode(&request.id.deployment, &network)),
+        port_bindings: has_network.then(|| port_bindings(spec)).and_then(some),
         // The controller restarts, so that there is one back-off and one count.
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         mounts: some(mounts::mounts(request)),

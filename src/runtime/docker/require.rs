@@ -5,7 +5,7 @@ use super::enforcement::LACKS;
 use super::modes::{joins_another, seccomp_profile};
 use crate::runtime::enforcement::is_root;
 use crate::runtime::{Capabilities, Control, CreateRequest, ErrorKind, Result, RuntimeError, Support};
-use crate::spec::{NetworkMode, Resources, Sandbox, SandboxNetwork, SeccompProfile, ServiceSpec};
+use crate::spec::{NetworkMode, Resources, Sandbox, SeccompProfile, ServiceSpec};
 
 impl Inner {
     /// Refuses a request whose spec requires controls that its container would not have.
@@ -43,7 +43,7 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
         Control::MountNamespace | Control::UtsNamespace | Control::CgroupNamespace => None,
         Control::PidNamespace => joins_another(spec.pid_mode.as_deref()).then_some("pid_mode shares another one"),
         Control::IpcNamespace => joins_another(spec.ipc_mode.as_deref()).then_some("ipc_mode shares another one"),
-        Control::NetworkIsolation => network(spec, sandbox),
+        Control::NetworkIsolation => network(spec),
         Control::ReadOnlyRoot => (spec.read_only_root_fs != Some(true)).then_some("write read_only_root_fs: true"),
         Control::MemoryLimit | Control::CpuLimit | Control::PidsLimit | Control::IoLimit => limit(control, &resources),
         Control::Seccomp => seccomp(spec, sandbox),
@@ -51,23 +51,18 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
             (spec.privileged == Some(true)).then_some("privileged: true gives every capability; remove it")
         }
         Control::User => user(spec),
-        Control::ServiceNames => {
-            (spec.network_mode() != NetworkMode::Default).then_some("only network_mode: default has them")
-        }
+        Control::ServiceNames => (spec.network_access().mode() != NetworkMode::Default)
+            .then_some("only the network of the deployment has them"),
         Control::Devices => (spec.privileged == Some(true)).then_some("privileged: true gives every device; remove it"),
         Control::Suspend | Control::Activity => None,
         Control::DiskLimit | Control::EgressFilter | Control::Landlock => Some(LACKS),
     }
 }
 
-fn network(spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'static str> {
-    match (spec.network_mode(), &sandbox.network) {
-        (NetworkMode::None, _) => None,
-        (NetworkMode::Host | NetworkMode::Container(_), _) => Some("network_mode shares another one"),
-        (_, Some(SandboxNetwork::None | SandboxNetwork::Loopback)) => {
-            Some("sandbox.network has no effect here; write network_mode: none")
-        }
-        (NetworkMode::Default | NetworkMode::Bridge(_), _) => None,
+fn network(spec: &ServiceSpec) -> Option<&'static str> {
+    match spec.network_access().mode() {
+        NetworkMode::Host | NetworkMode::Container(_) => Some("network_mode shares another one"),
+        NetworkMode::None | NetworkMode::Default | NetworkMode::Bridge(_) => None,
     }
 }
 

@@ -21,7 +21,7 @@ impl Inner {
     /// Makes what an instance of this spec shares with others.
     pub(super) async fn ensure_shared(&self, id: &InstanceId, spec: &ServiceSpec) -> Result<()> {
         let deployment = id.deployment.as_str();
-        if spec.network_mode() == NetworkMode::Default {
+        if spec.network_access().mode() == NetworkMode::Default {
             self.ensure_network_once(deployment).await?;
         }
         for storage in &spec.storage {

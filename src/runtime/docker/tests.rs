@@ -78,6 +78,11 @@ fn each_field_has_its_place_in_the_request() {
         (json!({}), "/NetworkingConfig/EndpointsConfig/keel_shop/Aliases", json!(["web", "2.web"])),
         (json!({"network_mode": "none"}), "/HostConfig/NetworkMode", json!("none")),
         (json!({"network_mode": "none"}), "/NetworkingConfig", Value::Null),
+        (json!({"pool": {}}), "/HostConfig/NetworkMode", json!("none")),
+        (json!({"pool": {}}), "/NetworkingConfig", Value::Null),
+        (json!({"pool": {}, "port_mappings": [{"container_port": 80}]}), "/HostConfig/PortBindings", Value::Null),
+        (json!({"pool": {}, "network_mode": "bridge"}), "/HostConfig/NetworkMode", json!("bridge")),
+        (json!({"sandbox": {"network": "loopback"}}), "/HostConfig/NetworkMode", json!("none")),
         (json!({"host_network": true}), "/HostConfig/NetworkMode", json!("host")),
         (json!({"network_mode": "bridge:mine"}), "/HostConfig/NetworkMode", json!("mine")),
         (json!({"network_mode": "container:abc"}), "/Hostname", Value::Null),
@@ -268,8 +273,12 @@ fn what_has_no_effect_is_named() {
     assert!(named(json!({"env": {"A": 1}, "resources": {"memory": "1Gi"}, "user": "nobody"})).is_empty());
     assert_eq!(
         named(json!({"sandbox": {"network": "none", "seccomp": "strict", "require": ["seccomp"]}})),
-        ["sandbox.network", "sandbox.seccomp"]
+        ["sandbox.seccomp"]
     );
+    let ports = json!([{"container_port": 80}]);
+    assert_eq!(named(json!({"pool": {}, "port_mappings": ports})), ["port_mappings"]);
+    assert_eq!(named(json!({"port_mappings": ports})), Vec::<String>::new());
+    assert_eq!(named(json!({"network_mode": "none", "sandbox": {"network": "full"}})), ["sandbox.network"]);
     // What no runtime honours is named once, with the spec.
     assert!(named(json!({"platform": {"os": "linux", "arch": "amd64"}, "network": {"join": {"mode": "open"}}, "node_mode": "shared"})).is_empty());
     assert_eq!(
@@ -359,8 +368,8 @@ fn a_required_control_is_met_by_the_container_or_named() {
         (json!(["pid_namespace", "network_isolation", "seccomp", "capability_drop"]), json!({}), vec![]),
         (json!(["pid_namespace"]), json!({"pid_mode": "host"}), vec!["pid_namespace"]),
         (json!(["network_isolation"]), json!({"host_network": true}), vec!["network_isolation"]),
-        (json!(["network_isolation"]), json!({"sandbox": {"network": "none"}}), vec!["network_isolation"]),
-        (json!(["network_isolation"]), json!({"sandbox": {"network": "none"}, "network_mode": "none"}), vec![]),
+        (json!(["network_isolation"]), json!({"sandbox": {"network": "none"}}), vec![]),
+        (json!(["network_isolation"]), json!({"pool": {}}), vec![]),
         (json!(["seccomp", "capability_drop"]), json!({"privileged": true}), vec!["seccomp", "capability_drop"]),
         (json!(["seccomp"]), json!({"security_opt": ["seccomp=unconfined"]}), vec!["seccomp"]),
         (json!(["seccomp"]), json!({"sandbox": {"seccomp": "strict"}}), vec!["seccomp"]),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::labels::replaced;
 use super::limits::vendor;
 use super::ping::Product;
-use crate::spec::{Check, Destination, NetworkMode, ServiceSpec, Storage};
+use crate::spec::{Check, Destination, NetworkMode, SandboxNetwork, ServiceSpec, Storage};
 use crate::state::Condition;
 
 /// One condition for each field that is written and has no effect on Docker and Podman: `UnsupportedField`, or
@@ -22,7 +22,6 @@ pub(super) fn unsupported(spec: &ServiceSpec, product: Option<Product>) -> Vec<C
     };
     if let Some(sandbox) = &spec.sandbox {
         let written = [
-            ("network", sandbox.network.is_some()),
             ("allow_hosts", !sandbox.allow_hosts.is_empty()),
             ("readable", !sandbox.readable.is_empty()),
             ("writable", !sandbox.writable.is_empty()),
@@ -32,6 +31,7 @@ pub(super) fn unsupported(spec: &ServiceSpec, product: Option<Product>) -> Vec<C
             field(&format!("sandbox.{name}"), "it confines instances of the sandbox runtime");
         }
     }
+    network_fields(spec, &mut field);
     for (index, storage) in spec.storage.iter().enumerate() {
         storage_fields(index, storage, &mut field);
     }
@@ -65,6 +65,24 @@ pub(super) fn unsupported(spec: &ServiceSpec, product: Option<Product>) -> Vec<C
     found
 }
 
+/// Fields about ports and networks that a container without a network does not honour.
+fn network_fields(spec: &ServiceSpec, field: &mut impl FnMut(&str, &str)) {
+    if spec.network_access().mode() != NetworkMode::None {
+        return;
+    }
+    if spec.network_mode() == NetworkMode::None && spec.sandbox_network() == Some(SandboxNetwork::Full) {
+        field("sandbox.network", "network_mode: none is stricter and holds");
+    }
+    let written = [
+        ("port_mappings", !spec.port_mappings.is_empty()),
+        ("endpoints", !spec.endpoints.is_empty()),
+        ("dns", !spec.dns.is_empty()),
+    ];
+    for (name, _) in written.iter().filter(|(_, written)| *written) {
+        field(name, "the container has no network, and nothing outside reaches it");
+    }
+}
+
 /// Time for which Podman keeps the monitor of a command that was run through its API (`exit_command_delay`).
 const EXEC_KEPT: Duration = Duration::from_secs(300);
 
@@ -81,7 +99,7 @@ fn differs_on_podman(spec: &ServiceSpec) -> Vec<Condition> {
              host.containers.internal, or write the address"
         ))
     });
-    let loses_names = !spec.dns.is_empty() && spec.network_mode() == NetworkMode::Default;
+    let loses_names = !spec.dns.is_empty() && spec.network_access().mode() == NetworkMode::Default;
     let names = loses_names.then(|| {
         differs("dns: Podman may ask these servers alone, and then names of services do not resolve".to_owned())
     });

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::spec::{NetworkMode, SandboxNetwork, ServiceSpec, Storage};
+use crate::spec::{NetworkAccess, ServiceSpec, Storage};
 
 /// What every program reads to start at all: the system's own programs, libraries and settings.
 const SYSTEM: &[&str] = &[
@@ -69,15 +69,12 @@ pub enum Network {
 }
 
 impl Network {
-    /// What a spec asks for: nothing for pools and where it says so, else everything.
+    /// What a spec asks for.
     pub fn of(spec: &ServiceSpec, port: Option<u16>) -> Self {
-        let written = spec.sandbox.as_ref().and_then(|sandbox| sandbox.network);
-        match (spec.network_mode(), written) {
-            (NetworkMode::None, _) | (_, Some(SandboxNetwork::None)) => Self::None,
-            (_, Some(SandboxNetwork::Loopback)) => Self::Loopback { port },
-            (_, Some(SandboxNetwork::Full)) => Self::Full,
-            (_, None) if spec.pool.is_some() => Self::None,
-            (_, None) => Self::Full,
+        match spec.network_access() {
+            NetworkAccess::Nothing => Self::None,
+            NetworkAccess::Loopback => Self::Loopback { port },
+            NetworkAccess::Mode(_) => Self::Full,
         }
     }
 }

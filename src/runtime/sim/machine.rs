@@ -294,7 +294,7 @@ impl Machine {
     /// Makes what the instances of a deployment share.
     fn share(&mut self, owner: &Owner, request: &CreateRequest) {
         let deployment = &request.id.deployment;
-        if request.spec.network_mode() == NetworkMode::Default {
+        if request.spec.network_access().mode() == NetworkMode::Default {
             self.networks.insert((owner.clone(), deployment.clone()));
         }
         for storage in &request.spec.storage {

@@ -11,7 +11,7 @@ use crate::runtime::sandbox::layout::{InstanceDir, Layout};
 use crate::runtime::sandbox::probe::Probe;
 use crate::runtime::sandbox::record::Root;
 use crate::runtime::sandbox::unsupported::unsupported;
-use crate::spec::{EndpointProtocol, NetworkMode, PortProtocol, SandboxNetwork, ServiceSpec};
+use crate::spec::{EndpointProtocol, NetworkAccess, NetworkMode, PortProtocol, SandboxNetwork, ServiceSpec};
 use crate::state::Condition;
 
 /// Address of the machine on which ports are published that nothing is written for.
@@ -61,18 +61,15 @@ pub fn wanted(spec: &ServiceSpec, probe: &Probe) -> Wanted {
     }
 }
 
-/// What the spec asks for. The stricter of two fields holds.
+/// What the spec asks for, egress rules included.
 pub fn asked(spec: &ServiceSpec) -> Wanted {
-    let by_sandbox = spec.sandbox.as_ref().and_then(|sandbox| sandbox.network);
-    match (spec.network_mode(), by_sandbox) {
-        (NetworkMode::None, _) | (_, Some(SandboxNetwork::None)) => Wanted::Nothing,
+    match spec.network_access() {
+        NetworkAccess::Nothing => Wanted::Nothing,
+        NetworkAccess::Loopback => Wanted::Itself,
         // The egress proxy is reached by loopback, and is the only way out.
-        (_, Some(SandboxNetwork::Full)) if has_rules(spec) => Wanted::Itself,
-        (_, Some(SandboxNetwork::Loopback)) => Wanted::Itself,
-        (_, None) if spec.pool.is_some() => Wanted::Nothing,
-        (_, None) if has_rules(spec) => Wanted::Itself,
-        (NetworkMode::Host, _) => Wanted::Machine,
-        (NetworkMode::Default | NetworkMode::Bridge(_) | NetworkMode::Container(_), _) => Wanted::Deployment,
+        NetworkAccess::Mode(_) if has_rules(spec) => Wanted::Itself,
+        NetworkAccess::Mode(NetworkMode::Host) => Wanted::Machine,
+        NetworkAccess::Mode(_) => Wanted::Deployment,
     }
 }
 
