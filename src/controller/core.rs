@@ -246,6 +246,7 @@ impl State {
                 },
                 () = sleep_until(deadline) => {}
             }
+            self.ledger.pass(self.now());
             while self.lanes.try_join_next().is_some() {}
             self.relist();
             self.measure_due();
@@ -288,6 +289,7 @@ impl State {
     }
 
     fn handle(&mut self, message: Message) {
+        self.ledger.pass(self.now());
         match message {
             Message::Attached(runtime) => self.attached(runtime),
             Message::Unreachable(kind, why) => self.lost(kind, why),
@@ -304,7 +306,7 @@ impl State {
             }
             Message::Measured(measured) => self.measured(measured),
             Message::ImageFound(kind, reference, found) => self.image_found(kind, reference, found),
-            Message::Sampled(deployment, samples) => self.sampled(&deployment, samples),
+            Message::Sampled(deployment, sample) => self.sampled(&deployment, sample),
             Message::Used(news) => self.used(news),
             Message::Remembered(deployment, changes, kept) => self.remembered(&deployment, changes, kept),
             Message::Remnants(kind, news) => self.remnant_news(kind, news),

@@ -50,7 +50,7 @@ pub enum Message {
     /// A registry told what a tag stands for, or didn't.
     ImageFound(RuntimeKind, String, Result<String>),
     /// It was found out what instances of a deployment use whose idleness is limited.
-    Sampled(String, Vec<Sampled>),
+    Sampled(String, Sampled),
     /// Somebody uses an instance.
     Used(UseNews),
     /// What was to be remembered of the jobs of a deployment is kept, or could not be.

@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::core::State;
-use super::ledger::{Ending, Sampled, Used};
+use super::ledger::{Answer, Ending, Sampled, Used};
 use super::memory::Note;
 use super::message::{Message, UseNews};
 use crate::plan::{Action, Cause, Lane, Lives};
@@ -105,33 +105,47 @@ impl State {
         }
     }
 
-    /// Asks what the instances use whose idleness is limited.
+    /// Asks what the instances use whose idleness is limited. Each tells on its own, so that one that hangs keeps no other
+    /// from being seen.
     pub(super) fn sample_due(&mut self) {
         for (deployment, keys) in self.ledger.take_due(Instant::now()) {
-            let asked = |one: &Instance| {
-                let Phase::Running { since, .. } = one.phase else { return None };
-                keys.contains(&(one.runtime, one.runtime_id.clone())).then_some(())?;
-                let attached = self.runtimes.get(&one.runtime)?;
-                // A runtime that can't tell is not asked; the other signals decide.
-                attached.runtime.stats()?;
-                Some((attached.runtime.clone(), one.as_ref(), since))
-            };
-            let asked: Vec<_> = self.cache.of(&deployment).filter_map(asked).collect();
+            let keys: HashSet<_> = keys.into_iter().collect();
+            let is_due = |one: &&Instance| keys.contains(&(one.runtime, one.runtime_id.clone()));
+            let due: Vec<Instance> = self.cache.of(&deployment).filter(is_due).cloned().collect();
+            let mut asked = Vec::new();
+            for instance in due {
+                let (run, runs) = match instance.phase {
+                    Phase::Running { since, .. } => (since, true),
+                    Phase::Paused { since } => (since, false),
+                    _ => continue,
+                };
+                let runtime = self.runtimes.get(&instance.runtime).map(|attached| attached.runtime.clone());
+                match runtime.filter(|runtime| runs && runtime.stats().is_some()) {
+                    Some(runtime) => asked.push(sample(runtime, instance.as_ref(), run)),
+                    // What is frozen does nothing, and a runtime that can't tell is not asked; the other signals decide.
+                    None => {
+                        let sample = Sampled { instance: instance.as_ref(), run, answer: Answer::Nothing };
+                        self.sampled(&deployment, sample);
+                    }
+                }
+            }
             let messages = self.messages.clone();
             self.lanes.spawn(async move {
-                let samples: Vec<_> = asked.into_iter().map(|(runtime, one, run)| sample(runtime, one, run)).collect();
-                let samples: Vec<_> = stream::iter(samples).buffer_unordered(SIDE_BY_SIDE).collect().await;
-                let samples = samples.into_iter().flatten().collect();
-                // A core that has ended decides nothing.
-                let _ = messages.send(Message::Sampled(deployment, samples)).await;
+                let mut samples = stream::iter(asked).buffer_unordered(SIDE_BY_SIDE);
+                while let Some(sample) = samples.next().await {
+                    // A core that has ended decides nothing.
+                    let _ = messages.send(Message::Sampled(deployment.clone(), sample)).await;
+                }
             });
         }
     }
 
-    /// Takes samples.
-    pub(super) fn sampled(&mut self, deployment: &str, samples: Vec<Sampled>) {
-        let times = self.now();
-        self.ledger.learn(deployment, samples, times);
+    /// Takes a sample. What it shows may have been waited for, so that its limit on idleness is looked at when it strikes.
+    pub(super) fn sampled(&mut self, deployment: &str, sample: Sampled) {
+        let times @ (now, at) = self.now();
+        if let Some(strikes) = self.ledger.learn(deployment, sample, times) {
+            self.queue.add(deployment, at + (strikes - now).to_std().unwrap_or_default());
+        }
         self.keep_activity(deployment);
     }
 
@@ -165,13 +179,15 @@ impl State {
     }
 }
 
-/// What one run used; none where it is over.
-async fn sample(runtime: Arc<dyn Runtime>, instance: InstanceRef, run: DateTime<Utc>) -> Option<Sampled> {
-    let stats = runtime.stats()?;
-    let usage = match tokio::time::timeout(SAMPLE_DEADLINE, stats.stats(&instance)).await {
-        Ok(Ok(usage)) => Some(usage),
-        Ok(Err(error)) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Rejected) => return None,
-        Ok(Err(_)) | Err(_) => None,
+/// What one run used.
+async fn sample(runtime: Arc<dyn Runtime>, instance: InstanceRef, run: DateTime<Utc>) -> Sampled {
+    let answer = match runtime.stats() {
+        None => Answer::Nothing,
+        Some(stats) => match tokio::time::timeout(SAMPLE_DEADLINE, stats.stats(&instance)).await {
+            Ok(Ok(usage)) => Answer::Used(usage),
+            Ok(Err(error)) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Rejected) => Answer::Nothing,
+            Ok(Err(_)) | Err(_) => Answer::Unknown,
+        },
     };
-    Some(Sampled { instance, run, usage })
+    Sampled { instance, run, answer }
 }

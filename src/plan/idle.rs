@@ -57,9 +57,9 @@ pub fn busy(passed: Duration, cpu_usec: u64, network_bytes: Option<u64>) -> Vec<
 pub fn last_activity(activity: &Activity, max_idle: Duration, now: DateTime<Utc>) -> DateTime<Utc> {
     let counts = activity.uses.iter().map(|(signal, seen)| match seen.ongoing {
         true => now,
-        false => before(seen.last, (max_idle / 100).saturating_mul(u32::from(100 - signal.weight().min(100)))),
+        false => before(seen.counted, (max_idle / 100).saturating_mul(u32::from(100 - signal.weight().min(100)))),
     });
-    counts.fold(activity.watched_since, DateTime::max)
+    counts.fold(activity.counted_since, DateTime::max)
 }
 
 /// What an instance is doing, as far as its use tells.
