@@ -49,7 +49,7 @@ impl Args {
     pub async fn run(self, options: &Options) -> Outcome {
         let What::Idle(Idle { name, output }) = self.what;
         let Some(mut engine) = observe_existing(options).await? else {
-            anyhow::bail!("{name} has no instance that runs or is idle; see keel get instances");
+            anyhow::bail!("{name} has no instance; see keel get instances");
         };
         let reports = engine
             .ask(async |client| {
@@ -73,7 +73,11 @@ impl Args {
 
 /// A report as people read it.
 fn text(report: &IdleReport, now: DateTime<Utc>) -> String {
-    let doing = report.doing.map_or("not known: no controller watches it", |doing| doing.name());
+    let doing = match (report.doing, report.ended) {
+        (Some(doing), _) => doing.name().to_owned(),
+        (None, Some(ended)) => format!("not running: it ended at {} ({})", time(ended), ago(ended, now)),
+        (None, None) => "not known: no controller watches it".to_owned(),
+    };
     let mut lines = vec![
         format!("{} is {doing}", report.name),
         match report.max_idle {
@@ -84,6 +88,12 @@ fn text(report: &IdleReport, now: DateTime<Utc>) -> String {
     if let Some(since) = report.idle_since {
         lines.push(format!("  idle since: {} ({})", time(since), ago(since, now)));
     }
+    if let (Some(counted), Some(since)) = (report.counted_since, report.idle_since)
+        && time(counted) != time(since)
+    {
+        let why = if counted > since { "time without a watcher does not count" } else { "by the weight of the use" };
+        lines.push(format!("  limit counts from: {} ({why})", time(counted)));
+    }
     lines.push(match report.next {
         Some(next) => {
             let limit = match next.limit {
@@ -93,6 +103,7 @@ fn text(report: &IdleReport, now: DateTime<Utc>) -> String {
             format!("  next limit: {limit} at {} ({}): {}", time(next.at), until(next.at, now), next.strike.name())
         }
         None if report.rests => format!("  next limit: none; `keel start {}` wakes it", report.name),
+        None if report.ended.is_some() => format!("  next limit: none; `keel start {}` starts it", report.name),
         None => "  next limit: none".to_owned(),
     });
     if let Some(held) = report.held_until {

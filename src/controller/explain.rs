@@ -9,7 +9,7 @@ use super::engine::Engine;
 use super::message::Command;
 use crate::plan::idle::{Doing, Next, doing, limits};
 use crate::spec::{HumanDuration, RuntimeKind};
-use crate::state::{EndedBy, Exit, Instance, Phase, Signal, StopCause, Target};
+use crate::state::{Activity, EndedBy, Exit, Instance, Phase, Signal, StopCause, Target};
 
 /// What is known of the use of one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +28,13 @@ pub struct IdleReport {
     pub watched_since: Option<DateTime<Utc>>,
     /// Limit on idleness, `lifecycle.max_idle`.
     pub max_idle: Option<HumanDuration>,
-    /// From when on its idleness counts.
+    /// The last use that was seen, or since when it is watched where none was; absent while it is in use.
     pub idle_since: Option<DateTime<Utc>>,
+    /// From when on `max_idle` counts: later than the last use by the time in which nobody watched, and earlier for uses of
+    /// less weight.
+    pub counted_since: Option<DateTime<Utc>>,
+    /// When it ended, where it does not run.
+    pub ended: Option<DateTime<Utc>>,
     /// The limit that strikes next.
     pub next: Option<Next>,
     /// Until when its slot is held.
@@ -52,7 +57,8 @@ pub struct SignalReport {
 }
 
 impl State {
-    /// What is known of the use of the instances that a target covers: the running and frozen ones, and those that rest.
+    /// What is known of the use of the instances that a target covers: the running and frozen ones, and the last
+    /// ones of slots in which nothing runs.
     pub(super) fn explain_idle(&self, target: &Target) -> Result<Vec<IdleReport>, EngineError> {
         let declared = self.declared.desired.deployments.get(&target.deployment);
         let effective = declared.map(|declared| self.effective(declared));
@@ -62,18 +68,19 @@ impl State {
         let alive: Vec<(String, u32)> =
             observed.iter().filter(|one| lives(one)).map(|one| (one.id.service.clone(), one.id.slot)).collect();
         observed.retain(|one| {
-            let rests = rests(one) && !alive.contains(&(one.id.service.clone(), one.id.slot));
+            let is_over = matches!(one.phase, Phase::Exited(_));
+            let is_down = is_over && !alive.contains(&(one.id.service.clone(), one.id.slot));
             let is_newest = || {
                 !self.cache.of(&target.deployment).any(|other| {
                     (&other.id.service, other.id.slot) == (&one.id.service, one.id.slot)
                         && other.recency() > one.recency()
                 })
             };
-            lives(one) || (rests && is_newest())
+            lives(one) || (is_down && is_newest())
         });
         observed.sort_by(|one, other| one.id.cmp(&other.id));
         if observed.is_empty() {
-            let text = format!("{target} has no instance that runs or is idle; see keel get instances");
+            let text = format!("{target} has no instance; see keel get instances");
             return Err(EngineError::NotFound(text));
         }
         Ok(observed.iter().map(|one| self.idle_report(one, effective.as_ref())).collect())
@@ -100,10 +107,8 @@ impl State {
         let next = service.and_then(|service| {
             limits(&instance.phase, instance.last_activity, &service.spec, held_until).into_iter().next()
         });
-        let suspended = self.ledger.suspended(&instance.id.deployment).get(&instance.runtime_id).copied();
-        let suspended = suspended.filter(|_| matches!(instance.phase, Phase::Paused { .. }));
-        let rests = suspended.is_some() || rests(instance);
-        let stopped = match &instance.phase {
+        let rests = self.is_suspended_idle(instance) || rests(instance);
+        let ended = match &instance.phase {
             Phase::Exited(exit) => Some(exit.finished_at),
             _ => None,
         };
@@ -113,6 +118,7 @@ impl State {
             runtime_id: instance.runtime_id.clone(),
             doing: match (&activity, max_idle) {
                 _ if rests => Some(Doing::Idle),
+                _ if ended.is_some() => None,
                 // Without a limit nothing is idle; what it does counts as it would with a long one.
                 (Some(activity), limit) => {
                     Some(doing(activity, limit.map_or(std::time::Duration::MAX, HumanDuration::get), now))
@@ -122,7 +128,9 @@ impl State {
             signals: signals.into(),
             watched_since: activity.as_ref().map(|activity| activity.watched_since),
             max_idle,
-            idle_since: suspended.or(stopped).or(instance.last_activity.filter(|_| max_idle.is_some())),
+            idle_since: activity.as_ref().filter(|_| max_idle.is_some()).and_then(Activity::last_use),
+            counted_since: instance.last_activity.filter(|_| max_idle.is_some() && ended.is_none() && !rests),
+            ended,
             next,
             held_until,
             rests,
@@ -139,7 +147,7 @@ impl Engine {
     /// What is known of the use of the instances that a target covers, by name.
     ///
     /// # Errors
-    /// `NotFound` where it covers none that runs or is idle.
+    /// `NotFound` where it covers none.
     pub async fn explain_idle(&self, target: &Target) -> Result<Vec<IdleReport>, EngineError> {
         let target = target.clone();
         self.ask(|reply| Command::ExplainIdle(target, reply)).await?
