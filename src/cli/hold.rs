@@ -10,7 +10,7 @@ use crate::state::Target;
 
 /// Keep instances alive for a while
 ///
-/// What is idle is woken. Until then they are neither idle (`lifecycle.max_idle`) nor recycled for their age
+/// What is idle is woken; what is stopped or terminated is refused until `keel start` starts it. Until then they are neither idle (`lifecycle.max_idle`) nor recycled for their age
 /// (`lifecycle.on_expiry: recycle`). At most 24h at a time; another hold takes the place of the one before.
 /// `lifecycle.on_expiry: terminate` is a bound that no hold moves, and a hold keeps nothing from `keel stop`, a rollout, or fewer
 /// replicas. It holds over restarts of the controller.

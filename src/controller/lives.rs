@@ -90,12 +90,17 @@ impl State {
                 memory.orders.lives.started.extend(idle);
             }
         }
-        let holds = &mut memory.orders.lives.holds;
-        let mut results = Vec::new();
+        let (mut results, mut down) = (Vec::new(), Vec::new());
         for service in services {
             let slots = target.slot.map_or(0..service.replicas, |slot| slot..slot + 1);
-            let of_service = holds.entry(service.name.clone()).or_default();
             for slot in slots {
+                if until.is_some()
+                    && let Some(why) = self.stays_down(target, &service, slot, memory)
+                {
+                    down.push(why);
+                    continue;
+                }
+                let of_service = memory.orders.lives.holds.entry(service.name.clone()).or_default();
                 match until {
                     Some(until) => drop(of_service.insert(slot, until)),
                     None => drop(of_service.remove(&slot)),
@@ -107,11 +112,37 @@ impl State {
                 });
             }
         }
+        if results.is_empty() && !down.is_empty() {
+            return Err(EngineError::Conflict(down.join("; ")));
+        }
+        results.extend(down.into_iter().map(|why| format!("not held: {why}")));
+        let holds = &mut memory.orders.lives.holds;
         for of_service in holds.values_mut() {
             of_service.retain(|_, until| *until > now);
         }
         holds.retain(|_, of_service| !of_service.is_empty());
         Ok(results)
+    }
+
+    /// Why nothing of a slot is to run, so that there is nothing to hold, and what would change that.
+    fn stays_down(&self, target: &Target, service: &DesiredService, slot: u32, memory: &Memory) -> Option<String> {
+        let lives = &memory.orders.lives;
+        let name = format!("{}/{}/{slot}", target.deployment, service.name);
+        let is_terminated = |one: &&Instance| match &one.phase {
+            Phase::Exited(exit) => {
+                exit.ended_by == EndedBy::Request(StopCause::Expired) && !lives.started.contains(&one.runtime_id)
+            }
+            _ => false,
+        };
+        let how = if lives.stopped.get(&service.name).is_some_and(|stopped| stopped.covers(service, slot)) {
+            "stopped"
+        } else {
+            let of_slot =
+                Target { deployment: target.deployment.clone(), service: Some(service.name.clone()), slot: Some(slot) };
+            self.newest(&of_slot, &service.name).into_iter().find(is_terminated)?;
+            "terminated"
+        };
+        Some(format!("{name} is {how}; `keel start {name}` starts it"))
     }
 
     /// The services that a target covers, as they are to run; a slot has to be one of them.

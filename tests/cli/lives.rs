@@ -90,6 +90,8 @@ fn a_stop_lasts_over_a_restart_of_the_controller_until_the_start_or_another_temp
     assert_eq!(state(&rig), "stopped");
     let done = rig.keel(&["exec", "demo/agent", "--", "true"]).expect_code(125);
     assert!(done.err.contains("demo/agent/0 is stopped; `keel start demo/agent/0` starts it"), "{done:?}");
+    let done = rig.keel(&["hold", "demo/agent", "--for", "1h"]).expect_code(1);
+    assert!(done.err.contains("demo/agent/0 is stopped; `keel start demo/agent/0` starts it"), "{done:?}");
     rig.keel(&["start", "demo/agent/0"]).expect_code(0);
     rig.until_running("demo", 1);
     rig.keel(&["stop", "demo"]).expect_code(0);
@@ -146,9 +148,30 @@ fn a_busy_agent_is_not_idle_and_a_terminated_one_comes_back_when_it_is_started()
     assert!(events.contains("demo/agent/0 reaches lifecycle.max_lifetime at "), "{events}");
     assert!(events.contains("reached its maximum age") && !events.contains("idle since"), "{events}");
     rig.keel(&["exec", "demo/agent", "--", "true"]).expect_code(125);
+    let done = rig.keel(&["hold", "demo/agent/0", "--for", "1h"]).expect_code(1);
+    assert!(done.err.contains("demo/agent/0 is terminated; `keel start demo/agent/0` starts it"), "{done:?}");
+    let text = rig.keel(&["explain", "idle", "demo/agent"]).expect_code(0).out;
+    assert!(text.starts_with("demo/agent/0 is not running: it ended at "), "{text}");
+    let cpu = text.lines().find(|line| line.trim_start().starts_with("cpu ")).unwrap();
+    assert!(cpu.ends_with("ago)"), "what was seen before is remembered: {text}");
     rig.keel(&["start", "demo/agent"]).expect_code(0);
     until_state(&rig, "running");
     assert_eq!(running(&rig)[0]["restarts"], 0);
+}
+
+#[test]
+fn a_busy_agent_runs_on_after_a_controller_that_stood_still() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &agent("{ max_idle: 2s }").replace("sleep 0.2", "true"));
+    let controller = rig.controller();
+    rig.until_running("demo", 1);
+    let pid = running(&rig)[0]["pid"].clone();
+    controller.signal("STOP");
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    controller.signal("CONT");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let events = rig.keel(&["describe", "demo/agent"]).expect_code(0).out;
+    assert_eq!((&running(&rig)[0]["pid"], events.contains("idle since")), (&pid, false), "{events}");
 }
 
 #[test]
