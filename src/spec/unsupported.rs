@@ -4,8 +4,7 @@
 //! What only some runtimes can't do, they report themselves.
 
 use super::{
-    DeclaredDeployment, OnIdle, RType, RestartKind, Scalar, Scale, ServiceSpec, Storage, problem::display_path,
-    problem::steps,
+    DeclaredDeployment, RType, RestartKind, Scalar, Scale, ServiceSpec, Storage, problem::display_path, problem::steps,
 };
 
 /// A field that has no effect yet.
@@ -66,8 +65,10 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
     add(spec.session.is_some() && spec.pool.is_none(), "session", "only a pool has sessions; write `pool: {}`");
     let lives_by_pool = spec.pool.is_some() && spec.lifecycle.is_some();
     add(lives_by_pool, "lifecycle", "members of a pool live by `pool.warm_ttl` and by the timeouts of `session`");
-    let suspends = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.on_idle == Some(OnIdle::Suspend));
-    add(ends && suspends, "lifecycle.on_idle", "a job that is frozen would never end; an idle one keeps running");
+    let lifecycle = spec.lifecycle.as_ref().filter(|_| ends);
+    const UNLIMITED: &str = "a job has no such limit; job.active_deadline ends a run that takes longer";
+    add(lifecycle.is_some_and(|one| one.on_idle.is_some()), "lifecycle.on_idle", UNLIMITED);
+    add(lifecycle.is_some_and(|one| one.on_expiry.is_some()), "lifecycle.on_expiry", UNLIMITED);
     const PLACEMENT: &str = "there is one machine; instances are not placed by this";
     add(spec.network.is_some(), "network", "there are no overlay networks; a deployment has one network");
     add(spec.node_mode.is_some(), "node_mode", PLACEMENT);

@@ -79,7 +79,7 @@ fn what_nothing_honours_yet_is_listed() {
     let spec = service(
         "service: a\ndeployment: d\nrtype: job\nimage: { name: x }\nenv: { A: '$S:a' }\n\
          restart_policy: { kind: always }\nscale: { mode: fixed, replicas: 2 }\nstorage: [{ type: s3, bucket: b, target: /b }]\n\
-         lifecycle: { max_idle: 5m, on_idle: suspend }",
+         lifecycle: { on_idle: suspend }",
     );
     let paths: Vec<String> = unsupported(&spec).into_iter().map(|field| field.path).collect();
     let of_job = ["restart_policy.kind", "scale"];

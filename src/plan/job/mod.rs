@@ -30,7 +30,7 @@ use super::draft::{Draft, Launch};
 use super::need::{is_ended_as_unhealthy, is_refused, may_not_begin};
 use super::restart::is_final;
 use super::time::{after, due};
-use super::{Cause, RESTART_DELAY, Verdict, Wait, backoff};
+use super::{Cause, RESTART_DELAY, Wait, backoff};
 use crate::spec::{HumanDuration, RType};
 use crate::state::{DesiredService, Exit, Instance, InstanceId, Phase, RunEnd, RunId, StopCause};
 
@@ -116,28 +116,13 @@ fn attend_to(draft: &mut Draft<'_>, desired: &DesiredService, live: &Instance) {
     }
 }
 
-/// Lets an instance run to its end, or to that of its limits on age and idleness.
+/// Lets an instance run to its end.
 fn keep_running(draft: &mut Draft<'_>, desired: &DesiredService, live: &Instance) {
-    let said = match draft.verdict(live, &desired.spec) {
-        // A run that is frozen would never end, so that only its age counts.
-        Verdict::Suspend { .. } => draft.verdict(&Instance { last_activity: None, ..live.clone() }, &desired.spec),
-        said => said,
-    };
-    let (why, cause) = match said {
-        Verdict::Idle { since } => (StopCause::Idle, Cause::Idle { since }),
-        Verdict::Terminate { since } | Verdict::Recycle { since } => (StopCause::Expired, Cause::Expired { since }),
-        Verdict::Keep { .. } | Verdict::Suspend { .. } => {
-            if let Verdict::Keep { next: Some(next) } = said {
-                draft.look_at(next);
-            }
-            let id = live.id.clone();
-            return draft.wait(match desired.spec.rtype() {
-                RType::Cron => Wait::CronRun { id },
-                RType::Job | RType::Service => Wait::Completion { id },
-            });
-        }
-    };
-    draft.halt(live, &desired.spec, why, &cause);
+    let id = live.id.clone();
+    draft.wait(match desired.spec.rtype() {
+        RType::Cron => Wait::CronRun { id },
+        RType::Job | RType::Service => Wait::Completion { id },
+    });
 }
 
 /// Makes the next instance of a completion, where it is due. Returns whether it takes a place.

@@ -43,6 +43,9 @@ fn kind(report: &mut Report<'_>, spec: &ServiceSpec) {
             "write `rtype: job` or `rtype: cron`",
         );
     }
+    if rtype != RType::Service {
+        limits_of_a_job(report, spec);
+    }
     if spec.pool.is_some() && rtype != RType::Service {
         report.problem_help(&steps!["pool"], "a job can't be a pool", "leave out `pool` or `rtype`");
     }
@@ -63,6 +66,20 @@ fn kind(report: &mut Report<'_>, spec: &ServiceSpec) {
     if let Some(wasm) = &spec.wasm {
         let (min, max) = (wasm.min_instances.unwrap_or(0), wasm.max_instances.unwrap_or(10));
         ordered(report, &steps!["wasm", "min_instances"], ("min_instances", min), ("max_instances", max));
+    }
+}
+
+/// Limits on the life of an instance: one that a job's instance reached would count as its failure, and be retried.
+fn limits_of_a_job(report: &mut Report<'_>, spec: &ServiceSpec) {
+    let Some(lifecycle) = &spec.lifecycle else { return };
+    let help = "write `job.active_deadline`, which ends a run that takes longer";
+    for (key, is_written) in
+        [("max_idle", lifecycle.max_idle.is_some()), ("max_lifetime", lifecycle.max_lifetime.is_some())]
+    {
+        if is_written {
+            let why = format!("a job is not limited by `{key}`: it runs until it is done");
+            report.problem_help(&steps!["lifecycle", key], why, help);
+        }
     }
 }
 
