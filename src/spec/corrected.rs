@@ -3,7 +3,7 @@
 //! Such a field is shown as the condition `CorrectedField` on its service, and told by whoever checks or applies the spec;
 //! its value is never replaced in silence.
 
-use super::{CountOrPercent, MergedDeployment, MergedService, RType, ServiceSpec, Strategy, unsupported};
+use super::{CountOrPercent, MergedDeployment, MergedService, RType, ServiceSpec, Storage, Strategy, unsupported};
 
 /// A field of which something else holds than what is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,11 +16,11 @@ pub struct CorrectedField {
 
 /// The fields of a service of which something else holds.
 pub fn corrected(spec: &ServiceSpec) -> Vec<CorrectedField> {
-    let Some(rollout) = spec.rollout.as_ref().filter(|_| spec.rtype() == RType::Service) else { return Vec::new() };
+    let mut fields = without_limit(spec);
+    let Some(rollout) = spec.rollout.as_ref().filter(|_| spec.rtype() == RType::Service) else { return fields };
     let is_zero =
         |share: Option<CountOrPercent>| matches!(share, Some(CountOrPercent::Count(0) | CountOrPercent::Percent(0)));
     let stands_still = is_zero(rollout.max_surge) && is_zero(rollout.max_unavailable);
-    let mut fields = Vec::new();
     if stands_still && rollout.strategy() == Strategy::Rolling {
         let why = "one replica may be missing during a rollout, as `max_surge` and `max_unavailable` are both 0 and \
                    nothing could ever be replaced; write 1 for one of them";
@@ -29,17 +29,53 @@ pub fn corrected(spec: &ServiceSpec) -> Vec<CorrectedField> {
     fields
 }
 
+/// What is to be done at a limit that is not set.
+fn without_limit(spec: &ServiceSpec) -> Vec<CorrectedField> {
+    // A pool honours nothing of it, and a job has no such limit.
+    let Some(lifecycle) = spec.lifecycle.as_ref().filter(|_| spec.pool.is_none() && spec.rtype() == RType::Service)
+    else {
+        return Vec::new();
+    };
+    let on_idle = CorrectedField {
+        path: "lifecycle.on_idle",
+        why: "it has no effect without `max_idle`: nothing counts as idle; write `max_idle: 30m`, or leave it out",
+    };
+    let on_expiry = CorrectedField {
+        path: "lifecycle.on_expiry",
+        why: "it has no effect without `max_lifetime`: nothing expires; write `max_lifetime: 24h`, or leave it out",
+    };
+    let written = [
+        (on_idle, lifecycle.on_idle.is_some() && lifecycle.max_idle.is_none()),
+        (on_expiry, lifecycle.on_expiry.is_some() && lifecycle.max_lifetime.is_none()),
+    ];
+    written.into_iter().filter(|(_, is_idle)| *is_idle).map(|(field, _)| field).collect()
+}
+
+/// Storage of a pool by which one session reaches what another one left, by its path seen from the service.
+pub fn shared_storage(spec: &ServiceSpec) -> Vec<(String, &'static str)> {
+    let is_shared = |storage: &Storage| match storage {
+        Storage::Bind { readonly, .. } | Storage::Named { readonly, .. } => *readonly != Some(true),
+        Storage::Anonymous { .. } | Storage::Tmpfs { .. } | Storage::Workspace { .. } | Storage::S3 { .. } => false,
+    };
+    let shared = spec.storage.iter().enumerate().filter(|(_, storage)| spec.pool.is_some() && is_shared(storage));
+    let why = "all members of the pool have it and may write it: what one session writes there the next one reads; write \
+               `readonly: true`, or an anonymous volume, which goes with each member";
+    shared.map(|(index, _)| (format!("storage[{index}]"), why)).collect()
+}
+
 /// What whoever checks the specs of a deployment is to know of its services, each in a line with the place of its service:
-/// fields of which something else holds, and targets of `scale` that do not count, since the number of replicas is another
-/// one than they ask for.
+/// fields of which something else holds, storage that sessions share, and targets of `scale` that do not count, since the
+/// number of replicas is another one than they ask for.
 pub fn corrections(deployment: &MergedDeployment) -> Vec<String> {
     let line = |service: &MergedService, path: &str, why: &str| {
         format!("{}:{}: services.{}.{path}: {why}", service.file.display(), service.position.line, service.name)
     };
     let of = |service: &MergedService| -> Vec<String> {
         let corrected = corrected(&service.spec).into_iter().map(|field| line(service, field.path, field.why));
+        let shared = shared_storage(&service.spec).into_iter().map(|(path, why)| line(service, &path, why));
         let fields = unsupported(&service.spec).into_iter().filter(|field| field.path.starts_with("scale.targets."));
-        corrected.chain(fields.map(|field| line(service, &field.path, &field.why))).collect()
+        let uncounted = fields.map(|field| line(service, &field.path, &field.why));
+        corrected.chain(shared).chain(uncounted).collect()
     };
     deployment.services.values().flat_map(of).collect()
 }
@@ -62,8 +98,28 @@ mod tests {
             "rollout: {max_surge: 1, max_unavailable: 0}",
             "rollout: {max_surge: 0, max_unavailable: 0, strategy: recreate}",
             "rtype: job\nrollout: {max_surge: 0, max_unavailable: 0}",
+            "lifecycle: {max_idle: 1m, on_idle: suspend, max_lifetime: 1h, on_expiry: terminate}",
         ] {
             assert_eq!(paths(fields), [""; 0], "{fields}");
         }
+        assert_eq!(paths("lifecycle: {max_lifetime: 1h, on_idle: stop}"), ["lifecycle.on_idle"]);
+        assert_eq!(paths("lifecycle: {max_idle: 1h, on_expiry: recycle}"), ["lifecycle.on_expiry"]);
+    }
+
+    #[test]
+    fn what_the_members_of_a_pool_share_and_may_write_is_told() {
+        let paths = |fields: &str| -> Vec<String> {
+            let spec: ServiceSpec = serde_yaml::from_str(&format!("image: {{name: nginx}}\n{fields}")).unwrap();
+            shared_storage(&spec).into_iter().map(|(path, _)| path).collect()
+        };
+        let storage = "storage:
+- {type: anonymous, target: /a}
+- {type: named, name: n, target: /n}
+- {type: named, name: m, target: /m, readonly: true}
+- {type: bind, source: /s, target: /s}
+- {type: bind, source: /t, target: /t, readonly: true}
+- {type: tmpfs, target: /u}\n";
+        assert_eq!(paths(&format!("pool: {{}}\n{storage}")), ["storage[1]", "storage[3]"]);
+        assert_eq!(paths(storage), [""; 0], "replicas share it on purpose");
     }
 }

@@ -43,7 +43,7 @@ mod unsupported;
 mod wording;
 
 pub use control::Control;
-pub use corrected::{CorrectedField, corrected, corrections};
+pub use corrected::{CorrectedField, corrected, corrections, shared_storage};
 pub use deployment::{DeploymentSpec, Prune};
 pub use document::{BrokenDocument, DeclaredDeployment, DeclaredService, Document, DocumentKind, ParsedFile};
 pub use duration::HumanDuration;

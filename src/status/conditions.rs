@@ -4,7 +4,7 @@ use super::jobs;
 use super::waits;
 use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
-use crate::spec::{corrected, unsupported};
+use crate::spec::{corrected, shared_storage, unsupported};
 use crate::state::{Condition, DesiredService, ErrorKind, HealthState, Instance, NOT_CHECKED, Pause, RunEnd, Standing};
 
 /// Conditions of a deployment.
@@ -57,6 +57,9 @@ pub(super) fn of_service(
     conditions.extend(instances.iter().filter_map(|instance| not_checked(instance)));
     for field in corrected(&service.spec) {
         conditions.push(Condition::holds("CorrectedField", "Corrected", format!("{}: {}", field.path, field.why)));
+    }
+    for (path, why) in shared_storage(&service.spec) {
+        conditions.push(Condition::holds("SharedStorage", "SharedBetweenSessions", format!("{path}: {why}")));
     }
     for field in unsupported(&service.spec) {
         conditions.push(Condition::holds("UnsupportedField", "NotHonoured", format!("{}: {}", field.path, field.why)));

@@ -89,7 +89,7 @@ fn trouble(conditions: &[Condition]) -> Option<String> {
         ("Available", false) => Some(0),
         ("Progressing" | "LastRunFailed", true) => Some(1),
         ("Available" | "Progressing" | "Complete", _) | (_, false) => None,
-        ("UnsupportedField" | "CorrectedField", true) => Some(3),
+        ("UnsupportedField" | "CorrectedField" | "SharedStorage", true) => Some(3),
         (_, true) => Some(2),
     };
     let ranked = conditions.iter().filter_map(|condition| Some((rank(condition)?, condition)));

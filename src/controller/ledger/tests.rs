@@ -39,6 +39,7 @@ fn running(desired: &DesiredDeployment) -> Instance {
         pid: None,
         ports: Vec::new(),
         last_activity: None,
+        frozen: Default::default(),
         health: None,
         conditions: Vec::new(),
     }
