@@ -68,7 +68,7 @@ pub use published::{
     Overlays, Platform, ServiceType, StorageTier, StreamCheck, Tunnel, TunnelAccess, Wasm, WasmCapabilities,
     WasmPreopen,
 };
-pub use quantity::{Bytes, CountOrPercent, Cpu};
+pub use quantity::{Bytes, CountOrPercent, Cpu, RefillRate};
 pub use resources::{Gpu, Resources};
 pub use revision::{BadRevision, Revision};
 pub use rollout::{MOST_HISTORY, OnRolloutFailure, Rollout, Strategy};

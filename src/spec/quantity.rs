@@ -1,4 +1,6 @@
-//! Quantities: bytes (`512Mi`), CPU (`1.5`, `1500m`) and counts that may be relative (`2`, `25%`).
+//! Quantities: bytes (`512Mi`), CPU (`1.5`, `1500m`), rates (`0.5`) and counts that may be relative (`2`, `25%`).
+
+use std::time::Duration;
 
 use serde::de::Error as _;
 
@@ -20,6 +22,13 @@ pub enum CountOrPercent {
     Count(u32),
     /// That share of the desired replicas, in percent.
     Percent(u32),
+}
+
+/// A rate in thousandths per second: `5` is 5000, `0.5` is 500.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RefillRate {
+    /// Thousandths of one per second.
+    pub thousandths: u32,
 }
 
 /// The text is no quantity.
@@ -92,6 +101,30 @@ impl std::str::FromStr for CountOrPercent {
     }
 }
 
+impl std::str::FromStr for RefillRate {
+    type Err = BadQuantity;
+
+    fn from_str(text: &str) -> Result<Self, BadQuantity> {
+        let bad = || BadQuantity { text: text.to_owned(), expected: "a number per second such as 5 or 0.5" };
+        let thousandths = decimal_thousandths(text.trim()).ok_or_else(bad)?;
+        u32::try_from(thousandths).map(|thousandths| Self { thousandths }).map_err(|_| bad())
+    }
+}
+
+impl RefillRate {
+    /// The lowest: one member in about a quarter of an hour.
+    pub const LEAST: Self = Self { thousandths: 1 };
+    /// The highest: more than one machine starts.
+    pub const MOST: Self = Self { thousandths: 1_000_000 };
+
+    /// How many may be made within which time: as many as are due in a second, or one in the time for one.
+    pub fn share(self) -> (u32, Duration) {
+        let thousandths = self.thousandths.max(1);
+        let count = thousandths.div_ceil(1000);
+        (count, Duration::from_micros(u64::from(count) * 1_000_000_000 / u64::from(thousandths)))
+    }
+}
+
 /// A non-negative decimal number in thousandths, digits past the third cut off.
 fn decimal_thousandths(text: &str) -> Option<u128> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -137,6 +170,12 @@ impl std::fmt::Display for Bytes {
 impl std::fmt::Display for Cpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}m", self.millis)
+    }
+}
+
+impl std::fmt::Display for RefillRate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", f64::from(self.thousandths) / 1000.0)
     }
 }
 
@@ -216,6 +255,14 @@ quantity_serde!(
     ["string", "number"],
     r"^([0-9]+\.?[0-9]*|\.[0-9]+)m?$",
     ["1.5", "500m"]
+);
+quantity_serde!(
+    RefillRate,
+    "RefillRate",
+    "A number per second: `5` or `0.5`.",
+    ["string", "number"],
+    r"^([0-9]+\.?[0-9]*|\.[0-9]+)$",
+    ["5", "0.5"]
 );
 quantity_serde!(
     CountOrPercent,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::HumanDuration;
+use super::{HumanDuration, RefillRate};
 
 /// Most replicas of one service: the number of instances that one controller is measured with (`benches/controller.rs`).
 /// A larger number on one machine is a slip of the finger, and would cost a slot in memory for each.
@@ -163,6 +163,10 @@ pub struct Pool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = 100))]
     pub max_total: Option<u32>,
+    /// Most warm sandboxes made per second, from 0.001 to 1000: as many as fit, a few at a time, when nothing is written.
+    /// What a claim waits for is made without regard to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refill_rate: Option<RefillRate>,
 }
 
 impl Pool {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use super::tree::Node;
-use super::{Bytes, CountOrPercent, Cpu, FileMode, HumanDuration, ImageRef, NetworkMode, Signal};
+use super::{Bytes, CountOrPercent, Cpu, FileMode, HumanDuration, ImageRef, NetworkMode, RefillRate, Signal};
 
 /// Says what is wrong with a text, if anything.
 type Parse = fn(&str) -> Result<(), String>;
@@ -32,6 +32,7 @@ pub(super) fn check_of(name: &str) -> Option<Check> {
         "FileMode" => ("permission bits in octal such as 0o1777", parse::<FileMode>),
         "ImageRef" => ("a reference such as nginx:1.27, dir:./rootfs or host", parse::<ImageRef>),
         "NetworkMode" => ("default, host, none, bridge, bridge:NAME or container:ID", parse::<NetworkMode>),
+        "RefillRate" => ("a number per second such as 5 or 0.5", parse::<RefillRate>),
         "Scalar" => ("text, a number or a boolean", |_| Ok(())),
         "Signal" => ("a signal name such as SIGTERM, INT or usr1", parse::<Signal>),
         _ => return None,

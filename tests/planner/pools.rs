@@ -65,6 +65,27 @@ fn an_empty_pool_is_filled_to_min_warm_in_the_lowest_slots() {
 }
 
 #[test]
+fn members_are_made_at_the_rate_that_is_written_and_what_claims_wait_for_at_once() {
+    let rated = |rate: &str| pool(&format!("pool: {{min_warm: 5, max_warm: 5, refill_rate: {rate}}}"));
+    rated("0.5").expect(
+        "launch web/0 a0: pool has 0 of 5 free members
+         look again at 2026-01-01T12:00:02Z",
+    );
+    rated("0.5").with([up(0, 'a').since(1)]).expect("look again at 2026-01-01T12:00:01Z");
+    rated("2").with([up(0, 'a').since(3), up(1, 'a').since(0)]).expect(
+        "launch web/2 a0: pool has 2 of 5 free members
+         look again at 2026-01-01T12:00:01Z",
+    );
+    rated("0.5").waiting(2).expect(
+        "launch web/0 a0: pool has 0 of 7 free members
+         launch web/1 a0: pool has 0 of 7 free members
+         launch web/2 a0: pool has 0 of 7 free members
+         look again at 2026-01-01T12:00:02Z",
+    );
+    assert_eq!(rated("1000").plan().lanes.len(), 5);
+}
+
+#[test]
 fn what_a_session_has_is_no_free_member_and_is_left_alone() {
     with([up(0, 'a'), up(1, 'a')]).used(0, MemberUse::Claimed).expect(
         "launch web/2 a0: pool has 1 of 2 free members

@@ -155,7 +155,10 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
         let wanted = pool.min_warm().saturating_add(record.waiting);
         let lacking = wanted.saturating_sub(members.supply()).max(fresh_lacking(record, members));
         let ceiling = pool.max_warm().saturating_add(record.waiting);
+        let awaited = record.waiting.saturating_sub(members.supply()).max(fresh_lacking(record, members));
+        let paced = pace(draft, pool, members, lacking.saturating_sub(awaited));
         let may = [
+            awaited.saturating_add(paced),
             pool.max_total().saturating_sub(members.live()),
             ceiling.saturating_sub(members.free()),
             REFILL_AT_ONCE.saturating_sub(members.making()),
@@ -258,6 +261,22 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
             run: None,
         }
     }
+}
+
+/// How many of these members may be made now by `pool.refill_rate`; looks again where that is not all of them.
+fn pace(draft: &mut Draft<'_>, pool: &Pool, members: &Members<'_>, lacking: u32) -> u32 {
+    let Some(rate) = pool.refill_rate else { return u32::MAX };
+    let (count, within) = rate.share();
+    let mut made: Vec<DateTime<Utc>> = members.all.iter().map(|(member, _)| member.created_at).collect();
+    made.retain(|at| after(*at, within) > draft.input.now);
+    made.sort_unstable();
+    let may = count.saturating_sub(u32::try_from(made.len()).unwrap_or(u32::MAX));
+    if lacking > may {
+        // One more may be made when fewer than `count` were within the time before.
+        let leaves = made.get(made.len().saturating_sub(count as usize)).copied();
+        draft.look_at(after(leaves.unwrap_or(draft.input.now), within));
+    }
+    may
 }
 
 /// Says when a free member is to be renewed, and when it is too old.

@@ -6,8 +6,8 @@ use std::str::FromStr as _;
 use super::super::problem::steps;
 use super::super::suggest::nearest;
 use super::super::{
-    Check, CountOrPercent, EndpointProtocol, Health, HumanDuration, InitStep, Pool, RType, Rollout, Scale, ServiceSpec,
-    Storage,
+    Check, CountOrPercent, EndpointProtocol, Health, HumanDuration, InitStep, Pool, RType, RefillRate, Rollout, Scale,
+    ServiceSpec, Storage,
 };
 use super::Report;
 
@@ -377,4 +377,11 @@ fn pool(report: &mut Report<'_>, pool: &Pool) {
     ordered(report, &steps!["pool", "min_warm"], ("min_warm", min), ("max_warm", max));
     ordered(report, &steps!["pool", "max_warm"], ("max_warm", max), ("max_total", total));
     positive(report, "pool", "warm_ttl", pool.warm_ttl);
+    if let Some(rate) = pool.refill_rate
+        && !(RefillRate::LEAST..=RefillRate::MOST).contains(&rate)
+    {
+        let message =
+            format!("`refill_rate` must be from {} to {} members per second", RefillRate::LEAST, RefillRate::MOST);
+        report.problem_help(&steps!["pool", "refill_rate"], message, "write a number such as 0.5, or leave it out");
+    }
 }
