@@ -154,6 +154,9 @@ pub struct Session {
     pub warm: bool,
     /// Milliseconds from the request to the answer.
     pub elapsed_ms: f64,
+    /// Whether its client was answered, as far as is written down. Not so where a controller was killed before.
+    #[serde(default = "answered")]
+    pub answered: bool,
     /// Milliseconds from the creation of the member until it was ready.
     pub made_ms: f64,
     /// Environment of commands that are run inside, references and all.
@@ -166,6 +169,11 @@ pub struct Session {
     /// Whether its runtime has nothing left of the member, once the session has ended.
     #[serde(default)]
     pub removed: bool,
+}
+
+/// Sessions were not always written with it, and nearly all were answered.
+const fn answered() -> bool {
+    true
 }
 
 impl Session {

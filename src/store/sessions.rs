@@ -181,6 +181,7 @@ mod tests {
             last_active_at: DateTime::UNIX_EPOCH,
             warm: true,
             elapsed_ms: 0.75,
+            answered: true,
             made_ms: 2.0,
             env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
             labels: BTreeMap::new(),

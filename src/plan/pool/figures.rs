@@ -55,15 +55,15 @@ impl Distribution {
 /// How claims went, as far as sessions are kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClaimFigures {
-    /// Sessions that were handed out.
+    /// Sessions that were handed out: claims that were answered.
     pub created: u64,
-    /// Of these, attached ones.
+    /// Sessions with an attached client, those among them that were never answered.
     pub active: u64,
-    /// Of these, those whose client has gone.
+    /// Sessions whose client has gone.
     pub detached: u64,
-    /// Of these, those whose sandbox is frozen.
+    /// Sessions whose sandbox is frozen.
     pub suspended: u64,
-    /// Of these, those that reached a timeout.
+    /// Sessions that reached a timeout.
     pub timeouts: u64,
     /// Claims that found a member ready, as a share of all: 0 to 1; absent before the first.
     pub hit_rate: Option<f64>,
@@ -84,10 +84,11 @@ pub fn claim_figures<'a>(sessions: impl Iterator<Item = &'a Session> + Clone) ->
         |state: &SessionState| matches!(state, SessionState::Ended { why: SessionEnd::NotHandedOut { .. }, .. });
     let sessions = sessions.filter(move |session| !is_lost(&session.state));
     let count = |test: fn(&Session) -> bool| sessions.clone().filter(|session| test(session)).count() as u64;
-    let created = count(|_| true);
-    let hits = count(|session| session.warm);
-    let creation_ms = Distribution::of(sessions.clone().map(|session| session.made_ms));
-    let saved = sessions.clone().filter(|session| session.warm).map(|one| (one.made_ms - one.elapsed_ms).max(0.0));
+    let answered = sessions.clone().filter(|session| session.answered);
+    let created = count(|session| session.answered);
+    let hits = count(|session| session.answered && session.warm);
+    let creation_ms = Distribution::of(answered.clone().map(|session| session.made_ms));
+    let saved = answered.clone().filter(|session| session.warm).map(|one| (one.made_ms - one.elapsed_ms).max(0.0));
     ClaimFigures {
         created,
         active: count(|session| session.state == SessionState::Active),
@@ -95,10 +96,11 @@ pub fn claim_figures<'a>(sessions: impl Iterator<Item = &'a Session> + Clone) ->
         suspended: count(|session| session.state == SessionState::Suspended),
         timeouts: count(|one| matches!(one.state, SessionState::Ended { why: SessionEnd::Timeout { .. }, .. })),
         hit_rate: (created > 0).then(|| hits as f64 / created as f64),
-        claim_ms: Distribution::of(sessions.clone().map(|session| session.elapsed_ms)),
+        claim_ms: Distribution::of(answered.clone().map(|session| session.elapsed_ms)),
         creation_ms,
-        saved_ms: saved.sum(),
-        recommended_min_warm: creation_ms.map(|making| busiest(sessions.map(|one| one.created_at), making.p99)),
+        // The sum of no numbers is a negative zero.
+        saved_ms: saved.fold(0.0, |sum, one| sum + one),
+        recommended_min_warm: creation_ms.map(|making| busiest(answered.map(|one| one.created_at), making.p99)),
     }
 }
 
