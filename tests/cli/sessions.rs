@@ -254,6 +254,9 @@ fn bad_input_is_refused_with_the_rule() {
     refused(&["box", "--client", "a", "--label", "lang=python", "--label", "team=x"], both);
     // Enforced or not on this machine: nothing limits the memory of these members.
     refused(&["box", "--client", "a", "--require", "memory_limit"], "memory_limit");
+    let again = ["box", "--client", "agent", "--reuse", "--token", &cold.token];
+    refused(&[&again[..], &["--require", "memory_limit"]].concat(), "memory_limit");
+    rig.keel(&[&["session", "acquire"], &again[..]].concat()).expect_code(0);
     for (session, why) in [("x", "is no session"), (&format!("sess-{}", "0".repeat(32)), "there is no session")] {
         let done = rig.keel(&["session", "release", session, "--token", "t"]).expect_code(1);
         assert!(done.err.contains(why), "{}", done.err);

@@ -110,8 +110,9 @@ async fn statistics_are_derived(stage: &Stage) -> Result<(), String> {
     let views: Vec<&SessionView> =
         views.iter().filter(|view| view.reason.as_deref() != Some("not_handed_out")).collect();
     let count = |test: &dyn Fn(&SessionView) -> bool| views.iter().filter(|view| test(view)).count() as u64;
-    let warm = count(&|view| view.warm);
-    let created = views.len() as u64;
+    // A controller that was killed before it answered has served nobody.
+    let warm = count(&|view| view.answered && view.warm);
+    let created = count(&|view| view.answered);
     let expected = SessionStats {
         created,
         active: count(&|view| view.state == "active"),
@@ -127,7 +128,7 @@ async fn statistics_are_derived(stage: &Stage) -> Result<(), String> {
     if stats != expected {
         return Err(format!("statistics are {stats:?}, the sessions say {expected:?}"));
     }
-    let mut elapsed: Vec<f64> = views.iter().map(|view| view.elapsed_ms).collect();
+    let mut elapsed: Vec<f64> = views.iter().filter(|view| view.answered).map(|view| view.elapsed_ms).collect();
     elapsed.sort_by(f64::total_cmp);
     let median = elapsed.get((elapsed.len().max(1) - 1) / 2).copied();
     if stats.claim_ms.map(|spread| spread.p50) != median {

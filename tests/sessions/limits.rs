@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::{TimeZone, Utc};
 use evenkeel::controller::{AcquireRequest, Acquired, SessionVerb, SessionView};
 use evenkeel::runtime::sim::Faults;
-use evenkeel::spec::HumanDuration;
+use evenkeel::spec::{Control, HumanDuration};
 use evenkeel::state::SessionId;
 use tokio::time::sleep;
 
@@ -241,6 +242,83 @@ async fn a_client_is_given_its_session_again_where_it_asks_for_that() {
     let second = acquire(&stage).await;
     let wrong = AcquireRequest { token: Some(second.token), ..reuse("agent") };
     assert!(stage.acquire(wrong).await.expect("its other session").reused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_holds_no_session_needs_no_token_and_whoever_does_is_told_so() {
+    let stage = stage().await;
+    let reuse = |token| AcquireRequest { reuse: true, token, ..request() };
+    let first = stage.acquire(reuse(None)).await.expect("its first session");
+    assert!(!first.reused);
+    let refused = stage.acquire(reuse(None)).await.expect_err("refused").to_string();
+    assert!(refused.contains("agent holds a session in demo/box") && refused.contains("--token"), "{refused}");
+    let again = stage.acquire(reuse(Some(first.token.clone()))).await.expect("given again");
+    assert!(again.reused && again.view.session == first.view.session);
+    // What is required is looked at before it is given again, and the simulator enforces everything.
+    let require = vec![Control::EgressFilter];
+    let again = AcquireRequest { require, ..reuse(Some(first.token)) };
+    assert!(stage.acquire(again).await.expect("given again").reused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_named_sandbox_is_not_given_to_another_client_with_the_token_either() {
+    let stage = stage().await;
+    let named = AcquireRequest { sandbox: Some("nb".to_owned()), create_if_missing: true, ..request() };
+    let first = stage.acquire(named.clone()).await.expect("made");
+    let other = AcquireRequest { client: "other".to_owned(), token: Some(first.token), ..named };
+    let refused = stage.acquire(other).await.expect_err("refused").to_string();
+    assert!(refused.contains("the sandbox nb of demo/box is held by the client agent, not by other"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_session_has_no_client_that_could_detach() {
+    let stage = stage().await;
+    let Acquired { token, view, .. } = acquire(&stage).await;
+    stage.change(&view.session, &token, SessionVerb::Suspend).await.map(drop).expect("done");
+    let refused = stage.change(&view.session, &token, SessionVerb::Detach).await.err().expect("refused").to_string();
+    assert!(refused.contains("is suspended already") && refused.contains("keel session resume"), "{refused}");
+    assert_eq!(state(&stage, &view.session).await, lives("suspended"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_wait_are_refused_once_sessions_have_every_place() {
+    let stage = stage().await;
+    let mut claims = Vec::new();
+    for _ in 0..7 {
+        claims.push(stage.claim(request()).await);
+    }
+    let (mut served, mut refused) = (0, Vec::new());
+    for claim in claims {
+        match claim.await.expect("an answer") {
+            Ok(_) => served += 1,
+            Err(why) => refused.push(why.to_string()),
+        }
+    }
+    assert_eq!((served, refused.len()), (4, 3));
+    assert!(refused.iter().all(|why| why.contains("all 4 places of demo/box are claimed")), "{refused:?}");
+    assert!((stage.now() - Utc.with_ymd_and_hms(2026, 1, 1, 0, 0, 0).unwrap()).num_seconds() < 10, "{}", stage.now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_is_filled_at_its_rate_and_a_claim_does_not_wait_for_it() {
+    let stage = Stage::new(
+        1,
+        Faults::none(),
+        spec("sim/run", "    pool: {min_warm: 6, max_warm: 6, refill_rate: 0.5}\n"),
+        Trace::default(),
+    )
+    .await;
+    let mut counts = Vec::new();
+    for _ in 0..4 {
+        sleep(Duration::from_secs(2)).await;
+        counts.push(stage.members().len());
+    }
+    assert_eq!(counts, [1, 2, 3, 4], "one in two seconds, the first at once");
+    let before = stage.now();
+    for _ in 0..8 {
+        acquire(&stage).await;
+    }
+    assert!((stage.now() - before).num_seconds() < 2, "{}", stage.now());
 }
 
 #[tokio::test(start_paused = true)]

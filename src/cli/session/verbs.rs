@@ -34,7 +34,7 @@ pub struct Attach {
 
 /// Go, and leave the sandbox running
 ///
-/// It ends after session.detach_timeout.
+/// It ends after session.detach_timeout. One that is suspended is refused: it is frozen, with a client or without.
 #[derive(Debug, clap::Args)]
 pub struct Detach {
     #[command(flatten)]

@@ -40,6 +40,8 @@ pub struct Claim {
     pub reply: oneshot::Sender<Result<Acquired, EngineError>>,
     /// Whether it had to wait.
     pub has_waited: bool,
+    /// Whether the session that it asks for again was found to give what is required.
+    pub(super) is_checked: bool,
     /// The secret of its session, until that is handed out.
     pub(super) token: Option<Token>,
 }
@@ -52,7 +54,7 @@ impl Claim {
         asked: (DateTime<Utc>, Instant),
         reply: oneshot::Sender<Result<Acquired, EngineError>>,
     ) -> Self {
-        Self { pool, request, asked, reply, has_waited: false, token: None }
+        Self { pool, request, asked, reply, has_waited: false, is_checked: false, token: None }
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -71,10 +73,10 @@ impl State {
         let mut claim = *claim;
         match self.held_already(&claim.request, &claim.pool) {
             Err(why) => return claim.refuse(why),
-            Ok(Some(acquired)) => {
-                let _ = claim.reply.send(Ok(*acquired));
-                return;
+            Ok(Some(held)) if !claim.is_checked && !claim.request.require.is_empty() => {
+                return self.check_again(&held, claim);
             }
+            Ok(Some(held)) => return self.give_again(&held, claim),
             Ok(None) => {}
         }
         if let Err(why) = self.may_claim(&claim) {
@@ -96,30 +98,54 @@ impl State {
     }
 
     /// The session that the caller holds already and asks for again, where that is so.
-    fn held_already(
-        &mut self,
-        request: &AcquireRequest,
-        pool: &ServiceName,
-    ) -> Result<Option<Box<Acquired>>, EngineError> {
-        let found = if let Some(sandbox) = &request.sandbox {
-            self.holder_of_sandbox(request, pool, sandbox)?
-        } else if request.reuse {
-            self.holder_among_clients(request, pool)?
-        } else {
-            None
-        };
-        let (Some(id), Some(token)) = (found, request.token.clone()) else { return Ok(None) };
+    fn held_already(&self, request: &AcquireRequest, pool: &ServiceName) -> Result<Option<SessionId>, EngineError> {
+        match &request.sandbox {
+            Some(sandbox) => self.holder_of_sandbox(request, pool, sandbox),
+            None if request.reuse => self.holder_among_clients(request, pool),
+            None => Ok(None),
+        }
+    }
+
+    /// Looks whether the member of a session that is asked for again gives what is required, and goes on with the claim if
+    /// so.
+    fn check_again(&mut self, id: &SessionId, mut claim: Claim) {
+        let Some(held) = self.sessions.all.get(id) else { return };
+        let member = held.session.instance.clone();
+        let (reports, runtime, id) = (self.reports(), self.runtime_of(&member), id.clone());
+        self.lanes.spawn(async move {
+            let why = match look(runtime, &member, &claim.request.require).await {
+                (Err(error), _) => EngineError::Runtime(error),
+                (Ok(_), unmet) if unmet.is_empty() => {
+                    claim.is_checked = true;
+                    // A core that has ended needs no report.
+                    let _ = reports.send(Message::Session(Box::new(SessionMessage::Again(Box::new(claim))))).await;
+                    return;
+                }
+                (Ok(_), unmet) => {
+                    let why = format!("the session {id} does not give what is required: {}", unmet.join("; "));
+                    EngineError::Conflict(format!("{why}; leave out --reuse for another session"))
+                }
+            };
+            claim.refuse(why);
+        });
+    }
+
+    /// Gives a session again to whoever holds it: a client is there from now on.
+    fn give_again(&mut self, id: &SessionId, claim: Claim) {
         let now = self.now().0;
-        if let Some(held) = self.sessions.all.get_mut(&id) {
+        if let Some(held) = self.sessions.all.get_mut(id) {
             held.session.last_active_at = now;
             if held.session.state == SessionState::Detached {
                 held.session.state = SessionState::Active;
             }
-            drop(self.sessions.keep(&id));
+            drop(self.sessions.keep(id));
             self.sessions.touch();
         }
-        let view = self.session_view(&id).map(|view| Box::new(Acquired { token, reused: true, view }));
-        Ok(view)
+        let Claim { request, reply, .. } = claim;
+        if let (Some(token), Some(view)) = (request.token, self.session_view(id)) {
+            // A caller that has gone needs no answer.
+            let _ = reply.send(Ok(Acquired { token, reused: true, view }));
+        }
     }
 
     /// The session that has a sandbox by this name.
@@ -141,7 +167,15 @@ impl State {
                     "the sandbox {sandbox} of {pool} is held by session {}; present its token with --token",
                     held.session.id
                 );
-                if is_theirs { Ok(Some(held.session.id.clone())) } else { Err(EngineError::Conflict(taken)) }
+                let of_another = format!(
+                    "the sandbox {sandbox} of {pool} is held by the client {}, not by {}",
+                    held.session.client, request.client
+                );
+                match (is_theirs, held.session.client == request.client) {
+                    (true, true) => Ok(Some(held.session.id.clone())),
+                    (true, false) => Err(EngineError::Conflict(of_another)),
+                    (false, _) => Err(EngineError::Conflict(taken)),
+                }
             }
             None if !is_awaited && request.create_if_missing => Ok(None),
             None if !is_awaited => Err(EngineError::NotFound(format!(
@@ -159,20 +193,23 @@ impl State {
         request: &AcquireRequest,
         pool: &ServiceName,
     ) -> Result<Option<SessionId>, EngineError> {
-        let Some(token) = &request.token else { return Ok(None) };
         let is_theirs =
             |held: &&Held| held.session.is_live() && held.claim.is_none() && held.session.client == request.client;
         let mut theirs = self.sessions.open_in(pool).filter(is_theirs).peekable();
         if theirs.peek().is_none() {
             return Ok(None);
         }
-        match theirs.find(|held| held.session.token.is_of(token)) {
-            Some(held) => Ok(Some(held.session.id.clone())),
-            None => Err(EngineError::Conflict(format!(
-                "the token is not that of a session of {} in {pool}; leave out --reuse for another session",
-                request.client
-            ))),
-        }
+        let client = &request.client;
+        let why = match &request.token {
+            Some(token) => match theirs.find(|held| held.session.token.is_of(token)) {
+                Some(held) => return Ok(Some(held.session.id.clone())),
+                None => format!("the token is not that of a session of {client} in {pool}"),
+            },
+            None => {
+                format!("{client} holds a session in {pool}; it is given again with its token: name it with --token")
+            }
+        };
+        Err(EngineError::Conflict(format!("{why}, or leave out --reuse for another session")))
     }
 
     /// Whether a claim can be met at all.
@@ -189,19 +226,31 @@ impl State {
         if !self.covers(&pool.deployment) {
             return Err(EngineError::Conflict(format!("{pool} is not worked on by this controller")));
         }
-        let claimed = self.sessions.open_in(pool).filter(|held| held.session.is_live()).count();
-        let max_total = bounds.max_total();
-        if claimed >= max_total as usize {
-            return Err(EngineError::Conflict(format!(
-                "all {max_total} places of {pool} are claimed ({claimed} sessions, pool.max_total is {max_total}); release \
-                 one, or raise pool.max_total"
-            )));
+        if let Some(why) = self.all_claimed(pool, bounds.max_total()) {
+            return Err(why);
         }
         let waiting = self.sessions.waiting.get(pool).map_or(0, VecDeque::len);
         match waiting >= WAITING_CLAIMS {
             true => Err(EngineError::Conflict(format!("{waiting} claims wait for members of {pool} already"))),
             false => Ok(()),
         }
+    }
+
+    /// The refusal of a claim where sessions have every place of the pool.
+    fn all_claimed(&self, pool: &ServiceName, max_total: u32) -> Option<EngineError> {
+        let claimed = self.sessions.open_in(pool).filter(|held| held.session.is_live()).count();
+        (claimed >= max_total as usize).then(|| {
+            EngineError::Conflict(format!(
+                "all {max_total} places of {pool} are claimed ({claimed} sessions, pool.max_total is {max_total}); release \
+                 one, or raise pool.max_total"
+            ))
+        })
+    }
+
+    /// Whether sessions that were handed out have every place of the pool.
+    fn all_handed_out(&self, pool: &ServiceName, max_total: u32) -> bool {
+        let is_theirs = |held: &&Held| held.session.is_live() && held.claim.is_none();
+        self.sessions.open_in(pool).filter(is_theirs).count() >= max_total as usize
     }
 
     /// Takes the longest-warm member that will do.
@@ -244,6 +293,7 @@ impl State {
             last_active_at: now,
             warm: !claim.has_waited,
             elapsed_ms: 0.0,
+            answered: false,
             made_ms: 0.0,
             env: claim.request.env.clone(),
             labels: claim.request.labels.clone(),
@@ -335,6 +385,7 @@ impl State {
         let Some(held) = self.sessions.all.get_mut(id) else { return };
         let ready = instance.phase.started_at().unwrap_or(instance.created_at);
         held.session.elapsed_ms = milliseconds(elapsed);
+        held.session.answered = true;
         held.session.made_ms = milliseconds((ready - instance.created_at).to_std().unwrap_or_default());
         held.session.last_active_at = now;
         // What was written down before says the same of who has it; this is for the statistics.
@@ -371,19 +422,29 @@ impl State {
         served
     }
 
-    /// Refuses claims that have waited for long enough, or whose pool is not declared any more.
+    /// Refuses claims that have waited for long enough, whose pool is not declared any more, or of whose pool sessions have
+    /// every place by now.
     pub(super) fn refuse_overdue(&mut self, at: Instant) {
         let pools: Vec<ServiceName> = self.sessions.waiting.keys().cloned().collect();
         for pool in pools {
-            let is_gone = self.declared.synced && self.pool(&pool).is_none();
+            let bounds = self.pool(&pool).map(crate::spec::Pool::max_total);
+            let is_gone = self.declared.synced && bounds.is_none();
+            // A member that is on its way to one of them may still be given back.
+            let is_full = bounds.is_some_and(|max| self.all_handed_out(&pool, max));
             let Some(waiting) = self.sessions.waiting.remove(&pool) else { continue };
-            let (over, left): (VecDeque<Claim>, VecDeque<Claim>) =
-                waiting.into_iter().partition(|claim| is_gone || claim.deadline() <= at || claim.reply.is_closed());
+            let (over, left): (VecDeque<Claim>, VecDeque<Claim>) = waiting
+                .into_iter()
+                .partition(|claim| is_gone || is_full || claim.deadline() <= at || claim.reply.is_closed());
             if !over.is_empty() {
                 self.queue.add(&pool.deployment, at);
             }
             for claim in over {
-                let why = if is_gone { gone(&pool) } else { self.why_none(&claim) };
+                let full = bounds.filter(|_| is_full).and_then(|max| self.all_claimed(&pool, max));
+                let why = match full {
+                    Some(full) => full,
+                    None if is_gone => gone(&pool),
+                    None => self.why_none(&claim),
+                };
                 claim.refuse(why);
             }
             if !left.is_empty() {

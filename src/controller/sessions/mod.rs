@@ -51,6 +51,8 @@ type Member = (RuntimeKind, String);
 pub enum SessionMessage {
     /// Whether a session was written down, and how its member was found.
     Confirmed(SessionId, Box<Confirmation>),
+    /// A claim for a session that is held already, which gives what is required.
+    Again(Box<Claim>),
     /// Somebody works inside a member no longer.
     Left(Left),
     /// Bytes of memory that these many free members of a pool hold together.
@@ -319,6 +321,7 @@ impl State {
 
     pub(super) fn session_message(&mut self, message: SessionMessage) {
         match message {
+            SessionMessage::Again(claim) => self.acquire(claim),
             SessionMessage::Confirmed(id, confirmation) => self.confirmed(&id, *confirmation),
             SessionMessage::Left(left) => self.left(left),
             SessionMessage::Measured(pool, bytes, members) => self.memory_measured(pool, bytes, members),

@@ -86,14 +86,11 @@ impl AcquireRequest {
         if self.patience() > CLAIM_TIMEOUT_MAX {
             return refuse(format!("a claim waits for {} at most", HumanDuration(CLAIM_TIMEOUT_MAX)));
         }
-        match (self.reuse, self.fresh, &self.token, &self.sandbox) {
-            (true, true, ..) => {
+        match (self.reuse, self.fresh, &self.sandbox) {
+            (true, true, _) => {
                 refuse("a session that is given again is not fresh; write --reuse or --fresh".to_owned())
             }
-            (true, _, None, _) => {
-                refuse("a session is given again to whoever has its token; name it with --token".to_owned())
-            }
-            (_, _, _, None) if self.create_if_missing => {
+            (_, _, None) if self.create_if_missing => {
                 refuse("--create-if-missing is about a sandbox by name; write --sandbox ID".to_owned())
             }
             _ => Ok(()),
@@ -222,6 +219,8 @@ pub struct SessionView {
     pub warm: bool,
     /// Milliseconds from the request to the answer.
     pub elapsed_ms: f64,
+    /// Whether its client was answered, as far as is written down; a claim that was not is no part of the statistics of claims.
+    pub answered: bool,
     /// When it was acquired.
     pub created_at: DateTime<Utc>,
     /// When it was last used.
@@ -255,6 +254,7 @@ impl SessionView {
             labels: session.labels.clone(),
             warm: session.warm,
             elapsed_ms: session.elapsed_ms,
+            answered: session.answered,
             created_at: session.created_at,
             last_active_at: session.last_active_at,
             expires_at,
@@ -319,8 +319,8 @@ mod tests {
     #[test]
     fn a_claim_that_makes_no_sense_is_refused_before_anything_is_done() {
         assert!(request().check().is_ok());
-        let reuse = AcquireRequest { reuse: true, ..request() };
-        assert!(refused(&reuse).contains("--token"));
+        // Whoever holds no session has no token to present.
+        assert!(AcquireRequest { reuse: true, ..request() }.check().is_ok());
         let token = Some(Token::presented("t".to_owned()));
         let both = AcquireRequest { reuse: true, fresh: true, token, ..request() };
         assert!(refused(&both).contains("--reuse or --fresh"));

@@ -114,10 +114,19 @@ impl State {
         Ok(Changed { token: Some(token), ..changed })
     }
 
-    /// Notes that its client has gone. A frozen one stays frozen.
+    /// Notes that its client has gone.
+    ///
+    /// # Errors
+    /// It is suspended, which it stays without a client.
     fn detach_session(&mut self, id: &SessionId) -> Result<Changed, EngineError> {
         let is_frozen = self.sessions.all.get(id).is_some_and(|held| held.session.state == SessionState::Suspended);
-        self.set_state(id, if is_frozen { SessionState::Suspended } else { SessionState::Detached })
+        if is_frozen {
+            return Err(EngineError::Conflict(format!(
+                "the session {id} is suspended already, and stays so without its client; keel session resume lets its \
+                 sandbox run on"
+            )));
+        }
+        self.set_state(id, SessionState::Detached)
     }
 
     /// Notes that a session is in use.
