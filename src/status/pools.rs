@@ -72,7 +72,8 @@ impl PoolView {
 
     /// `2 warm, 1 claimed`, and what else there is.
     pub fn summary(&self) -> String {
-        let more = [(self.starting, "starting"), (self.waiting, "claims waiting")];
+        let claims = if self.waiting == 1 { "claim waiting" } else { "claims waiting" };
+        let more = [(self.starting, "starting"), (self.waiting, claims)];
         let more = more.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
         format!("{} warm, {} claimed{}", self.warm, self.claimed, more.collect::<String>())
     }

@@ -24,7 +24,7 @@ pub struct Args {
     /// DEPLOYMENT/SERVICE, or the name of a service or deployment that means one pool
     #[arg(value_name = "POOL")]
     pool: Option<String>,
-    /// Who asks: 1 to 128 visible ASCII characters
+    /// Who asks: 1 to 128 visible ASCII characters without `/`, `\` and `..`
     #[arg(long, value_name = "ID")]
     client: String,
     /// Take no sandbox that was made before
