@@ -114,7 +114,7 @@ mod tests {
         let young = group("young", 1, Some(30));
         remains.look(vec![young.clone()], at(20));
         assert_eq!(remains.due(at(79)), []);
-        assert_eq!(remains.due(at(80)), [young.clone()]);
+        assert_eq!(remains.due(at(80)), std::slice::from_ref(&young));
         remains.look(vec![young.clone()], at(10));
         assert_eq!((remains.due(at(69)), remains.due(at(70))), (vec![], vec![young]));
     }

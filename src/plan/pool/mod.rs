@@ -143,6 +143,8 @@ struct Filling<'p, 'a, 'i> {
     lacking: u32,
     /// Of these, as many may be begun now.
     may: u32,
+    /// When one more may be, where `pool.refill_rate` is what holds them back.
+    next_at: Option<DateTime<Utc>>,
 }
 
 impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
@@ -156,16 +158,17 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
         let lacking = wanted.saturating_sub(members.supply()).max(fresh_lacking(record, members));
         let ceiling = pool.max_warm().saturating_add(record.waiting);
         let awaited = record.waiting.saturating_sub(members.supply()).max(fresh_lacking(record, members));
-        let paced = pace(draft, pool, members, lacking.saturating_sub(awaited));
-        let may = [
-            awaited.saturating_add(paced),
+        let pace = Pace::of(pool, members, draft.input.now);
+        let room = [
             pool.max_total().saturating_sub(members.live()),
             ceiling.saturating_sub(members.free()),
             REFILL_AT_ONCE.saturating_sub(members.making()),
         ];
-        let is_blocked = !draft.reachable(desired.runtime);
+        let room = room.into_iter().min().filter(|_| draft.reachable(desired.runtime)).unwrap_or(0);
+        let paced = pace.as_ref().map_or(u32::MAX, |pace| awaited.saturating_add(pace.may));
         Self {
-            may: if is_blocked { 0 } else { may.into_iter().min().unwrap_or(0) },
+            may: room.min(paced),
+            next_at: pace.filter(|_| paced < room).map(|pace| pace.next_at),
             cause: Cause::PoolLow { warm: members.supply(), wanted },
             lacking,
             attempts: &record.attempts,
@@ -223,6 +226,9 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
         if self.lacking == 0 || is_refused(self.draft, self.desired) || self.is_crashing() {
             return;
         }
+        if self.lacking > self.may {
+            self.look_when_due();
+        }
         let taken: BTreeSet<u32> = self.members.all.iter().map(|(member, _)| member.id.slot).collect();
         let free: Vec<u32> =
             (0..).filter(|slot| !taken.contains(slot)).take(self.lacking.min(self.may) as usize).collect();
@@ -239,11 +245,21 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
 
     /// Makes a member, where it may begin now; a slot for which calls fail keeps its place among those that are wanted.
     fn begin(&mut self, launch: Launch) {
-        if self.may == 0 || may_not_begin(self.draft, self.desired, launch.id.slot, &launch.id) {
+        if self.may == 0 {
+            return self.look_when_due();
+        }
+        if may_not_begin(self.draft, self.desired, launch.id.slot, &launch.id) {
             return;
         }
         self.may -= 1;
         self.draft.launch(self.desired, launch);
+    }
+
+    /// Looks again when the refill rate lets one more be made.
+    fn look_when_due(&mut self) {
+        if let Some(at) = self.next_at {
+            self.draft.look_at(at);
+        }
     }
 
     fn next_attempt(&self, slot: u32) -> u32 {
@@ -263,20 +279,25 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
     }
 }
 
-/// How many of these members may be made now by `pool.refill_rate`; looks again where that is not all of them.
-fn pace(draft: &mut Draft<'_>, pool: &Pool, members: &Members<'_>, lacking: u32) -> u32 {
-    let Some(rate) = pool.refill_rate else { return u32::MAX };
-    let (count, within) = rate.share();
-    let mut made: Vec<DateTime<Utc>> = members.all.iter().map(|(member, _)| member.created_at).collect();
-    made.retain(|at| after(*at, within) > draft.input.now);
-    made.sort_unstable();
-    let may = count.saturating_sub(u32::try_from(made.len()).unwrap_or(u32::MAX));
-    if lacking > may {
-        // One more may be made when fewer than `count` were within the time before.
-        let leaves = made.get(made.len().saturating_sub(count as usize)).copied();
-        draft.look_at(after(leaves.unwrap_or(draft.input.now), within));
+/// What `pool.refill_rate` leaves now.
+struct Pace {
+    /// So many members may be made.
+    may: u32,
+    /// When one more may be.
+    next_at: DateTime<Utc>,
+}
+
+impl Pace {
+    /// By what was made lately; none where no rate is written.
+    fn of(pool: &Pool, members: &Members<'_>, now: DateTime<Utc>) -> Option<Self> {
+        let (count, within) = pool.refill_rate?.share();
+        let mut made: Vec<DateTime<Utc>> = members.all.iter().map(|(member, _)| member.created_at).collect();
+        made.retain(|at| after(*at, within) > now);
+        made.sort_unstable();
+        let oldest = made.get(made.len().saturating_sub(count as usize)).copied();
+        let may = count.saturating_sub(u32::try_from(made.len()).unwrap_or(u32::MAX));
+        Some(Self { may, next_at: after(oldest.unwrap_or(now), within) })
     }
-    may
 }
 
 /// Says when a free member is to be renewed, and when it is too old.
