@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::time::after;
 use super::undeclared::{ORPHAN_MIN_AGE, ORPHAN_PACE, ORPHAN_SETTLE, ORPHANS_AT_ONCE};
-use crate::runtime::Remnant;
+use crate::state::Remnant;
 
 /// Time after which one is tried again that could not be taken away.
 const REMNANT_RETRY: Duration = Duration::from_secs(300);
@@ -85,7 +85,7 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::runtime::RemnantKind;
+    use crate::state::RemnantKind;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(1000 + seconds)

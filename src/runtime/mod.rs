@@ -15,7 +15,6 @@ mod error;
 pub mod io;
 #[cfg(target_os = "linux")]
 mod process_tree;
-mod remnant;
 #[cfg(target_os = "linux")]
 pub mod sandbox;
 pub mod seatbelt;
@@ -37,14 +36,13 @@ pub use dial::{AnsweredBy, Connection, Dial, Dialed};
 pub use enforcement::{Enforcement, EnforcementState};
 pub use error::RuntimeError;
 pub use io::{Attach, Exec, Logs};
-pub use remnant::{Remnant, RemnantKind, Remnants};
 pub use stops::StopRecords;
 pub use usage::{Stats, Usage};
 
 pub use crate::spec::Control;
 use crate::spec::{Image, RuntimeKind, ServiceSpec, Signal};
 use crate::state::{Condition, Instance, InstanceId, InstanceRef};
-pub use crate::state::{ErrorKind, StopRecord, StopRequest, Volumes};
+pub use crate::state::{ErrorKind, Remnant, RemnantKind, StopRecord, StopRequest, Volumes};
 
 /// Result of a runtime call.
 pub type Result<T> = std::result::Result<T, RuntimeError>;
@@ -182,6 +180,23 @@ pub trait Runtime: Send + Sync {
 
     /// Most calls that the runtime serves well side by side.
     fn concurrency(&self) -> usize;
+}
+
+/// Finds out what is left, and takes it away.
+#[async_trait]
+pub trait Remnants: Send + Sync {
+    /// All that is left at this moment, in order. What belongs to an instance that is just being made or removed is among it.
+    ///
+    /// # Errors
+    /// The machine does not tell.
+    async fn remnants(&self) -> Result<Vec<Remnant>>;
+
+    /// Takes one away, where a look right before shows that it still is there and left. Whatever else has its name by
+    /// now stays; that, and one that is gone, is success.
+    ///
+    /// # Errors
+    /// It can't be taken away, or can't be looked at.
+    async fn clear(&self, remnant: &Remnant) -> Result<()>;
 }
 
 /// Finds out what tags of registries stand for.

@@ -8,6 +8,7 @@ mod health;
 mod id;
 mod observed;
 mod phase;
+mod remnant;
 mod rollout;
 mod run;
 mod session;
@@ -20,6 +21,7 @@ pub use health::{HealthState, NOBODY_CHECKS, NOT_CHECKED, last_line};
 pub use id::{BadIdentity, InstanceId, Owner, ServiceName, Target, labels};
 pub use observed::{Frozen, Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};
+pub use remnant::{Remnant, RemnantKind};
 pub use rollout::{Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutFailure, Standing};
 pub use run::{BegunRun, JobRecord, RunEnd, RunId, RunRecord, ScheduleMark};
 pub use session::{

@@ -1,11 +1,8 @@
 //! What is left of instances that are gone, and what nothing needs any more: it is no instance, so nothing else would come
 //! upon it.
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-
-use super::Result;
 
 /// Something of one owner that belongs to no instance and that nothing needs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,21 +35,4 @@ pub enum RemnantKind {
     Directory,
     /// An image.
     Image,
-}
-
-/// Finds out what is left, and takes it away.
-#[async_trait]
-pub trait Remnants: Send + Sync {
-    /// All that is left at this moment, in order. What belongs to an instance that is just being made or removed is among it.
-    ///
-    /// # Errors
-    /// The machine does not tell.
-    async fn remnants(&self) -> Result<Vec<Remnant>>;
-
-    /// Takes one away, where a look right before shows that it still is there and left. Whatever else has its name by
-    /// now stays; that, and one that is gone, is success.
-    ///
-    /// # Errors
-    /// It can't be taken away, or can't be looked at.
-    async fn clear(&self, remnant: &Remnant) -> Result<()>;
 }
