@@ -81,6 +81,15 @@ pub enum Answer {
     Nothing,
 }
 
+/// What follows from a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Learned {
+    /// The limit on idleness is reached then, as far as is known now.
+    Strikes(DateTime<Utc>),
+    /// Somebody waits for this instance, which is suspended.
+    Wakes(InstanceId),
+}
+
 /// The end of a life that is near.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
@@ -342,20 +351,23 @@ impl Ledger {
         .collect()
     }
 
-    /// Takes a sample of an instance. Gives when its limit on idleness is reached, as far as is known now.
+    /// Takes a sample of an instance. Gives what follows from it.
     pub fn learn(
         &mut self,
         deployment: &str,
         Sampled { instance, run, answer }: Sampled,
         (now, at): (DateTime<Utc>, Instant),
-    ) -> Option<DateTime<Utc>> {
+    ) -> Option<Learned> {
         let key = (instance.runtime, instance.runtime_id);
         let watched = self.deployments.get_mut(deployment)?;
-        watched.instances.get_mut(&key).filter(|watch| watch.run == run)?.learn(answer, (now, at));
+        let wakes = watched.instances.get_mut(&key).filter(|watch| watch.run == run)?.learn(answer, (now, at));
         watched.sample_due = watched.next_sample();
         let watch = self.deployments.get(deployment)?.instances.get(&key)?;
+        if watch.suspended.is_some() {
+            return wakes.then(|| Learned::Wakes(watch.id.clone()));
+        }
         let from = watch.idle_from(&self.activity_of(&key, watch, now), now)?;
-        from.checked_add_signed(TimeDelta::from_std(watch.max_idle?).ok()?)
+        from.checked_add_signed(TimeDelta::from_std(watch.max_idle?).ok()?).map(Learned::Strikes)
     }
 
     /// What is to be written of a deployment now, where something is.

@@ -9,12 +9,12 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::core::State;
-use super::ledger::{Answer, Ending, Sampled, Used};
+use super::ledger::{Answer, Ending, Learned, Sampled, Used};
 use super::memory::Note;
 use super::message::{Message, UseNews};
 use crate::plan::{Action, Cause, Lane, Lives};
-use crate::runtime::{ErrorKind, Runtime};
-use crate::state::{DesiredDeployment, Instance, InstanceRef, Phase};
+use crate::runtime::{ErrorKind, Runtime, Stats};
+use crate::state::{DesiredDeployment, Instance, InstanceRef, Phase, Target};
 
 /// Longest wait for what one instance uses; one that does not answer counts as not known.
 const SAMPLE_DEADLINE: Duration = Duration::from_secs(5);
@@ -120,9 +120,10 @@ impl State {
                     _ => continue,
                 };
                 let runtime = self.runtimes.get(&instance.runtime).map(|attached| attached.runtime.clone());
-                match runtime.filter(|runtime| runs && runtime.stats().is_some()) {
+                let tells = |stats: &dyn Stats| runs || stats.tells_connections();
+                match runtime.filter(|runtime| runtime.stats().is_some_and(tells)) {
                     Some(runtime) => asked.push(sample(runtime, instance.as_ref(), run)),
-                    // What is frozen does nothing, and a runtime that can't tell is not asked; the other signals decide.
+                    // What is frozen does nothing but be waited for, and a runtime that can't tell is not asked; the other signals decide.
                     None => {
                         let sample = Sampled { instance: instance.as_ref(), run, answer: Answer::Nothing };
                         self.sampled(&deployment, sample);
@@ -143,8 +144,17 @@ impl State {
     /// Takes a sample. What it shows may have been waited for, so that its limit on idleness is looked at when it strikes.
     pub(super) fn sampled(&mut self, deployment: &str, sample: Sampled) {
         let times @ (now, at) = self.now();
-        if let Some(strikes) = self.ledger.learn(deployment, sample, times) {
-            self.queue.add(deployment, at + (strikes - now).to_std().unwrap_or_default());
+        match self.ledger.learn(deployment, sample, times) {
+            Some(Learned::Strikes(strikes)) => {
+                self.queue.add(deployment, at + (strikes - now).to_std().unwrap_or_default());
+            }
+            Some(Learned::Wakes(id)) => {
+                let target = Target { deployment: id.deployment, service: Some(id.service), slot: Some(id.slot) };
+                if let Err(error) = self.wake(&target) {
+                    tracing::debug!(%error, "whoever connected to {target} waits on");
+                }
+            }
+            None => {}
         }
         self.keep_activity(deployment);
     }

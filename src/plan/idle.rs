@@ -98,7 +98,7 @@ pub fn doing(activity: &Activity, max_idle: Duration, now: DateTime<Utc>) -> Doi
     if is_recent(Signal::Cpu) {
         return Doing::Computing;
     }
-    if is_recent(Signal::Network) || activity.uses.get(&Signal::Connection).is_some_and(|seen| seen.ongoing) {
+    if is_recent(Signal::Network) || is_recent(Signal::Connection) {
         return Doing::WaitingOnTheNetwork;
     }
     match after(last_activity(activity, max_idle, now), max_idle) > now {

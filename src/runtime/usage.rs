@@ -15,6 +15,11 @@ pub trait Stats: Send + Sync {
     /// # Errors
     /// `NotFound` when the instance does not exist, `Rejected` when it does not run.
     async fn stats(&self, instance: &InstanceRef) -> Result<Usage>;
+
+    /// Whether it tells of connections, those to frozen instances included.
+    fn tells_connections(&self) -> bool {
+        false
+    }
 }
 
 impl Usage {
@@ -31,6 +36,7 @@ impl Usage {
             written_bytes: None,
             received_bytes: None,
             sent_bytes: None,
+            connections: None,
         }
     }
 }
@@ -58,4 +64,7 @@ pub struct Usage {
     pub received_bytes: Option<u64>,
     /// Bytes sent by network interfaces of its own.
     pub sent_bytes: Option<u64>,
+    /// Connections from outside to what listens in it that are open now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
 }

@@ -21,7 +21,7 @@ pub enum Signal {
     Touch,
     /// A session calls it.
     Session,
-    /// A connection is proxied to it.
+    /// A connection from outside to what listens in it is open, where the runtime tells.
     Connection,
     /// It sends or receives over interfaces of its own.
     Network,

@@ -49,14 +49,10 @@ fn checks_that_never_passed_restart_no_more_than_a_rollout_may_take() {
     let before = up(0, 'a').exited(0, 5, 1).by(StopCause::Unhealthy);
     let old = up(0, 'a').attempt(1).restarted(1, 1).since(101).never_healthy();
     let stopping = up(1, 'a').never_healthy().phase(Phase::Stopping);
-    web('a', 2, none).with([before, old, stopping]).expect(
-        &[
-            "demo/web/0 (aaaaaaaa, attempt 1) is unhealthy: no route; it runs on, as these checks passed neither on it \
-           nor on what was restarted for them",
-            "wait for the step under way for demo/web/1 (aaaaaaaa, attempt 0)",
-        ]
-        .join("\n"),
-    );
+    let spared = spared(0).replace("attempt 0", "attempt 1");
+    web('a', 2, none)
+        .with([before, old, stopping])
+        .expect(&["wait for the step under way for demo/web/1 (aaaaaaaa, attempt 0)", &spared].join("\n"));
     // Those that checks passed on before are restarted whatever others need.
     web('a', 2, none).with([up(0, 'a').never_healthy(), up(1, 'a').unhealthy()]).expect(
         &[

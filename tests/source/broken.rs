@@ -93,7 +93,7 @@ fn a_text_that_was_cut_off_before_its_services_keeps_the_last_good_version() {
         assert_eq!((images(&bench.scan()), problems(&bench.scan())), (strings(&["b/web=one"]), vec![]));
     }
     // Nor is anything lost that has a document of its own now, while one service more is.
-    let apart = "---\nversion: v1\ndeployment: a\nservice: web\nimage: two\n";
+    let apart = "---\nversion: v1\ndeployment: a\nservice: web\nimage: {name: two}\n";
     let mut bench = Bench::with(&["a", "b"]);
     bench.write("a.yaml", &format!("{head}{apart}"));
     assert_eq!((images(&bench.scan()), problems(&bench.scan())), (strings(&["a/web=two", "b/web=one"]), vec![]));

@@ -8,12 +8,16 @@ use tokio::time::Instant;
 use crate::plan::idle::{busy, last_activity, sample_every};
 use crate::runtime::Usage;
 use crate::spec::RuntimeKind;
-use crate::state::{Activity, ActivityRecord, Instance, InstanceId, WatchedInstance};
+use crate::state::{Activity, ActivityRecord, Instance, InstanceId, Signal, WatchedInstance};
 
 use super::{Answer, UNANSWERED};
 
 /// Passes that may be left out between two that follow each other: the time that is lost then is well below the limit.
 const PASSES: u32 = 2;
+
+/// Time between two looks for who waits for one that is suspended: whoever connects waits that long at most, and a look
+/// costs a few reads.
+const LISTEN_EVERY: Duration = Duration::from_secs(1);
 
 /// Least step of the machine's clock that is taken for one: clocks are slewed by less between two looks.
 pub(super) const STEP: TimeDelta = TimeDelta::seconds(1);
@@ -34,6 +38,8 @@ pub(super) struct Watch {
     due: Option<Instant>,
     /// Whether it was asked and has not answered.
     is_asked: bool,
+    /// Whether nobody can tell who waits for it while it is suspended.
+    is_deaf: bool,
 }
 
 impl Watch {
@@ -67,6 +73,7 @@ impl Watch {
             before: None,
             due: None,
             is_asked: false,
+            is_deaf: false,
         }
     }
 
@@ -94,13 +101,18 @@ impl Watch {
         }
         self.max_idle = max_idle;
         // The first sample only tells what the second is compared with, so that it is taken at once.
-        let due = max_idle.map(|limit| self.due.unwrap_or(if is_new { at } else { at + sample_every(limit) }));
-        self.due = due.filter(|_| self.suspended.is_none());
+        let due = max_idle.map(|limit| self.due.unwrap_or(if is_new { at } else { at + self.pace(limit) }));
+        self.due = due.filter(|_| self.suspended.is_none() || !self.is_deaf);
+    }
+
+    /// Time between two looks at it.
+    fn pace(&self, max_idle: Duration) -> Duration {
+        if self.suspended.is_some() { LISTEN_EVERY } else { sample_every(max_idle) }
     }
 
     /// It runs again after it was suspended: a use, whoever woke it.
     pub fn runs_again(&mut self, now: DateTime<Utc>) {
-        (self.suspended, self.before) = (None, None);
+        (self.suspended, self.before, self.is_deaf) = (None, None, false);
         self.activity.counted_since = now;
     }
 
@@ -136,17 +148,27 @@ impl Watch {
         }
     }
 
-    /// Takes what it answered.
-    pub fn learn(&mut self, answer: Answer, (now, at): (DateTime<Utc>, Instant)) {
+    /// Takes what it answered. Says whether somebody waits for it, who it is to be woken for.
+    pub fn learn(&mut self, answer: Answer, (now, at): (DateTime<Utc>, Instant)) -> bool {
         self.is_asked = false;
-        self.due = self.max_idle.map(|limit| at + sample_every(limit));
+        self.due = self.max_idle.map(|limit| at + self.pace(limit));
+        let is_connected = matches!(&answer, Answer::Used(Usage { connections: Some(1..), .. }));
+        if is_connected {
+            self.activity.note(Signal::Connection, now);
+        }
+        if self.suspended.is_some() {
+            if matches!(answer, Answer::Nothing) {
+                (self.is_deaf, self.due) = (true, None);
+            }
+            return is_connected;
+        }
         let usage = match answer {
             Answer::Used(usage) => usage,
-            Answer::Nothing => return,
+            Answer::Nothing => return false,
             Answer::Unknown => {
                 // What it did since it was asked last is not known.
                 self.activity.counted_since = now;
-                return;
+                return false;
             }
         };
         if let Some(before) = self.before.replace(usage.clone()) {
@@ -157,5 +179,6 @@ impl Watch {
                 self.activity.note(signal, now);
             }
         }
+        false
     }
 }

@@ -329,6 +329,7 @@ fn usage_is_read_from_both_versions_of_control_groups() {
         written_bytes: Some(20),
         received_bytes: Some(8),
         sent_bytes: Some(9),
+        connections: None,
     };
     assert_eq!(found, expected);
     let new = json!({

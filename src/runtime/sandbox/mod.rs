@@ -11,6 +11,7 @@ mod capabilities;
 mod cgroup;
 mod confinement;
 mod connect;
+mod connections;
 mod copy;
 pub mod cri;
 mod descriptors;

@@ -6,10 +6,12 @@ use async_trait::async_trait;
 
 use super::bounds::FILE_LIMIT;
 use super::cgroup::{self, Members};
+use super::connections::{self, Ports};
 use super::layout::read_json;
 use super::record::{Launch, Record, Run};
 use super::{SandboxRuntime, checked_id, failed, not_found};
 use crate::runtime::{ErrorKind, Result, RuntimeError, Stats, Usage};
+use crate::spec::PortProtocol;
 use crate::state::InstanceRef;
 
 #[async_trait]
@@ -27,9 +29,19 @@ impl Stats for SandboxRuntime {
         self.blocking("reading what an instance uses", FILE_LIMIT, move |inner| {
             let record = read_json::<Record>(&inner.dir(&id).record());
             let record = record.map_err(|error| failed("reading record.json", &error))?.ok_or(gone)?;
-            Ok(usage(&record.launch, &run))
+            let ports = record.ports.iter().filter(|port| port.protocol == PortProtocol::Tcp);
+            let ports = ports.map(|port| port.container_port).collect();
+            let connections = connections::open(
+                run.program.pid,
+                if record.launch.namespaces.net { Ports::All(&ports) } else { Ports::Of(&ports) },
+            );
+            Ok(Usage { connections, ..usage(&record.launch, &run) })
         })
         .await
+    }
+
+    fn tells_connections(&self) -> bool {
+        true
     }
 }
 

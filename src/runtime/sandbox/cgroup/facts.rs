@@ -54,6 +54,7 @@ pub fn usage(groups: &Groups, members: &Members) -> Usage {
         written_bytes: io.map(|(_, written)| written),
         received_bytes: None,
         sent_bytes: None,
+        connections: None,
     }
 }
 
