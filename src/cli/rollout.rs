@@ -32,14 +32,14 @@ enum Verb {
 
 /// Run an earlier revision in place of the declared one
 ///
-/// It runs until the spec of the service changes, or until the declared revision is asked for by its number. `keel apply`
-/// fails as long as it is not what is declared that runs; `keel rollout status` waits for what was asked for.
+/// It runs until the spec of the service changes, or until the declared revision is asked for by its number. One that failed
+/// is run only where it is named with `--to-revision`. `keel apply` fails as long as it is not what is declared that runs; `keel rollout status` waits for what was asked for.
 #[derive(Debug, clap::Args)]
 struct Undo {
     /// DEPLOYMENT/SERVICE; DEPLOYMENT where it has one service
     #[arg(value_name = "NAME")]
     name: Target,
-    /// Number of the revision, as `keel rollout history` shows it [default: the last complete one before]
+    /// Number of the revision, as `keel rollout history` shows it [default: the last one before that was complete and has not failed since]
     #[arg(long, value_name = "NUMBER")]
     to_revision: Option<u64>,
 }

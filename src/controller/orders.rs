@@ -311,7 +311,9 @@ fn one(
 fn refusal(name: &ServiceName, error: &OrderError) -> EngineError {
     let text = format!("service {name}: {error}");
     match error {
-        OrderError::Unknown { .. } | OrderError::NoHistory => EngineError::NotFound(text),
+        OrderError::Unknown { .. } | OrderError::NoHistory | OrderError::NoneComplete { .. } => {
+            EngineError::NotFound(text)
+        }
         OrderError::Paused | OrderError::AlreadyPaused | OrderError::NotPaused | OrderError::Same { .. } => {
             EngineError::Conflict(text)
         }

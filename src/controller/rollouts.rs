@@ -35,8 +35,8 @@ pub struct RevisionView {
     pub declared: bool,
     /// Whether it is what is to run now.
     pub wanted: bool,
-    /// Whether its rollout failed and it was given up or paused; until something else is declared, or somebody asks for it,
-    /// it is not tried again.
+    /// Whether its rollout failed and it was given up or paused. As long as it is what is declared, it is not tried again
+    /// until somebody asks for it.
     pub failed: bool,
     /// Whether its rollout failed and is paused for that (`rollout.on_failure: pause`), until somebody resumes it.
     #[serde(default)]
@@ -239,7 +239,9 @@ impl State {
             revision: known.revision.clone(),
             declared: declared.is_made_from(&known.revision),
             wanted: to_run.is_made_from(&known.revision),
-            failed: failed == Some(&known.revision) || paused.is_some_and(|paused| known.is(paused)),
+            failed: failed == Some(&known.revision)
+                || paused.is_some_and(|paused| known.is(paused))
+                || known.failed && !to_run.is_made_from(&known.revision),
             paused: paused.is_some_and(|paused| known.is(paused)),
             source: known.source.to_string(),
             image: known.spec.image.name.to_string(),

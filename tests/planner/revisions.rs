@@ -313,6 +313,44 @@ fn a_rollback_stays_until_something_else_is_declared() {
 }
 
 #[test]
+fn undo_runs_what_failed_only_where_it_is_asked_for_by_its_number() {
+    let mut course = Course::stuck("on_failure: rollback");
+    course.wait(60);
+    assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+    course.observe(all_up(0..3, 'a'));
+    course.wait(1);
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    let (now, declared) = (course.snapshot.now, course.declared());
+    let before = course.memory.clone();
+    let refused = Err(OrderError::NoneComplete { known: "2, 3".to_owned() });
+    assert_eq!(undo(course.history(), &declared, None, now), refused);
+    assert_eq!((&course.memory, course.runs().as_str()), (&before, "a"), "nothing is changed by that");
+    assert_eq!(undo(course.history(), &declared, Some(2), now), Ok(2));
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutStarted"], "b"));
+}
+
+#[test]
+fn that_a_revision_failed_is_known_until_it_is_complete() {
+    let fields = "rollout: {max_surge: 1, max_unavailable: 0, progress_deadline: 60s, on_failure: rollback}";
+    let failed = |course: &mut Course| -> String {
+        let failed = course.history().revisions.iter().filter(|known| known.failed);
+        failed.map(|known| known.revision.short()[..1].to_owned()).collect()
+    };
+    let mut course = Course::stuck("on_failure: rollback");
+    assert_eq!(failed(&mut course), "");
+    course.wait(60);
+    course.turn();
+    assert_eq!(failed(&mut course), "b");
+    course.declare('c', 3, fields);
+    assert_eq!((course.turn(), failed(&mut course).as_str()), (vec!["RolloutStarted"], "b"), "another is declared");
+    course.declare('b', 3, fields);
+    assert_eq!((course.turn(), failed(&mut course).as_str()), (vec!["RolloutStarted"], "b"), "it is tried again");
+    course.observe(all_up(0..3, 'b'));
+    course.wait(1);
+    assert_eq!((course.turn(), failed(&mut course).as_str()), (vec!["RolloutComplete"], ""));
+}
+
+#[test]
 fn a_way_back_that_fails_is_tried_on() {
     let mut course = Course::stuck("on_failure: rollback");
     course.wait(60);

@@ -162,7 +162,7 @@ impl Course<'_, '_> {
             self.history.rollout.clone()
             && elapsed(at, now) >= PROVEN_RUN
         {
-            self.history.set_completed(&revision, Some(at), true);
+            self.history.set_completed(&revision, at, true);
         }
         self.history.note(wanted, now);
         self.history.rollout = Some(RolloutProgress {
@@ -249,7 +249,7 @@ impl Course<'_, '_> {
         rollout.outcome = Outcome::Complete { at: since, settled: found.settled };
         rollout.clock = Default::default();
         let began = rollout.began;
-        self.history.set_completed(&wanted.revision, Some(since), found.settled);
+        self.history.set_completed(&wanted.revision, since, found.settled);
         self.history.tried_anew = None;
         if at.is_some() {
             return;
@@ -274,7 +274,7 @@ impl Course<'_, '_> {
     fn fail(&mut self, wanted: &DesiredService, found: &Findings, failure: RolloutFailure) {
         let now = self.now();
         let number = self.history.number(&wanted.revision);
-        self.history.set_completed(&wanted.revision, None, false);
+        self.history.set_failed(&wanted.revision);
         let serves = |known: &KnownRevision| found.serving.iter().any(|revision| known.is(revision));
         let good = self.history.way_back(&wanted.revision, serves).map(|good| (good.number, good.revision.clone()));
         let on_failure = wanted.spec.rollout().on_failure();

@@ -84,6 +84,9 @@ pub struct KnownRevision {
     /// Whether it ran for long enough then to be trusted.
     #[serde(default)]
     pub settled: bool,
+    /// Whether its rollout failed, and none was complete since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
 }
 
 impl KnownRevision {

@@ -20,6 +20,7 @@ impl RolloutHistory {
             declared_at: before.as_ref().map_or(now, |known| known.declared_at),
             completed_at: before.as_ref().and_then(|known| known.completed_at),
             settled: before.as_ref().is_some_and(|known| known.settled),
+            failed: before.as_ref().is_some_and(|known| known.failed),
             ..known(wanted, now)
         });
     }
@@ -32,10 +33,17 @@ impl RolloutHistory {
         }
     }
 
-    /// Notes whether the rollout of a revision was complete, and whether that can be trusted.
-    pub(super) fn set_completed(&mut self, revision: &Revision, at: Option<DateTime<Utc>>, settled: bool) {
+    /// Notes that the rollout of a revision is complete, since when, and whether that can be trusted.
+    pub(super) fn set_completed(&mut self, revision: &Revision, at: DateTime<Utc>, settled: bool) {
         if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision)) {
-            (known.completed_at, known.settled) = (at, settled);
+            (known.completed_at, known.settled, known.failed) = (Some(at), settled, false);
+        }
+    }
+
+    /// Notes that the rollout of a revision failed: it is no way back any more.
+    pub(super) fn set_failed(&mut self, revision: &Revision) {
+        if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision)) {
+            (known.completed_at, known.settled, known.failed) = (None, false, true);
         }
     }
 
@@ -74,5 +82,6 @@ fn known(wanted: &DesiredService, now: DateTime<Utc>) -> KnownRevision {
         declared_at: now,
         completed_at: None,
         settled: false,
+        failed: false,
     }
 }

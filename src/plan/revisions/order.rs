@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::history::{Declaration, Outcome, Pin, Restart, RolloutHistory};
+use super::history::{Declaration, KnownRevision, Outcome, Pin, Restart, RolloutHistory};
 use crate::state::{DesiredService, Pause};
 
 /// An order can't be carried out; nothing was changed.
@@ -20,6 +20,14 @@ pub enum OrderError {
     /// There is no earlier revision.
     #[error("no earlier revision is known to go back to")]
     NoHistory,
+    /// There are earlier revisions, and none of them is known to work.
+    #[error(
+        "no earlier revision was complete and has not failed since; name one with `--to-revision` (known are {known})"
+    )]
+    NoneComplete {
+        /// The numbers that there are.
+        known: String,
+    },
     /// There is no such revision.
     #[error("unable to find revision {number} in its history; known are {known}")]
     Unknown {
@@ -37,7 +45,8 @@ pub enum OrderError {
 }
 
 /// Has an earlier revision run in place of what is declared, until something else is declared: the one with this number,
-/// else the last one before that was complete. Gives its number. Asking for the declared one ends that.
+/// else the last one before that was complete and has not failed since. Gives its number. Asking for the declared one ends
+/// that. One that failed is only ever run again where it is asked for by its number.
 pub fn undo(
     history: &mut RolloutHistory,
     declared: &DesiredService,
@@ -49,16 +58,12 @@ pub fn undo(
     }
     let current = history.wanted(declared);
     let target = match to {
-        Some(number) => history.revisions.iter().find(|known| known.number == number).ok_or_else(|| {
-            let known: Vec<String> = history.revisions.iter().map(|known| known.number.to_string()).collect();
-            OrderError::Unknown { number, known: known.join(", ") }
-        })?,
-        None => {
-            let earlier = || history.revisions.iter().rev().filter(|known| !known.is(&current.revision));
-            // One that failed, or that never came to its end, is nobody's way back where there is another.
-            let complete = earlier().find(|known| known.completed_at.is_some());
-            complete.or_else(|| earlier().next()).ok_or(OrderError::NoHistory)?
-        }
+        Some(number) => history
+            .revisions
+            .iter()
+            .find(|known| known.number == number)
+            .ok_or_else(|| OrderError::Unknown { number, known: numbers(&history.revisions) })?,
+        None => last_complete(history, &current)?,
     };
     let (number, revision) = (target.number, target.revision.clone());
     if current.is_made_from(&revision) {
@@ -74,6 +79,20 @@ pub fn undo(
         failure: None,
     });
     Ok(number)
+}
+
+/// The last revision besides the current one that was complete; one that fails is complete no more.
+fn last_complete<'a>(history: &'a RolloutHistory, current: &DesiredService) -> Result<&'a KnownRevision, OrderError> {
+    let earlier = || history.revisions.iter().rev().filter(|known| !known.is(&current.revision));
+    let complete = earlier().find(|known| known.completed_at.is_some());
+    complete.ok_or_else(|| match earlier().next() {
+        None => OrderError::NoHistory,
+        Some(_) => OrderError::NoneComplete { known: numbers(&history.revisions) },
+    })
+}
+
+fn numbers(revisions: &[KnownRevision]) -> String {
+    revisions.iter().map(|known| known.number.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Stops replacing instances.
