@@ -25,6 +25,11 @@ pub fn corrected(spec: &ServiceSpec) -> Vec<CorrectedField> {
         let why = "one replica may be missing during a rollout, as `max_surge` and `max_unavailable` are both 0 and \
                    nothing could ever be replaced; write 1 for one of them";
         fields.push(CorrectedField { path: "rollout.max_unavailable", why });
+    } else if is_zero(rollout.max_unavailable) && spec.ends_first() {
+        let why = "one replica may be missing during a rollout, as the old instance has to end before the new one starts: \
+                   they would hold the same `host_port`, or write the same volume; where they may write it at once, write \
+                   `max_surge`";
+        fields.push(CorrectedField { path: "rollout.max_unavailable", why });
     }
     fields
 }
@@ -85,15 +90,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_rollout_that_would_stand_still_is_corrected() {
+    fn only_a_rollout_that_can_not_be_as_it_is_written_is_corrected() {
         let paths = |fields: &str| -> Vec<&'static str> {
             let spec: ServiceSpec = serde_yaml::from_str(&format!("image: {{name: nginx}}\n{fields}")).unwrap();
             corrected(&spec).into_iter().map(|field| field.path).collect()
         };
         assert_eq!(paths("rollout: {max_surge: 0, max_unavailable: 0}"), ["rollout.max_unavailable"]);
         assert_eq!(paths("rollout: {max_surge: 0%, max_unavailable: 0}"), ["rollout.max_unavailable"]);
+        let storage = "storage: [{type: named, name: db, target: /data}]\n";
+        assert_eq!(paths(&format!("{storage}rollout: {{max_unavailable: 0}}")), ["rollout.max_unavailable"]);
         for fields in [
             "",
+            &format!("{storage}rollout: {{max_surge: 1, max_unavailable: 0}}"),
+            &format!("{storage}rollout: {{max_unavailable: 0}}\nscale: {{mode: fixed, replicas: 2}}"),
+            &format!("{storage}rollout: {{max_unavailable: 0, strategy: recreate}}"),
             "rollout: {max_surge: 0}",
             "rollout: {max_surge: 1, max_unavailable: 0}",
             "rollout: {max_surge: 0, max_unavailable: 0, strategy: recreate}",

@@ -27,7 +27,9 @@ pub struct Rollout {
     #[schemars(extend("default" = "rolling"))]
     pub strategy: Option<Strategy>,
     /// Instances above the desired number during a rollout, shares rounded up; `25%` when nothing is written. Always 0 where
-    /// the service has a `host_port`, which one instance holds at a time: the old one ends before the new one starts.
+    /// the service has a `host_port`, which one instance holds at a time: the old one ends before the new one starts. The
+    /// same holds where nothing is written and old and new would write one volume: a workspace, or a writable named volume
+    /// of a single replica. Writing it down says that they may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "25%"))]
     pub max_surge: Option<CountOrPercent>,

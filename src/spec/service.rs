@@ -229,16 +229,43 @@ impl ServiceSpec {
 
     /// How many instances there may be beyond the desired replicas during a rollout, and how many replicas may be
     /// unavailable meanwhile: `rollout.max_surge` and `rollout.max_unavailable`, except where the old instance has to end
-    /// before the new one can start. That is so when the strategy says it, and when the service has a fixed port of the
-    /// machine, which one instance holds at a time.
+    /// before the new one can start. That is so when the strategy says it, when the service has a fixed port of the machine,
+    /// which one instance holds at a time, and when it has a volume that one instance writes at a time, unless
+    /// `rollout.max_surge` is written: that says how many may share it.
     pub fn rollout_bounds(&self, desired: u32) -> (u32, u32) {
         let rollout = self.rollout();
         let (surge, unavailable) = rollout.bounds(desired);
         match rollout.strategy() {
             Strategy::Recreate => (0, 1),
-            Strategy::Rolling if self.has_fixed_host_port() => (0, unavailable.max(1)),
+            Strategy::Rolling if self.holds_alone(desired) => (0, unavailable.max(1)),
             Strategy::Rolling => (surge, unavailable),
         }
+    }
+
+    /// Whether the old instance ends before the new one starts in a rolling update of as many replicas as are written, for
+    /// what only one of them may hold.
+    pub(super) fn ends_first(&self) -> bool {
+        let replicas = match self.scale {
+            Some(Scale::Fixed { replicas }) => replicas,
+            Some(Scale::Adaptive { min, .. }) => min,
+            Some(Scale::Manual) | None => 1,
+        };
+        self.rollout().strategy() == Strategy::Rolling && self.holds_alone(replicas)
+    }
+
+    fn holds_alone(&self, desired: u32) -> bool {
+        let may_share = self.rollout.as_ref().is_some_and(|rollout| rollout.max_surge.is_some());
+        self.has_fixed_host_port() || !may_share && self.has_single_writer(desired)
+    }
+
+    /// Whether a volume has one writer as long as no slot has two instances: the workspace of a slot, and a named volume of a
+    /// single replica. Several replicas write their named volume together at all times.
+    fn has_single_writer(&self, desired: u32) -> bool {
+        self.storage.iter().any(|mount| match mount {
+            Storage::Workspace { .. } => true,
+            Storage::Named { readonly, .. } => desired <= 1 && *readonly != Some(true),
+            Storage::Bind { .. } | Storage::Anonymous { .. } | Storage::Tmpfs { .. } | Storage::S3 { .. } => false,
+        })
     }
 
     fn has_fixed_host_port(&self) -> bool {

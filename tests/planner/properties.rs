@@ -90,6 +90,9 @@ fn bounds() -> impl Strategy<Value = String> {
                  port_mappings: [{{container_port: 80, host_port: {port}}}]\n"
             )
         }),
+        1 => (amount(), prop::sample::select(vec!["named, name: db", "workspace"])).prop_map(|(unavailable, volume)| {
+            format!("rollout: {{max_unavailable: {unavailable}}}\nstorage: [{{type: {volume}, target: /data}}]\n")
+        }),
     ]
 }
 

@@ -232,6 +232,20 @@ fn the_old_one_goes_first_where_a_port_of_the_machine_is_held() {
 }
 
 #[test]
+fn the_old_one_goes_first_where_a_volume_has_one_writer() {
+    let volume = "storage: [{type: named, name: db, target: /data}]";
+    let changed = "web/0 {}: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)";
+    let (retire, launch) =
+        (format!("retire {}", changed.replace("{}", "a0")), format!("launch {}", changed.replace("{}", "b0")));
+    web('b', 1, volume).with([up(0, 'a')]).expect(&retire);
+    // Nothing is made beside one that still writes.
+    let stopping = up(0, 'a').change(|one| one.phase = evenkeel::state::Phase::Stopping);
+    assert!(!web('b', 1, volume).with([stopping]).planned().contains("launch"));
+    web('b', 1, volume).with([up(0, 'a').exited(0, 5, 1)]).expect(&launch);
+    web('b', 1, &format!("{volume}\nrollout: {{max_surge: 1}}")).with([up(0, 'a')]).expect(&launch);
+}
+
+#[test]
 fn a_crash_loop_that_is_ready_for_an_instant_does_not_advance_a_rollout() {
     let crashed = || up(0, 'b').exited(1, 2, 13);
     let again = || up(0, 'b').attempt(1).restarted(1, 1);

@@ -78,7 +78,7 @@ impl Checked<'_> {
     fn check_ceiling(&self, found: &mut Vec<Violation>) {
         let live = self.count(is_live);
         let made = count(self.lanes.iter().filter(|lane| created(lane).is_some()));
-        let (surge, _) = self.bounds();
+        let (surge, _) = self.desired.spec.rollout_bounds(self.replicas);
         let ceiling = self.replicas.saturating_add(surge);
         if made > 0 && live + made > ceiling {
             found.push(Violation::AboveCeiling { service: self.desired.name.clone(), live: live + made, ceiling });
@@ -91,7 +91,8 @@ impl Checked<'_> {
             return;
         }
         let recreate = self.desired.spec.rollout().strategy() == Strategy::Recreate;
-        let floor = self.replicas.saturating_sub(self.at_rest()).saturating_sub(self.bounds().1);
+        let (_, unavailable) = self.desired.spec.rollout_bounds(self.replicas);
+        let floor = self.replicas.saturating_sub(self.at_rest()).saturating_sub(unavailable);
         let below = |counted, left| Violation::BelowFloor { service: self.desired.name.clone(), counted, left, floor };
         let kept = |instance: &Instance| self.taken().all(|(taken, _)| taken.as_ref() != instance.as_ref());
         let replaced: Vec<&Instance> = self
@@ -147,20 +148,6 @@ impl Checked<'_> {
         if left < floor.min(inside + could) {
             let service = self.desired.name.clone();
             found.push(Violation::BelowFloor { service, counted: "available", left, floor });
-        }
-    }
-
-    /// Surge and unavailability; recreating never surges, and recycles one at a time, as does what holds a port of the
-    /// machine.
-    fn bounds(&self) -> (u32, u32) {
-        let rollout = self.desired.spec.rollout();
-        let (surge, unavailable) = rollout.bounds(self.replicas);
-        let holds_port =
-            self.desired.spec.port_mappings.iter().any(|mapping| mapping.host_port.is_some_and(|port| port != 0));
-        match rollout.strategy() {
-            Strategy::Recreate => (0, 1),
-            Strategy::Rolling if holds_port => (0, unavailable.max(1)),
-            Strategy::Rolling => (surge, unavailable),
         }
     }
 
