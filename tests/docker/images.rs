@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use evenkeel::runtime::docker::{DockerRuntime, Options};
 use evenkeel::runtime::{ErrorKind, Runtime};
 use evenkeel::spec::{Image, PullPolicy};
-use evenkeel::state::Owner;
+use evenkeel::state::{Instance, Owner};
 use tempfile::TempDir;
 
 use crate::harness::{Bench, IMAGE, request, spec};
@@ -116,7 +116,58 @@ async fn an_archive_is_loaded_when_it_is_needed(bench: &Bench) {
     bench.cli(&["rmi", &name]);
 }
 
+async fn a_tag_that_moves_leaves_a_revision_on_its_image(bench: &Bench) {
+    const A: &str = "v1-aaaaaaaaaaaaaaaa";
+    const B: &str = "v1-bbbbbbbbbbbbbbbb";
+    let name = format!("keel-test/moving:{}", bench.deployment);
+    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
+    // The time of the import is part of the image.
+    let build = || {
+        bench.cli(&["import", &rootfs, &name]);
+        image_id(bench, &name)
+    };
+    let mut spec = spec("command: {args: [sleep, '600']}");
+    spec.image = image(&name, PullPolicy::Never);
+    let of = |slot, revision: &str| {
+        let mut id = bench.id("web", slot);
+        id.revision = revision.parse().unwrap();
+        request(id, &spec)
+    };
+    let image_of = |instance: &Instance| bench.cli(&["inspect", "--format", "{{.Image}}", &instance.runtime_id]);
+    let moved = |instance: &Instance| instance.conditions.iter().any(|condition| condition.reason == "ImageMoved");
+
+    let first = build();
+    let oldest = bench.run(&of(0, A)).await;
+    let second = build();
+    assert_ne!(first, second);
+    let later = bench.run(&of(1, A)).await;
+    assert_eq!((image_of(&oldest), image_of(&later)), (first.clone(), first.clone()));
+    let reopened = bench.reopened().await;
+    reopened.list().await.unwrap();
+    let after = reopened.create(&of(2, A)).await.unwrap();
+    assert_eq!(image_of(&after), first, "the next controller finds it out from what runs");
+    let other = bench.run(&of(0, B)).await;
+    assert_eq!(image_of(&other), second, "another revision begins with what the tag stands for");
+    assert_eq!([&oldest, &later, &after, &other].map(moved), [false; 4]);
+
+    for instance in [&oldest, &later, &after] {
+        bench.runtime.remove(&instance.as_ref()).await.unwrap();
+    }
+    bench.cli(&["rmi", &first]);
+    let last = bench.run(&of(0, A)).await;
+    assert_eq!((image_of(&last), moved(&last)), (second.clone(), true));
+    // Once all of the service was removed, it begins anew.
+    for instance in [&last, &other] {
+        bench.runtime.remove_with_slot(&instance.as_ref()).await.unwrap();
+    }
+    let anew = bench.run(&of(0, A)).await;
+    assert_eq!((image_of(&anew), moved(&anew)), (second, false));
+    bench.clear().await;
+    bench.cli(&["rmi", "--force", &name]);
+}
+
 crate::on_both_engines!(
+    a_tag_that_moves_leaves_a_revision_on_its_image,
     pulls_follow_their_policy,
     credentials_come_from_dockers_configuration,
     an_archive_is_loaded_when_it_is_needed,

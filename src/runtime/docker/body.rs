@@ -32,6 +32,8 @@ pub(super) struct Context<'a> {
     pub owner: &'a Owner,
     /// The image by a name that the engine resolves.
     pub image: &'a str,
+    /// The image that it should have been made from, and that is not here any more.
+    pub moved_from: Option<&'a str>,
     /// Whether the engine has an init program.
     pub has_init: bool,
     /// Whether the engine honours the weight of disk traffic, as far as is known.

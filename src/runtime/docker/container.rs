@@ -35,8 +35,25 @@ struct Made {
     /// When it was inspected.
     asked: Moment,
     instance: Instance,
+    /// The image that it was made from, by the engine's id.
+    image: Option<String>,
     /// What it lacks, where it was not started yet.
     lost: Option<Lost>,
+}
+
+impl Made {
+    /// Whether it was made from another image than this one and not started yet.
+    fn is_of_another(&self, image: &str) -> bool {
+        self.instance.phase == Phase::Created && self.image.as_deref().is_some_and(|of| of != image)
+    }
+}
+
+/// What a container is made from.
+struct Source {
+    /// The image by a name that the engine resolves.
+    name: String,
+    /// The image that it should be made from, where that is gone.
+    moved_from: Option<String>,
 }
 
 impl Inner {
@@ -46,9 +63,19 @@ impl Inner {
         if self.engine.product().await? == Product::Podman {
             need_sources(request)?;
         }
-        let image = self.image_name(&request.spec.image).await?;
+        let name = self.image_name(&request.spec.image).await?;
         self.ensure_shared(&request.id, &request.spec).await?;
+        let mut image = Source { name, moved_from: None };
+        let pinned = self.pins.image(request);
         let mut made = self.make(request, &image).await?;
+        if let Some(pinned) = pinned.filter(|pinned| made.is_of_another(pinned)) {
+            self.discard_made(&made, request).await?;
+            image = match self.has_image_id(&pinned).await? {
+                true => Source { name: pinned, moved_from: None },
+                false => Source { moved_from: Some(pinned), ..image },
+            };
+            made = self.make(request, &image).await?;
+        }
         if made.lost == Some(Lost::IoWeight) {
             self.weight_refused.store(true, Ordering::Relaxed);
             self.discard_made(&made, request).await?;
@@ -69,7 +96,7 @@ impl Inner {
     }
 
     /// Creates the container of a request and inspects it, or the one that an earlier request made.
-    async fn make(&self, request: &CreateRequest, image: &str) -> Result<Made> {
+    async fn make(&self, request: &CreateRequest, image: &Source) -> Result<Made> {
         let mut made = self.try_create(request, image).await;
         // Podman says only now whether it has an init program.
         if let Err(error) = &made
@@ -93,7 +120,7 @@ impl Inner {
                         format!("{}: the engine made another container than it was asked for: {problem}", what());
                     RuntimeError::new(ErrorKind::Failed, message)
                 })?;
-                Ok(Made { asked, instance, lost: lost(&found) })
+                Ok(Made { asked, instance, image: found.image.clone(), lost: lost(&found) })
             }
             Err(error) if is_name_conflict(&error) => self.recognise(&request.id).await,
             Err(error) if error.is_missing() && error.words().to_lowercase().contains("image") => {
@@ -112,12 +139,14 @@ impl Inner {
     async fn try_create(
         &self,
         request: &CreateRequest,
-        image: &str,
+        image: &Source,
     ) -> std::result::Result<ContainerCreateResponse, CallError> {
         let has_init = wants_init(&request.spec) && self.has_init().await?;
         let weighs_io = !self.weight_refused.load(Ordering::Relaxed);
         let log_files = log_files(self.engine.product().await?);
-        let body = create_body(request, &Context { owner: &self.owner, image, has_init, weighs_io, log_files });
+        let (image, moved_from) = (image.name.as_str(), image.moved_from.as_deref());
+        let context = Context { owner: &self.owner, image, moved_from, has_init, weighs_io, log_files };
+        let body = create_body(request, &context);
         let options = CreateContainerOptionsBuilder::default().name(&request.id.runtime_name()).build();
         self.engine
             .call(WRITE_DEADLINE, |docker| async move { docker.create_container(Some(options), body).await })
@@ -154,7 +183,7 @@ impl Inner {
             Ok(instance) if instance.id == *id => {
                 // One that runs already is not stopped for that.
                 let lost = lost(&found).filter(|_| instance.phase == Phase::Created);
-                Ok(Made { asked, instance, lost })
+                Ok(Made { asked, instance, image: found.image.clone(), lost })
             }
             _ => Err(RuntimeError::new(
                 ErrorKind::NameTaken,
@@ -168,7 +197,8 @@ impl Inner {
 
     /// Remembers what was made, and returns what holds.
     async fn learn(&self, made: Made) -> Result<Instance> {
-        let Made { asked, mut instance, lost: _ } = made;
+        let Made { asked, mut instance, image, lost: _ } = made;
+        self.pins.note(&instance, image.as_deref());
         if !self.tells_health().await? {
             instance.judge(None);
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::body::{Context, wants_init};
-use super::{lost, observe, workspace};
+use super::{lost, observe, pins, workspace};
 use crate::runtime::CreateRequest;
 use crate::spec::{RType, ServiceSpec};
 use crate::state::{Condition, StopPolicy};
@@ -45,6 +45,9 @@ pub(super) fn labels(request: &CreateRequest, context: &Context<'_>) -> HashMap<
     let theirs = spec.labels.iter().filter(|(key, _)| !is_reserved(key));
     let mut labels: HashMap<_, _> = theirs.map(|(key, value)| (key.clone(), value.0.clone())).collect();
     labels.extend(GROUPING.iter().zip(grouping).filter_map(|(key, value)| Some(((*key).to_owned(), value?))));
+    if let Some(image) = context.moved_from {
+        labels.insert(pins::MOVED_FROM.to_owned(), image.to_owned());
+    }
     if wants_init(spec) && !context.has_init {
         labels.insert(observe::NO_INIT.to_owned(), "true".to_owned());
     }

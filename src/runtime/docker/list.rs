@@ -71,6 +71,7 @@ impl Inner {
             .map_err(|error| error.explain(&format!("inspecting container {container}")))?;
         match from_inspect(&answer, &self.owner) {
             Ok(mut instance) => {
+                self.pins.note(&instance, answer.image.as_deref());
                 if !self.tells_health().await? {
                     instance.judge(None);
                 }

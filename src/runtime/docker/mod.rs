@@ -30,6 +30,7 @@ mod mounts;
 mod names;
 mod observe;
 mod ping;
+mod pins;
 mod probe;
 #[cfg(target_os = "linux")]
 mod process;
@@ -64,6 +65,7 @@ use self::dial::Places;
 use self::engine::Engine;
 use self::facts::Facts;
 use self::image::Found;
+use self::pins::Pins;
 use self::readers::Readers;
 use self::shared::Networks;
 use super::credentials::Credentials;
@@ -115,6 +117,7 @@ struct Inner {
     places: Places,
     transfers: Transfers,
     found: Found,
+    pins: Pins,
     /// Looks for images that are made at once.
     looks: Semaphore,
     credentials: Credentials,
@@ -159,6 +162,7 @@ impl DockerRuntime {
             places: Places::default(),
             transfers: Transfers::default(),
             found: Found::default(),
+            pins: Pins::default(),
             looks: Semaphore::new(image::LOOKS),
             credentials: docker_config.map_or_else(|| Credentials::from_env(env), Credentials::in_dir),
             capabilities: Mutex::default(),

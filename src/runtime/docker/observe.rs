@@ -8,7 +8,7 @@ use bollard::models::{
 };
 use chrono::{DateTime, Utc};
 
-use super::lost;
+use super::{lost, pins};
 use crate::spec::{PortProtocol, RuntimeKind};
 use crate::state::{
     BadIdentity, Condition, Exit, HealthState, Instance, InstanceId, InstanceRef, Owner, Phase, PortBinding,
@@ -217,7 +217,8 @@ fn conditions(labels: &HashMap<String, String>) -> Vec<Condition> {
         let message = format!("resources.blkio_weight: {weight} has no effect: {IO_UNWEIGHED}");
         Condition::holds("Degraded", "NoIoWeight", message)
     });
-    no_init.into_iter().chain(no_weight).collect()
+    let moved = labels.get(pins::MOVED_FROM).map(|image| pins::condition(image));
+    no_init.into_iter().chain(no_weight).chain(moved).collect()
 }
 
 /// The phase that a state describes.

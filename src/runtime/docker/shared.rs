@@ -151,6 +151,7 @@ impl Inner {
     /// Removes a deployment's network, and its named volumes where asked. What is gone already is success.
     pub(super) async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {
         self.forget_network(deployment);
+        self.pins.forget_deployment(deployment);
         for network in self.networks_by(&self.labels_of(deployment)).await? {
             let Some(id) = network.id else { continue };
             let name = network.name.unwrap_or_default();

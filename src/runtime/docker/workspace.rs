@@ -32,6 +32,10 @@ impl Inner {
             Err(error) => return Err(error.explain(&what)),
         };
         self.remove(instance).await?;
+        // The lowest number is the last to go.
+        if instance.id.slot == 0 {
+            self.pins.forget_service(&instance.id);
+        }
         let Some(name) = goes else { return Ok(()) };
         let volume = self.volume(&name).await?;
         if volume.and_then(|volume| volume.labels.get(labels::OWNER).cloned()).as_ref() != Some(&self.owner.0) {
