@@ -254,6 +254,7 @@ fn job(view: &ServiceView) -> Option<Object> {
         (None, Some(last)) => last.message.clone(),
         (None, None) => "not run yet".to_owned(),
     };
+    let status = if job.suspended { format!("{status}, suspended") } else { status };
     let succeeded = active.map(|run| run.succeeded).or(last.map(|run| run.succeeded)).unwrap_or(0);
     let failed = active.map(|run| run.failed).or(last.map(|run| run.failed)).unwrap_or(0);
     let started = active.map(|run| run.started_at).or(last.map(|run| run.started_at));
@@ -481,6 +482,20 @@ mod tests {
         assert_eq!(rows[1][..7], ["demo/web", "3", "2", "1", "2", "sandbox", "1 of 3 replicas are ready"]);
         let exited = "exited (killed by SIGKILL)";
         assert_eq!(rows[2][..7], ["demo/web/0", "0/1", exited, "2", "60s", "3f2a9c1d", "127.0.0.1:8080->80"]);
+    }
+
+    #[test]
+    fn a_job_says_that_no_run_of_it_is_made_while_its_deployment_is_suspended() {
+        let row = |suspended: bool, next_run: Option<&str>| {
+            let view = serde_json::from_value(json!({"deployment": "demo", "service": "tick", "source": null,
+                "runtime": "sim", "image": "host", "desired": 0, "running": 0, "ready": 0, "updated": 0, "revision": "r",
+                "message": "", "conditions": [], "job": {"kind": "cron", "completions": 1, "retries": null,
+                    "schedule": "@daily", "next_run": next_run, "suspended": suspended, "active": [], "finished": []}}));
+            job(&view.unwrap()).unwrap().cells
+        };
+        let next = "2024-01-02T00:00:00Z";
+        assert_eq!(row(false, Some(next))[2..], ["not run yet", "0/1", "0", "<none>", next]);
+        assert_eq!(row(true, None)[2..], ["not run yet, suspended", "0/1", "0", "<none>", "<none>"]);
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         undone: undone(facts, service, &mine),
         awaits: awaits(facts, service),
         message: String::new(),
-        job: facts.jobs.get(&service.name).map(|state| JobView::of(service, state)),
+        job: facts.jobs.get(&service.name).map(|state| JobView::of(service, state, is_suspended(facts))),
         pool: service
             .spec
             .pool
@@ -195,6 +195,10 @@ fn exit_view(exit: &Exit) -> ExitView {
     }
 }
 
+fn is_suspended(facts: &Facts<'_>) -> bool {
+    facts.plan.waits.iter().any(|wait| matches!(wait, Wait::Suspended { .. }))
+}
+
 /// How the deployment stands; the worst that is true of any part of it.
 fn state(facts: &Facts<'_>) -> DeploymentState {
     match facts.desired {
@@ -202,7 +206,7 @@ fn state(facts: &Facts<'_>) -> DeploymentState {
         Err(Fate::Kept) => return DeploymentState::Kept,
         Ok(_) => {}
     }
-    if facts.plan.waits.iter().any(|wait| matches!(wait, Wait::Suspended { .. })) {
+    if is_suspended(facts) {
         return DeploymentState::Suspended;
     }
     let waits = facts.plan.waits.iter().filter(|wait| !jobs::is_cron_step(facts, wait));

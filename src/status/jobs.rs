@@ -20,8 +20,12 @@ pub struct JobView {
     pub retries: Option<u32>,
     /// The schedule and its time zone; absent where it has none.
     pub schedule: Option<String>,
-    /// When the schedule says that it runs next; absent without a schedule, or when that is over.
+    /// When the schedule says that it runs next; absent without a schedule, when that is over, and while its deployment is
+    /// suspended.
     pub next_run: Option<DateTime<Utc>>,
+    /// Whether its deployment is suspended, so that no run is made.
+    #[serde(default)]
+    pub suspended: bool,
     /// Runs that go on, oldest first.
     pub active: Vec<ActiveRunView>,
     /// Runs that are over, newest first.
@@ -78,7 +82,7 @@ pub struct RunView {
 
 impl JobView {
     /// The view of a service that is a job.
-    pub(super) fn of(service: &DesiredService, state: &JobState) -> Self {
+    pub(super) fn of(service: &DesiredService, state: &JobState, suspended: bool) -> Self {
         let spec = &service.spec;
         let attempts = spec.restart_policy.as_ref().and_then(|policy| policy.max_attempts);
         let written = [spec.job().backoff_limit, attempts].into_iter().flatten().min();
@@ -88,7 +92,8 @@ impl JobView {
             completions: spec.job().completions(),
             retries: written,
             schedule: spec.schedule.as_ref().map(|schedule| format!("{schedule}{zone}")),
-            next_run: state.next,
+            next_run: state.next.filter(|_| !suspended),
+            suspended,
             active: state.active.iter().map(active).collect(),
             finished: state.finished.iter().map(finished).collect(),
         }
