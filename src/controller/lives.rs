@@ -23,6 +23,11 @@ impl State {
         memory: &mut Memory,
     ) -> Result<Vec<String>, EngineError> {
         let mut results = Vec::new();
+        // Until then nothing is started or stopped.
+        let later = match memory.orders.suspended {
+            true => format!(" once `keel resume {}` is given: the deployment is suspended", target.deployment),
+            false => String::new(),
+        };
         for service in self.lived(target, memory)? {
             let name = format!("{}/{}", target.deployment, service.name);
             let name = target.slot.map_or_else(|| format!("service/{name}"), |slot| format!("instance/{name}/{slot}"));
@@ -31,6 +36,8 @@ impl State {
                 false => stop_life(target, &service, memory),
             };
             results.push(match (start, changed) {
+                (true, true) if !later.is_empty() => format!("{name} will be started{later}"),
+                (false, true) if !later.is_empty() => format!("{name} will be stopped{later}"),
                 (true, true) => format!("{name} started"),
                 (true, false) => format!("{name} is to run already"),
                 (false, true) => format!("{name} stopped"),

@@ -263,6 +263,11 @@ fn what_is_suspended_is_left_alone_until_it_is_resumed_or_deleted() {
     rig.until_running("demo", 2);
     let before = pids(&rig);
     assert_eq!(rig.keel(&["suspend", "demo"]).expect_code(0).out, "deployment/demo suspended\n");
+    let later = "once `keel resume demo` is given: the deployment is suspended\n";
+    let stopped = rig.keel(&["stop", "demo/web/0"]).expect_code(0).out;
+    assert_eq!(stopped, format!("instance/demo/web/0 will be stopped {later}"));
+    let started = rig.keel(&["start", "demo/web/0"]).expect_code(0).out;
+    assert_eq!(started, format!("instance/demo/web/0 will be started {later}"));
     rig.keel(&["suspend", "demo"]).expect_code(1);
     rig.keel(&["suspend", "none"]).expect_code(1);
     controller.end("KILL");
