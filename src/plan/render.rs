@@ -284,6 +284,17 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
     }
 }
 
+impl Wait {
+    /// The same as it is said of the service itself; none where that makes no difference.
+    pub(crate) fn of_itself(&self) -> Option<String> {
+        match self {
+            Self::JobFailed { end: RunEnd::Failed { exit, .. }, limit: 0, .. } => Some(format!("failed: {exit}")),
+            Self::JobFailed { end, limit, .. } => Some(job_end(end, *limit)),
+            _ => None,
+        }
+    }
+}
+
 /// How a job failed, and why nothing more is done about it.
 fn job_end(end: &RunEnd, limit: u32) -> String {
     match end {

@@ -148,7 +148,9 @@ fn awaits(facts: &Facts<'_>, service: &DesiredService) -> Vec<AwaitedView> {
 
 fn instance_view(facts: &Facts<'_>, instance: &Instance) -> InstanceView {
     let about = |wait: &&Wait| {
-        wait.instance().is_some_and(|id| id.service == instance.id.service && id.slot == instance.id.slot)
+        // That something is being worked on goes without saying.
+        !matches!(wait, Wait::InFlight { .. })
+            && wait.instance().is_some_and(|id| id.service == instance.id.service && id.slot == instance.id.slot)
     };
     let wait = || facts.plan.waits.iter().find(about).map(ToString::to_string);
     let exit = match &instance.phase {

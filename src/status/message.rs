@@ -9,7 +9,7 @@ use crate::state::{Condition, ConditionStatus, DesiredService};
 
 /// The worst thing that is being waited for, and that the declaration is not in force where it is not.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String {
-    let said = worst(facts.plan.waits.iter()).or_else(|| undone(facts, |_| true)).or_else(|| match state {
+    let said = worst(facts.plan.waits.iter()).map(named).or_else(|| undone(facts, |_| true)).or_else(|| match state {
         DeploymentState::Removing if facts.removing => Some("being deleted".to_owned()),
         DeploymentState::Removing => Some("not declared any more".to_owned()),
         DeploymentState::Kept => facts.kept.map(str::to_owned),
@@ -32,6 +32,7 @@ pub(super) fn of_service(
     let acts_on = |step: &Step| step.action.instance().is_some_and(|id| id.service == service.name);
     let rests = || facts.plan.waits.iter().filter(mine).find(|wait| waits::is_rest(wait));
     worst(facts.plan.waits.iter().filter(mine))
+        .map(|wait| wait.of_itself().unwrap_or_else(|| wait.to_string()))
         .or_else(|| undone(facts, acts_on))
         .or_else(|| rests().map(|wait| rest(wait, service)))
         .or_else(|| trouble(conditions))
@@ -40,9 +41,17 @@ pub(super) fn of_service(
 }
 
 /// The worst of these waits; that something is being worked on goes without saying.
-fn worst<'a>(waits: impl Iterator<Item = &'a Wait>) -> Option<String> {
+fn worst<'a>(waits: impl Iterator<Item = &'a Wait>) -> Option<&'a Wait> {
     let telling = |wait: &&Wait| severity(wait) > Severity::Fine && !matches!(wait, Wait::InFlight { .. });
-    waits.filter(telling).max_by_key(|wait| severity(wait)).map(ToString::to_string)
+    waits.filter(telling).max_by_key(|wait| severity(wait))
+}
+
+/// What is waited for, with the name of the service that it is about.
+fn named(wait: &Wait) -> String {
+    match (wait, wait.of_itself()) {
+        (Wait::JobFailed { service, .. }, Some(how)) => format!("{service} {how}"),
+        _ => wait.to_string(),
+    }
 }
 
 /// Why a service is down or frozen on purpose, and what ends that.
@@ -113,7 +122,7 @@ mod tests {
     use crate::controller::desired;
     use crate::plan::{JobStates, Plan};
     use crate::spec::{RuntimeKind, merge, parse};
-    use crate::state::{DesiredDeployment, Exit, InstanceId};
+    use crate::state::{DesiredDeployment, Exit, InstanceId, RunEnd};
     use crate::status::views;
 
     static NO_JOBS: JobStates = JobStates::new();
@@ -198,6 +207,19 @@ mod tests {
             (Wait::StopAsked { id: web() }, "stopped, `keel start demo/web` starts it"),
         ] {
             assert_eq!(messages("", vec![wait]), [lacking, said]);
+        }
+    }
+
+    #[test]
+    fn a_job_that_failed_says_how_and_its_deployment_of_which_one() {
+        let (desired, unsupported, progress) = (declared(", rtype: job"), BTreeMap::new(), BTreeMap::new());
+        for (limit, how) in
+            [(0, "failed: exited 3"), (2, "failed: exited 3, and 2 retries (job.backoff_limit) are used up")]
+        {
+            let end = RunEnd::Failed { index: 0, exit: Exit::from_code(3, None, DateTime::UNIX_EPOCH) };
+            let plan = Plan { waits: vec![Wait::JobFailed { service: "web".into(), end, limit }], ..Plan::default() };
+            let views = views(&facts(&desired, &plan, &unsupported, &progress));
+            assert_eq!((views.services[1].message.as_str(), views.view.message), (how, format!("web {how}")));
         }
     }
 

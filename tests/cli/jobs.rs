@@ -64,7 +64,9 @@ fn a_job_runs_once_for_its_template_and_apply_waits_for_its_end() {
 #[test]
 fn a_job_that_fails_fails_its_apply_at_once_with_the_reason_and_its_output() {
     let rig = Rig::new("sandbox");
-    for (settings, again) in [("", "wait to restart demo/work/0"), ("backoff_limit: 0", "it is not tried again")] {
+    for (settings, again) in
+        [("", "wait to restart demo/work/0"), ("backoff_limit: 0", "demo failed: work failed: exited 3")]
+    {
         rig.write("job.yaml", &job(&format!("echo oh no {}; exit 3", again.len()), settings));
         let began = Instant::now();
         let done = rig.keel(&["apply", "-f", "job.yaml"]).expect_code(1);
@@ -76,7 +78,7 @@ fn a_job_that_fails_fails_its_apply_at_once_with_the_reason_and_its_output() {
     // It stays so, and says so, without another run.
     let runs = finished(&rig, "work").len();
     let done = rig.keel(&["apply", "-f", "job.yaml"]).expect_code(1);
-    assert!(done.err.contains("exited 3, and it is not tried again"), "{done:?}");
+    assert!(done.err.contains("demo failed: work failed: exited 3"), "{done:?}");
     assert_eq!(finished(&rig, "work").len(), runs);
 }
 

@@ -285,7 +285,7 @@ async fn the_deadline_of_a_job_ends_it_though_its_image_does_not_come() {
     let is_over = |status: &Status| status.deployments[0].state == DeploymentState::Failed;
     let status = rig.until("it is over", is_over).await;
     assert_eq!(began.elapsed().as_secs(), 30);
-    let why = "keep work as it is: failed: deadline exceeded (job.active_deadline)";
+    let why = "work failed: deadline exceeded (job.active_deadline)";
     assert_eq!(status.deployments[0].message, why);
     assert_eq!((count(Method::EnsureImage), count(Method::Create)), (before.0 + 1, before.1));
 }
