@@ -110,8 +110,16 @@ fn schedule(report: &mut Report<'_>, spec: &ServiceSpec) {
             Err(error) => {
                 let error = error.to_string();
                 let message = format!("{text:?} is not a cron expression: {}", error.trim_end_matches('.'));
-                let help = "write five fields (minute hour day month weekday), six with seconds first, seven with the \
-                            year last, or @hourly, @daily, @weekly, @monthly, @yearly";
+                let help = match ends_in_a_year(text) {
+                    true => {
+                        "six fields are read with seconds first and without a year; a year needs all seven: second minute \
+                         hour day month weekday year"
+                    }
+                    false => {
+                        "write five fields (minute hour day month weekday), six with seconds first, seven with the year \
+                         last, or @hourly, @daily, @weekly, @monthly, @yearly"
+                    }
+                };
                 report.problem_help(&steps!["schedule"], message, help);
             }
         },
@@ -384,4 +392,11 @@ fn pool(report: &mut Report<'_>, pool: &Pool) {
             format!("`refill_rate` must be from {} to {} members per second", RefillRate::LEAST, RefillRate::MOST);
         report.problem_help(&steps!["pool", "refill_rate"], message, "write a number such as 0.5, or leave it out");
     }
+}
+
+/// Whether an expression has six fields and the last one looks like a year.
+fn ends_in_a_year(text: &str) -> bool {
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let is_year = |field: &&str| field.len() == 4 && field.bytes().all(|byte| byte.is_ascii_digit());
+    fields.len() == 6 && fields.last().is_some_and(is_year)
 }
