@@ -351,6 +351,31 @@ fn that_a_revision_failed_is_known_until_it_is_complete() {
 }
 
 #[test]
+fn an_end_that_is_no_crash_is_not_called_one() {
+    let again = |attempt| up(0, 'b').unready().attempt(attempt).restarted(3, 3);
+    let clean =
+        |attempt| up(0, 'b').attempt(attempt).exited(0, 5, 1).change(|one| one.created_at += TimeDelta::days(1));
+    let young = |one: &mut Instance| one.created_at += TimeDelta::days(1);
+    for (fields, observed, expected) in [
+        ("", vec![clean(2), again(3).change(young)], "web/0 ended 3 times in a row: exited 0;"),
+        (
+            "lifecycle: {delete_on_exit: true}",
+            vec![again(3).change(young)],
+            "web/0 ended 3 times in a row; how is not known, as none is kept (lifecycle.delete_on_exit);",
+        ),
+    ] {
+        let fields = format!("{SURGE}\n{fields}");
+        let mut course = Course::rolled_out(&fields);
+        course.declare('b', 3, &fields);
+        course.turn();
+        course.wait(1);
+        course.observe(all_up(0..3, 'a').chain(observed));
+        let decided = course.decide();
+        assert!(decided[0].message.contains(expected), "{decided:?}");
+    }
+}
+
+#[test]
 fn a_way_back_that_fails_is_tried_on() {
     let mut course = Course::stuck("on_failure: rollback");
     course.wait(60);

@@ -156,9 +156,21 @@ impl Eye<'_> {
         if crashes < CRASHES_IN_A_ROW {
             return coming;
         }
-        let last = of_slot().filter(|instance| crashed(instance)).max_by_key(|instance| instance.id.attempt);
-        let how = last.and_then(exit_of).map_or_else(String::new, |exit| format!(": {exit}"));
-        let message = format!("{} crashed {crashes} times in a row{how}", newest.id);
+        let newest_of = |test: fn(&Instance) -> bool| {
+            of_slot().filter(|instance| test(instance)).max_by_key(|instance| instance.id.attempt).and_then(exit_of)
+        };
+        // What it was restarted for may be a clean end, and is not known any more where none is kept.
+        let (did, exit) = match newest_of(crashed) {
+            Some(exit) => ("crashed", Some(exit)),
+            None => ("ended", newest_of(|instance| exit_of(instance).is_some())),
+        };
+        let keeps_none = self.wanted.spec.lifecycle.as_ref().is_some_and(|life| life.delete_on_exit == Some(true));
+        let how = match exit {
+            Some(exit) => format!(": {exit}"),
+            None if keeps_none => "; how is not known, as none is kept (lifecycle.delete_on_exit)".to_owned(),
+            None => String::new(),
+        };
+        let message = format!("{} {did} {crashes} times in a row{how}", newest.id);
         Slot::Failing(RolloutFailure { reason: FailureReason::Crashing, message })
     }
 
