@@ -285,12 +285,12 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
 }
 
 impl Wait {
-    /// The same as it is said of the service itself; none where that makes no difference.
-    pub(crate) fn of_itself(&self) -> Option<String> {
+    /// The same as it is said of the service itself.
+    pub(crate) fn of_itself(&self) -> String {
         match self {
-            Self::JobFailed { end: RunEnd::Failed { exit, .. }, limit: 0, .. } => Some(format!("failed: {exit}")),
-            Self::JobFailed { end, limit, .. } => Some(job_end(end, *limit)),
-            _ => None,
+            Self::JobFailed { end: RunEnd::Failed { exit, .. }, limit: 0, .. } => format!("failed: {exit}"),
+            Self::JobFailed { end, limit, .. } => job_end(end, *limit),
+            _ => self.to_string(),
         }
     }
 }

@@ -173,7 +173,7 @@ fn failure(wait: &Wait) -> Option<Condition> {
         Wait::Unknown { .. } => "UnknownPhase",
         _ => return None,
     };
-    Some(Condition::holds("ReplicaFailure", reason, wait.to_string()))
+    Some(Condition::holds("ReplicaFailure", reason, wait.of_itself()))
 }
 
 /// The condition of a service that went on without one that it depends on.

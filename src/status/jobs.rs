@@ -143,7 +143,7 @@ pub(super) fn conditions(job: &JobView, service: &DesiredService, facts: &Facts<
         Some(Wait::Completed { .. }) => {
             Condition::holds("Complete", "CompletionsReached", "every completion succeeded")
         }
-        Some(wait) => Condition::fails("Complete", "Failed", wait.to_string()),
+        Some(wait) => Condition::fails("Complete", "Failed", wait.of_itself()),
         None => Condition::fails("Complete", "InProgress", progress()),
     }]
 }

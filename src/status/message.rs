@@ -32,7 +32,7 @@ pub(super) fn of_service(
     let acts_on = |step: &Step| step.action.instance().is_some_and(|id| id.service == service.name);
     let rests = || facts.plan.waits.iter().filter(mine).find(|wait| waits::is_rest(wait));
     worst(facts.plan.waits.iter().filter(mine))
-        .map(|wait| wait.of_itself().unwrap_or_else(|| wait.to_string()))
+        .map(Wait::of_itself)
         .or_else(|| undone(facts, acts_on))
         .or_else(|| rests().map(|wait| rest(wait, service)))
         .or_else(|| trouble(conditions))
@@ -48,8 +48,8 @@ fn worst<'a>(waits: impl Iterator<Item = &'a Wait>) -> Option<&'a Wait> {
 
 /// What is waited for, with the name of the service that it is about.
 fn named(wait: &Wait) -> String {
-    match (wait, wait.of_itself()) {
-        (Wait::JobFailed { service, .. }, Some(how)) => format!("{service} {how}"),
+    match wait {
+        Wait::JobFailed { service, .. } => format!("{service} {}", wait.of_itself()),
         _ => wait.to_string(),
     }
 }
