@@ -23,9 +23,10 @@ const SECRET_VARIABLE_WORDS: &[&str] = &["KEY", "PASS", "_PWD", "DSN", "JWT", "C
 const SECRET_WHOLE_WORDS: &[&str] = &["PAT"];
 
 /// Beginnings of tokens that tell what they are, as their issuers document them: GitHub ("GitHub's token formats"), GitLab
-/// ("Token prefixes"), Slack ("Token types"), AWS (IAM "unique ID prefixes"), and the `sk-` of OpenAI, Anthropic and others.
+/// ("Token prefixes"), Slack ("Token types"), AWS (IAM "unique ID prefixes"), the `sk-` of OpenAI, Anthropic and others, and
+/// JSON Web Tokens (RFC 7519), which begin with an encoded `{\"`.
 const TOKEN_PREFIXES: &[&str] =
-    &["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "sk-"];
+    &["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "sk-", "eyJ"];
 
 /// Least characters behind such a beginning: those of the shortest token among them, an access key of AWS. What is shorter
 /// is a word that begins alike.
@@ -50,6 +51,11 @@ const ASSIGNED_WORDS: &[&str] = &[
     "PRIVATE_KEY",
     "PRIVATE-KEY",
     "AUTHORIZATION",
+    "CREDENTIAL",
+    "_PASS",
+    "-PASS",
+    "-AUTH",
+    "_AUTH",
 ];
 
 /// One field that changes.
@@ -230,6 +236,9 @@ fn refers_to_secret(text: &str) -> bool {
         authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
     };
     let password_in_address = text.split("://").skip(1).any(has_password);
+    // A value in quotes is none of its own.
+    let text = text.replace("=\"", "=").replace("='", "=").replace(" = ", "=");
+    let text = text.as_str();
     let is_secret = |name: &str| {
         let name = name.to_uppercase();
         ASSIGNED_WORDS.iter().any(|word| name.ends_with(word))
@@ -243,7 +252,13 @@ fn refers_to_secret(text: &str) -> bool {
     let mut names = parts().zip(parts().skip(1)).filter(|(_, next)| next.starts_with(':'));
     let in_json = names.any(|(name, _)| is_secret(name));
     let in_header = words.next().is_some_and(|header| !header.ends_with(':') || words.next().is_some());
-    text.starts_with("$S:") || password_in_address || assigned || in_header || in_json
+    text.starts_with("$S:")
+        || text.contains("PRIVATE KEY-----")
+        || text.contains("Bearer ")
+        || password_in_address
+        || assigned
+        || in_header
+        || in_json
 }
 
 /// Whether there is a token in it that tells what it is.
@@ -333,6 +348,14 @@ mod tests {
             r#"{"password": "hunter3", "a": 1}"#,
             r#"{"user":"u","api_key":"hunter4"}"#,
             "--private-key=hunter5",
+            "PGPASSWORD='hunter2' psql",
+            "mysql --password=\"hunter1\" x",
+            "--api-key=\"hunter4\"",
+            "Password = hunter6",
+            "docker run -e DB_PASS=hunter7",
+            "echo '-----BEGIN RSA PRIVATE KEY-----'",
+            "curl -H 'X: Bearer abcdefgh'",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
         ] {
             assert_eq!(lines(json!({"args": [secret]}), Value::Null), ["args: *** -> (none)"], "{secret}");
         }

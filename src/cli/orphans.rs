@@ -29,7 +29,7 @@ const HEADER: [&str; 7] = ["KIND", "NAME", "RUNTIME", "AGE", "FIRST SEEN", "DUE"
 /// Instances, with their supervisors, control groups, mounts and directories, and networks; what is left of these where somebody
 /// took the directory of an instance away; and images that were not used for a week. A controller removes them by itself:
 /// what it has seen for a minute without a declaration or a need and is a minute old, ten at a time, each looked at again right
-/// before, and each removal an event (`keel get events`). Named volumes stay. What other installations or other tools made is not listed, and never touched; nor is what a lost
+/// before, and each removal is logged. Named volumes stay. What other installations or other tools made is not listed, and never touched; nor is what a lost
 /// database may have remembered, until `keel approve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel orphans\n  keel orphans --reap\n  keel orphans --reap --dry-run -o json\n\n\

@@ -12,8 +12,8 @@ use super::others::Watched;
 use super::outlook::{Outlook, previews};
 use super::{Applied, ApplyRequest, Change, EngineError, Mode, Preview, SpecFile};
 use crate::spec::{
-    Conflict, Document, DocumentKind, MergedDeployment, ParsedFile, Problem, Prune, RuntimeKind, corrections, merge,
-    problems,
+    Conflict, Document, DocumentKind, MergedDeployment, ParsedFile, Position, Problem, Prune, RuntimeKind, corrections,
+    merge, problems,
 };
 use crate::status::ProblemView;
 use crate::store::{AppliedFile, Declared, read_applied, save_applied};
@@ -186,6 +186,10 @@ impl Engine {
         found.extend(
             parsed.iter().flat_map(|(path, file)| cut_off(path, file, &inventory).map(|one| (path.clone(), one))),
         );
+        // Where nothing at all is declared, that is told instead.
+        let has_any = parsed.iter().any(|(_, file)| !file.documents.is_empty());
+        let emptied = parsed.iter().filter(|(path, file)| has_any && is_emptied(path, file, &inventory));
+        found.extend(emptied.map(|(path, _)| (path.clone(), emptied_problem())));
         let problems: Vec<ProblemView> =
             found.iter().map(|(file, one)| convert::problem(file, one, NOTHING_APPLIED)).collect();
         let declared = self.completed(&parsed, merged, watched);
@@ -331,6 +335,28 @@ fn cut_off<'a>(path: &'a Path, file: &'a ParsedFile, inventory: &'a [Declared]) 
         message: "there are no `services` any more".to_owned(),
         help: Some("write them again, or `services: {}` to end what was declared".to_owned()),
     })
+}
+
+/// Whether a file that declared something is empty, or has comments at most, as a full disk and a copy that was cut off leave
+/// it; the source takes no such text for the end of that either.
+fn is_emptied(path: &Path, file: &ParsedFile, inventory: &[Declared]) -> bool {
+    let is_bare = file.documents.is_empty() && file.problems.is_empty();
+    let is_live = |entry: &&Declared| entry.removed_at.is_none();
+    let has_part = |entry: &Declared| {
+        let merged = serde_json::from_str::<MergedDeployment>(&entry.spec).ok();
+        entry.source.file == path
+            || merged.is_some_and(|merged| merged.services.values().any(|service| service.file == path))
+    };
+    is_bare && inventory.iter().filter(is_live).any(has_part)
+}
+
+fn emptied_problem() -> Problem {
+    Problem {
+        position: Position::START,
+        path: String::new(),
+        message: "declares nothing any more".to_owned(),
+        help: Some("remove the file to end what it declared, or write its text again".to_owned()),
+    }
 }
 
 /// What to say of files that declare nothing: taken at its word, that would remove all that was applied from them.

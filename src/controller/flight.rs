@@ -1,6 +1,6 @@
 //! Lanes under way: which instances are being worked on, so that nobody plans for them twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
@@ -96,6 +96,15 @@ impl Flights {
             Subject::Keep(..) | Subject::Retire(..) | Subject::Teardown(..) => None,
         });
         told.collect()
+    }
+
+    /// Instances of a deployment that are being stopped or let run on and stay in their slots.
+    pub fn kept(&self, deployment: &str) -> BTreeSet<InstanceId> {
+        let id = |subject: &Subject| match subject {
+            Subject::Keep(_, id) => Some(id.clone()),
+            Subject::Launch(_) | Subject::Retire(..) | Subject::Teardown(..) => None,
+        };
+        self.of(deployment).filter_map(id).collect()
     }
 
     fn of(&self, deployment: &str) -> impl Iterator<Item = &Subject> {

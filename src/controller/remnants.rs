@@ -139,7 +139,10 @@ impl State {
     fn tell_cleared(&self, cleared: &[(Remnant, Result<()>)]) {
         for (Remnant { name, reason, .. }, result) in cleared {
             match result {
-                Ok(()) => self.record_event(None, "OrphanRemoved", format!("removed {name}: {reason}")),
+                Ok(()) => {
+                    tracing::info!("removed {name}: {reason}");
+                    self.record_event(None, "OrphanRemoved", format!("removed {name}: {reason}"));
+                }
                 Err(error) => {
                     let error = &error.message;
                     self.record_event(None, "OrphanStays", format!("{name} could not be removed: {error}"));
@@ -151,10 +154,8 @@ impl State {
     /// Answers what nothing declares or needs, as soon as everything was looked at once.
     pub(super) fn tell_orphans(&mut self, reply: oneshot::Sender<Vec<OrphanView>>) {
         self.left.waiting.push(reply);
-        if !self.may_clear() {
-            // Nobody has looked since the last question.
-            self.left.runtimes.values_mut().for_each(|looks| looks.next = None);
-        }
+        // The last look may be minutes old.
+        self.left.runtimes.values_mut().for_each(|looks| looks.next = None);
     }
 
     /// Has what is left taken away.

@@ -38,7 +38,9 @@ impl State {
         }
         let orders = self.memory.get(deployment).map(|memory| memory.orders.lives.clone()).unwrap_or_default();
         let lives = Lives { orders, suspended: self.ledger.suspended(deployment) };
-        self.record_of(deployment).history.lives = lives;
+        let kept_under_way = self.flights.kept(deployment);
+        let history = &mut self.record_of(deployment).history;
+        (history.lives, history.kept_under_way) = (lives, kept_under_way);
     }
 
     /// Forgets that instances are to be brought back which run again, or are gone.

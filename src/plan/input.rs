@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::Lives;
 use super::PoolRecord;
 use crate::spec::{Depends, Revision, RuntimeKind};
-use crate::state::{DesiredDeployment, ErrorKind, Fate, Instance, JobRecord, Volumes};
+use crate::state::{DesiredDeployment, ErrorKind, Fate, Instance, InstanceId, JobRecord, Volumes};
 
 /// Everything that a decision about one deployment is made from.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ pub struct History {
     /// On what each service depends, by service, as [`dependencies`](super::dependencies) gives it before each planning:
     /// it tells in which order what is not declared any more ends.
     pub dependencies: BTreeMap<String, BTreeSet<String>>,
+    /// Instances that are being stopped or let run on and stay in their slots.
+    pub kept_under_way: BTreeSet<InstanceId>,
     /// What users ordered of the lives of instances, and which were suspended for idleness.
     pub lives: Lives,
     /// Who has which member of pools, and who waits for one, by service.

@@ -20,13 +20,17 @@ pub(super) fn places(desired: &DesiredService, matched: &Matched<'_>, judge: Jud
 /// Whether the slot's instance was ended by checks, or is being so, and its successor is not there yet, or has not had the
 /// time to pass them.
 pub(super) fn is_down_for_checks(slot: &Slot<'_>, judge: Judge<'_>) -> bool {
+    let is_worked_on = |one: &Instance| judge.input.history.kept_under_way.contains(&one.id);
+    let ends =
+        |newest: &Instance| (newest.phase == Phase::Stopping || is_worked_on(newest)) && newest.unhealthy().is_some();
+    if slot.newest.is_some_and(ends) {
+        return true;
+    }
     if slot.fresh.is_some_and(|fresh| judge.is_available(fresh) || has_had_its_time(fresh, judge)) {
         return false;
     }
-    let ends = |newest: &Instance| newest.phase == Phase::Stopping && newest.unhealthy().is_some();
     let last = slot.dead.iter().max_by_key(|dead| dead.recency());
     match last {
-        _ if slot.newest.is_some_and(ends) => true,
         Some(dead) => exit_of(dead).is_some_and(crate::state::Exit::is_unhealthy),
         // The one before is not kept (`lifecycle.delete_on_exit`), but it counts in its successor.
         None => slot.fresh.is_some_and(|fresh| fresh.streak > 0),

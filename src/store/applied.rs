@@ -229,10 +229,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut file = copy("/x.yaml", TWO);
         file.without.insert("a".to_owned());
-        save_applied(&[file.clone()], dir.path()).expect("saved");
+        save_applied(std::slice::from_ref(&file), dir.path()).expect("saved");
         assert_eq!(names(dir.path()), [("/x.yaml".to_owned(), vec!["b".to_owned()])]);
         file.without.insert("b".to_owned());
-        save_applied(&[file.clone()], dir.path()).expect("saved");
+        save_applied(std::slice::from_ref(&file), dir.path()).expect("saved");
         assert_eq!(names(dir.path()), []);
     }
 

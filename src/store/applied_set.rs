@@ -7,13 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::applied::{AppliedFile, remove};
-use super::dir::replace;
+use super::dir::{replace, sync_parent};
 
 /// Name of the note in the directory of the copies.
 const NOTE: &str = "change";
@@ -37,40 +38,69 @@ impl Change {
         Self { copies: copies.iter().map(saved).collect() }
     }
 
-    /// Makes the change: all of it or, on an error, nothing.
+    /// Makes the change: all of it or, on an error, nothing. What could still fail is done before it is noted; with the note
+    /// in place it is made, whatever becomes of the writer.
     ///
     /// # Errors
     /// The directory can't be written.
     pub fn make(&self, dir: &Path) -> std::io::Result<()> {
         let _lock = lock(dir)?;
         finish(dir)?;
-        let mut before = Self::default();
-        for name in self.copies.keys() {
-            before.copies.insert(name.clone(), read(&dir.join(name))?);
-        }
+        let staged = self.stage(dir)?;
         if self.copies.len() > 1 {
             replace(&dir.join(NOTE), &serde_json::to_vec(self)?)?;
+        } else {
+            return self.place(dir, staged);
         }
-        let done = self.carry_out(dir);
-        if done.is_err()
-            && let Err(error) = before.carry_out(dir)
-        {
-            tracing::warn!("{} stays as it was to become: {error}", dir.display());
+        if let Err(error) = self.place(dir, staged).and_then(|()| remove(&dir.join(NOTE))) {
+            tracing::warn!("a change of {} is noted, and finished by the next command: {error}", dir.display());
         }
-        remove(&dir.join(NOTE))?;
-        done
+        Ok(())
     }
 
-    fn carry_out(&self, dir: &Path) -> std::io::Result<()> {
-        let mut result = Ok(());
-        for (name, copy) in &self.copies {
-            let path = dir.join(name);
-            result = result.and_then(|()| match copy {
-                Some(copy) => replace(&path, &serde_json::to_vec_pretty(copy)?),
-                None => remove(&path),
-            });
+    /// Writes every copy beside its place. What was written goes with what this gives.
+    fn stage(&self, dir: &Path) -> std::io::Result<Vec<Staged>> {
+        let saved = self.copies.iter().filter_map(|(name, copy)| Some((name, copy.as_ref()?)));
+        saved.map(|(name, copy)| Staged::write(&dir.join(name), &serde_json::to_vec_pretty(copy)?)).collect()
+    }
+
+    fn place(&self, dir: &Path, staged: Vec<Staged>) -> std::io::Result<()> {
+        staged.into_iter().try_for_each(Staged::place)?;
+        let gone = self.copies.iter().filter(|(_, copy)| copy.is_none());
+        gone.into_iter().try_for_each(|(name, _)| remove(&dir.join(name)))?;
+        sync_parent(&dir.join(NOTE))
+    }
+}
+
+/// A copy that is written and not in its place.
+struct Staged {
+    place: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Staged {
+    fn write(place: &Path, content: &[u8]) -> std::io::Result<Self> {
+        if place.is_dir() {
+            return Err(std::io::Error::other(format!("{} is a directory; remove it", place.display())));
         }
-        result
+        let temporary = place.with_extension(format!("json.{}.tmp", std::process::id()));
+        let staged = Self { place: place.to_owned(), temporary };
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged.temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        Ok(staged)
+    }
+
+    fn place(self) -> std::io::Result<()> {
+        std::fs::rename(&self.temporary, &self.place)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Gone already where it was placed.
+        let _ = std::fs::remove_file(&self.temporary);
     }
 }
 
@@ -85,7 +115,8 @@ pub(super) fn finish_change(dir: &Path) -> std::io::Result<()> {
 
 fn finish(dir: &Path) -> std::io::Result<()> {
     if let Some(change) = noted(dir)? {
-        change.carry_out(dir)?;
+        let staged = change.stage(dir)?;
+        change.place(dir, staged)?;
         remove(&dir.join(NOTE))?;
     }
     Ok(())

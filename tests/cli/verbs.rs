@@ -387,6 +387,27 @@ fn files_that_declare_nothing_remove_nothing() {
     assert_eq!(rig.keel(&["get", "deployments", "-o", "name"]).expect_code(0).out, "deployment/a\n");
 }
 
+#[test]
+fn a_file_that_was_emptied_ends_nothing_beside_others() {
+    let rig = Rig::new("sim");
+    for name in ["a", "b"] {
+        rig.write(&format!("dir/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    rig.keel(&["apply", "-f", "dir"]).expect_code(0);
+    for text in ["", "# A comm"] {
+        rig.write("dir/b.yaml", text);
+        let done = rig.keel(&["apply", "-f", "dir"]).expect_code(1);
+        let place = rig.path("dir/b.yaml").display().to_string();
+        let line = format!("error: {place}:1:1: declares nothing any more; remove the file to end what it declared");
+        assert!(done.err.starts_with(&line), "{}", done.err);
+        let names = rig.keel(&["get", "deployments", "-o", "name"]).expect_code(0).out;
+        assert_eq!(names, "deployment/a\ndeployment/b\n");
+    }
+    std::fs::remove_file(rig.path("dir/b.yaml")).unwrap();
+    let done = rig.keel(&["apply", "-f", "dir"]).expect_code(0);
+    assert_eq!(done.out, "deployment/a unchanged\ndeployment/b pruned\n");
+}
+
 /// Runs the program where the environment names no runtime.
 fn plain(rig: &Rig, arguments: &[&str]) -> crate::rig::Done {
     rig.command(arguments).env_remove("KEEL_RUNTIME").output().unwrap().into()

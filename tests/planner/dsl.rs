@@ -143,6 +143,12 @@ impl Snapshot {
         self
     }
 
+    /// A step that stops this instance, or lets it run on, is under way.
+    pub fn kept_under_way(mut self, instance: &Instance) -> Self {
+        self.history.kept_under_way.insert(instance.id.clone());
+        self
+    }
+
     /// These instances were suspended for idleness a minute ago.
     pub fn suspended(mut self, instances: &[Instance]) -> Self {
         self.history.lives.suspended.extend(instances.iter().map(|one| (one.runtime_id.clone(), ago(60))));

@@ -53,6 +53,17 @@ fn checks_that_never_passed_restart_no_more_than_a_rollout_may_take() {
     web('a', 2, none)
         .with([before, old, stopping])
         .expect(&["wait for the step under way for demo/web/1 (aaaaaaaa, attempt 0)", &spared].join("\n"));
+    // One whose stop is under way has the place, whatever the runtime shows of it by now, and is ended again by nobody.
+    let ending = up(1, 'a').never_healthy();
+    let planned = web('a', 2, none).kept_under_way(&ending).with([up(0, 'a').never_healthy(), ending]);
+    planned.expect(
+        &[
+            "halt web/1 a0: unhealthy: no route",
+            &spared.replace("attempt 1", "attempt 0"),
+            "demo/web/1 (aaaaaaaa, attempt 0) is unhealthy: no route",
+        ]
+        .join("\n"),
+    );
     // Those that checks passed on before are restarted whatever others need.
     web('a', 2, none).with([up(0, 'a').never_healthy(), up(1, 'a').unhealthy()]).expect(
         &[

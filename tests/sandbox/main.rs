@@ -23,6 +23,7 @@ mod own_files;
 mod past_holes;
 mod pasta;
 mod privileges;
+mod remnants;
 mod storage;
 mod support;
 mod sysctls;

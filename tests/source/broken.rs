@@ -259,7 +259,7 @@ fn a_damaged_copy_of_an_applied_file_removes_nothing() {
         without: Default::default(),
         default_runtimes: Default::default(),
     };
-    save_applied(&[copy.clone()], &applied).unwrap();
+    save_applied(std::slice::from_ref(&copy), &applied).unwrap();
     bench.scan();
     std::fs::write(applied.join("x.json"), "{").unwrap();
     for _ in 0..2 {
@@ -269,7 +269,7 @@ fn a_damaged_copy_of_an_applied_file_removes_nothing() {
         bench.restart();
     }
     std::fs::remove_file(applied.join("x.json")).unwrap();
-    discard_applied(&[copy.clone()], &applied).unwrap();
+    discard_applied(std::slice::from_ref(&copy), &applied).unwrap();
     assert_eq!(names(&bench.scan()), ["b"]);
 }
 
@@ -373,7 +373,7 @@ fn an_applied_copy_that_is_not_good_any_more_says_so() {
         without: std::collections::BTreeSet::new(),
         default_runtimes: Default::default(),
     };
-    save_applied(&[copy.clone()], &applied).unwrap();
+    save_applied(std::slice::from_ref(&copy), &applied).unwrap();
     let snapshot = bench.scan();
     let said = problems(&snapshot);
     assert!(said[0].starts_with("b.yaml:6:5: services.web.replicas: unknown"), "{said:?}");

@@ -303,9 +303,9 @@ fn two_roots_are_one_set() {
         without: BTreeSet::new(),
         default_runtimes: Default::default(),
     };
-    save_applied(&[copy.clone()], &applied).unwrap();
+    save_applied(std::slice::from_ref(&copy), &applied).unwrap();
     assert_eq!(images(&bench.scan()), ["a/db=pg", "a/web=one", "b/web=one"]);
-    discard_applied(&[copy.clone()], &applied).unwrap();
+    discard_applied(std::slice::from_ref(&copy), &applied).unwrap();
     // Commands write there: what goes is meant, at once.
     let scanned = bench.glance();
     assert_eq!((removed(&scanned.snapshot), scanned.settles_in), (vec![("b", Prune::Auto)], None));

@@ -184,7 +184,7 @@ fn a_part_that_is_still_seen_does_not_stand_for_the_whole() {
         without: BTreeSet::new(),
         default_runtimes: Default::default(),
     };
-    save_applied(&[copy.clone()], &changing.bench.base.path().join("state/applied")).unwrap();
+    save_applied(std::slice::from_ref(&copy), &changing.bench.base.path().join("state/applied")).unwrap();
     changing.bench.write("c.yaml", &service("c", "cache", "redis"));
     let all = ["a/db=pg", "a/web=one", "b/web=one", "c/cache=redis", "c/web=one"];
     assert_eq!(images(&changing.watch("specs")), all);

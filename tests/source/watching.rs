@@ -452,11 +452,11 @@ async fn a_requested_scan_sees_what_was_written_before_it() {
         without: BTreeSet::new(),
         default_runtimes: Default::default(),
     };
-    save_applied(&[copy.clone()], &applied).unwrap();
+    save_applied(std::slice::from_ref(&copy), &applied).unwrap();
     let snapshot = watching.handle.rescan().await.unwrap();
     assert_eq!(images(&snapshot), ["a/web=one", "b/db=pg"]);
     assert_eq!(*watching.snapshots.borrow(), snapshot);
-    discard_applied(&[copy.clone()], &applied).unwrap();
+    discard_applied(std::slice::from_ref(&copy), &applied).unwrap();
     let snapshot = watching.handle.rescan().await.unwrap();
     assert_eq!(snapshot.removed.keys().collect::<Vec<_>>(), ["a", "b"]);
     watching.handle.forget("a").await.unwrap().unwrap();

@@ -50,7 +50,11 @@ fn locked(file: File, path: &Path, end: Instant, operation: FlockOperation) -> i
     if is_at(&file, path)? { Ok(Some(file)) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+/// Whether a file is the one that lies at a path.
+///
+/// # Errors
+/// Nothing lies there, or it can't be looked at.
+pub fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let (held, there) = (file.metadata()?, fs::symlink_metadata(path)?);
     Ok((held.dev(), held.ino()) == (there.dev(), there.ino()))
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use rustix::fs::FlockOperation;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::bounds::{LIST_LIMIT, REMOVE_LIMIT};
@@ -21,6 +22,9 @@ use crate::runtime::{Remnant, RemnantKind, Remnants, Result};
 
 /// Longest wait for the end of a supervisor that is killed.
 const DEATH_LIMIT: Duration = Duration::from_secs(2);
+
+/// Least parts of the name of an instance: deployment, service, slot, revision and attempt.
+const PARTS_OF_NAME: usize = 5;
 
 /// What marks the path of an open file that was removed (proc_pid_fd(5)).
 const DELETED: &str = " (deleted)";
@@ -125,8 +129,12 @@ impl Inner {
                 (lock.file_name()? == "lock").then(|| dir.to_path_buf())
             })?;
             let id = instance.file_name()?.to_str()?;
-            let reason = format!("the directory of its instance {id} is gone");
-            (!self.is_there(id)).then(|| remnant(RemnantKind::Supervisor, pid, key.start, &reason, None))
+            // There may be another one of its name by now.
+            let reason = match is_of_instance(id) {
+                true => format!("the directory of its instance {id} is gone"),
+                false => "the directory of its instance is gone".to_owned(),
+            };
+            Some(remnant(RemnantKind::Supervisor, pid, key.start, &reason, None))
         };
         supervisors.into_iter().filter_map(lost).collect()
     }
@@ -165,30 +173,52 @@ impl Inner {
     /// Mounts of the machine in the place of instances that are not there.
     fn lost_mounts(&self) -> io::Result<Vec<Remnant>> {
         let instances = self.view.layout.instances();
-        let text = fs::read("/proc/self/mountinfo")?;
-        let lost = |line: &[u8]| {
-            // Number and place (proc_pid_mountinfo(5)).
-            let mut fields = line.split(|byte| *byte == b' ');
-            let number = std::str::from_utf8(fields.next()?).ok()?;
-            let place = PathBuf::from(std::str::from_utf8(fields.nth(3)?).ok()?);
+        let lost = |(number, place): (String, PathBuf)| {
             let id = place.strip_prefix(&instances).ok()?.iter().next()?.to_str()?.to_owned();
             let is_one = matches!(self.view.one(&id), Ok(Entry::Ours(_) | Entry::Foreign(_)) | Err(_));
             let reason = format!("there is no instance {id}");
-            (!is_one && !id.starts_with('.'))
+            (!is_one && is_of_instance(&id))
                 .then(|| remnant(RemnantKind::Mount, place.display(), number, &reason, None))
         };
-        Ok(text.split(|byte| *byte == b'\n').filter_map(lost).collect())
+        // What is mounted inside of another one goes first.
+        Ok(self.mounts()?.into_iter().rev().filter_map(lost).collect())
     }
 
-    /// Directories that hold no instance, and what calls that were cut off left.
+    /// Mounts of the machine below the instances, with their numbers, as they were made.
+    fn mounts(&self) -> io::Result<Vec<(String, PathBuf)>> {
+        let instances = self.view.layout.instances();
+        let text = fs::read("/proc/self/mountinfo")?;
+        let mount = |line: &[u8]| {
+            // Number and place (proc_pid_mountinfo(5)). Names of instances hold nothing that is escaped there.
+            let mut fields = line.split(|byte| *byte == b' ');
+            let number = std::str::from_utf8(fields.next()?).ok()?;
+            let place = PathBuf::from(std::str::from_utf8(fields.nth(3)?).ok()?);
+            place.starts_with(&instances).then(|| (number.to_owned(), place))
+        };
+        Ok(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
+    }
+
+    /// Directories that hold no instance and have the name of one, and what calls that were cut off left. One that somebody
+    /// mounted something into, or that a supervisor holds, is left to these first.
     fn lost_directories(&self) -> io::Result<Vec<Remnant>> {
         let mut found = Vec::new();
+        let mounts = self.mounts()?;
+        let is_held = |path: &Path| {
+            let lock = fs::File::open(path.join("lock"));
+            lock.is_ok_and(|lock| rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_err())
+        };
         for path in entries(&self.view.layout.instances())? {
+            if mounts.iter().any(|(_, place)| place.starts_with(&path)) || is_held(&path) {
+                continue;
+            }
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             let Ok(data) = fs::symlink_metadata(&path) else { continue };
             let reason = match name.starts_with('.') {
                 true if leftovers::is_left(&path) => "a call that made or removed an instance was cut off",
-                false if matches!(self.view.one(name)?, Entry::Nothing) => "it holds no record of an instance",
+                // One that can't be read may hold a record.
+                false if is_of_instance(name) && matches!(self.view.one(name), Ok(Entry::Nothing)) => {
+                    "it holds no record of an instance"
+                }
                 _ => continue,
             };
             let since = data.modified().ok().map(DateTime::from);
@@ -196,6 +226,11 @@ impl Inner {
         }
         Ok(found)
     }
+}
+
+/// Whether a directory has the name of an instance: what else lies there is somebody else's.
+fn is_of_instance(name: &str) -> bool {
+    !name.starts_with('.') && name.split('_').count() >= PARTS_OF_NAME
 }
 
 fn remnant(

@@ -64,8 +64,7 @@ pub fn main(dir: PathBuf) -> std::process::ExitCode {
             return std::process::ExitCode::FAILURE;
         }
     };
-    let _lock = lock;
-    match supervise(&dir, signals) {
+    match supervise(&dir, signals, &lock) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(failure) => {
             let exit = Exit { code: Some(failure.code), ..Exit::runtime_error(failure.message.clone(), Utc::now()) };
@@ -88,7 +87,7 @@ fn prepare(dir: &InstanceDir) -> Result<Option<(OwnedFd, File)>, Failure> {
 ///
 /// # Errors
 /// It could not be started.
-fn supervise(dir: &InstanceDir, signals: OwnedFd) -> Result<(), Failure> {
+fn supervise(dir: &InstanceDir, signals: OwnedFd, lock: &File) -> Result<(), Failure> {
     let record: Record = read_json(&dir.record())
         .context("reading record.json")?
         .ok_or_else(|| Failure::setup("record.json is missing; remove the instance"))?;
@@ -104,13 +103,17 @@ fn supervise(dir: &InstanceDir, signals: OwnedFd) -> Result<(), Failure> {
     volumes::make(launch, &identity)?;
     let mut supervisor = launch_program(dir, launch, identity, signals, log)?;
     tell(&Started::Running);
-    record_end(dir, &supervisor.attend());
+    record_end(dir, &supervisor.attend(), lock);
     Ok(())
 }
 
 /// Records how the program ended. What can't be made to outlast a loss of power is written all the same: nothing else
-/// knows it. Where it can't be written at all, the instance is found as one whose supervisor was lost.
-fn record_end(dir: &InstanceDir, exit: &Exit) {
+/// knows it. Where it can't be written at all, the instance is found as one whose supervisor was lost. Where somebody removed the
+/// directory, another instance may have its name by now, and this is not the end of that.
+fn record_end(dir: &InstanceDir, exit: &Exit, lock: &File) {
+    if !lock::is_at(lock, &dir.lock()).unwrap_or(true) {
+        return;
+    }
     // How it ended is of no use without what it was.
     let _ = keep(dir);
     if write_json(&dir.exit(), exit, Durability::Synced).is_err() {
