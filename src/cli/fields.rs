@@ -237,7 +237,7 @@ fn refers_to_secret(text: &str) -> bool {
     };
     let password_in_address = text.split("://").skip(1).any(has_password);
     // A value in quotes is none of its own.
-    let text = text.replace("=\"", "=").replace("='", "=").replace(" = ", "=");
+    let text = text.replace(" =", "=").replace("= ", "=").replace("=\"", "=").replace("='", "=");
     let text = text.as_str();
     let is_secret = |name: &str| {
         let name = name.to_uppercase();

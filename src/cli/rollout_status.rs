@@ -12,8 +12,8 @@ use super::output::{note, print};
 use super::reconnecting::{Reconnecting, observe_existing};
 use super::text::harmless;
 use crate::config::Options;
-use crate::state::{Condition, ConditionStatus, Target};
-use crate::status::{DeploymentState, ServiceView, Status, UndoneView};
+use crate::state::{Condition, ConditionStatus, HealthState, Target};
+use crate::status::{DeploymentState, InstanceView, ServiceView, Status, UndoneView};
 
 /// Wait until a rollout is complete, or say why it will not be
 ///
@@ -164,7 +164,10 @@ fn course(status: &Status, view: &ServiceView) -> Course {
     if let Some(rolled_back) = find("RolledBack", ConditionStatus::True) {
         return message(rolled_back);
     }
-    let complete = || Course::Complete(format!("service \"{name}\" successfully rolled out"));
+    let complete = || match instances(status, view).find(|one| one.health == Some(HealthState::Assumed)) {
+        Some(one) => Course::Waiting(format!("Waiting for {} to pass the checks that are declared now...", one.name)),
+        None => Course::Complete(format!("service \"{name}\" successfully rolled out")),
+    };
     match find("Progressing", ConditionStatus::False) {
         Some(condition) if condition.reason == "Complete" => complete(),
         // It rests as it is declared to.
@@ -190,13 +193,18 @@ fn way_back(view: &ServiceView, undone: &UndoneView, name: &str) -> Course {
 
 /// What is waited for, in kubectl's words.
 fn waiting(status: &Status, view: &ServiceView, name: &str) -> String {
-    let lives = status
-        .instances
-        .iter()
-        .filter(|one| one.deployment == view.deployment && one.service == view.service && one.phase != "exited");
+    let lives = instances(status, view).filter(|one| one.phase != "exited");
     let old = lives.filter(|one| !view.are_made_alike(&view.revision, &one.revision)).count();
     let rest = progress(view.desired, view.updated, old, view.ready);
-    format!("Waiting for service \"{name}\" rollout to finish: {rest}...")
+    let unhealthy = instances(status, view).find_map(|one| match &one.health {
+        Some(HealthState::Unhealthy { last, .. }) => Some(format!(" ({} is unhealthy: {last})", one.name)),
+        _ => None,
+    });
+    format!("Waiting for service \"{name}\" rollout to finish: {rest}...{}", unhealthy.unwrap_or_default())
+}
+
+fn instances<'a>(status: &'a Status, view: &'a ServiceView) -> impl Iterator<Item = &'a InstanceView> {
+    status.instances.iter().filter(|one| one.deployment == view.deployment && one.service == view.service)
 }
 
 fn progress(desired: u32, updated: u32, old: usize, ready: u32) -> String {

@@ -1,5 +1,7 @@
 //! What instances use of the machine.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -64,7 +66,8 @@ pub struct Usage {
     pub received_bytes: Option<u64>,
     /// Bytes sent by network interfaces of its own.
     pub sent_bytes: Option<u64>,
-    /// Connections from outside to what listens in it that are open now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connections: Option<u64>,
+    /// Connections from outside to what listens in it that are open now, each by what tells it from the others. They are told
+    /// to nobody outside of this program.
+    #[serde(skip)]
+    pub connections: Option<BTreeSet<String>>,
 }

@@ -47,7 +47,8 @@ async fn what_runs_without_its_directory_is_found_and_ended_and_what_has_one_is_
 
 #[tokio::test]
 async fn directories_without_a_record_go_and_what_is_foreign_or_mounted_stays() {
-    let sandbox = Sandbox::new();
+    // The kernel tells of places with blanks in another way.
+    let sandbox = Sandbox::in_folder("sp ace");
     sandbox.run(SLEEPS).await;
     let instances = sandbox.root.path().join("sandbox/instances");
     let (left, foreign) = (instances.join("demo_web_7_01234567_0"), instances.join("lost+found"));
@@ -57,9 +58,9 @@ async fn directories_without_a_record_go_and_what_is_foreign_or_mounted_stays() 
     let precious = sandbox.root.path().join("precious");
     fs::create_dir_all(precious.join("sub")).unwrap();
     fs::write(precious.join("file"), "kept").unwrap();
-    let mounted = instances.join("demo_web_8_01234567_0");
+    let mounted = instances.join("demo_web_8_01234567_0/in side");
     if is_root() {
-        fs::create_dir(&mounted).unwrap();
+        fs::create_dir_all(&mounted).unwrap();
         rustix::mount::mount_bind(&precious, &mounted).unwrap();
     }
     // By one another: once nothing is mounted there, the directory below is one as any other.

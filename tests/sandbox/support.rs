@@ -36,6 +36,12 @@ impl Sandbox {
         Self { runtime: open(root.path(), &owner(root.path())), root }
     }
 
+    /// One whose root is in a directory of this name.
+    pub fn in_folder(name: &str) -> Self {
+        let root = tempfile::Builder::new().prefix(name).tempdir().unwrap();
+        Self { runtime: open(root.path(), &owner(root.path())), root }
+    }
+
     /// One that talks to registries in a way of its own.
     pub fn with(registries: RegistryOptions) -> Self {
         let root = tempfile::tempdir().unwrap();

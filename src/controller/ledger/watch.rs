@@ -1,5 +1,6 @@
 //! One run of an instance, and what was seen of its use.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -38,6 +39,8 @@ pub(super) struct Watch {
     due: Option<Instant>,
     /// Whether it was asked and has not answered.
     is_asked: bool,
+    /// Connections that were open when it was asked last.
+    connected: BTreeSet<String>,
     /// Whether nobody can tell who waits for it while it is suspended.
     is_deaf: bool,
 }
@@ -73,6 +76,7 @@ impl Watch {
             before: None,
             due: None,
             is_asked: false,
+            connected: BTreeSet::new(),
             is_deaf: false,
         }
     }
@@ -152,7 +156,14 @@ impl Watch {
     pub fn learn(&mut self, answer: Answer, (now, at): (DateTime<Utc>, Instant)) -> bool {
         self.is_asked = false;
         self.due = self.max_idle.map(|limit| at + self.pace(limit));
-        let is_connected = matches!(&answer, Answer::Used(Usage { connections: Some(1..), .. }));
+        let open = match &answer {
+            Answer::Used(usage) => usage.connections.clone().unwrap_or_default(),
+            Answer::Unknown | Answer::Nothing => BTreeSet::new(),
+        };
+        // What is open for less than the time between two looks may be a health check; nobody checks what is frozen.
+        let lasts = open.intersection(&self.connected).next().is_some();
+        let is_connected = if self.suspended.is_some() { !open.is_empty() } else { lasts };
+        self.connected = open;
         if is_connected {
             self.activity.note(Signal::Connection, now);
         }

@@ -17,18 +17,18 @@ pub enum Ports<'a> {
     All(&'a BTreeSet<u16>),
 }
 
-/// Connections that are open now; none where the kernel does not tell.
-pub fn open(pid: i32, ports: Ports<'_>) -> Option<u64> {
+/// Connections that are open now, each by the addresses of both ends; none where the kernel does not tell.
+pub fn open(pid: i32, ports: Ports<'_>) -> Option<BTreeSet<String>> {
     let read = |table: &str| fs::read_to_string(format!("/proc/{pid}/net/{table}"));
     // A machine without IPv6 has no list of it.
     let text = read("tcp").ok()? + &read("tcp6").unwrap_or_default();
     Some(counted(&text, ports))
 }
 
-fn counted(text: &str, ports: Ports<'_>) -> u64 {
-    let sockets: Vec<Socket> = text.lines().filter_map(Socket::of).collect();
+fn counted(text: &str, ports: Ports<'_>) -> BTreeSet<String> {
+    let sockets: Vec<Socket<'_>> = text.lines().filter_map(Socket::of).collect();
     let listening: BTreeSet<u16> = sockets.iter().filter(|one| one.listens).map(|one| one.port).collect();
-    let counts = |one: &&Socket| {
+    let counts = |one: &&Socket<'_>| {
         let is_reached = listening.contains(&one.port) && !one.listens;
         is_reached
             && match ports {
@@ -36,11 +36,13 @@ fn counted(text: &str, ports: Ports<'_>) -> u64 {
                 Ports::All(ports) => !one.is_from_inside || ports.contains(&one.port),
             }
     };
-    sockets.iter().filter(counts).count() as u64
+    sockets.iter().filter(counts).map(|one| format!("{} {}", one.local, one.remote)).collect()
 }
 
 /// A line of a list: one that listens, or is connected.
-struct Socket {
+struct Socket<'a> {
+    local: &'a str,
+    remote: &'a str,
     /// Port on this end.
     port: u16,
     listens: bool,
@@ -48,8 +50,8 @@ struct Socket {
     is_from_inside: bool,
 }
 
-impl Socket {
-    fn of(line: &str) -> Option<Self> {
+impl<'a> Socket<'a> {
+    fn of(line: &'a str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace().skip(1);
         let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
         let listens = state == LISTENING;
@@ -58,7 +60,7 @@ impl Socket {
         }
         let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
         let other = remote.rsplit_once(':')?.0;
-        Some(Self { port, listens, is_from_inside: is_loopback(other) })
+        Some(Self { local, remote, port, listens, is_from_inside: is_loopback(other) })
     }
 }
 
@@ -78,7 +80,7 @@ fn is_loopback(address: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{BTreeSet, Ports};
 
     /// Lists of a machine of little-endian order: something listens on 8080 and 9090; two connections to the former, one
     /// from 10.210.0.5 and one from inside; one to the latter from inside; one from here to elsewhere; one that has ended.
@@ -94,6 +96,10 @@ mod tests {
    1: 00000000000000000000000001000000:2382 00000000000000000000000001000000:C354 01 00000000:00000000
    2: 0000000000000000FFFF00000100007F:2382 0000000000000000FFFF00000100007F:C355 01 00000000:00000000
 ";
+
+    fn counted(text: &str, ports: Ports<'_>) -> usize {
+        super::counted(text, ports).len()
+    }
 
     #[test]
     #[cfg(target_endian = "little")]

@@ -121,8 +121,8 @@ fn mounts(mountinfo: &[u8]) -> Vec<Mounted> {
     mountinfo.split(|byte| *byte == b'\n').filter_map(parse).collect()
 }
 
-/// A path in which blanks and the like are written as `\` and three octal digits.
-fn path(written: &[u8]) -> PathBuf {
+/// A path of mountinfo, in which blanks and the like are written as `\` and three octal digits.
+pub fn path(written: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(written.len());
     let mut rest = written;
     while let Some((first, after)) = rest.split_first() {

@@ -17,7 +17,7 @@ use super::bounds::{LIST_LIMIT, REMOVE_LIMIT};
 use super::cgroup::{self, Groups, Homes};
 use super::observe::Entry;
 use super::process::{self, ProcessKey, kill_and_wait};
-use super::{Inner, SandboxRuntime, failed, leftovers, network, remove, settle};
+use super::{Inner, SandboxRuntime, failed, leftovers, network, own_files, remove, settle};
 use crate::runtime::{Remnant, RemnantKind, Remnants, Result};
 
 /// Longest wait for the end of a supervisor that is killed.
@@ -103,7 +103,7 @@ impl Inner {
             }
             RemnantKind::Mount => unmount(&one.name, UnmountFlags::DETACH).map_err(io::Error::from),
             RemnantKind::Device => network::remove_stray(&one.name),
-            RemnantKind::Directory => remove::tree(Path::new(&one.name)),
+            RemnantKind::Directory => remove_own(Path::new(&one.name)),
             RemnantKind::Image => return self.collect_images().map(drop),
         };
         done.map_err(|error| failed(&format!("removing {}", one.name), &error))
@@ -189,10 +189,10 @@ impl Inner {
         let instances = self.view.layout.instances();
         let text = fs::read("/proc/self/mountinfo")?;
         let mount = |line: &[u8]| {
-            // Number and place (proc_pid_mountinfo(5)). Names of instances hold nothing that is escaped there.
+            // Number and place (proc_pid_mountinfo(5)).
             let mut fields = line.split(|byte| *byte == b' ');
             let number = std::str::from_utf8(fields.next()?).ok()?;
-            let place = PathBuf::from(std::str::from_utf8(fields.nth(3)?).ok()?);
+            let place = own_files::path(fields.nth(3)?);
             place.starts_with(&instances).then(|| (number.to_owned(), place))
         };
         Ok(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
@@ -213,6 +213,9 @@ impl Inner {
             }
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             let Ok(data) = fs::symlink_metadata(&path) else { continue };
+            if !data.is_dir() {
+                continue;
+            }
             let reason = match name.starts_with('.') {
                 true if leftovers::is_left(&path) => "a call that made or removed an instance was cut off",
                 // One that can't be read may hold a record.
@@ -226,6 +229,15 @@ impl Inner {
         }
         Ok(found)
     }
+}
+
+/// Removes a directory, and nothing that was mounted in its place since it was looked at.
+fn remove_own(path: &Path) -> io::Result<()> {
+    let (own, above) = (fs::symlink_metadata(path)?, fs::symlink_metadata(path.parent().unwrap_or(path))?);
+    if own.dev() != above.dev() || !own.is_dir() {
+        return Err(io::Error::other("it is no directory of this file system; unmount it, or remove it by hand"));
+    }
+    remove::tree(path)
 }
 
 /// Whether a directory has the name of an instance: what else lies there is somebody else's.
