@@ -390,6 +390,7 @@ fn files_that_declare_nothing_remove_nothing() {
 #[test]
 fn a_file_that_was_emptied_ends_nothing_beside_others() {
     let rig = Rig::new("sim");
+    std::fs::create_dir(rig.path("dir")).unwrap();
     for name in ["a", "b"] {
         rig.write(&format!("dir/{name}.yaml"), &spec(name, 1, "hi"));
     }
