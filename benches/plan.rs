@@ -61,22 +61,8 @@ fn deployment(number: usize) -> (DesiredDeployment, Vec<Instance>) {
 }
 
 fn running(id: InstanceId) -> Instance {
-    Instance {
-        runtime_id: id.runtime_name(),
-        id,
-        runtime: RuntimeKind::Docker,
-        phase: Phase::Running { since: now() - chrono::TimeDelta::hours(1), ready: true },
-        created_at: now() - chrono::TimeDelta::hours(1),
-        restarts: 0,
-        streak: 0,
-        stop: evenkeel::state::StopPolicy::default(),
-        pid: None,
-        ports: Vec::new(),
-        last_activity: None,
-        frozen: Default::default(),
-        health: None,
-        conditions: Vec::new(),
-    }
+    let since = now() - chrono::TimeDelta::hours(1);
+    Instance::new(id, RuntimeKind::Docker, Phase::Running { since, ready: true }, since)
 }
 
 fn plan_all(world: &[(DesiredDeployment, Vec<Instance>)]) -> Vec<Plan> {

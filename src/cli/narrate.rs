@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::converge::ended;
 use super::problems;
 use super::text::count;
-use crate::state::ConditionStatus;
+use crate::state::{Condition, ConditionStatus};
 use crate::status::{DeploymentState, InstanceView, Status};
 
 /// One line to tell.
@@ -45,8 +45,10 @@ impl Narrator {
 
     /// What services don't get of what they ask for, once for each cause: many of them may have the same one.
     fn tell_degraded(&mut self, status: &Status, told: &mut Vec<Told>) {
-        let holds = |condition: &&crate::state::Condition| {
-            condition.kind == "Degraded" && condition.status == ConditionStatus::True
+        // That of health is news of one instance, and told with it.
+        let holds = |condition: &&Condition| {
+            let holds = condition.kind == "Degraded" && condition.status == ConditionStatus::True;
+            holds && condition.reason != "HealthUnknown"
         };
         let mut now: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for service in &status.services {
@@ -63,7 +65,8 @@ impl Narrator {
             };
             Told::Warning(format!("{}{others}: {message}", names[0]))
         }));
-        self.degraded = now.into_keys().map(str::to_owned).collect();
+        // A cause is told once, though what it is about comes and goes.
+        self.degraded.extend(now.into_keys().map(str::to_owned));
     }
 
     fn tell_problems(&mut self, status: &Status, told: &mut Vec<Told>) {
@@ -237,6 +240,28 @@ mod tests {
         assert_eq!(narrator.tell(&running), []);
         let gone = status(json!([]), json!([]), json!([]), Value::Null);
         assert_eq!(narrator.tell(&gone), [news("deployment/demo is gone")]);
+    }
+
+    #[test]
+    fn what_services_do_not_get_is_told_once_for_each_cause() {
+        let mut narrator = Narrator::default();
+        let shared =
+            json!({"type": "Degraded", "status": "True", "reason": "NetworkShared", "message": "no bridge: so"});
+        let unknown = json!({"type": "Degraded", "status": "True", "reason": "HealthUnknown", "message": "not known"});
+        let service = |name: &str| {
+            json!({"deployment": "demo", "service": name, "source": null, "runtime": "sandbox", "image": "host",
+                "desired": 0, "running": 0, "ready": 0, "updated": 0, "revision": "r", "message": "",
+                "conditions": [&shared, &unknown]})
+        };
+        let with = |services: &[Value]| {
+            let mut status = status(json!([]), json!([]), json!([]), Value::Null);
+            status.services = serde_json::from_value(json!(services)).unwrap();
+            status
+        };
+        let all = [service("web"), service("db"), service("cache")];
+        assert_eq!(narrator.tell(&with(&all)), [warning("demo/web and 2 other services: no bridge: so")]);
+        assert_eq!(narrator.tell(&with(&[])), []);
+        assert_eq!(narrator.tell(&with(&all[..1])), [], "it comes and goes with what it is about");
     }
 
     #[test]

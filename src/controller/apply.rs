@@ -327,8 +327,11 @@ fn cut_off<'a>(path: &'a Path, file: &'a ParsedFile, inventory: &'a [Declared]) 
             file.lost_services(name, own.map(|service| service.name.as_str()))
         })
     };
-    let whole = |document: &&Document| matches!(document.kind, DocumentKind::Deployment(_));
-    let suspects = file.documents.iter().filter(whole);
+    let is_suspect = |document: &&Document| match &document.kind {
+        DocumentKind::Deployment(whole) => file.without_services.contains(&whole.name),
+        DocumentKind::Service { .. } => false,
+    };
+    let suspects = file.documents.iter().filter(is_suspect);
     suspects.filter(move |document| lost_services(document.kind.deployment())).map(|document| Problem {
         position: document.position,
         path: "services".to_owned(),

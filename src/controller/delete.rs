@@ -181,11 +181,14 @@ impl Engine {
 
     /// Whether any runtime that answers has volumes of a deployment.
     async fn has_volumes(&self, name: &str) -> Result<bool, EngineError> {
-        for kind in [RuntimeKind::Sandbox, RuntimeKind::Docker, RuntimeKind::Sim] {
+        for kind in RuntimeKind::ALL {
             let Ok(runtime) = self.runtime(kind).await else { continue };
             let found = runtime.has_volumes(name).await;
             let failed = |error: RuntimeError| {
-                let message = format!("{kind}: whether volumes of {name} are left can't be told: {error}");
+                let message = format!(
+                    "{kind}: whether volumes of {name} are left can't be told: {error}; give the command again once {kind} \
+                     answers, or without --volumes"
+                );
                 EngineError::Conflict(message)
             };
             if found.map_err(failed)? {

@@ -260,7 +260,7 @@ mod tests {
     use chrono::{DateTime, TimeDelta};
 
     use super::*;
-    use crate::state::{Exit, InstanceId, StopPolicy};
+    use crate::state::{Exit, InstanceId};
 
     /// Attempt 0 and so on, in these phases, each created a minute after the one before.
     fn slot(phases: &[Phase]) -> Vec<Instance> {
@@ -274,22 +274,8 @@ mod tests {
                 attempt,
                 run: None,
             };
-            Instance {
-                runtime_id: id.runtime_name(),
-                id,
-                runtime: RuntimeKind::Sim,
-                phase: phase.clone(),
-                created_at: DateTime::UNIX_EPOCH + TimeDelta::minutes(attempt.into()),
-                restarts: 0,
-                streak: 0,
-                stop: StopPolicy::default(),
-                pid: None,
-                ports: Vec::new(),
-                last_activity: None,
-                frozen: Default::default(),
-                health: None,
-                conditions: Vec::new(),
-            }
+            let created_at = DateTime::UNIX_EPOCH + TimeDelta::minutes(attempt.into());
+            Instance::new(id, RuntimeKind::Sim, phase.clone(), created_at)
         };
         (0..).zip(phases).map(instance).collect()
     }

@@ -219,22 +219,9 @@ fn subject(lane: &Lane, now: DateTime<Utc>) -> Option<Subject> {
 }
 
 fn pending(runtime: RuntimeKind, id: &InstanceId, restarts: u32, streak: u32, now: DateTime<Utc>) -> Instance {
-    Instance {
-        id: id.clone(),
-        runtime,
-        runtime_id: String::new(),
-        phase: Phase::Pending,
-        created_at: now,
-        restarts,
-        streak,
-        stop: crate::state::StopPolicy::default(),
-        pid: None,
-        ports: Vec::new(),
-        last_activity: None,
-        frozen: Default::default(),
-        health: None,
-        conditions: Vec::new(),
-    }
+    let pending = Instance::new(id.clone(), runtime, Phase::Pending, now);
+    // No runtime knows it yet.
+    Instance { runtime_id: String::new(), restarts, streak, ..pending }
 }
 
 #[cfg(test)]

@@ -40,11 +40,19 @@ pub struct Left {
 #[derive(Debug, Default)]
 struct Looks {
     remains: Remains,
-    /// When the next look is due; at once where none was made.
-    next: Option<Instant>,
-    under_way: bool,
-    /// Whether a look has ended.
-    has_looked: bool,
+    look: Look,
+}
+
+/// How the next look stands.
+#[derive(Debug, Default)]
+enum Look {
+    /// It is wanted at once.
+    #[default]
+    Wanted,
+    /// It is under way, or what it found is being taken away.
+    UnderWay,
+    /// What is known is true; it is worth another look then.
+    After(Instant),
 }
 
 impl State {
@@ -56,10 +64,11 @@ impl State {
         let now = Instant::now();
         for runtime in self.runtimes_with_remnants() {
             let looks = self.left.runtimes.entry(runtime.kind()).or_default();
-            if looks.under_way || looks.next.is_some_and(|at| at > now) {
-                continue;
+            match looks.look {
+                Look::UnderWay => continue,
+                Look::After(at) if at > now => continue,
+                Look::Wanted | Look::After(_) => looks.look = Look::UnderWay,
             }
-            looks.under_way = true;
             let messages = self.messages.clone();
             self.lanes.spawn(async move {
                 let found = async {
@@ -78,8 +87,8 @@ impl State {
 
     /// When the next look is due.
     pub(super) fn next_of_remnants(&self) -> Option<Instant> {
-        let looks = self.left.runtimes.values().filter(|looks| !looks.under_way);
-        looks.filter_map(|looks| looks.next).min().filter(|_| self.may_clear())
+        let next = |looks: &Looks| if let Look::After(at) = looks.look { Some(at) } else { None };
+        self.left.runtimes.values().filter_map(next).min().filter(|_| self.may_clear())
     }
 
     /// Takes the news of a look, or of what was taken away.
@@ -87,10 +96,8 @@ impl State {
         let may_clear = self.may_clear();
         let (now, at) = self.now();
         let Some(looks) = self.left.runtimes.get_mut(&kind) else { return };
-        looks.under_way = false;
         let due = match news {
             RemnantNews::Found(found) => {
-                looks.has_looked = true;
                 match found {
                     Ok(remnants) => looks.remains.look(remnants, now),
                     Err(error) => tracing::warn!(runtime = %kind, %error, "what is left of instances is not known"),
@@ -108,9 +115,9 @@ impl State {
             }
         };
         let Some(looks) = self.left.runtimes.get_mut(&kind) else { return };
-        looks.next = Some(at + looks.remains.next_look(now).map_or(RELIST, |wait| wait.min(RELIST)));
-        if !due.is_empty() {
-            looks.under_way = true;
+        if due.is_empty() {
+            looks.look = Look::After(at + looks.remains.next_look(now).map_or(RELIST, |wait| wait.min(RELIST)));
+        } else {
             self.clear(kind, due);
         }
         self.answer_who_waits();
@@ -155,7 +162,9 @@ impl State {
     pub(super) fn tell_orphans(&mut self, reply: oneshot::Sender<Vec<OrphanView>>) {
         self.left.waiting.push(reply);
         // The last look may be minutes old.
-        self.left.runtimes.values_mut().for_each(|looks| looks.next = None);
+        for looks in self.left.runtimes.values_mut().filter(|looks| matches!(looks.look, Look::After(_))) {
+            looks.look = Look::Wanted;
+        }
     }
 
     /// Has what is left taken away.
@@ -176,8 +185,7 @@ impl State {
             return;
         }
         let has_looked = |runtime: &Arc<dyn Runtime>| {
-            let looks = self.left.runtimes.get(&runtime.kind());
-            looks.is_some_and(|looks| looks.has_looked && (looks.next.is_some() || !looks.under_way))
+            self.left.runtimes.get(&runtime.kind()).is_some_and(|looks| matches!(looks.look, Look::After(_)))
         };
         if self.runtimes_with_remnants().iter().all(has_looked) {
             let orphans = self.orphans();

@@ -277,7 +277,7 @@ mod tests {
     use super::*;
     use crate::controller::desired;
     use crate::spec::{merge, parse};
-    use crate::state::{InstanceId, StopPolicy};
+    use crate::state::InstanceId;
 
     const ONE_SECOND: Duration = Duration::from_secs(1);
 
@@ -305,22 +305,8 @@ mod tests {
                 attempt: 0,
                 run: None,
             };
-            Instance {
-                runtime: RuntimeKind::Sim,
-                runtime_id: id.runtime_name(),
-                id,
-                phase: Phase::Running { since: DateTime::UNIX_EPOCH, ready: true },
-                created_at: DateTime::UNIX_EPOCH,
-                restarts: 0,
-                streak: 0,
-                stop: StopPolicy::default(),
-                pid: None,
-                ports: Vec::new(),
-                last_activity: None,
-                frozen: Default::default(),
-                health: None,
-                conditions: Vec::new(),
-            }
+            let phase = Phase::Running { since: DateTime::UNIX_EPOCH, ready: true };
+            Instance::new(id, RuntimeKind::Sim, phase, DateTime::UNIX_EPOCH)
         };
         (0..slots).map(one).collect()
     }

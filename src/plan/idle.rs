@@ -1,5 +1,6 @@
 //! What the use of an instance amounts to, and which limit strikes next.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -50,6 +51,13 @@ pub fn busy(passed: Duration, cpu_usec: u64, network_bytes: Option<u64>) -> Vec<
     let talks = network_bytes.is_some_and(|bytes| bytes as f64 / seconds >= BUSY_NETWORK);
     let seen = [(Signal::Cpu, computes), (Signal::Network, talks)];
     seen.into_iter().filter(|(_, is_seen)| *is_seen).map(|(signal, _)| signal).collect()
+}
+
+/// Whether one of the connections that are open counts as a use of the instance, of which these were open at the last look. A
+/// running one is checked by connecting to it, so that only what lasts from one look to the next does; nobody checks one that
+/// is frozen.
+pub fn is_connected(open: &BTreeSet<String>, before: &BTreeSet<String>, is_frozen: bool) -> bool {
+    if is_frozen { !open.is_empty() } else { !open.is_disjoint(before) }
 }
 
 /// From when on the instance counts as idle: now while a use lasts; else the last use, one that counts for less than the

@@ -190,20 +190,6 @@ fn made(
     spec: &ServiceSpec,
     now: DateTime<Utc>,
 ) -> Instance {
-    Instance {
-        id: id.clone(),
-        runtime,
-        runtime_id: id.runtime_name(),
-        phase: Phase::Created,
-        created_at: now,
-        restarts,
-        streak,
-        stop: StopPolicy::of(spec),
-        pid: None,
-        ports: Vec::new(),
-        last_activity: None,
-        frozen: Default::default(),
-        health: None,
-        conditions: Vec::new(),
-    }
+    let made = Instance::new(id.clone(), runtime, Phase::Created, now);
+    Instance { restarts, streak, stop: StopPolicy::of(spec), ..made }
 }

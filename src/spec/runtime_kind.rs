@@ -20,6 +20,8 @@ pub enum RuntimeKind {
 }
 
 impl RuntimeKind {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Sandbox, Self::Docker, Self::Kubernetes, Self::Sim];
     /// Those that a spec may choose.
     pub(super) const WRITABLE: [Self; 3] = [Self::Sandbox, Self::Docker, Self::Kubernetes];
 

@@ -44,6 +44,27 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// One that was made then and that nothing more is known of: its runtime calls it by the name that is derived from its
+    /// identity, and it was never restarted.
+    pub fn new(id: InstanceId, runtime: RuntimeKind, phase: Phase, created_at: DateTime<Utc>) -> Self {
+        Self {
+            runtime_id: id.runtime_name(),
+            id,
+            runtime,
+            phase,
+            created_at,
+            restarts: 0,
+            streak: 0,
+            stop: StopPolicy::default(),
+            pid: None,
+            ports: Vec::new(),
+            last_activity: None,
+            frozen: Frozen::default(),
+            health: None,
+            conditions: Vec::new(),
+        }
+    }
+
     /// Orders the instances of one slot: a later one has a greater value.
     pub const fn recency(&self) -> (DateTime<Utc>, u32) {
         (self.created_at, self.id.attempt)
@@ -149,29 +170,15 @@ mod tests {
     }
 
     fn instance(phase: Phase) -> Instance {
-        Instance {
-            id: InstanceId {
-                deployment: "demo".to_owned(),
-                service: "web".to_owned(),
-                slot: 0,
-                revision: "v1-aaaaaaaaaaaaaaaa".parse().unwrap(),
-                attempt: 0,
-                run: None,
-            },
-            runtime: RuntimeKind::Sim,
-            runtime_id: "one".to_owned(),
-            phase,
-            created_at: at(0),
-            restarts: 0,
-            streak: 0,
-            stop: StopPolicy::default(),
-            pid: None,
-            ports: Vec::new(),
-            last_activity: None,
-            frozen: Frozen::default(),
-            health: None,
-            conditions: Vec::new(),
-        }
+        let id = InstanceId {
+            deployment: "demo".to_owned(),
+            service: "web".to_owned(),
+            slot: 0,
+            revision: "v1-aaaaaaaaaaaaaaaa".parse().unwrap(),
+            attempt: 0,
+            run: None,
+        };
+        Instance::new(id, RuntimeKind::Sim, phase, at(0))
     }
 
     /// What is known after it was seen like this, in this order.

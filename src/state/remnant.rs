@@ -36,3 +36,9 @@ pub enum RemnantKind {
     /// An image.
     Image,
 }
+
+impl RemnantKind {
+    /// Every kind.
+    pub const ALL: [Self; 6] =
+        [Self::Supervisor, Self::ControlGroup, Self::Mount, Self::Device, Self::Directory, Self::Image];
+}

@@ -251,7 +251,7 @@ mod tests {
     use crate::controller::desired;
     use crate::plan::Plan;
     use crate::spec::{Revision, RuntimeKind, merge, parse};
-    use crate::state::{InstanceId, StopPolicy};
+    use crate::state::InstanceId;
 
     #[test]
     fn of_a_slot_what_lives_is_shown_and_the_last_crash_of_what_is_to_take_its_place() {
@@ -263,28 +263,17 @@ mod tests {
         let runs = || Phase::Running { since: DateTime::UNIX_EPOCH, ready: true };
         let dead = || Phase::Exited(Exit::from_code(1, None, DateTime::UNIX_EPOCH));
         let shown_of = |phases: &[(&Revision, Phase)]| -> Vec<u32> {
-            let instance = |(attempt, (revision, phase)): (u32, &(&Revision, Phase))| Instance {
-                id: InstanceId {
+            let instance = |(attempt, (revision, phase)): (u32, &(&Revision, Phase))| {
+                let id = InstanceId {
                     deployment: "demo".to_owned(),
                     service: "web".to_owned(),
                     slot: 0,
                     revision: (*revision).clone(),
                     attempt,
                     run: None,
-                },
-                runtime: RuntimeKind::Sim,
-                runtime_id: attempt.to_string(),
-                phase: phase.clone(),
-                created_at: DateTime::UNIX_EPOCH + TimeDelta::minutes(attempt.into()),
-                restarts: 0,
-                streak: 0,
-                stop: StopPolicy::default(),
-                pid: None,
-                ports: Vec::new(),
-                last_activity: None,
-                frozen: Default::default(),
-                health: None,
-                conditions: Vec::new(),
+                };
+                let created_at = DateTime::UNIX_EPOCH + TimeDelta::minutes(attempt.into());
+                Instance::new(id, RuntimeKind::Sim, phase.clone(), created_at)
             };
             let observed: Vec<Instance> = (0..).zip(phases).map(instance).collect();
             let (plan, unsupported, progress) = (Plan::default(), BTreeMap::new(), BTreeMap::new());

@@ -117,3 +117,26 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::NotRun { .. } => Severity::Final,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::InstanceId;
+
+    #[test]
+    fn what_nobody_checks_is_not_on_its_way() {
+        let id = InstanceId {
+            deployment: "demo".to_owned(),
+            service: "web".to_owned(),
+            slot: 0,
+            revision: "v1-0123456789abcdef".parse().unwrap(),
+            attempt: 0,
+            run: None,
+        };
+        let wait =
+            |check: Option<&str>| Wait::NotReady { id: id.clone(), check: check.map(str::to_owned), until: None };
+        assert_eq!(severity(&wait(Some(NOBODY_CHECKS))), Severity::Blind);
+        assert_eq!(severity(&wait(Some("connection refused"))), Severity::Moving);
+        assert_eq!(severity(&wait(None)), Severity::Moving);
+    }
+}

@@ -218,9 +218,9 @@ mod tests {
     #[test]
     fn a_file_applied_again_replaces_its_copy() {
         let dir = tempfile::tempdir().expect("a directory");
-        save_applied(&[copy("/x.yaml", TWO).clone()], dir.path()).expect("saved");
+        save_applied(&[copy("/x.yaml", TWO)], dir.path()).expect("saved");
         let one = TWO.split("---").next().expect("the first document");
-        save_applied(&[copy("/x.yaml", one).clone()], dir.path()).expect("saved");
+        save_applied(&[copy("/x.yaml", one)], dir.path()).expect("saved");
         assert_eq!(names(dir.path()), [("/x.yaml".to_owned(), vec!["a".to_owned()])]);
     }
 
@@ -240,7 +240,7 @@ mod tests {
     fn copies_are_saved_all_or_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let one = TWO.split("---").next().expect("the first document");
-        save_applied(&[copy("/x.yaml", TWO).clone()], dir.path()).expect("saved");
+        save_applied(&[copy("/x.yaml", TWO)], dir.path()).expect("saved");
         let blocked = copy("/blocked.yaml", one);
         std::fs::create_dir(blocked.path_in(dir.path())).expect("made");
         let error = save_applied(&[copy("/x.yaml", one), copy("/new.yaml", TWO), blocked.clone()], dir.path());
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn what_cut_off_writers_left_behind_goes_and_hides_no_copy() {
         let dir = tempfile::tempdir().expect("a directory");
-        save_applied(&[copy("/x.yaml", TWO).clone()], dir.path()).expect("saved");
+        save_applied(&[copy("/x.yaml", TWO)], dir.path()).expect("saved");
         let left = |number: usize| dir.path().join(format!("{number}.json.1.tmp"));
         (0..MAX_COPIES + 10).for_each(|number| std::fs::write(left(number), "").expect("written"));
         assert_eq!(names(dir.path()).len(), 1);
@@ -312,8 +312,8 @@ mod tests {
     fn standard_input_is_told_apart_by_what_it_declares() {
         let dir = tempfile::tempdir().expect("a directory");
         let (a, b) = TWO.split_once("---\n").expect("two documents");
-        save_applied(&[copy("-", a).clone()], dir.path()).expect("saved");
-        save_applied(&[copy("-", b).clone()], dir.path()).expect("saved");
+        save_applied(&[copy("-", a)], dir.path()).expect("saved");
+        save_applied(&[copy("-", b)], dir.path()).expect("saved");
         assert_eq!(names(dir.path()).len(), 2);
     }
 }

@@ -7,14 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::applied::{AppliedFile, remove};
-use super::dir::{replace, sync_parent};
+use super::dir::{Beside, replace, sync_parent};
 
 /// Name of the note in the directory of the copies.
 const NOTE: &str = "change";
@@ -59,48 +58,22 @@ impl Change {
     }
 
     /// Writes every copy beside its place. What was written goes with what this gives.
-    fn stage(&self, dir: &Path) -> std::io::Result<Vec<Staged>> {
-        let saved = self.copies.iter().filter_map(|(name, copy)| Some((name, copy.as_ref()?)));
-        saved.map(|(name, copy)| Staged::write(&dir.join(name), &serde_json::to_vec_pretty(copy)?)).collect()
+    fn stage(&self, dir: &Path) -> std::io::Result<Vec<Beside>> {
+        let write = |(name, copy): (&String, &AppliedFile)| {
+            let place = dir.join(name);
+            if place.is_dir() {
+                return Err(std::io::Error::other(format!("{} is a directory; remove it", place.display())));
+            }
+            Beside::write(&place, &serde_json::to_vec_pretty(copy)?)
+        };
+        self.copies.iter().filter_map(|(name, copy)| Some((name, copy.as_ref()?))).map(write).collect()
     }
 
-    fn place(&self, dir: &Path, staged: Vec<Staged>) -> std::io::Result<()> {
-        staged.into_iter().try_for_each(Staged::place)?;
+    fn place(&self, dir: &Path, staged: Vec<Beside>) -> std::io::Result<()> {
+        staged.into_iter().try_for_each(Beside::place)?;
         let gone = self.copies.iter().filter(|(_, copy)| copy.is_none());
         gone.into_iter().try_for_each(|(name, _)| remove(&dir.join(name)))?;
         sync_parent(&dir.join(NOTE))
-    }
-}
-
-/// A copy that is written and not in its place.
-struct Staged {
-    place: PathBuf,
-    temporary: PathBuf,
-}
-
-impl Staged {
-    fn write(place: &Path, content: &[u8]) -> std::io::Result<Self> {
-        if place.is_dir() {
-            return Err(std::io::Error::other(format!("{} is a directory; remove it", place.display())));
-        }
-        let temporary = place.with_extension(format!("json.{}.tmp", std::process::id()));
-        let staged = Self { place: place.to_owned(), temporary };
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged.temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        Ok(staged)
-    }
-
-    fn place(self) -> std::io::Result<()> {
-        std::fs::rename(&self.temporary, &self.place)
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // Gone already where it was placed.
-        let _ = std::fs::remove_file(&self.temporary);
     }
 }
 
@@ -154,7 +127,7 @@ fn noted(dir: &Path) -> std::io::Result<Option<Change>> {
     read(&dir.join(NOTE))
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &PathBuf) -> std::io::Result<Option<T>> {
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> std::io::Result<Option<T>> {
     match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         read => Ok(Some(serde_json::from_slice(&read?)?)),

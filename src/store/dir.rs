@@ -266,20 +266,48 @@ pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
 /// Writes a file under a name of its own, has `place` bring it to its path, and makes that outlast a loss of power. What
 /// is left under the other name goes.
 fn write_beside(path: &Path, content: &[u8], place: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
-    let mut temporary = path.as_os_str().to_os_string();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let beside = Beside::write(path, content)?;
+    place(&beside.temporary)?;
+    sync_parent(path)
+}
+
+/// A file that is written, safe from a loss of power, and not at its path yet. What is left under its other name goes with
+/// this.
+pub(super) struct Beside {
+    path: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Beside {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn write(path: &Path, content: &[u8]) -> std::io::Result<Self> {
+        let mut temporary = path.as_os_str().to_os_string();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let beside = Self { path: path.to_owned(), temporary: temporary.into() };
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside.temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        place(&temporary)?;
-        sync_parent(path)
-    };
-    let outcome = write();
-    // Gone already where it was renamed.
-    let _ = std::fs::remove_file(&temporary);
-    outcome
+        Ok(beside)
+    }
+
+    /// Brings it to its path, in the place of what is there; that outlasts a loss of power once the directory is synced.
+    ///
+    /// # Errors
+    /// It can't be renamed; what is there stays.
+    pub fn place(self) -> std::io::Result<()> {
+        std::fs::rename(&self.temporary, &self.path)
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Gone already where it was renamed.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
 }
 
 /// Makes what was made, renamed or removed at a path outlast a loss of power.

@@ -10,7 +10,7 @@ use super::roster::{Look, MOST_OPEN, Opening, Roster, Trouble, key};
 use crate::runtime::RuntimeError;
 use crate::runtime::io::{LogLine, LogOptions, OutputStream};
 use crate::spec::RuntimeKind;
-use crate::state::{ErrorKind, Exit, Instance, InstanceId, Phase, StopPolicy};
+use crate::state::{ErrorKind, Exit, Instance, InstanceId, Phase};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -20,29 +20,17 @@ fn at(second: i64) -> DateTime<Utc> {
 
 /// An instance that runs. The begin of following is second 100.
 fn runs(slot: u32, attempt: u32, created: i64) -> Instance {
-    Instance {
-        id: InstanceId {
-            deployment: "demo".to_owned(),
-            service: "web".to_owned(),
-            slot,
-            revision: "v1-aa00000000000000".parse().unwrap(),
-            attempt,
-            run: None,
-        },
-        runtime: RuntimeKind::Sim,
-        runtime_id: format!("{slot}.{attempt}"),
-        phase: Phase::Running { since: at(created), ready: true },
-        created_at: at(created),
-        restarts: attempt,
-        streak: 0,
-        stop: StopPolicy::default(),
-        pid: None,
-        ports: vec![],
-        last_activity: None,
-        frozen: Default::default(),
-        health: None,
-        conditions: vec![],
-    }
+    let id = InstanceId {
+        deployment: "demo".to_owned(),
+        service: "web".to_owned(),
+        slot,
+        revision: "v1-aa00000000000000".parse().unwrap(),
+        attempt,
+        run: None,
+    };
+    let phase = Phase::Running { since: at(created), ready: true };
+    let runtime_id = format!("{slot}.{attempt}");
+    Instance { runtime_id, restarts: attempt, ..Instance::new(id, RuntimeKind::Sim, phase, at(created)) }
 }
 
 fn dead(instance: &Instance) -> Instance {

@@ -3,7 +3,6 @@
 use super::*;
 use crate::controller::desired;
 use crate::spec::{merge, parse};
-use crate::state::StopPolicy;
 
 fn at(seconds: u32) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + Duration::from_secs(1_000_000) + Duration::from_secs(seconds.into())
@@ -27,22 +26,7 @@ fn running(desired: &DesiredDeployment) -> Instance {
         attempt: 0,
         run: None,
     };
-    Instance {
-        runtime_id: id.runtime_name(),
-        id,
-        runtime: RuntimeKind::Sim,
-        phase: Phase::Running { since: at(0), ready: true },
-        created_at: at(0),
-        restarts: 0,
-        streak: 0,
-        stop: StopPolicy::default(),
-        pid: None,
-        ports: Vec::new(),
-        last_activity: None,
-        frozen: Default::default(),
-        health: None,
-        conditions: Vec::new(),
-    }
+    Instance::new(id, RuntimeKind::Sim, Phase::Running { since: at(0), ready: true }, at(0))
 }
 
 /// A ledger that watches the instance from that second on.
@@ -209,4 +193,49 @@ async fn what_was_seen_of_an_instance_that_has_ended_is_remembered_also_by_the_n
     assert_eq!(last_use(&next), Some(at(100)));
     next.track("demo", Some(&desired), &[], |_| false, (at(301), Instant::now()));
     assert_eq!(last_use(&next), None, "it is gone");
+}
+
+/// What the ledger makes of connections that are open at that second.
+fn connected(ledger: &mut Ledger, instance: &Instance, now: u32, open: &[&str]) -> Option<Learned> {
+    let connections = Some(open.iter().map(|one| (*one).to_owned()).collect());
+    let answer = Answer::Used(Usage { connections, ..Usage::nothing(at(now)) });
+    let sampled = Sampled { instance: instance.as_ref(), run: at(0), answer };
+    ledger.learn("demo", sampled, (at(now), Instant::now()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_lasts_is_a_use_and_a_health_check_is_none() {
+    let desired = declared("{max_idle: 10m}");
+    let (mut ledger, instance) = watching(ActivityRecords::new(), &desired, 10);
+    connected(&mut ledger, &instance, 20, &["check 1"]);
+    connected(&mut ledger, &instance, 30, &["check 2", "a user"]);
+    assert_eq!(idle_from(&ledger, &instance, 30), Some(at(10)), "each was there once");
+    connected(&mut ledger, &instance, 40, &["check 3", "a user"]);
+    assert_eq!(idle_from(&ledger, &instance, 40), Some(at(40)));
+    connected(&mut ledger, &instance, 50, &[]);
+    assert_eq!(idle_from(&ledger, &instance, 50), Some(at(40)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_connects_to_what_is_suspended_wakes_it_and_is_looked_for_every_second_where_the_runtime_tells() {
+    let desired = declared("{max_idle: 10m, on_idle: suspend}");
+    let (mut ledger, mut instance) = watching(ActivityRecords::new(), &desired, 0);
+    sample(&mut ledger, &instance, 1, Some((0, 0)));
+    let second = Instant::now() + Duration::from_secs(1);
+    assert_eq!(ledger.next(), Some(Instant::now() + Duration::from_secs(15)));
+    ledger.suspending(&instance.as_ref(), at(0));
+    instance.phase = Phase::Paused { since: at(0) };
+    let track = |ledger: &mut Ledger| {
+        ledger.track("demo", Some(&desired), std::slice::from_ref(&instance), |_| false, (at(600), Instant::now()));
+    };
+    track(&mut ledger);
+    assert_eq!(ledger.next(), Some(second));
+    assert_eq!(connected(&mut ledger, &instance, 601, &[]), None);
+    assert_eq!(connected(&mut ledger, &instance, 602, &["a user"]), Some(Learned::Wakes(instance.id.clone())));
+    assert_eq!(ledger.next(), Some(second), "as long as it is suspended");
+    // A runtime that does not tell is asked once.
+    let sampled = Sampled { instance: instance.as_ref(), run: at(0), answer: Answer::Nothing };
+    assert_eq!(ledger.learn("demo", sampled, (at(603), Instant::now())), None);
+    track(&mut ledger);
+    assert_eq!(ledger.next(), None);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use crate::plan::idle::{busy, last_activity, sample_every};
+use crate::plan::idle::{busy, is_connected, last_activity, sample_every};
 use crate::runtime::Usage;
 use crate::spec::RuntimeKind;
 use crate::state::{Activity, ActivityRecord, Instance, InstanceId, Signal, WatchedInstance};
@@ -106,6 +106,9 @@ impl Watch {
         self.max_idle = max_idle;
         // The first sample only tells what the second is compared with, so that it is taken at once.
         let due = max_idle.map(|limit| self.due.unwrap_or(if is_new { at } else { at + self.pace(limit) }));
+        // Whoever connects to one that was suspended a moment ago does not wait for the pace of before.
+        let due =
+            due.map(|due| if self.suspended.is_some() && !self.is_asked { due.min(at + LISTEN_EVERY) } else { due });
         self.due = due.filter(|_| self.suspended.is_none() || !self.is_deaf);
     }
 
@@ -160,18 +163,16 @@ impl Watch {
             Answer::Used(usage) => usage.connections.clone().unwrap_or_default(),
             Answer::Unknown | Answer::Nothing => BTreeSet::new(),
         };
-        // What is open for less than the time between two looks may be a health check; nobody checks what is frozen.
-        let lasts = open.intersection(&self.connected).next().is_some();
-        let is_connected = if self.suspended.is_some() { !open.is_empty() } else { lasts };
+        let is_used = is_connected(&open, &self.connected, self.suspended.is_some());
         self.connected = open;
-        if is_connected {
+        if is_used {
             self.activity.note(Signal::Connection, now);
         }
         if self.suspended.is_some() {
             if matches!(answer, Answer::Nothing) {
                 (self.is_deaf, self.due) = (true, None);
             }
-            return is_connected;
+            return is_used;
         }
         let usage = match answer {
             Answer::Used(usage) => usage,

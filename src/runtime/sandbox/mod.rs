@@ -39,6 +39,7 @@ mod logfile;
 mod logreader;
 mod logs;
 mod logtail;
+mod mountinfo;
 mod network;
 mod observe;
 mod order;

@@ -1,14 +1,13 @@
 //! Evenkeel's own files, which hold the environments and secrets of every instance: where they are on this machine, by
 //! every path that leads to them, and which paths would open them up to a program.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::mountinfo::{self, Mounted};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Most paths by which they may be reached: each is covered in every instance that shows the machine's directories, and
@@ -62,10 +61,10 @@ impl Everywhere {
             return Ok(known.paths.clone());
         }
         *known = None;
-        let mut mountinfo = File::open("/proc/self/mountinfo")?;
+        let mut mountinfo = File::open(mountinfo::OWN)?;
         let mut text = Vec::new();
         mountinfo.read_to_end(&mut text)?;
-        let paths = everywhere(&mounts(&text), dirs)?;
+        let paths = everywhere(&mountinfo::parse(&text), dirs)?;
         *known = Some(Known { mountinfo, paths: paths.clone() });
         Ok(paths)
     }
@@ -102,40 +101,6 @@ fn is_same(one: &Path, other: &Path) -> bool {
     key(one).is_some_and(|one| Some(one) == key(other))
 }
 
-/// A line of mountinfo (proc_pid_mountinfo(5)).
-#[derive(Debug, PartialEq, Eq)]
-struct Mounted {
-    /// Which file system.
-    device: Vec<u8>,
-    /// Directory of it that is mounted.
-    root: PathBuf,
-    /// Where.
-    place: PathBuf,
-}
-
-fn mounts(mountinfo: &[u8]) -> Vec<Mounted> {
-    let parse = |line: &[u8]| {
-        let mut fields = line.split(|byte| *byte == b' ').skip(2);
-        Some(Mounted { device: fields.next()?.to_vec(), root: path(fields.next()?), place: path(fields.next()?) })
-    };
-    mountinfo.split(|byte| *byte == b'\n').filter_map(parse).collect()
-}
-
-/// A path of mountinfo, in which blanks and the like are written as `\` and three octal digits.
-pub fn path(written: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(written.len());
-    let mut rest = written;
-    while let Some((first, after)) = rest.split_first() {
-        let code = after
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(code.unwrap_or(*first));
-        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
-    }
-    OsString::from_vec(bytes).into()
-}
-
 /// Other paths that show a directory or a part of it, each with the path below the directory that shows the same.
 fn aliases(mounts: &[Mounted], dir: &Path) -> Vec<(PathBuf, PathBuf)> {
     // Of mounts at the same place the last one covers the others.
@@ -170,7 +135,7 @@ mod tests {
 
     #[test]
     fn every_mount_of_the_same_part_of_a_file_system_leads_to_them() {
-        let found = aliases(&mounts(MOUNTINFO), Path::new("/var/lib/keel"));
+        let found = aliases(&mountinfo::parse(MOUNTINFO), Path::new("/var/lib/keel"));
         let told: Vec<(&str, &str)> =
             found.iter().map(|(path, same)| (path.to_str().unwrap(), same.to_str().unwrap())).collect();
         assert_eq!(

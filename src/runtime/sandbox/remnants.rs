@@ -15,9 +15,10 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::bounds::{LIST_LIMIT, REMOVE_LIMIT};
 use super::cgroup::{self, Groups, Homes};
+use super::mountinfo::{self, Mounted};
 use super::observe::Entry;
 use super::process::{self, ProcessKey, kill_and_wait};
-use super::{Inner, SandboxRuntime, failed, leftovers, network, own_files, remove, settle};
+use super::{Inner, SandboxRuntime, failed, leftovers, network, remove, settle};
 use crate::runtime::{Remnant, RemnantKind, Remnants, Result};
 
 /// Longest wait for the end of a supervisor that is killed.
@@ -34,16 +35,8 @@ impl Remnants for SandboxRuntime {
     async fn remnants(&self) -> Result<Vec<Remnant>> {
         let homes = self.probe().await.homes.clone();
         self.blocking("looking for what is left of instances", LIST_LIMIT, move |inner| {
-            let kinds = [
-                RemnantKind::Supervisor,
-                RemnantKind::ControlGroup,
-                RemnantKind::Mount,
-                RemnantKind::Device,
-                RemnantKind::Directory,
-                RemnantKind::Image,
-            ];
             let mut found = Vec::new();
-            for kind in kinds {
+            for kind in RemnantKind::ALL {
                 found.extend(inner.remnants_of(kind, &homes).map_err(|error| looking(kind, &error))?);
             }
             found.sort();
@@ -173,7 +166,7 @@ impl Inner {
     /// Mounts of the machine in the place of instances that are not there.
     fn lost_mounts(&self) -> io::Result<Vec<Remnant>> {
         let instances = self.view.layout.instances();
-        let lost = |(number, place): (String, PathBuf)| {
+        let lost = |Mounted { number, place, .. }: Mounted| {
             let id = place.strip_prefix(&instances).ok()?.iter().next()?.to_str()?.to_owned();
             let is_one = matches!(self.view.one(&id), Ok(Entry::Ours(_) | Entry::Foreign(_)) | Err(_));
             let reason = format!("there is no instance {id}");
@@ -184,18 +177,11 @@ impl Inner {
         Ok(self.mounts()?.into_iter().rev().filter_map(lost).collect())
     }
 
-    /// Mounts of the machine below the instances, with their numbers, as they were made.
-    fn mounts(&self) -> io::Result<Vec<(String, PathBuf)>> {
+    /// Mounts of the machine below the instances, as they were made.
+    fn mounts(&self) -> io::Result<Vec<Mounted>> {
         let instances = self.view.layout.instances();
-        let text = fs::read("/proc/self/mountinfo")?;
-        let mount = |line: &[u8]| {
-            // Number and place (proc_pid_mountinfo(5)).
-            let mut fields = line.split(|byte| *byte == b' ');
-            let number = std::str::from_utf8(fields.next()?).ok()?;
-            let place = own_files::path(fields.nth(3)?);
-            place.starts_with(&instances).then(|| (number.to_owned(), place))
-        };
-        Ok(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
+        let mounts = mountinfo::parse(&fs::read(mountinfo::OWN)?);
+        Ok(mounts.into_iter().filter(|mount| mount.place.starts_with(&instances)).collect())
     }
 
     /// Directories that hold no instance and have the name of one, and what calls that were cut off left. One that somebody
@@ -208,9 +194,6 @@ impl Inner {
             lock.is_ok_and(|lock| rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_err())
         };
         for path in entries(&self.view.layout.instances())? {
-            if mounts.iter().any(|(_, place)| place.starts_with(&path)) || is_held(&path) {
-                continue;
-            }
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             let Ok(data) = fs::symlink_metadata(&path) else { continue };
             if !data.is_dir() {
@@ -224,6 +207,10 @@ impl Inner {
                 }
                 _ => continue,
             };
+            // Asked last: to find out takes the lock for a moment, which a start of an instance must not meet.
+            if mounts.iter().any(|mount| mount.place.starts_with(&path)) || is_held(&path) {
+                continue;
+            }
             let since = data.modified().ok().map(DateTime::from);
             found.push(remnant(RemnantKind::Directory, path.display(), data.ino(), reason, since));
         }

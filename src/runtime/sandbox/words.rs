@@ -30,7 +30,7 @@ pub const fn by(control: Control) -> &'static str {
         Control::User => "user and group",
         Control::EgressFilter => "egress proxy, the only way out of its network namespace",
         Control::ServiceNames => "hosts file of the bridge",
-        Control::Activity => "samples of its processor time and its network",
+        Control::Activity => "samples of its processor time, its network and the connections to it",
         Control::Suspend => "freezer of its control group",
     }
 }

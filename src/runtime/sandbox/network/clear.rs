@@ -57,7 +57,8 @@ pub fn sweep(holder: Holder<'_>) -> io::Result<()> {
         // Another call may be quicker.
         result = result.and(attachment::gone(remove_unused(network, holder.layout)));
     }
-    result.and(strays(holder)?.into_keys().try_for_each(|name| unmake(&name))).and(forwarding::give_back())
+    let strays = strays(holder).and_then(|found| found.into_keys().try_for_each(|name| unmake(&name)));
+    result.and(strays).and(forwarding::give_back())
 }
 
 /// Deployments of which a holder has a network.
