@@ -3,6 +3,8 @@
 //! costs in memory. Needs root and a static busybox.
 //!
 //!     cargo bench --bench sandbox
+//!
+//! Names of figures after `--` have only these made: `first-byte`, `end`, `many`, `rest`, `adopted`.
 
 mod floor;
 mod memory;
@@ -38,6 +40,30 @@ fn main() {
 async fn compare(folder: &Path, image: &Path) {
     let keel = sandbox::Rig::new(&folder.join("keel"), image);
     keel.to_first_byte().await;
+    if is_wanted("first-byte") {
+        first_bytes(&keel, folder, image).await;
+    }
+    if is_wanted("end") {
+        ends(&keel, folder, image).await;
+    }
+    if is_wanted("many") {
+        side_by_side(&keel, folder, image).await;
+    }
+    if is_wanted("rest") {
+        keel.at_rest(PARALLEL).await;
+    }
+    if is_wanted("adopted") {
+        keel.adopted(ADOPTED).await;
+    }
+}
+
+/// Whether a figure was asked for by name, or none was.
+fn is_wanted(figure: &str) -> bool {
+    let mut names = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).peekable();
+    names.peek().is_none() || names.any(|name| name == figure)
+}
+
+async fn first_bytes(keel: &sandbox::Rig, folder: &Path, image: &Path) {
     println!("{SEQUENTIAL} starts one after the other, to the first byte of output");
     let floor = Figures::of((0..SEQUENTIAL).map(|_| floor::to_first_byte(folder, image, false)));
     let mut times = Vec::new();
@@ -52,7 +78,9 @@ async fn compare(folder: &Path, image: &Path) {
         Figures::of((0..SEQUENTIAL).map(|_| floor::to_first_byte(folder, image, true))),
         floor,
     );
+}
 
+async fn ends(keel: &sandbox::Rig, folder: &Path, image: &Path) {
     println!("{SEQUENTIAL} runs one after the other, to the recorded end");
     let floor = Figures::of((0..SEQUENTIAL).map(|_| floor::to_exit(folder, image)));
     let mut times = Vec::new();
@@ -65,7 +93,9 @@ async fn compare(folder: &Path, image: &Path) {
         let Some(bundle) = oci::Bundle::new(program, folder, image) else { continue };
         print(program, Figures::of((0..SEQUENTIAL / 4).map(|_| bundle.to_exit())), floor);
     }
+}
 
+async fn side_by_side(keel: &sandbox::Rig, folder: &Path, image: &Path) {
     println!("{PARALLEL} instances side by side, until all run");
     let mut rounds: [Vec<Duration>; 4] = Default::default();
     let bundles = ["crun", "runc"].map(|program| oci::Bundle::new(program, folder, image));
@@ -84,8 +114,6 @@ async fn compare(folder: &Path, image: &Path) {
             println!("{:>60.0} starts per second", PARALLEL as f64 / figures.median.as_secs_f64());
         }
     }
-    keel.at_rest(PARALLEL).await;
-    keel.adopted(ADOPTED).await;
 }
 
 /// A root file system with busybox alone.
