@@ -86,8 +86,7 @@ pub fn wanted(spec: &ServiceSpec, namespaces: Namespaces) -> Result<u64, String>
     if spec.privileged == Some(true) {
         return Ok(all());
     }
-    let given = DEFAULT.iter().filter(|name| namespaces.net || !OF_NETWORK.contains(name));
-    let mut set = given.filter_map(|name| bits(name)).fold(0, |set, bit| set | bit);
+    let mut set = default(namespaces.net);
     for name in &spec.cap_drop {
         set &= !named(name, "cap_drop")?;
     }
@@ -95,6 +94,16 @@ pub fn wanted(spec: &ServiceSpec, namespaces: Namespaces) -> Result<u64, String>
         set |= named(name, "capabilities")?;
     }
     Ok(set)
+}
+
+/// What specs that say nothing about capabilities get, in a network of their own and in the machine's.
+pub fn usual() -> [u64; 2] {
+    [true, false].map(default)
+}
+
+fn default(has_network: bool) -> u64 {
+    let given = DEFAULT.iter().filter(|name| has_network || !OF_NETWORK.contains(name));
+    given.filter_map(|name| bits(name)).fold(0, |set, bit| set | bit)
 }
 
 /// Every capability that is known.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, set_dumpable_behavior, setsid, wait,
@@ -22,7 +22,7 @@ use super::program::{
 };
 use super::record::{Identity, Launch, Root};
 use super::rootfs;
-use super::sys::{self, Fork, Namespaces};
+use super::sys::{self, Fork, Namespaces, pages};
 
 /// What a program tells its supervisor once all is prepared and it waits to be let go.
 pub const READY: u8 = b'R';
@@ -32,6 +32,10 @@ pub const GO: u8 = b'G';
 /// The lowest port of a network namespace that every user may listen on. In one that is an instance's own there is nothing to
 /// protect: a program that needs no other right of root listens on port 80, as in Docker.
 const LOWEST_FREE_PORT: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// Silence after which the init process gives up the code that it does not need while it waits. A program that ends at once
+/// needs no more than what is there.
+const REST_AFTER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// The ends of pipes that the first process holds.
 #[derive(Debug)]
@@ -263,7 +267,7 @@ fn capabilities_of_init(program: u64) -> u64 {
 /// The init process: hands signals on to the program, reaps what is left behind, and ends when the program does,
 /// which has the kernel end everything else in the process namespace.
 fn reap_until(program: Pid, mut status: fs::File, signals: &OwnedFd) -> ! {
-    sys::release_code();
+    let mut rests = false;
     loop {
         while let Some(ended) = next_ended() {
             if ended.0 == program {
@@ -272,7 +276,11 @@ fn reap_until(program: Pid, mut status: fs::File, signals: &OwnedFd) -> ! {
             }
         }
         let mut fds = [PollFd::new(signals, PollFlags::IN)];
-        let _ = poll(&mut fds, None);
+        let silent = matches!(poll(&mut fds, (!rests).then_some(&REST_AFTER)), Ok(0));
+        if silent {
+            pages::release_code();
+            rests = true;
+        }
         while let Some(number) = sys::next_signal(signals.as_fd()) {
             if let Some(signal) = sys::signal(number).filter(|signal| *signal != Signal::CHILD) {
                 let _ = kill_process(program, signal);

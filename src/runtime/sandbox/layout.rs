@@ -20,6 +20,7 @@
 //! ROOT/volumes/DEPLOYMENT/NAME/     named volumes
 //! ROOT/volumes/.gone-*              being removed
 //! ROOT/written/HASH                 links to paths that programs may write (`links.rs`)
+//! ROOT/mount-points/                what images may lack, under all of their layers
 //! ROOT/networks/BRIDGE/             networks of deployments (`network/attachment.rs`)
 //! ROOT/images/                      images (`image/store.rs`)
 //! ROOT/no-devices                   there while instances may have no devices of the machine
@@ -30,7 +31,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,6 +44,13 @@ const LARGEST_RECORD: u64 = 4 << 20;
 
 /// Size that nearly all records stay below, in bytes: room for them is made at once.
 const USUAL_RECORD: usize = 4 << 10;
+
+/// Name of the layer of mount points.
+const MOUNT_POINTS: &str = "mount-points";
+/// Directories in it.
+const MOUNT_POINT_DIRECTORIES: &[&str] = &["dev", "etc", "proc", "sys"];
+/// Files in it.
+const MOUNT_POINT_FILES: &[&str] = &["etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
 /// Directories and files of a sandbox root.
 #[derive(Debug, Clone)]
@@ -79,6 +87,12 @@ impl Layout {
     /// Named volumes of all deployments.
     pub fn all_volumes(&self) -> PathBuf {
         self.root.join("volumes")
+    }
+
+    /// Directories and empty files that something is mounted at in every instance, as the lowest layer of images that lack
+    /// them: each is made once here, and not in the writable layer of every instance.
+    pub fn mount_points(&self) -> PathBuf {
+        self.root.join(MOUNT_POINTS)
     }
 
     /// What is remembered of the paths of the machine that programs may write.
@@ -119,7 +133,8 @@ impl Layout {
         make_private(&self.root)?;
         make_private(&self.instances())?;
         make_private(&self.networks())?;
-        make_private(&self.all_volumes())
+        make_private(&self.all_volumes())?;
+        prepare_mount_points(&self.mount_points())
     }
 
     /// Tells other processes that watch this root that something changed. They look at everything then, so a
@@ -129,6 +144,21 @@ impl Layout {
             let _ = file.write_all(b"\n");
         }
     }
+}
+
+/// Makes the layer of mount points, as an image would have them.
+fn prepare_mount_points(layer: &Path) -> io::Result<()> {
+    make_private(layer)?;
+    let directories = MOUNT_POINT_DIRECTORIES.iter().map(|name| layer.join(name));
+    for directory in [layer.to_owned()].into_iter().chain(directories) {
+        make_private(&directory)?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+    }
+    for name in MOUNT_POINT_FILES {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(layer.join(name))?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
 }
 
 /// Directory of one instance.
@@ -195,6 +225,12 @@ impl InstanceDir {
     /// Mount point of the root file system.
     pub fn rootfs(&self) -> PathBuf {
         self.0.join("rootfs")
+    }
+
+    /// The layer of mount points of its root; `None` where that has none, as one that an older controller made.
+    pub fn mount_points(&self) -> Option<PathBuf> {
+        let layer = self.0.parent()?.parent()?.join(MOUNT_POINTS);
+        layer.is_dir().then_some(layer)
     }
 
     /// What was written over an image.

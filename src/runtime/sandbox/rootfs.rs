@@ -360,9 +360,10 @@ fn host_tree() -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// An image of its directories, the uppermost first.
+/// An image of its directories, the uppermost first, with mount points for what it lacks.
 fn image_tree(lower: &[PathBuf], dir: &InstanceDir) -> io::Result<OwnedFd> {
-    guarded_tree(overlay(lower, &dir.upper(), &dir.work(), &dir.rootfs())?)
+    let lower: Vec<PathBuf> = lower.iter().cloned().chain(dir.mount_points()).collect();
+    guarded_tree(overlay(&lower, &dir.upper(), &dir.work(), &dir.rootfs())?)
 }
 
 fn guarded_tree(tree: OwnedFd) -> io::Result<OwnedFd> {

@@ -23,8 +23,8 @@ use tokio::sync::Mutex;
 
 use super::failure::Failure;
 use super::record::Started;
-use super::sys::{self, Fork, Namespaces};
-use super::{descriptors, dispatch, program, supervise};
+use super::sys::{self, Fork, Namespaces, pages};
+use super::{descriptors, dispatch, program, seccomp, supervise};
 
 /// Longest path of an instance's directory, in bytes: PATH_MAX of the kernel.
 const LONGEST_PATH: usize = 4096;
@@ -112,6 +112,10 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     sys::forget_children();
+    // All that is done here need not be done by each supervisor.
+    seccomp::compile_usual();
+    // Where it can't be done, forks and supervisors cost more.
+    let _ = pages::share_constants();
     loop {
         let (dir, answer) = match receive(socket.as_fd()) {
             Ok(Some(order)) => order,

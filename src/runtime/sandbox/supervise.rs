@@ -27,7 +27,7 @@ use super::readiness::{read_failure, wait_ready};
 use super::reaper::{REAP_LIMIT, adopt, end_children};
 use super::record::{Identity, Launch, Record, Root, Run, Started, StopOrder};
 use super::suspend;
-use super::sys::{self, Fork};
+use super::sys::{self, Fork, pages};
 use super::users::Users;
 use super::volumes;
 use crate::runtime::io::OutputStream;
@@ -356,8 +356,8 @@ impl Supervisor {
             self.wait();
             if self.at_rest {
                 buffer = Vec::new();
-                sys::release_heap();
-                sys::release_code();
+                pages::release_heap();
+                pages::release_code();
                 continue;
             }
             buffer.resize(READ_SIZE, 0);

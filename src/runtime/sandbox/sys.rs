@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod datagram;
+pub mod pages;
 pub mod peer;
 pub mod quota;
 
@@ -295,39 +296,6 @@ pub fn execute_again(file: BorrowedFd<'_>) -> io::Error {
 pub fn forget_children() {
     // SAFETY: SIG_IGN is a valid action for SIGCHLD, and no handler is replaced that anything relies on.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-}
-
-/// Gives up the pages of this program's code and constants that are in memory; what is needed is mapped again, from the
-/// page cache. A process that mostly waits then holds next to nothing.
-pub fn release_code() {
-    /// Releases the segments of one object that can't be written.
-    unsafe extern "C" fn release(object: *mut libc::dl_phdr_info, _size: usize, _data: *mut libc::c_void) -> i32 {
-        // SAFETY: dl_iterate_phdr passes a valid object, whose headers are as many as it says.
-        let (base, headers) = unsafe {
-            let object = &*object;
-            (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)))
-        };
-        let page = rustix::param::page_size() as u64;
-        for header in headers.iter().filter(|one| one.p_type == libc::PT_LOAD && one.p_flags & libc::PF_W == 0) {
-            let start = (base + header.p_vaddr) / page * page;
-            let length = base + header.p_vaddr + header.p_memsz - start;
-            // SAFETY: the segment is mapped from a file and was never written, so what is dropped is read again as it
-            // was. Relocated data lies in segments that can be written, which are left out.
-            unsafe { libc::madvise(start as *mut libc::c_void, length as usize, libc::MADV_DONTNEED) };
-        }
-        0
-    }
-    // SAFETY: the callback keeps nothing of what it is given.
-    unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
-}
-
-/// Gives back what was allocated and is not needed any more. Without it the C library keeps the most that was ever needed.
-pub fn release_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: only memory that nothing has allocated is concerned.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Marks every descriptor above standard error to be closed at the next exec: close_range(2), else one by one.

@@ -9,12 +9,13 @@ mod calls;
 mod tree;
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::capabilities::has;
+use super::capabilities::{self, has};
 use crate::spec::SeccompProfile;
 use calls::{ALLOWED, BY_CAPABILITY, FORBIDDEN, STRICT};
 use tree::Decision;
@@ -53,12 +54,30 @@ const NOT_PERMITTED: u16 = 1;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// Filters of the default profile that this process, or one that it was forked from, has compiled ahead, by capabilities.
+static COMPILED: OnceLock<BTreeMap<u64, Vec<BpfProgram>>> = OnceLock::new();
+
+/// Compiles the filters of specs that say nothing about them, for this process and all that are forked from it: it takes
+/// a tenth of the time of a start.
+pub fn compile_usual() {
+    let compiled = |capabilities| Some((capabilities, compile(SeccompProfile::Default, capabilities).ok()?));
+    // Where they were compiled before, they are the same.
+    let _ = COMPILED.set(capabilities::usual().into_iter().filter_map(compiled).collect());
+}
+
 /// The filters of a profile for a program with these capabilities, in the order in which they are installed. None for
 /// `unconfined`.
 ///
 /// # Errors
 /// This machine's architecture has no filters here.
 pub fn programs(profile: SeccompProfile, capabilities: u64) -> Result<Vec<BpfProgram>, String> {
+    match COMPILED.get().and_then(|compiled| compiled.get(&capabilities)) {
+        Some(programs) if profile == SeccompProfile::Default => Ok(programs.clone()),
+        _ => compile(profile, capabilities),
+    }
+}
+
+fn compile(profile: SeccompProfile, capabilities: u64) -> Result<Vec<BpfProgram>, String> {
     if profile == SeccompProfile::Unconfined {
         return Ok(Vec::new());
     }
@@ -211,6 +230,16 @@ mod tests {
                 assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
             });
             confined.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_compiled_ahead_is_what_would_be_compiled() {
+        compile_usual();
+        let ahead = COMPILED.get().unwrap();
+        assert!(ahead.contains_key(&default_capabilities()));
+        for (capabilities, compiled) in ahead {
+            assert_eq!(*compiled, compile(SeccompProfile::Default, *capabilities).unwrap(), "{capabilities:x}");
         }
     }
 
