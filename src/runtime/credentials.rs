@@ -12,6 +12,8 @@ use tokio::io::AsyncWriteExt;
 
 /// Time for a credential helper; some of them ask a cloud's server.
 const HELPER_DEADLINE: Duration = Duration::from_secs(30);
+/// What a helper says of a registry that it has nothing for: `errCredentialsNotFoundMessage` of docker-credential-helpers.
+const NOT_FOUND: &str = "credentials not found in native keychain";
 
 /// The name that Docker Hub's credentials are kept under.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
@@ -77,6 +79,15 @@ struct HelperAnswer {
     secret: String,
 }
 
+/// Why a helper gives no credential.
+#[derive(Debug, PartialEq, Eq)]
+enum Unanswered {
+    /// It has none for this registry, which most need none of.
+    Unknown,
+    /// It can't be run, or can't look.
+    Failed(String),
+}
+
 impl Credentials {
     /// From `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
     pub(super) fn from_env(env: impl Fn(&str) -> Option<String>) -> Self {
@@ -115,9 +126,9 @@ impl Credentials {
         let Some(helper) = helper(&file, registry, server) else { return stored(&file, registry, server) };
         match ask(helper, server).await {
             Ok(answer) => Some(from_helper(answer, server)),
-            // The helper may simply know nothing of this registry.
-            Err(problem) => {
-                tracing::debug!(helper, server, problem, "no credentials from the helper");
+            Err(Unanswered::Unknown) => stored(&file, registry, server),
+            Err(Unanswered::Failed(problem)) => {
+                tracing::warn!(server, problem, "the credential helper failed; pulling without what it holds");
                 stored(&file, registry, server)
             }
         }
@@ -172,7 +183,7 @@ fn from_helper(answer: HelperAnswer, server: &str) -> Credential {
 }
 
 /// Runs `docker-credential-HELPER get` with the server's name on its standard input.
-async fn ask(helper: &str, server: &str) -> Result<HelperAnswer, String> {
+async fn ask(helper: &str, server: &str) -> Result<HelperAnswer, Unanswered> {
     let program = format!("docker-credential-{helper}");
     let run = async {
         let mut child = tokio::process::Command::new(&program)
@@ -188,13 +199,22 @@ async fn ask(helper: &str, server: &str) -> Result<HelperAnswer, String> {
         child.wait_with_output().await
     };
     let output = match tokio::time::timeout(HELPER_DEADLINE, run).await {
-        Ok(output) => output.map_err(|error| format!("{program}: {error}"))?,
-        Err(_) => return Err(format!("{program} did not answer within {HELPER_DEADLINE:?}")),
+        Ok(output) => output.map_err(|error| Unanswered::Failed(format!("{program}: {error}")))?,
+        Err(_) => return Err(Unanswered::Failed(format!("{program} did not answer within {HELPER_DEADLINE:?}"))),
     };
-    if !output.status.success() {
-        return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stdout).trim()));
+    read_answer(&program, output.status.success(), &output.stdout)
+}
+
+/// What a helper's output says. What went wrong is told on standard output too.
+fn read_answer(program: &str, succeeded: bool, output: &[u8]) -> Result<HelperAnswer, Unanswered> {
+    if succeeded {
+        return serde_json::from_slice(output).map_err(|error| Unanswered::Failed(format!("{program}: {error}")));
     }
-    serde_json::from_slice(&output.stdout).map_err(|error| format!("{program}: {error}"))
+    let text = String::from_utf8_lossy(output);
+    match text.trim() {
+        NOT_FOUND => Err(Unanswered::Unknown),
+        problem => Err(Unanswered::Failed(format!("{program}: {problem}"))),
+    }
 }
 
 #[cfg(test)]
@@ -215,6 +235,15 @@ mod tests {
         assert_eq!(given("me"), password("me"));
         let token = Secret::IdentityToken("secret".to_owned());
         assert_eq!(given("<token>"), Credential { server: "registry.example".to_owned(), user: None, secret: token });
+    }
+
+    #[test]
+    fn a_helper_that_fails_is_told_from_one_that_knows_nothing_of_a_registry() {
+        let read = |succeeded, output: &str| read_answer("docker-credential-x", succeeded, output.as_bytes()).err();
+        assert_eq!(read(false, "credentials not found in native keychain\n"), Some(Unanswered::Unknown));
+        let failed = |text: &str| Some(Unanswered::Failed(format!("docker-credential-x: {text}")));
+        assert_eq!(read(false, "the keychain is locked\n"), failed("the keychain is locked"));
+        assert_eq!(read(true, "{"), failed("EOF while parsing an object at line 1 column 1"));
     }
 
     #[test]

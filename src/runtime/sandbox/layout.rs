@@ -315,13 +315,19 @@ pub fn write_json(path: &Path, value: &impl Serialize, durability: Durability) -
     Ok(())
 }
 
-/// Has the record of an instance survive a loss of power. Until it ends nothing of it needs to: a reboot ends it anyway.
+/// Has the records of an instance that ended survive a loss of power. Until it ends nothing of it needs to: a reboot ends it
+/// anyway.
 ///
 /// # Errors
 /// The disk does not take it.
 pub fn keep(dir: &InstanceDir) -> io::Result<()> {
-    File::open(dir.record())?.sync_data()?;
-    dir.path().parent().map_or(Ok(()), |instances| File::open(instances)?.sync_data())
+    for record in [dir.record(), dir.exit()] {
+        File::open(record)?.sync_data()?;
+    }
+    for directory in [Some(dir.path()), dir.path().parent()].into_iter().flatten() {
+        File::open(directory)?.sync_data()?;
+    }
+    Ok(())
 }
 
 /// Reads a JSON file of this runtime; `None` when there is none.

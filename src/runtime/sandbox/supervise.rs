@@ -68,8 +68,9 @@ pub fn main(dir: PathBuf) -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(failure) => {
             let exit = Exit { code: Some(failure.code), ..Exit::runtime_error(failure.message.clone(), Utc::now()) };
-            let _ = write_json(&dir.exit(), &exit, Durability::Synced);
+            let _ = write_json(&dir.exit(), &exit, Durability::Boot);
             tell(&Started::Failed(failure));
+            let _ = keep(&dir);
             std::process::ExitCode::FAILURE
         }
     }
@@ -107,18 +108,16 @@ fn supervise(dir: &InstanceDir, signals: OwnedFd, lock: &File) -> Result<(), Fai
     Ok(())
 }
 
-/// Records how the program ended. What can't be made to outlast a loss of power is written all the same: nothing else
-/// knows it. Where it can't be written at all, the instance is found as one whose supervisor was lost. Where somebody removed the
-/// directory, another instance may have its name by now, and this is not the end of that.
+/// Records how the program ended. It is seen at once, and outlasts a loss of power from a moment later on, which nobody waits
+/// for: until then the instance is found as one that ran when the machine went down. Where it can't be written at all, it
+/// is found as one whose supervisor was lost. Where somebody removed the directory, another instance may have its name by now, and this is not the end of that.
 fn record_end(dir: &InstanceDir, exit: &Exit, lock: &File) {
     if !lock::is_at(lock, &dir.lock()).unwrap_or(true) {
         return;
     }
+    let _ = write_json(&dir.exit(), exit, Durability::Boot);
     // How it ended is of no use without what it was.
     let _ = keep(dir);
-    if write_json(&dir.exit(), exit, Durability::Synced).is_err() {
-        let _ = write_json(&dir.exit(), exit, Durability::Boot);
-    }
 }
 
 /// Tells the controller how the start went, and lets go of it.
@@ -208,7 +207,7 @@ fn launch_program(
         network::leave(&launch.network);
         match limit {
             Some(limit) if starved => {
-                Failure::wrong(format!("resources.memory: {limit} bytes are too few to start the program; write more"))
+                Failure::wrong(format!("resources.memory: {} to start the program; write more", too_little(limit)))
             }
             _ if launch.namespaces.user => failure.for_one_user(),
             _ => failure,
@@ -301,6 +300,14 @@ fn launch_seated(
         starvation,
         out_of_memory: false,
     })
+}
+
+/// The kernel limits memory in whole pages, and says so.
+fn too_little(limit: u64) -> String {
+    match limit {
+        0 => format!("less than a page of memory ({} bytes) is too little", rustix::param::page_size()),
+        bytes => format!("{bytes} bytes are too few"),
+    }
 }
 
 /// Ends what was started of an instance that can't be.
