@@ -24,6 +24,7 @@ mod past_holes;
 mod pasta;
 mod privileges;
 mod remnants;
+mod shared;
 mod storage;
 mod support;
 mod sysctls;
