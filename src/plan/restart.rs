@@ -36,17 +36,17 @@ pub(super) enum AfterExit {
 /// Restarts in a row count from the last stable run: an instance that ran for [`STABLE_RUN`] ends the series. The
 /// first restart of a series is immediate, the second waits `restart_policy.delay`, and each further one twice as
 /// long, up to [`RESTART_DELAY_MAX`]. `errors.on_panic` goes before `restart_policy`; the latter decides where the
-/// former says `restart`. What failed before somebody asked for another try is followed by that at once.
+/// former says `restart`. What failed before somebody asked for another try is followed by that at once, as is what was
+/// ended for failed health before its checks were declared otherwise.
 pub(super) fn after_exit(instance: &Instance, exit: &Exit, desired: &DesiredService) -> AfterExit {
-    let tried_anew = desired.standing.tried_anew;
-    match by_policy(instance, exit, &desired.spec, tried_anew) {
+    match by_policy(instance, exit, &desired.spec, desired.standing.since_when_counts(exit)) {
         AfterExit::AtRest(wait) => AfterExit::AtRest(wait),
-        _ if tried_anew.is_some_and(|at| exit.finished_at <= at) => AfterExit::Replace,
+        _ if desired.standing.is_outdated(exit) => AfterExit::Replace,
         after => after,
     }
 }
 
-fn by_policy(instance: &Instance, exit: &Exit, spec: &ServiceSpec, tried_anew: Option<DateTime<Utc>>) -> AfterExit {
+fn by_policy(instance: &Instance, exit: &Exit, spec: &ServiceSpec, counts_from: Option<DateTime<Utc>>) -> AfterExit {
     let id = || instance.id.clone();
     let lifecycle = spec.lifecycle.clone().unwrap_or_default();
     let terminates = lifecycle.on_expiry == Some(OnExpiry::Terminate) && lifecycle.max_lifetime.is_some();
@@ -88,7 +88,7 @@ fn by_policy(instance: &Instance, exit: &Exit, spec: &ServiceSpec, tried_anew: O
         let wait = Wait::Ended { id: id(), exit: exit.clone() };
         return if exit.is_success() { AfterExit::AtRest(wait) } else { AfterExit::Failed(wait) };
     }
-    restart(instance, exit, spec, tried_anew)
+    restart(instance, exit, spec, counts_from)
 }
 
 /// Whether an instance that is unhealthy is ended: not where a crash would have no answer, since it may recover as it is.
@@ -102,9 +102,9 @@ pub(super) fn is_final(exit: &Exit, spec: &ServiceSpec) -> bool {
     exit.ended_by == EndedBy::Itself && spec.restart_policy.as_ref().is_some_and(|policy| policy.ends_with(exit.code))
 }
 
-fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec, tried_anew: Option<DateTime<Utc>>) -> AfterExit {
+fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec, counts_from: Option<DateTime<Utc>>) -> AfterExit {
     let policy = spec.restart_policy.as_ref();
-    let begins = is_stable(instance, exit) || tried_anew.is_some_and(|at| instance.created_at <= at);
+    let begins = is_stable(instance, exit) || counts_from.is_some_and(|at| instance.created_at <= at);
     let so_far = if begins { 0 } else { instance.streak };
     if policy.and_then(|policy| policy.max_attempts).is_some_and(|max| so_far >= max) {
         return AfterExit::Failed(Wait::GaveUp { id: instance.id.clone(), exit: exit.clone() });

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::Exit;
 use crate::spec::Revision;
 
 /// How the rollout of a service bears on what is to run. Nothing where what is declared is rolled out as it is.
@@ -26,13 +27,28 @@ pub struct Standing {
     /// When somebody asked that it be tried anew: what ended before is followed by another at once, and counts no more.
     #[serde(skip)]
     pub tried_anew: Option<DateTime<Utc>>,
+    /// When its health checks were last declared otherwise: what ended before because others failed is followed by another
+    /// at once.
+    #[serde(skip)]
+    pub checks_changed: Option<DateTime<Utc>>,
 }
 
 impl Standing {
     /// Whether what is declared is rolled out as it is.
     pub fn is_plain(&self) -> bool {
-        let Self { rolled_back, restarted, paused, held, failed, tried_anew: _ } = self;
+        let Self { rolled_back, restarted, paused, held, failed, tried_anew: _, checks_changed: _ } = self;
         rolled_back.is_none() && !restarted && paused.is_none() && !held && failed.is_none()
+    }
+
+    /// Whether this end says nothing of what is declared now: it came before somebody asked for another try, or was one by
+    /// checks before others were declared.
+    pub fn is_outdated(&self, exit: &Exit) -> bool {
+        self.since_when_counts(exit).is_some_and(|at| exit.finished_at <= at)
+    }
+
+    /// Since when an end of this kind counts, where it did not before.
+    pub fn since_when_counts(&self, exit: &Exit) -> Option<DateTime<Utc>> {
+        self.tried_anew.max(self.checks_changed.filter(|_| exit.is_unhealthy()))
     }
 }
 

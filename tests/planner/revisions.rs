@@ -6,7 +6,7 @@ use evenkeel::plan::revisions::{
     resume, undo,
 };
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::{GoesOn, Instance, Pause};
+use evenkeel::state::{GoesOn, Instance, Pause, StopCause};
 
 use super::dsl::{Change, Snapshot, all_up, revision, up};
 
@@ -897,4 +897,40 @@ fn what_is_restarted_after_an_undo_is_told_by_its_own_number() {
     let number = course.history().revisions.last().expect("one").number;
     let told = course.effective().planned();
     assert!(number == 4 && told.contains("runs revision 4, as `keel rollout undo` asked"), "{told}");
+}
+
+#[test]
+fn other_checks_end_the_back_off_that_failed_ones_caused_once() {
+    let checked = |path: &str| format!("health: {{check: {{type: http, url: 'http://localhost{path}'}}}}");
+    let mut course = Course::rolled_out(&checked("/wrong"));
+    let died = course.snapshot.now;
+    let dead = |slot| up(slot, 'a').attempt(4).restarted(4, 4).exited(0, 0, 0).change(|one| one.created_at = died);
+    let at = |one: Instance, at| {
+        one.change(|one| {
+            let evenkeel::state::Phase::Exited(exit) = &mut one.phase else { panic!("it ended") };
+            (exit.started_at, exit.finished_at) = (Some(at), at);
+        })
+    };
+    // One that checks ended, and one that ended by itself.
+    course.observe([at(dead(0).by(StopCause::Unhealthy), died), at(dead(1), died), up(2, 'a')]);
+    assert_eq!(course.turn(), [""; 0]);
+    course.wait(1);
+    let waits = course.effective().planned();
+    assert_eq!((waits.matches("launch").count(), waits.matches("wait to restart").count()), (0, 2), "{waits}");
+    course.declare('a', 3, &checked("/right"));
+    assert_eq!(course.turn(), [""; 0]);
+    let planned = course.effective().planned();
+    assert!(planned.contains("launch (restarts 4, streak 0) web/0 a5: missing, 3 replicas wanted"), "{planned}");
+    assert!(planned.contains("wait to restart demo/web/1"), "{planned}");
+    // What they end from now on waits as ever, though the same is declared again.
+    for attempt in 5..7 {
+        course.wait(10);
+        let now = course.snapshot.now;
+        let again = up(0, 'a').attempt(attempt).restarted(attempt, 1).exited(0, 0, 0).by(StopCause::Unhealthy);
+        course.observe([at(again.change(|one| one.created_at = now), now), up(1, 'a'), up(2, 'a')]);
+        course.declare('a', 3, &checked("/right"));
+        course.turn();
+        let planned = course.effective().planned();
+        assert!(planned.contains("wait to restart demo/web/0"), "{planned}");
+    }
 }

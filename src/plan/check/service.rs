@@ -239,8 +239,7 @@ impl Checked<'_> {
     fn is_shut_down(&self) -> bool {
         let shuts = self.desired.spec.errors.as_ref().is_some_and(|errors| errors.on_crash() == CrashAction::Shutdown);
         let crashed = |instance: &&&Instance| {
-            let counts = |exit: &Exit| self.desired.standing.tried_anew.is_none_or(|at| exit.finished_at > at);
-            let failed = |exit: &Exit| !exit.is_success() && counts(exit);
+            let failed = |exit: &Exit| !exit.is_success() && !self.desired.standing.is_outdated(exit);
             self.is_current(instance) && matches!(&instance.phase, Phase::Exited(exit) if failed(exit))
         };
         shuts && self.observed.iter().any(|instance| crashed(&instance))

@@ -86,6 +86,7 @@ impl Course<'_, '_> {
         let (declared, now) = (self.seen.declared, self.now());
         // A clock that was set back says nothing of what came before.
         self.history.tried_anew = self.history.tried_anew.filter(|at| *at <= now);
+        self.history.checks_changed = self.history.checks_changed.filter(|at| *at <= now);
         let pin = &self.history.pin;
         if pin.as_ref().is_some_and(|pin| !pin.declared.is(declared) || self.history.known(&pin.to).is_none()) {
             self.history.pin = None;
@@ -131,6 +132,8 @@ impl Course<'_, '_> {
     }
 
     fn go_on(&mut self) {
+        let now = self.now();
+        self.history.compare_checks(self.seen.declared, now);
         let wanted = self.history.wanted(self.seen.declared);
         let counts_from = |course: &Self| course.history.rollout.as_ref().and_then(|rollout| rollout.counts_from);
         let mut found = look(self.seen.input, &wanted, counts_from(self));

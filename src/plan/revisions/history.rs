@@ -55,6 +55,9 @@ pub struct RolloutHistory {
     /// When somebody last asked that what is to run be tried anew, until its rollout is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_anew: Option<DateTime<Utc>>,
+    /// When the health checks of a template that stayed the same were last declared otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks_changed: Option<DateTime<Utc>>,
     /// What the tag of its image stands for, where that is followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<FollowedImage>,

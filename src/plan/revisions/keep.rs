@@ -33,6 +33,15 @@ impl RolloutHistory {
         }
     }
 
+    /// Notes when the health checks of what is to run are declared otherwise than before, before that is [noted](Self::note)
+    /// or [refreshed](Self::refresh).
+    pub(super) fn compare_checks(&mut self, declared: &DesiredService, now: DateTime<Utc>) {
+        let wanted = self.wanted(declared);
+        if self.known(&wanted.revision).is_some_and(|known| known.spec.health != wanted.spec.health) {
+            self.checks_changed = Some(now);
+        }
+    }
+
     /// Notes that the rollout of a revision is complete, since when, and whether that can be trusted.
     pub(super) fn set_completed(&mut self, revision: &Revision, at: DateTime<Utc>, settled: bool) {
         if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision)) {

@@ -79,7 +79,7 @@ impl RolloutHistory {
                 rolled_back.runs = vec![wanted.revision.clone()];
             }
         }
-        wanted.standing.tried_anew = self.tried_anew;
+        (wanted.standing.tried_anew, wanted.standing.checks_changed) = (self.tried_anew, self.checks_changed);
         wanted
     }
 
