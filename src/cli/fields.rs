@@ -177,9 +177,12 @@ fn collect(value: &Value, path: &mut Path, found: &mut BTreeMap<Path, Value>) {
     }
 }
 
-/// Whether a command line holds an option whose value, the next word, is a secret: `--password`, `-token`.
+/// Whether a command line holds an option whose value, the next word, is a secret: `--password`, `-token`. The words of
+/// one argument count as those of the line: it may be a line for a shell.
 fn holds_secret_option(value: &Value) -> bool {
-    let words: Vec<&str> = texts(value).collect();
+    let is_between = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '(' | ';' | '&' | '|');
+    let words: Vec<&str> =
+        texts(value).flat_map(|text| text.split(is_between)).filter(|word| !word.is_empty()).collect();
     let is_secret = |option: &str| {
         option.starts_with('-') && ASSIGNED_WORDS.iter().any(|word| option.to_uppercase().ends_with(word))
     };
@@ -392,14 +395,29 @@ mod tests {
         ] {
             assert_eq!(lines(json!({"args": [secret]}), Value::Null), ["args: *** -> (none)"], "{secret}");
         }
-        for secret in [json!(["mysql", "--password", "hunter2"]), json!(["x", "-api-token", "hunter2", "y"])] {
+        for secret in [
+            json!(["mysql", "--password", "hunter2"]),
+            json!(["x", "-api-token", "hunter2", "y"]),
+            json!(["sh", "-c", "exec mysql --password hunter2 --fast"]),
+            json!(["sh", "-c", "mysql --password\t'hunter2'"]),
+            json!(["sh", "-c", "cd /srv; run \"--api-token\" hunter2"]),
+            json!(["sh", "-c", "exec mysql --password", "hunter2"]),
+        ] {
             assert_eq!(lines(json!({"args": secret}), Value::Null), ["args: *** -> (none)"]);
         }
         assert_eq!(
             lines(json!({"args": ["mysql", "--password"]}), Value::Null),
             ["args: [\"mysql\",\"--password\"] -> (none)"]
         );
-        for plain in ["https://x/?page=2", "--password-file=/run/x", "a=b", "password=", "--max-tokens=9"] {
+        for plain in [
+            "https://x/?page=2",
+            "--password-file=/run/x",
+            "mysql --password-file /run/x",
+            "mysql --password",
+            "a=b",
+            "password=",
+            "--max-tokens=9",
+        ] {
             let shown = lines(json!({"args": [plain]}), Value::Null);
             assert!(!shown[0].contains("***"), "{plain}");
         }
