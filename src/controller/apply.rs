@@ -323,7 +323,7 @@ fn cut_off<'a>(path: &'a Path, file: &'a ParsedFile, inventory: &'a [Declared]) 
         let entry = inventory.iter().find(|entry| entry.name == name && entry.removed_at.is_none());
         let merged = entry.and_then(|entry| serde_json::from_str::<MergedDeployment>(&entry.spec).ok());
         merged.is_some_and(|merged| {
-            let own = merged.services.values().filter(|service| service.file == path);
+            let own = merged.services.values().filter(|service| is_same_file(&service.file, path));
             file.lost_services(name, own.map(|service| service.name.as_str()))
         })
     };
@@ -347,10 +347,16 @@ fn is_emptied(path: &Path, file: &ParsedFile, inventory: &[Declared]) -> bool {
     let is_live = |entry: &&Declared| entry.removed_at.is_none();
     let has_part = |entry: &Declared| {
         let merged = serde_json::from_str::<MergedDeployment>(&entry.spec).ok();
-        entry.source.file == path
-            || merged.is_some_and(|merged| merged.services.values().any(|service| service.file == path))
+        is_same_file(&entry.source.file, path)
+            || merged.is_some_and(|merged| merged.services.values().any(|service| is_same_file(&service.file, path)))
     };
     is_bare && inventory.iter().filter(is_live).any(has_part)
+}
+
+/// Whether two paths lead to one file, by whatever links. A name without a directory (`-`) is no path.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.is_absolute().then(|| path.canonicalize().ok()).flatten();
+    one == other || real(one).is_some_and(|one| real(other) == Some(one))
 }
 
 fn emptied_problem() -> Problem {

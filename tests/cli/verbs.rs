@@ -409,6 +409,23 @@ fn a_file_that_was_emptied_ends_nothing_beside_others() {
     assert_eq!(done.out, "deployment/a unchanged\ndeployment/b pruned\n");
 }
 
+#[test]
+fn a_file_that_was_emptied_ends_nothing_by_whatever_link_it_is_named() {
+    let rig = Rig::new("sim");
+    std::fs::create_dir(rig.path("dir")).unwrap();
+    std::os::unix::fs::symlink("dir", rig.path("link")).unwrap();
+    for name in ["a", "b"] {
+        rig.write(&format!("dir/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    rig.keel(&["apply", "-f", "dir"]).expect_code(0);
+    rig.write("dir/b.yaml", "");
+    let done = rig.keel(&["apply", "-f", "link"]).expect_code(1);
+    let place = rig.path("link/b.yaml").display().to_string();
+    assert!(done.err.starts_with(&format!("error: {place}:1:1: declares nothing any more")), "{}", done.err);
+    let names = rig.keel(&["get", "deployments", "-o", "name"]).expect_code(0).out;
+    assert_eq!(names, "deployment/a\ndeployment/b\n");
+}
+
 /// Runs the program where the environment names no runtime.
 fn plain(rig: &Rig, arguments: &[&str]) -> crate::rig::Done {
     rig.command(arguments).env_remove("KEEL_RUNTIME").output().unwrap().into()
