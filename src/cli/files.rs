@@ -16,7 +16,7 @@ const STDIN: &str = "-";
 /// Files and directories with specs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Files {
-    /// File, directory (with its .yaml and .yml files, sub-directories included), pipe or - for standard input; repeatable
+    /// File, directory (with its .yaml and .yml files, sub-directories included) or - for standard input; repeatable
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub paths: Vec<PathBuf>,
 }
@@ -125,11 +125,24 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new(STDIN)
 }
 
-/// Whether a path leads to bytes that are there once, as standard input: a pipe, such as a shell's `<(command)`, or a
-/// descriptor of this process, whose name says nothing of where they come from.
+/// Whether a path leads to bytes that are there once, as standard input: a descriptor of a process, such as a shell's
+/// `<(command)`, whose name says nothing of where they come from.
 fn is_stream(path: &Path) -> bool {
-    let is_special = || std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
-    is_stdin(path) || path.starts_with("/dev") || path.starts_with("/proc") || is_special()
+    let parent = path.parent().unwrap_or(path);
+    let is_descriptor = || parent == Path::new("/dev/fd") || (path.starts_with("/proc") && parent.ends_with("fd"));
+    is_stdin(path) || path == Path::new("/dev/stdin") || is_descriptor()
+}
+
+/// What a path leads to that is neither a file nor a directory; its bytes may never come or never end.
+fn special(path: &Path) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let found = std::fs::metadata(path).ok()?.file_type();
+    match found {
+        _ if found.is_file() || found.is_dir() => None,
+        _ if found.is_fifo() => Some("a named pipe"),
+        _ if found.is_socket() => Some("a socket"),
+        _ => Some("a device"),
+    }
 }
 
 fn name(path: &Path) -> String {
@@ -151,6 +164,9 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let done = match is_stdin(path) {
         true => std::io::stdin().lock().take(limit).read_to_end(&mut bytes),
         false => {
+            if let Some(what) = special(path).filter(|_| !is_stream(path)) {
+                bail!("{} is {what}, not a file; to read from a command, pipe it to `-`", path.display());
+            }
             let file = std::fs::File::open(path).with_context(|| format!("can't open {}", path.display()))?;
             file.take(limit).read_to_end(&mut bytes)
         }
@@ -191,6 +207,30 @@ mod tests {
         let request = read(&[format!("/dev/fd/{}", reading.as_raw_fd()).into()]).unwrap();
         let file = SpecFile { path: STDIN.into(), text: "a".to_owned() };
         assert_eq!((request.files, request.origins), (vec![file], vec![]));
+    }
+
+    #[test]
+    fn what_is_neither_a_file_nor_a_directory_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, socket) = (dir.path().join("pipe"), dir.path().join("socket"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, what) in [(pipe, "a named pipe"), (socket, "a socket"), ("/dev/null".into(), "a device")] {
+            let named = Named::read(&[&path]);
+            let errors: Vec<String> = named.unreadable.iter().map(ToString::to_string).collect();
+            let refusal = format!("{} is {what}, not a file; to read from a command, pipe it to `-`", path.display());
+            assert_eq!((errors, named.files.len()), (vec![refusal], 0));
+        }
+    }
+
+    #[test]
+    fn names_of_descriptors_are_streams_and_others_below_their_roots_are_not() {
+        for stream in ["-", "/dev/stdin", "/dev/fd/63", "/proc/self/fd/3", "/proc/1/fd/0"] {
+            assert!(is_stream(Path::new(stream)), "{stream}");
+        }
+        for path in ["/dev/shm/a.yaml", "/dev/null", "/proc/1/root/a.yaml", "/x/fd/3", "fd/3"] {
+            assert!(!is_stream(Path::new(path)), "{path}");
+        }
     }
 
     #[test]
