@@ -92,3 +92,17 @@ pub(super) struct Schemas {
 
 pub(super) static SCHEMAS: LazyLock<Schemas> =
     LazyLock::new(|| Schemas { deployment: deployment_schema().to_value(), service: service_schema().to_value() });
+
+/// Smallest and largest whole number that a schema takes.
+pub(super) fn bounds(schema: &Json) -> (i128, i128) {
+    let (least, most) = match schema["format"].as_str() {
+        Some("uint8") => (0, i128::from(u8::MAX)),
+        Some("uint16") => (0, i128::from(u16::MAX)),
+        Some("uint32") => (0, i128::from(u32::MAX)),
+        Some("uint64" | "uint") => (0, i128::from(u64::MAX)),
+        Some("int32") => (i128::from(i32::MIN), i128::from(i32::MAX)),
+        _ => (i128::from(i64::MIN), i128::from(i64::MAX)),
+    };
+    let bound = |name: &str| schema[name].as_i64().map(i128::from);
+    (bound("minimum").unwrap_or(least).max(least), bound("maximum").unwrap_or(most).min(most))
+}

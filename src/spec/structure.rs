@@ -10,7 +10,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 use super::problem::{MAX_PROBLEMS, Path, Position, Problem, Step, display_path};
 use super::scalar::Resolved;
-use super::schema::SERVICE_ALIASES;
+use super::schema::{SERVICE_ALIASES, bounds};
 use super::stand_in;
 use super::suggest::{elsewhere, nearest};
 use super::text;
@@ -269,10 +269,10 @@ impl<'a> Walk<'a> {
         }
         let Some(entry) = node.get(tag).filter(|entry| !entry.node.is_null()) else {
             self.missing(tag, at, Some(format!("write {}", one_of(&names))));
-            return self.untagged(node, name, tag);
+            return self.untagged(node, variants, name, tag);
         };
         let Some(chosen) = self.inside(tag.to_owned(), |walk| walk.choice(&entry.node, names)) else {
-            return self.untagged(node, name, tag);
+            return self.untagged(node, variants, name, tag);
         };
         let variant =
             variants.iter().find(|variant| variant["properties"][tag]["const"].as_str() == chosen.as_str())?;
@@ -280,7 +280,12 @@ impl<'a> Walk<'a> {
     }
 
     /// What can still be checked of a map whose tag is wrong.
-    fn untagged(&mut self, node: &Node, name: &str, tag: &str) -> Option<Yaml> {
+    fn untagged(&mut self, node: &Node, variants: &'a [Json], name: &str, tag: &str) -> Option<Yaml> {
+        for entry in node.entries().iter().filter(|entry| *entry.key != *tag && !entry.node.is_null()) {
+            if let Some(property) = stand_in::common(variants, &entry.key) {
+                self.inside(entry.key.to_string(), |walk| walk.value(&entry.node, property, entry.position));
+            }
+        }
         let (key, plain) = stand_in::untagged(name)?;
         let text = node.get(key)?.node.text()?;
         self.inside(tag.to_owned(), Self::drop_here);
@@ -483,20 +488,6 @@ fn types(schema: &Json) -> Vec<&str> {
         Json::Array(many) => many.iter().filter_map(Json::as_str).filter(|name| *name != "null").collect(),
         _ => Vec::new(),
     }
-}
-
-/// Smallest and largest whole number that a schema takes.
-fn bounds(schema: &Json) -> (i128, i128) {
-    let (least, most) = match schema["format"].as_str() {
-        Some("uint8") => (0, i128::from(u8::MAX)),
-        Some("uint16") => (0, i128::from(u16::MAX)),
-        Some("uint32") => (0, i128::from(u32::MAX)),
-        Some("uint64" | "uint") => (0, i128::from(u64::MAX)),
-        Some("int32") => (i128::from(i32::MIN), i128::from(i32::MAX)),
-        _ => (i128::from(i64::MIN), i128::from(i64::MAX)),
-    };
-    let bound = |name: &str| schema[name].as_i64().map(i128::from);
-    (bound("minimum").unwrap_or(least).max(least), bound("maximum").unwrap_or(most).min(most))
 }
 
 /// A value that no schema describes, as it stands.
