@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use evenkeel::runtime::docker::DockerRuntime;
+use evenkeel::runtime::io::{Exec, ExecRequest, LogOptions, Logs};
 use evenkeel::runtime::{ErrorKind, Runtime, RuntimeEvent};
 use evenkeel::state::{Instance, InstanceId, Owner, Phase, StopPolicy};
 use futures::StreamExt;
@@ -187,4 +188,28 @@ async fn events_go_on_over_it_and_tell_at_once_when_the_engine_goes() {
     .await;
     assert!(reason.contains("can't be reached") || reason.contains("not found"), "{reason}");
     assert_eq!(runtime.list().await.unwrap_err().kind, ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn what_somebody_waits_for_is_refused_soon_by_an_engine_that_was_halted() {
+    let engine = Failing::start();
+    let runtime = engine.runtime().await;
+    let good =
+        runtime.list().await.unwrap().instances.into_iter().find(|one| one.id.service == "good").unwrap().as_ref();
+    engine.server.abort();
+    std::fs::remove_file(engine.socket()).unwrap();
+    // It takes connections and answers none of them.
+    let _halted = UnixListener::bind(engine.socket()).unwrap();
+    tokio::time::pause();
+    for verb in ["exec", "logs"] {
+        let began = tokio::time::Instant::now();
+        let request = ExecRequest { command: vec!["true".to_owned()], ..ExecRequest::default() };
+        let error = match verb {
+            "exec" => Exec::exec(&runtime, &good, &request).await.err(),
+            _ => Logs::logs(&runtime, &good, &LogOptions::default()).await.err(),
+        };
+        let error = error.expect("nobody answers");
+        assert_eq!((error.kind, began.elapsed().as_secs()), (ErrorKind::Timeout, 5), "{verb}: {error}");
+        assert!(error.message.ends_with("docker.sock: the engine does not answer"), "{verb}: {error}");
+    }
 }

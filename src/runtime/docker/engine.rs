@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 
 use super::error::{explain, status};
 use super::lenient::{get, stream};
-use super::ping::{Product, ping};
+use super::ping::{Pong, Product, ping};
 use super::socket::Sockets;
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 
@@ -91,6 +91,24 @@ impl Engine {
     /// Which engine it is, where one has answered.
     pub(super) fn known_product(&self) -> Option<Product> {
         lock(&self.connection).as_ref().map(|connection| connection.product)
+    }
+
+    /// Whether the engine answers now, for what somebody waits for: within less time than a call has that works. `what` says
+    /// what is to be done, for messages.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Timeout` when no engine answers.
+    pub(super) async fn answers(&self, what: &str) -> Result<()> {
+        // A connection is only made where an engine answers.
+        let known = self.known_product().and_then(|_| self.socket());
+        let answered = match known {
+            None => self.connection().await.map(|_| ()),
+            Some(socket) => answer(&socket).await.map(|_| ()).map_err(|error| {
+                self.forget_on(&error);
+                explain(&connecting(&socket), &error)
+            }),
+        };
+        answered.map_err(|error| CallError::from(error).explain(what))
     }
 
     async fn connection(&self) -> Result<Connection> {
@@ -210,15 +228,20 @@ impl CallError {
 }
 
 async fn connect(socket: &Path) -> Result<Connection> {
-    let what = format!("connecting to {}", socket.display());
-    let pong = match tokio::time::timeout(PROBE_DEADLINE, ping(socket)).await {
-        Ok(Ok(pong)) => pong,
-        Ok(Err(error)) => return Err(explain(&what, &error)),
-        Err(_) => return Err(explain(&what, &Error::RequestTimeoutError)),
-    };
+    let what = connecting(socket);
+    let pong = answer(socket).await.map_err(|error| explain(&what, &error))?;
     Docker::connect_with_unix(&socket.to_string_lossy(), CLIENT_TIMEOUT_SECS, &pong.version)
         .map(|docker| Connection { product: pong.product, docker })
         .map_err(|error| explain(&what, &error))
+}
+
+fn connecting(socket: &Path) -> String {
+    format!("connecting to {}", socket.display())
+}
+
+/// What the engine says when it is asked whether it is there.
+async fn answer(socket: &Path) -> std::result::Result<Pong, Error> {
+    tokio::time::timeout(PROBE_DEADLINE, ping(socket)).await.unwrap_or(Err(Error::RequestTimeoutError))
 }
 
 async fn first_that_answers(candidates: &[PathBuf]) -> Result<(PathBuf, Connection)> {

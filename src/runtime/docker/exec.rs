@@ -77,6 +77,7 @@ impl Inner {
         if request.command.is_empty() {
             return Err(RuntimeError::new(ErrorKind::Rejected, format!("{what}: the command is empty")));
         }
+        self.engine.answers(&what).await?;
         if !self.owns(instance).await? {
             return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
         }

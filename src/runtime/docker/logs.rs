@@ -39,6 +39,7 @@ impl Inner {
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
         let what = format!("reading the logs of {}", instance.id);
+        self.engine.answers(&what).await?;
         if self.look(instance).await?.is_none() {
             return Err(RuntimeError::new(ErrorKind::NotFound, format!("{what}: it does not exist")));
         }
