@@ -210,7 +210,8 @@ fn instances<'a>(status: &'a Status, view: &'a ServiceView) -> impl Iterator<Ite
 fn progress(desired: u32, updated: u32, old: usize, ready: u32) -> String {
     match (updated < desired, old) {
         (true, _) => format!("{updated} out of {desired} new replicas have been updated"),
-        (false, 1..) => format!("{old} old replicas are pending termination"),
+        (false, 1) => "1 old replica is pending termination".to_owned(),
+        (false, 2..) => format!("{old} old replicas are pending termination"),
         (false, 0) => format!("{} of {desired} updated replicas are available", ready.min(desired)),
     }
 }

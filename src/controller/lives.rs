@@ -10,7 +10,7 @@ use super::core::State;
 use super::ledger::Used;
 use super::memory::Note;
 use crate::plan::revisions::Memory;
-use crate::plan::{HOLD_MOST, Stopped};
+use crate::plan::{HOLD_MOST, Stopped, replicas};
 use crate::spec::HumanDuration;
 use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, Signal, StopCause, Target};
 
@@ -163,7 +163,7 @@ impl State {
             effective.services.into_values().filter(|service| names.contains(&service.name)).collect();
         match target.slot.and_then(|slot| services.iter().find(|service| slot >= service.replicas)) {
             Some(service) => {
-                let text = format!("{target} not found: {} has {} replicas", service.name, service.replicas);
+                let text = format!("{target} not found: {} has {}", service.name, replicas(service.replicas));
                 Err(EngineError::NotFound(text))
             }
             None => Ok(services),

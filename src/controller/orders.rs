@@ -271,8 +271,9 @@ impl State {
             None => Some(format!(
                 "has the one replica of a service without `scale`; write `scale: {{mode: manual}}` at {at}"
             )),
-            Some(Scale::Fixed { replicas }) => Some(format!(
-                "has scale.mode: fixed with {replicas} replicas; edit scale.replicas, or write `scale: {{mode: manual}}`, at {at}"
+            Some(Scale::Fixed { replicas: fixed }) => Some(format!(
+                "has scale.mode: fixed with {}; edit scale.replicas, or write `scale: {{mode: manual}}`, at {at}",
+                crate::plan::replicas(*fixed)
             )),
             Some(Scale::Adaptive { min, max, .. }) => Some(format!(
                 "is scaled by its load between {min} and {max} replicas; edit scale.min and scale.max at {at}"

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::depends::Unmet;
 use super::lifecycle::{Verdict, verdict};
-use super::{Action, Cause, Input, Lane, Plan, Step, Wait};
+use super::{Action, Cause, Input, Lane, Plan, Spared, Step, Wait};
 use crate::spec::{InitStep, RuntimeKind, ServiceSpec};
 use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause, StopPolicy, StopRequest, Volumes};
 
@@ -19,6 +19,8 @@ pub(super) struct Draft<'a> {
     pub(super) leftover: Vec<InstanceId>,
     /// Further replicas of the service at hand that may be restarted by checks that never passed on them.
     pub(super) unproven_restarts: u32,
+    /// Why those beyond them run on.
+    pub(super) spared: Spared,
     plan: Plan,
 }
 
@@ -33,7 +35,8 @@ pub(super) struct Launch {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(input: &'a Input<'a>) -> Self {
-        Self { input, unmet: BTreeMap::new(), leftover: Vec::new(), unproven_restarts: 0, plan: Plan::default() }
+        let (unmet, leftover, plan) = Default::default();
+        Self { input, unmet, leftover, unproven_restarts: 0, spared: Spared::Untold, plan }
     }
 
     /// The finished plan, in an order that depends on nothing but its content.

@@ -61,13 +61,14 @@ pub use pool::{
     pool_figures,
 };
 pub use remnants::{Found as FoundRemnant, Remains};
+pub(crate) use render::replicas;
 pub use scale::{
     Load, Mean, Metric, SCALE_EVERY, SCALE_STABILISATION, SCALE_TOLERANCE, ScaleDecision, ScaleRule, Scaling,
 };
 use serde::Serialize;
 pub use snapshot::Snapshot;
 pub use undeclared::{ORPHAN_MIN_AGE, ORPHAN_PACE, ORPHAN_SETTLE, ORPHANS_AT_ONCE, sightings};
-pub use wait::Wait;
+pub use wait::{Spared, Wait};
 
 /// What to do now for one deployment, what is being waited for, and when to look again.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

@@ -156,7 +156,7 @@ fn is_spared(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>, f
     let is_spared = draft.unproven_restarts == 0;
     draft.unproven_restarts = draft.unproven_restarts.saturating_sub(1);
     if let (true, Some(check)) = (is_spared, fresh.unhealthy()) {
-        draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.to_owned(), spared: true });
+        draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.to_owned(), spared: Some(draft.spared) });
     }
     is_spared
 }
@@ -208,7 +208,7 @@ fn need_of_stopped<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &
 /// whether it is to end. It is missed either way.
 pub(super) fn is_ended_as_unhealthy(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &Instance) -> bool {
     let Some(check) = fresh.unhealthy().map(str::to_owned) else { return false };
-    draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.clone(), spared: false });
+    draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.clone(), spared: None });
     let ends = ends_unhealthy(&desired.spec);
     if ends {
         draft.halt(fresh, &desired.spec, StopCause::Unhealthy, &Cause::Unhealthy { check });

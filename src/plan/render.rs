@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::time::elapsed;
-use super::{Action, Cause, Dependency, Plan, Step, Wait};
+use super::{Action, Cause, Dependency, Plan, Spared, Step, Wait};
 use crate::spec::HumanDuration;
 use crate::state::{
     Failed, FailureReason, GoesOn, InstanceId, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName, Volumes,
@@ -193,8 +193,12 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
             format!("wait for {who} to become ready{check}")
         }
         Wait::NotReady { until: Some(until), .. } => format!("wait for {who} to stay ready {}", clock.until(*until)),
-        Wait::Unhealthy { check, spared: false, .. } => format!("{who} is unhealthy: {check}"),
-        Wait::Unhealthy { check, spared: true, .. } => format!(
+        Wait::Unhealthy { check, spared: None, .. } => format!("{who} is unhealthy: {check}"),
+        Wait::Unhealthy { check, spared: Some(Spared::Untold), .. } => format!(
+            "{who} is unhealthy: {check}; it runs on until these checks, which never passed on it, pass on what is restarted \
+             for them"
+        ),
+        Wait::Unhealthy { check, spared: Some(Spared::FailedAgain), .. } => format!(
             "{who} is unhealthy: {check}; it runs on, as these checks passed neither on it nor on what was restarted for them"
         ),
         Wait::Draining { service } => {
@@ -337,7 +341,8 @@ pub(super) fn long(id: &InstanceId) -> String {
     format!("{id} ({}, attempt {})", id.revision.short(), id.attempt)
 }
 
-fn replicas(count: u32) -> String {
+/// So many replicas.
+pub(crate) fn replicas(count: u32) -> String {
     format!("{count} {}", if count == 1 { "replica" } else { "replicas" })
 }
 

@@ -5,16 +5,27 @@
 //! restart only costs a replica that serves. So no more are down for such a check than a rollout may take
 //! (max_unavailable, at least one), until one of them passes.
 
+use super::Spared;
 use super::availability::Judge;
 use super::diff::{Matched, Slot, count, exit_of};
 use super::time::after;
-use crate::state::{DesiredService, Instance, Phase};
+use crate::state::{DesiredService, Exit, Instance, Phase};
 
 /// Further replicas that may be restarted for such a check.
 pub(super) fn places(desired: &DesiredService, matched: &Matched<'_>, judge: Judge<'_>) -> u32 {
     let (_, unavailable) = desired.spec.rollout_bounds(desired.replicas);
     let taken = count(matched.slots.iter().filter(|slot| is_down_for_checks(slot, judge)));
     unavailable.max(1).saturating_sub(taken)
+}
+
+/// Why those run on that have no such place.
+pub(super) fn why_spared(matched: &Matched<'_>) -> Spared {
+    let is_unhealthy = |one: &Instance| one.unhealthy().is_some() || exit_of(one).is_some_and(Exit::is_unhealthy);
+    let has_failed_again = |one: &Instance| one.streak > 0 && !one.has_passed() && is_unhealthy(one);
+    match matched.slots.iter().filter_map(|slot| slot.newest).any(has_failed_again) {
+        true => Spared::FailedAgain,
+        false => Spared::Untold,
+    }
 }
 
 /// Whether the slot's instance was ended by checks, or is being so, and its successor is not there yet, or has not had the
@@ -31,7 +42,7 @@ pub(super) fn is_down_for_checks(slot: &Slot<'_>, judge: Judge<'_>) -> bool {
     }
     let last = slot.dead.iter().max_by_key(|dead| dead.recency());
     match last {
-        Some(dead) => exit_of(dead).is_some_and(crate::state::Exit::is_unhealthy),
+        Some(dead) => exit_of(dead).is_some_and(Exit::is_unhealthy),
         // The one before is not kept (`lifecycle.delete_on_exit`), but it counts in its successor.
         None => slot.fresh.is_some_and(|fresh| fresh.streak > 0),
     }

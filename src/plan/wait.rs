@@ -7,6 +7,16 @@ use super::Dependency;
 use crate::spec::{DependsCondition, HumanDuration, RuntimeKind};
 use crate::state::{ErrorKind, Exit, Failed, InstanceId, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName};
 
+/// Why an instance is left running on which checks never passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spared {
+    /// What is restarted for the same checks has yet to show whether it passes them.
+    Untold,
+    /// What was restarted for them does not pass them either.
+    FailedAgain,
+}
+
 /// Why more is not done now.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "wait", rename_all = "snake_case")]
@@ -64,9 +74,9 @@ pub enum Wait {
         id: InstanceId,
         /// What the last check said.
         check: String,
-        /// It is left running for now: these checks never passed on it, and those of another replica that was restarted
-        /// for that have not passed either.
-        spared: bool,
+        /// Why it is left running for now, where it is: these checks never passed on it, and not yet on what was restarted
+        /// for them.
+        spared: Option<Spared>,
     },
     /// The instance was frozen by somebody and is to run on.
     Paused {

@@ -120,6 +120,11 @@ impl Instance {
         matches!(&self.health, Some(HealthState::Unhealthy { passed: false, .. }))
     }
 
+    /// Whether it is unhealthy by checks that have passed in this run.
+    pub const fn has_passed(&self) -> bool {
+        matches!(&self.health, Some(HealthState::Unhealthy { passed: true, .. }))
+    }
+
     /// What runtime calls need to know of it.
     pub fn as_ref(&self) -> InstanceRef {
         InstanceRef { id: self.id.clone(), runtime: self.runtime, runtime_id: self.runtime_id.clone() }

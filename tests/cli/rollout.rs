@@ -321,7 +321,7 @@ fn replicas_that_are_set_by_hand_are_kept() {
     rig.until_running("demo", 1);
     let done = rig.keel(&["scale", "demo/web", "--replicas", "2"]).expect_code(1);
     let place = format!("at {}:4", rig.path("specs/demo.yaml").display());
-    assert!(done.err.contains("has scale.mode: fixed with 1 replicas") && done.err.contains(&place), "{done:?}");
+    assert!(done.err.contains("has scale.mode: fixed with 1 replica;") && done.err.contains(&place), "{done:?}");
 }
 
 #[test]

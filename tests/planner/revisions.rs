@@ -934,3 +934,22 @@ fn other_checks_end_the_back_off_that_failed_ones_caused_once() {
         assert!(planned.contains("wait to restart demo/web/0"), "{planned}");
     }
 }
+
+#[test]
+fn one_replica_is_told_as_one() {
+    let snapshot = Snapshot::declared().service("web", 'a', 1, "");
+    let mut course = Course { snapshot, memory: Memory::default() };
+    let told = |course: &mut Course| course.decide().into_iter().map(|one| one.message).collect::<Vec<_>>();
+    assert_eq!(
+        told(&mut course),
+        ["demo/web: rollout of revision 1 (aaaaaaaa) begins: 0 of 1 replica available, 0 old instances"]
+    );
+    course.wait(1);
+    course.observe([up(0, 'a')]);
+    assert_eq!(told(&mut course), ["demo/web: revision 1 (aaaaaaaa) is rolled out to 1 replica, 1s after it began"]);
+    course.declare('b', 3, "");
+    assert_eq!(
+        told(&mut course),
+        ["demo/web: rollout of revision 2 (bbbbbbbb) begins: 0 of 3 replicas available, 1 old instance"]
+    );
+}

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use super::history::{Declaration, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress};
 use super::judge::{Findings, look};
 use crate::plan::Input;
-use crate::plan::PROVEN_RUN;
 use crate::plan::time::{earliest, elapsed};
+use crate::plan::{PROVEN_RUN, replicas};
 use crate::spec::{HumanDuration, OnRolloutFailure, RType, Revision};
 use crate::state::{DesiredService, Failed, FailureReason, GoesOn, Instance, Pause, Phase, RolloutFailure};
 
@@ -186,11 +186,11 @@ impl Course<'_, '_> {
         if !(is_first && found.complete) {
             let number = self.history.number(&wanted.revision);
             let text = format!(
-                "rollout of revision {number} ({}) begins: {} of {} replicas available, {} old instances",
+                "rollout of revision {number} ({}) begins: {} of {} available, {}",
                 wanted.revision.short(),
                 found.available,
-                wanted.replicas,
-                found.old
+                replicas(wanted.replicas),
+                old_instances(found.old)
             );
             self.say("RolloutStarted", false, text);
         }
@@ -263,9 +263,9 @@ impl Course<'_, '_> {
         }
         let number = self.history.number(&wanted.revision);
         let text = format!(
-            "revision {number} ({}) is rolled out to {} replicas, {took} after it began",
+            "revision {number} ({}) is rolled out to {}, {took} after it began",
             wanted.revision.short(),
-            wanted.replicas
+            replicas(wanted.replicas)
         );
         // What was there from the first moment on was not rolled out.
         if began < now {
@@ -362,9 +362,15 @@ fn trust(rollout: &mut RolloutProgress, found: &Findings) {
 
 fn overdue_after(deadline: HumanDuration, wanted: &DesiredService, found: &Findings) -> RolloutFailure {
     let message = format!(
-        "no progress within rollout.progress_deadline ({deadline}): {} of {} new replicas are available, and {} old instances \
-         are left",
-        found.available, wanted.replicas, found.old
+        "no progress within rollout.progress_deadline ({deadline}): {} of {} new replicas are available, and {} {} left",
+        found.available,
+        wanted.replicas,
+        old_instances(found.old),
+        if found.old == 1 { "is" } else { "are" }
     );
     RolloutFailure { reason: FailureReason::ProgressDeadlineExceeded, message }
+}
+
+fn old_instances(count: u32) -> String {
+    format!("{count} old {}", if count == 1 { "instance" } else { "instances" })
 }
