@@ -1,10 +1,11 @@
 //! The spawner: one small process of one thread per controller, from which supervisors are forked. A fork of it costs a
-//! tenth of executing this program anew, and its pages are shared by all supervisors. It holds nothing: it ends with
+//! tenth of executing this program anew, and its pages are shared by all supervisors. One child always stands by: it takes
+//! the next order and becomes the supervisor, while the spawner forks another one. The spawner holds nothing: it ends with
 //! the controller, and the supervisors go on.
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -28,6 +29,8 @@ use super::{descriptors, dispatch, program, seccomp, supervise};
 
 /// Longest path of an instance's directory, in bytes: PATH_MAX of the kernel.
 const LONGEST_PATH: usize = 4096;
+/// What a standby tells when the controller is gone; it closes the pipe without it when it took an order.
+const OVER: u8 = b'O';
 /// Spawners that are tried for one start: one that was killed is replaced once.
 const TRIES: usize = 2;
 
@@ -101,7 +104,7 @@ fn send(socket: BorrowedFd<'_>, dir: &Path, answer: BorrowedFd<'_>) -> io::Resul
     Ok(())
 }
 
-/// Entry point of `__spawn`: forks a supervisor for each message on standard input until there is no controller any
+/// Entry point of `__spawn`: has a supervisor ready for each message on standard input until there is no controller any
 /// more.
 pub fn main() -> ExitCode {
     let _ = rustix::process::setsid();
@@ -117,24 +120,65 @@ pub fn main() -> ExitCode {
     // Where it can't be done, forks and supervisors cost more.
     let _ = pages::share_constants();
     loop {
-        let (dir, answer) = match receive(socket.as_fd()) {
-            Ok(Some(order)) => order,
-            Ok(None) => return ExitCode::SUCCESS,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return ExitCode::FAILURE,
-        };
-        match sys::fork(Namespaces::default()) {
-            Ok(Fork::Child) => {
-                drop((socket, null));
-                sys::reset_signals();
-                if sys::replace_standard(1, answer.as_fd()).is_err() {
-                    return ExitCode::FAILURE;
+        let next = io::pipe().and_then(|(word, telling)| {
+            Ok(match sys::fork(Namespaces::default())? {
+                Fork::Child => {
+                    drop(word);
+                    Next::StandBy(telling)
                 }
-                drop(answer);
-                return supervise::main(dir);
-            }
-            Ok(Fork::Parent { .. }) => {}
-            Err(error) => refuse(answer, &error),
+                Fork::Parent { .. } => Next::Wait(word),
+            })
+        });
+        match next {
+            Ok(Next::StandBy(telling)) => return stand_by(socket, null, telling),
+            Ok(Next::Wait(word)) if is_over(&word) => return ExitCode::SUCCESS,
+            Ok(Next::Wait(_)) => {}
+            // Whoever asks next is told why there is no supervisor.
+            Err(error) => match take(socket.as_fd()) {
+                Some((_, answer)) => refuse(answer, &error),
+                None => return ExitCode::SUCCESS,
+            },
+        }
+    }
+}
+
+/// What a process does after a fork of the spawner.
+enum Next {
+    /// It is the standby, and tells the spawner here what becomes of that.
+    StandBy(PipeWriter),
+    /// It is the spawner, which the standby tells here.
+    Wait(PipeReader),
+}
+
+/// Whether there is no controller any more. A standby that was killed says nothing, and another one takes its place.
+fn is_over(mut word: &PipeReader) -> bool {
+    let mut told = [0];
+    matches!(word.read(&mut told), Ok(1)) && told == [OVER]
+}
+
+/// A process that was forked before it is needed, so that a start does not wait for that: takes the next order, has the
+/// spawner fork another one, and becomes the supervisor.
+fn stand_by(socket: OwnedFd, null: OwnedFd, mut telling: PipeWriter) -> ExitCode {
+    let Some((dir, answer)) = take(socket.as_fd()) else {
+        // The spawner may be gone as well.
+        let _ = telling.write_all(&[OVER]);
+        return ExitCode::SUCCESS;
+    };
+    drop((socket, null, telling));
+    sys::reset_signals();
+    if sys::replace_standard(1, answer.as_fd()).is_err() {
+        return ExitCode::FAILURE;
+    }
+    drop(answer);
+    supervise::main(dir)
+}
+
+/// The next order; `None` when the controller is gone, or can't be understood.
+fn take(socket: BorrowedFd<'_>) -> Option<(PathBuf, OwnedFd)> {
+    loop {
+        match receive(socket) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => return received.ok().flatten(),
         }
     }
 }
