@@ -78,6 +78,9 @@ pub(super) fn hold(before: Option<&HoldRecord>, losses: &Losses, now: DateTime<U
     }
 }
 
+/// What happened to a root that is not there: what follows its path in the reason of a hold.
+pub(super) const VANISHED: &str = "vanished";
+
 /// Why a hold began whose root is there.
 const MOST_VANISHED: &str = "more than half of the deployments vanished from the source at once";
 
@@ -87,8 +90,9 @@ const HOLD_HELP: &str = "pruning is stopped: restore the files, or confirm with 
 /// Why pruning is held, for how many of the deployments that were declared, and what to do, for people.
 pub(super) fn describe(hold: &HoldRecord, missing: &BTreeSet<String>, losses: &Losses) -> String {
     let known = losses.known;
+    // Of another directory in its place nobody can tell whether it is the old one.
     let is_back =
-        hold.reason != MOST_VANISHED && missing.iter().all(|name| losses.lost.get(name) == Some(&Loss::Undeclared));
+        hold.reason.ends_with(VANISHED) && missing.iter().all(|name| losses.lost.get(name) == Some(&Loss::Undeclared));
     let of = match missing.len() {
         0 => String::new(),
         count => {

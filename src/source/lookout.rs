@@ -8,8 +8,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::findings::{Bad, Findings};
+use super::gate::VANISHED;
 use super::list::{Entry, Flaw, Listing, RootState, list};
-use super::mounts::{Mounts, Place, recorded};
+use super::mounts::{Away, Mounts, Place, recorded};
 use super::read::{Parsed, ReadError, Reader, read_now};
 use super::settle::Settling;
 use super::snapshot::{Root, RootKind, SourceOptions};
@@ -33,8 +34,8 @@ pub(super) struct Lookout {
     applied: BTreeMap<PathBuf, (AppliedFile, Arc<ParsedFile>)>,
     /// Which directory each watched root was.
     identities: BTreeMap<PathBuf, String>,
-    /// Folders of good files that are, or were, on a file system other than that of their root, and files that can't be seen
-    /// because theirs is not there.
+    /// Watched roots, folders of good files that are, or were, on a file system other than that of their root, and files that
+    /// can't be seen because theirs is not there.
     mounts: Mounts,
     /// The riddles of the last look ([`Findings::riddles`]).
     riddles: BTreeMap<PathBuf, DateTime<Utc>>,
@@ -129,7 +130,7 @@ impl Lookout {
 
     /// Whether some folder of specs is on a file system of its own, whose unmounting nobody tells of.
     pub(super) fn has_mounts(&self) -> bool {
-        !self.mounts.is_empty()
+        self.mounts.keys().any(|path| self.is_watched(path) && !self.roots.iter().any(|root| root.path == *path))
     }
 
     /// Whether the last good version of a file declares nothing but parts of these deployments.
@@ -216,7 +217,7 @@ impl Lookout {
         match &listing.state {
             RootState::Unreadable => {}
             RootState::Missing => {
-                findings.roots_gone.insert(root.path.clone(), format!("{} vanished", root.path.display()));
+                findings.roots_gone.insert(root.path.clone(), format!("{} {VANISHED}", root.path.display()));
                 let settled = self.settling.is_settled(&root.path, self.options.settle, now);
                 // Where everything may go, that it is gone is no problem.
                 if settled && !self.options.allow_empty {
@@ -226,15 +227,23 @@ impl Lookout {
             }
             RootState::Present(identity) => {
                 let before = self.identities.get(&root.path).filter(|before| !before.is_empty());
-                if listing.files.is_empty() && before != Some(identity) {
+                let place = self.mounts.get(&root.path);
+                let what = match before {
+                    Some(before) if listing.files.is_empty() && before != identity => {
+                        Some("was replaced by an empty directory")
+                    }
                     // Without what it was before, it may be a mount point as well.
-                    let what = match before {
-                        Some(_) => "was replaced by an empty directory",
-                        None => "was not empty when it was last watched",
-                    };
+                    None if listing.files.is_empty() => Some("was not empty when it was last watched"),
+                    _ if place.is_some_and(|place| place.is_unmounted(&root.path)) => {
+                        Some("was unmounted, or something else is mounted there")
+                    }
+                    _ => None,
+                };
+                if let Some(what) = what {
                     findings.roots_gone.insert(root.path.clone(), format!("{} {what}", root.path.display()));
                 }
                 findings.identities.insert(root.path.clone(), identity.clone());
+                findings.mounts.extend(Place::here(&root.path).map(|place| (root.path.clone(), place)));
             }
         }
     }
@@ -346,14 +355,18 @@ impl Lookout {
             .filter(|path| !findings.inputs.contains_key(*path))
             .cloned()
             .collect();
-        let mut unmounted: BTreeMap<PathBuf, BTreeSet<PathBuf>> = BTreeMap::new();
+        let mut unmounted: BTreeMap<Away, BTreeSet<PathBuf>> = BTreeMap::new();
         for path in missing {
             let place = self.unmounted(&path, root);
             if place.is_some() || listing.gap_over(&path).is_some() {
                 if let Some(place) = place {
                     // By file: another file system there may hold files of its own, which come and go.
                     findings.mounts.insert(path.clone(), place.clone());
-                    unmounted.entry(place.mount.clone()).or_default().insert(path.clone());
+                    let away = path
+                        .parent()
+                        .and_then(|folder| place.cover(folder))
+                        .map_or_else(|| Away::Unmounted(place.mount.clone()), Away::Covered);
+                    unmounted.entry(away).or_default().insert(path.clone());
                 }
                 self.keep_for_now(&path, findings);
                 findings.outdated.insert(path);
@@ -361,13 +374,9 @@ impl Lookout {
                 findings.gone.push(path);
             }
         }
-        for (mount, files) in unmounted {
-            let flaw = Flaw::new(
-                "was unmounted, or something else is mounted there",
-                "mount its file system again; `keel delete NAME` removes what it declared",
-            );
+        for (away, files) in unmounted {
             findings.unmounted.extend(files.iter().cloned());
-            findings.bad.push(Bad::unread(&mount, &flaw).of(files));
+            findings.bad.push(Bad::unread(away.place(), &away.flaw()).of(files));
         }
     }
 
@@ -376,11 +385,13 @@ impl Lookout {
     fn carry_mounts(&self, listed: &BTreeSet<PathBuf>, findings: &mut Findings) {
         let is_listed = |folder: &Path| below(listed.range(folder.to_path_buf()..), folder);
         let has_good = |folder: &Path| below(self.good.range(folder.to_path_buf()..).map(|(path, _)| path), folder);
+        let is_root = |path: &PathBuf| self.roots.iter().any(|root| root.path == *path);
         let is_out_of_sight = |path: &PathBuf| match self.good.contains_key(path) {
             true => !listed.contains(path) && !findings.gone.contains(path),
             false => !is_listed(path) && has_good(path),
         };
-        let out_of_sight: Vec<_> = self.mounts.iter().filter(|(path, _)| is_out_of_sight(path)).collect();
+        let out_of_sight: Vec<_> =
+            self.mounts.iter().filter(|(path, _)| is_root(path) || is_out_of_sight(path)).collect();
         for (path, place) in out_of_sight {
             findings.mounts.entry(path.clone()).or_insert_with(|| place.clone());
         }
@@ -389,7 +400,9 @@ impl Lookout {
     /// Where a file lay that is not there, where that is because its file system is not: that says nothing of the file.
     fn unmounted(&self, path: &Path, root: &Root) -> Option<Place> {
         let folder = path.parent()?;
-        let known = self.mounts.get(path).or_else(|| self.mounts.get(folder)).cloned();
+        // What becomes of the root is the whole root's matter.
+        let of_folder = || self.mounts.get(folder).filter(|_| folder != root.path);
+        let known = self.mounts.get(path).or_else(of_folder).cloned();
         known.or_else(|| Place::beside_root(folder, &root.path)).filter(|place| place.is_unmounted(folder))
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::list::born_as;
+use super::list::{Flaw, born_as};
 use super::read::{file_system_id, metadata_device};
 use crate::store::MountedFolder;
 
-/// Where folders lie that are on a file system other than that of their root, and where files lay that can't be seen since
+/// Where the watched roots lie, and folders that are on a file system other than that of their root, and where files lay that can't be seen since
 /// theirs is not there, by the path under which they are, or were, listed.
 pub(super) type Mounts = BTreeMap<PathBuf, Place>;
 
@@ -25,12 +25,16 @@ pub(super) struct Place {
 impl Place {
     /// Where a folder of a root lies; none where it is on the root's own file system, or can't be looked at.
     pub(super) fn of(folder: &Path, root: &Path) -> Option<Self> {
-        let real = folder.canonicalize().ok()?;
+        let roots = mount_point(&root.canonicalize().ok()?)?;
+        Self::here(folder).filter(|place| place.mount != roots)
+    }
+
+    /// Where a path lies; none where it can't be looked at.
+    pub(super) fn here(path: &Path) -> Option<Self> {
+        let real = path.canonicalize().ok()?;
         let mount = mount_point(&real)?;
-        (mount_point(&root.canonicalize().ok()?)? != mount).then(|| {
-            let identity = identity(&mount);
-            Self { real, mount, identity }
-        })
+        let identity = identity(&mount);
+        Some(Self { real, mount, identity })
     }
 
     /// Where a folder of a root lay that was on the root's own file system, and no links led to it.
@@ -50,6 +54,13 @@ impl Place {
         near.join(rest) == self.real && (mount_point(&near).as_ref() != Some(&self.mount) || is_another())
     }
 
+    /// Where something is mounted that covers the folder of this path, while the file system that it lay on is there still.
+    pub(super) fn cover(&self, folder: &Path) -> Option<PathBuf> {
+        let (near, _) = nearest(folder)?;
+        let now = mount_point(&near.canonicalize().ok()?)?;
+        (now != self.mount && now.starts_with(&self.mount)).then_some(now)
+    }
+
     /// As it is kept over a restart.
     pub(super) fn record(&self, path: &Path) -> MountedFolder {
         MountedFolder {
@@ -57,6 +68,38 @@ impl Place {
             real: self.real.clone(),
             mount: self.mount.clone(),
             identity: self.identity.clone(),
+        }
+    }
+}
+
+/// Why files can't be seen that lay on another file system than what is there now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Away {
+    /// Theirs is not mounted here any more.
+    Unmounted(PathBuf),
+    /// Theirs is there, and something that is mounted here covers them.
+    Covered(PathBuf),
+}
+
+impl Away {
+    /// Where something is mounted, or was.
+    pub(super) fn place(&self) -> &Path {
+        match self {
+            Self::Unmounted(place) | Self::Covered(place) => place,
+        }
+    }
+
+    /// What is wrong there.
+    pub(super) fn flaw(&self) -> Flaw {
+        match self {
+            Self::Unmounted(_) => Flaw::new(
+                "was unmounted, or something else is mounted there",
+                "mount its file system again; `keel delete NAME` removes what it declared",
+            ),
+            Self::Covered(_) => Flaw::new(
+                "is a file system that covers specs which were read here before",
+                "unmount it; `keel delete NAME` removes what they declared",
+            ),
         }
     }
 }

@@ -129,11 +129,9 @@ fn what_a_file_system_is_mounted_over_stays() {
                 }
                 let snapshot = bench.scan();
                 assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b"], vec![]), "restart: {restart}");
-                assert!(
-                    problems(&snapshot)[0].contains("something else is mounted there"),
-                    "{:?}",
-                    problems(&snapshot)
-                );
+                let expected = "below:1:1: is a file system that covers specs which were read here before; unmount it; `keel \
+                                delete NAME` removes what they declared => b keeps its last good version";
+                assert_eq!(problems(&snapshot), [expected]);
             }
             unmount(&below);
             let snapshot = bench.scan();
@@ -228,4 +226,123 @@ fn a_file_system_that_could_not_be_looked_at_before_it_was_unmounted_stays_too()
 fn aside_folder(path: &std::path::Path) -> &std::path::Path {
     std::fs::create_dir(path).unwrap();
     path
+}
+
+/// A bench on a root with `under.yaml`, which a file system covers with `a.yaml` and `b.yaml`.
+fn with_a_file_system_as_root() -> Bench {
+    let mut bench = Bench::new();
+    bench.write("under.yaml", &deployment("under", "one"));
+    mount_root(&bench);
+    assert_eq!(names(&bench.scan()), ["a", "b"]);
+    bench
+}
+
+fn mount_root(bench: &Bench) {
+    mount(&["-t", "tmpfs", "specs", bench.path("").to_str().unwrap()]);
+    for name in ["a", "b"] {
+        bench.write(&format!("{name}.yaml"), &deployment(name, "one"));
+    }
+}
+
+fn held(snapshot: &evenkeel::source::SpecSnapshot) -> (Vec<&str>, &str) {
+    snapshot
+        .hold
+        .as_ref()
+        .map_or_else(Default::default, |hold| (hold.missing.iter().map(String::as_str).collect(), hold.reason.as_str()))
+}
+
+const UNMOUNTED: &str =
+    "specs was unmounted, or something else is mounted there: 2 of 3 are missing (a, b); pruning is stopped";
+
+#[test]
+fn what_a_root_declared_that_is_unmounted_stays_whatever_shows_then() {
+    with_mounts(|| {
+        for restart in [false, true] {
+            let mut bench = with_a_file_system_as_root();
+            unmount(&bench.path(""));
+            for _ in 0..3 {
+                if restart {
+                    bench.restart();
+                }
+                let snapshot = bench.scan();
+                assert_eq!((names(&snapshot), removed(&snapshot)), (vec!["a", "b", "under"], vec![]));
+                let (missing, reason) = held(&snapshot);
+                assert!(missing == ["a", "b"] && reason.contains(UNMOUNTED), "{missing:?} {reason}");
+                bench.advance(std::time::Duration::from_secs(3600));
+            }
+            // What shows now counts as anywhere.
+            bench.write("under.yaml", &deployment("under", "two"));
+            assert_eq!(images(&bench.scan()), ["a/web=one", "b/web=one", "under/web=two"]);
+            mount_root(&bench);
+            bench.write("a.yaml", &deployment("a", "two"));
+            let snapshot = bench.scan();
+            assert_eq!(images(&snapshot), ["a/web=two", "b/web=one", "under/web=two"]);
+            assert_eq!(held(&snapshot).0, ["under"], "it is there, below what was mounted again");
+            bench.approve();
+            let snapshot = bench.scan();
+            assert_eq!((names(&snapshot), held(&snapshot).0), (vec!["a", "b"], vec![]));
+            unmount(&bench.path(""));
+        }
+    });
+}
+
+#[test]
+fn what_a_root_declared_that_is_mounted_over_stays_until_that_is_confirmed() {
+    with_mounts(|| {
+        for restart in [false, true] {
+            let mut bench = Bench::with(&["under"]);
+            let source = bench.base.path().join("source");
+            std::fs::create_dir(&source).unwrap();
+            std::fs::write(source.join("c.yaml"), deployment("c", "one")).unwrap();
+            // Of the same file system: only the place tells that it is another one.
+            mount(&["--bind", source.to_str().unwrap(), bench.path("").to_str().unwrap()]);
+            for _ in 0..2 {
+                if restart {
+                    bench.restart();
+                }
+                let snapshot = bench.scan();
+                assert_eq!((names(&snapshot), held(&snapshot).0), (vec!["c", "under"], vec!["under"]));
+            }
+            let (confirmed, snapshot) = bench.approve();
+            assert_eq!((confirmed, names(&snapshot)), (vec!["under".to_owned()], vec!["c"]));
+            unmount(&bench.path(""));
+            // The other way, with leave to lose all.
+            bench.options.allow_empty = true;
+            bench.restart();
+            let snapshot = bench.scan();
+            assert_eq!((names(&snapshot), held(&snapshot).0), (vec!["under"], vec![]));
+        }
+    });
+}
+
+#[test]
+fn a_root_that_is_a_link_to_another_file_system_may_lead_elsewhere() {
+    with_mounts(|| {
+        let mut bench = Bench::new();
+        let (first, second) = (bench.base.path().join("first"), bench.base.path().join("second"));
+        for (folder, name) in [(&first, "a"), (&second, "b")] {
+            std::fs::create_dir(folder).unwrap();
+            mount(&["-t", "tmpfs", "specs", folder.to_str().unwrap()]);
+            std::fs::write(folder.join("x.yaml"), deployment(name, "one")).unwrap();
+        }
+        let root = bench.base.path().join("specs");
+        std::fs::remove_dir(&root).unwrap();
+        link(&first, &root);
+        assert_eq!(names(&bench.scan()), ["a"]);
+        std::fs::remove_file(&root).unwrap();
+        link(&second, &root);
+        let snapshot = bench.scan();
+        assert_eq!((names(&snapshot), held(&snapshot).0), (vec!["b"], vec![]));
+        unmount(&first);
+        unmount(&second);
+    });
+}
+
+#[test]
+fn another_directory_of_the_same_file_system_takes_the_place_of_a_root() {
+    let mut bench = Bench::with(&["a", "b"]);
+    std::fs::rename(bench.path(""), bench.base.path().join("away")).unwrap();
+    bench.write("b.yaml", &deployment("b", "two"));
+    let snapshot = bench.scan();
+    assert_eq!((images(&snapshot), held(&snapshot).0), (vec!["b/web=two".to_owned()], vec![]));
 }
