@@ -17,14 +17,14 @@ use tokio::time::Instant;
 
 const WORDS: Words = Words {
     nothing_done: "nothing was applied",
-    not_carried_out: "no controller runs, so nothing is started until `keel run` or `keel apply` without --no-wait",
+    not_carried_out: "no controller runs, so nothing is started or stopped until `keel run` or `keel apply` without --no-wait",
     stands: "what was declared stands",
 };
 
 /// Declare what files say, and wait until it runs
 ///
-/// What was applied from the same file or directory before and is not there any more is removed (pruned); what came
-/// from standard input stays until it is deleted. Files that declare nothing at all are refused. Works with a running
+/// What was applied from the same file or directory before and is not there any more is removed (pruned), also where an
+/// earlier apply did not come to the end of that; what came from standard input stays until it is deleted. Files that declare nothing at all are refused. Works with a running
 /// controller, which then keeps it running, and without one: then this command does the work itself and
 /// leaves what runs behind; nothing watches over it until the next `keel run` or `keel apply`.
 ///

@@ -209,17 +209,20 @@ impl Engine {
         forget_unused_runtimes(&mut copies, &declared);
         let (kept, gone) = replaced(&request.origins, &declared, copies, known);
         let lost = inventory.iter().filter(|entry| {
-            let is_lost = gone.contains(&entry.name) || self.has_vanished(entry, request, watched);
-            let is_live = entry.removed_at.is_none() && entry.prune != Prune::Never;
-            is_lost && is_live && !declared.contains_key(&entry.name) && watched.part(&entry.name).is_none()
+            let is_lost = match entry.removed_at {
+                None => gone.contains(&entry.name) || self.has_vanished(entry, request, watched),
+                // An earlier prune that nobody has finished.
+                Some(_) => is_below(entry, request),
+            };
+            let is_pruned = is_lost && entry.prune != Prune::Never;
+            is_pruned && !declared.contains_key(&entry.name) && watched.part(&entry.name).is_none()
         });
         let hold = self.status().hold.clone();
         let is_held = |name: &String| hold.as_ref().is_some_and(|hold| hold.missing.contains(name));
         let (held, pruned): (BTreeSet<String>, _) = lost.map(|entry| entry.name.clone()).partition(is_held);
         let mut notes = self.without_runtime(request, &declared);
         let stays = |entry: &&Declared| {
-            let is_below = request.origins.iter().any(|origin| entry.source.file.starts_with(origin));
-            is_below && entry.removed_at.is_none() && !declared.contains_key(&entry.name)
+            is_below(entry, request) && entry.removed_at.is_none() && !declared.contains_key(&entry.name)
         };
         let stale = inventory.iter().filter(stays).filter_map(|entry| Some((entry, watched.why_stale(&entry.name)?)));
         notes.extend(stale.map(|(entry, why)| format!("warning: deployment/{} stays as it was: {why}", entry.name)));
@@ -256,8 +259,7 @@ impl Engine {
     /// Whether a deployment was declared in a watched file below what is applied, and that file is not what declares it
     /// any more.
     fn has_vanished(&self, entry: &Declared, request: &ApplyRequest, watched: &Watched) -> bool {
-        let file = &entry.source.file;
-        request.origins.iter().any(|origin| file.starts_with(origin)) && self.watches(file) && !watched.hides(entry)
+        is_below(entry, request) && self.watches(&entry.source.file) && !watched.hides(entry)
     }
 
     /// A deployment that a watched file declares can't be applied from another place. One of which a watched file declares
@@ -299,6 +301,11 @@ impl Engine {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         self.inner.watched.iter().any(|root| path.starts_with(root) || real(path).starts_with(real(root)))
     }
+}
+
+/// Whether a deployment was declared in one of the files, or below one of the directories, that are applied.
+fn is_below(entry: &Declared, request: &ApplyRequest) -> bool {
+    request.origins.iter().any(|origin| entry.source.file.starts_with(origin))
 }
 
 /// Runs work on files and the database off the threads that serve everything else.

@@ -101,3 +101,31 @@ fn what_is_approved_without_a_controller_goes_with_the_next_one() {
     rig.keel(&["run", "other", "--once"]).expect_code(0);
     assert!(rig.get("instances").is_empty());
 }
+
+#[test]
+fn an_apply_finishes_what_an_earlier_one_began_to_prune() {
+    let rig = Rig::new("sandbox");
+    std::fs::create_dir(rig.path("many")).unwrap();
+    for name in ["kept", "keeper"] {
+        rig.write(&format!("many/{name}.yaml"), &KEEPER.replace("deployment: keeper", &format!("deployment: {name}")));
+    }
+    rig.write("many/stays.yaml", "version: v1\ndeployment: stays\nprune: never\nservices: {}\n");
+    rig.keel(&["apply", "-f", "many"]).expect_code(0);
+    rig.remove("many/keeper.yaml");
+    rig.remove("many/stays.yaml");
+    let done = rig.keel(&["apply", "-f", "many", "--no-wait"]).expect_code(0);
+    let pruned = "deployment/kept unchanged\ndeployment/keeper pruned\n";
+    assert_eq!(done.out, pruned);
+    assert!(done.err.contains("nothing is started or stopped until `keel run` or `keel apply`"), "{}", done.err);
+    // What is applied from elsewhere is no end of it.
+    rig.write("other.yaml", "version: v1\ndeployment: other\nservices: {}\n");
+    assert_eq!(rig.keel(&["apply", "-f", "other.yaml"]).expect_code(0).out, "deployment/other created\n");
+    assert_eq!(rig.get("instances").len(), 2);
+    let diff = rig.keel(&["diff", "-f", "many"]).expect_code(1);
+    assert!(diff.out.starts_with("deployment/keeper pruned\n") && diff.out.contains("stop and remove"), "{}", diff.out);
+    assert_eq!(rig.keel(&["apply", "-f", "many"]).expect_code(0).out, pruned);
+    assert_eq!(rig.get("instances").len(), 1);
+    assert_eq!(rig.keel(&["apply", "-f", "many"]).expect_code(0).out, "deployment/kept unchanged\n");
+    assert_eq!(rig.keel(&["diff", "-f", "many"]).expect_code(0).out, "");
+    rig.keel(&["delete", "kept"]).expect_code(0);
+}
