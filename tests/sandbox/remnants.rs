@@ -1,9 +1,13 @@
 //! What is left of instances whose directory somebody took away.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
-use evenkeel::runtime::{Remnants, Runtime};
-use evenkeel::state::{Remnant, RemnantKind};
+use evenkeel::runtime::{Remnants, Runtime, RuntimeError, Volumes};
+use evenkeel::spec::Signal;
+use evenkeel::state::{Remnant, RemnantKind, StopCause};
 
 use crate::support::{Sandbox, is_root};
 
@@ -73,4 +77,79 @@ async fn directories_without_a_record_go_and_what_is_foreign_or_mounted_stays() 
     assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");
     assert!(precious.join("sub").exists());
     assert_eq!(all(&sandbox).await, []);
+}
+
+#[tokio::test]
+async fn nothing_goes_out_of_sight_that_something_is_mounted_in_and_the_mount_is_told() {
+    if !is_root() {
+        return eprintln!("skipped: this user can't mount");
+    }
+    let sandbox = Sandbox::new();
+    let yaml = format!("{SLEEPS}storage: [{{ type: named, name: data, target: /tmp/data }}]\nstop_grace_period: 0s\n");
+    let instance = sandbox.run(&yaml).await.as_ref();
+    let precious = sandbox.root.path().join("precious");
+    fs::create_dir_all(&precious).unwrap();
+    fs::write(precious.join("file"), "kept").unwrap();
+    let volume = sandbox.root.path().join("sandbox/volumes/demo/data");
+    let dir = sandbox.dir(&instance);
+    let (in_volume, in_dir) = (volume.join("in"), dir.join("m"));
+    fs::write(volume.join("own"), "x").unwrap();
+    for place in [&in_volume, &in_dir] {
+        fs::create_dir(place).unwrap();
+        rustix::mount::mount_bind(&precious, place).unwrap();
+    }
+    let request = crate::support::stop(Signal::KILL, Duration::ZERO, StopCause::Retired);
+    sandbox.runtime.stop(&instance, &request).await.unwrap();
+    let is_told = |error: RuntimeError, place: &Path| {
+        let told = format!("something is mounted at {}; unmount it, then this goes on", place.display());
+        assert!(error.to_string().ends_with(&told), "{error}");
+    };
+    for _ in 0..2 {
+        is_told(sandbox.runtime.remove(&instance).await.unwrap_err(), &in_dir);
+        is_told(sandbox.runtime.teardown("demo", Volumes::Remove).await.unwrap_err(), &in_volume);
+    }
+    assert!(sandbox.find(&instance).await.is_some() && volume.join("own").exists());
+    for place in [&in_volume, &in_dir] {
+        rustix::mount::unmount(place, rustix::mount::UnmountFlags::empty()).unwrap();
+    }
+    sandbox.runtime.remove(&instance).await.unwrap();
+    sandbox.runtime.teardown("demo", Volumes::Remove).await.unwrap();
+    assert_eq!((dir.exists(), volume.exists()), (false, false));
+    assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");
+}
+
+#[tokio::test]
+async fn what_removals_left_that_were_cut_off_is_told_with_what_is_mounted_in_it() {
+    let sandbox = Sandbox::new();
+    let root = sandbox.root.path().join("sandbox");
+    let precious = sandbox.root.path().join("precious");
+    fs::create_dir_all(&precious).unwrap();
+    fs::write(precious.join("file"), "kept").unwrap();
+    let left = [root.join("instances/.gone-1-1"), root.join("volumes/.gone-1-2")];
+    for dir in &left {
+        fs::create_dir_all(dir.join("in")).unwrap();
+        if is_root() {
+            rustix::mount::mount_bind(&precious, dir.join("in")).unwrap();
+        }
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        fs::File::open(dir).unwrap().set_modified(long_ago).unwrap();
+    }
+    let fresh = root.join("volumes/.gone-2-2");
+    fs::create_dir_all(&fresh).unwrap();
+    if is_root() {
+        let mounts = of_kind(&sandbox, RemnantKind::Mount).await;
+        let told: BTreeSet<&str> = mounts.iter().map(|one| one.name.as_str()).collect();
+        let places = left.each_ref().map(|dir| dir.join("in").display().to_string());
+        assert_eq!(told, places.iter().map(String::as_str).collect());
+        for one in &mounts {
+            sandbox.runtime.clear(one).await.unwrap();
+        }
+    }
+    let directories = of_kind(&sandbox, RemnantKind::Directory).await;
+    assert_eq!(directories.iter().map(|one| Path::new(&one.name)).collect::<Vec<_>>(), left.each_ref());
+    for one in &directories {
+        sandbox.runtime.clear(one).await.unwrap();
+    }
+    assert_eq!((left[0].exists(), left[1].exists(), fresh.exists()), (false, false, true));
+    assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");
 }

@@ -45,6 +45,11 @@ fn is_old(path: &Path) -> bool {
     age.is_some_and(|age| age >= LEFTOVER_AGE)
 }
 
+/// Whether this is the name of a directory of an instance, or of all volumes of a deployment, that is being removed.
+pub fn is_gone(name: &str) -> bool {
+    name.strip_prefix(GONE).is_some_and(|rest| rest.starts_with('-'))
+}
+
 /// Whether the directory of an instance that was being made or removed is old enough and held by nobody.
 pub fn is_left(path: &Path) -> bool {
     is_old(path) && hold(path).is_ok()

@@ -277,8 +277,9 @@ impl Inner {
         Ok(true)
     }
 
-    /// Takes a directory out of sight and removes it.
+    /// Takes a directory out of sight and removes it, unless something is mounted in it.
     pub(super) fn set_aside(&self, dir: &Path) -> io::Result<()> {
+        remove::refuse_mounts(dir)?;
         let aside = self.view.layout.instances().join(unique(leftovers::GONE)?);
         match fs::rename(dir, &aside) {
             // Where it is held, somebody took it for a leftover and removes it.

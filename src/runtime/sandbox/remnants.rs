@@ -18,7 +18,7 @@ use super::cgroup::{self, Groups, Homes};
 use super::mountinfo::{self, Mounted};
 use super::observe::Entry;
 use super::process::{self, ProcessKey, kill_and_wait};
-use super::{Inner, SandboxRuntime, failed, leftovers, network, remove, settle};
+use super::{Inner, SandboxRuntime, failed, leftovers, network, remove, settle, volumes};
 use crate::runtime::{Remnant, RemnantKind, Remnants, Result};
 
 /// Longest wait for the end of a supervisor that is killed.
@@ -96,7 +96,7 @@ impl Inner {
             }
             RemnantKind::Mount => unmount(&one.name, UnmountFlags::DETACH).map_err(io::Error::from),
             RemnantKind::Device => network::remove_stray(&one.name),
-            RemnantKind::Directory => remove_own(Path::new(&one.name)),
+            RemnantKind::Directory => remove_own(Path::new(&one.name), &self.view.layout.all_volumes()),
             RemnantKind::Image => return self.collect_images().map(drop),
         };
         done.map_err(|error| failed(&format!("removing {}", one.name), &error))
@@ -163,25 +163,38 @@ impl Inner {
         Ok(found)
     }
 
-    /// Mounts of the machine in the place of instances that are not there.
+    /// Mounts of the machine in the place of instances that are not there, and in what removals left that were cut off.
     fn lost_mounts(&self) -> io::Result<Vec<Remnant>> {
-        let instances = self.view.layout.instances();
         let lost = |Mounted { number, place, .. }: Mounted| {
-            let id = place.strip_prefix(&instances).ok()?.iter().next()?.to_str()?.to_owned();
-            let is_one = matches!(self.view.one(&id), Ok(Entry::Ours(_) | Entry::Foreign(_)) | Err(_));
-            let reason = format!("there is no instance {id}");
-            (!is_one && is_of_instance(&id))
-                .then(|| remnant(RemnantKind::Mount, place.display(), number, &reason, None))
+            let reason = self.why_lost(&place)?;
+            Some(remnant(RemnantKind::Mount, place.display(), number, &reason, None))
         };
         // What is mounted inside of another one goes first.
         Ok(self.mounts()?.into_iter().rev().filter_map(lost).collect())
     }
 
-    /// Mounts of the machine below the instances, as they were made.
+    /// Why nothing needs what is mounted at a place; none where something may, or it is in no place of this runtime's.
+    fn why_lost(&self, place: &Path) -> Option<String> {
+        let layout = &self.view.layout;
+        for folder in [layout.instances(), layout.all_volumes()] {
+            let Some(id) = place.strip_prefix(&folder).ok().and_then(|rest| rest.iter().next()?.to_str()) else {
+                continue;
+            };
+            if leftovers::is_gone(id) {
+                return leftovers::is_left(&folder.join(id)).then(|| format!("the removal of {id} was cut off"));
+            }
+            let is_one = || matches!(self.view.one(id), Ok(Entry::Ours(_) | Entry::Foreign(_)) | Err(_));
+            let is_lost = folder == layout.instances() && is_of_instance(id) && !is_one();
+            return is_lost.then(|| format!("there is no instance {id}"));
+        }
+        None
+    }
+
+    /// Mounts of the machine below the instances and the volumes, as they were made.
     fn mounts(&self) -> io::Result<Vec<Mounted>> {
-        let instances = self.view.layout.instances();
-        let mounts = mountinfo::parse(&fs::read(mountinfo::OWN)?);
-        Ok(mounts.into_iter().filter(|mount| mount.place.starts_with(&instances)).collect())
+        let folders = [self.view.layout.instances(), self.view.layout.all_volumes()];
+        let mounts = mountinfo::parse(&fs::read(mountinfo::OWN)?).into_iter();
+        Ok(mounts.filter(|mount| folders.iter().any(|folder| mount.place.starts_with(folder))).collect())
     }
 
     /// Directories that hold no instance and have the name of one, and what calls that were cut off left. One that somebody
@@ -193,14 +206,16 @@ impl Inner {
             let lock = fs::File::open(path.join("lock"));
             lock.is_ok_and(|lock| rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_err())
         };
-        for path in entries(&self.view.layout.instances())? {
+        let gone = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(leftovers::is_gone);
+        let volumes = entries(&self.view.layout.all_volumes())?.into_iter().filter(gone);
+        for path in entries(&self.view.layout.instances())?.into_iter().chain(volumes) {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             let Ok(data) = fs::symlink_metadata(&path) else { continue };
             if !data.is_dir() {
                 continue;
             }
             let reason = match name.starts_with('.') {
-                true if leftovers::is_left(&path) => "a call that made or removed an instance was cut off",
+                true if leftovers::is_left(&path) => "a call that made or removed it was cut off",
                 // One that can't be read may hold a record.
                 false if is_of_instance(name) && matches!(self.view.one(name), Ok(Entry::Nothing)) => {
                     "it holds no record of an instance"
@@ -218,13 +233,17 @@ impl Inner {
     }
 }
 
-/// Removes a directory, and nothing that was mounted in its place since it was looked at.
-fn remove_own(path: &Path) -> io::Result<()> {
+/// Removes a directory, and nothing that was mounted in its place since it was looked at; of what is in the folder of all
+/// volumes, their bounds too.
+fn remove_own(path: &Path, all_volumes: &Path) -> io::Result<()> {
     let (own, above) = (fs::symlink_metadata(path)?, fs::symlink_metadata(path.parent().unwrap_or(path))?);
     if own.dev() != above.dev() || !own.is_dir() {
         return Err(io::Error::other("it is no directory of this file system; unmount it, or remove it by hand"));
     }
-    remove::tree(path)
+    match path.parent() == Some(all_volumes) {
+        true => volumes::discard(path),
+        false => remove::tree(path),
+    }
 }
 
 /// Whether a directory has the name of an instance: what else lies there is somebody else's.

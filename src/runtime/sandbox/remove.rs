@@ -1,5 +1,6 @@
 //! Removal of directory trees that a foreign program has written.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
@@ -9,6 +10,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
+
+use super::mountinfo;
 
 /// Removes a directory and everything in it; one that is gone is success. Links are removed, never followed. A
 /// directory that its program made unreadable is opened first.
@@ -36,6 +39,24 @@ pub fn tree_at(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     while empty(top.as_fd(), &mut |name| dissolve(top.as_fd(), name, &mut lifted))? {}
     drop(top);
     gone(unlinkat(at, name, AtFlags::REMOVEDIR))
+}
+
+/// Refuses a directory in which something is mounted: what lies there may be somebody else's, and while it is there the
+/// directory can't go. Asked before the directory is taken out of sight, so that whoever is told finds it where it was.
+///
+/// # Errors
+/// `ResourceBusy` where something is mounted, with the places and what to do.
+pub fn refuse_mounts(directory: &Path) -> io::Result<()> {
+    // Where the list can't be read, the removal itself finds out.
+    let Ok(mounts) = fs::read(mountinfo::OWN) else { return Ok(()) };
+    let below = mountinfo::parse(&mounts).into_iter().filter(|mount| mount.place.starts_with(directory));
+    let places: BTreeSet<String> = below.map(|mount| mount.place.display().to_string()).collect();
+    if places.is_empty() {
+        return Ok(());
+    }
+    let places: Vec<String> = places.into_iter().collect();
+    let message = format!("something is mounted at {}; unmount it, then this goes on", places.join(", "));
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
 }
 
 /// Removes what a directory holds, its directories by `remove`. True where it had any directory.

@@ -113,10 +113,11 @@ pub fn are_in(folder: &Path) -> io::Result<bool> {
 /// Removes the volumes of a deployment, whose folder this is. None is success.
 ///
 /// # Errors
-/// The disk refuses, or a volume has been made for too long.
+/// Something is mounted in one, the disk refuses, or a volume has been made for too long.
 pub fn remove(folder: &Path) -> io::Result<()> {
     // Held until all is gone, which keeps it from being taken for a leftover. Whoever makes a volume meanwhile makes a folder.
     let Some(_lock) = take(folder)? else { return Ok(()) };
+    remove::refuse_mounts(folder)?;
     let aside = folder.with_file_name(unique(leftovers::GONE)?);
     fs::rename(folder, &aside)?;
     discard(&aside)
@@ -125,7 +126,7 @@ pub fn remove(folder: &Path) -> io::Result<()> {
 /// Removes one volume. None is success.
 ///
 /// # Errors
-/// The disk refuses, or a volume of its deployment has been made for too long.
+/// Something is mounted in it, the disk refuses, or a volume of its deployment has been made for too long.
 pub fn remove_one(path: &Path) -> io::Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
     let Some(_lock) = take(folder)? else { return Ok(()) };
@@ -133,6 +134,7 @@ pub fn remove_one(path: &Path) -> io::Result<()> {
     let Some(aside) = unfinished(path) else { return Ok(()) };
     quota::release(&aside);
     remove::tree(&aside)?;
+    remove::refuse_mounts(path)?;
     match fs::rename(path, &aside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         renamed => renamed?,
