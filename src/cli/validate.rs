@@ -1,7 +1,7 @@
 //! `keel validate`: says everything that is wrong with specs, and changes nothing.
 
 use std::io::{IsTerminal as _, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
@@ -101,6 +101,11 @@ impl Args {
         for source in sources.files.iter().filter(|source| source.declares_nothing()) {
             writeln!(err, "warning: {}: declares nothing", source.name.display())?;
         }
+        for (file, deployment) in sources.without_services() {
+            let what =
+                format!("the deployment {deployment} has no services; write `services: {{}}` where that is meant");
+            writeln!(err, "warning: {}: {}", file.display(), normalize_untrusted_str(&what))?;
+        }
         for line in sources.corrections() {
             writeln!(err, "warning: {}", normalize_untrusted_str(&line))?;
         }
@@ -123,6 +128,19 @@ impl Sources {
             Source { name: path, text: String::from_utf8_lossy(&bytes).into_owned(), parsed }
         };
         Self { files: files.into_iter().map(parse).collect(), unreadable }
+    }
+
+    /// Deployments that a file declares without the key for services, and for which no file declares any, as a text has it
+    /// that was cut off.
+    fn without_services(&self) -> Vec<(&Path, &str)> {
+        let files: Vec<(PathBuf, &ParsedFile)> =
+            self.files.iter().map(|source| (source.name.clone(), &source.parsed)).collect();
+        let deployments = spec::merge(&files).deployments;
+        let is_bare = |name: &str| deployments.get(name).is_some_and(|merged| merged.services.is_empty());
+        let all = self.files.iter().flat_map(|source| {
+            source.parsed.without_services.iter().map(|name| (source.name.as_path(), name.as_str()))
+        });
+        all.filter(|(_, name)| is_bare(name)).collect()
     }
 
     /// What is understood otherwise than it is written, or does not count.
@@ -229,8 +247,6 @@ fn span_at(text: &str, position: Position) -> std::ops::Range<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     /// Exit code, standard output and standard error.
@@ -282,6 +298,23 @@ mod tests {
         let place =
             format!("warning: {}:4: services.web.rollout.max_unavailable: one replica may be missing", file.display());
         assert!(err.starts_with(&place) && err.ends_with("1 file checked, no problems\n"), "{err}");
+    }
+
+    #[test]
+    fn a_deployment_without_any_service_is_told_and_is_no_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let (whole, part) = (directory.path().join("a.yaml"), directory.path().join("b.yaml"));
+        let summary = "1 file checked, no problems\n";
+        std::fs::write(&whole, "version: v1\ndeployment: a\n").unwrap();
+        let told = format!(
+            "warning: {}: the deployment a has no services; write `services: {{}}` where that is meant\n",
+            whole.display()
+        );
+        assert_eq!(run(&[&whole], Output::Text), (0, String::new(), told + summary));
+        std::fs::write(&part, "deployment: a\nservice: web\nimage: { name: x }\n").unwrap();
+        assert_eq!(run(&[directory.path()], Output::Text).2, "2 files checked, no problems\n");
+        std::fs::write(&whole, "version: v1\ndeployment: a\nservices: {}\n").unwrap();
+        assert_eq!(run(&[&whole], Output::Text).2, summary);
     }
 
     #[test]
