@@ -4,6 +4,8 @@
 mod bench;
 #[path = "source/broken.rs"]
 mod broken;
+#[path = "source/handover.rs"]
+mod handover;
 #[path = "source/hold.rs"]
 mod hold;
 #[path = "source/identity.rs"]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::plan::revisions;
 use crate::source::{
     self, Deleted, DirectorySource, Records, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped,
-    SpecSnapshot, last_roots,
+    SpecSnapshot, hand_over, last_roots,
 };
 use crate::spec::RuntimeKind;
 use crate::state::Desired;
@@ -67,11 +68,15 @@ impl Engine {
         runtimes::remember_devices(&options, state_dir.path())?;
         let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
         let watched = watched_roots(&options.mode, &store)?;
+        let clock = Arc::new(SystemClock);
+        let taken_over = match options.mode {
+            Mode::Controller { .. } => take_over(&state_dir, &watched, &store, clock.now())?,
+            Mode::Record | Mode::OneShot | Mode::Observe => Vec::new(),
+        };
         let Sources { declared, source, reread, blind, mut tasks } =
-            sources(&options.mode, &watched, &state_dir, &store, default_runtime, Arc::new(SystemClock)).await?;
-        if matches!(options.mode, Mode::Controller { .. }) {
-            take_over(&state_dir, &watched)?;
-        }
+            sources(&options.mode, &watched, &state_dir, &store, default_runtime, clock).await?;
+        discard_applied(&taken_over, &state_dir.applied())
+            .map_err(local("copies of applied files can't be removed"))?;
         let Memory { removing, settled, events, jobs, memory, activity, notebook, sessions, session_book } =
             remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
@@ -250,15 +255,22 @@ fn watched_roots(mode: &Mode, store: &Store) -> Result<Vec<PathBuf>, EngineError
     }
 }
 
-/// Drops the copies of applied files that lie in a directory that is watched from now on: what is there counts in their
-/// place, and once it goes from there, nothing is left of it.
-fn take_over(state_dir: &StateDir, watched: &[PathBuf]) -> Result<(), EngineError> {
+/// Hands what was applied from a directory that is watched from now on over to its source: what is there counts in its
+/// place, and what is not is judged as if it had been watched all the time. Gives the copies, of which nothing is needed any
+/// more once the source is at work.
+fn take_over(
+    state_dir: &StateDir,
+    watched: &[PathBuf],
+    store: &Store,
+    now: DateTime<Utc>,
+) -> Result<Vec<AppliedFile>, EngineError> {
     let dir = state_dir.applied();
     // The source tells why copies can't be read.
-    let Ok(copies) = read_applied(&dir) else { return Ok(()) };
+    let Ok(copies) = read_applied(&dir) else { return Ok(Vec::new()) };
     let is_watched = |copy: &AppliedFile| watched.iter().any(|root| copy.origin.starts_with(root));
     let taken_over: Vec<AppliedFile> = copies.into_iter().filter(is_watched).collect();
-    discard_applied(&taken_over, &dir).map_err(local("copies of applied files can't be removed"))
+    hand_over(store, &taken_over, &dir, watched, now).map_err(local("applied files can't be taken over"))?;
+    Ok(taken_over)
 }
 
 /// What says what is declared.

@@ -233,7 +233,7 @@ impl Lookout {
                         Some("was replaced by an empty directory")
                     }
                     // Without what it was before, it may be a mount point as well.
-                    None if listing.files.is_empty() => Some("was not empty when it was last watched"),
+                    None if listing.files.is_empty() => Some("was found empty"),
                     _ if place.is_some_and(|place| place.is_unmounted(&root.path)) => {
                         Some("was unmounted, or something else is mounted there")
                     }

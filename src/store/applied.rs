@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::applied_set::{Change, finish_change, read_whole};
 use super::dir::sync_parent;
-use crate::spec::{ParsedFile, RuntimeKind, parse_bytes};
+use crate::spec::{Document, ParsedFile, RuntimeKind, parse_bytes};
 
 /// Copies that are read at most; far more files than anybody applies by hand.
 const MAX_COPIES: usize = 10_000;
@@ -41,6 +41,20 @@ impl AppliedFile {
         parsed.documents.retain(|document| !self.without.contains(document.kind.deployment()));
         parsed.broken.retain(|document| document.deployment.as_ref().is_none_or(|name| !self.without.contains(name)));
         parsed
+    }
+
+    /// Its text, with blank lines in place of what does not count any more, so that what is left keeps its place. Where that
+    /// can't be told apart, the whole text.
+    pub fn counting_text(&self) -> String {
+        let whole = parse_bytes(self.text.as_bytes());
+        let (gone, left): (Vec<Document>, Vec<Document>) =
+            whole.documents.into_iter().partition(|document| self.without.contains(document.kind.deployment()));
+        if gone.is_empty() {
+            return self.text.clone();
+        }
+        let begins: BTreeSet<u32> = gone.iter().map(|document| document.position.line).collect();
+        let text = without_documents(&self.text, &begins);
+        if parse_bytes(text.as_bytes()).documents == left { text } else { self.text.clone() }
     }
 
     /// Deployments that the file declares.
@@ -81,6 +95,26 @@ impl AppliedFile {
             false => self.origin.clone(),
         }
     }
+}
+
+/// A text without the documents that begin in these lines, counted from 1; every other line keeps its number.
+fn without_documents(text: &str, begins: &BTreeSet<u32>) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut left_out = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        let is_mark = ["---", "..."].iter().any(|mark| {
+            line.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+        });
+        left_out = begins.contains(&number) || (left_out && !is_mark);
+        kept.push_str(match (is_mark, left_out) {
+            (_, false) => line,
+            // Without its mark, the document before it would go on.
+            (true, true) => &line[..3],
+            (false, true) => "",
+        });
+        kept.push('\n');
+    }
+    kept
 }
 
 /// Removes a file; one that is gone is success.
@@ -213,6 +247,22 @@ mod tests {
     fn names(dir: &Path) -> Vec<(String, Vec<String>)> {
         let copies = read_applied(dir).expect("readable");
         copies.iter().map(|one| (one.origin.display().to_string(), one.deployments().into_iter().collect())).collect()
+    }
+
+    #[test]
+    fn what_does_not_count_is_blank_in_the_text_and_the_rest_keeps_its_place() {
+        let counting = |text: &str, without: &[&str]| {
+            let without = without.iter().map(|name| (*name).to_owned()).collect();
+            AppliedFile { without, ..copy("/x.yaml", text) }.counting_text()
+        };
+        let first = "\n\n\n---\nversion: v1\ndeployment: b\nservices: {web: {image: {name: host}}}\n";
+        let second = "version: v1\ndeployment: a\nservices: {web: {image: {name: host}}}\n---\n\n\n\n";
+        assert_eq!(counting(TWO, &[]), TWO);
+        assert_eq!(counting(TWO, &["a"]), first);
+        assert_eq!(counting(TWO, &["b"]), second);
+        let on_the_mark = "--- {service: x, deployment: a, image: {name: host}}\n---\nservice: y\ndeployment: b\nimage: {name: host}\n";
+        assert_eq!(counting(on_the_mark, &["a"]), "---\n---\nservice: y\ndeployment: b\nimage: {name: host}\n");
+        assert_eq!(counting(on_the_mark, &["b"]), "--- {service: x, deployment: a, image: {name: host}}\n---\n\n\n\n");
     }
 
     #[test]

@@ -238,6 +238,39 @@ fn a_watched_directory_that_is_gone_shows_in_every_view_and_what_it_declared_sta
     controller.end("TERM").expect_code(0);
 }
 
+/// What becomes of files between an apply and the first controller on their directory is judged as if it had watched them.
+#[test]
+fn a_directory_that_was_applied_is_protected_from_the_first_look_of_a_controller_on() {
+    let rig = Rig::new("sandbox");
+    let names = ["a", "b", "c"];
+    for name in names {
+        rig.write(&format!("specs/{name}.yaml"), &spec(name, 1, "hi"));
+    }
+    rig.keel(&["apply", "-f", "specs"]).expect_code(0);
+    let before = names.map(|name| pid(&rig, name));
+    rig.write("specs/a.yaml", "");
+    let done = rig.keel(&["run", "specs", "--once"]).expect_code(1);
+    assert!(done.err.contains("a.yaml:1:1: is empty"), "{}", done.err);
+    std::fs::rename(rig.path("specs"), rig.path("away")).unwrap();
+    std::fs::create_dir(rig.path("specs")).unwrap();
+    let done = rig.keel(&["run", "specs", "--once"]).expect_code(1);
+    assert!(done.err.contains("pruning is stopped"), "{}", done.err);
+    assert_eq!(names.map(|name| pid(&rig, name)), before);
+    assert!(before.iter().all(Option::is_some));
+}
+
+#[test]
+fn an_applied_directory_that_is_empty_at_the_first_look_ends_nothing() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.keel(&["apply", "-f", "specs"]).expect_code(0);
+    let before = pid(&rig, "a");
+    rig.remove("specs/a.yaml");
+    let done = rig.keel(&["run", "specs", "--once"]).expect_code(1);
+    assert!(done.err.contains("specs was found empty: 1 of 1 is missing (a); pruning is stopped"), "{}", done.err);
+    assert!(before.is_some() && pid(&rig, "a") == before);
+}
+
 #[test]
 fn what_is_held_says_so_where_only_some_deployments_have_vanished() {
     let rig = Rig::new("sim");
