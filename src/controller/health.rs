@@ -183,6 +183,8 @@ impl Checks {
                         None => Some(unchecked(health, age)),
                     });
                 }
+                // Another controller may have checked it; what its runtime says of its stop is all there is then.
+                Phase::Stopping if found.is_none() => {}
                 Phase::Stopping | Phase::Paused { .. } => instance.judge(found.map(|(_, found)| found)),
                 // Its end may be seen before the call that stopped it has come back.
                 Phase::Exited(ref exit) if exit.is_unhealthy() => instance.judge(found.map(|(_, found)| found)),

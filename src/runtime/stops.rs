@@ -98,7 +98,7 @@ impl Stops {
         self.keep(record).await;
     }
 
-    /// Says of an exit that it was asked for, where it was. `seen_alive` is whether this adapter has seen the instance
+    /// Says of an exit that it was asked for, where it was, and of a stop under way what for. `seen_alive` is whether this adapter has seen the instance
     /// run until now.
     pub fn attribute(&self, instance: &mut Instance, seen_alive: bool, now: DateTime<Utc>) {
         let verdict = match self.lock().get(&instance.runtime_id) {
@@ -108,6 +108,7 @@ impl Stops {
         match (verdict, &mut instance.phase) {
             ((Verdict::Ended, cause), Phase::Exited(exit)) => *exit = exit.clone().asked_for(cause, instance.stop),
             ((Verdict::Void, _), _) => self.forget(&instance.runtime_id),
+            ((Verdict::Open, cause), _) => instance.ends_for(cause),
             _ => {}
         }
     }
@@ -180,10 +181,16 @@ impl fmt::Debug for Stops {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Exit, StopCause};
+    use crate::state::{Exit, InstanceId, StopCause};
 
     fn at(second: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
+    }
+
+    fn instance(phase: Phase) -> Instance {
+        let revision = "v1-0123456789abcdef".parse().unwrap();
+        let id = InstanceId { deployment: "d".into(), service: "web".into(), slot: 0, revision, attempt: 0, run: None };
+        Instance::new(id, RuntimeKind::Docker, phase, at(0))
     }
 
     /// A stop of the run that began at 0; it must be over at 100.
@@ -196,6 +203,23 @@ mod tests {
             over_at: at(100),
         };
         Asked { record }
+    }
+
+    #[tokio::test]
+    async fn a_stop_under_way_says_whether_it_is_for_failed_checks() {
+        for (cause, phase, expected) in [
+            (StopCause::Unhealthy, Phase::Stopping, true),
+            (StopCause::Retired, Phase::Stopping, false),
+            // It may yet turn out that nothing of the stop has reached it.
+            (StopCause::Unhealthy, Phase::Running { since: at(0), ready: true }, false),
+        ] {
+            let stops = Stops::open(RuntimeKind::Docker, None).await.unwrap();
+            let mut instance = instance(phase.clone());
+            let stop = StopRequest { signal: crate::spec::Signal::TERM, grace: Duration::from_secs(10), cause };
+            stops.will_stop(&instance, &stop, at(10)).await;
+            stops.attribute(&mut instance, true, at(11));
+            assert_eq!(instance.unhealthy().is_some(), expected, "{cause:?} {phase:?}");
+        }
     }
 
     #[test]

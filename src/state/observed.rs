@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, HealthState, InstanceId, Phase, StopPolicy};
+use super::{Condition, HealthState, InstanceId, Phase, StopCause, StopPolicy};
 use crate::spec::{PortProtocol, RuntimeKind};
 
 /// One instance as its runtime reports it.
@@ -100,6 +100,14 @@ impl Instance {
             *ready = health.as_ref().is_none_or(HealthState::serves);
         }
         self.health = health;
+    }
+
+    /// Notes why the stop is under way that the runtime knows of, for whoever has not seen the checks that led to it.
+    pub fn ends_for(&mut self, cause: StopCause) {
+        if self.phase == Phase::Stopping && cause == StopCause::Unhealthy {
+            let last = "its checks failed before this controller began".to_owned();
+            self.health = Some(HealthState::Unhealthy { last, passed: false });
+        }
     }
 
     /// Whether it takes traffic by what was known before its checks changed.

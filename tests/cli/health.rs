@@ -110,6 +110,21 @@ fn an_instance_that_becomes_unhealthy_is_restarted_and_says_why() {
     assert!(told.contains("exited (unhealthy)"), "{told}");
 }
 
+/// A controller that begins while another one's stop is under way waits for its end, and counts it as the crash that it is.
+#[test]
+fn a_controller_that_is_killed_while_it_stops_an_unhealthy_instance_starts_nothing_beside_it() {
+    let rig = Rig::new("sandbox");
+    let health = "interval: 200ms, retries: 1, start_grace: 0s, check: { type: command, command: \"false\" }";
+    let stubborn = spec("trap \"\" TERM; while :; do sleep 0.1; done", 1, health);
+    rig.write("specs/demo.yaml", &stubborn.replace("stop_grace_period: 1s", "stop_grace_period: 4s"));
+    let controller = rig.controller();
+    rig.until("it is being stopped", || states(&rig).iter().any(|state| state.contains("stopping")));
+    controller.end("KILL");
+    let _controller = rig.controller();
+    rig.until("it is restarted or has a second beside it", || restarts(&rig) != [0]);
+    assert_eq!(restarts(&rig), [1]);
+}
+
 #[test]
 fn without_restarts_an_unhealthy_instance_stays_and_recovers() {
     let rig = Rig::new("sandbox");

@@ -114,7 +114,7 @@ impl View {
         if matches!(phase, Phase::Paused { .. }) && !cgroup::can_freeze(&record.launch.groups) {
             conditions.push(suspend::degraded());
         }
-        let instance = Instance {
+        let mut instance = Instance {
             id: record.id,
             runtime: RuntimeKind::Sandbox,
             runtime_id: runtime_id.to_owned(),
@@ -130,6 +130,9 @@ impl View {
             health: None,
             conditions,
         };
+        if let Some(order) = delivered_order(&dir) {
+            instance.ends_for(order.cause);
+        }
         Ok(Entry::Ours(Box::new(Found { instance, run, lost })))
     }
 
@@ -248,15 +251,18 @@ fn readable<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> io::Resul
 /// The end of an instance whose supervisor was lost. Nobody attends what is left of it, so it counts as ended, also
 /// while its program goes on until a call that acts kills it.
 fn lost(dir: &InstanceDir, run: &Run, gone_at: Option<DateTime<Utc>>) -> Exit {
-    // An order that was never delivered ended nothing.
-    let order = dir.stopping().exists().then(|| readable::<StopOrder>(&dir.stop()).ok().flatten()).flatten();
-    let ended_by = order.map_or(EndedBy::Itself, |order| EndedBy::Request(order.cause));
+    let ended_by = delivered_order(dir).map_or(EndedBy::Itself, |order| EndedBy::Request(order.cause));
     let finished_at = gone_at.unwrap_or_else(|| last_sign(dir, run));
     Exit {
         runtime_error: Some("its supervisor was lost, so how the program ended is not known".to_owned()),
         ended_by,
         ..Exit::from_code(128 + libc::SIGKILL, Some(run.started_at), finished_at)
     }
+}
+
+/// The order to stop it; one that was never delivered ends nothing.
+fn delivered_order(dir: &InstanceDir) -> Option<StopOrder> {
+    dir.stopping().exists().then(|| readable(&dir.stop()).ok().flatten()).flatten()
 }
 
 /// The last sign of life on disk, so that the answer is the same at every look: its start, its last output, or the
