@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::applied_set::make_lock;
 use super::token::Token;
 use super::user::User;
 use super::{Store, StoreError, socket};
@@ -48,6 +49,7 @@ impl StateDir {
         let path = std::path::absolute(path).map_err(StoreError::io("find", path))?;
         make_dir(&path)?;
         make_dir(&path.join(APPLIED))?;
+        make_lock(&path.join(APPLIED));
         let owner = read_owner(&path)?;
         Ok(Self { path, owner })
     }
