@@ -6,7 +6,7 @@ use super::converge::ended;
 use super::problems;
 use super::text::count;
 use crate::state::{Condition, ConditionStatus};
-use crate::status::{DeploymentState, InstanceView, Status};
+use crate::status::{DeploymentState, InstanceView, ServiceView, Status};
 
 /// One line to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,8 @@ pub struct Narrator {
     unwatched: BTreeMap<String, Vec<String>>,
     deployments: BTreeMap<String, (DeploymentState, String)>,
     instances: BTreeMap<String, String>,
-    degraded: BTreeSet<String>,
+    /// What services did not get when they were last seen, by cause.
+    degraded: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Narrator {
@@ -54,10 +55,10 @@ impl Narrator {
         for service in &status.services {
             for condition in service.conditions.iter().filter(holds) {
                 let names = now.entry(&condition.message).or_default();
-                names.push(format!("{}/{}", service.deployment, service.service));
+                names.push(service_name(service));
             }
         }
-        let new = now.iter().filter(|(message, _)| !self.degraded.contains(**message));
+        let new = now.iter().filter(|(message, _)| !self.degraded.contains_key(**message));
         told.extend(new.map(|(message, names)| {
             let others = match names.len() {
                 0 | 1 => String::new(),
@@ -65,8 +66,12 @@ impl Narrator {
             };
             Told::Warning(format!("{}{others}: {message}", names[0]))
         }));
-        // A cause is told once, though what it is about comes and goes.
-        self.degraded.extend(now.into_keys().map(str::to_owned));
+        // A cause is told once, though what it is about comes and goes: only what runs without it says that it was mended.
+        let running = status.services.iter().filter(|service| service.running > 0);
+        let running: BTreeSet<String> = running.map(service_name).collect();
+        self.degraded.retain(|message, names| now.contains_key(message.as_str()) || names.is_disjoint(&running));
+        let now = now.into_iter().map(|(message, names)| (message.to_owned(), names.into_iter().collect()));
+        self.degraded.extend(now);
     }
 
     fn tell_problems(&mut self, status: &Status, told: &mut Vec<Told>) {
@@ -175,6 +180,10 @@ impl Narrator {
     }
 }
 
+fn service_name(service: &ServiceView) -> String {
+    format!("{}/{}", service.deployment, service.service)
+}
+
 fn wait(instance: &InstanceView) -> String {
     let how = ended(instance);
     if instance.message.contains(&how) { instance.message.clone() } else { format!("{how}; {}", instance.message) }
@@ -262,6 +271,16 @@ mod tests {
         assert_eq!(narrator.tell(&with(&all)), [warning("demo/web and 2 other services: no bridge: so")]);
         assert_eq!(narrator.tell(&with(&[])), []);
         assert_eq!(narrator.tell(&with(&all[..1])), [], "it comes and goes with what it is about");
+        let mended = |name: &str, running: u32| {
+            let mut service = service(name);
+            service["conditions"] = json!([]);
+            service["running"] = running.into();
+            service
+        };
+        assert_eq!(narrator.tell(&with(&[mended("web", 0), mended("db", 1)])), []);
+        assert_eq!(narrator.tell(&with(&all[..1])), [], "nothing of it runs, so nobody knows");
+        assert_eq!(narrator.tell(&with(&[mended("web", 1)])), []);
+        assert_eq!(narrator.tell(&with(&all[..1])), [warning("demo/web: no bridge: so")], "it was mended meanwhile");
     }
 
     #[test]
