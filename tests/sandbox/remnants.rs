@@ -50,6 +50,30 @@ async fn what_runs_without_its_directory_is_found_and_ended_and_what_has_one_is_
 }
 
 #[tokio::test]
+async fn what_is_mounted_over_a_directory_after_it_was_looked_at_stays() {
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::in_folder("state");
+    sandbox.run(SLEEPS).await;
+    let left = sandbox.root.path().join("sandbox/instances/demo_web_7_01234567_0");
+    let precious = sandbox.root.path().join("precious");
+    for dir in [&left, &precious] {
+        fs::create_dir_all(dir).unwrap();
+    }
+    fs::write(precious.join("file"), "kept").unwrap();
+    let found = all(&sandbox).await;
+    // A part of the same file system.
+    rustix::mount::mount_bind(&precious, &left).unwrap();
+    let cleared = sandbox.runtime.clear(&found[0]).await;
+    rustix::mount::unmount(&left, rustix::mount::UnmountFlags::empty()).unwrap();
+    assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");
+    assert!(cleared.unwrap_err().to_string().contains("unmount it"));
+    sandbox.runtime.clear(&found[0]).await.unwrap();
+    assert!(!left.exists());
+}
+
+#[tokio::test]
 async fn directories_without_a_record_go_and_what_is_foreign_or_mounted_stays() {
     // The kernel tells of places with blanks in another way.
     let sandbox = Sandbox::in_folder("sp ace");
