@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use rusqlite::backup::Backup;
+use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -146,10 +147,12 @@ impl Opened {
     /// A copy in memory; one that has no format yet begins with this.
     fn copy(path: &Path, reset: Option<&Reset>) -> Result<Self, StoreError> {
         Self::of(path, || {
-            let origin = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            origin.busy_timeout(BUSY_TIMEOUT)?;
-            let mut copy = Connection::open_in_memory()?;
-            Backup::new(&origin, &mut copy)?.run_to_completion(COPIED_AT_ONCE, Duration::ZERO, None)?;
+            let shared =
+                Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).and_then(|origin| copied(&origin));
+            let copy = match shared {
+                Err(error) if lacks_shared_memory(&error) => copied_alone(path).map_err(|_| error)?,
+                copy => copy?,
+            };
             prepared(copy, |copy| {
                 check(copy)?;
                 migrate(copy, reset)
@@ -162,9 +165,44 @@ impl Opened {
             Ok(Ok(connection)) => Ok(Self::Good(connection)),
             Ok(Err(found)) => Err(StoreError::Newer { path: path.to_path_buf(), found, known: NEWEST }),
             Err(error) if is_corrupt(&error) => Ok(Self::Corrupt(error)),
-            Err(error) => Err(StoreError::Database { action: "open", source: Box::new(error) }),
+            Err(error) => Err(StoreError::database("open")(error)),
         }
     }
+}
+
+fn copied(origin: &Connection) -> rusqlite::Result<Connection> {
+    origin.busy_timeout(BUSY_TIMEOUT)?;
+    let mut copy = Connection::open_in_memory()?;
+    Backup::new(origin, &mut copy)?.run_to_completion(COPIED_AT_ONCE, Duration::ZERO, None)?;
+    Ok(copy)
+}
+
+/// Copies it where there is no room for the file in which processes share what they know of the log (`-shm`): nobody else
+/// has it open then, since theirs would be there, and what is known of the log stays in memory.
+fn copied_alone(path: &Path) -> rusqlite::Result<Connection> {
+    // It takes the lock of a writer, and writes nothing.
+    let origin = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    origin.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    origin.pragma_update_and_check(None, "locking_mode", "exclusive", |_| Ok(()))?;
+    origin.busy_timeout(BUSY_TIMEOUT)?;
+    // Takes the lock or fails; copying would wait for ever.
+    origin.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    copied(&origin)
+}
+
+/// Whether there was no room for what SQLite needs to read.
+fn lacks_shared_memory(error: &rusqlite::Error) -> bool {
+    has_code(error, &[rusqlite::ffi::SQLITE_IOERR_SHMOPEN, rusqlite::ffi::SQLITE_IOERR_SHMSIZE])
+}
+
+/// Whether something could not be written for want of room, also where only what SQLite needs to read was to be.
+pub(super) fn is_without_room(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_FULL, SQLITE_IOERR_SHMSIZE, SQLITE_IOERR_WRITE};
+    has_code(error, &[SQLITE_FULL, SQLITE_IOERR_SHMSIZE, SQLITE_IOERR_WRITE])
+}
+
+fn has_code(error: &rusqlite::Error, codes: &[i32]) -> bool {
+    error.sqlite_error().is_some_and(|error| codes.contains(&error.extended_code))
 }
 
 /// The connection, once it is prepared; the format of the database where that is not known here.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::database::is_without_room;
 use super::user::User;
 
 /// What can go wrong with the state directory and the database.
@@ -69,6 +70,9 @@ impl StoreError {
     }
 
     pub(super) fn database(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
-        move |source| Self::Database { action, source: Box::new(source) }
+        move |source| match is_without_room(&source) {
+            true => Self::Database { action, source: format!("the disk seems to be full ({source})").into() },
+            false => Self::Database { action, source: Box::new(source) },
+        }
     }
 }

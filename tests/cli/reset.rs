@@ -96,3 +96,27 @@ fn a_fresh_installation_has_lost_nothing() {
         assert_eq!(rig.keel(&["get", "deployments"]).expect_code(0).err, "");
     }
 }
+
+/// What SQLite needs for a look can't be written where the disk is full, and is not needed.
+#[test]
+fn a_full_disk_hides_nothing_without_a_controller() {
+    let rig = Rig::new("sim");
+    rig.write("specs/demo.yaml", &spec("demo", 1, "hi"));
+    let controller = rig.controller();
+    rig.until_running("demo", 1);
+    controller.end("KILL");
+    let database = |suffix: &str| rig.path(&format!("state/keel.db{suffix}"));
+    let before = || ["", "-wal"].map(|suffix| std::fs::read(database(suffix)).unwrap());
+    std::fs::remove_file(database("-shm")).unwrap();
+    let kept = before();
+    let keel = rig.command(&["get", "deployments", "-o", "name"]);
+    let mut shell = std::process::Command::new("sh");
+    // Not a byte can be added to a file.
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "sh"]).arg(keel.get_program()).args(keel.get_args());
+    shell.current_dir(rig.path("")).env_clear();
+    shell.envs(keel.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let done = shell.output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert_eq!((String::from_utf8_lossy(&done.stdout).as_ref(), told.as_ref()), ("deployment/demo\n", ""));
+    assert_eq!(before(), kept, "nothing is written");
+}
