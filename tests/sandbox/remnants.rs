@@ -65,10 +65,9 @@ async fn what_is_mounted_over_a_directory_after_it_was_looked_at_stays() {
     let found = all(&sandbox).await;
     // A part of the same file system.
     rustix::mount::mount_bind(&precious, &left).unwrap();
-    let cleared = sandbox.runtime.clear(&found[0]).await;
+    sandbox.runtime.clear(&found[0]).await.unwrap();
     rustix::mount::unmount(&left, rustix::mount::UnmountFlags::empty()).unwrap();
     assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");
-    assert!(cleared.unwrap_err().to_string().contains("unmount it"));
     sandbox.runtime.clear(&found[0]).await.unwrap();
     assert!(!left.exists());
 }
