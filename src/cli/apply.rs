@@ -24,9 +24,10 @@ const WORDS: Words = Words {
 /// Declare what files say, and wait until it runs
 ///
 /// What was applied from the same file or directory before and is not there any more is removed (pruned), also where an
-/// earlier apply did not come to the end of that; what came from standard input stays until it is deleted. Files that declare nothing at all are refused. Works with a running
-/// controller, which then keeps it running, and without one: then this command does the work itself and
-/// leaves what runs behind; nothing watches over it until the next `keel run` or `keel apply`.
+/// earlier apply did not come to the end of that; what came from standard input stays until it is deleted. Files that
+/// declare nothing at all are refused. Works with a running controller, which then keeps it running, and without one: then
+/// this command does the work itself and leaves what runs behind; nothing watches over it until the next `keel run` or
+/// `keel apply`.
 ///
 /// What --runtime says is remembered with each deployment that is declared, until an apply says another one.
 #[derive(Debug, clap::Args)]

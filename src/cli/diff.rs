@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::exit::{Exit, Outcome, Usage};
-use super::fields::{FieldChange, changes};
+use super::fields::{FieldChange, changes, masked_steps};
 use super::output::{Colours, print, print_data, stdout_is_terminal};
 use super::preview::{PreviewArgs, is_nothing, preview, section, verdict};
 use super::problems;
@@ -33,7 +33,7 @@ struct DeploymentDiff<'a> {
     fields: Vec<FieldChange>,
     steps: &'a [String],
     waits: &'a [String],
-    forecast: &'a serde_json::Value,
+    forecast: serde_json::Value,
     cut_short: Option<&'a str>,
 }
 
@@ -71,7 +71,7 @@ fn diff(preview: &DeploymentPreview) -> DeploymentDiff<'_> {
         fields: changes(preview),
         steps: &preview.steps,
         waits: &preview.waits,
-        forecast: &preview.forecast,
+        forecast: masked_steps(preview.forecast.clone()),
         cut_short: preview.cut_short.as_deref(),
     }
 }

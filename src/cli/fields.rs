@@ -177,16 +177,52 @@ fn collect(value: &Value, path: &mut Path, found: &mut BTreeMap<Path, Value>) {
     }
 }
 
-/// Whether a command line holds an option whose value, the next word, is a secret: `--password`, `-token`. The words of
-/// one argument count as those of the line: it may be a line for a shell.
+/// Ends of options whose value, the next word, is a secret, besides those of names.
+const SECRET_OPTION_WORDS: &[&str] = &["PASS", "CREDENTIALS"];
+
+/// Options whose value is `user:password` (curl, wget and others).
+const USER_OPTIONS: &[&str] = &["-u", "--user", "--proxy-user"];
+
+/// Whether a command line holds an option whose value, the next word, is a secret: `--password`, `-token`, `-u me:secret`.
+/// The words of one argument count as those of the line: it may be a line for a shell.
 fn holds_secret_option(value: &Value) -> bool {
-    let is_between = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '(' | ';' | '&' | '|');
+    let is_between = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '(' | ';' | '&' | '|' | '\\');
     let words: Vec<&str> =
         texts(value).flat_map(|text| text.split(is_between)).filter(|word| !word.is_empty()).collect();
     let is_secret = |option: &str| {
-        option.starts_with('-') && ASSIGNED_WORDS.iter().any(|word| option.to_uppercase().ends_with(word))
+        let ends = ASSIGNED_WORDS.iter().chain(SECRET_OPTION_WORDS);
+        option.starts_with('-') && ends.into_iter().any(|word| option.to_uppercase().ends_with(word))
     };
-    words.split_last().is_some_and(|(_, options)| options.iter().any(|option| is_secret(option)))
+    let has_password = |option: &str, value: &str| USER_OPTIONS.contains(&option) && holds_password(value);
+    words.windows(2).any(|pair| matches!(pair, [option, value] if is_secret(option) || has_password(option, value)))
+}
+
+/// Whether a text is `user:password`, and not two numbers, as those of a user and a group.
+fn holds_password(text: &str) -> bool {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    text.split_once(':')
+        .is_some_and(|(user, password)| !(password.is_empty() || is_number(user) && is_number(password)))
+}
+
+/// What is planned, with the secrets of steps before a start masked: those are as they are declared.
+pub fn masked_steps(mut planned: Value) -> Value {
+    mask_steps(&mut planned);
+    planned
+}
+
+fn mask_steps(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                match (key.as_str(), field.is_object()) {
+                    ("step", true) => *field = masked(field.take()),
+                    _ => mask_steps(field),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(mask_steps),
+        _ => {}
+    }
 }
 
 /// The value with its secrets masked, wherever in it they are.
@@ -358,15 +394,40 @@ mod tests {
             "docker run -e DB_PASS=hunter7",
             "echo '-----BEGIN RSA PRIVATE KEY-----'",
             "curl -H 'X: Bearer abcdefgh'",
+            "curl -u me:hunter1 h",
+            "curl --user me:hunter2 h",
+            "redis-server --requirepass hunter3",
+            "x --adminPass hunter4",
+            "x --credentials hunter5",
+            "x --password\\\nhunter6",
             "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
         ] {
             assert_eq!(lines(json!({"args": [secret]}), Value::Null), ["args: *** -> (none)"], "{secret}");
         }
-        for plain in
-            ["http://a:1/b@c", "http://a:1 mail u:v@w", "keyboard: de", "image: a:1", "monkey=1", "https://user@h/"]
-        {
+        for plain in [
+            "docker run --user 1000:1000",
+            "http://a:1/b@c",
+            "http://a:1 mail u:v@w",
+            "keyboard: de",
+            "image: a:1",
+            "monkey=1",
+            "https://user@h/",
+        ] {
             assert_eq!(lines(json!({"user": plain}), Value::Null), [format!("user: {plain} -> (none)")]);
         }
+    }
+
+    #[test]
+    fn secrets_of_planned_steps_are_masked_and_what_is_planned_is_shown() {
+        let step = json!({"id": "a", "uses": "init.run", "with": {"command": "migrate --password hunter1"}});
+        let planned = json!({"lanes": [{"steps": [{"action": {"run_step": {"step": step}}, "cause": "missing"}]}]});
+        let shown = masked_steps(planned);
+        let action = &shown["lanes"][0]["steps"][0];
+        assert_eq!(action["action"]["run_step"]["step"]["with"]["command"], json!(MASK));
+        assert_eq!(
+            (&action["action"]["run_step"]["step"]["uses"], &action["cause"]),
+            (&json!("init.run"), &json!("missing"))
+        );
     }
 
     #[test]

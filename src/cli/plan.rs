@@ -2,6 +2,7 @@
 
 use super::connect::warn_about;
 use super::exit::{Exit, Outcome};
+use super::fields::masked_steps;
 use super::output::{note, print, print_data};
 use super::preview::{PreviewArgs, preview, section, verdict};
 use super::problems;
@@ -69,8 +70,8 @@ fn value(preview: &DeploymentPreview) -> serde_json::Value {
         "change": preview.change,
         "steps": preview.steps,
         "waits": preview.waits,
-        "plan": preview.plan,
-        "forecast": preview.forecast,
+        "plan": masked_steps(serde_json::json!(preview.plan)),
+        "forecast": masked_steps(preview.forecast.clone()),
         "cut_short": preview.cut_short,
     })
 }

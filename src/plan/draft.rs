@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 
 use super::depends::Unmet;
 use super::lifecycle::{Verdict, verdict};
-use super::{Action, Cause, Input, Lane, Plan, Spared, Step, Wait};
+use super::unproven::Places;
+use super::{Action, Cause, Input, Lane, Plan, Step, Wait};
 use crate::spec::{InitStep, RuntimeKind, ServiceSpec};
 use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause, StopPolicy, StopRequest, Volumes};
 
@@ -18,9 +19,7 @@ pub(super) struct Draft<'a> {
     /// What ran commands before starts and is to go before there is another start in its slot.
     pub(super) leftover: Vec<InstanceId>,
     /// Further replicas of the service at hand that may be restarted by checks that never passed on them.
-    pub(super) unproven_restarts: u32,
-    /// Why those beyond them run on.
-    pub(super) spared: Spared,
+    pub(super) unproven: Places,
     plan: Plan,
 }
 
@@ -36,7 +35,7 @@ pub(super) struct Launch {
 impl<'a> Draft<'a> {
     pub(super) fn new(input: &'a Input<'a>) -> Self {
         let (unmet, leftover, plan) = Default::default();
-        Self { input, unmet, leftover, unproven_restarts: 0, spared: Spared::Untold, plan }
+        Self { input, unmet, leftover, unproven: Places::NONE, plan }
     }
 
     /// The finished plan, in an order that depends on nothing but its content.

@@ -153,12 +153,19 @@ fn is_spared(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slot<'_>, f
     if !fresh.never_passed() || !ends_unhealthy(&desired.spec) || is_down_for_checks(slot, judge) {
         return false;
     }
-    let is_spared = draft.unproven_restarts == 0;
-    draft.unproven_restarts = draft.unproven_restarts.saturating_sub(1);
-    if let (true, Some(check)) = (is_spared, fresh.unhealthy()) {
-        draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.to_owned(), spared: Some(draft.spared) });
+    if draft.unproven.free > 0 {
+        draft.unproven.free -= 1;
+        return false;
     }
-    is_spared
+    let until = draft.unproven.next;
+    if let Some(check) = fresh.unhealthy() {
+        let spared = Some(draft.unproven.spared);
+        draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.to_owned(), spared, until });
+    }
+    if let Some(until) = until {
+        draft.look_at(until);
+    }
+    true
 }
 
 /// What an instance needs that is frozen: nothing while it is suspended for idleness, but for its end where that is due; else
@@ -208,7 +215,7 @@ fn need_of_stopped<'a>(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &
 /// whether it is to end. It is missed either way.
 pub(super) fn is_ended_as_unhealthy(draft: &mut Draft<'_>, desired: &DesiredService, fresh: &Instance) -> bool {
     let Some(check) = fresh.unhealthy().map(str::to_owned) else { return false };
-    draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.clone(), spared: None });
+    draft.wait(Wait::Unhealthy { id: fresh.id.clone(), check: check.clone(), spared: None, until: None });
     let ends = ends_unhealthy(&desired.spec);
     if ends {
         draft.halt(fresh, &desired.spec, StopCause::Unhealthy, &Cause::Unhealthy { check });

@@ -10,7 +10,7 @@ use super::need::need;
 use super::pool::plan_pool;
 use super::restart::{AfterExit, after_exit};
 use super::rollout::Rollout;
-use super::unproven::{places, why_spared};
+use super::unproven::Places;
 use super::{Cause, Wait};
 use crate::spec::RType;
 use crate::state::{DesiredService, EndedBy, Exit, Instance, Pause, Phase, ServiceName, Standing, StopCause};
@@ -27,7 +27,7 @@ pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, inst
     let matched = match_slots(desired, instances, draft);
     let judge = Judge { input: draft.input, spec: &desired.spec, rolls_out: None };
     if !shut_down(draft, desired, &matched) {
-        (draft.unproven_restarts, draft.spared) = (places(desired, &matched, judge), why_spared(&matched));
+        draft.unproven = Places::of(desired, &matched, judge);
         let needs = matched.slots.iter().map(|slot| need(draft, desired, slot)).collect();
         Rollout::new(draft, desired, &matched, instances, needs).plan();
     }

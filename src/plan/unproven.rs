@@ -5,21 +5,44 @@
 //! restart only costs a replica that serves. So no more are down for such a check than a rollout may take
 //! (max_unavailable, at least one), until one of them passes.
 
+use chrono::{DateTime, Utc};
+
 use super::Spared;
 use super::availability::Judge;
 use super::diff::{Matched, Slot, count, exit_of};
 use super::time::after;
 use crate::state::{DesiredService, Exit, Instance, Phase};
 
-/// Further replicas that may be restarted for such a check.
-pub(super) fn places(desired: &DesiredService, matched: &Matched<'_>, judge: Judge<'_>) -> u32 {
-    let (_, unavailable) = desired.spec.rollout_bounds(desired.replicas);
-    let taken = count(matched.slots.iter().filter(|slot| is_down_for_checks(slot, judge)));
-    unavailable.max(1).saturating_sub(taken)
+/// Places of replicas that may be down for such checks.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// Those that nobody has.
+    pub(super) free: u32,
+    /// Why those run on that find none.
+    pub(super) spared: Spared,
+    /// When the next one becomes free if no check says anything until then.
+    pub(super) next: Option<DateTime<Utc>>,
 }
 
-/// Why those run on that have no such place.
-pub(super) fn why_spared(matched: &Matched<'_>) -> Spared {
+impl Places {
+    /// None: nothing may be restarted for them.
+    pub(super) const NONE: Self = Self { free: 0, spared: Spared::Untold, next: None };
+
+    /// The places of a service.
+    pub(super) fn of(desired: &DesiredService, matched: &Matched<'_>, judge: Judge<'_>) -> Self {
+        let (_, unavailable) = desired.spec.rollout_bounds(desired.replicas);
+        let down: Vec<&Slot<'_>> = matched.slots.iter().filter(|slot| is_down_for_checks(slot, judge)).collect();
+        let up_from =
+            |fresh: &Instance| judge.available_from(fresh).into_iter().chain(time_is_over(fresh, judge)).min();
+        Self {
+            free: unavailable.max(1).saturating_sub(count(down.iter())),
+            spared: why_spared(matched),
+            next: down.iter().filter_map(|slot| slot.fresh.and_then(up_from)).filter(|at| *at > judge.input.now).min(),
+        }
+    }
+}
+
+fn why_spared(matched: &Matched<'_>) -> Spared {
     let is_unhealthy = |one: &Instance| one.unhealthy().is_some() || exit_of(one).is_some_and(Exit::is_unhealthy);
     let has_failed_again = |one: &Instance| one.streak > 0 && !one.has_passed() && is_unhealthy(one);
     match matched.slots.iter().filter_map(|slot| slot.newest).any(has_failed_again) {
@@ -48,11 +71,15 @@ pub(super) fn is_down_for_checks(slot: &Slot<'_>, judge: Judge<'_>) -> bool {
     }
 }
 
-/// Whether it has run for so long that checks which it never passed would have ended it twice over. That they did not says
-/// that it passed some, before others were declared or before a controller forgot.
 fn has_had_its_time(fresh: &Instance, judge: Judge<'_>) -> bool {
-    let (Phase::Running { since, .. }, Some(health)) = (&fresh.phase, &judge.spec.health) else { return false };
+    time_is_over(fresh, judge).is_some_and(|at| at <= judge.input.now)
+}
+
+/// From when on it has run for so long that checks which it never passed would have ended it twice over. That they did not
+/// says that it passed some, before others were declared or before a controller forgot.
+fn time_is_over(fresh: &Instance, judge: Judge<'_>) -> Option<DateTime<Utc>> {
+    let (Phase::Running { since, .. }, Some(health)) = (&fresh.phase, &judge.spec.health) else { return None };
     let a_try = health.interval().saturating_add(health.timeout());
     let to_the_end = health.start_grace().saturating_add(a_try.saturating_mul(health.retries()));
-    after(*since, to_the_end.saturating_mul(2)) <= judge.input.now
+    Some(after(*since, to_the_end.saturating_mul(2)))
 }

@@ -77,6 +77,8 @@ pub enum Wait {
         /// Why it is left running for now, where it is: these checks never passed on it, and not yet on what was restarted
         /// for them.
         spared: Option<Spared>,
+        /// When that ends if no check says anything until then; absent where checks have to.
+        until: Option<DateTime<Utc>>,
     },
     /// The instance was frozen by somebody and is to run on.
     Paused {
@@ -362,9 +364,8 @@ impl Wait {
             | Self::Refused { until, .. }
             | Self::Dependency { until, .. }
             | Self::OrphanSettling { until, .. } => Some(*until),
-            Self::NotReady { until, .. } => *until,
+            Self::NotReady { until, .. } | Self::Unhealthy { until, .. } => *until,
             Self::InFlight { .. }
-            | Self::Unhealthy { .. }
             | Self::Paused { .. }
             | Self::Draining { .. }
             | Self::DependencyTimeout { .. }

@@ -98,8 +98,8 @@ impl Stops {
         self.keep(record).await;
     }
 
-    /// Says of an exit that it was asked for, where it was, and of a stop under way what for. `seen_alive` is whether this adapter has seen the instance
-    /// run until now.
+    /// Says of an exit that it was asked for, where it was, and of a stop under way what for. `seen_alive` is whether this
+    /// adapter has seen the instance run until now.
     pub fn attribute(&self, instance: &mut Instance, seen_alive: bool, now: DateTime<Utc>) {
         let verdict = match self.lock().get(&instance.runtime_id) {
             Some(asked) => (asked.verdict(&instance.phase, seen_alive, now), asked.record.cause),

@@ -7,8 +7,8 @@ use super::list::{Flaw, born_as};
 use super::read::{file_system_id, metadata_device};
 use crate::store::MountedFolder;
 
-/// Where the watched roots lie, and folders that are on a file system other than that of their root, and where files lay that can't be seen since
-/// theirs is not there, by the path under which they are, or were, listed.
+/// Where the watched roots lie, and folders that are on a file system other than that of their root, and where files lay
+/// that can't be seen since theirs is not there, by the path under which they are, or were, listed.
 pub(super) type Mounts = BTreeMap<PathBuf, Place>;
 
 /// Where a folder of files lies.

@@ -2,7 +2,7 @@
 
 use evenkeel::state::{HealthState, NOT_CHECKED, Phase, StopCause};
 
-use super::dsl::{Change, Snapshot, all_up, up};
+use super::dsl::{Change, Snapshot, ago, all_up, up};
 
 const CHECKED: &str = "health: {check: {type: tcp, port: 80}}\n";
 
@@ -56,8 +56,13 @@ fn checks_that_never_passed_restart_no_more_than_a_rollout_may_take() {
     let planned = web('a', 2, none).with(both).with([up(1, 'a').never_healthy()]).planned();
     assert!(planned.contains(&spared(1)), "{planned}");
     web('a', 2, none).with([ended, again, up(1, 'a').never_healthy()]).expect(
-        &["halt web/0 a1: unhealthy: no route", "demo/web/0 (aaaaaaaa, attempt 1) is unhealthy: no route", &spared(1)]
-            .join("\n"),
+        &[
+            "halt web/0 a1: unhealthy: no route",
+            "demo/web/0 (aaaaaaaa, attempt 1) is unhealthy: no route",
+            &spared(1),
+            "look again at 2026-01-01T12:00:01Z",
+        ]
+        .join("\n"),
     );
     // What has run for longer than those checks let anything run passed others before, whatever ended the one before it.
     let before = up(0, 'a').exited(0, 5, 1).by(StopCause::Unhealthy);
@@ -195,4 +200,14 @@ fn only_a_healthy_instance_is_ready() {
         let judged = up(0, 'a').change(|instance| instance.judge(health.clone()));
         assert_eq!((judged.phase.is_ready(), &judged.health), (ready, &health));
     }
+}
+
+#[test]
+fn one_that_is_spared_is_looked_at_again_once_what_was_restarted_has_run_for_long_enough() {
+    let restarted = up(1, 'a').restarted(1, 1).phase(Phase::Running { since: ago(1), ready: true });
+    web('a', 2, "rollout: {max_unavailable: 1, min_ready: 0s}").with([up(0, 'a').never_healthy(), restarted]).expect(
+        "demo/web/0 (aaaaaaaa, attempt 0) is unhealthy: no route; it runs on until these checks, which never passed on it, \
+         pass on what is restarted for them
+         look again at 2026-01-01T12:00:09Z",
+    );
 }

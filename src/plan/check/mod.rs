@@ -244,6 +244,13 @@ fn check_undeclared(input: &Input<'_>, fate: Fate, plan: &Plan, found: &mut Vec<
     }
 }
 
+/// Whether a lane suspends an instance.
+fn suspends(lane: &Lane, instance: &Instance) -> bool {
+    lane.steps
+        .iter()
+        .any(|step| matches!(step.action, Action::Suspend { .. }) && step.action.instance() == Some(&instance.id))
+}
+
 /// The instance that a lane makes.
 fn created(lane: &Lane) -> Option<&InstanceId> {
     lane.steps.iter().find_map(|step| match &step.action {

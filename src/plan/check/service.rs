@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Violation, created};
+use super::{Violation, created, suspends};
 use crate::plan::{Action, Cause, Input, Lane, PROBATION, PROVEN_RUN, Verdict, Wait, time::after, verdict};
 use crate::spec::{CrashAction, RestartKind, Strategy};
 use crate::state::{DesiredService, EndedBy, Exit, Instance, InstanceId, Phase, StopCause};
@@ -141,7 +141,9 @@ impl Checked<'_> {
         let slot = |slot: u32| self.observed.iter().filter(move |one| one.id.slot == slot).filter(|one| kept(one));
         let available = |number: u32| slot(number).any(|instance| self.is_available(instance));
         let starting = |instance: &Instance| matches!(instance.phase, Phase::Pending | Phase::Running { .. });
-        let coming = |number: u32| slot(number).any(|instance| self.is_fresh(instance) && starting(instance));
+        // What is suspended now comes no nearer.
+        let rests = |instance: &Instance| self.lanes.iter().any(|lane| suspends(lane, instance));
+        let coming = |number: u32| slot(number).any(|one| self.is_fresh(one) && starting(one) && !rests(one));
         let inside = self.count(|one| one.id.slot < self.replicas && self.is_available(one) && kept(one));
         let could = count((0..self.replicas).filter(|number| !available(*number) && coming(*number)));
         let left = inside + self.count(|instance| surplus(instance) && kept(instance));

@@ -66,7 +66,9 @@ impl SandboxRuntime {
     async fn place_order(&self, id: &str, order: Order) -> Result<Place> {
         let id = id.to_owned();
         self.blocking("preparing a command", FILE_LIMIT, move |inner| {
-            Place::new(inner.dir(&id), &order).map_err(|error| failed("preparing a command", &error))
+            let dir = inner.dir(&id);
+            let what = format!("preparing a command in {}", dir.path().display());
+            Place::new(dir, &order).map_err(|error| failed(&what, &error))
         })
         .await
     }

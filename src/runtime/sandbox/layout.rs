@@ -147,8 +147,12 @@ impl Layout {
     }
 }
 
-/// Makes the layer of mount points, as an image would have them.
+/// Makes the layer of mount points, as an image would have them, where it is not there.
 fn prepare_mount_points(layer: &Path) -> io::Result<()> {
+    // Made last, so that all of it is there.
+    if MOUNT_POINT_FILES.last().is_some_and(|last| layer.join(last).exists()) {
+        return Ok(());
+    }
     make_private(layer)?;
     let directories = MOUNT_POINT_DIRECTORIES.iter().map(|name| layer.join(name));
     for directory in [layer.to_owned()].into_iter().chain(directories) {
@@ -322,13 +326,10 @@ pub fn write_json(path: &Path, value: &impl Serialize, durability: Durability) -
 /// # Errors
 /// The disk does not take it.
 pub fn keep(dir: &InstanceDir) -> io::Result<()> {
-    for record in [dir.record(), dir.exit()] {
-        File::open(record)?.sync_data()?;
-    }
-    for directory in [Some(dir.path()), dir.path().parent()].into_iter().flatten() {
-        File::open(directory)?.sync_data()?;
-    }
-    Ok(())
+    let (record, exit) = (dir.record(), dir.exit());
+    let parts = [Some(record.as_path()), Some(exit.as_path()), Some(dir.path()), dir.path().parent()];
+    // What can't be kept hinders no other part.
+    parts.into_iter().flatten().map(|part| File::open(part)?.sync_data()).fold(Ok(()), io::Result::and)
 }
 
 /// Reads a JSON file of this runtime; `None` when there is none.

@@ -110,7 +110,8 @@ fn supervise(dir: &InstanceDir, signals: OwnedFd, lock: &File) -> Result<(), Fai
 
 /// Records how the program ended. It is seen at once, and outlasts a loss of power from a moment later on, which nobody waits
 /// for: until then the instance is found as one that ran when the machine went down. Where it can't be written at all, it
-/// is found as one whose supervisor was lost. Where somebody removed the directory, another instance may have its name by now, and this is not the end of that.
+/// is found as one whose supervisor was lost. Where somebody removed the directory, another instance may have its name by
+/// now, and this is not the end of that.
 fn record_end(dir: &InstanceDir, exit: &Exit, lock: &File) {
     if !lock::is_at(lock, &dir.lock()).unwrap_or(true) {
         return;
