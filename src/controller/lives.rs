@@ -190,16 +190,22 @@ impl State {
     }
 
     /// Has the lowest slot of a target brought back that is down or suspended for idleness, since somebody wants to use it.
-    /// Success also where it is on its way already.
+    /// Success also where it is on its way already; an error where nobody is there to bring it.
     pub(super) fn wake(&mut self, target: &Target) -> Result<(), EngineError> {
         let none = || EngineError::NotFound(format!("{target} has no running instance; see keel get instances"));
         let observed = self.flights.overlay(&target.deployment, self.cache.of(&target.deployment).cloned().collect());
         let covered = |one: &&Instance| target.covers(&one.id) && !one.id.is_helper();
-        let is_coming = |one: &Instance| {
-            matches!(one.phase, Phase::Pending | Phase::Created) || self.flights.works_on(one.runtime, &one.id)
-        };
-        if observed.iter().filter(covered).any(is_coming) {
-            return Ok(());
+        let is_worked_on = |one: &Instance| self.flights.works_on(one.runtime, &one.id);
+        let is_coming = |one: &&Instance| matches!(one.phase, Phase::Pending | Phase::Created) || is_worked_on(one);
+        if let Some(coming) = observed.iter().filter(covered).find(is_coming) {
+            // What a controller that was killed created waits for the next one.
+            return match self.covers(&target.deployment) || is_worked_on(coming) {
+                true => Ok(()),
+                false => Err(EngineError::Conflict(format!(
+                    "{} is not started yet, and only a running controller starts it: `keel run`",
+                    coming.id.name()
+                ))),
+            };
         }
         let services: BTreeSet<&str> = observed.iter().filter(covered).map(|one| one.id.service.as_str()).collect();
         let newest = services.into_iter().flat_map(|service| self.newest(target, service));
