@@ -58,6 +58,12 @@ const ASSIGNED_WORDS: &[&str] = &[
     "_AUTH",
 ];
 
+/// Ends of options whose value, the next word, is a secret, besides those of names.
+const SECRET_OPTION_WORDS: &[&str] = &["PASS", "CREDENTIALS"];
+
+/// Options whose value is `user:password` (curl, wget and others).
+const USER_OPTIONS: &[&str] = &["-u", "--user", "--proxy-user"];
+
 /// One field that changes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FieldChange {
@@ -176,12 +182,6 @@ fn collect(value: &Value, path: &mut Path, found: &mut BTreeMap<Path, Value>) {
         }
     }
 }
-
-/// Ends of options whose value, the next word, is a secret, besides those of names.
-const SECRET_OPTION_WORDS: &[&str] = &["PASS", "CREDENTIALS"];
-
-/// Options whose value is `user:password` (curl, wget and others).
-const USER_OPTIONS: &[&str] = &["-u", "--user", "--proxy-user"];
 
 /// Whether a command line holds an option whose value, the next word, is a secret: `--password`, `-token`, `-u me:secret`.
 /// The words of one argument count as those of the line: it may be a line for a shell.
@@ -314,6 +314,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::Action;
+    use crate::spec::{RuntimeKind, ServiceSpec};
+    use crate::state::{InstanceId, SourceRef};
 
     fn lines(old: Value, new: Value) -> Vec<String> {
         let present = |value: &Value| (!value.is_null()).then(|| value.clone());
@@ -419,15 +422,30 @@ mod tests {
 
     #[test]
     fn secrets_of_planned_steps_are_masked_and_what_is_planned_is_shown() {
-        let step = json!({"id": "a", "uses": "init.run", "with": {"command": "migrate --password hunter1"}});
-        let planned = json!({"lanes": [{"steps": [{"action": {"run_step": {"step": step}}, "cause": "missing"}]}]});
-        let shown = masked_steps(planned);
-        let action = &shown["lanes"][0]["steps"][0];
-        assert_eq!(action["action"]["run_step"]["step"]["with"]["command"], json!(MASK));
-        assert_eq!(
-            (&action["action"]["run_step"]["step"]["uses"], &action["cause"]),
-            (&json!("init.run"), &json!("missing"))
-        );
+        let spec: ServiceSpec = serde_yaml::from_str(
+            "image: { name: host }\ninit: { steps: [{ id: a, uses: init.run, with: { command: migrate --password hunter1 } }] }",
+        )
+        .unwrap();
+        let action = Action::Init {
+            runtime: RuntimeKind::Sandbox,
+            id: InstanceId {
+                deployment: "demo".into(),
+                service: "web".into(),
+                slot: 0,
+                revision: "v1-0123456789abcdef".parse().unwrap(),
+                attempt: 0,
+                run: None,
+            },
+            step: spec.init.clone().unwrap().steps[0].clone(),
+            spec: spec.into(),
+            source: SourceRef { file: "a.yaml".into(), line: 1 },
+        };
+        let planned = serde_json::to_value([&action]).unwrap();
+        assert!(planned.to_string().contains("hunter1"), "{planned}");
+        let shown = masked_steps(planned.clone());
+        let mut expected = planned;
+        *expected.pointer_mut("/0/step/with/command").unwrap() = json!(MASK);
+        assert_eq!(shown, expected);
     }
 
     #[test]

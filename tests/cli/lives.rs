@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::rig::{Rig, is_alive};
+use crate::rig::{Rig, is_alive, signal, spec};
 
 /// A service that counts seconds in a file of its own, and sleeps.
 fn agent(lifecycle: &str) -> String {
@@ -222,4 +222,27 @@ fn a_workspace_outlives_its_instances_and_goes_with_its_slot_unless_it_is_kept()
     rig.write("specs/demo.yaml", &spec(1, "two", ", keep: true"));
     rig.until_running("demo", 1);
     assert_eq!(read(0), "of 0\n", "it is kept");
+}
+
+#[test]
+fn exec_does_not_wait_for_what_a_killed_controller_created_and_nobody_starts() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &spec("demo", 1, "hello"));
+    let controller = rig.controller();
+    rig.until_running("demo", 1);
+    controller.end("KILL");
+    // As it is between its creation and its start.
+    let mut instances = std::fs::read_dir(rig.path("state/sandbox/instances")).unwrap();
+    let instance = instances.next().unwrap().unwrap().path();
+    let run: serde_json::Value = serde_json::from_slice(&std::fs::read(instance.join("run.json")).unwrap()).unwrap();
+    let supervisor = u32::try_from(run["supervisor"]["pid"].as_u64().unwrap()).unwrap();
+    signal(supervisor, "KILL");
+    rig.until("its supervisor is gone", || !is_alive(supervisor));
+    std::fs::remove_file(instance.join("run.json")).unwrap();
+
+    let refused = rig.keel(&["exec", "demo/web/0", "--", "true"]).expect_code(125);
+    assert!(
+        refused.err.contains("demo/web/0 is not started yet, and only a running controller starts it"),
+        "{refused:?}"
+    );
 }

@@ -15,6 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, mknodat, openat};
 use super::confinement::is_host_key;
 use super::failure::{Context, Failure};
 use super::inside::{attach, is_directory, place};
+use super::mountinfo;
 use super::overlay::stack;
 use super::rootfs::tmpfs;
 use super::skeleton::{Shown, Tree};
@@ -52,7 +53,7 @@ pub fn close(root: &mut Tree, hidden: &[PathBuf], own: &[&str]) -> Result<(), Fa
     let own = own.iter().map(Path::new);
     let names = Names { hidden: hidden.filter_map(name_in_etc).collect(), own: own.filter_map(name_in_etc).collect() };
     let has_keys = place(root.root(), ETC_SSH).is_ok_and(|found| is_directory(found.as_fd()));
-    if has_mounts_below(ETC) || cover(&etc, &names, has_keys).is_err() {
+    if has_mounts_below(Path::new(ETC)) || cover(&etc, &names, has_keys).is_err() {
         root.replace(ETC, &|name| names.shown(name)).with_context(|| format!("hiding secrets in {ETC}"))?;
     }
     if !has_keys {
@@ -85,11 +86,9 @@ fn name_in_etc(path: &Path) -> Option<&OsStr> {
 }
 
 /// Whether something is mounted below a directory, as in containers, which a layer over it would not show.
-fn has_mounts_below(directory: &str) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let is_below = |place: &str| place.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
-    // The fifth field is the place (proc_pid_mountinfo(5)).
-    mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(is_below)
+fn has_mounts_below(directory: &Path) -> bool {
+    let mounts = mountinfo::parse(&fs::read(mountinfo::OWN).unwrap_or_default());
+    mounts.iter().any(|mount| mount.place != directory && mount.place.starts_with(directory))
 }
 
 /// Mounts a layer over the directory.

@@ -45,7 +45,8 @@ const LARGEST_RECORD: u64 = 4 << 20;
 /// Size that nearly all records stay below, in bytes: room for them is made at once.
 const USUAL_RECORD: usize = 4 << 10;
 
-/// Name of the layer of mount points.
+/// Name of the layer of mount points: directories and empty files that something is mounted at in every instance, as the
+/// lowest layer of images that lack them. Each is made once here, and not in the writable layer of every instance.
 const MOUNT_POINTS: &str = "mount-points";
 /// Directories in it.
 const MOUNT_POINT_DIRECTORIES: &[&str] = &["dev", "etc", "proc", "sys"];
@@ -89,12 +90,6 @@ impl Layout {
         self.root.join("volumes")
     }
 
-    /// Directories and empty files that something is mounted at in every instance, as the lowest layer of images that lack
-    /// them: each is made once here, and not in the writable layer of every instance.
-    pub fn mount_points(&self) -> PathBuf {
-        self.root.join(MOUNT_POINTS)
-    }
-
     /// What is remembered of the paths of the machine that programs may write.
     pub fn written(&self) -> PathBuf {
         self.root.join("written")
@@ -134,7 +129,9 @@ impl Layout {
         make_private(&self.instances())?;
         make_private(&self.networks())?;
         make_private(&self.all_volumes())?;
-        prepare_mount_points(&self.mount_points())
+        // Without it, as on a disk that takes nothing more, instances make their own, and what runs is still seen.
+        let _ = prepare_mount_points(&self.root.join(MOUNT_POINTS));
+        Ok(())
     }
 
     /// Tells other processes that watch this root that something changed. They look at everything then, so a
@@ -232,7 +229,7 @@ impl InstanceDir {
         self.0.join("rootfs")
     }
 
-    /// The layer of mount points of its root; `None` where that has none, as one that an older controller made.
+    /// The layer of mount points of its root; `None` where that has none.
     pub fn mount_points(&self) -> Option<PathBuf> {
         let layer = self.0.parent()?.parent()?.join(MOUNT_POINTS);
         layer.is_dir().then_some(layer)

@@ -14,7 +14,7 @@ use super::process::{ProcessKey, boot_id};
 use super::record::{Record, Run, StopOrder};
 use super::suspend;
 use crate::spec::RuntimeKind;
-use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Owner, Phase, StopPolicy};
+use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Owner, Phase};
 
 /// What one owner sees of a root.
 #[derive(Debug)]
@@ -115,20 +115,14 @@ impl View {
             conditions.push(suspend::degraded());
         }
         let mut instance = Instance {
-            id: record.id,
-            runtime: RuntimeKind::Sandbox,
             runtime_id: runtime_id.to_owned(),
-            phase,
-            created_at: record.created_at,
             restarts: record.restarts,
             streak: record.streak,
             stop: record.stop,
             pid: run.as_ref().and_then(|run| u32::try_from(run.program.pid).ok()),
             ports: record.ports,
-            last_activity: None,
-            frozen: Default::default(),
-            health: None,
             conditions,
+            ..Instance::new(record.id, RuntimeKind::Sandbox, phase, record.created_at)
         };
         if let Some(order) = delivered_order(&dir) {
             instance.ends_for(order.cause);
@@ -210,20 +204,9 @@ fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error, standing: 
         _ => Phase::Exited(Exit::runtime_error(message.clone(), created_at)),
     };
     let instance = Instance {
-        id: identity_of(runtime_id)?,
-        runtime: RuntimeKind::Sandbox,
         runtime_id: runtime_id.to_owned(),
-        phase,
-        created_at,
-        restarts: 0,
-        streak: 0,
-        stop: StopPolicy::default(),
-        pid: None,
-        ports: Vec::new(),
-        last_activity: None,
-        frozen: Default::default(),
-        health: None,
         conditions: vec![Condition::holds("Degraded", "RecordUnreadable", message)],
+        ..Instance::new(identity_of(runtime_id)?, RuntimeKind::Sandbox, phase, created_at)
     };
     Some(Found { instance, run, lost })
 }

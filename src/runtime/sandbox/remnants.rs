@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rustix::fs::{AtFlags, CWD, FlockOperation, StatxAttributes, StatxFlags, statx};
+use rustix::fs::FlockOperation;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::bounds::{LIST_LIMIT, REMOVE_LIMIT};
@@ -237,19 +237,14 @@ impl Inner {
 /// system; of what is in the folder of all volumes, their bounds too.
 fn remove_own(path: &Path, all_volumes: &Path) -> io::Result<()> {
     let (own, above) = (fs::symlink_metadata(path)?, fs::symlink_metadata(path.parent().unwrap_or(path))?);
-    if own.dev() != above.dev() || !own.is_dir() || is_mount_root(path)? {
+    if own.dev() != above.dev() || !own.is_dir() {
         return Err(io::Error::other("it is no directory of this file system; unmount it, or remove it by hand"));
     }
+    remove::refuse_mounts(path)?;
     match path.parent() == Some(all_volumes) {
         true => volumes::discard(path),
         false => remove::tree(path),
     }
-}
-
-/// Whether something is mounted at a path, where the system tells (Linux 5.8 and later do).
-fn is_mount_root(path: &Path) -> io::Result<bool> {
-    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;
-    Ok((found.stx_attributes & found.stx_attributes_mask).contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Whether a directory has the name of an instance: what else lies there is somebody else's.

@@ -133,11 +133,18 @@ pub fn main() -> ExitCode {
             Ok(Next::StandBy(telling)) => return stand_by(socket, null, telling),
             Ok(Next::Wait(word)) if is_over(&word) => return ExitCode::SUCCESS,
             Ok(Next::Wait(_)) => {}
-            // Whoever asks next is told why there is no supervisor.
-            Err(error) => match take(socket.as_fd()) {
-                Some((_, answer)) => refuse(answer, &error),
-                None => return ExitCode::SUCCESS,
-            },
+            // There was no room for a standby; by the next order there may be.
+            Err(_) => {
+                let Some((dir, answer)) = take(socket.as_fd()) else { return ExitCode::SUCCESS };
+                match sys::fork(Namespaces::default()) {
+                    Ok(Fork::Child) => {
+                        drop((socket, null));
+                        return become_supervisor(dir, answer);
+                    }
+                    Ok(Fork::Parent { .. }) => {}
+                    Err(error) => refuse(answer, &error),
+                }
+            }
         }
     }
 }
@@ -153,7 +160,7 @@ enum Next {
 /// Whether there is no controller any more. A standby that was killed says nothing, and another one takes its place.
 fn is_over(mut word: &PipeReader) -> bool {
     let mut told = [0];
-    matches!(word.read(&mut told), Ok(1)) && told == [OVER]
+    word.read_exact(&mut told).is_ok() && told == [OVER]
 }
 
 /// A process that was forked before it is needed, so that a start does not wait for that: takes the next order, has the
@@ -165,6 +172,10 @@ fn stand_by(socket: OwnedFd, null: OwnedFd, mut telling: PipeWriter) -> ExitCode
         return ExitCode::SUCCESS;
     };
     drop((socket, null, telling));
+    become_supervisor(dir, answer)
+}
+
+fn become_supervisor(dir: PathBuf, answer: OwnedFd) -> ExitCode {
     sys::reset_signals();
     if sys::replace_standard(1, answer.as_fd()).is_err() {
         return ExitCode::FAILURE;

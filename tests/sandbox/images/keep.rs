@@ -7,7 +7,7 @@ use evenkeel::runtime::{ErrorKind, Runtime};
 
 use super::build::{Image, Layer};
 use super::{layout, run, script};
-use crate::support::{Sandbox, request};
+use crate::support::{PATIENCE, Sandbox, request};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -55,7 +55,12 @@ async fn images_go_when_nothing_needed_them_for_long() {
     }
     age(&sandbox, "records", 8 * DAY);
     age(&sandbox, "blobs/sha256", 8 * DAY);
-    assert_eq!(sandbox.runtime.collect_images().await.unwrap(), [unused.as_str()]);
+    // What collects by itself once an image came may be at it, and be the one that removes it.
+    let end = std::time::Instant::now() + PATIENCE;
+    while count(&sandbox, "records") > 1 && std::time::Instant::now() < end {
+        let gone = sandbox.runtime.collect_images().await.unwrap();
+        assert!(gone.is_empty() || gone == [unused.as_str()], "{gone:?}");
+    }
     // The shell is part of both and stays, with what describes the other.
     assert_eq!((count(&sandbox, "layers"), count(&sandbox, "records"), count(&sandbox, "blobs/sha256")), (2, 1, 2));
     assert_eq!(count(&sandbox, "tmp"), 0);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
+use super::super::mountinfo;
 use super::hierarchy::{Controller, Hierarchy, parse};
 use super::home::{make_dir, write};
 
@@ -19,8 +20,8 @@ const MARKS: [&str; 2] = ["user.delegate", "trusted.delegate"];
 
 /// The hierarchies that this process sees.
 pub fn hierarchies() -> super::hierarchy::Hierarchies {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    parse(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))
+    let mounts = fs::read(mountinfo::OWN).unwrap_or_default();
+    parse(mounts, &fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
 }
 
 /// The group that keel may divide, or why there is none.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::mountinfo::{self, Mounted};
+
 /// A resource controller, by the name that both versions of control groups know it by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,14 +84,14 @@ impl Hierarchy {
 
 /// Reads the hierarchies from the texts of mountinfo and cgroup (proc(5), cgroups(7)). Lines that are not understood
 /// are left out.
-pub fn parse(mountinfo: &str, cgroup: &str) -> Hierarchies {
-    let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
+pub fn parse(mountinfo: impl AsRef<[u8]>, cgroup: &str) -> Hierarchies {
+    let mounts = mountinfo::parse(mountinfo.as_ref());
     let mut found = Hierarchies::default();
-    for mount in mounts.iter().filter(|mount| !mount.is_covered(&mounts)) {
+    for mount in mounts.iter().filter(|mount| !is_covered(mount, &mounts)) {
         match mount.kind.as_str() {
             "cgroup2" if found.unified.is_none() => {
                 let own = own_path(cgroup, |controllers| controllers.is_empty());
-                found.unified = Some(mount.hierarchy(Vec::new(), own));
+                found.unified = Some(hierarchy(mount, Vec::new(), own));
             }
             "cgroup" => {
                 let controllers: Vec<Controller> = Controller::ALL
@@ -101,7 +103,7 @@ pub fn parse(mountinfo: &str, cgroup: &str) -> Hierarchies {
                     continue;
                 }
                 let own = own_path(cgroup, |names| names.split(',').any(|name| name == first.legacy_name()));
-                found.legacy.push(mount.hierarchy(controllers, own));
+                found.legacy.push(hierarchy(mount, controllers, own));
             }
             _ => {}
         }
@@ -109,48 +111,23 @@ pub fn parse(mountinfo: &str, cgroup: &str) -> Hierarchies {
     found
 }
 
-/// One line of mountinfo.
-struct Mount {
-    id: u64,
-    parent: u64,
-    root: PathBuf,
-    place: PathBuf,
-    kind: String,
-    options: String,
+/// Whether another mount lies over this one: one on the way to it, or at its own place, that it is not below.
+fn is_covered(one: &Mounted, all: &[Mounted]) -> bool {
+    let mut way = vec![one.number];
+    let mut below = one.parent;
+    while let Some(mount) = all.iter().find(|mount| mount.number == below && !way.contains(&below)) {
+        way.push(mount.number);
+        below = mount.parent;
+    }
+    all.iter()
+        .any(|other| !way.contains(&other.number) && way.contains(&other.parent) && one.place.starts_with(&other.place))
 }
 
-impl Mount {
-    fn parse(line: &str) -> Option<Self> {
-        // Optional fields make the first half of a line of varying length; a hyphen ends it.
-        let (first, second) = line.split_once(" - ")?;
-        let mut first = first.split(' ');
-        let (id, parent) = (first.next()?.parse().ok()?, first.next()?.parse().ok()?);
-        let mut first = first.skip(1);
-        let (root, place) = (unescape(first.next()?), unescape(first.next()?));
-        let mut second = second.split(' ');
-        let (kind, _source, options) = (second.next()?.to_owned(), second.next()?, second.next().unwrap_or_default());
-        Some(Self { id, parent, root: root.into(), place: place.into(), kind, options: options.to_owned() })
-    }
-
-    /// Whether another mount lies over this one: one on the way to it, or at its own place, that it is not below.
-    fn is_covered(&self, all: &[Self]) -> bool {
-        let mut way = vec![self.id];
-        let mut below = self.parent;
-        while let Some(mount) = all.iter().find(|mount| mount.id == below && !way.contains(&below)) {
-            way.push(mount.id);
-            below = mount.parent;
-        }
-        all.iter().any(|other| {
-            !way.contains(&other.id) && way.contains(&other.parent) && self.place.starts_with(&other.place)
-        })
-    }
-
-    fn hierarchy(&self, controllers: Vec<Controller>, own: Option<&str>) -> Hierarchy {
-        // A path that leads upwards is outside of this process's cgroup namespace.
-        let own = own.filter(|own| !own.starts_with("/.."));
-        let own = own.and_then(|own| Path::new(own).strip_prefix(&self.root).ok().map(Path::to_owned));
-        Hierarchy { controllers, mount: self.place.clone(), own }
-    }
+fn hierarchy(mount: &Mounted, controllers: Vec<Controller>, own: Option<&str>) -> Hierarchy {
+    // A path that leads upwards is outside of this process's cgroup namespace.
+    let own = own.filter(|own| !own.starts_with("/.."));
+    let own = own.and_then(|own| Path::new(own).strip_prefix(&mount.root).ok().map(Path::to_owned));
+    Hierarchy { controllers, mount: mount.place.clone(), own }
 }
 
 /// Path of the first line of `/proc/self/cgroup` whose controllers match.
@@ -160,27 +137,6 @@ fn own_path(cgroup: &str, wanted: impl Fn(&str) -> bool) -> Option<&str> {
         let (controllers, path) = rest.split_once(':')?;
         wanted(controllers).then_some(path)
     })
-}
-
-/// Blanks, tabs, line breaks and backslashes are written as three octal digits.
-fn unescape(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('\\') {
-        plain.push_str(before);
-        match after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(char::from(byte));
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                plain.push('\\');
-                rest = after;
-            }
-        }
-    }
-    plain.push_str(rest);
-    plain
 }
 
 #[cfg(test)]
@@ -301,6 +257,5 @@ nonsense
         let unified = parse(mountinfo, "").unified.unwrap();
         assert_eq!((unified.mount, unified.own), (PathBuf::from("/mnt/with blank"), None));
         assert_eq!(parse("", "0::/\n"), Hierarchies::default());
-        assert_eq!(unescape("a\\134b\\9"), "a\\b\\9");
     }
 }
