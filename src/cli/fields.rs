@@ -5,64 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::secrets;
 use crate::controller::DeploymentPreview;
 
 /// What is shown instead of a secret value.
 const MASK: &str = "***";
-
-/// Parts of names that make their value a secret, compared in upper case. The words that CI systems and log
-/// scrubbers mask by (Buildkite, GitLab, Sentry).
-const SECRET_WORDS: &[&str] =
-    &["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "AUTH", "PRIVATE", "SIGNATURE"];
-
-/// Further parts that make a variable of the environment a secret; as names of spec fields they are harmless.
-const SECRET_VARIABLE_WORDS: &[&str] = &["KEY", "PASS", "_PWD", "DSN", "JWT", "COOKIE", "SESSION", "SALT", "CERT"];
-
-/// Words between the underscores of a name that make a variable a secret, and that are parts of harmless names: a personal
-/// access token (GitHub, GitLab, Azure DevOps) is no `PATH`.
-const SECRET_WHOLE_WORDS: &[&str] = &["PAT"];
-
-/// Beginnings of tokens that tell what they are, as their issuers document them: GitHub ("GitHub's token formats"), GitLab
-/// ("Token prefixes"), Slack ("Token types"), AWS (IAM "unique ID prefixes"), the `sk-` of OpenAI, Anthropic and others, and
-/// JSON Web Tokens (RFC 7519), which begin with an encoded `{\"`.
-const TOKEN_PREFIXES: &[&str] =
-    &["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "sk-", "eyJ"];
-
-/// Least characters behind such a beginning: those of the shortest token among them, an access key of AWS. What is shorter
-/// is a word that begins alike.
-const LEAST_TOKEN: usize = 16;
-
-/// Ends of names to which secrets are assigned inside of a text.
-const ASSIGNED_WORDS: &[&str] = &[
-    "PASSWORD",
-    "PASSWD",
-    "PASSPHRASE",
-    "SECRET",
-    "TOKEN",
-    "PWD",
-    "API_KEY",
-    "API-KEY",
-    "APIKEY",
-    "ACCESS_KEY",
-    "ACCESS-KEY",
-    "SECRET_KEY",
-    "SECRET-KEY",
-    "SECRETKEY",
-    "PRIVATE_KEY",
-    "PRIVATE-KEY",
-    "AUTHORIZATION",
-    "CREDENTIAL",
-    "_PASS",
-    "-PASS",
-    "-AUTH",
-    "_AUTH",
-];
-
-/// Ends of options whose value, the next word, is a secret, besides those of names.
-const SECRET_OPTION_WORDS: &[&str] = &["PASS", "CREDENTIALS"];
-
-/// Options whose value is `user:password` (curl, wget and others).
-const USER_OPTIONS: &[&str] = &["-u", "--user", "--proxy-user"];
 
 /// One field that changes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -183,27 +130,6 @@ fn collect(value: &Value, path: &mut Path, found: &mut BTreeMap<Path, Value>) {
     }
 }
 
-/// Whether a command line holds an option whose value, the next word, is a secret: `--password`, `-token`, `-u me:secret`.
-/// The words of one argument count as those of the line: it may be a line for a shell.
-fn holds_secret_option(value: &Value) -> bool {
-    let is_between = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '(' | ';' | '&' | '|' | '\\');
-    let words: Vec<&str> =
-        texts(value).flat_map(|text| text.split(is_between)).filter(|word| !word.is_empty()).collect();
-    let is_secret = |option: &str| {
-        let ends = ASSIGNED_WORDS.iter().chain(SECRET_OPTION_WORDS);
-        option.starts_with('-') && ends.into_iter().any(|word| option.to_uppercase().ends_with(word))
-    };
-    let has_password = |option: &str, value: &str| USER_OPTIONS.contains(&option) && holds_password(value);
-    words.windows(2).any(|pair| matches!(pair, [option, value] if is_secret(option) || has_password(option, value)))
-}
-
-/// Whether a text is `user:password`, and not two numbers, as those of a user and a group.
-fn holds_password(text: &str) -> bool {
-    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    text.split_once(':')
-        .is_some_and(|(user, password)| !(password.is_empty() || is_number(user) && is_number(password)))
-}
-
 /// What is planned, with the secrets of steps before a start masked: those are as they are declared.
 pub fn masked_steps(mut planned: Value) -> Value {
     mask_steps(&mut planned);
@@ -246,67 +172,13 @@ fn mask(value: &mut Value, path: &mut Path) {
     }
 }
 
-/// Whether a value must not be shown: its name says so, or it refers to a secret, or it is an address with a password, or
-/// there is a token in it.
+/// Whether a value must not be shown: its name says so, or there is a secret in it.
 fn is_secret(path: &Path, value: &Value) -> bool {
     let keys: Vec<&str> =
         path.iter().filter_map(|part| if let Part::Key(key) = part { Some(key.as_str()) } else { None }).collect();
     let name = keys.last().map(|key| key.to_uppercase()).unwrap_or_default();
     let variable = keys.iter().rev().nth(1).is_some_and(|parent| *parent == "env");
-    let named = |words: &[&str]| words.iter().any(|word| name.contains(word));
-    let has_word = || name.split(['_', '-', '.']).any(|word| SECRET_WHOLE_WORDS.contains(&word));
-    named(SECRET_WORDS)
-        || (variable && (named(SECRET_VARIABLE_WORDS) || has_word()))
-        || holds_secret_option(value)
-        || texts(value).any(|text| refers_to_secret(text) || holds_token(text))
-}
-
-fn texts(value: &Value) -> impl Iterator<Item = &str> {
-    let own = value.as_str();
-    let items = value.as_array().into_iter().flatten().filter_map(Value::as_str);
-    own.into_iter().chain(items)
-}
-
-/// `$S:name`, `scheme://user:password@host`, or an assignment to a name that says so, as in `?password=x` and `--token=x`.
-fn refers_to_secret(text: &str) -> bool {
-    // A comma or a quote may be part of the password: rather one address too many is masked.
-    let has_password = |rest: &str| {
-        let authority = rest.split(['/', '?', '#', ' ']).next().unwrap_or_default();
-        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
-    };
-    let password_in_address = text.split("://").skip(1).any(has_password);
-    // A value in quotes is none of its own.
-    let text = text.replace(" =", "=").replace("= ", "=").replace("=\"", "=").replace("='", "=");
-    let text = text.as_str();
-    let is_secret = |name: &str| {
-        let name = name.to_uppercase();
-        ASSIGNED_WORDS.iter().any(|word| name.ends_with(word))
-    };
-    let parts = || text.split(['?', '&', ';', ',', ' ', '\t', '\n', '"', '\'']).filter(|part| !part.is_empty());
-    let assigned =
-        parts().any(|part| part.split_once('=').is_some_and(|(name, value)| !value.is_empty() && is_secret(name)));
-    // A header of a request: its value is in the same part, or the words after it.
-    let mut words = parts().skip_while(|part| !part.split_once(':').is_some_and(|(name, _)| is_secret(name)));
-    // A name and its value in JSON.
-    let mut names = parts().zip(parts().skip(1)).filter(|(_, next)| next.starts_with(':'));
-    let in_json = names.any(|(name, _)| is_secret(name));
-    let in_header = words.next().is_some_and(|header| !header.ends_with(':') || words.next().is_some());
-    text.starts_with("$S:")
-        || text.contains("PRIVATE KEY-----")
-        || text.contains("Bearer ")
-        || password_in_address
-        || assigned
-        || in_header
-        || in_json
-}
-
-/// Whether there is a token in it that tells what it is.
-fn holds_token(text: &str) -> bool {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let is_token = |part: &str| {
-        TOKEN_PREFIXES.iter().any(|prefix| part.strip_prefix(prefix).is_some_and(|rest| rest.len() >= LEAST_TOKEN))
-    };
-    text.split(|c| !is_part(c)).any(is_token)
+    secrets::is_named(&name) || (variable && secrets::is_named_variable(&name)) || secrets::are_in(value)
 }
 
 #[cfg(test)]
@@ -401,6 +273,8 @@ mod tests {
             "curl --user me:hunter2 h",
             "redis-server --requirepass hunter3",
             "x --adminPass hunter4",
+            "exec /usr/bin/mysql -u root -phunter5 db",
+            "sshpass -p hunter6 ssh h",
             "x --credentials hunter5",
             "x --password\\\nhunter6",
             "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
@@ -409,6 +283,7 @@ mod tests {
         }
         for plain in [
             "docker run --user 1000:1000",
+            "ssh -p 22 mysql",
             "http://a:1/b@c",
             "http://a:1 mail u:v@w",
             "keyboard: de",
@@ -515,7 +390,7 @@ mod tests {
     #[test]
     fn a_token_that_tells_what_it_is_is_masked_wherever_it_is() {
         let rest = "0123456789abcdef";
-        for prefix in TOKEN_PREFIXES {
+        for prefix in secrets::TOKEN_PREFIXES {
             for text in [
                 format!("{prefix}{rest}"),
                 format!("https://{prefix}{rest}@example.org/"),

@@ -43,6 +43,7 @@ mod rollout_status;
 mod run;
 mod scale;
 pub mod schema;
+mod secrets;
 mod session;
 mod start;
 mod stop;

@@ -83,6 +83,11 @@ impl Bench {
         until_ended(&self.runtime, id).await
     }
 
+    /// Waits until the list shows of an instance what is looked for.
+    pub async fn until<T>(&self, id: &InstanceId, looked_for: impl Fn(&Instance) -> Option<T>) -> T {
+        until(&self.runtime, id, looked_for).await
+    }
+
     /// Whether the engine is Podman's.
     pub fn is_podman(&self) -> bool {
         self.socket.ends_with("podman.sock")
@@ -122,17 +127,22 @@ async fn connect(owner: &Owner, socket: &Path, stops: &Arc<dyn StopRecords>) -> 
 
 /// Waits until this runtime says that an instance has ended.
 pub async fn until_ended(runtime: &DockerRuntime, id: &InstanceId) -> Instance {
+    until(runtime, id, |found| matches!(found.phase, Phase::Exited(_)).then(|| found.clone())).await
+}
+
+/// Waits until a list of this runtime shows of an instance what is looked for.
+async fn until<T>(runtime: &DockerRuntime, id: &InstanceId, looked_for: impl Fn(&Instance) -> Option<T>) -> T {
     let wait = async {
         loop {
             let listing = runtime.list().await.unwrap();
-            let ended = |found: &Instance| found.id == *id && matches!(found.phase, Phase::Exited(_));
-            if let Some(found) = listing.instances.into_iter().find(ended) {
+            let instance = listing.instances.iter().find(|found| found.id == *id);
+            if let Some(found) = instance.and_then(&looked_for) {
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.expect("it ends")
+    tokio::time::timeout(PATIENCE, wait).await.expect("the list shows it")
 }
 
 /// A spec of the test image.

@@ -208,7 +208,7 @@ impl Pump {
                 None
             }
             "oom" => {
-                self.out_of_memory.insert(container.to_owned());
+                self.ran_out_of_memory(container).await;
                 None
             }
             "die" | "died" => {
@@ -216,6 +216,20 @@ impl Pump {
                 Some(instance)
             }
             _ => Some(instance),
+        }
+    }
+
+    /// Takes note that memory ran out, for the end that this leads to; a busy engine tells of the end first.
+    async fn ran_out_of_memory(&mut self, container: &str) {
+        let known = self.inner.facts.get(container);
+        let Some((Phase::Exited(exit), known)) = known.map(|known| (known.phase.clone(), known)) else {
+            self.out_of_memory.insert(container.to_owned());
+            return;
+        };
+        if !exit.oom_killed {
+            let ended = Instance { phase: Phase::Exited(exit.out_of_memory()), ..known };
+            let ended = self.inner.facts.learn(self.inner.facts.now(), ended);
+            self.send(RuntimeEvent::Changed(Box::new(ended))).await;
         }
     }
 
