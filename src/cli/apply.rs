@@ -97,7 +97,7 @@ impl Args {
             tries.end(client, &applied, &goals(&results), baseline).await
         };
         let done = unless_interrupted(engine.ask(declare)).await;
-        tries.outcome(done)
+        tries.outcome(done, engine.client().has_controller())
     }
 }
 

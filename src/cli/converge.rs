@@ -432,7 +432,7 @@ pub fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Cr
             let view = status.deployments.iter().find(|view| view.deployment == *name);
             let mut why = match view {
                 Some(view) if view.message.is_empty() => {
-                    format!("it is {}{}", view.state.name(), crashes.last_complaint(name))
+                    format!("it is {}{}{}", view.state.name(), under_way(status, name), crashes.last_complaint(name))
                 }
                 Some(view) => format!("it is {}: {}", view.state.name(), view.message),
                 None => "it is not known yet".to_owned(),
@@ -445,6 +445,16 @@ pub fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Cr
             Failed { deployment: name.clone(), why, is_retried: false, output }
         })
         .collect()
+}
+
+/// What is being made of a deployment just now, where anything is.
+fn under_way(status: &Status, deployment: &str) -> String {
+    let is_made = |instance: &&InstanceView| instance.deployment == deployment && instance.phase == "pending";
+    let Some(instance) = status.instances.iter().find(is_made) else { return String::new() };
+    let service = |view: &&ServiceView| view.deployment == deployment && view.service == instance.service;
+    let image = status.services.iter().find(service).map(|view| format!(" with image {}", view.image));
+    let words = if instance.message.is_empty() { String::new() } else { format!(" ({})", instance.message) };
+    format!(": {} is being made{}{words}", instance.name, image.unwrap_or_default())
 }
 
 /// Tells on standard error what came of deployments instead, each with the last lines of the instance that crashed.

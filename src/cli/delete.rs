@@ -176,7 +176,7 @@ impl Args {
             tries.end(client, &answer, &goals, &baseline).await
         };
         let done = unless_interrupted(engine.ask(remove)).await;
-        let outcome = tries.outcome(done)?;
+        let outcome = tries.outcome(done, engine.client().has_controller())?;
         if !self.ignore_not_found {
             unknown.iter().for_each(|name| tell_not_found(name));
         }

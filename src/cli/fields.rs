@@ -271,6 +271,10 @@ mod tests {
             "curl -H 'X: Bearer abcdefgh'",
             "curl -u me:hunter1 h",
             "curl --user me:hunter2 h",
+            "curl --proxy-user=me:hunter2 h",
+            "curl -ume:hunter3 h",
+            "curl -sSu me:hunter4 h",
+            "curl -U me:hunter5 h",
             "redis-server --requirepass hunter3",
             "x --adminPass hunter4",
             "exec /usr/bin/mysql -u root -phunter5 db",
@@ -283,6 +287,8 @@ mod tests {
         }
         for plain in [
             "docker run --user 1000:1000",
+            "docker run --user=1000:1000",
+            "docker run -u1000:1000",
             "ssh -p 22 mysql",
             "http://a:1/b@c",
             "http://a:1 mail u:v@w",

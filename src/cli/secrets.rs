@@ -54,7 +54,7 @@ const ASSIGNED_WORDS: &[&str] = &[
 const SECRET_OPTION_WORDS: &[&str] = &["PASS", "CREDENTIALS"];
 
 /// Options whose value is `user:password` (curl, wget and others).
-const USER_OPTIONS: &[&str] = &["-u", "--user", "--proxy-user"];
+const USER_OPTIONS: &[&str] = &["--user", "--proxy-user"];
 
 /// Programs whose `-p` gives a password (the manuals of MySQL's and MariaDB's clients, and of sshpass).
 const PASSWORD_PROGRAMS: &[&str] =
@@ -88,8 +88,9 @@ fn holds_secret_option(value: &Value) -> bool {
         let ends = ASSIGNED_WORDS.iter().chain(SECRET_OPTION_WORDS);
         option.starts_with('-') && ends.into_iter().any(|word| option.to_uppercase().ends_with(word))
     };
-    let has_password = |option: &str, value: &str| USER_OPTIONS.contains(&option) && holds_password(value);
+    let has_password = |option: &str, value: &str| names_user(option) && holds_password(value);
     words.windows(2).any(|pair| matches!(pair, [option, value] if is_secret(option) || has_password(option, value)))
+        || words.iter().any(|word| attached_user(word).is_some_and(holds_password))
         || gives_short_password(&words)
 }
 
@@ -98,6 +99,18 @@ fn gives_short_password(words: &[&str]) -> bool {
     let name = |word: &str| word.rsplit('/').next().is_some_and(|name| PASSWORD_PROGRAMS.contains(&name));
     let mut options = words.iter().skip_while(|word| !name(word)).skip(1);
     options.any(|word| word.starts_with("-p"))
+}
+
+/// Whether an option's value, the next word, is a user: `--user`, `-u`, or `-sSu`, where others stand before it.
+fn names_user(option: &str) -> bool {
+    let short = option.strip_prefix('-').filter(|letters| letters.bytes().all(|letter| letter.is_ascii_alphabetic()));
+    USER_OPTIONS.contains(&option) || short.is_some_and(|letters| letters.ends_with(['u', 'U']))
+}
+
+/// The user that one word names: `--user=me:x`, `-ume:x`.
+fn attached_user(word: &str) -> Option<&str> {
+    let long = || word.split_once('=').filter(|(option, _)| USER_OPTIONS.contains(option)).map(|(_, user)| user);
+    word.strip_prefix("-u").or_else(|| word.strip_prefix("-U")).or_else(long)
 }
 
 /// Whether a text is `user:password`, and not two numbers, as those of a user and a group.

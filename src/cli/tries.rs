@@ -84,10 +84,13 @@ impl Tries {
     }
 
     /// How the command ends after its tries; none where somebody pressed control-C first.
-    pub fn outcome(&self, done: Option<Outcome>) -> Outcome {
+    pub fn outcome(&self, done: Option<Outcome>, is_attended: bool) -> Outcome {
         let told = if self.is_told { self.words.stands } else { "see `keel get deployments` for what is declared" };
         done.unwrap_or_else(|| {
             note(format_args!("interrupted; {told}"));
+            if self.is_told && !is_attended {
+                note(self.words.not_carried_out);
+            }
             Ok(Exit::Interrupted)
         })
     }

@@ -6,11 +6,14 @@ use serde_json::Value;
 
 use super::text::age;
 use crate::spec::{PortProtocol, Revision};
-use crate::state::{Condition, ConditionStatus, PortBinding, Target};
+use crate::state::{Condition, ConditionStatus, HealthState, NOBODY_CHECKS, PortBinding, Target};
 use crate::status::{DeploymentState, DeploymentView, InstanceView, JobKind, ServiceView, Status};
 
 /// Head of the column that changes by itself.
 const AGE: &str = "AGE";
+
+/// What stands for how many are ready, where nobody knows.
+const UNKNOWN_COUNT: &str = "?";
 
 /// Head of the column that says what is wrong.
 const MESSAGE: &str = "MESSAGE";
@@ -129,7 +132,7 @@ impl Resource {
     pub fn objects(self, status: &Status, now: DateTime<Utc>) -> Vec<Object> {
         match self {
             Self::Deployments => status.deployments.iter().map(|view| deployment(view, status)).collect(),
-            Self::Services => status.services.iter().map(service).collect(),
+            Self::Services => status.services.iter().map(|view| service(view, status)).collect(),
             Self::Jobs => status.services.iter().filter_map(job).collect(),
             Self::Instances => status.instances.iter().map(|view| instance(view, now)).collect(),
             Self::Pools => status.services.iter().filter_map(pool).collect(),
@@ -188,6 +191,8 @@ fn deployment(view: &DeploymentView, status: &Status) -> Object {
         DeploymentState::Kept => kept(view, status),
         _ => declared(view, status),
     };
+    let unchecked = status.instances.iter().any(|one| one.deployment == view.deployment && is_unchecked(one));
+    let ready = if unchecked { UNKNOWN_COUNT.to_owned() } else { ready.to_string() };
     Object {
         name: view.deployment.clone(),
         key: view.deployment.clone(),
@@ -204,6 +209,11 @@ fn deployment(view: &DeploymentView, status: &Status) -> Object {
     }
 }
 
+/// Whether nobody knows if an instance is ready, since no controller makes its checks.
+fn is_unchecked(view: &InstanceView) -> bool {
+    matches!(&view.health, Some(HealthState::Unknown { why }) if why == NOBODY_CHECKS)
+}
+
 /// Replicas that are ready, of those that there should be.
 fn declared(view: &DeploymentView, status: &Status) -> (u32, u32) {
     let services = status.services.iter().filter(|service| service.deployment == view.deployment);
@@ -218,8 +228,11 @@ fn kept(view: &DeploymentView, status: &Status) -> (u32, u32) {
     instances.fold((0, 0), |(ready, all), instance| (ready + u32::from(instance.ready), all + 1))
 }
 
-fn service(view: &ServiceView) -> Object {
+fn service(view: &ServiceView, status: &Status) -> Object {
     let name = format!("{}/{}", view.deployment, view.service);
+    let mut instances = status.instances.iter();
+    let unchecked =
+        instances.any(|one| one.deployment == view.deployment && one.service == view.service && is_unchecked(one));
     Object {
         key: name.clone(),
         place: name.clone(),
@@ -229,7 +242,7 @@ fn service(view: &ServiceView) -> Object {
             name.clone(),
             view.desired.to_string(),
             view.running.to_string(),
-            view.ready.to_string(),
+            if unchecked { UNKNOWN_COUNT.to_owned() } else { view.ready.to_string() },
             view.updated.to_string(),
             view.runtime.to_string(),
             view.message.clone(),
@@ -332,7 +345,11 @@ fn instance(view: &InstanceView, now: DateTime<Utc>) -> Object {
         value: json(view),
         cells: vec![
             view.name.clone(),
-            if view.ready { "1/1" } else { "0/1" }.to_owned(),
+            match view.ready {
+                true => "1/1".to_owned(),
+                false if is_unchecked(view) => format!("{UNKNOWN_COUNT}/1"),
+                false => "0/1".to_owned(),
+            },
             phase(view),
             view.restarts.to_string(),
             age(created),

@@ -19,6 +19,7 @@ mod event;
 mod explain;
 mod flight;
 mod follow;
+mod handover;
 mod health;
 mod images;
 mod jobs;
@@ -94,8 +95,8 @@ pub struct EngineOptions {
     pub state_dir: PathBuf,
     /// What it may do.
     pub mode: Mode,
-    /// Runtime of services that name none. When absent: what this state directory used before, else docker where an
-    /// engine answers, else sandbox.
+    /// Runtime of services that name none. When absent: what this state directory used before, else docker where
+    /// `DOCKER_HOST` names an engine or one answers, else sandbox.
     pub runtime: Option<RuntimeKind>,
     /// The `keel` program, for supervisors.
     pub program: PathBuf,

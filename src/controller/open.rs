@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -16,6 +15,7 @@ use super::core::{Core, Parts, Scope, Settled};
 use super::declared::{Declared, Removed};
 use super::engine::{Engine, Inner};
 use super::event::{self, Event};
+use super::handover::{Place, taken_over};
 use super::jobs::{Jobs, StoredJobs};
 use super::memory::{self, Keeper, Notebook};
 use super::reread::Reread;
@@ -31,8 +31,8 @@ use crate::spec::RuntimeKind;
 use crate::state::Desired;
 use crate::status::HoldView;
 use crate::store::{
-    ActivityRecords, AppliedFile, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError,
-    discard_applied, read_applied, sweep_applied,
+    ActivityRecords, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError, discard_applied,
+    sweep_applied,
 };
 
 /// What the store is told and has not taken yet; more than that is told again.
@@ -69,14 +69,19 @@ impl Engine {
         let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
         let watched = watched_roots(&options.mode, &store)?;
         let clock = Arc::new(SystemClock);
-        let taken_over = match options.mode {
-            Mode::Controller { .. } => take_over(&state_dir, &watched, &store, clock.now())?,
+        let copies = match options.mode {
+            Mode::Controller { .. } => {
+                let place = Place { applied: &state_dir.applied(), watched: &watched };
+                let copies = taken_over(place, options.runtime.is_none().then_some(default_runtime))?;
+                hand_over(&store, &copies, place.applied, &watched, clock.now())
+                    .map_err(local("applied files can't be taken over"))?;
+                copies
+            }
             Mode::Record | Mode::OneShot | Mode::Observe => Vec::new(),
         };
         let Sources { declared, source, reread, blind, mut tasks } =
             sources(&options.mode, &watched, &state_dir, &store, default_runtime, clock).await?;
-        discard_applied(&taken_over, &state_dir.applied())
-            .map_err(local("copies of applied files can't be removed"))?;
+        discard_applied(&copies, &state_dir.applied()).map_err(local("copies of applied files can't be removed"))?;
         let Memory { removing, settled, events, jobs, memory, activity, notebook, sessions, session_book } =
             remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
@@ -253,24 +258,6 @@ fn watched_roots(mode: &Mode, store: &Store) -> Result<Vec<PathBuf>, EngineError
             Ok(roots.into_iter().map(|root| root.path).collect())
         }
     }
-}
-
-/// Hands what was applied from a directory that is watched from now on over to its source: what is there counts in its
-/// place, and what is not is judged as if it had been watched all the time. Gives the copies, of which nothing is needed any
-/// more once the source is at work.
-fn take_over(
-    state_dir: &StateDir,
-    watched: &[PathBuf],
-    store: &Store,
-    now: DateTime<Utc>,
-) -> Result<Vec<AppliedFile>, EngineError> {
-    let dir = state_dir.applied();
-    // The source tells why copies can't be read.
-    let Ok(copies) = read_applied(&dir) else { return Ok(Vec::new()) };
-    let is_watched = |copy: &AppliedFile| watched.iter().any(|root| copy.origin.starts_with(root));
-    let taken_over: Vec<AppliedFile> = copies.into_iter().filter(is_watched).collect();
-    hand_over(store, &taken_over, &dir, watched, now).map_err(local("applied files can't be taken over"))?;
-    Ok(taken_over)
 }
 
 /// What says what is declared.

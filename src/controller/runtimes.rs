@@ -29,7 +29,8 @@ const DEFAULT_FILE: &str = "default-runtime";
 /// Seed of the sim runtime where a user asks for it: the same rehearsal every time.
 const SIM_SEED: u64 = 0;
 
-/// The default runtime: as asked for, else as before, else docker where an engine answers, else sandbox.
+/// The default runtime: as asked for, else as before, else docker where `DOCKER_HOST` names an engine or one answers at the
+/// usual sockets, else sandbox.
 pub async fn choose_default(
     options: &EngineOptions,
     state_dir: &Path,
@@ -48,13 +49,10 @@ pub async fn choose_default(
     Ok(chosen)
 }
 
-/// Docker where an engine answers, else sandbox; that is told where somebody named an engine.
+/// Docker where an engine answers, or somebody named one, which may be down for a moment; else sandbox.
 async fn found() -> RuntimeKind {
-    let Err(error) = DockerRuntime::reach(None).await else { return RuntimeKind::Docker };
-    if std::env::var_os("DOCKER_HOST").is_some_and(|host| !host.is_empty()) {
-        tracing::warn!("services that name no runtime run on sandbox, since DOCKER_HOST leads to no engine: {error}");
-    }
-    RuntimeKind::Sandbox
+    let is_named = std::env::var_os("DOCKER_HOST").is_some_and(|host| !host.is_empty());
+    if is_named || DockerRuntime::reach(None).await.is_ok() { RuntimeKind::Docker } else { RuntimeKind::Sandbox }
 }
 
 /// Whether a choice is the default of later commands and controllers too: what a controller was told or found, and what the

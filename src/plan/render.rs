@@ -9,7 +9,8 @@ use super::time::elapsed;
 use super::{Action, Cause, Dependency, Plan, Spared, Step, Wait};
 use crate::spec::HumanDuration;
 use crate::state::{
-    Failed, FailureReason, GoesOn, InstanceId, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName, Volumes,
+    Failed, FailureReason, GoesOn, InstanceId, NOBODY_CHECKS, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName,
+    Volumes,
 };
 
 impl Display for Plan {
@@ -188,6 +189,9 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
             format!("wait for another spec of {who}, or try once more {}: {error}", clock.at(*until))
         }
         Wait::Paused { .. } => format!("wait for {who} to run on: paused by somebody else"),
+        Wait::NotReady { until: None, check: Some(check), .. } if check == NOBODY_CHECKS => {
+            format!("whether {who} is ready is not known: {check}")
+        }
         Wait::NotReady { until: None, check, .. } => {
             let check = check.as_ref().map(|check| format!(": {check}")).unwrap_or_default();
             format!("wait for {who} to become ready{check}")

@@ -146,8 +146,7 @@ impl Layout {
 
 /// Makes the layer of mount points, as an image would have them, where it is not there.
 fn prepare_mount_points(layer: &Path) -> io::Result<()> {
-    // Made last, so that all of it is there.
-    if MOUNT_POINT_FILES.last().is_some_and(|last| layer.join(last).exists()) {
+    if MOUNT_POINT_DIRECTORIES.iter().chain(MOUNT_POINT_FILES).all(|name| layer.join(name).exists()) {
         return Ok(());
     }
     make_private(layer)?;

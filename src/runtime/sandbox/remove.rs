@@ -8,7 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags, openat, renameat_with, statat,
+    statx, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::mountinfo;
@@ -20,7 +23,7 @@ use super::mountinfo;
 /// moved up into the first before that directory goes.
 ///
 /// # Errors
-/// Something can't be removed.
+/// Something can't be removed; `ResourceBusy` where something is mounted over it, or in it.
 pub fn tree(path: &Path) -> io::Result<()> {
     tree_at(CWD, &c_path(path)?)
 }
@@ -35,6 +38,10 @@ pub fn tree_at(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
+    // What is mounted over it is somebody else's; mounts below it are refused by the system.
+    if is_mount_root(top.as_fd()) {
+        return Err(Errno::BUSY.into());
+    }
     let mut lifted = 0;
     while empty(top.as_fd(), &mut |name| dissolve(top.as_fd(), name, &mut lifted))? {}
     drop(top);
@@ -57,6 +64,12 @@ pub fn refuse_mounts(directory: &Path) -> io::Result<()> {
     let places: Vec<String> = places.into_iter().collect();
     let message = format!("something is mounted at {}; unmount it, then this goes on", places.join(", "));
     Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
+}
+
+/// Whether a directory is where something is mounted, as far as the system tells (Linux 5.8 and later do).
+fn is_mount_root(directory: BorrowedFd<'_>) -> bool {
+    let found = statx(directory, c"", AtFlags::EMPTY_PATH, StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Removes what a directory holds, its directories by `remove`. True where it had any directory.
@@ -171,6 +184,14 @@ mod tests {
         assert!(!folder.path().join("tree").exists());
         assert!(folder.path().join("kept").exists());
         tree(&folder.path().join("tree")).unwrap();
+    }
+
+    #[test]
+    fn what_is_mounted_over_a_tree_stays() {
+        // A mount of the machine that is there in every namespace: nobody mounts anything for this.
+        let error = tree(Path::new("/proc")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        assert!(!is_mount_root(open(CWD, c"/proc/self").unwrap().as_fd()));
     }
 
     /// A chain of directories of the same name.
