@@ -1,8 +1,8 @@
 //! Claims of pool members through the Unix socket of a controller: warm ones one after the other, cold ones beside them, a
-//! burst on sandboxes, and 500 a second on the simulated machine, where nothing but the controller itself takes time. Prints
-//! the median and the 99th percentile of each.
+//! burst on sandboxes and containers, and 500 a second on the simulated machine, where nothing but the controller itself takes
+//! time. Prints the median and the 99th percentile of each.
 //!
-//!     cargo bench --bench sessions
+//!     eval "$(.ci/engines start)" && cargo bench --bench sessions
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use evenkeel::api::Client;
 use evenkeel::controller::{AcquireRequest, Acquired, SessionRequest, SessionVerb};
 use futures::future::join_all;
+
+/// Where the tests' own engine listens; without it there are no figures of Docker.
+const ENGINE: &str = "KEEL_TEST_DOCKER_HOST";
 
 /// Claims one after the other.
 const SEQUENTIAL: usize = 100;
@@ -28,12 +31,12 @@ struct Controller {
 }
 
 impl Controller {
-    fn start(runtime: &str, command: &str) -> Self {
+    fn start(runtime: &str, image: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("specs")).expect("a directory");
         let spec = format!(
-            "version: v1\ndeployment: demo\nservices:\n  box:\n    image: {{name: {command}}}\n    \
-             command: {{entrypoint: [sleep, infinity]}}\n    stop_grace_period: 1s\n    \
+            "version: v1\ndeployment: demo\nservices:\n  box:\n    image: {{name: '{image}', pull_policy: never}}\n    \
+             command: {{entrypoint: [sleep, '100000']}}\n    stop_grace_period: 1s\n    \
              pool: {{min_warm: {WARM}, max_warm: {WARM}, max_total: 2000}}\n"
         );
         std::fs::write(dir.path().join("specs/demo.yaml"), spec).expect("a spec");
@@ -67,6 +70,9 @@ impl Controller {
 fn keel(dir: &Path, runtime: &str) -> Command {
     let mut keel = Command::new(env!("CARGO_BIN_EXE_keel"));
     keel.current_dir(dir).env("KEEL_STATE_DIR", dir.join("state")).env("KEEL_RUNTIME", runtime);
+    if let Some(engine) = std::env::var_os(ENGINE) {
+        keel.env("DOCKER_HOST", engine);
+    }
     keel
 }
 
@@ -154,7 +160,11 @@ async fn rate(client: &Client) {
 
 fn main() {
     let tokio = tokio::runtime::Runtime::new().expect("a runtime");
-    for (runtime, image) in [("sandbox", "host"), ("sim", "sim/run")] {
+    for (runtime, image) in [("sandbox", "host"), ("docker", "keel-test/busybox:1"), ("sim", "sim/run")] {
+        if runtime == "docker" && std::env::var_os(ENGINE).is_none() {
+            println!("docker: skipped, {ENGINE} is not set (see .ci/engines)");
+            continue;
+        }
         println!("{runtime}");
         let controller = Controller::start(runtime, image);
         tokio.block_on(async {

@@ -1,8 +1,7 @@
 //! Where a process runs, by the processes that it descends from.
 
-use std::fs;
-
 use super::dispatch::is_process_of_runtime;
+use super::process::{read_proc, read_stat};
 
 /// Most ancestors that are looked at; deeper than any shell nests.
 const MOST_ANCESTORS: usize = 256;
@@ -15,13 +14,16 @@ pub fn is_inside(pid: i32) -> bool {
         return false;
     }
     let Ok(own) = i32::try_from(std::process::id()) else { return false };
-    let own = ancestors(own);
-    // Where there is no such file system, no sandbox of this runtime can be either.
-    if own.is_empty() {
-        return false;
-    }
     let theirs = ancestors(pid);
-    theirs.is_empty() || theirs.into_iter().any(|one| !own.contains(&one) && is_process_of_runtime(one))
+    if theirs.is_empty() {
+        // Where there is no such file system, no sandbox of this runtime can be either.
+        return !ancestors(own).is_empty();
+    }
+    let of_runtime: Vec<i32> = theirs.into_iter().filter(|one| is_process_of_runtime(*one)).collect();
+    !of_runtime.is_empty() && {
+        let own = ancestors(own);
+        of_runtime.iter().any(|one| !own.contains(one))
+    }
 }
 
 /// The process itself, its parent and so on; empty where it does not exist.
@@ -31,12 +33,12 @@ fn ancestors(pid: i32) -> Vec<i32> {
 }
 
 fn parent(pid: i32) -> Option<i32> {
-    status_field(pid, "PPid:")?.parse().ok()
+    read_stat(pid).ok().map(|stat| stat.parent)
 }
 
 /// A field of `/proc/PID/status`, by its name with the colon.
 pub fn status_field(pid: i32, name: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8(read_proc(pid, "status").ok()?).ok()?;
     status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }
 

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::process::read_proc;
 use super::{descriptors, unwritable};
 
 /// Forks the supervisors of instances; orders come through standard input.
@@ -25,7 +26,7 @@ pub fn dispatch() -> Option<ExitCode> {
 
 /// Whether a process supervises an instance, is its first process, or runs a command inside of it: what it starts is inside.
 pub fn is_process_of_runtime(pid: i32) -> bool {
-    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let arguments = read_proc(pid, "cmdline").unwrap_or_default();
     let command = arguments.split(|byte| *byte == 0).nth(1);
     command.is_some_and(|command| [SPAWN, EXEC].iter().any(|known| known.as_bytes() == command))
 }

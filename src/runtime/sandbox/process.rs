@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-/// Room for `/proc/PID/stat`, in bytes: 52 numbers and a name of at most 64 bytes (proc_pid_stat(5)).
-const LONGEST_STAT: usize = 1 << 10;
+/// Room for most files of `/proc/PID`, in bytes: `status` is the longest of those that are read (proc(5)).
+const PROC_FILE: usize = 2 << 10;
 
 /// A process of one boot: its number, and when it started, which tells it from a later one of the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,9 +93,18 @@ pub struct Stat {
 /// # Errors
 /// There is no such process.
 pub fn read_stat(pid: i32) -> io::Result<Stat> {
-    let mut text = Vec::with_capacity(LONGEST_STAT);
-    fs::File::open(format!("/proc/{pid}/stat"))?.read_to_end(&mut text)?;
+    let text = read_proc(pid, "stat")?;
     parse_stat(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat is not as expected"))
+}
+
+/// Reads a file of `/proc/PID`. Those tell no size, for which the standard library would read them in many small parts.
+///
+/// # Errors
+/// There is no such process, or it is not to be looked at.
+pub fn read_proc(pid: i32, name: &str) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(PROC_FILE);
+    fs::File::open(format!("/proc/{pid}/{name}"))?.read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// The second field is the name in brackets, which may itself hold blanks and brackets: fields are counted from
