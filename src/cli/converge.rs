@@ -345,6 +345,10 @@ pub async fn wait(client: &Client, goals: &Goals, baseline: &Baseline, deadline:
     loop {
         crashes.see(&status);
         progress.show(&status, goals);
+        let taken_back = crashes.taken_back(&status, goals);
+        if !taken_back.is_empty() {
+            return Ok(Waited::Failed(taken_back));
+        }
         let settling = match verdict(&status, goals, baseline) {
             Verdict::Reached => settling(&status, goals, Utc::now()),
             Verdict::Failed(failures) => return Ok(Waited::Failed(failures)),
@@ -387,6 +391,8 @@ pub struct Crashes {
     ends: BTreeMap<String, String>,
     /// What each deployment said last while it failed, by name.
     complaints: BTreeMap<String, String>,
+    /// Deployments that were seen to be declared.
+    declared: BTreeSet<String>,
 }
 
 impl Crashes {
@@ -404,6 +410,23 @@ impl Crashes {
         let failing =
             status.deployments.iter().filter(|view| trouble.contains(&view.state) && !view.message.is_empty());
         self.complaints.extend(failing.map(|view| (view.deployment.clone(), view.message.clone())));
+        let declared = status.deployments.iter().filter(|view| view.state != DeploymentState::Removing);
+        self.declared.extend(declared.map(|view| view.deployment.clone()));
+    }
+
+    /// Deployments that are to run and were declared a moment ago, and that somebody has deleted meanwhile.
+    fn taken_back(&self, status: &Status, goals: &Goals) -> Vec<Failed> {
+        let state = |name: &str| status.deployments.iter().find(|view| view.deployment == name).map(|view| view.state);
+        let is_gone = |name: &&String| matches!(state(name), None | Some(DeploymentState::Removing));
+        let to_run = goals.iter().filter(|(name, goal)| **goal == Goal::Running && self.declared.contains(*name));
+        let gone = to_run.map(|(name, _)| name).filter(is_gone);
+        gone.map(|name| Failed {
+            deployment: name.clone(),
+            why: "it was deleted meanwhile".to_owned(),
+            is_retried: false,
+            output: None,
+        })
+        .collect()
     }
 
     /// Why a deployment is not there yet, where it says nothing itself.

@@ -89,6 +89,7 @@ fn target(words: &[String]) -> Result<Target, Usage> {
         (Some(_), Some(_)) => Resource::Instances,
     };
     match resource {
+        Some(Resource::Jobs | Resource::Pools) if depth == Resource::Services => Ok(target),
         Some(resource) if resource != depth => {
             Err(Usage(format!("{name} names a {}, not a {}", depth.singular(), resource.singular())))
         }

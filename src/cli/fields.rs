@@ -279,6 +279,8 @@ mod tests {
             "x --adminPass hunter4",
             "exec /usr/bin/mysql -u root -phunter5 db",
             "sshpass -p hunter6 ssh h",
+            "mongosh -u a -p hunter7",
+            "curl -u :1234 h",
             "x --credentials hunter5",
             "x --password\\\nhunter6",
             "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",

@@ -56,9 +56,9 @@ const SECRET_OPTION_WORDS: &[&str] = &["PASS", "CREDENTIALS"];
 /// Options whose value is `user:password` (curl, wget and others).
 const USER_OPTIONS: &[&str] = &["--user", "--proxy-user"];
 
-/// Programs whose `-p` gives a password (the manuals of MySQL's and MariaDB's clients, and of sshpass).
-const PASSWORD_PROGRAMS: &[&str] =
-    &["mysql", "mysqldump", "mysqladmin", "mariadb", "mariadb-dump", "mariadb-admin", "sshpass"];
+/// Programs whose `-p` gives a password (the manuals of MySQL's, MariaDB's and MongoDB's tools, and of sshpass), by what their
+/// names begin with.
+const PASSWORD_PROGRAMS: &[&str] = &["mysql", "mariadb", "mongo", "sshpass"];
 
 /// Whether a name, in upper case, says that its value is a secret.
 pub(super) fn is_named(name: &str) -> bool {
@@ -96,7 +96,9 @@ fn holds_secret_option(value: &Value) -> bool {
 
 /// Whether one of the programs whose `-p` is a password is given one: `mysql -pSecret`, `sshpass -p secret`.
 fn gives_short_password(words: &[&str]) -> bool {
-    let name = |word: &str| word.rsplit('/').next().is_some_and(|name| PASSWORD_PROGRAMS.contains(&name));
+    let name = |word: &str| {
+        word.rsplit('/').next().is_some_and(|name| PASSWORD_PROGRAMS.iter().any(|known| name.starts_with(known)))
+    };
     let mut options = words.iter().skip_while(|word| !name(word)).skip(1);
     options.any(|word| word.starts_with("-p"))
 }
@@ -115,7 +117,7 @@ fn attached_user(word: &str) -> Option<&str> {
 
 /// Whether a text is `user:password`, and not two numbers, as those of a user and a group.
 fn holds_password(text: &str) -> bool {
-    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.split_once(':')
         .is_some_and(|(user, password)| !(password.is_empty() || is_number(user) && is_number(password)))
 }

@@ -89,7 +89,7 @@ impl Tries {
         done.unwrap_or_else(|| {
             note(format_args!("interrupted; {told}"));
             if self.is_told && !is_attended {
-                note(self.words.not_carried_out);
+                note("no controller runs: what was begun stays as it is, and the rest waits for `keel run` or another try");
             }
             Ok(Exit::Interrupted)
         })

@@ -171,7 +171,9 @@ impl Engine {
         self.check_runtime(request.runtime)?;
         let known = read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?;
         let is_watched = |file: &SpecFile| self.watches(&file.path);
-        let Submitted { parsed, mut copies } = Submitted::read(&request.files, is_watched, request.runtime, &known);
+        let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
+        let Submitted { parsed, mut copies } =
+            Submitted::read(&request.files, is_watched, request.runtime, &known, &named_runtimes(&inventory));
         let merged = merge(&parsed);
         let mut found = problems(&parsed, &merged);
         for Conflict { file, problem, .. } in
@@ -182,7 +184,6 @@ impl Engine {
                 found.push((file, problem));
             }
         }
-        let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
         found.extend(
             parsed.iter().flat_map(|(path, file)| cut_off(path, file, &inventory).map(|one| (path.clone(), one))),
         );
@@ -364,6 +365,16 @@ fn is_emptied(path: &Path, file: &ParsedFile, inventory: &[Declared]) -> bool {
 fn is_same_file(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.is_absolute().then(|| path.canonicalize().ok()).flatten();
     one == other || real(one).is_some_and(|one| real(other) == Some(one))
+}
+
+/// The runtimes that were named when deployments were applied, by deployment.
+fn named_runtimes(inventory: &[Declared]) -> BTreeMap<String, RuntimeKind> {
+    let live = inventory.iter().filter(|entry| entry.removed_at.is_none());
+    let named = live.filter_map(|entry| {
+        let merged = serde_json::from_str::<MergedDeployment>(&entry.spec).ok()?;
+        Some((entry.name.clone(), merged.named_runtime()?))
+    });
+    named.collect()
 }
 
 fn emptied_problem() -> Problem {

@@ -19,7 +19,6 @@ mod event;
 mod explain;
 mod flight;
 mod follow;
-mod handover;
 mod health;
 mod images;
 mod jobs;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,7 +16,6 @@ use super::core::{Core, Parts, Scope, Settled};
 use super::declared::{Declared, Removed};
 use super::engine::{Engine, Inner};
 use super::event::{self, Event};
-use super::handover::{Place, taken_over};
 use super::jobs::{Jobs, StoredJobs};
 use super::memory::{self, Keeper, Notebook};
 use super::reread::Reread;
@@ -24,15 +24,15 @@ use super::{EngineError, EngineOptions, Mode, convert, runtimes};
 use crate::clock::{Clock, SystemClock};
 use crate::plan::revisions;
 use crate::source::{
-    self, Deleted, DirectorySource, Records, Root, RootKind, SourceError, SourceHandle, SourceOptions, SourceStopped,
-    SpecSnapshot, hand_over, last_roots,
+    self, Deleted, DirectorySource, NamedRuntimes, Records, Root, RootKind, SourceError, SourceHandle, SourceOptions,
+    SourceStopped, SpecSnapshot, hand_over, last_roots,
 };
 use crate::spec::RuntimeKind;
 use crate::state::Desired;
 use crate::status::HoldView;
 use crate::store::{
-    ActivityRecords, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError, discard_applied,
-    sweep_applied,
+    ActivityRecords, AppliedFile, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError,
+    discard_applied, read_applied, sweep_applied,
 };
 
 /// What the store is told and has not taken yet; more than that is told again.
@@ -69,19 +69,16 @@ impl Engine {
         let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
         let watched = watched_roots(&options.mode, &store)?;
         let clock = Arc::new(SystemClock);
-        let copies = match options.mode {
-            Mode::Controller { .. } => {
-                let place = Place { applied: &state_dir.applied(), watched: &watched };
-                let copies = taken_over(place, options.runtime.is_none().then_some(default_runtime))?;
-                hand_over(&store, &copies, place.applied, &watched, clock.now())
-                    .map_err(local("applied files can't be taken over"))?;
-                copies
-            }
+        // Whoever names a runtime now means all that name none.
+        let named = options.runtime.map_or(NamedRuntimes::Remembered, |_| NamedRuntimes::Forgotten);
+        let taken_over = match options.mode {
+            Mode::Controller { .. } => take_over(&state_dir, &watched, &store, clock.now())?,
             Mode::Record | Mode::OneShot | Mode::Observe => Vec::new(),
         };
         let Sources { declared, source, reread, blind, mut tasks } =
-            sources(&options.mode, &watched, &state_dir, &store, default_runtime, clock).await?;
-        discard_applied(&copies, &state_dir.applied()).map_err(local("copies of applied files can't be removed"))?;
+            sources(&options.mode, &watched, &state_dir, &store, (default_runtime, named), clock).await?;
+        discard_applied(&taken_over, &state_dir.applied())
+            .map_err(local("copies of applied files can't be removed"))?;
         let Memory { removing, settled, events, jobs, memory, activity, notebook, sessions, session_book } =
             remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
@@ -260,6 +257,24 @@ fn watched_roots(mode: &Mode, store: &Store) -> Result<Vec<PathBuf>, EngineError
     }
 }
 
+/// Hands what was applied from a directory that is watched from now on over to its source: what is there counts in its
+/// place, and what is not is judged as if it had been watched all the time. Gives the copies, of which nothing is needed any
+/// more once the source is at work.
+fn take_over(
+    state_dir: &StateDir,
+    watched: &[PathBuf],
+    store: &Store,
+    now: DateTime<Utc>,
+) -> Result<Vec<AppliedFile>, EngineError> {
+    let dir = state_dir.applied();
+    // The source tells why copies can't be read.
+    let Ok(copies) = read_applied(&dir) else { return Ok(Vec::new()) };
+    let is_watched = |copy: &AppliedFile| watched.iter().any(|root| copy.origin.starts_with(root));
+    let taken_over: Vec<AppliedFile> = copies.into_iter().filter(is_watched).collect();
+    hand_over(store, &taken_over, &dir, watched, now).map_err(local("applied files can't be taken over"))?;
+    Ok(taken_over)
+}
+
 /// What says what is declared.
 struct Sources {
     declared: watch::Receiver<Arc<Declared>>,
@@ -316,7 +331,7 @@ async fn sources(
     watched: &[PathBuf],
     state_dir: &StateDir,
     store: &Arc<Store>,
-    default_runtime: RuntimeKind,
+    (default_runtime, runtimes): (RuntimeKind, NamedRuntimes),
     clock: Arc<dyn Clock>,
 ) -> Result<Sources, EngineError> {
     let (ended, blind) = watch::channel(false);
@@ -328,6 +343,7 @@ async fn sources(
         Mode::Controller { allow_empty, .. } => {
             options.allow_empty = *allow_empty;
             options.deleted = Deleted::Returns;
+            options.runtimes = runtimes;
         }
         // What they are not asked for they do nothing about: who does must find it changed.
         Mode::Record | Mode::OneShot => options.records = Records::Asked,
@@ -467,7 +483,15 @@ mod tests {
         let (store, clock) = (Arc::new(Store::in_memory().unwrap()), Arc::new(Defective::default()));
         let directory = base.path().to_path_buf();
         let mode = Mode::Controller { directory: directory.clone(), allow_empty: false, once: false };
-        let opened = sources(&mode, &[directory], &state_dir, &store, RuntimeKind::Sim, clock.clone()).await;
+        let opened = sources(
+            &mode,
+            &[directory],
+            &state_dir,
+            &store,
+            (RuntimeKind::Sim, NamedRuntimes::Remembered),
+            clock.clone(),
+        )
+        .await;
         let Sources { source, mut blind, tasks: _tasks, .. } = opened.unwrap();
         let source = source.unwrap();
         source.rescan().await.unwrap();

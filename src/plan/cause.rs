@@ -57,6 +57,11 @@ pub enum Cause {
         /// Restarts in a row, this one included.
         streak: u32,
     },
+    /// Somebody else stopped the instance, or the engine or machine that it ran on was shut down.
+    StoppedByOthers {
+        /// How it ended.
+        exit: Exit,
+    },
     /// The instance was created and never started.
     NotStarted,
     /// The instance is frozen and nobody asked for it.

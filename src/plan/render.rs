@@ -83,6 +83,7 @@ impl Display for Cause {
             Self::RuntimeChanged { from, to } => write!(f, "runtime changed from {from} to {to}"),
             Self::ScaledDown { replicas } => write!(f, "scaled down to {}", self::replicas(*replicas)),
             Self::Exited { exit, streak } => write!(f, "{exit}, restart {streak} in a row"),
+            Self::StoppedByOthers { exit } => write!(f, "stopped by somebody else: {exit}"),
             Self::NotStarted => f.write_str("created and never started"),
             Self::Paused => f.write_str("paused by somebody else"),
             Self::Expired { since } => write!(f, "reached its maximum age, started at {}", time(*since)),

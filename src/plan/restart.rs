@@ -21,7 +21,7 @@ pub(super) enum AfterExit {
         streak: u32,
     },
     /// A new attempt at once, which does not count as a restart: the exit was asked for, and what asked for it
-    /// does not hold any more.
+    /// does not hold any more, or had no say.
     Replace,
     /// It is down on purpose; nobody misses it.
     AtRest(Wait),
@@ -59,7 +59,9 @@ fn by_policy(instance: &Instance, exit: &Exit, spec: &ServiceSpec, counts_from: 
         }
         // As if it had crashed.
         EndedBy::Request(StopCause::Unhealthy) => {}
-        EndedBy::Request(StopCause::Idle | StopCause::Expired | StopCause::Retired | StopCause::Asked) => {
+        EndedBy::Request(
+            StopCause::Idle | StopCause::Expired | StopCause::Retired | StopCause::Asked | StopCause::Others,
+        ) => {
             return AfterExit::Replace;
         }
         // A runtime may not remember who asked for the end; the length of the run tells as well.

@@ -16,10 +16,14 @@ use chrono::{DateTime, Utc};
 
 use super::Result;
 use crate::spec::RuntimeKind;
-use crate::state::{Instance, Phase, StopRecord, StopRequest};
+use crate::state::{Instance, Phase, StopCause, StopRecord, StopRequest};
 
 /// Time after its grace in which a stop ends an instance or never: the kill, and an engine under load.
 const BEYOND_GRACE: Duration = Duration::from_secs(60);
+
+/// Longest grace that is assumed of somebody else's stop: `docker stop` gives 10 s where nothing is said, and an engine that is
+/// shut down 15 s.
+const OTHERS_GRACE: Duration = Duration::from_secs(15);
 
 /// Keeps records of stops beyond the life of an adapter.
 #[async_trait]
@@ -88,6 +92,16 @@ impl Stops {
         let before = self.lock().insert(instance.runtime_id.clone(), asked);
         self.keep(record).await;
         before
+    }
+
+    /// Notes that somebody else asked an instance to end, unless we did: what follows is no crash.
+    pub async fn others_stop(&self, instance: &Instance, now: DateTime<Utc>) {
+        let is_ours = |asked: &Asked| asked.verdict(&instance.phase, true, now) != Verdict::Void;
+        if self.lock().get(&instance.runtime_id).is_some_and(is_ours) {
+            return;
+        }
+        let stop = StopRequest { signal: instance.stop.signal, grace: OTHERS_GRACE, cause: StopCause::Others };
+        self.will_stop(instance, &stop, now).await;
     }
 
     /// Takes back what [`Stops::will_stop`] noted, because there was nothing left to stop.
@@ -220,6 +234,27 @@ mod tests {
             stops.attribute(&mut instance, true, at(11));
             assert_eq!(instance.unhealthy().is_some(), expected, "{cause:?} {phase:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_stops_did_not_end_by_itself_and_our_own_stop_goes_first() {
+        let running = || instance(Phase::Running { since: at(0), ready: true });
+        let stopped_at = |end: i64, ours: Option<StopCause>| async move {
+            let stops = Stops::open(RuntimeKind::Docker, None).await.unwrap();
+            if let Some(cause) = ours {
+                let stop = StopRequest { signal: crate::spec::Signal::TERM, grace: Duration::from_secs(10), cause };
+                stops.will_stop(&running(), &stop, at(9)).await;
+            }
+            stops.others_stop(&running(), at(10)).await;
+            let mut ended = instance(Phase::Exited(Exit::from_code(0, Some(at(0)), at(end))));
+            stops.attribute(&mut ended, true, at(end));
+            let Phase::Exited(exit) = ended.phase else { panic!("it ended") };
+            exit.ended_by
+        };
+        use crate::state::EndedBy;
+        assert_eq!(stopped_at(20, None).await, EndedBy::Request(StopCause::Others));
+        assert_eq!(stopped_at(10 + 15 + 61, None).await, EndedBy::Itself, "it took the signal for something else");
+        assert_eq!(stopped_at(20, Some(StopCause::Idle)).await, EndedBy::Request(StopCause::Idle));
     }
 
     #[test]

@@ -40,6 +40,6 @@ pub use read::read_now;
 pub use roots::last_roots;
 pub use scan::{Recording, Scanned, Scanner, SourceError};
 pub use snapshot::{
-    CountedFile, Deleted, Effect, FileProblem, Hold, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot,
-    Unwatched,
+    CountedFile, Deleted, Effect, FileProblem, Hold, NamedRuntimes, Records, Removed, Root, RootKind, SourceOptions,
+    SpecSnapshot, Unwatched,
 };

@@ -15,7 +15,7 @@ use super::lookout::Lookout;
 use super::roots::checked;
 use super::settle::Settling;
 use super::snapshot::{
-    CountedFile, Deleted, Hold, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched,
+    CountedFile, Deleted, Hold, NamedRuntimes, Records, Removed, Root, RootKind, SourceOptions, SpecSnapshot, Unwatched,
 };
 use super::trace::WatchPlan;
 use super::unclosed::Unclosed;
@@ -170,6 +170,9 @@ impl Scanner {
             false => self.present.merge(findings.present()),
         };
         let mut verdict = Verdict::new(&findings, &counted, &present, &self.known);
+        if self.options.runtimes == NamedRuntimes::Remembered {
+            verdict.inherit_runtimes(&self.known, |file| self.lookout.is_watched(file));
+        }
         self.out_of_sight = findings.out_of_sight();
         self.unmounted.clone_from(&findings.unmounted);
         let deleted = self.still_deleted();

@@ -49,6 +49,19 @@ pub struct SourceOptions {
     pub deleted: Deleted,
     /// What is recorded of what watched files declare.
     pub records: Records,
+    /// What becomes of runtimes that were named when deployments of watched files were applied.
+    pub runtimes: NamedRuntimes,
+}
+
+/// What becomes of the runtime that was named when a deployment was applied whose file is watched now, and that is no part
+/// of the file: it counts for services that name none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedRuntimes {
+    /// It stays, in whichever file the deployment is, until every service names one or the deployment goes: nothing is moved
+    /// unasked.
+    Remembered,
+    /// Somebody named another one for all.
+    Forgotten,
 }
 
 /// What is recorded as declared of what watched files declare. What commands keep in our own directory is recorded always.
@@ -82,6 +95,7 @@ impl Default for SourceOptions {
             allow_empty: false,
             deleted: Deleted::Stays,
             records: Records::Everything,
+            runtimes: NamedRuntimes::Remembered,
         }
     }
 }

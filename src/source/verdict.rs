@@ -53,6 +53,18 @@ impl Verdict {
         verdict
     }
 
+    /// Lets the runtime that was named when a deployment was applied count for services of watched files that name none.
+    pub(super) fn inherit_runtimes(&mut self, known: &Inventory, is_watched: impl Fn(&Path) -> bool) {
+        for (name, deployment) in &mut self.fresh {
+            let known = known.get(name).filter(|known| known.is_live()).and_then(|known| known.deployment.as_ref());
+            let Some(named) = known.and_then(MergedDeployment::named_runtime) else { continue };
+            let open = deployment.services.values_mut().filter(|service| service.runtime.is_none());
+            for service in open.filter(|service| is_watched(&service.file)) {
+                service.default_runtime = Some(named);
+            }
+        }
+    }
+
     /// Keeps a deployment as it was. Where not even that is known, it is named as stale, so that nobody touches it.
     pub(super) fn keep(&mut self, name: &str, known: &Known, why: impl FnOnce() -> String) {
         match &known.deployment {

@@ -213,4 +213,6 @@ pub enum StopCause {
     Unhealthy,
     /// Somebody asked that it stay down (`keel stop`).
     Asked,
+    /// Somebody else stopped it behind our back, or the engine or machine that it ran on was shut down.
+    Others,
 }

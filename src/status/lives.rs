@@ -89,7 +89,7 @@ fn of_exit(exit: &Exit) -> LifeState {
         EndedBy::Request(StopCause::Asked) => LifeState::Stopped,
         EndedBy::Request(StopCause::Retired) => LifeState::Stopping,
         EndedBy::Itself if exit.is_success() => LifeState::Completed,
-        EndedBy::Itself | EndedBy::Request(StopCause::Unhealthy) => LifeState::Failed,
+        EndedBy::Itself | EndedBy::Request(StopCause::Unhealthy | StopCause::Others) => LifeState::Failed,
     }
 }
 

@@ -102,6 +102,12 @@ fn a_run_fails_when_more_instances_failed_than_its_limit() {
 }
 
 #[test]
+fn what_somebody_else_stopped_is_tried_again_and_fails_no_run() {
+    let stopped = one(0, 'a').exited(1, 5, 1).by(StopCause::Others);
+    job("backoff_limit: 0").with([stopped]).expect("launch web/0 a1: stopped by somebody else: exited 1");
+}
+
+#[test]
 fn a_deadline_counts_from_the_first_instance_and_ends_the_run() {
     let first = one(0, 'a').exited(1, 5, 3500);
     let second = one(0, 'a').attempt(1).restarted(1, 1).since(600);

@@ -22,6 +22,7 @@ fn exit() -> impl Strategy<Value = Exit> {
         1 => Just(EndedBy::Request(StopCause::Expired)),
         1 => Just(EndedBy::Request(StopCause::Unhealthy)),
         1 => Just(EndedBy::Request(StopCause::Asked)),
+        1 => Just(EndedBy::Request(StopCause::Others)),
     ];
     (prop_oneof![Just(0), Just(1), Just(137)], 0_i64..2000, 0_i64..500, ended_by).prop_map(|(code, ran, end, by)| {
         let mut exit = Exit::from_code(code, Some(ago(ran + end)), ago(end));

@@ -206,6 +206,24 @@ fn a_retirement_that_was_cut_off_is_finished() {
 }
 
 #[test]
+fn what_somebody_else_stopped_is_replaced_at_once_whatever_the_policy_and_counts_as_no_crash() {
+    let stopped = |code| up(0, 'a').restarted(4, 4).exited(code, 60, 0).by(StopCause::Others);
+    for (fields, code) in [
+        ("", 143),
+        ("restart_policy: {kind: on_failure}", 0),
+        ("restart_policy: {kind: 'no'}", 143),
+        ("restart_policy: {max_attempts: 1}", 143),
+        ("restart_policy: {final_exit_codes: [143]}", 143),
+        ("errors: {on_panic: {action: isolate}}", 1),
+        ("errors: {on_panic: {action: shutdown}}", 1),
+    ] {
+        let how = if code == 143 { "killed by SIGTERM".to_owned() } else { format!("exited {code}") };
+        let launch = format!("launch (restarts 4, streak 4) web/0 a1: stopped by somebody else: {how}");
+        web(fields).with([stopped(code)]).expect(&launch);
+    }
+}
+
+#[test]
 fn beside_a_run_only_the_one_before_it_is_kept() {
     web("").with([crashed(0), crashed(1), crashed(2), up(0, 'a').attempt(3).restarted(3, 3)]).expect(
         "remove web/0 a0: dead, and no longer needed for its output

@@ -1,6 +1,9 @@
 //! A controller that watches a directory for the first time from which files were applied before.
 
-use evenkeel::source::{Deleted, Recording, Root, RootKind, Scanner, SpecSnapshot, hand_over, last_roots};
+use evenkeel::source::{
+    Deleted, NamedRuntimes, Recording, Root, RootKind, Scanner, SpecSnapshot, hand_over, last_roots,
+};
+use evenkeel::spec::{RuntimeKind, parse};
 use evenkeel::store::{AppliedFile, discard_applied, read_applied, save_applied};
 
 use crate::bench::{Bench, deployment, images, names, problems, removed};
@@ -8,13 +11,15 @@ use crate::bench::{Bench, deployment, images, names, problems, removed};
 /// `specs` is applied, and watched later.
 struct Applied {
     bench: Bench,
+    /// The runtime that is named with every apply.
+    runtime: Option<RuntimeKind>,
     scanner: Option<Scanner>,
 }
 
 impl Applied {
     /// A file `NAME.yaml` per deployment was applied, and is still there.
     fn with(names: &[&str]) -> Self {
-        let mut applied = Self { bench: Bench::new(), scanner: None };
+        let mut applied = Self { bench: Bench::new(), runtime: None, scanner: None };
         for name in names {
             applied.bench.write(&format!("{name}.yaml"), &deployment(name, "one"));
             applied.save(&format!("{name}.yaml"), &deployment(name, "one"), &[]);
@@ -28,7 +33,10 @@ impl Applied {
             origin: self.bench.path(file),
             text: text.to_owned(),
             without: without.iter().map(|name| (*name).to_owned()).collect(),
-            default_runtimes: Default::default(),
+            default_runtimes: parse(text)
+                .deployments()
+                .filter_map(|name| Some((name.to_owned(), self.runtime?)))
+                .collect(),
         };
         save_applied(&[copy], &self.copies()).unwrap();
     }
@@ -134,6 +142,40 @@ fn what_was_emptied_cut_off_or_broken_meanwhile_keeps_what_was_applied_and_a_cha
     assert_eq!((images(&snapshot), problems(&snapshot).len()), (kept.map(str::to_owned).to_vec(), 2));
     applied.bench.write("b.yaml", "version: v1\ndeployment: b\nservices: {}\n");
     assert_eq!(images(&applied.scan()), ["a/web=one", "c/web=one", "d/web=two", "e/web=one"]);
+}
+
+#[test]
+fn the_runtime_that_was_named_with_an_apply_stays_whatever_becomes_of_the_file_until_one_is_written() {
+    let runtime = |snapshot: &SpecSnapshot, name: &str| snapshot.deployments[name].services["web"].declared_runtime();
+    let named = || {
+        let mut applied = Applied { bench: Bench::new(), runtime: Some(RuntimeKind::Docker), scanner: None };
+        for name in ALL {
+            applied.bench.write(&format!("{name}.yaml"), &deployment(name, "one"));
+            applied.save(&format!("{name}.yaml"), &deployment(name, "one"), &[]);
+        }
+        applied.command();
+        applied
+    };
+    let mut applied = named();
+    std::fs::rename(applied.bench.path("a.yaml"), applied.bench.path("site.yaml")).unwrap();
+    applied.bench.write("b.yaml", "services: [");
+    applied.bench.write("c.yaml", &deployment("c", "one").replace("services:", "runtime: sandbox\nservices:"));
+    let snapshot = applied.watch();
+    let docker = Some(RuntimeKind::Docker);
+    assert_eq!(["a", "b", "d"].map(|name| runtime(&snapshot, name)), [docker; 3]);
+    assert_eq!(runtime(&snapshot, "c"), Some(RuntimeKind::Sandbox));
+    applied.bench.write("b.yaml", &deployment("b", "two"));
+    applied.bench.write("c.yaml", &deployment("c", "one"));
+    for _ in 0..2 {
+        let snapshot = applied.watch();
+        assert_eq!(["a", "b", "d"].map(|name| runtime(&snapshot, name)), [docker; 3]);
+        assert_eq!(runtime(&snapshot, "c"), None, "what was written took its place");
+    }
+    // Somebody names one for all that name none.
+    applied.bench.options.runtimes = NamedRuntimes::Forgotten;
+    assert_eq!(runtime(&applied.watch(), "a"), None);
+    applied.bench.options.runtimes = NamedRuntimes::Remembered;
+    assert_eq!(runtime(&applied.watch(), "a"), None);
 }
 
 #[test]

@@ -17,13 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Private {
     dir: TempDir,
     process: Option<Child>,
+    /// Whether its containers go on when it ends; else it stops them, as an engine does where nobody says otherwise.
+    pub leaves_containers: bool,
 }
 
 impl Private {
     /// An engine that was not started; `None` where the tests have no engines.
     pub fn new() -> Option<Self> {
         engine::socket(Kind::Docker)?;
-        Some(Self { dir: tempfile::tempdir().unwrap(), process: None })
+        Some(Self { dir: tempfile::tempdir().unwrap(), process: None, leaves_containers: true })
     }
 
     /// Its socket.
@@ -37,7 +39,8 @@ impl Private {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(path("log")).unwrap();
         let process = Command::new("setpriv")
             // TERM lets it end its containers; a killed engine would leave them.
-            .args(["--pdeathsig", "TERM", "dockerd", "--bridge", "none", "--iptables=false", "--live-restore"])
+            .args(["--pdeathsig", "TERM", "dockerd", "--bridge", "none", "--iptables=false"])
+            .args(self.leaves_containers.then_some("--live-restore"))
             .args(["--host", &format!("unix://{}", self.socket().display())])
             .args(["--data-root", &path("data"), "--exec-root", &path("exec"), "--pidfile", &path("pid")])
             .stdin(Stdio::null())
@@ -55,7 +58,7 @@ impl Private {
         assert!(answered, "{}", std::fs::read_to_string(path("log")).unwrap());
     }
 
-    /// Ends it; its containers go on.
+    /// Ends it; its containers go on where it leaves them.
     pub fn stop(&mut self) {
         let Some(mut process) = self.process.take() else { return };
         let pid = rustix::process::Pid::from_child(&process);

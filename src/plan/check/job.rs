@@ -109,5 +109,7 @@ fn succeeded(instance: &Instance) -> bool {
 }
 
 fn failed(instance: &Instance) -> bool {
-    exit(instance).is_some_and(|exit| !exit.is_success() && exit.ended_by != EndedBy::Request(StopCause::Retired))
+    exit(instance).is_some_and(|exit| {
+        !exit.is_success() && !matches!(exit.ended_by, EndedBy::Request(StopCause::Retired | StopCause::Others))
+    })
 }

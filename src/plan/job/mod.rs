@@ -146,6 +146,7 @@ fn launch(
             true => return false,
             false => Cause::Retry { exit: exit.clone(), failed, limit: retries(&desired.spec) },
         },
+        None if let Some(exit) = completion.stopped_by_others() => Cause::StoppedByOthers { exit: exit.clone() },
         None if run.id.is_scheduled() => Cause::Scheduled { at: run.id.at() },
         None if is_triggered(draft, desired, run.id) => Cause::Triggered,
         None => Cause::Incomplete { completions: desired.spec.job().completions() },

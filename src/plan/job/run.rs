@@ -178,6 +178,11 @@ impl<'a> Completion<'a> {
         exit_of(newest).filter(|exit| is_failure(exit)).map(|exit| (newest, exit))
     }
 
+    /// How its last instance ended, where somebody else stopped that.
+    pub(super) fn stopped_by_others(&self) -> Option<&'a Exit> {
+        self.newest.and_then(exit_of).filter(|exit| exit.ended_by == EndedBy::Request(StopCause::Others))
+    }
+
     /// Whether it was stopped because the run was to end.
     fn is_stopped(&self) -> bool {
         let exit = self.newest.and_then(exit_of);
@@ -222,7 +227,7 @@ fn is_success(exit: &Exit) -> bool {
 }
 
 fn is_failure(exit: &Exit) -> bool {
-    !is_success(exit) && exit.ended_by != EndedBy::Request(StopCause::Retired)
+    !is_success(exit) && !matches!(exit.ended_by, EndedBy::Request(StopCause::Retired | StopCause::Others))
 }
 
 /// Failed instances of a run after which another one is still made.

@@ -53,7 +53,7 @@ pub fn undo(
     to: Option<u64>,
     now: DateTime<Utc>,
 ) -> Result<u64, OrderError> {
-    if history.pause.is_some() {
+    if history.pause == Some(Pause::User) {
         return Err(OrderError::Paused);
     }
     let current = history.wanted(declared);
@@ -70,6 +70,8 @@ pub fn undo(
         return Err(OrderError::Same { number });
     }
     history.restart = None;
+    // A failure that paused it is answered by that.
+    history.pause = None;
     history.tried_anew = Some(now);
     history.pin = (!declared.is_made_from(&revision)).then(|| Pin {
         declared: Declaration::of(declared),

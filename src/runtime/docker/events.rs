@@ -30,8 +30,10 @@ const INSPECTIONS: usize = 16;
 
 /// Events that change an instance, and signals that are sent to it. Podman says `died` for `die` and `remove` for `destroy`. Without this filter the
 /// exec events of health checks flood the stream.
-const ACTIONS: &[&str] =
-    &["create", "start", "restart", "kill", "die", "died", "oom", "pause", "unpause", "rename", "destroy", "remove"];
+const ACTIONS: &[&str] = &[
+    "create", "start", "restart", "kill", "stop", "die", "died", "oom", "pause", "unpause", "rename", "destroy",
+    "remove",
+];
 
 /// That health checks of an image say something else than before. Podman says so with every check.
 const HEALTH: &str = "health_status";
@@ -203,8 +205,13 @@ impl Pump {
             }
             "kill" => {
                 if let Some(signal) = attributes.get("signal").and_then(|text| signal(text)) {
+                    self.signalled(container, signal).await;
                     self.send(RuntimeEvent::Signalled(instance, signal)).await;
                 }
+                None
+            }
+            "stop" => {
+                self.stopped(container).await;
                 None
             }
             "oom" => {
@@ -219,8 +226,30 @@ impl Pump {
         }
     }
 
+    /// Takes note of a signal that asks a program to end. One that kills it outright leaves it no say, as a crash does.
+    async fn signalled(&self, container: &str, signal: Signal) {
+        let Some(known) = self.inner.facts.get(container) else { return };
+        let runs = matches!(known.phase, Phase::Running { .. } | Phase::Paused { .. });
+        let asks = [Signal::TERM, Signal::INT, Signal::QUIT].contains(&signal) || signal == known.stop.signal;
+        if runs && asks && signal != Signal::KILL {
+            self.inner.facts.stops.others_stop(&known, Utc::now()).await;
+        }
+    }
+
+    /// Takes note of a stop that is over; Podman tells of nothing before that.
+    async fn stopped(&self, container: &str) {
+        let seen = self.inner.facts.now();
+        let Some(known) = self.inner.facts.get(container) else { return };
+        self.inner.facts.stops.others_stop(&known, Utc::now()).await;
+        if matches!(known.phase, Phase::Exited(_)) {
+            let ended = self.inner.facts.learn(seen, known);
+            self.send(RuntimeEvent::Changed(Box::new(ended))).await;
+        }
+    }
+
     /// Takes note that memory ran out, for the end that this leads to; a busy engine tells of the end first.
     async fn ran_out_of_memory(&mut self, container: &str) {
+        let seen = self.inner.facts.now();
         let known = self.inner.facts.get(container);
         let Some((Phase::Exited(exit), known)) = known.map(|known| (known.phase.clone(), known)) else {
             self.out_of_memory.insert(container.to_owned());
@@ -228,7 +257,7 @@ impl Pump {
         };
         if !exit.oom_killed {
             let ended = Instance { phase: Phase::Exited(exit.out_of_memory()), ..known };
-            let ended = self.inner.facts.learn(self.inner.facts.now(), ended);
+            let ended = self.inner.facts.learn(seen, ended);
             self.send(RuntimeEvent::Changed(Box::new(ended))).await;
         }
     }
@@ -237,6 +266,7 @@ impl Pump {
     /// apart. The one that follows corrects what the event does not know.
     async fn ended(&mut self, container: &str, attributes: &HashMap<String, String>, event: &EventMessage) {
         let out_of_memory = self.out_of_memory.remove(container);
+        let seen = self.inner.facts.now();
         let code = ["exitCode", "containerExitCode"].iter().find_map(|key| attributes.get(*key)?.parse().ok());
         let (Some(known), Some(code), Some(at)) = (self.inner.facts.get(container), code, event.time_nano) else {
             return;
@@ -244,7 +274,7 @@ impl Pump {
         let phase =
             Phase::Exited(coded(code, out_of_memory, known.phase.started_at(), DateTime::from_timestamp_nanos(at)));
         let ended = Instance { phase, pid: None, ports: Vec::new(), health: None, ..known };
-        let ended = self.inner.facts.learn(self.inner.facts.now(), ended);
+        let ended = self.inner.facts.learn(seen, ended);
         self.send(RuntimeEvent::Changed(Box::new(ended))).await;
     }
 

@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// Room for most files of `/proc/PID`, in bytes: `status` is the longest of those that are read (proc(5)).
-const PROC_FILE: usize = 2 << 10;
+const PROC_FILE: usize = 4 << 10;
 
 /// A process of one boot: its number, and when it started, which tells it from a later one of the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,8 +102,19 @@ pub fn read_stat(pid: i32) -> io::Result<Stat> {
 /// # Errors
 /// There is no such process, or it is not to be looked at.
 pub fn read_proc(pid: i32, name: &str) -> io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(PROC_FILE);
-    fs::File::open(format!("/proc/{pid}/{name}"))?.read_to_end(&mut text)?;
+    let mut file = fs::File::open(format!("/proc/{pid}/{name}"))?;
+    let mut text = vec![0; PROC_FILE];
+    let mut have = 0;
+    loop {
+        if have == text.len() {
+            text.resize(2 * have, 0);
+        }
+        match file.read(&mut text[have..])? {
+            0 => break,
+            more => have += more,
+        }
+    }
+    text.truncate(have);
     Ok(text)
 }
 

@@ -38,10 +38,6 @@ pub fn tree_at(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    // What is mounted over it is somebody else's; mounts below it are refused by the system.
-    if is_mount_root(top.as_fd()) {
-        return Err(Errno::BUSY.into());
-    }
     let mut lifted = 0;
     while empty(top.as_fd(), &mut |name| dissolve(top.as_fd(), name, &mut lifted))? {}
     drop(top);
@@ -110,7 +106,9 @@ fn dissolve(top: BorrowedFd<'_>, name: &CStr, lifted: &mut u64) -> io::Result<()
 /// Moves a directory up into the first one, under a name that is free there.
 fn lift(from: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, lifted: &mut u64) -> io::Result<()> {
     // A directory that may not be written can't be moved: its `..` changes.
-    let _ = open(from, name);
+    if let Err(Errno::BUSY) = open(from, name) {
+        return Err(Errno::BUSY.into());
+    }
     loop {
         *lifted += 1;
         let free = CString::new(format!(".lifted-{lifted}"))?;
@@ -126,10 +124,14 @@ fn lift(from: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, lifted: &mut u64
     }
 }
 
-/// Opens a directory, with every right of its owner on it where it belongs to this user.
+/// Opens a directory, with every right of its owner on it where it belongs to this user. `BUSY` where something is mounted.
 fn open(at: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
     let handle =
         openat(at, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    // What is mounted there is somebody else's, its mode too.
+    if is_mount_root(handle.as_fd()) {
+        return Err(Errno::BUSY);
+    }
     // Through the descriptor: the name may come to mean something else. Another user's is opened as it is.
     let own = format!("/proc/self/fd/{}", handle.as_raw_fd());
     let closed = rustix::fs::fstat(&handle).is_ok_and(|stat| stat.st_mode & 0o700 != 0o700);
@@ -186,12 +188,45 @@ mod tests {
         tree(&folder.path().join("tree")).unwrap();
     }
 
+    /// Where a process with mounts of its own finds the tree that it tries to remove; it does nothing without.
+    const TREE: &str = "KEEL_TEST_TREE";
+
     #[test]
-    fn what_is_mounted_over_a_tree_stays() {
-        // A mount of the machine that is there in every namespace: nobody mounts anything for this.
-        let error = tree(Path::new("/proc")).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
-        assert!(!is_mount_root(open(CWD, c"/proc/1").unwrap().as_fd()));
+    fn tries_to_remove_a_tree_with_mounts() {
+        let Some(tree_path) = std::env::var_os(TREE) else { return };
+        assert_eq!(tree(Path::new(&tree_path)).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+    }
+
+    #[test]
+    fn what_is_mounted_over_a_tree_or_in_it_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("precious/inside")).unwrap();
+        fs::set_permissions(path("precious"), fs::Permissions::from_mode(0o555)).unwrap();
+        for place in ["tree", "tree/a/b"] {
+            fs::create_dir_all(path(place)).unwrap();
+            // With the rights to mount, for an ordinary user too, and never where the machine sees it.
+            let mut command = std::process::Command::new("unshare");
+            command.args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-ec",
+                "mount --bind $0 $1; shift; exec \"$@\"",
+            ]);
+            command.args([path("precious"), path(place)]).arg(std::env::current_exe().unwrap());
+            command.args(["--exact", "runtime::sandbox::remove::tests::tries_to_remove_a_tree_with_mounts"]);
+            let done = command.env(TREE, path("tree")).output().unwrap();
+            if String::from_utf8_lossy(&done.stderr).starts_with("unshare: ") {
+                return eprintln!("skipped: no user namespaces here");
+            }
+            assert!(done.status.success(), "{place}: {done:?}");
+            assert!(path("precious/inside").exists(), "{place}");
+            let mode = fs::metadata(path("precious")).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o555, "{place}");
+        }
+        tree(&path("tree")).unwrap();
     }
 
     /// A chain of directories of the same name.

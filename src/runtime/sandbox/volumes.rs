@@ -148,6 +148,7 @@ pub fn remove_one(path: &Path) -> io::Result<()> {
 /// # Errors
 /// The disk refuses.
 pub fn discard(aside: &Path) -> io::Result<()> {
+    remove::refuse_mounts(aside)?;
     for volume in fs::read_dir(aside).into_iter().flatten().flatten() {
         quota::release(&volume.path());
     }

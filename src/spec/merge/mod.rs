@@ -77,6 +77,14 @@ pub struct MergedService {
     pub default_runtime: Option<RuntimeKind>,
 }
 
+impl MergedDeployment {
+    /// The runtime that was named when it was applied, for services that name none; none where none was, or all of them
+    /// name one.
+    pub fn named_runtime(&self) -> Option<RuntimeKind> {
+        self.services.values().filter(|service| service.runtime.is_none()).find_map(|service| service.default_runtime)
+    }
+}
+
 impl MergedService {
     /// The runtime that it was declared for; `None` where that is left to whoever runs it.
     pub fn declared_runtime(&self) -> Option<RuntimeKind> {

@@ -52,7 +52,7 @@ pub async fn blob(
         let (digest, size) = (&wanted.digest, wanted.size);
         return Err(ImageError::refused(format!("the layer {digest} has {size} bytes, more than {LARGEST_BLOB}")));
     }
-    let lock = store.lock(&wanted.digest, lease).await?;
+    let lock = store.lock_blob(&wanted.digest, lease).await?;
     let path = store.blob(&wanted.digest);
     if fs::metadata(&path).is_ok_and(|data| data.len() == wanted.size) {
         progress(wanted.size);

@@ -311,7 +311,7 @@ impl Work<'_> {
             self.meter.done(index);
             return Ok(Some(name));
         }
-        let lock = store.lock(&layer.diff, self.lease).await?;
+        let lock = store.lock_layer(&layer.diff, self.lease).await?;
         if let Some(name) = layer.present(store) {
             self.meter.done(index);
             return Ok(Some(name));

@@ -284,13 +284,26 @@ impl Store {
         try_lock(&path).map_err(|error| ImageError::io(format!("locking {}", path.display()), &error))
     }
 
-    /// Waits until this is the only one that works at a digest, in this and every other process. The lease keeps the
+    /// Waits until this is the only one that downloads a blob, in this and every other process. The lease keeps the
     /// lock's file from being removed.
     ///
     /// # Errors
     /// The lock can't be opened.
-    pub async fn lock(&self, digest: &Digest, _lease: &Lock) -> Result<Lock> {
-        let path = self.locks().join(digest.hex());
+    pub async fn lock_blob(&self, digest: &Digest, lease: &Lock) -> Result<Lock> {
+        self.lock(digest.hex(), lease).await
+    }
+
+    /// Waits until this is the only one that unpacks a layer, as for a blob. Whoever has it may wait for the lock of the blob,
+    /// which has the same digest where it is not compressed.
+    ///
+    /// # Errors
+    /// The lock can't be opened.
+    pub async fn lock_layer(&self, diff: &Digest, lease: &Lock) -> Result<Lock> {
+        self.lock(&format!("layer-{}", diff.hex()), lease).await
+    }
+
+    async fn lock(&self, name: &str, _lease: &Lock) -> Result<Lock> {
+        let path = self.locks().join(name);
         loop {
             match try_lock(&path) {
                 Ok(Some(lock)) => return Ok(lock),
