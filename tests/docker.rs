@@ -1,5 +1,7 @@
 //! The docker runtime against real engines: Docker's and Podman's, each started for tests by `.ci/engines`.
 
+#[path = "docker/changed.rs"]
+mod changed;
 #[path = "support/engine.rs"]
 mod engine;
 #[path = "docker/failing.rs"]

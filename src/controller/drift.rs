@@ -31,4 +31,17 @@ impl State {
         tracing::warn!("{message}");
         self.record_event(Some(&id.deployment), "SignalledByOthers", message);
     }
+
+    /// Notes that an instance is not what was created any more, once for each change.
+    pub(super) fn note_change(&self, instance: &Instance) {
+        let Instance { id, runtime, runtime_id, .. } = instance;
+        let Some(what) = instance.changed_by_others() else { return };
+        let before = self.cache.get(*runtime, runtime_id).and_then(Instance::changed_by_others);
+        if before == Some(what) || !self.covers(&id.deployment) {
+            return;
+        }
+        let message = format!("{id} was changed by somebody else: {what}");
+        tracing::warn!("{message}");
+        self.record_event(Some(&id.deployment), "ChangedByOthers", message);
+    }
 }

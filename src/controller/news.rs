@@ -58,6 +58,7 @@ impl State {
         match listing {
             Ok(listing) => {
                 let first = attached.lists.succeeded(now);
+                listing.instances.iter().for_each(|instance| self.note_change(instance));
                 let (touched, gone) = self.cache.listed(kind, call.began, listing, wall);
                 if self.unreachable.remove(&kind).is_some() || first {
                     self.enqueue_all();
@@ -79,6 +80,7 @@ impl State {
         match event {
             RuntimeEvent::Changed(instance) => {
                 let deployment = instance.id.deployment.clone();
+                self.note_change(&instance);
                 if self.cache.changed(*instance, wall) {
                     self.queue.add(&deployment, now);
                 }

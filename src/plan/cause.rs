@@ -71,6 +71,11 @@ pub enum Cause {
         /// When it started.
         since: DateTime<Utc>,
     },
+    /// Somebody else changed the instance.
+    ChangedByOthers {
+        /// What is otherwise than it was created with.
+        what: String,
+    },
     /// The instance had no activity for too long.
     Idle {
         /// Its last activity.

@@ -132,6 +132,7 @@ fn stale(instance: &Instance, desired: &DesiredService, draft: &mut Draft<'_>) -
     }
     match draft.verdict(instance, &desired.spec) {
         Verdict::Recycle { since } => Some(Cause::Expired { since }),
+        Verdict::Changed => instance.changed_by_others().map(|what| Cause::ChangedByOthers { what: what.to_owned() }),
         Verdict::Keep { next } => {
             if let Some(next) = next {
                 draft.look_at(next);

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::idle::{Limit, Strike, limits};
 use crate::spec::ServiceSpec;
-use crate::state::Instance;
+use crate::state::{Instance, Phase};
 
 /// What an instance's limits on age and idleness say about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Verdict {
         /// When it started.
         since: DateTime<Utc>,
     },
+    /// Somebody else changed it, and it is replaced as by age.
+    Changed,
     /// It reached its maximum age and is stopped for good.
     Terminate {
         /// When it started.
@@ -39,10 +41,11 @@ pub enum Verdict {
 }
 
 /// Judges an instance by the `lifecycle` block of its service: one that runs, and one that is frozen by
-/// `on_expiry: terminate` alone; every other phase is kept.
+/// `on_expiry: terminate` alone; every other phase is kept. One that waits for its start or runs, and that somebody else changed,
+/// is replaced where no limit has struck.
 ///
 /// Limits hold from the exact instant on. Idleness is judged only where activity is known, counts from the later of last
-/// activity and start, and wins over age. While its slot is held, an instance is neither idle nor recycled;
+/// activity and start, and wins over age. While its slot is held, an instance is neither idle, nor recycled, nor replaced;
 /// `on_expiry: terminate` is a bound that no hold moves.
 pub fn verdict(
     instance: &Instance,
@@ -52,7 +55,14 @@ pub fn verdict(
 ) -> Verdict {
     let limits = limits(&instance.phase, instance.last_activity, spec, held_until);
     let due = limits.iter().filter(|next| next.at <= now).min_by_key(|next| next.limit != Limit::MaxIdle);
-    let Some(due) = due else { return Verdict::Keep { next: limits.first().map(|next| next.at) } };
+    let Some(due) = due else {
+        let next = limits.first().map(|next| next.at);
+        return match is_changed(instance).then(|| held_until.filter(|held| *held > now)) {
+            None => Verdict::Keep { next },
+            Some(None) => Verdict::Changed,
+            Some(Some(held)) => Verdict::Keep { next: Some(next.map_or(held, |next| next.min(held))) },
+        };
+    };
     let started = instance.phase.started_at().unwrap_or(now);
     let idle_since = instance.last_activity.unwrap_or(started).max(started);
     match due.strike {
@@ -61,4 +71,9 @@ pub fn verdict(
         Strike::Recycle => Verdict::Recycle { since: started },
         Strike::Terminate => Verdict::Terminate { since: started },
     }
+}
+
+/// Whether it is not what was created any more. What is frozen is replaced once it runs again.
+fn is_changed(instance: &Instance) -> bool {
+    matches!(instance.phase, Phase::Created | Phase::Running { .. }) && instance.changed_by_others().is_some()
 }

@@ -141,7 +141,7 @@ fn need_of_fresh<'a>(
             Verdict::Suspend { since } => {
                 return if draft.suspend(fresh, &Cause::Idle { since }) { Need::AtRest } else { Need::Nothing };
             }
-            Verdict::Keep { .. } | Verdict::Recycle { .. } => return Need::Nothing,
+            Verdict::Keep { .. } | Verdict::Recycle { .. } | Verdict::Changed => return Need::Nothing,
         },
     };
     if draft.halt(fresh, &desired.spec, halt.0, &halt.1) { Need::AtRest } else { Need::Nothing }

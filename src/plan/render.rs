@@ -87,6 +87,7 @@ impl Display for Cause {
             Self::NotStarted => f.write_str("created and never started"),
             Self::Paused => f.write_str("paused by somebody else"),
             Self::Expired { since } => write!(f, "reached its maximum age, started at {}", time(*since)),
+            Self::ChangedByOthers { what } => write!(f, "changed by somebody else: {what}"),
             Self::Idle { since } => write!(f, "idle since {}", time(*since)),
             Self::StopAsked => f.write_str("stopped with keel stop"),
             Self::StartAsked => f.write_str("asked for"),

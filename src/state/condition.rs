@@ -16,7 +16,20 @@ pub struct Condition {
     pub message: String,
 }
 
+/// Reason of the condition of an instance that somebody else changed.
+const CHANGED_BY_OTHERS: &str = "ChangedByOthers";
+
 impl Condition {
+    /// Somebody else changed an instance; `what` says what is otherwise than it was created with.
+    pub fn changed_by_others(what: impl Into<String>) -> Self {
+        Self::holds("Drifted", CHANGED_BY_OTHERS, what)
+    }
+
+    /// What somebody else changed, where the condition says so.
+    pub fn is_changed_by_others(&self) -> Option<&str> {
+        (self.reason == CHANGED_BY_OTHERS).then_some(self.message.as_str())
+    }
+
     /// A condition that holds.
     pub fn holds(kind: &str, reason: &str, message: impl Into<String>) -> Self {
         Self::new(kind, ConditionStatus::True, reason, message)

@@ -133,6 +133,11 @@ impl Instance {
         matches!(&self.health, Some(HealthState::Unhealthy { passed: true, .. }))
     }
 
+    /// What somebody else changed of it since it was created, where its runtime tells.
+    pub fn changed_by_others(&self) -> Option<&str> {
+        self.conditions.iter().find_map(Condition::is_changed_by_others)
+    }
+
     /// What runtime calls need to know of it.
     pub fn as_ref(&self) -> InstanceRef {
         InstanceRef { id: self.id.clone(), runtime: self.runtime, runtime_id: self.runtime_id.clone() }

@@ -137,6 +137,30 @@ fn a_paused_container_runs_on_and_is_not_replaced() {
 }
 
 #[test]
+fn a_container_that_somebody_changed_is_replaced_and_serves_until_then() {
+    let Some(rig) = rig(Kind::Docker) else { return };
+    let limited = spec("drift", 1, "one")
+        + "    resources: { memory: 64Mi }\n    rollout: { max_surge: 1, max_unavailable: 0, min_ready: 2s }\n";
+    rig.write("specs/shop.yaml", &limited);
+    let controller = rig.controller();
+    rig.until_running("drift", 1);
+    let old = ids(&rig)[0].clone();
+    docker(&rig, &["update", "--memory", "256m", "--memory-swap", "512m", &old]);
+    let what = "memory is 256Mi, not 64Mi; memory_swap is 512Mi, not 128Mi";
+    rig.until("its successor is there as well", || ids(&rig).len() == 2);
+    assert_eq!(docker(&rig, &["inspect", "--format", "{{.State.Status}}", &old]), "running\n");
+    let told = rig.keel(&["describe", "drift/web/0"]).out;
+    assert!(told.contains("ChangedByOthers") && told.contains(what), "{told}");
+    rig.until("the changed one is gone", || !ids(&rig).contains(&old));
+    rig.until_running("drift", 1);
+    let told = rig.keel(&["describe", "drift"]).out;
+    assert!(told.contains(&format!("drift/web/0 was changed by somebody else: {what}")), "{told}");
+    assert_eq!(rig.instances(|one| one["restarts"].clone()), [0]);
+    let told = controller.end("TERM").err;
+    assert!(told.contains(&format!("changed by somebody else: {what}")), "{told}");
+}
+
+#[test]
 fn a_controller_killed_at_any_instant_of_a_rollout_leaves_nothing_behind() {
     let Some(rig) = rig(Kind::Docker) else { return };
     rig.write("specs/shop.yaml", &spec("kill9", 3, "start"));

@@ -2,6 +2,7 @@
 
 mod dsl;
 
+mod changed;
 mod depends;
 mod forecast;
 mod health;

@@ -4,7 +4,7 @@
 use chrono::TimeDelta;
 use evenkeel::plan::{End, History, PROBATION, Plan};
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::{EndedBy, Exit, Fate, HealthState, Instance, NOT_CHECKED, Phase, StopCause};
+use evenkeel::state::{Condition, EndedBy, Exit, Fate, HealthState, Instance, NOT_CHECKED, Phase, StopCause};
 use proptest::prelude::*;
 
 use super::dsl::{Change, Snapshot, ago, all_up, now, up};
@@ -56,14 +56,16 @@ fn health() -> impl Strategy<Value = Option<HealthState>> {
 
 fn instance() -> impl Strategy<Value = Instance> {
     let numbers = (0_u32..7, 0_u32..3, 0_u32..5, 0_u32..5);
-    let times = (0_i64..300, proptest::option::of(0_i64..600));
+    let times = (0_i64..300, proptest::option::of(0_i64..600), prop::bool::weighted(0.2));
     (numbers, prop::sample::select(vec!['a', 'b', 'c']), (phase(), health()), runtime(), times).prop_map(
-        |((slot, attempt, restarts, streak), letter, (phase, health), runtime, (created, active))| {
+        |((slot, attempt, restarts, streak), letter, (phase, health), runtime, (created, active, is_changed))| {
             let instance = up(slot, letter).attempt(attempt).restarted(restarts, streak).phase(phase).on(runtime);
             instance.change(|instance| {
                 instance.created_at = ago(created);
                 instance.last_activity = active.map(ago);
                 instance.judge(health);
+                let changed = is_changed.then(|| Condition::changed_by_others("memory is 5, not 4"));
+                instance.conditions.extend(changed);
             })
         },
     )

@@ -92,7 +92,11 @@ impl Checked<'_> {
     fn is_current(&self, instance: &Instance) -> bool {
         let is_current = self.desired.is_made_from(&instance.id.revision) && instance.runtime == self.desired.runtime;
         let remembered = self.record.since.is_none_or(|since| instance.created_at >= since);
-        remembered && self.used(instance).is_none() && (is_current || self.desired.standing.paused.is_some())
+        let is_changed = instance.changed_by_others().is_some();
+        remembered
+            && !is_changed
+            && self.used(instance).is_none()
+            && (is_current || self.desired.standing.paused.is_some())
     }
 
     fn is_coming(&self, instance: &Instance) -> bool {

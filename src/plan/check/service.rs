@@ -100,7 +100,7 @@ impl Checked<'_> {
             .filter(|(_, cause)| match cause {
                 cause if cause.is_rollout() => !recreate,
                 Cause::Expired { .. } => self.is_recycled(),
-                Cause::Duplicate => true,
+                Cause::Duplicate | Cause::ChangedByOthers { .. } => true,
                 _ => false,
             })
             .map(|(instance, _)| instance)
@@ -219,7 +219,9 @@ impl Checked<'_> {
     /// Whether nothing speaks for another instance in its place.
     fn is_fresh(&self, instance: &Instance) -> bool {
         let gone = matches!(instance.phase, Phase::Stopping | Phase::Exited(_));
-        !gone && self.is_current(instance) && !matches!(self.verdict(instance), Verdict::Recycle { .. })
+        !gone
+            && self.is_current(instance)
+            && !matches!(self.verdict(instance), Verdict::Recycle { .. } | Verdict::Changed)
     }
 
     fn verdict(&self, instance: &Instance) -> Verdict {

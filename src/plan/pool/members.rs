@@ -163,6 +163,12 @@ impl Eye<'_> {
         if self.record.since.is_some_and(|since| member.created_at < since) {
             return Role::Over(Cause::NotRemembered);
         }
+        // What is frozen goes once it runs again.
+        let what =
+            member.changed_by_others().filter(|_| matches!(member.phase, Phase::Created | Phase::Running { .. }));
+        if let Some(what) = what {
+            return Role::Over(Cause::ChangedByOthers { what: what.to_owned() });
+        }
         match &member.phase {
             Phase::Exited(exit) => Role::Dead(exit.clone()),
             Phase::Unknown { message } => Role::Strange(message.clone()),

@@ -1,12 +1,13 @@
 //! From a service's spec to the request that creates its container. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bollard::models::{
     ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkingConfig, PortBinding, PortMap,
     RestartPolicy, RestartPolicyNameEnum,
 };
 
+use super::changed::{self, Field};
 use super::ping::Product;
 use super::{labels, limits, mounts, names};
 use crate::runtime::CreateRequest;
@@ -40,6 +41,8 @@ pub(super) struct Context<'a> {
     pub weighs_io: bool,
     /// Files that the engine rotates output over: Podman keeps one and begins it anew.
     pub log_files: u64,
+    /// What the engine reports otherwise than it is asked for.
+    pub blind: BTreeSet<Field>,
 }
 
 /// The body of the request.
@@ -48,6 +51,10 @@ pub(super) fn create_body(request: &CreateRequest, context: &Context<'_>) -> Con
     let command = spec.command.clone().unwrap_or_default();
     let network = spec.network_access().mode();
     let shares_network = matches!(network, NetworkMode::Container(_));
+    let host = host_config(request, context);
+    let mut labels = labels::labels(request, context);
+    let created_with = changed::label(&host, &request.id, &network, &context.blind);
+    labels.insert(changed::CREATED_WITH.to_owned(), created_with);
     let hostname = spec.hostname.clone().unwrap_or_else(|| request.id.hostname());
     ContainerCreateBody {
         // The engine refuses a host name for a container that lives in another one's network.
@@ -61,10 +68,10 @@ pub(super) fn create_body(request: &CreateRequest, context: &Context<'_>) -> Con
         working_dir: command.workdir,
         image: Some(context.image.to_owned()),
         exposed_ports: some(exposed_ports(spec)),
-        labels: Some(labels::labels(request, context)),
+        labels: Some(labels),
         stop_signal: Some(spec.stop_signal().to_string()),
         stop_timeout: i64::try_from(spec.stop_grace().as_millis().div_ceil(1000)).ok(),
-        host_config: Some(host_config(request, context)),
+        host_config: Some(host),
         networking_config: networking(&request.id, &network),
         ..ContainerCreateBody::default()
     }

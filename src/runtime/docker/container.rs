@@ -1,12 +1,14 @@
 //! Creating, starting, stopping and removing containers.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{ContainerCreateResponse, MountType};
+use bollard::models::{ContainerCreateResponse, ContainerInspectResponse, MountType};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
     WaitContainerOptionsBuilder,
@@ -16,6 +18,7 @@ use futures::StreamExt;
 
 use super::Inner;
 use super::body::{Context, create_body, log_files, wants_init};
+use super::changed::{Field, blind_on_podman, changes};
 use super::engine::{CallError, WRITE_DEADLINE};
 use super::error::explain_start;
 use super::facts::Moment;
@@ -39,9 +42,27 @@ struct Made {
     image: Option<String>,
     /// What it lacks, where it was not started yet.
     lost: Option<Lost>,
+    /// What is otherwise than it was asked for, where it was not started yet.
+    changed: Vec<Field>,
+    /// Whether it was not there before.
+    is_new: bool,
 }
 
 impl Made {
+    fn new(asked: Moment, found: &ContainerInspectResponse, instance: Instance, is_new: bool) -> Self {
+        // One that runs already is not stopped for that.
+        let is_waiting = is_new || instance.phase == Phase::Created;
+        let changed = changes(found, &instance.id).into_iter().filter(|_| is_waiting).map(|(field, _)| field);
+        Self {
+            asked,
+            image: found.image.clone(),
+            lost: lost(found).filter(|_| is_waiting),
+            changed: changed.collect(),
+            instance,
+            is_new,
+        }
+    }
+
     /// Whether it was made from another image than this one and not started yet.
     fn is_of_another(&self, image: &str) -> bool {
         self.instance.phase == Phase::Created && self.image.as_deref().is_some_and(|of| of != image)
@@ -82,6 +103,18 @@ impl Inner {
             self.refuse_unmet(request).await?;
             made = self.make(request, &image).await?;
         }
+        // Once where somebody changed what an earlier request made, and once where the engine itself reports it otherwise.
+        for _ in 0..2 {
+            if made.lost.is_some() || made.changed.is_empty() {
+                break;
+            }
+            self.discard_made(&made, request).await?;
+            if made.is_new {
+                tracing::debug!(instance = %request.id, changed = ?made.changed, "the engine reports it otherwise");
+                self.blind().extend(made.changed);
+            }
+            made = self.make(request, &image).await?;
+        }
         match made.lost {
             None => self.learn(made).await,
             Some(lost) => {
@@ -120,7 +153,7 @@ impl Inner {
                         format!("{}: the engine made another container than it was asked for: {problem}", what());
                     RuntimeError::new(ErrorKind::Failed, message)
                 })?;
-                Ok(Made { asked, instance, image: found.image.clone(), lost: lost(&found) })
+                Ok(Made::new(asked, &found, instance, true))
             }
             Err(error) if is_name_conflict(&error) => self.recognise(&request.id).await,
             Err(error) if error.is_missing() && error.words().to_lowercase().contains("image") => {
@@ -143,14 +176,21 @@ impl Inner {
     ) -> std::result::Result<ContainerCreateResponse, CallError> {
         let has_init = wants_init(&request.spec) && self.has_init().await?;
         let weighs_io = !self.weight_refused.load(Ordering::Relaxed);
-        let log_files = log_files(self.engine.product().await?);
+        let product = self.engine.product().await?;
+        let mut blind = self.blind().clone();
+        blind.extend(blind_on_podman(&request.spec).filter(|_| product == Product::Podman));
+        let log_files = log_files(product);
         let (image, moved_from) = (image.name.as_str(), image.moved_from.as_deref());
-        let context = Context { owner: &self.owner, image, moved_from, has_init, weighs_io, log_files };
+        let context = Context { owner: &self.owner, image, moved_from, has_init, weighs_io, log_files, blind };
         let body = create_body(request, &context);
         let options = CreateContainerOptionsBuilder::default().name(&request.id.runtime_name()).build();
         self.engine
             .call(WRITE_DEADLINE, |docker| async move { docker.create_container(Some(options), body).await })
             .await
+    }
+
+    fn blind(&self) -> MutexGuard<'_, BTreeSet<Field>> {
+        self.blind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn discard_made(&self, made: &Made, request: &CreateRequest) -> Result<()> {
@@ -180,11 +220,7 @@ impl Inner {
                 other => other,
             })?;
         match from_inspect(&found, &self.owner) {
-            Ok(instance) if instance.id == *id => {
-                // One that runs already is not stopped for that.
-                let lost = lost(&found).filter(|_| instance.phase == Phase::Created);
-                Ok(Made { asked, instance, image: found.image.clone(), lost })
-            }
+            Ok(instance) if instance.id == *id => Ok(Made::new(asked, &found, instance, false)),
             _ => Err(RuntimeError::new(
                 ErrorKind::NameTaken,
                 format!(
@@ -197,7 +233,7 @@ impl Inner {
 
     /// Remembers what was made, and returns what holds.
     async fn learn(&self, made: Made) -> Result<Instance> {
-        let Made { asked, mut instance, image, lost: _ } = made;
+        let Made { asked, mut instance, image, .. } = made;
         self.pins.note(&instance, image.as_deref());
         if !self.tells_health().await? {
             instance.judge(None);

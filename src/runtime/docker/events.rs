@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bollard::Docker;
-use bollard::models::EventMessage;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::EventsOptionsBuilder;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
@@ -31,9 +31,12 @@ const INSPECTIONS: usize = 16;
 /// Events that change an instance, and signals that are sent to it. Podman says `died` for `die` and `remove` for `destroy`. Without this filter the
 /// exec events of health checks flood the stream.
 const ACTIONS: &[&str] = &[
-    "create", "start", "restart", "kill", "stop", "die", "died", "oom", "pause", "unpause", "rename", "destroy",
-    "remove",
+    "create", "start", "restart", "kill", "stop", "die", "died", "oom", "pause", "unpause", "rename", "update",
+    "destroy", "remove",
 ];
+
+/// Events of networks that change an instance. They carry no labels, so they come of everybody's containers.
+const OF_NETWORKS: &[&str] = &["connect", "disconnect"];
 
 /// That health checks of an image say something else than before. Podman says so with every check.
 const HEALTH: &str = "health_status";
@@ -155,14 +158,11 @@ impl Pump {
 
     /// Passes changes on until the stream breaks off; says why it did.
     async fn follow(&mut self, docker: Docker, since: DateTime<Utc>) -> String {
-        let mut filters = self.inner.ours();
-        filters.insert("type".to_owned(), vec!["container".to_owned()]);
         let health = self.inner.tells_health().await.unwrap_or(false).then_some(HEALTH);
-        let actions = ACTIONS.iter().copied().chain(health).map(str::to_owned);
-        filters.insert("event".to_owned(), actions.collect());
-        let since = format!("{}.{:09}", since.timestamp(), since.timestamp_subsec_nanos());
-        let options = EventsOptionsBuilder::default().since(&since).filters(&filters).build();
-        let mut events = Box::pin(docker.events(Some(options)));
+        let actions: Vec<&str> = ACTIONS.iter().copied().chain(health).collect();
+        let containers = told(&docker, since, self.inner.ours(), "container", &actions);
+        let networks = told(&docker, since, HashMap::new(), "network", OF_NETWORKS);
+        let mut events = futures::stream::select(containers, networks);
         let mut looking: FuturesUnordered<BoxFuture<'static, Seen>> = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -174,16 +174,16 @@ impl Pump {
                     }
                 }
                 event = events.next(), if looking.len() < INSPECTIONS => match event {
-                    Some(Ok(event)) => {
+                    Some(Some(Ok(event))) => {
                         if let Some(changed) = self.take(&event).await {
                             looking.push(look(self.inner.clone(), changed));
                         }
                     }
-                    Some(Err(error)) => {
+                    Some(Some(Err(error))) => {
                         self.inner.engine.forget_on(&error);
                         return error::explain("reading the engine's events", &error).message;
                     }
-                    None => return "the engine closed its event stream".to_owned(),
+                    Some(None) | None => return "the engine closed its event stream".to_owned(),
                 },
             }
         }
@@ -191,10 +191,15 @@ impl Pump {
 
     /// Acts on one event; gives the instance that must be looked at, where the event does not say it all.
     async fn take(&mut self, event: &EventMessage) -> Option<InstanceRef> {
-        self.told = true;
+        self.told |= event.typ != Some(EventMessageTypeEnum::NETWORK);
         let actor = event.actor.as_ref()?;
         let container = actor.id.as_deref()?;
         let attributes = actor.attributes.as_ref()?;
+        if event.typ == Some(EventMessageTypeEnum::NETWORK) {
+            // Podman names the container in the network's place.
+            let container = attributes.get("container").map_or(container, String::as_str);
+            return self.of_network(container, event.action.as_deref()?);
+        }
         let instance = reference(container, attributes, &self.inner.owner).ok()?;
         match event.action.as_deref()? {
             "destroy" | "remove" => {
@@ -240,11 +245,22 @@ impl Pump {
     async fn stopped(&self, container: &str) {
         let seen = self.inner.facts.now();
         let Some(known) = self.inner.facts.get(container) else { return };
-        self.inner.facts.stops.others_stop(&known, Utc::now()).await;
         if matches!(known.phase, Phase::Exited(_)) {
+            self.inner.facts.stops.others_stop(&known, Utc::now()).await;
             let ended = self.inner.facts.learn(seen, known);
             self.send(RuntimeEvent::Changed(Box::new(ended))).await;
         }
+    }
+
+    /// The instance of a container that was taken off a network, or brought back, where that is news: what ends is taken off
+    /// as well, and what starts is connected.
+    fn of_network(&self, container: &str, action: &str) -> Option<InstanceRef> {
+        let known = self.inner.facts.get(container)?;
+        let is_news = match action {
+            "disconnect" => matches!(known.phase, Phase::Running { .. } | Phase::Paused { .. } | Phase::Created),
+            _ => known.changed_by_others().is_some(),
+        };
+        is_news.then(|| known.as_ref())
     }
 
     /// Takes note that memory ran out, for the end that this leads to; a busy engine tells of the end first.
@@ -301,6 +317,21 @@ impl Pump {
         // A closed channel means that nobody reads any more; the pump is being ended.
         let _closed = self.sender.send(event).await;
     }
+}
+
+/// What the engine tells of these actions, and `None` once it tells no more.
+fn told(
+    docker: &Docker,
+    since: DateTime<Utc>,
+    mut filters: HashMap<String, Vec<String>>,
+    of: &str,
+    actions: &[&str],
+) -> BoxStream<'static, Option<Result<EventMessage, bollard::errors::Error>>> {
+    filters.insert("type".to_owned(), vec![of.to_owned()]);
+    filters.insert("event".to_owned(), actions.iter().map(|action| (*action).to_owned()).collect());
+    let since = format!("{}.{:09}", since.timestamp(), since.timestamp_subsec_nanos());
+    let options = EventsOptionsBuilder::default().since(&since).filters(&filters).build();
+    docker.events(Some(options)).map(Some).chain(futures::stream::once(async { None })).boxed()
 }
 
 fn look(inner: Arc<Inner>, instance: InstanceRef) -> BoxFuture<'static, Seen> {

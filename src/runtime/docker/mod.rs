@@ -1,6 +1,6 @@
 //! The docker runtime: containers of a Docker Engine or a Podman service, over its Unix socket.
 //!
-//! Types of bollard stay inside this folder. Files that only convert (`body`, `labels`, `limits`, `lost`, `mounts`, `names`,
+//! Types of bollard stay inside this folder. Files that only convert (`body`, `changed`, `labels`, `limits`, `lost`, `mounts`, `names`,
 //! `observe`, `unsupported`) are pure; the others make calls, each with a deadline.
 //!
 //! A list is one call for containers and one for networks. What it does not give (exit codes, times, process ids) is
@@ -10,6 +10,7 @@
 mod archive;
 mod attach;
 mod body;
+mod changed;
 mod container;
 mod dial;
 mod enforcement;
@@ -51,6 +52,7 @@ mod unrun;
 mod unsupported;
 mod workspace;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -61,6 +63,7 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::archive::Archives;
+use self::changed::Field;
 use self::dial::Places;
 use self::engine::Engine;
 use self::facts::Facts;
@@ -128,6 +131,8 @@ struct Inner {
     init_refused: AtomicBool,
     /// Whether a create turned out to lose the weight of disk traffic.
     weight_refused: AtomicBool,
+    /// What creates turned out to report otherwise than it was asked for.
+    blind: std::sync::Mutex<BTreeSet<Field>>,
 }
 
 impl DockerRuntime {
@@ -169,6 +174,7 @@ impl DockerRuntime {
             init: OnceCell::new(),
             init_refused: AtomicBool::new(false),
             weight_refused: AtomicBool::new(false),
+            blind: std::sync::Mutex::default(),
         };
         if let Err(error) = inner.engine.client().await {
             tracing::warn!(%error, "the docker runtime is not ready; it is tried again with each call");

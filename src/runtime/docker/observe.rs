@@ -8,7 +8,7 @@ use bollard::models::{
 };
 use chrono::{DateTime, Utc};
 
-use super::{lost, pins};
+use super::{changed, lost, pins};
 use crate::spec::{PortProtocol, RuntimeKind};
 use crate::state::{
     BadIdentity, Condition, Exit, HealthState, Instance, InstanceId, InstanceRef, Owner, Phase, PortBinding,
@@ -81,6 +81,7 @@ pub(super) fn from_inspect(inspect: &ContainerInspectResponse, owner: &Owner) ->
         conditions: conditions(labels),
     };
     instance.conditions.extend(lost::conditions(inspect));
+    instance.conditions.extend(changed::condition(inspect, &instance.id, &instance.phase));
     instance.judge(health(&state));
     Ok(instance)
 }

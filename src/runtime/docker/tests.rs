@@ -52,10 +52,17 @@ fn body_for(product: Product, fields: Value, has_init: bool) -> ContainerCreateB
         source: Some(PathBuf::from("/specs/shop.yaml")),
     };
     let log_files = log_files(product);
-    create_body(
-        &request,
-        &Context { owner: &owner(), image: "app:1", moved_from: None, has_init, weighs_io: true, log_files },
-    )
+    let owner = owner();
+    let context = Context {
+        owner: &owner,
+        image: "app:1",
+        moved_from: None,
+        has_init,
+        weighs_io: true,
+        log_files,
+        blind: Default::default(),
+    };
+    create_body(&request, &context)
 }
 
 /// The part of a request at a JSON pointer.
