@@ -13,6 +13,7 @@ pub mod docker;
 pub mod enforcement;
 mod error;
 pub mod io;
+mod late_mounts;
 #[cfg(target_os = "linux")]
 mod process_tree;
 #[cfg(target_os = "linux")]
@@ -36,6 +37,7 @@ pub use dial::{AnsweredBy, Connection, Dial, Dialed};
 pub use enforcement::{Enforcement, EnforcementState};
 pub use error::RuntimeError;
 pub use io::{Attach, Exec, Logs};
+pub use late_mounts::LateMounts;
 pub use stops::StopRecords;
 pub use usage::{Stats, Usage};
 
@@ -165,6 +167,11 @@ pub trait Runtime: Send + Sync {
 
     /// Freezing instances and letting them run on, where the runtime can.
     fn suspend(&self) -> Option<&dyn Suspend> {
+        None
+    }
+
+    /// Mounting into instances that run, where the runtime can.
+    fn late_mounts(&self) -> Option<&dyn LateMounts> {
         None
     }
 

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{BadIdentity, InstanceRef, ServiceName};
+use super::{BadIdentity, InstanceRef, LateMount, ServiceName};
 
 /// What every session's id begins with.
 const PREFIX: &str = "sess-";
@@ -163,6 +163,9 @@ pub struct Session {
     pub env: BTreeMap<String, String>,
     /// Labels that it was asked for with.
     pub labels: BTreeMap<String, String>,
+    /// What was mounted into the sandbox for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<LateMount>,
     /// What the client calls the sandbox, where it named one; no two sessions that have not ended share one in a pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,

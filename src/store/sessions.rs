@@ -156,7 +156,7 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::state::{InstanceId, InstanceRef, SECRET_BYTES, SessionState, secrets};
+    use crate::state::{InstanceId, InstanceRef, LateMount, SECRET_BYTES, SessionState, secrets};
 
     fn session(number: u8) -> Session {
         let (id, token) = secrets(&[number; SECRET_BYTES]);
@@ -185,6 +185,7 @@ mod tests {
             made_ms: 2.0,
             env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
             labels: BTreeMap::new(),
+            mounts: vec![LateMount { source: "/srv".to_owned(), target: "/data".to_owned(), readonly: true }],
             sandbox: None,
             removed: false,
         }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::mount::{MOUNT, mount, volume};
 use super::{SessionToken, controller};
 use crate::cli::exit::{Exit, Outcome};
 use crate::cli::output::{DataFormat, print, print_data};
 use crate::config::Options;
 use crate::controller::{AcquireRequest, Acquired};
 use crate::spec::{Control, HumanDuration};
+use crate::state::LateMount;
 
 /// Claim a sandbox of a pool
 ///
@@ -18,8 +20,10 @@ use crate::spec::{Control, HumanDuration};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel session acquire demo/box --client agent-7 -o json\n  \
 keel session acquire --client agent-7 --require memory_limit,network_isolation\n  \
-keel session acquire box --client agent-7 --sandbox notebook --create-if-missing\n\n\
-Directories can't be mounted into a sandbox that runs: declare them as `storage` of the pool.")]
+keel session acquire box --client agent-7 --sandbox notebook --create-if-missing\n  \
+keel session acquire box --client agent-7 --mount type=bind,source=/srv/task,target=/tmp/task,readonly\n\n\
+A mount takes the sandbox runtime with keel as root; elsewhere the claim is refused, and directories are declared as \
+`storage` of the pool. A mount goes with the sandbox; what it shows stays as it is.")]
 pub struct Args {
     /// DEPLOYMENT/SERVICE, or the name of a service or deployment that means one pool
     #[arg(value_name = "POOL")]
@@ -36,6 +40,13 @@ pub struct Args {
     /// Set a variable for the commands inside ($E:NAME takes the controller's); repeatable
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
+    /// Show a directory or file of the controller's machine inside, with absolute paths; a missing target is made where the
+    /// sandbox can be written there. Docker's names for the options do as well; repeatable
+    #[arg(long, value_name = MOUNT, value_parser = mount)]
+    mount: Vec<LateMount>,
+    /// The same in short; repeatable
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", value_parser = volume)]
+    volume: Vec<LateMount>,
     /// Controls that must be enforced
     #[arg(long, value_name = "CONTROL", value_delimiter = ',', value_parser = control)]
     require: Vec<Control>,
@@ -81,6 +92,7 @@ impl Args {
             fresh: self.fresh,
             timeout: self.timeout,
             env: map(self.env),
+            mounts: [self.mount, self.volume].concat(),
             require: self.require,
             labels: map(self.label),
             sandbox: self.sandbox,
@@ -98,13 +110,19 @@ fn text(acquired: &Acquired) -> String {
         (false, true) => "warm",
         (false, false) => "made for it",
     };
+    let mounts: String = view.mounts.iter().map(|mount| format!("mounted   {}\n", told(mount))).collect();
     format!(
-        "session   {}\ntoken     {}\ninstance  {}\nsandbox   {how}, after {:.1} ms\n",
+        "session   {}\ntoken     {}\ninstance  {}\nsandbox   {how}, after {:.1} ms\n{mounts}",
         view.session,
         token.reveal(),
         view.instance,
         view.elapsed_ms
     )
+}
+
+fn told(mount: &LateMount) -> String {
+    let how = if mount.readonly { " (read-only)" } else { "" };
+    format!("{} at {}{how}", mount.source, mount.target)
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod list;
+mod mount;
 mod stats;
 mod verbs;
 

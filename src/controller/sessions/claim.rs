@@ -61,7 +61,7 @@ impl Claim {
         self.asked.1 + self.request.patience()
     }
 
-    fn refuse(self, why: EngineError) {
+    pub(super) fn refuse(self, why: EngineError) {
         // A caller that has gone needs no answer.
         let _ = self.reply.send(Err(why));
     }
@@ -73,10 +73,14 @@ impl State {
         let mut claim = *claim;
         match self.held_already(&claim.request, &claim.pool) {
             Err(why) => return claim.refuse(why),
-            Ok(Some(held)) if !claim.is_checked && !claim.request.require.is_empty() => {
-                return self.check_again(&held, claim);
+            Ok(Some(held)) => {
+                let has_mounts = self.has_mounts(&held, &claim.request);
+                return match has_mounts {
+                    Err(why) => claim.refuse(why),
+                    Ok(()) if !claim.is_checked && !claim.request.require.is_empty() => self.check_again(&held, claim),
+                    Ok(()) => self.give_again(&held, claim),
+                };
             }
-            Ok(Some(held)) => return self.give_again(&held, claim),
             Ok(None) => {}
         }
         if let Err(why) = self.may_claim(&claim) {
@@ -226,6 +230,7 @@ impl State {
         if !self.covers(&pool.deployment) {
             return Err(EngineError::Conflict(format!("{pool} is not worked on by this controller")));
         }
+        self.may_mount(claim)?;
         if let Some(why) = self.all_claimed(pool, bounds.max_total()) {
             return Err(why);
         }
@@ -297,6 +302,7 @@ impl State {
             made_ms: 0.0,
             env: claim.request.env.clone(),
             labels: claim.request.labels.clone(),
+            mounts: claim.request.mounts.clone(),
             sandbox: claim.request.sandbox.clone(),
             removed: false,
         };
@@ -343,7 +349,8 @@ impl State {
             }
             Err(error) => self.give_back(id, *claim, EngineError::Runtime(error)),
             Ok(Some(instance)) if matches!(instance.phase, Phase::Running { .. }) => match unmet.is_empty() {
-                true => self.hand_out(id, *claim, &instance),
+                true if claim.request.mounts.is_empty() => self.hand_out(id, *claim, &instance),
+                true => self.mount_for(id, *claim, instance),
                 false => {
                     let why = format!("{} does not give what is required: {}", claim.pool, unmet.join("; "));
                     self.give_back(id, *claim, EngineError::Conflict(why));
@@ -367,7 +374,7 @@ impl State {
     }
 
     /// Looks for another member, before all that came later.
-    fn claim_again(&mut self, mut claim: Claim) {
+    pub(super) fn claim_again(&mut self, mut claim: Claim) {
         match self.pick(&claim) {
             Some(member) => self.begin_claim(claim, &member),
             None => {
@@ -379,7 +386,7 @@ impl State {
         }
     }
 
-    fn hand_out(&mut self, id: &SessionId, mut claim: Claim, instance: &Instance) {
+    pub(super) fn hand_out(&mut self, id: &SessionId, mut claim: Claim, instance: &Instance) {
         let (now, at) = self.now();
         let elapsed = at.saturating_duration_since(claim.asked.1);
         let Some(held) = self.sessions.all.get_mut(id) else { return };

@@ -31,12 +31,13 @@ impl Engine {
     ///
     /// # Errors
     /// `Invalid` where the request breaks a rule; `NotFound` where there is no such pool or sandbox; `Conflict` where every
-    /// place is claimed, what is required is not given, none was ready in time, or no controller runs.
+    /// place is claimed, what is required is not given, the runtime mounts nothing into what runs, none was ready in time, or no controller runs.
     pub async fn acquire(&self, request: AcquireRequest) -> Result<Acquired, EngineError> {
         let asked = (Utc::now(), Instant::now());
         self.check_runs()?;
         request.check()?;
         let pool = self.choose_pool(&request).await?;
+        self.may_mount(&pool, &request).await?;
         let claim = |reply| SessionCommand::Acquire(Box::new(Claim::new(pool, request, asked, reply)));
         self.ask(|reply| Command::Session(claim(reply))).await?
     }

@@ -5,6 +5,7 @@ mod book;
 mod claim;
 mod engine;
 mod inside;
+mod mounts;
 mod request;
 mod verbs;
 mod watch;
@@ -51,6 +52,8 @@ type Member = (RuntimeKind, String);
 pub enum SessionMessage {
     /// Whether a session was written down, and how its member was found.
     Confirmed(SessionId, Box<Confirmation>),
+    /// What was mounted for a claim into its member, or not.
+    Mounted(SessionId, Box<(Instance, runtime::Result<()>)>),
     /// A claim for a session that is held already, which gives what is required.
     Again(Box<Claim>),
     /// Somebody works inside a member no longer.
@@ -323,6 +326,7 @@ impl State {
         match message {
             SessionMessage::Again(claim) => self.acquire(claim),
             SessionMessage::Confirmed(id, confirmation) => self.confirmed(&id, *confirmation),
+            SessionMessage::Mounted(id, mounted) => self.mounted(&id, &mounted.0, mounted.1),
             SessionMessage::Left(left) => self.left(left),
             SessionMessage::Measured(pool, bytes, members) => self.memory_measured(pool, bytes, members),
         }

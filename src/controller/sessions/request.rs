@@ -10,7 +10,9 @@ use crate::controller::EngineError;
 use crate::plan::{ClaimFigures, Distribution};
 use crate::runtime::Control;
 use crate::spec::{HumanDuration, RuntimeKind};
-use crate::state::{BadIdentity, Session, SessionId, SessionState, Token, check_client, check_sandbox};
+use crate::state::{
+    BadIdentity, LateMount, Session, SessionId, SessionState, Token, check_client, check_late_mounts, check_sandbox,
+};
 
 /// Time for which a claim waits for a member where its caller says nothing: longer than any sandbox takes to start.
 pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,6 +48,9 @@ pub struct AcquireRequest {
     /// Environment of commands inside, references (`$E:`, `$S:`) and all.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// What is mounted into the member before it is handed out; refused where its runtime can't.
+    #[serde(default)]
+    pub mounts: Vec<LateMount>,
     /// Controls that must be enforced for the member.
     #[serde(default)]
     pub require: Vec<Control>,
@@ -82,6 +87,7 @@ impl AcquireRequest {
         self.sandbox.as_deref().map_or(Ok(()), check_sandbox).map_err(invalid)?;
         check_env(&self.env)?;
         check_labels(&self.labels)?;
+        check_late_mounts(&self.mounts).map_err(|error| EngineError::Invalid(error.to_string()))?;
         let refuse = |why: String| Err(EngineError::Invalid(why));
         if self.patience() > CLAIM_TIMEOUT_MAX {
             return refuse(format!("a claim waits for {} at most", HumanDuration(CLAIM_TIMEOUT_MAX)));
@@ -215,6 +221,9 @@ pub struct SessionView {
     /// Labels that it was asked for with.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What was mounted into the sandbox for it; it goes with the sandbox.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<LateMount>,
     /// Whether the member was ready when it was asked for.
     pub warm: bool,
     /// Milliseconds from the request to the answer.
@@ -252,6 +261,7 @@ impl SessionView {
             message,
             sandbox: session.sandbox.clone(),
             labels: session.labels.clone(),
+            mounts: session.mounts.clone(),
             warm: session.warm,
             elapsed_ms: session.elapsed_ms,
             answered: session.answered,

@@ -12,6 +12,8 @@ use super::{descriptors, unwritable};
 pub const SPAWN: &str = "__spawn";
 /// Runs a command inside an instance; the arguments are the instance's directory and the name of the order.
 pub const EXEC: &str = "__exec";
+/// Mounts into an instance; the argument is the instance's directory, and what to mount comes through standard input.
+pub const GRAFT: &str = "__graft";
 /// Probes the machine; the argument is a scratch directory.
 pub const PROBE: &str = "__probe";
 
@@ -20,7 +22,7 @@ pub const PROBE: &str = "__probe";
 pub fn dispatch() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let command = arguments.next()?;
-    let known = [SPAWN, EXEC, PROBE].into_iter().find(|known| command == OsStr::new(known))?;
+    let known = [SPAWN, EXEC, GRAFT, PROBE].into_iter().find(|known| command == OsStr::new(known))?;
     Some(run(known, arguments))
 }
 
@@ -46,6 +48,7 @@ fn run(command: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode
             Some(name) => super::enter::main(&dir, name),
             None => ExitCode::FAILURE,
         },
+        GRAFT => super::graft::main(&dir),
         _ => super::probe::main(&dir),
     }
 }

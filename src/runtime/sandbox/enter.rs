@@ -20,6 +20,34 @@ use super::reaper::{adopt, end_children};
 use super::record::{Record, Root, Run};
 use super::sys::{self, Namespaces, OneThread};
 
+/// An instance that runs.
+pub struct Running {
+    /// Identity and launch.
+    pub record: Record,
+    /// Who runs it.
+    pub run: Run,
+    /// The process of its program, by which its namespaces are entered.
+    pub target: OwnedFd,
+}
+
+impl Running {
+    /// Reads it from its directory. To be called while the machine's paths are what they are.
+    ///
+    /// # Errors
+    /// It was removed, does not run, or can't be read.
+    pub fn open(dir: &InstanceDir) -> Result<Self, Failure> {
+        let record: Record = read_json(&dir.record())
+            .context("reading record.json")?
+            .ok_or_else(|| Failure::wrong("the instance was removed"))?;
+        let run: Run = read_json(&dir.run())
+            .context("reading run.json")?
+            .ok_or_else(|| Failure::wrong("the instance does not run"))?;
+        let target = run.program.open().context("opening the program's process")?;
+        let target = target.ok_or_else(|| Failure::wrong("the instance does not run"))?;
+        Ok(Self { record, run, target })
+    }
+}
+
 /// Entry point of `__exec DIR NAME`: carries out the order `NAME` of the instance in `DIR`, tells its pipe by which
 /// process the command runs or why it does not, waits for it and ends with its code. What the command leaves running
 /// lives on with the instance. Without a process namespace it ends with the command, however it detached itself: nobody
@@ -106,14 +134,7 @@ fn enter(place: &Place, null: Option<&OwnedFd>) -> Result<Pid, Failure> {
     let dir = &place.dir;
     let order = place.take().context("reading the command")?;
     let order = order.ok_or_else(|| Failure::setup("the command is not there any more"))?;
-    let record: Record = read_json(&dir.record())
-        .context("reading record.json")?
-        .ok_or_else(|| Failure::wrong("the instance was removed"))?;
-    let run: Run = read_json(&dir.run())
-        .context("reading run.json")?
-        .ok_or_else(|| Failure::wrong("the instance does not run"))?;
-    let target = run.program.open().context("opening the program's process")?;
-    let target = target.ok_or_else(|| Failure::wrong("the instance does not run"))?;
+    let Running { record, run, target } = Running::open(dir)?;
     // Opened while the machine's paths are what they are.
     let seat = Seat::open_running(&record.launch.groups).map_err(|_| Failure::wrong("the instance does not run"))?;
     // A process that is closed to others may not write its own.

@@ -111,6 +111,15 @@ impl Reach {
     }
 }
 
+impl Files {
+    /// Whether a path inside of a root of the instance's own, without links, may be read, and written where that is asked, by
+    /// a program that was confined before anything was mounted there. What a link leads to counts as out of reach.
+    pub fn grants(&self, path: &Path, writes: bool) -> bool {
+        let lies_in = |grants: Vec<Grant<'_>>| grants.iter().any(|grant| path.starts_with(grant.path));
+        lies_in(writable(self)) || (!writes && lies_in(readable(self)))
+    }
+}
+
 /// How much of a limit the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -329,6 +338,30 @@ mod tests {
         assert!(!readable(&files(Some("/srv"))).iter().any(|grant| grant.path == "/tmp"));
         let named = Grant { path: "/tmp", links: Links::Followed, closed: vec!["/own".into()] };
         assert!(readable(&files(Some("/tmp"))).contains(&named));
+    }
+
+    #[test]
+    fn what_is_mounted_later_is_in_reach_below_what_was_granted_before() {
+        let limited = Files {
+            readable: Some(vec!["/srv".to_owned()]),
+            writable: vec!["/work".to_owned()],
+            own_scratch: true,
+            ..Files::default()
+        };
+        for (path, reads, writes) in [
+            ("/srv/data", true, false),
+            ("/usr/share/data", true, false),
+            ("/work/data", true, true),
+            ("/tmp/data", true, true),
+            ("/data", false, false),
+            ("/srv2", false, false),
+        ] {
+            let told = (limited.grants(Path::new(path), false), limited.grants(Path::new(path), true));
+            assert_eq!(told, (reads, writes), "{path}");
+        }
+        let readable = Files { readable: None, ..limited };
+        let told = (readable.grants(Path::new("/data"), false), readable.grants(Path::new("/data"), true));
+        assert_eq!(told, (true, false));
     }
 
     #[test]

@@ -76,10 +76,18 @@ impl Written {
         if paths.is_empty() && !has_devices && !matches!(spec.image.name, ImageRef::Dir(_)) {
             return Ok(Self::default());
         }
-        let mut known = remembered(&layout.written())?;
         let own = paths.iter().filter(|(_, is_writable)| *is_writable);
-        let own: Vec<PathBuf> = own.filter_map(|(path, _)| Self(Vec::new()).resolve(Path::new(path)).ok()).collect();
-        known.extend(own);
+        Self::with(layout, own.map(|(path, _)| Path::new(path.as_str())))
+    }
+
+    /// What counts when paths of the machine are mounted into an instance that runs, given those of them that its program
+    /// may write.
+    ///
+    /// # Errors
+    /// What is remembered can't be read.
+    pub fn with<'a>(layout: &Layout, writable: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
+        let mut known = remembered(&layout.written())?;
+        known.extend(writable.filter_map(|path| Self::default().resolve(path).ok()));
         Ok(Self(known))
     }
 
@@ -151,9 +159,17 @@ fn remembered(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// # Errors
 /// The disk refuses, or there are too many.
 pub fn remember(layout: &Layout, launch: &Launch) -> io::Result<()> {
+    remember_paths(layout, written_by(launch))
+}
+
+/// Remembers paths of the machine, without links, that a program may write. To be called before it can.
+///
+/// # Errors
+/// The disk refuses, or there are too many.
+pub fn remember_paths(layout: &Layout, paths: Vec<PathBuf>) -> io::Result<()> {
     let dir = layout.written();
     let mut known: Option<Vec<PathBuf>> = None;
-    for path in written_by(launch) {
+    for path in paths {
         let known = match &mut known {
             Some(known) => known,
             None => known.insert(remembered(&dir)?),

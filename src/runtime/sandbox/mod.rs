@@ -25,10 +25,12 @@ mod exec;
 mod failure;
 mod filters;
 mod fresh;
+mod graft;
 mod image;
 mod init;
 mod inside;
 mod landlock;
+mod late_mounts;
 mod layout;
 mod leftovers;
 mod lifecycle;
@@ -481,6 +483,10 @@ impl Runtime for SandboxRuntime {
     }
 
     fn suspend(&self) -> Option<&dyn super::Suspend> {
+        Some(self)
+    }
+
+    fn late_mounts(&self) -> Option<&dyn super::LateMounts> {
         Some(self)
     }
 

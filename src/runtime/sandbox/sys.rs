@@ -208,6 +208,22 @@ pub fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: MountAttributes, 
             value.attr_set |= flag;
         }
     }
+    change_mount(mount, &value, recursive)
+}
+
+/// Has a mount and all below it take part in no other's changes, so that what is mounted in one of them shows nowhere else.
+///
+/// # Errors
+/// What the kernel reports; `ENOSYS` before 5.12.
+pub fn make_mounts_private(mount: BorrowedFd<'_>) -> io::Result<()> {
+    change_mount(
+        mount,
+        &libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 },
+        true,
+    )
+}
+
+fn change_mount(mount: BorrowedFd<'_>, value: &libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the descriptor is borrowed for the call, the path is a literal with its NUL, and `value` is a
     // mount_attr of the size that is passed.
@@ -217,7 +233,7 @@ pub fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: MountAttributes, 
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const value,
+            std::ptr::from_ref(value),
             size_of::<libc::mount_attr>(),
         )
     };

@@ -1,0 +1,196 @@
+//! The helper that mounts into an instance which runs: copies the mounts where the machine's paths are what they are, then
+//! enters the instance's mount namespace and attaches them there.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use serde::{Deserialize, Serialize};
+
+use super::enter::Running;
+use super::failure::{Context, Failure};
+use super::inside::{Missing, PLAIN, attach, is_directory, place_or_make_by, without_links};
+use super::layout::InstanceDir;
+use super::links;
+use super::own_files::{Overlap, overlap};
+use super::protected::protecting;
+use super::record::Launch;
+use super::rootfs::{by_descriptor, clone_place};
+use super::sys::{MountAttributes, OneThread, make_mounts_private, set_mount_attributes};
+
+/// Most bytes of an order: twice what the most mounts with the longest paths take.
+const LARGEST_ORDER: u64 = 1 << 20;
+
+/// What is to be mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grafts {
+    /// The mounts, outer ones before inner ones.
+    pub mounts: Vec<Graft>,
+    /// Every path of the machine that leads to Evenkeel's own files, which no program may see.
+    pub own_files: Vec<PathBuf>,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Graft {
+    /// What it is called in messages.
+    pub field: String,
+    /// Path of the machine without links.
+    pub source: PathBuf,
+    /// Absolute path inside.
+    pub target: String,
+    /// Whether nothing can be written through it.
+    pub read_only: bool,
+}
+
+/// Entry point of `__graft DIR`: mounts what standard input tells into the instance in `DIR`, and tells standard output
+/// what came of it, as JSON.
+pub fn main(dir: &Path) -> ExitCode {
+    let done = order().and_then(|order| graft(&InstanceDir(dir.to_owned()), &order));
+    let told = serde_json::to_vec(&done).map_err(io::Error::from).and_then(|text| io::stdout().write_all(&text));
+    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn order() -> Result<Grafts, Failure> {
+    let mut text = Vec::new();
+    io::stdin().take(LARGEST_ORDER).read_to_end(&mut text).context("reading what to mount")?;
+    serde_json::from_slice(&text).map_err(io::Error::from).context("reading what to mount")
+}
+
+fn graft(dir: &InstanceDir, order: &Grafts) -> Result<(), Failure> {
+    let Running { record, target, .. } = Running::open(dir)?;
+    let launch = &record.launch;
+    may_take(launch)?;
+    let trees: Vec<OwnedFd> =
+        order.mounts.iter().map(|mount| copy(mount, &order.own_files)).collect::<Result<_, _>>()?;
+    // From here on nothing inside may look into this process.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")?;
+    OneThread::check().context("looking at own threads")?;
+    move_into_thread_name_spaces(target.as_fd(), ThreadNameSpaceType::MOUNT).context("joining the instance")?;
+    let root = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("opening the root")?;
+    order.mounts.iter().zip(&trees).try_for_each(|(mount, tree)| show(mount, tree, &root, launch))
+}
+
+/// Refuses an instance that has no mounts of its own, or whose mounts are an ordinary user's.
+fn may_take(launch: &Launch) -> Result<(), Failure> {
+    match (launch.namespaces.mount, launch.namespaces.user) {
+        (true, false) => Ok(()),
+        (false, _) => Err(Failure::wrong("the sandbox has no mounts of its own, as it runs as a plain process")),
+        (true, true) => Err(Failure::wrong("the sandbox was made by an ordinary user; it takes one that root made")),
+    }
+}
+
+/// A copy of the mounts at a source, attached nowhere, with the bounds of a mount in a sandbox.
+fn copy(mount: &Graft, own_files: &[PathBuf]) -> Result<OwnedFd, Failure> {
+    let Graft { field, source, read_only, .. } = mount;
+    let what = || format!("{field}.source: {} can't be mounted", source.display());
+    let place = links::open(source).with_context(what)?;
+    let mode = fstat(&place).with_context(what)?.st_mode;
+    let real = std::fs::read_link(by_descriptor(&place)).with_context(what)?;
+    may_show(&real, FileType::from_raw_mode(mode), own_files)
+        .map_err(|why| Failure::wrong(format!("{}: {why}", what())))?;
+    let tree = clone_place(&place).with_context(what)?;
+    make_mounts_private(tree.as_fd()).with_context(what)?;
+    let attributes = MountAttributes { read_only: *read_only, no_suid: true, no_dev: true };
+    set_mount_attributes(tree.as_fd(), attributes, true).with_context(what)?;
+    Ok(tree)
+}
+
+/// Whether a path of the machine, without links, may be shown to a program that runs already: what holds Evenkeel's own
+/// files can't be, as they could only be covered once the program sees them.
+///
+/// # Errors
+/// Why not.
+pub fn may_show(real: &Path, kind: FileType, own_files: &[PathBuf]) -> Result<(), String> {
+    if !matches!(kind, FileType::Directory | FileType::RegularFile) {
+        return Err("it is neither a directory nor a file".to_owned());
+    }
+    match overlap(real, own_files) {
+        None => Ok(()),
+        Some(Overlap::Inside(dir)) => Err(format!(
+            "it lies in {}, where Evenkeel keeps its state and the secrets of every instance; name another path",
+            dir.display()
+        )),
+        Some(Overlap::Around(dirs)) => Err(format!(
+            "it holds {}, where Evenkeel keeps its state and the secrets of every instance; name a directory beside that",
+            dirs.first().unwrap_or(&real.to_owned()).display()
+        )),
+    }
+}
+
+/// Attaches a copy at its target.
+fn show(mount: &Graft, tree: &OwnedFd, root: &OwnedFd, launch: &Launch) -> Result<(), Failure> {
+    let Graft { field, target, read_only, .. } = mount;
+    let wrong = |why: String| Failure::wrong(format!("{field}.target: nothing can be mounted at {target}: {why}"));
+    let (real, _) = without_links(root.as_fd(), target).map_err(|error| wrong(error.to_string()))?;
+    may_cover(&real, *read_only, launch).map_err(wrong)?;
+    let missing = if is_directory(tree.as_fd()) { Missing::Directory } else { Missing::File };
+    let place = place_or_make_by(root.as_fd(), &real.to_string_lossy(), missing, PLAIN)
+        .map_err(|error| wrong(not_made(&error)))?;
+    if is_directory(place.as_fd()) != is_directory(tree.as_fd()) {
+        return Err(wrong("one is a directory and the other a file".to_owned()));
+    }
+    attach(tree, &place).map_err(|error| wrong(error.to_string()))
+}
+
+/// Whether something may be mounted over a path inside, without links, and be used there.
+fn may_cover(real: &Path, read_only: bool, launch: &Launch) -> Result<(), String> {
+    if real == Path::new("/") {
+        return Err("it leads to the root".to_owned());
+    }
+    if let Some(by) = protecting(real, &launch.devices) {
+        return Err(format!("it leads to {by}, which is made for each sandbox; name another path"));
+    }
+    if launch.mounts.iter().any(|mount| Path::new(&mount.target) == real) {
+        return Err("the pool's spec mounts something there already; name another path".to_owned());
+    }
+    let Some(files) = &launch.reach.files else { return Ok(()) };
+    match (files.grants(real, !read_only), files.grants(real, false)) {
+        (true, _) => Ok(()),
+        (false, true) => {
+            Err("the program may not write there (sandbox.readable and sandbox.writable of the pool); mount it \
+                              read-only, or below a path that may be written"
+                .to_owned())
+        }
+        (false, false) => {
+            Err("the program may not read there (sandbox.readable and sandbox.writable of the pool); mount it \
+                               below a path that may be read"
+                .to_owned())
+        }
+    }
+}
+
+fn not_made(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EROFS) => {
+            "there is no such path, and none can be made, as what lies above is read-only; mount at a path \
+                              that exists, or below one that can be written, such as /tmp"
+                .to_owned()
+        }
+        Some(libc::ELOOP) => "a link that came on the way meanwhile is not followed".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_or_is_evenkeels_own_is_not_shown() {
+        let own = [PathBuf::from("/var/lib/keel")];
+        let told = |path: &str, kind| may_show(Path::new(path), kind, &own);
+        for (path, why) in [("/var/lib/keel/x", "it lies in /var/lib/keel"), ("/var", "it holds /var/lib/keel")] {
+            assert!(told(path, FileType::Directory).unwrap_err().starts_with(why), "{path}");
+        }
+        assert_eq!(told("/var/log", FileType::Directory), Ok(()));
+        assert_eq!(told("/etc/hosts", FileType::RegularFile), Ok(()));
+        for kind in [FileType::Socket, FileType::Fifo, FileType::CharacterDevice, FileType::BlockDevice] {
+            assert!(told("/run/x", kind).unwrap_err().contains("neither a directory nor a file"), "{kind:?}");
+        }
+    }
+}
