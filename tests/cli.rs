@@ -48,6 +48,8 @@ mod jobs;
 
 #[path = "cli/lives.rs"]
 mod lives;
+#[path = "cli/mounts.rs"]
+mod mounts;
 #[path = "cli/sessions.rs"]
 mod sessions;
 

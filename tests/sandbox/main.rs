@@ -13,6 +13,7 @@ mod forwarding;
 mod images;
 mod isolation;
 mod killed;
+mod late_mounts;
 mod lifecycle;
 mod limits;
 mod links;

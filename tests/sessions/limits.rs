@@ -6,7 +6,7 @@ use chrono::{TimeZone, Utc};
 use evenkeel::controller::{AcquireRequest, Acquired, SessionVerb, SessionView};
 use evenkeel::runtime::sim::Faults;
 use evenkeel::spec::{Control, HumanDuration};
-use evenkeel::state::SessionId;
+use evenkeel::state::{LateMount, SessionId};
 use tokio::time::sleep;
 
 use crate::stage::{Stage, Trace, spec};
@@ -347,4 +347,15 @@ async fn warm_members_are_renewed_before_they_are_too_old() {
         assert!((stage.now() - oldest).num_seconds() <= 60);
     }
     assert!(stage.members().iter().all(|one| !first.contains(&one.runtime_id)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_with_mounts_is_refused_where_its_runtime_makes_none_and_nothing_is_taken() {
+    let stage = stage().await;
+    let mount = LateMount { source: "/srv".to_owned(), target: "/data".to_owned(), readonly: true };
+    let refused = stage.acquire(AcquireRequest { mounts: vec![mount], ..request() }).await.expect_err("refused");
+    let why = "pool demo/box runs on sim, which can't mount into what runs already";
+    assert!(refused.to_string().starts_with(why), "{refused}");
+    assert_eq!(stage.sessions().await, []);
+    assert!(acquire(&stage).await.view.warm);
 }

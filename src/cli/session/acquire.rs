@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = MOUNT, value_parser = mount)]
     mount: Vec<LateMount>,
     /// The same in short; repeatable
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", value_parser = volume)]
+    #[arg(long, value_name = "SOURCE:TARGET[:ro]", value_parser = volume)]
     volume: Vec<LateMount>,
     /// Controls that must be enforced
     #[arg(long, value_name = "CONTROL", value_delimiter = ',', value_parser = control)]
