@@ -56,7 +56,7 @@ async fn what_a_controller_finds_in_a_rollout_serves_on_though_it_fails_the_chec
     for id in &before {
         assert!(world.answer_as(id, HealthState::Starting { last: None }));
     }
-    let held = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h}\n";
+    let held = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h, progress_deadline: 3h}\n";
     let (declare, declared) = watch::channel(Arc::default());
     let runtime = Arc::new(Connected(Arc::new(world.runtime(owner()))));
     let (core, settled) = core_of(runtime, declared, clock.clone(), BTreeMap::new());
@@ -124,7 +124,7 @@ async fn what_an_image_says_of_its_health_counts_where_nothing_else_checks() {
 #[tokio::test(start_paused = true)]
 async fn what_nothing_checked_is_not_failed_by_the_checks_of_its_successor() {
     let rig = Rig::new();
-    let held = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h}\n";
+    let held = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h, progress_deadline: 3h}\n";
     rig.declare(&web(2, "one"));
     rig.until_running().await;
     tokio::time::sleep(Duration::from_secs(3600)).await;

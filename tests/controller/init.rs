@@ -116,6 +116,7 @@ async fn a_dependency_that_does_not_come_fails_the_service_until_it_does() {
             &[
                 &format!("image: {{name: '{image}'}}"),
                 "health: {interval: 1s, start_grace: 1h, check: {type: tcp, port: 80}}",
+                "rollout: {progress_deadline: 2h}",
             ],
         )
     };

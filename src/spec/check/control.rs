@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::str::FromStr as _;
+use std::time::Duration;
 
-use super::super::problem::steps;
+use super::super::problem::{Step, steps};
 use super::super::suggest::nearest;
 use super::super::{
     Check, CountOrPercent, EndpointProtocol, Health, HumanDuration, InitStep, Pool, RType, RefillRate, Rollout, Scale,
@@ -26,7 +27,10 @@ pub(super) fn check(report: &mut Report<'_>, name: &str, spec: &ServiceSpec) {
     init_ids(report, spec);
     times(report, spec);
     if let Some(settings) = &spec.rollout {
-        rollout(report, settings, spec.health.as_ref());
+        rollout(report, settings);
+    }
+    if spec.rollout.is_some() || (spec.rtype() == RType::Service && spec.pool.is_none()) {
+        deadlines(report, &spec.rollout(), spec.health.as_ref());
     }
     if let Some(settings) = &spec.pool {
         pool(report, settings);
@@ -355,7 +359,7 @@ fn positive(report: &mut Report<'_>, part: &'static str, key: &'static str, valu
     }
 }
 
-fn rollout(report: &mut Report<'_>, rollout: &Rollout, health: Option<&Health>) {
+fn rollout(report: &mut Report<'_>, rollout: &Rollout) {
     if let Some(CountOrPercent::Percent(percent)) = rollout.max_unavailable
         && percent > 100
     {
@@ -363,20 +367,52 @@ fn rollout(report: &mut Report<'_>, rollout: &Rollout, health: Option<&Health>) 
         report.problem_help(&steps!["rollout", "max_unavailable"], message, "write at most 100%");
     }
     positive(report, "rollout", "progress_deadline", rollout.progress_deadline);
-    if let (Some(min_ready), Some(deadline)) = (rollout.min_ready, rollout.progress_deadline)
-        && min_ready >= deadline
-        && !deadline.get().is_zero()
-    {
-        // Kubernetes refuses this too: progressDeadlineSeconds must be greater than minReadySeconds.
-        let message = format!("no rollout can be ready for {min_ready} within the deadline of {deadline}");
-        report.problem_help(&steps!["rollout", "progress_deadline"], message, "write more than `min_ready`");
+}
+
+/// Times that no rollout can keep within its deadline, whichever of them are written and whichever hold by default.
+fn deadlines(report: &mut Report<'_>, rollout: &Rollout, health: Option<&Health>) {
+    let deadline = Time { written: rollout.progress_deadline, holds: rollout.progress_deadline() };
+    if deadline.holds.is_zero() {
+        return;
     }
-    if let (Some(grace), Some(deadline)) = (health.and_then(|health| health.start_grace), rollout.progress_deadline)
-        && grace.get() >= deadline.get()
-        && !deadline.get().is_zero()
-    {
-        let message = format!("the deadline of {deadline} ends before `health.start_grace` ({grace})");
-        report.problem_help(&steps!["rollout", "progress_deadline"], message, "write more than `start_grace`");
+    let min_ready = Time { written: rollout.min_ready, holds: rollout.min_ready() };
+    if min_ready.holds >= deadline.holds {
+        // Kubernetes refuses this too: progressDeadlineSeconds must be greater than minReadySeconds.
+        let message = format!("no rollout can be ready for {min_ready} within the deadline ({deadline})");
+        too_short(report, (deadline, min_ready), (&steps!["rollout", "min_ready"], "min_ready"), message);
+    }
+    let Some(health) = health else { return };
+    let grace = Time { written: health.start_grace, holds: health.start_grace() };
+    if grace.holds >= deadline.holds {
+        let message = format!("the deadline ({deadline}) ends before `health.start_grace` ({grace})");
+        too_short(report, (deadline, grace), (&steps!["health", "start_grace"], "start_grace"), message);
+    }
+}
+
+/// A time as it is written, and as it holds.
+#[derive(Clone, Copy)]
+struct Time {
+    written: Option<HumanDuration>,
+    holds: Duration,
+}
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let default = if self.written.is_none() { ", the default" } else { "" };
+        write!(f, "{}{default}", HumanDuration(self.holds))
+    }
+}
+
+/// Says so at the time that is written: the deadline, else the other one, whose path and name these are.
+fn too_short(report: &mut Report<'_>, (deadline, other): (Time, Time), (path, key): (&[Step], &str), message: String) {
+    let at_deadline = &steps!["rollout", "progress_deadline"];
+    match (deadline.written, other.written) {
+        (Some(_), Some(_)) => report.problem_help(at_deadline, message, format!("write more than `{key}`")),
+        (Some(_), None) => {
+            let help = format!("write more than {}, or less as `{key}`", HumanDuration(other.holds));
+            report.problem_help(at_deadline, message, help);
+        }
+        (None, _) => report.problem_help(path, message, "write less, or a longer `rollout.progress_deadline`"),
     }
 }
 
