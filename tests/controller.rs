@@ -29,6 +29,8 @@ mod init;
 mod requests;
 #[path = "controller/rollouts.rs"]
 mod rollouts;
+#[path = "controller/scaling.rs"]
+mod scaling;
 
 /// What is known of a deployment that is to go.
 fn removed() -> Removed {

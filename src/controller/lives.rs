@@ -157,7 +157,7 @@ impl State {
         let whole = Target { slot: None, ..target.clone() };
         let names: BTreeSet<String> = self.targets(&whole)?.into_iter().map(|service| service.name.clone()).collect();
         let declared = self.declared_one(&target.deployment)?;
-        let scaled = self.scalers.scaled(declared, &self.observed(&target.deployment));
+        let scaled = self.scaled(declared, &self.observed(&target.deployment));
         let effective = crate::plan::revisions::effective(scaled.as_ref().unwrap_or(declared), memory);
         let services: Vec<DesiredService> =
             effective.services.into_values().filter(|service| names.contains(&service.name)).collect();

@@ -37,7 +37,7 @@ impl State {
         self.track_use(deployment, effective.as_ref().ok());
         let (mut judged, mut observed) = self.look(deployment, effective.as_ref().ok());
         self.track_load(deployment, effective.as_ref().ok(), &observed);
-        let scaled = raw.ok().and_then(|declared| self.scalers.scaled(declared, &observed));
+        let scaled = raw.ok().and_then(|declared| self.scaled(declared, &observed));
         let raw = scaled.as_ref().map_or(raw, Ok);
         let mut effective = raw.map(|desired| self.effective(desired));
         if let (Ok(desired), true) = (raw, self.covers(deployment))

@@ -63,7 +63,7 @@ impl State {
 
     /// The same with as many replicas as load asks for.
     pub(super) fn to_run(&self, declared: &DesiredDeployment, observed: &[Instance]) -> DesiredDeployment {
-        match self.scalers.scaled(declared, observed) {
+        match self.scaled(declared, observed) {
             Some(scaled) => self.effective(&scaled),
             None => self.effective(declared),
         }

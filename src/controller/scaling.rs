@@ -1,5 +1,6 @@
-//! How many replicas adaptive services have: what their instances use is measured from time to time, and decided on. Nothing
-//! of it outlives the controller; the next one begins with what runs.
+//! How many replicas adaptive services have: what their instances use is measured from time to time, and decided on. The
+//! number alone outlives the controller, so that there are fewer only by a decision, and never because instances were lost
+//! while none was there. Where none is known, it begins with what runs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::core::State;
+use super::memory::Note;
 use super::message::Message;
 use crate::plan::{Load, Mean, SCALE_EVERY, ScaleDecision, ScaleRule, Scaling};
 use crate::runtime::{Runtime, Usage};
@@ -57,6 +59,9 @@ struct Scaler {
     due: Instant,
 }
 
+/// Replicas of adaptive services of one deployment, by service.
+type Numbers = BTreeMap<String, u32>;
+
 /// What its use is measured against.
 #[derive(Clone, Copy, PartialEq)]
 struct Limits {
@@ -94,10 +99,21 @@ fn living(service: &DesiredService, instances: &[Instance]) -> u32 {
     u32::try_from(slots.len()).unwrap_or(u32::MAX)
 }
 
+/// Replicas that an adaptive service begins with: as many as it was to have, else as many as run, within the bounds.
+fn first(service: &DesiredService, rule: &ScaleRule, kept: &Numbers, instances: &[Instance]) -> u32 {
+    let known = kept.get(&service.name).copied();
+    known.unwrap_or_else(|| living(service, instances)).clamp(rule.min, rule.max.max(rule.min))
+}
+
 impl Scalers {
     /// A deployment with as many replicas of its adaptive services as their load asks for; none where it has no such
-    /// service. Before anything was measured, as many as run, within the bounds.
-    pub fn scaled(&self, declared: &DesiredDeployment, instances: &[Instance]) -> Option<DesiredDeployment> {
+    /// service. Before anything was measured, as many as there were to be, or run where that is not `kept`, within the bounds.
+    pub fn scaled(
+        &self,
+        declared: &DesiredDeployment,
+        kept: &Numbers,
+        instances: &[Instance],
+    ) -> Option<DesiredDeployment> {
         if !declared.services.values().any(|service| rule(&service.spec).is_some()) {
             return None;
         }
@@ -107,7 +123,7 @@ impl Scalers {
             let name = ServiceName { deployment: declared.name.clone(), service: service.name.clone() };
             service.replicas = match self.services.get(&name) {
                 Some(scaler) => scaler.scaling.replicas(&rule),
-                None => living(service, instances).clamp(rule.min, rule.max.max(rule.min)),
+                None => first(service, &rule, kept, instances),
             };
         }
         Some(scaled)
@@ -119,6 +135,7 @@ impl Scalers {
         &mut self,
         deployment: &str,
         services: impl Iterator<Item = &'a DesiredService>,
+        kept: &Numbers,
         instances: &[Instance],
         answers: impl Fn(RuntimeKind) -> bool,
         (now, at): (DateTime<Utc>, Instant),
@@ -134,7 +151,7 @@ impl Scalers {
             }
             let limits = Limits::of(&service.spec);
             let scaler = self.services.entry(name).or_insert_with(|| {
-                let replicas = living(service, instances).clamp(rule.min, rule.max.max(rule.min));
+                let replicas = first(service, &rule, kept, instances);
                 let (scaling, due) = (Scaling::new(replicas, now), at + SCALE_EVERY);
                 Scaler { rule, limits, scaling, before: HashMap::new(), moving: true, due }
             });
@@ -146,6 +163,12 @@ impl Scalers {
         for name in gone {
             self.services.remove(&name);
         }
+    }
+
+    /// Replicas that the services of a deployment are to have, as far as they are looked after.
+    fn numbers(&self, deployment: &str) -> impl Iterator<Item = (String, u32)> {
+        let mine = self.services.iter().filter(move |(name, _)| name.deployment == deployment);
+        mine.map(|(name, scaler)| (name.service.clone(), scaler.scaling.replicas(&scaler.rule)))
     }
 
     /// Forgets a deployment.
@@ -228,14 +251,48 @@ async fn sample(runtime: Arc<dyn Runtime>, instance: InstanceRef, since: DateTim
 }
 
 impl State {
-    /// Has the load of adaptive services measured where this controller acts on them.
+    /// A deployment with as many replicas of its adaptive services as load asks for; none where it has no such service.
+    pub(super) fn scaled(&self, declared: &DesiredDeployment, observed: &[Instance]) -> Option<DesiredDeployment> {
+        self.scalers.scaled(declared, self.kept_numbers(&declared.name), observed)
+    }
+
+    fn kept_numbers(&self, deployment: &str) -> &Numbers {
+        static NONE: Numbers = Numbers::new();
+        self.memory.get(deployment).map_or(&NONE, |memory| &memory.orders.adaptive)
+    }
+
+    /// Has the load of adaptive services measured where this controller acts on them, and keeps how many there are to be.
     pub(super) fn track_load(&mut self, deployment: &str, desired: Option<&DesiredDeployment>, instances: &[Instance]) {
+        if self.is_suspended(deployment) {
+            // Nobody would carry out what is decided.
+            return self.scalers.forget(deployment);
+        }
         let times = self.now();
         let acts = self.covers(deployment);
+        let kept = self.kept_numbers(deployment).clone();
         let (runtimes, unreachable) = (&self.runtimes, &self.unreachable);
         let answers = |kind| runtimes.contains_key(&kind) && !unreachable.contains_key(&kind);
         let services = desired.into_iter().filter(|_| acts).flat_map(|desired| desired.services.values());
-        self.scalers.track(deployment, services, instances, answers, times);
+        self.scalers.track(deployment, services, &kept, instances, answers, times);
+        if let Some(desired) = desired.filter(|_| acts) {
+            let is_adaptive = |name: &String| desired.services.get(name).is_some_and(|one| rule(&one.spec).is_some());
+            self.keep_numbers(deployment, is_adaptive);
+        }
+    }
+
+    /// Keeps for the next controller how many replicas there are to be, and what was kept of the services that pass the test.
+    fn keep_numbers(&mut self, deployment: &str, stays: impl Fn(&String) -> bool) {
+        let before = self.kept_numbers(deployment);
+        let mut numbers: Numbers = before.clone();
+        numbers.retain(|name, _| stays(name));
+        numbers.extend(self.scalers.numbers(deployment));
+        if *before == numbers {
+            return;
+        }
+        let orders = &mut self.memory.entry(deployment.to_owned()).or_default().orders;
+        orders.adaptive = numbers;
+        let note = Note::Orders(orders.clone());
+        self.keep(deployment, None, note, None);
     }
 
     /// Asks what the ready instances of the services use that are to be measured now: what starts needs more than it will.
@@ -261,11 +318,15 @@ impl State {
 
     /// Takes what a service uses, and plans its deployment where it is to have another number of replicas.
     pub(super) fn measured(&mut self, measured: Measured) {
+        if self.is_suspended(&measured.service.deployment) {
+            return;
+        }
         let times @ (_, at) = self.now();
         let Some((service, decision)) = self.scalers.learn(measured, times) else { return };
         let message = format!("{service}: {decision}");
         tracing::info!("{message}");
         self.record_event(Some(&service.deployment), "ScaleDecided", message);
+        self.keep_numbers(&service.deployment, |_| true);
         self.queue.add(&service.deployment, at);
     }
 }
@@ -320,7 +381,7 @@ mod tests {
     }
 
     fn replicas(scalers: &Scalers, desired: &DesiredDeployment, instances: &[Instance]) -> u32 {
-        scalers.scaled(desired, instances).unwrap().services["web"].replicas
+        scalers.scaled(desired, &Numbers::new(), instances).unwrap().services["web"].replicas
     }
 
     #[tokio::test(start_paused = true)]
@@ -332,6 +393,7 @@ mod tests {
             scalers.track(
                 "demo",
                 desired.services.values(),
+                &Numbers::new(),
                 &instances,
                 |_| true,
                 (DateTime::UNIX_EPOCH, Instant::now()),
@@ -339,7 +401,24 @@ mod tests {
             assert_eq!(replicas(&scalers, &desired, &[]), expected, "and keeps that whatever becomes of them");
         }
         let fixed = declared("{mode: fixed, replicas: 3}");
-        assert_eq!(Scalers::default().scaled(&fixed, &[]), None);
+        assert_eq!(Scalers::default().scaled(&fixed, &Numbers::new(), &[]), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_goes_on_with_the_number_that_it_was_to_have_whatever_is_left_of_it() {
+        let desired = adaptive();
+        for (slots, known, expected) in [(0, 5, 5), (2, 5, 5), (5, 3, 3), (0, 1, 2), (0, 20, 8)] {
+            let (mut scalers, instances) = (Scalers::default(), running(&desired, slots));
+            let kept = Numbers::from([("web".to_owned(), known)]);
+            let scaled =
+                |scalers: &Scalers| scalers.scaled(&desired, &kept, &instances).unwrap().services["web"].replicas;
+            assert_eq!(scaled(&scalers), expected);
+            let times = (DateTime::UNIX_EPOCH, Instant::now());
+            scalers.track("demo", desired.services.values(), &kept, &instances, |_| true, times);
+            assert_eq!(scaled(&scalers), expected);
+            assert_eq!(scalers.numbers("demo").collect::<Numbers>(), Numbers::from([("web".to_owned(), expected)]));
+            assert_eq!(scalers.numbers("other").count(), 0);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -347,7 +426,7 @@ mod tests {
         let (desired, mut scalers) = (adaptive(), Scalers::default());
         let instances = running(&desired, 3);
         let (begin, at) = (DateTime::UNIX_EPOCH, Instant::now());
-        scalers.track("demo", desired.services.values(), &instances, |_| true, (begin, at));
+        scalers.track("demo", desired.services.values(), &Numbers::new(), &instances, |_| true, (begin, at));
         assert_eq!((scalers.next(), scalers.take_due(at)), (Some(at + SCALE_EVERY), Vec::new()));
         let mut decisions = Vec::new();
         for turn in 1..=2 {
@@ -369,10 +448,10 @@ mod tests {
     async fn what_is_not_declared_any_more_is_not_measured() {
         let (desired, mut scalers) = (adaptive(), Scalers::default());
         let times = (DateTime::UNIX_EPOCH, Instant::now());
-        scalers.track("demo", desired.services.values(), &[], |_| true, times);
-        scalers.track("other", std::iter::empty(), &[], |_| true, times);
+        scalers.track("demo", desired.services.values(), &Numbers::new(), &[], |_| true, times);
+        scalers.track("other", std::iter::empty(), &Numbers::new(), &[], |_| true, times);
         assert!(scalers.next().is_some());
-        scalers.track("demo", std::iter::empty(), &[], |_| true, times);
+        scalers.track("demo", std::iter::empty(), &Numbers::new(), &[], |_| true, times);
         assert_eq!(scalers.next(), None);
     }
 
@@ -381,11 +460,11 @@ mod tests {
         let (desired, mut scalers) = (adaptive(), Scalers::default());
         let instances = running(&desired, 5);
         let times = (DateTime::UNIX_EPOCH, Instant::now());
-        scalers.track("demo", desired.services.values(), &[], |_| false, times);
+        scalers.track("demo", desired.services.values(), &Numbers::new(), &[], |_| false, times);
         assert_eq!(scalers.next(), None, "nobody knows yet how many there are");
-        scalers.track("demo", desired.services.values(), &instances, |_| true, times);
-        scalers.track("demo", desired.services.values(), &instances, |_| false, times);
-        scalers.track("demo", desired.services.values(), &[], |_| true, times);
+        scalers.track("demo", desired.services.values(), &Numbers::new(), &instances, |_| true, times);
+        scalers.track("demo", desired.services.values(), &Numbers::new(), &instances, |_| false, times);
+        scalers.track("demo", desired.services.values(), &Numbers::new(), &[], |_| true, times);
         assert_eq!(replicas(&scalers, &desired, &[]), 5);
     }
 

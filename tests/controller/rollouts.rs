@@ -58,7 +58,7 @@ fn guarded(greeting: &str, rollout: &str) -> String {
     format!("{}    rollout: {{{rollout}}}\n", web(2, greeting))
 }
 
-async fn order(rig: &Rig, order: Order) {
+pub async fn order(rig: &Rig, order: Order) {
     let (reply, answer) = oneshot::channel();
     let command = Message::Command(Command::Order(order, reply));
     rig.core.messages.send(command).await.expect("the core runs");
@@ -92,7 +92,7 @@ async fn what_was_refused_is_asked_for_again_at_once_when_somebody_orders_that()
 
 /// Keeps the last note of each key.
 #[derive(Default)]
-struct Notes(Mutex<BTreeMap<NoteKey, Note>>);
+pub struct Notes(pub Mutex<BTreeMap<NoteKey, Note>>);
 
 impl Keeper for Notes {
     fn keep(&self, key: NoteKey, note: Note, _: Option<evenkeel::controller::Kept>) {

@@ -21,7 +21,8 @@ pub struct Memory {
     pub rollouts: BTreeMap<String, RolloutHistory>,
 }
 
-/// What is remembered of one deployment as a whole: what users ordered, and in which order it ends.
+/// What is remembered of one deployment as a whole: what users ordered, how it is scaled, and in which order it
+/// ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orders {
     /// Nothing is created, stopped or removed.
@@ -30,6 +31,9 @@ pub struct Orders {
     /// Replicas of services whose `scale.mode` is `manual`.
     #[serde(default)]
     pub replicas: BTreeMap<String, u32>,
+    /// Replicas that services whose `scale.mode` is `adaptive` were last to have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub adaptive: BTreeMap<String, u32>,
     /// On what each service depends, as [`dependencies`](crate::plan::dependencies) gives it: it tells the order of the end
     /// when nothing declares the deployment any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

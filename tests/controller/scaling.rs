@@ -1,0 +1,80 @@
+//! Adaptive services in the core: there are fewer replicas by a decision alone, and none is made where nothing is done.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel::controller::{Connected, Core, Jobs, Note, Order, Parts, Scope};
+use evenkeel::plan::revisions::{Memory, Orders};
+use evenkeel::spec::RuntimeKind;
+
+use super::rollouts::{Notes, order};
+use super::{Rig, names, owner, running};
+
+/// Every simulated instance uses a hundredth of a processor, which is all that these may have.
+const DEMO: &str = "version: v1\ndeployment: demo\nservices:\n  web:\n    image: {name: sim/run}\n    \
+                    resources: {cpu: 10m}\n    scale: {mode: adaptive, min: 1, max: 5, targets: {cpu: 50}}\n";
+
+/// A core with an empty machine that remembers this.
+fn rig(orders: Orders) -> (Rig, Arc<Notes>) {
+    let mut rig = Rig::new();
+    let notes = Arc::new(Notes::default());
+    rig.core = Core::start(Parts {
+        runtimes: vec![Arc::new(Connected(Arc::new(rig.world.runtime(owner()))))],
+        default_runtime: RuntimeKind::Sim,
+        declared: rig.declare.subscribe(),
+        clock: rig.clock.clone(),
+        scope: Scope::Everything,
+        removing: BTreeMap::new(),
+        memory: [("demo".to_owned(), Memory { orders, ..Memory::default() })].into(),
+        keeper: Some(notes.clone()),
+        jobs: Jobs::default(),
+        activity: Default::default(),
+        sessions: Default::default(),
+        events: None,
+        settled: None,
+    });
+    (rig, notes)
+}
+
+fn orders(notes: &Notes) -> Orders {
+    match notes.0.lock().expect("notes").get(&("demo".to_owned(), None)) {
+        Some(Note::Orders(orders)) => orders.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn five() -> Vec<(String, String, u32)> {
+    running(&[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_controller_brings_back_as_many_as_there_were_to_be() {
+    let (first, notes) = rig(Orders::default());
+    first.declare(DEMO);
+    first.until("load asks for more", |status| names(status) == five()).await;
+    let known = orders(&notes);
+    assert_eq!(known.adaptive, BTreeMap::from([("web".to_owned(), 5)]));
+    // Its machine went down with it.
+    let (next, notes) = rig(known);
+    next.declare(DEMO);
+    assert_eq!(names(&*next.until_running().await), five());
+    // One that is adaptive no more is not remembered as such.
+    next.declare(&DEMO.replace("{mode: adaptive, min: 1, max: 5, targets: {cpu: 50}}", "{mode: fixed, replicas: 2}"));
+    next.until("two are left", |status| names(status) == running(&[(0, 0), (1, 0)])).await;
+    assert_eq!(orders(&notes).adaptive, BTreeMap::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_decided_while_the_deployment_is_suspended() {
+    let (rig, notes) = rig(Orders::default());
+    rig.declare(DEMO);
+    rig.until_running().await;
+    let suspend = |suspend| Order::Suspend { deployment: "demo".to_owned(), suspend };
+    order(&rig, suspend(true)).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(orders(&notes).adaptive, BTreeMap::from([("web".to_owned(), 1)]));
+    assert_eq!(rig.core.status.borrow().services[0].desired, 1);
+    order(&rig, suspend(false)).await;
+    rig.until("load asks for more", |status| names(status) == five()).await;
+}
