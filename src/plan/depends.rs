@@ -10,11 +10,12 @@ use chrono::{DateTime, Utc};
 use super::diff::{count, exit_of};
 use super::draft::Draft;
 use super::input::{Awaited, Dependency};
+use super::job::{Outcome, outcome};
 use super::restart::{AfterExit, after_exit};
 use super::time::{after, due, elapsed};
 use super::{Input, Plan, Wait};
 use crate::spec::{Depends, DependsCondition, HumanDuration, OnFailure, RType};
-use crate::state::{DesiredDeployment, DesiredService, Instance, Phase};
+use crate::state::{DesiredDeployment, DesiredService, Instance, Phase, RunEnd};
 
 /// A dependency whose condition does not hold.
 #[derive(Debug, Clone)]
@@ -99,18 +100,34 @@ fn lacking(
     };
     let start = observed.partition_point(|instance| instance.id.service < dependency.name);
     let end = observed.partition_point(|instance| instance.id.service <= dependency.name);
+    let all = &observed[start..end];
     // What an unreachable runtime runs is not known to.
     let reachable = |one: &&&Instance| !input.unreachable.contains_key(&one.runtime);
-    let instances: Vec<&Instance> = observed[start..end].iter().filter(reachable).copied().collect();
-    if has_completed(dependency, &instances) {
-        return None;
+    let instances: Vec<&Instance> = all.iter().filter(reachable).copied().collect();
+    match dependency.spec.rtype() {
+        RType::Service => lacking_of_service(input, dependency, depends.condition(), &instances),
+        RType::Job => {
+            // What is tried again has started all the same.
+            let has_started = instances.iter().any(|one| one.phase.started_at().is_some());
+            lacking_of_job(depends.condition(), outcome(input, dependency, all), has_started)
+        }
+        // Refused where it is declared: the end of one run says nothing of the next one.
+        RType::Cron => Some("it runs by a schedule, so there is nothing to wait for".to_owned()),
     }
+}
+
+fn lacking_of_service(
+    input: &Input<'_>,
+    dependency: &DesiredService,
+    condition: DependsCondition,
+    instances: &[&Instance],
+) -> Option<String> {
     if dependency.replicas == 0 {
         return Some("it is to have 0 replicas".to_owned());
     }
     let is_ready = |instance: &&&Instance| instance.phase.is_ready();
-    match depends.condition() {
-        DependsCondition::Started if has_started(input, dependency, &instances) => None,
+    match condition {
+        DependsCondition::Started if has_started(input, dependency, instances) => None,
         DependsCondition::Started => Some("no instance of it has started".to_owned()),
         DependsCondition::Healthy if instances.iter().any(|one| is_ready(&one)) => None,
         DependsCondition::Healthy => Some("no instance of it is healthy".to_owned()),
@@ -123,12 +140,17 @@ fn lacking(
     }
 }
 
-/// Whether it is meant to end and has ended well, which is as good as any condition.
-fn has_completed(dependency: &DesiredService, instances: &[&Instance]) -> bool {
-    let ended_well = |instance: &&Instance| {
-        dependency.is_made_from(&instance.id.revision) && exit_of(instance).is_some_and(|exit| exit.is_success())
-    };
-    dependency.spec.rtype() == RType::Job && instances.iter().any(ended_well)
+/// A job is there to end: one that has completed is as good as any condition, and one that runs has only started.
+fn lacking_of_job(condition: DependsCondition, outcome: Outcome, has_started: bool) -> Option<String> {
+    match (condition, outcome) {
+        (_, Outcome::Completed) | (DependsCondition::Started, Outcome::Failed(RunEnd::Failed { .. })) => None,
+        (DependsCondition::Started, _) if has_started => None,
+        (_, Outcome::Failed(end)) => Some(format!("the job has failed: {end}")),
+        (DependsCondition::Started, Outcome::Unfinished) => Some("no instance of it has started".to_owned()),
+        (DependsCondition::Healthy | DependsCondition::Ready, Outcome::Unfinished) => {
+            Some("the job has not completed yet".to_owned())
+        }
+    }
 }
 
 /// Whether an instance of it has run. One that has ended counts unless another is due at once: after a restart of the whole

@@ -88,7 +88,7 @@ pub enum Check {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Depends {
-    /// Its name, in the same deployment.
+    /// Its name, in the same deployment: a service, a pool or a job; nothing waits for a cron service.
     pub service: String,
     /// What it must be; `healthy` when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,9 +122,9 @@ impl Depends {
 pub enum DependsCondition {
     /// An instance of it has run.
     Started,
-    /// Health checks of an instance of it pass; where it has none, one runs.
+    /// Health checks of an instance of it pass; where it has none, one runs. A job has completed.
     Healthy,
-    /// As many instances of it take traffic as it has replicas.
+    /// As many instances of it take traffic as it has replicas. A job has completed.
     Ready,
 }
 

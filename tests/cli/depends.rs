@@ -65,12 +65,38 @@ fn services_start_in_order_also_after_everything_was_killed_and_end_in_reverse()
 }
 
 #[test]
+fn a_service_waits_for_the_end_of_a_job_and_starts_again_when_nothing_is_left_of_it() {
+    let rig = Rig::new("sandbox");
+    let said = rig.path("order").display().to_string();
+    let go = rig.path("go").display().to_string();
+    let folder = rig.path("").display().to_string();
+    let prep = format!(
+        "  prep:\n    rtype: job\n    image: {{ name: host }}\n    sandbox: {{ writable: ['{folder}'] }}\n    \
+         job: {{ ttl_after_finished: 1s }}\n    \
+         command: {{ entrypoint: [sh, -c, 'while [ ! -e {go} ]; do sleep 0.1; done; echo prep >>{said}'] }}\n"
+    );
+    rig.write("specs/demo.yaml", &demo(&[prep, service(&rig, "web", "", &["depends: [{ service: prep }]"])]));
+    let _controller = rig.controller();
+    let waits = "prep is not healthy: the job has not completed yet";
+    rig.until("the job runs", || rig.instances(|one| one["phase"].clone()) == ["running"]);
+    rig.until("web waits", || rig.keel(&["get", "services"]).out.contains(waits));
+    rig.write("go", "");
+    rig.until("web runs and the job is gone", || {
+        order(&rig) == "prep, web" && rig.instances(|one| one["name"].clone()) == ["demo/web/0"]
+    });
+    let pids = rig.instances(|one| u32::try_from(one["pid"].as_u64().unwrap_or_default()).unwrap());
+    signal(pids[0], "KILL");
+    rig.until("web runs again", || order(&rig) == "prep, web, web");
+}
+
+#[test]
 fn a_dependency_that_does_not_come_fails_the_apply_or_is_told() {
     let rig = Rig::new("sandbox");
     const NEVER: &str = "health: { interval: 1s, start_grace: 1h, check: { type: command, command: 'false' } }";
+    const PATIENT: &str = "rollout: { progress_deadline: 2h }";
     let with = |action: &str| {
         let depends = format!("depends: [{{ service: db, timeout: 2s, on_timeout: {action} }}]");
-        demo(&[service(&rig, "db", "", &[NEVER]), service(&rig, "web", "", &[&depends])])
+        demo(&[service(&rig, "db", "", &[NEVER, PATIENT]), service(&rig, "web", "", &[&depends])])
     };
     rig.write("demo.yaml", &with("fail"));
     let failed = rig.keel(&["apply", "-f", "demo.yaml", "--timeout", "60s"]).expect_code(1);

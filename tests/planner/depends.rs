@@ -206,17 +206,6 @@ fn a_dependency_that_nothing_is_known_of_or_that_is_to_have_no_instance_is_not_g
 }
 
 #[test]
-fn a_job_that_has_ended_well_is_as_good_as_any_condition() {
-    for condition in ["started", "healthy", "ready"] {
-        let fields = on_db(&format!(", condition: {condition}"));
-        let job = || Snapshot::declared().service("db", 'a', 1, "rtype: job").service("web", 'a', 1, &fields);
-        assert_eq!(web(&job().with([db(0).exited(0, 5, 60)])), "launch", "{condition}");
-        let other_template = job().with([up(0, 'b').of("db").exited(0, 5, 60)]);
-        assert_eq!(web(&other_template) == "launch", condition == "started", "{condition}");
-    }
-}
-
-#[test]
 fn an_unrelated_service_never_waits() {
     shop("").service("api", 'a', 1, "").expect(
         "launch api/0 a0: missing, 1 replica wanted

@@ -2,6 +2,7 @@
 
 mod dsl;
 
+mod awaited_jobs;
 mod changed;
 mod depends;
 mod forecast;

@@ -36,9 +36,10 @@ fn is_plainly_missing(input: &Input<'_>, desired: &DesiredDeployment, depends: &
     let Some(dependency) = desired.services.get(&depends.service) else { return true };
     let mine: Vec<&Instance> = input.observed.iter().filter(|one| one.id.service == depends.service).collect();
     let any = |test: &dyn Fn(&Phase) -> bool| mine.iter().any(|one| test(&one.phase));
-    if dependency.spec.rtype() == RType::Job && any(&|phase| matches!(phase, Phase::Exited(exit) if exit.is_success()))
-    {
-        return false;
+    if dependency.spec.rtype() == RType::Job {
+        let has_started =
+            depends.condition() == DependsCondition::Started && any(&|phase| phase.started_at().is_some());
+        return !has_started && !may_have_come_to_it(input, (dependency, depends.condition()), &mine);
     }
     let ready_in = |slot: u32| mine.iter().any(|one| one.id.slot == slot && one.phase.is_ready());
     match depends.condition() {
@@ -50,6 +51,21 @@ fn is_plainly_missing(input: &Input<'_>, desired: &DesiredDeployment, depends: &
             dependency.replicas == 0 || ready < dependency.replicas as usize
         }
     }
+}
+
+/// Whether a run of the job is remembered as completed, or as over where it only has to have started, or as many of its
+/// completions have an instance that succeeded as it is to have.
+fn may_have_come_to_it(
+    input: &Input<'_>,
+    (job, condition): (&DesiredService, DependsCondition),
+    instances: &[&Instance],
+) -> bool {
+    let remembered = input.history.jobs.get(&job.name).into_iter().flat_map(|record| &record.runs);
+    let mut remembered = remembered.filter(|run| job.is_made_from(&run.revision));
+    let succeeded = instances.iter().filter(|one| matches!(&one.phase, Phase::Exited(exit) if exit.is_success()));
+    let indices: std::collections::BTreeSet<u32> = succeeded.map(|one| one.id.slot).collect();
+    remembered.any(|run| run.end.is_success() || condition == DependsCondition::Started)
+        || indices.len() >= job.spec.job().completions() as usize
 }
 
 /// Nothing that is not declared any more ends while what depends on it runs.

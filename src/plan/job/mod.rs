@@ -9,6 +9,7 @@
 //! ([`remember`]). So at every time at least one of them tells that a run has begun.
 
 mod begin;
+mod outcome;
 mod record;
 mod run;
 mod schedule;
@@ -19,6 +20,8 @@ use std::time::Duration;
 
 use begin::{Beginning, Runs};
 use run::{Completion, Run, Standing, is_live, retries};
+
+pub(super) use outcome::{Outcome, outcome};
 
 pub use begin::RUNS_AT_ONCE;
 pub use record::{RUNS_REMEMBERED, remember};

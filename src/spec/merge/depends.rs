@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::check::{bad_name, folded};
 use super::super::document::Mark;
-use super::super::{Problem, suggest};
+use super::super::{Problem, RType, suggest};
 use super::draft::{Draft, Part};
 use super::{Findings, place};
 
@@ -29,6 +29,7 @@ pub(super) fn check(deployment: &str, draft: &Draft<'_>, findings: &mut Findings
             }
         }
     }
+    check_schedules(deployment, draft, findings);
     let services = draft.services.values();
     let edges: Edges<'_> = services
         .map(|part| (part.name, dependencies(part).filter(|(depends, _)| known.contains(depends)).collect()))
@@ -41,6 +42,20 @@ pub(super) fn check(deployment: &str, draft: &Draft<'_>, findings: &mut Findings
         let message = format!("services wait for each other: {} -> {first}", cycle.join(" -> "));
         let problem = Problem::new(mark.position, mark.path.clone(), message).with_help("remove one of these depends");
         findings.refuse(deployment, part.file, problem);
+    }
+}
+
+/// Finds dependencies on cron services: the end of one run says nothing of the next one, and the first may be months away.
+fn check_schedules(deployment: &str, draft: &Draft<'_>, findings: &mut Findings) {
+    let is_cron = |part: &Part<'_>| part.service.is_some_and(|service| service.spec.rtype() == RType::Cron);
+    let crons: BTreeSet<&str> = draft.services.values().filter(|part| is_cron(part)).map(|part| part.name).collect();
+    for part in draft.parts() {
+        for (depends, mark) in dependencies(part).filter(|(depends, _)| crons.contains(depends)) {
+            let message = format!("{depends} is a cron service, which runs by its schedule: nothing can wait for it");
+            let help = "name a service or a job of the deployment";
+            let problem = Problem::new(mark.position, mark.path.clone(), message).with_help(help);
+            findings.refuse(deployment, part.file, problem);
+        }
     }
 }
 
