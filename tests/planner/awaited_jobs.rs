@@ -63,7 +63,7 @@ fn a_job_is_good_when_every_completion_has_succeeded_by_itself() {
     let ended = one(0).exited(0, 3600, 0).by(StopCause::Expired);
     expect("active_deadline: 1h", &[ended], ["", "the job has failed: deadline exceeded"]);
     let failed = one(0).exited(3, 5, 60);
-    expect("backoff_limit: 0", &[failed.clone()], ["", "the job has failed: exited 3"]);
+    expect("backoff_limit: 0", std::slice::from_ref(&failed), ["", "the job has failed: exited 3"]);
     // Somebody asked for another run, and that has come to its end.
     let again = of(30, 0, 'a');
     expect("backoff_limit: 0", &[failed.clone(), again.clone()], ["", NOT_COMPLETED]);
