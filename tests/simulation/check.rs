@@ -10,7 +10,7 @@ use evenkeel::status::DeploymentState;
 use tokio::time::sleep;
 
 use crate::ledger::Ledger;
-use crate::shop::{Wanted, Wants};
+use crate::shop::{DEADLINE, Wanted, Wants, is_bad};
 use crate::stage::{Chronicle, Stage, owner};
 use crate::story::Strangers;
 
@@ -86,6 +86,22 @@ fn leads(stage: &Stage, service: &ServiceName, wanted: &Wanted) -> Result<String
 
 fn is_rolled_back(stage: &Stage, service: &ServiceName) -> bool {
     stage.notes.of(service).is_some_and(|history| history.pin.is_some())
+}
+
+/// What was rolled back was bad, or something happened within its deadline that explains why it did not come to run.
+pub fn rollbacks(stage: &Stage, lag: chrono::Duration) -> Result<(), String> {
+    for service in stage.wanted().keys() {
+        let Some(history) = stage.notes.of(service) else { continue };
+        let Some(pin) = history.pin.as_ref().filter(|pin| pin.failure.is_some()) else { continue };
+        let was_bad = history.known(&pin.from).is_none_or(|known| is_bad(&known.spec.image.name.to_string()));
+        let within = pin.since - DEADLINE - lag..=pin.since;
+        let chronicle = &stage.chronicle;
+        let excused = chronicle.troubles.iter().chain(&chronicle.crashes).any(|at| within.contains(at));
+        if !was_bad && !excused {
+            return Err(format!("{service} was rolled back for no reason: {pin:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// Each slot has exactly one ready instance of the revision that is to run and at most one dead one, of that or of the declared

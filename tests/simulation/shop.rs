@@ -23,6 +23,9 @@ pub struct Service {
     pub on_failure: &'static str,
 }
 
+/// Time within which a rollout has to make progress.
+pub const DEADLINE: chrono::Duration = chrono::Duration::minutes(2);
+
 /// Programs that never come to run: one crashes, one can't be had, one is refused, one is never ready.
 const BAD: [&str; 4] = ["sim/crash:1s", "sim/missing", "sim/reject", "sim/slow:9000s"];
 
@@ -100,7 +103,8 @@ fn text(name: &str, services: &Services, style: u32) -> String {
             "    stop_grace_period: 5s\n".to_owned(),
             format!(
                 "    rollout: {{ strategy: {strategy}, max_surge: {surge}, max_unavailable: {unavailable}, \
-                 progress_deadline: 2m, on_failure: {on_failure} }}\n"
+                 progress_deadline: {}s, on_failure: {on_failure} }}\n",
+                DEADLINE.num_seconds()
             ),
         ];
         let _ = writeln!(body, "  {name}:");

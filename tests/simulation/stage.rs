@@ -184,6 +184,8 @@ pub struct Chronicle {
     pub wants: Vec<(DateTime<Utc>, Wants)>,
     /// When each controller crashed.
     pub crashes: Vec<DateTime<Utc>>,
+    /// When somebody did something to an instance, or took a name that is wanted.
+    pub troubles: Vec<DateTime<Utc>>,
     /// From the start of each controller to the moment when its source was synced.
     pub unsynced: Vec<(DateTime<Utc>, DateTime<Utc>)>,
 }

@@ -34,6 +34,9 @@ pub async fn tell(seed: u64, trace: Trace) -> Result<(), String> {
     story.end().await;
     check::converges(&mut story.stage).await?;
     check::history(&story.stage, weather.slack())?;
+    if weather.is_fair() {
+        check::rollbacks(&story.stage, weather.slack().lag)?;
+    }
     check::strangers(&story.stage, &strangers)?;
     check::is_quiet(&mut story.stage).await?;
     // What happens in one instant has no order: it depends on which of several tasks that were ended goes first.
@@ -87,6 +90,11 @@ impl Weather {
             },
             Self::Harsh => harsh,
         }
+    }
+
+    /// Whether no call fails, no event is lost and nothing crashes by itself.
+    fn is_fair(self) -> bool {
+        matches!(self, Self::Calm | Self::Slow)
     }
 
     /// The grace of a stop, and the slowest call where calls take time.
@@ -218,6 +226,7 @@ impl Story {
         if ours.is_empty() {
             return;
         }
+        self.stage.chronicle.troubles.push(self.stage.now());
         let victim = &ours[self.rng.below(ours.len() as u64) as usize];
         let (id, name) = (&victim.runtime_id, victim.id.runtime_name());
         match self.rng.below(4) {
@@ -248,6 +257,7 @@ impl Story {
         }
         self.stage.note(format!("somebody takes the name {name}"));
         self.stage.world.add_foreign(&name);
+        self.stage.chronicle.troubles.push(self.stage.now());
         self.foreign.push(name);
     }
 
