@@ -14,7 +14,9 @@ use crate::clock::Clock;
 use crate::probe::{Prober, Subject, Verdict, unchecked};
 use crate::runtime::Runtime;
 use crate::spec::{Health, RuntimeKind};
-use crate::state::{DesiredDeployment, HealthState, Instance, InstanceRef, NOBODY_CHECKS, Phase};
+use crate::state::{
+    Condition, DesiredDeployment, HealthState, Instance, InstanceId, InstanceRef, NOBODY_CHECKS, Phase,
+};
 
 /// Verdicts on their way to the core; the prober waits beyond that.
 const VERDICTS: usize = 64;
@@ -49,6 +51,8 @@ struct Known {
     since: DateTime<Utc>,
     /// What checks of ours found.
     found: Option<HealthState>,
+    /// Why the check that is due is not made, where it waits for long.
+    held_up: Option<String>,
     /// Whether it took traffic when nothing checked it, so that it counts as healthy when something begins to.
     served: bool,
     /// Whether it is checked as its successor is, because its own checks are not remembered.
@@ -131,7 +135,7 @@ impl Checks {
 
     /// Takes what a check found; gives the deployment that it concerns, where it does.
     pub fn learn(&mut self, verdict: Verdict) -> Option<String> {
-        let Verdict { instance, since, health } = verdict;
+        let Verdict { instance, since, health, held_up } = verdict;
         let checked = self.deployments.get_mut(&instance.id.deployment)?;
         let known = checked.runs.get_mut(&(instance.runtime, instance.runtime_id))?;
         if known.since != since {
@@ -139,6 +143,7 @@ impl Checks {
         }
         known.passed |= health == HealthState::Healthy;
         known.found = Some(health);
+        known.held_up = held_up;
         Some(instance.id.deployment)
     }
 
@@ -178,6 +183,8 @@ impl Checks {
                 Phase::Running { since, .. } => {
                     let age = (now - since).to_std().unwrap_or(Duration::ZERO);
                     let known = known.filter(|known| known.since == since);
+                    let held_up = known.and_then(|known| known.held_up.as_ref());
+                    instance.conditions.extend(held_up.map(|why| not_checked(&instance.id, why)));
                     instance.judge(match known {
                         Some(known) => known.health(health, age),
                         None => Some(unchecked(health, age)),
@@ -293,6 +300,48 @@ fn declared<'a>(desired: Option<&'a DesiredDeployment>, instance: &Instance) -> 
     desired?.services.get(&instance.id.service)?.spec.health.as_ref()
 }
 
+/// The condition of an instance whose check waits for long.
+fn not_checked(id: &InstanceId, why: &str) -> Condition {
+    Condition::holds("Degraded", "CheckWaits", format!("{id} is not checked for now: {why}"))
+}
+
 fn handle(instance: &Instance) -> Handle {
     (instance.runtime, instance.runtime_id.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::VirtualClock;
+    use crate::controller::desired;
+    use crate::spec::{merge, parse};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_waits_for_long_is_a_condition_until_it_is_made() {
+        let web = "{image: {name: host}, health: {check: {type: tcp, port: 1}}}";
+        let text = &format!("version: v1\ndeployment: demo\nservices: {{web: {web}}}\n");
+        let desired =
+            desired(&merge(&[("/specs/demo.yaml".into(), parse(text))]).deployments["demo"], RuntimeKind::Sim);
+        let revision = desired.services["web"].revision.clone();
+        let id =
+            InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0, run: None };
+        let since = DateTime::UNIX_EPOCH;
+        let instance = Instance::new(id, RuntimeKind::Sim, Phase::Running { since, ready: true }, since);
+        let (tell, _told) = mpsc::channel(1);
+        let mut checks = Checks::new(Arc::new(VirtualClock::starting_at(since)), tell);
+        checks.track("demo", std::slice::from_ref(&instance), Some(&desired), true, |_| None);
+        for (held_up, conditions) in [
+            (Some("others are checked"), vec!["demo/web/0 is not checked for now: others are checked"]),
+            (None, vec![]),
+        ] {
+            let held_up = held_up.map(str::to_owned);
+            let verdict = Verdict { instance: instance.as_ref(), since, health: HealthState::Healthy, held_up };
+            assert_eq!(checks.learn(verdict).as_deref(), Some("demo"));
+            let mut judged = [instance.clone()];
+            checks.judge("demo", &mut judged, Some(&desired), true, since);
+            assert_eq!(judged[0].health, Some(HealthState::Healthy));
+            let told: Vec<&str> = judged[0].conditions.iter().map(|one| one.message.as_str()).collect();
+            assert_eq!(told, conditions);
+        }
+    }
 }

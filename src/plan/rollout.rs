@@ -334,7 +334,7 @@ where
 /// How much of what is not ready may serve all the same, the least first: what is known not to, then what was not asked yet,
 /// as after the start of a controller, and of that what has run for the longest time last.
 fn doubt(instance: &Instance) -> (bool, Reverse<Option<DateTime<Utc>>>) {
-    let is_unknown = matches!(instance.health, Some(HealthState::Unknown { .. }));
+    let is_unknown = matches!(instance.health, Some(HealthState::Unknown { .. } | HealthState::Waiting { .. }));
     (is_unknown, Reverse(instance.phase.started_at().filter(|_| is_unknown)))
 }
 

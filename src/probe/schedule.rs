@@ -92,8 +92,19 @@ pub struct Course {
     failures: u32,
     /// When the last of them was.
     counted_at: Option<Instant>,
+    /// Why a check that is due was not made for so long, where that is so.
+    held_up: Option<String>,
     /// What was told last, and when.
-    told: Option<(HealthState, Instant)>,
+    told: Option<(News, Instant)>,
+}
+
+/// What is worth telling of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// What is known of it.
+    pub health: HealthState,
+    /// Why the check that is due was not made for longer than it should have waited, where that is so.
+    pub held_up: Option<String>,
 }
 
 /// How far a run has come.
@@ -126,6 +137,7 @@ impl Course {
             passed: false,
             failures: 0,
             counted_at: None,
+            held_up: None,
             told: None,
         };
         let wait = match is_new {
@@ -139,7 +151,7 @@ impl Course {
     /// of them is due.
     pub fn adjust(&mut self, rules: Rules, runs: usize, now: Instant) -> Instant {
         self.rules = rules;
-        (self.passed, self.failures, self.counted_at) = (false, 0, None);
+        (self.passed, self.failures, self.counted_at, self.held_up) = (false, 0, None, None);
         // That the new ones pass is news.
         self.told = None;
         if let Stage::Unpassed { pause, .. } = &mut self.stage {
@@ -152,6 +164,24 @@ impl Course {
     /// The rules that hold.
     pub const fn rules(&self) -> Rules {
         self.rules
+    }
+
+    /// How long a check that is due may wait for its turn before that is worth telling: a rollout may hang on the first one.
+    pub fn patience(&self) -> Duration {
+        match self.stage {
+            Stage::Unpassed { .. } => UNPASSED,
+            Stage::NotMade { .. } | Stage::Healthy | Stage::Unhealthy { .. } => self.rules.interval.max(UNPASSED),
+        }
+    }
+
+    /// Notes that a check has waited for its turn for that long, and why.
+    pub fn hold_up(&mut self, why: String) {
+        self.held_up = Some(why);
+    }
+
+    /// Notes that a check begins.
+    pub fn has_turn(&mut self) {
+        self.held_up = None;
     }
 
     /// Takes the result of a check that began and ended then; gives when the next one is due.
@@ -216,6 +246,9 @@ impl Course {
 
     /// What is known.
     pub fn health(&self) -> HealthState {
+        if let (Stage::Unpassed { last: None, .. }, Some(why)) = (&self.stage, &self.held_up) {
+            return HealthState::Waiting { why: why.clone() };
+        }
         match &self.stage {
             Stage::Unpassed { last, .. } if self.is_new => HealthState::Starting { last: last.clone() },
             Stage::Unpassed { last, .. } => {
@@ -230,17 +263,18 @@ impl Course {
 
     /// What is known, where that is worth telling: it is of another kind than what was told last, or words alone changed
     /// and that was a while ago.
-    pub fn news(&mut self, now: Instant) -> Option<HealthState> {
-        let health = self.health();
+    pub fn news(&mut self, now: Instant) -> Option<News> {
+        let news = News { health: self.health(), held_up: self.held_up.clone() };
         let known = self.told.as_ref().is_some_and(|(told, at)| {
-            let same_kind = std::mem::discriminant(told) == std::mem::discriminant(&health);
-            *told == health || (same_kind && told.message().is_some() && now < *at + RETELL)
+            let same_kind = std::mem::discriminant(&told.health) == std::mem::discriminant(&news.health)
+                && told.held_up.is_some() == news.held_up.is_some();
+            *told == news || (same_kind && told.health.message().is_some() && now < *at + RETELL)
         });
         if known {
             return None;
         }
-        self.told = Some((health.clone(), now));
-        Some(health)
+        self.told = Some((news.clone(), now));
+        Some(news)
     }
 }
 
@@ -269,9 +303,9 @@ mod tests {
             let after = due - start;
             let next = course.take(outcome(after), due, due);
             if let Some(health) = course.news(due)
-                && seen.last().is_none_or(|(_, name)| *name != health.name())
+                && seen.last().is_none_or(|(_, name)| *name != health.health.name())
             {
-                seen.push((after.as_millis() as u64, health.name()));
+                seen.push((after.as_millis() as u64, health.health.name()));
             }
             assert!(next > due, "time goes on");
             due = next;
@@ -397,9 +431,10 @@ mod tests {
         let due = course.adjust(Rules { retries: 2, ..RULES }, 1, now + 2 * MINUTE);
         assert!(due <= now + 2 * MINUTE + CHANGE);
         course.take(failed(), due, due);
-        assert_eq!(course.news(due), Some(HealthState::Assumed), "failures are counted anew");
+        let news = |course: &mut Course| course.news(due).map(|news| news.health);
+        assert_eq!(news(&mut course), Some(HealthState::Assumed), "failures are counted anew");
         course.take(Outcome::Passed, due, due);
-        assert_eq!(course.news(due), Some(HealthState::Healthy));
+        assert_eq!(news(&mut course), Some(HealthState::Healthy));
         course.adjust(Rules { retries: 2, ..RULES }, 1, due);
         course.take(failed(), due, due);
         course.take(failed(), now + 3 * MINUTE, now + 3 * MINUTE);

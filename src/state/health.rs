@@ -23,6 +23,12 @@ pub enum HealthState {
         /// Why, or what the last check said.
         why: String,
     },
+    /// It was not checked yet, because checks of others take all places that there are. That says nothing of it, so that no
+    /// deadline runs meanwhile. It takes no traffic.
+    Waiting {
+        /// What takes the places.
+        why: String,
+    },
     /// No check has passed in this run, and it may take its time.
     Starting {
         /// What the last check said, where there was one.
@@ -47,7 +53,7 @@ impl HealthState {
     /// The word for tables.
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Unknown { .. } => "unknown",
+            Self::Unknown { .. } | Self::Waiting { .. } => "unknown",
             Self::Starting { .. } => "starting",
             Self::Healthy | Self::Assumed => "healthy",
             Self::Unhealthy { .. } => "unhealthy",
@@ -57,7 +63,9 @@ impl HealthState {
     /// What the last check said, or why there was none.
     pub fn message(&self) -> Option<&str> {
         match self {
-            Self::Unknown { why: message } | Self::Unhealthy { last: message, .. } => Some(message),
+            Self::Unknown { why: message } | Self::Waiting { why: message } | Self::Unhealthy { last: message, .. } => {
+                Some(message)
+            }
             Self::Starting { last } => last.as_deref(),
             Self::Healthy => None,
             Self::Assumed => Some(ASSUMED),

@@ -6,7 +6,7 @@ use evenkeel::plan::revisions::{
     resume, undo,
 };
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::{GoesOn, Instance, Pause, StopCause};
+use evenkeel::state::{GoesOn, HealthState, Instance, Pause, StopCause};
 
 use super::dsl::{Change, Snapshot, all_up, revision, up};
 
@@ -74,6 +74,12 @@ impl Course {
         let decided = advance(history, Seen { input: &input, declared });
         assert!(decided.next_look.is_none_or(|look| look > input.now));
         decided.decisions
+    }
+
+    /// Judges what is not ready.
+    fn judge_new(&mut self, health: HealthState) {
+        let unready = self.snapshot.observed.iter_mut().filter(|one| !one.phase.is_ready());
+        unready.for_each(|one| one.judge(Some(health.clone())));
     }
 
     fn history(&mut self) -> &mut RolloutHistory {
@@ -229,10 +235,28 @@ fn progress_starts_the_deadline_anew_and_flapping_is_no_progress() {
     assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
 }
 
+fn waiting() -> HealthState {
+    HealthState::Waiting { why: "others are checked".to_owned() }
+}
+
+fn starting() -> HealthState {
+    HealthState::Starting { last: None }
+}
+
 #[test]
-fn time_without_a_runtime_or_with_a_pause_or_suspended_does_not_count() {
+fn time_counts_where_one_of_the_new_ones_is_checked() {
+    let mut course = Course::stuck("on_failure: rollback");
+    course.observe(all_up(0..3, 'a').chain([up(0, 'b').judged(waiting()), up(1, 'b').judged(starting())]));
+    assert_eq!(course.turn(), [""; 0]);
+    course.wait(61);
+    assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+}
+
+#[test]
+fn time_without_a_runtime_or_a_first_check_or_with_a_pause_or_suspended_does_not_count() {
     type Happening = fn(&mut Course);
-    let stops: [(&str, Happening, Happening); 3] = [
+    let stops: [(&str, Happening, Happening); 4] = [
+        ("unchecked", |course| course.judge_new(waiting()), |course| course.judge_new(starting())),
         (
             "silent",
             |course| course.snapshot = course.snapshot.clone().unreachable(RuntimeKind::Docker),

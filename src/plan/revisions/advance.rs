@@ -203,8 +203,8 @@ impl Course<'_, '_> {
         let now = self.now();
         let stands = self.history.pause.is_some() || self.seen.input.history.suspended || found.blind;
         let rollout = self.history.rollout.as_mut()?;
-        // What may not begin yet makes no progress, and is none the worse for it.
-        let counts = !stands && !found.waits;
+        // What may not begin yet, or nobody had a look at, makes no progress, and is none the worse for it.
+        let counts = !stands && !found.waits && !found.unchecked;
         rollout.clock.run(counts && rollout.outcome == Outcome::Going, now);
         rollout.clock.step(now);
         if found.blind {

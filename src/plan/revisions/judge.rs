@@ -13,7 +13,7 @@ use crate::plan::rollout::crashed;
 use crate::plan::time::{after, earliest, elapsed};
 use crate::plan::{Failure, Input, Wait};
 use crate::spec::Revision;
-use crate::state::{DesiredService, FailureReason, Instance, Phase, RolloutFailure};
+use crate::state::{DesiredService, FailureReason, HealthState, Instance, Phase, RolloutFailure};
 
 /// Crashes in a row of one new instance after which its revision has failed, as long as no new instance was trusted yet.
 /// The first restart comes at once and the second after ten seconds, so that a program which only needed another try has
@@ -49,6 +49,8 @@ pub(super) struct Findings {
     pub serving: BTreeSet<Revision>,
     /// What is missing may not be made yet, because of what the service depends on.
     pub waits: bool,
+    /// Nothing can be said of the new instances that are to become ready: not one of them was checked yet.
+    pub unchecked: bool,
 }
 
 /// Looks at the instances of a service that is to become like this. Calls that failed, and crashes, count from this time on.
@@ -86,7 +88,14 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
         refused: refusal(input, wanted, counts_from),
         serving: other.iter().filter(|one| one.phase.is_ready()).map(|one| one.id.revision.clone()).collect(),
         waits: !(0..wanted.replicas).all(|slot| has_new(&slot)) && is_held_back(input, wanted),
+        unchecked: is_unchecked(new.iter().copied().filter(|one| !judge.is_ready(one))),
     }
+}
+
+/// Whether all of these that run wait for their first check, and any does.
+fn is_unchecked<'a>(unready: impl Iterator<Item = &'a Instance>) -> bool {
+    let mut running = unready.filter(|one| matches!(one.phase, Phase::Running { .. })).peekable();
+    running.peek().is_some() && running.all(|one| matches!(one.health, Some(HealthState::Waiting { .. })))
 }
 
 /// What one slot has come to.

@@ -29,7 +29,7 @@ impl Dial for SimRuntime {
             let health = entry.answers.clone().or_else(|| entry.instance.health.clone());
             let status = match health {
                 _ if refused || !entry.is_running() => None,
-                Some(HealthState::Starting { .. } | HealthState::Unknown { .. }) => None,
+                Some(HealthState::Starting { .. } | HealthState::Unknown { .. } | HealthState::Waiting { .. }) => None,
                 Some(HealthState::Unhealthy { .. }) => Some("503 Service Unavailable"),
                 Some(HealthState::Healthy | HealthState::Assumed) | None => Some("200 OK"),
             };
