@@ -55,9 +55,6 @@ impl Args {
     pub async fn run(self, options: &Options) -> Outcome {
         let selection = selection(&self.what, &self.names)?;
         let Some(mut engine) = observe_existing(options).await? else {
-            if !self.watch {
-                note(format_args!("nothing was ever started from the state directory {}", options.state_dir.display()));
-            }
             return self.show_nothing(&selection, options).await;
         };
         let outcome = self.show(&selection, &mut engine).await;

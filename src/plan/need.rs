@@ -5,7 +5,7 @@ use super::diff::{Slot, exit_of, outdated};
 use super::draft::{Draft, Launch};
 use super::input::Failure;
 use super::lifecycle::Verdict;
-use super::restart::{AfterExit, after_exit, ends_unhealthy, restart_delay};
+use super::restart::{AfterExit, OTHERS_MOMENT, after_exit, ends_unhealthy, restart_delay};
 use super::time::due;
 use super::unproven::is_down_for_checks;
 use super::{Cause, RESTART_DELAY_MAX, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
@@ -247,6 +247,12 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
     }
     match after_exit(dead, exit, desired) {
         AfterExit::Replace if exit.ended_by == EndedBy::Request(StopCause::Others) => {
+            let until = due(exit.finished_at, OTHERS_MOMENT, draft.input.now);
+            if until > draft.input.now {
+                draft.wait(Wait::BackOff { id: dead.id.clone(), exit: exit.clone(), until });
+                draft.look_at(until);
+                return Need::Patience;
+            }
             let cause = Cause::StoppedByOthers { exit: exit.clone() };
             Need::Launch(Box::new(launch(draft, desired, slot, restarts, dead.streak, cause)))
         }

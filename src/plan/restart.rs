@@ -10,6 +10,9 @@ use super::time::elapsed;
 use crate::spec::{CrashAction, HumanDuration, OnExpiry, RestartKind, ServiceSpec};
 use crate::state::{DesiredService, EndedBy, Exit, Instance, StopCause};
 
+/// How long what somebody else stopped is left to them: whoever restarts it starts it at once.
+pub(super) const OTHERS_MOMENT: Duration = Duration::from_secs(1);
+
 /// What an exit leads to.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum AfterExit {

@@ -21,9 +21,9 @@ use crate::state::{Instance, Phase, StopCause, StopRecord, StopRequest};
 /// Time after its grace in which a stop ends an instance or never: the kill, and an engine under load.
 const BEYOND_GRACE: Duration = Duration::from_secs(60);
 
-/// Longest grace that is assumed of somebody else's stop: `docker stop` gives 10 s where nothing is said, and an engine that is
-/// shut down 15 s.
-const OTHERS_GRACE: Duration = Duration::from_secs(15);
+/// Time in which an end follows from a signal of somebody else: `docker stop` gives 10 s where nothing is said, and an engine
+/// that is shut down 15 s. Of a longer stop, engines tell when it is over.
+const OTHERS_GRACE: Duration = Duration::from_secs(20);
 
 /// Keeps records of stops beyond the life of an adapter.
 #[async_trait]
@@ -80,11 +80,16 @@ impl Stops {
     /// Notes that an instance is about to be stopped; call it before anything of the stop reaches the instance. Gives
     /// what was noted before.
     pub async fn will_stop(&self, instance: &Instance, stop: &StopRequest, now: DateTime<Utc>) -> Option<Asked> {
-        let limit = chrono::Duration::from_std(stop.grace.saturating_add(BEYOND_GRACE)).ok();
+        self.note(instance, stop.cause, stop.grace.saturating_add(BEYOND_GRACE), now).await
+    }
+
+    /// Notes a stop that ends the instance within a time or never.
+    async fn note(&self, instance: &Instance, cause: StopCause, within: Duration, now: DateTime<Utc>) -> Option<Asked> {
+        let limit = chrono::Duration::from_std(within).ok();
         let record = StopRecord {
             runtime: self.runtime,
             runtime_id: instance.runtime_id.clone(),
-            cause: stop.cause,
+            cause,
             run: instance.phase.started_at(),
             over_at: limit.and_then(|limit| now.checked_add_signed(limit)).unwrap_or(DateTime::<Utc>::MAX_UTC),
         };
@@ -100,8 +105,7 @@ impl Stops {
         if self.lock().get(&instance.runtime_id).is_some_and(is_ours) {
             return;
         }
-        let stop = StopRequest { signal: instance.stop.signal, grace: OTHERS_GRACE, cause: StopCause::Others };
-        self.will_stop(instance, &stop, now).await;
+        self.note(instance, StopCause::Others, OTHERS_GRACE, now).await;
     }
 
     /// Takes back what [`Stops::will_stop`] noted, because there was nothing left to stop.
@@ -253,7 +257,7 @@ mod tests {
         };
         use crate::state::EndedBy;
         assert_eq!(stopped_at(20, None).await, EndedBy::Request(StopCause::Others));
-        assert_eq!(stopped_at(10 + 15 + 61, None).await, EndedBy::Itself, "it took the signal for something else");
+        assert_eq!(stopped_at(31, None).await, EndedBy::Itself, "it took the signal for something else");
         assert_eq!(stopped_at(20, Some(StopCause::Idle)).await, EndedBy::Request(StopCause::Idle));
     }
 

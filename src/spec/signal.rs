@@ -46,10 +46,6 @@ pub struct Signal(i32);
 impl Signal {
     /// Asks a process to end; the default stop signal.
     pub const TERM: Self = Self(15);
-    /// `SIGINT`: end, please, from a terminal.
-    pub const INT: Self = Self(2);
-    /// `SIGQUIT`: end, please, from a terminal, and leave a core dump.
-    pub const QUIT: Self = Self(3);
     /// Ends a process without asking.
     pub const KILL: Self = Self(9);
 

@@ -105,6 +105,10 @@ fn a_run_fails_when_more_instances_failed_than_its_limit() {
 fn what_somebody_else_stopped_is_tried_again_and_fails_no_run() {
     let stopped = one(0, 'a').exited(1, 5, 1).by(StopCause::Others);
     job("backoff_limit: 0").with([stopped]).expect("launch web/0 a1: stopped by somebody else: exited 1");
+    let done = one(0, 'a').exited(0, 5, 1).by(StopCause::Others);
+    job("backoff_limit: 0")
+        .with([done])
+        .expect(&job("backoff_limit: 0").with([one(0, 'a').exited(0, 5, 1)]).plan().to_string());
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn a_retirement_that_was_cut_off_is_finished() {
 
 #[test]
 fn what_somebody_else_stopped_is_replaced_at_once_whatever_the_policy_and_counts_as_no_crash() {
-    let stopped = |code| up(0, 'a').restarted(4, 4).exited(code, 60, 0).by(StopCause::Others);
+    let stopped = |code| up(0, 'a').restarted(4, 4).exited(code, 60, 1).by(StopCause::Others);
     for (fields, code) in [
         ("", 143),
         ("restart_policy: {kind: on_failure}", 0),
@@ -221,6 +221,10 @@ fn what_somebody_else_stopped_is_replaced_at_once_whatever_the_policy_and_counts
         let launch = format!("launch (restarts 4, streak 4) web/0 a1: stopped by somebody else: {how}");
         web(fields).with([stopped(code)]).expect(&launch);
     }
+    web("").with([up(0, 'a').exited(0, 60, 0).by(StopCause::Others)]).expect(
+        "wait to restart demo/web/0 (aaaaaaaa, attempt 0) until 2026-01-01T12:00:01Z: exited 0
+         look again at 2026-01-01T12:00:01Z",
+    );
 }
 
 #[test]

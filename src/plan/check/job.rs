@@ -105,7 +105,9 @@ fn exit(instance: &Instance) -> Option<&Exit> {
 }
 
 fn succeeded(instance: &Instance) -> bool {
-    exit(instance).is_some_and(|exit| exit.is_success() && exit.ended_by == EndedBy::Itself)
+    exit(instance).is_some_and(|exit| {
+        exit.is_success() && matches!(exit.ended_by, EndedBy::Itself | EndedBy::Request(StopCause::Others))
+    })
 }
 
 fn failed(instance: &Instance) -> bool {

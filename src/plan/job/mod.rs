@@ -18,6 +18,8 @@ mod state;
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use begin::{Beginning, Runs};
 use run::{Completion, Run, Standing, is_live, retries};
 
@@ -31,7 +33,7 @@ pub use state::{ActiveRun, JobState, JobStates, job_states};
 use super::diff::outdated;
 use super::draft::{Draft, Launch};
 use super::need::{is_ended_as_unhealthy, is_refused, may_not_begin};
-use super::restart::is_final;
+use super::restart::{OTHERS_MOMENT, is_final};
 use super::time::{after, due};
 use super::{Cause, RESTART_DELAY, Wait, backoff};
 use crate::spec::{HumanDuration, RType};
@@ -149,7 +151,12 @@ fn launch(
             true => return false,
             false => Cause::Retry { exit: exit.clone(), failed, limit: retries(&desired.spec) },
         },
-        None if let Some(exit) = completion.stopped_by_others() => Cause::StoppedByOthers { exit: exit.clone() },
+        None if let Some((dead, exit)) = completion.stopped_by_others() => {
+            match rests_until(draft, dead, exit, due(exit.finished_at, OTHERS_MOMENT, draft.input.now)) {
+                true => return false,
+                false => Cause::StoppedByOthers { exit: exit.clone() },
+            }
+        }
         None if run.id.is_scheduled() => Cause::Scheduled { at: run.id.at() },
         None if is_triggered(draft, desired, run.id) => Cause::Triggered,
         None => Cause::Incomplete { completions: desired.spec.job().completions() },
@@ -167,7 +174,11 @@ fn backed_off(draft: &mut Draft<'_>, desired: &DesiredService, dead: &Instance, 
     let delay = desired.spec.restart_policy.as_ref().and_then(|policy| policy.delay);
     let first = delay.map_or(RESTART_DELAY, HumanDuration::get);
     let pause = backoff(first, JOB_DELAY_MAX.max(first), failures, &dead.id.runtime_name());
-    let until = due(exit.finished_at, pause, draft.input.now);
+    rests_until(draft, dead, exit, due(exit.finished_at, pause, draft.input.now))
+}
+
+/// Says so where it is not that time yet.
+fn rests_until(draft: &mut Draft<'_>, dead: &Instance, exit: &Exit, until: DateTime<Utc>) -> bool {
     let waits = until > draft.input.now;
     if waits {
         draft.look_at(until);

@@ -179,8 +179,10 @@ impl<'a> Completion<'a> {
     }
 
     /// How its last instance ended, where somebody else stopped that.
-    pub(super) fn stopped_by_others(&self) -> Option<&'a Exit> {
-        self.newest.and_then(exit_of).filter(|exit| exit.ended_by == EndedBy::Request(StopCause::Others))
+    pub(super) fn stopped_by_others(&self) -> Option<(&'a Instance, &'a Exit)> {
+        let newest = self.newest?;
+        let exit = exit_of(newest).filter(|exit| exit.ended_by == EndedBy::Request(StopCause::Others));
+        exit.map(|exit| (newest, exit))
     }
 
     /// Whether it was stopped because the run was to end.
@@ -222,8 +224,9 @@ pub(super) const fn is_live(instance: &Instance) -> bool {
     !matches!(instance.phase, Phase::Exited(_))
 }
 
+/// Whether the work is done: what somebody else asked to end may have come to its end all the same, and says so.
 fn is_success(exit: &Exit) -> bool {
-    exit.is_success() && exit.ended_by == EndedBy::Itself
+    exit.is_success() && matches!(exit.ended_by, EndedBy::Itself | EndedBy::Request(StopCause::Others))
 }
 
 fn is_failure(exit: &Exit) -> bool {

@@ -231,11 +231,12 @@ impl Pump {
         }
     }
 
-    /// Takes note of a signal that asks a program to end. One that kills it outright leaves it no say, as a crash does.
+    /// Takes note of the signal that asks the program to end. One that kills it outright leaves it no say, as a crash does, and
+    /// others may be for something else.
     async fn signalled(&self, container: &str, signal: Signal) {
         let Some(known) = self.inner.facts.get(container) else { return };
         let runs = matches!(known.phase, Phase::Running { .. } | Phase::Paused { .. });
-        let asks = [Signal::TERM, Signal::INT, Signal::QUIT].contains(&signal) || signal == known.stop.signal;
+        let asks = signal == Signal::TERM || signal == known.stop.signal;
         if runs && asks && signal != Signal::KILL {
             self.inner.facts.stops.others_stop(&known, Utc::now()).await;
         }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use super::enter::Running;
@@ -17,10 +17,11 @@ use super::inside::{Missing, PLAIN, attach, is_directory, place_or_make_by, with
 use super::layout::InstanceDir;
 use super::links;
 use super::own_files::{Overlap, overlap};
+use super::process::has_ended;
 use super::protected::protecting;
 use super::record::Launch;
 use super::rootfs::{by_descriptor, clone_place};
-use super::sys::{MountAttributes, OneThread, make_mounts_private, set_mount_attributes};
+use super::sys::{MountAttributes, OneThread, make_mounts_private, owner_of_namespace, set_mount_attributes};
 
 /// Most bytes of an order: twice what the most mounts with the longest paths take.
 const LARGEST_ORDER: u64 = 1 << 20;
@@ -62,7 +63,7 @@ fn order() -> Result<Grafts, Failure> {
 }
 
 fn graft(dir: &InstanceDir, order: &Grafts) -> Result<(), Failure> {
-    let Running { record, target, .. } = Running::open(dir)?;
+    let Running { record, target, run } = Running::open(dir)?;
     let launch = &record.launch;
     may_take(launch)?;
     let trees: Vec<OwnedFd> =
@@ -70,9 +71,28 @@ fn graft(dir: &InstanceDir, order: &Grafts) -> Result<(), Failure> {
     // From here on nothing inside may look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("closing the process to others")?;
     OneThread::check().context("looking at own threads")?;
-    move_into_thread_name_spaces(target.as_fd(), ThreadNameSpaceType::MOUNT).context("joining the instance")?;
+    let mounts = own_mounts(run.program.pid)?;
+    // What it is the namespace of may have ended meanwhile, and its number be another's.
+    if has_ended(target.as_fd()) {
+        return Err(Failure::wrong("the instance does not run"));
+    }
+    move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount)).context("joining the instance")?;
     let root = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("opening the root")?;
     order.mounts.iter().zip(&trees).try_for_each(|(mount, tree)| show(mount, tree, &root, launch))
+}
+
+/// The mount namespace of the program. One that belongs to another user namespace than ours was made by the program, which has
+/// every right over mounts there: it could take off what bounds them.
+fn own_mounts(program: i32) -> Result<OwnedFd, Failure> {
+    let what = "looking at the mounts of the instance";
+    let open = |path: &str| openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let mounts = open(&format!("/proc/{program}/ns/mnt")).context(what)?;
+    let owner = fstat(&owner_of_namespace(mounts.as_fd()).context(what)?).context(what)?;
+    let own = fstat(open("/proc/self/ns/user").context(what)?).context(what)?;
+    match (owner.st_dev, owner.st_ino) == (own.st_dev, own.st_ino) {
+        true => Ok(mounts),
+        false => Err(Failure::wrong("its program has made mounts of its own, over which it has every right")),
+    }
 }
 
 /// Refuses an instance that has no mounts of its own, or whose mounts are an ordinary user's.

@@ -6,7 +6,7 @@
 //! `ROOT/written` remembers those paths, as links to them that are never followed: an instance may be gone by the time
 //! that what it left is looked at.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -201,7 +201,7 @@ fn name_of(path: &Path) -> String {
     Sha256::digest(path.as_os_str().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Forgets paths that are gone, where there are too many.
+/// Makes room where there are too many: forgets paths that are gone, else remembers what holds most of them instead.
 fn make_room(dir: &Path, known: &mut Vec<PathBuf>) -> io::Result<()> {
     if known.len() < MOST_WRITTEN {
         return Ok(());
@@ -210,6 +210,9 @@ fn make_room(dir: &Path, known: &mut Vec<PathBuf>) -> io::Result<()> {
         let is_gone = matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
         !is_gone || fs::remove_file(dir.join(name_of(path))).is_err()
     });
+    if known.len() >= MOST_WRITTEN {
+        widen(dir, known)?;
+    }
     if known.len() < MOST_WRITTEN {
         return Ok(());
     }
@@ -218,6 +221,26 @@ fn make_room(dir: &Path, known: &mut Vec<PathBuf>) -> io::Result<()> {
          program writes any more",
         dir.display()
     )))
+}
+
+/// Remembers the directory that most of the paths lie in, in the place of these: what is below it is as little trusted then.
+fn widen(dir: &Path, known: &mut Vec<PathBuf>) -> io::Result<()> {
+    let mut children: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    for parent in known.iter().filter_map(|path| path.parent()).filter(|parent| *parent != Path::new("/")) {
+        *children.entry(parent.to_owned()).or_default() += 1;
+    }
+    let fullest = children.into_iter().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > 1);
+    let Some((parent, _)) = fullest else { return Ok(()) };
+    match symlink(&parent, dir.join(name_of(&parent))) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let is_below = |path: &Path| path.starts_with(&parent) && path != parent;
+    known.retain(|path| !is_below(path) || fs::remove_file(dir.join(name_of(path))).is_err());
+    if !known.contains(&parent) {
+        known.push(parent);
+    }
+    Ok(())
 }
 
 /// Opens a path without links as a place, not for reading.
@@ -328,7 +351,30 @@ mod tests {
         known.iter().for_each(|path| symlink(path, dir.join(name_of(path))).unwrap());
         make_room(&dir, &mut known).unwrap();
         assert_eq!((remembered(&dir).unwrap(), known.len()), (known.clone(), 1));
-        let mut present = vec![folder.path().to_owned(); MOST_WRITTEN];
-        assert!(make_room(&dir, &mut present).unwrap_err().to_string().contains("more than 1024 paths"));
+    }
+
+    #[test]
+    fn where_too_many_paths_are_there_still_the_directory_that_holds_most_of_them_stands_for_these() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("written");
+        make_private(&dir).unwrap();
+        let claims = folder.path().join("claims");
+        let alone = folder.path().join("alone");
+        let mut known: Vec<PathBuf> = (1..MOST_WRITTEN).map(|number| claims.join(number.to_string())).collect();
+        known.push(alone.clone());
+        for path in &known {
+            fs::create_dir_all(path).unwrap();
+            symlink(path, dir.join(name_of(path))).unwrap();
+        }
+        make_room(&dir, &mut known).unwrap();
+        assert_eq!(known, [alone, claims]);
+        let mut found = remembered(&dir).unwrap();
+        found.sort();
+        assert_eq!(found, known);
+        // Each in a directory of its own.
+        let mut apart: Vec<PathBuf> =
+            (0..MOST_WRITTEN).map(|number| folder.path().join(format!("{number}/x"))).collect();
+        apart.iter().for_each(|path| fs::create_dir_all(path).unwrap());
+        assert!(make_room(&dir, &mut apart).unwrap_err().to_string().contains("more than 1024 paths"));
     }
 }

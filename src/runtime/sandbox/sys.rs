@@ -386,3 +386,17 @@ pub fn wait_ready(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd
 pub fn signal(number: i32) -> Option<Signal> {
     Signal::from_named_raw(number)
 }
+/// The user namespace that a namespace belongs to (`NS_GET_USERNS` of ioctl_ns(2)).
+///
+/// # Errors
+/// It is no namespace, or its owner is above this process.
+pub fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    // SAFETY: this ioctl takes no argument and gives a new descriptor, or fails.
+    let owner = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+    if owner < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just made for us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(owner) })
+}
