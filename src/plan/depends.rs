@@ -108,7 +108,8 @@ fn lacking(
         RType::Service => lacking_of_service(input, dependency, depends.condition(), &instances),
         RType::Job => {
             // What is tried again has started all the same.
-            let has_started = instances.iter().any(|one| one.phase.started_at().is_some());
+            let is_of_now = |one: &&&Instance| dependency.is_made_from(&one.id.revision);
+            let has_started = instances.iter().filter(is_of_now).any(|one| one.phase.started_at().is_some());
             lacking_of_job(depends.condition(), outcome(input, dependency, all), has_started)
         }
         // Refused where it is declared: the end of one run says nothing of the next one.

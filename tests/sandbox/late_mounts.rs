@@ -10,7 +10,7 @@ use evenkeel::runtime::{ErrorKind, LateMounts, Runtime};
 use evenkeel::state::{InstanceRef, LateMount, Volumes};
 use futures::StreamExt;
 
-use crate::support::{Sandbox, is_root, rootfs, shell_in, skip, with_own_mounts};
+use crate::support::{Sandbox, is_root, rootfs, shell_in, with_own_mounts};
 
 /// A sandbox runtime with directories to show, where it can be root's.
 struct Stage {
@@ -21,8 +21,8 @@ struct Stage {
 
 impl Stage {
     fn new() -> Option<Self> {
+        // Mounting into what runs takes root.
         if !is_root() {
-            skip("mounting into what runs takes root");
             return None;
         }
         let sandbox = Sandbox::new();
@@ -217,4 +217,23 @@ async fn what_is_mounted_later_on_the_machine_or_inside_shows_on_its_own_side_al
     let told = stage.inside(&instance, "mount -t tmpfs inner /seen/deep && touch /seen/deep/x && ls /seen/deep").await;
     assert_eq!(told, "x\n");
     assert_eq!((mounts_of_the_machine(), fs::read_dir(&there).unwrap().count()), (before, 0));
+}
+
+#[tokio::test]
+async fn nothing_is_mounted_into_mounts_that_the_program_has_every_right_over() {
+    let Some(stage) = Stage::new() else { return };
+    let script = "exec busybox unshare -U -r -m busybox sleep 1000";
+    let fields = "sandbox: {seccomp: unconfined}";
+    let started = stage.sandbox.run(&format!("{}\n{fields}", shell_in(&stage.root, script))).await;
+    let pid = started.pid.unwrap();
+    let owner = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while owner(&pid.to_string()) == owner("self") {
+        assert!(std::time::Instant::now() < end, "it makes a user namespace");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let done = stage.mounted(&started.as_ref(), &[stage.mount("", "/tmp/ro", true)]).await;
+    let (_, why) = done.unwrap_err();
+    assert!(why.contains("its program has made mounts of its own"), "{why}");
+    assert_eq!(fs::read_to_string(stage.shown.join("file")).unwrap(), "from outside\n");
 }

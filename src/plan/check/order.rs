@@ -37,8 +37,9 @@ fn is_plainly_missing(input: &Input<'_>, desired: &DesiredDeployment, depends: &
     let mine: Vec<&Instance> = input.observed.iter().filter(|one| one.id.service == depends.service).collect();
     let any = |test: &dyn Fn(&Phase) -> bool| mine.iter().any(|one| test(&one.phase));
     if dependency.spec.rtype() == RType::Job {
-        let has_started =
-            depends.condition() == DependsCondition::Started && any(&|phase| phase.started_at().is_some());
+        let is_of_now = |one: &&&Instance| dependency.is_made_from(&one.id.revision);
+        let has_started = depends.condition() == DependsCondition::Started
+            && mine.iter().filter(is_of_now).any(|one| one.phase.started_at().is_some());
         return !has_started && !may_have_come_to_it(input, (dependency, depends.condition()), &mine);
     }
     let ready_in = |slot: u32| mine.iter().any(|one| one.id.slot == slot && one.phase.is_ready());
