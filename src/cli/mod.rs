@@ -9,6 +9,7 @@ mod attach;
 mod completion;
 mod connect;
 mod converge;
+mod crashes;
 mod delete;
 mod demo_server;
 mod describe;

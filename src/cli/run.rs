@@ -11,7 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::connect::engine_options;
-use super::converge::{Baseline, Crashes, Failed, TIMEOUT, Verdict, missing, not_done, report, settling, verdict};
+use super::converge::{Baseline, Failed, TIMEOUT, Verdict, missing, not_done, report, settling, verdict};
+use super::crashes::Crashes;
 use super::exit::{Exit, Outcome};
 use super::goal::{Goal, Goals};
 use super::narrate::{Narrator, Told};
