@@ -74,25 +74,36 @@ fn core_of(
     removing: BTreeMap<String, RemovalRequest>,
 ) -> (Core, mpsc::Receiver<Settled>) {
     let (forget, settled) = mpsc::channel(8);
-    let core = Core::start(Parts {
+    let core = Core::start(Parts { removing, settled: Some(forget), ..parts(runtime, declared, clock) });
+    (core, settled)
+}
+
+/// A core on one runtime that remembers nothing and tells nobody.
+fn parts(runtime: Arc<dyn Connect>, declared: watch::Receiver<Arc<Declared>>, clock: Arc<dyn Clock>) -> Parts {
+    Parts {
         runtimes: vec![runtime],
         default_runtime: RuntimeKind::Sim,
         declared,
         clock,
         scope: Scope::Everything,
-        removing,
+        removing: BTreeMap::new(),
         memory: Default::default(),
         keeper: None,
         jobs: Jobs::default(),
         activity: Default::default(),
         sessions: Default::default(),
         events: None,
-        settled: Some(forget),
-    });
-    (core, settled)
+        settled: None,
+    }
 }
 
 impl Rig {
+    /// The parts of a core on this machine, with what is declared here.
+    fn parts(&self) -> Parts {
+        let runtime = Connected(Arc::new(self.world.runtime(owner())));
+        parts(Arc::new(runtime), self.declare.subscribe(), self.clock.clone())
+    }
+
     fn new() -> Self {
         Self::with(1, Faults::none())
     }

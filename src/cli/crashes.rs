@@ -64,3 +64,36 @@ impl Crashes {
         format!("{} ended {times}{how} and is started again", instance.name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn status(states: &[(&str, &str)]) -> Status {
+        let view = |(name, state): &(&str, &str)| -> Value {
+            json!({"deployment": name, "source": null, "state": state, "message": "", "conditions": []})
+        };
+        Status {
+            deployments: serde_json::from_value(json!(states.iter().map(view).collect::<Vec<_>>())).unwrap(),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn what_is_to_run_and_was_declared_is_missed_once_somebody_deletes_it() {
+        let goals = Goals::from([("a".to_owned(), Goal::Running), ("gone".to_owned(), Goal::Gone)]);
+        let mut crashes = Crashes::default();
+        let mut taken_back = |states: &[(&str, &str)]| -> Vec<String> {
+            let status = status(states);
+            crashes.see(&status);
+            crashes.taken_back(&status, &goals).into_iter().map(|failed| failed.deployment).collect()
+        };
+        assert!(taken_back(&[]).is_empty(), "it is not known yet");
+        assert!(taken_back(&[("a", "removing")]).is_empty(), "what was deleted before is declared anew in a moment");
+        assert!(taken_back(&[("a", "progressing"), ("gone", "running")]).is_empty());
+        assert_eq!(taken_back(&[("a", "removing"), ("gone", "removing")]), ["a"]);
+        assert_eq!(taken_back(&[]), ["a"]);
+    }
+}

@@ -99,7 +99,8 @@ struct Global {
     #[arg(long, global = true, env = "KEEL_STATE_DIR", value_name = "DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
     /// Runtime of services that name none [default: the one last named for their deployment with apply, else the one that
-    /// this state directory remembers, else docker where an engine answers, else sandbox]
+    /// this state directory remembers, else docker where DOCKER_HOST names an engine or one answers, else
+    /// sandbox]
     #[arg(long, global = true, env = "KEEL_RUNTIME", value_name = "RUNTIME", hide_env_values = true, value_parser = runtime())]
     runtime: Option<RuntimeKind>,
     /// Log more; repeatable

@@ -200,20 +200,9 @@ fn waiting(status: &Status, view: &ServiceView, name: &str) -> String {
         Some(HealthState::Unhealthy { last, .. }) => Some(format!(" ({} is unhealthy: {last})", one.name)),
         _ => None,
     });
-    let why = unhealthy.or_else(|| failure(view)).unwrap_or_default();
+    let failure = || view.failure.as_ref().map(|why| format!(" ({why})"));
+    let why = unhealthy.or_else(failure).unwrap_or_default();
     format!("Waiting for service \"{name}\" rollout to finish: {rest}...{why}")
-}
-
-/// Why the last step for a service failed, without how often, so that each reason is told once.
-fn failure(view: &ServiceView) -> Option<String> {
-    let is_failing = |one: &&Condition| one.kind == "ReplicaFailure" && one.status == ConditionStatus::True;
-    let told = view.conditions.iter().find(is_failing)?.message.as_str();
-    let why = match told.split_once(": failed ") {
-        Some((_, failed)) => failed.split_once(": ").map_or(failed, |(_, why)| why),
-        // What comes before it says when the next try is due.
-        None => told.split_once("Z: ").map_or(told, |(_, why)| why),
-    };
-    Some(format!(" ({why})"))
 }
 
 fn instances<'a>(status: &'a Status, view: &'a ServiceView) -> impl Iterator<Item = &'a InstanceView> {

@@ -247,14 +247,16 @@ impl Engine {
     /// What to say of files that are read where they are, and not copied with the runtime that was named for them, where
     /// any service in them would need it.
     fn without_runtime(&self, request: &ApplyRequest, declared: &BTreeMap<String, MergedDeployment>) -> Vec<String> {
-        let default = self.inner.default_runtime;
-        let Some(named) = request.runtime.filter(|named| *named != default) else { return Vec::new() };
+        let Some(named) = request.runtime else { return Vec::new() };
         let services = declared.values().flat_map(|merged| merged.services.values());
         let bare = services.filter(|service| service.runtime.is_none());
-        let files: BTreeSet<&Path> = bare.map(|service| service.file.as_path()).collect();
-        let in_need = request.files.iter().filter(|file| files.contains(file.path.as_path()));
-        let watched = in_need.filter(|file| self.watches(&file.path));
-        watched.map(|file| unheeded(&file.path, named, default)).collect()
+        let others = bare.filter_map(|service| {
+            let runs_on = service.declared_runtime().unwrap_or(self.inner.default_runtime);
+            (runs_on != named).then_some((service.file.as_path(), runs_on))
+        });
+        let others: BTreeMap<&Path, RuntimeKind> = others.collect();
+        let watched = request.files.iter().filter(|file| self.watches(&file.path));
+        watched.filter_map(|file| Some(unheeded(&file.path, named, *others.get(file.path.as_path())?))).collect()
     }
 
     /// Whether a deployment was declared in a watched file below what is applied, and that file is not what declares it

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::plan::{Action, Lane};
 use crate::spec::RuntimeKind;
-use crate::state::{EndedBy, Exit, Instance, InstanceId, Phase, StopCause};
+use crate::state::{Instance, InstanceId, Phase};
 
 /// Number of one lane that is under way.
 pub type FlightId = u64;
@@ -149,8 +149,7 @@ impl Flights {
 
     /// The same as people see them: what ended by itself has ended, also while it is being removed.
     pub fn visible(&self, deployment: &str, instances: Vec<Instance>) -> Vec<Instance> {
-        let is_ours = |exit: &Exit| !matches!(exit.ended_by, EndedBy::Itself | EndedBy::Request(StopCause::Others));
-        let by_itself = |instance: &&Instance| matches!(&instance.phase, Phase::Exited(exit) if !is_ours(exit));
+        let by_itself = |instance: &&Instance| matches!(&instance.phase, Phase::Exited(exit) if exit.is_unasked());
         let key = |instance: &Instance| (instance.runtime, instance.id.clone());
         let ended: HashMap<_, _> =
             instances.iter().filter(by_itself).map(|one| (key(one), one.phase.clone())).collect();
@@ -228,7 +227,7 @@ fn pending(runtime: RuntimeKind, id: &InstanceId, restarts: u32, streak: u32, no
 mod tests {
     use super::*;
     use crate::plan::{Cause, Step};
-    use crate::state::{Exit, StopCause};
+    use crate::state::{EndedBy, Exit, StopCause};
 
     /// The phases of a dead instance that is being removed, as planning and as people see them.
     fn phases(ended_by: EndedBy) -> [Phase; 2] {

@@ -10,7 +10,7 @@ use super::time::due;
 use super::unproven::is_down_for_checks;
 use super::{Cause, RESTART_DELAY_MAX, RETRY_DELAY, RETRY_DELAY_MAX, Wait, backoff};
 use crate::spec::{Errors, Lifecycle, OnExpiry, OnIdle, OnInitFailure, ServiceSpec};
-use crate::state::{DesiredService, EndedBy, ErrorKind, Instance, InstanceId, Phase, StopCause};
+use crate::state::{DesiredService, ErrorKind, Instance, InstanceId, Phase, StopCause};
 
 /// What one slot needs.
 pub(super) enum Need<'a> {
@@ -246,7 +246,7 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
         return Need::Launch(Box::new(launch(draft, desired, slot, restarts, 0, Cause::StartAsked)));
     }
     match after_exit(dead, exit, desired) {
-        AfterExit::Replace if exit.ended_by == EndedBy::Request(StopCause::Others) => {
+        AfterExit::Replace if exit.is_by_others() => {
             let until = due(exit.finished_at, OTHERS_MOMENT, draft.input.now);
             if until > draft.input.now {
                 draft.wait(Wait::BackOff { id: dead.id.clone(), exit: exit.clone(), until });

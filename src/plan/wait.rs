@@ -302,6 +302,15 @@ pub enum Wait {
 }
 
 impl Wait {
+    /// Why something failed that is tried again, where it is about that.
+    pub fn failure(&self) -> Option<String> {
+        match self {
+            Self::Retry { error, .. } | Self::Refused { error, .. } => Some(error.clone()),
+            Self::BackOff { exit, .. } if !exit.is_by_others() => Some(exit.to_string()),
+            _ => None,
+        }
+    }
+
     /// The instance that it is about, where it is about one.
     pub const fn instance(&self) -> Option<&InstanceId> {
         match self {

@@ -148,6 +148,16 @@ impl Exit {
         self.code == Some(0) && !self.oom_killed && !self.is_unhealthy()
     }
 
+    /// Whether somebody else stopped it, or its engine or machine was shut down.
+    pub fn is_by_others(&self) -> bool {
+        self.ended_by == EndedBy::Request(StopCause::Others)
+    }
+
+    /// Whether nothing that this installation asked for ended it.
+    pub fn is_unasked(&self) -> bool {
+        self.ended_by == EndedBy::Itself || self.is_by_others()
+    }
+
     /// Whether it was ended because its health checks failed.
     pub fn is_unhealthy(&self) -> bool {
         self.ended_by == EndedBy::Request(StopCause::Unhealthy)
@@ -193,9 +203,9 @@ pub enum ExitReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndedBy {
-    /// The process, the kernel, or somebody behind our back.
+    /// The process, the kernel, or somebody who killed it outright.
     Itself,
-    /// A stop that this installation asked for.
+    /// A stop that was asked for, by this installation or behind its back.
     Request(StopCause),
 }
 

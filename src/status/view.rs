@@ -161,6 +161,9 @@ pub struct ServiceView {
     /// Services that it depends on and that are not as they have to be.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub awaits: Vec<AwaitedView>,
+    /// Why the last step for it failed, without when the next try is due; absent where none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// What is being waited for, or the worst that is true of it; empty where all is well.
     #[serde(default)]
     pub message: String,

@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use evenkeel::controller::{
-    Command, Connected, Core, Declared, JobChanges, Jobs, KeepJobs, Keeper, Message, Note, NoteKey, Order, Parts,
-    RolloutView, Scope, Trigger,
+    Command, Core, Declared, JobChanges, Jobs, KeepJobs, Keeper, Message, Note, NoteKey, Order, Parts, RolloutView,
+    Trigger,
 };
 use evenkeel::plan::revisions::{CLOCK_STEP, Memory};
 use evenkeel::runtime::sim::{Faults, Method, What};
-use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{RunId, ServiceName};
 use evenkeel::status::{DeploymentState, Status};
 use tokio::sync::{oneshot, watch};
@@ -104,22 +103,7 @@ impl Keeper for Notes {
 async fn a_controller_that_ends_leaves_all_that_was_spent_of_a_deadline() {
     let mut rig = Rig::new();
     let notes = Arc::new(Notes::default());
-    let parts = Parts {
-        runtimes: vec![Arc::new(Connected(Arc::new(rig.world.runtime(super::owner()))))],
-        default_runtime: RuntimeKind::Sim,
-        declared: rig.declare.subscribe(),
-        clock: rig.clock.clone(),
-        scope: Scope::Everything,
-        removing: BTreeMap::new(),
-        memory: BTreeMap::new(),
-        keeper: Some(notes.clone()),
-        jobs: Jobs::default(),
-        activity: Default::default(),
-        sessions: Default::default(),
-        events: None,
-        settled: None,
-    };
-    rig.core = Core::start(parts);
+    rig.core = Core::start(Parts { keeper: Some(notes.clone()), ..rig.parts() });
     let rollout = "progress_deadline: 60s, max_surge: 1, max_unavailable: 0, min_ready: 50s";
     rig.declare(&guarded("one", rollout));
     rig.until_running().await;
@@ -158,22 +142,8 @@ impl KeepJobs for Slow {
 #[tokio::test(start_paused = true)]
 async fn a_run_is_asked_for_though_another_job_waits_for_its_own() {
     let mut rig = Rig::new();
-    let parts = Parts {
-        runtimes: vec![Arc::new(Connected(Arc::new(rig.world.runtime(super::owner()))))],
-        default_runtime: RuntimeKind::Sim,
-        declared: rig.declare.subscribe(),
-        clock: rig.clock.clone(),
-        scope: Scope::Everything,
-        removing: BTreeMap::new(),
-        memory: BTreeMap::new(),
-        keeper: None,
-        jobs: Jobs { keeper: Some(Arc::new(Slow)), ..Jobs::default() },
-        activity: Default::default(),
-        sessions: Default::default(),
-        events: None,
-        settled: None,
-    };
-    rig.core = Core::start(parts);
+    let jobs = Jobs { keeper: Some(Arc::new(Slow)), ..Jobs::default() };
+    rig.core = Core::start(Parts { jobs, ..rig.parts() });
     let cron =
         |name: &str| format!("  {name}:\n    rtype: cron\n    schedule: '@yearly'\n    image: {{name: sim/run}}\n");
     rig.declare(&format!("version: v1\ndeployment: demo\nservices:\n{}{}", cron("one"), cron("two")));
@@ -196,26 +166,12 @@ async fn a_run_is_asked_for_though_another_job_waits_for_its_own() {
 async fn a_controller_that_finds_nothing_declared_ends_services_in_their_order() {
     let mut rig = Rig::new();
     let notes = Arc::new(Notes::default());
-    let parts = |declared, memory| Parts {
-        runtimes: vec![Arc::new(Connected(Arc::new(rig.world.runtime(super::owner()))))],
-        default_runtime: RuntimeKind::Sim,
-        declared,
-        clock: rig.clock.clone(),
-        scope: Scope::Everything,
-        removing: BTreeMap::new(),
-        memory,
-        keeper: Some(notes.clone()),
-        jobs: Jobs::default(),
-        activity: Default::default(),
-        sessions: Default::default(),
-        events: None,
-        settled: None,
-    };
-    let first = parts(rig.declare.subscribe(), BTreeMap::new());
+    let parts = || Parts { keeper: Some(notes.clone()), ..rig.parts() };
+    let first = parts();
     let removed = BTreeMap::from([("demo".to_owned(), super::removed())]);
     let nothing = Arc::new(Declared { synced: true, removed, ..Declared::default() });
     let (_sender, declared) = watch::channel(nothing);
-    let second = parts(declared, BTreeMap::new());
+    let second = Parts { declared, ..parts() };
     rig.core = Core::start(first);
     let service = |name: &str, depends: &str| format!("  {name}:\n    image: {{name: sim/run}}\n{depends}");
     let depends = "    depends: [{service: db, condition: started}]\n";

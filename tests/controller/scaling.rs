@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::controller::{Connected, Core, Jobs, Note, Order, Parts, Scope};
+use evenkeel::controller::{Core, Note, Order, Parts};
 use evenkeel::plan::revisions::{Memory, Orders};
-use evenkeel::spec::RuntimeKind;
 
 use super::rollouts::{Notes, order};
-use super::{Rig, names, owner, running};
+use super::{Rig, names, running};
 
 /// Every simulated instance uses a hundredth of a processor, which is all that these may have.
 const DEMO: &str = "version: v1\ndeployment: demo\nservices:\n  web:\n    image: {name: sim/run}\n    \
@@ -19,21 +18,8 @@ const DEMO: &str = "version: v1\ndeployment: demo\nservices:\n  web:\n    image:
 fn rig(orders: Orders) -> (Rig, Arc<Notes>) {
     let mut rig = Rig::new();
     let notes = Arc::new(Notes::default());
-    rig.core = Core::start(Parts {
-        runtimes: vec![Arc::new(Connected(Arc::new(rig.world.runtime(owner()))))],
-        default_runtime: RuntimeKind::Sim,
-        declared: rig.declare.subscribe(),
-        clock: rig.clock.clone(),
-        scope: Scope::Everything,
-        removing: BTreeMap::new(),
-        memory: [("demo".to_owned(), Memory { orders, ..Memory::default() })].into(),
-        keeper: Some(notes.clone()),
-        jobs: Jobs::default(),
-        activity: Default::default(),
-        sessions: Default::default(),
-        events: None,
-        settled: None,
-    });
+    let memory = [("demo".to_owned(), Memory { orders, ..Memory::default() })].into();
+    rig.core = Core::start(Parts { memory, keeper: Some(notes.clone()), ..rig.parts() });
     (rig, notes)
 }
 

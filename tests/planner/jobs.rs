@@ -102,6 +102,14 @@ fn a_run_fails_when_more_instances_failed_than_its_limit() {
 }
 
 #[test]
+fn what_does_the_work_of_a_completion_a_second_time_is_ended() {
+    job("").with([one(0, 'a'), one(0, 'a').attempt(1)]).expect(
+        "retire web/0 a0: another instance holds its slot
+         wait for demo/web/0 (aaaaaaaa, attempt 1) to end",
+    );
+}
+
+#[test]
 fn what_somebody_else_stopped_is_tried_again_and_fails_no_run() {
     let stopped = one(0, 'a').exited(1, 5, 1).by(StopCause::Others);
     job("backoff_limit: 0").with([stopped]).expect("launch web/0 a1: stopped by somebody else: exited 1");

@@ -105,13 +105,11 @@ fn exit(instance: &Instance) -> Option<&Exit> {
 }
 
 fn succeeded(instance: &Instance) -> bool {
-    exit(instance).is_some_and(|exit| {
-        exit.is_success() && matches!(exit.ended_by, EndedBy::Itself | EndedBy::Request(StopCause::Others))
-    })
+    exit(instance).is_some_and(|exit| exit.is_success() && exit.is_unasked())
 }
 
 fn failed(instance: &Instance) -> bool {
     exit(instance).is_some_and(|exit| {
-        !exit.is_success() && !matches!(exit.ended_by, EndedBy::Request(StopCause::Retired | StopCause::Others))
+        !exit.is_success() && !exit.is_by_others() && exit.ended_by != EndedBy::Request(StopCause::Retired)
     })
 }

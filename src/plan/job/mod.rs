@@ -90,11 +90,21 @@ fn go_on(draft: &mut Draft<'_>, desired: &DesiredService, run: &Run<'_>) {
             None if completion.succeeded || places == 0 => {}
             None => places -= u32::from(launch(draft, desired, run, completion, tally.failed)),
         }
+        end_doubles(draft, desired, run, completion);
         tidy(draft, desired, run, completion.index);
     }
     let completions = desired.spec.job().completions();
     for surplus in run.instances.iter().filter(|one| one.id.slot >= completions && is_live(one)) {
         draft.retire(surplus, Some(&desired.spec), &Cause::Superseded);
+    }
+}
+
+/// Ends what does the work of a completion a second time: somebody started it again behind our back.
+fn end_doubles(draft: &mut Draft<'_>, desired: &DesiredService, run: &Run<'_>, completion: &Completion<'_>) {
+    let Some(live) = completion.live else { return };
+    let of_place = run.instances.iter().filter(|one| one.id.slot == completion.index);
+    for double in of_place.filter(|one| is_live(one) && !std::ptr::eq(**one, live)) {
+        draft.retire(double, Some(&desired.spec), &Cause::Duplicate);
     }
 }
 

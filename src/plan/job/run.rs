@@ -181,7 +181,7 @@ impl<'a> Completion<'a> {
     /// How its last instance ended, where somebody else stopped that.
     pub(super) fn stopped_by_others(&self) -> Option<(&'a Instance, &'a Exit)> {
         let newest = self.newest?;
-        let exit = exit_of(newest).filter(|exit| exit.ended_by == EndedBy::Request(StopCause::Others));
+        let exit = exit_of(newest).filter(|exit| exit.is_by_others());
         exit.map(|exit| (newest, exit))
     }
 
@@ -226,11 +226,11 @@ pub(super) const fn is_live(instance: &Instance) -> bool {
 
 /// Whether the work is done: what somebody else asked to end may have come to its end all the same, and says so.
 fn is_success(exit: &Exit) -> bool {
-    exit.is_success() && matches!(exit.ended_by, EndedBy::Itself | EndedBy::Request(StopCause::Others))
+    exit.is_success() && exit.is_unasked()
 }
 
 fn is_failure(exit: &Exit) -> bool {
-    !is_success(exit) && !matches!(exit.ended_by, EndedBy::Request(StopCause::Retired | StopCause::Others))
+    !is_success(exit) && !exit.is_by_others() && exit.ended_by != EndedBy::Request(StopCause::Retired)
 }
 
 /// Failed instances of a run after which another one is still made.

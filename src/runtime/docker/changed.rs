@@ -214,18 +214,8 @@ fn restart_policy(host: &HostConfig) -> String {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::tests::id;
     use super::*;
-
-    fn id() -> InstanceId {
-        InstanceId {
-            deployment: "shop".to_owned(),
-            service: "web".to_owned(),
-            slot: 2,
-            revision: "v1-0123456789abcdef".parse().unwrap(),
-            attempt: 1,
-            run: None,
-        }
-    }
 
     const NAME: &str = "/shop_web_2_01234567_1";
 

@@ -21,7 +21,7 @@ fn owner() -> Owner {
     Owner("0123abcd".to_owned())
 }
 
-fn id() -> InstanceId {
+pub(super) fn id() -> InstanceId {
     InstanceId {
         deployment: "shop".to_owned(),
         service: "web".to_owned(),
