@@ -122,7 +122,8 @@ async fn a_terminal_without_open_input_is_watched_alone() {
     };
     let made = sandbox.runtime.exec().unwrap().exec(&instance, &request).await.unwrap();
     let outputs: Vec<ExecOutput> = made.output.map(Result::unwrap).collect().await;
-    assert_eq!(outputs, [ExecOutput::Exit(0)]);
+    // The program may see the file and end, and the command with it, before that ends by itself.
+    assert!(matches!(outputs[..], [ExecOutput::Exit(0 | 137)]), "{outputs:?}");
     until(&mut session, "31 97").await;
     assert_eq!(next(&mut session).await, Some(ExecOutput::Exit(3)));
 }

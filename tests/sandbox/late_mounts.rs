@@ -72,15 +72,18 @@ impl Stage {
     }
 }
 
-fn mounts_of_the_machine() -> String {
-    fs::read_to_string("/proc/self/mountinfo").unwrap()
+/// Mounts of the machine that this test could have made: at or of something in its folder. Others come and go.
+fn mounts_of_the_machine(stage: &Stage) -> Vec<String> {
+    let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let own = stage.shown.parent().unwrap().to_str().unwrap();
+    all.lines().filter(|line| line.contains(own)).map(str::to_owned).collect()
 }
 
 #[tokio::test]
 async fn a_directory_and_a_file_are_shown_to_what_runs_and_are_left_as_they_are() {
     let Some(stage) = Stage::new() else { return };
     let instance = stage.idle("").await;
-    let before = mounts_of_the_machine();
+    let before = mounts_of_the_machine(&stage);
     let mounts = [
         stage.mount("", "/new/rw/ro", true),
         stage.mount("deep", "/new/rw", false),
@@ -93,7 +96,7 @@ async fn a_directory_and_a_file_are_shown_to_what_runs_and_are_left_as_they_are(
     let told = stage.inside(&instance, script).await;
     assert_eq!(told, "from outside\nfrom outside\nro\nwritten\nrefused\nrefused\n2\n");
     assert_eq!(fs::read_to_string(stage.path("deep/written")).unwrap(), "inside\n");
-    assert_eq!(mounts_of_the_machine(), before);
+    assert_eq!(mounts_of_the_machine(&stage), before);
     assert!(!stage.root.join("new").exists(), "the image is as it was");
 
     stage.sandbox.runtime.remove(&instance).await.unwrap();
@@ -213,10 +216,10 @@ async fn what_is_mounted_later_on_the_machine_or_inside_shows_on_its_own_side_al
     fs::write(stage.path("deep/late"), "").unwrap();
     assert_eq!(stage.inside(&instance, "ls /seen/deep").await, "");
     mount(&["umount", &there]);
-    let before = mounts_of_the_machine();
+    let before = mounts_of_the_machine(&stage);
     let told = stage.inside(&instance, "mount -t tmpfs inner /seen/deep && touch /seen/deep/x && ls /seen/deep").await;
     assert_eq!(told, "x\n");
-    assert_eq!((mounts_of_the_machine(), fs::read_dir(&there).unwrap().count()), (before, 0));
+    assert_eq!((mounts_of_the_machine(&stage), fs::read_dir(&there).unwrap().count()), (before, 0));
 }
 
 #[tokio::test]
