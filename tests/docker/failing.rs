@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
-use crate::harness::next;
+use crate::harness::{next, request, spec};
 
 const CREATED: i64 = 1_800_000_000;
 
@@ -68,16 +68,19 @@ fn owner() -> Owner {
     Owner("failing".to_owned())
 }
 
-fn labels(container: &str) -> Value {
-    let id = InstanceId {
+fn id(service: &str) -> InstanceId {
+    InstanceId {
         deployment: "shop".to_owned(),
-        service: container.to_owned(),
+        service: service.to_owned(),
         slot: 0,
         revision: "v1-0123456789abcdef".parse().unwrap(),
         attempt: 0,
         run: None,
-    };
-    json!(id.to_labels(&owner(), 2, 1, StopPolicy::default()))
+    }
+}
+
+fn labels(container: &str) -> Value {
+    json!(id(container).to_labels(&owner(), 2, 1, StopPolicy::default()))
 }
 
 /// Answers one request and closes, except that events stay open after a start of `bad`.
@@ -105,7 +108,13 @@ async fn serve(stream: UnixStream, events: bool, requests: Arc<Mutex<Vec<String>
         let _sent = stream.write_all(body.as_bytes()).await;
         return std::future::pending().await;
     }
-    let (status, body) = answer(method, path);
+    let before = requests.lock().unwrap().iter().filter(|seen| seen.starts_with("POST /networks/create")).count();
+    let (status, body) = match path {
+        // As Podman fails once while an interface of the machine goes.
+        "/networks/create" if before == 1 => (500, json!({"message": "route ip+net: no such network interface"})),
+        "/networks/create" => (201, json!({"Id": "net", "Warning": ""})),
+        path => answer(method, path),
+    };
     let text = body.to_string();
     let head = format!(
         "HTTP/1.1 {status} X\r\nApi-Version: 1.41\r\nContent-Type: application/json\r\nConnection: close\r\n\
@@ -119,6 +128,7 @@ fn answer(method: &str, path: &str) -> (u16, Value) {
     let line = |name: &str| json!({"Id": name, "Created": CREATED, "State": "running", "Labels": labels(name)});
     match (method, path.split('?').next().unwrap_or_default()) {
         ("GET", "/_ping") => (200, json!("OK")),
+        ("GET", "/version") => (200, json!({"Version": "20.10.24"})),
         ("GET", "/containers/json") => (200, json!([line("bad"), line("good")])),
         ("GET", "/networks") => (200, json!([])),
         ("GET", "/containers/good/json") => {
@@ -149,6 +159,16 @@ async fn a_container_that_cannot_be_inspected_does_not_hide_the_others() {
     // It can still be got rid of.
     runtime.remove(&bad.as_ref()).await.unwrap();
     assert!(engine.asked("DELETE /containers/bad"));
+}
+
+#[tokio::test]
+async fn a_network_is_asked_for_again_where_an_interface_went_meanwhile() {
+    let engine = Failing::start();
+    let runtime = engine.runtime().await;
+    let error = runtime.create(&request(id("web"), &spec("command: {args: [sh]}"))).await.unwrap_err();
+    assert!(error.message.contains("no POST /containers/create"), "{error}");
+    let asked = engine.requests.lock().unwrap().iter().filter(|seen| *seen == "POST /networks/create").count();
+    assert_eq!(asked, 2);
 }
 
 #[tokio::test(start_paused = true)]
