@@ -31,9 +31,9 @@ pub struct Args {
     /// Go on with lines as they are written, by replacements and further replicas too
     #[arg(short, long)]
     follow: bool,
-    /// Only the last N lines of each instance; with --follow, of those that exist already
-    #[arg(long, value_name = "N")]
-    tail: Option<u64>,
+    /// Only the last N lines of each instance, or `all` (-1); with --follow, of those that exist already
+    #[arg(long, value_name = "N", default_value = "all", allow_hyphen_values = true, value_parser = tail)]
+    tail: Tail,
     /// Of the run before the newest, also while that one is dead and waits for its restart; there is nothing to follow
     /// then
     #[arg(short, long)]
@@ -46,6 +46,20 @@ pub struct Args {
     timestamps: bool,
 }
 
+/// How many of the last lines; all of them where there is no number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Tail(Option<u64>);
+
+fn tail(text: &str) -> Result<Tail, String> {
+    match text {
+        // As docker and as kubectl write it.
+        "all" | "-1" => Ok(Tail(None)),
+        number => {
+            number.parse().map(|lines| Tail(Some(lines))).map_err(|_| "write a number of lines, or all".to_owned())
+        }
+    }
+}
+
 impl Args {
     /// Runs the verb.
     pub async fn run(self, options: &Options) -> Outcome {
@@ -55,7 +69,7 @@ impl Args {
         let query = LogQuery {
             target: self.target.to_string(),
             follow: self.follow,
-            tail: self.tail,
+            tail: self.tail.0,
             previous: self.previous,
             since: self.since,
         };

@@ -37,8 +37,9 @@ pub struct Args {
     /// Longest wait for a sandbox [default: 60s]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<HumanDuration>,
-    /// Set a variable for the commands inside ($E:NAME takes the controller's); repeatable
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    /// Set a variable for the commands inside; NAME alone hands on the one that is set here, which shows in no list of
+    /// processes, and $E:NAME as a value takes the controller's; repeatable
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
     /// Show a directory or file of the controller's machine inside, with absolute paths; a missing target is made where the
     /// sandbox can be written there. Docker's names for the options do as well; repeatable
@@ -123,6 +124,18 @@ fn text(acquired: &Acquired) -> String {
 fn told(mount: &LateMount) -> String {
     let how = if mount.readonly { " (read-only)" } else { "" };
     format!("{} at {}{how}", mount.source, mount.target)
+}
+
+/// A variable with its value, which is that of this process where only the name is written.
+fn variable(text: &str) -> Result<(String, String), String> {
+    match pair(text) {
+        Err(_) if !text.is_empty() && !text.contains('=') => match std::env::var(text) {
+            Ok(value) => Ok((text.to_owned(), value)),
+            Err(std::env::VarError::NotPresent) => Err("it is not set here; set it, or write NAME=VALUE".to_owned()),
+            Err(std::env::VarError::NotUnicode(_)) => Err("its value here is not UTF-8".to_owned()),
+        },
+        pair => pair,
+    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

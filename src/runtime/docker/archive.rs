@@ -11,7 +11,7 @@ use futures::{Stream, StreamExt};
 use tokio::io::AsyncReadExt;
 
 use super::Inner;
-use super::engine::READ_DEADLINE;
+
 use super::error::explain;
 use crate::runtime::{ErrorKind, Progress, Result, RuntimeError};
 
@@ -68,14 +68,6 @@ impl Inner {
     /// What was loaded from this path.
     fn loaded(&self, path: &str) -> Option<Loaded> {
         self.archives.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
-    }
-
-    async fn has_image(&self, name: &str) -> Result<bool> {
-        match self.engine.call(READ_DEADLINE, |docker| async move { docker.inspect_image(name).await }).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_missing() => Ok(false),
-            Err(error) => Err(error.explain(&format!("looking for image {name}"))),
-        }
     }
 
     async fn load(&self, path: &str, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<String> {

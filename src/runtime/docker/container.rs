@@ -91,7 +91,7 @@ impl Inner {
         let mut made = self.make(request, &image).await?;
         if let Some(pinned) = pinned.filter(|pinned| made.is_of_another(pinned)) {
             self.discard_made(&made, request).await?;
-            image = match self.has_image_id(&pinned).await? {
+            image = match self.has_image(&pinned).await? {
                 true => Source { name: pinned, moved_from: None },
                 false => Source { moved_from: Some(pinned), ..image },
             };

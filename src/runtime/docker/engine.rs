@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
+use bollard::models::ImageInspect;
 use futures::stream::BoxStream;
 
 use super::error::{explain, status};
@@ -24,6 +25,10 @@ pub(super) const READ_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Time for a call that changes something. Kubernetes' kubelet gives its runtime two minutes for a request.
 pub(super) const WRITE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How often the engine is asked for what it fails over. Podman does where a container or an image goes while it looks
+/// (`read /proc/787/cgroup: no such process`, `locating item named "manifest"`); two in a row were not seen.
+pub(super) const READ_ATTEMPTS: u32 = 4;
 
 /// bollard's own time limit, in seconds: out of the way, because each call has its own deadline here, and a stop may
 /// rightly take as long as its grace.
@@ -70,6 +75,18 @@ impl Engine {
         };
         self.forget_on(&error);
         Err(CallError::Engine(error))
+    }
+
+    /// What the engine says of an image, by name or id; asked for again where another image that is just going made the
+    /// engine fail.
+    pub(super) async fn image(&self, name: &str) -> std::result::Result<ImageInspect, CallError> {
+        let mut attempts = 1;
+        loop {
+            match self.call(READ_DEADLINE, |docker| async move { docker.inspect_image(name).await }).await {
+                Err(error) if error.status() == Some(500) && attempts < READ_ATTEMPTS => attempts += 1,
+                answer => return answer,
+            }
+        }
     }
 
     /// A client that speaks the engine's version of the API.

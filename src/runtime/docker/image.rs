@@ -10,7 +10,7 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures::StreamExt;
 
 use super::Inner;
-use super::engine::READ_DEADLINE;
+
 use super::error::explain;
 use crate::runtime::credentials::{Credential, Secret};
 use crate::runtime::{ErrorKind, Progress, Result, RuntimeError};
@@ -138,23 +138,21 @@ impl Inner {
 
     async fn look_for_image(&self, reference: &str) -> Result<Option<String>> {
         for name in local_names(reference) {
-            let found = self
-                .engine
-                .call(READ_DEADLINE, |docker| {
-                    let name = name.clone();
-                    async move { docker.inspect_image(&name).await }
-                })
-                .await;
-            match found {
-                Ok(_) => {
-                    self.found.note(reference, &name, Instant::now());
-                    return Ok(Some(name));
-                }
-                Err(error) if error.is_missing() => {}
-                Err(error) => return Err(error.explain(&format!("looking for image {reference}"))),
+            if self.has_image(&name).await? {
+                self.found.note(reference, &name, Instant::now());
+                return Ok(Some(name));
             }
         }
         Ok(None)
+    }
+
+    /// Whether an image is here, by name or id.
+    pub(super) async fn has_image(&self, name: &str) -> Result<bool> {
+        match self.engine.image(name).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(error.explain(&format!("looking for image {name}"))),
+        }
     }
 
     /// The digest that a registry has for a reference now: as the engine is told it, or, where it can't ask (Podman), as the
@@ -185,8 +183,7 @@ impl Inner {
 
     /// The digest that an image has here by its registry's name.
     async fn local_digest(&self, reference: &str) -> Result<Option<String>> {
-        let call = |docker: bollard::Docker| async move { docker.inspect_image(reference).await };
-        let found = self.engine.call(READ_DEADLINE, call).await;
+        let found = self.engine.image(reference).await;
         let image = found.map_err(|error| error.explain(&format!("looking for image {reference}")))?;
         let repository = reference.rsplit_once(':').map_or(reference, |(repository, _)| repository);
         let mut digests = image.repo_digests.into_iter().flatten();

@@ -7,7 +7,7 @@ use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBu
 use futures::StreamExt;
 
 use super::Inner;
-use super::engine::{CallError, READ_DEADLINE};
+use super::engine::{CallError, READ_ATTEMPTS, READ_DEADLINE};
 use super::lenient::{self, encode};
 use super::observe::{agrees, agrees_on_health, from_inspect, from_summary, identity, listed_ports};
 use super::ping::Product;
@@ -16,10 +16,6 @@ use crate::state::{Instance, InstanceRef, labels};
 
 /// Inspections side by side in one list. They take 0.13 ms each; more than a few at once only queue in the engine.
 const INSPECTIONS: usize = 8;
-
-/// How often a list is asked for when the engine fails over it. Podman does when a container ends while it looks
-/// (`read /proc/787/cgroup: no such process`); two in a row were not seen.
-const LIST_ATTEMPTS: u32 = 4;
 
 impl Inner {
     /// Everything of this owner: one list of containers and one of networks, and an inspection of each container whose
@@ -159,7 +155,7 @@ impl Inner {
         let mut attempts = 1;
         loop {
             match self.try_containers(&self.ours()).await {
-                Err(error) if error.status() == Some(500) && attempts < LIST_ATTEMPTS => attempts += 1,
+                Err(error) if error.status() == Some(500) && attempts < READ_ATTEMPTS => attempts += 1,
                 answer => return answer,
             }
         }

@@ -8,7 +8,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use super::Inner;
 use crate::runtime::CreateRequest;
 use crate::spec::{ImageRef, RType, Revision, ServiceSpec};
 use crate::state::{Condition, Instance, InstanceId};
@@ -96,19 +95,4 @@ pub(super) fn condition(image: &str) -> Condition {
          any more; `keel rollout restart` has all run what the tag stands for now"
     );
     Condition::holds("Degraded", "ImageMoved", message)
-}
-
-impl Inner {
-    /// Whether an image is here, by its id.
-    pub(super) async fn has_image_id(&self, image: &str) -> crate::runtime::Result<bool> {
-        let found = self
-            .engine
-            .call(super::engine::READ_DEADLINE, |docker| async move { docker.inspect_image(image).await })
-            .await;
-        match found {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_missing() => Ok(false),
-            Err(error) => Err(error.explain(&format!("looking for image {image}"))),
-        }
-    }
 }

@@ -13,12 +13,9 @@ use crate::runtime::{ErrorKind, Result, RuntimeError, Volumes};
 use crate::spec::{NetworkMode, ServiceSpec, Storage};
 use crate::state::{InstanceId, labels};
 
-/// How often a network is asked for while interfaces of the machine come and go.
-const NETWORK_ATTEMPTS: u32 = 10;
-
-/// What Podman says where an interface goes between its list of them and its look at their addresses. The words are those
-/// of Go's `net` package.
-const INTERFACE_WENT: &str = "no such network interface";
+/// How often a network is asked for where the engine fails. Podman does where an interface of the machine goes between its
+/// list of them and its look at their addresses, and Docker where somebody else changes the firewall.
+const NETWORK_ATTEMPTS: u32 = 6;
 
 /// Networks that are known to exist, by deployment. A cell makes each of them once, however many instances are created
 /// at the same time: Docker takes two networks of one name.
@@ -76,7 +73,7 @@ impl Inner {
         }
     }
 
-    /// Makes a network, once more where the engine looked for free addresses while an interface of the machine went.
+    /// Makes a network, once more where the engine fails.
     async fn create_network(&self, deployment: &str, name: &str) -> std::result::Result<(), CallError> {
         let mut attempts = 1;
         loop {
@@ -89,7 +86,7 @@ impl Inner {
             let made =
                 self.engine.call(WRITE_DEADLINE, |docker| async move { docker.create_network(request).await }).await;
             match made {
-                Err(error) if attempts < NETWORK_ATTEMPTS && error.words().contains(INTERFACE_WENT) => attempts += 1,
+                Err(error) if attempts < NETWORK_ATTEMPTS && error.status() == Some(500) => attempts += 1,
                 made => return made.map(drop),
             }
         }
