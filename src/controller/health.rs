@@ -135,8 +135,12 @@ impl Checks {
 
     /// Takes what a check found; gives the deployment that it concerns, where it does.
     pub fn learn(&mut self, verdict: Verdict) -> Option<String> {
-        let Verdict { instance, since, health, held_up } = verdict;
+        let Verdict { instance, since, spec, health, held_up } = verdict;
         let checked = self.deployments.get_mut(&instance.id.deployment)?;
+        // Other checks are made by now, and it was on its way.
+        if checked.subject_of(&instance, since).is_some_and(|subject| subject.spec.health != spec.health) {
+            return None;
+        }
         let known = checked.runs.get_mut(&(instance.runtime, instance.runtime_id))?;
         if known.since != since {
             return None;
@@ -245,7 +249,7 @@ impl Checked {
     fn note_whose_checks(&mut self, instance: &Instance, desired: Option<&DesiredDeployment>) {
         let Phase::Running { since, .. } = instance.phase else { return };
         let Some(service) = desired.and_then(|desired| desired.services.get(&instance.id.service)) else { return };
-        let is_new = self.checked_before(instance, since).is_none();
+        let is_new = self.subject_of(&instance.as_ref(), since).is_none();
         let Some(known) = self.runs.get_mut(&handle(instance)) else { return };
         // Which template it was made from can turn out later, where two revisions are found to be alike.
         known.borrows = !service.is_made_from(&instance.id.revision) && (known.borrows || is_new);
@@ -253,21 +257,17 @@ impl Checked {
 
     /// What is known of a run speaks of other checks than are made from now on.
     fn doubt(&mut self, subject: &Subject) {
-        let differs = |before: &Subject| {
-            before.since == subject.since
-                && before.instance == subject.instance
-                && before.spec.health != subject.spec.health
-        };
-        if self.subjects.iter().any(differs)
+        let before = self.subject_of(&subject.instance, subject.since);
+        if before.is_some_and(|before| before.spec.health != subject.spec.health)
             && let Some(known) = self.runs.get_mut(&(subject.instance.runtime, subject.instance.runtime_id.clone()))
-            && known.found == Some(HealthState::Healthy)
         {
-            known.found = Some(HealthState::Assumed);
+            // What failed others has not failed these.
+            known.found = known.found.take().filter(HealthState::serves).map(|_| HealthState::Assumed);
         }
     }
 
     /// How a run was checked until now, where it was.
-    fn checked_before(&self, instance: &Instance, since: DateTime<Utc>) -> Option<&Subject> {
+    fn subject_of(&self, instance: &InstanceRef, since: DateTime<Utc>) -> Option<&Subject> {
         self.subjects.iter().find(|subject| {
             subject.since == since
                 && subject.instance.runtime == instance.runtime
@@ -288,7 +288,7 @@ impl Checked {
         }
         let as_before = match borrows || service.is_made_from(&instance.id.revision) {
             true => None,
-            false => self.checked_before(instance, since).map(|subject| subject.spec.clone()),
+            false => self.subject_of(&instance.as_ref(), since).map(|subject| subject.spec.clone()),
         };
         let spec = as_before.unwrap_or_else(|| service.spec.clone());
         Some(Subject { instance: instance.as_ref(), since, spec, runtime: runtime.clone(), served })
@@ -335,7 +335,8 @@ mod tests {
             (None, vec![]),
         ] {
             let held_up = held_up.map(str::to_owned);
-            let verdict = Verdict { instance: instance.as_ref(), since, health: HealthState::Healthy, held_up };
+            let spec = desired.services["web"].spec.clone();
+            let verdict = Verdict { instance: instance.as_ref(), since, spec, health: HealthState::Healthy, held_up };
             assert_eq!(checks.learn(verdict).as_deref(), Some("demo"));
             let mut judged = [instance.clone()];
             checks.judge("demo", &mut judged, Some(&desired), true, since);

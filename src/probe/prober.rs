@@ -60,12 +60,14 @@ impl PartialEq for Subject {
 }
 
 /// What checks found out of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     /// The instance.
     pub instance: InstanceRef,
     /// When its run started.
     pub since: DateTime<Utc>,
+    /// By whose checks.
+    pub spec: Arc<ServiceSpec>,
     /// What is known of it from now on.
     pub health: HealthState,
     /// Why the check that is due is not made, where it waits for its turn for long.
@@ -251,8 +253,8 @@ impl State {
     async fn tell(&mut self, id: Id) -> bool {
         let Some(run) = self.runs.get_mut(&id) else { return true };
         let Some(News { health, held_up }) = run.course.news(Instant::now()) else { return true };
-        let Subject { instance, since, .. } = run.subject.as_ref();
-        let verdict = Verdict { instance: instance.clone(), since: *since, health, held_up };
+        let Subject { instance, since, spec, .. } = run.subject.as_ref();
+        let verdict = Verdict { instance: instance.clone(), since: *since, spec: spec.clone(), health, held_up };
         self.tell.send(verdict).await.is_ok()
     }
 

@@ -77,6 +77,30 @@ async fn what_a_controller_finds_in_a_rollout_serves_on_though_it_fails_the_chec
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_failed_the_checks_of_its_successor_is_not_failed_by_that_when_its_own_are_back() {
+    let rig = Rig::new();
+    rig.declare(&(web(1, "one") + CHECK));
+    rig.until_running().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let before = ids(&rig);
+    let Rig { clock, world, core, .. } = rig;
+    drop(core);
+    assert!(world.answer_as(&before[0], HealthState::Starting { last: None }));
+    let (declare, declared) = watch::channel(Arc::default());
+    let runtime = Arc::new(Connected(Arc::new(world.runtime(owner()))));
+    let (core, settled) = core_of(runtime, declared, clock.clone(), BTreeMap::new());
+    let rig = Rig { clock, world, core, declare, settled };
+    let held = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h, progress_deadline: 3h}\n";
+    rig.declare(&(web(1, "two") + &CHECK.replace(":80/", ":81/") + held));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(shown(&rig).contains(&"unknown"), "{:?}", shown(&rig));
+    assert!(rig.world.answer_as(&before[0], HealthState::Healthy));
+    rig.declare(&(web(1, "one") + CHECK));
+    rig.until("it is healthy", |_| shown(&rig) == ["healthy"]).await;
+    assert_eq!(ids(&rig), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn flapping_is_suppressed_by_the_back_off() {
     let rig = Rig::new();
     rig.declare(&(web(1, "one") + CHECK));

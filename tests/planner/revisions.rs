@@ -482,6 +482,9 @@ fn a_crash_right_after_the_end_still_leads_back_and_a_later_one_does_not() {
         let since = course.snapshot.now;
         let new = |slot| up(slot, 'b').change(|one| one.phase = evenkeel::state::Phase::Running { since, ready: true });
         course.observe((0..3).map(new));
+        // What has no checks shows by running for a second that it does.
+        assert_eq!(course.turn(), [""; 0]);
+        course.wait(1);
         assert_eq!(course.turn(), ["RolloutComplete"]);
         course.wait(ran);
         course.turn();
@@ -491,6 +494,35 @@ fn a_crash_right_after_the_end_still_leads_back_and_a_later_one_does_not() {
         assert_eq!(course.turn(), decided, "after {ran} s");
         assert!(course.is_complete() || !decided.is_empty());
     }
+}
+
+#[test]
+fn what_failed_after_it_was_complete_is_run_by_no_undo() {
+    let mut course = Course::rolled_out(SURGE);
+    course.declare('b', 3, SURGE);
+    course.turn();
+    course.wait(1);
+    let since = course.snapshot.now;
+    course
+        .observe((0..3).map(|slot| {
+            up(slot, 'b').change(|one| one.phase = evenkeel::state::Phase::Running { since, ready: true })
+        }));
+    course.wait(1);
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    // Every run of it is short, and the waits between them are not.
+    course.wait(12);
+    course.crash(2, 2);
+    let crashed = course.snapshot.observed.pop().expect("one");
+    course.observe([crashed, up(1, 'b').unready(), up(2, 'b').unready()]);
+    assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+    course.observe(all_up(0..3, 'a'));
+    course.wait(1);
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    let (now, declared) = (course.snapshot.now, course.declared());
+    let known = |course: &mut Course| course.history().revisions.iter().map(|one| one.failed).collect::<Vec<_>>();
+    assert_eq!(known(&mut course), [true, false]);
+    let refused = OrderError::NoneComplete { known: "2, 3".to_owned() };
+    assert_eq!(undo(course.history(), &declared, None, now), Err(refused));
 }
 
 #[test]
@@ -841,6 +873,7 @@ fn a_rollback_goes_to_what_serves_though_it_was_complete_for_a_moment() {
     let since = course.snapshot.now;
     let young = |slot| up(slot, 'b').change(|one| one.phase = evenkeel::state::Phase::Running { since, ready: true });
     course.observe((0..3).map(young));
+    course.wait(1);
     assert_eq!(course.turn(), ["RolloutComplete"]);
     course.wait(2);
     course.declare('c', 3, SURGE);

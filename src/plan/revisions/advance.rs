@@ -278,6 +278,8 @@ impl Course<'_, '_> {
         let now = self.now();
         let number = self.history.number(&wanted.revision);
         self.history.set_failed(&wanted.revision);
+        // Whatever it has come to, it is not complete any more.
+        self.set_failed(now, None);
         let serves = |known: &KnownRevision| found.serving.iter().any(|revision| known.is(revision));
         let good = self.history.way_back(&wanted.revision, serves).map(|good| (good.number, good.revision.clone()));
         let on_failure = wanted.spec.rollout().on_failure();

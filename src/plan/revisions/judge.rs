@@ -66,7 +66,7 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
     // A clock that was set back says nothing of what came before.
     let counts_from = counts_from.filter(|from| *from <= input.now);
     let serves = other.iter().any(|one| matches!(one.phase, Phase::Running { .. }));
-    let judge = Judge { input, spec: &wanted.spec, rolls_out: None };
+    let judge = Judge { input, spec: &wanted.spec, rolls_out: Some(wanted) };
     let eye = Eye { judge, wanted, new: &new, serves, counts_from };
     let slots: Vec<Slot> = (0..wanted.replicas).map(|slot| eye.slot(slot)).collect();
     let has_new = |slot: &u32| new.iter().any(|one| one.id.slot == *slot && !matches!(one.phase, Phase::Exited(_)));
