@@ -263,6 +263,7 @@ fn has_failed(status: &Status, name: &str) -> bool {
         FailureReason::Refused,
         FailureReason::Crashing,
         FailureReason::GaveUp,
+        FailureReason::DependencyTimeout,
     ];
     let failed = |condition: &Condition| {
         condition.kind == "Progressing"

@@ -159,7 +159,7 @@ fn course(status: &Status, view: &ServiceView) -> Course {
     }
     if let Some(undone) = &view.undone {
         let paused = find("Paused", ConditionStatus::True).filter(|_| !undone.complete);
-        return paused.map_or_else(|| way_back(view, undone, &name), message);
+        return paused.map_or_else(|| way_back(status, view, undone), message);
     }
     if let Some(rolled_back) = find("RolledBack", ConditionStatus::True) {
         return message(rolled_back);
@@ -178,7 +178,8 @@ fn course(status: &Status, view: &ServiceView) -> Course {
 }
 
 /// How far a service is on its way back to a revision that somebody asked for.
-fn way_back(view: &ServiceView, undone: &UndoneView, name: &str) -> Course {
+fn way_back(status: &Status, view: &ServiceView, undone: &UndoneView) -> Course {
+    let name = format!("{}/{}", view.deployment, view.service);
     let UndoneView { to, updated, old, ready, complete, failed } = undone;
     if *complete {
         let what = "as `keel rollout undo` asked, and not what is declared";
@@ -188,7 +189,8 @@ fn way_back(view: &ServiceView, undone: &UndoneView, name: &str) -> Course {
         return Course::Failed(format!("the way of {name} back to revision {to} failed: {why}"));
     }
     let rest = progress(view.desired, *updated, *old as usize, *ready);
-    Course::Waiting(format!("Waiting for service \"{name}\" to roll back to revision {to}: {rest}..."))
+    let why = what_is_missing(status, view);
+    Course::Waiting(format!("Waiting for service \"{name}\" to roll back to revision {to}: {rest}...{why}"))
 }
 
 /// What is waited for, in kubectl's words.
@@ -196,13 +198,22 @@ fn waiting(status: &Status, view: &ServiceView, name: &str) -> String {
     let lives = instances(status, view).filter(|one| one.phase != "exited");
     let old = lives.filter(|one| !view.are_made_alike(&view.revision, &one.revision)).count();
     let rest = progress(view.desired, view.updated, old, view.ready);
+    let why = what_is_missing(status, view);
+    format!("Waiting for service \"{name}\" rollout to finish: {rest}...{why}")
+}
+
+/// Why it takes so long, in brackets; nothing where no reason is known.
+fn what_is_missing(status: &Status, view: &ServiceView) -> String {
     let unhealthy = instances(status, view).find_map(|one| match &one.health {
-        Some(HealthState::Unhealthy { last, .. }) => Some(format!(" ({} is unhealthy: {last})", one.name)),
+        Some(HealthState::Unhealthy { last, .. }) => Some(format!("{} is unhealthy: {last}", one.name)),
         _ => None,
     });
-    let failure = || view.failure.as_ref().map(|why| format!(" ({why})"));
-    let why = unhealthy.or_else(failure).unwrap_or_default();
-    format!("Waiting for service \"{name}\" rollout to finish: {rest}...{why}")
+    let awaited = || {
+        let on: Vec<&str> = view.awaits.iter().map(|one| one.service.as_str()).collect();
+        (!on.is_empty()).then(|| format!("it waits for {}", on.join(", ")))
+    };
+    let why = unhealthy.or_else(|| view.failure.clone()).or_else(awaited);
+    why.map_or_else(String::new, |why| format!(" ({why})"))
 }
 
 fn instances<'a>(status: &'a Status, view: &'a ServiceView) -> impl Iterator<Item = &'a InstanceView> {

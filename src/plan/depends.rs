@@ -40,16 +40,7 @@ pub(super) fn unmet(
     let mut unmet: BTreeMap<String, Vec<Unmet>> = BTreeMap::new();
     for (service, depends) in dependencies(desired) {
         let Some(why) = lacking(input, desired, depends, observed) else { continue };
-        let dependency = key(service, depends);
-        let since = begun(input, service, depends).unwrap_or(input.now);
-        unmet.entry(service.name.clone()).or_default().push(Unmet {
-            until: after(since, depends.timeout()),
-            condition: depends.condition(),
-            on_timeout: depends.on_timeout.unwrap_or_default(),
-            dependency,
-            why,
-            since,
-        });
+        unmet.entry(service.name.clone()).or_default().push(Unmet::new(input, service, depends, why));
     }
     unmet
 }
@@ -74,7 +65,18 @@ pub fn awaited(input: &Input<'_>, plan: &Plan) -> BTreeMap<Dependency, Awaited> 
 }
 
 fn dependencies(desired: &DesiredDeployment) -> impl Iterator<Item = (&DesiredService, &Depends)> {
-    desired.services.values().flat_map(|service| service.spec.depends.iter().map(move |depends| (service, depends)))
+    desired.services.values().flat_map(move |service| dependencies_of(desired, service).map(move |one| (service, one)))
+}
+
+/// What a service waits for. A revision that runs in the place of the declared one waits for no job: what it needed was done
+/// when it was declared, and how the job comes out that is declared now says nothing of it.
+fn dependencies_of<'a>(
+    desired: &'a DesiredDeployment,
+    service: &'a DesiredService,
+) -> impl Iterator<Item = &'a Depends> {
+    let is_earlier = service.standing.rolled_back.is_some();
+    let is_job = |name: &str| desired.services.get(name).is_some_and(|one| one.spec.rtype() == RType::Job);
+    service.spec.depends.iter().filter(move |depends| !(is_earlier && is_job(&depends.service)))
 }
 
 fn key(service: &DesiredService, depends: &Depends) -> Dependency {
@@ -175,24 +177,62 @@ fn has_started(input: &Input<'_>, dependency: &DesiredService, instances: &[&Ins
     exit.started_at.is_some() && !is_due
 }
 
+/// What keeps a service from being launched or started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum HeldBack {
+    /// Nothing does.
+    No,
+    /// Something that it depends on is not as it has to be yet.
+    Waits,
+    /// Something was not within the time for which it is waited for, in a sentence; it is waited for all the same.
+    TimedOut(String),
+}
+
 /// Whether nothing of the service may be launched or started because of what it depends on.
-pub(super) fn is_held_back(input: &Input<'_>, service: &DesiredService) -> bool {
-    let Ok(desired) = input.desired else { return false };
+pub(super) fn held_back(input: &Input<'_>, service: &DesiredService) -> HeldBack {
+    let Ok(desired) = input.desired else { return HeldBack::No };
     if service.spec.depends.is_empty() {
-        return false;
+        return HeldBack::No;
     }
     let mut observed: Vec<&Instance> =
         input.observed.iter().filter(|one| one.id.deployment == input.deployment).collect();
     observed.sort_by(|a, b| a.id.cmp(&b.id));
-    service.spec.depends.iter().any(|depends| {
-        let since = begun(input, service, depends).unwrap_or(input.now);
-        let ends = depends.on_timeout.unwrap_or_default() != OnFailure::Fail;
-        let is_over = ends && after(since, depends.timeout()) <= input.now;
-        !is_over && lacking(input, desired, depends, &observed).is_some()
-    })
+    let missing = dependencies_of(desired, service).filter_map(|depends| {
+        let why = lacking(input, desired, depends, &observed)?;
+        Some(Unmet::new(input, service, depends, why)).filter(|unmet| !unmet.is_ignored(input.now))
+    });
+    let mut held = HeldBack::No;
+    for unmet in missing {
+        match unmet.timed_out(input.now) {
+            Some(how) => return HeldBack::TimedOut(how),
+            None => held = HeldBack::Waits,
+        }
+    }
+    held
 }
 
 impl Unmet {
+    fn new(input: &Input<'_>, service: &DesiredService, depends: &Depends, why: String) -> Self {
+        let since = begun(input, service, depends).unwrap_or(input.now);
+        Self {
+            until: after(since, depends.timeout()),
+            condition: depends.condition(),
+            on_timeout: depends.on_timeout.unwrap_or_default(),
+            dependency: key(service, depends),
+            why,
+            since,
+        }
+    }
+
+    /// What was waited for in vain, where it was and that is a failure.
+    fn timed_out(&self, now: DateTime<Utc>) -> Option<String> {
+        let Dependency { service, on } = &self.dependency;
+        let waited = HumanDuration(elapsed(self.since, self.until));
+        (self.until <= now && self.on_timeout == OnFailure::Fail).then(|| {
+            format!("{service} depends on {on}, which was not {} within {waited}: {}", self.condition, self.why)
+        })
+    }
+
     /// Whether it is waited for no longer, and what depends on it goes on.
     fn is_ignored(&self, now: DateTime<Utc>) -> bool {
         self.until <= now && self.on_timeout != OnFailure::Fail

@@ -123,6 +123,8 @@ pub enum FailureReason {
     Crashing,
     /// A new instance ended, and its policy starts no other.
     GaveUp,
+    /// What it depends on was not as it has to be within the time for which it is waited for (`depends.timeout`).
+    DependencyTimeout,
 }
 
 impl FailureReason {
@@ -133,6 +135,7 @@ impl FailureReason {
             Self::Refused => "Refused",
             Self::Crashing => "Crashing",
             Self::GaveUp => "GaveUp",
+            Self::DependencyTimeout => "DependencyTimeout",
         }
     }
 }

@@ -1,14 +1,15 @@
 //! Rollouts begin, make progress, complete, fail and are steered: which revision is to run, and what is told.
 
 use chrono::TimeDelta;
+use evenkeel::plan::awaited;
 use evenkeel::plan::revisions::{
     CLOCK_STEP, Decision, Memory, OrderError, Outcome, RolloutHistory, Seen, advance, effective, pause, restart,
     resume, undo,
 };
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::{GoesOn, HealthState, Instance, Pause, StopCause};
+use evenkeel::state::{GoesOn, HealthState, Instance, Pause, RunId, StopCause};
 
-use super::dsl::{Change, Snapshot, all_up, revision, up};
+use super::dsl::{Change, Snapshot, ago, all_up, revision, up};
 
 /// One service over time, with what is remembered of it.
 #[derive(Clone)]
@@ -908,6 +909,49 @@ fn time_that_is_waited_for_dependencies_does_not_count() {
     assert_eq!(course.turn(), [""; 0]);
     course.wait(1);
     assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+}
+
+#[test]
+fn what_waits_in_vain_for_a_job_leads_back_to_a_revision_that_waits_for_none() {
+    let depends = |timeout: &str| format!("depends: [{{service: db, timeout: 1m{timeout}}}]\n{SURGE}");
+    for (on_timeout, decided) in [("", &["RolledBack", "RolloutStarted"][..]), (", on_timeout: continue", &[])] {
+        let fields = depends(on_timeout);
+        let mut course = Course::rolled_out(&fields);
+        course.declare('b', 3, &fields);
+        course.snapshot = course.snapshot.clone().service("db", 'd', 1, "rtype: job\njob: {backoff_limit: 0}");
+        let failed = up(0, 'd').of("db").of_run(RunId::after(None, ago(5))).exited(4, 1, 4);
+        // One of the old ones died meanwhile.
+        course.observe([up(0, 'a'), up(1, 'a').exited(1, 600, 1), up(2, 'a'), failed]);
+        course.turn();
+        let planned = course.effective();
+        let input = planned.input(&planned.observed);
+        course.snapshot.history.awaited = awaited(&input, &planned.plan());
+        course.wait(59);
+        assert_eq!(course.turn(), [""; 0]);
+        course.wait(1);
+        assert_eq!(course.turn(), decided);
+        let planned = course.effective().planned();
+        let launched = planned.lines().find(|line| line.starts_with("launch")).unwrap_or_default();
+        match decided {
+            [] => assert!(launched.contains(" b0: "), "{planned}"),
+            _ => {
+                assert_eq!(course.failure().as_deref(), Some("DependencyTimeout"));
+                assert!(launched.starts_with("launch (restarts 1, streak 1) web/1 a1: exited 1"), "{planned}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_declared_for_the_first_time_waits_on_for_what_it_depends_on() {
+    let fields = format!("depends: [{{service: db, timeout: 1m}}]\n{SURGE}");
+    let mut course = Course::begun(&fields);
+    course.snapshot = course.snapshot.clone().service("db", 'd', 1, "");
+    let planned = course.effective();
+    let input = planned.input(&planned.observed);
+    course.snapshot.history.awaited = awaited(&input, &planned.plan());
+    course.wait(3600);
+    assert_eq!((course.turn(), course.failure()), (vec![], None));
 }
 
 #[test]

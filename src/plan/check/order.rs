@@ -17,7 +17,9 @@ pub(super) fn check_starts(input: &Input<'_>, desired: &DesiredDeployment, plan:
         let missing = |depends: &Depends| {
             let goes_on = depends.on_timeout.unwrap_or_default() != OnFailure::Fail;
             let given_up = goes_on && is_given_up(input, service, depends);
-            !given_up && is_plainly_missing(input, desired, depends)
+            let of_a_job = desired.services.get(&depends.service).is_some_and(|on| on.spec.rtype() == RType::Job);
+            let needs_none = of_a_job && service.standing.rolled_back.is_some();
+            !given_up && !needs_none && is_plainly_missing(input, desired, depends)
         };
         if service.spec.depends.iter().any(missing) {
             found.push(Violation::Hasty(id.clone()));

@@ -238,7 +238,10 @@ impl Course<'_, '_> {
         let deadline = wanted.spec.rollout().progress_deadline();
         let overdue = is_going && rollout.clock.spent(now) >= deadline;
         let overdue = overdue.then(|| overdue_after(HumanDuration(deadline), wanted, found));
-        crashes.or_else(|| found.refused.clone().filter(|_| is_going)).or(overdue)
+        // What is declared for the first time waits on.
+        let leads_back = || self.history.last_good(&wanted.revision).is_some();
+        let forsaken = || found.forsaken.clone().filter(|_| is_going && leads_back());
+        crashes.or_else(|| found.refused.clone().filter(|_| is_going)).or_else(forsaken).or(overdue)
     }
 
     fn complete(&mut self, wanted: &DesiredService, found: &Findings) {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::plan::availability::Judge;
 use crate::plan::backoff::PROVEN_RUN;
-use crate::plan::depends::is_held_back;
+use crate::plan::depends::{HeldBack, held_back};
 use crate::plan::diff::{count, exit_of};
 use crate::plan::restart::{AfterExit, after_exit};
 use crate::plan::rollout::crashed;
@@ -49,6 +49,8 @@ pub(super) struct Findings {
     pub serving: BTreeSet<Revision>,
     /// What is missing may not be made yet, because of what the service depends on.
     pub waits: bool,
+    /// Why that will hardly change, where it was waited for long enough.
+    pub forsaken: Option<RolloutFailure>,
     /// Nothing can be said of the new instances that are to become ready: not one of them was checked yet.
     pub unchecked: bool,
 }
@@ -73,6 +75,8 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
     let old = count(other.iter().filter(lives));
     let of = |test: fn(&Slot) -> bool| count(slots.iter().filter(|slot| test(slot)));
     let resting = of(|slot| matches!(slot, Slot::AtRest));
+    let is_made = (0..wanted.replicas).all(|slot| has_new(&slot));
+    let held = if is_made { HeldBack::No } else { held_back(input, wanted) };
     let (available, proven) = (of(Slot::is_available), of(|slot| matches!(slot, Slot::Available { proven: None })));
     Findings {
         available,
@@ -87,7 +91,11 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
         ended: slots.into_iter().find_map(|slot| if let Slot::Failing(failure) = slot { Some(failure) } else { None }),
         refused: refusal(input, wanted, counts_from),
         serving: other.iter().filter(|one| one.phase.is_ready()).map(|one| one.id.revision.clone()).collect(),
-        waits: !(0..wanted.replicas).all(|slot| has_new(&slot)) && is_held_back(input, wanted),
+        waits: held != HeldBack::No,
+        forsaken: match held {
+            HeldBack::TimedOut(message) => Some(RolloutFailure { reason: FailureReason::DependencyTimeout, message }),
+            HeldBack::No | HeldBack::Waits => None,
+        },
         unchecked: is_unchecked(new.iter().copied().filter(|one| !judge.is_ready(one))),
     }
 }
