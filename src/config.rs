@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::spec::RuntimeKind;
-use crate::store::{StateDir, StoreError, Token};
+use crate::store::{Lock, StateDir, StoreError, Token};
 
 /// What holds for every verb.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,17 @@ impl Options {
             return Ok(None);
         }
         StateDir::open(&self.state_dir)?.socket_path().map(Some)
+    }
+
+    /// Whether somebody works on the state directory now, and who.
+    ///
+    /// # Errors
+    /// It can't be looked at, or is damaged.
+    pub fn worker(&self) -> Result<Lock, StoreError> {
+        match self.is_untouched() {
+            true => Ok(Lock::Free),
+            false => StateDir::open(&self.state_dir)?.holder(),
+        }
     }
 
     /// What shows the controller of this state directory that the caller can read it.

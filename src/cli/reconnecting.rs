@@ -213,6 +213,16 @@ impl<'a> Reconnecting<'a> {
         }
     }
 
+    /// Looks anew at what there is, by whatever engine there is now.
+    ///
+    /// # Errors
+    /// As for [`observe`].
+    pub async fn look_again(&mut self) -> anyhow::Result<()> {
+        let client = open(self.options, &self.mode, self.patience).await?;
+        self.switch(client).await;
+        Ok(())
+    }
+
     /// Goes on with this engine.
     pub async fn switch(&mut self, client: Client) {
         self.client.close().await;

@@ -11,9 +11,14 @@ use super::exit::{Exit, Outcome};
 use super::output::{note, print};
 use super::reconnecting::{Reconnecting, observe_existing};
 use super::text::harmless;
+use crate::api::Client;
 use crate::config::Options;
 use crate::state::{Condition, ConditionStatus, HealthState, Target};
 use crate::status::{DeploymentState, InstanceView, ServiceView, Status, UndoneView};
+use crate::store::Lock;
+
+/// Between two looks at what a command without a controller does.
+const WORK_POLL: Duration = Duration::from_millis(500);
 
 /// Wait until a rollout is complete, or say why it will not be
 ///
@@ -52,12 +57,14 @@ impl Args {
             note(format_args!("error: {} not found", self.name));
             return Ok(Exit::Failure);
         };
-        let outcome = self.follow(&mut engine).await;
+        let outcome = self.follow(options, &mut engine).await;
         engine.close().await;
         outcome
     }
 
-    async fn follow(&self, engine: &mut Reconnecting<'_>) -> Outcome {
+    async fn follow(&self, options: &Options, engine: &mut Reconnecting<'_>) -> Outcome {
+        // What was saved a moment ago is what is asked about.
+        engine.ask(Client::rescan).await?;
         let mut status = engine.ask(synced_status).await?;
         warn_about(&status);
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
@@ -79,11 +86,11 @@ impl Args {
             if !self.watch {
                 return Ok(Exit::Failure);
             }
-            if !engine.client().has_controller() {
+            if !engine.client().has_controller() && options.worker()? == Lock::Free {
                 note("error: no controller runs, so nothing goes on; `keel run` or `keel apply` does it");
                 return Ok(Exit::Failure);
             }
-            let next = engine.status_after(status.generation);
+            let next = next_status(engine, status.generation);
             status = match deadline {
                 None => next.await?,
                 Some(deadline) => match tokio::time::timeout_at(deadline, next).await {
@@ -96,6 +103,16 @@ impl Args {
             };
         }
     }
+}
+
+/// What there is next. What a command without a controller does, and has come to at its end, is looked at again and again.
+async fn next_status(engine: &mut Reconnecting<'_>, generation: u64) -> anyhow::Result<Status> {
+    if engine.client().has_controller() {
+        return engine.status_after(generation).await;
+    }
+    tokio::time::sleep(WORK_POLL).await;
+    engine.look_again().await?;
+    engine.ask(synced_status).await
 }
 
 /// How the wait ends, where it does: failures count when nothing else is on its way.

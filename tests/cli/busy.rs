@@ -55,3 +55,23 @@ fn the_output_of_what_crashed_is_shown_and_not_of_what_was_ended() {
     let done = rig.keel(&["apply", "-f", "specs"]).expect_code(1);
     assert!(done.err.ends_with("last 1 line of x/api/0:\n  no database\n"), "{}", done.err);
 }
+
+#[test]
+fn the_status_of_a_rollout_waits_for_a_command_that_carries_it_out() {
+    let rig = Rig::new("sandbox");
+    rig.write("a.yaml", &slow("a"));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| rig.keel(&["apply", "-f", "a.yaml"]));
+        rig.until("it is begun", || rig.get("services").len() == 1);
+        let done = rig.keel(&["rollout", "status", "a"]).expect_code(0);
+        assert!(done.out.ends_with("service \"a/web\" successfully rolled out\n"), "{done:?}");
+        assert!(done.out.starts_with("Waiting for service \"a/web\" rollout to finish"), "{done:?}");
+        first.join().unwrap().expect_code(0);
+    });
+    // Nobody goes on with what is left by then.
+    rig.write("a.yaml", &slow("a").replace("hi", "ho"));
+    rig.keel(&["apply", "-f", "a.yaml", "--timeout", "1s"]).expect_code(124);
+    let done = rig.keel(&["rollout", "status", "a"]).expect_code(1);
+    assert!(done.err.contains("no controller runs, so nothing goes on"), "{done:?}");
+    rig.keel(&["delete", "a"]).expect_code(0);
+}

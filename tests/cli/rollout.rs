@@ -441,3 +441,17 @@ fn what_crashed_tells_why_its_rollout_is_paused() {
     assert!(done.err.contains("dying of y"), "{}", done.err);
     assert_eq!(rig.keel(&["logs", "-p", "demo/web/0"]).expect_code(0).out, "dying of y\n");
 }
+
+#[test]
+fn the_status_of_a_rollout_is_of_what_was_saved_a_moment_ago() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &good("one", 1));
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    rig.keel(&["rollout", "status", "demo"]).expect_code(0);
+    for script in ["exit 1", "exit 2", "exit 3"] {
+        rig.write("specs/demo.yaml", &spec(script, 1, CHECK));
+        let done = rig.keel(&["rollout", "status", "demo", "--watch=false"]).expect_code(1);
+        assert!(done.out.starts_with("Waiting for service \"demo/web\" rollout to finish"), "{script}: {done:?}");
+    }
+}
