@@ -21,7 +21,7 @@ pub(super) async fn run(place: &Place<'_>, url: &str, expected: u16) -> Outcome 
     };
     match connect(place, &address).await {
         Ok(stream) => answer(stream, &address, url, expected).await,
-        Err(Outcome::Failed(why)) => Outcome::Failed(format!("GET {url}: {why}")),
+        Err(Outcome::Failed(why)) => Outcome::Failed(format!("GET {}: {why}", shown(url))),
         Err(outcome) => outcome,
     }
 }
@@ -39,7 +39,7 @@ pub async fn get(
     };
     match connect(&address.host, address.port).await {
         Ok(stream) => answer(stream, &address, url, expected).await,
-        Err(why) => Outcome::Failed(format!("GET {url}: {why}")),
+        Err(why) => Outcome::Failed(format!("GET {}: {why}", shown(url))),
     }
 }
 
@@ -52,11 +52,22 @@ async fn answer(stream: Box<dyn Connection>, address: &Address, url: &str, expec
             Err(error) => Err(format!("no TLS: {error}")),
         },
     };
+    let url = shown(url);
     match status {
         Ok(status) if status.as_u16() == expected => Outcome::Passed,
         Ok(status) => Outcome::Failed(format!("GET {url} answered {status}, expected {expected}")),
         Err(error) => Outcome::Failed(format!("GET {url}: {}", last_line(&error).unwrap_or_default())),
     }
+}
+
+/// An address as it is told: without the user and the query, in which passwords and tokens are.
+fn shown(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(_, host)| ("***@", host));
+    let (path, query) = rest.split_once('?').map_or((rest, ""), |(path, _)| (path, "?***"));
+    let between = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{between}{user}{host}{path}{query}")
 }
 
 /// Where a GET goes.
@@ -72,7 +83,7 @@ struct Address {
 
 impl Address {
     fn parse(url: &str) -> Result<Self, String> {
-        let bad = || format!("{url:?} is not an address; write http://localhost:8080/health");
+        let bad = || format!("{:?} is not an address; write http://localhost:8080/health", shown(url));
         let uri: Uri = url.parse().map_err(|_| bad())?;
         let is_https = uri.scheme_str() == Some("https");
         let authority = uri.authority().ok_or_else(bad)?.as_str();
@@ -133,6 +144,8 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -154,6 +167,46 @@ mod tests {
             assert_eq!(parsed(url), address, "{url}");
         }
         assert!(Address::parse("http://").is_err());
+    }
+
+    #[test]
+    fn an_address_is_told_without_its_secrets() {
+        for (url, expected) in [
+            ("http://localhost:80/health", "http://localhost:80/health"),
+            ("https://u:hunter1@db:9/a?token=hunter2#x", "https://***@db:9/a?***"),
+            ("http://u@hunter3@[::1]:9?a@b/c", "http://***@[::1]:9?***"),
+            ("http://db/a@b?", "http://db/a@b?***"),
+            ("u:hunter4@db", "***@db"),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
+        let why = Address::parse("http://u:hunter5@a b/?x=hunter6").unwrap_err();
+        assert!(why.starts_with("\"http://***@a b/?***\" is not an address"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn what_a_get_comes_to_is_told_without_the_secrets_of_its_address() {
+        let url = "http://u:hunter1@localhost:9/health?token=hunter2";
+        let told = "GET http://***@localhost:9/health?***";
+        let refused = get(url, 200, async |_, _| Err("refused".to_owned())).await;
+        assert_eq!(refused, Outcome::Failed(format!("{told}: refused")));
+        for (answer, expected) in [
+            (
+                "HTTP/1.1 503 Service Unavailable\r\n\r\n",
+                format!("{told} answered 503 Service Unavailable, expected 200"),
+            ),
+            ("", format!("{told}: connection closed before message completed")),
+        ] {
+            let connect = async |_: &str, _| {
+                let (own, mut other) = tokio::io::duplex(1 << 10);
+                tokio::spawn(async move {
+                    let _ = other.read(&mut [0; 1 << 10]).await;
+                    other.write_all(answer.as_bytes()).await
+                });
+                Ok(Box::new(own) as Box<dyn Connection>)
+            };
+            assert_eq!(get(url, 200, connect).await, Outcome::Failed(expected));
+        }
     }
 
     #[test]
