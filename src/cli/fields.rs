@@ -1,6 +1,6 @@
 //! Which fields of a declaration change, with secret values masked. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -58,17 +58,20 @@ pub fn changes(preview: &DeploymentPreview) -> Vec<FieldChange> {
 
 /// The leaves that differ between two values.
 pub fn diff(old: Option<&Value>, new: Option<&Value>) -> Vec<FieldChange> {
+    let mut commands = BTreeSet::new();
+    [old, new].into_iter().flatten().for_each(|value| secret_commands(value, &mut Path::new(), &mut commands));
     let (old, new) = (leaves(old), leaves(new));
-    let paths: std::collections::BTreeSet<&Path> = old.keys().chain(new.keys()).collect();
+    let paths: BTreeSet<&Path> = old.keys().chain(new.keys()).collect();
     paths
         .into_iter()
         .filter(|path| old.get(*path) != new.get(*path))
-        .map(|path| change(path, old.get(path), new.get(path)))
+        .map(|path| change(path, old.get(path), new.get(path), &commands))
         .collect()
 }
 
-fn change(path: &Path, old: Option<&Value>, new: Option<&Value>) -> FieldChange {
-    let masked = [old, new].into_iter().flatten().any(|value| is_secret(path, value));
+fn change(path: &Path, old: Option<&Value>, new: Option<&Value>, commands: &BTreeSet<Path>) -> FieldChange {
+    let in_command = path.split_last().is_some_and(|(word, of)| is_words(word) && commands.contains(of));
+    let masked = in_command || [old, new].into_iter().flatten().any(|value| is_secret(path, value));
     let show =
         |value: Option<&Value>| value.map(|value| if masked { Value::String(MASK.to_owned()) } else { value.clone() });
     FieldChange { path: path_text(path), old: show(old), new: show(new), masked }
@@ -130,6 +133,30 @@ fn collect(value: &Value, path: &mut Path, found: &mut BTreeMap<Path, Value>) {
     }
 }
 
+/// Whether this is one of the two lists of a command's words.
+fn is_words(part: &Part) -> bool {
+    matches!(part, Part::Key(key) if matches!(key.as_str(), "entrypoint" | "args"))
+}
+
+/// The commands in a value, by path, that are given a secret by their two lists of words together.
+fn secret_commands(value: &Value, path: &mut Path, found: &mut BTreeSet<Path>) {
+    let mut nested = |part: Part, value: &Value| {
+        path.push(part);
+        secret_commands(value, path, found);
+        path.pop();
+    };
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(key, value)| nested(Part::Key(key.clone()), value));
+            if secrets::are_across(fields) {
+                found.insert(path.clone());
+            }
+        }
+        Value::Array(items) => items.iter().enumerate().for_each(|(index, value)| nested(Part::Index(index), value)),
+        _ => {}
+    }
+}
+
 /// What is planned, with the secrets of steps before a start masked: those are as they are declared.
 pub fn masked_steps(mut planned: Value) -> Value {
     mask_steps(&mut planned);
@@ -160,9 +187,13 @@ pub fn masked(mut value: Value) -> Value {
 fn mask(value: &mut Value, path: &mut Path) {
     match value {
         Value::Object(fields) => {
+            let across = secrets::are_across(fields);
             for (key, field) in fields {
                 path.push(Part::Key(key.clone()));
-                mask(field, path);
+                match across && path.last().is_some_and(is_words) {
+                    true => *field = Value::String(MASK.to_owned()),
+                    false => mask(field, path),
+                }
                 path.pop();
             }
         }
@@ -280,6 +311,11 @@ mod tests {
             "exec /usr/bin/mysql -u root -phunter5 db",
             "sshpass -p hunter6 ssh h",
             "mongosh -u a -p hunter7",
+            "redis-cli -h db -a hunter8 ping",
+            "/usr/bin/valkey-cli -a hunter1",
+            "docker login -u x -p hunter2",
+            "exec podman login -phunter3 quay.io",
+            "helm registry login -p hunter4 h",
             "curl -u :1234 h",
             "x --credentials hunter5",
             "x --password\\\nhunter6",
@@ -292,6 +328,9 @@ mod tests {
             "docker run --user=1000:1000",
             "docker run -u1000:1000",
             "ssh -p 22 mysql",
+            "docker run -p 80:80 login",
+            "docker exec x grep -a redis-cli",
+            "redis-cli -p 6379",
             "http://a:1/b@c",
             "http://a:1 mail u:v@w",
             "keyboard: de",
@@ -301,6 +340,27 @@ mod tests {
         ] {
             assert_eq!(lines(json!({"user": plain}), Value::Null), [format!("user: {plain} -> (none)")]);
         }
+    }
+
+    #[test]
+    fn a_secret_that_is_given_across_the_two_lists_of_a_command_is_masked() {
+        for (entrypoint, args) in [
+            (json!(["mysql", "-u", "root"]), json!(["-phunter1", "db"])),
+            (json!(["app", "--password"]), json!(["hunter2"])),
+            (json!(["curl", "-u"]), json!(["me:hunter3", "h"])),
+            (json!("redis-cli"), json!(["-a", "hunter4"])),
+        ] {
+            let command = json!({"services": [{"command": {"entrypoint": entrypoint, "args": args}}]});
+            let none = json!({"services": [{"command": {"entrypoint": ["sh"], "args": ["x"]}}]});
+            let path = "services[0].command";
+            let both = |change: &str| [format!("{path}.args: {change}"), format!("{path}.entrypoint: {change}")];
+            assert_eq!(lines(Value::Null, command.clone()), both("(none) -> ***"));
+            assert_eq!(lines(command.clone(), none), both("*** -> *** (changed)"));
+            let shown = json!({"services": [{"command": {"entrypoint": MASK, "args": MASK}}]});
+            assert_eq!(masked(command), shown);
+        }
+        let plain = json!({"command": {"entrypoint": ["app", "--password-file"], "args": ["/run/x"]}});
+        assert_eq!(masked(plain.clone()), plain);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which values of a declaration are secrets, by their names and by what they look like. Pure.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Parts of names that make their value a secret, compared in upper case. The words that CI systems and log
 /// scrubbers mask by (Buildkite, GitLab, Sentry).
@@ -56,9 +56,30 @@ const SECRET_OPTION_WORDS: &[&str] = &["PASS", "CREDENTIALS"];
 /// Options whose value is `user:password` (curl, wget and others).
 const USER_OPTIONS: &[&str] = &["--user", "--proxy-user"];
 
-/// Programs whose `-p` gives a password (the manuals of MySQL's, MariaDB's and MongoDB's tools, and of sshpass), by what their
-/// names begin with.
-const PASSWORD_PROGRAMS: &[&str] = &["mysql", "mariadb", "mongo", "sshpass"];
+/// A short option that gives a password to some programs, and means something else to others.
+struct PasswordOption {
+    option: &'static str,
+    /// What the names of the programs begin with.
+    programs: &'static [&'static str],
+    /// The verb behind which it stands, where it means something else behind others.
+    verb: Option<&'static str>,
+}
+
+/// Those of the manuals of MySQL's, MariaDB's and MongoDB's tools and of sshpass, of Redis' and Valkey's, and of what logs in
+/// to registries: `docker run -p` is no password.
+const PASSWORD_OPTIONS: &[PasswordOption] = &[
+    PasswordOption { option: "-p", programs: &["mysql", "mariadb", "mongo", "sshpass"], verb: None },
+    PasswordOption {
+        option: "-a",
+        programs: &["redis-cli", "redis-benchmark", "valkey-cli", "valkey-benchmark"],
+        verb: None,
+    },
+    PasswordOption {
+        option: "-p",
+        programs: &["docker", "podman", "nerdctl", "buildah", "skopeo", "helm", "oras", "crane"],
+        verb: Some("login"),
+    },
+];
 
 /// Whether a name, in upper case, says that its value is a secret.
 pub(super) fn is_named(name: &str) -> bool {
@@ -78,6 +99,14 @@ pub(super) fn are_in(value: &Value) -> bool {
     holds_secret_option(value) || texts(value).any(|text| refers_to_secret(text) || holds_token(text))
 }
 
+/// Whether a command is given a secret by an option that is in one of the two lists of its words and has its value, or its
+/// program, in the other.
+pub(super) fn are_across(fields: &Map<String, Value>) -> bool {
+    let (Some(entrypoint), Some(args)) = (fields.get("entrypoint"), fields.get("args")) else { return false };
+    let words = texts(entrypoint).chain(texts(args)).map(|word| Value::String(word.to_owned()));
+    holds_secret_option(&words.collect())
+}
+
 /// Whether a command line holds an option whose value, the next word, is a secret: `--password`, `-token`, `-u me:secret`.
 /// The words of one argument count as those of the line: it may be a line for a shell.
 fn holds_secret_option(value: &Value) -> bool {
@@ -94,13 +123,16 @@ fn holds_secret_option(value: &Value) -> bool {
         || gives_short_password(&words)
 }
 
-/// Whether one of the programs whose `-p` is a password is given one: `mysql -pSecret`, `sshpass -p secret`.
+/// Whether a program is given a password by a short option: `mysql -pSecret`, `sshpass -p secret`, `docker login -p secret`.
 fn gives_short_password(words: &[&str]) -> bool {
-    let name = |word: &str| {
-        word.rsplit('/').next().is_some_and(|name| PASSWORD_PROGRAMS.iter().any(|known| name.starts_with(known)))
-    };
-    let mut options = words.iter().skip_while(|word| !name(word)).skip(1);
-    options.any(|word| word.starts_with("-p"))
+    PASSWORD_OPTIONS.iter().any(|PasswordOption { option, programs, verb }| {
+        let is_program = |word: &str| {
+            word.rsplit('/').next().is_some_and(|name| programs.iter().any(|known| name.starts_with(known)))
+        };
+        let behind = words.iter().skip_while(|word| !is_program(word)).skip(1);
+        let mut options = behind.skip_while(|word| verb.is_some_and(|verb| verb != **word));
+        options.any(|word| word.starts_with(option))
+    })
 }
 
 /// Whether an option's value, the next word, is a user: `--user`, `-u`, or `-sSu`, where others stand before it.
