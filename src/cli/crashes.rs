@@ -16,6 +16,8 @@ pub struct Crashes {
     complaints: BTreeMap<String, String>,
     /// Deployments that were seen to be declared.
     declared: BTreeSet<String>,
+    /// Deployments that were seen to be removed.
+    removing: BTreeSet<String>,
 }
 
 impl Crashes {
@@ -33,23 +35,30 @@ impl Crashes {
         let failing =
             status.deployments.iter().filter(|view| trouble.contains(&view.state) && !view.message.is_empty());
         self.complaints.extend(failing.map(|view| (view.deployment.clone(), view.message.clone())));
-        let declared = status.deployments.iter().filter(|view| view.state != DeploymentState::Removing);
-        self.declared.extend(declared.map(|view| view.deployment.clone()));
+        for view in &status.deployments {
+            let seen = match view.state {
+                DeploymentState::Removing => &mut self.removing,
+                _ => &mut self.declared,
+            };
+            seen.insert(view.deployment.clone());
+        }
     }
 
-    /// Deployments that are to run and were declared a moment ago, and that somebody has deleted meanwhile.
+    /// Deployments whose goal somebody has taken back meanwhile: what is to run and was declared a moment ago was deleted, or
+    /// what was being removed was declared again.
     pub fn taken_back(&self, status: &Status, goals: &Goals) -> Vec<Failed> {
-        let state = |name: &str| status.deployments.iter().find(|view| view.deployment == name).map(|view| view.state);
-        let is_gone = |name: &&String| matches!(state(name), None | Some(DeploymentState::Removing));
-        let to_run = goals.iter().filter(|(name, goal)| **goal == Goal::Running && self.declared.contains(*name));
-        let gone = to_run.map(|(name, _)| name).filter(is_gone);
-        gone.map(|name| Failed {
-            deployment: name.clone(),
-            why: "it was deleted meanwhile".to_owned(),
-            is_retried: false,
-            output: None,
-        })
-        .collect()
+        let taken_back = goals.iter().filter_map(|(name, goal)| {
+            let view = status.deployments.iter().find(|view| view.deployment == *name);
+            let is_gone = || view.is_none_or(|view| view.state == DeploymentState::Removing);
+            let is_declared = || view.is_some_and(|view| view.source.is_some());
+            let why = match goal {
+                Goal::Running if self.declared.contains(name) && is_gone() => "it was deleted meanwhile",
+                Goal::Gone if self.removing.contains(name) && is_declared() => "it was declared again meanwhile",
+                Goal::Running | Goal::Gone => return None,
+            };
+            Some(Failed { deployment: name.clone(), why: why.to_owned(), is_retried: false, output: None })
+        });
+        taken_back.collect()
     }
 
     /// Why a deployment is not there yet, where it says nothing itself.
@@ -71,9 +80,11 @@ mod tests {
 
     use super::*;
 
+    /// Deployments in these states, declared where they are not being removed.
     fn status(states: &[(&str, &str)]) -> Status {
         let view = |(name, state): &(&str, &str)| -> Value {
-            json!({"deployment": name, "source": null, "state": state, "message": "", "conditions": []})
+            let source = (*state != "removing").then_some("a.yaml:1");
+            json!({"deployment": name, "source": source, "state": state, "message": "", "conditions": []})
         };
         Status {
             deployments: serde_json::from_value(json!(states.iter().map(view).collect::<Vec<_>>())).unwrap(),
@@ -95,5 +106,20 @@ mod tests {
         assert!(taken_back(&[("a", "progressing"), ("gone", "running")]).is_empty());
         assert_eq!(taken_back(&[("a", "removing"), ("gone", "removing")]), ["a"]);
         assert_eq!(taken_back(&[]), ["a"]);
+    }
+
+    #[test]
+    fn what_is_to_go_is_given_up_once_somebody_declares_it_again() {
+        let goals = Goals::from([("a".to_owned(), Goal::Gone)]);
+        let mut crashes = Crashes::default();
+        let mut why = |states: &[(&str, &str)]| -> Vec<String> {
+            let status = status(states);
+            crashes.see(&status);
+            crashes.taken_back(&status, &goals).into_iter().map(|failed| failed.why).collect()
+        };
+        assert!(why(&[("a", "running")]).is_empty(), "it is removed in a moment");
+        assert!(why(&[("a", "removing")]).is_empty());
+        assert!(why(&[]).is_empty());
+        assert_eq!(why(&[("a", "progressing")]), ["it was declared again meanwhile"]);
     }
 }

@@ -322,6 +322,24 @@ fn a_wait_goes_on_under_a_controller_that_ends_and_under_one_that_is_started_aga
 }
 
 #[test]
+fn a_delete_ends_once_its_deployment_is_applied_again() {
+    let rig = Rig::new("sandbox");
+    rig.write("slow.yaml", &stubborn("slow"));
+    let controller = rig.controller();
+    rig.keel(&["apply", "-f", "slow.yaml"]).expect_code(0);
+    let mut delete = Running::start(&rig, &["delete", "slow", "--timeout", "10m"]);
+    delete.until_line("slow: being removed");
+    rig.keel(&["apply", "-f", "slow.yaml", "--no-wait"]).expect_code(0);
+    let rest = delete.expect_code(1);
+    assert!(rest.ends_with("error: deployment/slow failed: it was declared again meanwhile\n"), "{rest}");
+    controller.end("TERM").expect_code(0);
+    let mut delete = Running::start(&rig, &["delete", "slow"]);
+    delete.until_line("slow");
+    kill_all(&rig);
+    delete.expect_code(0);
+}
+
+#[test]
 fn an_approval_whose_answer_is_lost_is_told_and_no_second_one_is_given() {
     let rig = Rig::new("sim");
     std::fs::create_dir(rig.path("other")).unwrap();
