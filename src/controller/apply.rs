@@ -125,7 +125,7 @@ impl Engine {
         let results = proposal.changes();
         self.save(proposal.kept).await?;
         let wanted: BTreeSet<String> = proposal.declared.into_keys().collect();
-        self.ask_for(results.iter().map(|(name, _)| name.clone()).collect()).await?;
+        self.ask_for(results.iter().map(|(name, _)| name.clone()).collect(), self.heeded(request.runtime)).await?;
         self.ask(|reply| Command::Want(wanted, reply)).await?;
         self.rescan().await?;
         let changed = results.iter().map(|(name, _)| name);
@@ -133,10 +133,11 @@ impl Engine {
         Ok(Applied { results, notes: proposal.notes, ..Applied::default() })
     }
 
-    /// Lets what files say of these deployments count and be recorded, also of one that was deleted by name.
-    async fn ask_for(&self, names: BTreeSet<String>) -> Result<(), EngineError> {
+    /// Lets what files say of these deployments count and be recorded, also of one that was deleted by name, with the
+    /// runtime that is named for services in watched files.
+    async fn ask_for(&self, names: BTreeSet<String>, runtime: Option<RuntimeKind>) -> Result<(), EngineError> {
         let Some(source) = &self.inner.source else { return Ok(()) };
-        let asked = source.handle.ask_for(names).await.map_err(blinded)?;
+        let asked = source.handle.ask_for(names, runtime).await.map_err(blinded)?;
         asked.map_err(local("that it is wanted again can't be recorded"))
     }
 
@@ -172,8 +173,10 @@ impl Engine {
         let known = read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?;
         let is_watched = |file: &SpecFile| self.watches(&file.path);
         let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
+        let (before, heeded) = (named_runtimes(&inventory), self.heeded(request.runtime));
+        let of_watched = |name: &str| heeded.or_else(|| before.get(name).copied());
         let Submitted { parsed, mut copies } =
-            Submitted::read(&request.files, is_watched, request.runtime, &known, &named_runtimes(&inventory));
+            Submitted::read(&request.files, is_watched, request.runtime, &known, of_watched);
         let merged = merge(&parsed);
         let mut found = problems(&parsed, &merged);
         for Conflict { file, problem, .. } in
@@ -230,6 +233,15 @@ impl Engine {
         notes.extend(declared.values().flat_map(corrections).map(|line| format!("warning: {line}")));
         notes.extend(hold.filter(|_| !held.is_empty()).map(|hold| format!("warning: {}", hold.reason)));
         Ok(Proposal { declared, before, pruned, problems, elsewhere, kept, notes })
+    }
+
+    /// The runtime that an apply names for services in watched files that name none. What a controller watches stays on its
+    /// own; a rehearsal leaves the runtimes as they were named before.
+    fn heeded(&self, named: Option<RuntimeKind>) -> Option<RuntimeKind> {
+        match self.inner.mode {
+            Mode::Controller { .. } => None,
+            Mode::Observe | Mode::Record | Mode::OneShot => named.filter(|kind| *kind != RuntimeKind::Sim),
+        }
     }
 
     /// A rehearsal is refused where services would really be started.

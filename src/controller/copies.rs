@@ -18,14 +18,14 @@ pub(super) struct Submitted {
 
 impl Submitted {
     /// Reads files that are applied with the runtime `named`, where one is. A deployment for which none is named now
-    /// keeps the one that it had, in whichever file it was; `watched` has those of deployments in watched files, of which
-    /// nothing is kept here.
+    /// keeps the one that it had, in whichever file it was; `of_watched` tells those of deployments in watched files, of
+    /// which nothing is kept here.
     pub(super) fn read(
         files: &[SpecFile],
         is_watched: impl Fn(&SpecFile) -> bool,
         named: Option<RuntimeKind>,
         known: &[AppliedFile],
-        watched: &BTreeMap<String, RuntimeKind>,
+        of_watched: impl Fn(&str) -> Option<RuntimeKind>,
     ) -> Self {
         // A rehearsal leaves the runtimes as they were named before.
         let named = named.filter(|kind| *kind != RuntimeKind::Sim);
@@ -37,7 +37,7 @@ impl Submitted {
                 parsed.problems.extend(parsed.relative_paths());
             }
             if is_watched(file) {
-                let runtime = |name: &str| Some((name.to_owned(), *watched.get(name)?));
+                let runtime = |name: &str| Some((name.to_owned(), of_watched(name)?));
                 parsed.default_runtimes = parsed.deployments().filter_map(runtime).collect();
             } else {
                 let runtime = |name: &str| Some((name.to_owned(), named.or_else(|| before.get(name).copied())?));
@@ -125,7 +125,7 @@ mod tests {
 
     /// Applies files as the engine does; what is kept takes the place of what was.
     fn apply(known: &mut Vec<AppliedFile>, files: &[SpecFile], named: Option<RuntimeKind>) {
-        let mut submitted = Submitted::read(files, |_| false, named, known, &BTreeMap::new());
+        let mut submitted = Submitted::read(files, |_| false, named, known, |_| None);
         let declared = merge(&submitted.parsed).deployments;
         forget_unused_runtimes(&mut submitted.copies, &declared);
         let (kept, _) = replaced(&[], &declared, submitted.copies, known.clone());
@@ -205,7 +205,7 @@ mod tests {
             (0..FILES).map(|number| file(&format!("/{number}.yaml"), &deployment(&format!("d{number}")))).collect();
         let mut known = Vec::new();
         apply(&mut known, &files, SANDBOX);
-        assert_eq!(parses_during(|| drop(Submitted::read(&files, |_| false, None, &known, &BTreeMap::new()))), FILES);
+        assert_eq!(parses_during(|| drop(Submitted::read(&files, |_| false, None, &known, |_| None))), FILES);
         assert_eq!(parses_during(|| drop(replaced(&[], &BTreeMap::new(), Vec::new(), known.clone()))), FILES);
     }
 }

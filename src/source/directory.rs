@@ -14,6 +14,7 @@ use super::trace::WatchPlan;
 use super::unclosed::Unclosed;
 use super::watcher::TreeWatcher;
 use crate::clock::Clock;
+use crate::spec::RuntimeKind;
 use crate::store::{Store, StoreError};
 
 /// Directories that are watched.
@@ -63,7 +64,7 @@ enum Request {
     Files(oneshot::Sender<Vec<CountedFile>>),
     Approve(oneshot::Sender<Result<Vec<String>, StoreError>>),
     Delete(BTreeSet<String>, oneshot::Sender<Result<(), StoreError>>),
-    AskFor(BTreeSet<String>, oneshot::Sender<Result<(), StoreError>>),
+    AskFor(BTreeSet<String>, Option<RuntimeKind>, oneshot::Sender<Result<(), StoreError>>),
     Forget(String, oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -91,10 +92,14 @@ impl SourceHandle {
         self.ask(|reply| Request::Delete(names, reply)).await
     }
 
-    /// Lets what files declare of these deployments count and be recorded, from the next scan on, as [`Scanner::ask_for`]
-    /// does. Errors as for [`SourceHandle::approve`].
-    pub async fn ask_for(&self, names: BTreeSet<String>) -> Result<Result<(), StoreError>, SourceStopped> {
-        self.ask(|reply| Request::AskFor(names, reply)).await
+    /// Lets what files declare of these deployments count and be recorded, from the next scan on, on the runtime that is
+    /// named, where one is, as [`Scanner::ask_for`] does. Errors as for [`SourceHandle::approve`].
+    pub async fn ask_for(
+        &self,
+        names: BTreeSet<String>,
+        runtime: Option<RuntimeKind>,
+    ) -> Result<Result<(), StoreError>, SourceStopped> {
+        self.ask(|reply| Request::AskFor(names, runtime, reply)).await
     }
 
     /// Takes a deployment out of the inventory, of which nothing exists any more. One that is declared (again) stays.
@@ -213,8 +218,8 @@ impl Source {
                     outcome.map_or_else(|error| (Err(error), None), |scanned| (Ok(()), Some(scanned)));
                 return Some(self.answer(eyes, reply, done, scanned));
             }
-            Some(Request::AskFor(names, reply)) => {
-                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.ask_for(&names)).await?;
+            Some(Request::AskFor(names, runtime, reply)) => {
+                let (eyes, outcome) = apart(eyes, move |eyes| eyes.scanner.ask_for(&names, runtime)).await?;
                 return Some(self.answer(eyes, reply, outcome, None));
             }
             Some(Request::Forget(name, reply)) => {

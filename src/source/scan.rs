@@ -21,7 +21,7 @@ use super::trace::WatchPlan;
 use super::unclosed::Unclosed;
 use super::verdict::Verdict;
 use crate::clock::Clock;
-use crate::spec::{Merged, MergedDeployment, merge};
+use crate::spec::{Merged, MergedDeployment, RuntimeKind, merge};
 use crate::state::SourceRef;
 use crate::store::{Declared, HoldRecord, Reset, SourceChange, Store, StoreError};
 
@@ -76,6 +76,8 @@ pub struct Scanner {
     unstored: SourceChange,
     /// Deployments that somebody asked for.
     asked: BTreeSet<String>,
+    /// The runtimes that were named for them then, by name.
+    named: BTreeMap<String, RuntimeKind>,
     /// What is not recorded because nobody asked for it, by name.
     unasked: BTreeMap<String, Declared>,
     snapshot: Arc<SpecSnapshot>,
@@ -148,6 +150,7 @@ impl Scanner {
             present: Cached::default(),
             unstored: SourceChange::default(),
             asked: BTreeSet::new(),
+            named: BTreeMap::new(),
             unasked: BTreeMap::new(),
             snapshot: Arc::default(),
             plan: WatchPlan::default(),
@@ -171,7 +174,7 @@ impl Scanner {
         };
         let mut verdict = Verdict::new(&findings, &counted, &present, &self.known);
         if self.options.runtimes == NamedRuntimes::Remembered {
-            verdict.inherit_runtimes(&self.known, |file| self.lookout.is_watched(file));
+            verdict.inherit_runtimes(&self.named, &self.known, |file| self.lookout.is_watched(file));
         }
         self.out_of_sight = findings.out_of_sight();
         self.unmounted.clone_from(&findings.unmounted);
@@ -280,12 +283,14 @@ impl Scanner {
     }
 
     /// Lets what files declare of these deployments, or that they don't any more, count and be recorded, whoever deleted
-    /// them. The next scan follows it.
+    /// them. A runtime that is named with it counts for their services in watched files that name none, in the place of one
+    /// that was named before. The next scan follows it.
     ///
     /// # Errors
     /// When it can't be recorded; they stay deleted then.
-    pub fn ask_for(&mut self, names: &BTreeSet<String>) -> Result<(), StoreError> {
+    pub fn ask_for(&mut self, names: &BTreeSet<String>, runtime: Option<RuntimeKind>) -> Result<(), StoreError> {
         self.asked.extend(names.iter().cloned());
+        self.named.extend(names.iter().filter_map(|name| Some((name.clone(), runtime?))));
         let declared = names.iter().filter_map(|name| self.unasked.remove(name)).collect();
         self.unstored.append(SourceChange { declared, ..SourceChange::default() });
         if self.deleted.is_disjoint(names) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::findings::{Bad, Findings};
 use super::known::{Inventory, Known};
 use super::snapshot::{Effect, FileProblem, Unwatched};
-use crate::spec::{Conflict, Merged, MergedDeployment};
+use crate::spec::{Conflict, Merged, MergedDeployment, RuntimeKind};
 
 /// What counts, by deployment. A deployment is taken over whole or not at all.
 #[derive(Debug, Default)]
@@ -53,11 +53,18 @@ impl Verdict {
         verdict
     }
 
-    /// Lets the runtime that was named when a deployment was applied count for services of watched files that name none.
-    pub(super) fn inherit_runtimes(&mut self, known: &Inventory, is_watched: impl Fn(&Path) -> bool) {
+    /// Lets the runtime that is named for a deployment, or was when it was applied before, count for services of watched
+    /// files that name none.
+    pub(super) fn inherit_runtimes(
+        &mut self,
+        named: &BTreeMap<String, RuntimeKind>,
+        known: &Inventory,
+        is_watched: impl Fn(&Path) -> bool,
+    ) {
         for (name, deployment) in &mut self.fresh {
             let known = known.get(name).filter(|known| known.is_live()).and_then(|known| known.deployment.as_ref());
-            let Some(named) = known.and_then(MergedDeployment::named_runtime) else { continue };
+            let before = || known.and_then(MergedDeployment::named_runtime);
+            let Some(named) = named.get(name).copied().or_else(before) else { continue };
             let open = deployment.services.values_mut().filter(|service| service.runtime.is_none());
             for service in open.filter(|service| is_watched(&service.file)) {
                 service.default_runtime = Some(named);

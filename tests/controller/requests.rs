@@ -104,6 +104,34 @@ async fn a_runtime_that_is_named_for_a_watched_file_and_does_not_count_is_told()
     engine.shutdown().await;
 }
 
+#[tokio::test]
+async fn a_runtime_that_is_named_without_a_controller_stays_with_what_a_watched_file_declares() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("specs");
+    std::fs::create_dir(&directory).unwrap();
+    let once = || Mode::Controller { directory: directory.clone(), allow_empty: false, once: true };
+    open(dir.path(), once(), RuntimeKind::Sandbox).await.shutdown().await;
+    let all = [(directory.join("a.yaml"), "a"), (directory.join("b.yaml"), "b")];
+    for (file, named) in all.iter().zip([RuntimeKind::Docker, RuntimeKind::Sandbox]) {
+        let request = files(std::slice::from_ref(file), Some(named));
+        std::fs::write(&file.0, &request.files[0].text).unwrap();
+        let engine = open(dir.path(), Mode::Record, named).await;
+        let applied = engine.apply(&request).await.unwrap();
+        assert_eq!((applied.results, applied.notes), (results(&[(file.1, Change::Created)]), vec![]));
+        engine.shutdown().await;
+    }
+    let engine = open(dir.path(), Mode::Record, RuntimeKind::Sandbox).await;
+    let runs_on = |engine: &Engine| -> Vec<(String, RuntimeKind)> {
+        engine.status().services.iter().map(|view| (view.deployment.clone(), view.runtime)).collect()
+    };
+    let (a, b) = ("a".to_owned(), "b".to_owned());
+    assert_eq!(runs_on(&engine), [(a.clone(), RuntimeKind::Docker), (b.clone(), RuntimeKind::Sandbox)]);
+    assert_eq!(engine.dry_run(&files(&all, None)).await.unwrap().results.len(), 2);
+    assert_eq!(engine.dry_run(&files(&all[..1], None)).await.unwrap().results, results(&[("a", Change::Unchanged)]));
+    let moved = engine.dry_run(&files(&all[..1], Some(RuntimeKind::Sandbox))).await.unwrap();
+    assert_eq!(moved.results, results(&[("a", Change::Configured)]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_apply_whose_client_goes_away_is_done_before_what_is_asked_next() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! A controller that watches a directory for the first time from which files were applied before.
 
 use evenkeel::source::{
-    Deleted, NamedRuntimes, Recording, Root, RootKind, Scanner, SpecSnapshot, hand_over, last_roots,
+    Deleted, NamedRuntimes, Recording, Records, Root, RootKind, Scanner, SpecSnapshot, hand_over, last_roots,
 };
 use evenkeel::spec::{RuntimeKind, parse};
 use evenkeel::store::{AppliedFile, discard_applied, read_applied, save_applied};
@@ -176,6 +176,24 @@ fn the_runtime_that_was_named_with_an_apply_stays_whatever_becomes_of_the_file_u
     assert_eq!(runtime(&applied.watch(), "a"), None);
     applied.bench.options.runtimes = NamedRuntimes::Remembered;
     assert_eq!(runtime(&applied.watch(), "a"), None);
+}
+
+#[test]
+fn the_runtime_that_is_named_for_a_deployment_of_a_watched_file_is_remembered_until_another_one_is() {
+    let (docker, sandbox) = (Some(RuntimeKind::Docker), Some(RuntimeKind::Sandbox));
+    let mut bench = Bench::with(&["a", "b"]);
+    bench.options.deleted = Deleted::Stays;
+    bench.options.records = Records::Asked;
+    for (named, expected) in [(docker, docker), (None, docker), (sandbox, sandbox)] {
+        bench.restart();
+        bench.scanner().ask_for(&["a".to_owned()].into(), named).unwrap();
+        for _ in 0..2 {
+            let snapshot = bench.scan();
+            let runtime = |name: &str| snapshot.deployments[name].services["web"].declared_runtime();
+            assert_eq!((runtime("a"), runtime("b")), (expected, None), "{named:?}");
+            bench.restart();
+        }
+    }
 }
 
 #[test]

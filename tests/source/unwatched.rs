@@ -302,7 +302,7 @@ fn what_is_deleted_and_applied_again_counts_again() {
     changing.delete("a");
     changing.delete("b");
     assert_eq!(names(&command(&mut changing)), [""; 0]);
-    changing.scanner.as_mut().unwrap().ask_for(&["a".to_owned()].into()).unwrap();
+    changing.scanner.as_mut().unwrap().ask_for(&["a".to_owned()].into(), None).unwrap();
     assert_eq!(names(&changing.scan()), ["a"]);
     assert_eq!(names(&command(&mut changing)), ["a"]);
 }
