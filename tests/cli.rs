@@ -88,6 +88,9 @@ mod removal;
 #[path = "cli/reset.rs"]
 mod reset;
 
+#[path = "cli/rehearsal.rs"]
+mod rehearsal;
+
 #[path = "cli/conflicts.rs"]
 mod conflicts;
 

@@ -117,6 +117,7 @@ impl Engine {
         if self.inner.mode == Mode::Observe {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
         }
+        self.inner.archive.check_kept()?;
         let _one_at_a_time = self.inner.applying.lock().await;
         let proposal = self.proposed(request).await?.into_applied();
         if !proposal.problems.is_empty() {
@@ -162,7 +163,7 @@ impl Engine {
 
     /// Saves copies of applied files, in this order.
     pub(super) async fn save(&self, copies: Vec<AppliedFile>) -> Result<(), EngineError> {
-        let dir = self.inner.applied.clone();
+        let dir = self.inner.archive.applied();
         let save = move || save_applied(&copies, &dir);
         blocking(move || save().map_err(local("the applied files can't be kept"))).await
     }
@@ -170,7 +171,7 @@ impl Engine {
     /// Works out what the files declare, against what was declared before. Writes nothing.
     fn propose(&self, request: &ApplyRequest, watched: &Watched) -> Result<Proposal, EngineError> {
         self.check_runtime(request.runtime)?;
-        let known = read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?;
+        let known = read_applied(&self.inner.archive.applied()).map_err(local("the applied files can't be read"))?;
         let is_watched = |file: &SpecFile| self.watches(&file.path);
         let inventory = self.inner.store.inventory().map_err(local("the inventory can't be read"))?;
         let (before, heeded) = (named_runtimes(&inventory), self.heeded(request.runtime));

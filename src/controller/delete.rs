@@ -58,6 +58,7 @@ impl Engine {
         if self.inner.mode == Mode::Observe {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
         }
+        self.inner.archive.check_kept()?;
         let _one_at_a_time = self.inner.applying.lock().await;
         let engine = self.clone();
         let watched = self.watched().await?;
@@ -150,7 +151,7 @@ impl Engine {
 
     fn known(&self, watched: Watched) -> Result<Known, EngineError> {
         Ok(Known {
-            copies: read_applied(&self.inner.applied).map_err(local("the applied files can't be read"))?,
+            copies: read_applied(&self.inner.archive.applied()).map_err(local("the applied files can't be read"))?,
             inventory: self.inner.store.inventory().map_err(local("the inventory can't be read"))?,
             watched,
         })
@@ -202,7 +203,7 @@ impl Engine {
     fn still_declared(&self, name: &str, known: &Known) -> Option<String> {
         // A file of a directory that is not watched now is read for that.
         let elsewhere = || {
-            let applied = |entry: &&Declared| entry.root.starts_with(&self.inner.applied);
+            let applied = |entry: &&Declared| entry.root.starts_with(self.inner.archive.applied());
             let entry = known.entry(name).filter(|entry| !applied(entry) && !self.watches(&entry.source.file))?;
             declared_in(&entry.source.file, name)
         };

@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::archive::Archive;
 use super::core::Core;
 use super::follow::{Bookmark, Followed, Observed, follow};
 use super::ledger::Used;
@@ -38,7 +39,7 @@ pub(super) struct Inner {
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) store: Arc<Store>,
-    pub(super) applied: PathBuf,
+    pub(super) archive: Archive,
     pub(super) source: Option<Source>,
     /// Reads the declarations again where no source watches them.
     pub(super) reread: Option<Arc<Reread>>,

@@ -5,6 +5,7 @@
 
 mod access;
 mod apply;
+mod archive;
 mod cache;
 mod convert;
 mod copies;
@@ -40,6 +41,7 @@ mod publish;
 mod queue;
 mod reconcile;
 mod record;
+
 mod remnants;
 mod reports;
 mod request;

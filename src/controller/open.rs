@@ -1,7 +1,7 @@
 //! Opens an engine: state directory, lock, runtimes, sources.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -12,12 +12,14 @@ use tokio::time::Instant;
 
 use super::access::Access;
 use super::apply::blocking;
+use super::archive::Archive;
 use super::core::{Core, Parts, Scope, Settled};
 use super::declared::{Declared, Removed};
 use super::engine::{Engine, Inner};
 use super::event::{self, Event};
 use super::jobs::{Jobs, StoredJobs};
 use super::memory::{self, Keeper, Notebook};
+
 use super::reread::Reread;
 use super::sessions::{KeptSessions, SessionBook};
 use super::{EngineError, EngineOptions, Mode, convert, runtimes};
@@ -31,8 +33,8 @@ use crate::spec::RuntimeKind;
 use crate::state::Desired;
 use crate::status::HoldView;
 use crate::store::{
-    ActivityRecords, AppliedFile, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError,
-    discard_applied, read_applied, sweep_applied,
+    ActivityRecords, AppliedFile, Holder, Locked, RemovalRequest, Role, StateDir, Store, StoreError, discard_applied,
+    read_applied, sweep_applied,
 };
 
 /// What the store is told and has not taken yet; more than that is told again.
@@ -52,6 +54,7 @@ impl Engine {
     pub async fn open(options: EngineOptions) -> Result<Self, EngineError> {
         let access = Access::of(&options);
         let state_dir = place(&options, access)?;
+        let archive = Archive::of(&options, access, &state_dir)?;
         let lock = match options.mode {
             Mode::Observe => None,
             Mode::Controller { once: false, .. } => Some(state_dir.lock(Role::Controller).map_err(locked)?),
@@ -59,26 +62,29 @@ impl Engine {
                 Some(state_dir.lock(Role::Command).map_err(locked)?)
             }
         };
-        let store = Arc::new(open_store(&state_dir, access, lock.as_ref())?);
+        let store = Arc::new(archive.store(access, lock.as_ref())?);
         if access == Access::Work
-            && let Err(error) = sweep_applied(&state_dir.applied())
+            && archive.are_kept()
+            && let Err(error) = sweep_applied(&archive.applied())
         {
             tracing::debug!("what writers left behind stays: {error}");
         }
         runtimes::remember_devices(&options, state_dir.path())?;
-        let default_runtime = runtimes::choose_default(&options, state_dir.path()).await?;
+        let default_runtime = runtimes::choose_default(&options, &state_dir).await?;
         let watched = watched_roots(&options.mode, &store)?;
         let clock = Arc::new(SystemClock);
         // Whoever names a runtime now means all that name none.
         let named = options.runtime.map_or(NamedRuntimes::Remembered, |_| NamedRuntimes::Forgotten);
         let taken_over = match options.mode {
-            Mode::Controller { .. } => take_over(&state_dir, &watched, &store, clock.now())?,
+            Mode::Controller { .. } => take_over(&archive.applied(), &watched, &store, clock.now())?,
             Mode::Record | Mode::OneShot | Mode::Observe => Vec::new(),
         };
         let Sources { declared, source, reread, blind, mut tasks } =
-            sources(&options.mode, &watched, &state_dir, &store, (default_runtime, named), clock).await?;
-        discard_applied(&taken_over, &state_dir.applied())
-            .map_err(local("copies of applied files can't be removed"))?;
+            sources(&options.mode, &watched, archive.applied(), &store, (default_runtime, named), clock).await?;
+        if archive.are_kept() {
+            discard_applied(&taken_over, &archive.applied())
+                .map_err(local("copies of applied files can't be removed"))?;
+        }
         let Memory { removing, settled, events, jobs, memory, activity, notebook, sessions, session_book } =
             remember(access, &store, source.as_ref(), &mut tasks)?;
         let core = Core::start(Parts {
@@ -100,7 +106,7 @@ impl Engine {
             messages: core.messages.clone(),
             status: core.status.clone(),
             core: Mutex::new(Some(core)),
-            applied: state_dir.applied(),
+            archive,
             store,
             source,
             reread,
@@ -194,16 +200,6 @@ fn place(options: &EngineOptions, access: Access) -> Result<StateDir, EngineErro
     })
 }
 
-/// The database; whoever works holds the lock already.
-fn open_store(state_dir: &StateDir, access: Access, lock: Option<&LockGuard>) -> Result<Store, EngineError> {
-    let store = match (access, lock) {
-        (_, Some(lock)) => state_dir.store(lock),
-        (Access::LookAtNothing, None) => Store::in_memory(),
-        (Access::Look | Access::Work, None) => state_dir.look(),
-    };
-    store.map_err(local("the state database can't be used"))
-}
-
 fn scope(mode: &Mode) -> Scope {
     match mode {
         Mode::Observe | Mode::Record => Scope::Nothing,
@@ -261,17 +257,16 @@ fn watched_roots(mode: &Mode, store: &Store) -> Result<Vec<PathBuf>, EngineError
 /// place, and what is not is judged as if it had been watched all the time. Gives the copies, of which nothing is needed any
 /// more once the source is at work.
 fn take_over(
-    state_dir: &StateDir,
+    applied: &Path,
     watched: &[PathBuf],
     store: &Store,
     now: DateTime<Utc>,
 ) -> Result<Vec<AppliedFile>, EngineError> {
-    let dir = state_dir.applied();
     // The source tells why copies can't be read.
-    let Ok(copies) = read_applied(&dir) else { return Ok(Vec::new()) };
+    let Ok(copies) = read_applied(applied) else { return Ok(Vec::new()) };
     let is_watched = |copy: &AppliedFile| watched.iter().any(|root| copy.origin.starts_with(root));
     let taken_over: Vec<AppliedFile> = copies.into_iter().filter(is_watched).collect();
-    hand_over(store, &taken_over, &dir, watched, now).map_err(local("applied files can't be taken over"))?;
+    hand_over(store, &taken_over, applied, watched, now).map_err(local("applied files can't be taken over"))?;
     Ok(taken_over)
 }
 
@@ -329,13 +324,13 @@ impl Relay {
 async fn sources(
     mode: &Mode,
     watched: &[PathBuf],
-    state_dir: &StateDir,
+    applied: PathBuf,
     store: &Arc<Store>,
     (default_runtime, runtimes): (RuntimeKind, NamedRuntimes),
     clock: Arc<dyn Clock>,
 ) -> Result<Sources, EngineError> {
     let (ended, blind) = watch::channel(false);
-    let applied = Root { path: state_dir.applied(), kind: RootKind::Applied };
+    let applied = Root { path: applied, kind: RootKind::Applied };
     let watched = watched.iter().map(|path| Root { path: path.clone(), kind: RootKind::Watched });
     let roots: Vec<Root> = watched.chain([applied]).collect();
     let mut options = SourceOptions::default();
@@ -486,7 +481,7 @@ mod tests {
         let opened = sources(
             &mode,
             &[directory],
-            &state_dir,
+            state_dir.applied(),
             &store,
             (RuntimeKind::Sim, NamedRuntimes::Remembered),
             clock.clone(),

@@ -121,7 +121,7 @@ impl Engine {
         let own: BTreeSet<&Path> = parsed.iter().map(|(path, _)| path.as_path()).collect();
         let redeclared: BTreeSet<String> =
             parsed.iter().flat_map(|(_, file)| file.deployments()).map(str::to_owned).collect();
-        let applied = copies.iter().map(|copy| (copy.shown_path(&self.inner.applied), copy.parse()));
+        let applied = copies.iter().map(|copy| (copy.shown_path(&self.inner.archive.applied()), copy.parse()));
         let counts = |file: &CountedFile| without(ParsedFile::clone(&file.says), &watched.deleted);
         let watched = watched.files.iter().map(|file| (file.path.clone(), counts(file)));
         let others = applied.chain(watched).filter(|(path, _)| !own.contains(path.as_path()));

@@ -22,20 +22,17 @@ use crate::spec::RuntimeKind;
 use crate::state::Owner;
 use crate::store::{StateDir, Store, replace};
 
-/// File in the state directory that remembers the default runtime, so that an engine which happens to be down at one
-/// start does not move every workload to another runtime.
-const DEFAULT_FILE: &str = "default-runtime";
-
 /// Seed of the sim runtime where a user asks for it: the same rehearsal every time.
 const SIM_SEED: u64 = 0;
 
 /// The default runtime: as asked for, else as before, else docker where `DOCKER_HOST` names an engine or one answers at the
-/// usual sockets, else sandbox.
+/// usual sockets, else sandbox. It is remembered, so that an engine which happens to be down at one start does not move every
+/// workload to another runtime.
 pub async fn choose_default(
     options: &EngineOptions,
-    state_dir: &Path,
+    state_dir: &StateDir,
 ) -> std::result::Result<RuntimeKind, EngineError> {
-    let path = state_dir.join(DEFAULT_FILE);
+    let path = state_dir.default_runtime();
     let before = remembered(&path)?;
     let chosen = match (options.runtime, before) {
         (Some(kind), _) => kind,
@@ -118,13 +115,14 @@ fn sandbox(options: &EngineOptions, access: Access, state_dir: &StateDir) -> Arc
     }
 }
 
-/// Remembers what the operator says of devices, where anything is said.
+/// Remembers what the operator says of devices, where anything is said; a rehearsal changes nothing real.
 ///
 /// # Errors
 /// The state directory can't be written.
 #[cfg(target_os = "linux")]
 pub fn remember_devices(options: &EngineOptions, state_dir: &Path) -> std::result::Result<(), EngineError> {
-    let Some(allowed) = options.devices else { return Ok(()) };
+    let is_rehearsal = options.runtime == Some(RuntimeKind::Sim);
+    let Some(allowed) = options.devices.filter(|_| !is_rehearsal) else { return Ok(()) };
     let root = state_dir.join(SANDBOX_DIR);
     crate::runtime::sandbox::allow_devices(&root, allowed).map_err(|source| EngineError::Local {
         context: format!("{}: whether devices are allowed can't be remembered", root.display()),

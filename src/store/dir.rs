@@ -20,6 +20,10 @@ const TOKEN: &str = "token";
 const LOCK: &str = "lock";
 /// Name of the folder that `keel apply` writes into.
 const APPLIED: &str = "applied";
+/// Name of the file with the runtime of services that name none.
+const DEFAULT_RUNTIME: &str = "default-runtime";
+/// Name of the folder with what rehearsals remember.
+const REHEARSAL: &str = "rehearsal";
 /// Random bytes of an owner id: 128 bits, as in a UUID, so that no two installations ever share one.
 const OWNER_BYTES: usize = 16;
 /// How often the lock is tried: a command that looks whether somebody holds it ([`StateDir::holder`]) has it for an
@@ -47,9 +51,7 @@ impl StateDir {
     /// they are missing.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let path = std::path::absolute(path).map_err(StoreError::io("find", path))?;
-        make_dir(&path)?;
-        make_dir(&path.join(APPLIED))?;
-        make_lock(&path.join(APPLIED));
+        make_dirs(&path)?;
         let owner = read_owner(&path)?;
         Ok(Self { path, owner })
     }
@@ -81,16 +83,35 @@ impl StateDir {
         self.path.join(APPLIED)
     }
 
+    /// The file that remembers the runtime of services that name none, from the first time on that anything was to be really
+    /// run.
+    pub fn default_runtime(&self) -> PathBuf {
+        self.path.join(DEFAULT_RUNTIME)
+    }
+
+    /// What rehearsals remember for as long as nothing was to be really run: a state directory inside of this one, of the same
+    /// owner. Made where it is missing.
+    pub fn rehearsal(&self) -> Result<Self, StoreError> {
+        let path = self.path.join(REHEARSAL);
+        make_dirs(&path)?;
+        Ok(Self { path, owner: self.owner.clone() })
+    }
+
+    /// Whether a database was made, where somebody held the lock before: not by a rehearsal.
+    fn had_database(&self) -> bool {
+        self.default_runtime().exists() || !self.path.join(REHEARSAL).exists()
+    }
+
     /// Opens the database for whoever holds the lock, as [`Store::open`] does. Where somebody held the lock before and there
     /// is no database, it was lost ([`Store::reset`]).
     pub fn store(&self, lock: &LockGuard) -> Result<Store, StoreError> {
-        Store::open_after(&self.path, lock.worked_before)
+        Store::open_after(&self.path, lock.worked_before && self.had_database())
     }
 
     /// What the database holds, as [`Store::look`] gives it.
     pub fn look(&self) -> Result<Store, StoreError> {
         let worked_before = std::fs::metadata(self.path.join(LOCK)).is_ok_and(|lock| lock.len() > 0);
-        Store::look_after(&self.path, worked_before)
+        Store::look_after(&self.path, worked_before && self.had_database())
     }
 
     /// Where the controller's socket is. Its directory exists afterwards; the socket itself may not.
@@ -338,6 +359,14 @@ fn default_path(root: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> Optio
     let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
     let state_home = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
     state_home.map(|dir| dir.join("keel"))
+}
+
+/// Makes a state directory and the folder of applied files in it.
+fn make_dirs(path: &Path) -> Result<(), StoreError> {
+    make_dir(path)?;
+    make_dir(&path.join(APPLIED))?;
+    make_lock(&path.join(APPLIED));
+    Ok(())
 }
 
 /// Makes a directory that only this user can enter; one that exists keeps its permissions, but must be this user's.

@@ -73,7 +73,7 @@ fn store(rig: &Rig, file: &str, text: &str) {
         without: BTreeSet::new(),
         default_runtimes: BTreeMap::new(),
     };
-    save_applied(std::slice::from_ref(&copy), &rig.path("state/applied")).unwrap();
+    save_applied(std::slice::from_ref(&copy), &rig.path("state/rehearsal/applied")).unwrap();
 }
 
 #[test]

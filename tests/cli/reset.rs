@@ -105,7 +105,7 @@ fn a_full_disk_hides_nothing_without_a_controller() {
     let controller = rig.controller();
     rig.until_running("demo", 1);
     controller.end("KILL");
-    let database = |suffix: &str| rig.path(&format!("state/keel.db{suffix}"));
+    let database = |suffix: &str| rig.path(&format!("state/rehearsal/keel.db{suffix}"));
     let before = || ["", "-wal"].map(|suffix| std::fs::read(database(suffix)).unwrap());
     std::fs::remove_file(database("-shm")).unwrap();
     let kept = before();

@@ -340,7 +340,7 @@ fn what_happened_is_on_record() {
     rig.write("specs/a.yaml", &spec("a", 1, "hi"));
     rig.write("specs/b.yaml", "version: v1\n");
     rig.keel(&["run", "specs", "--once"]).expect_code(1);
-    let state = evenkeel::store::StateDir::open(&rig.path("state")).unwrap();
+    let state = evenkeel::store::StateDir::open(&rig.path("state")).unwrap().rehearsal().unwrap();
     let events = state.look().unwrap().events(100).unwrap();
     let told = |kind: &str, words: &str| events.iter().any(|one| one.kind == kind && one.message.contains(words));
     assert!(told("StepDone", "start a/web/0"), "{events:?}");
