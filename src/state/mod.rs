@@ -25,7 +25,7 @@ pub use observed::{Frozen, Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};
 pub use remnant::{Remnant, RemnantKind};
 pub use rollout::{Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutFailure, Standing};
-pub use run::{BegunRun, JobRecord, RunEnd, RunId, RunRecord, ScheduleMark};
+pub use run::{ActiveRecord, JobRecord, RunEnd, RunId, RunRecord, ScheduleMark, Tried};
 pub use session::{
     SECRET_BYTES, Session, SessionEnd, SessionId, SessionState, Token, TokenDigest, check_client, check_sandbox,
     secrets,

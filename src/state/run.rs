@@ -1,9 +1,10 @@
 //! Runs of jobs: what identifies one, and what is remembered of it when its instances have gone.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{BadIdentity, Exit};
 use crate::spec::{Revision, RuntimeKind};
@@ -70,20 +71,66 @@ pub struct JobRecord {
     /// How far a schedule is worked off.
     #[serde(default)]
     pub schedule: Option<ScheduleMark>,
-    /// The run that was to begin last and is limited by `job.active_deadline`, until an instance of it tells that it has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub begun: Option<BegunRun>,
+    /// Runs under way, in order of their identity: those of which an instance was made, and those that are limited by
+    /// `job.active_deadline` from the moment at which they were to begin. Records of old have one run, as `begun`.
+    #[serde(default, alias = "begun", deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub active: Vec<ActiveRecord>,
 }
 
-/// A run that was to begin, of which no instance may have been made yet.
+/// A run under way: what counts of it together with what its instances tell, which anybody may remove.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BegunRun {
+pub struct ActiveRecord {
     /// Which.
     pub run: RunId,
     /// The template that it is made from.
     pub revision: Revision,
-    /// Since when.
+    /// When it was to begin, or its first instance was created.
     pub since: DateTime<Utc>,
+    /// Completions that have succeeded, by index.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub done: BTreeSet<u32>,
+    /// Completions that were tried, by index; not those that succeeded at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<Tried>,
+}
+
+impl ActiveRecord {
+    /// Whether an instance of it was ever made.
+    pub fn was_made(&self) -> bool {
+        !self.done.is_empty() || !self.tried.is_empty()
+    }
+
+    /// What is remembered of the tries of a completion.
+    pub fn tried(&self, index: u32) -> Option<&Tried> {
+        self.tried.iter().find(|one| one.index == index)
+    }
+}
+
+/// What the tries of one completion have come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// Its index.
+    pub index: u32,
+    /// The last attempt that was made.
+    pub attempt: u32,
+    /// Attempts that failed.
+    pub failures: u32,
+    /// How the last one failed, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Exit>,
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ActiveRecord>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Many(Vec<ActiveRecord>),
+        One(Box<ActiveRecord>),
+    }
+    Ok(match Stored::deserialize(deserializer)? {
+        Stored::Many(many) => many,
+        Stored::One(one) => vec![*one],
+    })
 }
 
 /// How far a schedule is worked off.
@@ -104,7 +151,7 @@ pub struct RunRecord {
     pub revision: Revision,
     /// Runtime of its last instance.
     pub runtime: RuntimeKind,
-    /// When its first instance was created.
+    /// When it was to begin, or its first instance was created.
     pub started_at: DateTime<Utc>,
     /// When its last instance ended.
     pub finished_at: DateTime<Utc>,
@@ -180,6 +227,27 @@ mod tests {
             let run = RunId::after(Some(last), now);
             assert!(!run.is_scheduled() && run > last && last.is_scheduled(), "{now}");
         }
+    }
+
+    #[test]
+    fn a_run_under_way_is_read_as_it_was_stored_now_and_before() {
+        let run = ActiveRecord {
+            run: RunId(5),
+            revision: "v1-0123456789abcdef".parse().unwrap(),
+            since: time("2026-01-01T00:00:07Z"),
+            done: BTreeSet::new(),
+            tried: Vec::new(),
+        };
+        let old =
+            r#"{"runs": [], "begun": {"run": 5, "revision": "v1-0123456789abcdef", "since": "2026-01-01T00:00:07Z"}}"#;
+        let read = |text: &str| serde_json::from_str::<JobRecord>(text).unwrap().active;
+        assert_eq!(read(old), [run.clone()]);
+        let exit = Exit::from_code(3, None, time("2026-01-01T00:00:08Z"));
+        let tried = vec![Tried { index: 1, attempt: 2, failures: 3, failure: Some(exit) }];
+        let active = vec![ActiveRecord { done: BTreeSet::from([0, 7]), tried, ..run.clone() }, run];
+        let record = JobRecord { active: active.clone(), ..JobRecord::default() };
+        assert_eq!(read(&serde_json::to_string(&record).unwrap()), active);
+        assert_eq!(read("{}"), []);
     }
 
     #[test]

@@ -103,10 +103,74 @@ fn a_run_fails_when_more_instances_failed_than_its_limit() {
 
 #[test]
 fn what_does_the_work_of_a_completion_a_second_time_is_ended() {
-    job("").with([one(0, 'a'), one(0, 'a').attempt(1)]).expect(
-        "retire web/0 a0: another instance holds its slot
-         wait for demo/web/0 (aaaaaaaa, attempt 1) to end",
+    let second = one(0, 'a').attempt(1).since(600);
+    let mut doubled = remembering(job("active_deadline: 2h").with([one(0, 'a'), second]));
+    let goes_on = "wait for demo/web/0 (aaaaaaaa, attempt 1) to end
+         look again at 2026-01-01T13:00:00Z";
+    doubled.expect(&format!("retire web/0 a0: another instance holds its slot\n{goes_on}"));
+    // The run is as old as before when its first instance has gone.
+    doubled.observed.remove(0);
+    doubled.expect(goes_on);
+    assert_eq!(job_states(&doubled.input(&doubled.observed))["web"].active[0].started_at, ago(3600));
+}
+
+#[test]
+fn work_that_is_done_is_not_done_again_when_somebody_removes_its_instance() {
+    let mut pruned = remembering(job("completions: 2").with([one(0, 'a').exited(0, 5, 60), one(1, 'a')]));
+    pruned.observed.remove(0);
+    pruned.expect("wait for demo/web/1 (aaaaaaaa, attempt 0) to end");
+    pruned = remembering(pruned);
+    assert_eq!(job_states(&pruned.input(&pruned.observed))["web"].active[0].succeeded, 1);
+    pruned.observed = vec![one(1, 'a').exited(0, 5, 1)];
+    let over = remembering(pruned);
+    over.expect("keep web as it is: completed at 2026-01-01T11:59:59Z");
+    let record = &over.history.jobs["web"];
+    assert_eq!((record.runs[0].succeeded, &record.runs[0].end, record.active.len()), (2, &RunEnd::Completed, 0));
+    // What is started again though its work was done and its run goes on has nothing to do.
+    let done = remembering(job("completions: 2, parallelism: 2").with([one(0, 'a').exited(0, 5, 60), one(1, 'a')]));
+    let again = Snapshot { observed: vec![one(0, 'a'), one(1, 'a')], ..done };
+    again.expect(
+        "retire web/0 a0: dead, and no longer needed for its output
+         wait for demo/web/1 (aaaaaaaa, attempt 0) to end",
     );
+}
+
+#[test]
+fn failures_count_when_somebody_removes_the_instances_that_failed() {
+    let failed = one(0, 'a').attempt(1).restarted(1, 1).exited(3, 5, 5);
+    let before = remembering(job("backoff_limit: 2").with([failed]));
+    let mut pruned = Snapshot { observed: Vec::new(), ..before.clone() };
+    assert_eq!(pruned.plan(), before.plan(), "it waits for its next try");
+    assert_eq!(remembering(pruned.clone()).history, before.history);
+    assert_eq!(job_states(&pruned.input(&[]))["web"].active[0].failed, 2);
+    pruned.now += TimeDelta::seconds(30);
+    pruned.expect("launch (restarts 2, streak 2) web/0 a2: exited 3, 2 of 2 retries");
+    let last = one(0, 'a').attempt(2).restarted(2, 2).exited(3, 5, 1);
+    let over = remembering(pruned.with([last]));
+    over.expect("keep web as it is: failed: exited 3, and 2 retries (job.backoff_limit) are used up");
+    assert_eq!(over.history.jobs["web"].runs[0].failed, 3);
+}
+
+#[test]
+fn what_somebody_removes_while_it_runs_is_made_again_in_the_same_run() {
+    let mut removed = remembering(job("active_deadline: 2h").with([one(0, 'a')]));
+    removed.observed.clear();
+    removed.expect(
+        "launch web/0 a1: not completed yet
+         look again at 2026-01-01T13:00:00Z",
+    );
+    assert_eq!(job_states(&removed.input(&[]))["web"].active[0].run, run());
+}
+
+#[test]
+fn a_run_that_cannot_be_seen_is_not_over() {
+    let late = remembering(job("active_deadline: 2h").with([one(0, 'a')]));
+    let hidden = Snapshot { observed: Vec::new(), now: ago(-7200), ..late }.unreachable(RuntimeKind::Docker);
+    assert_eq!(remembering(hidden.clone()).history, hidden.history, "it may have completed in time");
+    let seen = Snapshot { unreachable: BTreeMap::new(), ..hidden };
+    let done = seen.clone().with([one(0, 'a').exited(0, 5, 60)]);
+    assert_eq!(ends(&remembering(done)), [RunEnd::Completed]);
+    assert_eq!(ends(&remembering(seen)), [RunEnd::DeadlineExceeded]);
 }
 
 #[test]
@@ -158,7 +222,7 @@ fn a_deadline_ends_a_run_of_which_no_instance_can_be_made() {
     let over = remembering(pulling);
     assert_eq!(ends(&over), [RunEnd::DeadlineExceeded]);
     over.expect("keep web as it is: failed: deadline exceeded (job.active_deadline)");
-    assert_eq!(over.history.jobs["web"].begun, None);
+    assert_eq!(over.history.jobs["web"].active, []);
     // Another template is another job.
     let other = begun.clone().service("web", 'b', 1, "rtype: job\njob: {active_deadline: 10m}");
     let mut other = begins(other);
@@ -167,9 +231,9 @@ fn a_deadline_ends_a_run_of_which_no_instance_can_be_made() {
         "launch web/0 b0: not completed yet
          look again at 2026-01-01T12:19:59Z",
     );
-    // Once an instance is made, that tells when it began.
-    let made = remembering(begun.with([up(0, 'a').of_run(run)]));
-    assert_eq!(made.history.jobs.get("web").and_then(|job| job.begun.clone()), None);
+    // It is as old as it was once an instance is made.
+    let made = remembering(begun.clone().with([up(0, 'a').of_run(run).since(0)]));
+    assert_eq!(made.history.jobs["web"].active[0].since, begun.history.jobs["web"].active[0].since);
 }
 
 #[test]
@@ -329,6 +393,12 @@ impl World {
         }
     }
 
+    /// Somebody removes what is dead, of which everything is remembered.
+    fn prune(&mut self) {
+        self.snapshot = remembering(self.snapshot.clone());
+        self.snapshot.observed.retain(|one| !matches!(one.phase, Phase::Exited(_)));
+    }
+
     fn end_one(&mut self, choice: usize, code: i32) {
         let now = self.snapshot.now;
         let running = self.snapshot.observed.iter_mut().filter(|one| matches!(one.phase, Phase::Running { .. }));
@@ -349,17 +419,20 @@ proptest! {
     #[test]
     fn every_completion_succeeds_once_and_no_more_run_than_may(
         (completions, parallelism, limit) in (1_u32..5, 1_u32..4, 0_u32..4),
-        turns in prop::collection::vec((0_usize..12, any::<bool>(), 0_usize..8, 0..4, 0_i64..400), 1..60),
+        turns in prop::collection::vec((0_usize..12, any::<bool>(), any::<bool>(), 0_usize..8, 0..4, 0_i64..400), 1..60),
     ) {
         let settings = format!("completions: {completions}, parallelism: {parallelism}, backoff_limit: {limit}, history: 0");
         let mut world = World { snapshot: job(&settings), made: Vec::new() };
         let mut succeeded = 0;
-        for (steps, remembers, choice, code, seconds) in turns {
+        for (steps, remembers, prunes, choice, code, seconds) in turns {
             world.turn(steps, remembers);
             prop_assert!(world.live() <= parallelism as usize);
             let before = world.live();
             world.end_one(choice, code);
             succeeded += u32::from(code == 0 && world.live() < before);
+            if prunes {
+                world.prune();
+            }
             world.snapshot.now += TimeDelta::seconds(seconds);
         }
         for _ in 0..200 {

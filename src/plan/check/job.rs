@@ -16,6 +16,11 @@ pub(super) fn check_job(
 ) {
     let made: Vec<&InstanceId> = lanes.iter().filter_map(|lane| created(lane)).collect();
     let record = input.history.jobs.get(&desired.name);
+    let is_done = |id: &InstanceId| {
+        let mut active = record.into_iter().flat_map(|record| &record.active);
+        active.any(|run| Some(run.run) == id.run && run.done.contains(&id.slot))
+    };
+    found.extend(made.iter().filter(|id| is_done(id)).map(|id| Violation::Occupied((*id).clone())));
     let recorded: BTreeSet<RunId> = record.into_iter().flat_map(|record| &record.runs).map(|run| run.run).collect();
     check_launches(desired, observed, &made, &recorded, found);
     check_bounds(desired, observed, &made, found);

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::run::{Run, Standing};
 use super::schedule::{self, Schedule};
+use crate::plan::Input;
 use crate::spec::{Overlap, RType};
 use crate::state::{DesiredService, JobRecord, RunEnd, RunId};
 
@@ -33,12 +34,8 @@ pub(super) struct Runs<'a> {
 }
 
 impl<'a> Runs<'a> {
-    pub(super) fn of(
-        desired: &DesiredService,
-        runs: Vec<Run<'a>>,
-        record: Option<&JobRecord>,
-        now: DateTime<Utc>,
-    ) -> Self {
+    pub(super) fn of(input: &Input<'_>, desired: &DesiredService, runs: Vec<Run<'a>>) -> Self {
+        let (now, record) = (input.now, input.history.jobs.get(&desired.name));
         let standing = |run: &Run<'_>, replaced| run.standing(desired, replaced, now);
         // How the runs stand by themselves says what begins, and that says which of them are replaced.
         let done_until = done_until(desired, &runs, record, now);

@@ -5,8 +5,8 @@
 //! each of its completions has succeeded once; the instances of a completion have its index as their slot, and a failed one
 //! is followed by another, up to `job.backoff_limit` in the whole run.
 //!
-//! What happened is read off the instances, which stay until the run is recorded, and after that off the record
-//! ([`remember`]). So at every time at least one of them tells that a run has begun.
+//! What happened is read off the instances, which keel leaves until the run is recorded, and off the record ([`remember`]):
+//! that of a run under way counts where somebody else has removed instances of it.
 
 mod begin;
 mod outcome;
@@ -52,8 +52,7 @@ pub(super) fn plan_job(draft: &mut Draft<'_>, desired: &DesiredService, instance
         let cause = outdated(stray, desired).unwrap_or(Cause::Superseded);
         draft.retire(stray, Some(&desired.spec), &cause);
     }
-    let (now, record) = (draft.input.now, draft.input.history.jobs.get(&desired.name));
-    let runs = Runs::of(desired, Run::all(desired, instances, record), record, now);
+    let runs = Runs::of(draft.input, desired, Run::all(draft.input, desired, instances));
     for (run, stands) in &runs.runs {
         match stands {
             Standing::Active => go_on(draft, desired, run),
@@ -153,18 +152,19 @@ fn launch(
         service: desired.name.clone(),
         slot: completion.index,
         revision: desired.revision.clone(),
-        attempt: completion.newest.map_or(0, |newest| newest.id.attempt.saturating_add(1)),
+        attempt: completion.next_attempt,
         run: Some(run.id),
     };
     let cause = match completion.failure() {
-        Some((dead, exit)) => match backed_off(draft, desired, dead, exit, completion.failures) {
+        Some(last) => match backed_off(draft, desired, last.id(&id), last.exit, completion.failures) {
             true => return false,
-            false => Cause::Retry { exit: exit.clone(), failed, limit: retries(&desired.spec) },
+            false => Cause::Retry { exit: last.exit.clone(), failed, limit: retries(&desired.spec) },
         },
-        None if let Some((dead, exit)) = completion.stopped_by_others() => {
-            match rests_until(draft, dead, exit, due(exit.finished_at, OTHERS_MOMENT, draft.input.now)) {
+        None if let Some(last) = completion.stopped_by_others() => {
+            let until = due(last.exit.finished_at, OTHERS_MOMENT, draft.input.now);
+            match rests_until(draft, last.id(&id), last.exit, until) {
                 true => return false,
-                false => Cause::StoppedByOthers { exit: exit.clone() },
+                false => Cause::StoppedByOthers { exit: last.exit.clone() },
             }
         }
         None if run.id.is_scheduled() => Cause::Scheduled { at: run.id.at() },
@@ -180,19 +180,19 @@ fn launch(
 }
 
 /// Says so where the next try of a failed completion is not due.
-fn backed_off(draft: &mut Draft<'_>, desired: &DesiredService, dead: &Instance, exit: &Exit, failures: u32) -> bool {
+fn backed_off(draft: &mut Draft<'_>, desired: &DesiredService, dead: InstanceId, exit: &Exit, failures: u32) -> bool {
     let delay = desired.spec.restart_policy.as_ref().and_then(|policy| policy.delay);
     let first = delay.map_or(RESTART_DELAY, HumanDuration::get);
-    let pause = backoff(first, JOB_DELAY_MAX.max(first), failures, &dead.id.runtime_name());
+    let pause = backoff(first, JOB_DELAY_MAX.max(first), failures, &dead.runtime_name());
     rests_until(draft, dead, exit, due(exit.finished_at, pause, draft.input.now))
 }
 
 /// Says so where it is not that time yet.
-fn rests_until(draft: &mut Draft<'_>, dead: &Instance, exit: &Exit, until: DateTime<Utc>) -> bool {
+fn rests_until(draft: &mut Draft<'_>, id: InstanceId, exit: &Exit, until: DateTime<Utc>) -> bool {
     let waits = until > draft.input.now;
     if waits {
         draft.look_at(until);
-        draft.wait(Wait::BackOff { id: dead.id.clone(), exit: exit.clone(), until });
+        draft.wait(Wait::BackOff { id, exit: exit.clone(), until });
     }
     waits
 }
@@ -202,12 +202,13 @@ fn is_triggered(draft: &Draft<'_>, desired: &DesiredService, run: RunId) -> bool
 }
 
 /// Removes failed instances of a completion that nobody needs any more. The first of the run stays: it tells when the run
-/// began.
+/// began, also where that was not remembered.
 fn tidy(draft: &mut Draft<'_>, desired: &DesiredService, run: &Run<'_>, index: u32) {
     let dead = run.instances.iter().filter(|one| one.id.slot == index && !is_live(one));
     let mut newest_first: Vec<&&Instance> = dead.collect();
     newest_first.sort_by_key(|one| Reverse(one.id.attempt));
-    for old in newest_first.into_iter().skip(KEPT_ATTEMPTS).filter(|one| one.created_at > run.started_at()) {
+    let first = run.instances.iter().map(|one| one.created_at).min();
+    for old in newest_first.into_iter().skip(KEPT_ATTEMPTS).filter(|one| Some(one.created_at) > first) {
         draft.retire(old, Some(&desired.spec), &Cause::Superseded);
     }
 }

@@ -21,8 +21,7 @@ pub(in crate::plan) enum Outcome {
 /// Runs of a template that was declared before do not count, and neither do those of the same template that came before
 /// them: the job runs anew.
 pub(in crate::plan) fn outcome(input: &Input<'_>, desired: &DesiredService, instances: &[&Instance]) -> Outcome {
-    let record = input.history.jobs.get(&desired.name);
-    let runs = Runs::of(desired, Run::all(desired, instances, record), record, input.now);
+    let runs = Runs::of(input, desired, Run::all(input, desired, instances));
     let newest_first = runs.runs.iter().rev().filter(|(run, _)| !run.id.is_scheduled());
     let ends: Vec<Option<&RunEnd>> =
         newest_first.take_while(|(run, _)| run.is_made_from(desired)).map(|(_, stands)| end(stands)).collect();

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use super::begin::{Beginning, Runs};
-use super::run::{Run, Standing};
+use super::run::{Completion, Run, Standing, was_made};
 use super::schedule;
 use crate::plan::Input;
 use crate::spec::RType;
-use crate::state::{BegunRun, DesiredService, Fate, Instance, JobRecord, Phase, RunId, RunRecord, ScheduleMark};
+use crate::state::{ActiveRecord, DesiredService, Fate, Instance, JobRecord, RunId, RunRecord, ScheduleMark, Tried};
 
 /// Finished runs of a service that are remembered without their instances.
 pub const RUNS_REMEMBERED: usize = 20;
@@ -32,7 +32,7 @@ pub fn remember(input: &Input<'_>) -> BTreeMap<String, Option<JobRecord>> {
     for (name, desired) in &declared {
         let mine: Vec<&Instance> = instances.iter().filter(|one| one.id.service == **name).copied().collect();
         let before = jobs.get(*name);
-        let next = of_service(desired, &mine, before, input.now);
+        let next = of_service(input, desired, &mine);
         if before != Some(&next) && (before.is_some() || next != JobRecord::default()) {
             changes.insert((*name).clone(), Some(next));
         }
@@ -44,20 +44,12 @@ pub fn remember(input: &Input<'_>) -> BTreeMap<String, Option<JobRecord>> {
     changes
 }
 
-fn of_service(
-    desired: &DesiredService,
-    instances: &[&Instance],
-    before: Option<&JobRecord>,
-    now: DateTime<Utc>,
-) -> JobRecord {
-    let runs = Runs::of(desired, Run::all(desired, instances, before), before, now);
+fn of_service(input: &Input<'_>, desired: &DesiredService, instances: &[&Instance]) -> JobRecord {
+    let (now, before) = (input.now, input.history.jobs.get(&desired.name));
+    let runs = Runs::of(input, desired, Run::all(input, desired, instances));
     // What is only about to be made is no proof that a run has begun.
-    let has_begun = |id: &RunId| {
-        runs.runs.iter().any(|(run, _)| {
-            run.id == *id && (run.record.is_some() || run.instances.iter().any(|one| one.phase != Phase::Pending))
-        })
-    };
-    let begun = begun(desired, &runs, before, now).filter(|begun| !has_begun(&begun.run));
+    let has_begun =
+        |id: &RunId| runs.runs.iter().any(|(run, _)| run.id == *id && (run.record.is_some() || run.was_made()));
     let asked = before.into_iter().flat_map(|before| &before.triggered);
     JobRecord {
         runs: finished(&runs),
@@ -66,31 +58,53 @@ fn of_service(
             let begun = runs.runs.iter().map(|(run, _)| run.id).filter(|id| id.is_scheduled() && has_begun(id));
             mark(desired, &runs, before, begun.map(RunId::at), now)
         }),
-        begun,
+        active: active(desired, &runs, now),
     }
 }
 
-/// The run that begins now or was to begin before, where it has to be over by a deadline.
-fn begun(
-    desired: &DesiredService,
-    runs: &Runs<'_>,
-    before: Option<&JobRecord>,
-    now: DateTime<Utc>,
-) -> Option<BegunRun> {
-    desired.spec.job().active_deadline?;
-    match runs.beginning {
-        Beginning::Run(run) => Some(BegunRun { run, revision: desired.revision.clone(), since: now }),
-        Beginning::InPlaceOf(run) if runs.active().next().is_none() => {
-            Some(BegunRun { run, revision: desired.revision.clone(), since: now })
-        }
-        Beginning::InPlaceOf(_) => None,
-        Beginning::LeftOut(_) | Beginning::None => {
-            let known = before.and_then(|before| before.begun.as_ref());
-            // One that is over has a record of its end.
-            let goes_on = |begun: &&BegunRun| runs.active().any(|run| run.id == begun.run);
-            known.filter(goes_on).cloned()
-        }
+/// The runs under way, and the one that begins now, where that has to be over by a deadline.
+fn active(desired: &DesiredService, runs: &Runs<'_>, now: DateTime<Utc>) -> Vec<ActiveRecord> {
+    let beginning = match runs.beginning {
+        Beginning::Run(run) => Some(run),
+        Beginning::InPlaceOf(run) if runs.active().next().is_none() => Some(run),
+        Beginning::InPlaceOf(_) | Beginning::LeftOut(_) | Beginning::None => None,
+    };
+    let beginning = beginning.filter(|_| desired.spec.job().active_deadline.is_some());
+    let about_to_begin = |run| ActiveRecord {
+        run,
+        revision: desired.revision.clone(),
+        since: now,
+        done: BTreeSet::new(),
+        tried: Vec::new(),
+    };
+    let under_way = runs.active().filter(|run| run.begun.is_some() || run.was_made());
+    let mut active: Vec<ActiveRecord> = under_way.map(|run| so_far(desired, run)).collect();
+    active.extend(beginning.map(about_to_begin));
+    active.sort_by_key(|one| one.run);
+    active
+}
+
+/// How far a run is.
+fn so_far(desired: &DesiredService, run: &Run<'_>) -> ActiveRecord {
+    let completions = run.tally(&desired.spec).completions;
+    ActiveRecord {
+        run: run.id,
+        revision: run.revision().unwrap_or(&desired.revision).clone(),
+        since: run.started_at(),
+        done: completions.iter().filter(|one| one.succeeded).map(|one| one.index).collect(),
+        tried: completions.iter().filter_map(|one| tried(run, one)).collect(),
     }
+}
+
+/// What is to be remembered of the tries of a completion: nothing where it succeeded at once, or was not tried.
+fn tried(run: &Run<'_>, completion: &Completion<'_>) -> Option<Tried> {
+    let of_place = run.instances.iter().filter(|one| one.id.slot == completion.index && was_made(one));
+    let before = run.begun.and_then(|begun| begun.tried(completion.index));
+    let attempt = of_place.map(|one| one.id.attempt).chain(before.map(|before| before.attempt)).max()?;
+    let failed = completion.failure().filter(|failed| failed.attempt == attempt && !completion.succeeded);
+    let failure = failed.map(|failed| failed.exit.clone());
+    let (index, failures) = (completion.index, completion.failures);
+    (!completion.succeeded || failures > 0).then_some(Tried { index, attempt, failures, failure })
 }
 
 /// The runs that are over: all that instances tell of, and the newest of the others.

@@ -2,12 +2,14 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::plan::Input;
 use crate::plan::diff::{count, exit_of};
 use crate::plan::restart::is_final;
 use crate::plan::time::after;
-use crate::spec::{CrashAction, RestartKind, ServiceSpec};
+use crate::spec::{CrashAction, RestartKind, Revision, ServiceSpec};
 use crate::state::{
-    BegunRun, DesiredService, EndedBy, Exit, Instance, JobRecord, Phase, RunEnd, RunId, RunRecord, StopCause,
+    ActiveRecord, DesiredService, EndedBy, Exit, Instance, InstanceId, Phase, RunEnd, RunId, RunRecord, StopCause,
+    Tried,
 };
 
 /// A run and its instances.
@@ -18,8 +20,10 @@ pub(super) struct Run<'a> {
     pub(super) instances: Vec<&'a Instance>,
     /// What is remembered of it, once it has finished.
     pub(super) record: Option<&'a RunRecord>,
-    /// What is remembered of its beginning, where no instance may tell of that.
-    pub(super) begun: Option<&'a BegunRun>,
+    /// What is remembered of it while it goes on, where no instance may tell of that.
+    pub(super) begun: Option<&'a ActiveRecord>,
+    /// Whether it may have instances that can't be seen now.
+    is_hidden: bool,
 }
 
 /// One completion of a run.
@@ -29,12 +33,22 @@ pub(super) struct Completion<'a> {
     pub(super) index: u32,
     /// The instance that exists or is being made or removed.
     pub(super) live: Option<&'a Instance>,
-    /// The last one, dead or not.
-    pub(super) newest: Option<&'a Instance>,
+    /// The attempt that comes next.
+    pub(super) next_attempt: u32,
+    /// How the last attempt ended, where it did.
+    ended: Option<Ended<'a>>,
     /// Whether an instance of it succeeded.
     pub(super) succeeded: bool,
     /// Instances of it that failed.
     pub(super) failures: u32,
+}
+
+/// How an attempt ended, of which the instance may be gone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended<'a> {
+    pub(super) attempt: u32,
+    pub(super) revision: &'a Revision,
+    pub(super) exit: &'a Exit,
 }
 
 /// How far a run is.
@@ -62,15 +76,13 @@ pub(super) enum Standing {
 impl<'a> Run<'a> {
     /// The runs that instances belong to or that are remembered, in order of their identity. `instances` are those of one
     /// service in order of their identity.
-    pub(super) fn all(
-        desired: &DesiredService,
-        instances: &[&'a Instance],
-        record: Option<&'a JobRecord>,
-    ) -> Vec<Self> {
+    pub(super) fn all(input: &Input<'a>, desired: &DesiredService, instances: &[&'a Instance]) -> Vec<Self> {
+        let record = input.history.jobs.get(&desired.name);
         let mut runs: std::collections::BTreeMap<RunId, Self> = std::collections::BTreeMap::new();
         let blank = Self::about_to_begin;
-        let begun = record.and_then(|record| record.begun.as_ref());
-        if let Some(begun) = begun.filter(|begun| desired.is_made_from(&begun.revision)) {
+        let begun = record.into_iter().flat_map(|record| &record.active);
+        // Of another template that has come to nothing yet, nothing is to be told.
+        for begun in begun.filter(|begun| begun.was_made() || desired.is_made_from(&begun.revision)) {
             runs.entry(begun.run).or_insert_with(|| blank(begun.run)).begun = Some(begun);
         }
         for one in record.into_iter().flat_map(|record| &record.runs) {
@@ -83,25 +95,35 @@ impl<'a> Run<'a> {
         let mut runs: Vec<Self> = runs.into_values().collect();
         for run in &mut runs {
             run.instances.sort_by_key(|instance| (instance.id.slot, instance.id.attempt));
+            let has_made = run.begun.is_some_and(ActiveRecord::was_made);
+            run.is_hidden = has_made && run.instances.is_empty() && input.unreachable.contains_key(&desired.runtime);
         }
         runs
     }
 
     /// One that nothing tells of.
     pub(super) const fn about_to_begin(id: RunId) -> Self {
-        Self { id, instances: Vec::new(), record: None, begun: None }
+        Self { id, instances: Vec::new(), record: None, begun: None, is_hidden: false }
     }
 
     /// Whether it was made from what is declared now.
     pub(super) fn is_made_from(&self, desired: &DesiredService) -> bool {
-        let newest = self.instances.iter().max_by_key(|instance| instance.recency());
-        let remembered = self.record.map(|record| &record.revision).or(self.begun.map(|begun| &begun.revision));
-        let revision = newest.map(|newest| &newest.id.revision).or(remembered);
-        revision.is_some_and(|revision| desired.is_made_from(revision))
+        self.revision().is_some_and(|revision| desired.is_made_from(revision))
     }
 
-    /// When it was to begin where that is remembered, else when its first instance was created, which is kept for as long as
-    /// it goes on.
+    /// The template of its last instance, or the one that it is to be made from; none where nothing tells of it.
+    pub(super) fn revision(&self) -> Option<&'a Revision> {
+        let newest = self.instances.iter().max_by_key(|instance| instance.recency());
+        let remembered = self.record.map(|record| &record.revision).or(self.begun.map(|begun| &begun.revision));
+        newest.map(|newest| &newest.id.revision).or(remembered)
+    }
+
+    /// Whether an instance of it was made: what is only about to be made is no proof that it has begun.
+    pub(super) fn was_made(&self) -> bool {
+        self.instances.iter().any(|one| was_made(one)) || self.begun.is_some_and(ActiveRecord::was_made)
+    }
+
+    /// When it was to begin where that is remembered, else when its first instance was created.
     pub(super) fn started_at(&self) -> DateTime<Utc> {
         let created = self.instances.iter().map(|instance| instance.created_at).min();
         let begun = self.begun.map(|begun| begun.since);
@@ -120,7 +142,7 @@ impl<'a> Run<'a> {
             .map(|index| {
                 let (mine, others) = rest.split_at(rest.partition_point(|instance| instance.id.slot <= index));
                 rest = others;
-                completion(index, mine, deadline)
+                completion(index, mine, deadline, self.begun)
             })
             .collect();
         Tally {
@@ -138,10 +160,11 @@ impl<'a> Run<'a> {
         }
         let tally = self.tally(&desired.spec);
         let Some(end) = self.end(&tally, desired, replaced, now) else { return Standing::Active };
+        let Some(revision) = self.revision().filter(|_| tally.live == 0) else { return Standing::Ending(end) };
         let last = self.instances.iter().max_by_key(|one| one.recency());
-        let revision = last.map(|last| &last.id.revision).or(self.begun.map(|begun| &begun.revision));
-        let Some(revision) = revision.filter(|_| tally.live == 0) else { return Standing::Ending(end) };
-        let ends = self.instances.iter().filter_map(|instance| exit_of(instance)).map(|exit| exit.finished_at);
+        let remembered = self.begun.into_iter().flat_map(|begun| &begun.tried).filter_map(|one| one.failure.as_ref());
+        let exits = self.instances.iter().filter_map(|instance| exit_of(instance)).chain(remembered);
+        let ends = exits.map(|exit| exit.finished_at);
         Standing::Finished(RunRecord {
             run: self.id,
             revision: revision.clone(),
@@ -158,12 +181,13 @@ impl<'a> Run<'a> {
         if tally.succeeded == desired.spec.job().completions() {
             return Some(RunEnd::Completed);
         }
-        let ends_all = |one: &Completion<'_>| one.failure().is_some_and(|(_, exit)| is_final(exit, &desired.spec));
+        let ends_all = |one: &Completion<'_>| one.failure().is_some_and(|failed| is_final(failed.exit, &desired.spec));
         if tally.failed > retries(&desired.spec) || tally.completions.iter().any(ends_all) {
             let failure = tally.last_failure();
             return failure.map(|(index, exit)| RunEnd::Failed { index, exit: exit.clone() });
         }
-        if self.deadline(&desired.spec).is_some_and(|deadline| deadline <= now) {
+        // What can't be seen may have come to its end in time.
+        if !self.is_hidden && self.deadline(&desired.spec).is_some_and(|deadline| deadline <= now) {
             return Some(RunEnd::DeadlineExceeded);
         }
         let is_stopped = tally.completions.iter().any(Completion::is_stopped);
@@ -171,52 +195,90 @@ impl<'a> Run<'a> {
     }
 }
 
+impl Ended<'_> {
+    /// Its identity; `other` is another attempt of the same completion.
+    pub(super) fn id(&self, other: &InstanceId) -> InstanceId {
+        InstanceId { attempt: self.attempt, revision: self.revision.clone(), ..other.clone() }
+    }
+}
+
 impl<'a> Completion<'a> {
-    /// How its last instance ended, where that is dead and failed.
-    pub(super) fn failure(&self) -> Option<(&'a Instance, &'a Exit)> {
-        let newest = self.newest?;
-        exit_of(newest).filter(|exit| is_failure(exit)).map(|exit| (newest, exit))
+    /// How its last attempt ended, where that failed.
+    pub(super) fn failure(&self) -> Option<Ended<'a>> {
+        self.ended.filter(|ended| is_failure(ended.exit))
     }
 
-    /// How its last instance ended, where somebody else stopped that.
-    pub(super) fn stopped_by_others(&self) -> Option<(&'a Instance, &'a Exit)> {
-        let newest = self.newest?;
-        let exit = exit_of(newest).filter(|exit| exit.is_by_others());
-        exit.map(|exit| (newest, exit))
+    /// How its last attempt ended, where somebody else stopped that.
+    pub(super) fn stopped_by_others(&self) -> Option<Ended<'a>> {
+        self.ended.filter(|ended| ended.exit.is_by_others())
     }
 
     /// Whether it was stopped because the run was to end.
     fn is_stopped(&self) -> bool {
-        let exit = self.newest.and_then(exit_of);
-        !self.succeeded && exit.is_some_and(|exit| exit.ended_by == EndedBy::Request(StopCause::Retired))
+        let is_retired = |ended: Ended<'_>| ended.exit.ended_by == EndedBy::Request(StopCause::Retired);
+        !self.succeeded && self.ended.is_some_and(is_retired)
     }
 }
 
 impl<'a> Tally<'a> {
     /// The completion that failed last, and how.
     fn last_failure(&self) -> Option<(u32, &'a Exit)> {
-        let failures = self.completions.iter().filter_map(|one| Some((one.index, one.failure()?.1)));
+        let failures = self.completions.iter().filter_map(|one| Some((one.index, one.failure()?.exit)));
         failures.max_by_key(|(index, exit)| (exit.finished_at, *index))
     }
 }
 
-/// The completion of these instances, in order of their attempts.
-fn completion<'a>(index: u32, instances: &[&'a Instance], deadline: Option<DateTime<Utc>>) -> Completion<'a> {
+/// The completion of these instances, in order of their attempts, and of what is remembered of others.
+fn completion<'a>(
+    index: u32,
+    instances: &[&'a Instance],
+    deadline: Option<DateTime<Utc>>,
+    begun: Option<&'a ActiveRecord>,
+) -> Completion<'a> {
     let newest = instances.last().copied();
-    let succeeded = instances.iter().filter_map(|one| exit_of(one)).any(is_success);
+    let tried = begun.and_then(|begun| begun.tried(index));
+    let is_done = begun.is_some_and(|begun| begun.done.contains(&index));
+    let succeeded = is_done || instances.iter().filter_map(|one| exit_of(one)).any(is_success);
     let failed = newest.and_then(exit_of).is_some_and(|exit| {
         // What the deadline ended did not fail by itself.
         let by_deadline = exit.ended_by == EndedBy::Request(StopCause::Expired)
             && deadline.is_some_and(|deadline| deadline <= exit.finished_at);
         is_failure(exit) && !by_deadline
     });
+    let failures = newest.map_or(0, |newest| newest.restarts.saturating_add(u32::from(failed && !succeeded)));
     Completion {
         index,
         live: instances.iter().rev().copied().find(|instance| is_live(instance)),
-        newest,
+        next_attempt: last_attempt(newest, tried).map_or(0, |last| last.saturating_add(1)),
+        ended: ended(newest, tried, begun),
         succeeded,
-        failures: newest.map_or(0, |newest| newest.restarts.saturating_add(u32::from(failed && !succeeded))),
+        failures: failures.max(tried.map_or(0, |tried| tried.failures)),
     }
+}
+
+fn last_attempt(newest: Option<&Instance>, tried: Option<&Tried>) -> Option<u32> {
+    newest.map(|newest| newest.id.attempt).max(tried.map(|tried| tried.attempt))
+}
+
+/// How the last attempt ended: as its instance says, or as is remembered where that is gone.
+fn ended<'a>(
+    newest: Option<&'a Instance>,
+    tried: Option<&'a Tried>,
+    begun: Option<&'a ActiveRecord>,
+) -> Option<Ended<'a>> {
+    match newest.filter(|newest| Some(newest.id.attempt) == last_attempt(Some(newest), tried)) {
+        Some(last) => exit_of(last).map(|exit| Ended { attempt: last.id.attempt, revision: &last.id.revision, exit }),
+        None => {
+            let (tried, begun) = (tried?, begun?);
+            let exit = tried.failure.as_ref()?;
+            Some(Ended { attempt: tried.attempt, revision: &begun.revision, exit })
+        }
+    }
+}
+
+/// Whether it exists, or did.
+pub(super) fn was_made(instance: &Instance) -> bool {
+    instance.phase != Phase::Pending
 }
 
 /// Whether it exists or is being made or removed.

@@ -31,7 +31,7 @@ pub struct JobState {
 pub struct ActiveRun {
     /// Which.
     pub run: RunId,
-    /// When its first instance was created.
+    /// When it was to begin, or its first instance was created.
     pub started_at: DateTime<Utc>,
     /// Completions that succeeded.
     pub succeeded: u32,
@@ -55,8 +55,7 @@ fn state(input: &Input<'_>, desired: &DesiredService) -> JobState {
         input.observed.iter().filter(|one| one.id.deployment == input.deployment && one.id.service == desired.name);
     let mut instances: Vec<&Instance> = mine.collect();
     instances.sort_by(|one, other| one.id.cmp(&other.id));
-    let record = input.history.jobs.get(&desired.name);
-    let runs = Runs::of(desired, Run::all(desired, &instances, record), record, input.now);
+    let runs = Runs::of(input, desired, Run::all(input, desired, &instances));
     let active = |(run, stands): &(Run<'_>, Standing)| {
         let tally = run.tally(&desired.spec);
         let goes_on = !matches!(stands, Standing::Finished(_));
