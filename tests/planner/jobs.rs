@@ -175,12 +175,16 @@ fn a_run_that_cannot_be_seen_is_not_over() {
 
 #[test]
 fn what_somebody_else_stopped_is_tried_again_and_fails_no_run() {
-    let stopped = one(0, 'a').exited(1, 5, 1).by(StopCause::Others);
-    job("backoff_limit: 0").with([stopped]).expect("launch web/0 a1: stopped by somebody else: exited 1");
-    let done = one(0, 'a').exited(0, 5, 1).by(StopCause::Others);
-    job("backoff_limit: 0")
-        .with([done])
-        .expect(&job("backoff_limit: 0").with([one(0, 'a').exited(0, 5, 1)]).plan().to_string());
+    for code in [0, 1, 143] {
+        let stopped = |ago| job("backoff_limit: 0").with([one(0, 'a').exited(code, 5, ago).by(StopCause::Others)]);
+        let again = format!("launch web/0 a1: stopped by somebody else: {}", Exit::from_code(code, None, ago(1)));
+        stopped(1).expect(&again);
+        let early = stopped(0).plan();
+        assert!(early.is_empty() && early.next_look == Some(ago(-1)), "{early}");
+        let remembered = remembering(stopped(1));
+        assert_eq!(ends(&remembered), []);
+        remembered.expect(&again);
+    }
 }
 
 #[test]

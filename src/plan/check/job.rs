@@ -110,7 +110,7 @@ fn exit(instance: &Instance) -> Option<&Exit> {
 }
 
 fn succeeded(instance: &Instance) -> bool {
-    exit(instance).is_some_and(|exit| exit.is_success() && exit.is_unasked())
+    exit(instance).is_some_and(|exit| exit.is_success() && exit.ended_by == EndedBy::Itself)
 }
 
 fn failed(instance: &Instance) -> bool {

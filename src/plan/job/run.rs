@@ -286,9 +286,9 @@ pub(super) const fn is_live(instance: &Instance) -> bool {
     !matches!(instance.phase, Phase::Exited(_))
 }
 
-/// Whether the work is done: what somebody else asked to end may have come to its end all the same, and says so.
+/// Whether the work is done. What was asked to end, by whomever, may say that it ended well and has not done it all.
 fn is_success(exit: &Exit) -> bool {
-    exit.is_success() && exit.is_unasked()
+    exit.is_success() && exit.ended_by == EndedBy::Itself
 }
 
 fn is_failure(exit: &Exit) -> bool {
