@@ -1,5 +1,6 @@
 //! Services that wait for jobs: what has become of the runs of a template says whether they may begin.
 
+use evenkeel::plan::RUNS_REMEMBERED;
 use evenkeel::state::{Instance, RunId, StopCause};
 
 use super::dsl::{Change, Snapshot, ago, up};
@@ -87,6 +88,23 @@ fn a_completed_job_stays_so_when_its_instances_have_gone() {
     }
     let failed = |condition| web(&gone(condition, "backoff_limit: 0", one(0).exited(3, 5, 60)));
     assert_eq!([failed("started"), failed("healthy")], ["", "the job has failed: exited 3"]);
+}
+
+#[test]
+fn a_job_that_has_completed_stays_good_however_often_it_fails_afterwards() {
+    let failing = |first: Instance| {
+        let mut snapshot = remembering(shop("healthy", "backoff_limit: 0").with([first]));
+        for minute in (1..=2 * RUNS_REMEMBERED as i64).rev() {
+            let failed = of(60 * minute, 0, 'a').exited(3, 5, 60 * minute - 10);
+            snapshot = remembering(Snapshot { observed: vec![failed], ..snapshot });
+        }
+        (web(&snapshot), snapshot.history.jobs["db"].runs.len())
+    };
+    let failed = "the job has failed: exited 3";
+    assert_eq!(failing(one(0).exited(0, 5, 3500)), (String::new(), RUNS_REMEMBERED + 2));
+    // Not where it completed with another template.
+    let other = of(3600, 0, 'b').exited(0, 5, 3500);
+    assert_eq!(failing(other), (failed.to_owned(), RUNS_REMEMBERED + 1));
 }
 
 #[test]

@@ -62,6 +62,13 @@ impl<'a> Runs<'a> {
         Self { runs: runs.into_iter().zip(alone).map(stand).collect(), beginning, done_until }
     }
 
+    /// The runs that say how what is declared now has come out, newest first: none by a schedule, none of a template that was
+    /// declared before, and none that came before one of those.
+    pub(super) fn of_declared(&self, desired: &DesiredService) -> impl Iterator<Item = &(Run<'a>, Standing)> {
+        let newest_first = self.runs.iter().rev().filter(|(run, _)| !run.id.is_scheduled());
+        newest_first.take_while(|(run, _)| run.is_made_from(desired))
+    }
+
     /// Runs that are not over.
     pub(super) fn active(&self) -> impl Iterator<Item = &Run<'a>> {
         self.runs.iter().filter(|(_, stands)| !matches!(stands, Standing::Finished(_))).map(|(run, _)| run)

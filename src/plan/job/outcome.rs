@@ -22,9 +22,7 @@ pub(in crate::plan) enum Outcome {
 /// them: the job runs anew.
 pub(in crate::plan) fn outcome(input: &Input<'_>, desired: &DesiredService, instances: &[&Instance]) -> Outcome {
     let runs = Runs::of(input, desired, Run::all(input, desired, instances));
-    let newest_first = runs.runs.iter().rev().filter(|(run, _)| !run.id.is_scheduled());
-    let ends: Vec<Option<&RunEnd>> =
-        newest_first.take_while(|(run, _)| run.is_made_from(desired)).map(|(_, stands)| end(stands)).collect();
+    let ends: Vec<Option<&RunEnd>> = runs.of_declared(desired).map(|(_, stands)| end(stands)).collect();
     if ends.iter().flatten().any(|end| end.is_success()) {
         return Outcome::Completed;
     }

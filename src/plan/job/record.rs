@@ -11,7 +11,7 @@ use crate::plan::Input;
 use crate::spec::RType;
 use crate::state::{ActiveRecord, DesiredService, Fate, Instance, JobRecord, RunId, RunRecord, ScheduleMark, Tried};
 
-/// Finished runs of a service that are remembered without their instances.
+/// Finished runs of a service that are remembered without their instances, besides the last one that completed.
 pub const RUNS_REMEMBERED: usize = 20;
 
 /// What is to be remembered otherwise than it is, by service; nothing where a service has no jobs any more. Whoever plans
@@ -52,7 +52,7 @@ fn of_service(input: &Input<'_>, desired: &DesiredService, instances: &[&Instanc
         |id: &RunId| runs.runs.iter().any(|(run, _)| run.id == *id && (run.record.is_some() || run.was_made()));
     let asked = before.into_iter().flat_map(|before| &before.triggered);
     JobRecord {
-        runs: finished(&runs),
+        runs: finished(desired, &runs),
         triggered: asked.filter(|id| !has_begun(id)).copied().collect(),
         schedule: (desired.spec.rtype() == RType::Cron).then(|| {
             let begun = runs.runs.iter().map(|(run, _)| run.id).filter(|id| id.is_scheduled() && has_begun(id));
@@ -107,13 +107,18 @@ fn tried(run: &Run<'_>, completion: &Completion<'_>) -> Option<Tried> {
     (!completion.succeeded || failures > 0).then_some(Tried { index, attempt, failures, failure })
 }
 
-/// The runs that are over: all that instances tell of, and the newest of the others.
-fn finished(runs: &Runs<'_>) -> Vec<RunRecord> {
+/// The runs that are over: all that instances tell of, the newest of the others, and the last one that completed of what is
+/// declared, which others wait for.
+fn finished(desired: &DesiredService, runs: &Runs<'_>) -> Vec<RunRecord> {
+    let completed = runs.of_declared(desired).find_map(|(run, stands)| match stands {
+        Standing::Finished(record) if record.end.is_success() => Some(run.id),
+        _ => None,
+    });
     let mut places = RUNS_REMEMBERED;
     let mut finished: Vec<RunRecord> = Vec::new();
     for (run, stands) in runs.runs.iter().rev() {
         let Standing::Finished(record) = stands else { continue };
-        if run.instances.is_empty() {
+        if run.instances.is_empty() && Some(run.id) != completed {
             if places == 0 {
                 continue;
             }
