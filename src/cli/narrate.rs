@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
+
 use super::converge::ended;
 use super::problems;
 use super::text::count;
@@ -25,7 +27,8 @@ pub struct Narrator {
     reset: Option<String>,
     unwatched: BTreeMap<String, Vec<String>>,
     deployments: BTreeMap<String, (DeploymentState, String)>,
-    instances: BTreeMap<String, String>,
+    /// Ends that were told, by the runtime's name of the instance, with when the run began that ended, where known.
+    ended: BTreeMap<String, Option<DateTime<Utc>>>,
     /// What services did not get when they were last seen, by cause.
     degraded: BTreeMap<String, BTreeSet<String>>,
 }
@@ -123,25 +126,24 @@ impl Narrator {
         self.unwatched = now;
     }
 
-    /// Ends of instances, with what is being waited for.
+    /// Ends of instances, with what is being waited for. One end may be told of twice: a runtime's event can be early, and not
+    /// know all that its inspection says, such as the exact time.
     fn tell_instances(&mut self, status: &Status, told: &mut Vec<Told>) {
         let waiting = |instance: &&InstanceView| instance.phase == "exited" && !instance.message.is_empty();
-        let now: BTreeMap<String, String> = status
-            .instances
-            .iter()
-            .filter(waiting)
-            .map(|instance| {
-                let finished = instance.exit.as_ref().map_or(0, |exit| exit.finished_at.timestamp_micros());
-                (format!("{} {finished}", instance.name), format!("{}: {}", instance.name, wait(instance)))
-            })
-            .collect();
-        let new = now.iter().filter(|(key, _)| !self.instances.contains_key(*key));
-        // What rests was stopped on purpose, which the engine logs.
-        let rests = |key: &str| {
-            status.instances.iter().any(|one| one.state.is_rest() && key.starts_with(&format!("{} ", one.name)))
-        };
-        told.extend(new.filter(|(key, _)| !rests(key)).map(|(_, text)| Told::Warning(text.clone())));
-        self.instances = now;
+        let mut now = BTreeMap::new();
+        for instance in status.instances.iter().filter(waiting) {
+            let before = self.ended.get(&instance.runtime_id).copied();
+            let is_same = |before: Option<DateTime<Utc>>| match (before, instance.started_at) {
+                (Some(before), Some(now)) => before == now,
+                _ => true,
+            };
+            // What rests was stopped on purpose, which the engine logs.
+            if !before.is_some_and(is_same) && !instance.state.is_rest() {
+                told.push(Told::Warning(format!("{}: {}", instance.name, wait(instance))));
+            }
+            now.insert(instance.runtime_id.clone(), instance.started_at.or(before.flatten()));
+        }
+        self.ended = now;
     }
 
     fn tell_deployments(&mut self, status: &Status, told: &mut Vec<Told>) {
@@ -306,6 +308,17 @@ mod tests {
             [warning("demo/web/0: exit code 1; restarts in 10s"), warning("deployment/demo is degraded: crashing")]
         );
         assert_eq!(narrator.tell(&down("restarts in 9s")), []);
+        let seen = |started: &str, finished: &str| {
+            let mut seen = down("restarts in 9s");
+            seen.instances[0].started_at = started.parse().ok();
+            seen.instances[0].exit.as_mut().unwrap().finished_at = finished.parse().unwrap();
+            seen
+        };
+        let [first, second] = ["2024-01-01T00:00:00Z", "2024-01-01T00:00:07Z"];
+        assert_eq!(narrator.tell(&seen(first, "2024-01-01T00:00:00.9Z")), [], "its exact times");
+        let again = [warning("demo/web/0: exit code 1; restarts in 9s")];
+        assert_eq!(narrator.tell(&seen(second, "2024-01-01T00:00:08Z")), again, "it ran again");
+        assert_eq!(narrator.tell(&seen(second, "2024-01-01T00:00:08.1Z")), []);
     }
 
     #[test]
