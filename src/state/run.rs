@@ -241,7 +241,7 @@ mod tests {
         let old =
             r#"{"runs": [], "begun": {"run": 5, "revision": "v1-0123456789abcdef", "since": "2026-01-01T00:00:07Z"}}"#;
         let read = |text: &str| serde_json::from_str::<JobRecord>(text).unwrap().active;
-        assert_eq!(read(old), [run.clone()]);
+        assert_eq!(read(old), std::slice::from_ref(&run));
         let exit = Exit::from_code(3, None, time("2026-01-01T00:00:08Z"));
         let tried = vec![Tried { index: 1, attempt: 2, failures: 3, failure: Some(exit) }];
         let active = vec![ActiveRecord { done: BTreeSet::from([0, 7]), tried, ..run.clone() }, run];
