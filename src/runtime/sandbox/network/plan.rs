@@ -128,6 +128,11 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
     // An ordinary user's instances always have it without pasta: that is no news.
     let broken_pasta = probe.pasta.as_ref().err().filter(|why| !probe.root && *why != pasta::NOT_INSTALLED);
     let is_news = probe.root || broken_pasta.is_some() || mode == NetworkMode::Bridge(None);
+    if wanted == Wanted::Machine && mode != NetworkMode::Host && !spec.port_mappings.is_empty() {
+        // First, as it matters most to whoever looks for the service.
+        let message = format!("port_mappings does nothing on the machine's network: {}", listens(spec));
+        found.push(degraded("PortsNotMapped", message));
+    }
     if wanted == Wanted::Machine && mode != NetworkMode::Host && is_news {
         let why = broken_pasta.cloned().unwrap_or_else(|| why(&probe.bridge));
         // An ordinary user's instances have no power over it anyway.
@@ -145,13 +150,9 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
     }
     if !spec.port_mappings.is_empty() {
         match wanted {
-            Wanted::Machine => {
-                let port = if spec.endpoints.is_empty() { "that it chooses" } else { "in PORT" };
-                let why = format!("the program listens on the machine itself, on the port {port}");
-                found.push(unsupported("port_mappings", &why));
-            }
+            Wanted::Machine if mode == NetworkMode::Host => found.push(unsupported("port_mappings", &listens(spec))),
             Wanted::Nothing => found.push(unsupported("port_mappings", "it has no network")),
-            Wanted::Itself | Wanted::Connected | Wanted::Deployment => {}
+            Wanted::Machine | Wanted::Itself | Wanted::Connected | Wanted::Deployment => {}
         }
     }
     for (written, field) in [(!spec.dns.is_empty(), "dns"), (!spec.extra_hosts.is_empty(), "extra_hosts")] {
@@ -163,6 +164,12 @@ pub fn conditions(spec: &ServiceSpec, wanted: Wanted, probe: &Probe, root: &Root
         found.push(unsupported("dns", "it has no network to reach a name server by"));
     }
     found
+}
+
+/// Where a program with the machine's network is found.
+fn listens(spec: &ServiceSpec) -> String {
+    let port = if spec.endpoints.is_empty() { "that it chooses" } else { "in PORT" };
+    format!("the program listens on the machine itself, on the port {port}")
 }
 
 fn degraded(reason: &str, message: String) -> Condition {
