@@ -29,8 +29,8 @@ const WORDS: Words = Words {
 /// this command does the work itself and leaves what runs behind; nothing watches over it until the next `keel run` or
 /// `keel apply`.
 ///
-/// What --runtime says is remembered with each deployment that is declared, until an apply says another one. While a
-/// controller watches the file, its own runtime counts instead, which is told.
+/// What --runtime says is remembered with each deployment that is declared, until an apply says another one. For a
+/// file that a running controller watches it changes nothing, which is told.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel apply -f specs/\n  keel apply -f web.yaml -f db.yaml --timeout 2m\n  \
 cat web.yaml | keel apply -f -\n  keel apply -f specs/ --dry-run\n\n\
