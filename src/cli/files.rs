@@ -38,19 +38,22 @@ impl Files {
                 origins.push(path);
             }
         }
-        let Named { files, unreadable } = Named::read(&origins);
-        if let Some(error) = unreadable.into_iter().next() {
-            return Err(error);
-        }
+        let Named { files, mut unreadable } = Named::read(&origins);
         for origin in origins.iter().filter(|origin| origin.is_dir()) {
-            if !files.iter().any(|file| file.path.starts_with(origin)) {
+            if unreadable.is_empty() && !files.iter().any(|file| file.path.starts_with(origin)) {
                 bail!(
                     "there is no .yaml or .yml file in {}; to remove what was applied from it: keel delete NAME",
                     origin.display()
                 );
             }
         }
-        let mut files = files.into_iter().map(NamedFile::text).collect::<anyhow::Result<Vec<_>>>()?;
+        let (texts, no_texts): (Vec<_>, Vec<_>) = files.into_iter().map(NamedFile::text).partition(Result::is_ok);
+        unreadable.extend(no_texts.into_iter().filter_map(Result::err));
+        if !unreadable.is_empty() {
+            let all: Vec<String> = unreadable.iter().map(|error| format!("{error:#}")).collect();
+            bail!("{}", all.join("\nerror: "));
+        }
+        let mut files: Vec<SpecFile> = texts.into_iter().filter_map(Result::ok).collect();
         for file in files.iter_mut().filter(|file| is_stream(&file.path)) {
             file.path = PathBuf::from(STDIN);
         }
@@ -290,7 +293,8 @@ mod tests {
             ]
         );
         assert_eq!(named.files.len(), 1);
-        assert_eq!(read(&[dir.path().to_owned()]).unwrap_err().to_string(), errors[0]);
+        let all = read(&[dir.path().to_owned()]).unwrap_err().to_string();
+        assert_eq!(all, errors.join("\nerror: "));
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Line {
         let Self { key, done, total, unit, message } = self;
         let message = harmless(message);
         match (total, message.is_empty()) {
-            (0, _) => format!("{key}: {message}"),
+            (0, false) => format!("{key}: {message}"),
             (_, true) => format!("{key} {done}/{total} {unit}"),
             (_, false) => format!("{key} {done}/{total} {unit}: {message}"),
         }
