@@ -84,6 +84,7 @@ pub use self::rollouts::{RevisionView, RolloutView};
 pub use self::sessions::{
     AcquireRequest, Acquired, CLAIM_TIMEOUT, CLAIM_TIMEOUT_MAX, Changed, Claim, Entry, KeepSessions, KeptSessions,
     Lease, PoolInfo, SessionChanged, SessionCommand, SessionRequest, SessionStats, SessionVerb, SessionView, Todo,
+    Turn,
 };
 pub use self::stops::StoredStops;
 pub use self::usage::InstanceUsage;

@@ -5,6 +5,7 @@
 //! tells it again, and `KEEL_SESSIONS_SEEDS=10000` plays more stories than usual.
 
 mod check;
+mod freezing;
 mod limits;
 mod stage;
 mod story;

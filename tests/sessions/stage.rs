@@ -10,11 +10,12 @@ use evenkeel::clock::{Clock, VirtualClock};
 use evenkeel::controller::{
     AcquireRequest, Acquired, Changed, Claim, Command, Connected, Core, Declared, EngineError, Entry, KeepSessions,
     Kept, KeptSessions, Message, Parts, Scope, SessionCommand, SessionRequest, SessionStats, SessionVerb, SessionView,
-    Todo, desired,
+    desired,
 };
+use evenkeel::runtime::Runtime as _;
 use evenkeel::runtime::sim::{Faults, World};
 use evenkeel::spec::{RuntimeKind, merge, parse};
-use evenkeel::state::{Desired, Instance, Owner, ServiceName, Session, SessionId, Target, Token};
+use evenkeel::state::{Desired, Instance, InstanceRef, Owner, ServiceName, Session, SessionId, Target, Token};
 use evenkeel::status::{ServiceView, Status};
 use evenkeel::store::SessionNote;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -260,21 +261,10 @@ impl Stage {
         if let Some(kept) = changed.kept.take() {
             kept.await.map_err(|_| EngineError::Ended)?.expect("it is written");
         }
-        if let Some(todo) = changed.todo.take() {
-            self.carry_out(session, changed.number, todo).await?;
+        if let Some(turn) = changed.turn.take() {
+            turn.settle().await?;
         }
         Ok(changed)
-    }
-
-    async fn carry_out(&self, session: &SessionId, number: u64, todo: Todo) -> Result<(), EngineError> {
-        let suspend = todo.runtime.suspend().expect("the sim freezes");
-        let done = match todo.freeze {
-            true => suspend.pause(&todo.member).await,
-            false => suspend.resume(&todo.member).await,
-        };
-        let state = if done.is_ok() { todo.then } else { todo.otherwise };
-        self.ask(|reply| SessionCommand::Done(session.clone(), number, state, reply)).await;
-        Ok(done.map(drop)?)
     }
 
     pub async fn enter(&self, target: &str, token: Option<&Token>) -> Result<Entry, EngineError> {
@@ -283,6 +273,9 @@ impl Stage {
         let mut entry = asked.unwrap_or(Err(EngineError::Ended))?;
         if let Some(kept) = entry.kept.take() {
             kept.await.map_err(|_| EngineError::Ended)?.expect("it is written");
+        }
+        if let Some(turn) = entry.turn.take() {
+            drop(turn.open().await?);
         }
         Ok(entry)
     }
@@ -306,6 +299,12 @@ impl Stage {
 
     pub async fn view(&self) -> Option<ServiceView> {
         self.status().await.services.first().cloned()
+    }
+
+    /// Lets a frozen member run on, as somebody does who goes past the controller.
+    pub async fn thaw_behind_its_back(&self, member: &InstanceRef) {
+        let runtime = self.world.runtime(owner());
+        runtime.suspend().expect("the sim freezes").resume(member).await.expect("it is there");
     }
 
     /// Every member on the machine.

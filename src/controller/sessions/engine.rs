@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::Utc;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 
 use super::inside::{Entry, Lease};
 use super::request::{AcquireRequest, Acquired, SessionChanged, SessionRequest, SessionStats, SessionView};
-use super::verbs::{Changed, Todo};
+use super::turns::Turn;
+use super::verbs::Changed;
 use super::{Claim, PoolInfo, SessionCommand, written};
 use crate::controller::apply::to_its_end;
 use crate::controller::engine::{Engine, cannot};
@@ -23,7 +24,7 @@ use crate::execute::resolve;
 use crate::runtime::io::{AttachRequest, AttachSession, ExecInput, ExecOutput, ExecRequest, ExecSession};
 use crate::runtime::{Control, ErrorKind, RuntimeError, Support};
 use crate::spec::Scalar;
-use crate::state::{ServiceName, SessionId, SessionState, Signal, Target, Token};
+use crate::state::{ServiceName, SessionId, Signal, Target, Token};
 
 impl Engine {
     /// Claims a member of a pool: a warm one at once, else one that is made for it. The member is nobody else's from then
@@ -56,7 +57,7 @@ impl Engine {
 
     async fn change(&self, request: SessionRequest) -> Result<SessionChanged, EngineError> {
         let asked = |reply| Command::Session(SessionCommand::Change(request, reply));
-        let Changed { id, view, token, kept, todo, number } = self.ask(asked).await??;
+        let Changed { id, view, token, kept, turn } = self.ask(asked).await??;
         let written = written(kept).await;
         if let (Err(why), Some(_)) = (&written, &token) {
             // It counts all the same, and without it nobody would have the session.
@@ -67,13 +68,11 @@ impl Engine {
             let text = format!("it counts from now on, and is forgotten when the controller ends: {why}");
             local("the session can't be recorded")(std::io::Error::other(text))
         })?;
-        let Some(todo) = todo else { return Ok(SessionChanged { token, view }) };
-        let done = carry_out(&todo).await;
-        let state = if done.is_ok() { todo.then } else { todo.otherwise };
-        let view =
-            self.ask(|reply| Command::Session(SessionCommand::Done(id, number, state, reply))).await?.unwrap_or(view);
-        done?;
-        Ok(SessionChanged { token, view })
+        let settled = match turn {
+            Some(turn) => turn.settle().await?,
+            None => None,
+        };
+        Ok(SessionChanged { token, view: settled.unwrap_or(view) })
     }
 
     /// All sessions that are kept, those that have ended among them, by the time of their claim.
@@ -175,11 +174,11 @@ impl Engine {
         token: Option<&Token>,
         request: &ExecRequest,
     ) -> Result<ExecSession, EngineError> {
-        let (Entry { instance, env, lease, frozen, kept }, guard) = self.enter_for(target, token, Signal::Exec).await?;
+        let (Entry { instance, env, lease, turn, kept }, guard) = self.enter_for(target, token, Signal::Exec).await?;
         let runtime = self.runtime(instance.runtime).await?;
         let exec = runtime.exec().ok_or_else(|| cannot(instance.runtime, "run commands inside"))?;
         let request = ExecRequest { env: environment(env, &request.env)?, ..request.clone() };
-        self.thawed(frozen, &instance.as_ref()).await?;
+        let _place = opened(turn).await?;
         written(kept).await.map_err(unrecorded)?;
         may_still(lease.as_ref())?;
         let session = exec.exec(&instance.as_ref(), &request).await?;
@@ -201,10 +200,10 @@ impl Engine {
         request: &AttachRequest,
     ) -> Result<(String, AttachSession), EngineError> {
         let (entry, guard) = self.enter_for(target, token, Signal::Attach).await?;
-        let Entry { instance, lease, frozen, kept, .. } = entry;
+        let Entry { instance, lease, turn, kept, .. } = entry;
         let runtime = self.runtime(instance.runtime).await?;
         let attach = runtime.attach().ok_or_else(|| cannot(instance.runtime, "attach to instances"))?;
-        self.thawed(frozen, &instance.as_ref()).await?;
+        let _place = opened(turn).await?;
         written(kept).await.map_err(unrecorded)?;
         may_still(lease.as_ref())?;
         let mut session = attach.attach(&instance.as_ref(), request).await?;
@@ -225,7 +224,7 @@ impl Engine {
         match self.enter(target, token).await {
             Ok(entry) => {
                 let guard = self.begin_use(signal, Used::Instance(entry.instance.as_ref())).await?;
-                if guard.is_some() || entry.frozen.is_some() || is_session(target) {
+                if guard.is_some() || entry.turn.is_some() || is_session(target) {
                     return Ok((entry, guard));
                 }
             }
@@ -241,19 +240,13 @@ impl Engine {
         let (target, token) = (target.clone(), token.cloned());
         self.ask(|reply| Command::Session(SessionCommand::Enter(target, token, reply))).await?
     }
+}
 
-    /// Lets the sandbox of a suspended session run on.
-    async fn thawed(
-        &self,
-        frozen: Option<(SessionId, u64)>,
-        member: &crate::state::InstanceRef,
-    ) -> Result<(), EngineError> {
-        let Some((id, change)) = frozen else { return Ok(()) };
-        let runtime = self.runtime(member.runtime).await?;
-        let suspend = runtime.suspend().ok_or_else(|| cannot(member.runtime, "thaw instances"))?;
-        suspend.resume(member).await?;
-        let done = |reply| Command::Session(SessionCommand::Done(id, change, SessionState::Active, reply));
-        self.ask(done).await.map(drop)
+/// Lets the sandbox of a session run on where it is frozen. It is not frozen again before what is given is dropped.
+async fn opened(turn: Option<Turn>) -> Result<Option<OwnedMutexGuard<()>>, EngineError> {
+    match turn {
+        Some(turn) => turn.open().await.map(Some),
+        None => Ok(None),
     }
 }
 
@@ -272,15 +265,6 @@ fn full_name(text: &str) -> Option<ServiceName> {
 /// Whether a name means a pool: its own, or that of its service or deployment.
 fn is_named(pool: &PoolInfo, name: &str) -> bool {
     pool.name.to_string() == name || pool.name.service == name || pool.name.deployment == name
-}
-
-async fn carry_out(todo: &Todo) -> Result<(), EngineError> {
-    let suspend = todo.runtime.suspend().ok_or_else(|| cannot(todo.member.runtime, "freeze instances"))?;
-    match todo.freeze {
-        true => suspend.pause(&todo.member).await?,
-        false => suspend.resume(&todo.member).await?,
-    };
-    Ok(())
 }
 
 /// Refuses whoever was let in and may not be inside any more.

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
+use super::turns::Turn;
 use super::{Held, Left, SessionMessage, Visit};
 use crate::controller::EngineError;
 use crate::controller::core::State;
@@ -22,8 +23,8 @@ pub struct Entry {
     pub env: BTreeMap<String, String>,
     /// Kept as long as somebody is inside; none where nobody minds.
     pub lease: Option<Lease>,
-    /// The session, and the number of its last change, where the instance is frozen and is to be thawed before.
-    pub frozen: Option<(SessionId, u64)>,
+    /// The turn of whoever goes into the sandbox of a session, which may have to be thawed before.
+    pub turn: Option<Turn>,
     /// Tells when it is written down that somebody has been inside.
     pub kept: Option<tokio::sync::oneshot::Receiver<Result<(), String>>>,
 }
@@ -90,7 +91,7 @@ impl State {
             return Err(EngineError::Conflict(format!("the token is that of no session in {target}")));
         }
         if self.pool(&pool).is_none() && !self.is_spent(&member) {
-            return Ok(Entry { instance, env: BTreeMap::new(), lease: None, frozen: None, kept: None });
+            return Ok(Entry { instance, env: BTreeMap::new(), lease: None, turn: None, kept: None });
         }
         self.visit(pool, instance)
     }
@@ -131,6 +132,7 @@ impl State {
         let instance = self.cache.get(member.runtime, &member.runtime_id).cloned();
         let instance =
             instance.ok_or_else(|| EngineError::NotFound(format!("the sandbox of the session {id} is gone")))?;
+        let turn = self.turn(id)?;
         let held = self.sessions.all.get_mut(id).ok_or_else(gone)?;
         held.inside += 1;
         held.session.last_active_at = now;
@@ -138,13 +140,11 @@ impl State {
             // Who works inside is there.
             held.session.state = SessionState::Active;
         }
-        let frozen = (held.session.state == SessionState::Suspended).then(|| id.clone());
-        let frozen = frozen.map(|id| (id, held.changes));
         let lease = Lease { what: Left::Session(id.clone(), held.holders), ended: held.ended.clone(), reports };
         let env = held.session.env.clone();
         self.sessions.touch();
         drop(self.sessions.keep(id));
-        Ok(Entry { instance, env, lease: Some(lease), frozen, kept: None })
+        Ok(Entry { instance, env, lease: Some(lease), turn: Some(turn), kept: None })
     }
 
     fn is_spent(&self, member: &InstanceRef) -> bool {
@@ -175,7 +175,7 @@ impl State {
         self.queue.add(&pool.deployment, tokio::time::Instant::now());
         let what = Left::Member(member.runtime, member.runtime_id);
         let lease = Lease { what, ended: CancellationToken::new(), reports: self.reports() };
-        Ok(Entry { instance, env: BTreeMap::new(), lease: Some(lease), frozen: None, kept })
+        Ok(Entry { instance, env: BTreeMap::new(), lease: Some(lease), turn: None, kept })
     }
 
     /// Somebody is inside no longer.

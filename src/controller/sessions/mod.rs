@@ -7,6 +7,7 @@ mod engine;
 mod inside;
 mod mounts;
 mod request;
+mod turns;
 mod verbs;
 mod watch;
 
@@ -26,7 +27,9 @@ pub use self::request::{
     AcquireRequest, Acquired, CLAIM_TIMEOUT, CLAIM_TIMEOUT_MAX, SessionChanged, SessionRequest, SessionStats,
     SessionVerb, SessionView,
 };
-pub use self::verbs::{Changed, Todo};
+use self::turns::Stand;
+pub use self::turns::{Purpose, Todo, Turn};
+pub use self::verbs::Changed;
 use super::core::State;
 use super::memory::Kept;
 use super::message::Message;
@@ -58,6 +61,8 @@ pub enum SessionMessage {
     Again(Box<Claim>),
     /// Somebody works inside a member no longer.
     Left(Left),
+    /// The sandbox of a suspended session that ran is frozen, or can't be.
+    FrozenAgain(SessionId, bool),
     /// Bytes of memory that these many free members of a pool hold together.
     Measured(ServiceName, u64, u32),
 }
@@ -87,8 +92,10 @@ pub enum SessionCommand {
     Pools(oneshot::Sender<Vec<PoolInfo>>),
     /// Do something with a session.
     Change(SessionRequest, oneshot::Sender<Result<Changed, EngineError>>),
-    /// What a runtime was to do for the change of this number is done, or not, and the session is in this state then.
-    Done(SessionId, u64, SessionState, oneshot::Sender<Option<SessionView>>),
+    /// It is somebody's turn to call the runtime for a session.
+    Turn(SessionId, Purpose, oneshot::Sender<Todo>),
+    /// What was to be done in a turn, to freeze the sandbox or to let it run on, is done or not.
+    Turned(SessionId, bool, bool, oneshot::Sender<Option<SessionView>>),
     /// Somebody wants to work inside an instance.
     Enter(Target, Option<Token>, oneshot::Sender<Result<Entry, EngineError>>),
     /// All sessions, those that have ended among them.
@@ -140,8 +147,8 @@ struct Held {
     inside: usize,
     /// How many holders it had before.
     holders: u64,
-    /// How often its state was set.
-    changes: u64,
+    /// Whether its sandbox is to be frozen.
+    stand: Stand,
     /// Told when nobody may be inside any more.
     ended: CancellationToken,
     /// The claim, until the member is handed out.
@@ -156,7 +163,8 @@ struct Visit {
 
 impl Held {
     fn of(session: Session, claim: Option<Box<Claim>>) -> Self {
-        Self { session, inside: 0, holders: 0, changes: 0, ended: CancellationToken::new(), claim }
+        let stand = Stand::of(&session.state);
+        Self { session, inside: 0, holders: 0, stand, ended: CancellationToken::new(), claim }
     }
 }
 
@@ -315,7 +323,8 @@ impl State {
             SessionCommand::Acquire(claim) => self.acquire(claim),
             SessionCommand::Pools(reply) => drop(reply.send(self.pools())),
             SessionCommand::Change(request, reply) => drop(reply.send(self.change_session(request))),
-            SessionCommand::Done(id, change, state, reply) => drop(reply.send(self.session_done(&id, change, state))),
+            SessionCommand::Turn(id, purpose, reply) => drop(reply.send(self.turn_begins(&id, purpose))),
+            SessionCommand::Turned(id, froze, done, reply) => drop(reply.send(self.turn_ends(&id, froze, done))),
             SessionCommand::Enter(target, token, reply) => drop(reply.send(self.enter(&target, token.as_ref()))),
             SessionCommand::List(reply) => drop(reply.send(self.session_views())),
             SessionCommand::Stats(reply) => drop(reply.send(self.session_stats())),
@@ -328,6 +337,7 @@ impl State {
             SessionMessage::Confirmed(id, confirmation) => self.confirmed(&id, *confirmation),
             SessionMessage::Mounted(id, mounted) => self.mounted(&id, &mounted.0, mounted.1),
             SessionMessage::Left(left) => self.left(left),
+            SessionMessage::FrozenAgain(id, done) => drop(self.turn_ends(&id, true, done)),
             SessionMessage::Measured(pool, bytes, members) => self.memory_measured(pool, bytes, members),
         }
     }

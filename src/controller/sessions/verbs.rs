@@ -1,16 +1,14 @@
 //! What is done with sessions by whoever has their token.
 
-use std::sync::Arc;
-
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::request::{SessionRequest, SessionVerb, SessionView};
+use super::turns::Turn;
 use super::{Held, new_secrets};
 use crate::controller::EngineError;
 use crate::controller::core::State;
-use crate::runtime::Runtime;
-use crate::state::{InstanceRef, SessionEnd, SessionId, SessionState, Token};
+use crate::state::{SessionEnd, SessionId, SessionState, Token};
 
 /// A session after something was done with it, as far as the core does it.
 pub struct Changed {
@@ -22,24 +20,8 @@ pub struct Changed {
     pub token: Option<Token>,
     /// Tells when it is written down.
     pub kept: Option<oneshot::Receiver<Result<(), String>>>,
-    /// What a runtime is to do for it besides.
-    pub todo: Option<Todo>,
-    /// The number of this change.
-    pub number: u64,
-}
-
-/// What a runtime is to do for a change of a session.
-pub struct Todo {
-    /// The adapter.
-    pub runtime: Arc<dyn Runtime>,
-    /// The member.
-    pub member: InstanceRef,
-    /// Whether it is to be frozen, or to run on.
-    pub freeze: bool,
-    /// State of the session where the runtime does it.
-    pub then: SessionState,
-    /// State of the session where it does not.
-    pub otherwise: SessionState,
+    /// The turn in which a runtime is to do it, where one is to.
+    pub turn: Option<Turn>,
 }
 
 impl State {
@@ -141,50 +123,28 @@ impl State {
     }
 
     fn freeze(&mut self, id: &SessionId) -> Result<Changed, EngineError> {
-        let (runtime, member, before) = self.runtime_of_session(id)?;
-        if runtime.suspend().is_none() {
-            return Err(crate::controller::engine::cannot(member.runtime, "freeze instances"));
-        }
+        let turn = self.turn(id)?;
+        turn.can_freeze()?;
+        self.order_stand(id, true);
         // Written before it is frozen, so that nobody thaws it again.
         let changed = self.set_state(id, SessionState::Suspended)?;
-        let todo = Todo { runtime, member, freeze: true, then: SessionState::Suspended, otherwise: before };
-        Ok(Changed { todo: Some(todo), ..changed })
+        Ok(Changed { turn: Some(turn), ..changed })
     }
 
     fn thaw(&mut self, id: &SessionId) -> Result<Changed, EngineError> {
-        let (runtime, member, before) = self.runtime_of_session(id)?;
-        if before != SessionState::Suspended {
+        let turn = self.turn(id)?;
+        if self.sessions.all.get(id).is_some_and(|held| held.session.state != SessionState::Suspended) {
             return self.touch_session(id);
         }
-        let changed = self.set_state(id, SessionState::Suspended)?;
-        let todo = Todo { runtime, member, freeze: false, then: SessionState::Active, otherwise: before };
-        Ok(Changed { todo: Some(todo), ..changed })
+        self.order_stand(id, false);
+        let changed = self.touch_session(id)?;
+        Ok(Changed { turn: Some(turn), ..changed })
     }
 
-    /// What a runtime was to do is done, or not: the session is in this state then, unless it has ended.
-    pub(super) fn session_done(&mut self, id: &SessionId, change: u64, state: SessionState) -> Option<SessionView> {
-        // What was ordered since holds.
-        let is_last = |held: &Held| held.session.is_live() && held.changes == change;
-        if self.sessions.all.get(id).is_some_and(is_last) {
-            drop(self.set_state(id, state));
-        }
-        self.session_view(id)
-    }
-
-    fn runtime_of_session(&self, id: &SessionId) -> Result<(Arc<dyn Runtime>, InstanceRef, SessionState), EngineError> {
-        let held = self.sessions.all.get(id);
-        let session = held.map(|held| (held.session.instance.clone(), held.session.state.clone()));
-        let (member, state) = session.ok_or_else(|| EngineError::NotFound(format!("there is no session {id}")))?;
-        let runtime = self.runtime_of(&member);
-        let runtime = runtime.ok_or_else(|| EngineError::Conflict(format!("{} does not answer", member.runtime)))?;
-        Ok((runtime, member, state))
-    }
-
-    fn set_state(&mut self, id: &SessionId, state: SessionState) -> Result<Changed, EngineError> {
+    pub(super) fn set_state(&mut self, id: &SessionId, state: SessionState) -> Result<Changed, EngineError> {
         let (now, at) = self.now();
         if let Some(held) = self.sessions.all.get_mut(id) {
             held.session.last_active_at = now;
-            held.changes += 1;
             if held.session.state != state {
                 held.session.state = state;
                 self.queue.add(&held.session.pool.deployment, at);
@@ -206,7 +166,6 @@ impl State {
         let kept = change(self);
         let view = self.session_view(id);
         let view = view.ok_or_else(|| EngineError::NotFound(format!("there is no session {id}")))?;
-        let number = self.sessions.all.get(id).map_or(0, |held| held.changes);
-        Ok(Changed { id: id.clone(), view, token: None, kept, todo: None, number })
+        Ok(Changed { id: id.clone(), view, token: None, kept, turn: None })
     }
 }

@@ -89,7 +89,9 @@ impl State {
     /// When a session ends if it is left unused until then.
     pub(super) fn expires_at(&self, held: &Held) -> Option<DateTime<Utc>> {
         let Session { pool, state, last_active_at, .. } = &held.session;
-        if held.claim.is_some() || held.inside > 0 || !held.session.is_live() {
+        // What is frozen is used by nobody, whoever waits for it to run on.
+        let is_used = held.inside > 0 && held.session.state != SessionState::Suspended;
+        if held.claim.is_some() || is_used || !held.session.is_live() {
             return None;
         }
         let limits = self.session_limits(pool)?;
@@ -115,6 +117,7 @@ impl State {
             self.cache.of(deployment).map(|one| ((one.runtime, one.runtime_id.clone()), one.phase.clone())).collect();
         if self.covers(deployment) {
             self.end_by_what_is_observed(deployment, desired, &members);
+            self.freeze_again(deployment, &members);
         }
         let mut pools: BTreeMap<String, PoolRecord> = BTreeMap::new();
         let services = desired.into_iter().flat_map(|desired| desired.services.values());

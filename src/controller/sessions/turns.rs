@@ -1,0 +1,209 @@
+//! Freezes and thaws the sandboxes of sessions: one call to the runtime at a time for each session, and each does what was
+//! ordered last, so that a sandbox stands as its session says whatever came at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use tokio::time::Instant;
+
+use super::request::SessionView;
+use super::{Held, Member, SessionCommand, SessionMessage};
+use crate::controller::EngineError;
+use crate::controller::core::State;
+use crate::controller::engine::{ask, cannot};
+use crate::controller::message::{Command, Message};
+use crate::runtime::Runtime;
+use crate::state::{InstanceRef, Phase, SessionId, SessionState};
+
+/// Time after a call within which a sandbox that seems to run may only not have been looked at since.
+const SETTLES: Duration = Duration::from_secs(2);
+
+/// How the sandbox of a session is to stand, and who makes it so.
+pub(super) struct Stand {
+    /// Whether it is to be frozen, by the last order.
+    frozen: bool,
+    /// State of the session before it was.
+    before: SessionState,
+    /// Held by whoever calls the runtime.
+    line: Arc<Mutex<()>>,
+    /// When a call was last over.
+    turned: Option<Instant>,
+}
+
+impl Stand {
+    /// That of a session in this state.
+    pub(super) fn of(state: &SessionState) -> Self {
+        let frozen = *state == SessionState::Suspended;
+        Self { frozen, before: SessionState::Active, line: Arc::default(), turned: None }
+    }
+}
+
+/// What a turn is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The sandbox is made to stand as was ordered last.
+    AsOrdered,
+    /// Somebody works inside, for which it has to run.
+    Use,
+}
+
+/// What is to be done in a turn.
+pub struct Todo {
+    /// Whether the sandbox is to be frozen, or to run on; nothing where it stands as it is to.
+    freeze: Option<bool>,
+    /// The session, as it is shown.
+    view: Option<SessionView>,
+}
+
+/// The right to call the runtime for a session, once it is one's turn.
+pub struct Turn {
+    id: SessionId,
+    member: InstanceRef,
+    runtime: Arc<dyn Runtime>,
+    line: Arc<Mutex<()>>,
+    core: mpsc::Sender<Message>,
+}
+
+impl Turn {
+    /// Whether the runtime freezes anything.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) fn can_freeze(&self) -> Result<(), EngineError> {
+        let suspend = self.runtime.suspend().map(drop);
+        suspend.ok_or_else(|| cannot(self.member.runtime, "freeze instances"))
+    }
+
+    /// Makes the sandbox stand as was ordered last; gives the session as it is shown then.
+    ///
+    /// # Errors
+    /// The runtime fails, and the session stands as before; the controller has ended.
+    pub async fn settle(self) -> Result<Option<SessionView>, EngineError> {
+        let _place = self.line.clone().lock_owned().await;
+        self.carry_out(Purpose::AsOrdered).await
+    }
+
+    /// Lets the sandbox run on where it is frozen, and keeps it so for as long as what is given is held.
+    ///
+    /// # Errors
+    /// As [`Turn::settle`].
+    pub async fn open(self) -> Result<OwnedMutexGuard<()>, EngineError> {
+        let place = self.line.clone().lock_owned().await;
+        self.carry_out(Purpose::Use).await?;
+        Ok(place)
+    }
+
+    async fn carry_out(&self, purpose: Purpose) -> Result<Option<SessionView>, EngineError> {
+        let turn = |reply| Command::Session(SessionCommand::Turn(self.id.clone(), purpose, reply));
+        let Todo { freeze, view } = ask(&self.core, turn).await?;
+        let Some(freeze) = freeze else { return Ok(view) };
+        let done = call(&*self.runtime, &self.member, freeze).await;
+        let turned = |reply| Command::Session(SessionCommand::Turned(self.id.clone(), freeze, done.is_ok(), reply));
+        let view = ask(&self.core, turned).await?;
+        done.map(|()| view)
+    }
+}
+
+async fn call(runtime: &dyn Runtime, member: &InstanceRef, freeze: bool) -> Result<(), EngineError> {
+    let suspend = runtime.suspend().ok_or_else(|| cannot(member.runtime, "freeze instances"))?;
+    match freeze {
+        true => suspend.pause(member).await?,
+        false => suspend.resume(member).await?,
+    };
+    Ok(())
+}
+
+impl State {
+    /// A turn for a session.
+    ///
+    /// # Errors
+    /// There is no such session, or its runtime is not there.
+    pub(super) fn turn(&self, id: &SessionId) -> Result<Turn, EngineError> {
+        let held = self.sessions.all.get(id);
+        let held = held.ok_or_else(|| EngineError::NotFound(format!("there is no session {id}")))?;
+        let member = held.session.instance.clone();
+        let runtime = self.runtime_of(&member);
+        let runtime = runtime.ok_or_else(|| EngineError::Conflict(format!("{} does not answer", member.runtime)))?;
+        Ok(Turn { id: id.clone(), member, runtime, line: held.stand.line.clone(), core: self.reports() })
+    }
+
+    /// Orders that the sandbox of a session be frozen or run on; the state of the session says so once that is done.
+    pub(super) fn order_stand(&mut self, id: &SessionId, frozen: bool) {
+        let Some(held) = self.sessions.all.get_mut(id) else { return };
+        if held.session.state != SessionState::Suspended {
+            held.stand.before = held.session.state.clone();
+        }
+        held.stand.frozen = frozen;
+    }
+
+    /// What whoever has the turn is to do.
+    pub(super) fn turn_begins(&mut self, id: &SessionId, purpose: Purpose) -> Todo {
+        let freeze = self.sessions.all.get_mut(id).filter(|held| held.session.state == SessionState::Suspended);
+        let freeze = freeze.map(|held| {
+            // The next use thaws it, whatever was ordered before.
+            held.stand.frozen &= purpose == Purpose::AsOrdered;
+            held.stand.frozen
+        });
+        Todo { freeze, view: self.session_view(id) }
+    }
+
+    /// What was to be done is done, or not.
+    pub(super) fn turn_ends(&mut self, id: &SessionId, froze: bool, done: bool) -> Option<SessionView> {
+        let at = self.now().1;
+        let held = self.sessions.all.get_mut(id)?;
+        held.stand.turned = Some(at);
+        let is_suspended = held.session.state == SessionState::Suspended;
+        // What was ordered since has a turn of its own.
+        if is_suspended && held.stand.frozen == froze {
+            let state = match (froze, done) {
+                (true, true) | (false, false) => SessionState::Suspended,
+                (true, false) => held.stand.before.clone(),
+                (false, true) => SessionState::Active,
+            };
+            held.stand.frozen = state == SessionState::Suspended;
+            drop(self.set_state(id, state));
+        }
+        self.session_view(id)
+    }
+
+    /// Freezes the sandboxes of suspended sessions that run all the same: the controller was killed before it had them frozen,
+    /// or somebody else let them run on.
+    pub(super) fn freeze_again(&mut self, deployment: &str, members: &HashMap<Member, Phase>) {
+        let at = self.now().1;
+        let runs = |held: &&Held| {
+            let member = (held.session.instance.runtime, held.session.instance.runtime_id.clone());
+            matches!(members.get(&member), Some(Phase::Running { .. }))
+        };
+        let suspended = self
+            .sessions
+            .open(deployment)
+            .filter(|held| held.claim.is_none() && held.stand.frozen && held.session.state == SessionState::Suspended);
+        let found: Vec<(SessionId, Option<Instant>)> =
+            suspended.filter(runs).map(|held| (held.session.id.clone(), held.stand.turned)).collect();
+        for (id, turned) in found {
+            match turned.map(|turned| turned + SETTLES).filter(|settled| *settled > at) {
+                Some(settled) => self.queue.add(deployment, settled),
+                None => self.freeze_one_again(&id),
+            }
+        }
+    }
+
+    fn freeze_one_again(&mut self, id: &SessionId) {
+        let Ok(turn) = self.turn(id) else { return };
+        // Whoever has the turn does it.
+        let Ok(place) = turn.line.clone().try_lock_owned() else { return };
+        tracing::warn!("{}: the sandbox of the suspended session {id} runs; it is frozen again", turn.member.id);
+        self.lanes.spawn(async move {
+            let done = call(&*turn.runtime, &turn.member, true).await;
+            if let Err(error) = &done {
+                tracing::warn!("{}: it can't be frozen, and its session is active: {error}", turn.member.id);
+            }
+            let message = SessionMessage::FrozenAgain(turn.id.clone(), done.is_ok());
+            // A core that has ended needs no report.
+            let _ = turn.core.send(Message::Session(Box::new(message))).await;
+            drop(place);
+        });
+    }
+}
