@@ -321,9 +321,9 @@ mod tests {
     fn a_target_of_scale_that_does_not_count_is_told_and_is_no_problem() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("a.yaml");
-        let warnings = |targets: &str| {
+        let warnings = |targets: &str, network: &str| {
             let text = format!(
-                "version: v1\ndeployment: a\nservices:\n  web:\n    image: {{ name: nginx }}\n    \
+                "version: v1\ndeployment: a\nservices:\n  web:\n    image: {{ name: nginx }}\n    network_mode: {network}\n    \
                  scale: {{ mode: adaptive, min: 1, max: 3, targets: {{ {targets} }} }}\n"
             );
             std::fs::write(&file, text).unwrap();
@@ -331,14 +331,14 @@ mod tests {
             assert_eq!((code, out.as_str()), (0, ""));
             err.replace(&file.display().to_string(), "a.yaml")
         };
-        let rps = "warning: a.yaml:4: services.web.scale.targets.rps: requests are not counted yet";
-        assert_eq!(
-            warnings("cpu: 50, rps: 10"),
-            format!("{rps}; the other targets decide\n1 file checked, no problems\n")
-        );
-        let alone = "and there is no other target: it stays at `scale.min`";
-        assert_eq!(warnings("rps: 10"), format!("{rps}, {alone}\n1 file checked, no problems\n"));
-        assert_eq!(warnings("cpu: 50"), "1 file checked, no problems\n");
+        let rps = "warning: a.yaml:4: services.web.scale.targets.rps: requests are not counted: it shares its network, and \
+                   nobody can tell whose connections are counted there; ";
+        let others = "the other targets add replicas, and nothing takes any away\n1 file checked, no problems\n";
+        assert_eq!(warnings("cpu: 50, rps: 10", "host"), format!("{rps}{others}"));
+        let alone = "there is no other target, so the number of replicas stays\n1 file checked, no problems\n";
+        assert_eq!(warnings("rps: 10", "'container:db'"), format!("{rps}{alone}"));
+        assert_eq!(warnings("rps: 10", "default"), "1 file checked, no problems\n");
+        assert_eq!(warnings("cpu: 50", "host"), "1 file checked, no problems\n");
     }
 
     #[test]

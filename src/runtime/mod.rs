@@ -6,6 +6,7 @@
 //! [`ErrorKind::Timeout`], never a hang). Dropping a future that has not finished may leave its effect
 //! half-done; the next call with the same identity completes or recognises it.
 
+mod accepted;
 mod capabilities;
 mod credentials;
 mod dial;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
+pub use accepted::Uncounted;
 pub use capabilities::{Capabilities, Support};
 pub use dial::{AnsweredBy, Connection, Dial, Dialed};
 pub use enforcement::{Enforcement, EnforcementState};

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Result;
+use super::accepted::{self, Uncounted};
 use crate::state::InstanceRef;
 
 /// Tells what instances use.
@@ -38,6 +39,7 @@ impl Usage {
             written_bytes: None,
             received_bytes: None,
             sent_bytes: None,
+            accepted: Err(Uncounted::Untold),
             connections: None,
         }
     }
@@ -66,6 +68,10 @@ pub struct Usage {
     pub received_bytes: Option<u64>,
     /// Bytes sent by network interfaces of its own.
     pub sent_bytes: Option<u64>,
+    /// TCP connections that were accepted in a network of its own since its start, from outside and from inside; why that is not
+    /// known, where it is not, which is told to nobody outside of this program.
+    #[serde(default = "accepted::untold", with = "accepted")]
+    pub accepted: std::result::Result<u64, Uncounted>,
     /// Connections from outside to what listens in it that are open now, each by what tells it from the others. They are told
     /// to nobody outside of this program.
     #[serde(skip)]

@@ -82,4 +82,4 @@ pub use service::{
 pub use signal::Signal;
 pub use storage::Storage;
 pub use tree::{MAX_DEPTH, MAX_NODES};
-pub use unsupported::{UnsupportedField, unsupported};
+pub use unsupported::{SHARED_NETWORK, UnsupportedField, uncounted_requests, unsupported};

@@ -21,6 +21,11 @@ impl NetworkAccess {
             Self::Mode(mode) => mode,
         }
     }
+
+    /// Whether it is the network of something else: the machine's, or another container's.
+    pub fn is_shared(self) -> bool {
+        matches!(self.mode(), NetworkMode::Host | NetworkMode::Container(_))
+    }
 }
 
 impl ServiceSpec {

@@ -63,7 +63,9 @@ pub struct ScaleTargets {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub memory: Option<u8>,
-    /// Requests per second and replica.
+    /// Requests per second and replica, as TCP connections that the instances accept: those that share a connection (HTTP
+    /// keep-alive, HTTP/2) count once, and health checks and connections from inside count too. Only an instance with a network
+    /// of its own on this machine is counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub rps: Option<u32>,

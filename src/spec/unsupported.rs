@@ -4,7 +4,8 @@
 //! What only some runtimes can't do, they report themselves.
 
 use super::{
-    DeclaredDeployment, RType, RestartKind, Scalar, Scale, ServiceSpec, Storage, problem::display_path, problem::steps,
+    DeclaredDeployment, RType, RestartKind, Scalar, Scale, ScaleTargets, ServiceSpec, Storage, problem::display_path,
+    problem::steps,
 };
 
 /// A field that has no effect yet.
@@ -20,6 +21,18 @@ impl UnsupportedField {
     fn new(path: impl Into<String>, why: &str) -> Self {
         Self { path: path.into(), why: why.to_owned() }
     }
+}
+
+/// Why requests can't be counted for an instance that is in the network of something else.
+pub const SHARED_NETWORK: &str = "it shares its network, and nobody can tell whose connections are counted there";
+
+/// The target of requests of a service whose requests are not counted, and for which reason.
+pub fn uncounted_requests(targets: &ScaleTargets, why: &str) -> UnsupportedField {
+    let instead = match targets.cpu.is_some() || targets.memory.is_some() {
+        true => "the other targets add replicas, and nothing takes any away",
+        false => "there is no other target, so the number of replicas stays",
+    };
+    UnsupportedField::new("scale.targets.rps", &format!("requests are not counted: {why}; {instead}"))
 }
 
 /// The fields of a service that nothing honours yet.
@@ -50,12 +63,8 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
         Some(Scale::Adaptive { min, targets, .. }) => {
             add(*min == 0, "scale.min", "nothing would wake a service of which nothing runs; one replica does");
             let targets = targets.unwrap_or_default();
-            let others = targets.cpu.is_some() || targets.memory.is_some();
-            let why = match others {
-                true => "requests are not counted yet; the other targets decide",
-                false => "requests are not counted yet, and there is no other target: it stays at `scale.min`",
-            };
-            add(targets.rps.is_some(), "scale.targets.rps", why);
+            let requests = uncounted_requests(&targets, SHARED_NETWORK);
+            add(targets.rps.is_some() && spec.network_access().is_shared(), &requests.path, &requests.why);
             let limited = spec.resources.as_ref().is_some_and(|resources| resources.memory.is_some());
             let unmeasured = targets.memory.is_some() && !limited;
             add(unmeasured, "scale.targets.memory", "there is no `resources.memory` that it is a part of; write one");

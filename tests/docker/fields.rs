@@ -1,12 +1,15 @@
 //! Fields of a spec, seen from inside a container.
 
 use evenkeel::runtime::io::ExecRequest;
-use evenkeel::runtime::{Control, CreateRequest, EnforcementState, ErrorKind, Runtime, RuntimeEvent, Volumes};
+use evenkeel::runtime::{
+    Control, CreateRequest, EnforcementState, ErrorKind, Runtime, RuntimeEvent, Uncounted, Volumes,
+};
 use evenkeel::spec::PortProtocol;
 use evenkeel::state::{ExitReason, Instance, Phase, StopPolicy};
 use futures::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Bench, IMAGE, next};
+use crate::harness::{Bench, IMAGE, PATIENCE, next};
 
 const SLEEPS: &str = "command: {args: [sleep, '3600']}";
 
@@ -287,6 +290,32 @@ port_mappings: [{container_port: 8080}, {container_port: 53, protocol: udp}]
     assert!(error.contains("already") && error.contains("fixed/0"), "{error}");
 }
 
+async fn accepted_connections_are_counted_in_its_own_network_alone(bench: &Bench) {
+    let stats = bench.runtime.stats().unwrap();
+    let accepted = async |instance: &Instance| stats.stats(&instance.as_ref()).await.unwrap().accepted;
+    let serves =
+        "command: {args: [sh, -c, 'exec busybox httpd -f -p 8080 -h /tmp']}\nport_mappings: [{container_port: 8080}]";
+    let running = bench.run(&bench.request("web", 0, serves)).await;
+    assert_eq!(accepted(&running).await, Ok(0));
+    let (port, end) = (running.ports[0].host_port, tokio::time::Instant::now() + PATIENCE);
+    let mut served = 0;
+    while served < 3 {
+        assert!(tokio::time::Instant::now() < end, "it serves");
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        // The engine's own process may take what nobody listens to yet.
+        let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        served += u64::from(!answer.is_empty());
+    }
+    assert_eq!(accepted(&running).await, Ok(3));
+    let shares = bench.run(&bench.request("host", 0, &format!("network_mode: host\n{SLEEPS}"))).await;
+    assert_eq!(accepted(&shares).await, Err(Uncounted::SharedNetwork));
+    let joins = format!("network_mode: 'container:{}'\n{SLEEPS}", running.runtime_id);
+    let joins = bench.run(&bench.request("joined", 0, &joins)).await;
+    assert_eq!(accepted(&joins).await, Err(Uncounted::SharedNetwork));
+}
+
 async fn try_run(bench: &Bench, request: &CreateRequest) -> Result<Instance, String> {
     let created = bench.runtime.create(request).await.map_err(|error| error.message)?;
     bench.runtime.start(&created.as_ref()).await.map_err(|error| error.message)
@@ -387,6 +416,7 @@ crate::on_both_engines!(
     names_of_services_resolve,
     the_network_is_told_by_its_name,
     ports_are_published_and_told,
+    accepted_connections_are_counted_in_its_own_network_alone,
     running_out_of_memory_is_told,
     a_frozen_container_is_told_and_stopped,
     a_frozen_container_runs_on,

@@ -6,6 +6,7 @@
 #![cfg(target_os = "linux")]
 
 mod abandoned;
+mod accepted;
 mod attach;
 mod devices;
 mod etc;

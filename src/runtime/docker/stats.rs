@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use bollard::models::{
-    ContainerBlkioStatEntry, ContainerBlkioStats, ContainerMemoryStats, ContainerNetworkStats, ContainerStatsResponse,
+    ContainerBlkioStatEntry, ContainerBlkioStats, ContainerInspectResponse, ContainerMemoryStats,
+    ContainerNetworkStats, ContainerStatsResponse,
 };
 use bollard::query_parameters::StatsOptionsBuilder;
 use chrono::Utc;
@@ -10,7 +11,8 @@ use futures::StreamExt;
 
 use super::engine::READ_DEADLINE;
 use super::{DockerRuntime, Inner};
-use crate::runtime::{ErrorKind, Result, RuntimeError, Stats, Usage};
+use crate::runtime::accepted::Held;
+use crate::runtime::{ErrorKind, Result, RuntimeError, Stats, Uncounted, Usage};
 use crate::state::{InstanceRef, Phase};
 
 /// Billionths of a second in a microsecond.
@@ -44,10 +46,28 @@ impl Inner {
             self.inspection(id),
         )
         .map_err(|error| error.explain(&what))?;
+        let accepted = accepted(&container, id);
         let limit = container.host_config.and_then(|host| host.memory);
         let gone = || RuntimeError::new(ErrorKind::NotFound, format!("{what}: it is gone"));
-        answer.as_ref().map(|stats| usage(stats, limit)).ok_or_else(gone)
+        answer.as_ref().map(|stats| Usage { accepted, ..usage(stats, limit) }).ok_or_else(gone)
     }
+}
+
+/// Connections that were accepted in the network of a container, where its process is one of this machine. Docker's embedded
+/// name server listens in there too; it is asked by datagrams.
+fn accepted(container: &ContainerInspectResponse, id: &str) -> std::result::Result<u64, Uncounted> {
+    let mode = container.host_config.as_ref().and_then(|host| host.network_mode.as_deref()).unwrap_or_default();
+    // The machine as an engine without root sees it has a network that no comparison of ours tells from a container's.
+    if mode == "host" || mode.starts_with("container:") || mode.starts_with("ns:") {
+        return Err(Uncounted::SharedNetwork);
+    }
+    let pid = container.state.as_ref().and_then(|state| state.pid).filter(|pid| *pid > 0).ok_or(Uncounted::Unseen)?;
+    let process = Held::of(pid)?;
+    // On another machine the number is somebody else's here.
+    if !process.is_in_group(id) {
+        return Err(Uncounted::Unseen);
+    }
+    process.accepted()
 }
 
 /// What an answer of the engine says. The limit of memory is the one that the container was made with: the answer says

@@ -13,7 +13,7 @@ use super::ping::Product;
 use super::require::unmet;
 use super::stats::usage;
 use super::unsupported::unsupported;
-use crate::runtime::{Capabilities, Control, CreateRequest, Support, Usage};
+use crate::runtime::{Capabilities, Control, CreateRequest, Support, Uncounted, Usage};
 use crate::spec::ServiceSpec;
 use crate::state::{EndedBy, Exit, ExitReason, InstanceId, Owner, Phase, StopPolicy};
 
@@ -339,6 +339,7 @@ fn usage_is_read_from_both_versions_of_control_groups() {
         written_bytes: Some(20),
         received_bytes: Some(8),
         sent_bytes: Some(9),
+        accepted: Err(Uncounted::Untold),
         connections: None,
     };
     assert_eq!(found, expected);

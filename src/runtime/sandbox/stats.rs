@@ -10,7 +10,8 @@ use super::connections::{self, Ports};
 use super::layout::read_json;
 use super::record::{Launch, Record, Run};
 use super::{SandboxRuntime, checked_id, failed, not_found};
-use crate::runtime::{ErrorKind, Result, RuntimeError, Stats, Usage};
+use crate::runtime::accepted::Held;
+use crate::runtime::{ErrorKind, Result, RuntimeError, Stats, Uncounted, Usage};
 use crate::spec::PortProtocol;
 use crate::state::InstanceRef;
 
@@ -35,7 +36,8 @@ impl Stats for SandboxRuntime {
                 run.program.pid,
                 if record.launch.namespaces.net { Ports::All(&ports) } else { Ports::Of(&ports) },
             );
-            Ok(Usage { connections, ..usage(&record.launch, &run) })
+            let accepted = accepted(&record.launch, &run);
+            Ok(Usage { accepted, connections, ..usage(&record.launch, &run) })
         })
         .await
     }
@@ -43,6 +45,16 @@ impl Stats for SandboxRuntime {
     fn tells_connections(&self) -> bool {
         true
     }
+}
+
+fn accepted(launch: &Launch, run: &Run) -> std::result::Result<u64, Uncounted> {
+    if !launch.namespaces.net {
+        return Err(Uncounted::SharedNetwork);
+    }
+    if launch.network.egress.is_some() {
+        return Err(Uncounted::EgressProxy);
+    }
+    Held::of(run.program.pid.into())?.accepted()
 }
 
 fn usage(launch: &Launch, run: &Run) -> Usage {

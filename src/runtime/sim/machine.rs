@@ -48,6 +48,8 @@ pub(super) struct Entry {
     pub owner: Owner,
     pub instance: Instance,
     pub program: Program,
+    /// Whether its connections can't be told from those of others.
+    pub shares_network: bool,
     /// As it was named when it was created.
     pub image: String,
     pub env: BTreeMap<String, String>,
@@ -152,6 +154,7 @@ impl Machine {
             owner: owner.clone(),
             instance: instance.clone(),
             program,
+            shares_network: request.spec.network_access().is_shared(),
             image: request.spec.image.name.to_string(),
             env,
             run: 0,

@@ -159,7 +159,11 @@ async fn play(
                 code = 137;
                 break;
             }
-            Statement::Ready | Statement::Ignore | Statement::Missing | Statement::Unexecutable => continue,
+            Statement::Requests(_)
+            | Statement::Ready
+            | Statement::Ignore
+            | Statement::Missing
+            | Statement::Unexecutable => continue,
         };
         if outbox.send(Ok(chunk)).await.is_err() {
             return;

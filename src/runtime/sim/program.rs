@@ -10,6 +10,7 @@
 //! | `env NAME` | writes the value of a variable to standard output; an empty line where it is not set |
 //! | `cat` | copies standard input to standard output until it is closed (in `exec` only) |
 //! | `wait DURATION` | does nothing for that long |
+//! | `requests N` | accepts N connections in every second of its run |
 //! | `ready` | takes traffic from here on; a program without it does so from its start |
 //! | `ignore` | does not react to the stop signal |
 //! | `exit CODE`, `signal NAME`, `oom` | ends |
@@ -47,6 +48,7 @@ pub(super) enum Statement {
     Env(String),
     Cat,
     Wait(Duration),
+    Requests(u32),
     Ready,
     Ignore,
     Exit(i32),
@@ -110,6 +112,12 @@ impl Program {
         })
     }
 
+    /// Connections that it accepts in every second of its run.
+    pub fn requests(&self) -> u64 {
+        let of = |statement: &Statement| if let Statement::Requests(number) = statement { *number } else { 0 };
+        self.statements.iter().map(|statement| u64::from(of(statement))).sum()
+    }
+
     /// Whether it takes traffic from its start.
     pub fn starts_ready(&self) -> bool {
         !self.statements.contains(&Statement::Ready)
@@ -131,6 +139,7 @@ impl Statement {
             "env" => Self::Env(rest.to_owned()),
             "cat" => Self::Cat,
             "wait" => Self::Wait(humantime::parse_duration(rest).map_err(|_| bad("needs a duration such as 250ms"))?),
+            "requests" => Self::Requests(rest.parse().map_err(|_| bad("needs a number of them per second"))?),
             "ready" => Self::Ready,
             "ignore" => Self::Ignore,
             "exit" => Self::Exit(rest.parse().map_err(|_| bad("needs an exit code"))?),
@@ -140,7 +149,8 @@ impl Statement {
             "unexecutable" => Self::Unexecutable,
             _ => {
                 return Err(bad(
-                    "is none of print, warn, env, cat, wait, ready, ignore, exit, signal, oom, missing, unexecutable",
+                    "is none of print, warn, env, cat, wait, requests, ready, ignore, exit, signal, oom, missing, \
+                     unexecutable",
                 ));
             }
         })
@@ -225,6 +235,10 @@ mod tests {
         let want =
             vec![Statement::Print("a b".to_owned()), Statement::Wait(Duration::from_secs(2)), Statement::Exit(143)];
         assert_eq!(Program::of_command(&words).unwrap().statements, want);
+        let served = Program::of_command(&["sim", "requests 7", "wait 1s"].map(str::to_owned)).unwrap();
+        assert_eq!(served.requests(), 7);
+        let error = Program::of_command(&["sim", "requests -1"].map(str::to_owned)).unwrap_err();
+        assert!(error.contains("\"requests -1\" needs a number"), "{error}");
         let error = Program::of_command(&["sim", "exti 3"].map(str::to_owned)).unwrap_err();
         assert!(error.contains("\"exti 3\"") && error.contains("exit"), "{error}");
     }

@@ -80,7 +80,12 @@ fn step(world: &World, runtime_id: &str, run: u64, statement: Statement) -> bool
             drop(machine);
             return !world.end(runtime_id, run, Exit::from_code(137, None, now).out_of_memory());
         }
-        Statement::Cat | Statement::Ignore | Statement::Missing | Statement::Unexecutable | Statement::Wait(_) => {}
+        Statement::Requests(_)
+        | Statement::Cat
+        | Statement::Ignore
+        | Statement::Missing
+        | Statement::Unexecutable
+        | Statement::Wait(_) => {}
     }
     world.tick();
     true

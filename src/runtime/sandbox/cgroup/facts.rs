@@ -44,7 +44,6 @@ pub fn usage(groups: &Groups, members: &Members) -> Usage {
     let of_processes = |value: fn(&Seen<'_>) -> u64| seen.as_ref().map(value);
     let io = io_bytes(groups).or_else(|| seen.as_ref().map(io_of_processes));
     Usage {
-        at: Utc::now(),
         cpu_usec: cpu_usec(groups).or_else(|| of_processes(cpu_of_processes)).unwrap_or(0),
         memory: memory_current(groups).or_else(|| of_processes(|seen| memory(seen, 0))),
         memory_limit: memory_limit(groups),
@@ -52,9 +51,7 @@ pub fn usage(groups: &Groups, members: &Members) -> Usage {
         pids_limit: pids_limit(groups),
         read_bytes: io.map(|(read, _)| read),
         written_bytes: io.map(|(_, written)| written),
-        received_bytes: None,
-        sent_bytes: None,
-        connections: None,
+        ..Usage::nothing(Utc::now())
     }
 }
 
