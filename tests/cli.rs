@@ -50,6 +50,8 @@ mod jobs;
 mod lives;
 #[path = "cli/mounts.rs"]
 mod mounts;
+#[path = "cli/scaling.rs"]
+mod scaling;
 #[path = "cli/sessions.rs"]
 mod sessions;
 

@@ -233,10 +233,12 @@ impl State {
 
     /// What the services ask for and their runtimes do not give, as far as those are known.
     fn unsupported(&self, desired: Option<&DesiredDeployment>) -> BTreeMap<String, Vec<Condition>> {
-        let services = desired.into_iter().flat_map(|desired| desired.services.values());
-        let found = services.filter_map(|service| {
+        let services = desired.iter().flat_map(|desired| desired.services.values().map(move |one| (desired, one)));
+        let found = services.filter_map(|(desired, service)| {
             let attached = self.runtimes.get(&service.runtime)?;
-            Some((service.name.clone(), attached.runtime.unsupported(&service.spec)))
+            let mut conditions = attached.runtime.unsupported(&service.spec);
+            conditions.extend(self.uncounted_requests(&desired.name, &service.name));
+            Some((service.name.clone(), conditions))
         });
         found.filter(|(_, conditions)| !conditions.is_empty()).collect()
     }

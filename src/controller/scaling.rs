@@ -14,9 +14,9 @@ use super::core::State;
 use super::memory::Note;
 use super::message::Message;
 use crate::plan::{Load, Mean, SCALE_EVERY, ScaleDecision, ScaleRule, Scaling};
-use crate::runtime::{Runtime, Usage};
-use crate::spec::{HumanDuration, RuntimeKind, Scale, ServiceSpec};
-use crate::state::{DesiredDeployment, DesiredService, Instance, InstanceRef, Phase, ServiceName};
+use crate::runtime::{Runtime, Uncounted, Usage};
+use crate::spec::{HumanDuration, RuntimeKind, Scale, ServiceSpec, UnsupportedField, uncounted_requests};
+use crate::state::{Condition, DesiredDeployment, DesiredService, Instance, InstanceRef, Phase, ServiceName};
 
 /// Longest wait for what one instance uses; one that does not answer counts as not measured.
 const MEASURE_DEADLINE: Duration = Duration::from_secs(5);
@@ -53,6 +53,8 @@ struct Scaler {
     scaling: Scaling,
     /// What its instances used when they were last asked, by the runtime's own id.
     before: HashMap<(RuntimeKind, String), (DateTime<Utc>, Usage)>,
+    /// Why connections of an instance were not counted when they were last asked, where that was so.
+    uncounted: Option<Uncounted>,
     /// Whether instances are being replaced or are not ready.
     moving: bool,
     /// When it is measured next.
@@ -153,7 +155,7 @@ impl Scalers {
             let scaler = self.services.entry(name).or_insert_with(|| {
                 let replicas = first(service, &rule, kept, instances);
                 let (scaling, due) = (Scaling::new(replicas, now), at + SCALE_EVERY);
-                Scaler { rule, limits, scaling, before: HashMap::new(), moving: true, due }
+                Scaler { rule, limits, scaling, before: HashMap::new(), uncounted: None, moving: true, due }
             });
             (scaler.rule, scaler.limits) = (rule, limits);
             let mine = instances.iter().filter(|one| one.id.service == service.name);
@@ -199,9 +201,24 @@ impl Scalers {
     ) -> Option<(ServiceName, ScaleDecision)> {
         let scaler = self.services.get_mut(&measured.service)?;
         scaler.due = at + SCALE_EVERY;
+        if !measured.samples.is_empty() {
+            let accepted = measured.samples.iter().map(|(_, _, usage)| usage.accepted);
+            // The same one whichever instance answers first.
+            scaler.uncounted = accepted.filter_map(Result::err).min();
+        }
         let load = scaler.load(measured.samples);
         let decision = scaler.scaling.decide(&scaler.rule, &load, now)?;
         Some((measured.service, decision))
+    }
+
+    /// That the requests of a service, which it is to be scaled by, are not counted, and why.
+    pub fn uncounted(&self, service: &ServiceName) -> Option<Condition> {
+        let scaler = self.services.get(service)?;
+        let targets = &scaler.rule.targets;
+        let why = scaler.uncounted.filter(|_| targets.rps.is_some())?;
+        let UnsupportedField { path, why } = uncounted_requests(targets, &why.to_string());
+        // As it is said where the declaration alone shows it, so that it is said once.
+        Some(Condition::holds("UnsupportedField", "RequestsNotCounted", format!("{path}: {why}")))
     }
 }
 
@@ -209,27 +226,39 @@ impl Scaler {
     fn load(&mut self, samples: Vec<Sample>) -> Load {
         let mut cpu = Vec::new();
         let mut memory = Vec::new();
+        let mut rps = Vec::new();
         let mut before = HashMap::new();
         for (instance, since, usage) in samples {
             let key = (instance.runtime, instance.runtime_id);
             // What ran before that does not count: it used its time then.
             if let Some((_, last)) = self.before.get(&key).filter(|(of, _)| *of == since) {
                 cpu.extend(share(last, &usage).map(|processors| processors / self.limits.cpu * 100.0));
+                rps.extend(rate(last, &usage));
             }
             let limit = usage.memory_limit.or(self.limits.memory).filter(|limit| *limit > 0);
             memory.extend(usage.memory.zip(limit).map(|(used, limit)| used as f64 / limit as f64 * 100.0));
             before.insert(key, (since, usage));
         }
         self.before = before;
-        Load { cpu: mean(&cpu), memory: mean(&memory), rps: None, moving: self.moving }
+        Load { cpu: mean(&cpu), memory: mean(&memory), rps: mean(&rps), moving: self.moving }
     }
 }
 
 /// Processors that were busy between two samples; none where no time passed.
 fn share(before: &Usage, now: &Usage) -> Option<f64> {
-    let passed = (now.at - before.at).num_microseconds().filter(|passed| *passed > 0)?;
     let used = now.cpu_usec.checked_sub(before.cpu_usec)?;
-    Some(used as f64 / passed as f64)
+    Some(used as f64 / passed(before, now)? as f64)
+}
+
+/// Connections per second that were accepted between two samples; none where no time passed, or they were not counted.
+fn rate(before: &Usage, now: &Usage) -> Option<f64> {
+    let accepted = now.accepted.ok()?.checked_sub(before.accepted.ok()?)?;
+    Some(accepted as f64 / passed(before, now)? as f64 * 1e6)
+}
+
+/// Microseconds between two samples, where any passed.
+fn passed(before: &Usage, now: &Usage) -> Option<i64> {
+    (now.at - before.at).num_microseconds().filter(|passed| *passed > 0)
 }
 
 fn mean(values: &[f64]) -> Option<Mean> {
@@ -254,6 +283,12 @@ impl State {
     /// A deployment with as many replicas of its adaptive services as load asks for; none where it has no such service.
     pub(super) fn scaled(&self, declared: &DesiredDeployment, observed: &[Instance]) -> Option<DesiredDeployment> {
         self.scalers.scaled(declared, self.kept_numbers(&declared.name), observed)
+    }
+
+    /// That the requests of a service, which it is to be scaled by, are not counted, and why.
+    pub(super) fn uncounted_requests(&self, deployment: &str, service: &str) -> Option<Condition> {
+        let name = ServiceName { deployment: deployment.to_owned(), service: service.to_owned() };
+        self.scalers.uncounted(&name)
     }
 
     fn kept_numbers(&self, deployment: &str) -> &Numbers {
@@ -322,7 +357,14 @@ impl State {
             return;
         }
         let times @ (_, at) = self.now();
-        let Some((service, decision)) = self.scalers.learn(measured, times) else { return };
+        let service = measured.service.clone();
+        let told = self.scalers.uncounted(&service);
+        let learned = self.scalers.learn(measured, times);
+        if self.scalers.uncounted(&service) != told {
+            // So that it is shown.
+            self.queue.add(&service.deployment, at);
+        }
+        let Some((service, decision)) = learned else { return };
         let message = format!("{service}: {decision}");
         tracing::info!("{message}");
         self.record_event(Some(&service.deployment), "ScaleDecided", message);
@@ -468,6 +510,32 @@ mod tests {
         assert_eq!(replicas(&scalers, &desired, &[]), 5);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn connections_per_second_are_those_between_two_samples_of_what_can_be_counted() {
+        let desired = declared("{mode: adaptive, min: 1, max: 8, targets: {rps: 5}}");
+        let (mut scalers, instances) = (Scalers::default(), running(&desired, 2));
+        let (begin, at) = (DateTime::UNIX_EPOCH, Instant::now());
+        scalers.track("demo", desired.services.values(), &Numbers::new(), &instances, |_| true, (begin, at));
+        let service = ServiceName { deployment: "demo".to_owned(), service: "web".to_owned() };
+        let mut course = Vec::new();
+        let counters = [[Ok(1000), Ok(0)], [Ok(1180), Ok(60)], [Ok(3), Err(Uncounted::SharedNetwork)], [Ok(3), Ok(60)]];
+        for (seconds, counters) in [15, 30, 45, 60].into_iter().zip(counters) {
+            let now = begin + ONE_SECOND * seconds;
+            let both = instances.iter().zip(counters);
+            let sample = both.map(|(one, accepted)| (one.as_ref(), begin, Usage { accepted, ..Usage::nothing(now) }));
+            let measured = Measured { service: service.clone(), samples: sample.collect() };
+            let decision = scalers.learn(measured, (now, at)).map(|(_, decision)| decision.to_string());
+            course.push((decision, scalers.uncounted(&service).map(|condition| condition.message)));
+        }
+        // One sample alone says nothing, and so does a counter that began anew.
+        let decision = "2 to 4 replicas: 8.0 requests/s on average in 2 of 2, 5 is aimed at".to_owned();
+        let uncounted = "scale.targets.rps: requests are not counted: it shares its network, and nobody can tell whose \
+                         connections are counted there; there is no other target, so the number of replicas stays";
+        assert_eq!(course, [(None, None), (Some(decision), None), (None, Some(uncounted.to_owned())), (None, None)]);
+        scalers.forget("demo");
+        assert_eq!(scalers.uncounted(&service), None);
+    }
+
     #[test]
     fn a_run_that_began_anew_says_nothing_of_its_load_yet() {
         let before = Usage { cpu_usec: 1_000_000, ..Usage::nothing(DateTime::UNIX_EPOCH) };
@@ -476,6 +544,11 @@ mod tests {
         assert_eq!(share(&before, &after(3_000_000, 4)), Some(0.5));
         assert_eq!(share(&before, &after(0, 4)), None);
         assert_eq!(share(&before, &after(3_000_000, 0)), None);
+        let accepted = |accepted, seconds| Usage { accepted, ..after(0, seconds) };
+        let counted = |now| rate(&accepted(Ok(100), 0), &now);
+        assert_eq!(counted(accepted(Ok(130), 4)), Some(7.5));
+        let unknown = [accepted(Ok(99), 4), accepted(Ok(130), 0), accepted(Err(Uncounted::Unseen), 4)];
+        assert_eq!(unknown.map(counted), [None; 3]);
         assert_eq!((mean(&[]), mean(&[1.0, 2.0])), (None, Some(Mean { value: 1.5, of: 2 })));
     }
 }

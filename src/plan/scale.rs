@@ -47,7 +47,7 @@ pub enum Metric {
     Cpu,
     /// Memory use in percent of the limit.
     Memory,
-    /// Requests per second and replica.
+    /// Requests per second and replica, a connection being one.
     Rps,
 }
 
@@ -101,7 +101,12 @@ pub struct ScaleDecision {
 impl std::fmt::Display for ScaleDecision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { from, to, metric, mean: Mean { value, of }, target } = self;
-        write!(f, "{from} to {to} replicas: {value:.0} {metric} on average in {of} of {from}, {target} is aimed at")
+        // Of few requests, tenths matter.
+        let decimals = if *metric == Metric::Rps { 1 } else { 0 };
+        write!(
+            f,
+            "{from} to {to} replicas: {value:.decimals$} {metric} on average in {of} of {from}, {target} is aimed at"
+        )
     }
 }
 

@@ -64,3 +64,34 @@ async fn nothing_is_decided_while_the_deployment_is_suspended() {
     order(&rig, suspend(false)).await;
     rig.until("load asks for more", |status| names(status) == five()).await;
 }
+
+/// Instances that accept 20 connections a second each, on the network that a deployment gives them.
+const BUSY: &str = "version: v1\ndeployment: demo\nservices:\n  web:\n    image: {name: app}\n    network_mode: default\n    \
+                    command: {entrypoint: [sim, requests 20]}\n    \
+                    scale: {mode: adaptive, min: 1, max: 5, targets: {rps: 12}}\n";
+
+#[tokio::test(start_paused = true)]
+async fn requests_per_second_add_replicas_and_the_decision_says_so() {
+    let (rig, notes) = rig(Orders::default());
+    rig.declare(BUSY);
+    rig.until("load asks for more", |status| names(status) == five()).await;
+    assert_eq!(orders(&notes).adaptive, BTreeMap::from([("web".to_owned(), 5)]));
+    let services = &rig.core.status.borrow().services;
+    assert!(!services[0].conditions.iter().any(|one| one.kind == "UnsupportedField"), "{services:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_nobody_counts_change_nothing_and_are_told_of() {
+    let (rig, notes) = rig(Orders::default());
+    rig.declare(&BUSY.replace("network_mode: default", "network_mode: host"));
+    rig.until_running().await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(orders(&notes).adaptive, BTreeMap::from([("web".to_owned(), 1)]));
+    let services = &rig.core.status.borrow().services;
+    let told: Vec<&str> =
+        services[0].conditions.iter().filter(|one| one.kind == "UnsupportedField").map(|one| &*one.message).collect();
+    // The declaration and the measurement both tell of it.
+    let expected = "scale.targets.rps: requests are not counted: it shares its network, and nobody can tell whose connections \
+                    are counted there; there is no other target, so the number of replicas stays";
+    assert_eq!(told, [expected]);
+}
