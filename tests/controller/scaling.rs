@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use evenkeel::controller::{Core, Note, Order, Parts};
 use evenkeel::plan::revisions::{Memory, Orders};
+use evenkeel::status::Status;
 
 use super::rollouts::{Notes, order};
 use super::{Rig, names, running};
@@ -65,7 +66,7 @@ async fn nothing_is_decided_while_the_deployment_is_suspended() {
     rig.until("load asks for more", |status| names(status) == five()).await;
 }
 
-/// Instances that accept 20 connections a second each, on the network that a deployment gives them.
+/// Instances that accept 20 connections a second each.
 const BUSY: &str = "version: v1\ndeployment: demo\nservices:\n  web:\n    image: {name: app}\n    network_mode: default\n    \
                     command: {entrypoint: [sim, requests 20]}\n    \
                     scale: {mode: adaptive, min: 1, max: 5, targets: {rps: 12}}\n";
@@ -94,4 +95,24 @@ async fn requests_that_nobody_counts_change_nothing_and_are_told_of() {
     let expected = "scale.targets.rps: requests are not counted: it shares its network, and nobody can tell whose connections \
                     are counted there; there is no other target, so the number of replicas stays";
     assert_eq!(told, [expected]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_shows_only_when_it_is_measured_is_told_then() {
+    let (rig, notes) = rig(Orders::default());
+    rig.declare(&BUSY.replace("network_mode: default", "sandbox: {allow_hosts: [example.org]}"));
+    let told = |status: &Status| {
+        let mut conditions = status.services.iter().flat_map(|one| &one.conditions);
+        conditions.any(|one| one.reason == "RequestsNotCounted" && one.message.contains("the egress proxy"))
+    };
+    assert!(!told(&*rig.until_running().await));
+    // The first measurement comes after 15 s, and it is not waited for the next look at everything.
+    let soon = tokio::time::timeout(Duration::from_secs(17), rig.until("requests are not counted", told));
+    soon.await.expect("it is told at once");
+    assert_eq!(orders(&notes).adaptive, BTreeMap::from([("web".to_owned(), 1)]));
+    // What is not aimed at need not be counted.
+    rig.declare(
+        &BUSY.replace("network_mode: default", "sandbox: {allow_hosts: [example.org]}").replace("rps: 12", "cpu: 50"),
+    );
+    rig.until("it is aimed at no more", |status| !told(status)).await;
 }

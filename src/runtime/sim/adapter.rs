@@ -16,7 +16,7 @@ use super::record::{Method, What};
 use super::{World, run};
 use crate::runtime::{
     Capabilities, Control, CreateRequest, Dial, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime,
-    RuntimeError, RuntimeEvent, Stats, Support, Suspend, Tags, Uncounted, Usage, Volumes,
+    RuntimeError, RuntimeEvent, Stats, Support, Suspend, Tags, Usage, Volumes,
 };
 use crate::spec::{HumanDuration, Image, ImageRef, PullPolicy, RuntimeKind, Signal};
 use crate::state::{Exit, Instance, InstanceRef, Owner, Phase, StopRequest};
@@ -353,7 +353,7 @@ impl Stats for SimRuntime {
             })?;
             let age = (at - since).num_microseconds().unwrap_or(i64::MAX);
             let accepted = u64::try_from(age).unwrap_or(0).saturating_mul(entry.program.requests()) / 1_000_000;
-            let accepted = if entry.shares_network { Err(Uncounted::SharedNetwork) } else { Ok(accepted) };
+            let accepted = entry.uncounted.map_or(Ok(accepted), Err);
             Ok(Usage {
                 cpu_usec: u64::try_from(age / CPU_SHARE).unwrap_or(0),
                 accepted,

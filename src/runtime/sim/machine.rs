@@ -9,7 +9,7 @@ use super::record::{Change, Counts, Record, What};
 use super::registry::Registry;
 use super::{Faults, Rng};
 use crate::runtime::io::{LogLine, OutputStream};
-use crate::runtime::{CreateRequest, ErrorKind, Listing, Result, RuntimeError, Volumes};
+use crate::runtime::{CreateRequest, ErrorKind, Listing, Result, RuntimeError, Uncounted, Volumes};
 use crate::spec::{EndpointProtocol, ImageRef, NetworkMode, PortProtocol, RuntimeKind, ServiceSpec, Storage};
 use crate::state::{Exit, HealthState, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause, StopPolicy};
 
@@ -48,8 +48,8 @@ pub(super) struct Entry {
     pub owner: Owner,
     pub instance: Instance,
     pub program: Program,
-    /// Whether its connections can't be told from those of others.
-    pub shares_network: bool,
+    /// Why its connections can't be told from others.
+    pub uncounted: Option<Uncounted>,
     /// As it was named when it was created.
     pub image: String,
     pub env: BTreeMap<String, String>,
@@ -154,7 +154,7 @@ impl Machine {
             owner: owner.clone(),
             instance: instance.clone(),
             program,
-            shares_network: request.spec.network_access().is_shared(),
+            uncounted: uncounted(&request.spec),
             image: request.spec.image.name.to_string(),
             env,
             run: 0,
@@ -344,6 +344,15 @@ impl Machine {
         let port = self.next_port;
         self.next_port = if port >= LAST_PORT { FIRST_PORT } else { port + 1 };
         port
+    }
+}
+
+/// Why the requests of instances of a spec are not counted.
+fn uncounted(spec: &ServiceSpec) -> Option<Uncounted> {
+    let proxied = spec.sandbox.as_ref().is_some_and(|sandbox| !sandbox.allow_hosts.is_empty());
+    match spec.network_access().is_shared() {
+        true => Some(Uncounted::SharedNetwork),
+        false => proxied.then_some(Uncounted::EgressProxy),
     }
 }
 
