@@ -245,6 +245,10 @@ fn is_moving(status: &Status, name: &str) -> bool {
     let given_up: BTreeSet<&str> = of_deployment()
         .flat_map(|service| service.awaits.iter().filter(|one| one.given_up).map(|one| one.service.as_str()))
         .collect();
+    // Whoever carries out a rollback carries it to its end.
+    if of_deployment().any(|service| service.restoring) {
+        return true;
+    }
     let mine = of_deployment().filter(|service| !given_up.contains(service.service.as_str()));
     let rolling = |condition: &Condition| match condition.kind.as_str() {
         "Progressing" => condition.status == ConditionStatus::True,

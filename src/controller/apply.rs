@@ -245,15 +245,21 @@ impl Engine {
         }
     }
 
-    /// A rehearsal is refused where services would really be started.
+    /// A rehearsal is refused where services would really be started, and a real start where all is a rehearsal.
     fn check_runtime(&self, named: Option<RuntimeKind>) -> Result<(), EngineError> {
         let default = self.inner.default_runtime;
-        if named != Some(RuntimeKind::Sim) || default == RuntimeKind::Sim {
-            return Ok(());
-        }
+        let why = match (named, default) {
+            (None, _) | (Some(RuntimeKind::Sim), RuntimeKind::Sim) => return Ok(()),
+            (Some(RuntimeKind::Sim), _) => {
+                format!("the runtime sim is a rehearsal, and services are started on {default} here")
+            }
+            (Some(named), RuntimeKind::Sim) => {
+                format!("the controller that runs here is a rehearsal on sim, so that nothing is started on {named}")
+            }
+            (Some(_), _) => return Ok(()),
+        };
         Err(EngineError::Invalid(format!(
-            "the runtime sim is a rehearsal, and services are started on {default} here; leave --runtime (KEEL_RUNTIME) \
-             out, or name another state directory with --state-dir"
+            "{why}; leave --runtime (KEEL_RUNTIME) out, or name another state directory with --state-dir"
         )))
     }
 

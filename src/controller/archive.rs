@@ -66,8 +66,8 @@ impl Archive {
         if self.are_kept() {
             return Ok(());
         }
-        let why = "the runtime sim is a rehearsal, and this state directory is that of services that really run: what is \
-                   applied or deleted would not be kept; leave --runtime (KEEL_RUNTIME) out, or name another state directory \
+        let why = "the runtime sim is a rehearsal, and this state directory is that of services that really run: nothing \
+                   that is ordered would be kept; leave --runtime (KEEL_RUNTIME) out, or name another state directory \
                    with --state-dir";
         Err(EngineError::Invalid(why.to_owned()))
     }

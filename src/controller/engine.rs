@@ -107,6 +107,7 @@ impl Engine {
         let Some(source) = &self.inner.source else {
             return Err(EngineError::Conflict("no controller is running; `keel run` decides about pruning".to_owned()));
         };
+        self.inner.archive.check_kept()?;
         let forgotten = self.status().reset.as_ref().map(|reset| reset.kept.clone()).unwrap_or_default();
         let approved = source.handle.approve().await.map_err(blinded)?;
         let approved = approved.map_err(local("the approval can't be recorded"))?;

@@ -41,7 +41,6 @@ mod publish;
 mod queue;
 mod reconcile;
 mod record;
-
 mod remnants;
 mod reports;
 mod request;

@@ -19,7 +19,6 @@ use super::engine::{Engine, Inner};
 use super::event::{self, Event};
 use super::jobs::{Jobs, StoredJobs};
 use super::memory::{self, Keeper, Notebook};
-
 use super::reread::Reread;
 use super::sessions::{KeptSessions, SessionBook};
 use super::{EngineError, EngineOptions, Mode, convert, runtimes};
@@ -33,8 +32,8 @@ use crate::spec::RuntimeKind;
 use crate::state::Desired;
 use crate::status::HoldView;
 use crate::store::{
-    ActivityRecords, AppliedFile, Holder, Locked, RemovalRequest, Role, StateDir, Store, StoreError, discard_applied,
-    read_applied, sweep_applied,
+    ActivityRecords, AppliedFile, Holder, LockGuard, Locked, RemovalRequest, Role, StateDir, Store, StoreError,
+    discard_applied, read_applied, sweep_applied,
 };
 
 /// What the store is told and has not taken yet; more than that is told again.
@@ -87,6 +86,7 @@ impl Engine {
         }
         let Memory { removing, settled, events, jobs, memory, activity, notebook, sessions, session_book } =
             remember(access, &store, source.as_ref(), &mut tasks)?;
+        let sessions = KeptSessions { follows: lock.as_ref().is_some_and(LockGuard::worked_before), ..sessions };
         let core = Core::start(Parts {
             runtimes: runtimes::connectors(&options, access, &state_dir, default_runtime, &store),
             default_runtime,

@@ -137,6 +137,7 @@ impl Engine {
         if self.inner.mode == Mode::Observe {
             return Err(EngineError::Conflict("this engine only looks".to_owned()));
         }
+        self.inner.archive.check_kept()?;
         let _one_at_a_time = self.inner.applying.lock().await;
         self.rescan().await?;
         let Taken { ordered, kept } = self.ask(|reply| Command::Order(order, reply)).await??;

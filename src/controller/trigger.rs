@@ -16,6 +16,7 @@ impl Engine {
         if matches!(self.inner.mode, Mode::Observe | Mode::Record) {
             return Err(EngineError::Conflict("this engine carries nothing out".to_owned()));
         }
+        self.inner.archive.check_kept()?;
         let TriggerRequest { service, run } = request.clone();
         self.ask(|reply| Command::Trigger(Trigger { service, run, reply })).await?
     }

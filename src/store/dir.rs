@@ -249,6 +249,13 @@ pub struct LockGuard {
     worked_before: bool,
 }
 
+impl LockGuard {
+    /// Whether anybody had the lock before.
+    pub const fn worked_before(&self) -> bool {
+        self.worked_before
+    }
+}
+
 /// Why the lock was not given.
 #[derive(Debug, thiserror::Error)]
 pub enum Locked {

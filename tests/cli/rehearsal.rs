@@ -50,6 +50,31 @@ fn a_rehearsal_of_what_really_runs_begins_with_what_is_recorded_and_records_noth
 }
 
 #[test]
+fn a_rehearsal_that_goes_on_takes_no_orders() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/a.yaml", &spec("a", 1, "hi"));
+    rig.keel(&["apply", "-f", "specs"]).expect_code(0);
+    let mut rehearsal = rig.command(&["run", "specs"]).env("KEEL_RUNTIME", "sim").spawn().unwrap();
+    rig.until("it rehearses", || rig.get("instances").iter().any(|one| one["runtime"] == "sim"));
+    for verb in [
+        &["apply", "-f", "specs"][..],
+        &["delete", "a"],
+        &["stop", "a/web"],
+        &["suspend", "a"],
+        &["scale", "a/web", "--replicas", "3"],
+        &["rollout", "restart", "a"],
+        &["hold", "a/web/0", "--for", "1h"],
+        &["approve"],
+    ] {
+        let done = rig.keel(verb).expect_code(1);
+        assert!(done.err.contains("the runtime sim is a rehearsal"), "{verb:?}: {}", done.err);
+    }
+    rehearsal.kill().unwrap();
+    rehearsal.wait().unwrap();
+    rig.keel(&["delete", "a"]).expect_code(0);
+}
+
+#[test]
 fn what_was_rehearsed_before_anything_really_ran_goes_on_and_is_nothing_to_what_really_runs() {
     let rig = Rig::new("sandbox");
     rig.write("specs/a.yaml", &spec("a", 1, "hi"));

@@ -443,6 +443,28 @@ fn what_crashed_tells_why_its_rollout_is_paused() {
 }
 
 #[test]
+fn who_rolls_back_without_a_controller_carries_it_to_its_end() {
+    let rig = Rig::new("sandbox");
+    for strategy in ["strategy: recreate, min_ready: 2s", "max_surge: 0, max_unavailable: 1"] {
+        let of = |script: &str| {
+            let rollout = format!("rollout: {{ {strategy} }}");
+            spec(script, 2, "    restart_policy: { delay: 100ms }\n")
+                .replace("rollout: { max_surge: 1, max_unavailable: 0, progress_deadline: 3s }", &rollout)
+        };
+        rig.write("demo.yaml", &of("exec sleep 600"));
+        rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+        let good = revisions(&rig);
+        rig.write("demo.yaml", &of("sleep 0.2; exit 9"));
+        let done = rig.keel(&["apply", "-f", "demo.yaml", "--timeout", "60s"]).expect_code(1);
+        assert!(done.err.contains("was rolled back to revision 3"), "{strategy}: {done:?}");
+        let running = rig.instances(|one| (one["phase"] == "running").then(|| one["revision"].clone()));
+        let running: Vec<_> = running.into_iter().flatten().collect();
+        assert_eq!(running, good, "{strategy}");
+        rig.keel(&["delete", "demo"]).expect_code(0);
+    }
+}
+
+#[test]
 fn the_status_of_a_rollout_is_of_what_was_saved_a_moment_ago() {
     let rig = Rig::new("sandbox");
     rig.write("specs/demo.yaml", &good("one", 1));

@@ -121,6 +121,7 @@ impl Book {
             spent: written.spent.clone(),
             since: Some(self.since),
             keeper: Some(Arc::new(hand)),
+            follows: written.controller > 1,
         }
     }
 

@@ -30,13 +30,15 @@ pub struct KeptSessions {
     pub since: Option<DateTime<Utc>>,
     /// Where they are kept.
     pub keeper: Option<Arc<dyn KeepSessions>>,
+    /// Whether another controller worked here before, of which calls may still be under way where it was killed.
+    pub follows: bool,
 }
 
 impl KeptSessions {
     /// What a database holds, and who writes there.
     pub(in crate::controller) fn of(stored: StoredSessions, keeper: Option<Arc<dyn KeepSessions>>) -> Self {
         let StoredSessions { sessions, spent, since } = stored;
-        Self { sessions, spent, since: Some(since), keeper }
+        Self { sessions, spent, since: Some(since), keeper, follows: false }
     }
 }
 

@@ -93,7 +93,7 @@ impl Engine {
 
     fn check_runs(&self) -> Result<(), EngineError> {
         match self.inner.mode {
-            Mode::Controller { .. } => Ok(()),
+            Mode::Controller { .. } => self.inner.archive.check_kept(),
             Mode::Observe | Mode::Record | Mode::OneShot => Err(EngineError::Conflict(
                 "no controller runs, and sessions live in one; start one with keel run".to_owned(),
             )),

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,9 @@ pub const ENDED_SESSIONS: usize = 1000;
 
 /// As many more may be kept for a while, so that not every end of a session has all of them looked through.
 const ENDED_SLACK: usize = 100;
+
+/// How long calls of a controller that was killed may still have an effect: an engine carries out what it was asked for.
+const LATE_CALLS: TimeDelta = TimeDelta::seconds(1);
 
 /// The runtime and the runtime's own id.
 type Member = (RuntimeKind, String);
@@ -136,6 +139,8 @@ pub(super) struct Sessions {
     memory: BTreeMap<ServiceName, watch::Memory>,
     since: Option<DateTime<Utc>>,
     keeper: Option<Arc<dyn KeepSessions>>,
+    /// Until when members may come into being that a controller before this one asked for.
+    settles: Option<DateTime<Utc>>,
     /// When time alone changes something; now where that is not known.
     next: Option<Instant>,
 }
@@ -171,7 +176,7 @@ impl Held {
 impl Sessions {
     /// What is remembered, from now on.
     pub(super) fn new(kept: KeptSessions, now: DateTime<Utc>) -> Self {
-        let KeptSessions { sessions, spent, since, keeper } = kept;
+        let KeptSessions { sessions, spent, since, keeper, follows } = kept;
         let mut all = Self {
             all: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -184,6 +189,7 @@ impl Sessions {
             memory: BTreeMap::new(),
             since,
             keeper,
+            settles: follows.then(|| now + LATE_CALLS),
             next: None,
         };
         for mut session in sessions {

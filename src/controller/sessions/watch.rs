@@ -129,7 +129,8 @@ impl State {
             fresh.sort();
             let waiting = u32::try_from(waiting.count()).unwrap_or(u32::MAX);
             let attempts = self.sessions.attempts.get(&name).cloned().unwrap_or_default();
-            let record = PoolRecord { waiting, fresh, attempts, since: self.sessions.since, ..PoolRecord::default() };
+            let (since, settles) = (self.sessions.since, self.sessions.settles);
+            let record = PoolRecord { waiting, fresh, attempts, since, settles, ..PoolRecord::default() };
             pools.insert(service.name.clone(), record);
         }
         let mut note = |service: &str, member: Member, used: MemberUse| {

@@ -48,6 +48,9 @@ pub struct PoolRecord {
     pub attempts: BTreeMap<u32, u32>,
     /// Since when it is remembered who has had which member; of those made before nobody knows.
     pub since: Option<DateTime<Utc>>,
+    /// Until when members may come into being that a controller before this one asked for: none are made until then, so that
+    /// there are never more than `pool.max_total`.
+    pub settles: Option<DateTime<Utc>>,
 }
 
 /// What a member is used for.
@@ -143,7 +146,7 @@ struct Filling<'p, 'a, 'i> {
     lacking: u32,
     /// Of these, as many may be begun now.
     may: u32,
-    /// When one more may be, where `pool.refill_rate` is what holds them back.
+    /// When one more may be, where time is what holds them back.
     next_at: Option<DateTime<Utc>>,
 }
 
@@ -166,9 +169,10 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
         ];
         let room = room.into_iter().min().filter(|_| draft.reachable(desired.runtime)).unwrap_or(0);
         let paced = pace.as_ref().map_or(u32::MAX, |pace| awaited.saturating_add(pace.may));
+        let settles = record.settles.filter(|settles| *settles > draft.input.now);
         Self {
-            may: room.min(paced),
-            next_at: pace.filter(|_| paced < room).map(|pace| pace.next_at),
+            may: if settles.is_some() { 0 } else { room.min(paced) },
+            next_at: settles.or(pace.filter(|_| paced < room).map(|pace| pace.next_at)),
             cause: Cause::PoolLow { warm: members.supply(), wanted },
             lacking,
             attempts: &record.attempts,
@@ -255,7 +259,7 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
         self.draft.launch(self.desired, launch);
     }
 
-    /// Looks again when the refill rate lets one more be made.
+    /// Looks again when one more may be made.
     fn look_when_due(&mut self) {
         if let Some(at) = self.next_at {
             self.draft.look_at(at);

@@ -11,7 +11,6 @@ use futures::{Stream, StreamExt};
 use tokio::io::AsyncReadExt;
 
 use super::Inner;
-
 use super::error::explain;
 use crate::runtime::{ErrorKind, Progress, Result, RuntimeError};
 

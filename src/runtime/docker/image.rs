@@ -10,7 +10,6 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures::StreamExt;
 
 use super::Inner;
-
 use super::error::explain;
 use crate::runtime::credentials::{Credential, Secret};
 use crate::runtime::{ErrorKind, Progress, Result, RuntimeError};
