@@ -31,6 +31,11 @@ pub fn corrected(spec: &ServiceSpec) -> Vec<CorrectedField> {
                    `max_surge`";
         fields.push(CorrectedField { path: "rollout.max_unavailable", why });
     }
+    if rollout.strategy() == Strategy::Recreate && rollout.max_surge.is_some() && !is_zero(rollout.max_surge) {
+        let why =
+            "it has no effect with `strategy: recreate`: all old instances end before new ones start; leave it out";
+        fields.push(CorrectedField { path: "rollout.max_surge", why });
+    }
     fields
 }
 
@@ -68,9 +73,17 @@ pub fn shared_storage(spec: &ServiceSpec) -> Vec<(String, &'static str)> {
     shared.map(|(index, _)| (format!("storage[{index}]"), why)).collect()
 }
 
+/// Whether a field that nothing honours makes another service of it than was asked for: one with other replicas, or one that
+/// can't start.
+fn is_told(path: &str) -> bool {
+    ["scale", "rollout", "restart_policy", "env"]
+        .iter()
+        .any(|field| path.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
+}
+
 /// What whoever checks the specs of a deployment is to know of its services, each in a line with the place of its service:
-/// fields of which something else holds, storage that sessions share, and targets of `scale` that do not count, since the
-/// number of replicas is another one than they ask for.
+/// fields of which something else holds, storage that sessions share, and fields that nothing honours, where the service is
+/// another one than they ask for.
 pub fn corrections(deployment: &MergedDeployment) -> Vec<String> {
     let line = |service: &MergedService, path: &str, why: &str| {
         format!("{}:{}: services.{}.{path}: {why}", service.file.display(), service.position.line, service.name)
@@ -78,9 +91,9 @@ pub fn corrections(deployment: &MergedDeployment) -> Vec<String> {
     let of = |service: &MergedService| -> Vec<String> {
         let corrected = corrected(&service.spec).into_iter().map(|field| line(service, field.path, field.why));
         let shared = shared_storage(&service.spec).into_iter().map(|(path, why)| line(service, &path, why));
-        let fields = unsupported(&service.spec).into_iter().filter(|field| field.path.starts_with("scale.targets."));
-        let uncounted = fields.map(|field| line(service, &field.path, &field.why));
-        corrected.chain(shared).chain(uncounted).collect()
+        let fields = unsupported(&service.spec).into_iter().filter(|field| is_told(&field.path));
+        let ignored = fields.map(|field| line(service, &field.path, &field.why));
+        corrected.chain(shared).chain(ignored).collect()
     };
     deployment.services.values().flat_map(of).collect()
 }
@@ -112,8 +125,28 @@ mod tests {
         ] {
             assert_eq!(paths(fields), [""; 0], "{fields}");
         }
+        assert_eq!(paths("rollout: {max_surge: 2, strategy: recreate}"), ["rollout.max_surge"]);
         assert_eq!(paths("lifecycle: {max_lifetime: 1h, on_idle: stop}"), ["lifecycle.on_idle"]);
         assert_eq!(paths("lifecycle: {max_idle: 1h, on_expiry: recycle}"), ["lifecycle.on_expiry"]);
+    }
+
+    #[test]
+    fn a_field_that_makes_another_service_than_was_asked_for_is_told_and_another_is_not() {
+        let told = |fields: &str| -> Vec<String> {
+            let text =
+                format!("version: v1\ndeployment: d\nservices:\n  w:\n    image: {{name: nginx}}\n    {fields}\n");
+            let merged = crate::spec::merge(&[("a.yaml".into(), crate::spec::parse(&text))]);
+            merged.deployments.values().flat_map(corrections).collect()
+        };
+        let starts = |fields: &str, start: &str| {
+            let lines = told(fields);
+            assert!(lines.len() == 1 && lines[0].starts_with(&format!("a.yaml:4: services.w.{start}: ")), "{lines:?}");
+        };
+        starts("scale: {mode: adaptive, min: 2, max: 3}", "scale.targets");
+        starts("env: {A: $S:foo}", "env.A");
+        starts("rtype: job\n    restart_policy: {kind: always}", "restart_policy.kind");
+        assert_eq!(told("platform: linux/arm64"), [""; 0]);
+        assert_eq!(told("scale: {mode: adaptive, min: 2, max: 3, targets: {cpu: 70}}"), [""; 0]);
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub fn unsupported(spec: &ServiceSpec) -> Vec<UnsupportedField> {
         Some(Scale::Adaptive { min, targets, .. }) => {
             add(*min == 0, "scale.min", "nothing would wake a service of which nothing runs; one replica does");
             let targets = targets.unwrap_or_default();
+            let no_target = targets.cpu.is_none() && targets.memory.is_none() && targets.rps.is_none();
+            const UNSCALED: &str = "there is no target, so the number of replicas stays; write `targets: { cpu: 70 }`";
+            add(no_target, "scale.targets", UNSCALED);
             let requests = uncounted_requests(&targets, SHARED_NETWORK);
             add(targets.rps.is_some() && spec.network_access().is_shared(), &requests.path, &requests.why);
             let limited = spec.resources.as_ref().is_some_and(|resources| resources.memory.is_some());

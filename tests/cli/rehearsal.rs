@@ -67,7 +67,7 @@ fn a_rehearsal_that_goes_on_takes_no_orders() {
         &["approve"],
     ] {
         let done = rig.keel(verb).expect_code(1);
-        assert!(done.err.contains("the runtime sim is a rehearsal"), "{verb:?}: {}", done.err);
+        assert!(done.err.contains("is a rehearsal"), "{verb:?}: {}", done.err);
     }
     rehearsal.kill().unwrap();
     rehearsal.wait().unwrap();
