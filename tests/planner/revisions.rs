@@ -632,6 +632,37 @@ fn what_was_complete_for_long_is_where_a_rollback_goes_though_nobody_looked_sinc
 }
 
 #[test]
+fn a_rollback_goes_past_what_crashes_since_it_was_complete() {
+    let running = |one: Instance, since| one.phase(evenkeel::state::Phase::Running { since, ready: true });
+    // What is seen of `b` then: it crashed a moment ago, or runs again for a moment, or for long enough.
+    let seen = |at: chrono::DateTime<chrono::Utc>, ran: i64, ended: bool| {
+        let since = at - TimeDelta::seconds(ran);
+        let exit = evenkeel::state::Exit::from_code(3, Some(since), at);
+        let one = up(0, 'b').attempt(2).restarted(2, 2);
+        if ended { one.phase(evenkeel::state::Phase::Exited(exit)) } else { running(one, since) }
+    };
+    for (ran, ended, runs) in [(4, true, "a"), (3, false, "a"), (10, false, "b")] {
+        let mut course = Course::rolled_out(SURGE);
+        course.declare('a', 1, SURGE);
+        course.observe([up(0, 'a')]);
+        course.turn();
+        course.declare('b', 1, SURGE);
+        course.turn();
+        course.wait(2);
+        course.observe([running(up(0, 'b'), course.snapshot.now - TimeDelta::seconds(1))]);
+        assert_eq!(course.turn(), ["RolloutComplete"]);
+        course.wait(15);
+        course.declare('c', 1, SURGE);
+        course.observe([seen(course.snapshot.now, ran, ended)]);
+        assert_eq!(course.turn(), ["RolloutStarted"]);
+        course.wait(60);
+        course.observe([seen(course.snapshot.now, ran, ended), up(0, 'c').unready()]);
+        assert_eq!(course.turn(), ["RolledBack", "RolloutStarted"]);
+        assert_eq!(course.runs(), runs, "it ran for {ran} s");
+    }
+}
+
+#[test]
 fn restart_and_undo_try_again_what_was_rolled_back() {
     for by_number in [false, true] {
         let mut course = Course::stuck("on_failure: rollback");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 
 use super::history::{Declaration, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress};
-use super::judge::{Findings, look};
+use super::judge::{Findings, is_failing_in_a_slot, look};
 use crate::plan::Input;
 use crate::plan::time::{earliest, elapsed};
 use crate::plan::{PROVEN_RUN, replicas};
@@ -160,13 +160,7 @@ impl Course<'_, '_> {
             return false;
         }
         let is_first = self.history.revisions.is_empty();
-        // What was complete for long enough by now is to be trusted, though nobody looked in between.
-        if let Some(RolloutProgress { revision, outcome: Outcome::Complete { at, .. }, .. }) =
-            self.history.rollout.clone()
-            && elapsed(at, now) >= PROVEN_RUN
-        {
-            self.history.set_completed(&revision, at, true);
-        }
+        self.trust_what_was_complete();
         self.history.note(wanted, now);
         self.history.rollout = Some(RolloutProgress {
             revision: wanted.revision.clone(),
@@ -196,6 +190,18 @@ impl Course<'_, '_> {
         }
         self.advance.began |= !is_first;
         true
+    }
+
+    /// Trusts what was complete for long enough by now, though nobody looked in between, unless it fails as far as is seen.
+    fn trust_what_was_complete(&mut self) {
+        let Some(rollout) = &self.history.rollout else { return };
+        let Outcome::Complete { at, .. } = rollout.outcome else { return };
+        let revision = rollout.revision.clone();
+        let is_of = |of: &Revision| *of == revision || self.history.known(&revision).is_some_and(|known| known.is(of));
+        let fails = is_failing_in_a_slot(self.seen.input, &self.seen.declared.name, is_of);
+        if !fails && elapsed(at, self.now()) >= PROVEN_RUN {
+            self.history.set_completed(&revision, at, true);
+        }
     }
 
     /// Takes stock of the rollout; gives how it has failed, where it has now.

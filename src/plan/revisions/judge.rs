@@ -1,6 +1,6 @@
 //! How far a service is on its way to a revision, as far as is observed now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
@@ -9,7 +9,7 @@ use crate::plan::backoff::PROVEN_RUN;
 use crate::plan::depends::{HeldBack, held_back};
 use crate::plan::diff::{count, exit_of};
 use crate::plan::restart::{AfterExit, after_exit};
-use crate::plan::rollout::crashed;
+use crate::plan::rollout::{crashed, ended_well};
 use crate::plan::time::{after, earliest, elapsed};
 use crate::plan::{Failure, Input, Wait};
 use crate::spec::Revision;
@@ -90,7 +90,7 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
         blind: input.unreachable.contains_key(&wanted.runtime) || new.iter().chain(&other).any(is_silent),
         ended: slots.into_iter().find_map(|slot| if let Slot::Failing(failure) = slot { Some(failure) } else { None }),
         refused: refusal(input, wanted, counts_from),
-        serving: other.iter().filter(|one| one.phase.is_ready()).map(|one| one.id.revision.clone()).collect(),
+        serving: serving(&other, input.now),
         waits: held != HeldBack::No,
         forsaken: match held {
             HeldBack::TimedOut(message) => Some(RolloutFailure { reason: FailureReason::DependencyTimeout, message }),
@@ -204,6 +204,35 @@ impl Eye<'_> {
     fn proven_from(&self, instance: &Instance) -> Option<DateTime<Utc>> {
         let from = after(instance.runs_since()?, PROVEN_RUN);
         (from > self.judge.input.now).then_some(from)
+    }
+}
+
+/// The revisions of these instances that serve, and may be hoped to go on with it.
+fn serving(instances: &[&Instance], now: DateTime<Utc>) -> BTreeSet<Revision> {
+    let serves = |one: &&&Instance| one.phase.is_ready() && !is_failing(one, now);
+    instances.iter().filter(serves).map(|one| one.id.revision.clone()).collect()
+}
+
+/// Whether the last instance in any slot of a service is made from such a revision and is failing.
+pub(super) fn is_failing_in_a_slot(input: &Input<'_>, service: &str, is_of: impl Fn(&Revision) -> bool) -> bool {
+    let mine = |one: &&Instance| {
+        one.id.deployment == input.deployment && one.id.service == service && is_of(&one.id.revision)
+    };
+    let mut last: BTreeMap<u32, &Instance> = BTreeMap::new();
+    for one in input.observed.iter().filter(mine) {
+        let place = last.entry(one.id.slot).or_insert(one);
+        if one.recency() > place.recency() {
+            *place = one;
+        }
+    }
+    last.values().any(|one| is_failing(one, input.now))
+}
+
+/// Whether an instance ended too early by itself, or follows one that failed and has not run for long enough to be trusted.
+fn is_failing(instance: &Instance, now: DateTime<Utc>) -> bool {
+    match exit_of(instance) {
+        Some(_) => is_short_lived(instance) && (crashed(instance) || ended_well(instance)),
+        None => instance.streak > 0 && instance.runs_since().is_none_or(|since| after(since, PROVEN_RUN) > now),
     }
 }
 
