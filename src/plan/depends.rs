@@ -1,12 +1,13 @@
 //! Services that wait for others of their deployment (`depends`).
 //!
 //! Only what is to be launched or started waits. What runs is never ended because a dependency went down, and services that
-//! depend on nothing never wait.
+//! depend on nothing never wait. What is about to be taken down by a rollout is not there any more.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
+use super::bridge::lacking_while_replaced;
 use super::diff::{count, exit_of};
 use super::draft::Draft;
 use super::input::{Awaited, Dependency};
@@ -90,8 +91,41 @@ fn begun(input: &Input<'_>, service: &DesiredService, depends: &Depends) -> Opti
     is_same.then(|| known.since.min(input.now))
 }
 
-/// What is missing for the condition to hold; none where it holds.
+/// What is missing for the condition to hold, now or while the dependency is rolled out; none where it holds.
 fn lacking(
+    input: &Input<'_>,
+    desired: &DesiredDeployment,
+    depends: &Depends,
+    observed: &[&Instance],
+) -> Option<String> {
+    lacking_now(input, desired, depends, observed).or_else(|| {
+        let dependency = desired.services.get(&depends.service)?;
+        let (all, instances) = instances_of(input, dependency, observed);
+        // Nothing is replaced while a runtime does not answer, or what takes its place may not be started.
+        let is_stuck = all.len() > instances.len() || input.unreachable.contains_key(&dependency.runtime);
+        let is_held = || dependencies_of(desired, dependency).any(|one| {
+            let why = lacking_now(input, desired, one, observed);
+            why.is_some_and(|why| !Unmet::new(input, dependency, one, why).is_ignored(input.now))
+        });
+        let soon = lacking_while_replaced(input, dependency, depends.condition(), &instances);
+        soon.filter(|_| !is_stuck && !is_held())
+    })
+}
+
+/// The instances of a service, and those of them that are known of: what an unreachable runtime runs is not known to.
+fn instances_of<'o, 'a>(
+    input: &Input<'_>,
+    service: &DesiredService,
+    observed: &'o [&'a Instance],
+) -> (&'o [&'a Instance], Vec<&'a Instance>) {
+    let start = observed.partition_point(|instance| instance.id.service < service.name);
+    let end = observed.partition_point(|instance| instance.id.service <= service.name);
+    let all = &observed[start..end];
+    let known = all.iter().filter(|one| !input.unreachable.contains_key(&one.runtime)).copied().collect();
+    (all, known)
+}
+
+fn lacking_now(
     input: &Input<'_>,
     desired: &DesiredDeployment,
     depends: &Depends,
@@ -100,12 +134,7 @@ fn lacking(
     let Some(dependency) = desired.services.get(&depends.service) else {
         return Some("it is not declared".to_owned());
     };
-    let start = observed.partition_point(|instance| instance.id.service < dependency.name);
-    let end = observed.partition_point(|instance| instance.id.service <= dependency.name);
-    let all = &observed[start..end];
-    // What an unreachable runtime runs is not known to.
-    let reachable = |one: &&&Instance| !input.unreachable.contains_key(&one.runtime);
-    let instances: Vec<&Instance> = all.iter().filter(reachable).copied().collect();
+    let (all, instances) = instances_of(input, dependency, observed);
     match dependency.spec.rtype() {
         RType::Service => lacking_of_service(input, dependency, depends.condition(), &instances),
         RType::Job => {

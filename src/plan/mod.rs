@@ -8,6 +8,7 @@
 mod action;
 mod availability;
 mod backoff;
+mod bridge;
 mod cause;
 mod check;
 mod depends;

@@ -182,16 +182,61 @@ fn a_rollout_of_a_dependent_takes_nothing_away_while_its_dependency_is_gone() {
 }
 
 #[test]
-fn a_rollout_of_a_dependency_stops_no_dependent_and_holds_none_up() {
+fn a_rollout_of_a_dependency_stops_no_dependent_and_holds_none_up_where_enough_of_it_stays() {
     Snapshot::declared()
-        .service("db", 'b', 1, "rollout: {strategy: recreate}")
+        .service("db", 'b', 1, "rollout: {max_surge: 1, max_unavailable: 0}")
         .service("web", 'a', 2, &on_db(""))
         .with([up(0, 'a').of("db"), up(0, 'a')])
         .expect(
-            "retire db/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
-             launch web/1 a0: missing, 2 replicas wanted
-             wait for the old instances of db to end: rollout.strategy is recreate",
+            "launch db/0 b0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+             launch web/1 a0: missing, 2 replicas wanted",
         );
+    for (replicas, condition, rollout, expected) in [
+        (2, "healthy", "{max_surge: 0, max_unavailable: 1}", "launch"),
+        (2, "started", "{max_surge: 0, max_unavailable: 1}", "launch"),
+        (2, "ready", "{max_surge: 0, max_unavailable: 1}", "1 of 2 replicas stay ready while it is rolled out"),
+        (2, "ready", "{max_surge: 1, max_unavailable: 0}", "launch"),
+        (2, "healthy", "{max_surge: 1, max_unavailable: 2}", "all that is healthy of it is being replaced"),
+        (2, "started", "{strategy: recreate}", "all that has started of it is being replaced"),
+    ] {
+        let snapshot = Snapshot::declared()
+            .service("db", 'b', replicas, &format!("rollout: {rollout}"))
+            .service("web", 'a', 1, &on_db(&format!(", condition: {condition}")))
+            .with((0..replicas).map(|slot| up(slot, 'a').of("db")));
+        assert!(web(&snapshot).contains(expected), "{condition} {rollout}: {}", web(&snapshot));
+    }
+}
+
+/// `db`, which ends before another one of it starts, and `web`, both of which are declared otherwise by one change.
+fn changed_together(observed: Vec<Instance>) -> Snapshot {
+    let db = "storage: [{type: named, name: data, target: /data}]";
+    Snapshot::declared().service("db", 'b', 1, db).service("web", 'b', 1, &on_db("")).with(observed)
+}
+
+#[test]
+fn no_dependent_starts_while_its_dependency_is_being_taken_down() {
+    let (old_db, new_db) = (up(0, 'a').of("db"), up(0, 'b').of("db"));
+    changed_together(vec![old_db.clone(), up(0, 'a')]).expect(
+        "retire db/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)
+         wait to start web until 2026-01-01T12:05:00Z: db is not healthy: all that is healthy of it is being replaced
+         look again at 2026-01-01T12:05:00Z",
+    );
+    let later = changed_together(vec![new_db, up(0, 'a')]);
+    assert!(later.planned().starts_with("launch web/0 b0"), "{}", later.planned());
+    // Nothing of it is taken down before what it depends on itself is there.
+    let on_cache = "storage: [{type: named, name: data, target: /data}]\ndepends: [{service: cache}]";
+    let stuck = Snapshot::declared().service("cache", 'a', 1, "").service("db", 'b', 1, on_cache);
+    let stuck = stuck.service("web", 'a', 1, &on_db("")).with([old_db, up(0, 'a').of("cache").unready()]);
+    assert_eq!(web(&stuck), "launch");
+}
+
+#[test]
+fn no_dependent_starts_in_the_course_of_a_change_of_both_before_the_new_dependency_is_there() {
+    let mut world = super::simulate::World::new(changed_together(vec![up(0, 'a').of("db"), up(0, 'a')]));
+    world.settle();
+    let running = |one: &&Instance| one.phase.is_ready();
+    let ids = world.snapshot.observed.iter().filter(running).map(|one| (one.id.service.as_str(), &one.id.revision));
+    assert_eq!(ids.collect::<BTreeSet<_>>(), BTreeSet::from([("db", &revision('b')), ("web", &revision('b'))]));
 }
 
 #[test]

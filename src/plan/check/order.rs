@@ -19,7 +19,7 @@ pub(super) fn check_starts(input: &Input<'_>, desired: &DesiredDeployment, plan:
             let given_up = goes_on && is_given_up(input, service, depends);
             let of_a_job = desired.services.get(&depends.service).is_some_and(|on| on.spec.rtype() == RType::Job);
             let needs_none = of_a_job && service.standing.rolled_back.is_some();
-            !given_up && !needs_none && is_plainly_missing(input, desired, depends)
+            !given_up && !needs_none && (is_plainly_missing(input, desired, depends) || is_taken_down(input, plan, depends))
         };
         if service.spec.depends.iter().any(missing) {
             found.push(Violation::Hasty(id.clone()));
@@ -54,6 +54,18 @@ fn is_plainly_missing(input: &Input<'_>, desired: &DesiredDeployment, depends: &
             dependency.replicas == 0 || ready < dependency.replicas as usize
         }
     }
+}
+
+/// Whether the same plan takes all that is ready of a dependency away, for something else to run in its place.
+fn is_taken_down(input: &Input<'_>, plan: &Plan, depends: &Depends) -> bool {
+    let is_stopped = |one: &Instance| {
+        plan.steps().any(|step| {
+            matches!(&step.action, Action::Stop { instance, .. } if *instance == one.as_ref()) && step.cause.is_rollout()
+        })
+    };
+    let of_service = |one: &&Instance| one.id.deployment == input.deployment && one.id.service == depends.service;
+    let mut ready = input.observed.iter().filter(of_service).filter(|one| one.phase.is_ready()).peekable();
+    ready.peek().is_some() && ready.all(is_stopped)
 }
 
 /// Whether a run of the job is remembered as completed, or as over where it only has to have started, or as many of its
