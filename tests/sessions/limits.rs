@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use chrono::{TimeZone, Utc};
+use chrono::{DateTime, TimeZone, Utc};
 use evenkeel::controller::{AcquireRequest, Acquired, SessionVerb, SessionView};
 use evenkeel::runtime::sim::Faults;
 use evenkeel::spec::{Control, HumanDuration};
-use evenkeel::state::{LateMount, SessionId};
+use evenkeel::state::{LateMount, SessionId, Signal};
 use tokio::time::sleep;
 
 use crate::stage::{Stage, Trace, spec};
@@ -358,4 +358,32 @@ async fn a_claim_with_mounts_is_refused_where_its_runtime_makes_none_and_nothing
     assert!(refused.to_string().starts_with(why), "{refused}");
     assert_eq!(stage.sessions().await, []);
     assert!(acquire(&stage).await.view.warm);
+}
+
+/// When the session of an instance was called last, as far as is told of its use.
+async fn called(stage: &Stage, instance: &str) -> Option<DateTime<Utc>> {
+    let reports = stage.idle(instance).await.expect("it is known");
+    let [report] = reports.as_slice() else { panic!("{reports:?}") };
+    report.signals.iter().find(|one| one.signal == Signal::Session).and_then(|one| one.last)
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_call_of_a_session_is_a_use_of_its_member() {
+    let stage = stage().await;
+    let before = stage.idle("demo/box/0").await.expect("it is known");
+    assert!(before.iter().flat_map(|report| &report.signals).all(|one| one.last.is_none()), "{before:?}");
+    let Acquired { token, view: acquired, .. } = acquire(&stage).await;
+    assert_eq!(called(&stage, &acquired.instance).await, Some(acquired.last_active_at));
+    let attach = SessionVerb::Attach { takeover: false };
+    for verb in [SessionVerb::Touch, SessionVerb::Detach, attach, SessionVerb::Suspend, SessionVerb::Resume] {
+        sleep(Duration::from_secs(1)).await;
+        let now = stage.now();
+        stage.change(&acquired.session, &token, verb).await.map(drop).expect("done");
+        assert_eq!(called(&stage, &acquired.instance).await, Some(now), "{verb:?}");
+    }
+    sleep(Duration::from_secs(1)).await;
+    let again = AcquireRequest { reuse: true, token: Some(token), ..request() };
+    let again = stage.acquire(again).await.expect("given again").view;
+    assert_eq!(called(&stage, &again.instance).await, Some(again.last_active_at), "given again");
+    assert_ne!(again.last_active_at, acquired.last_active_at);
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use evenkeel::clock::{Clock, VirtualClock};
 use evenkeel::controller::{
-    AcquireRequest, Acquired, Changed, Claim, Command, Connected, Core, Declared, EngineError, Entry, KeepSessions,
-    Kept, KeptSessions, Message, Parts, Scope, SessionCommand, SessionRequest, SessionStats, SessionVerb, SessionView,
-    desired,
+    AcquireRequest, Acquired, Changed, Claim, Command, Connected, Core, Declared, EngineError, Entry, IdleReport,
+    KeepSessions, Kept, KeptSessions, Message, Parts, Scope, SessionCommand, SessionRequest, SessionStats, SessionVerb,
+    SessionView, desired,
 };
 use evenkeel::runtime::Runtime as _;
 use evenkeel::runtime::sim::{Faults, World};
@@ -279,6 +279,14 @@ impl Stage {
             drop(turn.open().await?);
         }
         Ok(entry)
+    }
+
+    /// What is known of the use of what a name covers.
+    pub async fn idle(&self, target: &str) -> Option<Vec<IdleReport>> {
+        let target: Target = target.parse().expect("a target");
+        let (reply, answer) = oneshot::channel();
+        self.core()?.send(Message::Command(Command::ExplainIdle(target, reply))).await.ok()?;
+        answer.await.ok()?.ok()
     }
 
     pub async fn sessions(&self) -> Vec<SessionView> {

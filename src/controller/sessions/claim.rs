@@ -144,6 +144,7 @@ impl State {
             }
             drop(self.sessions.keep(id));
             self.sessions.touch();
+            self.note_call(id);
         }
         let Claim { request, reply, .. } = claim;
         if let (Some(token), Some(view)) = (request.token, self.session_view(id)) {
@@ -398,6 +399,7 @@ impl State {
         // What was written down before says the same of who has it; this is for the statistics.
         drop(self.sessions.keep(id));
         self.sessions.touch();
+        self.note_call(id);
         let (Some(token), Some(view)) = (claim.token.take(), self.session_view(id)) else { return };
         tracing::debug!(session = %id, client = view.client, instance = view.instance, warm = view.warm, "acquired");
         if claim.reply.send(Ok(Acquired { token, reused: false, view })).is_err() {

@@ -8,7 +8,8 @@ use super::turns::Turn;
 use super::{Held, new_secrets};
 use crate::controller::EngineError;
 use crate::controller::core::State;
-use crate::state::{SessionEnd, SessionId, SessionState, Token};
+use crate::controller::ledger::Used;
+use crate::state::{SessionEnd, SessionId, SessionState, Signal, Token};
 
 /// A session after something was done with it, as far as the core does it.
 pub struct Changed {
@@ -29,15 +30,26 @@ impl State {
     pub(super) fn change_session(&mut self, request: SessionRequest) -> Result<Changed, EngineError> {
         let id: SessionId = request.session.parse().map_err(|error| EngineError::Invalid(format!("{error}")))?;
         self.owned(&id, request.token.as_ref())?;
-        match request.verb {
+        let changed = match request.verb {
             SessionVerb::Attach { takeover } => self.attach_session(&id, takeover),
             SessionVerb::Detach => self.detach_session(&id),
             SessionVerb::Touch => self.touch_session(&id),
             SessionVerb::Suspend => self.freeze(&id),
             SessionVerb::Resume => self.thaw(&id),
-            SessionVerb::Release => self.end_by_client(&id, SessionEnd::Released),
-            SessionVerb::Terminate => self.end_by_client(&id, SessionEnd::Terminated),
-        }
+            SessionVerb::Release => return self.end_by_client(&id, SessionEnd::Released),
+            SessionVerb::Terminate => return self.end_by_client(&id, SessionEnd::Terminated),
+        }?;
+        self.note_call(&id);
+        Ok(changed)
+    }
+
+    /// Notes that a client called a session, which is a use of its member.
+    pub(super) fn note_call(&mut self, id: &SessionId) {
+        let now = self.now().0;
+        let Some(member) = self.sessions.all.get(id).map(|held| held.session.instance.clone()) else { return };
+        let deployment = member.id.deployment.clone();
+        self.ledger.note(Signal::Session, &Used::Instance(member), now);
+        self.keep_activity(&deployment);
     }
 
     /// The live session of that name, where the token gives the right to it.
