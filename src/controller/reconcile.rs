@@ -407,7 +407,7 @@ impl State {
         self.checks.forget(deployment);
         self.scalers.forget(deployment);
         self.forget_use(deployment);
-        self.forget_sessions(deployment);
+        self.leave_sessions(deployment);
         self.removing.remove(deployment);
         self.queue.remove(deployment);
         self.forget_memory(deployment);

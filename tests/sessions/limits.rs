@@ -107,13 +107,16 @@ async fn the_timeouts_of_those_that_somebody_may_be_inside_of_begin_with_the_nex
 #[tokio::test(start_paused = true)]
 async fn ending_tells_whoever_is_inside_and_so_does_a_takeover() {
     let stage = stage().await;
-    for verb in [SessionVerb::Attach { takeover: true }, SessionVerb::Terminate] {
+    for (verb, cause) in [
+        (SessionVerb::Attach { takeover: true }, "was taken over by another client"),
+        (SessionVerb::Terminate, "is over: it was terminated"),
+    ] {
         let Acquired { token, view, .. } = acquire(&stage).await;
         let entry = stage.enter(&view.session.to_string(), Some(&token)).await.expect("a way in");
         let lease = entry.lease.as_ref().expect("a lease");
         stage.change(&view.session, &token, verb).await.map(drop).expect("done");
-        tokio::time::timeout(MOMENT, lease.ended()).await.expect("it is told");
-        assert!(lease.why().contains(&view.session.to_string()), "{}", lease.why());
+        let why = tokio::time::timeout(MOMENT, lease.ended_why()).await.expect("it is told");
+        assert_eq!(why, format!("the session {} {cause}", view.session));
         let refused = stage.enter(&view.instance, Some(&token)).await.err().expect("refused").to_string();
         assert!(!refused.contains(token.reveal()), "{refused}");
     }
@@ -386,4 +389,28 @@ async fn every_call_of_a_session_is_a_use_of_its_member() {
     let again = stage.acquire(again).await.expect("given again").view;
     assert_eq!(called(&stage, &again.instance).await, Some(again.last_active_at), "given again");
     assert_ne!(again.last_active_at, acquired.last_active_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_of_a_deployment_that_is_gone_tell_why_they_ended_also_after_another_start() {
+    let mut stage = stage().await;
+    let Acquired { token, view: acquired, .. } = acquire(&stage).await;
+    let id = acquired.session;
+    let entry = stage.enter(&id.to_string(), Some(&token)).await.expect("a way in");
+    stage.declare(String::new());
+    let why = format!("the session {id} is over: it ended as its pool is not declared any more");
+    assert_eq!(entry.lease.as_ref().expect("a lease").ended_why().await, why);
+    drop(entry);
+    // Until nothing is left of what nothing declares.
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(stage.members(), []);
+    for _ in 0..2 {
+        assert_eq!(state(&stage, &id).await, ("ended".to_owned(), Some("pool_removed".to_owned())));
+        let refused = stage.change(&id, &token, SessionVerb::Release).await.err().expect("refused").to_string();
+        assert!(refused.starts_with(&format!("{why} at 2026-01-01T")), "{refused}");
+        assert_eq!(stage.stats().await.expect("statistics").created, 1);
+        stage.crash().await;
+        stage.start();
+        sleep(Duration::from_secs(100)).await;
+    }
 }

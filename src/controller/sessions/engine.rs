@@ -350,11 +350,8 @@ type Output = BoxStream<'static, crate::runtime::Result<ExecOutput>>;
 /// Output for as long as its reader may be inside; ends with why that is over where it ends before.
 fn while_held(output: Output, lease: Option<Lease>) -> Output {
     let Some(lease) = lease else { return output };
-    let (ended, why) = (lease.ended(), lease.why());
-    let cut = stream::once(async move {
-        ended.await;
-        Err(RuntimeError::new(ErrorKind::Failed, why))
-    });
+    let ended = lease.ended_why();
+    let cut = stream::once(async move { Err(RuntimeError::new(ErrorKind::Failed, ended.await)) });
     // The lease goes with the stream, or with its last item.
     let held = stream::unfold(Some((Box::pin(cut), output, lease)), |state| async move {
         let (mut cut, mut output, lease) = state?;

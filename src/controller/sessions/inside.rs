@@ -2,6 +2,7 @@
 //! inside a free one spoils it for others.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -29,30 +30,61 @@ pub struct Entry {
     pub kept: Option<tokio::sync::oneshot::Receiver<Result<(), String>>>,
 }
 
+/// Closed when nobody may stay inside the member of a session who is there by the present token.
+#[derive(Clone, Default)]
+pub(super) struct Fence {
+    closed: CancellationToken,
+    why: Arc<OnceLock<String>>,
+}
+
+impl Fence {
+    /// Has everybody leave, and tells why in words that follow the name of the session.
+    pub(super) fn close(&self, why: String) {
+        // What closed it first is the cause.
+        let _ = self.why.set(why);
+        self.closed.cancel();
+    }
+}
+
 /// That somebody is inside a member; told once it is dropped.
 pub struct Lease {
     what: Left,
-    ended: CancellationToken,
+    fence: Fence,
     reports: mpsc::Sender<Message>,
 }
 
 impl Lease {
     /// Waits until nobody may be inside any more.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.ended.clone().cancelled_owned()
+        self.fence.closed.clone().cancelled_owned()
+    }
+
+    /// Waits until nobody may be inside any more, and tells why.
+    pub fn ended_why(&self) -> impl Future<Output = String> + Send + 'static {
+        let (ended, what, fence) = (self.ended(), self.what.clone(), self.fence.clone());
+        async move {
+            ended.await;
+            why_over(&what, &fence)
+        }
     }
 
     /// Whether that is so already.
     pub fn has_ended(&self) -> bool {
-        self.ended.is_cancelled()
+        self.fence.closed.is_cancelled()
     }
 
     /// Why that is.
     pub fn why(&self) -> String {
-        match &self.what {
-            Left::Session(id, _) => format!("the session {id} was ended or taken over by another client"),
-            Left::Member(..) => "the instance is being removed".to_owned(),
+        why_over(&self.what, &self.fence)
+    }
+}
+
+fn why_over(what: &Left, fence: &Fence) -> String {
+    match what {
+        Left::Session(id, _) => {
+            format!("the session {id} {}", fence.why.get().map_or("is not over", String::as_str))
         }
+        Left::Member(..) => "the instance is being removed".to_owned(),
     }
 }
 
@@ -140,7 +172,7 @@ impl State {
             // Who works inside is there.
             held.session.state = SessionState::Active;
         }
-        let lease = Lease { what: Left::Session(id.clone(), held.holders), ended: held.ended.clone(), reports };
+        let lease = Lease { what: Left::Session(id.clone(), held.holders), fence: held.fence.clone(), reports };
         let env = held.session.env.clone();
         self.sessions.touch();
         drop(self.sessions.keep(id));
@@ -174,7 +206,7 @@ impl State {
         visit.inside += 1;
         self.queue.add(&pool.deployment, tokio::time::Instant::now());
         let what = Left::Member(member.runtime, member.runtime_id);
-        let lease = Lease { what, ended: CancellationToken::new(), reports: self.reports() };
+        let lease = Lease { what, fence: Fence::default(), reports: self.reports() };
         Ok(Entry { instance, env: BTreeMap::new(), lease: Some(lease), turn: None, kept })
     }
 

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 pub use self::book::{KeepSessions, KeptSessions, SessionBook};
 pub use self::claim::Claim;
+use self::inside::Fence;
 pub use self::inside::{Entry, Lease};
 pub use self::request::{
     AcquireRequest, Acquired, CLAIM_TIMEOUT, CLAIM_TIMEOUT_MAX, SessionChanged, SessionRequest, SessionStats,
@@ -41,7 +41,7 @@ use crate::state::{
 };
 use crate::store::SessionNote;
 
-/// Sessions of one pool that are kept after their end: what its statistics are made of, and for how long it is told why a
+/// Sessions of one pool, and of all pools together that are gone, that are kept after their end: what its statistics are made of, and for how long it is told why a
 /// session ended. About a kilobyte each.
 pub const ENDED_SESSIONS: usize = 1000;
 
@@ -155,7 +155,7 @@ struct Held {
     /// Whether its sandbox is to be frozen.
     stand: Stand,
     /// Told when nobody may be inside any more.
-    ended: CancellationToken,
+    fence: Fence,
     /// The claim, until the member is handed out.
     claim: Option<Box<Claim>>,
 }
@@ -169,7 +169,7 @@ struct Visit {
 impl Held {
     fn of(session: Session, claim: Option<Box<Claim>>) -> Self {
         let stand = Stand::of(&session.state);
-        Self { session, inside: 0, holders: 0, stand, ended: CancellationToken::new(), claim }
+        Self { session, inside: 0, holders: 0, stand, fence: Fence::default(), claim }
     }
 }
 
@@ -290,12 +290,21 @@ impl Sessions {
             return;
         }
         let over = of_pool.iter().filter_map(|id| self.all.get(id)).filter(|held| held.session.removed);
-        let mut ended: Vec<(DateTime<Utc>, SessionId)> =
-            over.map(|held| (held.session.created_at, held.session.id.clone())).collect();
+        let ended = over.map(|held| (held.session.created_at, held.session.id.clone())).collect();
+        self.forget_oldest(ended);
+    }
+
+    /// The same of all pools together that are gone, of which there may be any number.
+    fn prune_gone(&mut self, is_gone: impl Fn(&ServiceName) -> bool) {
+        let of_gone = self.of_pool.iter().filter(|(pool, _)| is_gone(pool)).flat_map(|(_, ids)| ids);
+        let over = of_gone.filter_map(|id| self.all.get(id)).filter(|held| held.session.removed);
+        let ended = over.map(|held| (held.session.created_at, held.session.id.clone())).collect();
+        self.forget_oldest(ended);
+    }
+
+    /// Forgets those beyond [`ENDED_SESSIONS`] that were acquired first.
+    fn forget_oldest(&mut self, mut ended: Vec<(DateTime<Utc>, SessionId)>) {
         let surplus = ended.len().saturating_sub(ENDED_SESSIONS);
-        if surplus == 0 {
-            return;
-        }
         ended.sort();
         for (_, id) in ended.into_iter().take(surplus) {
             self.remove(&id);
@@ -373,11 +382,11 @@ impl State {
     fn end_session(&mut self, id: &SessionId, why: SessionEnd) -> Option<oneshot::Receiver<Result<(), String>>> {
         let (now, at) = self.now();
         let held = self.sessions.all.get_mut(id).filter(|held| held.session.is_live())?;
-        held.ended.cancel();
         let why = match (&held.claim, why) {
             (Some(_), SessionEnd::SandboxEnded { how }) => SessionEnd::NotHandedOut { how },
             (_, why) => why,
         };
+        held.fence.close(format!("is over: it {why}"));
         let pool = held.session.pool.clone();
         let message = format!("session {id} of {} {why}", held.session.client);
         held.session.state = SessionState::Ended { why: why.clone(), at: now };
@@ -412,4 +421,62 @@ impl State {
 fn new_secrets() -> Result<(SessionId, Token), EngineError> {
     let bytes = random().map_err(open::local("no random numbers can be read"))?;
     Ok(crate::state::secrets(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::InstanceId;
+
+    /// A session of a pool that is over, acquired at that second.
+    fn ended(pool: &ServiceName, second: u32) -> Session {
+        let at: DateTime<Utc> = DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(i64::from(second));
+        let mut bytes = [0; SECRET_BYTES];
+        bytes[..4].copy_from_slice(&second.to_be_bytes());
+        let (id, token) = crate::state::secrets(&bytes);
+        Session {
+            id,
+            pool: pool.clone(),
+            instance: InstanceRef {
+                runtime: RuntimeKind::Sim,
+                runtime_id: second.to_string(),
+                id: InstanceId {
+                    deployment: pool.deployment.clone(),
+                    service: pool.service.clone(),
+                    slot: 0,
+                    revision: "a".repeat(64).parse().unwrap(),
+                    attempt: second,
+                    run: None,
+                },
+            },
+            client: "agent".to_owned(),
+            token: token.digest(),
+            state: SessionState::Ended { why: SessionEnd::PoolRemoved, at },
+            created_at: at,
+            last_active_at: at,
+            warm: true,
+            elapsed_ms: 0.0,
+            answered: true,
+            made_ms: 0.0,
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            mounts: Vec::new(),
+            sandbox: None,
+            removed: true,
+        }
+    }
+
+    #[test]
+    fn of_all_pools_that_are_gone_the_latest_sessions_are_kept_and_no_more() {
+        let pool = |name: &str| ServiceName { deployment: name.to_owned(), service: "box".to_owned() };
+        let count = u32::try_from(ENDED_SESSIONS).unwrap();
+        let (one, other, there) = (pool("one"), pool("other"), pool("there"));
+        let of_gone = (1..=count + 2).map(|second| ended(if second % 2 == 0 { &one } else { &other }, second));
+        let sessions = of_gone.chain([ended(&there, 0)]).collect();
+        let mut all = Sessions::new(KeptSessions { sessions, ..KeptSessions::default() }, DateTime::UNIX_EPOCH);
+        all.prune_gone(|pool| *pool != there);
+        let mut seconds: Vec<u32> = all.all.values().map(|held| held.session.instance.id.attempt).collect();
+        seconds.sort_unstable();
+        assert_eq!(seconds, [0].into_iter().chain(3..=count + 2).collect::<Vec<u32>>());
+    }
 }

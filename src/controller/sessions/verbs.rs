@@ -1,7 +1,6 @@
 //! What is done with sessions by whoever has their token.
 
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::request::{SessionRequest, SessionVerb, SessionView};
 use super::turns::Turn;
@@ -102,7 +101,7 @@ impl State {
             // Whoever is inside came with the token before, and does not count for the new holder.
             held.holders += 1;
             held.inside = 0;
-            std::mem::replace(&mut held.ended, CancellationToken::new()).cancel();
+            std::mem::take(&mut held.fence).close("was taken over by another client".to_owned());
         }
         let changed = self.set_state(id, SessionState::Active)?;
         Ok(Changed { token: Some(token), ..changed })

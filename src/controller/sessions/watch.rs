@@ -193,6 +193,9 @@ impl State {
         }
         pools.dedup();
         pools.iter().for_each(|pool| self.sessions.prune(pool));
+        if pools.iter().any(|pool| !is_pool(pool)) {
+            self.prune_gone();
+        }
         self.forget_visits(deployment, members);
     }
 
@@ -343,14 +346,25 @@ impl State {
         SessionStats::of(&claim_figures(handed_out.map(|held| &held.session)), warm as u64)
     }
 
-    /// Forgets the sessions of a deployment of which nothing is left.
-    pub(in crate::controller) fn forget_sessions(&mut self, deployment: &str) {
-        let of_pools = self.sessions.of_pool.iter().filter(|(pool, _)| pool.deployment == deployment);
-        let ids: Vec<SessionId> = of_pools.flat_map(|(_, ids)| ids).cloned().collect();
-        for id in ids {
-            self.sessions.remove(&id);
-            drop(self.sessions.note(SessionNote::Forget(id)));
+    /// Notes that nothing is left of a deployment. Its sessions, which are over, are kept for as long as there are not too many
+    /// of pools that are gone, so that whoever had one is told why it ended.
+    pub(in crate::controller) fn leave_sessions(&mut self, deployment: &str) {
+        let left: Vec<SessionId> = self.sessions.open(deployment).map(|held| held.session.id.clone()).collect();
+        for id in left {
+            self.sessions.close(&id);
+            drop(self.sessions.keep(&id));
         }
+        self.prune_gone();
+    }
+
+    /// Forgets the oldest sessions of pools that are gone, beyond those that are kept.
+    fn prune_gone(&mut self) {
+        let declared = &self.declared.desired.deployments;
+        let is_pool = |pool: &ServiceName| {
+            let service = declared.get(&pool.deployment).and_then(|one| one.services.get(&pool.service));
+            service.is_some_and(|service| service.spec.pool.is_some())
+        };
+        self.sessions.prune_gone(|pool| !is_pool(pool));
     }
 
     /// Whether anybody has a session of the deployment.
