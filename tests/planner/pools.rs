@@ -240,10 +240,22 @@ fn an_unhealthy_member_ends_as_after_a_crash() {
     let fields = format!("{POOL}\nhealth: {{check: {{type: tcp, port: 80}}}}");
     pool(&fields).with([up(0, 'a').unhealthy(), up(1, 'a')]).expect(
         "halt web/0 a0: unhealthy: no route
-         launch web/2 a0: pool has 1 of 2 free members
          demo/web/0 (aaaaaaaa, attempt 0) is unhealthy: no route
          look again at 2026-01-01T12:59:30Z",
     );
+    // No other one is made while it ends: then it is made anew, after the pause of a crash.
+    let none_is_made = |scene: Snapshot, expected: &[&str]| {
+        let plan = scene.planned();
+        assert!(!plan.contains("launch"), "{plan}");
+        expected.iter().for_each(|line| assert!(plan.contains(line), "{line}: {plan}"));
+    };
+    let stopping = || up(0, 'a').unhealthy().phase(Phase::Stopping);
+    none_is_made(pool(&fields).with([stopping(), up(1, 'a')]), &[]);
+    none_is_made(pool(&fields).with([stopping()]).waiting(5), &[]);
+    none_is_made(pool(&fields).with([up(0, 'a').unhealthy()]).waiting(5), &["halt web/0 a0"]);
+    // Where others do well, a claim gets one of its own.
+    let served = pool(&fields).with([stopping(), up(1, 'a')]).waiting(2).planned();
+    assert!(served.contains("launch web/2"), "{served}");
     let ended = up(0, 'a').restarted(2, 2).exited(137, 1, 0).by(StopCause::Unhealthy);
     let plan = pool(&fields).with([ended, up(1, 'a')]).planned();
     assert!(plan.contains("wait to restart demo/web/0"), "{plan}");

@@ -72,6 +72,15 @@ impl<'a> Members<'a> {
         })
     }
 
+    /// Members that are ended since their checks failed, or are to be.
+    pub(super) fn ending_unhealthy(&self) -> u32 {
+        self.count(|member, role| match role {
+            Role::Unhealthy => true,
+            Role::Leaving => member.unhealthy().is_some(),
+            _ => false,
+        })
+    }
+
     /// Members that a session has.
     pub(super) fn claimed(&self) -> u32 {
         self.count(|_, role| matches!(role, Role::Claimed | Role::Stalled))

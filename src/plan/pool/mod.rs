@@ -22,7 +22,7 @@ use super::rollout::crashed;
 use super::time::{after, due};
 use super::{Cause, Wait};
 use crate::spec::{Pool, RuntimeKind};
-use crate::state::{DesiredService, EndedBy, Exit, Instance, InstanceId, Phase, StopCause};
+use crate::state::{DesiredService, EndedBy, Exit, HealthState, Instance, InstanceId, Phase, StopCause};
 
 /// Members of one pool that are made at a time: enough to follow bursts of claims, and few enough that an engine still has
 /// room for the claims themselves (the docker adapter makes 16 calls side by side).
@@ -90,7 +90,8 @@ fn tend(draft: &mut Draft<'_>, desired: &DesiredService, members: &Members<'_>) 
             Role::Unhealthy => drop(is_ended_as_unhealthy(draft, desired, member)),
             Role::Frozen | Role::Stalled => draft.resume(member),
             Role::Coming if matches!(member.phase, Phase::Running { ready: false, .. }) => {
-                draft.wait(Wait::NotReady { id: member.id.clone(), check: None, until: None });
+                let check = member.health.as_ref().and_then(HealthState::message).map(str::to_owned);
+                draft.wait(Wait::NotReady { id: member.id.clone(), check, until: None });
             }
             Role::Strange(message) => {
                 draft.wait(Wait::Unknown { id: member.id.clone(), message: message.clone() });
@@ -159,6 +160,8 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
     ) -> Self {
         let wanted = pool.min_warm().saturating_add(record.waiting);
         let lacking = wanted.saturating_sub(members.supply()).max(fresh_lacking(record, members));
+        // Once it has ended it is made anew in its place, after a pause where it failed before.
+        let lacking = lacking.saturating_sub(members.ending_unhealthy());
         let ceiling = pool.max_warm().saturating_add(record.waiting);
         let awaited = record.waiting.saturating_sub(members.supply()).max(fresh_lacking(record, members));
         let pace = Pace::of(pool, members, draft.input.now);
@@ -242,9 +245,10 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
         }
     }
 
-    /// Whether members of the template crash and none is good: more of them would crash as well.
+    /// Whether members of the template crash or are unhealthy, and none is good: so would more of them be.
     fn is_crashing(&self) -> bool {
-        self.members.warm().is_empty() && self.members.dead().any(|(dead, _)| crashed(dead))
+        let fails = self.members.ending_unhealthy() > 0 || self.members.dead().any(|(dead, _)| crashed(dead));
+        self.members.warm().is_empty() && fails
     }
 
     /// Makes a member, where it may begin now; a slot for which calls fail keeps its place among those that are wanted.
