@@ -8,18 +8,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::layout::{Layout, make_private};
+use super::lock;
 use super::record::{Launch, MountSource, Root};
 use crate::spec::{ImageRef, ServiceSpec, Storage};
 
@@ -28,6 +30,8 @@ const MOST_LINKS: usize = 40;
 /// Most paths that are remembered: each is read, in some microseconds, when a service that names paths of the machine
 /// is created.
 const MOST_WRITTEN: usize = 1024;
+/// Longest wait for others who read or change what is remembered, which takes them some milliseconds.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Paths of the machine, without links, that programs of this installation may write, or could.
 #[derive(Debug, Clone, Default)]
@@ -146,11 +150,33 @@ fn steps(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(step).collect()
 }
 
+/// What is remembered, as nobody changes it meanwhile.
 fn remembered(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    match fs::read_dir(dir) {
-        Ok(entries) => entries.take(MOST_WRITTEN).map(|entry| fs::read_link(entry?.path())).collect(),
+    match File::open(dir) {
+        Ok(opened) => {
+            let _others_read_too = in_time(dir, lock::shared(opened, dir, Instant::now() + LOCK_LIMIT))?;
+            read(dir)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
+    }
+}
+
+fn in_time(dir: &Path, locked: io::Result<Option<File>>) -> io::Result<File> {
+    let hangs = || format!("{} is in use by another process for more than {} s", dir.display(), LOCK_LIMIT.as_secs());
+    locked?.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, hangs()))
+}
+
+/// To be called by whoever has the lock.
+fn read(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(dir)?.take(MOST_WRITTEN).map(|entry| fs::read_link(entry?.path())).collect()
+}
+
+/// Forgets a path; says whether it is forgotten.
+fn forget(dir: &Path, path: &Path) -> bool {
+    match fs::remove_file(dir.join(name_of(path))) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
@@ -167,17 +193,18 @@ pub fn remember(layout: &Layout, launch: &Launch) -> io::Result<()> {
 /// # Errors
 /// The disk refuses, or there are too many.
 pub fn remember_paths(layout: &Layout, paths: Vec<PathBuf>) -> io::Result<()> {
+    if paths.is_empty() {
+        return Ok(());
+    }
     let dir = layout.written();
-    let mut known: Option<Vec<PathBuf>> = None;
+    make_private(&dir)?;
+    // Other instances are created meanwhile, by this process and by others.
+    let _alone = in_time(&dir, lock::exclusive(File::open(&dir)?, &dir, Instant::now() + LOCK_LIMIT))?;
+    let mut known = read(&dir)?;
     for path in paths {
-        let known = match &mut known {
-            Some(known) => known,
-            None => known.insert(remembered(&dir)?),
-        };
         // What lies below a path that is known is as little trusted.
         if !known.iter().any(|above| path.starts_with(above)) {
-            make_private(&dir)?;
-            make_room(&dir, known)?;
+            make_room(&dir, &mut known)?;
             match symlink(&path, dir.join(name_of(&path))) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 Ok(()) | Err(_) => known.push(path),
@@ -208,10 +235,12 @@ fn make_room(dir: &Path, known: &mut Vec<PathBuf>) -> io::Result<()> {
     }
     known.retain(|path| {
         let is_gone = matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
-        !is_gone || fs::remove_file(dir.join(name_of(path))).is_err()
+        !is_gone || !forget(dir, path)
     });
-    if known.len() >= MOST_WRITTEN {
-        widen(dir, known)?;
+    if known.len() >= MOST_WRITTEN
+        && let Some(told) = widen(dir, known)?
+    {
+        tracing::warn!("{told}");
     }
     if known.len() < MOST_WRITTEN {
         return Ok(());
@@ -224,23 +253,31 @@ fn make_room(dir: &Path, known: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 /// Remembers the directory that most of the paths lie in, in the place of these: what is below it is as little trusted then.
-fn widen(dir: &Path, known: &mut Vec<PathBuf>) -> io::Result<()> {
+/// Tells what follows from that; nothing where no two of them lie in one directory.
+fn widen(dir: &Path, known: &mut Vec<PathBuf>) -> io::Result<Option<String>> {
     let mut children: BTreeMap<PathBuf, usize> = BTreeMap::new();
     for parent in known.iter().filter_map(|path| path.parent()).filter(|parent| *parent != Path::new("/")) {
         *children.entry(parent.to_owned()).or_default() += 1;
     }
     let fullest = children.into_iter().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > 1);
-    let Some((parent, _)) = fullest else { return Ok(()) };
+    let Some((parent, count)) = fullest else { return Ok(None) };
     match symlink(&parent, dir.join(name_of(&parent))) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
     }
     let is_below = |path: &Path| path.starts_with(&parent) && path != parent;
-    known.retain(|path| !is_below(path) || fs::remove_file(dir.join(name_of(path))).is_err());
+    known.retain(|path| !is_below(path) || !forget(dir, path));
+    let told = format!(
+        "programs were given more than {MOST_WRITTEN} paths of this machine to write, {count} of them in {0}: all of {0} \
+         counts as written by programs from now on, so no link below it is followed to what is mounted into an instance; \
+         where that is too much, remove the links from {1} that lead to what no program writes any more, and the one to {0}",
+        parent.display(),
+        dir.display()
+    );
     if !known.contains(&parent) {
         known.push(parent);
     }
-    Ok(())
+    Ok(Some(told))
 }
 
 /// Opens a path without links as a place, not for reading.
@@ -376,5 +413,36 @@ mod tests {
             (0..MOST_WRITTEN).map(|number| folder.path().join(format!("{number}/x"))).collect();
         apart.iter().for_each(|path| fs::create_dir_all(path).unwrap());
         assert!(make_room(&dir, &mut apart).unwrap_err().to_string().contains("more than 1024 paths"));
+    }
+
+    #[test]
+    fn those_who_remember_paths_at_the_limit_at_the_same_time_all_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        make_private(&layout.written()).unwrap();
+        let gone = (0..MOST_WRITTEN).map(|number| folder.path().join(format!("gone/{number}")));
+        gone.for_each(|path| symlink(&path, layout.written().join(name_of(&path))).unwrap());
+        let new: Vec<PathBuf> = (0..8).map(|number| folder.path().join(format!("new{number}"))).collect();
+        std::thread::scope(|scope| {
+            let all: Vec<_> =
+                new.iter().map(|path| scope.spawn(|| remember_paths(&layout, vec![path.clone()]))).collect();
+            let readers: Vec<_> = (0..8).map(|_| scope.spawn(|| remembered(&layout.written()).map(drop))).collect();
+            all.into_iter().chain(readers).for_each(|done| done.join().unwrap().unwrap());
+        });
+        let mut found = remembered(&layout.written()).unwrap();
+        found.sort();
+        assert_eq!(found, new);
+    }
+
+    #[test]
+    fn what_stands_for_few_paths_is_told_with_what_follows_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home");
+        let mut known = vec![home.join("one"), home.join("other"), folder.path().join("else/where")];
+        let told = widen(folder.path(), &mut known).unwrap().unwrap();
+        let expected = format!("2 of them in {0}: all of {0} counts as written by programs", home.display());
+        assert!(told.contains(&expected), "{told}");
+        assert_eq!(known, [folder.path().join("else/where"), home]);
+        assert_eq!(widen(folder.path(), &mut vec!["/a/x".into(), "/b/x".into()]).unwrap(), None);
     }
 }
