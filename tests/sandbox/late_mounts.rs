@@ -134,6 +134,27 @@ async fn a_target_stays_inside_and_is_no_place_of_the_kernel() {
 }
 
 #[tokio::test]
+async fn mounts_of_which_one_would_hide_the_other_by_a_link_are_refused_with_both_targets() {
+    let Some(stage) = Stage::new() else { return };
+    symlink("/run", stage.root.join("srv/run")).unwrap();
+    for (one, real) in [("/run/x", "/run/x"), ("/run/x/y", "/run/x/y")] {
+        let instance = stage.idle("").await;
+        let mounts = [stage.mount("deep", one, true), stage.mount("", "/srv/run/x", true)];
+        let (kind, told) = stage.mounted(&instance, &mounts).await.unwrap_err();
+        let expected = format!(
+            "mounts[1].target: nothing can be mounted at /srv/run/x: it leads to /run/x, and would hide what is mounted at \
+             {one}, which leads to {real}"
+        );
+        assert_eq!((kind, told), (ErrorKind::Rejected, expected));
+        stage.sandbox.runtime.remove(&instance).await.unwrap();
+    }
+    let instance = stage.idle("").await;
+    let mounts = [stage.mount("", "/run/x", true), stage.mount("deep", "/srv/run/x/deep", true)];
+    stage.mounted(&instance, &mounts).await.unwrap();
+    assert_eq!(stage.inside(&instance, "cat /run/x/file").await, "from outside\n", "what lies below it hides nothing");
+}
+
+#[tokio::test]
 async fn what_can_not_be_made_or_reached_is_refused_with_the_reason() {
     let Some(stage) = Stage::new() else { return };
     let closed = stage.idle("read_only_root_fs: true").await;

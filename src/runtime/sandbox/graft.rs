@@ -78,7 +78,12 @@ fn graft(dir: &InstanceDir, order: &Grafts) -> Result<(), Failure> {
     }
     move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount)).context("joining the instance")?;
     let root = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("opening the root")?;
-    order.mounts.iter().zip(&trees).try_for_each(|(mount, tree)| show(mount, tree, &root, launch))
+    let mut shown: Vec<(PathBuf, &str)> = Vec::new();
+    for (mount, tree) in order.mounts.iter().zip(&trees) {
+        let real = show(mount, tree, &root, launch, &shown)?;
+        shown.push((real, &mount.target));
+    }
+    Ok(())
 }
 
 /// The mount namespace of the program. One that belongs to another user namespace than ours was made by the program, which has
@@ -142,19 +147,33 @@ pub fn may_show(real: &Path, kind: FileType, own_files: &[PathBuf]) -> Result<()
     }
 }
 
-/// Attaches a copy at its target.
-fn show(mount: &Graft, tree: &OwnedFd, root: &OwnedFd, launch: &Launch) -> Result<(), Failure> {
+/// Attaches a copy at its target, beside what was shown before: where that leads to, and as which target. Gives where the
+/// target leads to.
+fn show(
+    mount: &Graft,
+    tree: &OwnedFd,
+    root: &OwnedFd,
+    launch: &Launch,
+    shown: &[(PathBuf, &str)],
+) -> Result<PathBuf, Failure> {
     let Graft { field, target, read_only, .. } = mount;
     let wrong = |why: String| Failure::wrong(format!("{field}.target: nothing can be mounted at {target}: {why}"));
     let (real, _) = without_links(root.as_fd(), target).map_err(|error| wrong(error.to_string()))?;
     may_cover(&real, *read_only, launch).map_err(wrong)?;
+    if let Some((hidden, other)) = shown.iter().find(|(before, _)| before.starts_with(&real)) {
+        let (real, hidden) = (real.display(), hidden.display());
+        return Err(wrong(format!(
+            "it leads to {real}, and would hide what is mounted at {other}, which leads to {hidden}"
+        )));
+    }
     let missing = if is_directory(tree.as_fd()) { Missing::Directory } else { Missing::File };
     let place = place_or_make_by(root.as_fd(), &real.to_string_lossy(), missing, PLAIN)
         .map_err(|error| wrong(not_made(&error)))?;
     if is_directory(place.as_fd()) != is_directory(tree.as_fd()) {
         return Err(wrong("one is a directory and the other a file".to_owned()));
     }
-    attach(tree, &place).map_err(|error| wrong(error.to_string()))
+    attach(tree, &place).map_err(|error| wrong(error.to_string()))?;
+    Ok(real)
 }
 
 /// Whether something may be mounted over a path inside, without links, and be used there.
