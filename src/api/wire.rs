@@ -142,6 +142,7 @@ pub enum LogItem {
 
 /// First frame of a request to attach.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AttachStart {
     /// `DEPLOYMENT/SERVICE[/SLOT]`, or the id of a session.
     pub target: String,
@@ -163,6 +164,7 @@ pub struct Attached {
 
 /// First frame of an exec request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ExecStart {
     /// `DEPLOYMENT/SERVICE[/SLOT]`, or the id of a session.
     pub target: String,

@@ -16,7 +16,7 @@ use crate::state::{DesiredService, ServiceName, Target};
 
 /// What a user orders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "order", rename_all = "snake_case")]
+#[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Order {
     /// Run an earlier revision of a service in place of the declared one, until something else is declared.
     Undo {

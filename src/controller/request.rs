@@ -12,6 +12,7 @@ use crate::status::ProblemView;
 
 /// A file as the caller read it; the engine need not see the caller's file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SpecFile {
     /// Absolute path, for messages and relative paths inside; `-` for standard input.
     pub path: PathBuf,
@@ -21,6 +22,7 @@ pub struct SpecFile {
 
 /// Declare these files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ApplyRequest {
     /// Every file that was named.
     pub files: Vec<SpecFile>,
@@ -79,6 +81,7 @@ pub struct Applied {
 
 /// Remove these deployments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeleteRequest {
     /// Their names.
     pub deployments: Vec<String>,
@@ -91,6 +94,7 @@ pub struct DeleteRequest {
 
 /// Make a run of a job or cron service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TriggerRequest {
     /// Which.
     pub service: ServiceName,

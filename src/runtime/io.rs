@@ -86,6 +86,7 @@ pub trait Exec: Send + Sync {
 
 /// A command to run inside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ExecRequest {
     /// Program and arguments; never empty.
     pub command: Vec<String>,
@@ -113,6 +114,7 @@ pub trait Attach: Send + Sync {
 
 /// What one who attaches wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AttachRequest {
     /// Connects standard input.
     pub stdin: bool,

@@ -32,6 +32,7 @@ const LABEL_LENGTH: usize = 256;
 
 /// Claim a member of a pool.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AcquireRequest {
     /// `DEPLOYMENT/SERVICE`, or the name of a service or deployment that means one pool; the only pool that fits where it is
     /// absent.
@@ -148,6 +149,7 @@ pub struct Acquired {
 
 /// What is to be done with a session by whoever has its token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SessionRequest {
     /// Which.
     pub session: String,
@@ -160,7 +162,7 @@ pub struct SessionRequest {
 
 /// What can be done with a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SessionVerb {
     /// A client is there again.
     Attach {
@@ -350,5 +352,22 @@ mod tests {
         assert!(refused(&env(&[("A=B", "x")])).contains("NAME=VALUE"));
         assert!(refused(&env(&[("A", "x\0")])).contains("NUL"));
         assert!(refused(&env(&[("A", &"x".repeat(MOST_ENV_BYTES))])).contains("64 KiB"));
+    }
+
+    #[test]
+    fn a_field_that_is_no_field_of_a_request_is_refused_by_its_name() {
+        let refused = |text: &str| serde_json::from_str::<AcquireRequest>(text).unwrap_err().to_string();
+        assert!(refused(r#"{"client": "a", "requier": ["landlock"]}"#).starts_with("unknown field `requier`"));
+        let change = |verb: &str| {
+            let text = format!(r#"{{"session": "s", "verb": {verb}}}"#);
+            serde_json::from_str::<SessionRequest>(&text).map(|request| request.verb).map_err(|error| error.to_string())
+        };
+        assert_eq!(change(r#""touch""#), Ok(SessionVerb::Touch));
+        assert_eq!(change(r#"{"attach": {"takeover": true}}"#), Ok(SessionVerb::Attach { takeover: true }));
+        let more = change(r#"{"attach": {"takeover": true, "force": true}}"#).unwrap_err();
+        assert!(more.starts_with("unknown field `force`"), "{more}");
+        let order = r#"{"order": "hold", "target": "demo", "secs": 5}"#;
+        let order = serde_json::from_str::<crate::controller::Order>(order).unwrap_err().to_string();
+        assert!(order.starts_with("unknown field `secs`"), "{order}");
     }
 }
