@@ -444,7 +444,7 @@ mod tests {
                     deployment: pool.deployment.clone(),
                     service: pool.service.clone(),
                     slot: 0,
-                    revision: "a".repeat(64).parse().unwrap(),
+                    revision: "v1-0123456789abcdef".parse().unwrap(),
                     attempt: second,
                     run: None,
                 },
