@@ -12,7 +12,7 @@ use super::{EngineError, Mode};
 use crate::plan::{Cause, FoundRemnant, Plan, Wait, plan, sightings};
 use crate::runtime::RemnantKind;
 use crate::spec::RuntimeKind;
-use crate::state::{Fate, Instance};
+use crate::state::{Fate, Instance, Phase};
 
 /// Something that nothing declares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub struct OrphanView {
     pub created_at: Option<DateTime<Utc>>,
     /// When it was first seen without a declaration, by this controller.
     pub first_seen: Option<DateTime<Utc>>,
-    /// When it may be removed; absent where it is kept, or is being removed.
+    /// When it may be removed, or might have been where it is being removed; absent where it is kept.
     pub due: Option<DateTime<Utc>>,
     /// Why its removal failed the last time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,6 +119,7 @@ impl State {
             Fate::Kept => why_kept(),
             _ => "nothing that this installation remembers declares it".to_owned(),
         };
+        let is_going = |one: &Instance| fate == Fate::Orphaned && one.phase == Phase::Stopping;
         let instance = |one: &Instance| OrphanView {
             kind: OrphanKind::Instance,
             name: one.id.name(),
@@ -128,7 +129,8 @@ impl State {
             reason: reason(),
             created_at: Some(one.created_at),
             first_seen: first_seen(&one.runtime_id),
-            due: due(&planned, one),
+            due: due(&planned, one)
+                .or_else(|| is_going(one).then(|| first_seen(&one.runtime_id).unwrap_or(one.created_at))),
             failed: record.and_then(|record| record.retire_failure(&one.id)),
         };
         let network = |runtime: RuntimeKind| OrphanView {
