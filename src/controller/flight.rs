@@ -162,6 +162,13 @@ impl Flights {
         visible
     }
 
+    /// How many instances of these deployments are being removed.
+    pub fn retired(&self, is_counted: impl Fn(&str) -> bool) -> usize {
+        let counted = self.under_way.iter().filter(|(deployment, _)| is_counted(deployment));
+        let subjects = counted.flat_map(|(_, lanes)| lanes.values());
+        subjects.filter(|subject| matches!(subject, Subject::Retire(..))).count()
+    }
+
     /// Runtimes on which what the deployment shares is being removed.
     pub fn tearing_down(&self, deployment: &str) -> impl Iterator<Item = RuntimeKind> {
         self.of(deployment).filter_map(|subject| match subject {

@@ -104,6 +104,17 @@ impl State {
         names.iter().flat_map(|name| self.orphans_of(name)).chain(self.remnants()).collect()
     }
 
+    /// Orphans of other deployments than this that are being removed.
+    pub(super) fn reaped_elsewhere(&self, deployment: &str) -> usize {
+        let is_orphaned = |other: &str| {
+            other != deployment
+                && !self.declared.desired.deployments.contains_key(other)
+                && !self.removing.contains_key(other)
+                && self.declared.fate(other) == Fate::Orphaned
+        };
+        self.flights.retired(is_orphaned)
+    }
+
     fn orphans_of(&self, deployment: &str) -> Vec<OrphanView> {
         let fate = self.declared.fate(deployment);
         if fate == Fate::Removed {

@@ -30,7 +30,9 @@ impl State {
         let declared = self.declared.clone();
         let raw = self.desired(declared.desired.deployments.get(deployment), deployment);
         let suspended = self.is_suspended(deployment);
-        self.records.entry(deployment.to_owned()).or_default().history.suspended = suspended;
+        let reaped_elsewhere = self.reaped_elsewhere(deployment);
+        let history = &mut self.record_of(deployment).history;
+        (history.suspended, history.reaped_elsewhere) = (suspended, reaped_elsewhere);
         self.rollout_looks.remove(deployment);
         self.sync_sessions(deployment, raw);
         let effective = raw.map(|desired| self.effective(desired));

@@ -54,6 +54,8 @@ pub struct History {
     /// plans an orphaned deployment records the missing ones with the time of that planning, and forgets those that
     /// are not given any more; until a key is recorded, what it names is left alone.
     pub orphans: BTreeMap<String, DateTime<Utc>>,
+    /// Orphans of other deployments that are being removed.
+    pub reaped_elsewhere: usize,
     /// Somebody asked that nothing be created, stopped or removed.
     pub suspended: bool,
     /// What is remembered of jobs, by service, as [`remember`](super::remember) gives it.

@@ -16,7 +16,7 @@ pub const ORPHAN_SETTLE: Duration = Duration::from_secs(60);
 /// Youngest age of an orphan: what was created a moment ago may be somebody's that is not known yet.
 pub const ORPHAN_MIN_AGE: Duration = Duration::from_secs(60);
 
-/// Orphans of one deployment that are reaped at once; few enough that a mistake can be stopped by hand.
+/// Orphans of all deployments together that are reaped at once; few enough that a mistake can be stopped by hand.
 pub const ORPHANS_AT_ONCE: usize = 10;
 
 /// Time after which the next orphans are looked at where more than [`ORPHANS_AT_ONCE`] are due.
@@ -68,7 +68,7 @@ fn reap(draft: &mut Draft<'_>, instances: &[&Instance]) {
     let now = draft.input.now;
     let history = draft.input.history;
     let in_flight = instances.iter().filter(|instance| instance.phase == Phase::Stopping).count();
-    let mut places = ORPHANS_AT_ONCE.saturating_sub(in_flight);
+    let mut places = ORPHANS_AT_ONCE.saturating_sub(in_flight + history.reaped_elsewhere);
     for instance in instances.iter().filter(|instance| !matches!(instance.phase, Phase::Pending | Phase::Stopping)) {
         let first_seen = history.orphans.get(&instance.runtime_id).copied();
         let old_enough = after(instance.created_at, ORPHAN_MIN_AGE);

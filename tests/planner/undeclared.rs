@@ -103,6 +103,10 @@ fn orphans_are_reaped_a_few_at_a_time() {
     let stopping = all_up(0..9, 'a').map(|instance| instance.phase(Phase::Stopping));
     let plan = orphaned(Some(300)).with(stopping).with(all_up(9..13, 'a')).plan();
     assert_eq!(plan.lanes.len(), 1);
+    let mut others_too = orphaned(Some(300)).with(all_up(0..13, 'a'));
+    others_too.history.reaped_elsewhere = ORPHANS_AT_ONCE - 2;
+    let plan = others_too.plan();
+    assert_eq!((plan.lanes.len(), plan.waits.len()), (2, 11));
 }
 
 #[test]

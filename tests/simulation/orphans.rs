@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::controller::{Command, Declared, OrphanKind, OrphanView, desired};
+use evenkeel::plan::ORPHANS_AT_ONCE;
 use evenkeel::runtime::sim::{Faults, What};
 use evenkeel::runtime::{CreateRequest, Runtime};
 use evenkeel::spec::{RuntimeKind, ServiceSpec, merge, parse};
@@ -142,5 +143,31 @@ fn an_orphan_whose_removal_fails_says_so() {
         stage.world.set_faults(Faults::none());
         sleep(Duration::from_secs(300)).await;
         assert_eq!(orphans(&stage).await, []);
+    });
+}
+
+#[test]
+fn no_more_orphans_go_at_once_than_may_of_however_many_deployments_they_are_and_each_says_when_it_goes() {
+    in_virtual_time(async {
+        let mut stage = Stage::new(0, Faults::none(), Trace::default());
+        for number in 0..3 * ORPHANS_AT_ONCE {
+            stray(&stage, "ours", &name(number)).await;
+        }
+        sleep(Duration::from_secs(600)).await;
+        stage.world.set_faults(Faults { latency: Duration::from_secs(2), ..Faults::none() });
+        stage.start_with(declared(0, 0)).await;
+        let mut most = 0;
+        for _ in 0..1_000 {
+            sleep(Duration::from_millis(250)).await;
+            let seen = orphans(&stage).await;
+            let kept = seen.iter().find(|one| one.kind == OrphanKind::Instance && one.due.is_none());
+            assert_eq!(kept, None, "what is being removed is not kept");
+            let changes = stage.world.changes();
+            let stopped = changes.iter().filter(|change| matches!(change.what, What::StopAsked(_))).count();
+            most = most.max(stopped - removed(&stage).len());
+        }
+        assert_eq!(removed(&stage).len(), 3 * ORPHANS_AT_ONCE);
+        // Those whose stop is on its way to the runtime are not seen.
+        assert!((ORPHANS_AT_ONCE / 2..=ORPHANS_AT_ONCE).contains(&most), "{most}");
     });
 }
