@@ -174,6 +174,30 @@ fn a_run_that_cannot_be_seen_is_not_over() {
 }
 
 #[test]
+fn no_run_takes_the_place_of_one_that_cannot_be_seen_before_that_has_ended() {
+    let changed = |before: &Snapshot, runtime| {
+        let desired = job("overlap: forbid").service("web", 'b', 1, "rtype: job\njob: {overlap: forbid}");
+        let desired = desired.runs_on("web", runtime).desired;
+        Snapshot { desired, observed: Vec::new(), ..before.clone() }.unreachable(RuntimeKind::Docker)
+    };
+    let before = remembering(job("overlap: forbid").with([one(0, 'a')]));
+    for runtime in [RuntimeKind::Docker, RuntimeKind::Sandbox] {
+        let hidden = remembering(changed(&before, runtime));
+        assert_eq!(ends(&hidden), [], "it may go on");
+        hidden.expect("wait for docker to answer: connection refused");
+        let seen = Snapshot { unreachable: BTreeMap::new(), ..hidden };
+        let back = remembering(seen.clone().with([one(0, 'a')]));
+        back.expect("halt web/0 a0: another run takes its place");
+        assert_eq!(ends(&remembering(seen)), [RunEnd::Replaced]);
+    }
+    // One that was thought to be over and is not.
+    let mut thought = remembering(job("overlap: forbid").with([one(0, 'a').exited(0, 5, 3000)]));
+    thought.desired = job("").service("web", 'b', 1, "rtype: job\njob: {overlap: forbid}").desired;
+    thought.observed = vec![one(0, 'a')];
+    thought.expect("retire web/0 a0: dead, and no longer needed for its output");
+}
+
+#[test]
 fn what_somebody_else_stopped_is_tried_again_and_fails_no_run() {
     for code in [0, 1, 143] {
         let stopped = |ago| job("backoff_limit: 0").with([one(0, 'a').exited(code, 5, ago).by(StopCause::Others)]);

@@ -6,7 +6,7 @@ use super::run::{Run, Standing};
 use super::schedule::{self, Schedule};
 use crate::plan::Input;
 use crate::spec::{Overlap, RType};
-use crate::state::{DesiredService, JobRecord, RunEnd, RunId};
+use crate::state::{DesiredService, Instance, JobRecord, Phase, RunEnd, RunId};
 
 /// Runs of one cron service, or of one job, that go on side by side at most where `job.overlap` allows them to: more of
 /// them means that runs take longer than the time between two, and will never catch up.
@@ -69,6 +69,14 @@ impl<'a> Runs<'a> {
         newest_first.take_while(|(run, _)| run.is_made_from(desired))
     }
 
+    /// Whether another run may take the place of these: all are over, and nothing of them goes on all the same, as of one that
+    /// was thought to be over while its runtime did not answer.
+    pub(super) fn is_free(&self) -> bool {
+        let goes_on =
+            |one: &Instance| matches!(one.phase, Phase::Running { .. } | Phase::Paused { .. } | Phase::Stopping);
+        self.active().next().is_none() && !self.runs.iter().any(|(run, _)| run.instances.iter().any(|one| goes_on(one)))
+    }
+
     /// Runs that are not over.
     pub(super) fn active(&self) -> impl Iterator<Item = &Run<'a>> {
         self.runs.iter().filter(|(_, stands)| !matches!(stands, Standing::Finished(_))).map(|(run, _)| run)
@@ -95,6 +103,12 @@ fn triggered(runs: &[Run<'_>], record: Option<&JobRecord>) -> Option<RunId> {
     asked.filter(|id| !runs.iter().any(|run| run.id == *id)).min()
 }
 
+/// Runs that are not over, and those that were thought to be and of which something runs.
+fn going_on(runs: &[Run<'_>], alone: &[Standing]) -> usize {
+    let is_over = |run: &Run<'_>, stands: &Standing| matches!(stands, Standing::Finished(_)) && !run.runs();
+    runs.iter().zip(alone).filter(|(run, stands)| !is_over(run, stands)).count()
+}
+
 /// A job runs once for each template, and whenever somebody asks for it.
 fn job(
     desired: &DesiredService,
@@ -110,7 +124,7 @@ fn job(
     });
     let last = runs.iter().map(|run| run.id).max();
     let asked = triggered(runs, record);
-    let active = alone.iter().filter(|stands| !matches!(stands, Standing::Finished(_))).count();
+    let active = going_on(runs, alone);
     match (ran, asked) {
         (false, asked) => Beginning::InPlaceOf(asked.unwrap_or_else(|| RunId::after(last, now))),
         (true, None) => Beginning::None,
@@ -136,7 +150,7 @@ fn cron(
     let due = due.filter(|at| !known(at));
     let asked = triggered(runs, record);
     let Some(id) = asked.or_else(|| due.map(RunId::scheduled)) else { return Beginning::None };
-    let active = alone.iter().filter(|stands| !matches!(stands, Standing::Finished(_))).count();
+    let active = going_on(runs, alone);
     let left_out = || due.map_or(Beginning::None, Beginning::LeftOut);
     match desired.spec.job().overlap() {
         Overlap::Replace => Beginning::InPlaceOf(id),

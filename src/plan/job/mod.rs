@@ -35,7 +35,7 @@ use super::draft::{Draft, Launch};
 use super::need::{is_ended_as_unhealthy, is_refused, may_not_begin};
 use super::restart::{OTHERS_MOMENT, is_final};
 use super::time::{after, due};
-use super::{Cause, RESTART_DELAY, Wait, backoff};
+use super::{Cause, RESTART_DELAY, Unreachable, Wait, backoff};
 use crate::spec::{HumanDuration, RType};
 use crate::state::{DesiredService, Exit, Instance, InstanceId, Phase, RunEnd, RunId, StopCause};
 
@@ -60,7 +60,7 @@ pub(super) fn plan_job(draft: &mut Draft<'_>, desired: &DesiredService, instance
             Standing::Finished(_) => retire_what_lives(draft, desired, run),
         }
     }
-    let is_free = runs.active().next().is_none();
+    let is_free = runs.is_free();
     match runs.beginning {
         Beginning::Run(id) => begin(draft, desired, id),
         Beginning::InPlaceOf(id) if is_free => begin(draft, desired, id),
@@ -221,11 +221,23 @@ fn end_run(draft: &mut Draft<'_>, desired: &DesiredService, run: &Run<'_>, end: 
         RunEnd::Replaced => (StopCause::Retired, Cause::Replaced),
         RunEnd::Completed => return retire_what_lives(draft, desired, run),
     };
+    if run.is_hidden {
+        say_who_may_hide_it(draft);
+    }
     for live in run.instances.iter().filter(|instance| is_live(instance)) {
         match live.phase {
             // It has no output, and no end that anybody has to remember.
             Phase::Created => drop(draft.retire(live, Some(&desired.spec), &cause)),
             _ => drop(draft.halt(live, &desired.spec, why, &cause)),
+        }
+    }
+}
+
+/// Names the runtimes that may have what can't be seen.
+fn say_who_may_hide_it(draft: &mut Draft<'_>) {
+    for (&runtime, unreachable) in draft.input.unreachable {
+        if let Unreachable::Silent(error) = unreachable.clone() {
+            draft.wait_once(Wait::RuntimeUnreachable { runtime, error });
         }
     }
 }

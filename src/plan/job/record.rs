@@ -66,7 +66,7 @@ fn of_service(input: &Input<'_>, desired: &DesiredService, instances: &[&Instanc
 fn active(desired: &DesiredService, runs: &Runs<'_>, now: DateTime<Utc>) -> Vec<ActiveRecord> {
     let beginning = match runs.beginning {
         Beginning::Run(run) => Some(run),
-        Beginning::InPlaceOf(run) if runs.active().next().is_none() => Some(run),
+        Beginning::InPlaceOf(run) if runs.is_free() => Some(run),
         Beginning::InPlaceOf(_) | Beginning::LeftOut(_) | Beginning::None => None,
     };
     let beginning = beginning.filter(|_| desired.spec.job().active_deadline.is_some());

@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::plan::Input;
 use crate::plan::diff::{count, exit_of};
 use crate::plan::restart::is_final;
 use crate::plan::time::after;
+use crate::plan::{Input, Unreachable};
 use crate::spec::{CrashAction, RestartKind, Revision, ServiceSpec};
 use crate::state::{
     ActiveRecord, DesiredService, EndedBy, Exit, Instance, InstanceId, Phase, RunEnd, RunId, RunRecord, StopCause,
@@ -23,7 +23,7 @@ pub(super) struct Run<'a> {
     /// What is remembered of it while it goes on, where no instance may tell of that.
     pub(super) begun: Option<&'a ActiveRecord>,
     /// Whether it may have instances that can't be seen now.
-    is_hidden: bool,
+    pub(super) is_hidden: bool,
 }
 
 /// One completion of a run.
@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
         for run in &mut runs {
             run.instances.sort_by_key(|instance| (instance.id.slot, instance.id.attempt));
             let has_made = run.begun.is_some_and(ActiveRecord::was_made);
-            run.is_hidden = has_made && run.instances.is_empty() && input.unreachable.contains_key(&desired.runtime);
+            run.is_hidden = has_made && run.instances.is_empty() && may_hide(input, desired, run);
         }
         runs
     }
@@ -109,6 +109,11 @@ impl<'a> Run<'a> {
     /// Whether it was made from what is declared now.
     pub(super) fn is_made_from(&self, desired: &DesiredService) -> bool {
         self.revision().is_some_and(|revision| desired.is_made_from(revision))
+    }
+
+    /// Whether an instance of it runs.
+    pub(super) fn runs(&self) -> bool {
+        self.instances.iter().any(|one| matches!(one.phase, Phase::Running { .. } | Phase::Paused { .. }))
     }
 
     /// The template of its last instance, or the one that it is to be made from; none where nothing tells of it.
@@ -160,7 +165,9 @@ impl<'a> Run<'a> {
         }
         let tally = self.tally(&desired.spec);
         let Some(end) = self.end(&tally, desired, replaced, now) else { return Standing::Active };
-        let Some(revision) = self.revision().filter(|_| tally.live == 0) else { return Standing::Ending(end) };
+        // What can't be seen may go on, and would do so beside the one that takes its place.
+        let is_over = tally.live == 0 && !(self.is_hidden && end == RunEnd::Replaced);
+        let Some(revision) = self.revision().filter(|_| is_over) else { return Standing::Ending(end) };
         let last = self.instances.iter().max_by_key(|one| one.recency());
         let remembered = self.begun.into_iter().flat_map(|begun| &begun.tried).filter_map(|one| one.failure.as_ref());
         let exits = self.instances.iter().filter_map(|instance| exit_of(instance)).chain(remembered);
@@ -274,6 +281,13 @@ fn ended<'a>(
             Some(Ended { attempt: tried.attempt, revision: &begun.revision, exit })
         }
     }
+}
+
+/// Whether a runtime that the run may have instances on does not answer. Where one of another template ran is not known any
+/// more; what is absent for good runs nothing.
+fn may_hide(input: &Input<'_>, desired: &DesiredService, run: &Run<'_>) -> bool {
+    let may_answer = || input.unreachable.values().any(|why| matches!(why, Unreachable::Silent(_)));
+    input.unreachable.contains_key(&desired.runtime) || (!run.is_made_from(desired) && may_answer())
 }
 
 /// Whether it exists, or did.
