@@ -14,7 +14,7 @@ use super::input::{Awaited, Dependency};
 use super::job::{Outcome, outcome};
 use super::restart::{AfterExit, after_exit};
 use super::time::{after, due, elapsed};
-use super::{Input, Plan, Wait};
+use super::{Input, Plan, Unreachable, Wait};
 use crate::spec::{Depends, DependsCondition, HumanDuration, OnFailure, RType};
 use crate::state::{DesiredDeployment, DesiredService, Instance, Phase, RunEnd};
 
@@ -47,7 +47,8 @@ pub(super) fn unmet(
 }
 
 /// What is to be remembered in [`History::awaited`](super::History::awaited) after this plan was made from this input: since
-/// when each dependency is waited for. One that nobody waits for any more is remembered until its condition holds, so that
+/// when each dependency is waited for. Time in which the deployment is suspended, a rollout that would fail is paused or a
+/// runtime of either does not answer ends the wait, which begins anew after it. One that nobody waits for any more is remembered until its condition holds, so that
 /// it is given up once and not with every restart.
 pub fn awaited(input: &Input<'_>, plan: &Plan) -> BTreeMap<Dependency, Awaited> {
     let Ok(desired) = input.desired else { return BTreeMap::new() };
@@ -56,6 +57,9 @@ pub fn awaited(input: &Input<'_>, plan: &Plan) -> BTreeMap<Dependency, Awaited> 
     observed.sort_by(|a, b| a.id.cmp(&b.id));
     let begins = |dependency: &Dependency| plan.waits.iter().any(|wait| wait.dependency() == Some(dependency));
     let of = |(service, depends): (&DesiredService, &Depends)| {
+        if stands_still(input, desired, service, depends) {
+            return None;
+        }
         let dependency = key(service, depends);
         let known = begun(input, service, depends);
         let since = known.or_else(|| begins(&dependency).then_some(input.now))?;
@@ -63,6 +67,17 @@ pub fn awaited(input: &Input<'_>, plan: &Plan) -> BTreeMap<Dependency, Awaited> 
         Some((dependency, Awaited { since, revision: service.revision.clone(), depends: depends.clone() }))
     };
     dependencies(desired).filter_map(of).collect()
+}
+
+/// Whether the time now is none that counts as waiting: the dependency can't come to be as it has to be, or nobody would know,
+/// or what waits may not begin. Nothing is remembered of it, so that the wait begins anew afterwards.
+fn stands_still(input: &Input<'_>, desired: &DesiredDeployment, service: &DesiredService, depends: &Depends) -> bool {
+    // What is absent stays so, and is waited for in vain.
+    let is_silent = |runtime| matches!(input.unreachable.get(&runtime), Some(Unreachable::Silent(_)));
+    let on = desired.services.get(&depends.service);
+    // What a paused service fills again goes on without its dependency after the timeout where that is asked for.
+    let is_paused = service.standing.paused.is_some() && depends.on_timeout.unwrap_or_default() == OnFailure::Fail;
+    input.history.suspended || is_paused || is_silent(service.runtime) || on.is_some_and(|on| is_silent(on.runtime))
 }
 
 fn dependencies(desired: &DesiredDeployment) -> impl Iterator<Item = (&DesiredService, &Depends)> {
@@ -103,10 +118,12 @@ fn lacking(
         let (all, instances) = instances_of(input, dependency, observed);
         // Nothing is replaced while a runtime does not answer, or what takes its place may not be started.
         let is_stuck = all.len() > instances.len() || input.unreachable.contains_key(&dependency.runtime);
-        let is_held = || dependencies_of(desired, dependency).any(|one| {
-            let why = lacking_now(input, desired, one, observed);
-            why.is_some_and(|why| !Unmet::new(input, dependency, one, why).is_ignored(input.now))
-        });
+        let is_held = || {
+            dependencies_of(desired, dependency).any(|one| {
+                let why = lacking_now(input, desired, one, observed);
+                why.is_some_and(|why| !Unmet::new(input, dependency, one, why).is_ignored(input.now))
+            })
+        };
         let soon = lacking_while_replaced(input, dependency, depends.condition(), &instances);
         soon.filter(|_| !is_stuck && !is_held())
     })

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use evenkeel::plan::{Awaited, Dependency, awaited, dependencies};
 use evenkeel::spec::{Depends, RuntimeKind};
-use evenkeel::state::{Fate, Instance, Phase};
+use evenkeel::state::{Fate, Instance, Pause, Phase};
 use proptest::prelude::*;
 
 use super::dsl::{Change, Snapshot, ago, now, revision, spec, up};
@@ -153,6 +153,40 @@ fn the_time_counts_from_the_first_wait_and_a_clock_that_is_set_back_begins_anew(
     assert_eq!(later.history.awaited[&web_on_db()].since, now());
     let back = Snapshot { now: ago(3600), ..first }.remembering();
     assert_eq!(back.history.awaited[&web_on_db()].since, ago(3600));
+}
+
+#[test]
+fn time_in_which_nothing_can_be_done_is_none_that_is_waited() {
+    let depends = ", timeout: 1m";
+    let waiting = || shop(depends).with([db(0).unready(), db(1).unready()]).waiting(depends, 50);
+    assert_eq!(waiting().remembering().history.awaited[&web_on_db()].since, ago(50));
+    let mut suspended = waiting();
+    suspended.history.suspended = true;
+    let mut paused = waiting();
+    paused.desired.as_mut().expect("declared").services.get_mut("web").expect("web").standing.paused =
+        Some(Pause::User);
+    let silent = waiting().unreachable(RuntimeKind::Docker);
+    let other = waiting().runs_on("web", RuntimeKind::Sandbox);
+    for (what, mut snapshot) in [
+        ("suspended", suspended),
+        ("paused", paused),
+        ("both silent", silent),
+        ("it is silent", other.clone().unreachable(RuntimeKind::Sandbox)),
+        ("the dependency is silent", other.unreachable(RuntimeKind::Docker)),
+    ] {
+        snapshot = snapshot.remembering();
+        assert!(snapshot.history.awaited.is_empty(), "{what}");
+        // It goes on, long after the wait would have been over.
+        snapshot.history.suspended = false;
+        let resumed = Snapshot { unreachable: Default::default(), now: ago(-100), ..snapshot };
+        let resumed = Snapshot { desired: waiting().desired, ..resumed }.remembering();
+        assert_eq!(resumed.history.awaited[&web_on_db()].since, ago(-100), "{what}");
+        let planned = web(&resumed);
+        assert!(planned.starts_with("wait to start web until 2026-01-01T12:02:40Z"), "{what}: {planned}");
+    }
+    // What is absent will not come, however long it is waited for.
+    let absent = waiting().runs_on("web", RuntimeKind::Sandbox).absent(RuntimeKind::Docker).remembering();
+    assert_eq!(absent.history.awaited[&web_on_db()].since, ago(50));
 }
 
 #[test]
