@@ -125,6 +125,28 @@ fn a_run_of_another_template_counts_for_nothing_and_neither_does_what_came_befor
 }
 
 #[test]
+fn the_deadline_of_a_run_counts_from_when_what_it_depends_on_is_there() {
+    let fields = "rtype: job\njob: {active_deadline: 1m}\ndepends: [{service: db, timeout: 1h}]";
+    let db = || up(0, 'a').of("db");
+    let shop = Snapshot::declared().service("db", 'a', 1, "").service("web", 'a', 1, fields);
+    let active = |snapshot: &Snapshot| {
+        let record = snapshot.history.jobs.get("web");
+        record.into_iter().flat_map(|one| &one.active).map(|one| one.since).collect::<Vec<_>>()
+    };
+    let waiting = remembering(shop.with([db().unready()]));
+    assert!(active(&waiting).is_empty());
+    let later = remembering(Snapshot { now: ago(-600), observed: vec![db()], ..waiting });
+    assert_eq!(active(&later), [ago(-600)]);
+    let planned = later.planned();
+    assert!(planned.starts_with("launch web/0 a0"), "{planned}");
+    // What it depends on went down again before anything was made.
+    let down = remembering(Snapshot { now: ago(-630), observed: vec![db().unready()], ..later });
+    assert!(active(&down).is_empty());
+    let late = remembering(Snapshot { now: ago(-900), observed: vec![db()], ..down });
+    assert_eq!((active(&late), late.history.jobs["web"].runs.len()), (vec![ago(-900)], 0));
+}
+
+#[test]
 fn a_forecast_lets_a_job_end_before_what_waits_for_it() {
     shop("healthy", "").expect_course(
         "1. create and start demo/db/0 (aaaaaaaa, attempt 0) on docker from image docker.io/library/nginx:latest: not completed yet

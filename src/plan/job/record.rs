@@ -8,6 +8,7 @@ use super::begin::{Beginning, Runs};
 use super::run::{Completion, Run, Standing, was_made};
 use super::schedule;
 use crate::plan::Input;
+use crate::plan::depends::{HeldBack, held_back};
 use crate::spec::RType;
 use crate::state::{ActiveRecord, DesiredService, Fate, Instance, JobRecord, RunId, RunRecord, ScheduleMark, Tried};
 
@@ -58,26 +59,28 @@ fn of_service(input: &Input<'_>, desired: &DesiredService, instances: &[&Instanc
             let begun = runs.runs.iter().map(|(run, _)| run.id).filter(|id| id.is_scheduled() && has_begun(id));
             mark(desired, &runs, before, begun.map(RunId::at), now)
         }),
-        active: active(desired, &runs, now),
+        active: active(input, desired, &runs),
     }
 }
 
-/// The runs under way, and the one that begins now, where that has to be over by a deadline.
-fn active(desired: &DesiredService, runs: &Runs<'_>, now: DateTime<Utc>) -> Vec<ActiveRecord> {
+/// The runs under way, and the one that begins now, where that has to be over by a deadline. One of which nothing was made
+/// has not begun while the service waits for what it depends on.
+fn active(input: &Input<'_>, desired: &DesiredService, runs: &Runs<'_>) -> Vec<ActiveRecord> {
+    let may_begin = held_back(input, desired) == HeldBack::No;
     let beginning = match runs.beginning {
         Beginning::Run(run) => Some(run),
         Beginning::InPlaceOf(run) if runs.is_free() => Some(run),
         Beginning::InPlaceOf(_) | Beginning::LeftOut(_) | Beginning::None => None,
     };
-    let beginning = beginning.filter(|_| desired.spec.job().active_deadline.is_some());
+    let beginning = beginning.filter(|_| may_begin && desired.spec.job().active_deadline.is_some());
     let about_to_begin = |run| ActiveRecord {
         run,
         revision: desired.revision.clone(),
-        since: now,
+        since: input.now,
         done: BTreeSet::new(),
         tried: Vec::new(),
     };
-    let under_way = runs.active().filter(|run| run.begun.is_some() || run.was_made());
+    let under_way = runs.active().filter(|run| run.was_made() || (may_begin && run.begun.is_some()));
     let mut active: Vec<ActiveRecord> = under_way.map(|run| so_far(desired, run)).collect();
     active.extend(beginning.map(about_to_begin));
     active.sort_by_key(|one| one.run);
