@@ -147,15 +147,16 @@ impl Course {
         (course, now + wait)
     }
 
-    /// Other checks, and these rules, hold from now on, for so many runs at once; what is known stays. Gives when the first
-    /// of them is due.
+    /// Other checks, and these rules, hold from now on, for so many runs at once. What passed the ones before counts as
+    /// healthy until these say otherwise; that it failed those, or that they could not be made, says nothing any more. Gives
+    /// when the first of them is due.
     pub fn adjust(&mut self, rules: Rules, runs: usize, now: Instant) -> Instant {
         self.rules = rules;
         (self.passed, self.failures, self.counted_at, self.held_up) = (false, 0, None, None);
         // That the new ones pass is news.
         self.told = None;
-        if let Stage::Unpassed { pause, .. } = &mut self.stage {
-            *pause = FIRST;
+        if !matches!(self.stage, Stage::Healthy) {
+            self.stage = Stage::Unpassed { last: None, pause: FIRST };
         }
         let spread = CHANGE.saturating_mul(u32::try_from(runs).unwrap_or(u32::MAX)).min(ADOPTION);
         now + self.part_of(spread.min(rules.interval))
@@ -423,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_rules_keep_what_is_known() {
+    async fn other_rules_keep_that_it_passed() {
         let now = Instant::now();
         let (mut course, _) = Course::begin(RULES, "demo_web_0", MINUTE, false, now);
         course.take(Outcome::Passed, now, now);
@@ -439,6 +440,35 @@ mod tests {
         course.take(failed(), due, due);
         course.take(failed(), now + 3 * MINUTE, now + 3 * MINUTE);
         assert_eq!(course.health().name(), "unhealthy");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_other_checks_has_all_the_tries_of_the_new_ones() {
+        let now = Instant::now();
+        let (mut course, mut due) = Course::begin(RULES, "demo_web_0", MINUTE, false, now);
+        while course.health().name() != "unhealthy" {
+            due = course.take(failed(), due, due);
+        }
+        due = course.adjust(RULES, 1, due);
+        let begun = course.news(due).map(|news| news.health);
+        assert_eq!(
+            begun,
+            Some(HealthState::Unknown { why: NOT_CHECKED.to_owned() }),
+            "the old verdict is not told again"
+        );
+        let mut seen = Vec::new();
+        let from = due;
+        while due < from + MINUTE && seen.last() != Some(&"unhealthy") {
+            due = course.take(failed(), due, due);
+            seen.push(course.health().name());
+        }
+        assert!(due >= from + RULES.interval * 18 / 10, "three failures that count: {seen:?}");
+        assert_eq!(seen.last(), Some(&"unhealthy"));
+        // What could not be checked in the old way waits for the first check of the new one.
+        let (mut course, due) = Course::begin(RULES, "demo_web_0", MINUTE, false, now);
+        course.take(Outcome::NotMade("there is no shell inside".to_owned()), due, due);
+        course.adjust(RULES, 1, due);
+        assert_eq!(course.health(), HealthState::Unknown { why: NOT_CHECKED.to_owned() });
     }
 
     #[tokio::test(start_paused = true)]
