@@ -20,7 +20,7 @@ pub const PROVEN_RUN: Duration = Duration::from_secs(10);
 /// During a rollout, an instance that nothing checks counts as available once it has run for this long, so that a program
 /// which can't start takes no other's place before it has crashed: most that can't do so within a second. A rollout that asks
 /// for `health` or `rollout.min_ready` goes by those.
-pub const PROBATION: Duration = Duration::from_secs(1);
+pub const PROBATION: Duration = crate::spec::UNCHECKED_RUN;
 
 /// Wait after the first failed runtime call for a slot; short because most failures (a busy engine) pass.
 pub const RETRY_DELAY: Duration = Duration::from_secs(1);

@@ -71,7 +71,7 @@ pub use published::{
 pub use quantity::{Bytes, CountOrPercent, Cpu, RefillRate};
 pub use resources::{Gpu, Resources};
 pub use revision::{BadRevision, Revision};
-pub use rollout::{MOST_HISTORY, OnRolloutFailure, Rollout, Strategy};
+pub use rollout::{MOST_HISTORY, OnRolloutFailure, Rollout, Strategy, UNCHECKED_RUN};
 pub use runtime_kind::RuntimeKind;
 pub use scale::{Job, MAX_JOB_HISTORY, MAX_REPLICAS, Overlap, Pool, Scale, ScaleTargets, Session};
 pub use schema::{deployment_schema, service_schema};

@@ -18,6 +18,9 @@ const DEFAULT_HISTORY: u32 = 10;
 /// Most earlier revisions of a service that are kept, each with its spec (about 1 KiB): a list that somebody still reads.
 pub const MOST_HISTORY: u32 = 100;
 
+/// Time for which a new instance has to run before it counts in a rollout where neither `health` nor `min_ready` tells more.
+pub const UNCHECKED_RUN: Duration = Duration::from_secs(1);
+
 /// How a changed template reaches the replicas.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -8,7 +8,7 @@ use super::super::problem::{Step, steps};
 use super::super::suggest::nearest;
 use super::super::{
     Check, CountOrPercent, EndpointProtocol, Health, HumanDuration, InitStep, Pool, RType, RefillRate, Rollout, Scale,
-    ServiceSpec, Storage,
+    ServiceSpec, Storage, UNCHECKED_RUN,
 };
 use super::Report;
 
@@ -380,6 +380,15 @@ fn deadlines(report: &mut Report<'_>, rollout: &Rollout, health: Option<&Health>
         // Kubernetes refuses this too: progressDeadlineSeconds must be greater than minReadySeconds.
         let message = format!("no rollout can be ready for {min_ready} within the deadline ({deadline})");
         too_short(report, (deadline, min_ready), (&steps!["rollout", "min_ready"], "min_ready"), message);
+    }
+    if health.is_none() && min_ready.holds.is_zero() && deadline.holds <= UNCHECKED_RUN {
+        let least = HumanDuration(UNCHECKED_RUN);
+        let message = format!(
+            "the deadline ({deadline}) is over before a new instance counts: it has to run for {least} where neither \
+             `health` nor `min_ready` tells more"
+        );
+        let help = format!("write more than {least}, or `health` or `min_ready`");
+        report.problem_help(&steps!["rollout", "progress_deadline"], message, help);
     }
     let Some(health) = health else { return };
     let grace = Time { written: health.start_grace, holds: health.start_grace() };
