@@ -35,7 +35,7 @@ pub struct RevisionView {
     pub declared: bool,
     /// Whether it is what is to run now.
     pub wanted: bool,
-    /// Whether its rollout failed and it was given up or paused. As long as it is what is declared, it is not tried again
+    /// Whether its rollout failed and it was given up or paused, or goes on as a way back that failed too. As long as it is what is declared, it is not tried again
     /// until somebody asks for it.
     pub failed: bool,
     /// Whether its rollout failed and is paused for that (`rollout.on_failure: pause`), until somebody resumes it.
@@ -234,6 +234,7 @@ impl State {
         let failed = history.pin.as_ref().filter(|pin| pin.failure.is_some()).map(|pin| &pin.from);
         let is_paused = matches!(history.pause, Some(Pause::Failure { .. }));
         let paused = history.rollout.as_ref().filter(|_| is_paused).map(|rollout| &rollout.revision);
+        let way_back = history.failed_way_back();
         let revisions = history.revisions.iter().map(|known| RevisionView {
             number: known.number,
             revision: known.revision.clone(),
@@ -241,6 +242,7 @@ impl State {
             wanted: to_run.is_made_from(&known.revision),
             failed: failed == Some(&known.revision)
                 || paused.is_some_and(|paused| known.is(paused))
+                || way_back.is_some_and(|way_back| known.is(way_back))
                 || known.failed && !to_run.is_made_from(&known.revision),
             paused: paused.is_some_and(|paused| known.is(paused)),
             source: known.source.to_string(),

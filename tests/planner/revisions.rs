@@ -409,8 +409,13 @@ fn a_way_back_that_fails_is_tried_on() {
     course.wait(59);
     assert_eq!(course.turn(), [""; 0]);
     course.wait(1);
+    assert_eq!(course.history().failed_way_back(), None);
     assert_eq!((course.turn(), course.goes_on()), (vec!["RolloutFailed"], Some(GoesOn::RollingBack)));
     assert_eq!(course.runs(), "a");
+    assert_eq!(course.history().failed_way_back(), Some(&revision('a')));
+    course.observe(all_up(0..3, 'a'));
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+    assert_eq!(course.history().failed_way_back(), None);
 }
 
 #[test]

@@ -19,7 +19,9 @@ pub(super) fn check_starts(input: &Input<'_>, desired: &DesiredDeployment, plan:
             let given_up = goes_on && is_given_up(input, service, depends);
             let of_a_job = desired.services.get(&depends.service).is_some_and(|on| on.spec.rtype() == RType::Job);
             let needs_none = of_a_job && service.standing.rolled_back.is_some();
-            !given_up && !needs_none && (is_plainly_missing(input, desired, depends) || is_taken_down(input, plan, depends))
+            !given_up
+                && !needs_none
+                && (is_plainly_missing(input, desired, depends) || is_taken_down(input, plan, depends))
         };
         if service.spec.depends.iter().any(missing) {
             found.push(Violation::Hasty(id.clone()));
@@ -60,7 +62,8 @@ fn is_plainly_missing(input: &Input<'_>, desired: &DesiredDeployment, depends: &
 fn is_taken_down(input: &Input<'_>, plan: &Plan, depends: &Depends) -> bool {
     let is_stopped = |one: &Instance| {
         plan.steps().any(|step| {
-            matches!(&step.action, Action::Stop { instance, .. } if *instance == one.as_ref()) && step.cause.is_rollout()
+            matches!(&step.action, Action::Stop { instance, .. } if *instance == one.as_ref())
+                && step.cause.is_rollout()
         })
     };
     let of_service = |one: &&Instance| one.id.deployment == input.deployment && one.id.service == depends.service;

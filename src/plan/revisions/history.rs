@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::super::LifeOrders;
 use super::{DeadlineClock, FollowedImage};
 use crate::spec::{Revision, RuntimeKind, ServiceSpec};
-use crate::state::{DesiredService, Failed, Pause, RolloutFailure, SourceRef};
+use crate::state::{DesiredService, Failed, GoesOn, Pause, RolloutFailure, SourceRef};
 
 /// What is remembered of one deployment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -232,6 +232,17 @@ impl RolloutHistory {
 
     fn complete(&self, except: &Revision) -> impl Iterator<Item = &KnownRevision> {
         self.revisions.iter().filter(move |known| !known.is(except) && known.completed_at.is_some())
+    }
+
+    /// The revision that was gone back to and has failed as well, where that is what is tried on.
+    pub fn failed_way_back(&self) -> Option<&Revision> {
+        let rollout = self.rollout.as_ref()?;
+        match &rollout.outcome {
+            Outcome::Failed { failed: Some(Failed { goes_on: GoesOn::RollingBack, .. }), .. } => {
+                Some(&rollout.revision)
+            }
+            Outcome::Going | Outcome::Complete { .. } | Outcome::Failed { .. } => None,
+        }
     }
 
     /// The same after the controller was away: nobody looked meanwhile, so that this time does not count. What it had

@@ -215,9 +215,8 @@ fn serving(instances: &[&Instance], now: DateTime<Utc>) -> BTreeSet<Revision> {
 
 /// Whether the last instance in any slot of a service is made from such a revision and is failing.
 pub(super) fn is_failing_in_a_slot(input: &Input<'_>, service: &str, is_of: impl Fn(&Revision) -> bool) -> bool {
-    let mine = |one: &&Instance| {
-        one.id.deployment == input.deployment && one.id.service == service && is_of(&one.id.revision)
-    };
+    let mine =
+        |one: &&Instance| one.id.deployment == input.deployment && one.id.service == service && is_of(&one.id.revision);
     let mut last: BTreeMap<u32, &Instance> = BTreeMap::new();
     for one in input.observed.iter().filter(mine) {
         let place = last.entry(one.id.slot).or_insert(one);
