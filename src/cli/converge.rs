@@ -165,7 +165,9 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
             }
         }
         // What can come up does, before the rest ends the wait.
-        (Goal::Running, Some((State::Failed | State::Paused | State::Undone, _))) if is_moving(status, name) => {
+        (Goal::Running, Some((State::Failed | State::Paused | State::Undone, _)))
+            if is_moving(status, name, baseline) =>
+        {
             Verdict::Pending
         }
         (_, Some((State::Failed, view)))
@@ -177,7 +179,7 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
                 output: worst(status, name, baseline).map(Output::of),
             }])
         }
-        (Goal::Running, Some((State::Degraded, _))) if is_cron_alone(status, name) => Verdict::Reached,
+        (Goal::Running, Some((State::Degraded, _))) if is_cron_alone(status, name, baseline) => Verdict::Reached,
         (Goal::Running, Some((State::Degraded, view))) => match worst(status, name, baseline) {
             // A job that failed before is tried again.
             Some(instance) if job_of(status, instance).is_some() && baseline.ended.contains(&instance.runtime_id) => {
@@ -202,7 +204,7 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
                     output: Some(Output::of(instance)),
                 }])
             }
-            _ if has_failed(status, name) && !is_moving(status, name) => Verdict::Failed(vec![Failed {
+            _ if has_failed(status, name) && !is_moving(status, name, baseline) => Verdict::Failed(vec![Failed {
                 deployment: name.to_owned(),
                 why: why(status, name, &view.message),
                 is_retried: true,
@@ -231,16 +233,16 @@ fn job_of<'a>(status: &'a Status, instance: &InstanceView) -> Option<&'a JobView
 }
 
 /// Whether nothing but runs of cron services fails in the deployment: what is declared is that they are tried.
-fn is_cron_alone(status: &Status, name: &str) -> bool {
+fn is_cron_alone(status: &Status, name: &str, baseline: &Baseline) -> bool {
     let mine = || status.services.iter().filter(|service| service.deployment == name);
     let failing = |service: &&ServiceView| service.conditions.iter().any(|one| one.kind == "ReplicaFailure");
     let cron = |service: &ServiceView| service.job.as_ref().is_some_and(|job| job.kind == JobKind::Cron);
-    mine().any(|service| failing(&service)) && mine().filter(failing).all(cron) && !is_moving(status, name)
+    mine().any(|service| failing(&service)) && mine().filter(failing).all(cron) && !is_moving(status, name, baseline)
 }
 
 /// Whether a service of the deployment is still on its way. One that another waited for in vain does not count: it may be
 /// on its way for ever.
-fn is_moving(status: &Status, name: &str) -> bool {
+fn is_moving(status: &Status, name: &str, baseline: &Baseline) -> bool {
     let of_deployment = || status.services.iter().filter(|service| service.deployment == name);
     let given_up: BTreeSet<&str> = of_deployment()
         .flat_map(|service| service.awaits.iter().filter(|one| one.given_up).map(|one| one.service.as_str()))
@@ -256,8 +258,16 @@ fn is_moving(status: &Status, name: &str) -> bool {
         _ => false,
     };
     let failing = |condition: &Condition| condition.kind == "ReplicaFailure";
-    let conditions = mine.map(|service| &service.conditions);
-    conditions.into_iter().any(|all| all.iter().any(rolling) && !all.iter().any(failing))
+    // One that crashed and is tried again is on its way until that was often enough.
+    let is_tried = |service: &ServiceView| {
+        let of_service =
+            |one: &&InstanceView| (&one.deployment, &one.service) == (&service.deployment, &service.service);
+        let crashed = status.instances.iter().filter(of_service).map(|one| (baseline.crashes(status, one), one));
+        let crashed: Vec<(u32, &InstanceView)> = crashed.filter(|(times, _)| *times > 0).collect();
+        !crashed.is_empty() && crashed.iter().all(|(times, one)| *times < crashes(status, one))
+    };
+    let mut mine = mine.filter(|service| service.conditions.iter().any(rolling));
+    mine.any(|service| !service.conditions.iter().any(failing) || is_tried(service))
 }
 
 /// Whether the rollout of a service of the deployment has failed, though it goes on.

@@ -237,10 +237,13 @@ impl Walk<'_> {
         }
         let is_spec = is_spec_file(name);
         let linked = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink());
-        if linked && is_spec {
+        let found = fs::metadata(&path);
+        // One that leads nowhere may come to lead to a directory.
+        let may_hold_specs = is_spec || found.as_ref().map_or(true, Metadata::is_dir);
+        if linked && may_hold_specs {
             self.listing.links.insert(path.clone());
         }
-        match fs::metadata(&path) {
+        match found {
             Ok(metadata) if is_spec => {
                 let entry = self.within_total(file_entry(&metadata), &metadata);
                 self.listing.files.insert(path, entry);

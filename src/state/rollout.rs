@@ -24,6 +24,9 @@ pub struct Standing {
     /// The rollout has failed and goes on all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<Failed>,
+    /// The rollout is under way.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rolling: bool,
     /// When somebody asked that it be tried anew: what ended before is followed by another at once, and counts no more.
     #[serde(skip)]
     pub tried_anew: Option<DateTime<Utc>>,
@@ -36,7 +39,7 @@ pub struct Standing {
 impl Standing {
     /// Whether what is declared is rolled out as it is.
     pub fn is_plain(&self) -> bool {
-        let Self { rolled_back, restarted, paused, held, failed, tried_anew: _, checks_changed: _ } = self;
+        let Self { rolled_back, restarted, paused, held, failed, rolling: _, tried_anew: _, checks_changed: _ } = self;
         rolled_back.is_none() && !restarted && paused.is_none() && !held && failed.is_none()
     }
 

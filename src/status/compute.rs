@@ -77,7 +77,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
     let runs = |instance: &Instance| matches!(instance.phase, Phase::Running { .. });
     let current =
         |instance: &Instance| service.is_made_from(&instance.id.revision) && instance.runtime == service.runtime;
-    let failed = service.standing.rolled_back.as_ref().is_some_and(|back| back.failure.is_some());
+    let is_restored = service.standing.rolled_back.as_ref().is_some_and(|back| back.failure.is_some());
     let mut view = ServiceView {
         deployment: facts.deployment.to_owned(),
         service: service.name.clone(),
@@ -91,9 +91,8 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         updated: count(&|instance| runs(instance) && current(instance)),
         revision: service.revision.to_string(),
         equivalent: service.equivalent.as_ref().map(ToString::to_string),
-        undone: way_back(facts, service, &mine).filter(|_| !failed),
-        restoring: failed
-            && way_back(facts, service, &mine).is_some_and(|back| !back.complete && back.failed.is_none()),
+        undone: undone(facts, service, &mine),
+        restoring: is_restored && service.standing.rolling,
         awaits: awaits(facts, service),
         failure: facts.plan.waits.iter().filter(|wait| is_about(wait, service)).find_map(Wait::failure),
         message: String::new(),
@@ -117,9 +116,9 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
     view
 }
 
-/// How far the service is on its way back to an earlier revision.
-fn way_back(facts: &Facts<'_>, service: &DesiredService, mine: &[&Instance]) -> Option<UndoneView> {
-    let back = service.standing.rolled_back.as_ref()?;
+/// How far the service is on its way back to an earlier revision, where somebody asked for that.
+fn undone(facts: &Facts<'_>, service: &DesiredService, mine: &[&Instance]) -> Option<UndoneView> {
+    let back = service.standing.rolled_back.as_ref().filter(|back| back.failure.is_none())?;
     let count = |test: &dyn Fn(&Instance) -> bool| {
         u32::try_from(mine.iter().filter(|instance| test(instance)).count()).unwrap_or(u32::MAX)
     };

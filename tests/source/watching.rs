@@ -361,7 +361,10 @@ async fn the_link_that_git_sync_swaps() {
         std::fs::write(git.join(tree).join("specs/a.yaml"), deployment("a", image)).unwrap();
     }
     link("v1", git.join("current"));
-    for root in [git.join("current/specs"), git.join("current")] {
+    // As what is watched, above it, and behind a link in what is watched.
+    std::fs::create_dir(git.join("tree")).unwrap();
+    link("../current/specs", git.join("tree/ours"));
+    for root in [git.join("current/specs"), git.join("current"), git.join("tree")] {
         std::fs::remove_file(git.join("current")).unwrap();
         link("v1", git.join("current"));
         let watching = Watching::start(&bench, vec![Root { path: root, kind: RootKind::Watched }]).await;

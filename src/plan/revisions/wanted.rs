@@ -115,6 +115,7 @@ impl RolloutHistory {
             failed: failed.filter(|_| self.pause.is_none()),
             paused: self.pause.clone(),
             held: self.pause.is_some() && !self.is_complete(wanted),
+            rolling: self.pause.is_none() && rollout.is_some_and(|rollout| rollout.outcome == Outcome::Going),
             ..wanted.standing.clone()
         }
     }
