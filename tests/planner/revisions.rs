@@ -503,6 +503,19 @@ fn a_crash_right_after_the_end_still_leads_back_and_a_later_one_does_not() {
 }
 
 #[test]
+fn what_serves_is_a_way_back_though_another_was_declared_before_it_had_run_for_a_second() {
+    let mut course = Course::begun(SURGE);
+    let since = course.snapshot.now;
+    let new = |slot| up(slot, 'a').change(|one| one.phase = evenkeel::state::Phase::Running { since, ready: true });
+    course.observe((0..3).map(new));
+    assert_eq!(course.turn(), [""; 0]);
+    course.declare('b', 3, SURGE);
+    assert_eq!(course.turn(), ["RolloutStarted"]);
+    course.wait(60);
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolledBack", "RolloutStarted"], "a"));
+}
+
+#[test]
 fn what_failed_after_it_was_complete_is_run_by_no_undo() {
     let mut course = Course::rolled_out(SURGE);
     course.declare('b', 3, SURGE);

@@ -290,7 +290,9 @@ impl Course<'_, '_> {
         // Whatever it has come to, it is not complete any more.
         self.set_failed(now, None);
         let serves = |known: &KnownRevision| found.serving.iter().any(|revision| known.is(revision));
-        let good = self.history.way_back(&wanted.revision, serves).map(|good| (good.number, good.revision.clone()));
+        let complete = self.history.way_back(&wanted.revision, serves);
+        let good = complete.or_else(|| self.history.serving(&wanted.revision, serves));
+        let good = good.map(|good| (good.number, good.revision.clone()));
         let on_failure = wanted.spec.rollout().on_failure();
         // An undo is an order as any other, and fails as any other rollout.
         let is_way_back = wanted.standing.rolled_back.as_ref().is_some_and(|back| back.failure.is_some());

@@ -230,6 +230,13 @@ impl RolloutHistory {
         self.complete(except).max_by_key(|known| (serves(known), known.settled, known.completed_at, known.number))
     }
 
+    /// The newest revision besides this one that serves and has not failed, though another was declared before its rollout was
+    /// complete.
+    pub(super) fn serving(&self, except: &Revision, serves: impl Fn(&KnownRevision) -> bool) -> Option<&KnownRevision> {
+        let others = self.revisions.iter().filter(|known| !known.is(except) && !known.failed);
+        others.filter(|known| serves(known)).max_by_key(|known| known.number)
+    }
+
     fn complete(&self, except: &Revision) -> impl Iterator<Item = &KnownRevision> {
         self.revisions.iter().filter(move |known| !known.is(except) && known.completed_at.is_some())
     }
