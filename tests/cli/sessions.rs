@@ -218,7 +218,7 @@ fn a_session_is_detached_frozen_taken_over_and_terminated_under_a_command() {
     one.verb(&rig, "terminate").expect_code(0);
     let ended: Done = inside.wait_with_output().unwrap().into();
     assert_eq!(ended.code, 125, "{ended:?}");
-    assert!(ended.err.contains(&format!("the session {} was ended", one.id)), "{}", ended.err);
+    assert!(ended.err.contains(&format!("the session {} is over: it was terminated", one.id)), "{}", ended.err);
 }
 
 #[test]
