@@ -248,26 +248,36 @@ fn is_moving(status: &Status, name: &str, baseline: &Baseline) -> bool {
         .flat_map(|service| service.awaits.iter().filter(|one| one.given_up).map(|one| one.service.as_str()))
         .collect();
     // Whoever carries out a rollback carries it to its end.
-    if of_deployment().any(|service| service.restoring) {
-        return true;
-    }
-    let mine = of_deployment().filter(|service| !given_up.contains(service.service.as_str()));
-    let rolling = |condition: &Condition| match condition.kind.as_str() {
-        "Progressing" => condition.status == ConditionStatus::True,
-        "Complete" => condition.reason == "InProgress",
+    let is_led_back = |service: &ServiceView| service.rolling && has(service, "RolledBack", ConditionStatus::True);
+    let is_failing = |service: &ServiceView| service.conditions.iter().any(|one| one.kind == "ReplicaFailure");
+    let is_on_its_way = |service: &ServiceView| {
+        !given_up.contains(service.service.as_str())
+            && is_under_way(service)
+            && (!is_failing(service) || is_tried(status, service, baseline))
+    };
+    of_deployment().any(|service| is_led_back(service) || is_on_its_way(service))
+}
+
+fn has(service: &ServiceView, kind: &str, is: ConditionStatus) -> bool {
+    service.conditions.iter().any(|condition| condition.kind == kind && condition.status == is)
+}
+
+/// Whether a service may yet come to what is declared. One of which all is ready may still have to show that it stays so.
+fn is_under_way(service: &ServiceView) -> bool {
+    service.conditions.iter().any(|condition| match (condition.kind.as_str(), condition.status) {
+        ("Progressing", ConditionStatus::True) => true,
+        ("Progressing", _) => service.rolling && condition.reason == "Complete",
+        ("Complete", _) => condition.reason == "InProgress",
         _ => false,
-    };
-    let failing = |condition: &Condition| condition.kind == "ReplicaFailure";
-    // One that crashed and is tried again is on its way until that was often enough.
-    let is_tried = |service: &ServiceView| {
-        let of_service =
-            |one: &&InstanceView| (&one.deployment, &one.service) == (&service.deployment, &service.service);
-        let crashed = status.instances.iter().filter(of_service).map(|one| (baseline.crashes(status, one), one));
-        let crashed: Vec<(u32, &InstanceView)> = crashed.filter(|(times, _)| *times > 0).collect();
-        !crashed.is_empty() && crashed.iter().all(|(times, one)| *times < crashes(status, one))
-    };
-    let mut mine = mine.filter(|service| service.conditions.iter().any(rolling));
-    mine.any(|service| !service.conditions.iter().any(failing) || is_tried(service))
+    })
+}
+
+/// Whether a service crashed and is tried again: it is on its way until that was often enough.
+fn is_tried(status: &Status, service: &ServiceView, baseline: &Baseline) -> bool {
+    let of_service = |one: &&InstanceView| (&one.deployment, &one.service) == (&service.deployment, &service.service);
+    let crashed = status.instances.iter().filter(of_service).map(|one| (baseline.crashes(status, one), one));
+    let mut crashed = crashed.filter(|(times, _)| *times > 0).peekable();
+    crashed.peek().is_some() && crashed.all(|(times, one)| times < crashes(status, one))
 }
 
 /// Whether the rollout of a service of the deployment has failed, though it goes on.

@@ -65,6 +65,7 @@ impl Args {
     async fn follow(&self, options: &Options, engine: &mut Reconnecting<'_>) -> Outcome {
         // What was saved a moment ago is what is asked about.
         engine.ask(Client::rescan).await?;
+        let mut goes_on = is_worked_on(options, engine)?;
         let mut status = engine.ask(synced_status).await?;
         warn_about(&status);
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
@@ -86,10 +87,12 @@ impl Args {
             if !self.watch {
                 return Ok(Exit::Failure);
             }
-            if !engine.client().has_controller() && options.worker()? == Lock::Free {
+            if !goes_on {
                 note("error: no controller runs, so nothing goes on; `keel run` or `keel apply` does it");
                 return Ok(Exit::Failure);
             }
+            // Asked before the look, which shows what whoever works by then has come to.
+            goes_on = is_worked_on(options, engine)?;
             let next = next_status(engine, status.generation);
             status = match deadline {
                 None => next.await?,
@@ -103,6 +106,11 @@ impl Args {
             };
         }
     }
+}
+
+/// Whether a controller runs, or a command works here.
+fn is_worked_on(options: &Options, engine: &Reconnecting<'_>) -> anyhow::Result<bool> {
+    Ok(engine.client().has_controller() || options.worker()? != Lock::Free)
 }
 
 /// What there is next. What a command without a controller does, and has come to at its end, is looked at again and again.

@@ -53,7 +53,6 @@ impl Engine {
     pub async fn open(options: EngineOptions) -> Result<Self, EngineError> {
         let access = Access::of(&options);
         let state_dir = place(&options, access)?;
-        let archive = Archive::of(&options, access, &state_dir)?;
         let lock = match options.mode {
             Mode::Observe => None,
             Mode::Controller { once: false, .. } => Some(state_dir.lock(Role::Controller).map_err(locked)?),
@@ -61,6 +60,8 @@ impl Engine {
                 Some(state_dir.lock(Role::Command).map_err(locked)?)
             }
         };
+        // With the lock, as whoever had it may have begun to run something.
+        let archive = Archive::of(&options, access, &state_dir)?;
         let store = Arc::new(archive.store(access, lock.as_ref())?);
         if access == Access::Work
             && archive.are_kept()

@@ -48,8 +48,8 @@ pub(super) fn unmet(
 
 /// What is to be remembered in [`History::awaited`](super::History::awaited) after this plan was made from this input: since
 /// when each dependency is waited for. Time in which the deployment is suspended, a rollout that would fail is paused or a
-/// runtime of either does not answer ends the wait, which begins anew after it. One that nobody waits for any more is remembered until its condition holds, so that
-/// it is given up once and not with every restart.
+/// runtime of either does not answer ends the wait, which begins anew after it. One that nobody waits for any more is
+/// remembered until its condition holds, so that it is given up once and not with every restart.
 pub fn awaited(input: &Input<'_>, plan: &Plan) -> BTreeMap<Dependency, Awaited> {
     let Ok(desired) = input.desired else { return BTreeMap::new() };
     let mut observed: Vec<&Instance> =

@@ -13,7 +13,9 @@ use super::rollout::Rollout;
 use super::unproven::Places;
 use super::{Cause, Wait};
 use crate::spec::RType;
-use crate::state::{DesiredService, EndedBy, Exit, Instance, Pause, Phase, ServiceName, Standing, StopCause};
+use crate::state::{
+    DesiredService, EndedBy, Exit, Instance, Pause, Phase, RolloutCourse, ServiceName, Standing, StopCause,
+};
 
 /// Plans one declared service. `instances` are those of the service, in order of their identity.
 pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, instances: &[&Instance]) {
@@ -39,7 +41,7 @@ pub(super) fn plan_service(draft: &mut Draft<'_>, desired: &DesiredService, inst
 
 /// Says where the rollout is not, or may not be, on its way to what is declared.
 fn say_how_it_stands(draft: &mut Draft<'_>, desired: &DesiredService) {
-    let Standing { rolled_back, paused, held, failed, .. } = desired.standing.clone();
+    let Standing { rolled_back, paused, course, failed, .. } = desired.standing.clone();
     let name = || ServiceName { deployment: draft.input.deployment.to_owned(), service: desired.name.clone() };
     let of_pause = paused.as_ref().and_then(|pause| match pause {
         Pause::Failure { failure } => Some(failure.clone()),
@@ -48,7 +50,7 @@ fn say_how_it_stands(draft: &mut Draft<'_>, desired: &DesiredService) {
     let why = failed.as_ref().map(|failed| failed.failure.clone()).or(of_pause);
     let waits = [
         rolled_back.map(|rolled_back| Wait::RolledBack { service: name(), rolled_back, failed: why }),
-        paused.filter(|_| held).map(|pause| Wait::RolloutPaused { service: name(), pause }),
+        paused.filter(|_| course == RolloutCourse::Held).map(|pause| Wait::RolloutPaused { service: name(), pause }),
         failed.map(|failed| Wait::RolloutFailed { service: name(), failed }),
     ];
     waits.into_iter().flatten().for_each(|wait| draft.wait(wait));

@@ -18,15 +18,12 @@ pub struct Standing {
     /// The rollout is paused: nothing is replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
-    /// The pause keeps it from its end.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub held: bool,
     /// The rollout has failed and goes on all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<Failed>,
-    /// The rollout is under way.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub rolling: bool,
+    /// How its rollout goes.
+    #[serde(skip_serializing_if = "RolloutCourse::is_over")]
+    pub course: RolloutCourse,
     /// When somebody asked that it be tried anew: what ended before is followed by another at once, and counts no more.
     #[serde(skip)]
     pub tried_anew: Option<DateTime<Utc>>,
@@ -36,11 +33,30 @@ pub struct Standing {
     pub checks_changed: Option<DateTime<Utc>>,
 }
 
+/// How a rollout goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutCourse {
+    /// It is complete, or has failed.
+    #[default]
+    Over,
+    /// It is under way.
+    UnderWay,
+    /// A pause keeps it from its end.
+    Held,
+}
+
+impl RolloutCourse {
+    const fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+}
+
 impl Standing {
     /// Whether what is declared is rolled out as it is.
     pub fn is_plain(&self) -> bool {
-        let Self { rolled_back, restarted, paused, held, failed, rolling: _, tried_anew: _, checks_changed: _ } = self;
-        rolled_back.is_none() && !restarted && paused.is_none() && !held && failed.is_none()
+        let Self { rolled_back, restarted, paused, failed, course: _, tried_anew: _, checks_changed: _ } = self;
+        rolled_back.is_none() && !restarted && paused.is_none() && failed.is_none()
     }
 
     /// Whether this end says nothing of what is declared now: it came before somebody asked for another try, or was one by

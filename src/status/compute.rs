@@ -6,7 +6,7 @@ use super::waits::{Severity, is_about, severity};
 use super::{AwaitedView, DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
 use super::{JobView, PoolFacts, PoolView, UndoneView, conditions, jobs, lives, message};
 use crate::plan::Wait;
-use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Pause, Phase};
+use crate::state::{DesiredService, EndedBy, Exit, Fate, Instance, Pause, Phase, RolloutCourse};
 
 /// The views of one deployment.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +77,6 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
     let runs = |instance: &Instance| matches!(instance.phase, Phase::Running { .. });
     let current =
         |instance: &Instance| service.is_made_from(&instance.id.revision) && instance.runtime == service.runtime;
-    let is_restored = service.standing.rolled_back.as_ref().is_some_and(|back| back.failure.is_some());
     let mut view = ServiceView {
         deployment: facts.deployment.to_owned(),
         service: service.name.clone(),
@@ -92,7 +91,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         revision: service.revision.to_string(),
         equivalent: service.equivalent.as_ref().map(ToString::to_string),
         undone: undone(facts, service, &mine),
-        restoring: is_restored && service.standing.rolling,
+        rolling: service.standing.course == RolloutCourse::UnderWay,
         awaits: awaits(facts, service),
         failure: facts.plan.waits.iter().filter(|wait| is_about(wait, service)).find_map(Wait::failure),
         message: String::new(),

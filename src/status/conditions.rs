@@ -5,7 +5,9 @@ use super::waits;
 use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
 use crate::spec::{corrected, shared_storage, unsupported};
-use crate::state::{Condition, DesiredService, ErrorKind, HealthState, Instance, NOT_CHECKED, Pause, RunEnd, Standing};
+use crate::state::{
+    Condition, DesiredService, ErrorKind, HealthState, Instance, NOT_CHECKED, Pause, RolloutCourse, RunEnd, Standing,
+};
 
 /// Conditions of a deployment.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: &str) -> Vec<Condition> {
@@ -132,7 +134,7 @@ const fn reason_of(pause: &Pause) -> &'static str {
 
 /// What was decided or ordered of the rollout.
 fn rollout(service: &DesiredService, waits: &[&Wait]) -> Vec<Condition> {
-    let Standing { rolled_back, paused, held, .. } = &service.standing;
+    let Standing { rolled_back, paused, course, .. } = &service.standing;
     let said = |is: fn(&Wait) -> bool| waits.iter().find(|wait| is(wait)).map(ToString::to_string);
     let rolled_back = rolled_back.as_ref().map(|rolled_back| {
         let reason = rolled_back.failure.as_ref().map_or("Undone", |failure| failure.reason.name());
@@ -140,9 +142,11 @@ fn rollout(service: &DesiredService, waits: &[&Wait]) -> Vec<Condition> {
         Condition::holds("RolledBack", reason, message)
     });
     let paused = paused.as_ref().map(|pause| {
-        let message = match held {
-            true => said(|wait| matches!(wait, Wait::RolloutPaused { .. })).unwrap_or_default(),
-            false => "what changes is not rolled out until `keel rollout resume`".to_owned(),
+        let message = match course {
+            RolloutCourse::Held => said(|wait| matches!(wait, Wait::RolloutPaused { .. })).unwrap_or_default(),
+            RolloutCourse::Over | RolloutCourse::UnderWay => {
+                "what changes is not rolled out until `keel rollout resume`".to_owned()
+            }
         };
         Condition::holds("Paused", reason_of(pause), message)
     });

@@ -158,9 +158,9 @@ pub struct ServiceView {
     /// What is to run in place of what is declared, where somebody asked for that (`keel rollout undo`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone: Option<UndoneView>,
-    /// Whether it is on its way back to an earlier revision, because what is declared failed.
+    /// Whether its rollout is under way, or its way back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub restoring: bool,
+    pub rolling: bool,
     /// Services that it depends on and that are not as they have to be.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub awaits: Vec<AwaitedView>,

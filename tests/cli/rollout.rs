@@ -467,6 +467,48 @@ fn who_rolls_back_without_a_controller_carries_it_to_its_end() {
 }
 
 #[test]
+fn who_waits_for_one_rollback_waits_for_the_other_service_too() {
+    let rig = Rig::new("sandbox");
+    let service = |name: &str, script: &str, delay: &str| {
+        format!(
+            "  {name}:\n    image: {{ name: host }}\n    command: {{ entrypoint: [sh, -c, '{script}'] }}\n    \
+             stop_grace_period: 1s\n    rollout: {{ strategy: recreate }}\n    restart_policy: {{ delay: {delay} }}\n"
+        )
+    };
+    let both = |web: &str, other: &str| {
+        let services = service("web", web, "100ms") + &service("other", other, "2s");
+        format!("version: v1\ndeployment: demo\nservices:\n{services}")
+    };
+    rig.write("demo.yaml", &both("exec sleep 600", "exec sleep 600"));
+    rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+    let good = revisions(&rig);
+    rig.write("demo.yaml", &both("sleep 0.2; exit 9", "sleep 0.2; exit 8"));
+    let done = rig.keel(&["apply", "-f", "demo.yaml", "--timeout", "60s"]).expect_code(1);
+    assert!(done.err.contains("was rolled back to revision 3"), "{done:?}");
+    let running = rig.instances(|one| (one["phase"] == "running").then(|| one["revision"].clone()));
+    assert_eq!(running.into_iter().flatten().collect::<Vec<_>>(), good, "{done:?}");
+    rig.keel(&["delete", "demo"]).expect_code(0);
+}
+
+#[test]
+fn a_rollback_that_is_over_holds_nobody_up() {
+    let rig = Rig::new("sandbox");
+    let of = |script: &str| spec(script, 2, "    restart_policy: { delay: 100ms }\n");
+    rig.write("demo.yaml", &of("exec sleep 600"));
+    let _controller = rig.controller();
+    rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+    rig.write("demo.yaml", &of("sleep 0.2; exit 9"));
+    rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(1);
+    let rolling = || rig.get("services")[0]["rolling"] == true;
+    rig.until("it is over", || !rolling());
+    rig.keel(&["stop", "demo/web/0"]).expect_code(0);
+    rig.until("one is down", || rig.get("services")[0]["ready"] == 1);
+    assert!(!rolling());
+    let done = rig.keel(&["apply", "-f", "demo.yaml", "--timeout", "20s"]).expect_code(1);
+    assert!(done.err.contains("was rolled back"), "{done:?}");
+}
+
+#[test]
 fn the_status_of_a_rollout_is_of_what_was_saved_a_moment_ago() {
     let rig = Rig::new("sandbox");
     rig.write("specs/demo.yaml", &good("one", 1));

@@ -11,6 +11,23 @@ use super::{Connected, Rig, core_of, owner, web};
 
 const CHECK: &str = "    health: {interval: 5s, retries: 2, check: {type: http, url: 'http://localhost:80/'}}\n";
 
+/// A rollout that is not over for hours.
+const HELD: &str = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h, progress_deadline: 3h}\n";
+
+/// Another controller on the same machine, on which nothing listens any more in these instances, as where the checks are those
+/// of a successor.
+fn failing_under_the_next_controller(rig: Rig, instances: &[String]) -> Rig {
+    let Rig { clock, world, core, .. } = rig;
+    drop(core);
+    for id in instances {
+        assert!(world.answer_as(id, HealthState::Starting { last: None }));
+    }
+    let (declare, declared) = watch::channel(Arc::default());
+    let runtime = Arc::new(Connected(Arc::new(world.runtime(owner()))));
+    let (core, settled) = core_of(runtime, declared, clock.clone(), BTreeMap::new());
+    Rig { clock, world, core, declare, settled }
+}
+
 fn unhealthy() -> HealthState {
     HealthState::Unhealthy { last: "down".to_owned(), passed: true }
 }
@@ -50,18 +67,8 @@ async fn what_a_controller_finds_in_a_rollout_serves_on_though_it_fails_the_chec
     rig.until_running().await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
     let before = ids(&rig);
-    let Rig { clock, world, core, .. } = rig;
-    drop(core);
-    // Nothing listens where the successor will.
-    for id in &before {
-        assert!(world.answer_as(id, HealthState::Starting { last: None }));
-    }
-    let held = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h, progress_deadline: 3h}\n";
-    let (declare, declared) = watch::channel(Arc::default());
-    let runtime = Arc::new(Connected(Arc::new(world.runtime(owner()))));
-    let (core, settled) = core_of(runtime, declared, clock.clone(), BTreeMap::new());
-    let rig = Rig { clock, world, core, declare, settled };
-    rig.declare(&(web(2, "two") + CHECK + held));
+    let rig = failing_under_the_next_controller(rig, &before);
+    rig.declare(&(web(2, "two") + CHECK + HELD));
     tokio::time::sleep(Duration::from_secs(3600)).await;
     let running = ids(&rig);
     assert!(before.iter().all(|id| running.contains(id)), "{before:?} of {running:?}");
@@ -83,15 +90,8 @@ async fn what_failed_the_checks_of_its_successor_is_not_failed_by_that_when_its_
     rig.until_running().await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
     let before = ids(&rig);
-    let Rig { clock, world, core, .. } = rig;
-    drop(core);
-    assert!(world.answer_as(&before[0], HealthState::Starting { last: None }));
-    let (declare, declared) = watch::channel(Arc::default());
-    let runtime = Arc::new(Connected(Arc::new(world.runtime(owner()))));
-    let (core, settled) = core_of(runtime, declared, clock.clone(), BTreeMap::new());
-    let rig = Rig { clock, world, core, declare, settled };
-    let held = "    rollout: {max_surge: 1, max_unavailable: 0, min_ready: 2h, progress_deadline: 3h}\n";
-    rig.declare(&(web(1, "two") + &CHECK.replace(":80/", ":81/") + held));
+    let rig = failing_under_the_next_controller(rig, &before);
+    rig.declare(&(web(1, "two") + &CHECK.replace(":80/", ":81/") + HELD));
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(shown(&rig).contains(&"unknown"), "{:?}", shown(&rig));
     assert!(rig.world.answer_as(&before[0], HealthState::Healthy));

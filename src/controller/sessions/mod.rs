@@ -28,7 +28,7 @@ pub use self::request::{
     SessionVerb, SessionView,
 };
 use self::turns::Stand;
-pub use self::turns::{Purpose, Todo, Turn};
+pub use self::turns::{Call, Purpose, Todo, Turn};
 pub use self::verbs::Changed;
 use super::core::State;
 use super::memory::Kept;
@@ -41,8 +41,8 @@ use crate::state::{
 };
 use crate::store::SessionNote;
 
-/// Sessions of one pool, and of all pools together that are gone, that are kept after their end: what its statistics are made of, and for how long it is told why a
-/// session ended. About a kilobyte each.
+/// Sessions of one pool, and of all pools together that are gone, that are kept after their end: what its statistics are made
+/// of, and for how long it is told why a session ended. About a kilobyte each.
 pub const ENDED_SESSIONS: usize = 1000;
 
 /// As many more may be kept for a while, so that not every end of a session has all of them looked through.
@@ -97,8 +97,8 @@ pub enum SessionCommand {
     Change(SessionRequest, oneshot::Sender<Result<Changed, EngineError>>),
     /// It is somebody's turn to call the runtime for a session.
     Turn(SessionId, Purpose, oneshot::Sender<Todo>),
-    /// What was to be done in a turn, to freeze the sandbox or to let it run on, is done or not.
-    Turned(SessionId, bool, bool, oneshot::Sender<Option<SessionView>>),
+    /// What was to be done in a turn is done, or not.
+    Turned(SessionId, Call, bool, oneshot::Sender<Option<SessionView>>),
     /// Somebody wants to work inside an instance.
     Enter(Target, Option<Token>, oneshot::Sender<Result<Entry, EngineError>>),
     /// All sessions, those that have ended among them.
@@ -339,7 +339,7 @@ impl State {
             SessionCommand::Pools(reply) => drop(reply.send(self.pools())),
             SessionCommand::Change(request, reply) => drop(reply.send(self.change_session(request))),
             SessionCommand::Turn(id, purpose, reply) => drop(reply.send(self.turn_begins(&id, purpose))),
-            SessionCommand::Turned(id, froze, done, reply) => drop(reply.send(self.turn_ends(&id, froze, done))),
+            SessionCommand::Turned(id, call, done, reply) => drop(reply.send(self.turn_ends(&id, call, done))),
             SessionCommand::Enter(target, token, reply) => drop(reply.send(self.enter(&target, token.as_ref()))),
             SessionCommand::List(reply) => drop(reply.send(self.session_views())),
             SessionCommand::Stats(reply) => drop(reply.send(self.session_stats())),
@@ -352,7 +352,7 @@ impl State {
             SessionMessage::Confirmed(id, confirmation) => self.confirmed(&id, *confirmation),
             SessionMessage::Mounted(id, mounted) => self.mounted(&id, &mounted.0, mounted.1),
             SessionMessage::Left(left) => self.left(left),
-            SessionMessage::FrozenAgain(id, done) => drop(self.turn_ends(&id, true, done)),
+            SessionMessage::FrozenAgain(id, done) => drop(self.turn_ends(&id, Call::Freeze, done)),
             SessionMessage::Measured(pool, bytes, members) => self.memory_measured(pool, bytes, members),
         }
     }

@@ -22,8 +22,8 @@ const SETTLES: Duration = Duration::from_secs(2);
 
 /// How the sandbox of a session is to stand, and who makes it so.
 pub(super) struct Stand {
-    /// Whether it is to be frozen, by the last order.
-    frozen: bool,
+    /// The last order.
+    order: Call,
     /// State of the session before it was.
     before: SessionState,
     /// Held by whoever calls the runtime.
@@ -35,9 +35,18 @@ pub(super) struct Stand {
 impl Stand {
     /// That of a session in this state.
     pub(super) fn of(state: &SessionState) -> Self {
-        let frozen = *state == SessionState::Suspended;
-        Self { frozen, before: SessionState::Active, line: Arc::default(), turned: None }
+        let order = if *state == SessionState::Suspended { Call::Freeze } else { Call::Thaw };
+        Self { order, before: SessionState::Active, line: Arc::default(), turned: None }
     }
+}
+
+/// What is asked of the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// The sandbox is to be frozen.
+    Freeze,
+    /// It is to run on.
+    Thaw,
 }
 
 /// What a turn is for.
@@ -51,8 +60,8 @@ pub enum Purpose {
 
 /// What is to be done in a turn.
 pub struct Todo {
-    /// Whether the sandbox is to be frozen, or to run on; nothing where it stands as it is to.
-    freeze: Option<bool>,
+    /// Nothing where it stands as it is to.
+    call: Option<Call>,
     /// The session, as it is shown.
     view: Option<SessionView>,
 }
@@ -97,20 +106,20 @@ impl Turn {
 
     async fn carry_out(&self, purpose: Purpose) -> Result<Option<SessionView>, EngineError> {
         let turn = |reply| Command::Session(SessionCommand::Turn(self.id.clone(), purpose, reply));
-        let Todo { freeze, view } = ask(&self.core, turn).await?;
-        let Some(freeze) = freeze else { return Ok(view) };
-        let done = call(&*self.runtime, &self.member, freeze).await;
-        let turned = |reply| Command::Session(SessionCommand::Turned(self.id.clone(), freeze, done.is_ok(), reply));
+        let Todo { call, view } = ask(&self.core, turn).await?;
+        let Some(call) = call else { return Ok(view) };
+        let done = make(call, &*self.runtime, &self.member).await;
+        let turned = |reply| Command::Session(SessionCommand::Turned(self.id.clone(), call, done.is_ok(), reply));
         let view = ask(&self.core, turned).await?;
         done.map(|()| view)
     }
 }
 
-async fn call(runtime: &dyn Runtime, member: &InstanceRef, freeze: bool) -> Result<(), EngineError> {
+async fn make(call: Call, runtime: &dyn Runtime, member: &InstanceRef) -> Result<(), EngineError> {
     let suspend = runtime.suspend().ok_or_else(|| cannot(member.runtime, "freeze instances"))?;
-    match freeze {
-        true => suspend.pause(member).await?,
-        false => suspend.resume(member).await?,
+    match call {
+        Call::Freeze => suspend.pause(member).await?,
+        Call::Thaw => suspend.resume(member).await?,
     };
     Ok(())
 }
@@ -130,39 +139,41 @@ impl State {
     }
 
     /// Orders that the sandbox of a session be frozen or run on; the state of the session says so once that is done.
-    pub(super) fn order_stand(&mut self, id: &SessionId, frozen: bool) {
+    pub(super) fn order_stand(&mut self, id: &SessionId, order: Call) {
         let Some(held) = self.sessions.all.get_mut(id) else { return };
         if held.session.state != SessionState::Suspended {
             held.stand.before = held.session.state.clone();
         }
-        held.stand.frozen = frozen;
+        held.stand.order = order;
     }
 
     /// What whoever has the turn is to do.
     pub(super) fn turn_begins(&mut self, id: &SessionId, purpose: Purpose) -> Todo {
-        let freeze = self.sessions.all.get_mut(id).filter(|held| held.session.state == SessionState::Suspended);
-        let freeze = freeze.map(|held| {
+        let suspended = self.sessions.all.get_mut(id).filter(|held| held.session.state == SessionState::Suspended);
+        let call = suspended.map(|held| {
             // The next use thaws it, whatever was ordered before.
-            held.stand.frozen &= purpose == Purpose::AsOrdered;
-            held.stand.frozen
+            if purpose == Purpose::Use {
+                held.stand.order = Call::Thaw;
+            }
+            held.stand.order
         });
-        Todo { freeze, view: self.session_view(id) }
+        Todo { call, view: self.session_view(id) }
     }
 
     /// What was to be done is done, or not.
-    pub(super) fn turn_ends(&mut self, id: &SessionId, froze: bool, done: bool) -> Option<SessionView> {
+    pub(super) fn turn_ends(&mut self, id: &SessionId, call: Call, done: bool) -> Option<SessionView> {
         let at = self.now().1;
         let held = self.sessions.all.get_mut(id)?;
         held.stand.turned = Some(at);
         let is_suspended = held.session.state == SessionState::Suspended;
         // What was ordered since has a turn of its own.
-        if is_suspended && held.stand.frozen == froze {
-            let state = match (froze, done) {
-                (true, true) | (false, false) => SessionState::Suspended,
-                (true, false) => held.stand.before.clone(),
-                (false, true) => SessionState::Active,
+        if is_suspended && held.stand.order == call {
+            let (order, state) = match (call, done) {
+                (Call::Freeze, true) | (Call::Thaw, false) => (Call::Freeze, SessionState::Suspended),
+                (Call::Freeze, false) => (Call::Thaw, held.stand.before.clone()),
+                (Call::Thaw, true) => (Call::Thaw, SessionState::Active),
             };
-            held.stand.frozen = state == SessionState::Suspended;
+            held.stand.order = order;
             drop(self.set_state(id, state));
         }
         self.session_view(id)
@@ -176,10 +187,9 @@ impl State {
             let member = (held.session.instance.runtime, held.session.instance.runtime_id.clone());
             matches!(members.get(&member), Some(Phase::Running { .. }))
         };
-        let suspended = self
-            .sessions
-            .open(deployment)
-            .filter(|held| held.claim.is_none() && held.stand.frozen && held.session.state == SessionState::Suspended);
+        let suspended = self.sessions.open(deployment).filter(|held| {
+            held.claim.is_none() && held.stand.order == Call::Freeze && held.session.state == SessionState::Suspended
+        });
         let found: Vec<(SessionId, Option<Instant>)> =
             suspended.filter(runs).map(|held| (held.session.id.clone(), held.stand.turned)).collect();
         for (id, turned) in found {
@@ -196,7 +206,7 @@ impl State {
         let Ok(place) = turn.line.clone().try_lock_owned() else { return };
         tracing::warn!("{}: the sandbox of the suspended session {id} runs; it is frozen again", turn.member.id);
         self.lanes.spawn(async move {
-            let done = call(&*turn.runtime, &turn.member, true).await;
+            let done = make(Call::Freeze, &*turn.runtime, &turn.member).await;
             if let Err(error) = &done {
                 tracing::warn!("{}: it can't be frozen, and its session is active: {error}", turn.member.id);
             }

@@ -191,6 +191,7 @@ impl State {
                 drop(self.sessions.keep(&id));
             }
         }
+        pools.sort();
         pools.dedup();
         pools.iter().for_each(|pool| self.sessions.prune(pool));
         if pools.iter().any(|pool| !is_pool(pool)) {

@@ -245,7 +245,7 @@ impl Course<'_, '_> {
         let overdue = is_going && rollout.clock.spent(now) >= deadline;
         let overdue = overdue.then(|| overdue_after(HumanDuration(deadline), wanted, found));
         // What is declared for the first time waits on.
-        let leads_back = || self.history.last_good(&wanted.revision).is_some();
+        let leads_back = || self.way_back(wanted, found).is_some();
         let forsaken = || found.forsaken.clone().filter(|_| is_going && leads_back());
         crashes.or_else(|| found.refused.clone().filter(|_| is_going)).or_else(forsaken).or(overdue)
     }
@@ -282,6 +282,13 @@ impl Course<'_, '_> {
         }
     }
 
+    /// Where a rollout that fails leads back to: what was complete, else what serves.
+    fn way_back(&self, wanted: &DesiredService, found: &Findings) -> Option<&KnownRevision> {
+        let serves = |known: &KnownRevision| found.serving.iter().any(|revision| known.is(revision));
+        let complete = self.history.way_back(&wanted.revision, serves);
+        complete.or_else(|| self.history.serving(&wanted.revision, serves))
+    }
+
     /// Does what the spec asks for where a rollout fails.
     fn fail(&mut self, wanted: &DesiredService, found: &Findings, failure: RolloutFailure) {
         let now = self.now();
@@ -289,10 +296,7 @@ impl Course<'_, '_> {
         self.history.set_failed(&wanted.revision);
         // Whatever it has come to, it is not complete any more.
         self.set_failed(now, None);
-        let serves = |known: &KnownRevision| found.serving.iter().any(|revision| known.is(revision));
-        let complete = self.history.way_back(&wanted.revision, serves);
-        let good = complete.or_else(|| self.history.serving(&wanted.revision, serves));
-        let good = good.map(|good| (good.number, good.revision.clone()));
+        let good = self.way_back(wanted, found).map(|good| (good.number, good.revision.clone()));
         let on_failure = wanted.spec.rollout().on_failure();
         // An undo is an order as any other, and fails as any other rollout.
         let is_way_back = wanted.standing.rolled_back.as_ref().is_some_and(|back| back.failure.is_some());

@@ -2,7 +2,7 @@
 
 use super::history::{KnownRevision, Memory, Orders, RolloutHistory};
 use crate::spec::{Scale, ServiceSpec};
-use crate::state::{DesiredDeployment, DesiredService, RolledBack, Standing};
+use crate::state::{DesiredDeployment, DesiredService, RolledBack, RolloutCourse, Standing};
 
 use super::Outcome;
 
@@ -114,8 +114,12 @@ impl RolloutHistory {
         Standing {
             failed: failed.filter(|_| self.pause.is_none()),
             paused: self.pause.clone(),
-            held: self.pause.is_some() && !self.is_complete(wanted),
-            rolling: self.pause.is_none() && rollout.is_some_and(|rollout| rollout.outcome == Outcome::Going),
+            course: match &self.pause {
+                Some(_) if self.is_complete(wanted) => RolloutCourse::Over,
+                Some(_) => RolloutCourse::Held,
+                None if rollout.is_some_and(|rollout| rollout.outcome == Outcome::Going) => RolloutCourse::UnderWay,
+                None => RolloutCourse::Over,
+            },
             ..wanted.standing.clone()
         }
     }

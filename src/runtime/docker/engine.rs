@@ -26,9 +26,13 @@ pub(super) const READ_DEADLINE: Duration = Duration::from_secs(60);
 /// Time for a call that changes something. Kubernetes' kubelet gives its runtime two minutes for a request.
 pub(super) const WRITE_DEADLINE: Duration = Duration::from_secs(120);
 
-/// How often the engine is asked for what it fails over. Podman does where a container or an image goes while it looks
-/// (`read /proc/787/cgroup: no such process`, `locating item named "manifest"`); two in a row were not seen.
-pub(super) const READ_ATTEMPTS: u32 = 4;
+/// How often the engine is asked for what it fails over. Podman does where a container, an image or an interface of the
+/// machine goes while it looks (`read /proc/787/cgroup: no such process`, `locating item named "manifest"`, `no such network
+/// interface`), and Docker where somebody else changes the firewall; two in a row were not seen.
+const ATTEMPTS: u32 = 4;
+
+/// Between two of them: what is going has gone by then.
+const AGAIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// bollard's own time limit, in seconds: out of the way, because each call has its own deadline here, and a stop may
 /// rightly take as long as its grace.
@@ -77,16 +81,9 @@ impl Engine {
         Err(CallError::Engine(error))
     }
 
-    /// What the engine says of an image, by name or id; asked for again where another image that is just going made the
-    /// engine fail.
+    /// What the engine says of an image, by name or id.
     pub(super) async fn image(&self, name: &str) -> std::result::Result<ImageInspect, CallError> {
-        let mut attempts = 1;
-        loop {
-            match self.call(READ_DEADLINE, |docker| async move { docker.inspect_image(name).await }).await {
-                Err(error) if error.status() == Some(500) && attempts < READ_ATTEMPTS => attempts += 1,
-                answer => return answer,
-            }
-        }
+        again(|| self.call(READ_DEADLINE, |docker| async move { docker.inspect_image(name).await })).await
     }
 
     /// A client that speaks the engine's version of the API.
@@ -242,6 +239,20 @@ impl CallError {
             Self::Connection(error) => error.message.clone(),
         }
     }
+}
+
+/// Asks again where the engine failed over something else that was just going.
+pub(super) async fn again<T, F>(call: impl Fn() -> F) -> std::result::Result<T, CallError>
+where
+    F: Future<Output = std::result::Result<T, CallError>>,
+{
+    for _ in 1..ATTEMPTS {
+        match call().await {
+            Err(error) if error.status() == Some(500) => tokio::time::sleep(AGAIN_PAUSE).await,
+            answer => return answer,
+        }
+    }
+    call().await
 }
 
 async fn connect(socket: &Path) -> Result<Connection> {

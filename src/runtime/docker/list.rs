@@ -7,7 +7,7 @@ use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBu
 use futures::StreamExt;
 
 use super::Inner;
-use super::engine::{CallError, READ_ATTEMPTS, READ_DEADLINE};
+use super::engine::{CallError, READ_DEADLINE, again};
 use super::lenient::{self, encode};
 use super::observe::{agrees, agrees_on_health, from_inspect, from_summary, identity, listed_ports};
 use super::ping::Product;
@@ -152,13 +152,8 @@ impl Inner {
 
     /// The list, asked for again where a container that is just going made the engine fail.
     async fn containers(&self) -> std::result::Result<Vec<ContainerSummary>, CallError> {
-        let mut attempts = 1;
-        loop {
-            match self.try_containers(&self.ours()).await {
-                Err(error) if error.status() == Some(500) && attempts < READ_ATTEMPTS => attempts += 1,
-                answer => return answer,
-            }
-        }
+        let ours = self.ours();
+        again(|| self.try_containers(&ours)).await
     }
 
     async fn try_containers(

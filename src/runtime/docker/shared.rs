@@ -7,15 +7,11 @@ use bollard::models::{Network, NetworkCreateRequest, Volume, VolumeCreateRequest
 use bollard::query_parameters::{ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptions};
 use tokio::sync::OnceCell;
 
-use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE};
+use super::engine::{CallError, READ_DEADLINE, WRITE_DEADLINE, again};
 use super::{Inner, names};
 use crate::runtime::{ErrorKind, Result, RuntimeError, Volumes};
 use crate::spec::{NetworkMode, ServiceSpec, Storage};
 use crate::state::{InstanceId, labels};
-
-/// How often a network is asked for where the engine fails. Podman does where an interface of the machine goes between its
-/// list of them and its look at their addresses, and Docker where somebody else changes the firewall.
-const NETWORK_ATTEMPTS: u32 = 6;
 
 /// Networks that are known to exist, by deployment. A cell makes each of them once, however many instances are created
 /// at the same time: Docker takes two networks of one name.
@@ -66,30 +62,22 @@ impl Inner {
         if self.has_network(deployment, &name).await? {
             return Ok(());
         }
-        match self.create_network(deployment, &name).await {
+        match again(|| self.create_network(deployment, &name)).await {
             Ok(()) => Ok(()),
             Err(error) if error.status() == Some(409) && self.has_network(deployment, &name).await? => Ok(()),
             Err(error) => Err(error.explain(&what)),
         }
     }
 
-    /// Makes a network, once more where the engine fails.
     async fn create_network(&self, deployment: &str, name: &str) -> std::result::Result<(), CallError> {
-        let mut attempts = 1;
-        loop {
-            let request = NetworkCreateRequest {
-                name: name.to_owned(),
-                driver: Some("bridge".to_owned()),
-                labels: Some(names::shared_labels(&self.owner, deployment)),
-                ..NetworkCreateRequest::default()
-            };
-            let made =
-                self.engine.call(WRITE_DEADLINE, |docker| async move { docker.create_network(request).await }).await;
-            match made {
-                Err(error) if attempts < NETWORK_ATTEMPTS && error.status() == Some(500) => attempts += 1,
-                made => return made.map(drop),
-            }
-        }
+        let request = NetworkCreateRequest {
+            name: name.to_owned(),
+            driver: Some("bridge".to_owned()),
+            labels: Some(names::shared_labels(&self.owner, deployment)),
+            ..NetworkCreateRequest::default()
+        };
+        let made = self.engine.call(WRITE_DEADLINE, |docker| async move { docker.create_network(request).await }).await;
+        made.map(drop)
     }
 
     /// Whether the deployment's network is there.
