@@ -23,8 +23,9 @@ const ROOT: &str = "KEEL_TEST_KILLED_ROOT";
 const VICTIM: &str = "KEEL_TEST_KILLED";
 /// Set where networks of deployments can be had.
 const OWN_MACHINE: &str = "KEEL_TEST_NETWORK";
-/// Longest time for all of it.
-const LONGEST: Duration = Duration::from_secs(300);
+/// Longest time for all of it, which grows with the square of the calls: a rebuilt `/etc` takes three for each of its
+/// entries.
+const LONGEST: Duration = Duration::from_secs(600);
 /// Age from which leftovers are nobody's.
 const LONG_AGO: Duration = Duration::from_secs(120);
 /// More changes than any life has.

@@ -152,13 +152,19 @@ fn event(status: c_int) -> c_int {
 /// What the process was forked for, told by its status and that of its parents.
 struct Family {
     roles: BTreeMap<pid_t, Role>,
+    /// The process of each thread that was met, so that the status is read once and not at each of its calls.
+    groups: BTreeMap<pid_t, pid_t>,
 }
 
 impl Family {
     fn role(&mut self, tid: pid_t) -> Role {
+        if let Some(role) = self.groups.get(&tid).and_then(|group| self.roles.get(group)) {
+            return *role;
+        }
         let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
         let number = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<pid_t>().ok());
         let group = number("Tgid:").unwrap_or(tid);
+        self.groups.insert(tid, group);
         if let Some(role) = self.roles.get(&group) {
             return *role;
         }
@@ -248,7 +254,7 @@ pub fn run(victim: Victim, nth: usize, calls: impl FnOnce() -> bool) -> Ran {
 
 /// Follows until the victim is killed or the controller ended, of which the status is the second part of the result.
 fn follow(controller: pid_t, victim: Victim, nth: usize) -> (Run, Option<c_int>) {
-    let mut family = Family { roles: BTreeMap::from([(controller, Role::Controller)]) };
+    let mut family = Family { roles: BTreeMap::from([(controller, Role::Controller)]), groups: BTreeMap::new() };
     let mut count = 0;
     while let Some((tid, status)) = next(0) {
         if !libc::WIFSTOPPED(status) {
