@@ -116,9 +116,9 @@ impl Images {
                 Reference::parse(name).ok_or_else(|| ImageError::unavailable("it is no reference of a registry"))?;
             let registry = Registry::open(&reference, &self.access).await?;
             match registry.current(&reference.selector).await {
-                Some(digest) => Ok(digest.to_string()),
+                Ok(Some(digest)) => Ok(digest.to_string()),
                 // Some registries tell it with the manifest alone, or not at all; and why there is none is told then.
-                None => Ok(registry.manifest(&reference.selector).await?.digest.to_string()),
+                Ok(None) | Err(_) => Ok(registry.manifest(&reference.selector).await?.digest.to_string()),
             }
         };
         asked.await.map_err(|error: ImageError| error.within(format!("image {name}")).told())
@@ -157,7 +157,8 @@ impl Images {
     ) -> Result<()> {
         let local = self.store.record(reference)?;
         let policy = image.pull_policy();
-        let fetched = self.fetch_newest(reference, local.as_ref(), lease, progress).await;
+        let is_optional = policy == PullPolicy::Newer && local.is_some();
+        let fetched = self.fetch_newest(reference, local.as_ref(), is_optional, lease, progress).await;
         match (fetched, local) {
             // As Podman has it: a registry that can't be asked is no error where an image is here.
             (Err(error @ ImageError::Unavailable(_)), Some(_)) if policy == PullPolicy::Newer => {
@@ -169,10 +170,12 @@ impl Images {
         }
     }
 
+    /// Where it `is_optional`, a registry that does not answer is not asked again: a replica waits meanwhile.
     async fn fetch_newest(
         &self,
         name: &str,
         local: Option<&ImageRecord>,
+        is_optional: bool,
         lease: &Arc<Lock>,
         progress: Teller<'_>,
     ) -> Result<()> {
@@ -180,12 +183,15 @@ impl Images {
             Reference::parse(name).ok_or_else(|| ImageError::unavailable("it is no reference of a registry"))?;
         progress(Progress { message: format!("asking {}", reference.registry), current: None, total: None });
         let registry = Registry::open(&reference, &self.access).await?;
-        if let Some(local) = local
-            && let Some(current) = registry.current(&reference.selector).await
-            && current.to_string() == local.source
-        {
-            self.store.touch(name);
-            return Ok(());
+        if let Some(local) = local {
+            match registry.current(&reference.selector).await {
+                Ok(Some(current)) if current.to_string() == local.source => {
+                    self.store.touch(name);
+                    return Ok(());
+                }
+                Err(error) if is_optional => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
         }
         let resolved = resolve::in_registry(&registry, &reference.selector, &self.store).await?;
         self.install(name, resolved, Some(&registry), lease, progress).await

@@ -73,11 +73,20 @@ impl Registry {
     }
 
     /// The digest that a reference stands for now, where the registry tells without sending the manifest. It is asked
-    /// once; what stands in the way is told by the request for the manifest.
-    pub async fn current(&self, selector: &Selector) -> Option<Digest> {
-        let uri = self.uri("manifests", &selector.to_string()).ok()?;
-        let response = self.send(Method::HEAD, &uri, Some(ACCEPTED), None).await.ok()?;
-        response.headers().get(CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
+    /// once.
+    ///
+    /// # Errors
+    /// The registry does not answer. A refusal is none: why it refuses is told by the request for the manifest.
+    pub async fn current(&self, selector: &Selector) -> Result<Option<Digest>> {
+        let uri = self.uri("manifests", &selector.to_string())?;
+        match self.send(Method::HEAD, &uri, Some(ACCEPTED), None).await {
+            Ok(response) => {
+                let digest = response.headers().get(CONTENT_DIGEST).and_then(|told| told.to_str().ok());
+                Ok(digest.and_then(|digest| digest.parse().ok()))
+            }
+            Err(error) if error.status.is_none() => Err(self.explain(error)),
+            Err(_) => Ok(None),
+        }
     }
 
     /// A manifest or index.
