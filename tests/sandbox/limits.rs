@@ -95,6 +95,23 @@ async fn children_that_take_too_much_together_end_their_instance_too() {
 }
 
 #[tokio::test]
+async fn files_in_memory_count_as_memory() {
+    let sandbox = Sandbox::new();
+    let script = "dd if=/dev/zero of=/dev/shm/a bs=1M count=40 2>/dev/null; exec sleep 60";
+    let (exit, _) = sandbox.script_with("resources: { memory: 32Mi, memory_swap: 32Mi }", script).await;
+    assert_eq!((exit.code, exit.oom_killed, exit.reason), (Some(137), true, ExitReason::OomKilled));
+
+    let script = "dd if=/dev/zero of=/dev/shm/a bs=1M count=20 2>/dev/null; echo written; exec sleep 60";
+    let mut smaller = request(&(shell(script) + "\nresources: { memory: 64Mi, memory_swap: 64Mi }"), 1);
+    smaller.id.slot = 1;
+    let instance = sandbox.runtime.create(&smaller).await.unwrap().as_ref();
+    sandbox.runtime.start(&instance).await.unwrap();
+    sandbox.wrote(&instance, "written\n").await;
+    let memory = Stats::stats(&sandbox.runtime, &instance).await.unwrap().memory;
+    assert!(memory.is_some_and(|bytes| (20 << 20..40 << 20).contains(&bytes)), "{memory:?}");
+}
+
+#[tokio::test]
 async fn an_end_that_has_nothing_to_do_with_memory_is_not_told_as_one() {
     let sandbox = Sandbox::new();
     let (exit, _) = sandbox.script_with("resources: { memory: 64Mi }", "kill -9 $$").await;

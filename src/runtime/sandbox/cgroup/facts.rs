@@ -10,6 +10,7 @@ use rustix::param::{clock_ticks_per_second, page_size};
 use super::groups::Groups;
 use super::hierarchy::Controller;
 use super::members::{Members, Seen};
+use super::tmpfs;
 use crate::runtime::Usage;
 
 /// Microseconds of a second.
@@ -120,23 +121,30 @@ fn number(dir: &Path, file: &str) -> Option<u64> {
     fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok()
 }
 
-/// Memory of processes in bytes: what they share with each other counts once. That costs a walk through all their
-/// pages, so it is only done where the cheap sum, which counts it for each, is more than `enough`.
+/// Memory of processes in bytes, with what they keep in file systems in memory of their own: what they share with each
+/// other counts once. That costs a walk through all their pages, so it is only done where the cheap sum, which counts it
+/// for each, is more than `enough`.
 pub(super) fn memory(seen: &Seen<'_>, enough: u64) -> u64 {
+    let files = tmpfs::held(seen);
     let resident = |pid: i32| {
         let pages = seen.read(pid, "statm").ok()?.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?;
         Some(pages.saturating_mul(page_size() as u64))
     };
     let each: Vec<(i32, u64)> = seen.pids.iter().filter_map(|pid| Some((*pid, resident(*pid)?))).collect();
-    let sum = each.iter().map(|(_, bytes)| bytes).sum();
+    let sum = each.iter().map(|(_, bytes)| bytes).sum::<u64>().saturating_add(files);
     if sum <= enough {
         return sum;
     }
-    let proportional = |pid: i32| {
-        let text = seen.read(pid, "smaps_rollup").ok()?;
-        value_of(&text, "Pss").or_else(|| kilobytes(&text, "Pss:"))
-    };
-    each.iter().map(|(pid, bytes)| proportional(*pid).map_or(*bytes, |kilobytes| kilobytes << 10)).sum()
+    let shares = each.iter().map(|(pid, bytes)| proportional(seen, *pid).unwrap_or((*bytes, 0)));
+    let (all, shared) = shares.fold((0, 0), |sum, share| (sum.0 + share.0, sum.1 + share.1));
+    // What is mapped of those files is counted already; other shared memory is no file of theirs.
+    all + files.saturating_sub(shared)
+}
+
+/// A process's share of the memory that it has mapped, and of the files in memory among it, in bytes.
+fn proportional(seen: &Seen<'_>, pid: i32) -> Option<(u64, u64)> {
+    let text = seen.read(pid, "smaps_rollup").ok()?;
+    Some((kilobytes(&text, "Pss:")? << 10, kilobytes(&text, "Pss_Shmem:").unwrap_or(0) << 10))
 }
 
 /// The number of a line such as `Pss:  120 kB`.

@@ -158,7 +158,7 @@ impl Draft<'_> {
             "MemoryWatched",
             format!(
                 "resources.memory is kept by looking at the processes every {} ms, not by the kernel: a program can \
-                 exceed it in between, and files in memory (tmpfs, page cache) are not counted: {why}",
+                 exceed it in between, and what the kernel keeps of files on disks is not counted: {why}",
                 super::MEMORY_WATCH_INTERVAL.as_millis()
             ),
         );

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -17,6 +18,8 @@ use super::groups::Groups;
 
 /// Largest file of `/proc/PID` that is read here.
 const LONGEST: u64 = 16 << 10;
+/// Longest list of mounts that is read here: some thousand of them.
+const LONGEST_MOUNTS: u64 = 1 << 20;
 
 /// Who belongs to an instance.
 #[derive(Debug)]
@@ -75,14 +78,46 @@ impl Seen<'_> {
     /// # Errors
     /// The member is gone, or does not let itself be looked at.
     pub fn read(&self, pid: i32, file: &str) -> io::Result<String> {
-        let proc = match &self.proc {
-            Proc::Machine(proc) => proc.as_fd(),
-            Proc::Inside(proc) => *proc,
-        };
-        let opened = openat(proc, format!("{pid}/{file}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let opened = openat(self.proc(), format!("{pid}/{file}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut text = String::new();
         File::from(opened).take(LONGEST).read_to_string(&mut text)?;
         Ok(text)
+    }
+
+    /// The mounts that a member sees, as the kernel lists them.
+    ///
+    /// # Errors
+    /// The member is gone, or does not let itself be looked at.
+    pub fn mounts(&self, pid: i32) -> io::Result<Vec<u8>> {
+        let name = format!("{pid}/mountinfo");
+        let opened = openat(self.proc(), name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut list = Vec::new();
+        File::from(opened).take(LONGEST_MOUNTS).read_to_end(&mut list)?;
+        Ok(list)
+    }
+
+    /// Whether a member sees other mounts than this process does.
+    pub fn has_other_mounts(&self, pid: i32) -> bool {
+        let own = readlinkat(CWD, "/proc/self/ns/mnt", Vec::new());
+        let its = readlinkat(self.proc(), format!("{pid}/ns/mnt"), Vec::new());
+        matches!((own, its), (Ok(own), Ok(its)) if own != its)
+    }
+
+    /// A place that a member sees, from its root on, to ask about and not to read.
+    ///
+    /// # Errors
+    /// It is not there, or the member is gone or does not let itself be looked at.
+    pub fn place(&self, pid: i32, place: &Path) -> io::Result<OwnedFd> {
+        let from_root = place.strip_prefix("/").unwrap_or(place);
+        let name = Path::new(&pid.to_string()).join("root").join(from_root);
+        Ok(openat(self.proc(), &name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    fn proc(&self) -> BorrowedFd<'_> {
+        match &self.proc {
+            Proc::Machine(proc) => proc.as_fd(),
+            Proc::Inside(proc) => *proc,
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod probe;
 mod report;
 mod seat;
 mod starvation;
+mod tmpfs;
 mod view;
 mod watchdog;
 

@@ -21,7 +21,9 @@ pub fn controls(
     let by = |it: Controller| if has(it) { Support::Enforced } else { absent(homes.why_not(it)) };
     let memory = match by(Controller::Memory) {
         Support::Absent { why } => Support::Degraded {
-            why: format!("the supervisor looks at the processes' memory and kills the instance that exceeds it: {why}"),
+            why: format!(
+                "the supervisor looks at the memory of the processes and of files in it, and kills the instance that exceeds it: {why}"
+            ),
         },
         support => support,
     };
