@@ -28,7 +28,7 @@ pub enum Progress {
     /// A line per change.
     Plain {
         /// What was said last, by the same keys.
-        said: BTreeMap<String, String>,
+        said: BTreeMap<String, Line>,
     },
 }
 
@@ -43,19 +43,31 @@ pub struct Line {
     pub total: u32,
     /// What they are to be.
     pub unit: &'static str,
-    /// What is being done or waited for.
+    /// What is wrong, or is being waited for.
     pub message: String,
+    /// What is being done meanwhile, in the runtime's words, which tell how far it is.
+    pub work: String,
 }
 
 impl Line {
     fn text(&self) -> String {
-        let Self { key, done, total, unit, message } = self;
-        let message = harmless(message);
+        let Self { key, done, total, unit, .. } = self;
+        let message = harmless(self.words());
         match (total, message.is_empty()) {
             (0, false) => format!("{key}: {message}"),
             (_, true) => format!("{key} {done}/{total} {unit}"),
             (_, false) => format!("{key} {done}/{total} {unit}: {message}"),
         }
+    }
+
+    fn words(&self) -> &str {
+        if self.message.is_empty() { &self.work } else { &self.message }
+    }
+
+    /// Whether it tells nothing but other numbers of the same work.
+    fn repeats(&self, other: &Self) -> bool {
+        let work = |line: &Self| line.work.replace(|letter: char| letter.is_ascii_digit(), "");
+        work(self) == work(other) && *self == Self { work: self.work.clone(), ..other.clone() }
     }
 }
 
@@ -75,9 +87,9 @@ impl Progress {
         match self {
             Self::Plain { said } => {
                 for line in lines {
-                    let text = line.text();
-                    if said.insert(line.key, text.clone()).as_ref() != Some(&text) {
-                        note(text);
+                    if said.get(&line.key).is_none_or(|last| !line.repeats(last)) {
+                        note(line.text());
+                        said.insert(line.key.clone(), line);
                     }
                 }
             }
@@ -93,7 +105,7 @@ impl Progress {
                     let bar = bars.entry(line.key.clone()).or_insert_with(|| all.add(bar(&line.key)));
                     bar.set_length(line.total.into());
                     bar.set_position(line.done.into());
-                    bar.set_message(harmless(&line.message));
+                    bar.set_message(harmless(line.words()));
                 }
             }
         }
@@ -138,7 +150,8 @@ pub fn lines(status: &Status, goals: &Goals) -> Vec<Line> {
                     (0, Some(_)) => "being removed".to_owned(),
                     (left, Some(_) | None) => format!("being removed, {} left", count(left, "instance")),
                 };
-                lines.push(Line { key: name.clone(), done: 0, total: 0, unit: "ready", message });
+                let work = String::new();
+                lines.push(Line { key: name.clone(), done: 0, total: 0, unit: "ready", message, work });
             }
             Goal::Running if services.is_empty() => {
                 // Not known yet, or without services.
@@ -148,17 +161,18 @@ pub fn lines(status: &Status, goals: &Goals) -> Vec<Line> {
                     total: 0,
                     unit: "ready",
                     message,
+                    work: String::new(),
                 }));
             }
-            Goal::Running => lines.extend(services.into_iter().filter_map(|service| line(name, service))),
+            Goal::Running => lines.extend(services.into_iter().filter_map(|service| line(status, service))),
         }
     }
     lines
 }
 
 /// What is to be said of one service. A cron service only has to be declared.
-fn line(deployment: &str, service: &ServiceView) -> Option<Line> {
-    let key = format!("{deployment}/{}", service.service);
+fn line(status: &Status, service: &ServiceView) -> Option<Line> {
+    let key = format!("{}/{}", service.deployment, service.service);
     let (done, total, unit) = match &service.job {
         Some(JobView { kind: JobKind::Cron, .. }) => return None,
         Some(job) => {
@@ -167,7 +181,18 @@ fn line(deployment: &str, service: &ServiceView) -> Option<Line> {
         }
         None => (service.ready.min(service.updated).min(service.desired), service.desired, "ready"),
     };
-    Some(Line { key, done, total, unit, message: trouble(service) })
+    Some(Line { key, done, total, unit, message: trouble(service), work: work(status, service) })
+}
+
+/// What is being done for an instance of a service that does not exist yet, such as getting its image.
+fn work(status: &Status, service: &ServiceView) -> String {
+    let told = status.instances.iter().find(|instance| {
+        instance.deployment == service.deployment
+            && instance.service == service.service
+            && instance.runtime_id.is_empty()
+            && !instance.message.is_empty()
+    });
+    told.map(|instance| instance.message.clone()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -202,6 +227,21 @@ mod tests {
     fn ready_instances_count_only_when_they_are_up_to_date() {
         assert_eq!(texts(&status("", 3, 3), Goal::Running), ["demo/web 2/3 ready"]);
         assert_eq!(texts(&status("back-off", 1, 3), Goal::Running), ["demo/web 1/3 ready: back-off"]);
+    }
+
+    #[test]
+    fn work_that_goes_on_is_told_and_other_numbers_of_it_are_no_news() {
+        let at = |ready: u32, message: &str| {
+            let mut status = status("", ready, 1);
+            status.instances[0].runtime_id = String::new();
+            status.instances[0].message = message.to_owned();
+            lines(&status, &Goals::from([("demo".to_owned(), Goal::Running)])).remove(0)
+        };
+        let first = at(1, "0 of 1 layers 2/25 MiB");
+        assert_eq!(first.text(), "demo/web 1/3 ready: 0 of 1 layers 2/25 MiB");
+        assert!(at(1, "0 of 1 layers 13/25 MiB").repeats(&first));
+        assert!(!at(2, "0 of 1 layers 13/25 MiB").repeats(&first));
+        assert!(!at(1, "unpacking").repeats(&first));
     }
 
     #[test]

@@ -260,7 +260,7 @@ impl State {
         let has_init = lane.steps.iter().any(|step| matches!(step.action, Action::Init { .. }));
         let around = if has_init { self.surroundings(deployment) } else { Surroundings::none() };
         let tools = Tools { runtime, gate, around, cancelled };
-        let reporter = ToCore { flight, messages: self.messages.clone(), told: Mutex::default() };
+        let reporter = ToCore { flight, messages: self.messages.clone(), told: Mutex::new(Told::from(Instant::now())) };
         let (landing, first) = (self.messages.clone(), first.clone());
         let name = deployment.to_owned();
         self.lanes.spawn(async move {
@@ -445,10 +445,40 @@ fn panicked(first: Step, error: &JoinError) -> Report {
     Report { step: first, outcome: Outcome::Failed(RuntimeError::new(ErrorKind::Failed, message)), last: true }
 }
 
+/// Between the words of progress of one lane in the log, the first of which are as late after its begin: what is done
+/// sooner is told when it is done.
+const LOGGED_EVERY: Duration = Duration::from_secs(5);
+
 struct ToCore {
     flight: FlightId,
     messages: mpsc::Sender<Message>,
-    told: Mutex<Option<Instant>>,
+    told: Mutex<Told>,
+}
+
+/// When words of progress were told last.
+struct Told {
+    to_views: Option<Instant>,
+    to_log: Instant,
+}
+
+impl Told {
+    /// Of a lane that begins now.
+    fn from(now: Instant) -> Self {
+        Self { to_views: None, to_log: now }
+    }
+
+    /// Whether it is time again to tell the views, and the log.
+    fn is_due(&mut self, now: Instant) -> (bool, bool) {
+        let views = self.to_views.is_none_or(|last| now >= last + PROGRESS_EVERY);
+        let log = now >= self.to_log + LOGGED_EVERY;
+        if views {
+            self.to_views = Some(now);
+        }
+        if log {
+            self.to_log = now;
+        }
+        (views, log)
+    }
 }
 
 impl Reporter for ToCore {
@@ -458,11 +488,11 @@ impl Reporter for ToCore {
     }
 
     fn progress(&self, step: &Step, progress: &crate::runtime::Progress) {
-        tracing::trace!("{}: {}", step.action, progress.message);
-        let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|last| now >= last + PROGRESS_EVERY) {
-            *told = Some(now);
+        let (views, log) = self.told.lock().unwrap_or_else(PoisonError::into_inner).is_due(Instant::now());
+        if log {
+            tracing::info!("{}: {}", step.action, words(progress));
+        }
+        if views {
             // Words that find no room are followed by others.
             let _ = self.messages.try_send(Message::Progress(self.flight, words(progress)));
         }
@@ -482,5 +512,22 @@ fn deployment_of(step: &Step) -> String {
     match &step.action {
         Action::Teardown { deployment, .. } => deployment.clone(),
         action => action.instance().map(|id| id.deployment.clone()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_to_views_twice_a_second_and_to_the_log_once_it_lasts() {
+        let begin = Instant::now();
+        let mut told = Told::from(begin);
+        let mut at = |millis: u64| told.is_due(begin + Duration::from_millis(millis));
+        assert_eq!([at(0), at(499), at(500)], [(true, false), (false, false), (true, false)]);
+        assert_eq!(
+            [at(4_999), at(5_000), at(9_999), at(10_000)],
+            [(true, false), (false, true), (true, false), (false, true)]
+        );
     }
 }
