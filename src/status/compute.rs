@@ -218,7 +218,8 @@ fn state(facts: &Facts<'_>) -> DeploymentState {
     match worst {
         Severity::Final => DeploymentState::Failed,
         Severity::Decided => decided(facts),
-        Severity::Blind => DeploymentState::Unknown,
+        Severity::Unchecked if !facts.acting && !facts.plan.is_empty() => DeploymentState::Degraded,
+        Severity::Unchecked | Severity::Blind => DeploymentState::Unknown,
         Severity::Trying | Severity::Failing => DeploymentState::Degraded,
         Severity::Moving => DeploymentState::Progressing,
         Severity::Fine if !facts.acting && !facts.plan.is_empty() => DeploymentState::Degraded,

@@ -9,7 +9,8 @@ use crate::state::{Condition, ConditionStatus, DesiredService};
 
 /// The worst thing that is being waited for, and that the declaration is not in force where it is not.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String {
-    let said = worst(facts.plan.waits.iter()).map(named).or_else(|| undone(facts, |_| true)).or_else(|| match state {
+    let known = said(worst(facts.plan.waits.iter()), named, || undone(facts, |_| true));
+    let said = known.or_else(|| match state {
         DeploymentState::Removing if facts.removing => Some("being deleted".to_owned()),
         DeploymentState::Removing => Some("not declared any more".to_owned()),
         DeploymentState::Kept => facts.kept.map(str::to_owned),
@@ -31,13 +32,25 @@ pub(super) fn of_service(
     let mine = |wait: &&Wait| waits::is_about(wait, service);
     let acts_on = |step: &Step| step.action.instance().is_some_and(|id| id.service == service.name);
     let rests = || facts.plan.waits.iter().filter(mine).find(|wait| waits::is_rest(wait));
-    worst(facts.plan.waits.iter().filter(mine))
-        .map(Wait::of_itself)
-        .or_else(|| undone(facts, acts_on))
+    said(worst(facts.plan.waits.iter().filter(mine)), Wait::of_itself, || undone(facts, acts_on))
         .or_else(|| rests().map(|wait| rest(wait, service)))
         .or_else(|| trouble(conditions))
         .or_else(|| pool.map(PoolView::summary))
         .unwrap_or_default()
+}
+
+/// The worst that is waited for, in these words, else what nobody does; that goes first where the worst is that something is
+/// not known.
+fn said(
+    worst: Option<&Wait>,
+    words: impl Fn(&Wait) -> String,
+    undone: impl FnOnce() -> Option<String>,
+) -> Option<String> {
+    match worst {
+        Some(wait) if severity(wait) == Severity::Unchecked => undone().or_else(|| Some(words(wait))),
+        Some(wait) => Some(words(wait)),
+        None => undone(),
+    }
 }
 
 /// The worst of these waits; that something is being worked on goes without saying.

@@ -63,6 +63,8 @@ pub(super) enum Severity {
     Fine,
     /// On its way.
     Moving,
+    /// Not known, since nobody checks it; what is known to be amiss matters more.
+    Unchecked,
     /// Fails and is tried again by itself.
     Trying,
     /// Has been given up once, and is tried on all the same.
@@ -79,7 +81,7 @@ pub(super) enum Severity {
 pub(super) fn severity(wait: &Wait) -> Severity {
     match wait {
         // Without a controller nothing is on its way.
-        Wait::NotReady { check: Some(check), .. } if check == NOBODY_CHECKS => Severity::Blind,
+        Wait::NotReady { check: Some(check), .. } if check == NOBODY_CHECKS => Severity::Unchecked,
         // A crash that nobody mends is no state that anybody declared.
         Wait::Ended { exit, .. } if !exit.is_success() => Severity::Final,
         Wait::Ended { .. }
@@ -135,7 +137,7 @@ mod tests {
         };
         let wait =
             |check: Option<&str>| Wait::NotReady { id: id.clone(), check: check.map(str::to_owned), until: None };
-        assert_eq!(severity(&wait(Some(NOBODY_CHECKS))), Severity::Blind);
+        assert_eq!(severity(&wait(Some(NOBODY_CHECKS))), Severity::Unchecked);
         assert_eq!(severity(&wait(Some("connection refused"))), Severity::Moving);
         assert_eq!(severity(&wait(None)), Severity::Moving);
     }

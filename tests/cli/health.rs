@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::engine::{self, Kind};
-use crate::rig::{Rig, is_alive};
+use crate::rig::{Rig, is_alive, signal};
 
 /// A deployment of one service with this script, these health checks, and one replica more than it must have at least.
 fn spec(script: &str, replicas: u32, health: &str) -> String {
@@ -111,6 +111,26 @@ fn an_instance_that_becomes_unhealthy_is_restarted_and_says_why() {
 }
 
 /// A controller that begins while another one's stop is under way waits for its end, and counts it as the crash that it is.
+#[test]
+fn without_a_controller_a_known_crash_is_told_before_what_nobody_checks() {
+    let rig = Rig::new("sandbox");
+    let health = "interval: 200ms, check: { type: command, command: \"true\" }";
+    rig.write("specs/demo.yaml", &spec("exec sleep 600", 2, health));
+    let controller = rig.controller();
+    rig.until_running("demo", 2);
+    controller.end("TERM");
+    let said = |what: &str| rig.get(what)[0]["message"].as_str().unwrap().to_owned();
+    assert_eq!(rig.state("demo"), "unknown");
+    assert!(said("deployments").ends_with("no controller runs that checks it"), "{}", said("deployments"));
+    signal(rig.instances(pid)[0], "KILL");
+    rig.until("its end is seen", || states(&rig)[0].starts_with("exited "));
+    assert_eq!(rig.state("demo"), "degraded");
+    for what in ["deployments", "services"] {
+        let said = said(what);
+        assert!(said.starts_with("no controller runs; ") && said.contains("demo/web/0"), "{what}: {said}");
+    }
+}
+
 #[test]
 fn a_controller_that_is_killed_while_it_stops_an_unhealthy_instance_starts_nothing_beside_it() {
     let rig = Rig::new("sandbox");
