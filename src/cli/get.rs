@@ -20,7 +20,7 @@ use crate::status::Status;
     after_help = "Types: deployments (deploy), services (svc), jobs, pools, instances (inst), all; several with commas.\n\
 Names: DEPLOYMENT, DEPLOYMENT/SERVICE, DEPLOYMENT/SERVICE/SLOT; the name of a whole shows its parts.\n\n\
 Examples:\n  keel get deployments\n  keel get instances demo/web -w\n  keel get svc/demo/web -o yaml\n  \
-keel get all -o json\n\nWorks with a running controller and without one. Exit codes: 1 when a name is not found, 2 when the command line is wrong; with --watch it is waited for."
+keel get all -o json\n  keel get instances demo -w -o json | jq --unbuffered -r .state\n\nWorks with a running controller and without one. Exit codes: 1 when a name is not found, 2 when the command line is wrong; with --watch it is waited for."
 )]
 pub struct Args {
     /// What to show: TYPE, TYPE,TYPE or TYPE/NAME
@@ -32,7 +32,8 @@ pub struct Args {
     /// How to print; a table when nothing is named
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
-    /// Go on with what changes, also when the controller ends and another one begins; wait for names that nothing has yet
+    /// Go on with what changes, also when the controller ends and another one begins; wait for names that nothing has yet.
+    /// JSON is one object after another then, and YAML one document after another, from the first on
     #[arg(short, long)]
     watch: bool,
     /// Leave the heads of the columns out
@@ -105,7 +106,14 @@ impl Args {
             });
         }
         if missing.is_empty() || shown.iter().any(|(_, objects)| !objects.is_empty()) {
-            self.print(selection, shown, columns)?;
+            match self.output {
+                // Whoever reads a stream is given objects of one shape.
+                Some(Format::Json | Format::Yaml) if self.watch => {
+                    let nothing: Vec<_> = shown.iter().map(|(resource, _)| (*resource, Vec::new())).collect();
+                    self.print_changes(&nothing, shown, columns)?;
+                }
+                _ => self.print(selection, shown, columns)?,
+            }
         }
         Ok(if missing.is_empty() { Exit::Success } else { Exit::Failure })
     }

@@ -110,15 +110,15 @@ impl Watch {
         Self { child, incoming }
     }
 
-    /// Reads until an object is such a one.
+    /// Reads until an object is such a one; the stream has nothing but objects.
     #[track_caller]
     fn until(&mut self, is_such: impl Fn(&Value) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let value = self.incoming.recv_timeout(left).expect("it is printed in time");
-            let objects = value.as_array().cloned().unwrap_or_else(|| vec![value]);
-            if objects.iter().any(&is_such) {
+            assert!(value.is_object(), "{value}");
+            if is_such(&value) {
                 return;
             }
         }
