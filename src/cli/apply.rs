@@ -9,6 +9,7 @@ use super::files::Files;
 use super::goal::{Results, goals};
 use super::problems;
 use super::reconnecting::{Reconnecting, Unattended, change, observe};
+use super::text::duration;
 use super::tries::{Tries, Words, print_results, unless_interrupted};
 use crate::api::Client;
 use crate::config::Options;
@@ -44,7 +45,7 @@ pub struct Args {
     #[arg(long)]
     no_wait: bool,
     /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = duration)]
     timeout: Duration,
     /// Print what would be declared, and change nothing; `keel diff` and `keel plan` say more
     #[arg(long)]

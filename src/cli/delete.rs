@@ -14,6 +14,7 @@ use super::goal::goals;
 use super::output::note;
 use super::problems;
 use super::reconnecting::{Reconnecting, Unattended, change, observe_existing};
+use super::text::duration;
 use super::tries::{Tries, Words, unless_interrupted};
 use crate::api::{ApiError, Client};
 use crate::config::Options;
@@ -53,7 +54,7 @@ pub struct Args {
     #[arg(long)]
     no_wait: bool,
     /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = duration)]
     timeout: Duration,
     /// Names that are not found are no error
     #[arg(long)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::exit::{Outcome, Usage};
 use super::ordering::{Alone, order};
+use super::text::duration;
 use crate::config::Options;
 use crate::controller::Order;
 use crate::state::Target;
@@ -21,7 +22,7 @@ pub struct Args {
     #[arg(value_name = "NAME")]
     name: Target,
     /// For how long, from now on
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, required_unless_present = "release")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration, required_unless_present = "release")]
     time: Option<Duration>,
     /// Hold them no longer
     #[arg(long, conflicts_with = "time")]

@@ -10,7 +10,7 @@ use super::connect::{synced_status, warn_about};
 use super::exit::{Exit, Outcome};
 use super::output::{Columns, DataFormat, note, print, print_data};
 use super::reconnecting::{Unattended, change, observe};
-use super::text::age;
+use super::text::{age, duration};
 use super::tries::unless_interrupted;
 use crate::api::{ApiError, Client};
 use crate::config::Options;
@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
     /// How long to wait for their removal
-    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = duration)]
     timeout: Duration,
     /// How to print; a table when nothing is named
     #[arg(short, long, value_name = "FORMAT")]

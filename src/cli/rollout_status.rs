@@ -10,7 +10,7 @@ use super::converge::not_done;
 use super::exit::{Exit, Outcome};
 use super::output::{note, print};
 use super::reconnecting::{Reconnecting, observe_existing};
-use super::text::harmless;
+use super::text::{duration, harmless};
 use crate::api::Client;
 use crate::config::Options;
 use crate::state::{Condition, ConditionStatus, HealthState, Target};
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", value_name = "BOOL")]
     watch: bool,
     /// How long to wait [default: until it ends]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
 }
 

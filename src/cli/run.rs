@@ -17,7 +17,7 @@ use super::exit::{Exit, Outcome};
 use super::goal::{Goal, Goals};
 use super::narrate::{Narrator, Told};
 use super::output::note;
-use super::text::count;
+use super::text::{count, duration};
 use crate::api::{ApiError, Client, Server, router};
 use crate::config::Options;
 use crate::controller::{Engine, EngineOptions, Mode};
@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long)]
     once: bool,
     /// How long --once waits
-    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = humantime::parse_duration, requires = "once")]
+    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = duration, requires = "once")]
     timeout: Duration,
     /// Remove what the directory does not declare any more even when most of it, or the directory, is gone. What another
     /// directory declared stays all the same

@@ -22,6 +22,14 @@ pub fn age(age: Duration) -> String {
     }
 }
 
+/// The length of time that an option names: `500ms`, `1m30s`, `2h`.
+///
+/// # Errors
+/// It is none; what to write.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write a duration such as 5m".to_owned())
+}
+
 /// A text that can't steer a terminal: colours (SGR sequences) stay and are reset at the end, line breaks become
 /// spaces, every other control character is spelled out.
 pub fn harmless(text: &str) -> String {

@@ -10,6 +10,7 @@ use super::converge::{Failed, Output, TIMEOUT, not_done, report};
 use super::exit::{Exit, Outcome, Usage};
 use super::output::{note, print};
 use super::reconnecting::{Unattended, change};
+use super::text::duration;
 use super::tries::unless_interrupted;
 use crate::api::{ApiError, Client};
 use crate::config::Options;
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long)]
     no_wait: bool,
     /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = duration)]
     timeout: Duration,
 }
 

@@ -42,6 +42,26 @@ fn a_wrong_command_line_exits_with_2() {
 }
 
 #[test]
+fn an_option_that_takes_a_duration_says_what_to_write() {
+    let rig = Rig::new("sim");
+    for arguments in [
+        &["apply", "-f", "specs", "--timeout"][..],
+        &["delete", "demo", "--timeout"],
+        &["run", "--once", "--timeout"],
+        &["trigger", "demo/job", "--timeout"],
+        &["orphans", "--reap", "--timeout"],
+        &["rollout", "status", "demo", "--timeout"],
+        &["hold", "demo/web/0", "--for"],
+        &["session", "acquire", "demo/pool", "--timeout"],
+        &["logs", "demo", "--since"],
+    ] {
+        let told = rig.keel(&[arguments, &["abc"]].concat()).expect_code(2).err;
+        let says = format!("error: invalid value 'abc' for '{}", arguments[arguments.len() - 1]);
+        assert!(told.starts_with(&says) && told.contains(": write a duration such as 5m"), "{told}");
+    }
+}
+
+#[test]
 fn the_usage_of_a_wrong_command_line_is_that_of_the_help() {
     let rig = Rig::new("sim");
     let usage = |text: &str| text.lines().find(|line| line.starts_with("Usage:")).map(str::to_owned);

@@ -1,11 +1,13 @@
 //! `keel session acquire`: claim a sandbox.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::mount::{MOUNT, mount, volume};
 use super::{SessionToken, controller};
 use crate::cli::exit::{Exit, Outcome};
 use crate::cli::output::{DataFormat, print, print_data};
+use crate::cli::text::duration;
 use crate::config::Options;
 use crate::controller::{AcquireRequest, Acquired};
 use crate::spec::{Control, HumanDuration};
@@ -35,8 +37,8 @@ pub struct Args {
     #[arg(long)]
     fresh: bool,
     /// Longest wait for a sandbox [default: 60s]
-    #[arg(long, value_name = "DURATION")]
-    timeout: Option<HumanDuration>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
     /// Set a variable for the commands inside; NAME alone hands on the one that is set here, which shows in no list of
     /// processes, and $E:NAME as a value takes the controller's; repeatable
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
@@ -91,7 +93,7 @@ impl Args {
             pool: self.pool,
             client: self.client,
             fresh: self.fresh,
-            timeout: self.timeout,
+            timeout: self.timeout.map(HumanDuration),
             env: map(self.env),
             mounts: [self.mount, self.volume].concat(),
             require: self.require,
