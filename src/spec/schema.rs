@@ -65,6 +65,25 @@ fn finish(schema: &mut Schema, service: &str) {
     }
     if let Some(map) = schema.as_object_mut() {
         allow_user_keys_in(map);
+        map.values_mut().for_each(describe_choices);
+    }
+}
+
+/// Describes the key that chooses one of several kinds by what the kind is, and goes on below.
+fn describe_choices(schema: &mut Json) {
+    if let Some(kind) = schema["description"].as_str().map(str::to_owned)
+        && let Some(properties) = schema.get_mut("properties").and_then(Json::as_object_mut)
+    {
+        for property in properties.values_mut().filter(|property| property.get("description").is_none()) {
+            if let Some(chosen) = property["const"].as_str() {
+                property["description"] = json!(format!("`{chosen}`: {kind}"));
+            }
+        }
+    }
+    match schema {
+        Json::Object(map) => map.values_mut().for_each(describe_choices),
+        Json::Array(items) => items.iter_mut().for_each(describe_choices),
+        _ => {}
     }
 }
 

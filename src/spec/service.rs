@@ -452,8 +452,16 @@ impl schemars::JsonSchema for NetworkMode {
             "type": ["string", "object"],
             "pattern": "^(default|host|none|bridge(:.+)?|container:.+)$",
             "properties": {
-                "bridge": { "type": "object", "properties": { "name": { "type": "string" } } },
-                "container": { "type": "object", "properties": { "id": { "type": "string" } } }
+                "bridge": {
+                    "type": "object",
+                    "properties": { "name": { "type": "string", "description": "Name of the network." } },
+                    "description": "A named network, or the engine's default bridge where none is named."
+                },
+                "container": {
+                    "type": "object",
+                    "properties": { "id": { "type": "string", "description": "Id or name of the container." } },
+                    "description": "The network of another container."
+                }
             },
             "description": "`default`, `host`, `none`, `bridge`, `bridge:NAME` or `container:ID`; the last two also as \
                             `{ bridge: { name: NAME } }` and `{ container: { id: ID } }`."
