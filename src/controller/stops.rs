@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use super::apply::blocking;
 use super::open::local;
@@ -36,6 +37,17 @@ impl StopRecords for StoredStops {
             return Ok(());
         }
         self.ask(move |store| store.record_stop(&record)).await
+    }
+
+    async fn seen(&self, runtime: RuntimeKind) -> Result<Option<DateTime<Utc>>> {
+        self.ask(move |store| store.seen(runtime)).await
+    }
+
+    async fn note_seen(&self, runtime: RuntimeKind, at: DateTime<Utc>) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        self.ask(move |store| store.note_seen(runtime, at)).await
     }
 
     async fn forget(&self, record: StopRecord) -> Result<()> {

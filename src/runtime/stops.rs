@@ -34,6 +34,17 @@ pub trait StopRecords: Send + Sync {
     /// Keeps a record in place of an earlier one of the same instance; it is safe when this returns.
     async fn keep(&self, record: StopRecord) -> Result<()>;
 
+    /// Until when the ends of a runtime's instances are known: every earlier one was seen, by this adapter or one before.
+    /// Absent where none was noted.
+    async fn seen(&self, _runtime: RuntimeKind) -> Result<Option<DateTime<Utc>>> {
+        Ok(None)
+    }
+
+    /// Notes until when the ends of a runtime's instances are known.
+    async fn note_seen(&self, _runtime: RuntimeKind, _at: DateTime<Utc>) -> Result<()> {
+        Ok(())
+    }
+
     /// Forgets this record; a later one of the same instance stays. One that is not there is success.
     async fn forget(&self, record: StopRecord) -> Result<()>;
 }
@@ -106,6 +117,12 @@ impl Stops {
             return;
         }
         self.note(instance, StopCause::Others, OTHERS_GRACE, now).await;
+    }
+
+    /// Whether a stop that was asked for is why this instance, which ended, did so.
+    pub fn explains(&self, instance: &Instance, now: DateTime<Utc>) -> bool {
+        let ended = |asked: &Asked| asked.verdict(&instance.phase, false, now) == Verdict::Ended;
+        self.lock().get(&instance.runtime_id).is_some_and(ended)
     }
 
     /// Takes back what [`Stops::will_stop`] noted, because there was nothing left to stop.

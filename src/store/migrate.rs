@@ -131,6 +131,12 @@ const MIGRATIONS: &[&str] = &[
     );
     INSERT INTO session_records VALUES (1, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
 ",
+    "
+    CREATE TABLE seen (
+        runtime TEXT PRIMARY KEY,
+        at TEXT NOT NULL              -- every end of an instance until then is known
+    ) WITHOUT ROWID;
+",
 ];
 
 /// Newest format that this version knows.

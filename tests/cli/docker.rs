@@ -266,6 +266,68 @@ fn an_engine_that_is_shut_down_is_no_failure_of_what_it_ran() {
     rig.until("everything is gone", || containers(&rig).is_empty() && rig.get("deployments").is_empty());
 }
 
+/// How an engine ends that nobody sees ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outage {
+    /// It is shut down after the controller was killed.
+    Shutdown,
+    /// It is killed under the controller, and ends its containers when it starts again.
+    Killed,
+    /// The controller, it and its containers are killed at once.
+    PowerLoss,
+}
+
+#[test]
+fn what_ends_with_its_engine_or_machine_unseen_has_neither_failed_nor_done_its_work() {
+    let Some(mut engine) = Private::with_default_network() else { return };
+    engine.start();
+    let rig = Rig::on_engine(&engine.socket());
+    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
+    docker(&rig, &["import", &rootfs, "keel-test/busybox:1"]);
+    let service = |name: &str, script: &str, fields: &str| {
+        format!(
+            "  {name}:\n    image: {{ name: 'keel-test/busybox:1', pull_policy: never }}\n    network_mode: none\n    \
+             init_container: false\n    command: {{ entrypoint: [sh, -c, \"{script}\"] }}\n{fields}"
+        )
+    };
+    let ends = |code: u8| format!("trap 'exit {code}' TERM; while :; do sleep 0.1; done");
+    let job = "    rtype: job\n    job: { backoff_limit: 0 }\n";
+    let once = "    restart_policy: { kind: 'no' }\n";
+    let services = [
+        service("done", "exit 0", once),
+        service("job", &ends(143), job),
+        service("killed", "while :; do sleep 0.1; done", &format!("{job}    stop_grace_period: 1s\n")),
+        service("obeys", &ends(0), job),
+        service("once", &ends(143), once),
+    ];
+    rig.write("specs/away.yaml", &format!("version: v1\ndeployment: away\nservices:\n{}", services.concat()));
+    let mut controller = Some(rig.controller());
+    let phases = || rig.instances(|one| one["phase"].as_str().unwrap().to_owned());
+    let in_place = || phases() == ["exited", "running", "running", "running", "running"];
+    use Outage::{Killed, PowerLoss, Shutdown};
+    for outage in [Shutdown, Killed, PowerLoss, Killed, Killed] {
+        rig.until("all but the first run", in_place);
+        let before = ids(&rig);
+        if outage != Killed {
+            controller.take().unwrap().end("KILL");
+        }
+        match outage {
+            Shutdown => engine.stop(),
+            Killed => engine.kill(),
+            PowerLoss => engine.lose_power(),
+        }
+        engine.start();
+        controller = controller.or_else(|| Some(rig.controller()));
+        rig.until("others run", || in_place() && ids(&rig)[1..].iter().all(|id| !before.contains(id)));
+        assert_eq!(ids(&rig)[0], before[0], "{outage:?}: what was seen to be done stays done");
+        assert_eq!(rig.instances(|one| one["restarts"].clone()), [0; 5], "{outage:?}");
+    }
+    let told = rig.keel(&["describe", "away"]).out;
+    assert!(told.contains("stopped by somebody else: ") && !told.contains("failed"), "{told}");
+    rig.remove("specs/away.yaml");
+    rig.until("everything is gone", || containers(&rig).is_empty() && rig.get("deployments").is_empty());
+}
+
 #[test]
 fn an_engine_that_restarts_under_the_controller_is_caught_up_with() {
     let Some(mut engine) = Private::new() else { return };

@@ -238,7 +238,7 @@ impl Inner {
         if !self.tells_health().await? {
             instance.judge(None);
         }
-        Ok(self.facts.learn(asked, instance))
+        self.learn_end(asked, instance).await
     }
 
     /// Starts a container; one that runs already is success. One that can never be started, or lacks what it was created

@@ -291,8 +291,10 @@ impl Pump {
         let phase =
             Phase::Exited(coded(code, out_of_memory, known.phase.started_at(), DateTime::from_timestamp_nanos(at)));
         let ended = Instance { phase, pid: None, ports: Vec::new(), health: None, ..known };
-        let ended = self.inner.facts.learn(seen, ended);
+        // Where it can't be judged whose end it is, the inspection tells of it.
+        let Ok(ended) = self.inner.learn_end(seen, ended).await else { return };
         self.send(RuntimeEvent::Changed(Box::new(ended))).await;
+        self.inner.outages.ended(DateTime::from_timestamp_nanos(at)).await;
     }
 
     /// Passes on what an inspection gave.
@@ -348,6 +350,7 @@ struct Watched(Arc<Inner>);
 impl Watched {
     fn begin(inner: Arc<Inner>) -> Self {
         inner.facts.watch();
+        inner.outages.forget_start();
         Self(inner)
     }
 }
@@ -355,5 +358,6 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.0.facts.unwatch();
+        self.0.outages.broke();
     }
 }

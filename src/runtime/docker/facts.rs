@@ -95,6 +95,11 @@ impl Facts {
         self.stops.keep_only(|id| known.contains_key(id) || listed.contains(id));
     }
 
+    /// Whether an event stream is connected.
+    pub(super) fn is_watched(&self) -> bool {
+        self.lock().watched > 0
+    }
+
     /// An event stream is connected; what was remembered before it may have changed unseen.
     pub(super) fn watch(&self) {
         let mut inner = self.lock();

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bollard::models::{ContainerInspectResponse, ContainerSummary, Network};
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
+use chrono::Utc;
 use futures::StreamExt;
 
 use super::Inner;
@@ -21,7 +22,11 @@ impl Inner {
     /// Everything of this owner: one list of containers and one of networks, and an inspection of each container whose
     /// state is new.
     pub(super) async fn list(&self) -> Result<Listing> {
-        let asked = self.facts.now();
+        let (asked, asked_at) = (self.facts.now(), Utc::now());
+        if !self.facts.is_watched() {
+            // Nobody would have told that another engine answers now.
+            self.outages.forget_start();
+        }
         let (containers, networks) = tokio::try_join!(self.containers(), self.networks())
             .map_err(|error| error.explain("listing this installation's containers"))?;
         let listed: HashSet<String> = containers.iter().filter_map(|summary| summary.id.clone()).collect();
@@ -33,6 +38,7 @@ impl Inner {
         }
         self.facts.keep_only(asked, &listed);
         self.places.keep_only(&listed);
+        self.outages.listed(&instances, asked_at).await;
         instances.sort_by(|a: &Instance, b: &Instance| a.id.cmp(&b.id).then_with(|| a.runtime_id.cmp(&b.runtime_id)));
         Ok(Listing { instances, shared: deployments(&networks) })
     }
@@ -71,7 +77,7 @@ impl Inner {
                 if !self.tells_health().await? {
                     instance.judge(None);
                 }
-                Ok(self.facts.learn(asked, instance))
+                self.learn_end(asked, instance).await
             }
             Err(problem) => Err(RuntimeError::new(
                 ErrorKind::NameTaken,

@@ -5,7 +5,8 @@
 //!
 //! A list is one call for containers and one for networks. What it does not give (exit codes, times, process ids) is
 //! remembered from inspections (`facts`), and a container is inspected only when its state is new, or when no event
-//! stream was there to tell of changes. Engines do not say who ended a container, so stops are recorded (`Stops`).
+//! stream was there to tell of changes. Engines do not say who ended a container, so stops are recorded (`Stops`), and what ended with
+//! its engine is told by the times (`outage`).
 
 mod archive;
 mod attach;
@@ -30,6 +31,7 @@ mod modes;
 mod mounts;
 mod names;
 mod observe;
+mod outage;
 mod ping;
 mod pins;
 mod probe;
@@ -68,6 +70,7 @@ use self::dial::Places;
 use self::engine::Engine;
 use self::facts::Facts;
 use self::image::Found;
+use self::outage::Outages;
 use self::pins::Pins;
 use self::readers::Readers;
 use self::shared::Networks;
@@ -114,6 +117,7 @@ struct Inner {
     owner: Owner,
     engine: Engine,
     facts: Facts,
+    outages: Outages,
     readers: Arc<Readers>,
     networks: Networks,
     archives: Archives,
@@ -160,6 +164,7 @@ impl DockerRuntime {
         let inner = Inner {
             owner,
             engine: Engine::new(sockets),
+            outages: Outages::open(stops.clone()).await?,
             facts: Facts::new(Stops::open(RuntimeKind::Docker, stops).await?),
             readers: Arc::default(),
             networks: Networks::default(),
