@@ -17,6 +17,7 @@ mod life;
 #[path = "docker/output.rs"]
 mod output;
 #[path = "support/private.rs"]
+#[expect(dead_code, reason = "the tests here shut engines down and kill none")]
 mod private;
 #[path = "support/registry.rs"]
 mod registry;

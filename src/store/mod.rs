@@ -3,8 +3,7 @@
 //! The state directory holds the owner id, the token, the lock that makes the controller the only one, the place of its
 //! socket, the `applied/` folder and `keel.db`. The database keeps the last good version of each source file, the
 //! inventory of deployments that were declared, removals and stops that were asked for, rollouts, runs of jobs, sessions,
-//! activity, what users ordered, events, until when ends are known,
-//! and what a stopped prune waits for. Losing it loses history and orders, never workloads: that it was lost is
+//! activity, what users ordered, events, until when ends are known, and what a stopped prune waits for. Losing it loses history and orders, never workloads: that it was lost is
 //! noted in the new one ([`Reset`]), and what nothing declares is kept then. Every call is synchronous and short: call it
 //! through `spawn_blocking`.
 

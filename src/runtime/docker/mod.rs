@@ -5,8 +5,8 @@
 //!
 //! A list is one call for containers and one for networks. What it does not give (exit codes, times, process ids) is
 //! remembered from inspections (`facts`), and a container is inspected only when its state is new, or when no event
-//! stream was there to tell of changes. Engines do not say who ended a container, so stops are recorded (`Stops`), and what ended with
-//! its engine is told by the times (`outage`).
+//! stream was there to tell of changes. Engines do not say who ended a container, so stops are recorded (`Stops`), and what
+//! ended with its engine is told by the times (`outage`).
 
 mod archive;
 mod attach;

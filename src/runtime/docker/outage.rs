@@ -193,14 +193,14 @@ mod tests {
 
     #[test]
     fn an_end_with_the_engine_is_told_from_one_that_was_seen_and_from_a_failure() {
-        let start = at(100);
+        let (start, int) = (at(100), "SIGINT".parse().unwrap());
         // Exit, stop signal, until when ends were known, whether it ended with the engine.
         let table = [
             (exit(0, 50), Signal::TERM, Some(at(40)), true),
             (exit(143, 50), Signal::TERM, Some(at(40)), true),
             (exit(137, 50), Signal::TERM, Some(at(40)), true),
             (exit(255, 99), Signal::TERM, Some(at(40)), true),
-            (exit(130, 50), Signal::INT, Some(at(40)), true),
+            (exit(130, 50), int, Some(at(40)), true),
             (exit(130, 50), Signal::TERM, Some(at(40)), false),
             (exit(1, 50), Signal::TERM, Some(at(40)), false),
             (exit(139, 50), Signal::TERM, Some(at(40)), false),
