@@ -19,6 +19,11 @@ pub fn raise() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
+/// How many descriptors this process may have now.
+pub fn most() -> usize {
+    getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
+}
+
 /// Gives a process back, as its first act, the soft limit that the one which started it had before it raised it.
 pub fn restore() {
     let Ok(told) = std::env::var(VARIABLE) else { return };

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::runtime::sandbox::sys::datagram::{self, Received};
 
 /// Most flows of one port, each a descriptor; far more clients than one port of one machine's service has at a time.
-const MOST_FLOWS: usize = 256;
+pub const MOST_FLOWS: usize = 256;
 /// Silence in both directions after which a flow is forgotten: that of Docker's proxy.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
 /// Longest datagram that there is, in bytes.

@@ -2,8 +2,8 @@
 //!
 //! The controller decides what an instance gets and gives it an address (`plan.rs`, `attachment.rs`); the supervisor and
 //! the first process make it so (`wire.rs`); a helper that lives and dies with the supervisor hands connections and
-//! datagrams on (`publish.rs`, `datagrams.rs`). For an ordinary user pasta connects what has interfaces of its own
-//! (`pasta.rs`). Nothing here outlasts its instance but the bridge and the packet filter of a deployment, which go with the
+//! datagrams on (`publish.rs`, `through.rs`, `datagrams.rs`). For an ordinary user pasta connects what has interfaces of
+//! its own (`pasta.rs`). Nothing here outlasts its instance but the bridge and the packet filter of a deployment, which go with the
 //! deployment (`clear.rs`), and that the machine forwards packets, which goes with the last one (`forwarding.rs`).
 
 mod attachment;
@@ -24,8 +24,9 @@ mod pasta;
 mod plan;
 mod probe;
 mod publish;
-mod relay;
+mod room;
 mod subnet;
+mod through;
 mod wire;
 
 use std::net::Ipv4Addr;

@@ -2,26 +2,30 @@
 //! network and connects in the instance's, where the program sees a client of its own machine.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
 
-use super::datagrams::Flows;
-use super::relay::{STACK, relay};
+use super::datagrams::{Flows, MOST_FLOWS};
+use super::room::Room;
+use super::through;
+use crate::runtime::sandbox::descriptors;
 use crate::runtime::sandbox::failure::Failure;
 use crate::spec::PortProtocol;
 use crate::state::PortBinding;
 
-/// Most connections that are handed on for one instance at a time; each takes two threads. More wait in the kernel's
-/// queues.
-const MOST_CONNECTIONS: usize = 512;
-/// Pause where no connection can be taken on, which lasts until another one ends.
+/// Descriptors that are not those of connections and flows: sockets that are listened on, the runtime's, a connection that
+/// is tried at another address.
+const OTHER_DESCRIPTORS: usize = 128;
+/// Stack of a thread that hands datagrams on: its buffer is not on it.
+const STACK: usize = 128 << 10;
+/// Pause where no connection can be taken on, as the machine has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest time that a program may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -105,19 +109,27 @@ pub fn listen(published: &[Published]) -> Result<Vec<Listening>, Failure> {
     published.iter().map(one).collect()
 }
 
-/// Hands on for as long as this process lives. `own` is the instance's address beside those of loopback.
+/// Hands on for as long as this process lives. `own` is the instance's address beside those of loopback. Must be called in a
+/// process of one thread, as one that was just forked is.
 pub fn serve(listening: &[Listening], own: Option<Ipv4Addr>) -> ! {
-    let mut listeners = Vec::new();
+    let (mut listeners, mut flows) = (Vec::new(), 0);
     for Listening { socket, port } in listening {
         match socket {
             Socket::Connections(listener) => listeners.push((listener, *port)),
-            // Without it the helper ends, and is started again: better than one that serves a part.
             Socket::Datagrams(socket) => {
-                serve_datagrams(socket, *port, own).unwrap_or_else(|_| std::process::exit(1));
+                flows += MOST_FLOWS;
+                or_end(serve_datagrams(socket, *port, own));
             }
         }
     }
-    serve_connections(&listeners, own)
+    let descriptors = descriptors::most().saturating_sub(OTHER_DESCRIPTORS + flows);
+    let runtime = or_end(begin_connections(&listeners, own, descriptors));
+    runtime.block_on(std::future::pending())
+}
+
+/// Ends the process where something failed: it is started again, which is better than one that serves a part.
+fn or_end<T>(result: io::Result<T>) -> T {
+    result.unwrap_or_else(|_| std::process::exit(1))
 }
 
 /// Hands datagrams on, in a thread of their own.
@@ -126,44 +138,56 @@ fn serve_datagrams(socket: &UdpSocket, port: u16, own: Option<Ipv4Addr>) -> io::
     thread::Builder::new().stack_size(STACK).spawn(move || flows.serve()).map(drop)
 }
 
-fn serve_connections(listeners: &[(&TcpListener, u16)], own: Option<Ipv4Addr>) -> ! {
-    let open = Arc::new(AtomicUsize::new(0));
-    loop {
-        let mut fds: Vec<_> = listeners.iter().map(|(listener, _)| PollFd::new(*listener, PollFlags::IN)).collect();
-        let _ = poll(&mut fds, None);
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        for ((listener, port), _) in listeners.iter().zip(ready).filter(|(_, ready)| *ready) {
-            while open.load(Ordering::Acquire) >= MOST_CONNECTIONS {
-                thread::sleep(PAUSE);
-            }
-            match listener.accept() {
-                Ok((client, _)) => hand_on(client, *port, own, &open),
-                // A client that gave up, or no descriptor is left.
-                Err(_) => thread::sleep(PAUSE),
-            }
-        }
+/// Has connections handed on, with this many descriptors, by whoever lets this runtime work. It is made in the process that
+/// it works in, as it does not outlast a fork.
+fn begin_connections(
+    listeners: &[(&TcpListener, u16)],
+    own: Option<Ipv4Addr>,
+    descriptors: usize,
+) -> io::Result<Runtime> {
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+    let candidates: Arc<[IpAddr]> = candidates(own).into();
+    let entered = runtime.enter();
+    for ((listener, port), room) in listeners.iter().zip(Room::divide(descriptors, listeners.len())) {
+        let listener = listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        runtime.spawn(serve_port(listener, *port, Arc::clone(&candidates), room));
     }
+    drop(entered);
+    Ok(runtime)
 }
 
-/// Hands one connection on, in threads of its own. It is closed where there are none, or where nobody listens inside.
-fn hand_on(client: TcpStream, port: u16, own: Option<Ipv4Addr>, open: &Arc<AtomicUsize>) {
-    open.fetch_add(1, Ordering::AcqRel);
-    let counted = Arc::clone(open);
-    let work = move || {
-        if let Some(server) = connect(port, own) {
-            let _ = relay(&client, &server);
+/// Accepts the clients of one port while there is room for them; the others wait in the kernel's queue.
+async fn serve_port(listener: tokio::net::TcpListener, port: u16, candidates: Arc<[IpAddr]>, room: Room) {
+    loop {
+        let place = room.take().await;
+        match listener.accept().await {
+            Ok((client, _)) => {
+                let candidates = Arc::clone(&candidates);
+                tokio::spawn(async move {
+                    // It is closed where nobody listens inside.
+                    if let Some(server) = connect(port, &candidates).await {
+                        through::hand_on(&client, &server).await;
+                    }
+                    drop((client, place));
+                });
+            }
+            // A client that gave up, or no descriptor is left.
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
-        counted.fetch_sub(1, Ordering::AcqRel);
-    };
-    if thread::Builder::new().stack_size(STACK).spawn(work).is_err() {
-        open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// Connects to the program, wherever it listens.
-fn connect(port: u16, own: Option<Ipv4Addr>) -> Option<TcpStream> {
-    let mut all = candidates(own).into_iter();
-    all.find_map(|ip| TcpStream::connect_timeout(&SocketAddr::new(ip, port), CONNECT_LIMIT).ok())
+async fn connect(port: u16, candidates: &[IpAddr]) -> Option<TcpStream> {
+    for ip in candidates {
+        let connecting = TcpStream::connect(SocketAddr::new(*ip, port));
+        if let Ok(Ok(server)) = tokio::time::timeout(CONNECT_LIMIT, connecting).await {
+            return Some(server);
+        }
+    }
+    None
 }
 
 /// Where a program may listen, the likeliest first.

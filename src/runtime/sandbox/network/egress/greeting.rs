@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 
 use rustls::server::Acceptor;
 
-use super::super::relay::relay_after;
+use super::relay::relay_after;
 
 /// Longest first message of TLS that is waited for, in bytes; clients send two kilobytes.
 const LONGEST_HELLO: usize = 64 << 10;

@@ -7,6 +7,7 @@ mod head;
 mod hosts;
 mod policy;
 mod proxy;
+mod relay;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

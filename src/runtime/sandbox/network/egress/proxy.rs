@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::super::relay::relay;
 use super::greeting::tunnel;
 use super::head::{Kind, Request, parse};
 use super::hosts;
 use super::policy::{Host, Policy, Refusal};
+use super::relay::relay;
 
 /// Most connections at a time; each takes two threads. More wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 256;

@@ -1,4 +1,4 @@
-//! Handing on what two connections say to each other.
+//! Handing on what two connections say to each other, in threads: what is said first may have to be looked at.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -7,7 +7,7 @@ use std::thread;
 use rustix::net::sockopt::set_socket_keepalive;
 
 /// Stack of a thread that hands on: a buffer of 8 KiB and little else.
-pub const STACK: usize = 128 << 10;
+const STACK: usize = 128 << 10;
 
 /// Hands on until both sides ended, each after the other where only one does. Takes two threads, this one included.
 ///
