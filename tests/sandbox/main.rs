@@ -34,3 +34,4 @@ mod terminal;
 mod unexecuted;
 mod unprivileged;
 mod unwatched;
+mod visitors;

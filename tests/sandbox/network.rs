@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// Set where networks of deployments must work.
-const OWN_MACHINE: &str = "KEEL_TEST_NETWORK";
+pub const OWN_MACHINE: &str = "KEEL_TEST_NETWORK";
 
 #[test]
 fn everything_holds_on_a_machine_of_its_own_too() {
@@ -27,7 +27,7 @@ fn everything_holds_on_a_machine_of_its_own_too() {
     }
     let tests = std::env::current_exe().unwrap();
     let output = Command::new("unshare")
-        .args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" network::"])
+        .args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" network:: visitors::"])
         .arg(tests)
         .env(OWN_MACHINE, "1")
         .env("KEEL_TEST_PROGRAM", keel())

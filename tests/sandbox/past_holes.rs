@@ -10,6 +10,8 @@ use futures::StreamExt;
 
 use crate::support::{Sandbox, keel, request, rootfs, shell, shell_in};
 
+// CVE-2021-20199: `visitors::no_client_of_a_published_port_comes_from_a_loopback_address`.
+
 const FOREVER: &str = "while :; do sleep 0.05; done";
 
 /// CVE-2019-5736.

@@ -19,7 +19,7 @@ use crate::unprivileged::Copies;
 /// Set for the process that makes the machine.
 const MACHINE: &str = "KEEL_TEST_PASTA_MACHINE";
 /// Set where pasta must work.
-const WITH: &str = "KEEL_TEST_WITH_PASTA";
+pub const WITH: &str = "KEEL_TEST_WITH_PASTA";
 /// Set where it can't be found.
 const WITHOUT: &str = "KEEL_TEST_WITHOUT_PASTA";
 /// What the name server answers.
@@ -74,7 +74,7 @@ fn machine() {
         assert!(output.status.success(), "{filter:?}: {}", String::from_utf8_lossy(&output.stdout));
         print!("{}", String::from_utf8_lossy(&output.stdout));
     };
-    run(&["pasta::"], WITH, None);
+    run(&["pasta::", "visitors::"], WITH, None);
     let killed = "killed::a_supervisor_that_is_killed_at_any_instant_leaves_nothing_after_the_removal";
     run(&["--exact", killed], WITH, None);
     run(&["pasta::"], WITHOUT, Some("/nonexistent"));

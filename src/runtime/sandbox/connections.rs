@@ -13,8 +13,8 @@ const LISTENING: &str = "0A";
 pub enum Ports<'a> {
     /// These, where it shares its network with the machine.
     Of(&'a BTreeSet<u16>),
-    /// All of a network of its own; from inside, only those to these ports, which others reach that way as well.
-    All(&'a BTreeSet<u16>),
+    /// All of a network of its own but those from a loopback address, at which nobody else comes.
+    All,
 }
 
 /// Connections that are open now, each by the addresses of both ends; none where the kernel does not tell.
@@ -33,7 +33,7 @@ fn counted(text: &str, ports: Ports<'_>) -> BTreeSet<String> {
         is_reached
             && match ports {
                 Ports::Of(ports) => ports.contains(&one.port),
-                Ports::All(ports) => !one.is_from_inside || ports.contains(&one.port),
+                Ports::All => !one.is_from_inside,
             }
     };
     sockets.iter().filter(counts).map(|one| format!("{} {}", one.local, one.remote)).collect()
@@ -103,12 +103,11 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn connections_to_what_listens_are_counted_and_those_from_inside_only_where_others_come_that_way() {
+    fn connections_to_what_listens_are_counted_but_not_those_from_inside_of_a_network_of_its_own() {
         let none = BTreeSet::new();
-        assert_eq!(counted(TEXT, Ports::All(&none)), 1);
-        assert_eq!(counted(TEXT, Ports::All(&BTreeSet::from([8080]))), 2);
+        assert_eq!(counted(TEXT, Ports::All), 1);
         assert_eq!(counted(TEXT, Ports::Of(&BTreeSet::from([9090]))), 2);
         assert_eq!(counted(TEXT, Ports::Of(&none)), 0);
-        assert_eq!(counted("", Ports::All(&none)), 0);
+        assert_eq!(counted("", Ports::All), 0);
     }
 }

@@ -16,7 +16,7 @@ use super::capabilities::has;
 use super::cgroup::{Seat, Window};
 use super::failure::{Context, Failure};
 use super::layout::InstanceDir;
-use super::network::{Handover, Wire};
+use super::network::{self, Handover, Wire};
 use super::program::{
     Filters, Program, Workdir, confine, end_with_parent, environment, execute, restrict, set_oom_score,
 };
@@ -176,6 +176,7 @@ fn prepare(
         None => {}
     }
     if launch.namespaces.net {
+        network::pave(&launch.network)?;
         // Where it can't be written, as inside of containers, low ports stay root's.
         let _ = fs::write(LOWEST_FREE_PORT, "0");
     }

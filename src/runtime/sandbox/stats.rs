@@ -34,7 +34,7 @@ impl Stats for SandboxRuntime {
             let ports = ports.map(|port| port.container_port).collect();
             let connections = connections::open(
                 run.program.pid,
-                if record.launch.namespaces.net { Ports::All(&ports) } else { Ports::Of(&ports) },
+                if record.launch.namespaces.net { Ports::All } else { Ports::Of(&ports) },
             );
             let accepted = accepted(&record.launch, &run);
             Ok(Usage { accepted, connections, ..usage(&record.launch, &run) })

@@ -8,6 +8,7 @@ pub mod datagram;
 pub mod pages;
 pub mod peer;
 pub mod quota;
+pub mod source;
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::ways::Way;
 use crate::runtime::sandbox::sys::datagram::{self, Received};
 
 /// Most flows of one port, each a descriptor; far more clients than one port of one machine's service has at a time.
@@ -34,8 +35,8 @@ struct Client {
 pub struct Flows {
     outside: UdpSocket,
     port: u16,
-    /// Where the program may listen, the likeliest first.
-    candidates: Vec<IpAddr>,
+    /// Those to the program, the likeliest first.
+    ways: Vec<Way>,
     flows: HashMap<Client, Flow>,
     buffer: Vec<u8>,
 }
@@ -53,17 +54,17 @@ struct Flow {
 /// How it is found out where the program listens: the kernel tells where nobody does.
 #[derive(Debug)]
 struct Search {
-    /// Candidates that were not tried yet.
-    rest: Vec<IpAddr>,
+    /// Ways that were not tried yet.
+    rest: Vec<Way>,
     /// The datagram that has had no answer.
     latest: Vec<u8>,
 }
 
 impl Flow {
-    /// Sends a datagram to the first candidate that can be sent to.
-    fn open(candidates: &[IpAddr], port: u16, datagram: &[u8], now: Instant) -> Option<Self> {
-        let (ip, rest) = candidates.split_first()?;
-        let opened = connected(*ip, port).and_then(|inside| inside.send(datagram).map(|_| inside));
+    /// Sends a datagram on the first way that it can be sent on.
+    fn open(ways: &[Way], port: u16, datagram: &[u8], now: Instant) -> Option<Self> {
+        let (way, rest) = ways.split_first()?;
+        let opened = way.datagrams(port).and_then(|inside| inside.send(datagram).map(|_| inside));
         match opened {
             Ok(inside) => {
                 let search = Some(Search { rest: rest.to_owned(), latest: datagram.to_owned() });
@@ -86,7 +87,7 @@ impl Flow {
         }
     }
 
-    /// The flow at the next candidate, where nobody listens at this one; none where the program has been there or is
+    /// The flow on the next way, where nobody listens at this one; none where the program has been there or is
     /// nowhere.
     fn go_on(&mut self, port: u16, now: Instant) -> Option<Self> {
         let Search { rest, latest } = self.search.take()?;
@@ -94,27 +95,15 @@ impl Flow {
     }
 }
 
-/// A socket whose only peer is the program.
-fn connected(ip: IpAddr, port: u16) -> io::Result<UdpSocket> {
-    let any: IpAddr = match ip {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect((ip, port))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
-
 impl Flows {
     /// Those of a socket of the machine, for a port of the instance.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn new(outside: UdpSocket, port: u16, candidates: Vec<IpAddr>) -> io::Result<Self> {
+    pub fn new(outside: UdpSocket, port: u16, ways: Vec<Way>) -> io::Result<Self> {
         outside.set_nonblocking(true)?;
         datagram::tell_destination(&outside)?;
-        Ok(Self { outside, port, candidates, flows: HashMap::new(), buffer: vec![0; LONGEST] })
+        Ok(Self { outside, port, ways, flows: HashMap::new(), buffer: vec![0; LONGEST] })
     }
 
     /// Hands on for as long as this process lives.
@@ -179,7 +168,7 @@ impl Flows {
             Some(Ok(())) => {}
             Some(Err(_)) => self.go_on(client, now),
             None => {
-                if let Some(flow) = Flow::open(&self.candidates, self.port, datagram, now) {
+                if let Some(flow) = Flow::open(&self.ways, self.port, datagram, now) {
                     self.make_room();
                     self.flows.insert(client, flow);
                 }
@@ -227,8 +216,12 @@ impl Flows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// To where the tests' programs listen.
+    const WAY: Way = Way { from: LOCALHOST, to: LOCALHOST };
 
     fn socket() -> UdpSocket {
         let socket = UdpSocket::bind((LOCALHOST, 0)).unwrap();
@@ -252,13 +245,13 @@ mod tests {
     }
 
     /// Where datagrams for a port are taken.
-    fn serve(port: u16, candidates: &[IpAddr]) -> SocketAddr {
-        serve_on(socket(), port, candidates)
+    fn serve(port: u16, ways: &[Way]) -> SocketAddr {
+        serve_on(socket(), port, ways)
     }
 
-    fn serve_on(outside: UdpSocket, port: u16, candidates: &[IpAddr]) -> SocketAddr {
+    fn serve_on(outside: UdpSocket, port: u16, ways: &[Way]) -> SocketAddr {
         let address = outside.local_addr().unwrap();
-        let mut flows = Flows::new(outside, port, candidates.to_owned()).unwrap();
+        let mut flows = Flows::new(outside, port, ways.to_owned()).unwrap();
         std::thread::spawn(move || flows.serve());
         address
     }
@@ -266,7 +259,7 @@ mod tests {
     #[test]
     fn each_client_gets_its_own_answers() {
         let program = socket();
-        let (address, one, two) = (serve(port(&program), &[LOCALHOST]), socket(), socket());
+        let (address, one, two) = (serve(port(&program), &[WAY]), socket(), socket());
         one.send_to(b"first", address).unwrap();
         let (text, of_one) = received(&program);
         assert_eq!(text, "first");
@@ -287,7 +280,7 @@ mod tests {
             // Not every machine has both kinds of addresses.
             let Ok(outside) = UdpSocket::bind((every, 0)) else { continue };
             let (program, client) = (socket(), socket());
-            let port = serve_on(outside, port(&program), &[LOCALHOST]).port();
+            let port = serve_on(outside, port(&program), &[WAY]).port();
             let asked = [[127, 0, 0, 2], [127, 0, 0, 3], [127, 0, 0, 1]].map(|ip| SocketAddr::from((ip, port)));
             let flows = asked.map(|address| {
                 client.send_to(b"question", address).unwrap();
@@ -303,7 +296,7 @@ mod tests {
     #[test]
     fn datagrams_of_every_size_stay_whole() {
         let program = socket();
-        let (address, client) = (serve(port(&program), &[LOCALHOST]), socket());
+        let (address, client) = (serve(port(&program), &[WAY]), socket());
         for size in [0, 1, 9000, 65_507] {
             client.send_to(&vec![7; size], address).unwrap();
             let mut buffer = vec![0; LONGEST];
@@ -319,7 +312,7 @@ mod tests {
         let other = IpAddr::from([127, 0, 0, 2]);
         let program = UdpSocket::bind((other, 0)).unwrap();
         program.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut flows = Flows::new(socket(), port(&program), vec![LOCALHOST, other]).unwrap();
+        let mut flows = Flows::new(socket(), port(&program), vec![WAY, Way { from: LOCALHOST, to: other }]).unwrap();
         let (client, now) = (socket(), Instant::now());
         // The second is sent before it was noticed that the first met nobody.
         for text in [b"one", b"two"] {
@@ -337,7 +330,7 @@ mod tests {
     fn a_program_that_comes_back_is_found_again() {
         let program = socket();
         let (port, client) = (port(&program), socket());
-        let address = serve(port, &[LOCALHOST]);
+        let address = serve(port, &[WAY]);
         client.send_to(b"one", address).unwrap();
         let (_, from) = received(&program);
         program.send_to(b"answer", from).unwrap();
@@ -362,7 +355,7 @@ mod tests {
     #[test]
     fn flows_are_bounded_and_those_without_answers_make_room_first() {
         let program = socket();
-        let mut flows = Flows::new(socket(), port(&program), vec![LOCALHOST]).unwrap();
+        let mut flows = Flows::new(socket(), port(&program), vec![WAY]).unwrap();
         let now = Instant::now();
         let client = |number: usize| Client {
             address: SocketAddr::from((LOCALHOST, u16::try_from(1000 + number).unwrap())),
@@ -386,7 +379,7 @@ mod tests {
     #[test]
     fn silent_flows_are_forgotten_when_they_are_due() {
         let program = socket();
-        let mut flows = Flows::new(socket(), port(&program), vec![LOCALHOST]).unwrap();
+        let mut flows = Flows::new(socket(), port(&program), vec![WAY]).unwrap();
         let of = |port: u16| Client { address: SocketAddr::from((LOCALHOST, port)), asked: None };
         let (one, two, now) = (of(1), of(2), Instant::now());
         assert_eq!(flows.due(), None);

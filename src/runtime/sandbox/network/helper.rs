@@ -56,7 +56,8 @@ enum Work {
 /// that was killed is started again.
 #[derive(Debug)]
 enum Service {
-    /// Hands on what comes to ports of the machine. The address is the instance's own beside those of loopback.
+    /// Hands on what comes to ports of the machine. The address is the instance's in the network of its
+    /// deployment.
     Ports(Vec<Listening>, Option<Ipv4Addr>),
     /// Is the egress proxy.
     Egress(TcpListener, Policy),

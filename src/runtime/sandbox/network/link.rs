@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -279,6 +279,33 @@ pub fn configure_inside(kernel: &mut Netlink, own: Ipv4Addr, subnet: Subnet) -> 
         Request::route(&address(index, own, subnet), create),
         Request::route(&default_route(subnet.gateway()), create),
     ])
+}
+
+/// Gives the loopback interface of this process's network namespace an address that is no loopback address. The kernel chooses
+/// it for nothing by itself: it is for who binds to it.
+///
+/// # Errors
+/// The kernel refuses, as it does for IPv6 where that is switched off.
+pub fn add_to_loopback(kernel: &mut Netlink, address: IpAddr) -> io::Result<()> {
+    let mut message = AddressMessage::default();
+    message.header.index = LOOPBACK_INDEX;
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    match address {
+        IpAddr::V4(_) => {
+            message.header.family = AddressFamily::Inet;
+            message.header.prefix_len = 32;
+            message.header.scope = AddressScope::Host;
+        }
+        IpAddr::V6(_) => {
+            message.header.family = AddressFamily::Inet6;
+            message.header.prefix_len = 128;
+            message.header.flags = AddressHeaderFlags::Nodad;
+            let mut lifetimes = CacheInfo::default();
+            (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, u32::MAX);
+            message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        }
+    }
+    kernel.change(&[Request::route(&RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)])
 }
 
 /// Removes an interface, and the other end of a pair with it. False where it is gone already.

@@ -1,10 +1,11 @@
 //! The network of instances: the machine's, none, or one of their deployment.
 //!
-//! The controller decides what an instance gets and gives it an address (`plan.rs`, `attachment.rs`); the supervisor and
-//! the first process make it so (`wire.rs`); a helper that lives and dies with the supervisor hands connections and
-//! datagrams on (`publish.rs`, `through.rs`, `datagrams.rs`). For an ordinary user pasta connects what has interfaces of
-//! its own (`pasta.rs`). Nothing here outlasts its instance but the bridge and the packet filter of a deployment, which go with the
-//! deployment (`clear.rs`), and that the machine forwards packets, which goes with the last one (`forwarding.rs`).
+//! The controller decides what an instance gets and gives it an address (`plan.rs`, `attachment.rs`); the supervisor
+//! and the first process make it so (`wire.rs`); a helper that lives and dies with the supervisor hands connections and
+//! datagrams on (`publish.rs`, `ways.rs`, `through.rs`, `datagrams.rs`). For an ordinary user pasta connects what has
+//! interfaces of its own (`pasta.rs`). Nothing here outlasts its instance but the bridge and the packet filter of a
+//! deployment, which go with the deployment (`clear.rs`), and that the machine forwards packets, which goes with the
+//! last one (`forwarding.rs`).
 
 mod attachment;
 mod clear;
@@ -27,6 +28,7 @@ mod publish;
 mod room;
 mod subnet;
 mod through;
+mod ways;
 mod wire;
 
 use std::net::Ipv4Addr;
@@ -45,6 +47,7 @@ pub use pasta::{Pasta, clear as clear_pasta, try_out as try_out_pasta};
 pub use plan::{Texts, Wanted, asked, conditions, egress_policy, files, protocol, publish, wanted};
 pub use probe::try_out;
 pub use publish::Published;
+pub use ways::pave;
 pub use wire::Wire;
 
 /// The network of an instance.

@@ -1,13 +1,14 @@
 //! Ports of the machine that lead to an instance with interfaces of its own: a helper listens on them in the machine's
-//! network and connects in the instance's, where the program sees a client of its own machine.
+//! network and connects in the instance's, where the program sees an address of the instance (`ways.rs`).
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
@@ -15,6 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::datagrams::{Flows, MOST_FLOWS};
 use super::room::Room;
 use super::through;
+use super::ways::{Way, ways};
 use crate::runtime::sandbox::descriptors;
 use crate::runtime::sandbox::failure::Failure;
 use crate::spec::PortProtocol;
@@ -109,7 +111,7 @@ pub fn listen(published: &[Published]) -> Result<Vec<Listening>, Failure> {
     published.iter().map(one).collect()
 }
 
-/// Hands on for as long as this process lives. `own` is the instance's address beside those of loopback. Must be called in a
+/// Hands on for as long as this process lives. `own` is the instance's address in the network of its deployment. Must be called in a
 /// process of one thread, as one that was just forked is.
 pub fn serve(listening: &[Listening], own: Option<Ipv4Addr>) -> ! {
     let (mut listeners, mut flows) = (Vec::new(), 0);
@@ -123,6 +125,7 @@ pub fn serve(listening: &[Listening], own: Option<Ipv4Addr>) -> ! {
         }
     }
     let descriptors = descriptors::most().saturating_sub(OTHER_DESCRIPTORS + flows);
+    wait_for_clients(&listeners);
     let runtime = or_end(begin_connections(&listeners, own, descriptors));
     runtime.block_on(std::future::pending())
 }
@@ -134,8 +137,14 @@ fn or_end<T>(result: io::Result<T>) -> T {
 
 /// Hands datagrams on, in a thread of their own.
 fn serve_datagrams(socket: &UdpSocket, port: u16, own: Option<Ipv4Addr>) -> io::Result<()> {
-    let mut flows = Flows::new(socket.try_clone()?, port, candidates(own))?;
+    let mut flows = Flows::new(socket.try_clone()?, port, ways(own))?;
     thread::Builder::new().stack_size(STACK).spawn(move || flows.serve()).map(drop)
+}
+
+/// Waits for the first client: a runtime takes memory, and many instances never have one.
+fn wait_for_clients(listeners: &[(&TcpListener, u16)]) {
+    let mut fds: Vec<_> = listeners.iter().map(|(listener, _)| PollFd::new(*listener, PollFlags::IN)).collect();
+    let _ = poll(&mut fds, None);
 }
 
 /// Has connections handed on, with this many descriptors, by whoever lets this runtime work. It is made in the process that
@@ -146,28 +155,28 @@ fn begin_connections(
     descriptors: usize,
 ) -> io::Result<Runtime> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
-    let candidates: Arc<[IpAddr]> = candidates(own).into();
+    let ways: Arc<[Way]> = ways(own).into();
     let entered = runtime.enter();
     for ((listener, port), room) in listeners.iter().zip(Room::divide(descriptors, listeners.len())) {
         let listener = listener.try_clone()?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        runtime.spawn(serve_port(listener, *port, Arc::clone(&candidates), room));
+        runtime.spawn(serve_port(listener, *port, Arc::clone(&ways), room));
     }
     drop(entered);
     Ok(runtime)
 }
 
 /// Accepts the clients of one port while there is room for them; the others wait in the kernel's queue.
-async fn serve_port(listener: tokio::net::TcpListener, port: u16, candidates: Arc<[IpAddr]>, room: Room) {
+async fn serve_port(listener: tokio::net::TcpListener, port: u16, ways: Arc<[Way]>, room: Room) {
     loop {
         let place = room.take().await;
         match listener.accept().await {
             Ok((client, _)) => {
-                let candidates = Arc::clone(&candidates);
+                let ways = Arc::clone(&ways);
                 tokio::spawn(async move {
                     // It is closed where nobody listens inside.
-                    if let Some(server) = connect(port, &candidates).await {
+                    if let Some(server) = connect(port, &ways).await {
                         through::hand_on(&client, &server).await;
                     }
                     drop((client, place));
@@ -180,18 +189,11 @@ async fn serve_port(listener: tokio::net::TcpListener, port: u16, candidates: Ar
 }
 
 /// Connects to the program, wherever it listens.
-async fn connect(port: u16, candidates: &[IpAddr]) -> Option<TcpStream> {
-    for ip in candidates {
-        let connecting = TcpStream::connect(SocketAddr::new(*ip, port));
-        if let Ok(Ok(server)) = tokio::time::timeout(CONNECT_LIMIT, connecting).await {
+async fn connect(port: u16, ways: &[Way]) -> Option<TcpStream> {
+    for way in ways {
+        if let Ok(Ok(server)) = tokio::time::timeout(CONNECT_LIMIT, way.connect(port)).await {
             return Some(server);
         }
     }
     None
-}
-
-/// Where a program may listen, the likeliest first.
-fn candidates(own: Option<Ipv4Addr>) -> Vec<IpAddr> {
-    let all = [Some(Ipv4Addr::LOCALHOST.into()), own.map(IpAddr::V4), Some(Ipv6Addr::LOCALHOST.into())];
-    all.into_iter().flatten().collect()
 }
