@@ -73,7 +73,7 @@ mod tests {
         let mut second = std::pin::pin!(rooms[0].take());
         assert!(second.as_mut().now_or_never().is_none());
         drop(first);
-        second.await;
+        drop(second.await);
     }
 
     #[test]
