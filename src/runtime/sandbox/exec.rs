@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::stream::{self, Stream, StreamExt};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::bounds::FILE_LIMIT;
 use super::failure::{self, Failure};
 use super::order::{Order, Place};
+use super::output::{PIECE, REST, hand_on, pieces};
 use super::pty::{self, Size};
 use super::{SandboxRuntime, checked_id, descriptors, dispatch, failed, not_found, sys};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, Kill};
@@ -27,12 +28,8 @@ use crate::state::{InstanceRef, Phase};
 
 /// Pieces of input or output that wait for the other side; with the size of a piece at most half a MiB each way.
 const BACKLOG: usize = 8;
-/// Largest piece of output: the capacity of a pipe.
-const PIECE: usize = 64 << 10;
 /// Longest time until a command runs or is refused; it takes some milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// Time that output is still read after the command ended, where a process that it left behind holds the pipes.
-const REST: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl Exec for SandboxRuntime {
@@ -213,17 +210,12 @@ fn with_terminal(command: Running, terminal: Arc<Terminal>) -> ExecSession {
             }
         }
     };
-    let read = move |sender: mpsc::Sender<Result<ExecOutput>>| async move {
-        let mut buffer = vec![0; PIECE];
-        loop {
-            let size = terminal.read(&mut buffer).await;
-            let piece = Bytes::copy_from_slice(buffer.get(..size).unwrap_or_default());
-            if size == 0 || sender.send(Ok(ExecOutput::Stdout(piece))).await.is_err() {
-                return;
-            }
-        }
-    };
-    session(command, input, feed, read)
+    let output = stream::unfold((terminal, vec![0; PIECE]), |(terminal, mut buffer)| async {
+        let size = terminal.read(&mut buffer).await;
+        let piece = Bytes::copy_from_slice(buffer.get(..size).unwrap_or_default());
+        (size > 0).then_some((ExecOutput::Stdout(piece), (terminal, buffer)))
+    });
+    session(command, input, feed, output)
 }
 
 /// The ends of a command's pipes.
@@ -241,48 +233,22 @@ fn with_pipes(command: Running, (stdin, stdout, stderr): Streams) -> ExecSession
             }
         }
     };
-    let read = move |sender: mpsc::Sender<Result<ExecOutput>>| async move {
-        tokio::join!(copy(stdout, &sender, ExecOutput::Stdout), copy(stderr, &sender, ExecOutput::Stderr));
-    };
-    session(command, input, feed, read)
-}
-
-async fn copy(
-    from: Option<impl AsyncRead + Unpin>,
-    to: &mpsc::Sender<Result<ExecOutput>>,
-    wrap: impl Fn(Bytes) -> ExecOutput,
-) {
-    let Some(mut from) = from else { return };
-    let mut buffer = vec![0; PIECE];
-    while let Ok(size @ 1..) = from.read(&mut buffer).await {
-        let piece = Bytes::copy_from_slice(buffer.get(..size).unwrap_or_default());
-        if to.send(Ok(wrap(piece))).await.is_err() {
-            return;
-        }
-    }
+    let output = stream::select(pieces(stdout, ExecOutput::Stdout), pieces(stderr, ExecOutput::Stderr));
+    session(command, input, feed, output)
 }
 
 /// Joins the parts. When nobody reads the output any more the command is killed, and the helper after it.
-fn session<R: Future<Output = ()> + Send + 'static>(
+fn session(
     Running { mut child, tree, lifeline }: Running,
     input: mpsc::Sender<ExecInput>,
     feed: impl Future<Output = ()> + Send + 'static,
-    read: impl FnOnce(mpsc::Sender<Result<ExecOutput>>) -> R,
+    output: impl Stream<Item = ExecOutput> + Send + 'static,
 ) -> ExecSession {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     let feeding = tokio::spawn(feed);
-    let reading = read(sender.clone());
     tokio::spawn(async move {
         let run = async {
-            let mut reading = std::pin::pin!(reading);
-            let status = tokio::select! {
-                status = child.wait() => {
-                    let _ = tokio::time::timeout(REST, reading).await;
-                    status
-                }
-                () = &mut reading => child.wait().await,
-            };
-            let exit = match status {
+            let exit = match hand_on(output, &sender, child.wait()).await {
                 Ok(status) => Ok(ExecOutput::Exit(code(status))),
                 Err(error) => Err(failed("waiting for a command", &error)),
             };
@@ -308,8 +274,6 @@ fn code(status: std::process::ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(libc::SIGKILL))
 }
 
-fn tokio_stream(
-    receiver: mpsc::Receiver<Result<ExecOutput>>,
-) -> futures::stream::BoxStream<'static, Result<ExecOutput>> {
-    futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
+fn tokio_stream(receiver: mpsc::Receiver<Result<ExecOutput>>) -> stream::BoxStream<'static, Result<ExecOutput>> {
+    stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
 }

@@ -45,6 +45,7 @@ mod mountinfo;
 mod network;
 mod observe;
 mod order;
+mod output;
 mod overlay;
 mod own_files;
 mod ports;
