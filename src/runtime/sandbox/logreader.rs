@@ -6,22 +6,18 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
-
+use super::backwards::Backwards;
 use super::cri::{LONGEST_TEXT, Line};
 use super::logfile::part;
+use super::loglines::Assemble;
 use super::logtail::{Place, Tail};
-use crate::runtime::io::{ExecOutput, LogLine, OutputStream};
 
 /// Most parts that are looked for; more than any log has.
 const MOST_PARTS: u32 = 100;
 /// Size of one read.
 const READ_SIZE: usize = 64 << 10;
-/// Longest line that is put together from fragments; a longer one is told in pieces of this size.
-const LONGEST_LINE: usize = 1 << 20;
-
 /// Longest line of a file: a fragment, after its time and the names of its stream and kind.
-const LONGEST_KEPT: u64 = LONGEST_TEXT as u64 + 64;
+const LONGEST_KEPT: usize = LONGEST_TEXT + 64;
 
 /// Where reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,24 +29,6 @@ pub enum Begin {
     /// With what is written from now on, also in the middle of a line.
     Now,
 }
-
-/// Makes something of the lines and fragments of lines in a log.
-pub trait Assemble: Send + 'static {
-    /// What is made.
-    type Item: Send + 'static;
-
-    /// Leaves the next lines that end out.
-    fn skip(&mut self, lines: u64);
-
-    /// Takes the next fragment, and appends what it completes.
-    fn take(&mut self, fragment: &Line<'_>, out: &mut Vec<Self::Item>);
-
-    /// Takes note that parts were dropped before they were read, and appends what tells of it.
-    fn lost(&mut self, out: &mut Vec<Self::Item>);
-}
-
-/// What is told in place of output that was dropped before it was read.
-const LOST: &str = "keel: output may be missing here; it was rotated away before it was read";
 
 /// What follows a part.
 #[derive(Debug)]
@@ -234,85 +212,6 @@ impl<A: Assemble> LogReader<A> {
     }
 }
 
-/// Joins the fragments of lines.
-#[derive(Debug)]
-pub struct Joined {
-    since: Option<DateTime<Utc>>,
-    /// When the last fragment was written.
-    last: Option<DateTime<Utc>>,
-    /// Lines that end and are left out.
-    skip: u64,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-impl Joined {
-    /// Whole lines that ended from then on, or all.
-    pub const fn new(since: Option<DateTime<Utc>>) -> Self {
-        Self { since, last: None, skip: 0, stdout: Vec::new(), stderr: Vec::new() }
-    }
-}
-
-impl Assemble for Joined {
-    type Item = LogLine;
-
-    fn skip(&mut self, lines: u64) {
-        self.skip = lines;
-    }
-
-    fn lost(&mut self, lines: &mut Vec<LogLine>) {
-        self.stdout.clear();
-        self.stderr.clear();
-        self.skip = 0;
-        // Not now, which is later than the lines that follow.
-        lines.extend(self.last.map(|at| LogLine { at, stream: OutputStream::Stderr, text: LOST.to_owned() }));
-    }
-
-    fn take(&mut self, line: &Line<'_>, lines: &mut Vec<LogLine>) {
-        self.last = Some(line.at);
-        let held = match line.stream {
-            OutputStream::Stdout => &mut self.stdout,
-            OutputStream::Stderr => &mut self.stderr,
-        };
-        held.extend_from_slice(line.text);
-        if line.full || held.len() >= LONGEST_LINE {
-            let text = String::from_utf8_lossy(held).into_owned();
-            held.clear();
-            if self.skip > 0 {
-                self.skip -= u64::from(line.full);
-                return;
-            }
-            if self.since.is_none_or(|since| line.at >= since) {
-                lines.push(LogLine { at: line.at, stream: line.stream, text });
-            }
-        }
-    }
-}
-
-/// Gives output back as it was written, a fragment at a time. A last line without its line break gets one.
-#[derive(Debug)]
-pub struct Written;
-
-impl Assemble for Written {
-    type Item = ExecOutput;
-
-    /// Nothing is left out: who wants output as it was written begins with a fragment of their choice.
-    fn skip(&mut self, _lines: u64) {}
-
-    fn lost(&mut self, out: &mut Vec<ExecOutput>) {
-        out.push(ExecOutput::Stderr(format!("{LOST}\n").into_bytes().into()));
-    }
-
-    fn take(&mut self, fragment: &Line<'_>, out: &mut Vec<ExecOutput>) {
-        let end: &[u8] = if fragment.full { b"\n" } else { b"" };
-        let bytes = [fragment.text, end].concat().into();
-        out.push(match fragment.stream {
-            OutputStream::Stdout => ExecOutput::Stdout(bytes),
-            OutputStream::Stderr => ExecOutput::Stderr(bytes),
-        });
-    }
-}
-
 fn optional<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
@@ -336,7 +235,7 @@ fn newest(folder: &Path) -> io::Result<Option<File>> {
         // The first is missing for a moment while parts are shifted.
         let Some(mut file) = optional(File::open(part(folder, number)))? else { continue };
         // Where a line is just being written, it is read from its begin.
-        let begin = file.metadata()?.len().saturating_sub(LONGEST_KEPT);
+        let begin = file.metadata()?.len().saturating_sub(LONGEST_KEPT as u64);
         file.seek(SeekFrom::Start(begin))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
@@ -365,23 +264,23 @@ fn last_lines(folder: &Path, wanted: u64) -> io::Result<(Option<File>, u64, Opti
     let (mut found, mut newest): (_, Option<End>) = (None, None);
     let mut seen = BTreeSet::new();
     for number in 0..MOST_PARTS {
-        let Some(mut file) = optional(File::open(part(folder, number)))? else {
+        let Some(file) = optional(File::open(part(folder, number)))? else {
             match newest {
                 // The first is missing for a moment while parts are shifted.
                 None => continue,
                 Some(_) => break,
             }
         };
-        let inode = file.metadata()?.ino();
+        let data = file.metadata()?;
+        let (inode, size) = (data.ino(), data.len());
         // Shifted meanwhile.
         if !seen.insert(inode) {
             continue;
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        newest.get_or_insert(End { inode, size: bytes.len() as u64 });
+        newest.get_or_insert(End { inode, size });
+        let place = tail.look(&mut Backwards::new(&file, size, READ_SIZE, LONGEST_KEPT))?;
         // Where nothing is of use, what comes after all of it is read.
-        let place = tail.look(&bytes).or((seen.len() == 1).then_some(Place { begin: bytes.len(), skip: 0 }));
+        let place = place.or((seen.len() == 1).then_some(Place { begin: size, skip: 0 }));
         found = place.map(|place| (file, place)).or(found);
         if tail.is_done() {
             break;
@@ -389,7 +288,7 @@ fn last_lines(folder: &Path, wanted: u64) -> io::Result<(Option<File>, u64, Opti
     }
     match found {
         Some((mut file, Place { begin, skip })) if !tail.is_short() => {
-            file.seek(SeekFrom::Start(begin as u64))?;
+            file.seek(SeekFrom::Start(begin))?;
             Ok((Some(file), skip, newest))
         }
         _ => Ok((oldest(folder)?, 0, newest)),
@@ -398,9 +297,18 @@ fn last_lines(folder: &Path, wanted: u64) -> io::Result<(Option<File>, u64, Opti
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use chrono::Utc;
+
     use super::*;
+    use crate::runtime::io::{ExecOutput, OutputStream};
     use crate::runtime::sandbox::cri::Framer;
     use crate::runtime::sandbox::logfile::LogFile;
+    use crate::runtime::sandbox::loglines::{Joined, LOST, Written};
     use crate::runtime::sandbox::record::LogBounds;
 
     fn write(log: &mut LogFile, text: &str) {
@@ -487,6 +395,41 @@ mod tests {
         assert_eq!(tail(1), ["5"]);
         assert_eq!(tail(4), ["2", "3", "4", "5"]);
         assert_eq!(tail(100), ["1", "2", "3", "4", "5"]);
+    }
+
+    #[test]
+    fn the_last_lines_of_a_long_part_are_found_without_reading_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut newest = File::create(part(folder.path(), 0)).unwrap();
+        // A hole: reading through it would take minutes, and holding it all of the memory.
+        newest.seek(SeekFrom::Start(1 << 40)).unwrap();
+        newest.write_all(b"\n2026-01-01T00:00:00Z stderr F e\n2026-01-01T00:00:00Z stdout F a\n").unwrap();
+        newest.write_all(b"2026-01-01T00:00:01Z stdout F b\n2026-01-01T00:00:01Z stderr F f\n").unwrap();
+        let reader = LogReader::open(folder.path(), Begin::Last(2), Joined::new(None));
+        assert_eq!(texts(&mut reader.unwrap()), ["b", "f"]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn the_last_lines_are_the_end_of_all(
+            written in vec((any::<bool>(), any::<bool>(), prop_oneof![9 => 0..50_usize, 1 => 0..LONGEST_TEXT]), 0..60),
+            file_bytes in prop_oneof![100..2000_u64, 100_000..1_000_000_u64],
+            last in 0..70_usize,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let mut log = LogFile::open(folder.path(), LogBounds { file_bytes, files: 90 }).unwrap();
+            for (number, (is_error, full, size)) in written.iter().enumerate() {
+                let (stream, kind) = (if *is_error { "stderr" } else { "stdout" }, if *full { 'F' } else { 'P' });
+                let text = "x".repeat(*size);
+                log.append(format!("2026-01-01T00:00:00Z {stream} {kind} {number}{text}\n").as_bytes());
+            }
+            let read = |begin| texts(&mut LogReader::open(folder.path(), begin, Joined::new(None)).unwrap());
+            let all = read(Begin::Oldest);
+            let told = u64::try_from(last).unwrap();
+            prop_assert_eq!(read(Begin::Last(told)), &all[all.len().saturating_sub(last)..]);
+        }
     }
 
     #[test]

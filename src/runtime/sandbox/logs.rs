@@ -12,7 +12,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::logreader::{Assemble, Begin, Joined, LogReader};
+use super::loglines::{Assemble, Joined};
+use super::logreader::{Begin, LogReader};
 use super::process::ProcessKey;
 use super::readers::Reading;
 use super::watch::{drained, ended};

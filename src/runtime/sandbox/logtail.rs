@@ -1,10 +1,13 @@
-//! Where the last lines of kept output begin. Their fragments may lie among lines of the other stream. Pure.
+//! Where the last lines of kept output begin. Their fragments may lie among lines of the other stream.
 
+use std::io::{self, Read, Seek};
+
+use super::backwards::Backwards;
 use super::cri::Line;
 use crate::runtime::io::OutputStream;
 
 /// Most bytes that are looked through for fragments once enough lines were found: the longest line that is put together.
-const LOOK_BACK: usize = 1 << 20;
+const LOOK_BACK: u64 = 1 << 20;
 
 /// What was found so far, going back from the end.
 #[derive(Debug)]
@@ -17,14 +20,14 @@ pub struct Tail {
     /// Ends of lines that were passed and are not told.
     passed: u64,
     /// Bytes that were looked through since enough lines were found.
-    looked: usize,
+    looked: u64,
 }
 
 /// Where reading begins in a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Offset of a line.
-    pub begin: usize,
+    /// Offset of a line, in bytes.
+    pub begin: u64,
     /// Lines that end from there on and are older than those that were wanted.
     pub skip: u64,
 }
@@ -48,22 +51,22 @@ impl Tail {
 
     /// Goes back through a part, which is older than those before. Returns where to begin in it; nothing where it holds
     /// nothing of use.
-    pub fn look(&mut self, bytes: &[u8]) -> Option<Place> {
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn look<R: Read + Seek>(&mut self, part: &mut Backwards<R>) -> io::Result<Option<Place>> {
         let mut found = None;
-        let mut end = bytes.len();
-        while end > 0 && !self.is_done() {
-            let before = bytes.get(..end - 1).unwrap_or_default();
-            let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-            let line = bytes.get(begin..end).unwrap_or_default();
-            if Line::parse(line.strip_suffix(b"\n").unwrap_or(line)).is_some_and(|line| self.is_told(&line)) {
-                found = Some(Place { begin, skip: self.passed });
+        while !self.is_done()
+            && let Some((lies, line)) = part.next_line()?
+        {
+            if Line::parse(&line).is_some_and(|line| self.is_told(&line)) {
+                found = Some(Place { begin: lies.start, skip: self.passed });
             }
             if self.wanted == 0 {
-                self.looked += end - begin;
+                self.looked += lies.end - lies.start;
             }
-            end = begin;
         }
-        found
+        Ok(found)
     }
 
     fn is_told(&mut self, line: &Line<'_>) -> bool {
@@ -90,6 +93,8 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     /// A part of lines such as `oF text`: the stream, the kind, the text.
@@ -103,12 +108,16 @@ mod tests {
         lines.iter().map(line).collect()
     }
 
+    fn look(tail: &mut Tail, part: &str) -> Option<Place> {
+        tail.look(&mut Backwards::new(Cursor::new(part), part.len() as u64, 100, 100)).unwrap()
+    }
+
     /// The lines from where to begin on, and how many that end are left out.
     fn found<'a>(lines: &[&'a str], wanted: u64) -> (Vec<&'a str>, u64) {
         let text = part(lines);
-        let place = Tail::new(wanted).look(text.as_bytes());
-        let Place { begin, skip } = place.unwrap_or(Place { begin: text.len(), skip: 0 });
-        let before = text[..begin].lines().count();
+        let all = text.len() as u64;
+        let Place { begin, skip } = look(&mut Tail::new(wanted), &text).unwrap_or(Place { begin: all, skip: 0 });
+        let before = text[..usize::try_from(begin).unwrap()].lines().count();
         (lines[before..].to_vec(), skip)
     }
 
@@ -149,10 +158,11 @@ mod tests {
     fn a_line_may_begin_in_an_older_part() {
         let mut tail = Tail::new(1);
         let newest = part(&["oP b", "oF c"]);
-        assert_eq!(tail.look(newest.as_bytes()), Some(Place { begin: 0, skip: 0 }));
+        assert_eq!(look(&mut tail, &newest), Some(Place { begin: 0, skip: 0 }));
         assert!(!tail.is_done() && !tail.is_short());
         let older = part(&["eF old", "oF old", "oP a"]);
-        assert_eq!(tail.look(older.as_bytes()).map(|place| place.begin), Some(part(&["eF old", "oF old"]).len()));
+        let begin = part(&["eF old", "oF old"]).len() as u64;
+        assert_eq!(look(&mut tail, &older).map(|place| place.begin), Some(begin));
         assert!(tail.is_done());
     }
 
@@ -161,7 +171,7 @@ mod tests {
         let line = format!("oF {}", "x".repeat(1000));
         let text = part(&vec![line.as_str(); 3000]);
         let mut tail = Tail::new(1);
-        assert_eq!(tail.look(text.as_bytes()).map(|place| place.skip), Some(0));
+        assert_eq!(look(&mut tail, &text).map(|place| place.skip), Some(0));
         assert!(tail.is_done() && tail.looked < LOOK_BACK + 2000);
     }
 }

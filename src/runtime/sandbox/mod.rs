@@ -6,6 +6,7 @@
 
 mod ancestry;
 mod attach;
+mod backwards;
 mod bounds;
 mod capabilities;
 mod cgroup;
@@ -38,6 +39,7 @@ mod lifeline;
 mod links;
 mod lock;
 mod logfile;
+mod loglines;
 mod logreader;
 mod logs;
 mod logtail;

@@ -46,6 +46,7 @@ pub async fn hand_on<T>(
     let (mut pieces, mut ended) = (pin!(pieces), pin!(ended));
     let end = loop {
         tokio::select! {
+            biased;
             end = &mut ended => break end,
             piece = pieces.next() => match piece {
                 // Where nobody takes it any more, the command is killed elsewhere.

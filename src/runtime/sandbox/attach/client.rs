@@ -19,7 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::bounds::FILE_LIMIT;
 use super::super::layout::{InstanceDir, read_json};
-use super::super::logreader::{Begin, Written};
+use super::super::loglines::Written;
+use super::super::logreader::Begin;
 use super::super::process::ProcessKey;
 use super::super::readers::Reading;
 use super::super::record::Record;
