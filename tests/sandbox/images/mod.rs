@@ -2,6 +2,7 @@
 
 mod build;
 mod cut;
+mod damaged;
 mod hostile;
 mod keep;
 mod mutated;

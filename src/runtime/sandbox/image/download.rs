@@ -30,6 +30,8 @@ struct Part {
     file: File,
     hasher: Sha256,
     have: u64,
+    /// Whether some of it lay here before, where a disk may have damaged it.
+    is_resumed: bool,
     /// Held until the last write, also where nobody waits for it any more.
     _lock: Lock,
 }
@@ -62,13 +64,40 @@ pub async fn blob(
     let failed = |error: &io::Error| ImageError::io(format!("writing {}", part_path.display()), error);
     let (open, size) = (part_path.clone(), wanted.size);
     let mut part = blocking(move || open_part(open, size, lock)).await?.map_err(|error| failed(&error))?;
+    let complete = async |part| complete(registry, wanted, part, progress).await?.map_err(|error| failed(&error));
+    part = complete(part).await?;
+    if part.is_resumed && part.digest() != wanted.digest {
+        part.restart().map_err(|error| failed(&error))?;
+        part = complete(part).await?;
+    }
+    let digest = part.digest();
+    if digest != wanted.digest {
+        let _ = fs::remove_file(&part_path);
+        return Err(registry.wrong(format!("the layer {} came with the content of {digest}", wanted.digest)));
+    }
+    let file = part.file.try_clone().map_err(|error| failed(&error))?;
+    let (from, to) = (part_path.clone(), path.clone());
+    blocking(move || publish(&file, &from, &to)).await?.map_err(|error| failed(&error))?;
+    Ok(path)
+}
+
+/// Asks for what is missing until all is here.
+async fn complete(
+    registry: &Registry,
+    wanted: &Descriptor,
+    mut part: Part,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<io::Result<Part>> {
     let mut tries = 1;
     loop {
         let before = part.have;
         let (left, result) = attempt(registry, wanted, part, progress).await?;
-        part = left.map_err(|error| failed(&error))?;
+        part = match left {
+            Ok(part) => part,
+            Err(error) => return Ok(Err(error)),
+        };
         match result {
-            Try::Done => break,
+            Try::Done => return Ok(Ok(part)),
             Try::Cut(error) => {
                 if part.have.saturating_sub(before) >= PROGRESS {
                     tries = 0;
@@ -80,16 +109,6 @@ pub async fn blob(
             }
         }
     }
-    let Part { file, hasher, .. } = &part;
-    let digest = Digest::finish(hasher.clone());
-    if digest != wanted.digest {
-        let _ = fs::remove_file(&part_path);
-        return Err(registry.wrong(format!("the layer {} came with the content of {digest}", wanted.digest)));
-    }
-    let file = file.try_clone().map_err(|error| failed(&error))?;
-    let (from, to) = (part_path.clone(), path.clone());
-    blocking(move || publish(&file, &from, &to)).await?.map_err(|error| failed(&error))?;
-    Ok(path)
 }
 
 fn cut(registry: &Registry, wanted: &Descriptor, have: u64, error: HttpError) -> ImageError {
@@ -112,7 +131,7 @@ fn open_part(path: PathBuf, size: u64, lock: Lock) -> io::Result<Part> {
     loop {
         let read = file.read(&mut buffer)?;
         if read == 0 {
-            return Ok(Part { file, hasher, have, _lock: lock });
+            return Ok(Part { file, hasher, have, is_resumed: have > 0, _lock: lock });
         }
         hasher.update(buffer.get(..read).unwrap_or_default());
         have += read as u64;
@@ -124,8 +143,13 @@ impl Part {
         use io::Seek;
         self.file.set_len(0)?;
         self.file.rewind()?;
-        (self.hasher, self.have) = (Sha256::new(), 0);
+        (self.hasher, self.have, self.is_resumed) = (Sha256::new(), 0, false);
         Ok(())
+    }
+
+    /// The digest of all that is here.
+    fn digest(&self) -> Digest {
+        Digest::finish(self.hasher.clone())
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -97,6 +97,8 @@ pub enum Outcome {
     Done(String),
     /// It needs the layers below.
     NeedsLower,
+    /// The packed archive is not the one that the layer has; this is its digest.
+    Damaged(Digest),
 }
 
 /// Unpacks a layer from its packed archive. The caller holds the lock of its diff id. `lower` are the layers below, the
@@ -132,17 +134,22 @@ fn install_in(
     make_new(&root).map_err(|error| ImageError::io(format!("making {}", root.display()), &error))?;
     let merged =
         lower.map(Merged::open).transpose().map_err(|error| ImageError::io("opening the layers below", &error))?;
+    let is_other = |blob: &Digest| layer.blob().is_some_and(|wanted| wanted != blob);
     let Content { unpacked, diff, blob } = match read_through(archive, &root, merged.as_ref()) {
         Ok(content) => content,
         Err(Problem::NeedsLower) => return Ok(Outcome::NeedsLower),
-        Err(Problem::Refused(why)) => return Err(ImageError::Refused(why)),
+        // What is wrong with it is its author's fault only where it is what its author made.
+        Err(Problem::Refused(why)) => match packed_digest(archive)? {
+            blob if is_other(&blob) => return Ok(Outcome::Damaged(blob)),
+            _ => return Err(ImageError::Refused(why)),
+        },
         Err(Problem::Disk(why)) => return Err(ImageError::Failed(why)),
     };
+    if is_other(&blob) {
+        return Ok(Outcome::Damaged(blob));
+    }
     if diff != layer.diff {
         return Err(ImageError::refused(format!("its content is {diff}, and not {} as its image says", layer.diff)));
-    }
-    if let Some(wanted) = layer.blob().filter(|wanted| **wanted != blob) {
-        return Err(ImageError::refused(format!("{wanted} has the content of {blob}")));
     }
     let name = if unpacked.needed_lower { &layer.chain } else { &layer.diff };
     let target = store.layers().join(name.hex());
@@ -154,6 +161,16 @@ fn install_in(
     store.write_layer(folder, &LayerRecord { blobs: vec![blob], opaque: unpacked.opaque })?;
     publish_tree(folder, &target).map_err(|error| ImageError::io(format!("making {}", target.display()), &error))?;
     Ok(Outcome::Done(name.hex().to_owned()))
+}
+
+/// The digest of an archive as it is packed.
+///
+/// # Errors
+/// It can't be read.
+pub fn packed_digest(archive: &Section) -> Result<Digest> {
+    let mut packed = Hashing::new(archive.read());
+    io::copy(&mut packed, &mut io::sink()).map_err(|error| ImageError::io("reading an archive", &error))?;
+    Ok(packed.digest())
 }
 
 /// What an archive held.

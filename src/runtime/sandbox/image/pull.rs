@@ -12,7 +12,6 @@ use tokio::sync::Semaphore;
 use super::archive::Section;
 use super::bounds::{PARALLEL_LAYERS, PROGRESS_INTERVAL, PULL_LIMIT};
 use super::collect::{collect, sweep_unfinished, unneeded};
-use super::digest::Hashing;
 use super::download;
 use super::error::{ImageError, Result};
 use super::layers::{self, Layer, Outcome, Source};
@@ -322,6 +321,34 @@ impl Work<'_> {
             self.meter.done(index);
             return Ok(Some(name));
         }
+        let (mut outcome, lock) = self.install(index, &layer, lower.clone(), lock).await?;
+        if let (Outcome::Damaged(_), Source::Remote(_)) = (&outcome, &layer.source) {
+            // What lay here was dropped; it comes again, once.
+            (outcome, _) = self.install(index, &layer, lower, lock).await?;
+        }
+        match outcome {
+            Outcome::Done(name) => {
+                self.meter.done(index);
+                Ok(Some(name))
+            }
+            Outcome::NeedsLower => Ok(None),
+            Outcome::Damaged(content) => {
+                let wanted = layer.blob().unwrap_or(&layer.diff);
+                let message = format!("the layer {}: {wanted} has the content of {content}", layer.diff.short());
+                Err(ImageError::refused(message))
+            }
+        }
+    }
+
+    /// Brings the archive of a layer here and unpacks it; of one from a registry nothing stays that is of no use any more.
+    async fn install(
+        self,
+        index: usize,
+        layer: &Layer,
+        lower: Option<Vec<PathBuf>>,
+        lock: Lock,
+    ) -> Result<(Outcome, Lock)> {
+        let store = &self.images.store;
         let (archive, blob) = match (&layer.source, self.registry) {
             (Source::Local(section, _), _) => (section.clone(), None),
             (Source::Remote(descriptor), Some(registry)) => {
@@ -334,24 +361,19 @@ impl Work<'_> {
             (Source::Remote(_), None) => return Err(ImageError::Failed("a layer lies nowhere".to_owned())),
         };
         let permit = Arc::clone(&self.images.unpacking).acquire_owned().await;
-        let (store, lease) = (store.clone(), Arc::clone(self.lease));
+        let (store, layer, lease) = (store.clone(), layer.clone(), Arc::clone(self.lease));
         // Locks are held to the end of the work, also where nobody waits for it any more.
-        let outcome = blocking(move || {
-            let _held = (lock, lease, permit);
-            layers::install(&store, &layer, &archive, lower.as_deref())
+        let (outcome, lock) = blocking(move || {
+            let _held = (lease, permit);
+            (layers::install(&store, &layer, &archive, lower.as_deref()), lock)
         })
-        .await??;
-        match outcome {
-            Outcome::Done(name) => {
-                if let Some(blob) = blob {
-                    // It is of no use any more; what stays is swept later.
-                    let _ = tokio::fs::remove_file(blob).await;
-                }
-                self.meter.done(index);
-                Ok(Some(name))
-            }
-            Outcome::NeedsLower => Ok(None),
+        .await?;
+        let outcome = outcome?;
+        if let (Outcome::Done(_) | Outcome::Damaged(_), Some(blob)) = (&outcome, blob) {
+            // What stays is swept later.
+            let _ = tokio::fs::remove_file(blob).await;
         }
+        Ok((outcome, lock))
     }
 }
 
@@ -359,12 +381,7 @@ impl Work<'_> {
 async fn known_by_digest(layer: &Layer) -> Result<Layer> {
     let Source::Local(section, None) = &layer.source else { return Ok(layer.clone()) };
     let section = section.clone();
-    let (section, digest) = blocking(move || {
-        let mut hashing = Hashing::new(section.read());
-        std::io::copy(&mut hashing, &mut std::io::sink()).map(|_| (section, hashing.digest()))
-    })
-    .await?
-    .map_err(|error| ImageError::io("reading an archive", &error))?;
+    let (section, digest) = blocking(move || layers::packed_digest(&section).map(|digest| (section, digest))).await??;
     Ok(Layer { source: Source::Local(section, Some(digest)), ..layer.clone() })
 }
 
