@@ -49,7 +49,7 @@ pub enum ImageRef {
     },
     /// A tar file with an OCI layout.
     OciArchive(String),
-    /// A tar file as `docker save` writes it.
+    /// A tar file as `docker save` writes it of one image.
     DockerArchive(String),
     /// A directory that is a root file system.
     Dir(String),

@@ -116,6 +116,29 @@ async fn an_archive_is_loaded_when_it_is_needed(bench: &Bench) {
     bench.cli(&["rmi", &name]);
 }
 
+async fn an_archive_of_several_images_is_refused(bench: &Bench) {
+    let dir = tempfile::tempdir().unwrap();
+    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
+    let [one, same, other] = ["one", "same", "other"].map(|name| format!("keel-test/{name}:{}", bench.deployment));
+    bench.cli(&["tag", IMAGE, &one]);
+    bench.cli(&["tag", IMAGE, &same]);
+    bench.cli(&["import", &rootfs, &other]);
+    let loaded = async |names: &[&String]| {
+        let archive = dir.path().join("app.tar");
+        let _ = std::fs::remove_file(&archive);
+        let words = ["save", "--output", archive.to_str().unwrap()];
+        bench.cli(&words.into_iter().chain(names.iter().map(|name| name.as_str())).collect::<Vec<_>>());
+        let wanted = image(&format!("docker-archive:{}", archive.display()), PullPolicy::IfNotPresent);
+        bench.runtime.ensure_image(&wanted, &|_| {}).await
+    };
+    assert_eq!(loaded(&[&one, &same]).await, Ok(()), "two names of one image");
+    let error = loaded(&[&one, &other]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::ImageUnavailable);
+    assert!(error.message.contains("it holds several images: "), "{error}");
+    assert!(error.message.contains(&one) && error.message.contains(&other), "{error}");
+    bench.cli(&["rmi", "--force", &one, &same, &other]);
+}
+
 async fn a_tag_that_moves_leaves_a_revision_on_its_image(bench: &Bench) {
     const A: &str = "v1-aaaaaaaaaaaaaaaa";
     const B: &str = "v1-bbbbbbbbbbbbbbbb";
@@ -171,4 +194,5 @@ crate::on_both_engines!(
     pulls_follow_their_policy,
     credentials_come_from_dockers_configuration,
     an_archive_is_loaded_when_it_is_needed,
+    an_archive_of_several_images_is_refused,
 );

@@ -1,6 +1,6 @@
 //! Images from tar files, loaded when they are first needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -83,7 +83,8 @@ impl Inner {
                     let text = line.stream.or(line.status).unwrap_or_default();
                     progress(Progress { message: text.trim().to_owned(), current: None, total: None });
                     if text.contains("Loaded image") {
-                        said = text;
+                        said += &text;
+                        said.push('\n');
                     }
                 }
                 Ok(Some(Err(error))) => {
@@ -104,16 +105,37 @@ impl Inner {
                 }
             }
         }
-        loaded_name(&said).ok_or_else(|| failed("the engine does not say which image it holds".to_owned()))
+        let names = loaded_names(&said);
+        if self.differ(&names).await? {
+            let names = names.join(", ");
+            return Err(failed(format!(
+                "it holds several images: {names}; save one of them in a file of its own (docker save -o FILE NAME)"
+            )));
+        }
+        let first = names.into_iter().next();
+        first.ok_or_else(|| failed("the engine does not say which image it holds".to_owned()))
+    }
+
+    /// Whether these are names of several images.
+    async fn differ(&self, names: &[String]) -> Result<bool> {
+        if names.len() < 2 {
+            return Ok(false);
+        }
+        let mut ids = BTreeSet::new();
+        for name in names {
+            let found = self.engine.image(name).await;
+            ids.insert(found.map_err(|error| error.explain(&format!("looking for image {name}")))?.id);
+        }
+        Ok(ids.len() > 1)
     }
 }
 
-/// The image's name in what the engine says at the end: `Loaded image: NAME`, `Loaded image ID: sha256:...`, and
-/// Podman's `Loaded image(s): NAME,NAME`. The first where there are several.
-fn loaded_name(said: &str) -> Option<String> {
-    let (_, names) = said.trim().split_once("Loaded image")?;
-    let (_, names) = names.split_once(": ")?;
-    names.split([',', '\n']).map(str::trim).find(|name| !name.is_empty()).map(str::to_owned)
+/// The names of images in what the engine says at the end: lines such as `Loaded image: NAME`,
+/// `Loaded image ID: sha256:...`, and Podman's `Loaded image(s): NAME,NAME`.
+fn loaded_names(said: &str) -> Vec<String> {
+    let names = said.lines().filter_map(|line| line.split_once("Loaded image")?.1.split_once(": "));
+    let names = names.flat_map(|(_, names)| names.split(',')).map(str::trim);
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 async fn chunks(path: &Path) -> std::io::Result<impl Stream<Item = std::io::Result<Bytes>> + Send + 'static> {
@@ -128,13 +150,13 @@ async fn chunks(path: &Path) -> std::io::Result<impl Stream<Item = std::io::Resu
 
 #[cfg(test)]
 mod tests {
-    use super::loaded_name;
+    use super::loaded_names;
 
     #[test]
-    fn the_name_is_read_from_what_each_engine_says() {
-        assert_eq!(loaded_name("Loaded image: web:1\n").as_deref(), Some("web:1"));
-        assert_eq!(loaded_name("Loaded image ID: sha256:abc\n").as_deref(), Some("sha256:abc"));
-        assert_eq!(loaded_name("Loaded image(s): localhost/a:1,localhost/b:1").as_deref(), Some("localhost/a:1"));
-        assert_eq!(loaded_name("something else"), None);
+    fn names_are_read_from_what_each_engine_says() {
+        assert_eq!(loaded_names("Loaded image: web:1\n\nLoaded image: web:2\n\n"), ["web:1", "web:2"]);
+        assert_eq!(loaded_names("Loaded image ID: sha256:abc\n"), ["sha256:abc"]);
+        assert_eq!(loaded_names("Loaded image(s): localhost/a:1,localhost/b:1"), ["localhost/a:1", "localhost/b:1"]);
+        assert_eq!(loaded_names("something else"), [""; 0]);
     }
 }

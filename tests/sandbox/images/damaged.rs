@@ -40,7 +40,7 @@ async fn a_damaged_layer_comes_again() {
         let layer = &image.layers[1];
         assert_eq!(damaged.len(), layer.len(), "its length tells nothing");
         let path = leave(&sandbox, true, layer, damaged);
-        assert_eq!(run(&sandbox, &script(&registry.image(), "cat /own")).await, "right", "{what}");
+        assert_eq!(run(&sandbox, &script(&registry.image(), "cat /own")).await, "right\n", "{what}");
         assert_eq!((ranges(&registry, layer), path.exists()), (vec![None], false), "{what}");
     }
 }
@@ -50,7 +50,7 @@ async fn a_layer_that_is_complete_already_is_not_asked_for() {
     let image = image(Packing::Gzip);
     let (sandbox, registry) = (Sandbox::new(), Server::with_image(&image, |_| None));
     leave(&sandbox, true, &image.layers[1], &image.layers[1]);
-    assert_eq!(run(&sandbox, &script(&registry.image(), "cat /own")).await, "right");
+    assert_eq!(run(&sandbox, &script(&registry.image(), "cat /own")).await, "right\n");
     assert_eq!(ranges(&registry, &image.layers[1]), []);
 }
 
@@ -61,7 +61,7 @@ async fn a_damaged_begin_of_a_layer_comes_again() {
     for (length, asked) in [(50, vec![Some("bytes=50-".to_owned()), None]), (layer.len(), vec![None])] {
         let (sandbox, registry) = (Sandbox::new(), Server::with_image(&image, |_| None));
         leave(&sandbox, false, layer, &vec![b'x'; length]);
-        assert_eq!(run(&sandbox, &script(&registry.image(), "cat /own")).await, "right", "{length}");
+        assert_eq!(run(&sandbox, &script(&registry.image(), "cat /own")).await, "right\n", "{length}");
         assert_eq!(ranges(&registry, layer), asked, "{length}");
     }
 }
@@ -76,7 +76,7 @@ async fn a_registry_is_blamed_for_what_came_from_it_alone() {
     let sandbox = Sandbox::new();
     let path = leave(&sandbox, false, &layer, &layer[..50]);
     let error = refused(&sandbox, &registry.image()).await;
-    assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+    assert_eq!(error.kind, ErrorKind::ImageUnavailable, "{error}");
     assert!(error.message.contains("came with the content of"), "{error}");
     assert_eq!(ranges(&registry, &layer), [Some("bytes=50-".to_owned()), None]);
     assert!(!path.exists());

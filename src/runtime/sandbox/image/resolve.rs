@@ -215,13 +215,33 @@ pub fn file_state(path: &Path) -> Result<String> {
 #[serde(rename_all = "PascalCase")]
 struct Saved {
     config: String,
+    repo_tags: Option<Vec<String>>,
     layers: Option<Vec<String>>,
 }
 
-/// Finds out what the first image of a file of `docker save` consists of.
+impl Saved {
+    /// The only image of a file, which may have several names.
+    fn only(images: Vec<Self>) -> Result<Self> {
+        let configs: BTreeSet<&str> = images.iter().map(|image| image.config.as_str()).collect();
+        if configs.len() > 1 {
+            let name = |image: &Self| match image.repo_tags.as_deref().unwrap_or_default() {
+                [] => image.config.clone(),
+                tags => tags.join(", "),
+            };
+            let names = images.iter().map(name).collect::<Vec<_>>().join(", ");
+            return Err(ImageError::unavailable(format!(
+                "it holds several images: {}; save one of them in a file of its own (docker save -o FILE NAME)",
+                quoted(names)
+            )));
+        }
+        images.into_iter().next().ok_or_else(|| ImageError::unavailable("it holds no image"))
+    }
+}
+
+/// Finds out what the only image of a file of `docker save` consists of.
 ///
 /// # Errors
-/// It can't be read, or is none for this machine.
+/// It can't be read, is none for this machine, or is one of several.
 pub fn in_docker_archive(path: &Path, store: &Store) -> Result<Resolved> {
     let state = file_state(path)?;
     let archive = Archive::open(path, store)?;
@@ -232,9 +252,7 @@ pub fn in_docker_archive(path: &Path, store: &Store) -> Result<Resolved> {
     let images: Vec<Saved> = serde_json::from_slice(&list).map_err(|error| {
         ImageError::refused(format!("its manifest.json can't be read: {}", quoted(error.to_string())))
     })?;
-    let Some(Saved { config, layers }) = images.into_iter().next() else {
-        return Err(ImageError::unavailable("it holds no image"));
-    };
+    let Saved { config, layers, .. } = Saved::only(images)?;
     let layers = layers.unwrap_or_default();
     most_layers(layers.len())?;
     let sources = layers.iter().map(|name| Ok(Source::Local(archive.file(name)?, None)));
@@ -256,6 +274,22 @@ mod tests {
             "annotations": { NAME: name },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_file_of_docker_save_is_taken_where_it_holds_one_image() {
+        let only = |images: serde_json::Value| {
+            let images: Vec<Saved> = serde_json::from_value(images).unwrap();
+            Saved::only(images).map(|image| image.config).map_err(|error| error.to_string())
+        };
+        let image = |config: &str, tags: &[&str]| json!({ "Config": config, "RepoTags": tags, "Layers": [] });
+        assert_eq!(only(json!([image("a", &["x:1", "x:2"])])), Ok("a".to_owned()), "one image of two names");
+        assert_eq!(only(json!([image("a", &["x:1"]), image("a", &["x:2"])])), Ok("a".to_owned()), "the same one");
+        assert_eq!(only(json!([])), Err("it holds no image".to_owned()));
+        let several = json!([image("a", &["x:1", "x:2"]), image("b", &[]), { "Config": "c", "RepoTags": null }]);
+        let told = "it holds several images: x:1, x:2, b, c; save one of them in a file of its own \
+                    (docker save -o FILE NAME)";
+        assert_eq!(only(several), Err(told.to_owned()));
     }
 
     #[test]
