@@ -385,3 +385,24 @@ async fn a_lane_that_panics_is_a_failure_and_tried_again_with_growing_pauses() {
     let took = began.elapsed();
     assert!((15..20).contains(&took.as_secs()), "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_old_instance_that_can_not_be_removed_degrades_its_deployment_and_says_why() {
+    let rig = Rig::new();
+    rig.declare(&web(2, "hello"));
+    rig.until_running().await;
+    rig.world.set_faults(Faults { fails: 1.0, ..Faults::none() });
+    rig.declare(&web(1, "hello"));
+    let status = rig
+        .until("it is told", |status| status.deployments.iter().any(|view| view.message.contains("failed 3 times")))
+        .await;
+    let view = &status.deployments[0];
+    assert_eq!(view.state, DeploymentState::Degraded);
+    assert!(view.message.starts_with("wait to stop demo/web/1"), "{}", view.message);
+    assert_eq!(status.services[0].message, view.message);
+    let told = status.services[0].conditions.iter().find(|one| one.reason == "CallFailed");
+    assert_eq!(told.map(|one| (one.kind.as_str(), &one.message)), Some(("ReplicaFailure", &view.message)));
+    rig.world.set_faults(Faults::none());
+    let status = rig.until_running().await;
+    assert_eq!((names(&status), status.deployments[0].message.as_str()), (running(&[(0, 0)]), ""));
+}

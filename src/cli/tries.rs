@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::converge::{Baseline, Waited, not_done, report, wait};
+use super::converge::{Baseline, Failed, Waited, not_done, report, wait};
 use super::exit::{Exit, Outcome};
 use super::goal::{Goal, Goals};
 use super::output::{note, print};
@@ -48,12 +48,16 @@ impl Tries {
             problems::report(&answer.problems, self.words.nothing_done);
             return Ok(Exit::Failure);
         }
+        // That something is deleted is told when it is gone, by whoever waits for that.
+        let is_going = |(_, change): &&(String, Change)| !self.no_wait && *change == Change::Deleted;
+        let (going, told): (Vec<_>, Vec<_>) = answer.results.iter().partition(is_going);
         if !self.is_told {
-            print_results(answer, "")?;
+            print_changes(&told, "")?;
+            print_notes(answer);
             self.is_told = true;
         }
         if !self.no_wait {
-            return self.wait(client, goals, baseline).await;
+            return self.wait(client, goals, baseline, &going).await;
         }
         if !client.has_controller() {
             note(self.words.not_carried_out);
@@ -62,8 +66,15 @@ impl Tries {
     }
 
     /// Waits for the goals for as long as there is time, and tells how it ended.
-    async fn wait(&self, client: &Client, goals: &Goals, baseline: &Baseline) -> Outcome {
-        match wait(client, goals, baseline, self.deadline).await? {
+    async fn wait(&self, client: &Client, goals: &Goals, baseline: &Baseline, going: &[&(String, Change)]) -> Outcome {
+        let waited = wait(client, goals, baseline, self.deadline).await?;
+        let left: &[Failed] = match &waited {
+            Waited::Reached => &[],
+            Waited::Failed(left) | Waited::TimedOut(left) => left,
+        };
+        let is_gone = |(name, _): &&(String, Change)| !left.iter().any(|failed| failed.deployment == *name);
+        print_changes(&going.iter().copied().filter(is_gone).collect::<Vec<_>>(), "")?;
+        match waited {
             Waited::Reached => {
                 print_completed(&client.status().await?, goals)?;
                 Ok(Exit::Success)
@@ -113,10 +124,18 @@ fn print_completed(status: &Status, goals: &Goals) -> anyhow::Result<()> {
 
 /// Prints `deployment/x created`, one line per deployment, and what else there is to know.
 pub fn print_results(applied: &Applied, suffix: &str) -> anyhow::Result<()> {
+    print_changes(&applied.results.iter().collect::<Vec<_>>(), suffix)?;
+    print_notes(applied);
+    Ok(())
+}
+
+fn print_changes(changes: &[&(String, Change)], suffix: &str) -> anyhow::Result<()> {
     let line = |(name, change): &(String, Change)| format!("deployment/{name} {}{suffix}\n", change.name());
-    print(&applied.results.iter().map(line).collect::<String>())?;
+    print(&changes.iter().map(|change| line(change)).collect::<String>())
+}
+
+fn print_notes(applied: &Applied) {
     for text in &applied.notes {
         note(harmless(text));
     }
-    Ok(())
 }

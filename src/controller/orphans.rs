@@ -9,7 +9,7 @@ use super::core::State;
 use super::engine::Engine;
 use super::message::Command;
 use super::{EngineError, Mode};
-use crate::plan::{Cause, FoundRemnant, Plan, Wait, plan, sightings};
+use crate::plan::{Cause, FoundRemnant, Plan, Retired, Wait, plan, sightings};
 use crate::runtime::RemnantKind;
 use crate::spec::RuntimeKind;
 use crate::state::{Fate, Instance, Phase};
@@ -142,7 +142,9 @@ impl State {
             first_seen: first_seen(&one.runtime_id),
             due: due(&planned, one)
                 .or_else(|| is_going(one).then(|| first_seen(&one.runtime_id).unwrap_or(one.created_at))),
-            failed: record.and_then(|record| record.retire_failure(&one.id)),
+            failed: record.and_then(|record| {
+                record.retire_failure(&Retired::Instance { runtime: one.runtime, id: one.id.clone() })
+            }),
         };
         let network = |runtime: RuntimeKind| OrphanView {
             kind: OrphanKind::Network,
@@ -154,7 +156,7 @@ impl State {
             created_at: None,
             first_seen: keys.iter().find(|key| key.starts_with(&format!("{runtime}/"))).and_then(|key| first_seen(key)),
             due: planned.next_look.filter(|_| observed.is_empty()),
-            failed: None,
+            failed: record.and_then(|record| record.retire_failure(&Retired::Shared { runtime })),
         };
         let shared = self.cache.shared(deployment);
         observed.iter().map(instance).chain(shared.into_iter().map(network)).collect()
@@ -165,6 +167,11 @@ impl State {
 fn due(plan: &Plan, instance: &Instance) -> Option<DateTime<Utc>> {
     let waits = plan.waits.iter().find_map(|wait| match wait {
         Wait::OrphanSettling { id, until } if *id == instance.id => Some(*until),
+        Wait::RetireFailed { retired: Retired::Instance { runtime, id }, until, .. }
+            if *id == instance.id && *runtime == instance.runtime =>
+        {
+            Some(*until)
+        }
         _ => None,
     });
     let first_seen = plan.steps().find_map(|step| match step.cause {

@@ -54,7 +54,10 @@ impl State {
             record.tell(&judged);
         }
         let sighted = self.with_input(deployment, desired, &observed, sightings);
-        self.record_of(deployment).sight(sighted, now);
+        let shared = self.shared(deployment);
+        let record = self.record_of(deployment);
+        record.sight(sighted, now);
+        record.forget_gone(&observed, &shared);
         self.remember_jobs(deployment, desired, &observed);
         let mut plan = self.plan(deployment, desired, &observed);
         for (service, wait) in self.follow_images(deployment, raw.ok()) {
@@ -246,13 +249,8 @@ impl State {
     }
 
     fn launch(&mut self, deployment: &str, lane: Lane) {
-        let (now, at) = self.now();
+        let (now, _) = self.now();
         let Some(first) = lane.steps.first() else { return };
-        let due = self.records.get(deployment).and_then(|record| record.retire_due(&first.action, at));
-        if let Some(due) = due {
-            self.queue.add(deployment, due);
-            return;
-        }
         let Some(attached) = self.runtimes.get(&first.action.runtime()) else { return };
         let (runtime, gate) = (attached.runtime.clone(), attached.gate.clone());
         let Some((flight, cancelled)) = self.flights.begin(deployment, &lane, now) else { return };
@@ -290,7 +288,7 @@ impl State {
     }
 
     pub(super) fn reported(&mut self, flight: FlightId, report: Report) {
-        let times @ (wall, at) = self.now();
+        let (wall, at) = self.now();
         let Report { step, outcome, last } = report;
         if last {
             // Nothing more will be done, so that the next plan need not wait for the end of the task.
@@ -337,7 +335,7 @@ impl State {
                 let service = step.action.instance().map(|id| id.service.as_str());
                 let desired = declared.zip(service).and_then(|(declared, service)| declared.services.get(service));
                 let record = self.records.entry(deployment.clone()).or_default();
-                record.failed(&step.action, desired, &error, times);
+                record.failed(&step.action, desired, &error, wall);
                 // With the failure: what is made of it must not depend on when the runtime tells of the end.
                 if let Some(left) = &error.left {
                     self.cache.wrote(Instance::clone(left), wall);

@@ -2,24 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::jobs::Memory;
-use crate::plan::{Action, Dependency, Failure, History, Plan, Wait};
+use crate::plan::{Action, Dependency, Failure, History, Plan, RetireCall, RetireFailure, Retired, Wait};
 use crate::runtime::RuntimeError;
+use crate::spec::RuntimeKind;
 use crate::state::{DesiredService, Instance, InstanceId, JobRecord};
-
-/// Delay after the first failed stop, removal or teardown; doubles with each further one. The engine has just
-/// refused, so less than a second would only add to its load.
-const RETIRE_RETRY_FIRST: Duration = Duration::from_secs(1);
-
-/// Longest delay between two tries of a stop, removal or teardown: a minute keeps an engine that is in trouble quiet and
-/// still ends soon after it has recovered.
-const RETIRE_RETRY_MOST: Duration = Duration::from_secs(60);
 
 /// History of one deployment.
 #[derive(Debug, Default)]
@@ -28,9 +19,6 @@ pub struct Record {
     pub history: History,
     /// Jobs that are being remembered, or asked for.
     pub(super) memory: Memory,
-    retiring: BTreeMap<String, (u32, Instant)>,
-    /// Why they failed the last time.
-    retire_failures: BTreeMap<String, String>,
     /// The instances as they were observed last, for starts that wait for others.
     pub observed: watch::Sender<Arc<Vec<Instance>>>,
     /// Dependencies of which it was told that they were waited for in vain.
@@ -57,8 +45,6 @@ impl Record {
     pub fn begin_anew(&mut self) {
         let History { dependencies, jobs, suspended, lives, pools, .. } = std::mem::take(&mut self.history);
         self.history = History { dependencies, jobs, suspended, lives, pools, ..History::default() };
-        self.retiring.clear();
-        self.retire_failures.clear();
         self.timeouts.clear();
     }
 
@@ -95,8 +81,7 @@ impl Record {
                 self.history.failures.remove(&(instance.id.service.clone(), instance.id.slot));
             }
             Action::Remove { .. } | Action::Stop { .. } | Action::Suspend { .. } | Action::Teardown { .. } => {
-                self.retiring.remove(&retire_key(action));
-                self.retire_failures.remove(&retire_key(action));
+                self.history.retiring.retain(|retired, _| Retired::of(action).as_ref() != Some(retired));
             }
             Action::EnsureImage { .. } | Action::Init { .. } | Action::Create { .. } => {}
         }
@@ -108,7 +93,7 @@ impl Record {
         action: &Action,
         desired: Option<&DesiredService>,
         error: &RuntimeError,
-        (now, at): (DateTime<Utc>, Instant),
+        now: DateTime<Utc>,
     ) {
         match action {
             Action::EnsureImage { id, .. }
@@ -121,10 +106,7 @@ impl Record {
                 self.failed_launch(&instance.id, desired, error, now);
             }
             Action::Remove { .. } | Action::Stop { .. } | Action::Suspend { .. } | Action::Teardown { .. } => {
-                self.retire_failures.insert(retire_key(action), error.message.clone());
-                let (count, until) = self.retiring.entry(retire_key(action)).or_insert((0, at));
-                *until = at + RETIRE_RETRY_FIRST.saturating_mul(1 << (*count).min(16)).min(RETIRE_RETRY_MOST);
-                *count += 1;
+                self.failed_retirement(action, error, now);
             }
         }
     }
@@ -153,21 +135,24 @@ impl Record {
         self.history.failures.insert(slot, failure);
     }
 
-    /// Why the last stop or removal of an instance failed, where it did.
-    pub fn retire_failure(&self, id: &InstanceId) -> Option<String> {
-        self.retire_failures.get(&id.runtime_name()).cloned()
+    fn failed_retirement(&mut self, action: &Action, error: &RuntimeError, now: DateTime<Utc>) {
+        let (Some(retired), Some(call)) = (Retired::of(action), RetireCall::of(action)) else { return };
+        let before = self.history.retiring.get(&retired).map_or(0, |failure| failure.count);
+        let (count, message) = (before.saturating_add(1), error.message.clone());
+        self.history.retiring.insert(retired, RetireFailure { count, at: now, call, message });
     }
 
-    /// When a stop, removal or teardown that failed may be tried again, where that is not yet.
-    pub fn retire_due(&self, action: &Action, now: Instant) -> Option<Instant> {
-        self.retiring.get(&retire_key(action)).map(|(_, until)| *until).filter(|until| *until > now)
+    /// Forgets failed stops and removals of what is not there any more, whoever removed it.
+    pub fn forget_gone(&mut self, instances: &[Instance], shared: &BTreeSet<RuntimeKind>) {
+        self.history.retiring.retain(|retired, _| match retired {
+            Retired::Instance { runtime, id } => instances.iter().any(|one| one.runtime == *runtime && one.id == *id),
+            Retired::Shared { runtime } => shared.contains(runtime),
+        });
     }
-}
 
-fn retire_key(action: &Action) -> String {
-    match action {
-        Action::Teardown { runtime, deployment, .. } => format!("{runtime} {deployment}"),
-        action => action.instance().map(InstanceId::runtime_name).unwrap_or_default(),
+    /// Why the last stop or removal of this failed, where it did.
+    pub fn retire_failure(&self, retired: &Retired) -> Option<String> {
+        self.history.retiring.get(retired).map(|failure| failure.message.clone())
     }
 }
 
@@ -176,7 +161,7 @@ mod tests {
     use super::super::desired;
     use super::*;
     use crate::runtime::ErrorKind;
-    use crate::spec::{Revision, RuntimeKind, merge, parse};
+    use crate::spec::{Revision, merge, parse};
 
     /// The service `web`, as it is declared with this line.
     fn web(line: &str) -> DesiredService {
@@ -196,7 +181,7 @@ mod tests {
         };
         let action = Action::EnsureImage { id, image: web("").spec.image.clone(), runtime: RuntimeKind::Sandbox };
         let error = RuntimeError::new(ErrorKind::Failed, "no");
-        record.failed(&action, desired, &error, (DateTime::UNIX_EPOCH, Instant::now()));
+        record.failed(&action, desired, &error, DateTime::UNIX_EPOCH);
         record.history.failures[&("web".to_owned(), 0)].count
     }
 

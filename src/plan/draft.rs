@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::depends::Unmet;
 use super::lifecycle::{Verdict, verdict};
+use super::retire::hold_back;
 use super::unproven::Places;
 use super::{Action, Cause, Input, Lane, Plan, Step, Wait};
 use crate::spec::{InitStep, RuntimeKind, ServiceSpec};
@@ -39,8 +40,10 @@ impl<'a> Draft<'a> {
     }
 
     /// The finished plan, in an order that depends on nothing but its content.
-    pub(super) fn finish(self) -> Plan {
-        let mut plan = self.plan;
+    pub(super) fn finish(mut self) -> Plan {
+        let mut lanes = std::mem::take(&mut self.plan.lanes);
+        hold_back(&mut self, &mut lanes);
+        let mut plan = Plan { lanes, ..self.plan };
         let key = |lane: &Lane| {
             let action = lane.steps.first().map(|step| &step.action);
             let id = action.and_then(Action::instance).cloned();

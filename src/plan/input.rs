@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::Lives;
 use super::PoolRecord;
+use super::{RetireFailure, Retired};
 use crate::spec::{Depends, Revision, RuntimeKind};
 use crate::state::{DesiredDeployment, ErrorKind, Fate, Instance, InstanceId, JobRecord, Volumes};
 
@@ -50,6 +51,9 @@ pub enum Unreachable {
 pub struct History {
     /// Failed calls in a row, by service and slot.
     pub failures: BTreeMap<(String, u32), Failure>,
+    /// Failed calls in a row to stop, freeze or remove something that is still there. Whoever plans forgets those of what is
+    /// gone.
+    pub retiring: BTreeMap<Retired, RetireFailure>,
     /// When what nothing declares was first seen, by the keys that [`sightings`](super::sightings) gives. Whoever
     /// plans an orphaned deployment records the missing ones with the time of that planning, and forgets those that
     /// are not given any more; until a key is recorded, what it names is left alone.

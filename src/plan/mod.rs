@@ -30,6 +30,7 @@ mod remnants;
 mod render;
 mod replicas;
 mod restart;
+mod retire;
 pub mod revisions;
 mod rollout;
 mod scale;
@@ -63,6 +64,7 @@ pub use pool::{
 };
 pub use remnants::{Found as FoundRemnant, Remains};
 pub(crate) use render::replicas;
+pub use retire::{RETIRE_DELAY, RETIRE_DELAY_MAX, RetireCall, RetireFailure, Retired};
 pub use scale::{
     Load, Mean, Metric, SCALE_EVERY, SCALE_STABILISATION, SCALE_TOLERANCE, ScaleDecision, ScaleRule, Scaling,
 };

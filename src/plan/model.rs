@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 
-use super::{Action, Input, Lane, Plan, Snapshot, Wait, awaited, dependencies, remember, sightings};
+use super::{Action, Input, Lane, Plan, Retired, Snapshot, Wait, awaited, dependencies, remember, sightings};
 use crate::spec::{RuntimeKind, ServiceSpec};
 use crate::state::{EndedBy, Exit, HealthState, Instance, InstanceId, Phase, StopPolicy, StopRequest};
 
@@ -62,6 +62,9 @@ impl Model {
         let mut places: HashMap<Key, usize> = known.map(|(place, one)| (key(one), place)).collect();
         let mut gone = HashSet::new();
         for action in lanes.iter().flat_map(|lane| &lane.steps).map(|step| &step.action) {
+            if let Some(retired) = Retired::of(action) {
+                self.snapshot.history.retiring.remove(&retired);
+            }
             let key = action.instance().map(|id| (id.clone(), action.runtime()));
             let place = key.as_ref().and_then(|key| places.get(key)).copied();
             match (action, key, place) {

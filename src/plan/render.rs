@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::time::elapsed;
-use super::{Action, Cause, Dependency, Plan, Spared, Step, Wait};
+use super::{Action, Cause, Dependency, Plan, Retired, Spared, Step, Wait};
 use crate::spec::HumanDuration;
 use crate::state::{
     Failed, FailureReason, GoesOn, InstanceId, NOBODY_CHECKS, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName,
@@ -184,8 +184,15 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         Wait::InFlight { .. } => format!("wait for the step under way for {who}"),
         Wait::BackOff { exit, until, .. } => format!("wait to restart {who} {}: {exit}", clock.until(*until)),
         Wait::Retry { failures, error, until, .. } => {
-            let times = if *failures == 1 { "once" } else { &format!("{failures} times in a row") };
-            format!("wait to try {who} again {}: failed {times}: {error}", clock.until(*until))
+            format!("wait to try {who} again {}: failed {}: {error}", clock.until(*until), times(*failures))
+        }
+        Wait::RetireFailed { retired, deployment, call, failures, error, until } => {
+            let what = match retired {
+                Retired::Instance { .. } => who.to_owned(),
+                Retired::Shared { runtime } => format!("what {deployment} shares on {runtime}"),
+            };
+            let (verb, until) = (call.name(), clock.until(*until));
+            format!("wait to {verb} {what} {until}: failed {}: {error}", times(*failures))
         }
         Wait::Refused { error, until, .. } => {
             format!("wait for another spec of {who}, or try once more {}: {error}", clock.at(*until))
@@ -316,6 +323,11 @@ fn job_end(end: &RunEnd, limit: u32) -> String {
         RunEnd::DeadlineExceeded => "failed: deadline exceeded (job.active_deadline)".to_owned(),
         RunEnd::Completed | RunEnd::Replaced => end.to_string(),
     }
+}
+
+/// So many failures in a row, after "failed".
+fn times(failures: u32) -> String {
+    if failures == 1 { "once".to_owned() } else { format!("{failures} times in a row") }
 }
 
 /// Why an earlier revision runs, and what ends that.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::Dependency;
+use super::{Dependency, RetireCall, Retired};
 use crate::spec::{DependsCondition, HumanDuration, RuntimeKind};
 use crate::state::{ErrorKind, Exit, Failed, InstanceId, Pause, RolledBack, RolloutFailure, RunEnd, ServiceName};
 
@@ -57,6 +57,21 @@ pub enum Wait {
         /// What the runtime said.
         error: String,
         /// When it is tried once more, in case the cause was outside of the spec.
+        until: DateTime<Utc>,
+    },
+    /// A call to stop, freeze or remove something failed; it is tried again.
+    RetireFailed {
+        /// What it is about.
+        retired: Retired,
+        /// The deployment.
+        deployment: String,
+        /// What it was to do.
+        call: RetireCall,
+        /// Failures in a row.
+        failures: u32,
+        /// What the runtime said.
+        error: String,
+        /// When the next try is due; in the past where it is being made.
         until: DateTime<Utc>,
     },
     /// An instance does not take traffic yet, or has not for long enough for a rollout to go on.
@@ -305,7 +320,9 @@ impl Wait {
     /// Why something failed that is tried again, where it is about that.
     pub fn failure(&self) -> Option<String> {
         match self {
-            Self::Retry { error, .. } | Self::Refused { error, .. } => Some(error.clone()),
+            Self::Retry { error, .. } | Self::Refused { error, .. } | Self::RetireFailed { error, .. } => {
+                Some(error.clone())
+            }
             Self::BackOff { exit, .. } if !exit.is_by_others() => Some(exit.to_string()),
             _ => None,
         }
@@ -333,8 +350,10 @@ impl Wait {
             | Self::OrphanSettling { id, .. }
             | Self::Completion { id }
             | Self::CronRun { id }
+            | Self::RetireFailed { retired: Retired::Instance { id, .. }, .. }
             | Self::Unknown { id, .. } => Some(id),
-            Self::Draining { .. }
+            Self::RetireFailed { retired: Retired::Shared { .. }, .. }
+            | Self::Draining { .. }
             | Self::Dependency { .. }
             | Self::DependencyTimeout { .. }
             | Self::WithoutDependency { .. }
@@ -371,6 +390,7 @@ impl Wait {
             Self::BackOff { until, .. }
             | Self::Retry { until, .. }
             | Self::Refused { until, .. }
+            | Self::RetireFailed { until, .. }
             | Self::Dependency { until, .. }
             | Self::OrphanSettling { until, .. } => Some(*until),
             Self::NotReady { until, .. } | Self::Unhealthy { until, .. } => *until,

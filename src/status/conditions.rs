@@ -34,6 +34,11 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: 
     if let Some(why) = facts.kept {
         conditions.push(Condition::holds("Kept", "NotPruned", why));
     }
+    // What fails of something that no service is declared for is said here, as no service says it.
+    let is_told = |wait: &Wait| {
+        facts.desired.iter().flat_map(|desired| desired.services.values()).any(|one| waits::is_about(wait, one))
+    };
+    conditions.extend(facts.plan.waits.iter().filter(|wait| !is_told(wait)).filter_map(failure));
     for field in facts.desired.iter().flat_map(|desired| &desired.unsupported) {
         conditions.push(field.clone());
     }
@@ -161,7 +166,7 @@ fn failure(wait: &Wait) -> Option<Condition> {
         Wait::Retry { kind: ErrorKind::InitFailed, .. } | Wait::Refused { kind: ErrorKind::InitFailed, .. } => {
             "InitFailed"
         }
-        Wait::Retry { .. } => "CallFailed",
+        Wait::Retry { .. } | Wait::RetireFailed { .. } => "CallFailed",
         Wait::Refused { .. } => "Refused",
         Wait::Isolated { .. } => "Isolated",
         Wait::Ended { exit, .. } if !exit.is_success() => "Crashed",

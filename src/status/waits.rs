@@ -105,7 +105,11 @@ pub(super) fn severity(wait: &Wait) -> Severity {
         | Wait::Completion { .. }
         | Wait::OrphanSettling { .. } => Severity::Moving,
         Wait::RolloutFailed { .. } => Severity::Failing,
-        Wait::BackOff { .. } | Wait::Retry { .. } | Wait::Unhealthy { .. } | Wait::Unknown { .. } => Severity::Trying,
+        Wait::BackOff { .. }
+        | Wait::Retry { .. }
+        | Wait::RetireFailed { .. }
+        | Wait::Unhealthy { .. }
+        | Wait::Unknown { .. } => Severity::Trying,
         Wait::RuntimeUnreachable { .. } => Severity::Blind,
         Wait::RolledBack { .. } | Wait::RolloutPaused { .. } | Wait::Suspended { .. } => Severity::Decided,
         Wait::Refused { .. }

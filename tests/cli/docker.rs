@@ -416,3 +416,25 @@ fn exec_tells_by_its_code_why_a_command_did_not_run() {
         rig.keel(&["exec", "exec/web/7", "--", "true"]).expect_code(125);
     }
 }
+
+#[test]
+fn a_network_that_can_not_be_removed_is_told_and_goes_when_it_is_free() {
+    let Some(rig) = rig(Kind::Docker) else { return };
+    rig.write("specs/held.yaml", &spec("held", 1, "one"));
+    let controller = rig.controller();
+    rig.until_running("held", 1);
+    let holder = docker(&rig, &["run", "-d", "--network", "keel_held", "keel-test/busybox:1", "sleep", "600"]);
+    rig.remove("specs/held.yaml");
+    let said = || rig.get("deployments").first().map(|one| one["message"].to_string()).unwrap_or_default();
+    rig.until("it is told", || {
+        said().contains("wait to remove what held shares on docker") && said().contains("endpoints")
+    });
+    let delete = rig.keel(&["delete", "held", "--timeout", "1s"]).expect_code(124);
+    assert_eq!(delete.out, "", "it is not gone");
+    assert!(delete.err.contains("it is removing: wait to remove what held shares on docker"), "{}", delete.err);
+    controller.end("TERM").expect_code(0);
+    let once = rig.keel(&["run", "specs", "--once", "--timeout", "3s"]).expect_code(124);
+    assert!(once.err.contains("it is removing: wait to remove what held shares on docker"), "{}", once.err);
+    docker(&rig, &["rm", "--force", holder.trim()]);
+    assert_eq!(rig.keel(&["delete", "held"]).expect_code(0).out, "deployment/held deleted\n");
+}

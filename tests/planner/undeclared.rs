@@ -1,6 +1,6 @@
 //! Deployments and services that nothing declares.
 
-use evenkeel::plan::{ORPHANS_AT_ONCE, sightings};
+use evenkeel::plan::{ORPHANS_AT_ONCE, RetireCall, RetireFailure, Retired, sightings};
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{Fate, Phase, Volumes};
 
@@ -123,4 +123,47 @@ fn sightings_name_the_instances_and_what_they_share() {
     assert_eq!(sightings(&snapshot.input(&snapshot.observed)), ["demo_web_0_aaaaaaaa_0", "docker/demo"]);
     let removed = Snapshot { desired: Err(Fate::Removed), ..snapshot };
     assert!(sightings(&removed.input(&removed.observed)).is_empty());
+}
+
+fn remove_failed(count: u32, seconds_ago: i64) -> RetireFailure {
+    RetireFailure { count, at: ago(seconds_ago), call: RetireCall::Remove, message: "it is in use".into() }
+}
+
+#[test]
+fn a_teardown_that_failed_is_told_and_tried_again_when_it_is_due() {
+    let mut removed = Snapshot::undeclared(Fate::Removed).sharing(RuntimeKind::Docker);
+    let shared = Retired::Shared { runtime: RuntimeKind::Docker };
+    removed.history.retiring.insert(shared.clone(), remove_failed(4, 0));
+    removed.clone().expect(
+        "wait to remove what demo shares on docker until 2026-01-01T12:00:08Z: failed 4 times in a row: it is in use
+         look again at 2026-01-01T12:00:08Z",
+    );
+    removed.history.retiring.insert(shared, remove_failed(1, 2));
+    removed.clone().expect(
+        "tear down demo on docker keeping its volumes: deployment is not declared any more
+         wait to remove what demo shares on docker until 2026-01-01T11:59:59Z: failed once: it is in use",
+    );
+    // It is being made.
+    removed.shared.clear();
+    removed.expect("wait to remove what demo shares on docker until 2026-01-01T11:59:59Z: failed once: it is in use");
+}
+
+#[test]
+fn an_instance_whose_removal_failed_is_left_alone_until_it_is_due_and_told_while_it_goes() {
+    let mut snapshot = Snapshot::declared().service("web", 'b', 1, "").with([up(0, 'b'), up(0, 'a')]);
+    let old = Retired::Instance { runtime: RuntimeKind::Docker, id: up(0, 'a').id };
+    snapshot.history.retiring.insert(old, remove_failed(3, 1));
+    snapshot.clone().expect(
+        "wait to remove demo/web/0 (aaaaaaaa, attempt 0) until 2026-01-01T12:00:03Z: failed 3 times in a row: it is in use
+         look again at 2026-01-01T12:00:03Z",
+    );
+    // What is declared again goes nowhere.
+    let mut back = snapshot.clone();
+    back = Snapshot { history: back.history.clone(), ..Snapshot::declared().service("web", 'a', 1, "") };
+    back.with([up(0, 'a')]).expect("");
+    snapshot.observed[1].phase = Phase::Stopping;
+    snapshot.expect(
+        "wait for the step under way for demo/web/0 (aaaaaaaa, attempt 0)
+         wait to remove demo/web/0 (aaaaaaaa, attempt 0) until 2026-01-01T12:00:03Z: failed 3 times in a row: it is in use",
+    );
 }
