@@ -43,7 +43,7 @@ impl Options {
         if self.is_untouched() {
             return Ok(None);
         }
-        StateDir::open(&self.state_dir)?.socket_path().map(Some)
+        StateDir::open(&self.state_dir)?.find_socket()
     }
 
     /// Whether somebody works on the state directory now, and who.

@@ -11,11 +11,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 
 use super::doors::Doors;
 use super::peer::{Peer, judge};
 use super::{ApiError, Kind};
-use crate::store::Token;
+use crate::store::{StateDir, StoreError, Token};
 
 /// Longest time for the head of a request (nginx: 60 s; local clients need milliseconds).
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,30 +32,28 @@ const INSIDE: &str =
 /// 500 ms; shorter, because connections are few).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often is looked whether the socket is still where callers look for it. Whoever calls meanwhile is told that no
+/// controller runs, or waits for longer than this where it needs one; a look is one `stat`.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// Serves until closed or dropped.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
-    identity: (u64, u64),
     task: JoinHandle<()>,
 }
 
 impl Server {
-    /// Listens on this path, readable and writable for the owner alone, and replaces what a dead controller left
-    /// there. The caller holds the state directory's lock, so nobody alive listens on it; the directory is the
-    /// owner's alone, so nobody can connect before the mode is set. `token` is shown by callers of which nothing else tells
-    /// that they run outside of every sandbox.
+    /// Listens on the socket of this state directory, readable and writable for the owner alone, and replaces what a dead
+    /// controller left there. Where the socket goes, or its directory, it is made again within seconds. The caller holds the
+    /// state directory's lock, so nobody alive listens on it; the directory is the owner's alone, so nobody can connect
+    /// before the mode is set. `token` is shown by callers of which nothing else tells that they run outside of every
+    /// sandbox.
     ///
     /// # Errors
     /// The socket can't be made.
-    pub fn bind(path: &Path, router: Router, token: Token) -> Result<Self, ServeError> {
-        let failed = |source| ServeError { path: path.to_owned(), source };
-        remove_if_there(path).map_err(failed)?;
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
-        let task = tokio::spawn(accept(listener, router, token));
-        Ok(Self { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()), task })
+    pub fn bind(state_dir: &StateDir, router: Router, token: Token) -> Result<Self, ServeError> {
+        let bound = Bound::on(state_dir)?;
+        Ok(Self { task: tokio::spawn(accept(state_dir.clone(), bound, router, token)) })
     }
 
     /// Ends every connection and removes the socket.
@@ -67,8 +66,39 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// A socket that is listened on.
+#[derive(Debug)]
+struct Bound {
+    path: PathBuf,
+    identity: (u64, u64),
+    listener: UnixListener,
+}
+
+impl Bound {
+    fn on(state_dir: &StateDir) -> Result<Self, ServeError> {
+        let path = state_dir.claim_socket()?;
+        let failed = |source| ServeError::Listen { path: path.clone(), source };
+        remove_if_there(&path).map_err(failed)?;
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let metadata = std::fs::symlink_metadata(&path).map_err(failed)?;
+        let identity = (metadata.dev(), metadata.ino());
+        Ok(Self { path, identity, listener })
+    }
+
+    /// Whether who connects to the path comes here.
+    fn is_in_place(&self) -> bool {
+        std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
         // Somebody else's socket stays.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity) {
+        if self.is_in_place() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -81,14 +111,46 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Makes the socket again where it is not in its place any more. What is told of a failure, `told` keeps, so that it is
+/// told once.
+fn keep_in_place(state_dir: &StateDir, bound: &mut Bound, told: &mut Option<String>) {
+    if bound.is_in_place() {
+        return;
+    }
+    match Bound::on(state_dir) {
+        Ok(again) => {
+            tracing::warn!("{} was gone; listening on {} again", bound.path.display(), again.path.display());
+            (*bound, *told) = (again, None);
+        }
+        Err(error) => {
+            let text =
+                format!("no command finds this controller, as its socket was removed: {:#}", anyhow::Error::new(error));
+            if told.as_ref() != Some(&text) {
+                tracing::warn!("{text}");
+                *told = Some(text);
+            }
+        }
+    }
+}
+
 /// Serves connections; dropping the future ends them all. Who is on the other side is judged before it takes anything that
 /// others wait for.
-async fn accept(listener: UnixListener, router: Router, token: Token) {
+async fn accept(state_dir: StateDir, mut bound: Bound, router: Router, token: Token) {
     let doors = Doors::new(token);
     let mut connections = JoinSet::new();
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = None;
     loop {
         while connections.try_join_next().is_some() {}
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = bound.listener.accept() => accepted,
+            _ = looks.tick() => {
+                keep_in_place(&state_dir, &mut bound, &mut told);
+                continue;
+            }
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "accepting a client failed");
@@ -141,10 +203,40 @@ fn refuse(words: &'static str) -> Router {
 
 /// The socket can't be made.
 #[derive(Debug, thiserror::Error)]
-#[error("listening on {} failed", path.display())]
-pub struct ServeError {
-    /// The socket.
-    pub path: PathBuf,
-    /// Why.
-    pub source: std::io::Error,
+pub enum ServeError {
+    /// There is no place for it.
+    #[error(transparent)]
+    Place(#[from] StoreError),
+    /// Nobody can listen there.
+    #[error("listening on {} failed", path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_is_removed_is_made_again_and_goes_with_its_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::open(dir.path()).unwrap();
+        let server = Server::bind(&state_dir, Router::new(), state_dir.token().unwrap()).unwrap();
+        let path = state_dir.find_socket().unwrap().unwrap();
+        for place_taken in [false, true] {
+            std::fs::remove_file(&path).unwrap();
+            if place_taken {
+                drop(UnixListener::bind(&path).unwrap());
+            }
+            assert!(UnixStream::connect(&path).await.is_err());
+            tokio::time::sleep(LOOK_EVERY + ACCEPT_PAUSE).await;
+            UnixStream::connect(&path).await.unwrap();
+        }
+        server.close().await;
+        assert!(!path.exists());
+    }
 }

@@ -108,7 +108,7 @@ impl Args {
 
     async fn serve(&self, options: &Options, engine: &Engine, signals: &mut Signals) -> Outcome {
         let state_dir = StateDir::open(&options.state_dir)?;
-        let server = Server::bind(&state_dir.socket_path()?, router(engine.clone()), state_dir.token()?)?;
+        let server = Server::bind(&state_dir, router(engine.clone()), state_dir.token()?)?;
         let (directory, state) = (self.directory.display(), options.state_dir.display());
         match self.once {
             true => tracing::info!("converging {directory} once, then exiting; state in {state}"),

@@ -114,10 +114,17 @@ impl StateDir {
         Store::look_after(&self.path, worked_before && self.had_database())
     }
 
-    /// Where the controller's socket is. Its directory exists afterwards; the socket itself may not.
-    pub fn socket_path(&self) -> Result<PathBuf, StoreError> {
+    /// Where the controller's socket would be, for whoever looks for a controller; none where there can be none.
+    pub fn find_socket(&self) -> Result<Option<PathBuf>, StoreError> {
+        socket::find(&self.path)
+    }
+
+    /// Where the socket of the controller is to be, which calls this and holds the lock. The directory exists afterwards;
+    /// the socket itself may not. Chosen again where the directory that was chosen before can't be made any more, as
+    /// `/run/user/UID` after a reboot.
+    pub fn claim_socket(&self) -> Result<PathBuf, StoreError> {
         let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        socket::socket_path(&self.path, runtime_dir.as_deref())
+        socket::claim(&self.path, runtime_dir.as_deref())
     }
 
     /// What shows the controller that a caller can read this directory; made where it is missing.

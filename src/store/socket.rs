@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
-use super::dir::write_new;
+use super::dir::replace;
 
 /// Name of the socket in the state directory.
 const SOCKET: &str = "keel.sock";
@@ -18,37 +18,59 @@ const ELSEWHERE: &str = "socket";
 /// Longest path of a Unix socket: 108 bytes with the closing NUL (`sun_path` in unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
-/// Finds the socket's path. A path that is too long for a socket is replaced by a short one under `runtime_dir`
-/// (`$XDG_RUNTIME_DIR`) or `/tmp/keel-UID`, which is recorded in the state directory so that every command finds
-/// the same one, whatever its environment says.
-pub(super) fn socket_path(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<PathBuf, StoreError> {
+/// Where a controller would listen, for one who looks for it; none where it can't listen anywhere yet. A path that is too
+/// long for a socket is replaced by a short one, which is recorded in the state directory so that every command finds the
+/// same one, whatever its environment says.
+pub(super) fn find(state_dir: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let inside = state_dir.join(SOCKET);
+    if fits(&inside) {
+        return Ok(Some(inside));
+    }
+    let Some(recorded) = read_record(&state_dir.join(ELSEWHERE))? else { return Ok(None) };
+    let dir = parent_of(&recorded);
+    match std::fs::symlink_metadata(dir) {
+        // A directory under /run or /tmp goes with a reboot, and whoever listened there with it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        _ => check_private(dir).map(|()| Some(recorded)),
+    }
+}
+
+/// Where the controller listens, for itself: its directory exists afterwards. A path that is too long for a socket is
+/// replaced by a short one under `runtime_dir` (`$XDG_RUNTIME_DIR`) or `/tmp/keel-UID`, which is recorded. The one that is
+/// recorded stays for as long as its directory can be made. The caller holds the lock.
+pub(super) fn claim(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<PathBuf, StoreError> {
     let inside = state_dir.join(SOCKET);
     if fits(&inside) {
         return Ok(inside);
     }
     let record = state_dir.join(ELSEWHERE);
-    if let Some(recorded) = read_record(&record)? {
-        make_private(parent_of(&recorded))?;
-        return Ok(recorded);
+    let recorded = read_record(&record)?;
+    let mut last = None;
+    for place in recorded.iter().cloned().chain(choices(state_dir, runtime_dir)) {
+        match make_private(parent_of(&place)) {
+            Ok(()) if recorded.as_ref() == Some(&place) => return Ok(place),
+            Ok(()) => {
+                replace(&record, place.as_os_str().as_bytes()).map_err(StoreError::io("write", &record))?;
+                return Ok(place);
+            }
+            Err(error) => last = Some(error),
+        }
     }
-    let chosen = choose(state_dir, runtime_dir);
-    make_private(parent_of(&chosen))?;
-    write_new(&record, chosen.as_os_str().as_bytes())?;
-    // Another command may have been quicker; its word counts.
-    Ok(read_record(&record)?.unwrap_or(chosen))
+    // There is always one choice, so that none without an error is left.
+    last.map_or(Ok(inside), Err)
 }
 
 fn fits(path: &Path) -> bool {
     path.as_os_str().len() <= MAX_SOCKET_PATH
 }
 
-fn choose(state_dir: &Path, runtime_dir: Option<&Path>) -> PathBuf {
+/// Short paths, the best first.
+fn choices(state_dir: &Path, runtime_dir: Option<&Path>) -> impl Iterator<Item = PathBuf> {
     let digest = Sha256::digest(state_dir.as_os_str().as_bytes());
     let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).chain([".sock".into()]).collect();
     let under_runtime = runtime_dir.filter(|dir| dir.is_absolute()).map(|dir| dir.join("keel").join(&name));
-    under_runtime
-        .filter(|path| fits(path))
-        .unwrap_or_else(|| PathBuf::from(format!("/tmp/keel-{}", rustix::process::getuid().as_raw())).join(&name))
+    let shared = PathBuf::from(format!("/tmp/keel-{}", rustix::process::getuid().as_raw())).join(&name);
+    under_runtime.filter(|path| fits(path)).into_iter().chain([shared])
 }
 
 fn read_record(record: &Path) -> Result<Option<PathBuf>, StoreError> {
@@ -69,6 +91,10 @@ fn make_private(dir: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         other => other.map_err(StoreError::io("create", dir))?,
     }
+    check_private(dir)
+}
+
+fn check_private(dir: &Path) -> Result<(), StoreError> {
     let metadata = std::fs::symlink_metadata(dir).map_err(StoreError::io("look at", dir))?;
     let ours = metadata.is_dir()
         && metadata.uid() == rustix::process::getuid().as_raw()
@@ -89,19 +115,52 @@ mod tests {
 
     #[test]
     fn a_socket_is_in_the_state_directory_when_its_path_fits() {
-        let path = socket_path(Path::new("/var/lib/keel"), None).unwrap();
-        assert_eq!(path, Path::new("/var/lib/keel/keel.sock"));
+        let inside = PathBuf::from("/var/lib/keel/keel.sock");
+        assert_eq!(claim(Path::new("/var/lib/keel"), None).unwrap(), inside);
+        assert_eq!(find(Path::new("/var/lib/keel")).unwrap(), Some(inside));
+    }
+
+    /// A state directory whose socket has to be elsewhere.
+    fn long(base: &Path) -> PathBuf {
+        let state_dir = base.join("s".repeat(120));
+        std::fs::create_dir(&state_dir).unwrap();
+        state_dir
     }
 
     #[test]
     fn a_long_state_directory_gets_a_short_socket_that_every_environment_finds() {
-        let base = tempfile::tempdir().unwrap();
-        let runtime = tempfile::tempdir().unwrap();
-        let state_dir = base.path().join("s".repeat(120));
-        std::fs::create_dir(&state_dir).unwrap();
-        let path = socket_path(&state_dir, Some(runtime.path())).unwrap();
+        let (base, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state_dir = long(base.path());
+        assert_eq!(find(&state_dir).unwrap(), None);
+        let path = claim(&state_dir, Some(runtime.path())).unwrap();
         assert!(path.starts_with(runtime.path().join("keel")) && fits(&path), "{}", path.display());
-        assert_eq!(socket_path(&state_dir, None).unwrap(), path);
+        assert_eq!(find(&state_dir).unwrap(), Some(path.clone()));
+        assert_eq!(claim(&state_dir, None).unwrap(), path);
+    }
+
+    #[test]
+    fn a_socket_whose_directory_went_is_nobodys_and_is_chosen_again() {
+        let (base, runtime, later) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state_dir = long(base.path());
+        let path = claim(&state_dir, Some(runtime.path())).unwrap();
+        std::fs::remove_dir(parent_of(&path)).unwrap();
+        assert_eq!(find(&state_dir).unwrap(), None);
+        assert_eq!(claim(&state_dir, Some(later.path())).unwrap(), path, "the directory could be made again");
+        drop(runtime);
+        let chosen = claim(&state_dir, Some(later.path())).unwrap();
+        assert!(chosen.starts_with(later.path().join("keel")), "{}", chosen.display());
+        assert_eq!(find(&state_dir).unwrap(), Some(chosen));
+    }
+
+    #[test]
+    fn nobody_is_looked_for_in_a_directory_that_others_can_enter() {
+        let (base, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state_dir = long(base.path());
+        let path = claim(&state_dir, Some(runtime.path())).unwrap();
+        std::fs::set_permissions(parent_of(&path), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = find(&state_dir).unwrap_err().to_string();
+        assert!(error.contains("only this user can enter"), "{error}");
     }
 
     #[test]
