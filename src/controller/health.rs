@@ -13,20 +13,50 @@ use super::message::Message;
 use crate::clock::Clock;
 use crate::probe::{Prober, Subject, Verdict, unchecked};
 use crate::runtime::Runtime;
-use crate::spec::{Health, RuntimeKind};
+use crate::spec::{Health, RuntimeKind, ServiceSpec};
 use crate::state::{
-    Condition, DesiredDeployment, HealthState, Instance, InstanceId, InstanceRef, NOBODY_CHECKS, Phase,
+    Condition, DesiredDeployment, DesiredService, HealthState, Instance, InstanceId, InstanceRef, NOBODY_CHECKS, Phase,
 };
 
 /// Verdicts on their way to the core; the prober waits beyond that.
 const VERDICTS: usize = 64;
 
 /// Why nothing is known of an instance whose own checks are not remembered, where those of its successor fail.
-const FAILS_OTHERS: &str = "it is of another template, whose checks are not remembered since the controller started, and \
-                            it does not pass those of its successor, which may differ";
+const FAILS_OTHERS: &str = "it is of another template, whose checks are not remembered, and it does not pass those of its \
+                            successor, which may differ";
 
 /// The runtime and the runtime's own id.
 type Handle = (RuntimeKind, String);
+
+/// How what runs of a deployment is declared.
+#[derive(Clone, Copy)]
+pub struct Specs<'a> {
+    /// What is to run; nothing where it is not declared.
+    pub desired: Option<&'a DesiredDeployment>,
+    /// The spec of the revision that an instance was made from, as far as it is known of others than those to run.
+    pub of_others: &'a dyn Fn(&InstanceId) -> Option<Arc<ServiceSpec>>,
+}
+
+impl Specs<'_> {
+    fn service(&self, id: &InstanceId) -> Option<&DesiredService> {
+        self.desired?.services.get(&id.service)
+    }
+
+    /// The spec of an instance's own revision, where that is known.
+    fn own(&self, id: &InstanceId) -> Option<Arc<ServiceSpec>> {
+        let service = self.service(id)?;
+        match service.is_made_from(&id.revision) {
+            true => Some(service.spec.clone()),
+            false => (self.of_others)(id),
+        }
+    }
+
+    /// The checks of an instance: its own, or those of its successor where they are not known.
+    fn health(&self, id: &InstanceId) -> Option<Health> {
+        let successor = || self.service(id).map(|service| service.spec.clone());
+        self.own(id).or_else(successor)?.health.clone()
+    }
+}
 
 /// What is checked, and what is known of it.
 pub struct Checks {
@@ -57,6 +87,8 @@ struct Known {
     served: bool,
     /// Whether it is checked as its successor is, because its own checks are not remembered.
     borrows: bool,
+    /// Whether what was found, was found by such checks.
+    lent: bool,
     /// Whether it passed a check.
     passed: bool,
     /// Whether it was noted that it is unhealthy.
@@ -89,12 +121,12 @@ impl Checks {
         Self { prober: Prober::start(clock, tell), deployments: HashMap::new(), _relay: relay }
     }
 
-    /// Checks what runs of a deployment as it is declared now; nothing where nobody acts on it.
+    /// Checks what runs of a deployment, each instance as its own revision is declared; nothing where nobody acts on it.
     pub fn track<'a>(
         &mut self,
         deployment: &str,
         instances: &[Instance],
-        desired: Option<&DesiredDeployment>,
+        specs: Specs<'_>,
         acts: bool,
         runtime: impl Fn(RuntimeKind) -> Option<&'a Arc<dyn Runtime>>,
     ) {
@@ -105,16 +137,16 @@ impl Checks {
             let since = instance.phase.started_at().or_else(|| known.map(|known| known.since)).unwrap_or_default();
             let same = known.filter(|known| known.since == since);
             let known = same.cloned().unwrap_or_else(|| Known { since, ..Known::default() });
-            let unchecked = desired.is_some() && declared(desired, instance).is_none();
+            let unchecked = specs.desired.is_some() && specs.health(&instance.id).is_none();
             let served = known.served || (unchecked && instance.phase.is_ready());
             let known = Known { served, ..known };
             (handle(instance), known)
         });
         checked.runs = runs.collect();
         for instance in instances {
-            checked.note_whose_checks(instance, desired);
+            checked.note_whose_checks(instance, specs);
         }
-        let subject = |instance: &Instance| checked.subject(instance, desired?, runtime(instance.runtime)?);
+        let subject = |instance: &Instance| checked.subject(instance, specs, runtime(instance.runtime)?);
         let subjects: Vec<Subject> = if acts { instances.iter().filter_map(subject).collect() } else { Vec::new() };
         let changed = subjects != checked.subjects;
         for subject in &subjects {
@@ -145,6 +177,11 @@ impl Checks {
         if known.since != since {
             return None;
         }
+        // What passed the checks of others has passed none of its own.
+        if known.lent && !known.borrows && health == HealthState::Assumed {
+            return None;
+        }
+        known.lent = known.borrows;
         known.passed |= health == HealthState::Healthy;
         known.found = Some(health);
         known.held_up = held_up;
@@ -165,7 +202,7 @@ impl Checks {
         &self,
         deployment: &str,
         instances: &mut [Instance],
-        desired: Option<&DesiredDeployment>,
+        specs: Specs<'_>,
         acts: bool,
         now: DateTime<Utc>,
     ) {
@@ -178,7 +215,7 @@ impl Checks {
                 let same_run = |known: &&Known| exit.started_at == Some(known.since);
                 exit.failed_check = known.filter(same_run).and_then(|known| known.last.clone());
             }
-            let Some(health) = declared(desired, instance) else { continue };
+            let Some(health) = specs.health(&instance.id) else { continue };
             let found = known.and_then(|known| Some((known.since, known.found.clone()?)));
             match instance.phase {
                 Phase::Running { .. } if !acts => {
@@ -190,8 +227,8 @@ impl Checks {
                     let held_up = known.and_then(|known| known.held_up.as_ref());
                     instance.conditions.extend(held_up.map(|why| not_checked(&instance.id, why)));
                     instance.judge(match known {
-                        Some(known) => known.health(health, age),
-                        None => Some(unchecked(health, age)),
+                        Some(known) => known.health(&health, age),
+                        None => Some(unchecked(&health, age)),
                     });
                 }
                 // Another controller may have checked it; what its runtime says of its stop is all there is then.
@@ -246,13 +283,15 @@ impl Known {
 
 impl Checked {
     /// Notes whether a run is checked by its own checks, before `subjects` is what is checked now.
-    fn note_whose_checks(&mut self, instance: &Instance, desired: Option<&DesiredDeployment>) {
+    fn note_whose_checks(&mut self, instance: &Instance, specs: Specs<'_>) {
         let Phase::Running { since, .. } = instance.phase else { return };
-        let Some(service) = desired.and_then(|desired| desired.services.get(&instance.id.service)) else { return };
+        if specs.service(&instance.id).is_none() {
+            return;
+        }
         let is_new = self.subject_of(&instance.as_ref(), since).is_none();
         let Some(known) = self.runs.get_mut(&handle(instance)) else { return };
         // Which template it was made from can turn out later, where two revisions are found to be alike.
-        known.borrows = !service.is_made_from(&instance.id.revision) && (known.borrows || is_new);
+        known.borrows = specs.own(&instance.id).is_none() && (known.borrows || is_new);
     }
 
     /// What is known of a run speaks of other checks than are made from now on.
@@ -261,8 +300,9 @@ impl Checked {
         if before.is_some_and(|before| before.spec.health != subject.spec.health)
             && let Some(known) = self.runs.get_mut(&(subject.instance.runtime, subject.instance.runtime_id.clone()))
         {
-            // What failed others has not failed these.
-            known.found = known.found.take().filter(HealthState::serves).map(|_| HealthState::Assumed);
+            // What failed others has not failed these; what passed those of its successor has passed none of its own.
+            let serves = |found: &HealthState| found.serves() && !known.lent;
+            known.found = known.found.take().filter(serves).map(|_| HealthState::Assumed);
         }
     }
 
@@ -275,29 +315,26 @@ impl Checked {
         })
     }
 
-    /// How an instance is checked, where it is. One of another template is checked as it was before, since what is declared
-    /// now speaks of its successor, and not at all where nothing checked it. Where that is not known any more, the checks of its
+    /// How an instance is checked, where it is: by the checks of its own revision. Where those are not known any more it is
+    /// checked as it was before, and not at all where nothing checked it; where that is not known either, the checks of its
     /// successor may at least find it healthy.
-    fn subject(&self, instance: &Instance, desired: &DesiredDeployment, runtime: &Arc<dyn Runtime>) -> Option<Subject> {
+    fn subject(&self, instance: &Instance, specs: Specs<'_>, runtime: &Arc<dyn Runtime>) -> Option<Subject> {
         let Phase::Running { since, .. } = instance.phase else { return None };
-        let service = desired.services.get(&instance.id.service).filter(|service| service.spec.health.is_some())?;
+        let service = specs.service(&instance.id)?;
         let (served, borrows) =
             self.runs.get(&handle(instance)).map_or((false, false), |known| (known.served, known.borrows));
+        let own = specs.own(&instance.id);
         if served && borrows {
             return None;
         }
-        let as_before = match borrows || service.is_made_from(&instance.id.revision) {
-            true => None,
-            false => self.subject_of(&instance.as_ref(), since).map(|subject| subject.spec.clone()),
+        let as_before = || {
+            let before = self.subject_of(&instance.as_ref(), since).filter(|_| !borrows);
+            before.map_or_else(|| service.spec.clone(), |subject| subject.spec.clone())
         };
-        let spec = as_before.unwrap_or_else(|| service.spec.clone());
+        let spec = own.unwrap_or_else(as_before);
+        spec.health.as_ref()?;
         Some(Subject { instance: instance.as_ref(), since, spec, runtime: runtime.clone(), served })
     }
-}
-
-/// The checks that are declared for an instance.
-fn declared<'a>(desired: Option<&'a DesiredDeployment>, instance: &Instance) -> Option<&'a Health> {
-    desired?.services.get(&instance.id.service)?.spec.health.as_ref()
 }
 
 /// The condition of an instance whose check waits for long.
@@ -329,7 +366,8 @@ mod tests {
         let instance = Instance::new(id, RuntimeKind::Sim, Phase::Running { since, ready: true }, since);
         let (tell, _told) = mpsc::channel(1);
         let mut checks = Checks::new(Arc::new(VirtualClock::starting_at(since)), tell);
-        checks.track("demo", std::slice::from_ref(&instance), Some(&desired), true, |_| None);
+        let specs = Specs { desired: Some(&desired), of_others: &|_| None };
+        checks.track("demo", std::slice::from_ref(&instance), specs, true, |_| None);
         for (held_up, conditions) in [
             (Some("others are checked"), vec!["demo/web/0 is not checked for now: others are checked"]),
             (None, vec![]),
@@ -339,7 +377,7 @@ mod tests {
             let verdict = Verdict { instance: instance.as_ref(), since, spec, health: HealthState::Healthy, held_up };
             assert_eq!(checks.learn(verdict).as_deref(), Some("demo"));
             let mut judged = [instance.clone()];
-            checks.judge("demo", &mut judged, Some(&desired), true, since);
+            checks.judge("demo", &mut judged, specs, true, since);
             assert_eq!(judged[0].health, Some(HealthState::Healthy));
             let told: Vec<&str> = judged[0].conditions.iter().map(|one| one.message.as_str()).collect();
             assert_eq!(told, conditions);

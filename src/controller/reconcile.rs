@@ -10,10 +10,12 @@ use tokio::time::Instant;
 
 use super::core::{NOT_REACHED_YET, Settled, State};
 use super::flight::FlightId;
+use super::health::Specs;
 use super::lists::RELIST;
 use super::message::Message;
 use super::record::Record;
 use crate::execute::{self, Outcome, Report, Reporter, Surroundings, Tools};
+use crate::plan::revisions;
 use crate::plan::{Action, Input, Lane, Snapshot, Step, Unreachable, job_states, sightings};
 use crate::runtime::{ErrorKind, RuntimeError, Volumes};
 use crate::spec::RuntimeKind;
@@ -191,7 +193,9 @@ impl State {
         let acts = self.covers(deployment);
         let runtimes = &self.runtimes;
         let runtime = |kind| runtimes.get(&kind).map(|attached| &attached.runtime);
-        self.checks.track(deployment, &instances, desired, acts, runtime);
+        let (declared, memory) = (self.declared.desired.deployments.get(deployment), self.memory.get(deployment));
+        let specs = Specs { desired, of_others: &|id| revisions::spec_of(id, declared, memory) };
+        self.checks.track(deployment, &instances, specs, acts, runtime);
         let judged = self.judged(deployment, desired);
         for note in self.checks.notes(deployment, &judged) {
             tracing::info!("{}", note.message);
@@ -203,7 +207,9 @@ impl State {
     /// The instances with their health.
     fn judged(&self, deployment: &str, desired: Option<&DesiredDeployment>) -> Vec<Instance> {
         let mut instances: Vec<Instance> = self.cache.of(deployment).cloned().collect();
-        self.checks.judge(deployment, &mut instances, desired, self.covers(deployment), self.now().0);
+        let (declared, memory) = (self.declared.desired.deployments.get(deployment), self.memory.get(deployment));
+        let specs = Specs { desired, of_others: &|id| revisions::spec_of(id, declared, memory) };
+        self.checks.judge(deployment, &mut instances, specs, self.covers(deployment), self.now().0);
         self.ledger.judge(deployment, &mut instances, self.now().0);
         instances
     }

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evenkeel::controller::{Core, Note, Order, Parts};
+use evenkeel::plan::revisions::Memory;
+use evenkeel::runtime::sim::Faults;
 use evenkeel::state::{HealthState, Phase};
+use evenkeel::status::Status;
 use tokio::sync::watch;
 
+use super::rollouts::{Notes, order};
 use super::{Connected, Rig, core_of, owner, web};
 
 const CHECK: &str = "    health: {interval: 5s, retries: 2, check: {type: http, url: 'http://localhost:80/'}}\n";
@@ -98,6 +103,75 @@ async fn what_failed_the_checks_of_its_successor_is_not_failed_by_that_when_its_
     rig.declare(&(web(1, "one") + CHECK));
     rig.until("it is healthy", |_| shown(&rig) == ["healthy"]).await;
     assert_eq!(ids(&rig), before);
+}
+
+/// One replica whose checks pass, or, in its next revision, never do.
+fn one_of(greeting: &str, status: u16, rollout: &str) -> String {
+    let check = format!("type: http, url: 'http://localhost:80/', expect_status: {status}");
+    format!(
+        "{}    health: {{interval: 1s, retries: 300, check: {{{check}}}}}\n    rollout: {{{rollout}}}\n",
+        web(1, greeting)
+    )
+}
+
+/// Whether each instance is ready, by the time when it was made.
+fn readiness(rig: &Rig) -> Vec<bool> {
+    let mut instances = rig.core.status.borrow().instances.clone();
+    instances.sort_by_key(|one| one.created_at);
+    instances.iter().map(|one| one.ready).collect()
+}
+
+/// Goes on with the rollout, which costs the old instance nothing before it fails.
+async fn goes_on_without_a_dip(rig: &Rig, old: &str) {
+    let mut status = rig.core.status.clone();
+    order(rig, Order::Resume { target: "demo".to_owned() }).await;
+    let dip = status.wait_for(|status| status.services.iter().any(|service| service.ready < 1));
+    assert!(tokio::time::timeout(Duration::from_secs(600), dip).await.is_err(), "{:?}", shown(rig));
+    assert!(ids(rig).iter().any(|id| id == old), "{old} of {:?}", ids(rig));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_paused_is_judged_by_its_own_checks_by_the_next_controller_too() {
+    let mut rig = Rig::new();
+    let notes = Arc::new(Notes::default());
+    rig.core = Core::start(Parts { keeper: Some(notes.clone()), ..rig.parts() });
+    let rollout = "on_failure: pause, progress_deadline: 20s, max_surge: 1, max_unavailable: 0";
+    rig.declare(&one_of("one", 200, rollout));
+    rig.until_running().await;
+    let old = ids(&rig).remove(0);
+    rig.declare(&one_of("two", 204, rollout));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(readiness(&rig), [true, false]);
+    let mut memory = Memory::default();
+    for ((_, service), note) in notes.0.lock().expect("notes").iter() {
+        if let (Some(service), Note::Rollout(history)) = (service, note) {
+            memory.rollouts.insert(service.clone(), history.as_ref().clone().resumed());
+        }
+    }
+    rig.core = Core::start(Parts { memory: [("demo".to_owned(), memory)].into(), ..rig.parts() });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(readiness(&rig), [true, false], "{:?}", shown(&rig));
+    goes_on_without_a_dip(&rig, &old).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_starts_after_its_rollout_was_paused_is_judged_by_its_own_checks() {
+    let rig = Rig::new();
+    let rollout = "progress_deadline: 20s, max_surge: 1, max_unavailable: 0";
+    rig.declare(&one_of("one", 200, rollout));
+    rig.until_running().await;
+    let old = ids(&rig).remove(0);
+    rig.world.set_faults(Faults { slow: 1.0, slow_for: Duration::from_secs(5), ..Faults::none() });
+    rig.declare(&one_of("two", 204, rollout));
+    let is_created = |status: &Status| status.instances.iter().any(|one| one.phase == "created");
+    rig.until("the next one is about to start", is_created).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    order(&rig, Order::Pause { target: "demo".to_owned() }).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(readiness(&rig), [true, false], "{:?}", shown(&rig));
+    goes_on_without_a_dip(&rig, &old).await;
+    let status = rig.core.status.borrow().clone();
+    assert_eq!(status.services[0].ready, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,4 +20,4 @@ pub use history::{Declaration, KnownRevision, Memory, Orders, Outcome, Pin, Rest
 pub use image::{FollowedImage, followed};
 pub use judge::CRASHES_IN_A_ROW;
 pub use order::{OrderError, pause, restart, resume, try_again, undo};
-pub use wanted::{effective, shown};
+pub use wanted::{effective, shown, spec_of};

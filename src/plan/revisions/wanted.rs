@@ -1,8 +1,10 @@
 //! Which revision of a service is to run.
 
+use std::sync::Arc;
+
 use super::history::{KnownRevision, Memory, Orders, RolloutHistory};
 use crate::spec::{Scale, ServiceSpec};
-use crate::state::{DesiredDeployment, DesiredService, RolledBack, RolloutCourse, Standing};
+use crate::state::{DesiredDeployment, DesiredService, InstanceId, RolledBack, RolloutCourse, Standing};
 
 use super::Outcome;
 
@@ -23,6 +25,25 @@ pub fn shown(desired: &DesiredDeployment, memory: &Memory) -> DesiredDeployment 
             None => DesiredService { standing, ..wanted },
         }
     })
+}
+
+/// The spec of the revision that an instance was made from: as it is declared now where it is what is declared, or what that
+/// was rolled back to, and else as it was declared last. None where that is not known.
+pub fn spec_of(
+    id: &InstanceId,
+    declared: Option<&DesiredDeployment>,
+    memory: Option<&Memory>,
+) -> Option<Arc<ServiceSpec>> {
+    let declared = declared.and_then(|declared| declared.services.get(&id.service));
+    let none = RolloutHistory::default();
+    let history = memory.and_then(|memory| memory.rollouts.get(&id.service)).unwrap_or(&none);
+    let now = declared.and_then(|declared| {
+        let declared = history.with_image(declared);
+        let wanted = history.wanted(&declared);
+        [declared, wanted].into_iter().find(|one| one.is_made_from(&id.revision))
+    });
+    let known = || history.known(&id.revision).map(|known| known.spec.clone());
+    now.map(|one| one.spec).or_else(known)
 }
 
 fn each(
