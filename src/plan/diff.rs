@@ -90,7 +90,7 @@ fn match_slot<'a>(
     draft: &mut Draft<'_>,
 ) -> Slot<'a> {
     let mut slot = Slot { number, ..Slot::default() };
-    let of_template = instances.iter().copied().filter(|instance| desired.keeps(&instance.id.revision));
+    let of_template = instances.iter().copied().filter(|instance| desired.is_made_from(&instance.id.revision));
     slot.newest = of_template.max_by_key(|instance| instance.id.attempt);
     let mut candidates = Vec::new();
     for &instance in instances {

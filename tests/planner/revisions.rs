@@ -401,6 +401,29 @@ fn an_end_that_is_no_crash_is_not_called_one() {
 }
 
 #[test]
+fn what_dies_beside_a_paused_revision_that_crashes_is_restarted_by_its_own_history() {
+    let fields = "rollout: {max_surge: 1, max_unavailable: 0, on_failure: pause}";
+    let mut course = Course::rolled_out(fields);
+    course.declare('b', 3, fields);
+    course.turn();
+    course.wait(1);
+    course.crash(2, 2);
+    assert_eq!(course.turn(), ["RolloutPaused"]);
+    let failed = course.snapshot.observed.pop().expect("one");
+    let at = course.snapshot.now;
+    let killed = up(0, 'a').change(|one| {
+        one.phase = evenkeel::state::Phase::Exited(evenkeel::state::Exit::from_code(137, Some(one.created_at), at));
+    });
+    course.observe([killed, failed].into_iter().chain(all_up(1..3, 'a')));
+    let plan = course.effective().plan().to_string();
+    assert!(
+        plan.contains("start demo/web/0 (aaaaaaaa, attempt 1) on docker: killed by SIGKILL, restart 1 in a row"),
+        "{plan}"
+    );
+    assert!(!plan.contains("wait to restart"), "{plan}");
+}
+
+#[test]
 fn a_way_back_that_fails_is_tried_on() {
     let mut course = Course::stuck("on_failure: rollback");
     course.wait(60);
