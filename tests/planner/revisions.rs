@@ -401,6 +401,21 @@ fn an_end_that_is_no_crash_is_not_called_one() {
 }
 
 #[test]
+fn the_third_clean_end_in_a_row_leads_back_at_once() {
+    for (streak, decided) in [(1, &[][..]), (2, &["RolledBack", "RolloutStarted"][..])] {
+        let mut course = Course::rolled_out(SURGE);
+        course.declare('b', 3, SURGE);
+        course.turn();
+        course.wait(1);
+        course.crash(streak, streak);
+        let at = course.snapshot.now;
+        let ended = course.snapshot.observed.last_mut().expect("one");
+        ended.phase = evenkeel::state::Phase::Exited(evenkeel::state::Exit::from_code(0, Some(at), at));
+        assert_eq!(course.turn(), decided, "restart {streak} in a row");
+    }
+}
+
+#[test]
 fn what_dies_beside_a_paused_revision_that_crashes_is_restarted_by_its_own_history() {
     let fields = "rollout: {max_surge: 1, max_unavailable: 0, on_failure: pause}";
     let mut course = Course::rolled_out(fields);

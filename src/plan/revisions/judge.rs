@@ -162,7 +162,7 @@ impl Eye<'_> {
                     let message = format!("{} ended and is not started again: {exit}", newest.id);
                     return Slot::Failing(RolloutFailure { reason: FailureReason::GaveUp, message });
                 }
-                AfterExit::Restart { streak, .. } if crashed(newest) && self.counts(exit.finished_at) => streak,
+                AfterExit::Restart { streak, .. } if self.counts(exit.finished_at) => streak,
                 AfterExit::Restart { .. } | AfterExit::Replace => 0,
             },
             // It runs, and may be here to stay.
