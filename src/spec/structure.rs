@@ -303,19 +303,21 @@ impl<'a> Walk<'a> {
     /// How a required field of this schema is written.
     fn how_to_write(&self, field: &str, schema: &'a Json) -> Option<String> {
         let Resolution { schema, .. } = self.resolve(schema);
-        let names = |all: &'a Json, of: fn(&'a Json) -> Option<&'a str>| -> Vec<&'a str> {
-            all.as_array().into_iter().flatten().filter_map(of).collect()
-        };
-        let choices = match names(&schema["oneOf"], |one| one["const"].as_str()) {
-            choices if choices.is_empty() => names(&schema["enum"], Json::as_str),
-            choices => choices,
-        };
+        let choices = choices(schema);
         match types(schema).first() {
             _ if !choices.is_empty() => Some(format!("write {}", one_of(&choices))),
             Some(&"string") => Some(format!("write `{field}: {}`", super::suggest::placeholder(field))),
             Some(&("integer" | "number")) => Some(format!("write `{field}: NUMBER`")),
             _ => None,
         }
+    }
+
+    /// How a map of this schema is written that was given as a word which one of its fields takes, and no other.
+    fn with_word(&self, word: &str, schema: &'a Json) -> Option<String> {
+        let fields = schema["properties"].as_object()?;
+        let mut taking = fields.iter().filter(|(_, field)| choices(self.resolve(field).schema).contains(&word));
+        let (field, _) = taking.next()?;
+        taking.next().is_none().then(|| format!("write `{{ {field}: {word} }}`"))
     }
 
     /// Puts something in the place of required fields that were cut out, where the rest is worth a check without them.
@@ -336,7 +338,8 @@ impl<'a> Walk<'a> {
 
     fn object(&mut self, node: &Node, schema: &'a Json, name: &str, at: Position, tag: Option<&str>) -> Option<Yaml> {
         let Value::Map(Map { entries, .. }) = &node.value else {
-            let help = super::suggest::shape(name, &self.path, node.text());
+            let with_word = node.text().and_then(|word| self.with_word(word, schema));
+            let help = with_word.or_else(|| super::suggest::shape(name, &self.path, node.text()));
             self.mismatch(node, "a map").help = help;
             return None;
         };
@@ -471,6 +474,13 @@ fn property<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
         (None, Json::Bool(false)) => None,
         (None, additional) => Some(additional),
     }
+}
+
+/// The words that a value of this schema is one of; none where it is something else.
+fn choices(schema: &Json) -> Vec<&str> {
+    let consts = schema["oneOf"].as_array().into_iter().flatten().filter_map(|one| one["const"].as_str());
+    let words = schema["enum"].as_array().into_iter().flatten().filter_map(Json::as_str);
+    consts.chain(words).collect()
 }
 
 /// The required fields of a map.
