@@ -8,7 +8,8 @@ use crate::state::Target;
 
 /// Set the replicas of a service whose `scale.mode` is `manual`
 ///
-/// The number is kept when the file is applied again and when the controller restarts. Where the spec says how many there
+/// The number is kept when the file is applied again and when the controller restarts, until the service is declared no more
+/// or with another mode. Where the spec says how many there
 /// are, it is edited there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  keel scale demo/web --replicas 5")]

@@ -12,7 +12,7 @@ use super::message::Command;
 use super::{EngineError, Mode};
 use crate::plan::revisions::{self, Memory, OrderError, RolloutHistory, shown};
 use crate::spec::{MAX_REPLICAS, Scale};
-use crate::state::{DesiredService, ServiceName, Target};
+use crate::state::{DesiredDeployment, DesiredService, Fate, ServiceName, Target};
 
 /// What a user orders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -288,6 +288,30 @@ impl State {
         }
         memory.orders.replicas.insert(service.name.clone(), replicas);
         Ok(format!("service/{target} scaled to {replicas}"))
+    }
+}
+
+impl State {
+    /// Forgets how many replicas were ordered of services that are declared no more, or whose `scale.mode` is not `manual` any
+    /// more: the same name declared later is another service.
+    pub(super) fn forget_replicas(&mut self, deployment: &str, desired: Result<&DesiredDeployment, Fate>) {
+        let is_manual = |service: &DesiredService| service.spec.scale == Some(Scale::Manual);
+        let stays = |name: &String| match desired {
+            Ok(desired) => desired.services.get(name).is_some_and(is_manual),
+            // Where it is not certain that it was taken back, it may be declared all the same.
+            Err(Fate::Kept | Fate::Orphaned) => true,
+            Err(Fate::Removed) => false,
+        };
+        if !self.covers(deployment) {
+            return;
+        }
+        let Some(memory) = self.memory.get_mut(deployment) else { return };
+        let before = memory.orders.replicas.len();
+        memory.orders.replicas.retain(|name, _| stays(name));
+        if memory.orders.replicas.len() < before {
+            let orders = memory.orders.clone();
+            self.keep(deployment, None, Note::Orders(orders), None);
+        }
     }
 }
 

@@ -37,6 +37,7 @@ impl State {
         (history.suspended, history.reaped_elsewhere) = (suspended, reaped_elsewhere);
         self.rollout_looks.remove(deployment);
         self.sync_sessions(deployment, raw);
+        self.forget_replicas(deployment, raw);
         let effective = raw.map(|desired| self.effective(desired));
         self.track_use(deployment, effective.as_ref().ok());
         let (mut judged, mut observed) = self.look(deployment, effective.as_ref().ok());

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::controller::{Core, Note, Order, Parts};
+use evenkeel::controller::{Core, Declared, Note, Order, Parts};
 use evenkeel::plan::revisions::{Memory, Orders};
-use evenkeel::status::Status;
+use evenkeel::status::{DeploymentState, Status};
 
 use super::rollouts::{Notes, order};
 use super::{Rig, names, running};
@@ -115,4 +115,58 @@ async fn what_shows_only_when_it_is_measured_is_told_then() {
         &BUSY.replace("network_mode: default", "sandbox: {allow_hosts: [example.org]}").replace("rps: 12", "cpu: 50"),
     );
     rig.until("it is aimed at no more", |status| !told(status)).await;
+}
+
+const MANUAL: &str = "version: v1\ndeployment: demo\nservices:\n  web:\n    image: {name: sim/run}\n    scale: {mode: manual}\n  \
+                      db:\n    image: {name: sim/run}\n";
+
+#[tokio::test(start_paused = true)]
+async fn an_ordered_number_is_forgotten_with_the_declaration_that_left_it_to_orders() {
+    let fixed = MANUAL.replace("mode: manual", "mode: fixed, replicas: 2");
+    let without = MANUAL.replace("web:", "other:");
+    let edited = MANUAL.replace("sim/run", "sim/other");
+    for (meanwhile, expected) in [(&edited, 0), (&fixed, 1), (&without, 1)] {
+        let (rig, notes) = rig(Orders::default());
+        rig.declare(MANUAL);
+        rig.until_running().await;
+        order(&rig, Order::Scale { target: "demo/web".to_owned(), replicas: 0 }).await;
+        let of = |status: &Status, name: &str| {
+            status.instances.iter().filter(|one| one.service == name && one.phase == "running").count()
+        };
+        rig.until("none is left", |status| of(status, "web") == 0).await;
+        rig.declare(meanwhile);
+        let revisions = |status: &Status| -> BTreeMap<String, String> {
+            status.services.iter().map(|one| (one.service.clone(), one.revision.clone())).collect()
+        };
+        let before = revisions(&rig.core.status.borrow());
+        let (is_fixed, is_without) = (*meanwhile == fixed, *meanwhile == without);
+        let is_there = |status: &Status| match (is_fixed, is_without) {
+            (true, _) => of(status, "web") == 2,
+            (_, true) => of(status, "other") == 1,
+            _ => revisions(status) != before,
+        };
+        rig.until("the other declaration is in force", is_there).await;
+        rig.declare(MANUAL);
+        let counts =
+            |status: &Status| status.services.iter().any(|one| one.service == "web" && one.desired == expected);
+        rig.until("it is declared as before", |status| counts(status) && of(status, "other") == 0).await;
+        let kept = if expected == 0 { BTreeMap::from([("web".to_owned(), 0)]) } else { BTreeMap::new() };
+        assert_eq!(orders(&notes).replicas, kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ordered_number_outlives_a_deployment_that_may_be_declared_all_the_same() {
+    let (rig, notes) = rig(Orders::default());
+    rig.declare(MANUAL);
+    rig.until_running().await;
+    order(&rig, Order::Scale { target: "demo/web".to_owned(), replicas: 0 }).await;
+    let stale = [("demo".to_owned(), "its file can't be read".to_owned())].into();
+    rig.declare.send_replace(Arc::new(Declared { synced: true, stale, ..Declared::default() }));
+    rig.until("it is kept", |status| status.deployments[0].state == DeploymentState::Kept).await;
+    assert_eq!(orders(&notes).replicas, BTreeMap::from([("web".to_owned(), 0)]));
+    rig.declare(MANUAL);
+    let counts = |status: &Status| status.services.iter().any(|one| one.service == "web" && one.desired == 0);
+    rig.until_running().await;
+    assert!(counts(&rig.core.status.borrow()), "{:#?}", rig.core.status.borrow().services);
 }
