@@ -28,7 +28,7 @@ const WORK_POLL: Duration = Duration::from_millis(500);
 #[command(after_help = "Names: DEPLOYMENT or DEPLOYMENT/SERVICE.\n\n\
 Examples:\n  keel rollout status demo\n  keel rollout status demo/web --timeout 5m\n  \
 keel rollout status demo --watch=false\n\n\
-Exit codes: 0 what is declared, or what `keel rollout undo` asked for, runs and is ready, 1 it is paused, suspended, failed or rolled back (why is printed), or it \
+Exit codes: 0 what is declared, or what `keel rollout undo` asked for, runs and is ready, 1 it is paused, suspended, failed or rolled back, or its last restart failed (why is printed), or it \
 is not complete and nobody waits, 124 --timeout ran out first.")]
 pub struct Args {
     /// DEPLOYMENT[/SERVICE]
@@ -188,6 +188,9 @@ fn course(status: &Status, view: &ServiceView) -> Course {
     }
     if let Some(rolled_back) = find("RolledBack", ConditionStatus::True) {
         return message(rolled_back);
+    }
+    if let Some(failed) = find("RestartFailed", ConditionStatus::True) {
+        return Course::Failed(format!("{name}: {}", failed.message));
     }
     let complete = || match instances(status, view).find(|one| one.health == Some(HealthState::Assumed)) {
         Some(one) => Course::Waiting(format!("Waiting for {} to pass the checks that are declared now...", one.name)),

@@ -21,6 +21,9 @@ pub struct Standing {
     /// The rollout has failed and goes on all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<Failed>,
+    /// The last restart by hand of what is declared failed, and what ran before it runs on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_restart: Option<RolloutFailure>,
     /// How its rollout goes.
     #[serde(skip_serializing_if = "RolloutCourse::is_over")]
     pub course: RolloutCourse,
@@ -55,7 +58,7 @@ impl RolloutCourse {
 impl Standing {
     /// Whether what is declared is rolled out as it is.
     pub fn is_plain(&self) -> bool {
-        let Self { rolled_back, restarted, paused, failed, course: _, tried_anew: _, checks_changed: _ } = self;
+        let Self { rolled_back, restarted, paused, failed, .. } = self;
         rolled_back.is_none() && !restarted && paused.is_none() && failed.is_none()
     }
 

@@ -139,7 +139,7 @@ const fn reason_of(pause: &Pause) -> &'static str {
 
 /// What was decided or ordered of the rollout.
 fn rollout(service: &DesiredService, waits: &[&Wait]) -> Vec<Condition> {
-    let Standing { rolled_back, paused, course, .. } = &service.standing;
+    let Standing { rolled_back, paused, failed_restart, course, .. } = &service.standing;
     let said = |is: fn(&Wait) -> bool| waits.iter().find(|wait| is(wait)).map(ToString::to_string);
     let rolled_back = rolled_back.as_ref().map(|rolled_back| {
         let reason = rolled_back.failure.as_ref().map_or("Undone", |failure| failure.reason.name());
@@ -155,7 +155,11 @@ fn rollout(service: &DesiredService, waits: &[&Wait]) -> Vec<Condition> {
         };
         Condition::holds("Paused", reason_of(pause), message)
     });
-    rolled_back.into_iter().chain(paused).collect()
+    let failed_restart = failed_restart.as_ref().map(|failure| {
+        let message = format!("the last restart failed: {}; what ran before it runs on", failure.message);
+        Condition::holds("RestartFailed", failure.reason.name(), message)
+    });
+    rolled_back.into_iter().chain(paused).chain(failed_restart).collect()
 }
 
 /// The condition that a wait for something that went wrong amounts to.

@@ -1141,3 +1141,51 @@ fn one_replica_is_told_as_one() {
         ["demo/web: rollout of revision 2 (bbbbbbbb) begins: 0 of 3 replicas available, 1 old instance"]
     );
 }
+
+#[test]
+fn a_restart_that_fails_goes_back_to_what_is_declared_and_is_told_of() {
+    for before in [0, 1] {
+        let mut course = Course::rolled_out(SURGE);
+        let (declared, mut now) = (course.declared(), course.snapshot.now);
+        let of = |slot, restarts| {
+            up(slot, 'a').change(move |one| {
+                if restarts > 0 {
+                    one.id.revision = revision('a').restarted(restarts);
+                    one.runtime_id = one.id.runtime_name();
+                }
+            })
+        };
+        if before > 0 {
+            restart(course.history(), &declared, now).expect("it is not paused");
+            course.turn();
+            course.observe((0..3).map(|slot| of(slot, before)));
+            course.wait(1);
+            assert_eq!(course.turn(), ["RolloutComplete"]);
+            course.wait(100);
+            now = course.snapshot.now;
+        }
+        restart(course.history(), &declared, now).expect("it is not paused");
+        assert_eq!(course.turn(), ["RolloutStarted"]);
+        course.wait(61);
+        assert_eq!(course.turn()[0], "RolledBack");
+        let wanted = if before > 0 { revision('a').restarted(before) } else { revision('a') };
+        let standing = |course: &Course| {
+            let service = course.effective().desired.expect("declared").services["web"].clone();
+            let failed = service.standing.failed_restart.map(|failure| failure.reason.name());
+            (service.revision, service.standing.rolled_back, failed)
+        };
+        let expected = (wanted, None, Some("ProgressDeadlineExceeded"));
+        assert_eq!((standing(&course), course.history().pin.clone()), (expected, None), "after {before}");
+        course.effective().expect("");
+        // It stays so until another try, or something else is declared.
+        for again in [true, false] {
+            let mut course = course.clone();
+            match again {
+                true => restart(course.history(), &declared, now).expect("it is not paused"),
+                false => course.declare('b', 3, SURGE),
+            }
+            course.turn();
+            assert_eq!(standing(&course).2, None, "restarted: {again}");
+        }
+    }
+}

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
-use super::history::{Declaration, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress};
+use super::history::{
+    Declaration, FailedRestart, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress,
+};
 use super::judge::{Findings, is_failing_in_a_slot, look};
 use crate::plan::Input;
 use crate::plan::time::{earliest, elapsed};
@@ -95,6 +97,10 @@ impl Course<'_, '_> {
         if is_new && matches!(self.history.pause, Some(Pause::Failure { .. })) {
             self.history.pause = None;
         }
+        let failed_restart = &self.history.failed_restart;
+        if failed_restart.as_ref().is_some_and(|restart| !restart.declared.is(declared)) {
+            self.history.failed_restart = None;
+        }
         let target = self.history.pin.as_ref().map(|pin| &pin.to);
         let is_of = |of: &Revision| match target {
             Some(target) => target == of,
@@ -112,15 +118,19 @@ impl Course<'_, '_> {
             return;
         }
         let mut alive = self.alive().filter(|instance| !declared.is_made_from(&instance.id.revision));
-        let Some(revision) = alive.next().map(|instance| &instance.id.revision) else { return };
-        let bases: Vec<&Revision> =
-            [Some(&declared.revision), declared.equivalent.as_ref()].into_iter().flatten().collect();
-        let found = (1..=MOST_RESTARTS).find_map(|count| {
-            let of = bases.iter().find(|base| base.restarted(count) == *revision)?;
-            Some(Restart { of: (*of).clone(), count })
-        });
+        let Some(revision) = alive.next().map(|instance| instance.id.revision.clone()) else { return };
         drop(alive);
-        self.history.restart = found;
+        self.history.restart = self.restart_to(&revision);
+    }
+
+    /// The restart by hand of what is declared that leads to a revision, where one does.
+    fn restart_to(&self, revision: &Revision) -> Option<Restart> {
+        let declared = self.seen.declared;
+        let bases = || [&declared.revision].into_iter().chain(&declared.equivalent);
+        (1..=MOST_RESTARTS).find_map(|count| {
+            let of = bases().find(|base| base.restarted(count) == *revision)?;
+            Some(Restart { of: of.clone(), count })
+        })
     }
 
     fn alive(&self) -> impl Iterator<Item = &Instance> {
@@ -310,16 +320,7 @@ impl Course<'_, '_> {
                     failure.message,
                     to.short()
                 );
-                let declared = self.seen.declared;
-                // The way back of an undo may be what is declared.
-                self.history.pin = (!declared.is_made_from(&to)).then(|| Pin {
-                    declared: Declaration::of(declared),
-                    from: wanted.revision.clone(),
-                    to,
-                    since: now,
-                    failure: Some(failure),
-                });
-                self.history.restart = None;
+                self.go_back(wanted, to, failure);
                 self.say("RolledBack", true, text);
                 return self.go_on();
             }
@@ -338,6 +339,28 @@ impl Course<'_, '_> {
         let goes = if failure.reason == FailureReason::GaveUp { "" } else { ", and goes on" };
         self.say("RolloutFailed", true, format!("the rollout of revision {number} failed{goes}: {}", failure.message));
         self.set_failed(now, Some(Failed { failure, goes_on }));
+    }
+
+    /// Has the revision run that a failure leads back to.
+    fn go_back(&mut self, wanted: &DesiredService, to: Revision, failure: RolloutFailure) {
+        let declared = self.seen.declared;
+        let restart = self.restart_to(&to);
+        // The way back of an undo or a restart may be what is declared, restarted before or not.
+        let is_declared = restart.is_some() || declared.is_made_from(&to);
+        self.history.restart = restart;
+        if is_declared {
+            let declared = Declaration::of(declared);
+            self.history.pin = None;
+            self.history.failed_restart = wanted.standing.restarted.then_some(FailedRestart { declared, failure });
+            return;
+        }
+        self.history.pin = Some(Pin {
+            declared: Declaration::of(declared),
+            from: wanted.revision.clone(),
+            to,
+            since: self.now(),
+            failure: Some(failure),
+        });
     }
 
     fn set_failed(&mut self, at: DateTime<Utc>, failed: Option<Failed>) {

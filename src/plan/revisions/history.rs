@@ -56,6 +56,9 @@ pub struct RolloutHistory {
     pub pause: Option<Pause>,
     /// All instances were to be replaced although their template is the same.
     pub restart: Option<Restart>,
+    /// The last restart of what is declared failed, until something else is declared or ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_restart: Option<FailedRestart>,
     /// When somebody last asked that what is to run be tried anew, until its rollout is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_anew: Option<DateTime<Utc>>,
@@ -150,6 +153,15 @@ pub struct Restart {
     pub of: Revision,
     /// How often so far; at least 1.
     pub count: u32,
+}
+
+/// A restart of what is declared failed; what ran before it runs on, as that is made from the same template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailedRestart {
+    /// What is declared.
+    pub declared: Declaration,
+    /// How it failed.
+    pub failure: RolloutFailure,
 }
 
 /// A rollout: the way of a service to one revision.

@@ -70,6 +70,7 @@ pub fn undo(
         return Err(OrderError::Same { number });
     }
     history.restart = None;
+    history.failed_restart = None;
     // A failure that paused it is answered by that.
     history.pause = None;
     history.tried_anew = Some(now);
@@ -123,6 +124,7 @@ pub fn restart(history: &mut RolloutHistory, declared: &DesiredService, now: Dat
         return Err(OrderError::Paused);
     }
     history.tried_anew = Some(now);
+    history.failed_restart = None;
     if let Some(pin) = history.pin.take_if(|pin| pin.failure.is_some())
         && !declared.is_made_from(&pin.to)
     {

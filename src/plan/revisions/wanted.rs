@@ -134,6 +134,11 @@ impl RolloutHistory {
         });
         Standing {
             failed: failed.filter(|_| self.pause.is_none()),
+            failed_restart: self
+                .failed_restart
+                .as_ref()
+                .filter(|restart| restart.declared.is(declared))
+                .map(|restart| restart.failure.clone()),
             paused: self.pause.clone(),
             course: match &self.pause {
                 Some(_) if self.is_complete(wanted) => RolloutCourse::Over,
