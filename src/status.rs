@@ -13,7 +13,7 @@ mod waits;
 
 pub use compute::{DeploymentStatus, views};
 pub use facts::{Facts, PoolFacts};
-pub use jobs::{ActiveRunView, JobKind, JobView, RunView};
+pub use jobs::{ActiveRunView, FailedInstance, JobKind, JobView, RunView};
 pub use lives::LifeState;
 pub use pools::PoolView;
 pub use view::{

@@ -36,7 +36,10 @@ pub(super) async fn logs(
     let items = if query.goes_on() {
         engine.follow(&target, &query.options(), None).await?.map(LogItem::from).boxed()
     } else {
-        let streams = engine.logs(&target, query.previous, &query.options()).await?;
+        let streams = match &query.runtime_id {
+            Some(id) => engine.logs_of(&target, id, &query.options()).await?,
+            None => engine.logs(&target, query.previous, &query.options()).await?,
+        };
         check_count(&target, streams.len())?;
         let names = LogItem::Instances(streams.iter().map(|(instance, _)| instance.id.name()).collect());
         stream::once(async move { names }).chain(in_order(streams)).boxed()

@@ -15,7 +15,7 @@
 //! | `POST /v1/trigger` | [`RunId`](crate::state::RunId) |
 //! | `POST /v1/approve` | names of the deployments that may go |
 //! | `POST /v1/rescan` | `null` |
-//! | `GET /v1/logs?target=NAME[&follow=true][&tail=N][&previous=true][&since=TIME]` | JSON lines of [`LogItem`] |
+//! | `GET /v1/logs?target=NAME[&follow=true][&tail=N][&previous=true][&since=TIME][&runtime_id=ID]` | JSON lines of [`LogItem`] |
 //! | `POST /v1/logs` with [`LogResume`] | the same, after what was read before |
 //! | `POST /v1/exec`, `/v1/attach` | frames both ways, see [`frame`] |
 //! | `GET /v1/sessions` | array of [`SessionView`](crate::controller::SessionView) |

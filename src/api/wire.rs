@@ -63,12 +63,16 @@ pub struct LogQuery {
     pub previous: bool,
     /// Only lines from then on.
     pub since: Option<DateTime<Utc>>,
+    /// Only the output of the instance that the runtime knows by this id, whatever came after it in its slot. There is nothing
+    /// to follow, and `previous` says nothing then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_id: Option<String>,
 }
 
 impl LogQuery {
     /// Whether the answer goes on with what comes.
     pub const fn goes_on(&self) -> bool {
-        self.follow && !self.previous
+        self.follow && !self.previous && self.runtime_id.is_none()
     }
 
     /// What the runtime is asked.

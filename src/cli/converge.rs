@@ -480,7 +480,9 @@ pub async fn report(client: &Client, what: &str, failures: &[Failed]) {
 /// The last lines of an output, or why they can't be read.
 async fn last_lines(client: &Client, output: &Output) -> Result<Vec<String>, String> {
     let Output { instance, runtime_id: of, previous } = output.clone();
-    let query = LogQuery { target: instance, follow: false, tail: Some(LAST_LINES), previous, since: None };
+    // What the runtime does not know yet has no id, and wrote nothing.
+    let runtime_id = of.clone().filter(|id| !id.is_empty());
+    let query = LogQuery { target: instance, follow: false, tail: Some(LAST_LINES), previous, since: None, runtime_id };
     let mut items = client.logs(&query).await.map_err(|error| error.to_string())?;
     let mut lines = Vec::new();
     while let Some(item) = items.next().await {

@@ -72,6 +72,7 @@ impl Args {
             tail: self.tail.0,
             previous: self.previous,
             since: self.since,
+            runtime_id: None,
         };
         let mut reader = Reader::new(query, self.timestamps);
         let outcome = tokio::select! {

@@ -16,7 +16,7 @@ use crate::api::{ApiError, Client};
 use crate::config::Options;
 use crate::controller::TriggerRequest;
 use crate::state::{RunEnd, RunId, ServiceName, Target};
-use crate::status::{JobView, Status};
+use crate::status::{FailedInstance, ServiceView, Status};
 
 /// Have a job or cron service run now, and wait for the end of the run
 ///
@@ -113,45 +113,101 @@ impl Args {
     }
 }
 
-fn job<'a>(status: &'a Status, service: &ServiceName) -> Option<&'a JobView> {
-    let is_it =
-        |view: &&crate::status::ServiceView| view.deployment == service.deployment && view.service == service.service;
-    status.services.iter().find(is_it).and_then(|view| view.job.as_ref())
+/// The service, where anything declares it.
+fn view<'a>(status: &'a Status, service: &ServiceName) -> Option<&'a ServiceView> {
+    status.services.iter().find(|view| view.deployment == service.deployment && view.service == service.service)
 }
 
 /// How far the run is. One that is tried again only because nothing says otherwise has failed as far as somebody waits.
 fn step(status: &Status, service: &ServiceName, run: RunId) -> Step {
-    let Some(job) = job(status, service) else { return Step::Goes };
-    let failed = |why: String, is_retried| {
-        let last = status
-            .instances
-            .iter()
-            .filter(|one| one.deployment == service.deployment && one.service == service.service);
-        let crashed = last.filter(|one| one.exit.as_ref().is_some_and(|exit| exit.code != Some(0)));
-        let output = crashed.max_by_key(|one| one.created_at);
+    let failed = |why: &str, is_retried, instance: Option<&FailedInstance>| {
         Step::Failed(Failed {
             deployment: service.deployment.clone(),
             why: format!("{}: {why}", service.service),
             is_retried,
-            output: output.map(Output::of),
+            output: instance.map(|one| Output {
+                instance: one.name.clone(),
+                runtime_id: Some(one.runtime_id.clone()),
+                previous: false,
+            }),
         })
     };
+    let Some(job) = view(status, service).and_then(|view| view.job.as_ref()) else { return Step::Goes };
     if let Some(over) = job.finished.iter().find(|one| one.run == run) {
         return match over.outcome == RunEnd::Completed.name() {
             true => Step::Completed,
-            false => failed(over.message.clone(), false),
+            false => failed(&over.message, false, over.failed_last.as_ref()),
         };
     }
     match job.active.iter().find(|one| one.run == run) {
-        Some(active) if active.failed > 0 && job.retries.is_none() => failed(told(status, service), true),
+        Some(active) if active.failed > 0 && job.retries.is_none() => {
+            failed(&told(status, service), true, active.failed_last.as_ref())
+        }
         _ => Step::Goes,
     }
 }
 
 /// What the service has to say.
 fn told(status: &Status, service: &ServiceName) -> String {
-    let is_it =
-        |view: &&crate::status::ServiceView| view.deployment == service.deployment && view.service == service.service;
-    let message = status.services.iter().find(is_it).map(|view| view.message.clone());
+    let message = view(status, service).map(|view| view.message.clone());
     message.filter(|message| !message.is_empty()).unwrap_or_else(|| "its run goes on".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn service() -> ServiceName {
+        ServiceName { deployment: "demo".to_owned(), service: "work".to_owned() }
+    }
+
+    /// A status in which the service is this; nothing declares it where that is null.
+    fn status(job: Value) -> Status {
+        let service = json!({
+            "deployment": "demo", "service": "work", "source": "a.yaml:1", "runtime": "sandbox", "image": "host",
+            "state": "running", "desired": 1, "running": 1, "ready": 1, "updated": 1, "revision": "v1-aaaaaaaaaaaaaaaa",
+            "equivalent": null, "undone": null, "rolling": false, "awaits": [], "failure": null, "message": "work fails",
+            "job": job, "pool": null, "conditions": [],
+        });
+        let services = if service["job"].is_null() { json!([]) } else { json!([service]) };
+        Status { services: serde_json::from_value(services).unwrap(), ..Status::default() }
+    }
+
+    fn finished(run: RunId, outcome: &str, instance: &str) -> Value {
+        json!({
+            "run": run, "scheduled_at": null, "revision": "v1-aaaaaaaaaaaaaaaa", "started_at": "2026-01-01T00:00:00Z",
+            "finished_at": "2026-01-01T00:00:01Z", "succeeded": 0, "failed": 1, "outcome": outcome, "message": "exited 1",
+            "failed_last": {"name": "demo/work/0", "runtime_id": instance},
+        })
+    }
+
+    fn job(finished: &[Value]) -> Value {
+        json!({
+            "kind": "job", "completions": 1, "retries": 0, "schedule": null, "next_run": null, "active": [],
+            "finished": finished,
+        })
+    }
+
+    /// Why it failed, and whose output is printed.
+    fn failure(step: Step) -> Option<(String, Option<String>)> {
+        match step {
+            Step::Failed(failed) => Some((failed.why, failed.output.and_then(|output| output.runtime_id))),
+            Step::Goes | Step::Completed => None,
+        }
+    }
+
+    #[test]
+    fn a_run_that_failed_is_told_with_the_output_of_its_own_instance() {
+        let first = RunId::after(None, Utc::now());
+        let second = RunId::after(Some(first), Utc::now());
+        let both = status(job(&[finished(second, "failed", "second"), finished(first, "failed", "first")]));
+        for (run, instance) in [(first, "first"), (second, "second")] {
+            let expected = ("work: exited 1".to_owned(), Some(instance.to_owned()));
+            assert_eq!(failure(step(&both, &service(), run)), Some(expected));
+        }
+        let completed = status(job(&[finished(first, "completed", "first")]));
+        assert!(matches!(step(&completed, &service(), first), Step::Completed));
+    }
 }

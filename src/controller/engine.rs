@@ -28,6 +28,9 @@ use crate::state::{Instance, InstanceRef, Phase, Signal, Target};
 use crate::status::Status;
 use crate::store::{LockGuard, Store};
 
+/// Outputs, by instance.
+pub type Outputs = Vec<(InstanceRef, BoxStream<'static, crate::runtime::Result<LogLine>>)>;
+
 /// The engine. Cheap to clone; all clones are one engine, which ends with the last of them.
 #[derive(Clone)]
 pub struct Engine {
@@ -122,18 +125,35 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound` when the target covers nothing, or has no run before.
-    pub async fn logs(
-        &self,
-        target: &Target,
-        previous: bool,
-        options: &LogOptions,
-    ) -> Result<Vec<(InstanceRef, BoxStream<'static, crate::runtime::Result<LogLine>>)>, EngineError> {
+    pub async fn logs(&self, target: &Target, previous: bool, options: &LogOptions) -> Result<Outputs, EngineError> {
         let instances = self.instances(target).await?;
         let chosen: Vec<Instance> = slots(instances).into_iter().flat_map(|slot| pick(slot, previous)).collect();
         if chosen.is_empty() {
             let what = if previous { "has no previous run; leave out --previous" } else { "has no instance" };
             return Err(EngineError::NotFound(format!("{target} {what}")));
         }
+        self.outputs(chosen, options).await
+    }
+
+    /// Output of the one instance that the target covers and the runtime knows by this id, whatever came after it in its slot.
+    ///
+    /// # Errors
+    /// `NotFound` when the target covers no such instance.
+    pub async fn logs_of(
+        &self,
+        target: &Target,
+        runtime_id: &str,
+        options: &LogOptions,
+    ) -> Result<Outputs, EngineError> {
+        let mut chosen = self.instances(target).await?;
+        chosen.retain(|instance| instance.runtime_id == runtime_id);
+        if chosen.is_empty() {
+            return Err(EngineError::NotFound(format!("{target} has no instance {runtime_id} any more")));
+        }
+        self.outputs(chosen, options).await
+    }
+
+    async fn outputs(&self, chosen: Vec<Instance>, options: &LogOptions) -> Result<Outputs, EngineError> {
         let mut streams = Vec::new();
         for instance in chosen {
             let runtime = self.runtime(instance.runtime).await?;

@@ -95,7 +95,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         awaits: awaits(facts, service),
         failure: facts.plan.waits.iter().filter(|wait| is_about(wait, service)).find_map(Wait::failure),
         message: String::new(),
-        job: facts.jobs.get(&service.name).map(|state| JobView::of(service, state, is_suspended(facts))),
+        job: facts.jobs.get(&service.name).map(|state| JobView::of(facts, service, state, is_suspended(facts))),
         pool: service
             .spec
             .pool

@@ -55,6 +55,9 @@ pub struct ActiveRunView {
     pub failed: u32,
     /// Instances that have not ended.
     pub live: u32,
+    /// The instance that failed last; absent where none has, or it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_last: Option<FailedInstance>,
 }
 
 /// A run that is over.
@@ -78,11 +81,34 @@ pub struct RunView {
     pub outcome: String,
     /// The same in a phrase: `completed`, `exited 3`, `out of memory`.
     pub message: String,
+    /// The instance that failed last; absent where none has, or it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_last: Option<FailedInstance>,
+}
+
+/// An instance of a run that failed, also where it is not shown among the instances, as that of another run is in its slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedInstance {
+    /// `DEPLOYMENT/SERVICE/SLOT`.
+    pub name: String,
+    /// The runtime's own id.
+    pub runtime_id: String,
+}
+
+impl FailedInstance {
+    /// The one of a run that failed last, of the instances that are there.
+    fn last(facts: &Facts<'_>, service: &DesiredService, run: RunId) -> Option<Self> {
+        let fails = |one: &&Instance| matches!(&one.phase, Phase::Exited(exit) if exit.code != Some(0));
+        let of_run = facts.observed.iter().filter(|one| one.id.service == service.name && one.id.run == Some(run));
+        let last = of_run.filter(fails).max_by_key(|one| one.recency())?;
+        Some(Self { name: last.id.name(), runtime_id: last.runtime_id.clone() })
+    }
 }
 
 impl JobView {
     /// The view of a service that is a job.
-    pub(super) fn of(service: &DesiredService, state: &JobState, suspended: bool) -> Self {
+    pub(super) fn of(facts: &Facts<'_>, service: &DesiredService, state: &JobState, suspended: bool) -> Self {
+        let failed_last = |run| FailedInstance::last(facts, service, run);
         let spec = &service.spec;
         let attempts = spec.restart_policy.as_ref().and_then(|policy| policy.max_attempts);
         let written = [spec.job().backoff_limit, attempts].into_iter().flatten().min();
@@ -94,8 +120,8 @@ impl JobView {
             schedule: spec.schedule.as_ref().map(|schedule| format!("{schedule}{zone}")),
             next_run: state.next.filter(|_| !suspended),
             suspended,
-            active: state.active.iter().map(active).collect(),
-            finished: state.finished.iter().map(finished).collect(),
+            active: state.active.iter().map(|run| active(run, failed_last(run.run))).collect(),
+            finished: state.finished.iter().map(|record| finished(record, failed_last(record.run))).collect(),
         }
     }
 
@@ -107,12 +133,12 @@ impl JobView {
     }
 }
 
-const fn active(run: &ActiveRun) -> ActiveRunView {
+fn active(run: &ActiveRun, failed_last: Option<FailedInstance>) -> ActiveRunView {
     let ActiveRun { run, started_at, succeeded, failed, live, is_ending: _ } = *run;
-    ActiveRunView { run, started_at, succeeded, failed, live }
+    ActiveRunView { run, started_at, succeeded, failed, live, failed_last }
 }
 
-fn finished(record: &RunRecord) -> RunView {
+fn finished(record: &RunRecord, failed_last: Option<FailedInstance>) -> RunView {
     RunView {
         run: record.run,
         scheduled_at: record.run.is_scheduled().then(|| record.run.at()),
@@ -123,6 +149,7 @@ fn finished(record: &RunRecord) -> RunView {
         failed: record.failed,
         outcome: record.end.name().to_owned(),
         message: record.end.to_string(),
+        failed_last,
     }
 }
 

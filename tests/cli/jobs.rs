@@ -1,5 +1,6 @@
 //! Jobs and cron services as their users meet them, on the sandbox runtime and on Docker.
 
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -159,4 +160,38 @@ fn a_job_runs_in_a_container() {
     rig.write("job.yaml", &text("exit 3"));
     let done = rig.keel(&["apply", "-f", "job.yaml"]).expect_code(1);
     assert!(done.err.contains("exited 3"), "{done:?}");
+}
+
+#[test]
+fn runs_at_the_same_time_are_told_apart() {
+    let rig = Rig::new("sandbox");
+    let place = rig.path("place");
+    std::fs::create_dir(&place).unwrap();
+    let script = format!(
+        "cd {}; if mkdir first 2>/dev/null; then echo of the first; until [ -e go ]; do sleep 0.05; done; exit 1; fi; \
+         echo of the second; touch second; sleep 600",
+        place.display()
+    );
+    let twice = cron("twice", "0 0 1 1 *", &script, "overlap: allow, backoff_limit: 0");
+    rig.write("specs/cron.yaml", &format!("version: v1\ndeployment: demo\nservices:\n{twice}"));
+    let _controller = rig.controller();
+    rig.until("it is declared", || !rig.get("jobs").is_empty());
+    let trigger = || {
+        let mut command = rig.command(&["trigger", "demo/twice", "--timeout", "10m"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let end = |child: Child| {
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let first = trigger();
+    rig.until("the first runs", || place.join("first").exists());
+    let second = trigger();
+    rig.until("the second runs", || place.join("second").exists());
+    std::fs::write(place.join("go"), "").unwrap();
+    let (code, told) = end(first);
+    assert!(code == Some(1) && told.contains("exited 1") && told.contains("  of the first\n"), "{told}");
+    assert!(!told.contains("of the second"), "{told}");
+    signal(second.id(), "INT");
+    assert_eq!(end(second).0, Some(130));
 }
