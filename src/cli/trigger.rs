@@ -25,8 +25,8 @@ use crate::status::{FailedInstance, ServiceView, Status};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel trigger demo/backup\n  keel trigger demo/migrate --timeout 30m\n  \
 keel trigger demo/backup --no-wait\n\n\
-Exit codes: 0 the run succeeded, 1 it failed (why, and the last lines of its output, is printed) or can't be made, \
-124 --timeout ran out first, 130 interrupted. In the last two cases the run goes on where a controller runs.")]
+Exit codes: 0 the run succeeded, 1 it failed (why, and the last lines of its output, is printed), can't be made, or its job \
+is no longer declared, 124 --timeout ran out first, 130 interrupted. In the last two cases the run goes on where a controller runs.")]
 pub struct Args {
     /// DEPLOYMENT/SERVICE
     target: Target,
@@ -90,8 +90,11 @@ impl Args {
 
     async fn wait(&self, client: &Client, service: &ServiceName, run: RunId, deadline: Instant) -> Outcome {
         let mut status = synced_status(client).await?;
+        // What was declared a moment ago may not be shown yet.
+        let mut was_seen = false;
         loop {
-            match step(&status, service, run) {
+            was_seen |= view(&status, service).is_some_and(|view| view.job.is_some());
+            match step(&status, service, run, was_seen) {
                 Step::Completed => {
                     print(&format!("job/{service} completed\n"))?;
                     return Ok(Exit::Success);
@@ -118,8 +121,9 @@ fn view<'a>(status: &'a Status, service: &ServiceName) -> Option<&'a ServiceView
     status.services.iter().find(|view| view.deployment == service.deployment && view.service == service.service)
 }
 
-/// How far the run is. One that is tried again only because nothing says otherwise has failed as far as somebody waits.
-fn step(status: &Status, service: &ServiceName, run: RunId) -> Step {
+/// How far the run is. One that is tried again only because nothing says otherwise has failed as far as somebody waits, and so
+/// has one of a job that was seen and is declared no more.
+fn step(status: &Status, service: &ServiceName, run: RunId, was_seen: bool) -> Step {
     let failed = |why: &str, is_retried, instance: Option<&FailedInstance>| {
         Step::Failed(Failed {
             deployment: service.deployment.clone(),
@@ -132,7 +136,12 @@ fn step(status: &Status, service: &ServiceName, run: RunId) -> Step {
             }),
         })
     };
-    let Some(job) = view(status, service).and_then(|view| view.job.as_ref()) else { return Step::Goes };
+    let job = match view(status, service).map(|view| &view.job) {
+        Some(Some(job)) => job,
+        _ if !was_seen => return Step::Goes,
+        Some(None) => return failed("no longer declared as a job", false, None),
+        None => return failed("no longer declared", false, None),
+    };
     if let Some(over) = job.finished.iter().find(|one| one.run == run) {
         return match over.outcome == RunEnd::Completed.name() {
             true => Step::Completed,
@@ -205,9 +214,19 @@ mod tests {
         let both = status(job(&[finished(second, "failed", "second"), finished(first, "failed", "first")]));
         for (run, instance) in [(first, "first"), (second, "second")] {
             let expected = ("work: exited 1".to_owned(), Some(instance.to_owned()));
-            assert_eq!(failure(step(&both, &service(), run)), Some(expected));
+            assert_eq!(failure(step(&both, &service(), run, true)), Some(expected));
         }
         let completed = status(job(&[finished(first, "completed", "first")]));
-        assert!(matches!(step(&completed, &service(), first), Step::Completed));
+        assert!(matches!(step(&completed, &service(), first, true), Step::Completed));
+    }
+
+    #[test]
+    fn a_service_that_was_seen_and_is_declared_no_more_ends_the_wait() {
+        let run = RunId::after(None, Utc::now());
+        let gone = status(Value::Null);
+        assert!(matches!(step(&gone, &service(), run, false), Step::Goes), "it may be shown in a moment");
+        let expected = ("work: no longer declared".to_owned(), None);
+        assert_eq!(failure(step(&gone, &service(), run, true)), Some(expected));
+        assert!(matches!(step(&status(job(&[])), &service(), run, true), Step::Goes));
     }
 }

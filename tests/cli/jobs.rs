@@ -163,7 +163,7 @@ fn a_job_runs_in_a_container() {
 }
 
 #[test]
-fn runs_at_the_same_time_are_told_apart() {
+fn runs_at_the_same_time_are_told_apart_and_a_run_of_a_job_that_is_deleted_is_waited_for_no_more() {
     let rig = Rig::new("sandbox");
     let place = rig.path("place");
     std::fs::create_dir(&place).unwrap();
@@ -192,6 +192,8 @@ fn runs_at_the_same_time_are_told_apart() {
     let (code, told) = end(first);
     assert!(code == Some(1) && told.contains("exited 1") && told.contains("  of the first\n"), "{told}");
     assert!(!told.contains("of the second"), "{told}");
-    signal(second.id(), "INT");
-    assert_eq!(end(second).0, Some(130));
+    rig.remove("specs/cron.yaml");
+    rig.write("specs/other.yaml", &job("true", "").replace("demo", "other"));
+    let (code, told) = end(second);
+    assert!(code == Some(1) && told.contains("twice: no longer declared"), "{told}");
 }
