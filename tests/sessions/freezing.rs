@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel::controller::{AcquireRequest, Acquired, SessionVerb};
-use evenkeel::runtime::sim::{Faults, Rng};
+use evenkeel::runtime::sim::{Faults, Method, Rng};
 use evenkeel::state::{Phase, SessionId};
 use futures::FutureExt;
 use futures::future::join_all;
@@ -102,4 +102,41 @@ async fn a_suspended_session_ends_in_time_though_a_command_is_frozen_inside() {
     let views = stage.sessions().await;
     assert_eq!(views[0].state, "ended");
     drop(inside);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_suspended_is_frozen_once() {
+    for seed in 0..20 {
+        let (stage, Acquired { token, view, .. }) = slow(seed).await;
+        stage.change(&view.session, &token, SessionVerb::Suspend).await.map(drop).expect("done");
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(stands(&stage, &view.session).await, (true, true));
+        let calls = stage.world.calls();
+        assert_eq!((calls.get(&Method::Pause), calls.get(&Method::Resume)), (Some(&1), None), "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_suspends_a_session_is_told_that_its_sandbox_can_not_be_frozen() {
+    for seed in 0..20 {
+        let (stage, Acquired { token, view, .. }) = slow(seed).await;
+        let well = Faults { latency: Duration::from_millis(40), ..Faults::none() };
+        stage.world.set_faults(Faults { refused: 1.0, ..well });
+        let suspend = || stage.change(&view.session, &token, SessionVerb::Suspend);
+        let refused = [(); 3].map(|()| suspend());
+        for refused in join_all(refused).await {
+            let why = refused.map(drop).expect_err("it can't be frozen").to_string();
+            assert!(why.contains("simulated refusal"), "seed {seed}: {why}");
+        }
+        assert_eq!(stands(&stage, &view.session).await, (false, false), "seed {seed}");
+        stage.world.set_faults(well.clone());
+        suspend().await.map(drop).expect("what failed before counts no more");
+        assert_eq!(stands(&stage, &view.session).await, (true, true), "seed {seed}");
+        stage.world.set_faults(Faults { refused: 1.0, ..well });
+        let resume = || stage.change(&view.session, &token, SessionVerb::Resume);
+        for refused in join_all([resume(), resume()]).await {
+            drop(refused.map(drop).expect_err("it can't be thawed"));
+        }
+        assert_eq!(stands(&stage, &view.session).await, (true, true), "seed {seed}");
+    }
 }

@@ -64,15 +64,16 @@ impl Engine {
             tracing::warn!("a new token of the session {id} is forgotten when the controller ends: {why}");
             return Ok(SessionChanged { token, view });
         }
-        written.map_err(|why| {
-            let text = format!("it counts from now on, and is forgotten when the controller ends: {why}");
-            local("the session can't be recorded")(std::io::Error::other(text))
-        })?;
+        // What can't be written counts all the same, so that the sandbox is made to stand like it.
         let settled = match turn {
             Some(turn) => turn.settle().await?,
             None => None,
         };
         Ok(SessionChanged { token, view: settled.unwrap_or(view) })
+        written.map_err(|why| {
+            let text = format!("it counts from now on, and is forgotten when the controller ends: {why}");
+            local("the session can't be recorded")(std::io::Error::other(text))
+        })?;
     }
 
     /// All sessions that are kept, those that have ended among them, by the time of their claim.

@@ -64,8 +64,8 @@ pub enum SessionMessage {
     Again(Box<Claim>),
     /// Somebody works inside a member no longer.
     Left(Left),
-    /// The sandbox of a suspended session that ran is frozen, or can't be.
-    FrozenAgain(SessionId, bool),
+    /// The sandbox of a suspended session that ran is frozen, or it is told why it can't be.
+    FrozenAgain(SessionId, Result<(), String>),
     /// Bytes of memory that these many free members of a pool hold together.
     Measured(ServiceName, u64, u32),
 }
@@ -97,8 +97,8 @@ pub enum SessionCommand {
     Change(SessionRequest, oneshot::Sender<Result<Changed, EngineError>>),
     /// It is somebody's turn to call the runtime for a session.
     Turn(SessionId, Purpose, oneshot::Sender<Todo>),
-    /// What was to be done in a turn is done, or not.
-    Turned(SessionId, Call, bool, oneshot::Sender<Option<SessionView>>),
+    /// What was to be done in a turn is done, or it is told why not.
+    Turned(SessionId, Call, Result<(), String>, oneshot::Sender<Option<SessionView>>),
     /// Somebody wants to work inside an instance.
     Enter(Target, Option<Token>, oneshot::Sender<Result<Entry, EngineError>>),
     /// All sessions, those that have ended among them.

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::request::{SessionRequest, SessionVerb, SessionView};
-use super::turns::{Call, Turn};
+use super::turns::{Call, OrderedTurn};
 use super::{Held, new_secrets};
 use crate::controller::EngineError;
 use crate::controller::core::State;
@@ -21,7 +21,7 @@ pub struct Changed {
     /// Tells when it is written down.
     pub kept: Option<oneshot::Receiver<Result<(), String>>>,
     /// The turn in which a runtime is to do it, where one is to.
-    pub turn: Option<Turn>,
+    pub turn: Option<OrderedTurn>,
 }
 
 impl State {
@@ -136,7 +136,7 @@ impl State {
     fn freeze(&mut self, id: &SessionId) -> Result<Changed, EngineError> {
         let turn = self.turn(id)?;
         turn.can_freeze()?;
-        self.order_stand(id, Call::Freeze);
+        let turn = self.order_stand(turn, Call::Freeze)?;
         // Written before it is frozen, so that nobody thaws it again.
         let changed = self.set_state(id, SessionState::Suspended)?;
         Ok(Changed { turn: Some(turn), ..changed })
@@ -147,7 +147,7 @@ impl State {
         if self.sessions.all.get(id).is_some_and(|held| held.session.state != SessionState::Suspended) {
             return self.touch_session(id);
         }
-        self.order_stand(id, Call::Thaw);
+        let turn = self.order_stand(turn, Call::Thaw)?;
         let changed = self.touch_session(id)?;
         Ok(Changed { turn: Some(turn), ..changed })
     }
