@@ -274,6 +274,31 @@ async fn a_named_sandbox_is_not_given_to_another_client_with_the_token_either() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_is_given_again_with_the_environment_that_it_has_or_not_at_all() {
+    let stage = stage().await;
+    let env = |value: &str| [("A".to_owned(), value.to_owned())].into();
+    let named = AcquireRequest { sandbox: Some("nb".to_owned()), create_if_missing: true, ..request() };
+    let first = stage.acquire(AcquireRequest { env: env("1"), ..named.clone() }).await.expect("made");
+    sleep(Duration::from_secs(1)).await;
+    let token = Some(first.token.clone());
+    let by_name = AcquireRequest { token: token.clone(), ..named };
+    let by_client = AcquireRequest { token, reuse: true, ..request() };
+    for again in [by_name.clone(), by_client] {
+        for env in [[].into(), env("1")] {
+            let given = stage.acquire(AcquireRequest { env, ..again.clone() }).await.expect("given again");
+            assert!(given.reused && given.view.session == first.view.session);
+            assert!(given.view.elapsed_ms < 1000.0, "that of this answer: {}", given.view.elapsed_ms);
+        }
+        let refused = stage.acquire(AcquireRequest { env: env("2"), ..again }).await.expect_err("refused").to_string();
+        assert!(refused.contains("its environment is another; leave out --env"), "{refused}");
+    }
+    let refused = stage.acquire(AcquireRequest { fresh: true, ..by_name }).await.expect_err("refused").to_string();
+    assert!(refused.contains("is not fresh; leave out --fresh"), "{refused}");
+    let fresh = AcquireRequest { sandbox: Some("other".to_owned()), create_if_missing: true, fresh: true, ..request() };
+    assert!(!stage.acquire(fresh).await.expect("made").reused);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_suspended_session_has_no_client_that_could_detach() {
     let stage = stage().await;
     let Acquired { token, view, .. } = acquire(&stage).await;

@@ -74,8 +74,7 @@ impl State {
         match self.held_already(&claim.request, &claim.pool) {
             Err(why) => return claim.refuse(why),
             Ok(Some(held)) => {
-                let has_mounts = self.has_mounts(&held, &claim.request);
-                return match has_mounts {
+                return match self.is_as_asked(&held, &claim.request) {
                     Err(why) => claim.refuse(why),
                     Ok(()) if !claim.is_checked && !claim.request.require.is_empty() => self.check_again(&held, claim),
                     Ok(()) => self.give_again(&held, claim),
@@ -99,122 +98,6 @@ impl State {
                 self.sessions.touch();
             }
         }
-    }
-
-    /// The session that the caller holds already and asks for again, where that is so.
-    fn held_already(&self, request: &AcquireRequest, pool: &ServiceName) -> Result<Option<SessionId>, EngineError> {
-        match &request.sandbox {
-            Some(sandbox) => self.holder_of_sandbox(request, pool, sandbox),
-            None if request.reuse => self.holder_among_clients(request, pool),
-            None => Ok(None),
-        }
-    }
-
-    /// Looks whether the member of a session that is asked for again gives what is required, and goes on with the claim if
-    /// so.
-    fn check_again(&mut self, id: &SessionId, mut claim: Claim) {
-        let Some(held) = self.sessions.all.get(id) else { return };
-        let member = held.session.instance.clone();
-        let (reports, runtime, id) = (self.reports(), self.runtime_of(&member), id.clone());
-        self.lanes.spawn(async move {
-            let why = match look(runtime, &member, &claim.request.require).await {
-                (Err(error), _) => EngineError::Runtime(error),
-                (Ok(_), unmet) if unmet.is_empty() => {
-                    claim.is_checked = true;
-                    // A core that has ended needs no report.
-                    let _ = reports.send(Message::Session(Box::new(SessionMessage::Again(Box::new(claim))))).await;
-                    return;
-                }
-                (Ok(_), unmet) => {
-                    let why = format!("the session {id} does not give what is required: {}", unmet.join("; "));
-                    EngineError::Conflict(format!("{why}; leave out --reuse for another session"))
-                }
-            };
-            claim.refuse(why);
-        });
-    }
-
-    /// Gives a session again to whoever holds it: a client is there from now on.
-    fn give_again(&mut self, id: &SessionId, claim: Claim) {
-        let now = self.now().0;
-        if let Some(held) = self.sessions.all.get_mut(id) {
-            held.session.last_active_at = now;
-            if held.session.state == SessionState::Detached {
-                held.session.state = SessionState::Active;
-            }
-            drop(self.sessions.keep(id));
-            self.sessions.touch();
-            self.note_call(id);
-        }
-        let Claim { request, reply, .. } = claim;
-        if let (Some(token), Some(view)) = (request.token, self.session_view(id)) {
-            // A caller that has gone needs no answer.
-            let _ = reply.send(Ok(Acquired { token, reused: true, view }));
-        }
-    }
-
-    /// The session that has a sandbox by this name.
-    fn holder_of_sandbox(
-        &self,
-        request: &AcquireRequest,
-        pool: &ServiceName,
-        sandbox: &str,
-    ) -> Result<Option<SessionId>, EngineError> {
-        let is_it = |held: &&Held| held.session.is_live() && held.session.sandbox.as_deref() == Some(sandbox);
-        let holder = self.sessions.open_in(pool).find(is_it);
-        let is_awaited = self.sessions.waiting.get(pool).is_some_and(|waiting| {
-            waiting.iter().any(|claim| claim.request.sandbox.as_deref() == Some(sandbox) && !claim.reply.is_closed())
-        });
-        match holder {
-            Some(held) if held.claim.is_none() => {
-                let is_theirs = request.token.as_ref().is_some_and(|token| held.session.token.is_of(token));
-                let taken = format!(
-                    "the sandbox {sandbox} of {pool} is held by session {}; present its token with --token",
-                    held.session.id
-                );
-                let of_another = format!(
-                    "the sandbox {sandbox} of {pool} is held by the client {}, not by {}",
-                    held.session.client, request.client
-                );
-                match (is_theirs, held.session.client == request.client) {
-                    (true, true) => Ok(Some(held.session.id.clone())),
-                    (true, false) => Err(EngineError::Conflict(of_another)),
-                    (false, _) => Err(EngineError::Conflict(taken)),
-                }
-            }
-            None if !is_awaited && request.create_if_missing => Ok(None),
-            None if !is_awaited => Err(EngineError::NotFound(format!(
-                "there is no sandbox {sandbox} in {pool}; --create-if-missing claims one and names it so"
-            ))),
-            _ => {
-                Err(EngineError::Conflict(format!("the sandbox {sandbox} of {pool} is being claimed by somebody else")))
-            }
-        }
-    }
-
-    /// The session that a client holds in a pool.
-    fn holder_among_clients(
-        &self,
-        request: &AcquireRequest,
-        pool: &ServiceName,
-    ) -> Result<Option<SessionId>, EngineError> {
-        let is_theirs =
-            |held: &&Held| held.session.is_live() && held.claim.is_none() && held.session.client == request.client;
-        let mut theirs = self.sessions.open_in(pool).filter(is_theirs).peekable();
-        if theirs.peek().is_none() {
-            return Ok(None);
-        }
-        let client = &request.client;
-        let why = match &request.token {
-            Some(token) => match theirs.find(|held| held.session.token.is_of(token)) {
-                Some(held) => return Ok(Some(held.session.id.clone())),
-                None => format!("the token is not that of a session of {client} in {pool}"),
-            },
-            None => {
-                format!("{client} holds a session in {pool}; it is given again with its token: name it with --token")
-            }
-        };
-        Err(EngineError::Conflict(format!("{why}, or leave out --reuse for another session")))
     }
 
     /// Whether a claim can be met at all.
@@ -522,7 +405,7 @@ fn unmet(controls: &[crate::runtime::Enforcement], require: &[Control]) -> Vec<S
 }
 
 /// A time in milliseconds.
-fn milliseconds(time: Duration) -> f64 {
+pub(super) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 

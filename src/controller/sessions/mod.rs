@@ -1,6 +1,7 @@
 //! Sessions: who has which member of a pool. The core owns them, so that two claims never get one member; what it decides
 //! is written down before anybody is told, and runtimes are called in tasks of their own.
 
+mod again;
 mod book;
 mod claim;
 mod engine;

@@ -11,7 +11,7 @@ use crate::controller::engine::Engine;
 use crate::controller::message::{Command, Message};
 use crate::runtime::{ErrorKind, Runtime, RuntimeError};
 use crate::spec::RuntimeKind;
-use crate::state::{Instance, LateMount, ServiceName, SessionEnd, SessionId, are_same_mounts};
+use crate::state::{Instance, LateMount, ServiceName, SessionEnd, SessionId};
 
 /// Longest time for which a claim waits until everything is mounted: a disk that takes longer hangs.
 const MOUNT_DEADLINE: Duration = Duration::from_secs(10);
@@ -44,18 +44,6 @@ impl State {
                 Err(cannot_mount(&claim.pool, kind))
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Refuses to give a session again with other mounts than it has: its sandbox is in use.
-    pub(super) fn has_mounts(&self, id: &SessionId, request: &AcquireRequest) -> Result<(), EngineError> {
-        let has = self.sessions.all.get(id).map_or(&[][..], |held| &held.session.mounts);
-        match request.mounts.is_empty() || are_same_mounts(has, &request.mounts) {
-            true => Ok(()),
-            false => Err(EngineError::Conflict(format!(
-                "the session {id} is given again as it is, and its mounts are others; leave out the mounts, or claim \
-                 another session"
-            ))),
         }
     }
 

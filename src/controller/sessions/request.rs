@@ -228,7 +228,7 @@ pub struct SessionView {
     pub mounts: Vec<LateMount>,
     /// Whether the member was ready when it was asked for.
     pub warm: bool,
-    /// Milliseconds from the request to the answer.
+    /// Milliseconds from the request to the answer; of a session that is given again, until that answer.
     pub elapsed_ms: f64,
     /// Whether its client was answered, as far as is written down; a claim that was not is no part of the statistics of claims.
     pub answered: bool,
