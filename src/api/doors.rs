@@ -1,14 +1,15 @@
 //! How many may be connected at once, and what one must show of whom nothing else tells that it runs outside of every
 //! sandbox. Those who may turn out to be inside never take a place that others wait for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{ApiError, Kind};
@@ -19,6 +20,9 @@ use crate::store::Token;
 const MAX_CONNECTIONS: usize = 256;
 /// Most connections at a time of those who have not shown the token yet. Each shows it with its first request.
 const MAX_DOUBTFUL: usize = 32;
+/// Most claims at a time that wait for members of pools, as many as wait for those of one pool; fewer where that would be more
+/// than a quarter of the open files that this process may have.
+const MAX_WAITING: usize = 1000;
 /// Most of those at a time who are told that they are refused.
 const MAX_REFUSED: usize = 8;
 
@@ -35,34 +39,82 @@ pub(super) struct Doors {
     /// Those of who is refused.
     pub refused: Arc<Semaphore>,
     doubtful: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     token: Token,
 }
 
 impl Doors {
     pub fn new(token: Token) -> Self {
         let places = |most| Arc::new(Semaphore::new(most));
-        Self { slots: places(MAX_CONNECTIONS), refused: places(MAX_REFUSED), doubtful: places(MAX_DOUBTFUL), token }
+        Self {
+            slots: places(MAX_CONNECTIONS),
+            refused: places(MAX_REFUSED),
+            doubtful: places(MAX_DOUBTFUL),
+            waiting: places(most_waiting(getrlimit(Resource::Nofile).current)),
+            token,
+        }
+    }
+
+    /// The seat of one who has a place like everybody's.
+    pub fn seat(&self, slot: OwnedSemaphorePermit) -> Seat {
+        self.seated(true, slot)
+    }
+
+    fn seated(&self, is_proven: bool, held: OwnedSemaphorePermit) -> Seat {
+        let place = Arc::new(Mutex::new(Place { is_proven, held: Some(held) }));
+        Seat { place, waiting: Arc::clone(&self.waiting) }
     }
 
     /// A place of one who has to show the token; `None` where there is none left.
     pub fn open_to_doubtful(&self) -> Option<Door> {
         let place = Arc::clone(&self.doubtful).try_acquire_owned().ok()?;
         let (slots, token) = (Arc::clone(&self.slots), self.token.clone());
-        Some(Door { place: Arc::new(Mutex::new(Place { is_proven: false, _held: place })), slots, token })
+        Some(Door { seat: self.seated(false, place), slots, token })
     }
+}
+
+/// Claims that may wait at a time where a process may have so many open files; `None` is any number.
+fn most_waiting(files: Option<u64>) -> usize {
+    let quarter = files.and_then(|files| usize::try_from(files / 4).ok());
+    quarter.map_or(MAX_WAITING, |quarter| quarter.min(MAX_WAITING))
 }
 
 /// The place of a connection; given back when it is dropped.
 #[derive(Debug)]
 struct Place {
     is_proven: bool,
-    _held: OwnedSemaphorePermit,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+/// The place of one connection, as those see it who answer its requests.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
+    place: Arc<Mutex<Place>>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Seat {
+    /// Gives the place back for one among those who wait long, so that short requests find places. The connection is to be
+    /// closed after the answer, as it has no place any more.
+    ///
+    /// # Errors
+    /// As many wait as may.
+    pub fn leave(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let full = |_| ApiError::new(Kind::Conflict, "as many claims wait for sandboxes as may; ask again later");
+        let waiting = Arc::clone(&self.waiting).try_acquire_owned().map_err(full)?;
+        self.place().held = None;
+        Ok(waiting)
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Stands before the router of one connection.
 #[derive(Debug, Clone)]
 pub(super) struct Door {
-    place: Arc<Mutex<Place>>,
+    seat: Seat,
     slots: Arc<Semaphore>,
     token: Token,
 }
@@ -70,7 +122,8 @@ pub(super) struct Door {
 impl Door {
     /// The router for requests that show the token; others are refused.
     pub fn before(self, router: Router) -> Router {
-        router.layer(middleware::from_fn_with_state(self, pass))
+        let seat = self.seat.clone();
+        router.layer(Extension(seat)).layer(middleware::from_fn_with_state(self, pass))
     }
 
     fn is_shown(&self, headers: &HeaderMap) -> bool {
@@ -80,12 +133,11 @@ impl Door {
 
     /// Takes a place like everybody's.
     async fn prove(&self) {
-        let place = || self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        if place().is_proven {
+        if self.seat.place().is_proven {
             return;
         }
         if let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await {
-            *place() = Place { is_proven: true, _held: slot };
+            *self.seat.place() = Place { is_proven: true, held: Some(slot) };
         }
     }
 }
@@ -117,6 +169,28 @@ mod tests {
     async fn ask(router: &Router, header: &str) -> StatusCode {
         let request = Request::builder().uri("/").header(AUTHORIZATION, header).body(Body::empty()).unwrap();
         router.clone().oneshot(request).await.unwrap().status()
+    }
+
+    #[test]
+    fn claims_that_wait_leave_most_files_to_others() {
+        assert_eq!([None, Some(100_000), Some(1024), Some(60)].map(most_waiting), [1000, 1000, 256, 15]);
+    }
+
+    #[test]
+    fn whoever_waits_gives_the_place_back_to_others_and_has_one_among_so_many_that_wait() {
+        let (_folder, doors, _) = doors();
+        let left = || (doors.slots.available_permits(), doors.waiting.available_permits());
+        let (slots, most) = left();
+        let seat = doors.seat(Arc::clone(&doors.slots).try_acquire_owned().unwrap());
+        assert_eq!(left(), (slots - 1, most));
+        let waits = seat.leave().unwrap();
+        assert_eq!(left(), (slots, most - 1));
+        let others = Arc::clone(&doors.waiting).try_acquire_many_owned(u32::try_from(most - 1).unwrap()).unwrap();
+        let late = doors.seat(Arc::clone(&doors.slots).try_acquire_owned().unwrap());
+        assert_eq!(late.leave().unwrap_err().kind, Kind::Conflict);
+        assert_eq!(left(), (slots - 1, 0), "it keeps its place for the answer");
+        drop((waits, others, late));
+        assert_eq!(left(), (slots, most));
     }
 
     #[tokio::test]

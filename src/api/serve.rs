@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -161,11 +161,7 @@ async fn accept(state_dir: StateDir, mut bound: Bound, router: Router, token: To
         match judge(&stream) {
             Peer::Outside => {
                 let Ok(slot) = Arc::clone(&doors.slots).acquire_owned().await else { return };
-                let router = router.clone();
-                connections.spawn(async move {
-                    serve(stream, router).await;
-                    drop(slot);
-                });
+                connections.spawn(serve(stream, router.clone().layer(Extension(doors.seat(slot)))));
             }
             // Dropped where too many are there: the connection is closed at once.
             Peer::Doubtful => {

@@ -187,7 +187,7 @@ fn sessions_outlive_their_controller() {
 
 #[test]
 fn a_session_is_detached_frozen_taken_over_and_terminated_under_a_command() {
-    let (rig, _controller) = rig("min_warm: 1, max_total: 2");
+    let (rig, controller) = rig("min_warm: 1, max_total: 2");
     let one = acquire(&rig, &["demo"]);
     let twice = one.verb(&rig, "attach").expect_code(1);
     assert!(twice.err.contains("--takeover"), "{}", twice.err);
@@ -224,6 +224,30 @@ fn a_session_is_detached_frozen_taken_over_and_terminated_under_a_command() {
 #[test]
 fn an_operator_who_looks_inside_a_free_member_spoils_it() {
     let (rig, _controller) = rig("min_warm: 1, max_total: 2");
+    let log = controller.end("TERM").expect_code(0).err;
+    assert!(!log.contains("it is frozen again"), "who suspends it freezes it: {log}");
+}
+
+#[test]
+fn claims_that_wait_keep_nobody_else_from_the_controller() {
+    let rig = Rig::new("sandbox");
+    let none = pool("min_warm: 0, max_total: 1000").replace("[sleep, infinity]", "[/nothing/is/here]");
+    rig.write("specs/demo.yaml", &none);
+    let _controller = rig.controller();
+    rig.until("the pool is there", || of_pool(&rig, "max_total") == 1000);
+    let body = r#"{"client": "agent", "pool": "demo/box"}"#;
+    let head = "POST /v1/sessions/acquire HTTP/1.1\r\nhost: keel\r\ncontent-type: application/json\r\n";
+    let ask = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    // More than there may be connections of other kinds.
+    let waiting = std::iter::repeat_with(|| {
+        let mut socket = std::os::unix::net::UnixStream::connect(rig.path("state/keel.sock")).unwrap();
+        std::io::Write::write_all(&mut socket, ask.as_bytes()).unwrap();
+        socket
+    });
+    let waiting: Vec<_> = waiting.take(300).collect();
+    rig.until("all of them wait", || of_pool(&rig, "waiting") == 300);
+    drop(waiting);
+    rig.until("nobody waits any more", || of_pool(&rig, "waiting") == 0);
     let spoilt = rig.get("instances")[0]["runtime_id"].clone();
     rig.keel(&["exec", "demo/box", "--", "true"]).expect_code(0);
     let one = acquire(&rig, &[]);
