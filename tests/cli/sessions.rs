@@ -154,6 +154,11 @@ fn sessions_outlive_their_controller() {
         assert!(refused.err.contains("running controller"), "{}", refused.err);
     }
     rig.keel(&["exec", &kept.instance, "--", "true"]).expect_code(125);
+    // The next controller would not know that somebody is inside.
+    for name in [&kept.instance, &kept.id] {
+        let refused = rig.keel(&["exec", name, "--token", &kept.token, "--", "true"]).expect_code(125);
+        assert!(refused.err.contains("no controller runs") && refused.err.contains("keel run"), "{}", refused.err);
+    }
     let victim = rig.get("instances").into_iter().find(|one| one["name"] == gone.instance.as_str()).unwrap();
     crate::rig::signal(u32::try_from(victim["pid"].as_u64().unwrap()).unwrap(), "KILL");
 

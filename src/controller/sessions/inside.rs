@@ -161,6 +161,12 @@ impl State {
         let (now, reports) = (self.now().0, self.reports());
         let gone = || EngineError::NotFound(format!("there is no session {id}"));
         let member = self.sessions.all.get(id).ok_or_else(gone)?.session.instance.clone();
+        if !self.hosts_sessions(&member.id.deployment) {
+            return Err(EngineError::Conflict(format!(
+                "no controller runs, and the next one would not know of who is inside the session {id}, so that it ended it \
+                 as unused; start one with keel run"
+            )));
+        }
         let instance = self.cache.get(member.runtime, &member.runtime_id).cloned();
         let instance =
             instance.ok_or_else(|| EngineError::NotFound(format!("the sandbox of the session {id} is gone")))?;
@@ -179,13 +185,18 @@ impl State {
         Ok(Entry { instance, env, lease: Some(lease), turn: Some(turn), kept: None })
     }
 
+    /// Whether it is known here, and kept, who is inside the members of the pools of a deployment.
+    fn hosts_sessions(&self, deployment: &str) -> bool {
+        self.sessions.keeper.is_some() || self.covers(deployment)
+    }
+
     fn is_spent(&self, member: &InstanceRef) -> bool {
         self.sessions.visited.contains_key(&(member.runtime, member.runtime_id.clone()))
     }
 
     /// Lets somebody into a member that no session has; nobody gets it after that.
     fn visit(&mut self, pool: ServiceName, instance: Instance) -> Result<Entry, EngineError> {
-        if self.sessions.keeper.is_none() && !self.covers(&pool.deployment) {
+        if !self.hosts_sessions(&pool.deployment) {
             return Err(EngineError::Conflict(format!(
                 "members of the pool {pool} are entered through a running controller, which hands out no member that \
                  somebody has been inside; start one with keel run"
