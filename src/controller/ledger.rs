@@ -10,7 +10,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use self::watch::{STEP, Watch};
-use crate::plan::idle::{SAMPLE_LEAST, announced_at};
+use crate::plan::LifeOrders;
+use crate::plan::idle::{SAMPLE_LEAST, age_limit, announced_at};
 use crate::runtime::Usage;
 use crate::spec::{Lifecycle, RuntimeKind};
 use crate::state::{
@@ -295,24 +296,25 @@ impl Ledger {
         instances.filter_map(|((_, runtime_id), watch)| Some((runtime_id.clone(), watch.suspended?))).collect()
     }
 
-    /// The lives whose end is near and was not announced yet, and when the next one is to be announced.
+    /// The lives whose end is near and was not announced yet, and when the next one is to be announced, as far as is known of
+    /// these instances and of what is held.
     pub fn endings(
         &mut self,
         deployment: &str,
         desired: Option<&DesiredDeployment>,
+        (instances, orders): (&[Instance], &LifeOrders),
         now: DateTime<Utc>,
     ) -> (Vec<Ending>, Option<DateTime<Utc>>) {
         let (mut endings, mut next) = (Vec::new(), None::<DateTime<Utc>>);
         let Some(watched) = self.deployments.get_mut(deployment) else { return (endings, next) };
-        for watch in watched.instances.values_mut() {
+        for instance in instances {
+            let key = (instance.runtime, instance.runtime_id.clone());
+            let Some(watch) = watched.instances.get_mut(&key) else { continue };
             let service = desired.and_then(|desired| desired.services.get(&watch.id.service));
-            let limit = service.and_then(|service| service.spec.lifecycle.as_ref()?.max_lifetime);
-            let Some(limit) = limit else { continue };
-            let Some(end) = TimeDelta::from_std(limit.get()).ok().and_then(|age| watch.run.checked_add_signed(age))
-            else {
-                continue;
-            };
-            let from = announced_at(watch.run, limit.get());
+            let Some(spec) = service.map(|service| &service.spec) else { continue };
+            let Some(limit) = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.max_lifetime) else { continue };
+            let Some(end) = age_limit(&instance.phase, spec, orders.held_until(instance)) else { continue };
+            let from = announced_at(end, limit.get());
             if watch.announced == Some(end) || end <= now {
                 continue;
             }

@@ -33,7 +33,7 @@ impl State {
             let is_worked_on = |one: &Instance| flights.works_on(one.runtime, &one.id);
             self.ledger.track(deployment, desired, &instances, is_worked_on, times);
             self.settle_starts(deployment, &instances);
-            self.announce_endings(deployment, desired, (now, at));
+            self.announce_endings(deployment, desired, &instances, (now, at));
             self.keep_activity(deployment);
         }
         let orders = self.memory.get(deployment).map(|memory| memory.orders.lives.clone()).unwrap_or_default();
@@ -64,9 +64,11 @@ impl State {
         &mut self,
         deployment: &str,
         desired: Option<&DesiredDeployment>,
+        instances: &[Instance],
         (now, at): (DateTime<Utc>, Instant),
     ) {
-        let (endings, next) = self.ledger.endings(deployment, desired, now);
+        let orders = self.memory.get(deployment).map(|memory| memory.orders.lives.clone()).unwrap_or_default();
+        let (endings, next) = self.ledger.endings(deployment, desired, (instances, &orders), now);
         for Ending { id, at } in endings {
             let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
             let message = format!("{} reaches lifecycle.max_lifetime at {at}", id.name());

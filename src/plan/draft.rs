@@ -124,7 +124,7 @@ impl<'a> Draft<'a> {
 
     /// What the limits on age and idleness of the instance say now.
     pub(super) fn verdict(&self, instance: &Instance, spec: &ServiceSpec) -> Verdict {
-        verdict(instance, spec, self.input.history.lives.held_until(instance), self.input.now)
+        verdict(instance, spec, self.input.history.lives.orders.held_until(instance), self.input.now)
     }
 
     /// Ends an instance and removes it. Returns whether it may be acted on; nothing is planned otherwise.

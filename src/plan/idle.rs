@@ -196,7 +196,14 @@ pub fn limits(
     limits
 }
 
-/// When the end of a life that began then is announced.
-pub fn announced_at(since: DateTime<Utc>, max_lifetime: Duration) -> DateTime<Utc> {
-    after(since, max_lifetime.saturating_sub((max_lifetime / ANNOUNCED).min(ANNOUNCED_MOST)))
+/// When the maximum age of an instance strikes, as far as is known now; none where it has none, and while it is frozen unless
+/// that ends it all the same.
+pub fn age_limit(phase: &Phase, spec: &ServiceSpec, held_until: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    let limits = limits(phase, None, spec, held_until);
+    limits.into_iter().find(|next| next.limit == Limit::MaxLifetime).map(|next| next.at)
+}
+
+/// When it is announced that a life of that length at most ends then.
+pub fn announced_at(end: DateTime<Utc>, max_lifetime: Duration) -> DateTime<Utc> {
+    before(end, (max_lifetime / ANNOUNCED).min(ANNOUNCED_MOST))
 }

@@ -63,12 +63,14 @@ pub struct Lives {
     pub suspended: BTreeMap<String, DateTime<Utc>>,
 }
 
-impl Lives {
+impl LifeOrders {
     /// Until when the instance's slot is held, where it is.
     pub fn held_until(&self, instance: &Instance) -> Option<DateTime<Utc>> {
-        self.orders.holds.get(&instance.id.service)?.get(&instance.id.slot).copied()
+        self.holds.get(&instance.id.service)?.get(&instance.id.slot).copied()
     }
+}
 
+impl Lives {
     /// Whether the slot is to stay down.
     pub fn is_stopped(&self, service: &DesiredService, slot: u32) -> bool {
         self.orders.stopped.get(&service.name).is_some_and(|stopped| stopped.covers(service, slot))

@@ -94,16 +94,44 @@ async fn what_an_earlier_controller_saw_counts_without_the_time_in_which_nobody_
 async fn the_end_of_a_life_is_announced_once_and_again_where_it_was_moved() {
     let desired = declared("{max_lifetime: 100s}");
     let (mut ledger, instance) = watching(ActivityRecords::new(), &desired, 0);
-    assert_eq!(ledger.endings("demo", Some(&desired), at(89)), (vec![], Some(at(90))));
+    let orders = LifeOrders::default();
+    let free = (std::slice::from_ref(&instance), &orders);
+    assert_eq!(ledger.endings("demo", Some(&desired), free, at(89)), (vec![], Some(at(90))));
     let ending = |seconds| vec![Ending { id: instance.id.clone(), at: at(seconds) }];
-    assert_eq!(ledger.endings("demo", Some(&desired), at(90)), (ending(100), None));
-    assert_eq!(ledger.endings("demo", Some(&desired), at(95)), (vec![], None));
+    assert_eq!(ledger.endings("demo", Some(&desired), free, at(90)), (ending(100), None));
+    assert_eq!(ledger.endings("demo", Some(&desired), free, at(95)), (vec![], None));
     let record = ledger.take_record("demo", (at(95), Instant::now())).unwrap();
     let (mut ledger, _) = watching([("demo".to_owned(), record)].into(), &desired, 96);
-    assert_eq!(ledger.endings("demo", Some(&desired), at(97)), (vec![], None), "an earlier controller did");
+    assert_eq!(ledger.endings("demo", Some(&desired), free, at(97)), (vec![], None), "an earlier controller did");
     let longer = declared("{max_lifetime: 2h}");
-    assert_eq!(ledger.endings("demo", Some(&longer), at(97)), (vec![], Some(at(7200 - 300))), "at most 5 minutes");
-    assert_eq!(ledger.endings("demo", Some(&longer), at(7000)), (ending(7200), None));
+    assert_eq!(
+        ledger.endings("demo", Some(&longer), free, at(97)),
+        (vec![], Some(at(7200 - 300))),
+        "at most 5 minutes"
+    );
+    assert_eq!(ledger.endings("demo", Some(&longer), free, at(7000)), (ending(7200), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_life_is_announced_for_when_it_strikes_where_it_is_held_or_frozen() {
+    let desired = declared("{max_lifetime: 100s}");
+    let (mut ledger, instance) = watching(ActivityRecords::new(), &desired, 0);
+    let until = |seconds| LifeOrders {
+        holds: [(instance.id.service.clone(), [(instance.id.slot, at(seconds))].into())].into(),
+        ..LifeOrders::default()
+    };
+    let ending = |seconds| vec![Ending { id: instance.id.clone(), at: at(seconds) }];
+    let all = std::slice::from_ref(&instance);
+    assert_eq!(ledger.endings("demo", Some(&desired), (all, &until(300)), at(95)), (vec![], Some(at(290))));
+    assert_eq!(ledger.endings("demo", Some(&desired), (all, &until(300)), at(290)), (ending(300), None));
+    assert_eq!(ledger.endings("demo", Some(&desired), (all, &until(50)), at(95)), (ending(100), None));
+    let frozen = Instance { phase: Phase::Paused { since: at(0) }, ..instance.clone() };
+    let free = LifeOrders::default();
+    let frozen = (std::slice::from_ref(&frozen), &free);
+    let longer = declared("{max_lifetime: 200s}");
+    assert_eq!(ledger.endings("demo", Some(&longer), frozen, at(195)), (vec![], None), "it is not recycled");
+    let terminated = declared("{max_lifetime: 200s, on_expiry: terminate}");
+    assert_eq!(ledger.endings("demo", Some(&terminated), frozen, at(195)), (ending(200), None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -225,7 +225,7 @@ impl Checked<'_> {
     }
 
     fn verdict(&self, instance: &Instance) -> Verdict {
-        verdict(instance, &self.desired.spec, self.input.history.lives.held_until(instance), self.input.now)
+        verdict(instance, &self.desired.spec, self.input.history.lives.orders.held_until(instance), self.input.now)
     }
 
     /// Whether health checks fail and a crash would not be left as it is.
