@@ -398,6 +398,13 @@ async fn what_is_required_and_not_enforced_is_refused_and_what_is_ignored_is_tol
         let lacks = error.message.contains(&format!("write resources.{field}"));
         assert!(lacks || error.message.contains(&format!("{limit} can't be enforced")), "{error}");
     }
+    let all: Vec<String> = Control::ALL.iter().map(ToString::to_string).collect();
+    let limits = ["memory_limit", "cpu_limit", "pids_limit", "io_limit"];
+    let lacking = Control::ALL.iter().filter(is_lacking).map(ToString::to_string);
+    let named: Vec<String> = lacking.chain(limits.map(str::to_owned)).collect();
+    let yaml = shell("true") + &format!("\nsandbox: {{ require: [{}] }}", all.join(", "));
+    let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
+    assert!(named.iter().all(|name| error.message.contains(name)), "all that is missing is named: {error}");
     let yaml = shell("true") + "\ncgroup_parent: /elsewhere\nsysctls: { net.core.somaxconn: 9 }\nnetwork_mode: host";
     let created = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap();
     let told: Vec<_> = created.conditions.iter().map(|c| (c.kind.as_str(), c.reason.as_str())).collect();

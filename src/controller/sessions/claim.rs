@@ -360,7 +360,7 @@ fn gone(pool: &ServiceName) -> EngineError {
 }
 
 /// Looks at a member, and at its controls where some are required.
-async fn look(
+pub(super) async fn look(
     runtime: Option<Arc<dyn Runtime>>,
     member: &InstanceRef,
     require: &[Control],

@@ -8,6 +8,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 
+use super::claim::look;
 use super::inside::{Entry, Lease};
 use super::request::{AcquireRequest, Acquired, SessionChanged, SessionRequest, SessionStats, SessionView};
 use super::turns::Turn;
@@ -69,11 +70,11 @@ impl Engine {
             Some(turn) => turn.settle().await?,
             None => None,
         };
-        Ok(SessionChanged { token, view: settled.unwrap_or(view) })
         written.map_err(|why| {
             let text = format!("it counts from now on, and is forgotten when the controller ends: {why}");
             local("the session can't be recorded")(std::io::Error::other(text))
         })?;
+        Ok(SessionChanged { token, view: settled.unwrap_or(view) })
     }
 
     /// All sessions that are kept, those that have ended among them, by the time of their claim.
@@ -156,11 +157,25 @@ impl Engine {
             }
         };
         let capabilities = runtime.capabilities().await?;
-        missing.extend(required.into_iter().filter_map(|control| match capabilities.support(control) {
-            Support::Enforced => None,
-            Support::Degraded { why } => Some(format!("{control}, which {} enforces in part: {why}", pool.runtime)),
-            Support::Absent { why } => Some(format!("{control}, which {} does not enforce: {why}", pool.runtime)),
-        }));
+        let (mut enforced, lacked) = (Vec::new(), missing.len());
+        for control in required {
+            match capabilities.support(control) {
+                Support::Enforced => enforced.push(control),
+                Support::Degraded { why } => {
+                    missing.push(format!("{control}, which {} enforces in part: {why}", pool.runtime));
+                }
+                Support::Absent { why } => {
+                    missing.push(format!("{control}, which {} does not enforce: {why}", pool.runtime));
+                }
+            }
+        }
+        // Otherwise the member that is to be handed out is looked at.
+        if missing.len() > lacked
+            && let Some(member) = &pool.member
+            && let (Ok(_), unmet) = look(Some(runtime), member, &enforced).await
+        {
+            missing.extend(unmet);
+        }
         Ok(missing)
     }
 

@@ -117,6 +117,8 @@ pub struct PoolInfo {
     pub runtime: RuntimeKind,
     /// Labels of its spec.
     pub labels: BTreeMap<String, String>,
+    /// One of its members that can be handed out, if any.
+    pub member: Option<InstanceRef>,
 }
 
 /// Everything that is known of sessions.
@@ -364,10 +366,14 @@ impl State {
             self.declared.desired.deployments.values().filter(|one| !self.removing.contains_key(&one.name));
         let services = deployments.flat_map(|one| one.services.values().map(move |service| (one, service)));
         let pools = services.filter(|(_, service)| service.spec.pool.is_some());
-        let info = pools.map(|(deployment, service)| PoolInfo {
-            name: ServiceName { deployment: deployment.name.clone(), service: service.name.clone() },
-            runtime: service.runtime,
-            labels: service.spec.labels.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
+        let info = pools.map(|(deployment, service)| {
+            let name = ServiceName { deployment: deployment.name.clone(), service: service.name.clone() };
+            PoolInfo {
+                member: self.sessions.warm.get(&name).and_then(|warm| Some(warm.first()?.0.clone())),
+                name,
+                runtime: service.runtime,
+                labels: service.spec.labels.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
+            }
         });
         info.collect()
     }

@@ -59,8 +59,14 @@ pub struct Machine<'a> {
 /// # Errors
 /// `ImageUnavailable` for an image that is not here, `Rejected` for what can't be.
 pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch, Vec<Condition>), RuntimeError> {
+    let planned = plan(request, machine);
+    // What this machine can't enforce is told also where nothing else can be.
+    require(&request.spec, planned.as_ref().ok().map(|(launch, _)| launch), machine)?;
+    planned
+}
+
+fn plan(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch, Vec<Condition>), RuntimeError> {
     let spec = &request.spec;
-    require(spec, machine.capabilities)?;
     let mut found = conditions(spec);
     let root = root(spec, machine)?;
     if let (Root::Copy { .. }, Err(why)) = (&root, &machine.probe.layer) {
@@ -140,7 +146,6 @@ pub fn launch(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch,
     };
     single_user(spec, &launch, &mut found);
     found.extend(weakened(&launch, machine.probe));
-    require_in(spec, &launch, machine)?;
     Ok((launch, found))
 }
 
@@ -191,48 +196,51 @@ fn rejected(message: impl Into<String>) -> RuntimeError {
     RuntimeError::new(ErrorKind::Rejected, message)
 }
 
-/// Refuses what the spec requires and this machine can't enforce.
-fn require(spec: &ServiceSpec, capabilities: &Capabilities) -> Result<(), RuntimeError> {
-    let Some(sandbox) = &spec.sandbox else { return Ok(()) };
-    for wanted in &sandbox.require {
-        if let Support::Degraded { why } | Support::Absent { why } = capabilities.support(*wanted) {
-            return Err(rejected(format!("sandbox.require: {wanted} can't be enforced: {why}")));
+/// Refuses what the spec requires and this machine can't enforce, or the spec itself leaves out, with all of it.
+fn require(spec: &ServiceSpec, launch: Option<&Launch>, machine: &Machine<'_>) -> Result<(), RuntimeError> {
+    let required = spec.sandbox.iter().flat_map(|sandbox| &sandbox.require);
+    let lacking = required.filter_map(|wanted| match machine.capabilities.support(*wanted) {
+        Support::Degraded { why } | Support::Absent { why } => Some(format!("{wanted} can't be enforced: {why}")),
+        Support::Enforced => {
+            let why = left_out(*wanted, spec, launch?, machine)?;
+            Some(format!("{wanted} does not hold: {why}"))
         }
+    });
+    let lacking: Vec<String> = lacking.collect();
+    match lacking.is_empty() {
+        true => Ok(()),
+        false => Err(rejected(format!("sandbox.require: {}", lacking.join("; ")))),
     }
-    Ok(())
 }
 
-/// Refuses what the spec requires and itself switches off or leaves out.
-fn require_in(spec: &ServiceSpec, launch: &Launch, machine: &Machine<'_>) -> Result<(), RuntimeError> {
+/// Why a control that this machine enforces does not hold for the spec, where it switches it off or leaves it out.
+fn left_out(wanted: Control, spec: &ServiceSpec, launch: &Launch, machine: &Machine<'_>) -> Option<&'static str> {
     let resources = spec.resources.clone().unwrap_or_default();
-    for wanted in spec.sandbox.iter().flat_map(|sandbox| &sandbox.require) {
-        let missing = match wanted {
-            Control::Seccomp if launch.seccomp.is_none() => "the spec switches the system-call filter off",
-            Control::NetworkIsolation if !launch.namespaces.net => "write sandbox.network: none",
-            Control::EgressFilter if network::egress_policy(spec).is_none() => "write sandbox.allow_hosts",
-            Control::ServiceNames if network::wanted(spec, machine.probe) != network::Wanted::Deployment => {
-                "the spec gives it another network than that of its deployment"
-            }
-            Control::Landlock if !launch.reach.is_limited() => "write sandbox.readable or sandbox.writable",
-            Control::CapabilityDrop if spec.privileged == Some(true) => {
-                "privileged: true gives every capability; remove it"
-            }
-            Control::DiskLimit if quota::lifted_by(launch.seccomp, launch.capabilities).is_some() => {
-                "it takes a system-call filter, and a program without SYS_ADMIN and SYS_RESOURCE"
-            }
-            Control::User if is_root(spec.user.as_deref()) => "write a user other than root",
-            Control::MemoryLimit if resources.memory.is_none() => "write resources.memory",
-            Control::CpuLimit if resources.cpu.is_none() => "write resources.cpu",
-            Control::PidsLimit if resources.pids_limit.is_none_or(|limit| limit <= 0) => "write resources.pids_limit",
-            Control::IoLimit if resources.blkio_weight.is_none() => "write resources.blkio_weight",
-            Control::ReadOnlyRoot if matches!(launch.root, Root::Dir { layer: Layer::Writable, .. }) => {
-                "write read_only_root_fs: true"
-            }
-            _ => continue,
-        };
-        return Err(rejected(format!("sandbox.require: {wanted} does not hold: {missing}")));
-    }
-    Ok(())
+    let why = match wanted {
+        Control::Seccomp if launch.seccomp.is_none() => "the spec switches the system-call filter off",
+        Control::NetworkIsolation if !launch.namespaces.net => "write sandbox.network: none",
+        Control::EgressFilter if network::egress_policy(spec).is_none() => "write sandbox.allow_hosts",
+        Control::ServiceNames if network::wanted(spec, machine.probe) != network::Wanted::Deployment => {
+            "the spec gives it another network than that of its deployment"
+        }
+        Control::Landlock if !launch.reach.is_limited() => "write sandbox.readable or sandbox.writable",
+        Control::CapabilityDrop if spec.privileged == Some(true) => {
+            "privileged: true gives every capability; remove it"
+        }
+        Control::DiskLimit if quota::lifted_by(launch.seccomp, launch.capabilities).is_some() => {
+            "it takes a system-call filter, and a program without SYS_ADMIN and SYS_RESOURCE"
+        }
+        Control::User if is_root(spec.user.as_deref()) => "write a user other than root",
+        Control::MemoryLimit if resources.memory.is_none() => "write resources.memory",
+        Control::CpuLimit if resources.cpu.is_none() => "write resources.cpu",
+        Control::PidsLimit if resources.pids_limit.is_none_or(|limit| limit <= 0) => "write resources.pids_limit",
+        Control::IoLimit if resources.blkio_weight.is_none() => "write resources.blkio_weight",
+        Control::ReadOnlyRoot if matches!(launch.root, Root::Dir { layer: Layer::Writable, .. }) => {
+            "write read_only_root_fs: true"
+        }
+        _ => return None,
+    };
+    Some(why)
 }
 
 fn root(spec: &ServiceSpec, machine: &Machine<'_>) -> Result<Root, RuntimeError> {
