@@ -21,8 +21,9 @@ struct One {
 
 /// Be there again
 ///
-/// Refused while a client is attached: with --takeover, what that one runs inside ends, its token gives no right any more,
-/// and another one is printed.
+/// Refused while a client is attached: with --takeover, the commands that run inside through that one end with all that they
+/// started, its token gives no right any more, and another one is printed. What an earlier command left behind in the
+/// background stays, as after docker exec.
 #[derive(Debug, clap::Args)]
 pub struct Attach {
     #[command(flatten)]
