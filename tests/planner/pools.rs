@@ -180,6 +180,28 @@ fn members_are_renewed_before_they_are_too_old_and_go_when_they_are() {
 }
 
 #[test]
+fn members_are_renewed_also_where_no_more_may_be_free_and_go_once_their_successors_are_ready() {
+    let narrow = || pool("pool: {min_warm: 1, max_warm: 1, max_total: 3, warm_ttl: 2h}");
+    let old = || up(0, 'a').since(7200 - 30);
+    narrow().with([old()]).expect(
+        "launch web/1 a0: pool has 0 of 1 free members
+         look again at 2026-01-01T12:00:30Z",
+    );
+    narrow().with([old(), up(1, 'a').since(0).phase(Phase::Pending)]).expect(
+        "wait for the step under way for demo/web/1 (aaaaaaaa, attempt 0)
+         look again at 2026-01-01T12:00:30Z",
+    );
+    narrow().with([old(), up(1, 'a').since(0)]).expect(
+        "retire web/0 a0: more than pool.max_warm (1) or pool.max_total (3)
+         look again at 2026-01-01T12:00:30Z",
+    );
+    // Where every place is taken, nothing can be made before.
+    pool("pool: {min_warm: 1, max_warm: 1, max_total: 1, warm_ttl: 2h}")
+        .with([old()])
+        .expect("look again at 2026-01-01T12:00:30Z");
+}
+
+#[test]
 fn the_longest_warm_go_where_there_are_too_many() {
     let members = (0..6).map(|slot| up(slot, 'a').since(100 + i64::from(slot)));
     with(members).expect(

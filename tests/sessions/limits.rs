@@ -378,6 +378,22 @@ async fn warm_members_are_renewed_before_they_are_too_old() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn warm_members_are_renewed_before_they_are_too_old_where_no_more_may_be_free() {
+    let stage = of("    pool: {min_warm: 2, max_warm: 2, max_total: 8, warm_ttl: 60s}\n").await;
+    let first: Vec<String> = stage.members().into_iter().map(|one| one.runtime_id).collect();
+    stage.world.set_faults(Faults { latency: Duration::from_millis(500), ..Faults::none() });
+    for _ in 0..1200 {
+        sleep(Duration::from_millis(100)).await;
+        let pool = stage.view().await.and_then(|view| view.pool).expect("a pool");
+        assert!((2..=4).contains(&pool.warm), "{pool:?}");
+    }
+    assert!(stage.members().iter().all(|one| !first.contains(&one.runtime_id)));
+    // Those that were replaced do not wait until they are too old.
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(stage.members().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_claim_with_mounts_is_refused_where_its_runtime_makes_none_and_nothing_is_taken() {
     let stage = stage().await;
     let mount = LateMount { source: "/srv".to_owned(), target: "/data".to_owned(), readonly: true };

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Violation, created};
+use crate::plan::pool::renew_lead;
 use crate::plan::{Action, Cause, Input, Lane, MemberUse, PoolRecord, REFILL_AT_ONCE, time::after};
 use crate::state::{DesiredService, Instance, Phase};
 
@@ -44,7 +45,7 @@ impl Checked<'_> {
     }
 
     /// Never more than `pool.max_total` of whatever lives, never more free ones than `pool.max_warm` and those that are
-    /// waited for, and never more at a time than the refill allows.
+    /// waited for, aside from those that will be too old soon, and never more at a time than the refill allows.
     fn check_bounds(&self, found: &mut Vec<Violation>) {
         let Some(pool) = &self.desired.spec.pool else { return };
         let made = count(self.lanes.iter().filter(|lane| created(lane).is_some()));
@@ -54,7 +55,8 @@ impl Checked<'_> {
         let lives = |one: &&&Instance| !matches!(one.phase, Phase::Exited(_));
         let live = count(self.observed.iter().filter(lives)) + made;
         let making = count(self.observed.iter().filter(|one| self.is_coming(one))) + made;
-        let free = count(self.observed.iter().filter(|one| self.is_coming(one) || self.is_warm(one))) + made;
+        let is_free = |one: &Instance| (self.is_coming(one) || self.is_warm(one)) && !self.is_renewed(one);
+        let free = count(self.observed.iter().filter(|one| is_free(one))) + made;
         let warm_ceiling = pool.max_warm().saturating_add(self.record.waiting);
         for (live, ceiling) in [(live, pool.max_total()), (free, warm_ceiling), (making, REFILL_AT_ONCE)] {
             if live > ceiling {
@@ -113,6 +115,12 @@ impl Checked<'_> {
             && self.is_current(instance)
             && !self.is_cold(instance)
             && !self.input.unreachable.contains_key(&instance.runtime)
+    }
+
+    /// Whether its successor is to be made.
+    fn is_renewed(&self, instance: &Instance) -> bool {
+        let pool = self.desired.spec.pool.clone().unwrap_or_default();
+        after(instance.created_at, pool.warm_ttl() - renew_lead(&pool)) <= self.input.now
     }
 
     fn is_cold(&self, instance: &Instance) -> bool {

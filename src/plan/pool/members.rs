@@ -91,12 +91,7 @@ impl<'a> Members<'a> {
         self.count(|_, role| matches!(role, Role::Coming | Role::Created))
     }
 
-    /// Members that are free, or will be.
-    pub(super) fn free(&self) -> u32 {
-        self.count(|_, role| is_free(role))
-    }
-
-    /// The same without those whose successors are to be made.
+    /// Members that are free or will be, without those whose successors are to be made.
     pub(super) fn supply(&self) -> u32 {
         self.supply_of(|created_at| created_at > self.renewed_until)
     }

@@ -109,7 +109,9 @@ fn thin_out(
     (pool, record): (&Pool, &PoolRecord),
     members: &Members<'_>,
 ) {
-    let beyond_warm = members.free().saturating_sub(pool.max_warm().saturating_add(record.waiting));
+    // One that is being replaced before it is too old stays until its successor is ready.
+    let ready = u32::try_from(members.warm().len()).unwrap_or(u32::MAX);
+    let beyond_warm = members.supply().max(ready).saturating_sub(pool.max_warm().saturating_add(record.waiting));
     let beyond_total = members.live().saturating_sub(pool.max_total());
     let leaving = members.leaving();
     let over = beyond_warm.max(beyond_total.saturating_sub(leaving));
@@ -167,7 +169,7 @@ impl<'p, 'a, 'i> Filling<'p, 'a, 'i> {
         let pace = Pace::of(pool, members, draft.input.now);
         let room = [
             pool.max_total().saturating_sub(members.live()),
-            ceiling.saturating_sub(members.free()),
+            ceiling.saturating_sub(members.supply()),
             REFILL_AT_ONCE.saturating_sub(members.making()),
         ];
         let room = room.into_iter().min().filter(|_| draft.reachable(desired.runtime)).unwrap_or(0);
@@ -323,7 +325,7 @@ pub(super) fn cold_at(pool: &Pool, member: &Instance) -> DateTime<Utc> {
 }
 
 /// How long before a member is too old its successor is made.
-fn renew_lead(pool: &Pool) -> Duration {
+pub(super) fn renew_lead(pool: &Pool) -> Duration {
     (pool.warm_ttl() / RENEW_SHARE).min(RENEW_LEAD)
 }
 
