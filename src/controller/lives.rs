@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::time::Instant;
 
 use super::EngineError;
@@ -13,6 +13,30 @@ use crate::plan::revisions::Memory;
 use crate::plan::{HOLD_MOST, Stopped, replicas};
 use crate::spec::HumanDuration;
 use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, Signal, StopCause, Target};
+
+/// Holds a slot until then, or for as long as it is held already where that is longer; releases it without a time. Gives what
+/// is told of it.
+fn hold_slot(
+    of_service: &mut BTreeMap<u32, DateTime<Utc>>,
+    slot: u32,
+    until: Option<DateTime<Utc>>,
+    name: &str,
+) -> String {
+    let tell = |until: DateTime<Utc>| until.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let Some(until) = until else {
+        of_service.remove(&slot);
+        return format!("{name} released");
+    };
+    match of_service.get(&slot).filter(|longer| **longer > until) {
+        Some(longer) => {
+            format!("{name} held until {}, as was asked for before; keel hold --release ends it", tell(*longer))
+        }
+        None => {
+            of_service.insert(slot, until);
+            format!("{name} held until {}", tell(until))
+        }
+    }
+}
 
 impl State {
     /// Takes `keel start` and `keel stop`.
@@ -108,15 +132,8 @@ impl State {
                     continue;
                 }
                 let of_service = memory.orders.lives.holds.entry(service.name.clone()).or_default();
-                match until {
-                    Some(until) => drop(of_service.insert(slot, until)),
-                    None => drop(of_service.remove(&slot)),
-                }
                 let name = format!("instance/{}/{}/{slot}", target.deployment, service.name);
-                results.push(match until {
-                    Some(until) => format!("{name} held until {}", until.to_rfc3339_opts(SecondsFormat::Secs, true)),
-                    None => format!("{name} released"),
-                });
+                results.push(hold_slot(of_service, slot, until, &name));
             }
         }
         if results.is_empty() && !down.is_empty() {

@@ -131,6 +131,9 @@ fn a_hold_keeps_what_is_idle_and_explain_tells_what_strikes_next() {
     let _controller = rig.controller();
     let held = explain()["held_until"].clone();
     assert!(held.is_string(), "{held}");
+    let done = rig.keel(&["hold", "demo/agent", "--for", "10s"]).expect_code(0);
+    assert!(done.out.ends_with(", as was asked for before; keel hold --release ends it\n"), "{done:?}");
+    assert_eq!(explain()["held_until"], held, "the longer one stays");
     let done = rig.keel(&["hold", "demo/agent", "--for", "25h"]).expect_code(1);
     assert!(done.err.contains("at most 1d"), "{done:?}");
     rig.keel(&["touch", "demo/nobody"]).expect_code(1);
