@@ -25,6 +25,7 @@ mod own_files;
 mod past_holes;
 mod pasta;
 mod privileges;
+mod reaping;
 mod remnants;
 mod shared;
 mod storage;
