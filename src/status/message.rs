@@ -9,7 +9,7 @@ use crate::state::{Condition, ConditionStatus, DesiredService};
 
 /// The worst thing that is being waited for, and that the declaration is not in force where it is not.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String {
-    let known = said(worst(facts.plan.waits.iter()), named, || undone(facts, |_| true));
+    let known = said(worst(facts.plan.waits.iter()), |wait| named_with_others(facts, wait), || undone(facts, |_| true));
     let said = known.or_else(|| match state {
         DeploymentState::Removing if facts.removing => Some("being deleted".to_owned()),
         DeploymentState::Removing => Some("not declared any more".to_owned()),
@@ -57,6 +57,16 @@ fn said(
 fn worst<'a>(waits: impl Iterator<Item = &'a Wait>) -> Option<&'a Wait> {
     let telling = |wait: &&Wait| severity(wait) > Severity::Fine && !matches!(wait, Wait::InFlight { .. });
     waits.filter(telling).max_by_key(|wait| severity(wait))
+}
+
+/// What is waited for. Of jobs that failed, each is named: none of them says anything of another.
+fn named_with_others(facts: &Facts<'_>, worst: &Wait) -> String {
+    if !matches!(worst, Wait::JobFailed { .. }) {
+        return named(worst);
+    }
+    let failed = facts.plan.waits.iter().filter(|wait| matches!(wait, Wait::JobFailed { .. }));
+    let failed = failed.filter(|wait| severity(wait) == severity(worst));
+    failed.map(named).collect::<Vec<_>>().join("; ")
 }
 
 /// What is waited for, with the name of the service that it is about.
@@ -234,6 +244,13 @@ mod tests {
             let views = views(&facts(&desired, &plan, &unsupported, &progress));
             assert_eq!((views.services[1].message.as_str(), views.view.message), (how, format!("web {how}")));
         }
+        let failed = |service: &str| {
+            let end = RunEnd::Failed { index: 0, exit: Exit::from_code(3, None, DateTime::UNIX_EPOCH) };
+            Wait::JobFailed { service: service.into(), end, limit: 0 }
+        };
+        let plan = Plan { waits: vec![failed("web"), failed("work")], ..Plan::default() };
+        let message = views(&facts(&desired, &plan, &unsupported, &progress)).view.message;
+        assert_eq!(message, "web failed: exited 3; work failed: exited 3");
     }
 
     #[test]
