@@ -439,6 +439,18 @@ fn what_dies_beside_a_paused_revision_that_crashes_is_restarted_by_its_own_histo
 }
 
 #[test]
+fn a_rollout_begins_once_though_the_image_behind_its_tag_is_found_out_later() {
+    let fields = format!("{SURGE}\nimage: {{name: nginx, pull_policy: newer}}");
+    let mut course = Course::begun(&fields);
+    let (declared, digest) = (course.declared(), format!("sha256:{}", "1".repeat(64)));
+    assert_eq!(course.history().learn_image(&declared, &digest, &[]), None);
+    assert_eq!(course.turn(), [""; 0]);
+    assert!(course.history().revisions[0].spec.image.name.to_string().ends_with(&digest));
+    course.observe(all_up(0..3, 'a'));
+    assert_eq!(course.turn(), ["RolloutComplete"]);
+}
+
+#[test]
 fn a_way_back_that_fails_is_tried_on() {
     let mut course = Course::stuck("on_failure: rollback");
     course.wait(60);

@@ -162,6 +162,13 @@ impl Course<'_, '_> {
     /// did.
     fn begin(&mut self, wanted: &DesiredService, found: &Findings) -> bool {
         let (now, declared) = (self.now(), self.seen.declared);
+        if let Some(rollout) = &mut self.history.rollout
+            && rollout.outcome == Outcome::Going
+            && wanted.is_made_from(&rollout.revision)
+            && rollout.declaration.is_but_for_image(declared)
+        {
+            rollout.declaration = Declaration::of(declared);
+        }
         let goes_on = self.history.rollout.as_ref().is_some_and(|rollout| {
             let is_done = matches!(rollout.outcome, Outcome::Complete { .. });
             wanted.is_made_from(&rollout.revision) && (is_done || rollout.declaration.is(declared))

@@ -126,6 +126,14 @@ impl Declaration {
     }
 }
 
+impl Declaration {
+    /// Whether the service is declared like this, but for the image: its tag was not known yet to stand for that one.
+    pub(super) fn is_but_for_image(&self, service: &DesiredService) -> bool {
+        let before = ServiceSpec { image: service.spec.image.clone(), ..unscaled(&self.spec) };
+        service.is_made_from(&self.revision) && before == unscaled(&service.spec)
+    }
+}
+
 /// The spec without what may change while a rollout goes on.
 fn unscaled(spec: &ServiceSpec) -> ServiceSpec {
     ServiceSpec { scale: None, ..spec.clone() }
