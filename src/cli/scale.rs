@@ -18,8 +18,17 @@ pub struct Args {
     #[arg(value_name = "NAME")]
     name: Target,
     /// How many there should be; 0 keeps the declaration and runs nothing
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count)]
     replicas: u32,
+}
+
+/// A number of replicas, as somebody wrote it.
+fn count(text: &str) -> Result<u32, String> {
+    match text.parse::<i64>() {
+        Ok(..0) => Err("there can't be fewer than 0 replicas".to_owned()),
+        Ok(number) => u32::try_from(number).map_err(|_| format!("there can't be more than {} replicas", u32::MAX)),
+        Err(_) => Err("it is no whole number".to_owned()),
+    }
 }
 
 impl Args {
@@ -27,5 +36,23 @@ impl Args {
     pub async fn run(self, options: &Options) -> Outcome {
         let what = Order::Scale { target: self.name.to_string(), replicas: self.replicas };
         order(options, &what, Alone::Declared).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_a_whole_number_that_is_not_negative() {
+        for (text, expected) in [
+            ("0", Ok(0)),
+            ("4294967295", Ok(u32::MAX)),
+            ("-1", Err("there can't be fewer than 0 replicas")),
+            ("4294967296", Err("there can't be more than 4294967295 replicas")),
+            ("two", Err("it is no whole number")),
+        ] {
+            assert_eq!(count(text), expected.map_err(str::to_owned), "{text}");
+        }
     }
 }
