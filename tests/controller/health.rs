@@ -8,7 +8,6 @@ use evenkeel::controller::{Core, Note, Order, Parts};
 use evenkeel::plan::revisions::Memory;
 use evenkeel::runtime::sim::Faults;
 use evenkeel::state::{HealthState, Phase};
-use evenkeel::status::Status;
 use tokio::sync::watch;
 
 use super::rollouts::{Notes, order};
@@ -163,9 +162,10 @@ async fn what_starts_after_its_rollout_was_paused_is_judged_by_its_own_checks() 
     let old = ids(&rig).remove(0);
     rig.world.set_faults(Faults { slow: 1.0, slow_for: Duration::from_secs(5), ..Faults::none() });
     rig.declare(&one_of("two", 204, rollout));
-    let is_created = |status: &Status| status.instances.iter().any(|one| one.phase == "created");
-    rig.until("the next one is about to start", is_created).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Its create is done by then, and its start under way.
+    while !rig.world.instances().iter().any(|(_, one)| one.phase == Phase::Created) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     order(&rig, Order::Pause { target: "demo".to_owned() }).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(readiness(&rig), [true, false], "{:?}", shown(&rig));
