@@ -167,13 +167,11 @@ fn runs_at_the_same_time_are_told_apart_and_a_run_of_a_job_that_is_deleted_is_wa
     let rig = Rig::new("sandbox");
     let place = rig.path("place");
     std::fs::create_dir(&place).unwrap();
-    let script = format!(
-        "cd {}; if mkdir first 2>/dev/null; then echo of the first; until [ -e go ]; do sleep 0.05; done; exit 1; fi; \
-         echo of the second; touch second; sleep 600",
-        place.display()
-    );
-    let twice = cron("twice", "0 0 1 1 *", &script, "overlap: allow, backoff_limit: 0");
-    rig.write("specs/cron.yaml", &format!("version: v1\ndeployment: demo\nservices:\n{twice}"));
+    let script = "cd /place; if mkdir first 2>/dev/null; then echo of the first; until [ -e go ]; do sleep 0.05; done; exit 1; fi; \
+                  echo of the second; touch second; sleep 600";
+    let twice = cron("twice", "0 0 1 1 *", script, "overlap: allow, backoff_limit: 0");
+    let storage = format!("    storage: [{{ type: bind, source: {}, target: /place }}]\n", place.display());
+    rig.write("specs/cron.yaml", &format!("version: v1\ndeployment: demo\nservices:\n{twice}{storage}"));
     let _controller = rig.controller();
     rig.until("it is declared", || !rig.get("jobs").is_empty());
     let trigger = || {
