@@ -224,11 +224,6 @@ fn a_session_is_detached_frozen_taken_over_and_terminated_under_a_command() {
     let ended: Done = inside.wait_with_output().unwrap().into();
     assert_eq!(ended.code, 125, "{ended:?}");
     assert!(ended.err.contains(&format!("the session {} is over: it was terminated", one.id)), "{}", ended.err);
-}
-
-#[test]
-fn an_operator_who_looks_inside_a_free_member_spoils_it() {
-    let (rig, _controller) = rig("min_warm: 1, max_total: 2");
     let log = controller.end("TERM").expect_code(0).err;
     assert!(!log.contains("it is frozen again"), "who suspends it freezes it: {log}");
 }
@@ -253,6 +248,11 @@ fn claims_that_wait_keep_nobody_else_from_the_controller() {
     rig.until("all of them wait", || of_pool(&rig, "waiting") == 300);
     drop(waiting);
     rig.until("nobody waits any more", || of_pool(&rig, "waiting") == 0);
+}
+
+#[test]
+fn an_operator_who_looks_inside_a_free_member_spoils_it() {
+    let (rig, _controller) = rig("min_warm: 1, max_total: 2");
     let spoilt = rig.get("instances")[0]["runtime_id"].clone();
     rig.keel(&["exec", "demo/box", "--", "true"]).expect_code(0);
     let one = acquire(&rig, &[]);
