@@ -153,7 +153,7 @@ pub struct Pool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = 2))]
     pub min_warm: Option<u32>,
-    /// Most warm sandboxes; 10 when nothing is written.
+    /// Most warm sandboxes, beside those that will be too old soon and whose successors are being made; 10 when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = 10))]
     pub max_warm: Option<u32>,

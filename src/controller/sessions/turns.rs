@@ -69,7 +69,7 @@ pub enum Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StandOrder {
     call: Call,
-    /// The how manyeth order for this session it is, from 1.
+    /// Its place among the orders for the session, from 1.
     number: u64,
 }
 
