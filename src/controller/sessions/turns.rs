@@ -130,7 +130,7 @@ impl Turn {
     /// Lets the sandbox run on where it is frozen, and keeps it so for as long as what is given is held.
     ///
     /// # Errors
-    /// As [`OrderedTurn::settle`].
+    /// The runtime fails; the controller has ended.
     pub async fn open(self) -> Result<OwnedMutexGuard<()>, EngineError> {
         let place = self.line.clone().lock_owned().await;
         self.carry_out(Purpose::Use).await?;
