@@ -74,6 +74,8 @@ impl Drop for Server {
 struct Bound {
     path: PathBuf,
     identity: (u64, u64),
+    /// The file that is locked by the one who listens.
+    lock_file: Option<(u64, u64)>,
     listener: UnixListener,
 }
 
@@ -86,7 +88,7 @@ impl Bound {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         let metadata = std::fs::symlink_metadata(&path).map_err(failed)?;
         let identity = (metadata.dev(), metadata.ino());
-        Ok(Self { path, identity, listener })
+        Ok(Self { path, identity, lock_file: state_dir.lock_file(), listener })
     }
 
     /// Whether who connects to the path comes here.
@@ -117,19 +119,23 @@ fn keep_in_place(state_dir: &StateDir, bound: &mut Bound, told: &mut Option<Stri
     if bound.is_in_place() {
         return;
     }
-    match Bound::on(state_dir) {
-        Ok(again) => {
-            tracing::warn!("{} was gone; listening on {} again", bound.path.display(), again.path.display());
-            (*bound, *told) = (again, None);
-        }
-        Err(error) => {
-            let text =
-                format!("no command finds this controller, as its socket was removed: {:#}", anyhow::Error::new(error));
-            if told.as_ref() != Some(&text) {
-                tracing::warn!("{text}");
-                *told = Some(text);
+    let why = if state_dir.lock_file() == bound.lock_file {
+        match Bound::on(state_dir) {
+            Ok(again) => {
+                tracing::warn!("{} was gone; listening on {} again", bound.path.display(), again.path.display());
+                (*bound, *told) = (again, None);
+                return;
             }
+            Err(error) => format!("its socket was removed: {:#}", anyhow::Error::new(error)),
         }
+    } else {
+        // Another controller may hold the lock of what is there now, and the socket would be its.
+        "its state directory was moved away or removed; end it, and start one where the directory is".to_owned()
+    };
+    let text = format!("no command finds this controller, as {why}");
+    if told.as_ref() != Some(&text) {
+        tracing::warn!("{text}");
+        *told = Some(text);
     }
 }
 
@@ -216,6 +222,7 @@ pub enum ServeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Role;
 
     #[tokio::test(start_paused = true)]
     async fn a_socket_that_is_removed_is_made_again_and_goes_with_its_server() {
@@ -234,5 +241,27 @@ mod tests {
         }
         server.close().await;
         assert!(!path.exists());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_socket_of_a_directory_that_took_the_place_of_its_own_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("state");
+        let open = || {
+            let state_dir = StateDir::open(&place).unwrap();
+            let guard = state_dir.lock(Role::Controller).unwrap();
+            (state_dir, guard)
+        };
+        let (first, _guard) = open();
+        let _robbed = Server::bind(&first, Router::new(), first.token().unwrap()).unwrap();
+        std::fs::rename(&place, dir.path().join("elsewhere")).unwrap();
+        let (second, _other_guard) = open();
+        let _owner = Server::bind(&second, Router::new(), second.token().unwrap()).unwrap();
+        let path = second.find_socket().unwrap().unwrap();
+        let number = || std::fs::symlink_metadata(&path).map(|socket| socket.ino()).ok();
+        let its = number();
+        assert!(its.is_some());
+        tokio::time::sleep(3 * LOOK_EVERY).await;
+        assert_eq!(number(), its);
     }
 }

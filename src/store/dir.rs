@@ -169,6 +169,13 @@ impl StateDir {
         Ok(LockGuard { _file: file, worked_before })
     }
 
+    /// Which file is locked by whoever holds the lock now: its device and number. Another one, or none, where the directory
+    /// was moved away or removed meanwhile.
+    pub fn lock_file(&self) -> Option<(u64, u64)> {
+        let file = std::fs::metadata(self.path.join(LOCK)).ok()?;
+        Some((file.dev(), file.ino()))
+    }
+
     /// Whether somebody holds the lock now, and who.
     pub fn holder(&self) -> Result<Lock, StoreError> {
         let path = self.path.join(LOCK);
