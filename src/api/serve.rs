@@ -1,5 +1,6 @@
 //! The Unix socket of a running controller.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,9 +92,12 @@ impl Bound {
         Ok(Self { path, identity, lock_file: state_dir.lock_file(), listener })
     }
 
-    /// Whether who connects to the path comes here.
+    /// Whether who connects to the path comes here; so it is taken to be where nobody may look.
     fn is_in_place(&self) -> bool {
-        std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity)
+        match std::fs::symlink_metadata(&self.path) {
+            Ok(now) => (now.dev(), now.ino()) == self.identity,
+            Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+        }
     }
 }
 
@@ -108,7 +112,7 @@ impl Drop for Bound {
 
 fn remove_if_there(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }

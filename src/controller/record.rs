@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::jobs::Memory;
-use crate::plan::{Action, Dependency, Failure, History, Plan, RetireCall, RetireFailure, Retired, Wait};
+use crate::plan::{Action, Dependency, Failure, History, Plan, RetireFailure, Retired, Wait};
 use crate::runtime::RuntimeError;
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredService, Instance, InstanceId, JobRecord};
@@ -81,7 +81,9 @@ impl Record {
                 self.history.failures.remove(&(instance.id.service.clone(), instance.id.slot));
             }
             Action::Remove { .. } | Action::Stop { .. } | Action::Suspend { .. } | Action::Teardown { .. } => {
-                self.history.retiring.retain(|retired, _| Retired::of(action).as_ref() != Some(retired));
+                if let Some((retired, _)) = Retired::of(action) {
+                    self.history.retiring.remove(&retired);
+                }
             }
             Action::EnsureImage { .. } | Action::Init { .. } | Action::Create { .. } => {}
         }
@@ -136,8 +138,9 @@ impl Record {
     }
 
     fn failed_retirement(&mut self, action: &Action, error: &RuntimeError, now: DateTime<Utc>) {
-        let (Some(retired), Some(call)) = (Retired::of(action), RetireCall::of(action)) else { return };
-        let before = self.history.retiring.get(&retired).map_or(0, |failure| failure.count);
+        let Some((retired, call)) = Retired::of(action) else { return };
+        let same = self.history.retiring.get(&retired).filter(|failure| failure.call.is_like(call));
+        let before = same.map_or(0, |failure| failure.count);
         let (count, message) = (before.saturating_add(1), error.message.clone());
         self.history.retiring.insert(retired, RetireFailure { count, at: now, call, message });
     }

@@ -62,7 +62,7 @@ impl Model {
         let mut places: HashMap<Key, usize> = known.map(|(place, one)| (key(one), place)).collect();
         let mut gone = HashSet::new();
         for action in lanes.iter().flat_map(|lane| &lane.steps).map(|step| &step.action) {
-            if let Some(retired) = Retired::of(action) {
+            if let Some((retired, _)) = Retired::of(action) {
                 self.snapshot.history.retiring.remove(&retired);
             }
             let key = action.instance().map(|id| (id.clone(), action.runtime()));

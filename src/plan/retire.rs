@@ -9,7 +9,7 @@ use super::draft::Draft;
 use super::time::due;
 use super::{Action, Lane, Wait, backoff};
 use crate::spec::RuntimeKind;
-use crate::state::{InstanceId, Phase};
+use crate::state::{InstanceId, InstanceRef, Phase};
 
 /// Wait after the first failed call of this kind; doubles with each further one. The engine has just refused, so less
 /// than a second would only add to its load.
@@ -38,13 +38,14 @@ pub enum Retired {
 }
 
 impl Retired {
-    /// What the call is about, where it is one of these.
-    pub fn of(action: &Action) -> Option<Self> {
+    /// What the call is about, and what it does, where it is one of these.
+    pub fn of(action: &Action) -> Option<(Self, RetireCall)> {
+        let one = |instance: &InstanceRef| Self::Instance { runtime: instance.runtime, id: instance.id.clone() };
         match action {
-            Action::Stop { instance, .. } | Action::Remove { instance } | Action::Suspend { instance } => {
-                Some(Self::Instance { runtime: instance.runtime, id: instance.id.clone() })
-            }
-            Action::Teardown { runtime, .. } => Some(Self::Shared { runtime: *runtime }),
+            Action::Stop { instance, .. } => Some((one(instance), RetireCall::Stop)),
+            Action::Suspend { instance } => Some((one(instance), RetireCall::Suspend)),
+            Action::Remove { instance } => Some((one(instance), RetireCall::Remove)),
+            Action::Teardown { runtime, .. } => Some((Self::Shared { runtime: *runtime }, RetireCall::Remove)),
             Action::EnsureImage { .. }
             | Action::Init { .. }
             | Action::Create { .. }
@@ -81,19 +82,9 @@ pub enum RetireCall {
 }
 
 impl RetireCall {
-    /// What the call does, where it is one of these.
-    pub const fn of(action: &Action) -> Option<Self> {
-        match action {
-            Action::Stop { .. } => Some(Self::Stop),
-            Action::Suspend { .. } => Some(Self::Suspend),
-            Action::Remove { .. } | Action::Teardown { .. } => Some(Self::Remove),
-            Action::EnsureImage { .. }
-            | Action::Init { .. }
-            | Action::Create { .. }
-            | Action::StartCreated { .. }
-            | Action::Start { .. }
-            | Action::Resume { .. } => None,
-        }
+    /// Whether the failure of one says something of the other: that a stop or a removal fails says nothing of freezing.
+    pub fn is_like(self, other: Self) -> bool {
+        (self == Self::Suspend) == (other == Self::Suspend)
     }
 
     /// As a verb.
@@ -115,7 +106,8 @@ pub(super) fn hold_back(draft: &mut Draft<'_>, lanes: &mut Vec<Lane>) {
     }
     let planned = |lane: &Lane| lane.steps.first().and_then(|step| Retired::of(&step.action));
     for (retired, failure) in &input.history.retiring {
-        let is_planned = lanes.iter().any(|lane| planned(lane).as_ref() == Some(retired));
+        let is_it = |lane: &Lane| planned(lane).is_some_and(|(of, call)| of == *retired && call.is_like(failure.call));
+        let is_planned = lanes.iter().any(is_it);
         let is_tried = match retired {
             Retired::Instance { runtime, id } => input
                 .observed
@@ -133,7 +125,7 @@ pub(super) fn hold_back(draft: &mut Draft<'_>, lanes: &mut Vec<Lane>) {
         let pause = backoff(RETIRE_DELAY, RETIRE_DELAY_MAX, failure.count, &name);
         let until = due(failure.at, pause, input.now);
         if is_planned && until > input.now {
-            lanes.retain(|lane| planned(lane).as_ref() != Some(retired));
+            lanes.retain(|lane| !is_it(lane));
             draft.look_at(until);
         }
         let RetireFailure { count: failures, call, ref message, .. } = *failure;

@@ -32,6 +32,22 @@ fn docker(rig: &Rig, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// An installation on an engine that has nothing yet, with an image in it.
+fn with_busybox(engine: &Private) -> Rig {
+    let rig = Rig::on_engine(&engine.socket());
+    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
+    docker(&rig, &["import", &rootfs, "keel-test/busybox:1"]);
+    rig
+}
+
+/// A service that runs a script of the shell, as a line of a deployment.
+fn service(name: &str, script: &str, fields: &str) -> String {
+    format!(
+        "  {name}:\n    image: {{ name: 'keel-test/busybox:1', pull_policy: never }}\n    network_mode: none\n    \
+         init_container: false\n    command: {{ entrypoint: [sh, -c, \"{script}\"] }}\n{fields}"
+    )
+}
+
 /// Names of all containers of this installation, dead ones too.
 fn containers(rig: &Rig) -> BTreeSet<String> {
     let owner = std::fs::read_to_string(rig.path("state/owner")).unwrap();
@@ -237,15 +253,7 @@ fn an_engine_that_is_shut_down_is_no_failure_of_what_it_ran() {
     let Some(mut engine) = Private::new() else { return };
     engine.leaves_containers = false;
     engine.start();
-    let rig = Rig::on_engine(&engine.socket());
-    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
-    docker(&rig, &["import", &rootfs, "keel-test/busybox:1"]);
-    let service = |name: &str, script: &str, fields: &str| {
-        format!(
-            "  {name}:\n    image: {{ name: 'keel-test/busybox:1', pull_policy: never }}\n    network_mode: none\n    \
-             init_container: false\n    command: {{ entrypoint: [sh, -c, \"{script}\"] }}\n{fields}"
-        )
-    };
+    let rig = with_busybox(&engine);
     let waits = "while :; do sleep 0.1; done";
     let services = [
         service("a", &format!("trap 'exit 0' TERM; {waits}"), "    restart_policy: { kind: on_failure }\n"),
@@ -281,15 +289,7 @@ enum Outage {
 fn what_ends_with_its_engine_or_machine_unseen_has_neither_failed_nor_done_its_work() {
     let Some(mut engine) = Private::with_default_network() else { return };
     engine.start();
-    let rig = Rig::on_engine(&engine.socket());
-    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
-    docker(&rig, &["import", &rootfs, "keel-test/busybox:1"]);
-    let service = |name: &str, script: &str, fields: &str| {
-        format!(
-            "  {name}:\n    image: {{ name: 'keel-test/busybox:1', pull_policy: never }}\n    network_mode: none\n    \
-             init_container: false\n    command: {{ entrypoint: [sh, -c, \"{script}\"] }}\n{fields}"
-        )
-    };
+    let rig = with_busybox(&engine);
     let ends = |code: u8| format!("trap 'exit {code}' TERM; while :; do sleep 0.1; done");
     let job = "    rtype: job\n    job: { backoff_limit: 0 }\n";
     let once = "    restart_policy: { kind: 'no' }\n";
@@ -332,9 +332,7 @@ fn what_ends_with_its_engine_or_machine_unseen_has_neither_failed_nor_done_its_w
 fn an_engine_that_restarts_under_the_controller_is_caught_up_with() {
     let Some(mut engine) = Private::new() else { return };
     engine.start();
-    let rig = Rig::on_engine(&engine.socket());
-    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
-    docker(&rig, &["import", &rootfs, "keel-test/busybox:1"]);
+    let rig = with_busybox(&engine);
     // The private engine has no bridge.
     let text = spec("restart", 2, "one").replace("    init_container", "    network_mode: none\n    init_container");
     rig.write("specs/restart.yaml", &text);
@@ -358,9 +356,7 @@ fn an_engine_that_restarts_under_the_controller_is_caught_up_with() {
 fn an_engine_that_restarts_with_nothing_left_running_starts_services_in_order() {
     let Some(mut engine) = Private::new() else { return };
     engine.start();
-    let rig = Rig::on_engine(&engine.socket());
-    let rootfs = std::env::var("KEEL_TEST_ROOTFS").expect(".ci/engines start sets it");
-    docker(&rig, &["import", &rootfs, "keel-test/busybox:1"]);
+    let rig = with_busybox(&engine);
     let of = |name: &str, fields: &str| {
         let service =
             spec("order", 1, name).replace("    init_container", "    network_mode: none\n    init_container");

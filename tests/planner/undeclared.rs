@@ -157,6 +157,10 @@ fn an_instance_whose_removal_failed_is_left_alone_until_it_is_due_and_told_while
         "wait to remove demo/web/0 (aaaaaaaa, attempt 0) until 2026-01-01T12:00:03Z: failed 3 times in a row: it is in use
          look again at 2026-01-01T12:00:03Z",
     );
+    // That it could not be frozen holds back no stop.
+    let mut frozen = snapshot.clone();
+    frozen.history.retiring.values_mut().for_each(|failure| failure.call = RetireCall::Suspend);
+    frozen.expect("retire web/0 a0: template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)");
     // What is declared again goes nowhere.
     let mut back = snapshot.clone();
     back = Snapshot { history: back.history.clone(), ..Snapshot::declared().service("web", 'a', 1, "") };

@@ -124,9 +124,7 @@ impl Declaration {
         let same_spec = || *self.spec == *service.spec || unscaled(&self.spec) == unscaled(&service.spec);
         service.is_made_from(&self.revision) && same_spec()
     }
-}
 
-impl Declaration {
     /// Whether the service is declared like this, but for the image: its tag was not known yet to stand for that one.
     pub(super) fn is_but_for_image(&self, service: &DesiredService) -> bool {
         let before = ServiceSpec { image: service.spec.image.clone(), ..unscaled(&self.spec) };
