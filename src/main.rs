@@ -7,5 +7,8 @@ fn main() -> ExitCode {
     if let Some(code) = evenkeel::runtime::sandbox::dispatch() {
         return code;
     }
+    if let Some(code) = evenkeel::runtime::seatbelt::dispatch() {
+        return code;
+    }
     evenkeel::cli::main()
 }

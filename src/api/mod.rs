@@ -32,6 +32,10 @@ mod error;
 mod exec;
 pub mod frame;
 mod logs;
+#[cfg(target_os = "linux")]
+mod peer;
+#[cfg(not(target_os = "linux"))]
+#[path = "peer_elsewhere.rs"]
 mod peer;
 mod routes;
 mod serve;

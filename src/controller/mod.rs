@@ -28,8 +28,8 @@ mod lists;
 mod lives;
 mod memory;
 mod message;
-#[cfg(target_os = "linux")]
 mod news;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod nothing;
 mod observe;
 mod open;

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
+#[cfg(target_os = "linux")]
 use crate::runtime::sandbox::survey;
 use crate::runtime::{
     Capabilities, CreateRequest, Listing, Progress, Result, Runtime, RuntimeError, RuntimeEvent, StopRequest, Volumes,
@@ -17,6 +18,7 @@ use crate::state::{ErrorKind, Instance, InstanceRef};
 /// will have while somebody only looks.
 pub struct Nothing {
     /// This program.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has to be probed"))]
     pub program: PathBuf,
 }
 
@@ -33,7 +35,10 @@ impl Runtime for Nothing {
     }
 
     async fn capabilities(&self) -> Result<Capabilities> {
-        Ok(survey(&self.program).await)
+        #[cfg(target_os = "linux")]
+        return Ok(survey(&self.program).await);
+        #[cfg(target_os = "macos")]
+        Ok(crate::runtime::seatbelt::capabilities())
     }
 
     async fn list(&self) -> Result<Listing> {

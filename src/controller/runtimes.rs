@@ -1,12 +1,14 @@
 //! Which runtimes there are on this machine, and which one services use that name none.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::access::Access;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 use super::nothing::Nothing;
 use super::observe::Connect;
 use super::open::local;
@@ -15,7 +17,9 @@ use super::{EngineError, EngineOptions};
 use crate::clock::SystemClock;
 use crate::runtime::docker::{DockerRuntime, Options};
 #[cfg(target_os = "linux")]
-use crate::runtime::sandbox::{SandboxConfig, SandboxRuntime};
+use crate::runtime::sandbox::{SandboxConfig, SandboxRuntime, allow_devices};
+#[cfg(target_os = "macos")]
+use crate::runtime::seatbelt::{PROGRAM, SeatbeltConfig, SeatbeltRuntime, allow_devices};
 use crate::runtime::sim::{Faults, World};
 use crate::runtime::{Result, Runtime, StopRecords};
 use crate::spec::RuntimeKind;
@@ -97,14 +101,15 @@ pub fn connectors(
         return vec![Arc::new(super::Connected(Arc::new(world.runtime(owner.clone()))))];
     }
     let docker = Docker { owner: owner.clone(), store: store.clone(), read_only: access != Access::Work };
-    let mut all: Vec<Arc<dyn Connect>> = vec![Arc::new(docker)];
-    #[cfg(target_os = "linux")]
-    all.push(sandbox(options, access, state_dir));
-    all
+    vec![
+        Arc::new(docker),
+        #[cfg(any(target_os = "linux", target_os = "macos"))]
+        sandbox(options, access, state_dir),
+    ]
 }
 
 /// The sandbox runtime. Where nothing was ever made there can't be anything in it, and a look makes no directory for it.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 fn sandbox(options: &EngineOptions, access: Access, state_dir: &StateDir) -> Arc<dyn Connect> {
     let program = options.program.clone();
     match access {
@@ -119,41 +124,53 @@ fn sandbox(options: &EngineOptions, access: Access, state_dir: &StateDir) -> Arc
 ///
 /// # Errors
 /// The state directory can't be written.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub fn remember_devices(options: &EngineOptions, state_dir: &Path) -> std::result::Result<(), EngineError> {
     let is_rehearsal = options.runtime == Some(RuntimeKind::Sim);
     let Some(allowed) = options.devices.filter(|_| !is_rehearsal) else { return Ok(()) };
     let root = state_dir.join(SANDBOX_DIR);
-    crate::runtime::sandbox::allow_devices(&root, allowed).map_err(|source| EngineError::Local {
+    allow_devices(&root, allowed).map_err(|source| EngineError::Local {
         context: format!("{}: whether devices are allowed can't be remembered", root.display()),
         source: source.into(),
     })
 }
 
 /// Remembers nothing: there is no sandbox runtime here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 pub fn remember_devices(_: &EngineOptions, _: &Path) -> std::result::Result<(), EngineError> {
     Ok(())
 }
 
 /// Directory of the sandbox runtime inside of the state directory.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 const SANDBOX_DIR: &str = "sandbox";
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 struct Sandbox {
     owner: Owner,
     state_dir: PathBuf,
     program: PathBuf,
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 #[async_trait]
 impl Connect for Sandbox {
     fn kind(&self) -> RuntimeKind {
         RuntimeKind::Sandbox
     }
 
+    #[cfg(target_os = "macos")]
+    async fn connect(&self) -> Result<Arc<dyn Runtime>> {
+        Ok(Arc::new(SeatbeltRuntime::open(SeatbeltConfig {
+            root: self.state_dir.join(SANDBOX_DIR),
+            supervisor: self.program.clone(),
+            launcher: PROGRAM.into(),
+            owner: self.owner.clone(),
+            hidden: vec![self.state_dir.clone()],
+        })?))
+    }
+
+    #[cfg(target_os = "linux")]
     async fn connect(&self) -> Result<Arc<dyn Runtime>> {
         Ok(Arc::new(SandboxRuntime::open(SandboxConfig {
             root: self.state_dir.join(SANDBOX_DIR),

@@ -13,8 +13,12 @@ mod dial;
 pub mod docker;
 pub mod enforcement;
 mod error;
+mod file_lock;
+mod files;
 pub mod io;
 mod late_mounts;
+mod logfiles;
+mod ports;
 #[cfg(target_os = "linux")]
 mod process_tree;
 #[cfg(target_os = "linux")]

@@ -19,4 +19,5 @@ mod docker;
 mod engine;
 #[cfg(target_os = "linux")]
 mod sandbox;
+mod seatbelt;
 mod sim;

@@ -7,6 +7,7 @@ pub(super) enum Process {}
 
 /// Why it lives on.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(dead_code, reason = "whoever asks knows both")]
 pub(super) enum Unkilled {
     /// This program's user may not signal these, as they are numbered inside the container.
     Refused(Vec<i32>),

@@ -10,8 +10,8 @@ use super::network::{self, Holder, Link, Network, Pasta, Texts, Wanted};
 use super::probe::Probe;
 use super::record::Record;
 use super::unsupported::unsupported;
-use super::{Inner, failed, ports};
-use crate::runtime::{CreateRequest, Result};
+use super::{Inner, failed};
+use crate::runtime::{CreateRequest, Result, ports};
 use crate::spec::ServiceSpec;
 use crate::state::PortBinding;
 
@@ -128,7 +128,7 @@ impl Inner {
     }
 
     fn free_port(&self) -> io::Result<u16> {
-        ports::assign(&self.view.layout, &self.config.owner, || taken(&self.view.layout))
+        ports::assign(&self.view.layout.ports(), &self.config.owner, || taken(&self.view.layout))
     }
 }
 

@@ -21,8 +21,8 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::layout::{Layout, make_private};
-use super::lock;
 use super::record::{Launch, MountSource, Root};
+use crate::runtime::file_lock;
 use crate::spec::{ImageRef, ServiceSpec, Storage};
 
 /// Most links on the way to a path: the kernel's own bound.
@@ -154,7 +154,7 @@ fn steps(path: &Path) -> VecDeque<OsString> {
 fn remembered(dir: &Path) -> io::Result<Vec<PathBuf>> {
     match File::open(dir) {
         Ok(opened) => {
-            let _others_read_too = in_time(dir, lock::shared(opened, dir, Instant::now() + LOCK_LIMIT))?;
+            let _others_read_too = in_time(dir, file_lock::shared(opened, dir, Instant::now() + LOCK_LIMIT))?;
             read(dir)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -199,7 +199,7 @@ pub fn remember_paths(layout: &Layout, paths: Vec<PathBuf>) -> io::Result<()> {
     let dir = layout.written();
     make_private(&dir)?;
     // Other instances are created meanwhile, by this process and by others.
-    let _alone = in_time(&dir, lock::exclusive(File::open(&dir)?, &dir, Instant::now() + LOCK_LIMIT))?;
+    let _alone = in_time(&dir, file_lock::exclusive(File::open(&dir)?, &dir, Instant::now() + LOCK_LIMIT))?;
     let mut known = read(&dir)?;
     for path in paths {
         // What lies below a path that is known is as little trusted.

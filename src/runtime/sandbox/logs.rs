@@ -12,13 +12,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::loglines::{Assemble, Joined};
-use super::logreader::{Begin, LogReader};
 use super::process::ProcessKey;
 use super::readers::Reading;
 use super::watch::{drained, ended};
 use super::{SandboxRuntime, checked_id, failed, not_found, sys};
 use crate::runtime::io::{LogLine, LogOptions, Logs};
+use crate::runtime::logfiles::loglines::{Assemble, Joined};
+use crate::runtime::logfiles::logreader::{Begin, LogReader};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::InstanceRef;
 

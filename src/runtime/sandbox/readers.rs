@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::layout::InstanceDir;
-use super::{SandboxRuntime, checked_id, lock};
+use super::{SandboxRuntime, checked_id};
+use crate::runtime::file_lock;
 use crate::state::InstanceRef;
 
 /// Longest time that a removal waits: what is read is there within milliseconds of the end, and a reader that nobody
@@ -33,7 +34,7 @@ impl Reading {
     /// Its directory is gone, or can't be locked in time.
     pub fn begin(dir: &InstanceDir) -> io::Result<Self> {
         let path = dir.logs();
-        let locked = lock::shared(File::open(&path)?, &path, Instant::now() + BEGIN_LIMIT)?;
+        let locked = file_lock::shared(File::open(&path)?, &path, Instant::now() + BEGIN_LIMIT)?;
         let held = || io::Error::new(io::ErrorKind::TimedOut, format!("{} is held for too long", path.display()));
         Ok(Self { _locked: locked.ok_or_else(held)? })
     }

@@ -13,6 +13,7 @@ use super::landlock::Reach;
 use super::network::Network;
 use super::process::ProcessKey;
 use super::sys::Namespaces;
+use crate::runtime::logfiles::LogBounds;
 use crate::spec::{Control, SeccompProfile, Signal};
 use crate::state::{Condition, InstanceId, Owner, PortBinding, StopCause, StopPolicy};
 
@@ -222,15 +223,6 @@ pub struct Limit {
     pub soft: Option<u64>,
     /// What the soft bound may be raised to; none is no bound.
     pub hard: Option<u64>,
-}
-
-/// Bounds of the kept output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogBounds {
-    /// Most bytes of one file.
-    pub file_bytes: u64,
-    /// Most files.
-    pub files: u32,
 }
 
 /// Who supervises and runs an instance.

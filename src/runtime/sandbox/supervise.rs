@@ -14,12 +14,10 @@ use rustix::process::{Pid, Signal, pidfd_send_signal, setsid};
 
 use super::attach::{Attended, Audience, Output, console};
 use super::cgroup::{self, Groups, Members, MemoryWatch, Seat, Starvation, Window};
-use super::cri::Framer;
 use super::failure::{Context, Failure};
 use super::init::{self, Ends, GO, Outside, next_ended};
 use super::layout::{Durability, InstanceDir, keep, private_file, read_json, write_json};
 use super::lock;
-use super::logfile::LogFile;
 use super::network::{self, Handover, Helpers, Network, Wire};
 use super::process::{ProcessKey, boot_id, first_child};
 use super::program;
@@ -30,7 +28,9 @@ use super::suspend;
 use super::sys::{self, Fork, pages};
 use super::users::Users;
 use super::volumes;
-use crate::runtime::io::OutputStream;
+use crate::runtime::file_lock;
+use crate::runtime::logfiles::append;
+use crate::runtime::logfiles::logfile::LogFile;
 use crate::spec::{HumanDuration, Signal as SpecSignal};
 use crate::state::{EndedBy, Exit, StopPolicy};
 
@@ -113,7 +113,7 @@ fn supervise(dir: &InstanceDir, signals: OwnedFd, lock: &File) -> Result<(), Fai
 /// is found as one whose supervisor was lost. Where somebody removed the directory, another instance may have its name by
 /// now, and this is not the end of that.
 fn record_end(dir: &InstanceDir, exit: &Exit, lock: &File) {
-    if !lock::is_at(lock, &dir.lock()).unwrap_or(true) {
+    if !file_lock::is_at(lock, &dir.lock()).unwrap_or(true) {
         return;
     }
     let _ = write_json(&dir.exit(), exit, Durability::Boot);
@@ -563,17 +563,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// Appends lines, after a word about what was lost before.
-fn append(log: &mut LogFile, lines: &[u8]) {
-    if !lines.is_empty() && log.has_lost() {
-        let text = format!("keel: {} bytes of output could not be written\n", log.take_lost());
-        let mut told = Vec::new();
-        Framer::new(OutputStream::Stderr).push(Utc::now(), text.as_bytes(), &mut told);
-        log.append(&told);
-    }
-    log.append(lines);
 }
 
 /// Exit code of a raw wait status, 128 + N after signal N.

@@ -10,24 +10,17 @@ use super::own_files::{Overlap, overlap, overlap_of};
 use super::probe::Probe;
 use super::program::RESOURCES;
 use super::protected::protecting;
-use super::record::{Identity, Launch, Layer, Limit, LogBounds, Mount, MountSource, Root};
+use super::record::{Identity, Launch, Layer, Limit, Mount, MountSource, Root};
 use super::rootfs::is_private;
 use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
 use super::{capabilities, cgroup, confinement, devices, network, quota, sysctls};
 use crate::runtime::enforcement::is_root;
+use crate::runtime::logfiles::LogBounds;
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
 use crate::spec::{Control, ImageRef, ServiceSpec, Storage};
 use crate::state::{Condition, InstanceId};
 
-/// Size of one file of kept output: the kubelet's containerLogMaxSize.
-const LOG_FILE_BYTES: u64 = 10 << 20;
-/// Number of files of kept output: the kubelet's containerLogMaxFiles.
-const LOG_FILES: u32 = 5;
-/// Smallest size of one file of kept output: some lines of the longest kind.
-const SMALLEST_LOG_FILE: u64 = 64 << 10;
-/// Fewest bytes of output that an instance may be allowed.
-pub const LEAST_LOG_BYTES: u64 = SMALLEST_LOG_FILE * LOG_FILES as u64;
 /// Size of a tmpfs that names none: enough for scratch files.
 const TMPFS_SIZE: u64 = 512 << 20;
 /// Permission bits of a tmpfs that names none: Docker's.
@@ -141,7 +134,7 @@ fn plan(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch, Vec<C
         memory_watch: bounds.memory_watch,
         tty: spec.tty == Some(true),
         stdin: spec.stdin_open == Some(true),
-        log: log_bounds(spec),
+        log: LogBounds::of(spec),
         identity,
     };
     single_user(spec, &launch, &mut found);
@@ -504,14 +497,6 @@ fn limits(spec: &ServiceSpec, found: &mut Vec<Condition>) -> Vec<Limit> {
         limits.push(limit);
     }
     limits
-}
-
-fn log_bounds(spec: &ServiceSpec) -> LogBounds {
-    let file_bytes = match &spec.logs {
-        Some(logs) if logs.max_size_bytes.is_some() => logs.max_size_bytes() / u64::from(LOG_FILES),
-        _ => LOG_FILE_BYTES,
-    };
-    LogBounds { file_bytes: file_bytes.max(SMALLEST_LOG_FILE), files: LOG_FILES }
 }
 
 /// What is kept to in part only.

@@ -1,6 +1,7 @@
 //! Fields of a spec that this version of the runtime does not honour. Each that was written becomes a condition.
 
 use super::confinement::is_unconfined;
+use crate::runtime::logfiles::LEAST_LOG_BYTES;
 use crate::spec::{Destination, NetworkMode, SandboxNetwork, ServiceSpec, Storage, StorageTier};
 use crate::state::Condition;
 
@@ -91,7 +92,7 @@ fn process(spec: &ServiceSpec, found: &mut Vec<Condition>) {
     if logs.destination == Some(Destination::Memory) {
         found.push(unsupported("logs.destination", "output is kept in files"));
     }
-    let least = super::translate::LEAST_LOG_BYTES;
+    let least = LEAST_LOG_BYTES;
     if logs.max_size_bytes.is_some_and(|bytes| bytes < least) {
         found
             .push(unsupported("logs.max_size_bytes", &format!("{least} bytes are kept at least, for some long lines")));

@@ -21,7 +21,8 @@ use super::fresh::unique;
 use super::image::{Merged, path_names};
 use super::layout::make_private;
 use super::record::{Identity, Launch, Mount, MountSource, Root};
-use super::{leftovers, links, lock, quota, remove};
+use super::{leftovers, links, quota, remove};
+use crate::runtime::file_lock;
 
 /// Longest time that is waited for another which makes a volume of the same deployment, or takes them away: as long as a
 /// start may take.
@@ -171,7 +172,7 @@ fn take(folder: &Path) -> io::Result<Option<File>> {
     let end = Instant::now() + LOCK_LIMIT;
     loop {
         // Opened each time: it may be taken away and made anew by whoever has it.
-        match File::open(folder).and_then(|opened| lock::exclusive(opened, folder, Instant::now())) {
+        match File::open(folder).and_then(|opened| file_lock::exclusive(opened, folder, Instant::now())) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Ok(None) => {}
             locked => return locked,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::spec::{NetworkAccess, ServiceSpec, Storage};
+use crate::spec::{Device, NetworkAccess, ServiceSpec, Storage};
 
 /// What every program reads to start at all: the system's own programs, libraries and settings.
 const SYSTEM: &[&str] = &[
@@ -109,8 +109,14 @@ impl Graphics {
 pub struct Profile {
     /// Its own copy of the image; read and written.
     pub root: PathBuf,
+    /// Whether its copy can only be read.
+    pub read_only: bool,
     /// Scratch space of its own.
     pub scratch: PathBuf,
+    /// Volumes of its own that are read and written, wherever they lie.
+    pub own: Vec<PathBuf>,
+    /// Volumes of its own that are read, wherever they lie.
+    pub own_read_only: Vec<PathBuf>,
     /// Further paths that are read.
     pub readable: Vec<PathBuf>,
     /// Further paths that are read and written.
@@ -119,34 +125,52 @@ pub struct Profile {
     pub network: Network,
     /// How much of the graphics processor it may use.
     pub graphics: Graphics,
+    /// Device nodes of the machine, with what may be done with them.
+    pub devices: Vec<Node>,
+    /// What no program sees though it lies in what is readable: Evenkeel's own files, with the secrets of every service and
+    /// the controller's socket.
+    pub hidden: Vec<PathBuf>,
+}
+
+/// A device node that a program may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Path of the node.
+    pub path: PathBuf,
+    /// Whether it may be read.
+    pub read: bool,
+    /// Whether it may be written.
+    pub write: bool,
 }
 
 impl Profile {
-    /// The profile of a service whose copy of the image is at `root`, with its assigned port.
-    pub fn of(spec: &ServiceSpec, root: &Path, scratch: &Path, port: Option<u16>, graphics_allowed: bool) -> Self {
+    /// The profile of a service whose copy of the image is at `root`, with its assigned port; `devices_allowed` is what the
+    /// operator says of devices and graphics. Volumes that lie outside of the root are the caller's to add.
+    pub fn of(spec: &ServiceSpec, root: &Path, scratch: &Path, port: Option<u16>, devices_allowed: bool) -> Self {
         let paths = |list: &[String]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
         let sandbox = spec.sandbox.clone().unwrap_or_default();
         let (mut readable, mut writable) = (paths(&sandbox.readable), paths(&sandbox.writable));
         for storage in &spec.storage {
-            // There are no mounts: a program finds what is stored at its source, below its own root.
             let inside = || root.join(storage.target().trim_start_matches('/'));
             match storage {
                 Storage::Bind { source, readonly: Some(true), .. } => readable.push(PathBuf::from(source)),
                 Storage::Bind { source, .. } => writable.push(PathBuf::from(source)),
-                Storage::Named { .. }
-                | Storage::Anonymous { .. }
-                | Storage::Workspace { .. }
-                | Storage::Tmpfs { .. } => writable.push(inside()),
-                Storage::S3 { .. } => {}
+                Storage::Anonymous { .. } | Storage::Tmpfs { .. } => writable.push(inside()),
+                Storage::Named { .. } | Storage::Workspace { .. } | Storage::S3 { .. } => {}
             }
         }
         Self {
             root: root.to_owned(),
+            read_only: spec.read_only_root_fs == Some(true),
             scratch: scratch.to_owned(),
+            own: Vec::new(),
+            own_read_only: Vec::new(),
             readable,
             writable,
             network: Network::of(spec, port),
-            graphics: Graphics::of(spec, graphics_allowed),
+            graphics: Graphics::of(spec, devices_allowed),
+            devices: spec.devices.iter().filter(|_| devices_allowed).map(node).collect(),
+            hidden: Vec::new(),
         }
     }
 
@@ -154,9 +178,10 @@ impl Profile {
     pub fn text(&self) -> String {
         let mut text = String::from("(version 1)\n(deny default)\n");
         self.processes(&mut text);
-        self.files(&mut text);
         self.network(&mut text);
         self.graphics(&mut text);
+        // These end with what is denied whatever else says, and the last line that fits holds.
+        self.files(&mut text);
         text
     }
 
@@ -186,8 +211,30 @@ impl Profile {
         for path in &self.readable {
             line(text, "file-read*", &subpath(path));
         }
-        for path in [&self.root, &self.scratch].into_iter().chain(&self.writable) {
+        for node in &self.devices {
+            let operations = match (node.read, node.write) {
+                (true, true) => "file-read* file-write* file-ioctl",
+                (true, false) => "file-read* file-ioctl",
+                (false, true) => "file-write* file-ioctl",
+                (false, false) => continue,
+            };
+            line(text, operations, &format!("(literal {})", quoted(&node.path.to_string_lossy())));
+        }
+        for path in &self.writable {
             line(text, "file-read* file-write*", &subpath(path));
+        }
+        // The last line that fits holds, so what is the program's own comes after what is nobody's.
+        for path in &self.hidden {
+            let path = subpath(path);
+            let _ = writeln!(text, "(deny file-read* file-write* network-outbound {path})");
+        }
+        let own = self.own.iter().chain([&self.scratch]);
+        line(text, if self.read_only { "file-read*" } else { "file-read* file-write*" }, &subpath(&self.root));
+        for path in own {
+            line(text, "file-read* file-write*", &subpath(path));
+        }
+        for path in &self.own_read_only {
+            line(text, "file-read*", &subpath(path));
         }
     }
 
@@ -219,6 +266,10 @@ impl Profile {
             line(text, "mach-lookup", &format!("(global-name {})", quoted(SHADER_COMPILER)));
         }
     }
+}
+
+fn node(device: &Device) -> Node {
+    Node { path: device.path.clone().into(), read: device.read != Some(false), write: device.write != Some(false) }
 }
 
 fn line(text: &mut String, operations: &str, filter: &str) {
@@ -310,11 +361,38 @@ mod tests {
     fn storage_is_readable_or_writable_as_declared() {
         let found = profile(
             "storage:\n- { type: bind, source: /data, target: /data, readonly: true }\n\
-             - { type: bind, source: /work, target: /work }\n- { type: named, name: db, target: /var/db }",
+             - { type: bind, source: /work, target: /work }\n- { type: anonymous, target: /var/db }",
         );
         assert!(allows(&found, "(allow file-read* (subpath \"/data\"))"));
         assert!(allows(&found, "(allow file-read* file-write* (subpath \"/work\"))"));
         assert!(allows(&found, "(allow file-read* file-write* (subpath \"/roots/web-0/var/db\"))"));
+    }
+
+    #[test]
+    fn what_is_hidden_is_denied_after_all_that_shows_it_and_before_what_is_the_programs_own() {
+        let mut found = profile("sandbox: { readable: [/state] }\nread_only_root_fs: true");
+        found.hidden = vec!["/state".into()];
+        found.own = vec!["/state/volumes/db".into()];
+        found.own_read_only = vec!["/state/volumes/seed".into()];
+        let text = found.text();
+        let at = |rule: &str| text.lines().position(|line| line == rule).unwrap_or_else(|| panic!("{rule}\n{text}"));
+        let denied = at("(deny file-read* file-write* network-outbound (subpath \"/state\"))");
+        assert!(at("(allow file-read* (subpath \"/state\"))") < denied);
+        assert!(at("(allow file-read* (subpath \"/roots/web-0\"))") > denied, "it is read-only");
+        assert!(at("(allow file-read* file-write* (subpath \"/state/volumes/db\"))") > denied);
+        assert!(at("(allow file-read* (subpath \"/state/volumes/seed\"))") > denied);
+        assert!(!allows(&found, "(allow file-read* file-write* (subpath \"/roots/web-0\"))"));
+    }
+
+    #[test]
+    fn declared_devices_and_no_others_can_be_used_where_the_operator_allows_them() {
+        let declared = "devices: [{ path: /dev/cu.usb }, { path: /dev/rdisk4, write: false }]";
+        let found = profile(declared);
+        assert!(allows(&found, "(allow file-read* file-write* file-ioctl (literal \"/dev/cu.usb\"))"));
+        assert!(allows(&found, "(allow file-read* file-ioctl (literal \"/dev/rdisk4\"))"));
+        let spec: ServiceSpec = serde_yaml::from_str(&format!("image: {{ name: host }}\n{declared}")).unwrap();
+        let off = Profile::of(&spec, Path::new("/r"), Path::new("/s"), None, false);
+        assert!(!off.text().contains("/dev/cu.usb"));
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
-use super::super::cri::Framer;
 use super::super::layout::InstanceDir;
 use super::super::pty;
 use super::super::record::Launch;
 use super::audience::{Audience, Input};
 use super::console::Held;
 use crate::runtime::io::OutputStream;
+use crate::runtime::logfiles::cri::Framer;
 
 /// Longest time that the begin of a line is held back from those who look: shorter than people wait for, such as for a
 /// prompt, and longer than programs take that write a line in pieces, which is kept whole.
@@ -141,8 +141,8 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::cri::Line;
     use super::*;
+    use crate::runtime::logfiles::cri::Line;
 
     #[test]
     fn the_begin_of_a_line_is_held_back_for_a_moment_from_its_first_byte_on() {

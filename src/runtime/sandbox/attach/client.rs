@@ -19,8 +19,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::bounds::FILE_LIMIT;
 use super::super::layout::{InstanceDir, read_json};
-use super::super::loglines::Written;
-use super::super::logreader::Begin;
 use super::super::process::ProcessKey;
 use super::super::readers::Reading;
 use super::super::record::Record;
@@ -29,6 +27,8 @@ use super::super::{Inner, SandboxRuntime, checked_id, failed, not_found, pty, sy
 use super::packet::{LARGEST, Packet, WATCH, WRITE};
 use super::{socket, with_address};
 use crate::runtime::io::{Attach, AttachRequest, AttachSession, ExecInput, ExecOutput, OutputStream};
+use crate::runtime::logfiles::loglines::Written;
+use crate::runtime::logfiles::logreader::Begin;
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::{InstanceRef, Phase};
 

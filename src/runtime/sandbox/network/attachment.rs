@@ -21,8 +21,9 @@ use super::forwarding;
 use super::link::{self, Routes};
 use super::netlink::Netlink;
 use super::subnet::{Subnet, choose};
+use crate::runtime::file_lock;
+use crate::runtime::sandbox::cgroup;
 use crate::runtime::sandbox::layout::{Durability, Layout, make_private, private_file, read_json, write_json};
-use crate::runtime::sandbox::{cgroup, lock};
 use crate::state::Owner;
 
 /// What the names of the bridges of all installations begin with.
@@ -248,7 +249,7 @@ pub fn lock(dir: &Path) -> io::Result<File> {
 pub fn lock_until(dir: &Path, end: Instant) -> io::Result<File> {
     let path = dir.join("lock");
     let file = private_file().create(true).truncate(false).open(&path)?;
-    lock::exclusive(file, &path, end)?.ok_or_else(|| {
+    file_lock::exclusive(file, &path, end)?.ok_or_else(|| {
         io::Error::new(io::ErrorKind::TimedOut, "another process has been changing the network for too long")
     })
 }

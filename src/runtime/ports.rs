@@ -5,10 +5,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::layout::{Layout, private_file};
-use super::lock;
+use super::file_lock;
+use super::files::private_file;
 use crate::state::Owner;
 
 /// Ports that may be assigned: above what services commonly use by convention, and below Linux's default range
@@ -21,15 +22,14 @@ const LOCK_LIMIT: Duration = Duration::from_secs(10);
 /// Assigns a port that no record holds and nothing listens on.
 ///
 /// Numbers go round: one that was given up is the last to be given again, so that clients of a replaced instance
-/// never meet a stranger. Processes with the same root exclude each other by a lock, those with other roots
-/// begin elsewhere.
+/// never meet a stranger. The next one is kept at `path`: processes with the same exclude each other by its lock, those
+/// with another begin elsewhere.
 ///
 /// # Errors
 /// The lock can't be had in time (`TimedOut`), or every port is taken.
-pub fn assign(layout: &Layout, owner: &Owner, taken: impl FnOnce() -> io::Result<BTreeSet<u16>>) -> io::Result<u16> {
-    let path = layout.ports();
-    let file = private_file().read(true).create(true).truncate(false).open(&path)?;
-    let mut file = lock::exclusive(file, &path, Instant::now() + LOCK_LIMIT)?.ok_or_else(|| {
+pub fn assign(path: &Path, owner: &Owner, taken: impl FnOnce() -> io::Result<BTreeSet<u16>>) -> io::Result<u16> {
+    let file = private_file().read(true).create(true).truncate(false).open(path)?;
+    let mut file = file_lock::exclusive(file, path, Instant::now() + LOCK_LIMIT)?.ok_or_else(|| {
         io::Error::new(io::ErrorKind::TimedOut, format!("another process has held {} for too long", path.display()))
     })?;
     let mut text = String::new();
@@ -96,9 +96,9 @@ mod tests {
     #[test]
     fn a_given_up_port_is_not_given_again_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::new(folder.path());
+        let path = folder.path().join("ports.lock");
         let owner = Owner("a".into());
-        let ports: BTreeSet<u16> = (0..20).map(|_| assign(&layout, &owner, || Ok(BTreeSet::new())).unwrap()).collect();
+        let ports: BTreeSet<u16> = (0..20).map(|_| assign(&path, &owner, || Ok(BTreeSet::new())).unwrap()).collect();
         assert_eq!(ports.len(), 20);
     }
 

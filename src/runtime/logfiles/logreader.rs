@@ -27,6 +27,7 @@ pub enum Begin {
     /// With the last that many lines.
     Last(u64),
     /// With what is written from now on, also in the middle of a line.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "the sandbox runtime of Linux alone attaches"))]
     Now,
 }
 
@@ -306,10 +307,10 @@ mod tests {
 
     use super::*;
     use crate::runtime::io::{ExecOutput, OutputStream};
-    use crate::runtime::sandbox::cri::Framer;
-    use crate::runtime::sandbox::logfile::LogFile;
-    use crate::runtime::sandbox::loglines::{Joined, LOST, Written};
-    use crate::runtime::sandbox::record::LogBounds;
+    use crate::runtime::logfiles::cri::Framer;
+    use crate::runtime::logfiles::logfile::LogFile;
+    use crate::runtime::logfiles::loglines::{Joined, LOST, Written};
+    use crate::runtime::logfiles::record::LogBounds;
 
     fn write(log: &mut LogFile, text: &str) {
         let mut out = Vec::new();

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::layout::{make_private, private_file};
-use super::record::LogBounds;
+use super::LogBounds;
+use crate::runtime::files::{make_private, private_file};
 
 /// Name of the file that is written to; older parts have `.1`, `.2` ... appended, higher is older.
 pub const CURRENT: &str = "output.log";
