@@ -30,6 +30,8 @@ pub const MOST_ENTRIES: u64 = 2_000_000;
 pub const MOST_DIRECTORY_NAMES: usize = 64 << 20;
 /// Largest extended header of an entry, in bytes: that of Go's archive/tar, which Docker and containerd read with.
 pub const LARGEST_EXTENSION: u64 = 1 << 20;
+/// Most extended attributes of an entry. Files have a handful, and a file system holds some 64 KiB of them (xattr(7)).
+pub const MOST_ATTRIBUTES: usize = 1024;
 /// Most pieces of a sparse file; its map has to fit an extended header too.
 pub const MOST_SEGMENTS: usize = 65_536;
 /// Most bytes that a layer may have copied out of the layers below, for further names of their files: one copy of

@@ -5,11 +5,12 @@
 //! of any length into memory, splits their records at line ends, which values of attributes may hold, and takes other
 //! sizes for entries without content.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use tar::{GnuExtSparseHeader, Header};
 
-use super::bounds::{LARGEST_EXTENSION, LONGEST_NAME, MOST_SEGMENTS};
+use super::bounds::{LARGEST_EXTENSION, LONGEST_NAME, MOST_ATTRIBUTES, MOST_SEGMENTS};
 use super::error::quoted;
 
 /// Size of a block.
@@ -64,7 +65,7 @@ pub struct Entry {
     pub mtime: (i64, u32),
     /// Major and minor number of a device.
     pub device: (u32, u32),
-    /// Extended attributes.
+    /// Extended attributes, each name once.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Length of the file.
     pub size: u64,
@@ -110,7 +111,7 @@ struct Extended {
     uid: Option<u64>,
     gid: Option<u64>,
     mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     sparse: SparseKeys,
 }
 
@@ -285,7 +286,7 @@ impl<R: Read> Reader<R> {
             gid: extended.gid.map_or_else(|| length(&old.gid, "group"), Ok)?,
             mtime: extended.mtime.map_or_else(|| number(&old.mtime, "time").map(|seconds| (seconds, 0)), Ok)?,
             device: (device(header.device_major()), device(header.device_minor())),
-            xattrs: extended.xattrs,
+            xattrs: extended.xattrs.into_iter().collect(),
             size: real_size,
             sparse,
         })
@@ -434,8 +435,10 @@ impl Extended {
             }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.retain(|(known, _)| known != name);
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
+                    if self.xattrs.len() > MOST_ATTRIBUTES {
+                        return malformed(format!("an entry has more than {MOST_ATTRIBUTES} extended attributes"));
+                    }
                 }
             }
         }

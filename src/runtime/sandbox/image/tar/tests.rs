@@ -130,6 +130,21 @@ fn attributes_may_hold_line_ends_and_the_last_value_holds() {
 }
 
 #[test]
+fn an_entry_has_a_bounded_number_of_attributes() {
+    let names: Vec<String> = (0..=MOST_ATTRIBUTES).map(|number| format!("SCHILY.xattr.user.{number:06}")).collect();
+    let with = |records: &[(&str, &[u8])]| read(&[pax(records), file("a", b"")].concat());
+    let mut records: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"x"[..])).collect();
+    let error = with(&records).unwrap_err().to_string();
+    assert_eq!(error, "an entry has more than 1024 extended attributes");
+    // One that comes again is no further one.
+    records.pop();
+    records.push((&names[0], b"y"));
+    let (entry, _) = with(&records).unwrap().remove(0);
+    assert_eq!(entry.xattrs.len(), MOST_ATTRIBUTES);
+    assert_eq!(entry.xattrs[0], (b"user.000000".to_vec(), b"y".to_vec()));
+}
+
+#[test]
 fn sparse_files_of_every_format_are_read() {
     let wanted = [Segment { offset: 0, length: 2 }, Segment { offset: 1000, length: 3 }];
     let one = [
