@@ -22,14 +22,23 @@ impl Layer {
         Self(Builder::new(Vec::new()))
     }
 
-    pub fn add(mut self, kind: EntryType, path: &str, link: &str, mode: u32, content: &[u8]) -> Self {
+    pub fn add(self, kind: EntryType, path: &str, link: &str, mode: u32, content: &[u8]) -> Self {
+        self.add_of(0, kind, path, link, mode, content)
+    }
+
+    /// A directory that belongs to a user and its group.
+    pub fn directory_of(self, owner: u64, path: &str, mode: u32) -> Self {
+        self.add_of(owner, EntryType::Directory, path, "", mode, b"")
+    }
+
+    fn add_of(mut self, owner: u64, kind: EntryType, path: &str, link: &str, mode: u32, content: &[u8]) -> Self {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_size(content.len() as u64);
         header.set_mode(mode);
         header.set_mtime(1_000_000_000);
-        header.set_uid(0);
-        header.set_gid(0);
+        header.set_uid(owner);
+        header.set_gid(owner);
         let old = header.as_old_mut();
         old.name[..path.len()].copy_from_slice(path.as_bytes());
         old.linkname[..link.len()].copy_from_slice(link.as_bytes());

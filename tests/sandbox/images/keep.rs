@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use evenkeel::runtime::{ErrorKind, Runtime};
+use serde_json::json;
 
-use super::build::{Image, Layer};
+use super::build::{Image, Layer, Packing};
 use super::{layout, run, script};
 use crate::support::{PATIENCE, Sandbox, request};
 
@@ -141,4 +142,24 @@ async fn a_layer_is_shared_only_with_images_that_have_it() {
     let error = super::refused(&sandbox, &name).await;
     assert_eq!(error.kind, ErrorKind::Rejected);
     assert!(error.message.contains("as its image says"), "{error}");
+}
+
+/// The first version of the store gave a layer that was unpacked as the lowest one to images that have it elsewhere.
+#[tokio::test]
+async fn an_image_of_the_first_version_comes_again_where_it_may_be_wrong() {
+    let sandbox = Sandbox::new();
+    let layers = vec![Layer::shell(), Layer::new().file("own", "own")];
+    let name = layout(sandbox.root.path(), &Image::new(layers, json!({}), Packing::Gzip));
+    let yaml = script(&name, "cat /own");
+    run(&sandbox, &yaml).await;
+    let path = std::fs::read_dir(images(&sandbox).join("records")).unwrap().next().unwrap().unwrap().path();
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["version"] = json!(1);
+    std::fs::write(&path, record.to_string()).unwrap();
+    assert_eq!(sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err().kind, ErrorKind::ImageUnavailable);
+    assert_eq!(run(&sandbox, &yaml).await, "own");
+    record["layers"].as_array_mut().unwrap().truncate(1);
+    std::fs::write(&path, record.to_string()).unwrap();
+    let created = sandbox.runtime.create(&request(&yaml, 0)).await;
+    assert!(created.is_ok(), "one layer is right wherever it came from: {created:?}");
 }

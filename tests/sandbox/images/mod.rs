@@ -6,6 +6,7 @@ mod damaged;
 mod hostile;
 mod keep;
 mod mutated;
+mod positions;
 mod registry;
 mod server;
 

@@ -30,6 +30,7 @@ mod pull;
 mod reference;
 mod registry;
 mod resolve;
+mod root;
 mod store;
 mod tar;
 pub mod tree;

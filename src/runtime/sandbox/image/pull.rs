@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -18,6 +18,7 @@ use super::layers::{self, Layer, Outcome, Source};
 use super::reference::Reference;
 use super::registry::{Access, Registry};
 use super::resolve::{self, Resolved};
+use super::root;
 use super::store::{ImageRecord, Lock, Store};
 use crate::runtime::Progress;
 use crate::runtime::sandbox::layout::Layout;
@@ -223,12 +224,13 @@ impl Images {
                 *name = work.layer(index, layer, Some(below)).await?;
             }
         }
-        let names: Vec<String> = names.into_iter().flatten().collect();
+        let mut names: Vec<String> = names.into_iter().flatten().collect();
         if names.len() != layers.len() {
             return Err(ImageError::Failed("a layer needs layers below that are there".to_owned()));
         }
         let (store, name) = (self.store.clone(), name.to_owned());
         blocking(move || {
+            names.extend(root::above(&store, &names)?);
             let documents = documents.iter().map(|bytes| store.keep(bytes)).collect::<Result<_>>()?;
             store.write_record(&ImageRecord::new(&name, source, documents, each_once(names), config))
         })
@@ -362,10 +364,12 @@ impl Work<'_> {
         };
         let permit = Arc::clone(&self.images.unpacking).acquire_owned().await;
         let (store, layer, lease) = (store.clone(), layer.clone(), Arc::clone(self.lease));
-        // Locks are held to the end of the work, also where nobody waits for it any more.
+        let waiting = Waiting::default();
+        let given_up = Arc::clone(&waiting.given_up);
+        // Locks are held to the end of the work, which is near where nobody waits for it any more.
         let (outcome, lock) = blocking(move || {
             let _held = (lease, permit);
-            (layers::install(&store, &layer, &archive, lower.as_deref()), lock)
+            (layers::install(&store, &layer, &archive, lower.as_deref(), &given_up), lock)
         })
         .await?;
         let outcome = outcome?;
@@ -374,6 +378,18 @@ impl Work<'_> {
             let _ = tokio::fs::remove_file(blob).await;
         }
         Ok((outcome, lock))
+    }
+}
+
+/// Somebody who waits for a layer, until it is dropped.
+#[derive(Default)]
+struct Waiting {
+    given_up: Arc<AtomicBool>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 }
 

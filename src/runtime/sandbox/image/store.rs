@@ -3,8 +3,10 @@
 //! ```text
 //! ROOT/images/blobs/sha256/HEX    manifests and configurations; layers until they are unpacked
 //!             blobs/sha256/.HEX   a layer on its way, resumed after a cut
-//!             layers/HEX/root/    an unpacked layer, by its diff id, or by its chain id where it needed the ones below
-//!             layers/HEX/layer.json  what is known of it
+//!             layers/NAME/root/   an unpacked layer: diff-HEX by its diff id, chain-HEX by its chain id where it would be
+//!                                 another above others; root-MODE-UID-GID, the root directory of an image whose
+//!                                 uppermost layer has none
+//!             layers/NAME/layer.json  what is known of it
 //!             records/HEX.json    an image by its name, whose digest names the file; its time is its last use
 //!             locks/HEX           held while a blob is fetched or a layer unpacked
 //!             tmp/                being made
@@ -28,11 +30,13 @@ use super::bounds::LOCK_POLL;
 use super::digest::Digest;
 use super::document::Config;
 use super::error::{ImageError, Result};
+use super::root::RootDirectory;
 use crate::runtime::sandbox::fresh::unique;
 use crate::runtime::sandbox::layout::{Durability, make_private, private_file, read_json, write_json};
 
-/// Version of the records. Fields are only ever added, with a default.
-const VERSION: u32 = 1;
+/// Version of the records. Fields are only ever added, with a default. Those of the first version may name layers that
+/// were made for the lowest place of another image.
+const VERSION: u32 = 2;
 
 /// Directories and files of images.
 #[derive(Debug, Clone)]
@@ -62,6 +66,11 @@ impl ImageRecord {
     pub fn new(name: &str, source: String, documents: Vec<Digest>, layers: Vec<String>, config: Config) -> Self {
         Self { version: VERSION, name: name.to_owned(), source, documents, layers, config }
     }
+
+    /// Whether its layers are right where they lie.
+    const fn is_right(&self) -> bool {
+        self.version >= VERSION || self.layers.len() <= 1
+    }
 }
 
 /// What is known of an unpacked layer.
@@ -73,6 +82,9 @@ pub struct LayerRecord {
     /// Whether it hides everything below.
     #[serde(default)]
     pub opaque: bool,
+    /// The root directory, where the layer has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootDirectory>,
 }
 
 /// Keeps others out for as long as it is held.
@@ -152,7 +164,7 @@ impl Store {
         self.records().join(format!("{}.json", Digest::of(name).hex()))
     }
 
-    /// The record of an image, where all of its layers are here.
+    /// The record of an image, where all of its layers are here and as they have to be.
     ///
     /// # Errors
     /// It can't be read, for a reason other than its content.
@@ -166,7 +178,7 @@ impl Store {
             Err(error) => return Err(ImageError::io(format!("reading {}", path.display()), &error)),
         };
         let complete = record.layers.iter().all(|layer| self.layer_root(layer).is_dir());
-        Ok((complete && record.name == name).then_some(record))
+        Ok((complete && record.name == name && record.is_right()).then_some(record))
     }
 
     /// Writes the record of an image.

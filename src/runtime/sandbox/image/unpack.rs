@@ -2,8 +2,8 @@
 //! character device 0:0, a directory that replaces another an opaque one.
 //!
 //! A layer is the same whatever lies below, with two exceptions: a directory that the archive has no entry for, but
-//! things in, has the attributes that it has below; and a hard link may lead to a file below. Such a layer is unpacked
-//! once more with those layers at hand.
+//! things in, has the attributes that it has below (ordinary ones where nothing is below); and a hard link may lead to a
+//! file below. Such a layer is unpacked once more with those layers at hand.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -23,6 +23,7 @@ use super::error::quoted;
 use super::merged::{
     MARKED, Merged, OPAQUE, WHITEOUT as MARK_FILE, YES, entry, is_opaque, is_whiteout, proc_path, reopen,
 };
+use super::root::RootDirectory;
 use super::tar::{Entry, Kind, Reader, TarError, names};
 use super::tree::{self, Folder, Stop, Tree};
 
@@ -35,15 +36,17 @@ const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
 /// Size of one read of content.
 const BUFFER: usize = 128 << 10;
 /// Mode of directories that nobody says anything about.
-const DIRECTORY_MODE: u32 = 0o755;
+pub const DIRECTORY_MODE: u32 = 0o755;
 
 /// What there is to know about an unpacked layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unpacked {
     /// It hides everything below.
     pub opaque: bool,
-    /// It is right above these lower layers only.
+    /// It is right above these lower layers only; above none of them where there are none.
     pub needed_lower: bool,
+    /// The root directory, where the archive has an entry for it.
+    pub root: Option<RootDirectory>,
 }
 
 /// A layer can't be unpacked.
@@ -208,6 +211,8 @@ impl Unpacker<'_> {
                 Kind::Directory => {
                     let attributes = Attributes::of(entry).map_err(Fault::Refused)?;
                     self.own_directory(self.tree.reopen(b"")?.as_fd(), entry, &attributes)?;
+                    let Attributes { mode, uid, gid, .. } = attributes;
+                    self.outcome.root = Some(RootDirectory { mode, uid, gid });
                     self.directories.note(Vec::new(), attributes).map_err(Fault::Refused)
                 }
                 Kind::Unknown => Ok(()),
@@ -285,10 +290,10 @@ impl Unpacker<'_> {
     fn below(&mut self, path: &[&[u8]]) -> Done<Option<super::merged::Found>> {
         match self.lower {
             None => Err(Fault::NeedsLower),
-            Some(lower) if lower.is_empty() => Ok(None),
             Some(lower) => {
+                // Also where there are none: above others it would be another.
                 self.outcome.needed_lower = true;
-                Ok(lower.find(path)?)
+                if lower.is_empty() { Ok(None) } else { Ok(lower.find(path)?) }
             }
         }
     }
