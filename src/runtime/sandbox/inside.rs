@@ -162,8 +162,17 @@ pub fn components(path: &str) -> io::Result<Vec<&str>> {
     if !path.starts_with('/') {
         return Err(invalid("it must be an absolute path"));
     }
-    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    let names: Vec<&str> = path.split('/').filter(|name| is_name(name)).collect();
     if names.contains(&"..") { Err(invalid("it must not contain \"..\"")) } else { Ok(names) }
+}
+
+/// How many names an absolute path has: what is mounted at one with fewer comes first, as it could hide the other.
+pub fn depth(path: &str) -> usize {
+    path.split('/').filter(|name| is_name(name)).count()
+}
+
+fn is_name(component: &str) -> bool {
+    !matches!(component, "" | ".")
 }
 
 /// Whether an open place is a directory.
@@ -257,5 +266,6 @@ mod tests {
         assert!(place_or_make(root.as_fd(), "/a/../../x", Missing::Directory).is_err());
         assert!(components("a/b").is_err());
         assert_eq!(components("//a/./b/").unwrap(), ["a", "b"]);
+        assert_eq!(["/", "//a/./b/", "/./.", "/a/b/c"].map(depth), [0, 2, 0, 3]);
     }
 }

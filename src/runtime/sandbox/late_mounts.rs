@@ -114,7 +114,7 @@ impl Inner {
         let numbered = mounts.iter().enumerate();
         let mut found =
             numbered.map(|(index, mount)| graft(index, mount, &written, &own_files)).collect::<Result<Vec<Graft>>>()?;
-        found.sort_by_key(|mount| mount.target.split('/').filter(|name| !matches!(*name, "" | ".")).count());
+        found.sort_by_key(|mount| super::inside::depth(&mount.target));
         Ok(Grafts { mounts: found, own_files })
     }
 }
