@@ -110,11 +110,13 @@ async fn a_directory_and_a_file_are_shown_to_what_runs_and_are_left_as_they_are(
 async fn a_target_stays_inside_and_is_no_place_of_the_kernel() {
     let Some(stage) = Stage::new() else { return };
     symlink("/../../../../../escaped", stage.root.join("srv/out")).unwrap();
-    for (name, to) in [("p", "/proc"), ("d", "../dev/null"), ("r", "/")] {
+    fs::create_dir(stage.root.join("srv/real")).unwrap();
+    for (name, to) in [("p", "/proc"), ("d", "../dev/null"), ("r", "/"), ("t", "real")] {
         symlink(to, stage.root.join("srv").join(name)).unwrap();
     }
     let outside = Path::new("/escaped");
-    let instance = stage.idle("storage: [{ type: tmpfs, target: /taken }]").await;
+    let instance =
+        stage.idle("storage: [{ type: tmpfs, target: /taken }, { type: tmpfs, target: /srv/t/linked }]").await;
     stage.mounted(&instance, &[stage.mount("", "/srv/out/here", true)]).await.unwrap();
     assert_eq!(stage.inside(&instance, "cat /escaped/here/file").await, "from outside\n");
     assert!(!outside.exists());
@@ -124,6 +126,7 @@ async fn a_target_stays_inside_and_is_no_place_of_the_kernel() {
         ("file", "/srv/d", "it leads to /dev/null"),
         ("", "/srv/r", "it leads to the root"),
         ("", "/taken/", "the pool's spec mounts something there already"),
+        ("", "/srv/real/linked", "the pool's spec mounts something there already"),
         ("", "/etc/passwd", "one is a directory and the other a file"),
         ("file", "/srv", "one is a directory and the other a file"),
         ("", "/etc/passwd/below", "Not a directory"),

@@ -78,9 +78,12 @@ fn graft(dir: &InstanceDir, order: &Grafts) -> Result<(), Failure> {
     }
     move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount)).context("joining the instance")?;
     let root = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("opening the root")?;
+    // As they lead now: the spec may name a place by a link, and the claim the place itself.
+    let lead = |target: &String| without_links(root.as_fd(), target).ok().map(|(real, _)| real);
+    let taken: Vec<PathBuf> = launch.mounts.iter().filter_map(|mount| lead(&mount.target)).collect();
     let mut shown: Vec<(PathBuf, &str)> = Vec::new();
     for (mount, tree) in order.mounts.iter().zip(&trees) {
-        let real = show(mount, tree, &root, launch, &shown)?;
+        let real = show(mount, tree, &root, (launch, &taken), &shown)?;
         shown.push((real, &mount.target));
     }
     Ok(())
@@ -153,13 +156,13 @@ fn show(
     mount: &Graft,
     tree: &OwnedFd,
     root: &OwnedFd,
-    launch: &Launch,
+    (launch, taken): (&Launch, &[PathBuf]),
     shown: &[(PathBuf, &str)],
 ) -> Result<PathBuf, Failure> {
     let Graft { field, target, read_only, .. } = mount;
     let wrong = |why: String| Failure::wrong(format!("{field}.target: nothing can be mounted at {target}: {why}"));
     let (real, _) = without_links(root.as_fd(), target).map_err(|error| wrong(error.to_string()))?;
-    may_cover(&real, *read_only, launch).map_err(wrong)?;
+    may_cover(&real, *read_only, launch, taken).map_err(wrong)?;
     if let Some((hidden, other)) = shown.iter().find(|(before, _)| before.starts_with(&real)) {
         let (real, hidden) = (real.display(), hidden.display());
         return Err(wrong(format!(
@@ -176,15 +179,16 @@ fn show(
     Ok(real)
 }
 
-/// Whether something may be mounted over a path inside, without links, and be used there.
-fn may_cover(real: &Path, read_only: bool, launch: &Launch) -> Result<(), String> {
+/// Whether something may be mounted over a path inside, without links, and be used there. `taken` are the paths, without
+/// links, that the instance's own mounts are at.
+fn may_cover(real: &Path, read_only: bool, launch: &Launch, taken: &[PathBuf]) -> Result<(), String> {
     if real == Path::new("/") {
         return Err("it leads to the root".to_owned());
     }
     if let Some(by) = protecting(real, &launch.devices) {
         return Err(format!("it leads to {by}, which is made for each sandbox; name another path"));
     }
-    if launch.mounts.iter().any(|mount| Path::new(&mount.target) == real) {
+    if taken.iter().any(|mount| mount == real) {
         return Err("the pool's spec mounts something there already; name another path".to_owned());
     }
     let Some(files) = &launch.reach.files else { return Ok(()) };
