@@ -165,9 +165,9 @@ pub fn report(probe: &Probe) -> Capabilities {
         (Control::MountNamespace, isolated.clone()),
         (Control::PidNamespace, isolated.clone()),
         (Control::IpcNamespace, isolated.clone()),
-        (Control::UtsNamespace, isolated.clone()),
-        (Control::ReadOnlyRoot, isolated),
-        (Control::NetworkIsolation, by(&probe.network)),
+        (Control::UtsNamespace, isolated),
+        (Control::ReadOnlyRoot, or_landlock(&probe.namespaces, probe, words::without_mounts)),
+        (Control::NetworkIsolation, or_landlock(&probe.network, probe, words::only_tcp)),
         (Control::EgressFilter, by(&probe.namespaces.clone().and(probe.network.clone()))),
         (Control::CapabilityDrop, drop),
         (Control::DiskLimit, disk),
@@ -202,6 +202,15 @@ pub fn report(probe: &Probe) -> Capabilities {
     Capabilities { version: format!("sandbox {}", env!("CARGO_PKG_VERSION")), controls, by }
 }
 
+/// What Landlock keeps in part where the machine does not allow what keeps all of it.
+fn or_landlock(all: &Result<(), String>, probe: &Probe, words: fn(&str) -> String) -> Support {
+    match (all, &probe.landlock) {
+        (Ok(()), _) => Support::Enforced,
+        (Err(why), Ok(_)) => Support::Degraded { why: words(why) },
+        (Err(why), Err(_)) => Support::Absent { why: why.clone() },
+    }
+}
+
 /// The network of instances that have none of their deployment.
 fn instead_of_names(probe: &Probe) -> String {
     match &probe.pasta {
@@ -219,6 +228,9 @@ fn enforced_by(probe: &Probe, controls: &BTreeMap<Control, Support>) -> BTreeMap
     let are_held = |(control, support): (&Control, &Support)| {
         let by = match (*control, support) {
             (_, Support::Absent { .. }) => return None,
+            (Control::NetworkIsolation | Control::ReadOnlyRoot, Support::Degraded { .. }) => {
+                words::by(Control::Landlock).to_owned()
+            }
             (Control::NetworkIsolation, _) => format!("{}; {}", words::by(*control), full_network(probe)),
             (Control::MemoryLimit, Support::Degraded { .. }) => words::memory_watch(),
             (Control::PidsLimit, _) if !cgroup::counts_processes(&probe.homes) => words::PROCESS_LIMIT.to_owned(),
@@ -279,6 +291,24 @@ mod tests {
             (Control::Seccomp, "system-call filter"),
         ] {
             assert_eq!(by(&some, control).as_deref(), Some(expected), "{control}");
+        }
+    }
+
+    #[test]
+    fn what_landlock_alone_keeps_is_told_of_the_machine_as_of_an_instance() {
+        let none = Probe::failed("x");
+        let alone = Probe { landlock: Ok(Extent::Full), ..Probe::failed("x") };
+        for (control, why) in [
+            (Control::ReadOnlyRoot, "there are no mounts of its own: x"),
+            (Control::NetworkIsolation, "only TCP is out of reach: x"),
+        ] {
+            assert_eq!(told(&none, control), Support::Absent { why: "x".to_owned() });
+            assert_eq!(told(&alone, control), Support::Degraded { why: why.to_owned() });
+            assert_eq!(report(&alone).by.get(&control).map(String::as_str), Some("Landlock"), "{control}");
+            assert_eq!(
+                told(&Probe { namespaces: Ok(()), network: Ok(()), ..alone.clone() }, control),
+                Support::Enforced
+            );
         }
     }
 

@@ -134,6 +134,14 @@ impl Facts<'_> {
         }
     }
 
+    /// What Landlock keeps in part; the machine is told of in the same words.
+    fn by_landlock(&self, control: Control, by: String, words: fn(&str) -> String) -> State {
+        match self.capabilities.support(control) {
+            Support::Degraded { why } => State::Degraded { by, why },
+            _ => State::Degraded { by, why: words(&self.why_not(control)) },
+        }
+    }
+
     fn namespace(&self, control: Control, there: bool) -> State {
         if there { State::Enforced { by: words::by(control).to_owned() } } else { self.missing(control) }
     }
@@ -160,10 +168,7 @@ impl Facts<'_> {
             (None | Some(HOST), _) => State::NotRequested { by: Some(by) },
             // Whoever asks for everything gets it, and the machine's own ports and sockets with it.
             (Some(FULL), _) => State::Degraded { by, why: self.why_not(Control::ServiceNames) },
-            (Some(_), true) => State::Degraded {
-                by: format!("Landlock; {by}"),
-                why: format!("only TCP is out of reach: {}", self.why_not(control)),
-            },
+            (Some(_), true) => self.by_landlock(control, format!("Landlock; {by}"), words::only_tcp),
             (Some(_), false) => State::Absent { why: format!("it {by}: {}", self.why_not(control)) },
         }
     }
@@ -178,10 +183,9 @@ impl Facts<'_> {
                 by(words::by(control))
             }
             Root::Copy { read_only: true, .. } => by(words::by(control)),
-            Root::Shared if self.launch().reach.files.is_some() => State::Degraded {
-                by: "Landlock".to_owned(),
-                why: format!("there are no mounts of its own: {}", self.why_not(control)),
-            },
+            Root::Shared if self.launch().reach.files.is_some() => {
+                self.by_landlock(control, "Landlock".to_owned(), words::without_mounts)
+            }
             Root::Shared => self.missing(control),
             Root::Dir { .. } | Root::Layers { .. } => instead("writable layer of its own"),
             Root::Copy { .. } => instead("copy of its own"),
@@ -228,7 +232,7 @@ impl Facts<'_> {
 
     fn disk(&self) -> State {
         let launch = self.launch();
-        if !launch.mounts.iter().any(|mount| mount.size.is_some()) {
+        if !launch.limits_disk() {
             return self.missing(Control::DiskLimit);
         }
         let by = words::by(Control::DiskLimit).to_owned();

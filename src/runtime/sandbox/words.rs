@@ -35,6 +35,16 @@ pub const fn by(control: Control) -> &'static str {
     }
 }
 
+/// What Landlock leaves to be wished where a program has the machine's mounts, which `why` tells.
+pub fn without_mounts(why: &str) -> String {
+    format!("there are no mounts of its own: {why}")
+}
+
+/// What Landlock leaves to be wished where a program has the machine's network, which `why` tells.
+pub fn only_tcp(why: &str) -> String {
+    format!("only TCP is out of reach: {why}")
+}
+
 /// What keeps a limit of memory without a control group.
 pub fn memory_watch() -> String {
     format!("the supervisor, which looks every {} ms", MEMORY_WATCH_INTERVAL.as_millis())
