@@ -4,6 +4,7 @@ mod control;
 mod machine;
 mod network;
 mod process;
+mod require;
 
 use super::document::Mark;
 use super::problem::{Path, Position, Problem, Step, display_path, steps};
@@ -186,6 +187,7 @@ pub(super) fn service(report: &mut Report<'_>, name: &str, spec: &ServiceSpec, r
     network::check(report, spec);
     process::check(report, spec);
     machine::check(report, spec);
+    require::check(report, spec);
 }
 
 /// Whether a text is a port that can be connected to.

@@ -102,6 +102,12 @@ pub(super) fn check(report: &mut Report<'_>, spec: &ServiceSpec) {
     if spec.user.as_ref().is_some_and(|user| !is_user(user)) {
         report.problem_help(&steps!["user"], "this names no user", "write NAME, UID, NAME:GROUP or UID:GID");
     }
+    for part in spec.user.iter().flat_map(|user| user.split(':')).filter(|part| is_out_of_range(part)) {
+        report.problem_help(&steps!["user"], format!("{part} is no id"), IDS);
+    }
+    for (index, group) in spec.extra_groups.iter().enumerate().filter(|(_, group)| is_out_of_range(group)) {
+        report.problem_help(&steps!["extra_groups", index], format!("{group} is no id"), IDS);
+    }
     for (key, names) in [("capabilities", &spec.capabilities), ("cap_drop", &spec.cap_drop)] {
         for (index, name) in names.iter().enumerate() {
             if let Some((message, help)) = bad_capability(name) {
@@ -167,6 +173,15 @@ fn is_user(text: &str) -> bool {
     };
     let word = |word: &str| !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c == ':' || c == '/');
     word(user) && group.is_none_or(word)
+}
+
+/// What numbers users and groups have. The highest one means "no change" to the kernel.
+const IDS: &str = "ids go from 0 to 4294967294";
+
+/// Whether a user or group is a number that is no id.
+fn is_out_of_range(text: &str) -> bool {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && text.parse().map_or(true, |id: u32| id == u32::MAX)
 }
 
 fn bad_capability(name: &str) -> Option<(String, String)> {
