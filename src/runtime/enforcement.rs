@@ -101,12 +101,6 @@ pub fn cpus(millis: u64) -> String {
     }
 }
 
-/// Whether a `user` (`USER` or `USER:GROUP`) means root, as none does.
-pub fn is_root(user: Option<&str>) -> bool {
-    let name = user.and_then(|user| user.split(':').next()).unwrap_or_default();
-    matches!(name, "" | "root" | "0")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,15 +110,6 @@ mod tests {
         let told = [0, 1023, 1024, 64 << 20, 3 << 30, (64 << 20) + 1].map(bytes);
         assert_eq!(told, ["0", "1023", "1Ki", "64Mi", "3Gi", "67108865"]);
         assert_eq!([1000, 1500, 250, 1, 2010].map(cpus), ["1", "1.5", "0.25", "0.001", "2.01"]);
-    }
-
-    #[test]
-    fn no_user_is_root() {
-        for (user, root) in
-            [(None, true), (Some("0:5"), true), (Some("root"), true), (Some(":5"), true), (Some("web:0"), false)]
-        {
-            assert_eq!(is_root(user), root, "{user:?}");
-        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub enum Control {
     PidsLimit,
     /// A weight of disk accesses.
     IoLimit,
-    /// A size of named volumes.
+    /// A limit of disk space: `resources.disk`, and sizes of named volumes.
     DiskLimit,
     /// Declared devices alone, with their permissions.
     Devices,

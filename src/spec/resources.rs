@@ -14,6 +14,10 @@ pub struct Resources {
     /// Most memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
+    /// Most disk space that an instance takes with what it writes in its root file system and in its anonymous volumes,
+    /// together. Named volumes have a `size` of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Bytes>,
     /// Memory that is kept free for the instance under pressure; at most `memory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_reservation: Option<Bytes>,

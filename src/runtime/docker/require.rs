@@ -3,9 +3,8 @@
 use super::Inner;
 use super::enforcement::LACKS;
 use super::modes::{joins_another, seccomp_profile};
-use crate::runtime::enforcement::is_root;
 use crate::runtime::{Capabilities, Control, CreateRequest, ErrorKind, Result, RuntimeError, Support};
-use crate::spec::{NetworkMode, Resources, Sandbox, SeccompProfile, ServiceSpec};
+use crate::spec::{NetworkMode, Resources, Sandbox, SeccompProfile, ServiceSpec, is_root};
 
 impl Inner {
     /// Refuses a request whose spec requires controls that its container would not have.

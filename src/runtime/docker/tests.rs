@@ -299,6 +299,7 @@ fn what_has_no_effect_is_named() {
         ]})),
         ["storage[2].size", "storage[2].tier"]
     );
+    assert_eq!(named(json!({"resources": {"disk": "1Gi"}})), ["resources.disk"]);
     assert_eq!(
         named(json!({"resources": {"gpu": {"vendor": "apple", "model": "M"}}})),
         ["resources.gpu.vendor", "resources.gpu.model"]

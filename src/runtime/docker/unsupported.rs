@@ -35,6 +35,9 @@ pub(super) fn unsupported(spec: &ServiceSpec, product: Option<Product>) -> Vec<C
     for (index, storage) in spec.storage.iter().enumerate() {
         storage_fields(index, storage, &mut field);
     }
+    if spec.resources.as_ref().is_some_and(|resources| resources.disk.is_some()) {
+        field("resources.disk", "few storage drivers of the engines hold a container to a size");
+    }
     if let Some(gpu) = spec.resources.as_ref().and_then(|resources| resources.gpu.as_ref()) {
         if vendor(gpu) == "apple" {
             field("resources.gpu.vendor", "no container engine hands such a processor on");

@@ -251,7 +251,12 @@ impl InstanceDir {
 
     /// One of its own volumes.
     pub fn anonymous(&self, number: usize) -> PathBuf {
-        self.0.join("anonymous").join(number.to_string())
+        self.all_anonymous().join(number.to_string())
+    }
+
+    /// All of its own volumes.
+    pub fn all_anonymous(&self) -> PathBuf {
+        self.0.join("anonymous")
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{FlockOperation, flock};
 
 use super::layout::Layout;
-use super::{remove, volumes};
+use super::{own_disk, remove, volumes};
 
 /// What names of directories of instances that are being made begin with.
 pub const NEW: &str = ".new";
@@ -33,7 +33,14 @@ pub fn hold(path: &Path) -> io::Result<File> {
 
 /// Removes what processes that are gone were making or removing. Failures are left to the next time.
 pub fn sweep(layout: &Layout) {
-    clear(&layout.instances(), NEW, remove::tree, |path| if is_old(path) { hold(path).ok().map(Some) } else { None });
+    clear(
+        &layout.instances(),
+        NEW,
+        own_disk::discard,
+        |path| {
+            if is_old(path) { hold(path).ok().map(Some) } else { None }
+        },
+    );
     clear(layout.root(), PROBE, remove::tree, |path| is_old(path).then_some(None));
     sweep_gone(layout);
     clear(&layout.all_volumes(), GONE, volumes::discard, |path| hold(path).ok().map(Some));
@@ -58,7 +65,7 @@ pub fn is_left(path: &Path) -> bool {
 /// Removes what is left of instances whose removal was cut off, which nobody needs any more; whoever is removing one goes
 /// on with that.
 pub fn sweep_gone(layout: &Layout) {
-    clear(&layout.instances(), GONE, remove::tree, |path| hold(path).ok().map(Some));
+    clear(&layout.instances(), GONE, own_disk::discard, |path| hold(path).ok().map(Some));
 }
 
 /// Removes what can be claimed, and holds the claim meanwhile.

@@ -32,7 +32,7 @@ use super::translate::{Machine, launch};
 use super::watch::ended;
 use super::{
     Inner, PROBE_LIMIT, SandboxRuntime, capabilities, checked_id, confinement, descriptors, dispatch, failed,
-    leftovers, lock, not_found, remove, settle,
+    leftovers, lock, not_found, own_disk, remove, settle,
 };
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, StopRequest};
 use crate::spec::Signal as SpecSignal;
@@ -162,7 +162,7 @@ impl Inner {
         let new = self.begin(&record).map_err(wrong)?;
         let texts = self.connect(probe, request, &name, &mut record).inspect_err(|_| {
             // What stays is swept later.
-            let _ = remove::tree(new.dir.path());
+            let _ = own_disk::discard(new.dir.path());
         })?;
         self.complete(new, &name, &record, &texts).map_err(|error| {
             self.disconnect(&name, &record.launch.network);
@@ -189,6 +189,7 @@ impl Inner {
         }
         if let Root::Copy { from, .. } = &record.launch.root {
             make_private(&new.dir.copy())?;
+            own_disk::limit_copy(&new.dir, &record.launch)?;
             copy(from, &new.dir.copy())?;
         }
         Ok(new)
@@ -217,7 +218,7 @@ impl Inner {
             rustix::fs::RenameFlags::NOREPLACE,
         ) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::EXIST) => remove::tree(new.path()),
+            Err(rustix::io::Errno::EXIST) => own_disk::discard(new.path()),
             Err(error) => Err(error.into()),
         }
     }
@@ -283,7 +284,7 @@ impl Inner {
         let aside = self.view.layout.instances().join(unique(leftovers::GONE)?);
         match fs::rename(dir, &aside) {
             // Where it is held, somebody took it for a leftover and removes it.
-            Ok(()) => leftovers::hold(&aside).map_or(Ok(()), |_held| remove::tree(&aside)),
+            Ok(()) => leftovers::hold(&aside).map_or(Ok(()), |_held| own_disk::discard(&aside)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }

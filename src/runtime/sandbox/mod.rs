@@ -43,6 +43,7 @@ mod observe;
 mod order;
 mod output;
 mod overlay;
+mod own_disk;
 mod own_files;
 mod privileges;
 mod probe;

@@ -1,10 +1,10 @@
-//! Sizes of volumes: quotas of projects, which ext4 and XFS keep where they are mounted so (`prjquota`).
+//! Sizes of volumes and of what an instance writes: quotas of projects, which ext4 and XFS keep where they are mounted so (`prjquota`).
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
@@ -32,35 +32,66 @@ pub fn lifted_by(filter: Option<SeccompProfile>, capabilities: u64) -> Option<&'
     }
 }
 
-/// The project of a directory: its own number, so that no two directories of a file system share one.
+/// The project of a directory: the lower 31 bits of its own number. No two directories of ext4 share one; on XFS, whose
+/// numbers may have more bits, two could in principle, and would then be counted together.
 fn project_of(dir: &File) -> io::Result<u32> {
     let inode = u32::try_from(dir.metadata()?.ino() & u64::from(!OURS)).unwrap_or_default();
     Ok(OURS | inode)
 }
+
+/// What to do where a limit would not hold for all that is there.
+const UNCOUNTED: &str = "it holds files that were made without a limit, which would not count; put them into a volume of \
+                         another name that has a size from its first start on, or remove the size";
 
 /// Holds what is in a directory to a size. It must be empty, or have been limited so before.
 ///
 /// # Errors
 /// The file system keeps no quotas of projects, or there are files that it would not count.
 pub fn limit(dir: &Path, bytes: u64) -> io::Result<()> {
-    let opened = File::open(dir)?;
-    let own = project_of(&opened)?;
-    if project(opened.as_fd())? != own {
-        if fs::read_dir(dir)?.next().is_some() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "it holds files that were made without a limit"));
+    limit_together(dir, &[dir.to_owned()], bytes)
+}
+
+/// Holds what is in several directories of one file system to a size, together, under the number of the directory that
+/// they belong to. Each must be empty, or have been limited so before.
+///
+/// # Errors
+/// As with [`limit`].
+pub fn limit_together(owner: &Path, parts: &[PathBuf], bytes: u64) -> io::Result<()> {
+    let owner = File::open(owner)?;
+    let own = project_of(&owner)?;
+    for part in parts {
+        let opened = File::open(part)?;
+        if project(opened.as_fd())? != own {
+            if fs::read_dir(part)?.next().is_some() {
+                return Err(io::Error::new(ErrorKind::InvalidInput, UNCOUNTED));
+            }
+            set_project(opened.as_fd(), own)?;
         }
-        set_project(opened.as_fd(), own)?;
     }
-    limit_project(opened.as_fd(), own, bytes)
+    limit_project(owner.as_fd(), own, bytes)
+}
+
+/// Whether a directory was held to a size before; what was made in it since is counted.
+pub fn is_counted(dir: &Path) -> bool {
+    File::open(dir).is_ok_and(|opened| belongs(&opened, &opened))
+}
+
+fn belongs(part: &File, owner: &File) -> bool {
+    matches!((project_of(owner), project(part.as_fd())), (Ok(own), Ok(held)) if own == held)
 }
 
 /// Takes the limit of a directory away, so that nothing of it is left in the file system's books. One without is success.
 pub fn release(dir: &Path) {
-    let Ok(opened) = File::open(dir) else { return };
-    if let (Ok(own), Ok(held)) = (project_of(&opened), project(opened.as_fd()))
-        && own == held
+    release_together(dir, &[dir.to_owned()]);
+}
+
+/// Takes the limit of several directories away, as [`limit_together`] gave it.
+pub fn release_together(owner: &Path, parts: &[PathBuf]) {
+    let Ok(owner) = File::open(owner) else { return };
+    if parts.iter().any(|part| File::open(part).is_ok_and(|part| belongs(&part, &owner)))
+        && let Ok(own) = project_of(&owner)
     {
-        let _ = limit_project(opened.as_fd(), own, 0);
+        let _ = limit_project(owner.as_fd(), own, 0);
     }
 }
 

@@ -115,6 +115,9 @@ pub struct Launch {
     /// Bytes of memory that the supervisor holds it to, where no control group does.
     #[serde(default)]
     pub memory_watch: Option<u64>,
+    /// Most bytes that it takes on the disk of the state directory, besides its volumes with names.
+    #[serde(default)]
+    pub disk: Option<u64>,
     /// Whether it has a terminal.
     #[serde(default)]
     pub tty: bool,
@@ -126,6 +129,13 @@ pub struct Launch {
     /// Who the program is, where that was found out when it was created; else it is looked up at the start.
     #[serde(default)]
     pub identity: Option<Identity>,
+}
+
+impl Launch {
+    /// Whether anything of it is held to a size on the disk.
+    pub fn limits_disk(&self) -> bool {
+        self.disk.is_some() || self.mounts.iter().any(|mount| mount.size.is_some())
+    }
 }
 
 /// A root file system.

@@ -84,7 +84,9 @@ fn disk(spec: &ServiceSpec) -> Option<String> {
         Storage::Named { name, size: Some(size), .. } => Some(format!("{name} {}", bytes(size.0))),
         _ => None,
     });
-    let sized: Vec<String> = sized.collect();
+    let own = spec.resources.as_ref().and_then(|resources| resources.disk);
+    let own = own.map(|size| format!("its own files {}", bytes(size.0)));
+    let sized: Vec<String> = own.into_iter().chain(sized).collect();
     (!sized.is_empty()).then(|| sized.join(", "))
 }
 
@@ -188,6 +190,7 @@ mod tests {
             ("user: '1000:5'", Control::User, "1000:5"),
             ("hostname: box", Control::UtsNamespace, "box"),
             ("storage: [{ type: named, name: d, target: /d, size: 1Gi }]", Control::DiskLimit, "d 1Gi"),
+            ("resources: { disk: 2Gi }", Control::DiskLimit, "its own files 2Gi"),
             (
                 "devices: [{ path: /dev/a, write: false }]\nresources: { gpu: { count: 2 } }",
                 Control::Devices,

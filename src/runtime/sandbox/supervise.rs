@@ -19,6 +19,7 @@ use super::init::{self, Ends, GO, Outside, next_ended};
 use super::layout::{Durability, InstanceDir, keep, private_file, read_json, write_json};
 use super::lock;
 use super::network::{self, Handover, Helpers, Network, Wire};
+use super::own_disk;
 use super::process::{ProcessKey, boot_id, first_child};
 use super::program;
 use super::readiness::{read_failure, wait_ready};
@@ -101,7 +102,8 @@ fn supervise(dir: &InstanceDir, signals: OwnedFd, lock: &File) -> Result<(), Fai
     let launch = &record.launch;
     let log = LogFile::open(&dir.logs(), launch.log).context("opening the log")?;
     let identity = identity(dir, launch)?;
-    volumes::make(launch, &identity)?;
+    own_disk::limit(dir, launch)?;
+    volumes::make(dir, &record, &identity)?;
     let mut supervisor = launch_program(dir, launch, identity, signals, log)?;
     tell(&Started::Running);
     record_end(dir, &supervisor.attend(), lock);

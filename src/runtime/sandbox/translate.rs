@@ -15,7 +15,6 @@ use super::rootfs::is_private;
 use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
 use super::{capabilities, cgroup, confinement, devices, network, quota, sysctls};
-use crate::runtime::enforcement::is_root;
 use crate::runtime::logfiles::LogBounds;
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
 use crate::spec::{Control, ImageRef, ServiceSpec, Storage};
@@ -132,6 +131,7 @@ fn plan(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch, Vec<C
         oom_score_adj: bounds.oom_score_adj,
         groups: bounds.groups,
         memory_watch: bounds.memory_watch,
+        disk: own_disk(spec, machine, shared, &mut found),
         tty: spec.tty == Some(true),
         stdin: spec.stdin_open == Some(true),
         log: LogBounds::of(spec),
@@ -208,30 +208,16 @@ fn require(spec: &ServiceSpec, launch: Option<&Launch>, machine: &Machine<'_>) -
 
 /// Why a control that this machine enforces does not hold for the spec, where it switches it off or leaves it out.
 fn left_out(wanted: Control, spec: &ServiceSpec, launch: &Launch, machine: &Machine<'_>) -> Option<&'static str> {
-    let resources = spec.resources.clone().unwrap_or_default();
     let why = match wanted {
         Control::Seccomp if launch.seccomp.is_none() => "the spec switches the system-call filter off",
         Control::NetworkIsolation if !launch.namespaces.net => "write sandbox.network: none",
-        Control::EgressFilter if network::egress_policy(spec).is_none() => "write sandbox.allow_hosts",
         Control::ServiceNames if network::wanted(spec, machine.probe) != network::Wanted::Deployment => {
             "the spec gives it another network than that of its deployment"
         }
         Control::Landlock if !launch.reach.is_limited() => "write sandbox.readable or sandbox.writable",
-        Control::CapabilityDrop if spec.privileged == Some(true) => {
-            "privileged: true gives every capability; remove it"
-        }
-        Control::DiskLimit if quota::lifted_by(launch.seccomp, launch.capabilities).is_some() => {
-            "it takes a system-call filter, and a program without SYS_ADMIN and SYS_RESOURCE"
-        }
-        Control::User if is_root(spec.user.as_deref()) => "write a user other than root",
-        Control::MemoryLimit if resources.memory.is_none() => "write resources.memory",
-        Control::CpuLimit if resources.cpu.is_none() => "write resources.cpu",
-        Control::PidsLimit if resources.pids_limit.is_none_or(|limit| limit <= 0) => "write resources.pids_limit",
-        Control::IoLimit if resources.blkio_weight.is_none() => "write resources.blkio_weight",
-        Control::ReadOnlyRoot if matches!(launch.root, Root::Dir { layer: Layer::Writable, .. }) => {
-            "write read_only_root_fs: true"
-        }
-        _ => return None,
+        Control::DiskLimit if launch.limits_disk() => quota::lifted_by(launch.seccomp, launch.capabilities)
+            .map(|_| "it takes a system-call filter, and a program without SYS_ADMIN and SYS_RESOURCE")?,
+        _ => return crate::spec::left_out(wanted, spec),
     };
     Some(why)
 }
@@ -365,7 +351,7 @@ fn mounts(
         }
     }
     // What is inside another mount comes after it.
-    mounts.sort_by_key(|mount| mount.target.split('/').filter(|name| !name.is_empty()).count());
+    mounts.sort_by_key(|mount| super::inside::depth(&mount.target));
     Ok(mounts)
 }
 
@@ -499,12 +485,23 @@ fn limits(spec: &ServiceSpec, found: &mut Vec<Condition>) -> Vec<Limit> {
     limits
 }
 
+/// Most bytes that it takes on the disk besides named volumes.
+fn own_disk(spec: &ServiceSpec, machine: &Machine<'_>, shared: bool, found: &mut Vec<Condition>) -> Option<u64> {
+    let wanted = spec.resources.as_ref()?.disk?.0;
+    let why = match (&machine.probe.quota, shared) {
+        (Ok(()), false) => return Some(wanted),
+        (_, true) => "a plain process writes where its user may",
+        (Err(why), false) => why,
+    };
+    found.push(unsupported("resources.disk", why));
+    None
+}
+
 /// What is kept to in part only.
 fn weakened(launch: &Launch, probe: &Probe) -> Vec<Condition> {
     let degraded = |reason: &str, message: String| Condition::holds("Degraded", reason, message);
-    let limited = launch.mounts.iter().any(|mount| mount.size.is_some());
-    let lifted = quota::lifted_by(launch.seccomp, launch.capabilities).filter(|_| limited);
-    let disk = lifted.map(|why| degraded("DiskLimitNotKept", format!("the sizes of volumes do not hold: {why}")));
+    let lifted = quota::lifted_by(launch.seccomp, launch.capabilities).filter(|_| launch.limits_disk());
+    let disk = lifted.map(|why| degraded("DiskLimitNotKept", format!("limits of disk space do not hold: {why}")));
     let bounded =
         if probe.root && launch.capabilities != capabilities::all() { &probe.capability_drop } else { &Ok(()) };
     let capabilities = bounded.as_ref().err().map(|why| {

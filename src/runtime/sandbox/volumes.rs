@@ -19,8 +19,8 @@ use super::copy::copy_opened;
 use super::failure::{Context, Failure};
 use super::fresh::unique;
 use super::image::{Merged, path_names};
-use super::layout::make_private;
-use super::record::{Identity, Launch, Mount, MountSource, Root};
+use super::layout::{InstanceDir, make_private, read_json};
+use super::record::{Identity, Launch, Mount, MountSource, Record, Root};
 use super::{leftovers, links, quota, remove};
 use crate::runtime::file_lock;
 
@@ -36,15 +36,37 @@ const MOST_TRIES: usize = 10;
 ///
 /// # Errors
 /// They can't be made, can't take over what the image has, or can't be held to their size.
-pub fn make(launch: &Launch, identity: &Identity) -> Result<(), Failure> {
+pub fn make(dir: &InstanceDir, record: &Record, identity: &Identity) -> Result<(), Failure> {
+    let launch = &record.launch;
     for mount in &launch.mounts {
         let MountSource::Volume(path) = &mount.source else { continue };
         if !path.exists() {
-            make_volume(path, mount, launch, identity)?;
+            make_volume(path, launch, identity)?;
         }
-        limit(path, mount.size)?;
+        // One that is mounted twice may have its size at one place alone.
+        let size = size_of(path, launch);
+        limit(path, size)?;
+        if size.is_none() && quota::is_counted(path) && !is_limited_by_others(path, dir, record) {
+            quota::release(path);
+        }
     }
     Ok(())
+}
+
+/// The size that a launch gives a volume.
+fn size_of(path: &Path, launch: &Launch) -> Option<u64> {
+    let is_it = |mount: &&Mount| matches!(&mount.source, MountSource::Volume(source) if source == path);
+    launch.mounts.iter().filter(is_it).find_map(|mount| mount.size)
+}
+
+/// Whether an instance of another service gives this volume a size. Instances of the same one have another say only until a
+/// rollout has replaced them.
+fn is_limited_by_others(path: &Path, dir: &InstanceDir, record: &Record) -> bool {
+    let own = (&record.id.deployment, &record.id.service);
+    let others = dir.path().parent().and_then(|instances| fs::read_dir(instances).ok()).into_iter().flatten().flatten();
+    others
+        .filter_map(|other| read_json::<Record>(&InstanceDir(other.path()).record()).ok().flatten())
+        .any(|other| (&other.id.deployment, &other.id.service) != own && size_of(path, &other.launch).is_some())
 }
 
 fn limit(path: &Path, size: Option<u64>) -> Result<(), Failure> {
@@ -52,7 +74,7 @@ fn limit(path: &Path, size: Option<u64>) -> Result<(), Failure> {
     quota::limit(path, size).with_context(|| format!("holding the volume {} to {size} bytes", path.display()))
 }
 
-fn make_volume(path: &Path, mount: &Mount, launch: &Launch, identity: &Identity) -> Result<(), Failure> {
+fn make_volume(path: &Path, launch: &Launch, identity: &Identity) -> Result<(), Failure> {
     let what = || format!("making the volume {}", path.display());
     let (Some(folder), Some(new)) = (path.parent(), unfinished(path)) else {
         return Err(Failure::setup(format!("{}: its path has no name", what())));
@@ -66,7 +88,7 @@ fn make_volume(path: &Path, mount: &Mount, launch: &Launch, identity: &Identity)
     quota::release(&new);
     remove::tree(&new).with_context(what)?;
     make_private(&new).with_context(what)?;
-    limit(&new, mount.size)?;
+    limit(&new, size_of(path, launch))?;
     let is_filled = fill_from_first(path, &new, launch).with_context(what)?;
     if !is_filled {
         give(&new, identity).with_context(what)?;

@@ -30,6 +30,7 @@ pub(super) fn check(report: &mut Report<'_>, spec: &ServiceSpec) {
 fn resources(report: &mut Report<'_>, resources: &Resources) {
     let sizes = [
         ("memory", resources.memory),
+        ("disk", resources.disk),
         ("memory_reservation", resources.memory_reservation),
         ("memory_swap", resources.memory_swap),
     ];
