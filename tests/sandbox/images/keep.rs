@@ -157,7 +157,7 @@ async fn an_image_of_the_first_version_comes_again_where_it_may_be_wrong() {
     record["version"] = json!(1);
     std::fs::write(&path, record.to_string()).unwrap();
     assert_eq!(sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err().kind, ErrorKind::ImageUnavailable);
-    assert_eq!(run(&sandbox, &yaml).await, "own");
+    assert_eq!(run(&sandbox, &yaml).await, "own\n");
     record["layers"].as_array_mut().unwrap().truncate(1);
     std::fs::write(&path, record.to_string()).unwrap();
     let created = sandbox.runtime.create(&request(&yaml, 0)).await;

@@ -21,8 +21,8 @@ async fn a_layer_without_its_directories_is_right_in_each_of_two_places() {
         return;
     }
     let look = "stat -c '%n %a %u %F' /data /lib; cat /data/f /lib/g";
-    let lowest = "/data 755 0 directory\n/lib 755 0 directory\nfg";
-    let upper = "/data 700 1000 directory\n/lib 777 0 symbolic link\nfg";
+    let lowest = "/data 755 0 directory\n/lib 755 0 directory\nfg\n";
+    let upper = "/data 700 1000 directory\n/lib 777 0 symbolic link\nfg\n";
     for begins_with_lowest in [true, false] {
         let sandbox = Sandbox::new();
         let base = || Layer::shell().directory_of(1000, "data", 0o700).directory("usr").symlink("lib", "usr");
