@@ -1,8 +1,8 @@
 //! Matches the instances of a service with its slots: what is as it should be, what is stale, dead or too much.
 
-use super::Cause;
 use super::draft::Draft;
 use super::lifecycle::Verdict;
+use super::{Cause, MemberUse};
 use crate::state::{DesiredService, Exit, Instance, Phase, Standing};
 
 /// A service's instances, matched with its slots.
@@ -75,9 +75,16 @@ pub(super) fn match_slots<'a>(
             match_slot(number, of_slot, desired, draft)
         })
         .collect();
+    let mut is_surplus = |instance: &&&Instance| {
+        let ends = alive(instance) && was_somebodys(instance, draft);
+        if ends {
+            draft.retire(instance, Some(&desired.spec), &Cause::SessionEnded);
+        }
+        !ends
+    };
     Matched {
         slots,
-        surplus: beyond.to_vec(),
+        surplus: beyond.iter().filter(|one| is_surplus(one)).copied().collect(),
         live: count(instances.iter().filter(alive)),
         outdated_live: instances.iter().filter(alive).any(outdated),
     }
@@ -97,6 +104,10 @@ fn match_slot<'a>(
         match &instance.phase {
             Phase::Exited(_) => slot.dead.push(instance),
             Phase::Stopping => slot.leaving = true,
+            _ if was_somebodys(instance, draft) => {
+                draft.retire(instance, Some(&desired.spec), &Cause::SessionEnded);
+                slot.leaving = true;
+            }
             _ => match stale(instance, desired, draft) {
                 Some(cause) => slot.stale.push(Stale { instance, cause }),
                 None => candidates.push(instance),
@@ -110,6 +121,14 @@ fn match_slot<'a>(
         (slot.duplicates, slot.beside) = candidates.into_iter().partition(alike);
     }
     slot
+}
+
+/// Whether the service was a pool before, and a client has had the instance: it ends with its session, and serves nobody else
+/// until another one is ready.
+fn was_somebodys(instance: &Instance, draft: &Draft<'_>) -> bool {
+    let record = draft.input.history.pools.get(&instance.id.service);
+    let used = record.and_then(|record| record.members.get(&(instance.runtime, instance.runtime_id.clone())));
+    instance.phase != Phase::Pending && used == Some(&MemberUse::Spent)
 }
 
 /// How good a claim to a slot a phase gives; between equal ones the youngest attempt holds it.

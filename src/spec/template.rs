@@ -80,7 +80,7 @@ fn template(spec: &ServiceSpec, runtime: Option<RuntimeKind>) -> Json {
         restart_policy: _,
         lifecycle: _,
         job: _,
-        pool: _,
+        pool,
         session: _,
         stop_grace_period: _,
         // Passed in, so that a deployment's `runtime` counts as the service's own.
@@ -136,9 +136,13 @@ fn template(spec: &ServiceSpec, runtime: Option<RuntimeKind>) -> Json {
         endpoints.iter().map(|endpoint| (endpoint.name.as_str(), endpoint.protocol, endpoint.target_port())).collect();
     // An instance that is meant to end is another thing than one that is meant to stay.
     let ends = matches!(spec.rtype(), RType::Job | RType::Cron).then_some(true);
+    // How large a pool is says nothing of its members. That there is one does: what served as a replica, or was open to
+    // whoever operates it, must never be handed out as unused, and what a client had must never serve as a replica.
+    let pooled = pool.is_some().then_some(true);
     let fields = [
         ("runtime", json!(runtime)),
         ("ends", json!(ends)),
+        ("pooled", json!(pooled)),
         ("image", json!(image)),
         ("command", json!(command)),
         ("env", json!(env)),

@@ -352,6 +352,20 @@ fn containers_of_a_pool_are_handed_out_too() {
     next.exec(&rig, "test ! -e /left").expect_code(0);
 }
 
+#[test]
+fn a_container_that_was_a_replica_is_handed_out_to_nobody() {
+    let Some(socket) = engine::socket(Kind::Docker) else { return };
+    let rig = Rig::on_engine(&socket);
+    becomes_pool(
+        &rig,
+        "converted/box",
+        "version: v1\ndeployment: converted\nservices:\n  box:\n    \
+         image: { name: 'keel-test/busybox:1', pull_policy: never }\n    \
+         command: { entrypoint: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 0.1; done'] }\n    \
+         pool: { min_warm: 2 }\n",
+    );
+}
+
 /// Whether a command line shows no token: that of the controller never has one.
 #[test]
 fn no_token_shows_in_the_command_line_of_the_controller_or_its_children() {

