@@ -37,7 +37,7 @@ impl State {
             self.keep_activity(deployment);
         }
         let orders = self.memory.get(deployment).map(|memory| memory.orders.lives.clone()).unwrap_or_default();
-        let lives = Lives { orders, suspended: self.ledger.suspended(deployment) };
+        let lives = Lives { orders, suspended: self.ledger.suspended(deployment), ..Lives::default() };
         let kept_under_way = self.flights.kept(deployment);
         let history = &mut self.record_of(deployment).history;
         (history.lives, history.kept_under_way) = (lives, kept_under_way);

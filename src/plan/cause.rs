@@ -85,6 +85,11 @@ pub enum Cause {
     StopAsked,
     /// Somebody asked for it, or uses it, after it was stopped or suspended.
     StartAsked,
+    /// It is idle, and something that depends on it is to start.
+    Awaited {
+        /// The service that waits for it.
+        by: String,
+    },
     /// Its health checks fail.
     Unhealthy {
         /// What the last one said.
@@ -162,7 +167,7 @@ pub enum Cause {
         /// As many as there should be.
         wanted: u32,
     },
-    /// Somebody has had the member of a pool, and nobody else is to.
+    /// A session had the member of a pool, and nobody else is to.
     SessionEnded,
     /// The member of a pool is free for too long (`pool.warm_ttl`).
     Cold {

@@ -107,8 +107,7 @@ impl<'a> Draft<'a> {
     /// Lets a frozen instance run on, where it may be acted on.
     pub(super) fn resume(&mut self, instance: &Instance) {
         if self.may_act(instance) {
-            let is_asked_for = self.input.history.lives.is_started(instance);
-            let cause = if is_asked_for { Cause::StartAsked } else { Cause::Paused };
+            let cause = self.input.history.lives.why_started(instance).unwrap_or(Cause::Paused);
             self.lane([Action::Resume { instance: instance.as_ref() }], &cause);
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::Cause;
 use crate::spec::Revision;
 use crate::state::{DesiredService, Instance};
 
@@ -61,6 +62,9 @@ pub struct Lives {
     pub orders: LifeOrders,
     /// Instances that were suspended for idleness, by the runtime's own id, and since when they were idle.
     pub suspended: BTreeMap<String, DateTime<Utc>>,
+    /// Idle instances that something waits for which depends on them, by the runtime's own id, and the name of what waits.
+    /// Planning finds that out itself.
+    pub awaited: BTreeMap<String, String>,
 }
 
 impl LifeOrders {
@@ -76,9 +80,18 @@ impl Lives {
         self.orders.stopped.get(&service.name).is_some_and(|stopped| stopped.covers(service, slot))
     }
 
-    /// Whether somebody asked for the instance to be brought back.
+    /// Whether somebody asked for the instance to be brought back, or waits for it.
     pub fn is_started(&self, instance: &Instance) -> bool {
-        self.orders.started.contains(&instance.runtime_id)
+        self.orders.started.contains(&instance.runtime_id) || self.awaited.contains_key(&instance.runtime_id)
+    }
+
+    /// Why the instance is brought back, where it is.
+    pub(super) fn why_started(&self, instance: &Instance) -> Option<Cause> {
+        let awaited_by = || self.awaited.get(&instance.runtime_id);
+        match self.orders.started.contains(&instance.runtime_id) {
+            true => Some(Cause::StartAsked),
+            false => awaited_by().map(|by| Cause::Awaited { by: by.clone() }),
+        }
     }
 
     /// Since when the instance was idle, where it is suspended for that and nobody asked for it to be brought back.

@@ -39,6 +39,7 @@ mod time;
 mod undeclared;
 mod unproven;
 mod wait;
+mod wake;
 
 pub use action::{Action, Lane, Step};
 pub use backoff::{

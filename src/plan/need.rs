@@ -242,8 +242,8 @@ fn need_of_empty<'a>(draft: &mut Draft<'_>, desired: &DesiredService, slot: &Slo
     let Some((dead, exit)) = last.and_then(|dead| exit_of(dead).map(|exit| (dead, exit))) else {
         return replace();
     };
-    if draft.input.history.lives.is_started(dead) {
-        return Need::Launch(Box::new(launch(draft, desired, slot, restarts, 0, Cause::StartAsked)));
+    if let Some(cause) = draft.input.history.lives.why_started(dead) {
+        return Need::Launch(Box::new(launch(draft, desired, slot, restarts, 0, cause)));
     }
     match after_exit(dead, exit, desired) {
         AfterExit::Replace if exit.is_by_others() => {

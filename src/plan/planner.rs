@@ -7,6 +7,7 @@ use super::draft::Draft;
 use super::order::retire_in_order;
 use super::replicas::plan_service;
 use super::undeclared::plan_undeclared;
+use super::wake::awaited_idle;
 use super::{Cause, Input, Plan, Unreachable, Wait};
 use crate::spec::RuntimeKind;
 use crate::state::{DesiredDeployment, Instance, Phase};
@@ -22,15 +23,32 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let mut observed: Vec<&Instance> = input.observed.iter().filter(own).collect();
     observed.sort_by(|a, b| (&a.id, a.runtime, &a.runtime_id).cmp(&(&b.id, b.runtime, &b.runtime_id)));
 
+    let mut plan = plan_with(input, &observed);
+    let mut awaited = awaited_idle(input, &plan, &observed);
+    if awaited.is_empty() {
+        return plan;
+    }
+    // What is woken may wait for something idle in its turn: each turn wakes more, or is the last.
+    let mut history = input.history.clone();
+    while !awaited.is_empty() {
+        history.lives.awaited.extend(awaited);
+        let input = Input { history: &history, ..input.clone() };
+        plan = plan_with(&input, &observed);
+        awaited = awaited_idle(&input, &plan, &observed);
+    }
+    plan
+}
+
+fn plan_with(input: &Input<'_>, observed: &[&Instance]) -> Plan {
     let mut draft = Draft::new(input);
     if input.history.suspended {
         draft.wait(Wait::Suspended { deployment: input.deployment.to_owned() });
         return draft.finish();
     }
-    say_what_is_out_of_reach(&mut draft, &observed);
+    say_what_is_out_of_reach(&mut draft, observed);
     match input.desired {
-        Ok(desired) => plan_declared(&mut draft, desired, &observed),
-        Err(fate) => plan_undeclared(&mut draft, fate, &observed),
+        Ok(desired) => plan_declared(&mut draft, desired, observed),
+        Err(fate) => plan_undeclared(&mut draft, fate, observed),
     }
     draft.finish()
 }

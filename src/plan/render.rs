@@ -91,6 +91,7 @@ impl Display for Cause {
             Self::Idle { since } => write!(f, "idle since {}", time(*since)),
             Self::StopAsked => f.write_str("stopped with keel stop"),
             Self::StartAsked => f.write_str("asked for"),
+            Self::Awaited { by } => write!(f, "{by} depends on it and is to start"),
             Self::Unhealthy { check } => write!(f, "unhealthy: {check}"),
             Self::Superseded => f.write_str("dead, and no longer needed for its output"),
             Self::Duplicate => f.write_str("another instance holds its slot"),

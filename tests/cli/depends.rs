@@ -205,3 +205,32 @@ fn an_isolated_instance_is_kept_for_inspection_until_another_version_replaces_it
     rig.until_running("demo", 1);
     assert_eq!(rig.keel(&["logs", "demo/web"]).out, "better\n");
 }
+
+#[test]
+fn an_idle_dependency_is_woken_for_a_rollout_and_for_what_is_used() {
+    let rig = Rig::new("sandbox");
+    let write = |fields: &[&str]| {
+        let db = service(&rig, "db", "", &["lifecycle: { max_idle: 1s, on_idle: suspend }"]);
+        let depends = ["depends: [{ service: db, timeout: 20s }]", "rollout: { on_failure: rollback, min_ready: 1s }"];
+        rig.write("specs/demo.yaml", &demo(&[db, service(&rig, "web", "", &[&depends, fields].concat())]));
+    };
+    let state = |service: &str| {
+        let found = rig.get("services").into_iter().find(|one| one["service"] == service);
+        found.map(|one| one["state"].as_str().unwrap().to_owned()).unwrap_or_default()
+    };
+    write(&[]);
+    let _controller = rig.controller();
+    rig.until("both have started", || order(&rig) == "db, web");
+    rig.until("db is idle", || state("db") == "suspended" && rig.state("demo") == "running");
+    write(&["env: { A: b }"]);
+    rig.until("the other template runs", || {
+        order(&rig) == "db, web, web, end web" || order(&rig) == "db, web, end web, web"
+    });
+    rig.until("that is well", || rig.state("demo") == "running" && state("db") == "suspended");
+    write(&["env: { A: b }", "lifecycle: { max_idle: 1s }"]);
+    rig.until("both are idle", || state("web") == "idle" && state("db") == "suspended");
+    let said = rig.keel(&["exec", "demo/web", "--", "echo", "in"]).expect_code(0);
+    assert_eq!(said.out, "in\n");
+    let woken: Vec<String> = rig.keel(&["events", "demo"]).out.lines().map(str::to_owned).collect();
+    assert!(!woken.iter().any(|line| line.contains("RolledBack")), "{woken:#?}");
+}

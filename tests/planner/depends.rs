@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use evenkeel::plan::{Awaited, Dependency, awaited, dependencies};
+use evenkeel::plan::{Awaited, Dependency, Stopped, awaited, dependencies};
 use evenkeel::spec::{Depends, RuntimeKind};
-use evenkeel::state::{Fate, Instance, Pause, Phase};
+use evenkeel::state::{Fate, Instance, Pause, Phase, StopCause};
 use proptest::prelude::*;
 
 use super::dsl::{Change, Snapshot, ago, now, revision, spec, up};
@@ -92,6 +92,64 @@ fn a_service_waits_for_the_condition_that_it_names() {
             assert_eq!(web(&snapshot), expected, "{condition}: {observed:?}");
         }
     }
+}
+
+/// `web`, which depends on `db` like this; `db` is frozen, or stopped, while it is idle.
+fn idle_shop(depends: &str, on_idle: &str) -> Snapshot {
+    let limit = format!("lifecycle: {{max_idle: 1m, on_idle: {on_idle}}}");
+    Snapshot::declared().service("db", 'a', 2, &limit).service("web", 'a', 1, &on_db(depends))
+}
+
+#[test]
+fn an_idle_dependency_is_woken_for_what_is_to_start() {
+    let frozen = [db(0), db(1)].map(|one| one.phase(Phase::Paused { since: ago(60) }));
+    let asleep = |depends: &str| idle_shop(depends, "suspend").with(frozen.clone()).suspended(&frozen);
+    let woken = |snapshot: &Snapshot| {
+        let planned = snapshot.planned();
+        let woken = planned.lines().filter(|line| line.contains(": web depends on it and is to start"));
+        woken.map(|line| line.split(':').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    // As many as the condition takes, and the wait counts from now on.
+    assert_eq!(woken(&asleep("")), ["resume db/0 a0"]);
+    let waits = "wait to start web until 2026-01-01T12:05:00Z: db is not healthy";
+    assert!(asleep("").planned().contains(waits), "{}", asleep("").planned());
+    assert_eq!(woken(&asleep(", condition: ready")), ["resume db/0 a0", "resume db/1 a0"]);
+    let started = asleep(", condition: started");
+    assert_eq!((woken(&started), web(&started).as_str()), (vec![], "launch"), "it has started");
+    let stopped = [db(0), db(1)].map(|one| one.exited(0, 3600, 60).by(StopCause::Idle));
+    let down = idle_shop("", "stop").with(stopped);
+    assert_eq!(woken(&down), ["launch db/0 a1"]);
+    assert!(!down.planned().contains("db/1 a1"), "{}", down.planned());
+    // One is on its way.
+    let coming = idle_shop("", "suspend").with([db(0).unready(), frozen[1].clone()]).suspended(&frozen[1..]);
+    assert_eq!(woken(&coming), [""; 0]);
+    // For one that crashed, and for another template.
+    assert_eq!(woken(&asleep("").with([up(0, 'a').exited(1, 3600, 60)])), ["resume db/0 a0"]);
+    assert_eq!(woken(&asleep("").with([up(0, 'b')])), ["resume db/0 a0"]);
+    // What runs needs nothing, and what somebody stopped stays so.
+    assert_eq!(woken(&asleep("").with([up(0, 'a')])), [""; 0]);
+    let mut stopped = asleep("");
+    let of_all = Stopped { of: revision('a'), slots: None };
+    stopped.history.lives.orders.stopped.insert("db".into(), of_all);
+    assert_eq!(woken(&stopped), [""; 0]);
+}
+
+#[test]
+fn what_an_idle_dependency_depends_on_is_woken_first() {
+    let idle = "lifecycle: {max_idle: 1m}";
+    let on_api = "depends: [{service: api}]";
+    let ended = |service: &str| up(0, 'a').of(service).exited(0, 3600, 60).by(StopCause::Idle);
+    Snapshot::declared()
+        .service("api", 'a', 1, &format!("{}\n{idle}", on_db("")))
+        .service("db", 'a', 1, idle)
+        .service("web", 'a', 1, on_api)
+        .with([ended("api"), ended("db")])
+        .expect(
+            "launch db/0 a1: api depends on it and is to start
+             wait to start api until 2026-01-01T12:05:00Z: db is not healthy: no instance of it is healthy
+             wait to start web until 2026-01-01T12:05:00Z: api is not healthy: no instance of it is healthy
+             look again at 2026-01-01T12:05:00Z",
+        );
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! Idle instances that are brought back for what depends on them: to start what needs a service is to use that.
+
+use std::collections::BTreeMap;
+
+use super::{Input, Plan, Wait};
+use crate::spec::{DependsCondition, RType};
+use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, StopCause};
+
+/// The idle instances that have to run for what waits in this plan, by the runtime's own id, and who waits. `observed` are the
+/// instances of the deployment.
+pub(super) fn awaited_idle(input: &Input<'_>, plan: &Plan, observed: &[&Instance]) -> BTreeMap<String, String> {
+    let Ok(desired) = input.desired else { return BTreeMap::new() };
+    let mut awaited = BTreeMap::new();
+    for wait in &plan.waits {
+        let (Wait::Dependency { dependency, condition, .. } | Wait::DependencyTimeout { dependency, condition, .. }) =
+            wait
+        else {
+            continue;
+        };
+        let on = desired.services.get(&dependency.on).filter(|on| on.spec.rtype() == RType::Service);
+        let Some(on) = on.filter(|on| on.spec.pool.is_none()) else { continue };
+        let mut idle = idle_of(input, on, observed);
+        if *condition != DependsCondition::Ready {
+            // One is enough, and none is needed where another one is on its way.
+            let is_coming = observed.iter().any(|one| one.id.service == on.name && is_coming(input, one));
+            idle.truncate(usize::from(!is_coming));
+        }
+        for one in idle {
+            awaited.entry(one.runtime_id.clone()).or_insert_with(|| dependency.service.clone());
+        }
+    }
+    awaited
+}
+
+/// The instances of a service that are down or frozen for idleness alone, lowest slot first.
+fn idle_of<'a>(input: &Input<'_>, service: &DesiredService, observed: &[&'a Instance]) -> Vec<&'a Instance> {
+    let lives = &input.history.lives;
+    let of_slot = |slot: u32| {
+        let of_slot = observed.iter().filter(|one| one.id.service == service.name && one.id.slot == slot);
+        of_slot.max_by_key(|one| one.recency()).copied()
+    };
+    let slots = (0..service.replicas).filter(|slot| !lives.is_stopped(service, *slot));
+    slots.filter_map(of_slot).filter(|one| is_idle(input, one)).collect()
+}
+
+fn is_idle(input: &Input<'_>, instance: &Instance) -> bool {
+    match &instance.phase {
+        Phase::Exited(Exit { ended_by: EndedBy::Request(StopCause::Idle), .. }) => {
+            !input.history.lives.is_started(instance)
+        }
+        Phase::Paused { .. } => input.history.lives.suspended_since(instance).is_some(),
+        _ => false,
+    }
+}
+
+fn is_coming(input: &Input<'_>, instance: &Instance) -> bool {
+    match instance.phase {
+        Phase::Pending | Phase::Created => true,
+        Phase::Running { .. } => instance.unhealthy().is_none(),
+        Phase::Exited(_) | Phase::Paused { .. } => input.history.lives.is_started(instance),
+        Phase::Stopping | Phase::Unknown { .. } => false,
+    }
+}
