@@ -177,7 +177,7 @@ impl Client {
         self.get(&query("/v1/rollouts", &TargetQuery { target: target.to_string() })?).await
     }
 
-    /// Says that what this name covers is in use; gives the names of the instances.
+    /// Says that what this name covers is in use; gives a line for each instance: its name and what came of it.
     pub async fn touch(&self, target: &Target) -> Result<Vec<String>, ApiError> {
         self.post(&query("/v1/touch", &TargetQuery { target: target.to_string() })?, &()).await
     }

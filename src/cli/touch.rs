@@ -26,7 +26,7 @@ impl Args {
         };
         let touched = engine.ask(async |client| client.touch(&self.name).await).await;
         engine.close().await;
-        print(&touched?.iter().map(|name| format!("instance/{name} touched\n")).collect::<String>())?;
+        print(&touched?.iter().map(|told| format!("instance/{told}\n")).collect::<String>())?;
         Ok(Exit::Success)
     }
 }

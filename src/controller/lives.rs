@@ -49,7 +49,7 @@ impl State {
         let mut results = Vec::new();
         // Until then nothing is started or stopped.
         let later = match memory.orders.suspended {
-            true => format!(" once `keel resume {}` is given: the deployment is suspended", target.deployment),
+            true => format!(" {}", once_resumed(&target.deployment)),
             false => String::new(),
         };
         for service in self.lived(target, memory)? {
@@ -122,6 +122,10 @@ impl State {
             }
         }
         let (mut results, mut down) = (Vec::new(), Vec::new());
+        let later = match memory.orders.suspended && until.is_some() {
+            true => format!(", and what is idle is woken {}", once_resumed(&target.deployment)),
+            false => String::new(),
+        };
         for service in services {
             let slots = target.slot.map_or(0..service.replicas, |slot| slot..slot + 1);
             for slot in slots {
@@ -133,7 +137,7 @@ impl State {
                 }
                 let of_service = memory.orders.lives.holds.entry(service.name.clone()).or_default();
                 let name = format!("instance/{}/{}/{slot}", target.deployment, service.name);
-                results.push(hold_slot(of_service, slot, until, &name));
+                results.push(hold_slot(of_service, slot, until, &name) + &later);
             }
         }
         if results.is_empty() && !down.is_empty() {
@@ -152,12 +156,7 @@ impl State {
     fn stays_down(&self, target: &Target, service: &DesiredService, slot: u32, memory: &Memory) -> Option<String> {
         let lives = &memory.orders.lives;
         let name = format!("{}/{}/{slot}", target.deployment, service.name);
-        let is_terminated = |one: &&Instance| match &one.phase {
-            Phase::Exited(exit) => {
-                exit.ended_by == EndedBy::Request(StopCause::Expired) && !lives.started.contains(&one.runtime_id)
-            }
-            _ => false,
-        };
+        let is_terminated = |one: &&Instance| has_expired(one) && !lives.started.contains(&one.runtime_id);
         let how = if lives.stopped.get(&service.name).is_some_and(|stopped| stopped.covers(service, slot)) {
             "stopped"
         } else {
@@ -207,7 +206,7 @@ impl State {
     }
 
     /// Has the lowest slot of a target brought back that is down or suspended for idleness, since somebody wants to use it.
-    /// Success also where it is on its way already; an error where nobody is there to bring it.
+    /// Success also where it is on its way already; an error where nobody is there to bring it, or the deployment is suspended.
     pub(super) fn wake(&mut self, target: &Target) -> Result<(), EngineError> {
         let none = || EngineError::NotFound(format!("{target} has no running instance; see keel get instances"));
         let observed = self.flights.overlay(&target.deployment, self.cache.of(&target.deployment).cloned().collect());
@@ -215,6 +214,9 @@ impl State {
         let is_worked_on = |one: &Instance| self.flights.works_on(one.runtime, &one.id);
         let is_coming = |one: &&Instance| matches!(one.phase, Phase::Pending | Phase::Created) || is_worked_on(one);
         if let Some(coming) = observed.iter().filter(covered).find(is_coming) {
+            if !is_worked_on(coming) {
+                self.may_wake(coming)?;
+            }
             // What a controller that was killed created waits for the next one.
             return match self.covers(&target.deployment) || is_worked_on(coming) {
                 true => Ok(()),
@@ -233,14 +235,18 @@ impl State {
         let orders = self.memory.get(&target.deployment).map(|memory| &memory.orders.lives);
         let is_stopped = |one: &&Instance| orders.is_some_and(|orders| orders.is_stopped_by_name(one));
         let (stopped, others): (Vec<&Instance>, Vec<&Instance>) = newest.partition(is_stopped);
-        let Some(instance) = others.into_iter().find(rests).cloned() else {
-            return Err(match stopped.first() {
-                Some(one) => {
-                    EngineError::Conflict(format!("{0} is stopped; `keel start {0}` starts it", one.id.name()))
-                }
-                None => none(),
+        let is_terminated = |one: &&&Instance| has_expired(one);
+        let Some(instance) = others.iter().copied().find(rests).cloned() else {
+            let is_down = |one: &&Instance, how: &str| {
+                EngineError::Conflict(format!("{0} is {how}; `keel start {0}` starts it", one.id.name()))
+            };
+            return Err(match (stopped.first(), others.iter().find(is_terminated)) {
+                (Some(one), _) => is_down(one, "stopped"),
+                (None, Some(one)) => is_down(one, "terminated"),
+                (None, None) => none(),
             });
         };
+        self.may_wake(&instance)?;
         if !self.covers(&target.deployment) {
             let why = format!("{} is idle, and no controller runs that would wake it: `keel run`", instance.id.name());
             return Err(EngineError::Conflict(why));
@@ -282,7 +288,15 @@ impl State {
             // One that somebody else froze is let run on anyway.
             let _ = self.wake(&one);
         }
-        Ok(touched.iter().map(|one| one.id.name()).collect())
+        let waits = |one: &Instance| matches!(one.phase, Phase::Paused { .. }) && self.is_suspended(&target.deployment);
+        let told = touched.iter().map(|one| match waits(one) {
+            true => {
+                let (name, deployment) = (one.id.name(), &target.deployment);
+                format!("{name} touched; it is not woken while the deployment is suspended, `keel resume {deployment}` ends that")
+            }
+            false => format!("{} touched", one.id.name()),
+        });
+        Ok(told.collect())
     }
 }
 

@@ -12,7 +12,7 @@ use super::EngineError;
 use super::engine::Engine;
 use super::ledger::{UseId, Used};
 use super::message::{Command, Message, UseNews};
-use crate::state::{Instance, Signal, Target};
+use crate::state::{Condition, Instance, Signal, Target};
 
 /// Longest wait for an instance that is woken to become ready: room for the pull of an image that was removed meanwhile, and
 /// for a slow start.
@@ -80,7 +80,8 @@ impl Engine {
         self.inner.messages.send(once).await.map_err(|_| EngineError::Ended)
     }
 
-    /// Notes that what a target covers is in use; one that is suspended for idleness runs on. Gives the names of what it is.
+    /// Notes that what a target covers is in use; one that is suspended for idleness runs on. Gives a line for each: its name and
+    /// what came of it.
     ///
     /// # Errors
     /// `NotFound` where it covers nothing that runs or is frozen; `Conflict` where no controller runs.
@@ -111,8 +112,12 @@ impl Engine {
                 }
                 Ok(_) => {}
                 Err(EngineError::NotFound(_)) => {
-                    let target = target.clone();
-                    self.ask(|reply| Command::Wake(target, reply)).await??;
+                    let one = target.clone();
+                    let woken = self.ask(|reply| Command::Wake(one, reply)).await?;
+                    if let Some(why) = self.why_down(target).filter(|_| is_woken) {
+                        return Err(EngineError::Conflict(format!("{target} was idle, and does not come up: {why}")));
+                    }
+                    woken?;
                     is_woken = true;
                 }
                 Err(error) => return Err(error),
@@ -124,6 +129,22 @@ impl Engine {
             }
             tokio::time::sleep(WAKE_POLL).await;
         }
+    }
+
+    /// Why nothing that a target covers will run soon, where that is known: calls fail, or what was started ends.
+    fn why_down(&self, target: &Target) -> Option<String> {
+        let status = self.status();
+        let mut services = status.services.iter().filter(|view| {
+            view.deployment == target.deployment && target.service.as_ref().is_none_or(|name| *name == view.service)
+        });
+        let fails = |condition: &&Condition| {
+            condition.kind == "ReplicaFailure"
+                && !matches!(condition.reason.as_str(), "Unhealthy" | "Paused" | "UnknownPhase")
+        };
+        services.find_map(|view| {
+            let failure = view.conditions.iter().find(fails).filter(|_| view.running == 0)?;
+            Some(failure.message.clone())
+        })
     }
 
     fn is_shown_ready(&self, instance: &Instance) -> bool {

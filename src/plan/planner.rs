@@ -43,6 +43,12 @@ fn plan_with(input: &Input<'_>, observed: &[&Instance]) -> Plan {
     let mut draft = Draft::new(input);
     if input.history.suspended {
         draft.wait(Wait::Suspended { deployment: input.deployment.to_owned() });
+        // Nobody lets these run on, and somebody else did not freeze them.
+        for one in observed.iter().filter(|one| matches!(one.phase, Phase::Paused { .. })) {
+            if let Some(since) = input.history.lives.suspended.get(&one.runtime_id) {
+                draft.wait(Wait::IdleSuspended { id: one.id.clone(), since: *since });
+            }
+        }
         return draft.finish();
     }
     say_what_is_out_of_reach(&mut draft, observed);

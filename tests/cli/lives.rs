@@ -249,3 +249,62 @@ fn exec_does_not_wait_for_what_a_killed_controller_created_and_nobody_starts() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn what_a_suspended_deployment_keeps_asleep_is_not_woken_and_told_at_once() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &agent("{ max_idle: 1s, on_idle: suspend }"));
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    until_state(&rig, "suspended");
+    rig.keel(&["suspend", "demo"]).expect_code(0);
+    let begun = std::time::Instant::now();
+    let refused = rig.keel(&["exec", "demo/agent", "--", "true"]).expect_code(125);
+    assert!(refused.err.contains("; `keel resume demo` ends that"), "{}", refused.err);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+    let touched = rig.keel(&["touch", "demo/agent"]).expect_code(0).out;
+    let later = "it is not woken while the deployment is suspended, `keel resume demo` ends that\n";
+    assert_eq!(touched, format!("instance/demo/agent/0 touched; {later}"));
+    assert_eq!(rig.instances(|one| one["state"].clone()), ["suspended"], "not paused by somebody else");
+    // Nothing of that is remembered.
+    rig.keel(&["resume", "demo"]).expect_code(0);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(state(&rig), "suspended");
+    rig.keel(&["suspend", "demo"]).expect_code(0);
+    let held = rig.keel(&["hold", "demo/agent", "--for", "1h"]).expect_code(0).out;
+    let later = ", and what is idle is woken once `keel resume demo` is given: the deployment is suspended\n";
+    assert!(held.ends_with(later), "{held}");
+    rig.keel(&["resume", "demo"]).expect_code(0);
+    until_state(&rig, "running");
+}
+
+#[test]
+fn what_can_not_be_woken_is_told_with_the_reason() {
+    let rig = Rig::new("sandbox");
+    let shared = rig.path("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let bound = format!("    sandbox: {{ writable: ['{}'] }}\n", shared.display());
+    rig.write("specs/demo.yaml", &(agent("{ max_idle: 1s }") + &bound));
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    until_state(&rig, "idle");
+    std::fs::remove_dir(&shared).unwrap();
+    let begun = std::time::Instant::now();
+    let refused = rig.keel(&["exec", "demo/agent", "--", "true"]).expect_code(125);
+    assert!(refused.err.contains("does not come up: ") && refused.err.contains("sandbox.writable"), "{}", refused.err);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
+    rig.write("specs/demo.yaml", &agent("{ max_lifetime: 1s, on_expiry: terminate }"));
+    until_state(&rig, "terminated");
+    let refused = rig.keel(&["exec", "demo/agent", "--", "true"]).expect_code(125);
+    assert!(refused.err.contains("demo/agent/0 is terminated; `keel start demo/agent/0` starts it"), "{}", refused.err);
+}
+
+#[test]
+fn a_command_that_ends_with_its_instance_tells_why() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &agent("{ max_lifetime: 3s, on_expiry: terminate }"));
+    let _controller = rig.controller();
+    rig.until_running("demo", 1);
+    let killed = rig.keel(&["exec", "demo/agent", "--", "sleep", "100"]).expect_code(137);
+    assert!(killed.err.starts_with("keel: demo/agent/0 was stopped: reached its maximum age"), "{}", killed.err);
+}
