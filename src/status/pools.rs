@@ -26,7 +26,7 @@ pub struct PoolView {
     pub max_warm: u32,
     /// Most members, as declared.
     pub max_total: u32,
-    /// Claims that found a member ready, as a share of all: 0 to 1; absent before the first.
+    /// Claims that found a member ready, as a share of all, those that got none among them: 0 to 1; absent before the first.
     pub hit_rate: Option<f64>,
     /// Half of all claims were answered within so many milliseconds.
     pub claim_p50_ms: Option<f64>,

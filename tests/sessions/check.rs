@@ -119,8 +119,9 @@ async fn statistics_are_derived(stage: &Stage) -> Result<(), String> {
         detached: count(&|view| view.state == "detached"),
         suspended: count(&|view| view.state == "suspended"),
         timeouts: count(&|view| view.reason.as_deref() == Some("timeout")),
-        pool_hit_rate: (created > 0).then(|| warm as f64 / created as f64),
-        // These are compared on their own.
+        pool_hit_rate: (created + stats.unmet > 0).then(|| warm as f64 / (created + stats.unmet) as f64),
+        // These are compared on their own: of claims that got nothing no session tells.
+        unmet: stats.unmet,
         pool_size: stats.pool_size,
         claim_ms: stats.claim_ms,
         creation_ms: stats.creation_ms,

@@ -158,6 +158,10 @@ async fn when_every_place_is_claimed_it_is_told_at_once_with_the_numbers() {
     let refused = stage.acquire(request()).await.expect_err("refused").to_string();
     assert!(refused.contains("all 4 places of demo/box are claimed"), "{refused}");
     assert_eq!(stage.now(), before);
+    let stats = stage.stats().await.expect("statistics");
+    assert_eq!((stats.created, stats.unmet), (4, 1));
+    let hits = stage.sessions().await.iter().filter(|one| one.warm).count() as f64;
+    assert_eq!(stats.pool_hit_rate, Some(hits / 5.0), "who got none is no hit");
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ impl Args {
 }
 
 fn text(stats: &SessionStats) -> String {
-    let SessionStats { created, active, detached, suspended, timeouts, pool_size, .. } = stats;
+    let SessionStats { created, active, detached, suspended, timeouts, pool_size, unmet, .. } = stats;
     let rate = stats.pool_hit_rate.map_or("-".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
     let spread = |spread: Option<Distribution>| match spread {
         None => "-".to_owned(),
@@ -38,7 +38,7 @@ fn text(stats: &SessionStats) -> String {
     };
     format!(
         "sessions   {created} created, {active} active, {detached} detached, {suspended} suspended, {timeouts} timed out\n\
-         pools      {pool_size} warm members, hit rate {rate}\nclaims     {}\ncreations  {}\n",
+         pools      {pool_size} warm members, hit rate {rate}\nclaims     {}; {unmet} got no member\ncreations  {}\n",
         spread(stats.claim_ms),
         spread(stats.creation_ms)
     )

@@ -85,6 +85,10 @@ impl State {
         if let Err(why) = self.may_claim(&claim) {
             return claim.refuse(why);
         }
+        if let Some(why) = self.no_place(&claim.pool) {
+            self.sessions.note_unmet(&claim);
+            return claim.refuse(why);
+        }
         // Those that came before go first.
         let waits = |others: &VecDeque<Claim>| others.iter().any(|other| !other.request.fresh);
         let is_first = !self.sessions.waiting.get(&claim.pool).is_some_and(waits);
@@ -103,26 +107,28 @@ impl State {
     /// Whether a claim can be met at all.
     fn may_claim(&self, claim: &Claim) -> Result<(), EngineError> {
         let pool = &claim.pool;
-        let Some(bounds) = self.pool(pool) else {
+        if self.pool(pool).is_none() {
             let deployment = self.declared.desired.deployments.get(&pool.deployment);
             let is_service = deployment.is_some_and(|one| one.services.contains_key(&pool.service));
             return Err(match is_service {
                 true => EngineError::Invalid(format!("{pool} is no pool; its spec has no `pool`")),
                 false => EngineError::NotFound(format!("there is no pool {pool}; see keel get pools")),
             });
-        };
+        }
         if !self.covers(&pool.deployment) {
             return Err(EngineError::Conflict(format!("{pool} is not worked on by this controller")));
         }
-        self.may_mount(claim)?;
-        if let Some(why) = self.all_claimed(pool, bounds.max_total()) {
-            return Err(why);
+        self.may_mount(claim)
+    }
+
+    /// Why a claim that could be met gets no member of the pool, and need not wait for one either.
+    fn no_place(&self, pool: &ServiceName) -> Option<EngineError> {
+        if let Some(why) = self.all_claimed(pool, self.pool(pool)?.max_total()) {
+            return Some(why);
         }
         let waiting = self.sessions.waiting.get(pool).map_or(0, VecDeque::len);
-        match waiting >= WAITING_CLAIMS {
-            true => Err(EngineError::Conflict(format!("{waiting} claims wait for members of {pool} already"))),
-            false => Ok(()),
-        }
+        (waiting >= WAITING_CLAIMS)
+            .then(|| EngineError::Conflict(format!("{waiting} claims wait for members of {pool} already")))
     }
 
     /// The refusal of a claim where sessions have every place of the pool.
@@ -297,6 +303,7 @@ impl State {
         let (mut left, mut served) = (VecDeque::new(), false);
         for claim in waiting {
             if claim.reply.is_closed() {
+                self.sessions.note_unmet(&claim);
                 served = true;
                 continue;
             }
@@ -331,6 +338,9 @@ impl State {
                 self.queue.add(&pool.deployment, at);
             }
             for claim in over {
+                if !is_gone {
+                    self.sessions.note_unmet(&claim);
+                }
                 let full = bounds.filter(|_| is_full).and_then(|max| self.all_claimed(&pool, max));
                 let why = match full {
                     Some(full) => full,

@@ -134,6 +134,8 @@ pub(super) struct Sessions {
     visited: BTreeMap<Member, Visit>,
     /// Claims that wait for a member, by pool, the oldest first.
     waiting: BTreeMap<ServiceName, VecDeque<Claim>>,
+    /// When claims came that got no member, by pool, the oldest first; [`ENDED_SESSIONS`] of each pool at most.
+    unmet: BTreeMap<ServiceName, VecDeque<DateTime<Utc>>>,
     /// Members that can be handed out, by pool, the longest-warm first.
     warm: BTreeMap<ServiceName, Vec<(InstanceRef, DateTime<Utc>)>>,
     /// Highest attempt that was seen in each slot of a pool.
@@ -187,6 +189,7 @@ impl Sessions {
             figures: BTreeMap::new(),
             visited: spent.into_iter().map(|(member, pool)| (member, Visit { pool, inside: 0 })).collect(),
             waiting: BTreeMap::new(),
+            unmet: BTreeMap::new(),
             warm: BTreeMap::new(),
             attempts: BTreeMap::new(),
             memory: BTreeMap::new(),
@@ -254,6 +257,18 @@ impl Sessions {
     fn handed_out<'a>(&'a self, pool: &ServiceName) -> impl Iterator<Item = &'a Session> + Clone {
         let all = self.of_pool.get(pool).into_iter().flatten().filter_map(|id| self.all.get(id));
         all.filter(|held| held.claim.is_none()).map(|held| &held.session)
+    }
+
+    /// Notes that a claim got no member, for the statistics of its pool.
+    fn note_unmet(&mut self, claim: &Claim) {
+        let of_pool = self.unmet.entry(claim.pool.clone()).or_default();
+        of_pool.push_back(claim.asked.0);
+        of_pool.drain(..of_pool.len().saturating_sub(ENDED_SESSIONS));
+    }
+
+    /// When claims of a pool came that got no member.
+    fn unmet_of<'a>(&'a self, pool: &ServiceName) -> impl Iterator<Item = DateTime<Utc>> + Clone + 'a {
+        self.unmet.get(pool).into_iter().flatten().copied()
     }
 
     /// The session that has a member.

@@ -290,7 +290,10 @@ pub struct SessionStats {
     pub timeouts: u64,
     /// Members of all pools that can be handed out now.
     pub pool_size: u64,
-    /// Claims that found a member ready, as a share of all: 0 to 1; absent before the first.
+    /// Claims that got no member, as none was free in time or at all, since the controller runs.
+    #[serde(default)]
+    pub unmet: u64,
+    /// Claims that found a member ready, as a share of all, those that got none among them: 0 to 1; absent before the first.
     pub pool_hit_rate: Option<f64>,
     /// From a claim to its answer, in milliseconds.
     pub claim_ms: Option<Distribution>,
@@ -300,8 +303,9 @@ pub struct SessionStats {
 
 impl SessionStats {
     pub(super) fn of(figures: &ClaimFigures, pool_size: u64) -> Self {
-        let ClaimFigures { created, active, detached, suspended, timeouts, hit_rate, claim_ms, creation_ms, .. } =
-            *figures;
+        let ClaimFigures {
+            created, active, detached, suspended, timeouts, unmet, hit_rate, claim_ms, creation_ms, ..
+        } = *figures;
         Self {
             created,
             active,
@@ -309,6 +313,7 @@ impl SessionStats {
             suspended,
             timeouts,
             pool_size,
+            unmet,
             pool_hit_rate: hit_rate,
             claim_ms,
             creation_ms,

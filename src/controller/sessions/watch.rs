@@ -248,6 +248,7 @@ impl State {
         self.sessions.memory.retain(|name, _| !is_gone(name));
         self.sessions.attempts.retain(|name, _| !is_gone(name));
         self.sessions.figures.retain(|name, _| !is_gone(name));
+        self.sessions.unmet.retain(|name, _| !is_gone(name));
         if self.sessions.waiting.keys().any(is_gone) {
             self.sessions.touch();
         }
@@ -290,7 +291,7 @@ impl State {
             self.queue.add(&pool.deployment, due);
             return claims;
         }
-        let claims = claim_figures(self.sessions.handed_out(pool));
+        let claims = claim_figures(self.sessions.handed_out(pool), self.sessions.unmet_of(pool));
         self.sessions.figures.insert(pool.clone(), Figures { claims: claims.clone(), counted_at: at });
         claims
     }
@@ -344,7 +345,8 @@ impl State {
     pub(super) fn session_stats(&self) -> SessionStats {
         let handed_out = self.sessions.all.values().filter(|held| held.claim.is_none());
         let warm = self.sessions.warm.values().map(Vec::len).sum::<usize>();
-        SessionStats::of(&claim_figures(handed_out.map(|held| &held.session)), warm as u64)
+        let unmet = self.sessions.unmet.values().flatten().copied();
+        SessionStats::of(&claim_figures(handed_out.map(|held| &held.session), unmet), warm as u64)
     }
 
     /// Notes that nothing is left of a deployment. Its sessions, which are over, are kept for as long as there are not too many

@@ -65,7 +65,10 @@ pub struct ClaimFigures {
     pub suspended: u64,
     /// Sessions that reached a timeout.
     pub timeouts: u64,
-    /// Claims that found a member ready, as a share of all: 0 to 1; absent before the first.
+    /// Claims that got no member, as none was free in time or at all, since the controller runs; the last 1,000 at most.
+    #[serde(default)]
+    pub unmet: u64,
+    /// Claims that found a member ready, as a share of all, those that got none among them: 0 to 1; absent before the first.
     pub hit_rate: Option<f64>,
     /// From a claim to its answer, in milliseconds.
     pub claim_ms: Option<Distribution>,
@@ -73,19 +76,23 @@ pub struct ClaimFigures {
     pub creation_ms: Option<Distribution>,
     /// Milliseconds that claims would have waited longer without the pool.
     pub saved_ms: f64,
-    /// The smallest `pool.min_warm` at which every claim would have found a member ready, were they to come again as they
-    /// did: the most that came within the time that it takes to make one. Absent before the first.
+    /// The smallest `pool.min_warm` at which every claim would have found a member ready, also those that got none, were they to
+    /// come again as they did: the most that came within the time that it takes to make one. Absent before the first.
     pub recommended_min_warm: Option<u32>,
 }
 
-/// How claims went.
-pub fn claim_figures<'a>(sessions: impl Iterator<Item = &'a Session> + Clone) -> ClaimFigures {
+/// How claims went: those that became sessions, and those that got no member, by the time of the claim.
+pub fn claim_figures<'a>(
+    sessions: impl Iterator<Item = &'a Session> + Clone,
+    unmet: impl Iterator<Item = DateTime<Utc>> + Clone,
+) -> ClaimFigures {
     let is_lost =
         |state: &SessionState| matches!(state, SessionState::Ended { why: SessionEnd::NotHandedOut { .. }, .. });
     let sessions = sessions.filter(move |session| !is_lost(&session.state));
     let count = |test: fn(&Session) -> bool| sessions.clone().filter(|session| test(session)).count() as u64;
     let answered = sessions.clone().filter(|session| session.answered);
     let created = count(|session| session.answered);
+    let all = created + unmet.clone().count() as u64;
     let hits = count(|session| session.answered && session.warm);
     let creation_ms = Distribution::of(answered.clone().map(|session| session.made_ms));
     let saved = answered.clone().filter(|session| session.warm).map(|one| (one.made_ms - one.elapsed_ms).max(0.0));
@@ -95,12 +102,14 @@ pub fn claim_figures<'a>(sessions: impl Iterator<Item = &'a Session> + Clone) ->
         detached: count(|session| session.state == SessionState::Detached),
         suspended: count(|session| session.state == SessionState::Suspended),
         timeouts: count(|one| matches!(one.state, SessionState::Ended { why: SessionEnd::Timeout { .. }, .. })),
-        hit_rate: (created > 0).then(|| hits as f64 / created as f64),
+        unmet: all - created,
+        hit_rate: (all > 0).then(|| hits as f64 / all as f64),
         claim_ms: Distribution::of(answered.clone().map(|session| session.elapsed_ms)),
         creation_ms,
         // The sum of no numbers is a negative zero.
         saved_ms: saved.fold(0.0, |sum, one| sum + one),
-        recommended_min_warm: creation_ms.map(|making| busiest(answered.map(|one| one.created_at), making.p99)),
+        recommended_min_warm: creation_ms
+            .map(|making| busiest(answered.map(|one| one.created_at).chain(unmet), making.p99)),
     }
 }
 
