@@ -171,7 +171,8 @@ impl State {
     /// The services that a target covers, as they are to run; a slot has to be one of them.
     fn lived(&self, target: &Target, memory: &Memory) -> Result<Vec<DesiredService>, EngineError> {
         let whole = Target { slot: None, ..target.clone() };
-        let names: BTreeSet<String> = self.targets(&whole)?.into_iter().map(|service| service.name.clone()).collect();
+        let names: BTreeSet<String> =
+            self.targets(&whole, "started, stopped or held")?.into_iter().map(|service| service.name.clone()).collect();
         let declared = self.declared_one(&target.deployment)?;
         let scaled = self.scaled(declared, &self.observed(&target.deployment));
         let effective = crate::plan::revisions::effective(scaled.as_ref().unwrap_or(declared), memory);

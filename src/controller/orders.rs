@@ -208,7 +208,7 @@ impl State {
         memory: &mut Memory,
     ) -> Result<Vec<String>, EngineError> {
         let now = self.now().0;
-        let declared = self.targets(target)?;
+        let declared = self.targets(target, "rolled out, paused or undone")?;
         if let (Order::Undo { .. }, [first, _, ..]) = (order, &declared[..]) {
             return Err(EngineError::Invalid(format!(
                 "{} has several services, each with revisions of its own; name one, such as {0}/{}",
@@ -264,7 +264,7 @@ impl State {
             let text = format!("replicas are those of one service; name {}/SERVICE", target.deployment);
             return Err(EngineError::Invalid(text));
         }
-        let services = self.targets(target)?;
+        let services = self.targets(target, "scaled by hand")?;
         let Some(service) = services.first() else { return Ok(String::new()) };
         let at = &service.source;
         let instead = match &service.spec.scale {

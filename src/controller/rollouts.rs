@@ -221,7 +221,7 @@ impl State {
 
     /// The rollouts of the services that a target covers.
     pub(super) fn rollouts_of(&self, target: &Target) -> Result<Vec<RolloutView>, EngineError> {
-        let services = self.targets(target)?;
+        let services = self.targets(target, "rolled out")?;
         Ok(services.into_iter().map(|service| self.rollout_view(&target.deployment, service)).collect())
     }
 
@@ -259,8 +259,9 @@ impl State {
         }
     }
 
-    /// The declared services that a target covers, as far as they are rolled out.
-    pub(super) fn targets(&self, target: &Target) -> Result<Vec<&DesiredService>, EngineError> {
+    /// The declared services that a target covers, as far as they are rolled out. `asked` is what is to be done with them, as
+    /// in `can't be scaled`.
+    pub(super) fn targets(&self, target: &Target, asked: &str) -> Result<Vec<&DesiredService>, EngineError> {
         if target.slot.is_some() {
             return Err(EngineError::Invalid(format!(
                 "{target} is one instance; name DEPLOYMENT or DEPLOYMENT/SERVICE"
@@ -273,7 +274,7 @@ impl State {
             let all: Vec<&DesiredService> = deployment.services.values().filter(is_rolled).collect();
             return match all.is_empty() {
                 true => Err(EngineError::Invalid(format!(
-                    "deployment {} has no service that is rolled out",
+                    "deployment {} has no service that can be {asked}: jobs run by themselves, and pools follow their sessions",
                     target.deployment
                 ))),
                 false => Ok(all),
@@ -282,7 +283,12 @@ impl State {
         let service = deployment.services.get(name).ok_or_else(|| missing(format!("service {target}")))?;
         match is_rolled(&service) {
             true => Ok(vec![service]),
-            false => Err(EngineError::Invalid(format!("{target} is not rolled out: it is a job or a pool"))),
+            false if service.spec.pool.is_some() => Err(EngineError::Invalid(format!(
+                "{target} is a pool, which can't be {asked}: its members come and go with its sessions, within the bounds of `pool`"
+            ))),
+            false => Err(EngineError::Invalid(format!(
+                "{target} is a job, which can't be {asked}: its runs begin and end by themselves"
+            ))),
         }
     }
 

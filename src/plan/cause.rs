@@ -169,6 +169,8 @@ pub enum Cause {
     },
     /// A session had the member of a pool, and nobody else is to.
     SessionEnded,
+    /// Somebody was inside the member of a pool without a session, so that no session is to have it.
+    Entered,
     /// The member of a pool is free for too long (`pool.warm_ttl`).
     Cold {
         /// When it was created.

@@ -117,6 +117,7 @@ impl Display for Cause {
             Self::DeleteOnExit => f.write_str("ended, and lifecycle.delete_on_exit is true"),
             Self::PoolLow { warm, wanted } => write!(f, "pool has {warm} of {wanted} free members"),
             Self::SessionEnded => f.write_str("its session has ended"),
+            Self::Entered => f.write_str("somebody was inside it without a session"),
             Self::Cold { since } => write!(f, "created at {}, and pool.warm_ttl has passed", time(*since)),
             Self::PoolSurplus { max_warm, max_total } => {
                 write!(f, "more than pool.max_warm ({max_warm}) or pool.max_total ({max_total})")

@@ -258,6 +258,65 @@ fn an_operator_who_looks_inside_a_free_member_spoils_it() {
     let one = acquire(&rig, &[]);
     assert_ne!(one.told["runtime_id"], spoilt);
     rig.until("it is gone", || rig.instances(|one| one["runtime_id"].clone()).iter().all(|id| *id != spoilt));
+    for verb in ["stop", "start"] {
+        let refused = rig.keel(&[verb, "demo/box"]).expect_code(1).err;
+        assert!(refused.contains("demo/box is a pool, which can't be started, stopped or held: "), "{refused}");
+    }
+}
+
+#[test]
+fn what_was_a_replica_is_handed_out_to_nobody() {
+    let rig = Rig::new("sandbox");
+    becomes_pool(&rig, "demo/box", &pool("min_warm: 2"));
+}
+
+#[test]
+fn what_a_client_had_becomes_no_replica() {
+    let (rig, _controller) = rig("min_warm: 2");
+    let had = acquire(&rig, &[]);
+    let mark = format!("8{}", std::process::id());
+    had.exec(&rig, &format!("echo mine > /tmp/left; (setsid sleep {mark} >/dev/null 2>&1 &)")).expect_code(0);
+    rig.until("it runs", || runs(&mark));
+    let members = rig.instances(|one| one["runtime_id"].clone());
+    rig.write("specs/demo.yaml", &scaled(&pool("min_warm: 2")));
+    rig.until("all are replicas", || {
+        let replicas = rig.instances(|one| one["runtime_id"].clone());
+        replicas.len() == 2 && replicas.iter().all(|one| !members.contains(one))
+    });
+    rig.until_running("demo", 2);
+    assert!(!runs(&mark), "what the client started has ended");
+    for replica in ["demo/box/0", "demo/box/1"] {
+        rig.keel(&["exec", replica, "--", "test", "!", "-e", "/tmp/left"]).expect_code(0);
+    }
+    let all = rig.keel(&["session", "list", "--all", "-o", "json"]).json();
+    assert_eq!((&all[0]["session"], &all[0]["reason"]), (&had.id.as_str().into(), &"pool_removed".into()), "{all}");
+}
+
+/// The same service with two replicas in place of the pool.
+fn scaled(pooled: &str) -> String {
+    let (before, pool) = pooled.split_once("pool: {").unwrap();
+    let (_, after) = pool.split_once('}').unwrap();
+    format!("{before}scale: {{ mode: fixed, replicas: 2 }}{after}")
+}
+
+/// Leaves a file in a replica, replaces the replicas by a pool of two, and looks for it in all that is handed out.
+fn becomes_pool(rig: &Rig, pool: &str, pooled: &str) {
+    rig.write("specs/demo.yaml", &scaled(pooled));
+    let _controller = rig.controller();
+    let replicas = || rig.instances(|one| one["runtime_id"].clone());
+    rig.until("there are replicas", || replicas().len() == 2);
+    let replicas = replicas();
+    for slot in 0..2 {
+        let replica = format!("{pool}/{slot}");
+        rig.until("it is inside", || rig.keel(&["exec", &replica, "--", "sh", "-c", "echo S > /tmp/left"]).code == 0);
+    }
+    rig.write("specs/demo.yaml", pooled);
+    rig.until("the pool is filled", || of_pool(rig, "warm") == 2);
+    for _ in 0..2 {
+        let one = acquire(rig, &[pool]);
+        assert!(!replicas.contains(&one.told["runtime_id"]), "{}", one.told);
+        one.exec(rig, "test ! -e /tmp/left").expect_code(0);
+    }
 }
 
 #[test]

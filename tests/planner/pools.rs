@@ -119,6 +119,10 @@ fn a_member_that_somebody_has_had_goes_and_another_one_is_made() {
         "remove web/0 a0: its session has ended
          look again at 2026-01-01T12:59:30Z",
     );
+    with([up(0, 'a'), up(1, 'a'), up(2, 'a')]).used(0, MemberUse::Entered).expect(
+        "retire web/0 a0: somebody was inside it without a session
+         look again at 2026-01-01T12:59:30Z",
+    );
     // As long as an operator is inside, it stays.
     with([up(0, 'a'), up(1, 'a'), up(2, 'a')]).used(0, MemberUse::Visited).expect("look again at 2026-01-01T12:59:30Z");
 }

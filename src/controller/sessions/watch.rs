@@ -147,7 +147,7 @@ impl State {
             note(&session.pool.service, handle(&session.instance), used);
         }
         for (member, visit) in self.sessions.visited.iter().filter(|(_, visit)| visit.pool.deployment == deployment) {
-            let used = if visit.inside > 0 { MemberUse::Visited } else { MemberUse::Spent };
+            let used = if visit.inside > 0 { MemberUse::Visited } else { MemberUse::Entered };
             note(&visit.pool.service, member.clone(), used);
         }
         self.record_of(deployment).history.pools = pools;

@@ -68,7 +68,7 @@ impl Checked<'_> {
     /// What a session has is left alone, and so is what can be handed out, unless there is too much.
     fn check_removals(&self, found: &mut Vec<Violation>) {
         for (instance, cause) in self.taken() {
-            let is_theirs = self.used(instance).is_some_and(|used| used != MemberUse::Spent);
+            let is_theirs = self.used(instance).is_some_and(|used| used > MemberUse::Entered);
             let is_good = self.is_warm(instance);
             let makes_room = matches!(cause, Cause::PoolSurplus { .. } | Cause::MakesRoom);
             if is_theirs || (is_good && !makes_room) {

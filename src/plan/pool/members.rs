@@ -152,8 +152,10 @@ impl Eye<'_> {
     fn role(&self, member: &Instance) -> Role {
         let used = self.record.members.get(&(member.runtime, member.runtime_id.clone()));
         match (used, &member.phase) {
-            (Some(MemberUse::Spent), Phase::Stopping | Phase::Pending) | (None, Phase::Stopping) => Role::Leaving,
+            (Some(MemberUse::Spent | MemberUse::Entered), Phase::Stopping | Phase::Pending)
+            | (None, Phase::Stopping) => Role::Leaving,
             (Some(MemberUse::Spent), _) => Role::Over(Cause::SessionEnded),
+            (Some(MemberUse::Entered), _) => Role::Over(Cause::Entered),
             (Some(MemberUse::Claimed), Phase::Paused { .. }) => Role::Stalled,
             (Some(_), _) => Role::Claimed,
             (None, _) => self.role_of_free(member),

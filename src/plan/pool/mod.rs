@@ -56,8 +56,10 @@ pub struct PoolRecord {
 /// What a member is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberUse {
-    /// Somebody has had it: it is to go.
+    /// A session had it: it is to go.
     Spent,
+    /// No session had it, and somebody was inside all the same: it is to go.
+    Entered,
     /// A session has it.
     Claimed,
     /// The same, and it is to stay frozen.
