@@ -13,7 +13,8 @@ use crate::state::{ErrorKind, Target};
 
 /// Run a command inside a running instance
 ///
-/// With the confinement of the instance. Where the target covers several instances, the one with the lowest slot.
+/// With the confinement of the instance. Where the target covers several instances, the one with the lowest slot. Where the
+/// command is killed with its instance, standard error tells why that was stopped.
 ///
 /// Without --tty, what the command writes can't steer a terminal: control characters other than colours are spelled out
 /// there. Pipes and files get every byte as it is.

@@ -391,6 +391,7 @@ impl State {
                 let instances = self.cache.of(&target.deployment).filter(|instance| target.covers(&instance.id));
                 let _ = reply.send(instances.cloned().collect());
             }
+            Command::WhyStopped(one, reply) => drop(reply.send(self.why_stopped(&one))),
             Command::Runtime(kind, reply) => {
                 let _ = reply.send(self.runtimes.get(&kind).map(|attached| attached.runtime.clone()));
             }

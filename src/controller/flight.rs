@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use crate::plan::{Action, Lane};
+use crate::plan::{Action, Cause, Lane};
 use crate::spec::RuntimeKind;
 use crate::state::{Instance, InstanceId, Phase};
 
@@ -33,6 +33,8 @@ pub struct Flights {
     under_way: HashMap<String, BTreeMap<FlightId, Subject>>,
     progress: HashMap<FlightId, String>,
     giving_up: HashMap<FlightId, CancellationToken>,
+    /// Why instances are stopped.
+    stopping: HashMap<FlightId, Cause>,
 }
 
 impl Flights {
@@ -53,6 +55,9 @@ impl Flights {
         self.under_way.entry(deployment.to_owned()).or_default().insert(self.next, subject);
         let given_up = CancellationToken::new();
         self.giving_up.insert(self.next, given_up.clone());
+        if let Some(stop) = lane.steps.iter().find(|step| matches!(step.action, Action::Stop { .. })) {
+            self.stopping.insert(self.next, stop.cause.clone());
+        }
         Some((self.next, given_up))
     }
 
@@ -71,6 +76,7 @@ impl Flights {
     pub fn end(&mut self, flight: FlightId) -> Option<String> {
         self.progress.remove(&flight);
         self.giving_up.remove(&flight);
+        self.stopping.remove(&flight);
         let deployment = self.deployment_of.remove(&flight)?;
         if let Some(flights) = self.under_way.get_mut(&deployment) {
             flights.remove(&flight);
@@ -114,6 +120,13 @@ impl Flights {
     /// Whether a lane works on this instance.
     pub fn works_on(&self, runtime: RuntimeKind, id: &InstanceId) -> bool {
         self.of(&id.deployment).any(|subject| identity(subject) == Some((runtime, id)))
+    }
+
+    /// Why the instance is being stopped, where it is.
+    pub fn why_stopped(&self, runtime: RuntimeKind, id: &InstanceId) -> Option<&Cause> {
+        let mut flights = self.under_way.get(&id.deployment).into_iter().flatten();
+        let (flight, _) = flights.find(|(_, subject)| identity(subject) == Some((runtime, id)))?;
+        self.stopping.get(flight)
     }
 
     /// Whether any lane of the deployment is under way.
@@ -233,8 +246,9 @@ fn pending(runtime: RuntimeKind, id: &InstanceId, restarts: u32, streak: u32, no
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Cause, Step};
-    use crate::state::{EndedBy, Exit, StopCause};
+    use crate::plan::Step;
+    use crate::spec::Signal;
+    use crate::state::{EndedBy, Exit, StopCause, StopRequest};
 
     /// The phases of a dead instance that is being removed, as planning and as people see them.
     fn phases(ended_by: EndedBy) -> [Phase; 2] {
@@ -248,9 +262,28 @@ mod tests {
         let mut flights = Flights::default();
         let lane = Lane { steps: vec![Step { action: remove, cause: Cause::Superseded }] };
         flights.begin("demo", &lane, now).unwrap();
+        assert_eq!(flights.why_stopped(RuntimeKind::Sim, &id), None, "it has ended already");
         let planned = flights.overlay("demo", vec![instance.clone()]).remove(0).phase;
         let visible = flights.visible("demo", vec![instance]).remove(0).phase;
         [planned, visible]
+    }
+
+    #[test]
+    fn why_an_instance_is_stopped_is_known_until_it_is() {
+        let now = DateTime::UNIX_EPOCH;
+        let revision = "v1-0123456789abcdef".parse().unwrap();
+        let id =
+            InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0, run: None };
+        let instance = pending(RuntimeKind::Sim, &id, 0, 0, now);
+        let stop = StopRequest { signal: Signal::TERM, grace: std::time::Duration::ZERO, cause: StopCause::Expired };
+        let cause = Cause::Expired { since: now };
+        let action = Action::Stop { instance: instance.as_ref(), stop };
+        let lane = Lane { steps: vec![Step { action, cause: cause.clone() }] };
+        let mut flights = Flights::default();
+        let (flight, _) = flights.begin("demo", &lane, now).unwrap();
+        assert_eq!(flights.why_stopped(RuntimeKind::Sim, &id), Some(&cause));
+        flights.end(flight);
+        assert_eq!(flights.why_stopped(RuntimeKind::Sim, &id), None);
     }
 
     #[test]

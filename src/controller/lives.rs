@@ -12,7 +12,7 @@ use super::memory::Note;
 use crate::plan::revisions::Memory;
 use crate::plan::{HOLD_MOST, Stopped, replicas};
 use crate::spec::HumanDuration;
-use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, Signal, StopCause, Target};
+use crate::state::{DesiredService, EndedBy, Exit, Instance, InstanceRef, Phase, Signal, StopCause, Target};
 
 /// Holds a slot until then, or for as long as it is held already where that is longer; releases it without a time. Gives what
 /// is told of it.
@@ -213,7 +213,13 @@ impl State {
         let observed = self.flights.overlay(&target.deployment, self.cache.of(&target.deployment).cloned().collect());
         let covered = |one: &&Instance| target.covers(&one.id) && !one.id.is_helper();
         let is_worked_on = |one: &Instance| self.flights.works_on(one.runtime, &one.id);
-        let is_coming = |one: &&Instance| matches!(one.phase, Phase::Pending | Phase::Created) || is_worked_on(one);
+        // One that runs was brought by another user meanwhile; what somebody else froze, the controller lets run again.
+        let is_coming = |one: &&Instance| match one.phase {
+            Phase::Pending | Phase::Created | Phase::Running { .. } => true,
+            Phase::Paused { .. } => !self.is_suspended_idle(one),
+            Phase::Stopping | Phase::Exited(_) | Phase::Unknown { .. } => false,
+        };
+        let is_coming = |one: &&Instance| is_coming(one) || is_worked_on(one);
         if let Some(coming) = observed.iter().filter(covered).find(is_coming) {
             if !is_worked_on(coming) {
                 self.may_wake(coming)?;
@@ -264,6 +270,33 @@ impl State {
         Ok(())
     }
 
+    /// Whether anything brings back what is down or frozen.
+    ///
+    /// # Errors
+    /// The deployment is suspended.
+    fn may_wake(&self, instance: &Instance) -> Result<(), EngineError> {
+        let (name, deployment) = (instance.id.name(), &instance.id.deployment);
+        match self.is_suspended(deployment) {
+            true => Err(EngineError::Conflict(format!(
+                "{name} does not run, and is not started while the deployment is suspended; `keel resume {deployment}` ends that"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// Why an instance was stopped or is gone, for whoever was inside; nothing where it runs on.
+    pub(super) fn why_stopped(&self, one: &InstanceRef) -> Option<String> {
+        let name = one.id.name();
+        if let Some(cause) = self.flights.why_stopped(one.runtime, &one.id) {
+            return Some(format!("{name} was stopped: {cause}"));
+        }
+        match self.cache.get(one.runtime, &one.runtime_id).map(|one| &one.phase) {
+            Some(Phase::Exited(exit)) => Some(format!("{name} {}", how_it_ended(exit))),
+            Some(_) => None,
+            None => Some(format!("{name} is gone")),
+        }
+    }
+
     /// Notes that somebody says that what a target covers is in use; lets it run on where it is suspended for idleness.
     pub(super) fn touch(&mut self, target: &Target) -> Result<Vec<String>, EngineError> {
         let now = self.now().0;
@@ -299,6 +332,29 @@ impl State {
         });
         Ok(told.collect())
     }
+}
+
+/// How an instance ended, in words that follow its name.
+fn how_it_ended(exit: &Exit) -> String {
+    match exit.ended_by {
+        EndedBy::Request(StopCause::Idle) => "was stopped: idle for too long".to_owned(),
+        EndedBy::Request(StopCause::Expired) => "was stopped: reached its maximum age".to_owned(),
+        EndedBy::Request(StopCause::Asked) => "was stopped with keel stop".to_owned(),
+        EndedBy::Request(StopCause::Unhealthy) => "was stopped: its health checks failed".to_owned(),
+        EndedBy::Request(StopCause::Others) => "was stopped by somebody else".to_owned(),
+        EndedBy::Request(StopCause::Retired) => "was stopped: it is replaced or removed".to_owned(),
+        EndedBy::Itself => format!("has ended: {exit}"),
+    }
+}
+
+/// Whether it reached its age and was ended for that.
+fn has_expired(instance: &Instance) -> bool {
+    matches!(&instance.phase, Phase::Exited(exit) if exit.ended_by == EndedBy::Request(StopCause::Expired))
+}
+
+/// When something is done of a deployment that is suspended.
+fn once_resumed(deployment: &str) -> String {
+    format!("once `keel resume {deployment}` is given: the deployment is suspended")
 }
 
 /// Has slots stay down.

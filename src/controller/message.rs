@@ -22,7 +22,7 @@ use crate::plan::Snapshot;
 use crate::probe::Verdict;
 use crate::runtime::{Listing, Result, Runtime, RuntimeEvent};
 use crate::spec::RuntimeKind;
-use crate::state::{DesiredDeployment, Instance, Signal, Target};
+use crate::state::{DesiredDeployment, Instance, InstanceRef, Signal, Target};
 use crate::store::RemovalRequest;
 
 /// What reaches the core.
@@ -109,6 +109,8 @@ pub enum Command {
     Snapshots(oneshot::Sender<Vec<Snapshot>>),
     /// The instances that a target covers, dead ones too.
     Instances(Target, oneshot::Sender<Vec<Instance>>),
+    /// Why an instance was stopped or is gone, in a sentence; nothing where it runs on.
+    WhyStopped(InstanceRef, oneshot::Sender<Option<String>>),
     /// Adapter of a runtime.
     Runtime(RuntimeKind, oneshot::Sender<Option<Arc<dyn Runtime>>>),
     /// Remove these deployments, whatever declares them.

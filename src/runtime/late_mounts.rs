@@ -19,7 +19,8 @@ pub trait LateMounts: Send + Sync {
     /// go with the instance, and show nowhere else. Repeating it mounts them once more, over the same.
     ///
     /// # Errors
-    /// As [`LateMounts::check_mounts`]; `NotFound` when the instance does not exist; `Rejected` when it does not run or
-    /// a target can't be had in it; some of the mounts may be there then.
+    /// As [`LateMounts::check_mounts`]; `Unsupported` where the instance as it was made does not allow a target, and nothing
+    /// was changed in it; `NotFound` when the instance does not exist; `Rejected` when it does not run or a target can't be
+    /// had in it; some of the mounts may be there then.
     async fn mount(&self, instance: &InstanceRef, mounts: &[LateMount]) -> Result<()>;
 }

@@ -125,6 +125,29 @@ fn a_member_in_which_a_mount_failed_goes_and_no_other_is_tried() {
 }
 
 #[test]
+fn what_the_spec_of_a_pool_does_not_allow_uses_no_member_up() {
+    let Some((rig, _controller)) = rig() else { return };
+    let storage = "    storage: [{ type: tmpfs, target: /tmp/own }]\n";
+    rig.write("specs/demo.yaml", &(pool("min_warm: 2, max_warm: 2, max_total: 3") + storage));
+    let revision = |one: &Value| one["revision"].clone();
+    let before = rig.instances(revision);
+    rig.until("the members are of that", || {
+        warm(&rig) == 2 && rig.instances(revision).iter().all(|one| !before.contains(one))
+    });
+    let members = rig.instances(|one| one["runtime_id"].clone());
+    let refused = acquire(&rig, &["--volume", &format!("{}:/tmp/own", rig.path("task").display())]).expect_code(1);
+    assert!(
+        refused.err.contains("mounts[0].target") && refused.err.contains("the pool's spec mounts"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(sessions(&rig), [] as [Value; 0]);
+    rig.until("all are free", || warm(&rig) == 2);
+    let next = acquire(&rig, &[]).expect_code(0).json();
+    assert!(members.contains(&next["runtime_id"]), "{next}");
+}
+
+#[test]
 fn wrong_mounts_are_refused_with_their_field_and_nothing_is_taken() {
     let Some((rig, _controller)) = rig() else { return };
     let task = rig.path("task").display().to_string();

@@ -140,6 +140,24 @@ async fn attaching_twice_is_refused_and_a_takeover_fences_the_former_holder() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_suspended_session_is_taken_over_and_runs_on() {
+    let stage = stage().await;
+    let Acquired { token, view, .. } = acquire(&stage).await;
+    let id = view.session;
+    stage.change(&id, &token, SessionVerb::Suspend).await.map(drop).expect("suspended");
+    assert_eq!(state(&stage, &id).await, lives("suspended"));
+    let attach = SessionVerb::Attach { takeover: false };
+    let refused = stage.change(&id, &token, attach).await.err().expect("refused").to_string();
+    assert!(refused.contains("is suspended"), "{refused}");
+    let takeover = SessionVerb::Attach { takeover: true };
+    let new = stage.change(&id, &token, takeover).await.expect("taken over").token.expect("a new token");
+    assert_eq!(state(&stage, &id).await, lives("active"));
+    let fenced = stage.change(&id, &token, SessionVerb::Touch).await.err().expect("fenced").to_string();
+    assert!(fenced.contains("not that of the session"), "{fenced}");
+    stage.change(&id, &new, SessionVerb::Detach).await.map(drop).expect("done");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_ended_says_when_and_why_to_whoever_comes_again() {
     let stage = stage().await;
     let Acquired { token, view, .. } = acquire(&stage).await;

@@ -256,7 +256,7 @@ impl State {
     }
 
     /// Gives a member back that nobody touched, and tells why it was not handed out.
-    fn give_back(&mut self, id: &SessionId, claim: Claim, why: EngineError) {
+    pub(super) fn give_back(&mut self, id: &SessionId, claim: Claim, why: EngineError) {
         self.sessions.remove(id);
         drop(self.sessions.note(SessionNote::Forget(id.clone())));
         self.queue.add(&claim.pool.deployment, Instant::now());

@@ -15,9 +15,9 @@ use super::turns::Turn;
 use super::verbs::Changed;
 use super::{Claim, PoolInfo, SessionCommand, written};
 use crate::controller::apply::to_its_end;
-use crate::controller::engine::{Engine, cannot};
+use crate::controller::engine::{Engine, ask, cannot};
 use crate::controller::ledger::Used;
-use crate::controller::message::Command;
+use crate::controller::message::{Command, Message};
 use crate::controller::open::local;
 use crate::controller::using::{UseGuard, guarded};
 use crate::controller::{EngineError, Mode};
@@ -25,7 +25,10 @@ use crate::execute::resolve;
 use crate::runtime::io::{AttachRequest, AttachSession, ExecInput, ExecOutput, ExecRequest, ExecSession};
 use crate::runtime::{Control, ErrorKind, RuntimeError, Support};
 use crate::spec::Scalar;
-use crate::state::{ServiceName, SessionId, Signal, Target, Token};
+use crate::state::{InstanceRef, ServiceName, SessionId, Signal, Target, Token};
+
+/// Exit codes above it stand for the signal that ended a command.
+const SIGNALLED: i32 = 128;
 
 impl Engine {
     /// Claims a member of a pool: a warm one at once, else one that is made for it. The member is nobody else's from then
@@ -60,20 +63,27 @@ impl Engine {
         let asked = |reply| Command::Session(SessionCommand::Change(request, reply));
         let Changed { id, view, token, kept, turn } = self.ask(asked).await??;
         let written = written(kept).await;
-        if let (Err(why), Some(_)) = (&written, &token) {
-            // It counts all the same, and without it nobody would have the session.
-            tracing::warn!("a new token of the session {id} is forgotten when the controller ends: {why}");
-            return Ok(SessionChanged { token, view });
-        }
         // What can't be written counts all the same, so that the sandbox is made to stand like it.
-        let settled = match turn {
-            Some(turn) => turn.settle().await?,
-            None => None,
+        let settled = match (turn, &token) {
+            (Some(turn), None) => turn.settle().await?,
+            // It is the client's all the same, which needs the token for another try.
+            (Some(turn), Some(_)) => turn.settle().await.unwrap_or_else(|why| {
+                tracing::warn!("the session {id} was taken over and stays suspended: {why}");
+                None
+            }),
+            (None, _) => None,
         };
-        written.map_err(|why| {
-            let text = format!("it counts from now on, and is forgotten when the controller ends: {why}");
-            local("the session can't be recorded")(std::io::Error::other(text))
-        })?;
+        match (written, &token) {
+            (Ok(()), _) => {}
+            // Without it nobody would have the session.
+            (Err(why), Some(_)) => {
+                tracing::warn!("a new token of the session {id} is forgotten when the controller ends: {why}");
+            }
+            (Err(why), None) => {
+                let text = format!("it counts from now on, and is forgotten when the controller ends: {why}");
+                return Err(local("the session can't be recorded")(std::io::Error::other(text)));
+            }
+        }
         Ok(SessionChanged { token, view: settled.unwrap_or(view) })
     }
 
@@ -202,7 +212,8 @@ impl Engine {
             Some(lease) => fenced(session, lease.ended()),
             None => session,
         };
-        Ok(ExecSession { output: in_use(while_held(session.output, lease), guard), ..session })
+        let told = telling_end(session.output, self.inner.messages.clone(), instance.as_ref());
+        Ok(ExecSession { output: in_use(while_held(told, lease), guard), ..session })
     }
 
     /// Attaches to the running instance that the target covers, or to that of a session; gives its name as well.
@@ -362,6 +373,24 @@ fn in_use(output: Output, guard: Option<UseGuard>) -> Output {
 }
 
 type Output = BoxStream<'static, crate::runtime::Result<ExecOutput>>;
+
+/// Output that tells before its end why its instance ended, where the command was killed with that.
+fn telling_end(output: Output, core: mpsc::Sender<Message>, instance: InstanceRef) -> Output {
+    let told = output.then(move |item| {
+        let was_killed = matches!(item, Ok(ExecOutput::Exit(code)) if code > SIGNALLED);
+        let asked = was_killed.then(|| (core.clone(), instance.clone()));
+        async move {
+            let why = match asked {
+                // Without a core nobody stopped it.
+                Some((core, one)) => ask(&core, |reply| Command::WhyStopped(one, reply)).await.ok().flatten(),
+                None => None,
+            };
+            let why = why.map(|why| Ok(ExecOutput::Stderr(format!("keel: {why}\n").into())));
+            stream::iter(why.into_iter().chain([item]))
+        }
+    });
+    told.flatten().boxed()
+}
 
 /// Output for as long as its reader may be inside; ends with why that is over where it ends before.
 fn while_held(output: Output, lease: Option<Lease>) -> Output {

@@ -67,7 +67,8 @@ impl State {
         });
     }
 
-    /// Everything was mounted for a claim, or not: hands the member out, or has it go as one that was used.
+    /// Everything was mounted for a claim, or not: hands the member out, or has it go as one that was used where anything may have
+    /// been changed in it.
     pub(super) fn mounted(&mut self, id: &SessionId, instance: &Instance, done: crate::runtime::Result<()>) {
         let Some(held) = self.sessions.all.get_mut(id) else { return };
         let Some(claim) = held.claim.take() else { return };
@@ -75,6 +76,10 @@ impl State {
             // It was seen to end in the meantime.
             Ok(()) | Err(_) if !held.session.is_live() => self.claim_again(*claim),
             Ok(()) => self.hand_out(id, *claim, instance),
+            // So would it be in any other, and nothing was changed in this one.
+            Err(error) if error.kind == ErrorKind::Unsupported => {
+                self.give_back(id, *claim, EngineError::Runtime(error));
+            }
             Err(error) => {
                 let how = format!("what was asked for could not be mounted: {error}");
                 drop(self.end_session(id, SessionEnd::NotHandedOut { how }));

@@ -85,7 +85,7 @@ impl State {
                     "a client is attached to the session {id}; --takeover ends what it does and gives a new token"
                 )));
             }
-            Some(SessionState::Suspended) => {
+            Some(SessionState::Suspended) if !takeover => {
                 return Err(EngineError::Conflict(format!(
                     "the session {id} is suspended; keel session resume lets its sandbox run on"
                 )));
@@ -96,6 +96,11 @@ impl State {
             return self.set_state(id, SessionState::Active);
         }
         let (_, token) = new_secrets()?;
+        // What can't run on is not taken over either.
+        let turn = match state {
+            Some(SessionState::Suspended) => Some(self.order_stand(self.turn(id)?, Call::Thaw)?),
+            _ => None,
+        };
         if let Some(held) = self.sessions.all.get_mut(id) {
             held.session.token = token.digest();
             // Whoever is inside came with the token before, and does not count for the new holder.
@@ -103,8 +108,12 @@ impl State {
             held.inside = 0;
             std::mem::take(&mut held.fence).close("was taken over by another client".to_owned());
         }
-        let changed = self.set_state(id, SessionState::Active)?;
-        Ok(Changed { token: Some(token), ..changed })
+        // What is frozen says that it is active once it runs on.
+        let changed = match turn.is_some() {
+            true => self.touch_session(id)?,
+            false => self.set_state(id, SessionState::Active)?,
+        };
+        Ok(Changed { token: Some(token), turn, ..changed })
     }
 
     /// Notes that its client has gone.

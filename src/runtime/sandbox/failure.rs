@@ -30,17 +30,20 @@ pub struct Failure {
     pub message: String,
     /// Whether the same launch will fail again; else the machine was in the way, and trying again may help.
     pub lasting: bool,
+    /// Whether it was found before anything was changed inside an instance that runs.
+    #[serde(default)]
+    pub untouched: bool,
 }
 
 impl Failure {
     /// The sandbox could not be built this time.
     pub fn setup(message: impl Into<String>) -> Self {
-        Self { code: NOT_BUILT, message: message.into(), lasting: false }
+        Self { code: NOT_BUILT, message: message.into(), lasting: false, untouched: false }
     }
 
     /// The sandbox can't be built as it is wanted.
     pub fn wrong(message: impl Into<String>) -> Self {
-        Self { code: NOT_BUILT, message: message.into(), lasting: true }
+        Self { code: NOT_BUILT, message: message.into(), lasting: true, untouched: false }
     }
 
     /// The same, with what is behind it where an instance has one user only and the kernel has no name for another.
@@ -53,14 +56,20 @@ impl Failure {
         self
     }
 
+    /// The same, found before anything was changed.
+    #[must_use]
+    pub fn before_anything(self) -> Self {
+        Self { untouched: true, ..self }
+    }
+
     /// The program does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self { code: NOT_FOUND, message: message.into(), lasting: true }
+        Self { code: NOT_FOUND, message: message.into(), lasting: true, untouched: false }
     }
 
     /// The program can't be executed.
     pub fn not_executable(message: impl Into<String>) -> Self {
-        Self { code: NOT_EXECUTABLE, message: message.into(), lasting: true }
+        Self { code: NOT_EXECUTABLE, message: message.into(), lasting: true, untouched: false }
     }
 }
 

@@ -48,6 +48,13 @@ pub struct Graft {
     pub read_only: bool,
 }
 
+impl Graft {
+    fn wrong_target(&self, why: &str) -> Failure {
+        let Self { field, target, .. } = self;
+        Failure::wrong(format!("{field}.target: nothing can be mounted at {target}: {why}"))
+    }
+}
+
 /// Entry point of `__graft DIR`: mounts what standard input tells into the instance in `DIR`, and tells standard output
 /// what came of it, as JSON.
 pub fn main(dir: &Path) -> ExitCode {
@@ -65,7 +72,7 @@ fn order() -> Result<Grafts, Failure> {
 fn graft(dir: &InstanceDir, order: &Grafts) -> Result<(), Failure> {
     let Running { record, target, run } = Running::open(dir)?;
     let launch = &record.launch;
-    may_take(launch)?;
+    may_take(launch).map_err(Failure::before_anything)?;
     let trees: Vec<OwnedFd> =
         order.mounts.iter().map(|mount| copy(mount, &order.own_files)).collect::<Result<_, _>>()?;
     // From here on nothing inside may look into this process.
@@ -81,6 +88,14 @@ fn graft(dir: &InstanceDir, order: &Grafts) -> Result<(), Failure> {
     // As they lead now: the spec may name a place by a link, and the claim the place itself.
     let lead = |target: &String| without_links(root.as_fd(), target).ok().map(|(real, _)| real);
     let taken: Vec<PathBuf> = launch.mounts.iter().filter_map(|mount| lead(&mount.target)).collect();
+    // Where a target lies below another one, nobody knows yet what that shows there.
+    let is_outer = |mount: &&Graft| {
+        let lies_below = |other: &Graft| Path::new(&mount.target).starts_with(&other.target) && other != *mount;
+        !order.mounts.iter().any(lies_below)
+    };
+    for mount in order.mounts.iter().filter(is_outer) {
+        place_of(mount, &root, (launch, &taken)).map_err(Failure::before_anything)?;
+    }
     let mut shown: Vec<(PathBuf, &str)> = Vec::new();
     for (mount, tree) in order.mounts.iter().zip(&trees) {
         let real = show(mount, tree, &root, (launch, &taken), &shown)?;
@@ -156,13 +171,11 @@ fn show(
     mount: &Graft,
     tree: &OwnedFd,
     root: &OwnedFd,
-    (launch, taken): (&Launch, &[PathBuf]),
+    mounted: (&Launch, &[PathBuf]),
     shown: &[(PathBuf, &str)],
 ) -> Result<PathBuf, Failure> {
-    let Graft { field, target, read_only, .. } = mount;
-    let wrong = |why: String| Failure::wrong(format!("{field}.target: nothing can be mounted at {target}: {why}"));
-    let (real, _) = without_links(root.as_fd(), target).map_err(|error| wrong(error.to_string()))?;
-    may_cover(&real, *read_only, launch, taken).map_err(wrong)?;
+    let wrong = |why: String| mount.wrong_target(&why);
+    let real = place_of(mount, root, mounted)?;
     if let Some((hidden, other)) = shown.iter().find(|(before, _)| before.starts_with(&real)) {
         let (real, hidden) = (real.display(), hidden.display());
         return Err(wrong(format!(
@@ -176,6 +189,13 @@ fn show(
         return Err(wrong("one is a directory and the other a file".to_owned()));
     }
     attach(tree, &place).map_err(|error| wrong(error.to_string()))?;
+    Ok(real)
+}
+
+/// Where the target of a mount leads to, if something may be mounted there.
+fn place_of(mount: &Graft, root: &OwnedFd, (launch, taken): (&Launch, &[PathBuf])) -> Result<PathBuf, Failure> {
+    let real = without_links(root.as_fd(), &mount.target).map_err(|error| mount.wrong_target(&error.to_string()))?.0;
+    may_cover(&real, mount.read_only, launch, taken).map_err(|why| mount.wrong_target(&why))?;
     Ok(real)
 }
 

@@ -138,5 +138,9 @@ fn rejected(message: String) -> RuntimeError {
 }
 
 const fn kind(failure: &Failure) -> ErrorKind {
-    if failure.lasting { ErrorKind::Rejected } else { ErrorKind::Failed }
+    match (failure.lasting, failure.untouched) {
+        (true, true) => ErrorKind::Unsupported,
+        (true, false) => ErrorKind::Rejected,
+        (false, _) => ErrorKind::Failed,
+    }
 }
