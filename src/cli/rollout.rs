@@ -65,7 +65,7 @@ struct Resume {
 
 /// Replace every instance, by the rules of a rollout
 ///
-/// Where the declared revision had failed and was rolled back, it is tried again.
+/// Where the declared revision had failed and was rolled back, it is tried again. What `keel stop` holds down starts too.
 #[derive(Debug, clap::Args)]
 struct Restart {
     /// DEPLOYMENT[/SERVICE]

@@ -12,7 +12,9 @@ use super::memory::Note;
 use crate::plan::revisions::Memory;
 use crate::plan::{HOLD_MOST, Stopped, replicas};
 use crate::spec::HumanDuration;
-use crate::state::{DesiredService, EndedBy, Exit, Instance, InstanceRef, Phase, Signal, StopCause, Target};
+use crate::state::{
+    DesiredDeployment, DesiredService, EndedBy, Exit, Instance, InstanceRef, Phase, Signal, StopCause, Target,
+};
 
 /// Holds a slot until then, or for as long as it is held already where that is longer; releases it without a time. Gives what
 /// is told of it.
@@ -91,6 +93,26 @@ impl State {
             .filter(|one| matches!(one.phase, Phase::Exited(_)) || self.is_suspended_idle(one));
         lives.started.extend(down.map(|one| one.runtime_id.clone()));
         *lives != before
+    }
+
+    /// Lets go of orders to stay down that are over, for good: another template is to run of what is declared.
+    pub(super) fn end_stops(&mut self, effective: &DesiredDeployment) {
+        let deployment = &effective.name;
+        if !self.covers(deployment) {
+            return;
+        }
+        let Some(memory) = self.memory.get_mut(deployment) else { return };
+        let over = memory.orders.lives.end_stops(effective);
+        if over.is_empty() {
+            return;
+        }
+        let orders = memory.orders.clone();
+        self.keep(deployment, None, Note::Orders(orders), None);
+        for service in over.iter().filter(|service| effective.services.contains_key(*service)) {
+            let message = format!("service/{deployment}/{service} is to run another template: its `keel stop` is over");
+            tracing::info!("{message}");
+            self.record_event(Some(deployment), "StopEnded", message);
+        }
     }
 
     /// Takes `keel hold`: until then, or no longer where that is absent.

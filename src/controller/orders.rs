@@ -59,7 +59,7 @@ pub enum Order {
         /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
         target: String,
     },
-    /// Have it stay down until it is started, or its template changes.
+    /// Have it stay down until it is started, or another template is to run, which a restart is too.
     Stop {
         /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
         target: String,

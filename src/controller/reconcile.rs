@@ -51,6 +51,9 @@ impl State {
             effective = Ok(self.effective(desired));
             (judged, observed) = self.look(deployment, effective.as_ref().ok());
         }
+        if let Ok(desired) = &effective {
+            self.end_stops(desired);
+        }
         let shown = raw.map(|desired| self.shown(desired));
         let (desired, shown) = (effective.as_ref().map_err(|fate| *fate), shown.as_ref().map_err(|fate| *fate));
         if let Some(record) = self.records.get(deployment) {

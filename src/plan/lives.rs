@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Cause;
 use crate::spec::Revision;
-use crate::state::{DesiredService, Instance};
+use crate::state::{DesiredDeployment, DesiredService, Instance};
 
 /// Longest time for which instances may be held in one order: a day covers a working day, and whoever forgets to release
 /// one finds it gone the next.
@@ -16,7 +16,7 @@ pub const HOLD_MOST: std::time::Duration = std::time::Duration::from_secs(24 * 3
 /// Slots of a service that are to stay down (`keel stop`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
-    /// The template that was stopped; another one starts again.
+    /// The template that was stopped; as soon as another one is to run, all of this is over.
     pub of: Revision,
     /// Which slots; all where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,6 +52,19 @@ impl LifeOrders {
                 && stopped.slots.as_ref().is_none_or(|slots| slots.contains(&instance.id.slot))
         };
         self.stopped.get(&instance.id.service).is_some_and(covers)
+    }
+
+    /// Lets go of what was to stay down of services that are not declared any more, or of which another template is to run
+    /// now, so that it does not strike again when the former one comes back. `effective` is what is to run. Gives the
+    /// services that are let go.
+    pub fn end_stops(&mut self, effective: &DesiredDeployment) -> Vec<String> {
+        let holds = |name: &str, stopped: &Stopped| {
+            effective.services.get(name).is_some_and(|service| service.keeps(&stopped.of))
+        };
+        let over = self.stopped.iter().filter(|(name, stopped)| !holds(name, stopped));
+        let over: Vec<String> = over.map(|(name, _)| name.clone()).collect();
+        self.stopped.retain(|name, _| !over.contains(name));
+        over
     }
 }
 

@@ -292,3 +292,55 @@ fn nothing_that_is_used_or_held_is_ended_and_everything_else_rests() {
         in_virtual_time(tell(seed));
     }
 }
+
+/// The same with another template for each greeting.
+fn greeting(greeting: &str) -> Declared {
+    declared(&format!("{{}}\n    env: {{ GREETING: {greeting} }}\n    scale: {{ mode: fixed, replicas: 2 }}"))
+}
+
+/// How many instances run.
+fn running(stage: &Stage) -> usize {
+    stage.world.instances().iter().filter(|(_, one)| matches!(one.phase, Phase::Running { .. })).count()
+}
+
+#[test]
+fn a_stop_is_over_for_good_once_another_template_was_to_run() {
+    in_virtual_time(async {
+        for (stopped, left) in [("demo/web", 0), ("demo/web/0", 1)] {
+            let mut stage = Stage::new(0, Faults::none(), Trace::default());
+            stage.start_with(greeting("a")).await;
+            sleep(SOON).await;
+            let stop = || Order::Stop { target: stopped.to_owned() };
+            assert!(stage.order(stop()).await);
+            sleep(SOON).await;
+            // Another controller, and the same declaration, change nothing of it.
+            stage.crash().await;
+            stage.start_with(greeting("a")).await;
+            sleep(seconds(60)).await;
+            assert_eq!(running(&stage), left, "{stopped}");
+            stage.tell(greeting("b"));
+            sleep(seconds(60)).await;
+            assert_eq!(running(&stage), 2, "{stopped}: another template runs");
+            // The one that knows of it is gone.
+            stage.crash().await;
+            stage.start_with(greeting("a")).await;
+            sleep(seconds(60)).await;
+            assert_eq!(running(&stage), 2, "{stopped}: the former template runs again");
+            assert!(stage.order(stop()).await);
+            sleep(SOON).await;
+            assert_eq!(running(&stage), left, "{stopped}");
+            assert!(stage.order(Order::Undo { target: "demo/web".to_owned(), to_revision: None }).await);
+            sleep(seconds(60)).await;
+            assert_eq!(running(&stage), 2, "{stopped}: an undo is another template");
+            stage.tell(greeting("a"));
+            assert!(stage.order(Order::Undo { target: "demo/web".to_owned(), to_revision: Some(3) }).await);
+            sleep(seconds(60)).await;
+            assert_eq!(running(&stage), 2, "{stopped}: and its end is no return of the stop");
+            assert!(stage.order(stop()).await);
+            sleep(SOON).await;
+            assert!(stage.order(Order::Restart { target: "demo/web".to_owned() }).await);
+            sleep(seconds(60)).await;
+            assert_eq!(running(&stage), 2, "{stopped}: a restart starts");
+        }
+    });
+}
