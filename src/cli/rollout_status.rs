@@ -14,7 +14,7 @@ use super::text::{duration, harmless};
 use crate::api::Client;
 use crate::config::Options;
 use crate::state::{Condition, ConditionStatus, HealthState, Target};
-use crate::status::{DeploymentState, InstanceView, ServiceView, Status, UndoneView};
+use crate::status::{DeploymentState, InstanceView, LifeState, ServiceView, Status, UndoneView};
 use crate::store::Lock;
 
 /// Between two looks at what a command without a controller does.
@@ -22,13 +22,14 @@ const WORK_POLL: Duration = Duration::from_millis(500);
 
 /// Wait until a rollout is complete, or say why it will not be
 ///
-/// It is complete when every replica is of the declared revision and ready, and no other is left. After `keel rollout undo`
+/// It is complete when every replica is of the declared revision and ready, or rests for idleness (`lifecycle.max_idle`), and
+/// no other is left. After `keel rollout undo`
 /// it is the revision that was asked for.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Names: DEPLOYMENT or DEPLOYMENT/SERVICE.\n\n\
 Examples:\n  keel rollout status demo\n  keel rollout status demo/web --timeout 5m\n  \
 keel rollout status demo --watch=false\n\n\
-Exit codes: 0 what is declared, or what `keel rollout undo` asked for, runs and is ready, 1 it is paused, suspended, failed or rolled back, or its last restart failed (why is printed), or it \
+Exit codes: 0 what is declared, or what `keel rollout undo` asked for, runs and is ready, 1 it is paused, suspended, failed or rolled back, or its last restart failed, or something of it is down until `keel start` (why is printed), or it \
 is not complete and nobody waits, 124 --timeout ran out first.")]
 pub struct Args {
     /// DEPLOYMENT[/SERVICE]
@@ -183,8 +184,8 @@ fn course(status: &Status, view: &ServiceView) -> Course {
         return Course::Failed(deployment.message.clone());
     }
     if let Some(undone) = &view.undone {
-        let paused = find("Paused", ConditionStatus::True).filter(|_| !undone.complete);
-        return paused.map_or_else(|| way_back(status, view, undone), message);
+        let paused = find("Paused", ConditionStatus::True).filter(|_| !undone.complete).map(message);
+        return paused.or_else(|| kept_down(view)).unwrap_or_else(|| way_back(status, view, undone));
     }
     if let Some(rolled_back) = find("RolledBack", ConditionStatus::True) {
         return message(rolled_back);
@@ -198,11 +199,47 @@ fn course(status: &Status, view: &ServiceView) -> Course {
     };
     match find("Progressing", ConditionStatus::False) {
         Some(condition) if condition.reason == "Complete" => complete(),
-        // It rests as it is declared to.
-        Some(condition) if condition.reason == "Stopped" && state == Some(DeploymentState::Running) => complete(),
+        Some(condition) if condition.reason == "Stopped" && state == Some(DeploymentState::Running) => {
+            let lacks = find("Available", ConditionStatus::False).is_some();
+            kept_down(view).unwrap_or_else(|| match missing(status, view) {
+                // It rests as it is declared to.
+                Missing::None => complete(),
+                Missing::Coming => Course::Waiting(waiting(status, view, &name)),
+                Missing::Ended if lacks => {
+                    Course::Failed(format!("{}; `keel start {name}` starts it again", condition.message))
+                }
+                Missing::Ended => complete(),
+            })
+        }
         Some(condition) => message(condition),
         None => Course::Waiting(waiting(status, view, &name)),
     }
+}
+
+/// That something of a service is down until somebody starts it, where it is: it is not as it is declared.
+fn kept_down(view: &ServiceView) -> Option<Course> {
+    view.kept_down.as_ref().map(|how| Course::Failed(format!("{}/{}: {how}", view.deployment, view.service)))
+}
+
+/// What the replicas are at that are not ready.
+enum Missing {
+    /// All are ready, or rest until somebody uses them.
+    None,
+    /// Some are on their way.
+    Coming,
+    /// The others have ended.
+    Ended,
+}
+
+fn missing(status: &Status, view: &ServiceView) -> Missing {
+    let rests = |one: &&InstanceView| matches!(one.state, LifeState::Idle | LifeState::Suspended);
+    let resting = u32::try_from(instances(status, view).filter(rests).count()).unwrap_or(u32::MAX);
+    let is_old = |one: &InstanceView| !view.are_made_alike(&view.revision, &one.revision);
+    let is_coming = |one: &InstanceView| is_old(one) || !one.ready && one.state != LifeState::Suspended;
+    if instances(status, view).any(|one| one.phase != "exited" && is_coming(one)) {
+        return Missing::Coming;
+    }
+    if view.ready.saturating_add(resting) >= view.desired { Missing::None } else { Missing::Ended }
 }
 
 /// How far a service is on its way back to a revision that somebody asked for.

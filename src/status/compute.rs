@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::waits::{Severity, is_about, severity};
+use super::waits::{Severity, is_about, is_rest, severity};
 use super::{AwaitedView, DeploymentState, DeploymentView, ExitView, Facts, InstanceView, ServiceView};
 use super::{JobView, PoolFacts, PoolView, UndoneView, conditions, jobs, lives, message};
 use crate::plan::Wait;
@@ -40,7 +40,7 @@ pub fn views(facts: &Facts<'_>) -> DeploymentStatus {
 }
 
 /// The instances that are shown: everything that lives, and the newest dead one of a slot in which nothing does, or nothing
-/// but what it was to replace.
+/// but what it was to replace; of a slot that stays down on purpose, the one that was put down.
 fn shown<'a>(facts: &Facts<'a>) -> Vec<&'a Instance> {
     let observed = facts.observed;
     let dead = |instance: &Instance| matches!(instance.phase, Phase::Exited(_));
@@ -53,11 +53,13 @@ fn shown<'a>(facts: &Facts<'a>) -> Vec<&'a Instance> {
     let alive: BTreeSet<(String, u32)> = observed.iter().filter(|one| !dead(one)).map(slot).collect();
     let in_place: BTreeSet<(String, u32)> =
         observed.iter().filter(|one| !dead(one) && is_current(one)).map(slot).collect();
+    let rests = |one: &Instance| facts.plan.waits.iter().any(|wait| is_rest(wait) && wait.instance() == Some(&one.id));
     let fails = |one: &Instance| is_current(one) && !in_place.contains(&slot(one));
     let mut newest: BTreeMap<(String, u32), &Instance> = BTreeMap::new();
     for instance in observed.iter().filter(|one| dead(one) && (!alive.contains(&slot(one)) || fails(one))) {
+        let rank = |one: &Instance| (rests(one), one.recency());
         let known = newest.entry(slot(instance)).or_insert(instance);
-        if known.recency() < instance.recency() {
+        if rank(known) < rank(instance) {
             *known = instance;
         }
     }
@@ -94,6 +96,7 @@ fn service_view(facts: &Facts<'_>, service: &DesiredService, shown: &[&Instance]
         rolling: service.standing.course == RolloutCourse::UnderWay,
         awaits: awaits(facts, service),
         failure: facts.plan.waits.iter().filter(|wait| is_about(wait, service)).find_map(Wait::failure),
+        kept_down: message::kept_down(facts, service),
         message: String::new(),
         job: facts.jobs.get(&service.name).map(|state| JobView::of(facts, service, state, is_suspended(facts))),
         pool: service

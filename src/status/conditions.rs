@@ -108,7 +108,9 @@ fn progressing(view: &ServiceView, service: &DesiredService, instances: &[&Insta
     if let Some((reason, wait)) = stuck(service, waits) {
         return Condition::fails("Progressing", reason, wait.to_string());
     }
-    match (settled, waits.iter().find(|wait| waits::is_final(wait))) {
+    // What rests says less than what ended by itself.
+    let last = waits.iter().filter(|wait| waits::is_final(wait)).min_by_key(|wait| waits::is_rest(wait));
+    match (settled, last) {
         (true, _) => Condition::fails("Progressing", "Complete", message),
         (false, Some(wait)) => Condition::fails("Progressing", "Stopped", wait.to_string()),
         (false, None) => Condition::holds("Progressing", "RollingOut", message),

@@ -19,7 +19,15 @@ pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState) -> String
     let stale = facts.stale.map(|why| format!("runs on its last good version: {why}"));
     let unwatched = facts.unwatched.map(str::to_owned);
     let held = facts.held.map(str::to_owned);
-    unwatched.into_iter().chain(held).chain(stale).chain(said).collect::<Vec<_>>().join("; ")
+    let services = facts.desired.iter().flat_map(|desired| desired.services.values());
+    let down = services.filter_map(|service| Some(format!("{}: {}", service.name, kept_down(facts, service)?)));
+    unwatched.into_iter().chain(held).chain(stale).chain(said).chain(down).collect::<Vec<_>>().join("; ")
+}
+
+/// What of a service is down and comes back only when somebody starts it, and with which command.
+pub(super) fn kept_down(facts: &Facts<'_>, service: &DesiredService) -> Option<String> {
+    let mut waits = facts.plan.waits.iter().filter(|wait| waits::is_about(wait, service));
+    waits.find(|wait| waits::is_kept_down(wait)).map(|wait| rest(facts, wait, service))
 }
 
 /// The worst thing that is being waited for, else the worst of its conditions.
@@ -33,7 +41,7 @@ pub(super) fn of_service(
     let acts_on = |step: &Step| step.action.instance().is_some_and(|id| id.service == service.name);
     let rests = || facts.plan.waits.iter().filter(mine).find(|wait| waits::is_rest(wait));
     said(worst(facts.plan.waits.iter().filter(mine)), Wait::of_itself, || undone(facts, acts_on))
-        .or_else(|| rests().map(|wait| rest(wait, service)))
+        .or_else(|| rests().map(|wait| rest(facts, wait, service)))
         .or_else(|| trouble(conditions))
         .or_else(|| pool.map(PoolView::summary))
         .unwrap_or_default()
@@ -78,10 +86,12 @@ fn named(wait: &Wait) -> String {
 }
 
 /// Why a service is down or frozen on purpose, and what ends that.
-fn rest(wait: &Wait, service: &DesiredService) -> String {
-    let name = wait.instance().map_or_else(String::new, |id| match service.replicas {
-        1 => id.service_name().to_string(),
-        _ => id.name(),
+fn rest(facts: &Facts<'_>, wait: &Wait, service: &DesiredService) -> String {
+    let resting = facts.plan.waits.iter().filter(|other| waits::is_about(other, service) && waits::is_rest(other));
+    let is_alone = service.replicas > 1 && resting.count() == 1;
+    let name = wait.instance().map_or_else(String::new, |id| match is_alone {
+        true => id.name(),
+        false => id.service_name().to_string(),
     });
     let time = |at: &DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
     match wait {

@@ -167,6 +167,10 @@ pub struct ServiceView {
     /// Why the last step for it failed, without when the next try is due; absent where none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What of it is down and comes back only when somebody starts it (`keel stop`, `lifecycle.on_expiry: terminate`), and
+    /// with which command; absent where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_down: Option<String>,
     /// What is being waited for, or the worst that is true of it; empty where all is well.
     #[serde(default)]
     pub message: String,

@@ -31,6 +31,11 @@ pub(super) const fn is_rest(wait: &Wait) -> bool {
     matches!(wait, Wait::Idle { .. } | Wait::IdleSuspended { .. } | Wait::StopAsked { .. } | Wait::Terminated { .. })
 }
 
+/// Whether what the wait is about is down on purpose, and using it does not bring it back.
+pub(super) const fn is_kept_down(wait: &Wait) -> bool {
+    matches!(wait, Wait::StopAsked { .. } | Wait::Terminated { .. })
+}
+
 /// Whether nothing will change for what the wait is about until somebody does something.
 pub(super) const fn is_final(wait: &Wait) -> bool {
     matches!(

@@ -84,6 +84,10 @@ fn a_stop_lasts_over_a_restart_of_the_controller_until_the_start_or_another_temp
     let done = rig.keel(&["stop", "demo/agent"]).expect_code(0);
     assert_eq!(done.out, "service/demo/agent stopped\n");
     until_state(&rig, "stopped");
+    let how = "agent: stopped, `keel start demo/agent` starts it";
+    let done = rig.keel(&["rollout", "status", "demo"]).expect_code(1);
+    assert_eq!(done.err, format!("error: demo/{how}\n"));
+    assert_eq!(rig.get("deployments")[0]["message"], how);
     controller.end("KILL");
     let _controller = rig.controller();
     std::thread::sleep(std::time::Duration::from_secs(1));
@@ -307,4 +311,25 @@ fn a_command_that_ends_with_its_instance_tells_why() {
     rig.until_running("demo", 1);
     let killed = rig.keel(&["exec", "demo/agent", "--", "sleep", "100"]).expect_code(137);
     assert!(killed.err.starts_with("keel: demo/agent/0 was stopped: reached its maximum age"), "{}", killed.err);
+}
+
+#[test]
+fn the_status_of_a_rollout_fails_where_its_replicas_are_down_for_good_and_not_where_they_are_idle() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &agent("{ max_idle: 1s }"));
+    let _controller = rig.controller();
+    until_state(&rig, "idle");
+    rig.keel(&["rollout", "status", "demo", "--timeout", "20s"]).expect_code(0);
+    rig.write("specs/demo.yaml", &agent("{ max_lifetime: 2s, on_expiry: terminate }"));
+    rig.keel(&["start", "demo/agent"]).expect_code(0);
+    until_state(&rig, "terminated");
+    let done = rig.keel(&["rollout", "status", "demo", "--timeout", "20s"]).expect_code(1);
+    let how = "terminated, as it reached lifecycle.max_lifetime, `keel start demo/agent` starts it";
+    assert_eq!(done.err, format!("error: demo/agent: {how}\n"));
+    let ends = "version: v1\ndeployment: demo\nservices:\n  agent:\n    image: { name: host }\n    \
+                restart_policy: { kind: on_failure }\n    command: { entrypoint: [sh, -c, 'exit 0'] }\n";
+    rig.write("specs/demo.yaml", ends);
+    until_state(&rig, "completed");
+    let done = rig.keel(&["rollout", "status", "demo", "--timeout", "20s"]).expect_code(1);
+    assert!(done.err.contains("`keel start demo/agent` starts it again"), "{done:?}");
 }
