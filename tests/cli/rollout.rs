@@ -521,3 +521,21 @@ fn the_status_of_a_rollout_is_of_what_was_saved_a_moment_ago() {
         assert!(done.out.starts_with("Waiting for service \"demo/web\" rollout to finish"), "{script}: {done:?}");
     }
 }
+
+#[test]
+fn a_bad_version_that_was_declared_without_replicas_is_rolled_back_once_some_are_to_run() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &good("one", 2));
+    let _controller = rig.controller();
+    rig.keel(&["rollout", "status", "demo", "--timeout", "60s"]).expect_code(0);
+    rig.write("specs/demo.yaml", &good("one", 0));
+    rig.until("none is left", || rig.get("instances").is_empty());
+    rig.write("specs/demo.yaml", &bad("two", 0));
+    rig.keel(&["rollout", "status", "demo", "--timeout", "60s"]).expect_code(0);
+    rig.write("specs/demo.yaml", &bad("two", 2));
+    let done = rig.keel(&["rollout", "status", "demo", "--timeout", "60s"]).expect_code(1);
+    assert!(done.err.contains("demo/web was rolled back to revision 3, as revision 2 failed"), "{done:?}");
+    rig.until("the one that served is back", || {
+        rig.get("services")[0]["ready"] == 2 && rig.instances(|one| one["revision"].clone()).len() == 2
+    });
+}

@@ -9,6 +9,8 @@ use evenkeel::plan::revisions::{
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{GoesOn, HealthState, Instance, Pause, RunId, StopCause};
 
+mod untried;
+
 use super::dsl::{Change, Snapshot, ago, all_up, revision, up};
 
 /// One service over time, with what is remembered of it.

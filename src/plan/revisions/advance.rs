@@ -145,6 +145,7 @@ impl Course<'_, '_> {
         let now = self.now();
         self.history.compare_checks(self.seen.declared, now);
         let wanted = self.history.wanted(self.seen.declared);
+        self.try_what_was_untried(&wanted);
         let counts_from = |course: &Self| course.history.rollout.as_ref().and_then(|rollout| rollout.counts_from);
         let mut found = look(self.seen.input, &wanted, counts_from(self));
         if self.begin(&wanted, &found) {
@@ -209,6 +210,16 @@ impl Course<'_, '_> {
         true
     }
 
+    /// Judges what was complete without replicas as one that begins, now that some are to run.
+    fn try_what_was_untried(&mut self, wanted: &DesiredService) {
+        let now = self.now();
+        let Some(rollout) = &mut self.history.rollout else { return };
+        let is_untried = rollout.replicas == 0 && matches!(rollout.outcome, Outcome::Complete { settled: false, .. });
+        if is_untried && wanted.replicas > 0 && wanted.is_made_from(&rollout.revision) {
+            (rollout.began, rollout.counts_from, rollout.outcome) = (now, Some(now), Outcome::Going);
+        }
+    }
+
     /// Trusts what was complete for long enough by now, though nobody looked in between, unless it fails as far as is seen.
     fn trust_what_was_complete(&mut self) {
         let Some(rollout) = &self.history.rollout else { return };
@@ -216,7 +227,8 @@ impl Course<'_, '_> {
         let revision = rollout.revision.clone();
         let is_of = |of: &Revision| *of == revision || self.history.known(&revision).is_some_and(|known| known.is(of));
         let fails = is_failing_in_a_slot(self.seen.input, &self.seen.declared.name, is_of);
-        if !fails && elapsed(at, self.now()) >= PROVEN_RUN {
+        let ran = rollout.replicas > 0;
+        if ran && !fails && elapsed(at, self.now()) >= PROVEN_RUN {
             self.history.set_completed(&revision, at, true);
         }
     }
@@ -278,7 +290,10 @@ impl Course<'_, '_> {
         rollout.outcome = Outcome::Complete { at: since, settled: found.settled };
         rollout.clock = Default::default();
         let began = rollout.began;
-        self.history.set_completed(&wanted.revision, since, found.settled);
+        match wanted.replicas {
+            0 => self.history.set_completed_untried(&wanted.revision, since),
+            _ => self.history.set_completed(&wanted.revision, since, found.settled),
+        }
         self.history.tried_anew = None;
         if at.is_some() {
             return;

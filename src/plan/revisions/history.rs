@@ -94,6 +94,9 @@ pub struct KnownRevision {
     /// Whether it ran for long enough then to be trusted.
     #[serde(default)]
     pub settled: bool,
+    /// Whether its rollouts were complete only where no replicas were to run, so that nobody knows whether it works.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untried: bool,
     /// Whether its rollout failed, and none was complete since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
@@ -233,19 +236,20 @@ impl RolloutHistory {
         self.known(revision).map_or(0, |known| known.number)
     }
 
-    /// The revision whose rollout was complete last, besides this one.
+    /// The revision whose rollout was complete last, besides this one, of those that ever ran; else of all.
     pub fn last_good(&self, except: &Revision) -> Option<&KnownRevision> {
-        self.complete(except).max_by_key(|known| (known.completed_at, known.number))
+        self.complete(except).max_by_key(|known| (!known.untried, known.completed_at, known.number))
     }
 
     /// The revision to go back to from this one: the one whose rollout was complete last, of those that serve now; else of
-    /// those that can be trusted; else of all.
+    /// those that can be trusted; else of those that ever ran; else of all.
     pub(super) fn way_back(
         &self,
         except: &Revision,
         serves: impl Fn(&KnownRevision) -> bool,
     ) -> Option<&KnownRevision> {
-        self.complete(except).max_by_key(|known| (serves(known), known.settled, known.completed_at, known.number))
+        self.complete(except)
+            .max_by_key(|known| (serves(known), known.settled, !known.untried, known.completed_at, known.number))
     }
 
     /// The newest revision besides this one that serves and has not failed, though another was declared before its rollout was

@@ -31,7 +31,7 @@ pub(super) struct Findings {
     pub complete: bool,
     /// New instances that are available and have run for long enough to be trusted.
     pub proven: u32,
-    /// Whether that is true of all that are to run.
+    /// Whether that is true of all that are to run, and any are: where none is, nothing was tried.
     pub settled: bool,
     /// Those that are, by the runtime's own id.
     pub trusted: BTreeSet<String>,
@@ -83,7 +83,7 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
         old,
         complete: old == 0 && available + resting == wanted.replicas,
         proven,
-        settled: old == 0 && proven + resting == wanted.replicas,
+        settled: wanted.replicas > 0 && old == 0 && proven + resting == wanted.replicas,
         trusted: new.iter().filter(|one| eye.is_trusted(one)).map(|one| one.runtime_id.clone()).collect(),
         short_lived: new.iter().filter(|one| is_short_lived(one)).map(|one| one.runtime_id.clone()).collect(),
         next: earliest(slots.iter().map(Slot::next)),

@@ -20,6 +20,7 @@ impl RolloutHistory {
             declared_at: before.as_ref().map_or(now, |known| known.declared_at),
             completed_at: before.as_ref().and_then(|known| known.completed_at),
             settled: before.as_ref().is_some_and(|known| known.settled),
+            untried: before.as_ref().is_some_and(|known| known.untried),
             failed: before.as_ref().is_some_and(|known| known.failed),
             ..known(wanted, now)
         });
@@ -45,14 +46,23 @@ impl RolloutHistory {
     /// Notes that the rollout of a revision is complete, since when, and whether that can be trusted.
     pub(super) fn set_completed(&mut self, revision: &Revision, at: DateTime<Utc>, settled: bool) {
         if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision)) {
-            (known.completed_at, known.settled, known.failed) = (Some(at), settled, false);
+            (known.completed_at, known.settled, known.untried, known.failed) = (Some(at), settled, false, false);
+        }
+    }
+
+    /// Notes that nothing is left to do for a revision of which no replicas are to run, since when. That says nothing of
+    /// whether it works: what was known of that before stays.
+    pub(super) fn set_completed_untried(&mut self, revision: &Revision, at: DateTime<Utc>) {
+        if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision) && !known.failed) {
+            known.untried |= known.completed_at.is_none();
+            known.completed_at = Some(at);
         }
     }
 
     /// Notes that the rollout of a revision failed: it is no way back any more.
     pub(super) fn set_failed(&mut self, revision: &Revision) {
         if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision)) {
-            (known.completed_at, known.settled, known.failed) = (None, false, true);
+            (known.completed_at, known.settled, known.untried, known.failed) = (None, false, false, true);
         }
     }
 
@@ -91,6 +101,7 @@ fn known(wanted: &DesiredService, now: DateTime<Utc>) -> KnownRevision {
         declared_at: now,
         completed_at: None,
         settled: false,
+        untried: false,
         failed: false,
     }
 }
