@@ -69,8 +69,17 @@ pub(super) fn may_not_begin(draft: &mut Draft<'_>, desired: &DesiredService, slo
 
 /// Says so where calls for the slot failed and the next one is not due, which is meant for this instance.
 fn held_back(draft: &mut Draft<'_>, desired: &DesiredService, slot: u32, id: &InstanceId) -> bool {
-    let wait = failure(draft, desired, slot).and_then(|failure| wait_after(failure, id, desired, draft));
-    let Some(wait) = wait else { return false };
+    holds_back(draft, desired, failure(draft, desired, slot), id)
+}
+
+/// The same of calls for an instance that another one is to replace.
+pub(super) fn old_held_back(draft: &mut Draft<'_>, desired: &DesiredService, old: &Instance) -> bool {
+    let failed = draft.input.history.failures.get(&(desired.name.clone(), old.id.slot));
+    holds_back(draft, desired, failed.filter(|failure| failure.revision == old.id.revision), &old.id)
+}
+
+fn holds_back(draft: &mut Draft<'_>, desired: &DesiredService, failed: Option<&Failure>, id: &InstanceId) -> bool {
+    let Some(wait) = failed.and_then(|failure| wait_after(failure, id, desired, draft)) else { return false };
     if let Some(until) = wait.until() {
         draft.look_at(until);
     }

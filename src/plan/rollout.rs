@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use super::availability::{Judge, Ledger};
 use super::diff::{Matched, Slot, count, exit_of};
 use super::draft::Draft;
-use super::need::{Need, failure};
+use super::need::{Need, failure, old_held_back};
 use super::{Cause, Wait};
 use crate::spec::Strategy;
 use crate::state::{DesiredService, EndedBy, HealthState, Instance, Phase, StopCause};
@@ -30,6 +30,8 @@ pub(super) struct Rollout<'p, 'a, 'i> {
     needs: Vec<Need<'i>>,
     judge: Judge<'p>,
     ledger: Ledger,
+    /// Old instances that are frozen for idleness, which the budget counts as available where one of them is to go.
+    asleep: u32,
     /// Instances that may live at once.
     ceiling: u32,
     /// Nothing may be made: a runtime that matters to the service does not answer.
@@ -50,8 +52,10 @@ struct Candidate<'i, 'p> {
 /// What taking an instance away costs; the cheapest goes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// It serves nobody: created, frozen, or in no phase that has a name.
+    /// It serves nobody: created, frozen by somebody else, or in no phase that has a name.
     Idle,
+    /// It is frozen for idleness and would serve whoever uses it; whether its slot has nothing else that is available.
+    Asleep { is_alone: bool },
     /// It runs and is not ready as far as is known.
     Unready,
     /// It is ready and its slot has an available instance, or is at rest.
@@ -100,6 +104,7 @@ where
                 ready: 0,
                 serving: 0,
             },
+            asleep: 0,
             ceiling: desired.replicas.saturating_add(surge),
             draining: recreate && matched.outdated_live,
             held: false,
@@ -135,6 +140,8 @@ where
 
         let available = |instances: &[&Instance]| count(instances.iter().filter(|one| judge.is_available(one)));
         let ready = |instances: &[&Instance]| count(instances.iter().filter(|one| judge.is_ready(one)));
+        let stale = slots().flat_map(|(slot, _)| slot.stale.iter().map(|stale| stale.instance));
+        self.asleep = count(stale.filter(|one| self.is_asleep(one)));
         self.ledger.available = available(&current) + available(&leaving);
         self.ledger.ready = ready(&current) + ready(&leaving);
         self.ledger.serving = available(&current) + count(leaving.iter().filter(|one| judge.may_serve(one)));
@@ -249,6 +256,8 @@ where
             }
             let may = match rank {
                 Rank::Idle => true,
+                Rank::Asleep { is_alone: true } if failing => false,
+                Rank::Asleep { .. } => self.spend_asleep(),
                 Rank::Unready => self.ledger.spend_unready(),
                 Rank::Ready if failing => false,
                 Rank::Replaced | Rank::Ready => self.ledger.spend_ready(self.judge.is_available(instance)),
@@ -257,8 +266,28 @@ where
                 self.draft.retire(instance, Some(&self.desired.spec), cause);
             } else {
                 self.held = true;
+                // Somebody uses it, and what takes its place may never come.
+                let is_used =
+                    matches!(rank, Rank::Asleep { .. }) && self.draft.input.history.lives.is_started(instance);
+                if is_used && !old_held_back(self.draft, self.desired, instance) {
+                    self.draft.resume(instance);
+                }
             }
         }
+    }
+
+    /// Whether it is frozen for idleness, and whoever uses it has it run on.
+    fn is_asleep(&self, instance: &Instance) -> bool {
+        matches!(instance.phase, Phase::Paused { .. })
+            && self.draft.reachable(instance.runtime)
+            && self.draft.input.history.lives.suspended.contains_key(&instance.runtime_id)
+    }
+
+    /// Takes one away that is frozen for idleness, if what is left is enough, asleep or not.
+    fn spend_asleep(&mut self) -> bool {
+        let may = self.ledger.available.saturating_add(self.asleep) > self.ledger.floor;
+        self.asleep = self.asleep.saturating_sub(u32::from(may));
+        may
     }
 
     /// Whether calls for new instances fail, or new instances crash; a ready instance then goes only where its successor is
@@ -308,6 +337,7 @@ where
             (true, _) if replaced => Rank::Replaced,
             (true, _) => Rank::Ready,
             (false, true) => Rank::Unready,
+            (false, false) if self.is_asleep(instance) => Rank::Asleep { is_alone: !replaced },
             (false, false) => Rank::Idle,
         }
     }

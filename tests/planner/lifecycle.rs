@@ -1,7 +1,7 @@
 //! Age and idleness.
 
 use evenkeel::plan::{Verdict, verdict};
-use evenkeel::state::{Phase, StopCause};
+use evenkeel::state::{Instance, Phase, StopCause};
 
 use super::dsl::{Change, Snapshot, ago, all_up, now, spec, up};
 
@@ -228,4 +228,36 @@ fn a_longer_lifetime_lets_the_same_instance_live_on() {
     let aged = |limit: &str| web(1, &format!("lifecycle: {{max_lifetime: {limit}}}")).with([up(0, 'a')]);
     aged("1h").expect("launch web/0 a1: reached its maximum age, started at 2026-01-01T11:00:00Z");
     aged("2h").expect("look again at 2026-01-01T13:00:00Z");
+}
+
+#[test]
+fn what_is_frozen_for_idleness_goes_in_a_rollout_as_what_serves_does() {
+    let frozen = |slot| up(slot, 'a').phase(Phase::Paused { since: ago(3600) });
+    let of = |rollout: &str, observed: Vec<Instance>| {
+        let fields = format!("lifecycle: {{max_idle: 5m, on_idle: suspend}}\nrollout: {{{rollout}}}");
+        Snapshot::declared().service("web", 'b', 2, &fields).with(observed).suspended(&[frozen(0), frozen(1)])
+    };
+    let changed = "template changed at demo.yaml:3 (aaaaaaaa to bbbbbbbb)";
+    let surge = "max_surge: 1, max_unavailable: 0";
+    of(surge, vec![frozen(0), frozen(1)]).expect(&format!("launch web/0 b0: {changed}"));
+    // What is to take its place is there, and another time it is not.
+    of(surge, vec![frozen(0), up(0, 'b'), frozen(1)]).expect(&format!("retire web/0 a0: {changed}"));
+    let young = up(0, 'b').unready();
+    of(surge, vec![frozen(0), young.clone(), frozen(1)])
+        .expect("wait for demo/web/0 (bbbbbbbb, attempt 0) to become ready");
+    // Within the budget, as what serves.
+    let one_less = "max_surge: 0, max_unavailable: 1";
+    of(one_less, vec![frozen(0), frozen(1)]).expect(&format!("retire web/0 a0: {changed}"));
+    of(one_less, vec![frozen(0), up(1, 'a')]).expect(&format!("retire web/0 a0: {changed}"));
+    of(one_less, vec![frozen(1), up(0, 'b').unready()])
+        .expect("wait for demo/web/0 (bbbbbbbb, attempt 0) to become ready");
+    // A bad template takes none.
+    let crashed = up(0, 'b').attempt(1).restarted(1, 1).exited(1, 5, 1);
+    let plan = of("max_surge: 1, max_unavailable: 1", vec![frozen(0), crashed, frozen(1)]).planned();
+    assert!(!plan.contains("retire"), "{plan}");
+    // Whoever uses it has it run on, though its successor may never come.
+    of(surge, vec![frozen(0), young, frozen(1)]).started(&[frozen(1)]).expect(
+        "resume web/1 a0: asked for
+         wait for demo/web/0 (bbbbbbbb, attempt 0) to become ready",
+    );
 }
