@@ -339,6 +339,11 @@ fn back(
     failed: Option<&RolloutFailure>,
 ) -> String {
     match (failure, failed) {
+        (Some(failure), _) if failure.reason == FailureReason::DependencyTimeout => format!(
+            "{service} was rolled back to revision {to}, as revision {from} failed: {}; it is tried again once that is as it \
+             has to be, or with `keel rollout restart {service}`",
+            failure.message
+        ),
         (Some(failure), _) => format!(
             "{service} was rolled back to revision {to}, as revision {from} failed: {}; edit its spec, or try it again with \
              `keel rollout restart {service}`",

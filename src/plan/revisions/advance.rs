@@ -9,6 +9,7 @@ use super::history::{
 };
 use super::judge::{Findings, is_failing_in_a_slot, look};
 use crate::plan::Input;
+use crate::plan::depends::{HeldBack, held_back};
 use crate::plan::time::{earliest, elapsed};
 use crate::plan::{PROVEN_RUN, replicas};
 use crate::spec::{HumanDuration, OnRolloutFailure, RType, Revision};
@@ -97,6 +98,7 @@ impl Course<'_, '_> {
         if is_new && matches!(self.history.pause, Some(Pause::Failure { .. })) {
             self.history.pause = None;
         }
+        self.try_what_waited_in_vain();
         let failed_restart = &self.history.failed_restart;
         if failed_restart.as_ref().is_some_and(|restart| !restart.declared.is(declared)) {
             self.history.failed_restart = None;
@@ -109,6 +111,27 @@ impl Course<'_, '_> {
         if self.history.restart.as_ref().is_some_and(|restart| !is_of(&restart.of)) {
             self.history.restart = None;
         }
+    }
+
+    /// Tries what is declared again where it was rolled back only because something that it depends on was not as it had to be,
+    /// and that is so now: a job was mended and has completed, or a service is healthy.
+    fn try_what_waited_in_vain(&mut self) {
+        let Seen { input, declared } = self.seen;
+        let failure = self.history.pin.as_ref().and_then(|pin| pin.failure.as_ref());
+        let waited = failure.is_some_and(|failure| failure.reason == FailureReason::DependencyTimeout);
+        let stands = self.history.pause.is_some() || input.history.suspended;
+        let is_silent = input.unreachable.contains_key(&declared.runtime);
+        if !waited || stands || is_silent || held_back(input, declared) != HeldBack::No {
+            return;
+        }
+        let number = self.history.number(&declared.revision);
+        (self.history.pin, self.history.rollout) = (None, None);
+        self.history.tried_anew = Some(self.now());
+        self.say(
+            "RolloutRetried",
+            false,
+            format!("revision {number} is tried again, as what it depends on is as it has to be now"),
+        );
     }
 
     /// Where nothing is remembered and all that lives was restarted by hand before, it stays.
