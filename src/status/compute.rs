@@ -153,8 +153,9 @@ fn awaits(facts: &Facts<'_>, service: &DesiredService) -> Vec<AwaitedView> {
 
 fn instance_view(facts: &Facts<'_>, instance: &Instance) -> InstanceView {
     let about = |wait: &&Wait| {
-        // That something is being worked on goes without saying.
+        // That something is being worked on goes without saying, and that another one rests explains no end of this one.
         !matches!(wait, Wait::InFlight { .. })
+            && (!is_rest(wait) || wait.instance() == Some(&instance.id))
             && wait.instance().is_some_and(|id| id.service == instance.id.service && id.slot == instance.id.slot)
     };
     let wait = || facts.plan.waits.iter().find(about).map(ToString::to_string);
@@ -257,55 +258,102 @@ mod tests {
     use crate::controller::desired;
     use crate::plan::Plan;
     use crate::spec::{Revision, RuntimeKind, merge, parse};
-    use crate::state::InstanceId;
+    use crate::state::{DesiredDeployment, InstanceId};
 
-    #[test]
-    fn of_a_slot_what_lives_is_shown_and_the_last_crash_of_what_is_to_take_its_place() {
+    /// What is made of instances of `web/0` of these revisions, one for each minute, and of what is waited for of them.
+    fn with_facts<T>(
+        declared: &DesiredDeployment,
+        phases: &[(&Revision, Phase)],
+        wait: impl FnOnce(&[Instance]) -> Vec<Wait>,
+        make: impl FnOnce(&Facts<'_>) -> T,
+    ) -> T {
+        let instance = |(attempt, (revision, phase)): (u32, &(&Revision, Phase))| {
+            let id = InstanceId {
+                deployment: "demo".to_owned(),
+                service: "web".to_owned(),
+                slot: 0,
+                revision: (*revision).clone(),
+                attempt,
+                run: None,
+            };
+            let created_at = DateTime::UNIX_EPOCH + TimeDelta::minutes(attempt.into());
+            Instance::new(id, RuntimeKind::Sim, phase.clone(), created_at)
+        };
+        let observed: Vec<Instance> = (0..).zip(phases).map(instance).collect();
+        let plan = Plan { waits: wait(&observed), ..Plan::default() };
+        make(&Facts {
+            deployment: "demo",
+            desired: Ok(declared),
+            observed: &observed,
+            unsupported: &BTreeMap::new(),
+            plan: &plan,
+            jobs: &BTreeMap::new(),
+            pools: &BTreeMap::new(),
+            acting: true,
+            working: false,
+            stale: None,
+            kept: None,
+            unwatched: None,
+            held: None,
+            progress: &BTreeMap::new(),
+            removing: false,
+        })
+    }
+
+    fn declared() -> (DesiredDeployment, Revision, Revision) {
         let text = "version: v1\ndeployment: demo\nservices: {web: {image: {name: host}}}\n";
         let declared =
             desired(&merge(&[(PathBuf::from("/d.yaml"), parse(text))]).deployments["demo"], RuntimeKind::Sim);
         let new = declared.services["web"].revision.clone();
-        let old: Revision = "v1-aaaaaaaaaaaaaaaa".parse().unwrap();
-        let runs = || Phase::Running { since: DateTime::UNIX_EPOCH, ready: true };
-        let dead = || Phase::Exited(Exit::from_code(1, None, DateTime::UNIX_EPOCH));
+        (declared, new, "v1-aaaaaaaaaaaaaaaa".parse().unwrap())
+    }
+
+    fn runs() -> Phase {
+        Phase::Running { since: DateTime::UNIX_EPOCH, ready: true }
+    }
+
+    fn dead() -> Phase {
+        Phase::Exited(Exit::from_code(1, None, DateTime::UNIX_EPOCH))
+    }
+
+    #[test]
+    fn of_a_slot_what_lives_is_shown_and_the_last_crash_of_what_is_to_take_its_place() {
+        let (declared, new, old) = declared();
         let shown_of = |phases: &[(&Revision, Phase)]| -> Vec<u32> {
-            let instance = |(attempt, (revision, phase)): (u32, &(&Revision, Phase))| {
-                let id = InstanceId {
-                    deployment: "demo".to_owned(),
-                    service: "web".to_owned(),
-                    slot: 0,
-                    revision: (*revision).clone(),
-                    attempt,
-                    run: None,
-                };
-                let created_at = DateTime::UNIX_EPOCH + TimeDelta::minutes(attempt.into());
-                Instance::new(id, RuntimeKind::Sim, phase.clone(), created_at)
-            };
-            let observed: Vec<Instance> = (0..).zip(phases).map(instance).collect();
-            let (plan, unsupported, progress) = (Plan::default(), BTreeMap::new(), BTreeMap::new());
-            let facts = Facts {
-                deployment: "demo",
-                desired: Ok(&declared),
-                observed: &observed,
-                unsupported: &unsupported,
-                plan: &plan,
-                jobs: &BTreeMap::new(),
-                pools: &BTreeMap::new(),
-                acting: true,
-                working: false,
-                stale: None,
-                kept: None,
-                unwatched: None,
-                held: None,
-                progress: &progress,
-                removing: false,
-            };
-            shown(&facts).iter().map(|one| one.id.attempt).collect()
+            let attempts = |facts: &Facts<'_>| shown(facts).iter().map(|one| one.id.attempt).collect();
+            with_facts(&declared, phases, |_| Vec::new(), attempts)
         };
         assert_eq!(shown_of(&[(&new, dead()), (&new, runs())]), [1]);
         assert_eq!(shown_of(&[(&new, dead()), (&new, dead())]), [1]);
         assert_eq!(shown_of(&[(&old, runs()), (&new, dead()), (&new, dead())]), [0, 2]);
         assert_eq!(shown_of(&[(&old, dead()), (&old, runs()), (&new, runs())]), [1, 2]);
         assert_eq!(shown_of(&[(&old, dead()), (&new, dead())]), [1]);
+    }
+
+    #[test]
+    fn of_a_slot_that_was_stopped_what_was_stopped_is_shown_and_no_failed_attempt() {
+        let (declared, new, old) = declared();
+        let stopped = |observed: &[Instance]| vec![Wait::StopAsked { id: observed[0].id.clone() }];
+        let states = with_facts(&declared, &[(&old, dead()), (&new, dead())], stopped, |facts| {
+            let views = views(facts);
+            assert_eq!(views.view.message, "web: stopped, `keel start demo/web` starts it");
+            assert_eq!(views.services[0].kept_down.as_deref(), Some("stopped, `keel start demo/web` starts it"));
+            views.instances.iter().map(|one| (one.attempt, one.state)).collect::<Vec<_>>()
+        });
+        assert_eq!(states, [(0, super::super::LifeState::Stopped)]);
+    }
+
+    #[test]
+    fn that_another_instance_of_its_slot_rests_is_not_said_of_one_that_ended() {
+        let (declared, new, old) = declared();
+        let frozen = Phase::Paused { since: DateTime::UNIX_EPOCH };
+        let idle = |observed: &[Instance]| {
+            vec![Wait::IdleSuspended { id: observed[0].id.clone(), since: DateTime::UNIX_EPOCH }]
+        };
+        let messages = with_facts(&declared, &[(&old, frozen), (&new, dead())], idle, |facts| {
+            views(facts).instances.into_iter().map(|one| one.message).collect::<Vec<_>>()
+        });
+        assert!(messages[0].starts_with("keep demo/web/0 ("), "{messages:?}");
+        assert_eq!(messages[1], "");
     }
 }
