@@ -49,10 +49,10 @@ impl Narrator {
 
     /// What services don't get of what they ask for, once for each cause: many of them may have the same one.
     fn tell_degraded(&mut self, status: &Status, told: &mut Vec<Told>) {
-        // That of health is news of one instance, and told with it.
+        // That of health is news of one instance, and told with it; what is gone on without, the engine logs.
         let holds = |condition: &&Condition| {
             let holds = condition.kind == "Degraded" && condition.status == ConditionStatus::True;
-            holds && condition.reason != "HealthUnknown"
+            holds && !matches!(condition.reason.as_str(), "HealthUnknown" | "DependencyTimeout")
         };
         let mut now: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for service in &status.services {
@@ -259,10 +259,12 @@ mod tests {
         let shared =
             json!({"type": "Degraded", "status": "True", "reason": "NetworkShared", "message": "no bridge: so"});
         let unknown = json!({"type": "Degraded", "status": "True", "reason": "HealthUnknown", "message": "not known"});
+        let without =
+            json!({"type": "Degraded", "status": "True", "reason": "DependencyTimeout", "message": "without db"});
         let service = |name: &str| {
             json!({"deployment": "demo", "service": name, "source": null, "runtime": "sandbox", "image": "host",
                 "desired": 0, "running": 0, "ready": 0, "updated": 0, "revision": "r", "message": "",
-                "conditions": [&shared, &unknown]})
+                "conditions": [&shared, &unknown, &without]})
         };
         let with = |services: &[Value]| {
             let mut status = status(json!([]), json!([]), json!([]), Value::Null);
