@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
+use chrono::{DateTime, Utc};
 
 use super::files::{Named, NamedFile};
-use crate::spec::{self, ParsedFile, Position, Problem};
+use crate::plan::Schedule;
+use crate::spec::{self, ParsedFile, Position, Problem, ServiceSpec};
 
 /// Exit code when there is a problem.
 const PROBLEMS: u8 = 1;
@@ -106,7 +108,7 @@ impl Args {
                 format!("the deployment {deployment} has no services; write `services: {{}}` where that is meant");
             writeln!(err, "warning: {}: {}", file.display(), normalize_untrusted_str(&what))?;
         }
-        for line in sources.corrections() {
+        for line in sources.corrections().into_iter().chain(sources.past_schedules(Utc::now())) {
             writeln!(err, "warning: {}", normalize_untrusted_str(&line))?;
         }
         if output != Output::Json {
@@ -148,6 +150,24 @@ impl Sources {
         let files: Vec<(PathBuf, &ParsedFile)> =
             self.files.iter().map(|source| (source.name.clone(), &source.parsed)).collect();
         spec::merge(&files).deployments.values().flat_map(spec::corrections).collect()
+    }
+
+    /// Schedules that name no time after this one. They are no problem of a file, which would else become bad by itself.
+    fn past_schedules(&self, now: DateTime<Utc>) -> Vec<String> {
+        let files: Vec<(PathBuf, &ParsedFile)> =
+            self.files.iter().map(|source| (source.name.clone(), &source.parsed)).collect();
+        let deployments = spec::merge(&files).deployments;
+        let services = deployments.values().flat_map(|deployment| deployment.services.values());
+        let is_over = |spec: &ServiceSpec| Schedule::of(spec).is_some_and(|schedule| schedule.next(now).is_none());
+        let over = services.filter(|service| is_over(&service.spec)).map(|service| {
+            format!(
+                "{}:{}: services.{}.schedule: it names no time that is still to come, so that nothing is run",
+                service.file.display(),
+                service.position.line,
+                service.name
+            )
+        });
+        over.collect()
     }
 
     /// What is wrong inside of documents and between them, by file and position.
@@ -298,6 +318,25 @@ mod tests {
         let place =
             format!("warning: {}:4: services.web.rollout.max_unavailable: one replica may be missing", file.display());
         assert!(err.starts_with(&place) && err.ends_with("1 file checked, no problems\n"), "{err}");
+    }
+
+    #[test]
+    fn a_schedule_that_is_over_is_told_and_is_no_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.yaml");
+        let told = |schedule: &str| {
+            let text = format!(
+                "version: v1\ndeployment: a\nservices:\n  w:\n    image: {{ name: x }}\n    rtype: cron\n    schedule: '{schedule}'\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            let (code, out, err) = run(&[&file], Output::Text);
+            assert_eq!((code, out.as_str()), (0, ""));
+            err.replace(&file.display().to_string(), "a.yaml")
+        };
+        let over =
+            "warning: a.yaml:4: services.w.schedule: it names no time that is still to come, so that nothing is run\n";
+        assert_eq!(told("0 0 0 1 1 * 2020"), format!("{over}1 file checked, no problems\n"));
+        assert_eq!(told("0 0 1 1 *"), "1 file checked, no problems\n");
     }
 
     #[test]
