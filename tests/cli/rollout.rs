@@ -527,7 +527,7 @@ fn a_bad_version_that_was_declared_without_replicas_is_rolled_back_once_some_are
     let rig = Rig::new("sandbox");
     rig.write("specs/demo.yaml", &good("one", 2));
     let _controller = rig.controller();
-    rig.keel(&["rollout", "status", "demo", "--timeout", "60s"]).expect_code(0);
+    rig.until("it serves", || rig.get("services")[0]["ready"] == 2);
     rig.write("specs/demo.yaml", &good("one", 0));
     rig.until("none is left", || rig.get("instances").is_empty());
     rig.write("specs/demo.yaml", &bad("two", 0));
