@@ -82,8 +82,8 @@ pub trait Runtime: Send + Sync {
     /// Everything of this owner, complete or an error; never a part of it.
     async fn list(&self) -> Result<Listing>;
 
-    /// One instance as it is now, with the phase that [`Runtime::list`] would give it; none where it is gone or another
-    /// owner's. Adapters do this far cheaper than a list.
+    /// One instance as it is now, with the phase that [`Runtime::list`] would give it, or that of an end which a list does not
+    /// tell yet; none where it is gone or another owner's. Adapters do this far cheaper than a list.
     async fn inspect(&self, instance: &InstanceRef) -> Result<Option<Instance>> {
         let listed = self.list().await?.instances.into_iter();
         Ok(listed.into_iter().find(|one| one.runtime_id == instance.runtime_id))

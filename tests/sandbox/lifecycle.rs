@@ -156,6 +156,23 @@ impl Drop for Strayed {
 }
 
 #[tokio::test]
+async fn a_program_that_has_ended_is_not_said_to_run_before_its_end_is_recorded() {
+    let sandbox = Sandbox::new();
+    let instance = sandbox.run(&shell(FOREVER)).await;
+    let run = read_json(&sandbox.dir(&instance.as_ref()).join("run.json"));
+    let pid = |who: &str| Pid::from_raw(i32::try_from(run[who]["pid"].as_i64().unwrap()).unwrap()).unwrap();
+    let look = async || sandbox.runtime.inspect(&instance.as_ref()).await.unwrap().unwrap().phase;
+    assert!(matches!(look().await, Phase::Running { .. }));
+    kill_process(pid("supervisor"), Kill::STOP).unwrap();
+    kill_process(pid("program"), Kill::KILL).unwrap();
+    tokio::time::timeout(PATIENCE, async { while matches!(look().await, Phase::Running { .. }) {} }).await.unwrap();
+    assert_eq!(look().await, Phase::Stopping, "nobody has written down how it ended");
+    kill_process(pid("supervisor"), Kill::CONT).unwrap();
+    let exit = sandbox.ended(&instance.as_ref()).await;
+    assert_eq!((exit.code, look().await), (Some(137), Phase::Exited(exit)));
+}
+
+#[tokio::test]
 async fn looking_at_a_lost_instance_kills_and_records_nothing() {
     let sandbox = Sandbox::new();
     let instance = sandbox.run(&shell(FOREVER)).await;

@@ -83,7 +83,7 @@ mod workspace;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -101,7 +101,7 @@ use super::{
     StopRequest, Volumes,
 };
 use crate::spec::{Image, ImageRef, RuntimeKind};
-use crate::state::{Instance, InstanceRef, Owner};
+use crate::state::{Instance, InstanceRef, Owner, Phase};
 use bounds::{CREATE_LIMIT, FILE_LIMIT, LIST_LIMIT, REMOVE_LIMIT, bounded};
 use filters::Filters;
 use image::Images;
@@ -117,6 +117,11 @@ pub const KEEL_INSIDE: &str = "/run/keel/bin/keel";
 /// Longest time that probing the machine may take. It takes some milliseconds, and much longer where everything else
 /// wants the processors too; what can't be probed is not enforced, so it is better waited for.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time that a look at an instance waits for the record of an end that has already come. The supervisor writes it
+/// within milliseconds; where many processes are left to be killed it takes longer.
+const RECORD_LIMIT: Duration = Duration::from_millis(250);
+/// Pause between two looks for that record.
+const RECORD_PACE: Duration = Duration::from_millis(5);
 /// Calls per core that this runtime serves well side by side: a start is one third computing and two thirds waiting
 /// for the kernel's global locks.
 const CALLS_PER_CORE: usize = 4;
@@ -335,7 +340,21 @@ impl Runtime for SandboxRuntime {
     }
 
     async fn inspect(&self, instance: &InstanceRef) -> Result<Option<Instance>> {
-        Ok(self.look(instance).await?.map(|found| found.instance))
+        // Who asks about one instance wants to use it. A list does without this look, which costs one call per instance.
+        let end = Instant::now() + RECORD_LIMIT;
+        loop {
+            let Some(mut found) = self.look(instance).await? else { return Ok(None) };
+            let is_ending =
+                found.is_ending().map_err(|error| failed("looking for the program of an instance", &error))?;
+            if is_ending && Instant::now() < end {
+                tokio::time::sleep(RECORD_PACE).await;
+                continue;
+            }
+            if is_ending {
+                found.instance.phase = Phase::Stopping;
+            }
+            return Ok(Some(found.instance));
+        }
     }
 
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>> {

@@ -46,6 +46,20 @@ pub struct Found {
     pub lost: Option<Run>,
 }
 
+impl Found {
+    /// Whether its program has ended, also as a zombie, while the records still say that it runs: its supervisor, which
+    /// writes the end down, has yet to come to it.
+    ///
+    /// # Errors
+    /// Whether the program is gone can't be told.
+    pub fn is_ending(&self) -> io::Result<bool> {
+        match (&self.instance.phase, &self.run) {
+            (Phase::Running { .. }, Some(run)) => Ok(run.program.open()?.is_none()),
+            _ => Ok(false),
+        }
+    }
+}
+
 /// What lies in the directory of an instance.
 #[derive(Debug)]
 pub enum Entry {
