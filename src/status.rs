@@ -12,6 +12,7 @@ mod view;
 mod waits;
 
 pub use compute::{DeploymentStatus, views};
+pub use conditions::IMAGE_ASKED;
 pub use facts::{Facts, PoolFacts};
 pub use jobs::{ActiveRunView, FailedInstance, JobKind, JobView, RunView};
 pub use lives::LifeState;

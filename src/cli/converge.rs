@@ -15,7 +15,7 @@ use super::text::{count, harmless};
 use crate::api::{ApiError, Client, LogItem, LogQuery};
 use crate::spec::HumanDuration;
 use crate::state::{Condition, ConditionStatus, ExitReason, FailureReason, StopCause};
-use crate::status::{DeploymentState, ExitView, InstanceView, JobKind, JobView, ServiceView, Status};
+use crate::status::{DeploymentState, ExitView, IMAGE_ASKED, InstanceView, JobKind, JobView, ServiceView, Status};
 use futures::StreamExt;
 
 /// Longest wait when none is named: the progress deadline of a rollout (Kubernetes' `progressDeadlineSeconds`).
@@ -253,7 +253,7 @@ fn is_moving(status: &Status, name: &str, baseline: &Baseline) -> bool {
     let is_on_its_way = |service: &ServiceView| {
         !given_up.contains(service.service.as_str())
             && is_under_way(service)
-            && (!is_failing(service) || is_tried(status, service, baseline))
+            && (!is_failing(service) || is_tried(status, service, baseline) || is_asked_for(service))
     };
     of_deployment().any(|service| is_led_back(service) || is_on_its_way(service))
 }
@@ -270,6 +270,11 @@ fn is_under_way(service: &ServiceView) -> bool {
         ("Complete", _) => condition.reason == "InProgress",
         _ => false,
     })
+}
+
+/// Whether a registry is being asked which image of a service is meant: another one may do better than the one that failed.
+fn is_asked_for(service: &ServiceView) -> bool {
+    service.conditions.iter().any(|one| one.kind == "Progressing" && one.reason == IMAGE_ASKED)
 }
 
 /// Whether a service crashed and is tried again: it is on its way until that was often enough.
@@ -500,81 +505,4 @@ async fn last_lines(client: &Client, output: &Output) -> Result<Vec<String>, Str
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    /// A deployment whose only instance is in this phase.
-    fn status(phase: &str, restarts: u32, exit: Option<u8>) -> Status {
-        let exit = exit.map(|code| {
-            json!({"code": code, "signal": null, "oom_killed": false, "reason": "exited", "message": null, "finished_at": "2026-01-01T00:00:01Z"})
-        });
-        let instance = json!({
-            "deployment": "demo", "service": "web", "slot": 0, "name": "demo/web/0", "runtime": "sandbox",
-            "runtime_id": "x", "pid": null, "phase": phase, "ready": false, "revision": "r", "restarts": restarts,
-            "created_at": "2026-01-01T00:00:00Z", "started_at": null, "exit": exit, "ports": [], "message": "",
-            "conditions": [],
-        });
-        let deployment = json!({"deployment": "demo", "source": null, "state": "progressing", "message": "web: starting", "conditions": []});
-        serde_json::from_value(json!({
-            "generation": 1, "synced": true, "deployments": [deployment], "services": [], "instances": [instance],
-            "problems": [], "hold": null, "runtimes": [],
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn what_is_started_again_when_time_runs_out_tells_how_the_run_before_ended() {
-        let goals = [("demo".to_owned(), Goal::Running)].into();
-        let baseline = Baseline::of(&status("running", 3, None));
-        let mut crashes = Crashes::default();
-        let lacking = |status: &Status, crashes: &Crashes| {
-            let failed = missing(status, &goals, &baseline, crashes).remove(0);
-            (failed.why, failed.output)
-        };
-        let starting = status("created", 5, None);
-        let output = |previous: bool| {
-            let runtime_id = (!previous).then(|| "x".to_owned());
-            Some(Output { instance: "demo/web/0".to_owned(), runtime_id, previous })
-        };
-        let unseen = "it is progressing: web: starting; demo/web/0 ended 2 times and is started again";
-        assert_eq!(lacking(&starting, &crashes), (unseen.to_owned(), output(true)));
-        crashes.see(&status("exited", 4, Some(7)));
-        let seen = "it is progressing: web: starting; demo/web/0 ended 2 times (exit code 7) and is started again";
-        assert_eq!(lacking(&starting, &crashes), (seen.to_owned(), output(true)));
-        let dead = "it is progressing: web: starting";
-        assert_eq!(lacking(&status("exited", 5, Some(7)), &crashes), (dead.to_owned(), output(false)));
-        assert_eq!(lacking(&status("created", 3, None), &crashes), (dead.to_owned(), None), "it never ended");
-    }
-
-    #[test]
-    fn crashes_of_another_revision_do_not_count_for_this_one() {
-        let mut before = status("exited", 7, Some(1));
-        before.instances[0].revision = "old".to_owned();
-        let baseline = Baseline::of(&before);
-        assert_eq!(baseline.crashes(&before, &before.instances[0]), 1);
-        let after = status("exited", 2, Some(1));
-        assert_eq!(baseline.crashes(&after, &after.instances[0]), 3, "the first run, and two restarts");
-    }
-
-    #[test]
-    fn crashes_of_before_its_runtime_was_written_down_do_not_count() {
-        let service = |revision: &str, equivalent: &str| -> ServiceView {
-            serde_json::from_value(json!({
-                "deployment": "demo", "service": "web", "source": null, "runtime": "sandbox", "image": "one", "desired": 1,
-                "running": 0, "ready": 0, "updated": 0, "revision": revision, "equivalent": equivalent, "conditions": [],
-            }))
-            .unwrap()
-        };
-        let mut before = status("exited", 7, Some(1));
-        before.services = vec![service("r", "written")];
-        let baseline = Baseline::of(&before);
-        let mut after = status("exited", 8, Some(1));
-        after.instances[0].revision = "written".to_owned();
-        after.services = vec![service("written", "r")];
-        assert_eq!(baseline.crashes(&after, &after.instances[0]), 2, "the one before, and one restart");
-        after.services = vec![service("written", "other")];
-        assert_eq!(baseline.crashes(&after, &after.instances[0]), 9, "another template begins at zero");
-    }
-}
+mod tests;

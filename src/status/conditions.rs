@@ -9,6 +9,9 @@ use crate::state::{
     Condition, DesiredService, ErrorKind, HealthState, Instance, NOT_CHECKED, Pause, RolloutCourse, RunEnd, Standing,
 };
 
+/// Why a service progresses of which nothing is begun before a registry has said which image its tag is now.
+pub const IMAGE_ASKED: &str = "ImageAsked";
+
 /// Conditions of a deployment.
 pub(super) fn of_deployment(facts: &Facts<'_>, state: DeploymentState, message: &str) -> Vec<Condition> {
     let ready = match state {
@@ -58,6 +61,11 @@ pub(super) fn of_service(
         (None, Some(pool)) => pool.conditions().to_vec(),
         (None, None) => vec![available(view, service, &mine), progressing(view, service, instances, &mine)],
     };
+    // What the registry says may be something else than what failed before.
+    let asked = mine.iter().find(|wait| matches!(wait, Wait::ImageAsked { .. }));
+    if let (Some(wait), Some(progressing)) = (asked, conditions.iter_mut().find(|one| one.kind == "Progressing")) {
+        *progressing = Condition::holds("Progressing", IMAGE_ASKED, wait.to_string());
+    }
     conditions.extend(rollout(service, &mine));
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
     conditions.extend(mine.iter().filter_map(|wait| without_dependency(wait)));
