@@ -36,6 +36,9 @@ type Key = (RuntimeKind, String);
 #[derive(Debug, Default)]
 pub struct FollowedTags {
     tags: BTreeMap<Key, Tag>,
+    /// Deployments of which somebody wants every tag asked for that was not known when they said so: what they declare may
+    /// be read only after that, and a runtime may begin to answer only then.
+    wanted: BTreeSet<String>,
     /// When runtimes are told which images are needed; absent where they know.
     tell: Option<Instant>,
 }
@@ -78,20 +81,26 @@ impl State {
         &mut self,
         deployment: &str,
         declared: Option<&DesiredDeployment>,
-    ) -> Vec<(String, Wait)> {
-        let mut waits = Vec::new();
+    ) -> BTreeMap<String, Wait> {
+        let mut waits = BTreeMap::new();
         if !self.covers(deployment) || self.is_suspended(deployment) {
             return waits;
         }
-        for (service, reference) in declared.into_iter().flat_map(following) {
-            let answers = self.runtimes.get(&service.runtime).is_some_and(|one| one.runtime.tags().is_some());
+        let Some(declared) = declared else { return waits };
+        let is_wanted = self.images.wanted.remove(deployment);
+        for (service, reference) in following(declared) {
+            let runtime = self.runtimes.get(&service.runtime).map(|one| &one.runtime);
+            if is_wanted && (runtime.is_none() || self.unreachable.contains_key(&service.runtime)) {
+                self.images.wanted.insert(deployment.to_owned());
+            }
+            let answers = runtime.is_some_and(|runtime| runtime.tags().is_some());
             if !answers || self.unreachable.contains_key(&service.runtime) {
                 continue;
             }
             let memory = self.memory.get(deployment);
             let known = memory.and_then(|memory| memory.rollouts.get(&service.name)?.image.as_ref());
             let is_known = known.is_some_and(|image| image.reference == reference);
-            let new = || Tag { due: Instant::now(), asking: false, answered: is_known, failed: false };
+            let new = || Tag { due: Instant::now(), asking: false, answered: is_known && !is_wanted, failed: false };
             let tag = self.images.tags.entry((service.runtime, reference.to_owned())).or_insert_with(new);
             // Another service had it asked for before.
             let is_news = !is_known && tag.answered && !tag.failed;
@@ -100,7 +109,7 @@ impl State {
             }
             if !tag.answered {
                 let wait = Wait::ImageAsked { service: service.name.clone(), image: reference.to_owned() };
-                waits.push((service.name.clone(), wait));
+                waits.insert(service.name.clone(), wait);
             }
         }
         waits
@@ -109,6 +118,7 @@ impl State {
     /// Has the tags of a deployment asked for now; nothing of it begins before the answer.
     pub(super) fn ask_for_images(&mut self, deployment: &str) {
         let declared = self.declared.clone();
+        self.images.wanted.insert(deployment.to_owned());
         for (service, reference) in declared.desired.deployments.get(deployment).into_iter().flat_map(following) {
             if let Some(tag) = self.images.tags.get_mut(&(service.runtime, reference.to_owned())) {
                 (tag.due, tag.answered) = (Instant::now(), false);

@@ -45,8 +45,9 @@ impl State {
         let scaled = raw.ok().and_then(|declared| self.scaled(declared, &observed));
         let raw = scaled.as_ref().map_or(raw, Ok);
         let mut effective = raw.map(|desired| self.effective(desired));
+        let asked = self.follow_images(deployment, raw.ok());
         if let (Ok(desired), true) = (raw, self.covers(deployment))
-            && self.advance(deployment, desired, &observed)
+            && self.advance(deployment, desired, &observed, &asked)
         {
             effective = Ok(self.effective(desired));
             (judged, observed) = self.look(deployment, effective.as_ref().ok());
@@ -66,7 +67,7 @@ impl State {
         record.forget_gone(&observed, &shared);
         self.remember_jobs(deployment, desired, &observed);
         let mut plan = self.plan(deployment, desired, &observed);
-        for (service, wait) in self.follow_images(deployment, raw.ok()) {
+        for (service, wait) in asked {
             plan.hold(&service, wait);
         }
         let jobs = self.with_input(deployment, desired, &observed, job_states);

@@ -1,5 +1,7 @@
 //! The memory of rollouts in the core: carried on at every turn of a deployment, kept, and shown.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +10,8 @@ use super::core::State;
 use super::engine::Engine;
 use super::memory::{Kept, Note};
 use super::message::Command;
-use crate::plan::JobStates;
 use crate::plan::revisions::{self, Decision, Memory, RolloutHistory, Seen, effective, shown};
+use crate::plan::{JobStates, Wait};
 use crate::spec::{RType, Revision, RuntimeKind};
 use crate::state::{DesiredDeployment, DesiredService, Fate, Instance, InstanceId, Pause, Target};
 
@@ -86,8 +88,16 @@ impl State {
         self.is_suspended(deployment).then(why)
     }
 
-    /// Carries the rollouts of a declared deployment on; says whether anything is to be planned otherwise by that.
-    pub(super) fn advance(&mut self, deployment: &str, declared: &DesiredDeployment, observed: &[Instance]) -> bool {
+    /// Carries the rollouts of a declared deployment on; says whether anything is to be planned otherwise by that. Those of
+    /// services that wait to hear which image their tag is now stand still, so that what was ordered and the image that is
+    /// found are one change.
+    pub(super) fn advance(
+        &mut self,
+        deployment: &str,
+        declared: &DesiredDeployment,
+        observed: &[Instance],
+        asked: &BTreeMap<String, Wait>,
+    ) -> bool {
         let mut memory = self.memory.remove(deployment).unwrap_or_default();
         let before = memory.clone();
         let scaled = shown(declared, &Memory { orders: memory.orders.clone(), ..Memory::default() });
@@ -97,6 +107,9 @@ impl State {
         self.with_input(deployment, Ok(&scaled), observed, |input| {
             for service in scaled.services.values() {
                 let history = memory.rollouts.entry(service.name.clone()).or_default();
+                if asked.contains_key(&service.name) && history.image.is_some() {
+                    continue;
+                }
                 let advance = revisions::advance(history, Seen { input, declared: service });
                 decisions.extend(advance.decisions);
                 began.extend(advance.began.then(|| service.name.clone()));

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::controller::{Command, Connected, IMAGE_EVERY, Message, Order};
+use evenkeel::controller::{Command, Connected, Core, IMAGE_EVERY, Message, Order, Parts};
+use evenkeel::plan::revisions::{Memory, RolloutHistory};
 use evenkeel::runtime::sim::Faults;
-use evenkeel::state::Phase;
+use evenkeel::state::{ConditionStatus, Phase, Target};
 use evenkeel::status::{DeploymentState, Status};
 use tokio::sync::oneshot;
 
@@ -132,6 +133,78 @@ async fn a_restart_asks_for_the_tag_at_once() {
     let rolled = pinned(&next);
     rig.until("it is rolled out", |status| is_done(status) && images(&rig) == rolled).await;
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!(revisions(&rig).await, 2, "the restart and what is found are one change");
+}
+
+/// How many revisions there are of the service.
+async fn revisions(rig: &Rig) -> usize {
+    let target = Target { deployment: "demo".to_owned(), service: None, slot: None };
+    let (reply, answer) = oneshot::channel();
+    rig.core.messages.send(Message::Command(Command::Rollouts(target, reply))).await.expect("the core runs");
+    answer.await.expect("an answer").expect("it is declared")[0].revisions.len()
+}
+
+/// Says that the deployment is to run as declared, as an apply does.
+async fn want(core: &Core) {
+    let (reply, answer) = oneshot::channel();
+    let want = Command::Want(["demo".to_owned()].into(), reply);
+    core.messages.send(Message::Command(want)).await.expect("the core runs");
+    answer.await.expect("an answer");
+}
+
+/// Whether a condition of the service holds, and why.
+fn of(status: &Status, kind: &str) -> Option<(bool, String)> {
+    let found = status.services.first()?.conditions.iter().find(|one| one.kind == kind);
+    found.map(|one| (one.status == ConditionStatus::True, one.reason.clone()))
+}
+
+fn is_asked_for(status: &Status) -> bool {
+    of(status, "Progressing") == Some((true, "ImageAsked".to_owned()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_rolled_back_is_on_its_way_while_an_apply_asks_for_its_tag() {
+    let rig = Rig::new();
+    rig.world.push_image(TAG, TAG);
+    rig.declare(&web("newer", ""));
+    rig.until("it runs", is_done).await;
+    rig.world.push_image(TAG, BROKEN);
+    let crashing = |is| Some((is, "Crashing".to_owned()));
+    rig.until("it is rolled back", |status| {
+        of(status, "RolledBack") == crashing(true) && of(status, "Progressing") == crashing(false)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let mended = rig.world.push_image(TAG, NEXT);
+    want(&rig.core).await;
+    rig.until("it is asked for", is_asked_for).await;
+    let began = tokio::time::Instant::now();
+    let rolled = pinned(&mended);
+    rig.until("the next one is rolled out", |status| is_done(status) && images(&rig) == rolled).await;
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_apply_by_a_process_that_knows_the_image_asks_for_its_tag_all_the_same() {
+    let mut rig = Rig::new();
+    let first = rig.world.push_image(TAG, TAG);
+    rig.declare(&web("newer", ""));
+    rig.until("it runs", is_done).await;
+    let mut history = RolloutHistory::default();
+    let declared = rig.declare.borrow().desired.deployments["demo"].services["web"].clone();
+    history.learn_image(&declared, &first, &[]);
+    let memory = Memory { rollouts: [("web".to_owned(), history)].into(), ..Memory::default() };
+    let next = rig.world.push_image(TAG, NEXT);
+    // The answer takes longer than the picture of what runs.
+    rig.world.set_faults(Faults { latency: Duration::from_secs(4), ..Faults::none() });
+    rig.core = Core::start(Parts { memory: [("demo".to_owned(), memory)].into(), ..rig.parts() });
+    want(&rig.core).await;
+    rig.until("nobody is told that it runs before the answer", is_asked_for).await;
+    rig.world.set_faults(Faults::none());
+    let began = tokio::time::Instant::now();
+    let rolled = pinned(&next);
+    rig.until("it is rolled out", |status| is_done(status) && images(&rig) == rolled).await;
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
