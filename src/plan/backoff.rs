@@ -6,6 +6,10 @@ use std::time::Duration;
 /// restart is immediate.
 pub const RESTART_DELAY: Duration = Duration::from_secs(10);
 
+/// Shortest wait before the second restart in a row, whatever the spec names: Docker's first wait, and systemd's only one. A
+/// shorter one would hardly grow, and none at all never would.
+pub const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
+
 /// Longest wait between restarts: kubelet's crash loop back-off. A longer `restart_policy.delay` counts as written.
 pub const RESTART_DELAY_MAX: Duration = Duration::from_secs(300);
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::Wait;
-use super::backoff::{RESTART_DELAY, RESTART_DELAY_MAX, STABLE_RUN, backoff};
+use super::backoff::{RESTART_DELAY, RESTART_DELAY_MAX, RESTART_DELAY_MIN, STABLE_RUN, backoff};
 use super::time::elapsed;
 use crate::spec::{CrashAction, HumanDuration, OnExpiry, RestartKind, ServiceSpec};
 use crate::state::{DesiredService, EndedBy, Exit, Instance, StopCause};
@@ -119,9 +119,10 @@ fn restart(instance: &Instance, exit: &Exit, spec: &ServiceSpec, counts_from: Op
     AfterExit::Restart { pause, streak: so_far.saturating_add(1) }
 }
 
-/// Wait before the second restart in a row.
+/// Wait before the second restart in a row, at least [`RESTART_DELAY_MIN`].
 pub(super) fn restart_delay(spec: &ServiceSpec) -> Duration {
-    spec.restart_policy.as_ref().and_then(|policy| policy.delay).map_or(RESTART_DELAY, HumanDuration::get)
+    let written = spec.restart_policy.as_ref().and_then(|policy| policy.delay);
+    written.map_or(RESTART_DELAY, HumanDuration::get).max(RESTART_DELAY_MIN)
 }
 
 /// Whether the run lasted for [`STABLE_RUN`], without the time for which it was frozen.

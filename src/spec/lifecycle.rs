@@ -109,7 +109,8 @@ pub struct RestartPolicy {
     /// Restarts in a row before giving up; no bound when nothing is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
-    /// First delay of the back-off; `10s` when nothing is written.
+    /// First delay of the back-off, before the second restart in a row and doubled for each that follows; `10s` when nothing
+    /// is written. Less than `100ms`, and so `0s`, counts as `100ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "10s"))]
     pub delay: Option<HumanDuration>,

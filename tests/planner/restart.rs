@@ -96,6 +96,18 @@ fn the_delay_of_the_policy_is_the_first_wait() {
 }
 
 #[test]
+fn without_a_delay_the_waits_begin_short_and_grow_all_the_same() {
+    for fields in ["restart_policy: {kind: always, delay: 0s}", "restart_policy: {kind: always, delay: 1ms}"] {
+        for (streak, millis) in [(1, 100), (2, 200), (5, 1_600), (40, 300_000)] {
+            let plan = web(fields).with([up(0, 'a').attempt(streak).restarted(streak, streak).exited(1, 5, 0)]).plan();
+            assert!(plan.is_empty(), "{streak}: {plan}");
+            let wait = plan.next_look.map(|at| (at - ago(0)).num_milliseconds()).unwrap_or_default();
+            assert!((millis..=millis + millis / 10).contains(&wait), "{streak}: {wait}");
+        }
+    }
+}
+
+#[test]
 fn a_new_template_is_not_held_back_by_the_crashes_of_the_old_one() {
     Snapshot::declared()
         .service("web", 'b', 1, "")

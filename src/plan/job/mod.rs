@@ -33,10 +33,10 @@ pub use state::{ActiveRun, JobState, JobStates, job_states};
 use super::diff::outdated;
 use super::draft::{Draft, Launch};
 use super::need::{is_ended_as_unhealthy, is_refused, may_not_begin};
-use super::restart::{OTHERS_MOMENT, is_final};
+use super::restart::{OTHERS_MOMENT, is_final, restart_delay};
 use super::time::{after, due};
-use super::{Cause, RESTART_DELAY, Unreachable, Wait, backoff};
-use crate::spec::{HumanDuration, RType};
+use super::{Cause, Unreachable, Wait, backoff};
+use crate::spec::RType;
 use crate::state::{DesiredService, Exit, Instance, InstanceId, Phase, RunEnd, RunId, StopCause};
 
 /// Longest wait before a failed completion is tried again: the back-off of Kubernetes' jobs ends at six minutes.
@@ -181,8 +181,7 @@ fn launch(
 
 /// Says so where the next try of a failed completion is not due.
 fn backed_off(draft: &mut Draft<'_>, desired: &DesiredService, dead: InstanceId, exit: &Exit, failures: u32) -> bool {
-    let delay = desired.spec.restart_policy.as_ref().and_then(|policy| policy.delay);
-    let first = delay.map_or(RESTART_DELAY, HumanDuration::get);
+    let first = restart_delay(&desired.spec);
     let pause = backoff(first, JOB_DELAY_MAX.max(first), failures, &dead.runtime_name());
     rests_until(draft, dead, exit, due(exit.finished_at, pause, draft.input.now))
 }
