@@ -1203,3 +1203,39 @@ fn a_restart_that_fails_goes_back_to_what_is_declared_and_is_told_of() {
         }
     }
 }
+
+#[test]
+fn a_deadline_that_is_over_tells_what_was_last_in_the_way() {
+    let decided = |make: Trigger| -> String {
+        let mut course = Course::stuck("on_failure: rollback");
+        make(&mut course);
+        course.wait(60);
+        let decided = course.decide().remove(0);
+        assert_eq!(decided.kind, "RolledBack");
+        decided.message
+    };
+    let slow = decided(Box::new(|_| {}));
+    assert!(slow.contains("3 old instances are left; rolling back"), "{slow}");
+    let made: [(Trigger, &str); 3] = [
+        (Box::new(|course| course.crash(1, 1)), "demo/web/0: exited 1"),
+        (
+            Box::new(|course| course.judge_new(HealthState::Starting { last: Some("connection refused".to_owned()) })),
+            "demo/web/0 is starting: connection refused",
+        ),
+        (
+            Box::new(|course| {
+                course.crash(1, 1);
+                course.refuse();
+                course.snapshot.history.failures.values_mut().for_each(|failure| failure.retryable = true);
+            }),
+            "demo/web/1: no space left",
+        ),
+    ];
+    for (make, trouble) in made {
+        let message = decided(make);
+        assert!(
+            message.contains(&format!("3 old instances are left; the last trouble: {trouble}; rolling")),
+            "{message}"
+        );
+    }
+}

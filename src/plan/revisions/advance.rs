@@ -8,6 +8,7 @@ use super::history::{
     Declaration, FailedRestart, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress,
 };
 use super::judge::{Findings, is_failing_in_a_slot, look};
+use super::obstacle::obstacle;
 use crate::plan::Input;
 use crate::plan::depends::{HeldBack, held_back};
 use crate::plan::time::{earliest, elapsed};
@@ -295,7 +296,10 @@ impl Course<'_, '_> {
         let is_going = rollout.outcome == Outcome::Going;
         let deadline = wanted.spec.rollout().progress_deadline();
         let overdue = is_going && rollout.clock.spent(now) >= deadline;
-        let overdue = overdue.then(|| overdue_after(HumanDuration(deadline), wanted, found));
+        let overdue = overdue.then(|| {
+            let obstacle = obstacle(self.seen.input, wanted, rollout.counts_from);
+            overdue_after(HumanDuration(deadline), wanted, found, obstacle)
+        });
         // What is declared for the first time waits on.
         let leads_back = || self.way_back(wanted, found).is_some();
         let forsaken = || found.forsaken.clone().filter(|_| is_going && leads_back());
@@ -445,13 +449,19 @@ fn trust(rollout: &mut RolloutProgress, found: &Findings) {
     rollout.trusted = found.trusted.clone();
 }
 
-fn overdue_after(deadline: HumanDuration, wanted: &DesiredService, found: &Findings) -> RolloutFailure {
+fn overdue_after(
+    deadline: HumanDuration,
+    wanted: &DesiredService,
+    found: &Findings,
+    obstacle: Option<String>,
+) -> RolloutFailure {
     let message = format!(
-        "no progress within rollout.progress_deadline ({deadline}): {} of {} new replicas are available, and {} {} left",
+        "no progress within rollout.progress_deadline ({deadline}): {} of {} new replicas are available, and {} {} left{}",
         found.available,
         wanted.replicas,
         old_instances(found.old),
-        if found.old == 1 { "is" } else { "are" }
+        if found.old == 1 { "is" } else { "are" },
+        obstacle.map(|what| format!("; the last trouble: {what}")).unwrap_or_default()
     );
     RolloutFailure { reason: FailureReason::ProgressDeadlineExceeded, message }
 }

@@ -11,6 +11,7 @@ mod history;
 mod image;
 mod judge;
 mod keep;
+mod obstacle;
 mod order;
 mod wanted;
 
