@@ -422,7 +422,7 @@ impl State {
             }
             Command::Trigger(trigger) => self.trigger(trigger),
             Command::Wake(target, reply) => drop(reply.send(self.wake(&target))),
-            Command::Touch(target, reply) => drop(reply.send(self.touch(&target))),
+            Command::Touch(target, reply) => drop(reply.send(self.touch_unclaimed(&target))),
             Command::ExplainIdle(target, reply) => drop(reply.send(self.explain_idle(&target))),
             Command::Orphans(reply) => self.tell_orphans(reply),
             Command::ClearRemnants(reply) => {

@@ -66,6 +66,10 @@ fn a_warm_sandbox_is_handed_out_and_is_for_its_client_alone() {
     let one = acquire(&rig, &["demo/box", "--env", "COLOUR=green", "--label", "lang=shell"]);
     assert_eq!(one.told["warm"], true, "{}", one.told);
     assert!(one.told["elapsed_ms"].as_f64().is_some_and(|elapsed| elapsed > 0.0), "{}", one.told);
+    let touch = rig.keel(&["touch", &one.instance]).expect_code(1);
+    let says = format!("keel session touch {} with its token", one.id);
+    assert!(touch.err.contains(&says) && touch.out.is_empty(), "{touch:?}");
+    assert!(!rig.keel(&["touch", "demo/box"]).expect_code(0).out.contains(&one.instance), "the free ones alone");
     let said = one.exec(&rig, "echo $COLOUR").expect_code(0);
     assert_eq!(said.out, "green\n");
     let by_id = rig.keel(&["exec", &one.id, "--token", &one.token, "--", "echo", "in"]).expect_code(0);

@@ -243,6 +243,31 @@ impl State {
     }
 }
 
+impl State {
+    /// Takes note that instances are in use, but those that sessions have: a session is as idle as its own calls say, and
+    /// whoever has its token makes them.
+    ///
+    /// # Errors
+    /// Nothing runs that is covered, or nothing but what sessions have; no controller runs.
+    pub(in crate::controller) fn touch_unclaimed(&mut self, target: &Target) -> Result<Vec<String>, EngineError> {
+        let lives = |one: &&Instance| matches!(one.phase, Phase::Running { .. } | Phase::Paused { .. });
+        let covered = self.cache.of(&target.deployment).filter(lives).filter(|one| target.covers(&one.id));
+        let held = covered.map(|one| (one, self.sessions.holder(&target.deployment, &one.as_ref())));
+        let (claimed, free): (Vec<_>, Vec<_>) = held.partition(|(_, holder)| holder.is_some());
+        if let ([(one, Some(holder)), ..], []) = (&claimed[..], &free[..]) {
+            let id = &holder.session.id;
+            return Err(EngineError::Conflict(format!(
+                "the session {id} has {}; keel session touch {id} with its token (--token or KEEL_SESSION_TOKEN) says that it \
+                 is in use",
+                one.id
+            )));
+        }
+        let claimed: Vec<String> = claimed.into_iter().map(|(one, _)| one.id.name()).collect();
+        let touched = self.touch(target)?;
+        Ok(touched.into_iter().filter(|name| !claimed.contains(name)).collect())
+    }
+}
+
 /// Why somebody may not enter a member that a session has.
 fn claimed(instance: &Instance, holder: &Held, has_token: bool) -> EngineError {
     let id = &holder.session.id;
