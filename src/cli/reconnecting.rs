@@ -11,6 +11,7 @@ use crate::api::{ApiError, Client, Kind};
 use crate::config::Options;
 use crate::controller::Mode;
 use crate::status::Status;
+use crate::store::StateDir;
 
 /// Before another engine is asked in place of a controller that went away: one that is ending has closed its socket by
 /// then, and nobody notices the pause.
@@ -153,7 +154,16 @@ impl<'a> Reconnecting<'a> {
     ) -> anyhow::Result<T> {
         for _ in 1..MOST_TRIES {
             let began = Instant::now();
-            match request(&self.client).await {
+            let awaited = self.awaited();
+            let answer = tokio::select! {
+                biased;
+                answer = request(&self.client) => answer,
+                () = awaited => {
+                    self.hand_back().await?;
+                    continue;
+                }
+            };
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
                     // It may be many requests and a long wait: what went well for as long is no part of an outage.
@@ -165,6 +175,39 @@ impl<'a> Reconnecting<'a> {
             }
         }
         request(&self.client).await.map_err(Into::into)
+    }
+
+    /// Waits until a controller waits for this process, where that does the work itself.
+    fn awaited(&self) -> impl Future<Output = ()> + use<'a> {
+        let works = self.mode == Mode::OneShot && !self.client.has_controller();
+        let options = self.options;
+        async move {
+            while !works || !is_awaited(options) {
+                match works {
+                    true => tokio::time::sleep(CONTROLLER_POLL).await,
+                    false => std::future::pending().await,
+                }
+            }
+        }
+    }
+
+    /// Leaves the work to the controller that waits for it, and goes on as its client. Where that goes away meanwhile, this
+    /// process does the work again.
+    ///
+    /// # Errors
+    /// No engine can be opened in this process.
+    async fn hand_back(&mut self) -> anyhow::Result<()> {
+        note("a controller starts, which carries on with it");
+        // One that looks holds nobody up, and the other one lets go of the state directory with its end.
+        let looks = open(self.options, &Mode::Observe, Duration::ZERO).await?;
+        self.switch(looks).await;
+        let end = Instant::now() + LONGEST_OUTAGE;
+        while is_awaited(self.options) && Instant::now() < end {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        let client = open(self.options, &self.mode, self.patience).await?;
+        self.switch(client).await;
+        Ok(())
     }
 
     /// Goes on with another engine if the error is that the controller went away, and says so where that has none.
@@ -266,6 +309,11 @@ impl<'a> Reconnecting<'a> {
     }
 }
 
+/// Whether a controller waits for the process that works on the state directory.
+fn is_awaited(options: &Options) -> bool {
+    StateDir::open(&options.state_dir).is_ok_and(|dir| dir.is_awaited())
+}
+
 /// The first controller that runs.
 async fn controller(options: &Options) -> anyhow::Result<Client> {
     loop {
@@ -279,7 +327,6 @@ async fn controller(options: &Options) -> anyhow::Result<Client> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StateDir;
 
     /// Failures, each so many seconds after the one before, where an answer began in between or not: how many until it
     /// is given up.

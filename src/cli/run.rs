@@ -20,13 +20,21 @@ use super::output::note;
 use super::text::{count, duration};
 use crate::api::{ApiError, Client, Server, router};
 use crate::config::Options;
-use crate::controller::{Engine, EngineOptions, Mode};
+use crate::controller::{Engine, EngineError, EngineOptions, Mode};
+use crate::spec::HumanDuration;
 use crate::status::{DeploymentState, Status};
 use crate::store::StateDir;
 use crate::telemetry::LogFormat;
 
 /// Longest time for the engine to end; what it was doing is done again by the next one.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Longest wait for a command that works on the state directory: one that merely waits hands back within a second, and most of
+/// the others are done by then. A service manager that gives a start the usual 90 seconds is told why before they are over.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two tries meanwhile.
+const COMMAND_POLL: Duration = Duration::from_millis(100);
 
 /// Watch a directory and keep running what its files declare
 ///
@@ -95,7 +103,7 @@ impl Args {
         let mode = Mode::Controller { directory, allow_empty: self.allow_empty, once: self.once };
         let devices = self.devices.map(|devices| devices == Devices::Allow);
         let engine = tokio::select! {
-            opened = Engine::open(EngineOptions { devices, ..engine_options(options, mode) }) => opened.map_err(ApiError::from)?,
+            opened = self.opened(EngineOptions { devices, ..engine_options(options, mode) }) => opened?,
             _ = signals.end() => return Ok(Exit::Success),
         };
         let outcome = self.serve(options, &engine, &mut signals).await;
@@ -104,6 +112,24 @@ impl Args {
             tracing::warn!("the engine did not end in time");
         }
         outcome
+    }
+
+    /// The engine. A command that works on the state directory is asked to hand back what it has begun, and waited for; a
+    /// single pass is such a command itself.
+    async fn opened(&self, options: EngineOptions) -> anyhow::Result<Engine> {
+        let since = Instant::now();
+        let mut waiting = None;
+        loop {
+            let holder = match Engine::open(options.clone()).await {
+                Err(EngineError::Busy(holder)) if !self.once && since.elapsed() < COMMAND_PATIENCE => holder,
+                opened => return Ok(opened.map_err(ApiError::from)?),
+            };
+            if waiting.is_none() {
+                tracing::info!("waiting for up to {}: {holder}", HumanDuration(COMMAND_PATIENCE));
+                waiting = Some(StateDir::open(&options.state_dir)?.wait_for()?);
+            }
+            tokio::time::sleep(COMMAND_POLL).await;
+        }
     }
 
     async fn serve(&self, options: &Options, engine: &Engine, signals: &mut Signals) -> Outcome {

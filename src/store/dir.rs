@@ -18,6 +18,8 @@ const OWNER: &str = "owner";
 const TOKEN: &str = "token";
 /// Name of the lock file.
 const LOCK: &str = "lock";
+/// Name of the file that is locked by controllers that wait for a command to be done.
+const AWAITED: &str = "awaited";
 /// Name of the folder that `keel apply` writes into.
 const APPLIED: &str = "applied";
 /// Name of the file with the runtime of services that name none.
@@ -169,6 +171,25 @@ impl StateDir {
         Ok(LockGuard { _file: file, worked_before })
     }
 
+    /// Tells the command that works on this state directory that a controller waits for it, until what is given is dropped or
+    /// the process ends.
+    ///
+    /// # Errors
+    /// The file that tells it can't be used.
+    pub fn wait_for(&self) -> Result<Waiting, StoreError> {
+        let path = self.path.join(AWAITED);
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = opened.map_err(StoreError::io("open", &path))?;
+        file.lock_shared().map_err(StoreError::io("lock", &path))?;
+        Ok(Waiting { _file: file })
+    }
+
+    /// Whether a controller waits for whoever works on this state directory. What can't be found out is taken for a no.
+    pub fn is_awaited(&self) -> bool {
+        let file = File::open(self.path.join(AWAITED));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
     /// Which file is locked by whoever holds the lock now: its device and number. Another one, or none, where the directory
     /// was moved away or removed meanwhile.
     pub fn lock_file(&self) -> Option<(u64, u64)> {
@@ -268,6 +289,12 @@ impl LockGuard {
     pub const fn worked_before(&self) -> bool {
         self.worked_before
     }
+}
+
+/// Says that a controller waits for a state directory.
+#[derive(Debug)]
+pub struct Waiting {
+    _file: File,
 }
 
 /// Why the lock was not given.

@@ -30,7 +30,7 @@ mod user;
 pub use activity::ActivityRecords;
 pub use applied::{AppliedFile, discard_applied, read_applied, save_applied, sweep_applied};
 pub use database::{DATABASE, Store};
-pub use dir::{Holder, Lock, LockGuard, Locked, Role, StateDir, replace};
+pub use dir::{Holder, Lock, LockGuard, Locked, Role, StateDir, Waiting, replace};
 pub use error::StoreError;
 pub use events::{Event, MAX_EVENT_MESSAGE, MAX_EVENTS};
 pub use inventory::{Declared, HoldRecord, MountedFolder, RootIdentity, SourceChange, SourceFile, SourceState};

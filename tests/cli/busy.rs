@@ -42,6 +42,24 @@ fn a_command_waits_for_another_one_as_long_as_its_timeout_allows() {
 }
 
 #[test]
+fn a_controller_that_starts_takes_over_from_a_command_that_waits() {
+    let rig = Rig::new("sandbox");
+    rig.write("a.yaml", &slow("a").replace("min_ready: 3s", "min_ready: 15s"));
+    std::fs::create_dir_all(rig.path("specs")).unwrap();
+    std::thread::scope(|scope| {
+        let apply = scope.spawn(|| rig.keel(&["apply", "-f", "a.yaml"]));
+        rig.until("it is begun", || rig.instances(|one| one["phase"] == "running") == [true]);
+        let before = rig.instances(|one| one["pid"].clone());
+        let _controller = rig.controller();
+        assert!(!apply.is_finished(), "it waits on, as a client of the controller");
+        let done = apply.join().unwrap().expect_code(0);
+        assert_eq!(done.out, "deployment/a created\n");
+        assert!(done.err.contains("a controller starts, which carries on with it\n"), "{}", done.err);
+        assert_eq!((rig.state("a").as_str(), rig.instances(|one| one["pid"].clone())), ("running", before));
+    });
+}
+
+#[test]
 fn the_output_of_what_crashed_is_shown_and_not_of_what_was_ended() {
     let rig = Rig::new("sim");
     let service = |name: &str, program: &str, more: &str| {
