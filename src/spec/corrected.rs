@@ -73,9 +73,12 @@ pub fn shared_storage(spec: &ServiceSpec) -> Vec<(String, &'static str)> {
     shared.map(|(index, _)| (format!("storage[{index}]"), why)).collect()
 }
 
-/// Whether a field that nothing honours makes another service of it than was asked for: one with other replicas, or one that
-/// can't start.
+/// Whether a field that nothing honours makes another service of it than was asked for: one with other replicas, one that
+/// can't start, or one that is no pool though sessions are declared, or a pool though a service's life is.
 fn is_told(path: &str) -> bool {
+    if ["session", "lifecycle"].contains(&path) {
+        return true;
+    }
     ["scale", "rollout", "restart_policy", "env"]
         .iter()
         .any(|field| path.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
@@ -144,6 +147,8 @@ mod tests {
         };
         starts("scale: {mode: adaptive, min: 2, max: 3}", "scale.targets");
         starts("env: {A: $S:foo}", "env.A");
+        starts("session: {idle_timeout: 1m}", "session");
+        starts("pool: {}\n    lifecycle: {max_lifetime: 1h}", "lifecycle");
         starts("rtype: job\n    restart_policy: {kind: always}", "restart_policy.kind");
         assert_eq!(told("platform: linux/arm64"), [""; 0]);
         assert_eq!(told("scale: {mode: adaptive, min: 2, max: 3, targets: {cpu: 70}}"), [""; 0]);
