@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt;
 
 use super::Inner;
 use super::error::explain;
+use crate::runtime::transfers::Origin;
 use crate::runtime::{ErrorKind, Progress, Result, RuntimeError};
 
 /// Time for loading an archive. Disks write 100 MB in a second; this is for images of tens of gigabytes.
@@ -55,7 +56,7 @@ impl Inner {
             self.archives.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), loaded);
             Ok(())
         };
-        self.transfers.once(path, load).await?;
+        self.transfers.once(path, Origin::Machine, progress, load).await?;
         self.loaded(path).map(|loaded| loaded.name).ok_or_else(|| {
             RuntimeError::new(
                 ErrorKind::Failed,

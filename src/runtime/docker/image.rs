@@ -12,6 +12,7 @@ use futures::StreamExt;
 use super::Inner;
 use super::error::explain;
 use crate::runtime::credentials::{Credential, Secret};
+use crate::runtime::transfers::{Origin, awaited};
 use crate::runtime::{ErrorKind, Progress, Result, RuntimeError};
 use crate::spec::{Image, ImageRef, PullPolicy, RuntimeKind};
 
@@ -195,12 +196,14 @@ impl Inner {
 
     /// Pulls an image, or waits for another pull of it that runs.
     async fn pull(&self, reference: &str, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
-        self.transfers.once(reference, self.pull_now(reference, progress)).await
+        let origin = Origin::registry_of(reference);
+        self.transfers.once(reference, origin, progress, self.pull_now(reference, progress)).await
     }
 
     async fn pull_now(&self, reference: &str, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
         let what = format!("pulling {reference}");
         let registry = reference.split('/').next().unwrap_or(reference);
+        progress(awaited(registry));
         let credentials = self.credentials.of(registry).await.map(for_engine);
         let docker = self.engine.client().await?;
         let options = CreateImageOptionsBuilder::default().from_image(reference).build();

@@ -9,6 +9,7 @@ mod mutated;
 mod positions;
 mod registry;
 mod server;
+mod silent;
 
 use std::path::Path;
 use std::time::Duration;

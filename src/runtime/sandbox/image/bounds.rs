@@ -57,8 +57,11 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 pub const SCHEME_LIMIT: Duration = Duration::from_secs(5);
 /// Most redirects of one request; registries send to their storage in one.
 pub const MOST_REDIRECTS: usize = 5;
-/// Most tries of a request in a row that bring nothing: together with the waits about ten seconds.
+/// Most tries of a request in a row that bring nothing: where each is refused at once, six seconds with their waits.
 pub const MOST_TRIES: u32 = 6;
+/// Time after the first of these tries from which on none begins any more: what was left without an answer for
+/// [`ANSWER_LIMIT`] is given up.
+pub const TRYING: Duration = ANSWER_LIMIT;
 /// Wait before the second try; it doubles from try to try.
 pub const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait between two tries, also where the registry asks for more.

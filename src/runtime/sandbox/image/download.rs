@@ -13,13 +13,14 @@ use hyper::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::bounds::{LARGEST_BLOB, MOST_TRIES, PROGRESS, WRITE_BACKLOG};
+use super::bounds::{LARGEST_BLOB, PROGRESS, WRITE_BACKLOG};
 use super::digest::Digest;
 use super::document::Descriptor;
 use super::error::{ImageError, Result};
 use super::http::{HttpError, piece};
-use super::registry::{Registry, announced, back_off};
+use super::registry::{Registry, announced};
 use super::store::{Lock, Store, publish};
+use super::tries::Tries;
 use crate::runtime::sandbox::layout::private_file;
 
 /// Size of one read of what came earlier.
@@ -88,7 +89,7 @@ async fn complete(
     mut part: Part,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<io::Result<Part>> {
-    let mut tries = 1;
+    let mut tries = Tries::first();
     loop {
         let before = part.have;
         let (left, result) = attempt(registry, wanted, part, progress).await?;
@@ -100,12 +101,10 @@ async fn complete(
             Try::Done => return Ok(Ok(part)),
             Try::Cut(error) => {
                 if part.have.saturating_sub(before) >= PROGRESS {
-                    tries = 0;
+                    tries.brought();
                 }
-                let wait = error.retry.filter(|_| tries < MOST_TRIES).map(|least| back_off(tries.max(1), least));
-                let Some(wait) = wait else { return Err(cut(registry, wanted, part.have, error)) };
+                let Some(wait) = tries.again(&error) else { return Err(cut(registry, wanted, part.have, error)) };
                 tokio::time::sleep(wait).await;
-                tries += 1;
             }
         }
     }

@@ -34,6 +34,7 @@ mod root;
 mod store;
 mod tar;
 pub mod tree;
+mod tries;
 mod unpack;
 
 use std::path::{Path, PathBuf};

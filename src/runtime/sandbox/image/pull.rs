@@ -22,11 +22,8 @@ use super::root;
 use super::store::{ImageRecord, Lock, Store};
 use crate::runtime::Progress;
 use crate::runtime::sandbox::layout::Layout;
-use crate::runtime::transfers::Transfers;
+use crate::runtime::transfers::{Origin, Teller, Transfers, awaited};
 use crate::spec::{Image, ImageRef, PullPolicy};
-
-/// Whom progress is told.
-type Teller<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 /// The images of a sandbox runtime.
 #[derive(Debug)]
@@ -103,7 +100,15 @@ impl Images {
             }
             .map_err(|error| error.within(format!("image {name}")).told())
         };
-        self.transfers.once(&name, work).await.map(|()| true)
+        let origin = match &image.name {
+            ImageRef::Registry(reference) => Origin::registry_of(reference),
+            ImageRef::Oci { .. }
+            | ImageRef::OciArchive(_)
+            | ImageRef::DockerArchive(_)
+            | ImageRef::Dir(_)
+            | ImageRef::Host => Origin::Machine,
+        };
+        self.transfers.once(&name, origin, progress, work).await.map(|()| true)
     }
 
     /// The digest that a registry has for a reference now.
@@ -181,7 +186,7 @@ impl Images {
     ) -> Result<()> {
         let reference =
             Reference::parse(name).ok_or_else(|| ImageError::unavailable("it is no reference of a registry"))?;
-        progress(Progress { message: format!("asking {}", reference.registry), current: None, total: None });
+        progress(awaited(&reference.registry));
         let registry = Registry::open(&reference, &self.access).await?;
         if let Some(local) = local {
             match registry.current(&reference.selector).await {

@@ -1,7 +1,6 @@
 //! The registry protocol (OCI distribution): manifests and blobs of one repository.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -10,12 +9,13 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderN
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
 use super::authorize::Authorization;
-use super::bounds::{FIRST_WAIT, LARGEST_MANIFEST, LONGEST_WAIT, MOST_REDIRECTS, MOST_TRIES, SCHEME_LIMIT};
+use super::bounds::{LARGEST_MANIFEST, MOST_REDIRECTS, SCHEME_LIMIT};
 use super::digest::Digest;
 use super::document::{ACCEPTED, Descriptor};
 use super::error::{ImageError, Result};
 use super::http::{self, Http, HttpError, redirect, refusal, same_origin, whole};
 use super::reference::{Reference, Selector};
+use super::tries::Tries;
 use crate::runtime::credentials::Credentials;
 
 /// Header with the digest of what is sent.
@@ -150,18 +150,17 @@ impl Registry {
             .map_err(|_| ImageError::unavailable(format!("{:?} is no repository", self.reference.repository)))
     }
 
-    /// Does a request until it succeeds, fails for good, or was tried often enough.
+    /// Does a request until it succeeds, fails for good, or was tried often or long enough.
     async fn retrying<T, F: Future<Output = http::Result<T>>>(&self, request: impl Fn() -> F) -> Result<T> {
-        let mut tries = 1;
+        let mut tries = Tries::first();
         loop {
             match request().await {
                 Ok(done) => return Ok(done),
-                Err(error) => match error.retry.filter(|_| tries < MOST_TRIES) {
-                    Some(least) => tokio::time::sleep(back_off(tries, least)).await,
+                Err(error) => match tries.again(&error) {
+                    Some(wait) => tokio::time::sleep(wait).await,
                     None => return Err(self.explain(error)),
                 },
             }
-            tries += 1;
         }
     }
 
@@ -228,12 +227,6 @@ impl Registry {
     }
 }
 
-/// The wait before another try.
-pub fn back_off(tries: u32, least: Duration) -> Duration {
-    let doubled = FIRST_WAIT.saturating_mul(1 << tries.saturating_sub(1).min(16));
-    doubled.max(least).min(LONGEST_WAIT)
-}
-
 /// The length that a response announces.
 pub fn announced(response: &Response<Incoming>) -> Option<u64> {
     response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
@@ -259,18 +252,5 @@ async fn local_scheme(http: &Http, authority: &str) -> &'static str {
         Ok(Ok(_)) => "https",
         Ok(Err(error)) if error.is_distrust() => "https",
         Ok(Err(_)) | Err(_) => "http",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_up_to_their_bound() {
-        let waits: Vec<u128> = (1..=8).map(|tries| back_off(tries, Duration::ZERO).as_millis()).collect();
-        assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
-        assert_eq!(back_off(1, Duration::from_secs(4)), Duration::from_secs(4));
-        assert_eq!(back_off(u32::MAX, Duration::MAX), LONGEST_WAIT);
     }
 }
