@@ -18,6 +18,7 @@ mod late_mounts;
 mod lifecycle;
 mod limits;
 mod links;
+mod name_files;
 #[path = "../support/namespaces.rs"]
 mod namespaces;
 mod network;

@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use evenkeel::runtime::{Control, CreateRequest, Runtime, RuntimeEvent, Stats, StopRequest, Support, Volumes};
+use evenkeel::runtime::{
+    Control, CreateRequest, EnforcementState, Runtime, RuntimeEvent, Stats, StopRequest, Support, Volumes,
+};
 use evenkeel::spec::{PortProtocol, Signal};
 use evenkeel::state::{Instance, InstanceRef, Phase, StopCause};
 use futures::StreamExt;
@@ -220,6 +222,27 @@ async fn instances_of_a_deployment_reach_each_other_by_name() {
         let client =
             sandbox.run(&named(&format!("by-{}", name.replace('.', "-")), 0, &shell(&asking(name, 7000)))).await;
         assert_eq!(sandbox.said(&client).await, "data\n", "{name}");
+    }
+    sandbox.clear().await;
+}
+
+#[tokio::test]
+async fn names_are_known_below_a_mount_over_etc_and_a_file_in_their_place_is_told() {
+    let Some(sandbox) = networked().await else { return };
+    sandbox.run(&named("db", 0, &answering(7000, "data"))).await;
+    let below = shell(&asking("db", 7000)) + "\nstorage: [{ type: tmpfs, target: /etc }]";
+    let below = sandbox.run(&named("below", 0, &below)).await;
+    assert_eq!(sandbox.said(&below).await, "data\n");
+    let own = shell("sleep 100") + "\nstorage: [{ type: bind, source: /etc/hosts, target: /etc/hosts }]";
+    let own = sandbox.run(&named("own", 0, &own)).await;
+    for (instance, expected) in [(&below, None), (&own, Some("/etc/hosts of its own"))] {
+        let told = sandbox.0.runtime.enforcement(&instance.as_ref()).await.unwrap();
+        let names = told.into_iter().find(|one| one.control == Control::ServiceNames).unwrap();
+        match (names.state, expected) {
+            (EnforcementState::Enforced { .. }, None) => {}
+            (EnforcementState::Degraded { why, .. }, Some(said)) => assert!(why.contains(said), "{why}"),
+            (other, _) => panic!("{other:?}"),
+        }
     }
     sandbox.clear().await;
 }

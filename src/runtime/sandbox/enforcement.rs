@@ -5,6 +5,7 @@ use std::path::Path;
 use super::bounds::FILE_LIMIT;
 use super::confinement::EXPOSED;
 use super::layout::read_json;
+use super::name_files::are_own;
 use super::record::{Launch, Layer, Record, Root, Run};
 use super::requested::{FULL, HOST, OWN};
 use super::seen::{Seen, settings};
@@ -103,7 +104,9 @@ impl Facts<'_> {
             },
             Control::ServiceNames => match self.launch().network.attachment() {
                 Some(attachment) => {
-                    State::Enforced { by: format!("{} {}", words::by(control), attachment.network.bridge) }
+                    let by = format!("{} {}", words::by(control), attachment.network.bridge);
+                    let why = || "the instance has an /etc/hosts of its own (storage), without these names".to_owned();
+                    if are_own(self.launch()) { State::Degraded { by, why: why() } } else { State::Enforced { by } }
                 }
                 None => self.missing(control),
             },

@@ -38,6 +38,7 @@ mod links;
 mod lock;
 mod logs;
 mod mountinfo;
+mod name_files;
 mod network;
 mod observe;
 mod order;

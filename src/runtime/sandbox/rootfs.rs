@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chownat, openat, readlinkat, statat, symlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chownat, openat, statat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, mount_change, open_tree, unmount,
@@ -17,14 +17,13 @@ use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, is_directory, place, without_links};
 use super::layout::InstanceDir;
 use super::links;
-use super::network::NameFile;
 use super::overlay::overlay;
 use super::own_files::{Overlap, overlap};
 use super::protected::protecting;
 use super::record::{Identity, Launch, Mount, MountSource, Root};
 use super::skeleton::Tree;
 use super::sys::{MountAttributes, set_mount_attributes};
-use super::{cgroup, etc, sysctls, sysfs};
+use super::{cgroup, etc, name_files, sysctls, sysfs};
 
 /// Largest size of the private /tmp, /var/tmp and /run, as mount option: enough for scratch files, and no way to
 /// take the machine's memory. A `tmpfs` in `storage` gives more.
@@ -81,7 +80,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
     // By the path that this program was started with: the file that it runs from has none (`unwritable.rs`). Best effort,
     // as it may have been replaced or removed.
     let keel = std::env::args_os().next().and_then(|path| read_only_tree(Path::new(&path)).ok());
-    let names = open_names(launch)?;
+    let names = name_files::open(launch)?;
     let resolv_conf = resolv_conf_target().and_then(|path| Some((read_only_tree(&path).ok()?, path)));
     let programs: Vec<_> =
         RUN_PROGRAMS.iter().filter_map(|path| Some((read_only_tree(Path::new(path)).ok()?, *path))).collect();
@@ -107,14 +106,12 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
         if let Some(tree) = keel {
             root.show(&tree, super::KEEL_INSIDE, Missing::File)?;
         }
-        let own: Vec<&str> = names.iter().map(|(_, path)| *path).collect();
+        let own: Vec<&str> = names.iter().map(|file| file.path).collect();
         etc::close(&mut root, &launch.hidden, &own)?;
         hide(root.root_fd(), &launch.own_files)?;
     }
     devices(&mut root, launch)?;
-    for (tree, path) in &names {
-        show_file(&mut root, tree, path)?;
-    }
+    let names = name_files::show(&mut root, names)?;
     let mut open: Vec<PathBuf> = Vec::new();
     for path in writable(root.root(), &launch.writable)? {
         open_for_writing(&mut root, &path, launch, identity)?;
@@ -129,6 +126,7 @@ pub fn enter(launch: &Launch, dir: &InstanceDir, identity: &Identity) -> Result<
             close(&tree, within).with_context(|| format!("hiding Evenkeel's own files below {}", mount.target))?;
         }
     }
+    name_files::uncover(&mut root, &names, open.get(launch.writable.len()..).unwrap_or_default())?;
     let root = root.finish()?;
     if launch.root.is_closed() {
         let attributes = MountAttributes { read_only: true, ..MountAttributes::default() };
@@ -277,50 +275,6 @@ fn close<'a>(tree: &OwnedFd, paths: impl Iterator<Item = &'a Path>) -> io::Resul
     Ok(())
 }
 
-/// Opens the files about names, read-only.
-fn open_names(launch: &Launch) -> Result<Vec<(OwnedFd, &str)>, Failure> {
-    let mut opened = Vec::new();
-    for NameFile { source, target } in &launch.network.files {
-        let tree = read_only_tree(source).with_context(|| format!("opening {}", source.display()))?;
-        opened.push((tree, target.as_str()));
-    }
-    Ok(opened)
-}
-
-/// Shows a file at a path inside. Where that is a link to nothing, as images have it whose files a service manager
-/// writes, it is shown where the link leads.
-fn show_file(root: &mut Tree, tree: &OwnedFd, path: &str) -> Result<(), Failure> {
-    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let link = place(root.root(), folder).and_then(|folder| Ok(readlinkat(folder.as_fd(), name, Vec::new())?));
-    let target = match link {
-        Ok(target) if place(root.root(), path).is_err() => {
-            plain(&Path::new("/").join(folder.trim_start_matches('/')).join(target.to_string_lossy().as_ref()))
-        }
-        _ => path.to_owned(),
-    };
-    match root.place_or_make(&target, Missing::File).and_then(|place| attach(tree, &place)) {
-        Ok(()) => Ok(()),
-        // An image may have something there that is no file, or no way to it; nobody reads it then.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR | libc::ENOENT)) => Ok(()),
-        Err(error) => Err(Failure::wrong(format!(
-            "image: {target} is missing and can't be made: {error}; create an empty file there"
-        ))),
-    }
-}
-
-/// An absolute path without `.` and `..`, which end at the root.
-fn plain(path: &Path) -> String {
-    let mut names = Vec::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => names.push(name.to_string_lossy()),
-            Component::ParentDir => drop(names.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    format!("/{}", names.join("/"))
-}
-
 /// A copy of the mount at a path and of all below it, attached nowhere.
 pub fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
@@ -337,7 +291,7 @@ pub fn clone_place(place: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// The same, which can't be written through.
-fn read_only_tree(path: &Path) -> io::Result<OwnedFd> {
+pub fn read_only_tree(path: &Path) -> io::Result<OwnedFd> {
     let tree = clone_tree(path)?;
     set_mount_attributes(tree.as_fd(), MountAttributes { read_only: true, no_suid: true, no_dev: true }, true)?;
     Ok(tree)
