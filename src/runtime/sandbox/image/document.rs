@@ -249,7 +249,10 @@ mod tests {
                 .contains("helm")
         );
         assert!(told(&|value| value["layers"][0]["mediaType"] = "application/x".into()).contains("application/x"));
-        assert!(told(&|value| value["layers"][0]["digest"] = "sha256:../../x".into()).contains("not a digest"));
+        assert!(
+            told(&|value| value["layers"][0]["digest"] = "sha256:../../x".into())
+                .contains(r#""sha256:../../x" is not a digest"#)
+        );
         assert!(
             told(&|value| value["layers"] = vec![descriptor(LAYERS[0]); MOST_LAYERS + 1].into()).contains("501 layers")
         );

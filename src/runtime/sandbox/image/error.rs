@@ -64,7 +64,14 @@ const LONGEST_QUOTE: usize = 200;
 /// Text of a stranger, fit for a message: escaped and cut.
 pub fn quoted(text: impl AsRef<[u8]>) -> String {
     let text = String::from_utf8_lossy(text.as_ref()).into_owned();
-    let cut: String = text.chars().take(LONGEST_QUOTE).flat_map(char::escape_debug).collect();
+    let mut cut = String::new();
+    for c in text.chars().take(LONGEST_QUOTE) {
+        match c {
+            // Messages of libraries have them, and they steer nothing.
+            '"' | '\'' => cut.push(c),
+            _ => cut.extend(c.escape_debug()),
+        }
+    }
     if text.chars().count() > LONGEST_QUOTE { format!("{cut}...") } else { cut }
 }
 
@@ -76,6 +83,7 @@ mod tests {
     fn text_of_strangers_can_not_steer_a_terminal_or_fill_a_log() {
         assert_eq!(quoted("a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
         assert_eq!(quoted(vec![b'x'; 1000]).len(), 203);
+        assert_eq!(quoted(r#""a" isn't\b"#), r#""a" isn't\\b"#);
         assert_eq!(quoted([0xff, b'a']), "\u{fffd}a");
     }
 }
