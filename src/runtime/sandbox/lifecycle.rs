@@ -19,7 +19,7 @@ use super::bounds::{FILE_LIMIT, REMOVE_LIMIT};
 use super::cgroup;
 use super::copy::copy;
 use super::fresh::{make_new, unique};
-use super::image::filled;
+use super::image::{Ready, filled};
 use super::layout::{Durability, InstanceDir, make_private, write_json};
 use super::links::{self, Written};
 use super::network::Texts;
@@ -136,6 +136,7 @@ impl Inner {
         };
         let (launch, mut conditions) = launch(request, &machine)?;
         conditions.extend(left_out);
+        conditions.extend(image.as_ref().and_then(Ready::foreign));
         links::remember(&self.view.layout, &launch)
             .map_err(|error| failed("remembering which paths the program may write", &error))?;
         let mut launch = launch;

@@ -136,11 +136,16 @@ pub fn descriptor(kind: &str, bytes: &[u8]) -> Value {
 impl Image {
     /// An image of these layers that runs with this configuration.
     pub fn new(layers: Vec<Layer>, config: Value, packing: Packing) -> Self {
+        Self::built_for(architecture(), layers, config, packing)
+    }
+
+    /// The same for a processor, as Go names it.
+    pub fn built_for(architecture: &str, layers: Vec<Layer>, config: Value, packing: Packing) -> Self {
         let plain: Vec<Vec<u8>> = layers.into_iter().map(Layer::bytes).collect();
         let layers: Vec<Vec<u8>> = plain.iter().map(|bytes| packing.pack(bytes)).collect();
         let ids: Vec<String> = plain.iter().map(|bytes| digest(bytes)).collect();
         let config = json!({
-            "architecture": architecture(), "os": "linux", "config": config,
+            "architecture": architecture, "os": "linux", "config": config,
             "rootfs": { "type": "layers", "diff_ids": ids },
         });
         let config = config.to_string().into_bytes();

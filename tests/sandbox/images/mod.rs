@@ -215,6 +215,35 @@ async fn an_image_without_layers_is_an_empty_root() {
 }
 
 #[tokio::test]
+async fn an_image_for_another_processor_runs_and_that_is_told() {
+    let sandbox = Sandbox::new();
+    let built = |architecture| Image::built_for(architecture, vec![Layer::shell()], json!({}), Packing::Gzip);
+    let folder = sandbox.root.path();
+    let (archive, docker) = (folder.join("oci.tar"), folder.join("docker.tar"));
+    built("s390x").oci_archive(&archive);
+    built("s390x").docker_archive(&docker);
+    for name in [
+        layout(folder, &built("s390x")),
+        format!("oci-archive:{}", archive.display()),
+        format!("docker-archive:{}", docker.display()),
+    ] {
+        let request = request(&script(&name, "echo runs"), 0);
+        sandbox.runtime.ensure_image(&request.spec.image, &|_| {}).await.unwrap();
+        let created = sandbox.runtime.create(&request).await.unwrap();
+        let told: Vec<_> = created.conditions.iter().filter(|one| one.reason == "ImagePlatform").collect();
+        let own = format!("this machine is linux/{}", build::architecture());
+        assert_eq!(told.len(), 1, "{name}: {:?}", created.conditions);
+        assert!(told[0].message.contains("for linux/s390x") && told[0].message.contains(&own), "{}", told[0].message);
+        sandbox.runtime.remove(&created.as_ref()).await.unwrap();
+        assert_eq!(run(&sandbox, &script(&name, "echo runs")).await, "runs\n", "{name}");
+    }
+    let request = request(&script(&layout(&folder.join("own"), &built(build::architecture())), "true"), 0);
+    sandbox.runtime.ensure_image(&request.spec.image, &|_| {}).await.unwrap();
+    let created = sandbox.runtime.create(&request).await.unwrap();
+    assert!(created.conditions.iter().all(|one| one.reason != "ImagePlatform"), "{:?}", created.conditions);
+}
+
+#[tokio::test]
 async fn a_changed_file_is_another_image() {
     let sandbox = Sandbox::new();
     let path = sandbox.root.path().join("app.tar");

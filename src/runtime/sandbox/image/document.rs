@@ -140,9 +140,9 @@ fn is_layer(kind: &str) -> bool {
 /// The configuration of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ConfigFile {
-    /// Operating system.
-    #[serde(default)]
-    pub os: String,
+    /// What it was built for, as far as that is said.
+    #[serde(flatten)]
+    pub platform: Platform,
     /// How a container of it runs.
     #[serde(default)]
     pub config: Option<Config>,
@@ -187,8 +187,9 @@ impl ConfigFile {
         let file: Self = serde_json::from_slice(bytes).map_err(|error| {
             ImageError::refused(format!("its configuration can't be read: {}", quoted(error.to_string())))
         })?;
-        if !matches!(file.os.as_str(), "" | "linux") {
-            return Err(ImageError::refused(format!("it is for {}, this machine is linux", quoted(&file.os))));
+        let os = &file.platform.os;
+        if !matches!(os.as_str(), "" | "linux") {
+            return Err(ImageError::refused(format!("it is for {}, this machine is linux", quoted(os))));
         }
         Ok(file)
     }

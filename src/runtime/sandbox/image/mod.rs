@@ -46,9 +46,11 @@ pub use pull::Images;
 pub use registry::{Access, CERTIFICATES};
 pub use store::Lock;
 
+use self::platform::Platform;
 use super::users::Users;
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::spec::ImageRef;
+use crate::state::Condition;
 
 /// Where users and groups are looked up.
 const TABLES: [&str; 2] = ["/etc/passwd", "/etc/group"];
@@ -74,6 +76,8 @@ pub struct Ready {
     pub lower: Vec<PathBuf>,
     /// How it runs where nothing else is said.
     pub config: Config,
+    /// What it was built for.
+    platform: Platform,
     /// Keeps it from being removed until an instance is there that names it.
     _lease: Lock,
 }
@@ -101,11 +105,25 @@ impl Images {
         let lease = self.store().lease().map_err(error::ImageError::told)?;
         let record = self.store().record(&name).map_err(error::ImageError::told)?.ok_or_else(missing)?;
         self.store().touch(&name);
-        Ok(Some(Ready { lower: self.store().lower(&record), config: record.config, _lease: lease }))
+        let (lower, platform) = (self.store().lower(&record), record.platform);
+        Ok(Some(Ready { lower, config: record.config, platform, _lease: lease }))
     }
 }
 
 impl Ready {
+    /// A condition where it is for another processor, whose programs run here only where the kernel was given an emulator.
+    pub fn foreign(&self) -> Option<Condition> {
+        let own = Platform::own();
+        let message = || {
+            let built = error::quoted(self.platform.to_string());
+            format!(
+                "the image is for {built} and this machine is {own}: its programs start only where the machine emulates that \
+                 processor (binfmt_misc); use an image for {own}"
+            )
+        };
+        (!own.runs(&self.platform)).then(|| Condition::holds("Degraded", "ImagePlatform", message()))
+    }
+
     /// The users and groups of the image.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! Which of several images is for this machine.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What an image was built for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
     /// Instruction set, as Go names it.
     #[serde(default)]
@@ -51,6 +51,15 @@ impl Platform {
         }
     }
 
+    /// Whether programs built for `other` run here as they are; where it says nothing of itself, nothing is against it.
+    pub fn runs(&self, other: &Self) -> bool {
+        let is_told = !other.architecture.is_empty();
+        // Processors that run the one run the other as well.
+        let is_older = self.architecture == "amd64" && other.architecture == "386";
+        let os = if other.os.is_empty() { self.os.clone() } else { other.os.clone() };
+        !is_told || is_older || self.fit(&Self { os, ..other.clone() }).is_some()
+    }
+
     /// Which of these fits this platform best.
     pub fn choose<'a, T>(&self, from: impl IntoIterator<Item = (&'a Self, T)>) -> Option<T> {
         from.into_iter()
@@ -62,7 +71,8 @@ impl Platform {
 
 impl std::fmt::Display for Platform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        let os = if self.os.is_empty() { "linux" } else { &self.os };
+        write!(f, "{os}/{}", self.architecture)?;
         self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
     }
 }
@@ -79,6 +89,25 @@ mod tests {
     fn chosen<'a>(own: &str, from: &[&'a str]) -> Option<&'a str> {
         let platforms: Vec<Platform> = from.iter().map(|text| platform(text)).collect();
         platform(own).choose(platforms.iter().zip(from.iter().copied()))
+    }
+
+    #[test]
+    fn a_program_for_another_processor_does_not_run_as_it_is() {
+        let runs = |own: &str, other: &str| platform(own).runs(&platform(other));
+        assert!(
+            runs("linux/amd64", "linux/amd64")
+                && runs("linux/amd64", "linux/386")
+                && runs("linux/arm/v7", "linux/arm/v6")
+        );
+        assert!(
+            !runs("linux/amd64", "linux/arm64")
+                && !runs("linux/386", "linux/amd64")
+                && !runs("linux/arm/v6", "linux/arm/v7")
+        );
+        assert!(platform("linux/amd64").runs(&Platform::default()), "it says nothing");
+        let without_os = Platform { architecture: "arm64".to_owned(), ..Platform::default() };
+        assert!(!platform("linux/amd64").runs(&without_os));
+        assert!(platform("linux/arm64").runs(&without_os));
     }
 
     #[test]

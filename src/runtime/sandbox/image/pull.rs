@@ -211,7 +211,7 @@ impl Images {
         lease: &Arc<Lock>,
         progress: Teller<'_>,
     ) -> Result<()> {
-        let Resolved { source, documents, layers, config } = resolved;
+        let Resolved { source, documents, layers, config, platform } = resolved;
         let meter = Meter::new(&layers, progress);
         let work = Work { images: self, registry, lease, meter: &meter };
         let all: Vec<_> = layers
@@ -237,7 +237,8 @@ impl Images {
         blocking(move || {
             names.extend(root::above(&store, &names)?);
             let documents = documents.iter().map(|bytes| store.keep(bytes)).collect::<Result<_>>()?;
-            store.write_record(&ImageRecord::new(&name, source, documents, each_once(names), config))
+            let record = ImageRecord::new(&name, source, documents, each_once(names), config);
+            store.write_record(&ImageRecord { platform, ..record })
         })
         .await?
     }

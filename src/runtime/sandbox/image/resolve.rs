@@ -31,13 +31,16 @@ pub struct Resolved {
     pub layers: Vec<Layer>,
     /// How it runs where nothing else is said.
     pub config: Config,
+    /// What it was built for, as it says itself.
+    pub platform: Platform,
 }
 
 impl Resolved {
     fn new(source: String, manifest: Vec<u8>, config: Vec<u8>, sources: Vec<Source>) -> Result<Self> {
         let file = ConfigFile::parse(&config)?;
         let layers = Layer::of_image(file.diff_ids(), sources)?;
-        Ok(Self { source, documents: vec![manifest, config], layers, config: file.config.unwrap_or_default() })
+        let ConfigFile { platform, config: how, .. } = file;
+        Ok(Self { source, documents: vec![manifest, config], layers, config: how.unwrap_or_default(), platform })
     }
 }
 

@@ -30,6 +30,7 @@ use super::bounds::LOCK_POLL;
 use super::digest::Digest;
 use super::document::Config;
 use super::error::{ImageError, Result};
+use super::platform::Platform;
 use super::root::RootDirectory;
 use crate::runtime::sandbox::fresh::unique;
 use crate::runtime::sandbox::layout::{Durability, make_private, private_file, read_json, write_json};
@@ -59,12 +60,16 @@ pub struct ImageRecord {
     pub layers: Vec<String>,
     /// How it runs where nothing else is said.
     pub config: Config,
+    /// What it was built for; empty where that was not written down.
+    #[serde(default)]
+    pub platform: Platform,
 }
 
 impl ImageRecord {
-    /// A record of this version.
+    /// A record of this version, of an image for any platform.
     pub fn new(name: &str, source: String, documents: Vec<Digest>, layers: Vec<String>, config: Config) -> Self {
-        Self { version: VERSION, name: name.to_owned(), source, documents, layers, config }
+        let platform = Platform::default();
+        Self { version: VERSION, name: name.to_owned(), source, documents, layers, config, platform }
     }
 
     /// Whether its layers are right where they lie.
