@@ -307,10 +307,10 @@ mod tests {
 
     use super::*;
     use crate::runtime::io::{ExecOutput, OutputStream};
+    use crate::runtime::logfiles::LogBounds;
     use crate::runtime::logfiles::cri::Framer;
     use crate::runtime::logfiles::logfile::LogFile;
     use crate::runtime::logfiles::loglines::{Joined, LOST, Written};
-    use crate::runtime::logfiles::record::LogBounds;
 
     fn write(log: &mut LogFile, text: &str) {
         let mut out = Vec::new();
