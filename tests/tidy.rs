@@ -48,6 +48,10 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("rustix", "src/store", "whether a directory belongs to this user"),
     ("rustix", "src/runtime/docker/mod.rs", "this user's id is part of the path of an engine's socket"),
     ("rustix", "src/runtime/docker/error.rs", "the numbers of the errors that tell of too many open files"),
+    ("rustix", "src/runtime/seatbelt", "system calls of every Unix: terminals, locks, signals"),
+    ("notify", "src/runtime/seatbelt/watch.rs", "tells of changes of instances on every Unix"),
+    ("rustix", "src/runtime/file_lock.rs", "locks of files, of both sandbox runtimes"),
+    ("libc", "src/runtime/files.rs", "flags of files that are never reached through a link"),
     ("rustix", "src/runtime/process_tree.rs", "kills what a command inside an instance started"),
     ("libc", "src/source/watcher.rs", "the number of the error that tells of too many watches"),
 ];

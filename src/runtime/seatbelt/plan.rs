@@ -247,7 +247,8 @@ mod tests {
     use crate::state::Owner;
 
     fn request(more: &str) -> CreateRequest {
-        let text = format!("image: {{ name: host }}\ncommand: {{ entrypoint: [server] }}\n{more}");
+        let command = if more.starts_with("command") { "" } else { "command: { entrypoint: [server] }" };
+        let text = format!("image: {{ name: host }}\n{command}\n{more}");
         let id = InstanceId {
             deployment: "demo".to_owned(),
             service: "web".to_owned(),
