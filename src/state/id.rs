@@ -176,6 +176,18 @@ impl InstanceId {
         format!("{deployment}_{service}_{slot}_{}_{attempt}{run}", revision.short())
     }
 
+    /// Reads an identity back from a runtime name; none where it is no such name. The name holds half of the revision; the
+    /// other half is filled with zeros, so that it equals no revision that is wanted.
+    pub fn of_runtime_name(name: &str) -> Option<Self> {
+        let mut parts = name.split('_');
+        let (deployment, service) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        let slot = parts.next()?.parse().ok()?;
+        let revision = format!("v1-{:0<16}", parts.next()?).parse().ok()?;
+        let attempt = parts.next()?.parse().ok()?;
+        let run = parts.next().map(str::parse).transpose().ok()?;
+        parts.next().is_none().then_some(Self { deployment, service, slot, revision, attempt, run })
+    }
+
     /// The host name inside: `SERVICE-SLOT`, the service cut so that the whole is a DNS label.
     pub fn hostname(&self) -> String {
         let slot = self.slot.to_string();
@@ -232,3 +244,33 @@ impl std::fmt::Display for InstanceId {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadIdentity(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::RunId;
+
+    #[test]
+    fn an_identity_is_read_back_from_its_name() {
+        let id = InstanceId::of_runtime_name("demo_web_2_0123abcd_4").unwrap();
+        assert_eq!((id.deployment.as_str(), id.service.as_str(), id.slot, id.attempt), ("demo", "web", 2, 4));
+        assert_eq!((id.runtime_name().as_str(), id.run), ("demo_web_2_0123abcd_4", None));
+        let id = InstanceId::of_runtime_name("demo_job_2_0123abcd_4_1767225600000").unwrap();
+        assert!(id.run.is_some_and(RunId::is_scheduled));
+        assert_eq!(id.runtime_name(), "demo_job_2_0123abcd_4_1767225600000");
+    }
+
+    #[test]
+    fn another_name_is_no_identity() {
+        for name in [
+            "",
+            "demo",
+            "demo_web_x_0123abcd_4",
+            "demo_web_2_0123abcd_4_x",
+            "demo_web_2_0123abcd_4_5_6",
+            "demo_web_2_nothex!!_4",
+        ] {
+            assert_eq!(InstanceId::of_runtime_name(name), None, "{name}");
+        }
+    }
+}

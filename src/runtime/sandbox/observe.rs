@@ -220,21 +220,9 @@ fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error, standing: 
     let instance = Instance {
         runtime_id: runtime_id.to_owned(),
         conditions: vec![Condition::holds("Degraded", "RecordUnreadable", message)],
-        ..Instance::new(identity_of(runtime_id)?, RuntimeKind::Sandbox, phase, created_at)
+        ..Instance::new(InstanceId::of_runtime_name(runtime_id)?, RuntimeKind::Sandbox, phase, created_at)
     };
     Some(Found { instance, run, lost })
-}
-
-/// Reads an identity back from a runtime name. The name holds half of the revision; the other half is filled with
-/// zeros, so that it equals no revision that is wanted.
-fn identity_of(runtime_id: &str) -> Option<InstanceId> {
-    let mut parts = runtime_id.split('_');
-    let (deployment, service) = (parts.next()?.to_owned(), parts.next()?.to_owned());
-    let slot = parts.next()?.parse().ok()?;
-    let revision = format!("v1-{:0<16}", parts.next()?).parse().ok()?;
-    let attempt = parts.next()?.parse().ok()?;
-    let run = parts.next().map(str::parse).transpose().ok()?;
-    parts.next().is_none().then_some(InstanceId { deployment, service, slot, revision, attempt, run })
 }
 
 /// Reads a file that another process replaces atomically; one that is broken is as good as none.
@@ -284,34 +272,4 @@ fn booted_at() -> Option<DateTime<Utc>> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     DateTime::from_timestamp(seconds, 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::state::RunId;
-
-    #[test]
-    fn an_identity_is_read_back_from_its_name() {
-        let id = identity_of("demo_web_2_0123abcd_4").unwrap();
-        assert_eq!((id.deployment.as_str(), id.service.as_str(), id.slot, id.attempt), ("demo", "web", 2, 4));
-        assert_eq!((id.runtime_name().as_str(), id.run), ("demo_web_2_0123abcd_4", None));
-        let id = identity_of("demo_job_2_0123abcd_4_1767225600000").unwrap();
-        assert!(id.run.is_some_and(RunId::is_scheduled));
-        assert_eq!(id.runtime_name(), "demo_job_2_0123abcd_4_1767225600000");
-    }
-
-    #[test]
-    fn another_name_is_no_identity() {
-        for name in [
-            "",
-            "demo",
-            "demo_web_x_0123abcd_4",
-            "demo_web_2_0123abcd_4_x",
-            "demo_web_2_0123abcd_4_5_6",
-            "demo_web_2_nothex!!_4",
-        ] {
-            assert_eq!(identity_of(name), None, "{name}");
-        }
-    }
 }

@@ -1,11 +1,10 @@
 //! Further commands under the profile of an instance.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,39 +12,24 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use rustix::fs::{Mode, OFlags, open};
-use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
 use super::launch::NoProgram;
-use super::{SeatbeltRuntime, failed, not_running, signals, table};
+use super::layout::InstanceDir;
+use super::table::ProcessKey;
+use super::{SeatbeltRuntime, commands, failed, gate, not_running, signals, table};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, Kill};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::{InstanceRef, Phase};
 
-/// The hidden command that takes its standard input for its terminal and becomes the command that follows.
-pub const ON_TERMINAL: &str = "__on-terminal";
 /// Pieces of input and output that wait.
 const BACKLOG: usize = 64;
 /// Size of one read.
 const READ_SIZE: usize = 16 << 10;
-
-/// Becomes a command on a terminal.
-pub fn on_terminal(mut words: impl Iterator<Item = OsString>) -> ExitCode {
-    let Some(program) = words.next() else { return ExitCode::FAILURE };
-    let taken = setsid().and_then(|_| ioctl_tiocsctty(rustix::stdio::stdin()));
-    if let Err(error) = taken {
-        eprintln!("the terminal can't be taken: {error}");
-        return ExitCode::FAILURE;
-    }
-    // Only returns where it fails.
-    let error = std::process::Command::new(program).args(words).exec();
-    eprintln!("{error}");
-    ExitCode::FAILURE
-}
 
 #[async_trait]
 impl Exec for SeatbeltRuntime {
@@ -55,17 +39,23 @@ impl Exec for SeatbeltRuntime {
             return Err(not_running(&found));
         }
         let workdir = request.workdir.as_deref().map(Path::new);
-        let launch = &found.record.launch;
+        let Some(launch) = found.record.as_ref().map(|record| &record.launch) else { return Err(not_running(&found)) };
         let workdir = workdir.or(launch.workdir.as_deref());
         let command = launch.further(&request.command, &request.env, workdir).map_err(refusal)?;
         let what = |error: io::Error| failed(&format!("running a command in {}", instance.id), &error);
         let (input, from_client) = mpsc::channel(BACKLOG);
         let (to_client, output) = mpsc::channel(BACKLOG);
-        let session = match request.tty {
-            Some(size) => on_new_terminal(&self.inner.config.supervisor, &command, size).map_err(what)?,
-            None => piped(command, request.stdin).map_err(what)?,
+        let dir = self.dir(instance)?;
+        let own = &self.inner.config.supervisor;
+        let mut session = match request.tty {
+            Some(size) => on_new_terminal(own, &command, size).map_err(what)?,
+            None => piped(own, &command, request.stdin).map_err(what)?,
         };
-        let tree = Arc::new(Tree { pid: session.child.id(), ended: AtomicBool::new(false) });
+        let key = session.noted(&dir).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => not_running(&found),
+            _ => what(error),
+        })?;
+        let tree = Arc::new(Tree { dir, key, ended: AtomicBool::new(false) });
         tokio::spawn(session.run(from_client, to_client, Arc::clone(&tree)));
         let next = |mut output: mpsc::Receiver<_>| async move { Some((output.recv().await?, output)) };
         Ok(ExecSession { input, output: futures::stream::unfold(output, next).boxed(), killer: tree })
@@ -81,28 +71,30 @@ fn refusal(error: NoProgram) -> RuntimeError {
     RuntimeError::new(kind, error.to_string())
 }
 
-/// A command that runs.
+/// A command that runs, or is held back still.
 struct Running {
     child: Child,
-    input: Option<Box<dyn tokio::io::AsyncWrite + Send + Unpin>>,
+    /// Its first byte lets the command go on; what follows is its standard input.
+    gate: ChildStdin,
+    has_input: bool,
     out: Box<dyn AsyncRead + Send + Unpin>,
     err: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// The terminal, where it has one.
     terminal: Option<OwnedFd>,
 }
 
-fn piped(command: std::process::Command, stdin: bool) -> io::Result<Running> {
-    let mut command = Command::from(command);
-    command.process_group(0).stdin(if stdin { Stdio::piped() } else { Stdio::null() });
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(io::Error::other("it has no output"));
+fn piped(own: &Path, command: &std::process::Command, stdin: bool) -> io::Result<Running> {
+    let how = if stdin { gate::HELD_WITH_INPUT } else { gate::HELD };
+    let mut command = Command::from(gate::held(own, how, command));
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let (Some(gate), Some(out), Some(err)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+        return Err(io::Error::other("it has no input or output"));
     };
-    let input = child.stdin.take().map(|stdin| Box::new(stdin) as _);
-    Ok(Running { child, input, out: Box::new(out), err: Some(Box::new(err)), terminal: None })
+    Ok(Running { child, gate, has_input: stdin, out: Box::new(out), err: Some(Box::new(err)), terminal: None })
 }
 
-fn on_new_terminal(program: &Path, of: &std::process::Command, size: (u16, u16)) -> io::Result<Running> {
+fn on_new_terminal(own: &Path, of: &std::process::Command, size: (u16, u16)) -> io::Result<Running> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
     rustix::io::fcntl_setfd(&master, rustix::io::FdFlags::CLOEXEC)?;
     grantpt(&master)?;
@@ -110,19 +102,14 @@ fn on_new_terminal(program: &Path, of: &std::process::Command, size: (u16, u16))
     resize(&master, size)?;
     let name = ptsname(&master, Vec::new())?;
     let end = open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut command = Command::new(program);
-    command.arg(ON_TERMINAL).arg(of.get_program()).args(of.get_args()).env_clear();
-    command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    if let Some(folder) = of.get_current_dir() {
-        command.current_dir(folder);
-    }
-    command.stdin(end.try_clone()?).stdout(end.try_clone()?).stderr(end);
-    let child = command.spawn()?;
-    // The command itself holds copies of the end, which is closed here with it, so that the terminal ends with the command.
+    let mut command = Command::from(gate::held(own, gate::HELD_ON_TERMINAL, of));
+    command.stdin(Stdio::piped()).stdout(end.try_clone()?).stderr(end);
+    let mut child = command.spawn()?;
+    // It holds copies of the command's end, and the terminal is to end with the command.
     drop(command);
+    let gate = child.stdin.take().ok_or_else(|| io::Error::other("it has no input"))?;
     let reader = tokio::fs::File::from_std(master.try_clone()?.into());
-    let writer = tokio::fs::File::from_std(master.try_clone()?.into());
-    Ok(Running { child, input: Some(Box::new(writer)), out: Box::new(reader), err: None, terminal: Some(master) })
+    Ok(Running { child, gate, has_input: true, out: Box::new(reader), err: None, terminal: Some(master) })
 }
 
 fn resize(terminal: &OwnedFd, (columns, rows): (u16, u16)) -> io::Result<()> {
@@ -131,6 +118,22 @@ fn resize(terminal: &OwnedFd, (columns, rows): (u16, u16)) -> io::Result<()> {
 }
 
 impl Running {
+    /// Writes the command down, so that it ends with its instance, and lets it go on.
+    async fn noted(&mut self, dir: &InstanceDir) -> io::Result<ProcessKey> {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.ok_or_else(|| io::Error::other("it has no number"))?;
+        let dir = dir.clone();
+        let note = move || {
+            let key = ProcessKey::of(pid)?.ok_or_else(|| io::Error::other("it has ended"))?;
+            commands::note(&dir, &key)?;
+            Ok(key)
+        };
+        let noted = tokio::task::spawn_blocking(note).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let key = noted?;
+        self.gate.write_all(b".").await?;
+        Ok(key)
+    }
+
     /// Hands input and output on until the command has ended, and then its exit. It is killed when nobody takes its output any
     /// more.
     async fn run(
@@ -139,7 +142,11 @@ impl Running {
         to_client: mpsc::Sender<Result<ExecOutput>>,
         tree: Arc<Tree>,
     ) {
-        let Self { mut child, input, out, err, terminal } = self;
+        let Self { mut child, gate, has_input, out, err, terminal } = self;
+        let input: Option<Box<dyn AsyncWrite + Send + Unpin>> = match &terminal {
+            Some(terminal) => terminal.try_clone().ok().map(|end| Box::new(tokio::fs::File::from_std(end.into())) as _),
+            None => has_input.then(|| Box::new(gate) as _),
+        };
         let writing = tokio::spawn(write(input, terminal, from_client));
         let err = async {
             if let Some(err) = err {
@@ -159,10 +166,10 @@ impl Running {
         let Some(status) = status else {
             let _ = tree.kill().await;
             let _ = child.wait().await;
-            tree.ended.store(true, Ordering::Release);
+            tree.over().await;
             return;
         };
-        tree.ended.store(true, Ordering::Release);
+        tree.over().await;
         let _ = to_client
             .send(
                 status
@@ -192,7 +199,7 @@ async fn read(
 }
 
 async fn write(
-    mut input: Option<Box<dyn tokio::io::AsyncWrite + Send + Unpin>>,
+    mut input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     terminal: Option<OwnedFd>,
     mut from_client: mpsc::Receiver<ExecInput>,
 ) {
@@ -212,18 +219,33 @@ async fn write(
 
 /// A command with all that it started.
 struct Tree {
-    pid: Option<u32>,
+    dir: InstanceDir,
+    key: ProcessKey,
     ended: AtomicBool,
+}
+
+impl Tree {
+    /// It has ended. What it left running goes on until the instance ends, as with Docker.
+    async fn over(&self) {
+        self.ended.store(true, Ordering::Release);
+        let (dir, key) = (self.dir.clone(), self.key.clone());
+        let look = move || {
+            if table::processes().is_ok_and(|all| table::members(&all, &key).is_empty()) {
+                commands::forget(&dir, &key);
+            }
+        };
+        let _ = tokio::task::spawn_blocking(look).await;
+    }
 }
 
 #[async_trait]
 impl Kill for Tree {
     async fn kill(&self) -> Result<()> {
-        let Some(pid) = self.pid.and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
         if self.ended.load(Ordering::Acquire) {
             return Ok(());
         }
-        let killed = tokio::task::spawn_blocking(move || table::kill_tree(pid)).await;
+        let key = self.key.clone();
+        let killed = tokio::task::spawn_blocking(move || table::kill_trees(&[key])).await;
         let killed = killed.unwrap_or_else(|error| Err(io::Error::other(error)));
         killed.map_err(|error| failed("killing the command", &error))
     }

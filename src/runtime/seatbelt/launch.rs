@@ -14,7 +14,7 @@ use crate::runtime::files::make_private;
 /// Applies a profile to itself and executes a program.
 pub const PROGRAM: &str = "/usr/bin/sandbox-exec";
 /// Where programs are looked for whose environment does not say: the system's own.
-const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 /// Most open files of a program: macOS gives 256 by default, which servers run out of.
 pub const OPEN_FILES: u64 = 4096;
 
@@ -68,8 +68,13 @@ impl Launch {
             Some(image) => copy(image, &self.root)?,
             None => make_private(&self.root)?,
         }
+        if !std::fs::symlink_metadata(&self.root)?.is_dir() {
+            let message = format!("{} is no directory", self.root.display());
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
+        }
+        // What is inside another one comes after it, as it is longer.
         for (at, target) in &self.links {
-            link(&self.root, at, target)?;
+            self.link(at, target)?;
         }
         std::fs::write(&self.profile, profile.text())
     }
@@ -101,6 +106,34 @@ impl Launch {
         command.arg("-f").arg(&self.profile).arg(program).args(arguments);
         command.env_clear().envs(all).current_dir(workdir);
         Ok(command)
+    }
+
+    /// Puts a link below the root in place of what is there. Of links on the way only those of its own are followed: those of
+    /// the image may lead anywhere.
+    fn link(&self, at: &Path, target: &Path) -> io::Result<()> {
+        let mut place = self.root.clone();
+        let mut inside = PathBuf::from("/");
+        let names: Vec<Component<'_>> = at.components().filter(|part| !matches!(part, Component::RootDir)).collect();
+        for (index, name) in names.iter().enumerate() {
+            let Component::Normal(name) = name else {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} has .. in it", at.display())));
+            };
+            place.push(name);
+            inside.push(name);
+            let there = std::fs::symlink_metadata(&place).ok().map(|data| data.file_type());
+            match (index + 1 == names.len(), there, self.links.get(&inside)) {
+                (true, Some(kind), _) if kind.is_dir() => std::fs::remove_dir_all(&place)?,
+                (true, Some(_), _) => std::fs::remove_file(&place)?,
+                (false, _, Some(outer)) => place.clone_from(outer),
+                (false, Some(kind), None) if !kind.is_dir() => {
+                    let message = format!("{} of the image is no directory", place.display());
+                    return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
+                }
+                (false, None, None) => std::fs::create_dir(&place)?,
+                (true, None, _) | (false, Some(_), None) => {}
+            }
+        }
+        std::os::unix::fs::symlink(target, &place)
     }
 
     /// A path of the image where the image has it, else one of the system.
@@ -142,30 +175,6 @@ fn copy(image: &Path, root: &Path) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::other(format!("copying {} failed: {status}", image.display()))),
     }
-}
-
-/// Puts a link below a root in place of what is there, without following links that the image has on the way.
-fn link(root: &Path, at: &Path, target: &Path) -> io::Result<()> {
-    let mut place = root.to_owned();
-    let names: Vec<Component<'_>> = at.components().filter(|part| !matches!(part, Component::RootDir)).collect();
-    for (index, name) in names.iter().enumerate() {
-        let Component::Normal(name) = name else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} has .. in it", at.display())));
-        };
-        place.push(name);
-        let there = std::fs::symlink_metadata(&place).ok().map(|data| data.file_type());
-        match (index + 1 == names.len(), there) {
-            (true, Some(kind)) if kind.is_dir() => std::fs::remove_dir_all(&place)?,
-            (true, Some(_)) => std::fs::remove_file(&place)?,
-            (false, Some(kind)) if !kind.is_dir() => {
-                let message = format!("{} of the image is no directory", place.display());
-                return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
-            }
-            (false, None) => std::fs::create_dir(&place)?,
-            (true, None) | (false, Some(_)) => {}
-        }
-    }
-    std::os::unix::fs::symlink(target, &place)
 }
 
 /// Copies that share blocks: `-c` clones on macOS, `--reflink=auto` elsewhere.
@@ -220,6 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn a_link_is_no_image() {
+        let folder = tempfile::tempdir().unwrap();
+        image(folder.path());
+        std::os::unix::fs::symlink("image", folder.path().join("current")).unwrap();
+        let mut launch = launch(folder.path(), &["/bin/server"]);
+        launch.links = [(PathBuf::from("/bin"), folder.path().join("volume"))].into();
+        let error = launch.prepare(Some(&folder.path().join("current")), &profile(folder.path())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+        assert!(folder.path().join("image/bin/server").is_file(), "nothing of it was touched");
+    }
+
+    #[test]
     fn volumes_are_found_below_the_root_whatever_the_image_has_there() {
         let folder = tempfile::tempdir().unwrap();
         let image = image(folder.path());
@@ -228,12 +249,16 @@ mod tests {
         let volume = folder.path().join("volume");
         std::fs::create_dir(&volume).unwrap();
         let mut launch = launch(folder.path(), &["/bin/server"]);
+        let inner = folder.path().join("inner");
+        std::fs::create_dir(&inner).unwrap();
         launch.links = ["/data", "/var/db"].map(|at| (PathBuf::from(at), volume.clone())).into();
+        launch.links.insert("/data/in/it".into(), inner.clone());
         launch.prepare(Some(&image), &profile(folder.path())).unwrap();
         std::fs::write(folder.path().join("root/data/file"), "kept").unwrap();
         assert_eq!(std::fs::read_to_string(folder.path().join("root/var/db/file")).unwrap(), "kept");
-        assert!(link(&launch.root, Path::new("/out/etc"), &volume).is_err(), "a link leads out");
-        assert!(link(&launch.root, Path::new("/../etc"), &volume).is_err());
+        assert_eq!(std::fs::read_link(volume.join("in/it")).unwrap(), inner);
+        assert!(launch.link(Path::new("/out/etc"), &volume).is_err(), "a link leads out");
+        assert!(launch.link(Path::new("/../etc"), &volume).is_err());
     }
 
     #[test]

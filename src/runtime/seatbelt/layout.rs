@@ -14,8 +14,11 @@
 //!                           alive          locked by the supervisor
 //!                           profile.sb     what it may do
 //!                           root/ tmp/     its copy of the image, its scratch space
+//!                           anonymous/N/   its own volumes
+//!                           commands/      what runs inside besides its program, a key each
+//!                           making         locked while it is made
 //!                           logs/          output.log and its older parts
-//! ROOT/OWNER/instances/.new-*, .gone-*     being made, being removed
+//! ROOT/OWNER/instances/.gone-*             being removed
 //! ```
 
 use std::io;
@@ -165,6 +168,21 @@ impl InstanceDir {
     /// Its scratch space.
     pub fn scratch(&self) -> PathBuf {
         self.0.join("tmp")
+    }
+
+    /// Further commands that run inside, a file each, until the program has ended.
+    pub fn commands(&self) -> PathBuf {
+        self.0.join("commands")
+    }
+
+    /// The same afterwards, when none may be added.
+    pub fn last_commands(&self) -> PathBuf {
+        self.0.join("last-commands")
+    }
+
+    /// Locked while it is made.
+    pub fn making(&self) -> PathBuf {
+        self.0.join("making")
     }
 
     /// Its output.

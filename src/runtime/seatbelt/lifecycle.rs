@@ -16,14 +16,17 @@ use super::observe::{self, Found};
 use super::plan::{self, Machine, Planned};
 use super::record::{Orders, StopOrder};
 use super::supervise::{RUNS, SUPERVISE, TAKEN};
-use super::{SeatbeltRuntime, alive, failed, table};
-use crate::runtime::files::{Durability, make_private, write_json};
+use super::{SeatbeltRuntime, alive, commands, failed, table};
+use crate::runtime::file_lock;
+use crate::runtime::files::{Durability, make_private, private_file, write_json};
 use crate::runtime::{CreateRequest, ErrorKind, Result, RuntimeError, ports};
 use crate::spec::HumanDuration;
 use crate::state::{InstanceRef, Phase, StopPolicy, StopRequest};
 
 /// Longest time until a program that is started runs.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time that somebody else may take to make an instance: as long as a large image is copied.
+const MAKE_LIMIT: Duration = Duration::from_secs(120);
 /// Time beyond its grace in which a program that is ended must be gone.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// Longest time until a supervisor obeys.
@@ -61,18 +64,35 @@ impl SeatbeltRuntime {
         found.ok_or_else(|| failed(&format!("creating {}", request.id), &io::ErrorKind::NotFound.into()))
     }
 
-    /// The record comes last: what has none is no instance, and is made anew.
+    /// The record comes last: what has none is no instance. Whoever makes it holds a lock meanwhile, so that what was left
+    /// half-made is told from what is being made.
     fn write(&self, dir: &InstanceDir, planned: &Planned) -> io::Result<()> {
-        if dir.0.exists() {
-            remove_tree(&dir.0)?;
-        }
         make_private(&dir.0)?;
+        let file = private_file().create(true).truncate(false).open(dir.making())?;
+        let lock = file_lock::exclusive(file, &dir.making(), Instant::now() + MAKE_LIMIT)?;
+        let _lock =
+            lock.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "somebody else makes it at the same time"))?;
+        if dir.record().exists() {
+            return Ok(());
+        }
+        let made = self.write_alone(dir, planned);
+        if made.is_err() {
+            let _ = self.unmake(dir);
+        }
+        made?;
+        self.inner.layout.tell()
+    }
+
+    fn write_alone(&self, dir: &InstanceDir, planned: &Planned) -> io::Result<()> {
+        // Of one that was killed.
+        for left in [dir.root(), dir.scratch(), dir.0.join("anonymous")] {
+            remove_tree(&left)?;
+        }
         for volume in &planned.record.volumes {
             make_private(volume)?;
         }
         planned.record.launch.prepare(planned.image.as_deref(), &planned.profile)?;
-        write_json(&dir.record(), &planned.record, Durability::Synced)?;
-        self.inner.layout.tell()
+        write_json(&dir.record(), &planned.record, Durability::Synced)
     }
 
     fn free_port(&self) -> io::Result<u16> {
@@ -134,7 +154,15 @@ impl SeatbeltRuntime {
     /// Ends what is left of a run whose supervisor was lost. A number that means another process by now is left alone.
     pub(super) async fn end_lost(&self, found: &Found) -> Result<()> {
         let Some(run) = found.lost.clone() else { return Ok(()) };
-        let end = move || if run.program.is_there()? { table::kill_tree(run.program.pid) } else { Ok(()) };
+        let dir = self.inner.layout.instance(&found.instance.runtime_id);
+        let end = move || {
+            // After a reboot every number means something else.
+            if table::boot()? != run.boot {
+                return Ok(());
+            }
+            let roots: Vec<_> = [run.program].into_iter().chain(commands::noted(&dir)?).collect();
+            table::kill_trees(&roots)
+        };
         let ended = tokio::task::spawn_blocking(end).await.unwrap_or_else(|error| Err(io::Error::other(error)));
         ended.map_err(|error| failed(&format!("ending what is left of {}", found.instance.id), &error))
     }
@@ -143,10 +171,11 @@ impl SeatbeltRuntime {
     pub(super) async fn end(&self, instance: &InstanceRef, stop: &StopRequest) -> Result<Option<Found>> {
         let Some(found) = self.look(instance).await? else { return Ok(None) };
         self.end_lost(&found).await?;
-        if found.run.is_none() {
+        let dir = self.dir(instance)?;
+        // A supervisor that is about to start the program, or to leave, has no run.
+        if found.run.is_none() && !is_attended(&dir)? {
             return Ok(Some(found));
         }
-        let dir = self.dir(instance)?;
         let policy = StopPolicy { signal: stop.signal, grace: HumanDuration(stop.grace) };
         let order = StopOrder { policy, cause: stop.cause };
         let end = Instant::now() + stop.grace + STOP_LIMIT;
@@ -154,7 +183,9 @@ impl SeatbeltRuntime {
         loop {
             match self.look(instance).await? {
                 None => return Ok(None),
-                Some(found) if found.run.is_none() => {
+                Some(found) if found.run.is_none() && !is_attended(&dir)? => {
+                    // What it recorded last may have come between the two looks.
+                    let found = self.known(instance).await?;
                     self.end_lost(&found).await?;
                     return Ok(Some(found));
                 }
@@ -228,7 +259,8 @@ impl SeatbeltRuntime {
     /// Removes an instance that does not run. It goes out of sight first, so that one whose removal was cut off is none.
     pub(super) fn unmake(&self, dir: &InstanceDir) -> io::Result<()> {
         let name = dir.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let gone = self.inner.layout.instances().join(format!(".gone-{name}.{}", std::process::id()));
+        let now = chrono::Utc::now().timestamp_micros();
+        let gone = self.inner.layout.instances().join(format!(".gone-{name}.{}.{now}", std::process::id()));
         match fs::rename(&dir.0, &gone) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             renamed => renamed?,
@@ -237,16 +269,29 @@ impl SeatbeltRuntime {
         remove_tree(&gone)
     }
 
-    /// Removes what is left of removals that were cut off.
+    /// Removes what is left of instances whose making or removal was cut off.
     pub(super) fn sweep(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.inner.layout.instances())? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(".gone-") {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let dir = self.inner.layout.instance(&name);
+            if name.starts_with(".gone-") {
                 remove_tree(&entry.path())?;
+            } else if !dir.record().exists() && dir.making().exists() {
+                let file = private_file().open(dir.making())?;
+                let lock = file_lock::exclusive(file, &dir.making(), Instant::now())?;
+                if lock.is_some() && !dir.record().exists() {
+                    self.unmake(&dir)?;
+                }
             }
         }
         Ok(())
     }
+}
+
+/// Whether a supervisor has an instance.
+fn is_attended(dir: &InstanceDir) -> Result<bool> {
+    Ok(alive::holder(dir).map_err(|error| failed("looking for a supervisor", &error))?.is_some())
 }
 
 fn slow(instance: &InstanceRef) -> RuntimeError {

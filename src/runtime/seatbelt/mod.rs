@@ -10,8 +10,10 @@
 //! registries, which hold programs of Linux.
 
 mod alive;
+mod commands;
 mod controls;
 mod exec;
+mod gate;
 pub mod launch;
 mod layout;
 mod lifecycle;
@@ -42,8 +44,8 @@ pub use layout::allow_devices;
 pub use profile::{Graphics, Network, Profile};
 
 use super::{
-    Attach, Capabilities, CreateRequest, Dial, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime, RuntimeError,
-    RuntimeEvent, Stats, StopRequest, Suspend, Volumes,
+    Attach, Capabilities, CreateRequest, Dial, Enforcement, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime,
+    RuntimeError, RuntimeEvent, Stats, StopRequest, Suspend, Volumes,
 };
 use crate::spec::{Image, ImageRef, RuntimeKind, ServiceSpec, Signal};
 use crate::state::{Condition, Instance, InstanceRef, Owner, StopCause};
@@ -61,7 +63,8 @@ pub fn dispatch() -> Option<ExitCode> {
     if command == OsStr::new(supervise::SUPERVISE) {
         return Some(arguments.next().map_or(ExitCode::FAILURE, |dir| supervise::main(PathBuf::from(dir))));
     }
-    (command == OsStr::new(exec::ON_TERMINAL)).then(|| exec::on_terminal(arguments))
+    let held = [gate::HELD, gate::HELD_ON_TERMINAL, gate::HELD_WITH_INPUT];
+    held.into_iter().find(|how| command == OsStr::new(how)).map(|how| gate::main(how, arguments))
 }
 
 /// What a Seatbelt runtime is made of.
@@ -182,6 +185,14 @@ impl Runtime for SeatbeltRuntime {
         controls::unsupported(spec)
     }
 
+    async fn enforcement(&self, instance: &InstanceRef) -> Result<Vec<Enforcement>> {
+        let found = self.known(instance).await?;
+        let ran = found.instance.phase.started_at().is_some();
+        let Some(record) = found.record else { return Ok(Enforcement::by_capabilities(&capabilities())) };
+        let told = record.enforcement.into_iter();
+        Ok(told.map(|one| if ran { one } else { Enforcement { state: one.state.planned(), ..one } }).collect())
+    }
+
     async fn list(&self) -> Result<Listing> {
         let layout = self.inner.layout.clone();
         let found = tokio::task::spawn_blocking(move || observe::all(&layout)).await;
@@ -260,17 +271,17 @@ impl Runtime for SeatbeltRuntime {
     }
 
     async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
-        let workspace = self.look(instance).await?.and_then(|found| found.record.workspace);
+        let workspace = self.look(instance).await?.and_then(|found| found.record?.workspace);
         self.remove(instance).await?;
         let Some(workspace) = workspace else { return Ok(()) };
         let layout = self.inner.layout.clone();
         let what = format!("removing the workspace of {}", instance.id);
         // Whoever of several removes the last instance of the slot takes it away.
-        let remove =
-            move || match observe::all(&layout)?.iter().any(|one| one.record.workspace.as_ref() == Some(&workspace)) {
-                true => Ok(()),
-                false => lifecycle::remove_tree(&workspace),
-            };
+        let remove = move || {
+            let has_it =
+                |one: &Found| one.record.as_ref().is_some_and(|one| one.workspace.as_ref() == Some(&workspace));
+            if observe::all(&layout)?.iter().any(has_it) { Ok(()) } else { lifecycle::remove_tree(&workspace) }
+        };
         blocking(&what, remove).await
     }
 

@@ -9,15 +9,15 @@ use super::layout::{InstanceDir, Layout};
 use super::record::{Orders, Record, Run};
 use crate::runtime::files::read_json;
 use crate::spec::{RuntimeKind, Signal};
-use crate::state::{EndedBy, Exit, Instance, Phase};
+use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Phase};
 
 /// One instance as found on disk.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// As it is reported.
     pub instance: Instance,
-    /// What is kept of it.
-    pub record: Record,
+    /// What is kept of it; none where that can't be read.
+    pub record: Option<Record>,
     /// Its run, while its supervisor lives.
     pub run: Option<Run>,
     /// The run whose supervisor was lost: something of it may still be there.
@@ -44,7 +44,13 @@ pub fn all(layout: &Layout) -> io::Result<Vec<Found>> {
 /// # Errors
 /// Its files can't be read.
 pub fn one(dir: &InstanceDir) -> io::Result<Option<Found>> {
-    let Some(record) = read_json::<Record>(&dir.record())? else { return Ok(None) };
+    let record = match read_json::<Record>(&dir.record()) {
+        Ok(Some(record)) => record,
+        Ok(None) => return Ok(None),
+        // As after a loss of power. It is known by its name, and the others are none the worse for it.
+        Err(error) if is_broken(&error) => return Ok(unreadable(dir, &error)),
+        Err(error) => return Err(error),
+    };
     let (phase, run, lost) = standing(dir)?;
     let mut instance = Instance {
         restarts: record.restarts,
@@ -58,7 +64,29 @@ pub fn one(dir: &InstanceDir) -> io::Result<Option<Found>> {
     if let Some(order) = orders(dir)?.stop.filter(|_| run.is_some()) {
         instance.ends_for(order.cause);
     }
-    Ok(Some(Found { instance, record, run, lost }))
+    Ok(Some(Found { instance, record: Some(record), run, lost }))
+}
+
+fn is_broken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        || error.get_ref().is_some_and(|cause| cause.is::<serde_json::Error>())
+}
+
+/// An instance of which no more is known than its name.
+fn unreadable(dir: &InstanceDir, error: &io::Error) -> Option<Found> {
+    let name = dir.0.file_name()?.to_str()?;
+    let message = format!("{} can't be read: {error}; remove the instance", dir.record().display());
+    let made = std::fs::metadata(&dir.0).and_then(|data| data.created().or_else(|_| data.modified()));
+    let made = made.map_or(DateTime::UNIX_EPOCH, DateTime::from);
+    let phase = Phase::Exited(Exit::runtime_error(message.clone(), made));
+    let id = InstanceId::of_runtime_name(name)?;
+    let mut instance = Instance::new(id, RuntimeKind::Sandbox, phase, made);
+    instance.conditions.push(Condition::holds("Degraded", "RecordUnreadable", message));
+    let (run, lost) = match alive::holder(dir) {
+        Ok(Some(_)) => (read_json::<Run>(&dir.run()).ok().flatten(), None),
+        Ok(None) | Err(_) => (None, read_json::<Run>(&dir.run()).ok().flatten()),
+    };
+    Some(Found { instance, record: None, run, lost })
 }
 
 /// What its supervisor is told.

@@ -62,7 +62,16 @@ pub fn plan(request: &CreateRequest, machine: &Machine<'_>) -> Result<Planned, R
     let storage = storage(request, machine)?;
     let (first_port, ports) = ports(request, machine.port);
     let told = first_port.map(|(_, port)| port);
-    let mut profile = Profile::of(spec, &dir.root(), &dir.scratch(), told, !machine.layout.denies_devices());
+    let profile = Profile::of(spec, &dir.root(), &dir.scratch(), told, !machine.layout.denies_devices());
+    let mut profile = profile.resolved();
+    for path in profile.readable.iter().chain(&profile.writable) {
+        if machine.hidden.iter().any(|own| path.starts_with(own)) {
+            let path = path.display();
+            return Err(rejected(format!(
+                "sandbox: {path} lies in Evenkeel's state directory, which no program may see"
+            )));
+        }
+    }
     profile.own = storage.written;
     profile.own_read_only = storage.read;
     profile.hidden = machine.hidden.to_vec();
@@ -81,13 +90,24 @@ pub fn plan(request: &CreateRequest, machine: &Machine<'_>) -> Result<Planned, R
         workspace: storage.workspace,
         memory: spec.resources.as_ref().and_then(|one| one.memory).map(|bytes| bytes.0),
         log: LogBounds::of(spec),
+        enforcement: controls::enforcement(spec),
         launch: launch(request, &dir, machine, storage.links)?,
     };
-    let image = match &spec.image.name {
-        ImageRef::Dir(path) => Some(PathBuf::from(path)),
-        _ => None,
-    };
+    let image = image(&spec.image.name, machine)?;
     Ok(Planned { record, profile, image })
+}
+
+/// The directory that is copied, as it really is: `cp` copies a link as a link.
+fn image(name: &ImageRef, machine: &Machine<'_>) -> Result<Option<PathBuf>, RuntimeError> {
+    let ImageRef::Dir(path) = name else { return Ok(None) };
+    let real = std::fs::canonicalize(path)
+        .map_err(|error| RuntimeError::new(ErrorKind::ImageUnavailable, format!("image: dir:{path}: {error}")))?;
+    match machine.hidden.iter().any(|own| real.starts_with(own) || own.starts_with(&real)) {
+        true => Err(rejected(format!(
+            "image: dir:{path} lies in Evenkeel's state directory or holds it, which no program may see"
+        ))),
+        false => Ok(Some(real)),
+    }
 }
 
 fn launch(

@@ -54,6 +54,9 @@ const GRAPHICS_CLIENTS: &[&str] =
 /// Framework of compute kernels that come compiled.
 const PERFORMANCE_SHADERS: &str = "/System/Library/Frameworks/MetalPerformanceShaders.framework";
 
+/// What a program may do with what is its own: files, and sockets beside them.
+const WRITTEN: &str = "file-read* file-write* network-bind network-inbound network-outbound";
+
 /// What a program may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
@@ -174,6 +177,21 @@ impl Profile {
         }
     }
 
+    /// The same with every path as it really is, since Seatbelt compares real paths and `/tmp`, `/var` and `/etc` are links on
+    /// every Mac. Of what is not there yet the part that is there is resolved.
+    #[must_use]
+    pub fn resolved(mut self) -> Self {
+        let paths = self
+            .readable
+            .iter_mut()
+            .chain(&mut self.writable)
+            .chain(self.devices.iter_mut().map(|node| &mut node.path));
+        for path in paths {
+            *path = real(path);
+        }
+        self
+    }
+
     /// The profile as text.
     pub fn text(&self) -> String {
         let mut text = String::from("(version 1)\n(deny default)\n");
@@ -229,9 +247,9 @@ impl Profile {
             let _ = writeln!(text, "(deny file-read* file-write* network-outbound {path})");
         }
         let own = self.own.iter().chain([&self.scratch]);
-        line(text, if self.read_only { "file-read*" } else { "file-read* file-write*" }, &subpath(&self.root));
+        line(text, if self.read_only { "file-read*" } else { WRITTEN }, &subpath(&self.root));
         for path in own {
-            line(text, "file-read* file-write*", &subpath(path));
+            line(text, WRITTEN, &subpath(path));
         }
         for path in &self.own_read_only {
             line(text, "file-read*", &subpath(path));
@@ -247,8 +265,10 @@ impl Profile {
                 }
                 line(text, "network-outbound", "(remote ip \"localhost:*\")");
             }
+            // Addresses alone: sockets of the file system, as of container engines and key agents, are ways out.
             Network::Full => {
-                text.push_str("(allow network*)\n");
+                line(text, "network-outbound", "(remote ip \"*:*\")");
+                line(text, "network-bind network-inbound", "(local ip \"*:*\")");
                 line(text, "network-outbound", &format!("(literal {})", quoted(RESOLVER)));
             }
         }
@@ -266,6 +286,16 @@ impl Profile {
             line(text, "mach-lookup", &format!("(global-name {})", quoted(SHADER_COMPILER)));
         }
     }
+}
+
+/// A path without links, as far as it is there.
+pub(super) fn real(path: &Path) -> PathBuf {
+    for above in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (std::fs::canonicalize(above), path.strip_prefix(above)) {
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        }
+    }
+    path.to_owned()
 }
 
 fn node(device: &Device) -> Node {
@@ -321,8 +351,8 @@ mod tests {
             "(allow ipc-posix-sem)",
             "(allow file-read* (subpath \"/usr/lib\"))",
             "(allow file-read* file-write* file-ioctl (literal \"/dev/null\"))",
-            "(allow file-read* file-write* (subpath \"/roots/web-0\"))",
-            "(allow file-read* file-write* (subpath \"/scratch/web-0\"))",
+            "(allow file-read* file-write* network-bind network-inbound network-outbound (subpath \"/roots/web-0\"))",
+            "(allow file-read* file-write* network-bind network-inbound network-outbound (subpath \"/scratch/web-0\"))",
         ] {
             assert!(text.lines().any(|line| line == rule), "{rule}");
         }
@@ -331,14 +361,29 @@ mod tests {
     #[test]
     fn the_network_is_what_the_spec_says_and_does_not_depend_on_endpoints() {
         let endpoints = "endpoints: [{ name: http, protocol: http, port: 8080 }]";
-        assert!(allows(&profile(""), "(allow network*)"));
-        assert!(allows(&profile(endpoints), "(allow network*)"));
-        assert!(!profile("sandbox: { network: none }").text().contains("network"));
-        assert!(!profile("pool: {}").text().contains("network"));
+        let full = |fields: &str| allows(&profile(fields), "(allow network-outbound (remote ip \"*:*\"))");
+        assert!(full("") && full(endpoints));
+        for closed in ["sandbox: { network: none }", "pool: {}"] {
+            let found = profile(closed).text();
+            assert!(!found.contains(" ip ") && !found.contains("mDNSResponder"), "{found}");
+        }
         let loopback = profile("sandbox: { network: loopback }");
         assert!(allows(&loopback, "(allow network-bind network-inbound (local ip \"localhost:20001\"))"));
         assert!(allows(&loopback, "(allow network-outbound (remote ip \"localhost:*\"))"));
-        assert!(!allows(&loopback, "(allow network*)"));
+        assert!(!loopback.text().contains("*:*"));
+    }
+
+    #[test]
+    fn sockets_of_the_file_system_are_reached_where_they_are_the_programs_own_alone() {
+        for fields in ["", "sandbox: { network: loopback }", "sandbox: { network: none }"] {
+            let text = profile(fields).text();
+            let sockets = |line: &&str| line.contains("network-") && !line.contains(" ip ");
+            for line in text.lines().filter(sockets) {
+                let is_own = ["/roots/web-0", "/scratch/web-0", "/private/var/run/mDNSResponder"];
+                assert!(is_own.iter().any(|own| line.contains(&format!("\"{own}\""))), "{line}");
+            }
+            assert!(allows(&profile(fields), &format!("(allow {WRITTEN} (subpath \"/scratch/web-0\"))")));
+        }
     }
 
     #[test]
@@ -369,6 +414,18 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_written_as_they_really_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = std::fs::canonicalize(folder.path()).unwrap();
+        std::fs::create_dir(folder.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", folder.join("link")).unwrap();
+        let link = folder.join("link").display().to_string();
+        let found = profile(&format!("sandbox: {{ readable: [{link}], writable: [{link}/later/x] }}")).resolved();
+        assert_eq!(found.readable, [folder.join("real")]);
+        assert_eq!(found.writable, [folder.join("real/later/x")]);
+    }
+
+    #[test]
     fn what_is_hidden_is_denied_after_all_that_shows_it_and_before_what_is_the_programs_own() {
         let mut found = profile("sandbox: { readable: [/state] }\nread_only_root_fs: true");
         found.hidden = vec!["/state".into()];
@@ -379,9 +436,9 @@ mod tests {
         let denied = at("(deny file-read* file-write* network-outbound (subpath \"/state\"))");
         assert!(at("(allow file-read* (subpath \"/state\"))") < denied);
         assert!(at("(allow file-read* (subpath \"/roots/web-0\"))") > denied, "it is read-only");
-        assert!(at("(allow file-read* file-write* (subpath \"/state/volumes/db\"))") > denied);
+        assert!(at(&format!("(allow {WRITTEN} (subpath \"/state/volumes/db\"))")) > denied);
         assert!(at("(allow file-read* (subpath \"/state/volumes/seed\"))") > denied);
-        assert!(!allows(&found, "(allow file-read* file-write* (subpath \"/roots/web-0\"))"));
+        assert!(!allows(&found, &format!("(allow {WRITTEN} (subpath \"/roots/web-0\"))")));
     }
 
     #[test]

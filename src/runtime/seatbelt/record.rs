@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::launch::Launch;
 use super::table::ProcessKey;
+use crate::runtime::Enforcement;
 use crate::runtime::logfiles::LogBounds;
 use crate::state::{Condition, InstanceId, PortBinding, StopCause, StopPolicy};
 
@@ -42,6 +43,8 @@ pub struct Record {
     pub memory: Option<u64>,
     /// Bounds of the kept output.
     pub log: LogBounds,
+    /// What it asks for and gets, control by control, once it runs.
+    pub enforcement: Vec<Enforcement>,
     /// How its program is run.
     pub launch: Launch,
 }
@@ -53,6 +56,8 @@ pub struct Run {
     pub started_at: DateTime<Utc>,
     /// Its program, which leads a process group of its own.
     pub program: ProcessKey,
+    /// When the machine's first process started, which tells one boot from another.
+    pub boot: String,
 }
 
 /// What a supervisor is to do. Written as a whole, then the supervisor is told by a signal.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit, setsid};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use super::launch::OPEN_FILES;
 use super::layout::InstanceDir;
 use super::record::{Orders, Record, Run, StopOrder};
-use super::{alive, signals, table};
+use super::{alive, commands, gate, signals, table};
 use crate::runtime::files::{Durability, read_json, write_json};
 use crate::runtime::io::OutputStream;
 use crate::runtime::logfiles::append;
@@ -95,6 +95,7 @@ async fn supervise(dir: &InstanceDir) -> io::Result<()> {
         }
     }
     let mut log = LogFile::open(&dir.logs(), record.log)?;
+    commands::open(dir)?;
     let mut child = match start(&record) {
         Ok(child) => child,
         Err(message) => {
@@ -104,11 +105,22 @@ async fn supervise(dir: &InstanceDir) -> io::Result<()> {
             return Err(io::Error::other(message));
         }
     };
+    // It is held back until it is written down. Where that fails it ends with this process.
     let run = begun(dir, &child)?;
+    if let Some(mut gate) = child.stdin.take() {
+        gate.write_all(b".").await?;
+    }
     say(RUNS);
     let mut watch =
         Watched { dir, record: &record, run: &run, obeyed: None, kill_at: None, frozen: false, starved: false };
-    let status = watch.until_it_ends(&mut child, &mut log, &mut told).await?;
+    let status = watch.until_it_ends(&mut child, &mut log, &mut told).await;
+    // Nothing of it stays behind, however it ended.
+    let _ = commands::close(dir);
+    let _ = table::kill_trees(&watch.roots());
+    let status = match status {
+        Ok(status) => status,
+        Err(_) => child.wait().await?,
+    };
     write_json(&dir.exit(), &watch.exit(status), Durability::Synced)?;
     dir.tell();
     Ok(())
@@ -116,11 +128,11 @@ async fn supervise(dir: &InstanceDir) -> io::Result<()> {
 
 fn start(record: &Record) -> Result<Child, String> {
     let command = record.launch.command().map_err(|error| error.to_string())?;
-    let mut command = Command::from(command);
+    let own = std::env::current_exe().map_err(|error| format!("this program can't be found: {error}"))?;
+    let mut command = Command::from(gate::held(&own, gate::HELD, &command));
     // Stopped by a group of its own, which the supervisor is not of.
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let launcher = record.launch.launcher.display();
-    command.spawn().map_err(|error| format!("{launcher} can't be run: {error}"))
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().map_err(|error| format!("the program can't be started: {error}"))
 }
 
 /// Records that the program runs.
@@ -129,7 +141,7 @@ fn begun(dir: &InstanceDir, child: &Child) -> io::Result<Run> {
     let pid = pid.ok_or_else(|| io::Error::other("the program has no number"))?;
     // It is not waited for yet, so its number is its own, also where it has ended.
     let program = table::ProcessKey::of(pid)?.unwrap_or(table::ProcessKey { pid, started: String::new() });
-    let run = Run { started_at: Utc::now(), program };
+    let run = Run { started_at: Utc::now(), program, boot: table::boot()? };
     write_json(&dir.run(), &run, Durability::Boot)?;
     dir.tell();
     Ok(run)
@@ -178,15 +190,23 @@ impl Watched<'_> {
                 _ = memory.tick(), if self.record.memory.is_some() => self.watch_memory(),
             }
         };
-        // Nothing of it stays behind; output that is still in its pipes is kept.
-        let _ = table::kill_tree(self.run.program.pid);
+        // Whoever else writes to its output is killed, so that what is still in the pipes has an end.
+        let _ = commands::close(self.dir);
+        let _ = table::kill_trees(&self.roots());
         out.drain(log).await;
         err.drain(log).await;
         Ok(status)
     }
 
+    /// The program, and further commands that were run inside.
+    fn roots(&self) -> Vec<table::ProcessKey> {
+        let commands = commands::noted(self.dir).unwrap_or_default();
+        [self.run.program.clone()].into_iter().chain(commands).collect()
+    }
+
     fn obey(&mut self) -> io::Result<()> {
-        let orders = read_json::<Orders>(&self.dir.orders())?.unwrap_or_default();
+        // What can't be read orders nothing; it is written anew by whoever waits for it to be obeyed.
+        let orders = read_json::<Orders>(&self.dir.orders()).ok().flatten().unwrap_or_default();
         if let Some(order) = orders.stop.filter(|order| self.obeyed.as_ref() != Some(order)) {
             self.thaw()?;
             self.stop(order);
@@ -236,7 +256,7 @@ impl Watched<'_> {
 
     /// Signals the program and all that belongs to it; the program alone where the others can't be told.
     fn signal_all(&self, signal: Signal) {
-        if table::signal_tree(self.run.program.pid, signal).is_err() {
+        if table::signal_trees(&self.roots(), signal).is_err() {
             table::send(self.run.program.pid, signal);
         }
     }
@@ -245,7 +265,7 @@ impl Watched<'_> {
         let Some(most) = self.record.memory else { return };
         // What can't be looked at now is looked at again soon.
         let Ok(all) = table::processes() else { return };
-        let used: u64 = table::members(&all, self.run.program.pid).iter().map(|one| one.memory).sum();
+        let used: u64 = table::members_of_all(&all, &self.roots()).iter().map(|one| one.memory).sum();
         if used > most {
             self.starved = true;
             self.signal_all(Signal::KILL);

@@ -36,18 +36,18 @@ impl ProcessKey {
         let started = text.split_whitespace().collect::<Vec<_>>().join(" ");
         Ok((!started.is_empty()).then_some(Self { pid, started }))
     }
+}
 
-    /// Whether it still is the same process.
-    ///
-    /// # Errors
-    /// `ps` can't be run.
-    pub fn is_there(&self) -> io::Result<bool> {
-        Ok(Self::of(self.pid)?.is_some_and(|found| found == *self))
-    }
+/// When the machine's first process started: another boot has another time.
+///
+/// # Errors
+/// `ps` can't be run.
+pub fn boot() -> io::Result<String> {
+    Ok(ProcessKey::of(1)?.map(|first| first.started).unwrap_or_default())
 }
 
 /// One process of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     /// Process id.
     pub pid: i32,
@@ -59,6 +59,8 @@ pub struct Process {
     pub memory: u64,
     /// Processor time, in microseconds.
     pub cpu_usec: u64,
+    /// Start time, in the words of [`ProcessKey::started`].
+    pub started: String,
 }
 
 /// All processes of the machine that have not ended.
@@ -66,7 +68,9 @@ pub struct Process {
 /// # Errors
 /// `ps` can't be run, or says something else than it is asked for.
 pub fn processes() -> io::Result<Vec<Process>> {
-    let text = ps(&["-A", "-o", "pid=", "-o", "ppid=", "-o", "pgid=", "-o", "stat=", "-o", "rss=", "-o", "time="])?;
+    let text = ps(&[
+        "-A", "-o", "pid=", "-o", "ppid=", "-o", "pgid=", "-o", "stat=", "-o", "rss=", "-o", "time=", "-o", "lstart=",
+    ])?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let parsed = lines.map(|line| {
         parse(line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{PS} says {line:?}")))
@@ -77,15 +81,18 @@ pub fn processes() -> io::Result<Vec<Process>> {
 /// One line; the inner none for a process that has ended and waits for its parent.
 #[allow(clippy::option_option, reason = "no such line and no such process are two answers")]
 fn parse(line: &str) -> Option<Option<Process>> {
-    let [pid, parent, group, state, kib, time] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [pid, parent, group, state, kib, time, started @ ..] = &words[..] else { return None };
     let process = Process {
         pid: pid.parse().ok()?,
         parent: parent.parse().ok()?,
-        group: group.parse().ok()?,
+        // One that is just going has none, which some write as the largest number.
+        group: i32::try_from(group.parse::<i64>().ok()?).unwrap_or(-1),
         memory: kib.parse::<u64>().ok()?.saturating_mul(1024),
         cpu_usec: microseconds(time)?,
+        started: started.join(" "),
     };
-    Some((!state.starts_with('Z')).then_some(process))
+    Some((!state.starts_with(['Z', 'X'])).then_some(process))
 }
 
 /// A time of ps(1): `[DD-][HH:]MM:SS[.ss]`, of which macOS tells hundredths and no days.
@@ -100,15 +107,21 @@ fn microseconds(text: &str) -> Option<u64> {
 }
 
 fn ps(arguments: &[&str]) -> io::Result<String> {
-    let output = Command::new(PS).args(arguments).env_clear().env("LC_ALL", "C").output()?;
+    // Times are compared with those of long ago: neither the language nor the time zone of the machine may change them.
+    let output = Command::new(PS).args(arguments).env_clear().envs([("LC_ALL", "C"), ("TZ", "UTC0")]).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A process with its descendants and whatever else is of their process groups: what was left behind by a parent that ended
-/// still is of its group. What leaves both, a daemon, is not found; macOS has nothing that would.
-pub fn members(all: &[Process], root: i32) -> Vec<Process> {
-    let mut pids = BTreeSet::from([root]);
-    let mut groups = BTreeSet::from([root]);
+/// What is left of a process that led its own group, with its descendants and whatever else is of their groups: what was left
+/// behind by a parent that ended still is of its group, and the number of a group is nobody else's for as long as a process is
+/// of it. Nothing where the number means another process by now. What leaves tree and group, a daemon, is not found; macOS has
+/// nothing that would.
+pub fn members(all: &[Process], key: &ProcessKey) -> Vec<Process> {
+    if all.iter().any(|one| one.pid == key.pid && one.started != key.started) {
+        return Vec::new();
+    }
+    let mut pids = BTreeSet::from([key.pid]);
+    let mut groups = BTreeSet::from([key.pid]);
     loop {
         let before = (pids.len(), groups.len());
         for one in all {
@@ -124,15 +137,23 @@ pub fn members(all: &[Process], root: i32) -> Vec<Process> {
             break;
         }
     }
-    all.iter().filter(|one| pids.contains(&one.pid)).copied().collect()
+    all.iter().filter(|one| pids.contains(&one.pid)).cloned().collect()
 }
 
-/// Sends a signal to a process and all that belongs to it.
+/// What is left of several.
+pub fn members_of_all(all: &[Process], keys: &[ProcessKey]) -> Vec<Process> {
+    let mut found: Vec<Process> = keys.iter().flat_map(|key| members(all, key)).collect();
+    found.sort_by_key(|one| one.pid);
+    found.dedup_by_key(|one| one.pid);
+    found
+}
+
+/// Sends a signal to processes and all that belongs to them.
 ///
 /// # Errors
 /// `ps` can't be run.
-pub fn signal_tree(root: i32, signal: Signal) -> io::Result<()> {
-    for one in members(&processes()?, root) {
+pub fn signal_trees(keys: &[ProcessKey], signal: Signal) -> io::Result<()> {
+    for one in members_of_all(&processes()?, keys) {
         send(one.pid, signal);
     }
     Ok(())
@@ -145,14 +166,14 @@ pub fn send(pid: i32, signal: Signal) {
     }
 }
 
-/// Kills a process and all that belongs to it, and waits until it is gone, for some seconds at most.
+/// Kills processes and all that belongs to them, and waits until it is gone, for some seconds at most.
 ///
 /// # Errors
 /// `TimedOut` when a process lives on; `ps` can't be run.
-pub fn kill_tree(root: i32) -> io::Result<()> {
+pub fn kill_trees(keys: &[ProcessKey]) -> io::Result<()> {
     let end = Instant::now() + GONE_WITHIN;
     loop {
-        let alive = members(&processes()?, root);
+        let alive = members_of_all(&processes()?, keys);
         if alive.is_empty() {
             return Ok(());
         }
@@ -175,17 +196,29 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32, group: i32) -> Process {
-        Process { pid, parent, group, memory: 0, cpu_usec: 0 }
+        Process { pid, parent, group, memory: 0, cpu_usec: 0, started: "then".to_owned() }
+    }
+
+    fn key(pid: i32) -> ProcessKey {
+        ProcessKey { pid, started: "then".to_owned() }
     }
 
     #[test]
     fn members_are_descendants_and_what_is_of_their_groups() {
         let all = [(10, 1, 10), (11, 10, 10), (12, 1, 10), (13, 11, 13), (14, 1, 13), (20, 1, 20), (21, 20, 20)];
         let all = all.map(|(pid, parent, group)| process(pid, parent, group));
-        let found: Vec<i32> = members(&all, 10).into_iter().map(|one| one.pid).collect();
-        assert_eq!(found, [10, 11, 12, 13, 14]);
-        // Its own group is gone with it; that of its parent, which it was started in, is not its own.
-        assert_eq!(members(&[process(30, 1, 5), process(5, 1, 5)], 30), [process(30, 1, 5)]);
+        let pids = |keys: &[ProcessKey]| members_of_all(&all, keys).into_iter().map(|one| one.pid).collect::<Vec<_>>();
+        assert_eq!(pids(&[key(10)]), [10, 11, 12, 13, 14]);
+        assert_eq!(pids(&[key(20), key(10), key(13)]), [10, 11, 12, 13, 14, 20, 21]);
+        // Its group is left where it is gone itself; that of its parent, which it was started in, is not its own.
+        assert_eq!(members(&all[2..3], &key(10)), [process(12, 1, 10)]);
+        assert_eq!(members(&[process(30, 1, 5), process(5, 1, 5)], &key(30)), [process(30, 1, 5)]);
+    }
+
+    #[test]
+    fn who_has_the_number_of_another_by_now_is_no_member() {
+        let all = [process(10, 1, 10), process(11, 10, 10)];
+        assert_eq!(members(&all, &ProcessKey { started: "before".to_owned(), ..key(10) }), []);
     }
 
     #[test]
@@ -204,25 +237,27 @@ mod tests {
 
     #[test]
     fn what_has_ended_is_no_process_and_what_is_something_else_no_line() {
-        assert_eq!(parse(" 7 1 7 Z 0 00:00:00"), Some(None));
+        assert_eq!(parse(" 7 1 7 Z 0 00:00:00 then"), Some(None));
         let running = Process { memory: 2048, cpu_usec: 1_000_000, ..process(7, 1, 7) };
-        assert_eq!(parse(" 7 1 7 Ss 2 00:00:01"), Some(Some(running)));
+        assert_eq!(parse(" 7 1 7 Ss 2 00:00:01 then"), Some(Some(running)));
+        assert_eq!(parse("25222 0 4294967295 X+ 0 00:00:00 then"), Some(None));
         assert_eq!(parse("7 1"), None);
     }
 
     #[test]
     fn a_tree_is_killed_with_what_it_left_behind_and_nothing_else() {
         let mut other = Command::new("/bin/sleep").arg("600").process_group(0).spawn().unwrap();
-        let script = "(sleep 600 &) ; sleep 600 & sleep 600";
-        let mut shell = Command::new("/bin/sh").args(["-c", script]).process_group(0).spawn().unwrap();
-        let pid = i32::try_from(shell.id()).unwrap();
-        let key = ProcessKey::of(pid).unwrap().unwrap();
-        assert!(key.is_there().unwrap());
-        assert!(!ProcessKey { started: "Thu Jan 1 00:00:00 1970".to_owned(), ..key }.is_there().unwrap());
+        // The shell itself ends, and leaves one of two behind.
+        let script = "sleep 600 & exit 0";
+        let mut left = Command::new("/bin/sh").args(["-c", script]).process_group(0).spawn().unwrap();
+        let mut shell = Command::new("/bin/sh").args(["-c", "sleep 600 & sleep 600"]).process_group(0).spawn().unwrap();
+        let keys = [&left, &shell].map(|child| ProcessKey::of(i32::try_from(child.id()).unwrap()).unwrap().unwrap());
+        left.wait().unwrap();
+        assert_eq!(members(&processes().unwrap(), &keys[0]).len(), 1);
         let reaper = std::thread::spawn(move || shell.wait());
-        kill_tree(pid).unwrap();
+        kill_trees(&keys).unwrap();
         reaper.join().unwrap().unwrap();
-        assert_eq!(members(&processes().unwrap(), pid), []);
+        assert_eq!(members_of_all(&processes().unwrap(), &keys), []);
         assert!(other.try_wait().unwrap().is_none());
         other.kill().unwrap();
         other.wait().unwrap();

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::Utc;
 use tokio::net::TcpStream;
 
-use super::{SeatbeltRuntime, failed, not_running, table};
+use super::{SeatbeltRuntime, commands, failed, not_running, table};
 use crate::runtime::{Dial, Dialed, ErrorKind, Result, RuntimeError, Stats, Suspend, Usage};
 use crate::state::{Instance, InstanceRef, Phase};
 
@@ -13,14 +13,16 @@ impl Stats for SeatbeltRuntime {
     async fn stats(&self, instance: &InstanceRef) -> Result<Usage> {
         let found = self.known(instance).await?;
         let Some(run) = found.run.clone() else { return Err(not_running(&found)) };
-        let all = tokio::task::spawn_blocking(table::processes).await;
+        let dir = self.dir(instance)?;
+        let all = tokio::task::spawn_blocking(move || Ok((table::processes()?, commands::noted(&dir)?))).await;
         let all = all.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        let all = all.map_err(|error| failed("looking at processes", &error))?;
-        let members = table::members(&all, run.program.pid);
+        let (all, commands) = all.map_err(|error| failed("looking at processes", &error))?;
+        let roots: Vec<_> = [run.program].into_iter().chain(commands).collect();
+        let members = table::members_of_all(&all, &roots);
         Ok(Usage {
             cpu_usec: members.iter().map(|one| one.cpu_usec).sum(),
             memory: Some(members.iter().map(|one| one.memory).sum()),
-            memory_limit: found.record.memory,
+            memory_limit: found.record.and_then(|record| record.memory),
             pids: Some(members.len() as u64),
             ..Usage::nothing(Utc::now())
         })
@@ -50,7 +52,7 @@ impl Dial for SeatbeltRuntime {
             let message = format!("{} does not run, so nothing listens there", instance.id);
             return Err(RuntimeError::new(ErrorKind::Failed, message));
         }
-        let own = match found.record.first_port {
+        let own = match found.record.and_then(|record| record.first_port) {
             Some((target, own)) if target == port => own,
             Some(_) => port,
             None => {
