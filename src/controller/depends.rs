@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::core::State;
 use super::memory::Note;
-use crate::plan::{Plan, awaited, dependencies, plan};
+use crate::plan::{Plan, Wait, awaited, dependencies, plan};
 use crate::state::{DesiredDeployment, Fate, Instance};
 
 impl State {
     /// Plans a deployment, and remembers what the next planning has to be told: in which order services end, and since when
-    /// they wait for each other.
+    /// they wait for each other, which is a use of what is waited for.
     pub(super) fn plan(
         &mut self,
         deployment: &str,
@@ -32,6 +32,12 @@ impl State {
             let awaited = awaited(input, &plan);
             (plan, awaited)
         });
+        let waited = plan.waits.iter().filter_map(|wait| match wait {
+            Wait::Dependency { dependency, .. } => Some(dependency.on.as_str()),
+            _ => None,
+        });
+        let now = self.now().0;
+        self.ledger.note_coming(deployment, observed, &waited.collect(), now);
         let record = self.record_of(deployment);
         record.history.awaited = awaited;
         for (service, text) in record.new_timeouts(&plan) {

@@ -7,7 +7,7 @@ use super::EngineError;
 use super::core::State;
 use super::engine::Engine;
 use super::message::Command;
-use crate::plan::idle::{Doing, Next, doing, limits};
+use crate::plan::idle::{Doing, Next, doing, known_activity, limits};
 use crate::spec::{HumanDuration, RuntimeKind};
 use crate::state::{Activity, EndedBy, Exit, Instance, Phase, Signal, StopCause, Target};
 
@@ -105,7 +105,7 @@ impl State {
         let held = orders.and_then(|orders| orders.holds.get(&instance.id.service)?.get(&instance.id.slot).copied());
         let held_until = held.filter(|held| *held > now);
         let next = service.and_then(|service| {
-            limits(&instance.phase, instance.last_activity, &service.spec, held_until).into_iter().next()
+            limits(&instance.phase, known_activity(instance), &service.spec, held_until).into_iter().next()
         });
         let rests = self.is_suspended_idle(instance) || rests(instance);
         let ended = match &instance.phase {

@@ -3,7 +3,7 @@
 
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -204,6 +204,18 @@ impl Ledger {
             watched.instances.insert(key, watch);
         }
         watched.sample_due = watched.next_sample();
+    }
+
+    /// Says which instances are on their way to be used: those that are still starting, and those of services that others wait
+    /// for before they start.
+    pub fn note_coming(&mut self, deployment: &str, instances: &[Instance], waited: &BTreeSet<&str>, now: DateTime<Utc>) {
+        let Some(watched) = self.deployments.get_mut(deployment) else { return };
+        for instance in instances {
+            let key = (instance.runtime, instance.runtime_id.clone());
+            if let Some(watch) = watched.instances.get_mut(&key) {
+                watch.comes(instance.is_starting() || waited.contains(instance.id.service.as_str()), now);
+            }
+        }
     }
 
     /// Somebody looks at the ledger. Where the last time was longer ago than is usual, the controller or the machine stood

@@ -12,7 +12,7 @@ use super::EngineError;
 use super::engine::Engine;
 use super::ledger::{UseId, Used};
 use super::message::{Command, Message, UseNews};
-use crate::state::{Condition, Instance, Signal, Target};
+use crate::state::{Condition, Instance, InstanceRef, Signal, Target};
 
 /// Longest wait for an instance that is woken to become ready: room for the pull of an image that was removed meanwhile, and
 /// for a slow start.
@@ -91,7 +91,7 @@ impl Engine {
     }
 
     /// The running instance that a target covers, for a use that begins now. One that is stopped or suspended for idleness is
-    /// brought back first, and waited for until it is ready.
+    /// brought back first, and waited for until it is ready; to wait for it is a use already.
     ///
     /// # Errors
     /// `NotFound` where none is covered; `Conflict` where it does not come up in time, or nobody would wake it.
@@ -102,15 +102,22 @@ impl Engine {
     ) -> Result<(Instance, UseGuard), EngineError> {
         let deadline = Instant::now() + WAKE_DEADLINE;
         let mut is_woken = false;
+        let mut waits = None::<(InstanceRef, UseGuard)>;
         loop {
             match self.running(target).await {
-                Ok(instance) if !is_woken || self.is_shown_ready(&instance) => {
-                    if let Some(guard) = self.begin_use(signal, Used::Instance(instance.as_ref())).await? {
+                Ok(instance) => {
+                    let one = instance.as_ref();
+                    waits = waits.filter(|(used, _)| *used == one);
+                    if waits.is_none() {
+                        let guard = self.begin_use(signal, Used::Instance(one.clone())).await?;
+                        waits = guard.map(|guard| (one, guard));
+                    }
+                    let may_be_used = !is_woken || self.is_shown_ready(&instance);
+                    if let Some((_, guard)) = waits.take_if(|_| may_be_used) {
                         return Ok((instance, guard));
                     }
                     is_woken = true;
                 }
-                Ok(_) => {}
                 Err(EngineError::NotFound(_)) => {
                     let one = target.clone();
                     let woken = self.ask(|reply| Command::Wake(one, reply)).await?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::time::{after, before};
 use crate::spec::{HumanDuration, OnExpiry, OnIdle, ServiceSpec};
-use crate::state::{Activity, Phase, Signal};
+use crate::state::{Activity, Instance, Phase, Signal};
 
 /// Share of one processor from which on a program computes: one in fifty. A program that only waits, and its timers, stay
 /// well below.
@@ -160,6 +160,12 @@ pub struct Next {
     pub at: DateTime<Utc>,
     /// What it does.
     pub strike: Strike,
+}
+
+/// The last activity of an instance, where it can be idle at all: one that is still starting can't be used yet, and would never
+/// come up where that takes longer than it may be idle.
+pub fn known_activity(instance: &Instance) -> Option<DateTime<Utc>> {
+    instance.last_activity.filter(|_| !instance.is_starting())
 }
 
 /// The limits of an instance that runs or is frozen, the earliest first.

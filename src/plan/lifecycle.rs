@@ -4,7 +4,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::idle::{Limit, Strike, limits};
+use super::idle::{Limit, Strike, known_activity, limits};
 use crate::spec::ServiceSpec;
 use crate::state::{Instance, Phase};
 
@@ -45,7 +45,7 @@ pub enum Verdict {
 /// is replaced where no limit has struck.
 ///
 /// Limits hold from the exact instant on. Idleness is judged only where activity is known, counts from the later of last
-/// activity and start, and wins over age. While its slot is held, an instance is neither idle, nor recycled, nor replaced;
+/// activity and start, begins once it has started as its checks say, and wins over age. While its slot is held, an instance is neither idle, nor recycled, nor replaced;
 /// `on_expiry: terminate` is a bound that no hold moves.
 pub fn verdict(
     instance: &Instance,
@@ -53,7 +53,7 @@ pub fn verdict(
     held_until: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Verdict {
-    let limits = limits(&instance.phase, instance.last_activity, spec, held_until);
+    let limits = limits(&instance.phase, known_activity(instance), spec, held_until);
     let due = limits.iter().filter(|next| next.at <= now).min_by_key(|next| next.limit != Limit::MaxIdle);
     let Some(due) = due else {
         let next = limits.first().map(|next| next.at);

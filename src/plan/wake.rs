@@ -1,7 +1,10 @@
-//! Idle instances that are brought back for what depends on them: to start what needs a service is to use that.
+//! Idle instances that are brought back for what depends on them: to start what needs a service is to use that, as long as its
+//! time for that lasts and waking can bring what it waits for.
 
 use std::collections::BTreeMap;
 
+use super::diff::exit_of;
+use super::restart::{AfterExit, after_exit};
 use super::{Input, Plan, Wait};
 use crate::spec::{DependsCondition, RType};
 use crate::state::{DesiredService, EndedBy, Exit, Instance, Phase, StopCause};
@@ -12,14 +15,14 @@ pub(super) fn awaited_idle(input: &Input<'_>, plan: &Plan, observed: &[&Instance
     let Ok(desired) = input.desired else { return BTreeMap::new() };
     let mut awaited = BTreeMap::new();
     for wait in &plan.waits {
-        let (Wait::Dependency { dependency, condition, .. } | Wait::DependencyTimeout { dependency, condition, .. }) =
-            wait
-        else {
-            continue;
-        };
+        // What was not there in time is not woken over and over.
+        let Wait::Dependency { dependency, condition, .. } = wait else { continue };
         let on = desired.services.get(&dependency.on).filter(|on| on.spec.rtype() == RType::Service);
         let Some(on) = on.filter(|on| on.spec.pool.is_none()) else { continue };
         let mut idle = idle_of(input, on, observed);
+        if *condition == DependsCondition::Ready && is_out_of_reach(input, on, observed) {
+            continue;
+        }
         if *condition != DependsCondition::Ready {
             // One is enough, and none is needed where another one is on its way.
             let is_coming = observed.iter().any(|one| one.id.service == on.name && is_coming(input, one));
@@ -35,12 +38,25 @@ pub(super) fn awaited_idle(input: &Input<'_>, plan: &Plan, observed: &[&Instance
 /// The instances of a service that are down or frozen for idleness alone, lowest slot first.
 fn idle_of<'a>(input: &Input<'_>, service: &DesiredService, observed: &[&'a Instance]) -> Vec<&'a Instance> {
     let lives = &input.history.lives;
-    let of_slot = |slot: u32| {
-        let of_slot = observed.iter().filter(|one| one.id.service == service.name && one.id.slot == slot);
-        of_slot.max_by_key(|one| one.recency()).copied()
-    };
     let slots = (0..service.replicas).filter(|slot| !lives.is_stopped(service, *slot));
-    slots.filter_map(of_slot).filter(|one| is_idle(input, one)).collect()
+    slots.filter_map(|slot| newest(service, slot, observed)).filter(|one| is_idle(input, one)).collect()
+}
+
+fn newest<'a>(service: &DesiredService, slot: u32, observed: &[&'a Instance]) -> Option<&'a Instance> {
+    let of_slot = observed.iter().filter(|one| one.id.service == service.name && one.id.slot == slot);
+    of_slot.max_by_key(|one| one.recency()).copied()
+}
+
+/// Whether some of the replicas stay down whoever is woken: somebody stopped them, they have ended for good, or have failed.
+fn is_out_of_reach(input: &Input<'_>, service: &DesiredService, observed: &[&Instance]) -> bool {
+    let lives = &input.history.lives;
+    let stays_down = |one: &Instance| {
+        let after = exit_of(one).map(|exit| after_exit(one, exit, service));
+        let rests = matches!(after, Some(AfterExit::AtRest(_) | AfterExit::Failed(_) | AfterExit::ShutDown));
+        rests && !is_idle(input, one) && !lives.is_started(one)
+    };
+    (0..service.replicas)
+        .any(|slot| lives.is_stopped(service, slot) || newest(service, slot, observed).is_some_and(stays_down))
 }
 
 fn is_idle(input: &Input<'_>, instance: &Instance) -> bool {

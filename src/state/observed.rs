@@ -123,6 +123,13 @@ impl Instance {
         }
     }
 
+    /// Whether it is still on its way to its first use: it runs, and of what checks it nothing has passed in this run, or was
+    /// made yet.
+    pub const fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+            && matches!(&self.health, Some(HealthState::Starting { .. } | HealthState::Waiting { .. }))
+    }
+
     /// Whether it is unhealthy by checks that have not passed in this run.
     pub const fn never_passed(&self) -> bool {
         matches!(&self.health, Some(HealthState::Unhealthy { passed: false, .. }))

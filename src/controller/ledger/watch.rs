@@ -31,6 +31,8 @@ pub(super) struct Watch {
     pub max_idle: Option<Duration>,
     /// Since when it was idle, where it is, or is being, suspended for that.
     pub suspended: Option<DateTime<Utc>>,
+    /// Whether it is on its way to be used: it is still starting, or something that depends on it waits to start.
+    is_coming: bool,
     /// The end of its life that was announced.
     pub announced: Option<DateTime<Utc>>,
     /// What it had used when it was asked last.
@@ -72,6 +74,7 @@ impl Watch {
             activity,
             max_idle: None,
             suspended: known.and_then(|known| known.suspended),
+            is_coming: false,
             announced: known.and_then(|known| known.announced),
             before: None,
             due: None,
@@ -123,6 +126,14 @@ impl Watch {
         self.activity.counted_since = now;
     }
 
+    /// Says whether it is on its way to be used, which counts as a use: its time begins when that ends.
+    pub fn comes(&mut self, is_coming: bool, now: DateTime<Utc>) {
+        if self.is_coming || is_coming {
+            self.activity.counted_since = self.activity.counted_since.max(now);
+        }
+        self.is_coming = is_coming;
+    }
+
     /// When it is to be asked what it uses.
     pub const fn due(&self) -> Option<Instant> {
         self.due
@@ -136,6 +147,9 @@ impl Watch {
     /// From when on it counts as idle, where that is limited. What was asked and did not answer is not known to be idle.
     pub fn idle_from(&self, activity: &Activity, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let max_idle = self.max_idle?;
+        if self.is_coming {
+            return Some(now);
+        }
         let seen = last_activity(activity, max_idle, now);
         let is_over = TimeDelta::from_std(max_idle).is_ok_and(|limit| now - seen >= limit);
         Some(if is_over && self.is_asked { now } else { seen })
