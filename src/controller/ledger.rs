@@ -208,7 +208,13 @@ impl Ledger {
 
     /// Says which instances are on their way to be used: those that are still starting, and those of services that others wait
     /// for before they start.
-    pub fn note_coming(&mut self, deployment: &str, instances: &[Instance], waited: &BTreeSet<&str>, now: DateTime<Utc>) {
+    pub fn note_coming(
+        &mut self,
+        deployment: &str,
+        instances: &[Instance],
+        waited: &BTreeSet<&str>,
+        now: DateTime<Utc>,
+    ) {
         let Some(watched) = self.deployments.get_mut(deployment) else { return };
         for instance in instances {
             let key = (instance.runtime, instance.runtime_id.clone());

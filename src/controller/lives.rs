@@ -319,12 +319,10 @@ impl State {
         }
     }
 
-    /// Notes that somebody says that what a target covers is in use; lets it run on where it is suspended for idleness.
-    pub(super) fn touch(&mut self, target: &Target) -> Result<Vec<String>, EngineError> {
+    /// Notes that somebody says that these instances, which a target covers, are in use; lets run on what is suspended for
+    /// idleness.
+    pub(super) fn touch(&mut self, target: &Target, touched: &[Instance]) -> Result<Vec<String>, EngineError> {
         let now = self.now().0;
-        let lives = |one: &&Instance| matches!(one.phase, Phase::Running { .. } | Phase::Paused { .. });
-        let covered = self.cache.of(&target.deployment).filter(|one| target.covers(&one.id));
-        let touched: Vec<Instance> = covered.filter(lives).cloned().collect();
         if touched.is_empty() {
             let text = format!("{target} has no running instance; `keel start {target}` starts what is idle");
             return Err(EngineError::NotFound(text));
@@ -333,7 +331,9 @@ impl State {
             let why = "no controller runs that would take note of it".to_owned();
             return Err(EngineError::Conflict(why));
         }
-        self.ledger.note(Signal::Touch, &Used::Covered(target.clone()), now);
+        for instance in touched {
+            self.ledger.note(Signal::Touch, &Used::Instance(instance.as_ref()), now);
+        }
         self.keep_activity(&target.deployment);
         for instance in touched.iter().filter(|one| matches!(one.phase, Phase::Paused { .. })) {
             let one = Target {

@@ -132,6 +132,13 @@ fn an_idle_dependency_is_woken_for_what_is_to_start() {
     let of_all = Stopped { of: revision('a'), slots: None };
     stopped.history.lives.orders.stopped.insert("db".into(), of_all);
     assert_eq!(woken(&stopped), [""; 0]);
+    // All of them are never ready while one stays down, and what was not there in time is waited for asleep.
+    let mut one_is_stopped = asleep(", condition: ready");
+    let of_one = Stopped { of: revision('a'), slots: Some([1].into()) };
+    one_is_stopped.history.lives.orders.stopped.insert("db".into(), of_one);
+    assert_eq!(woken(&one_is_stopped), [""; 0]);
+    assert_eq!(woken(&asleep("").waiting("", 299)), ["resume db/0 a0"]);
+    assert_eq!(woken(&asleep("").waiting("", 300)), [""; 0]);
 }
 
 #[test]

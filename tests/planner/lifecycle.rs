@@ -38,6 +38,17 @@ fn idleness_counts_from_the_last_activity_and_only_where_some_is_reported() {
 }
 
 #[test]
+fn what_is_still_starting_is_not_idle() {
+    let fields = spec("lifecycle: {max_idle: 60s}");
+    let starting = || up(0, 'a').active(600).unready();
+    assert_eq!(verdict(&starting(), &fields, None, now()), Verdict::Keep { next: None });
+    let failing = up(0, 'a').active(600).never_healthy();
+    assert_eq!(verdict(&failing, &fields, None, now()), Verdict::Idle { since: ago(600) });
+    let aged = spec("lifecycle: {max_idle: 60s, max_lifetime: 60s}");
+    assert_eq!(verdict(&starting().since(60), &aged, None, now()), Verdict::Recycle { since: ago(60) });
+}
+
+#[test]
 fn idleness_wins_over_age_and_the_earlier_limit_is_looked_at() {
     let fields = spec("lifecycle: {max_idle: 60s, max_lifetime: 2h}");
     assert_eq!(verdict(&up(0, 'a').since(7200).active(60), &fields, None, now()), Verdict::Idle { since: ago(60) });

@@ -477,3 +477,63 @@ async fn sessions_of_a_deployment_that_is_gone_tell_why_they_ended_also_after_an
         sleep(Duration::from_secs(100)).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn touching_a_pool_is_a_use_of_its_free_members_alone_and_says_so() {
+    let stage = stage().await;
+    let claimed = acquire(&stage).await.view.instance;
+    sleep(Duration::from_secs(2)).await;
+    let now = stage.now();
+    let touched = stage.touch("demo/box").await.expect("touched");
+    let free: Vec<String> = stage.members().iter().map(|one| one.id.name()).filter(|name| *name != claimed).collect();
+    assert!(!free.is_empty());
+    let mut expected: Vec<String> = free.iter().map(|name| format!("{name} touched")).collect();
+    expected.sort();
+    assert_eq!(touched, expected);
+    let reports = stage.idle("demo/box").await.expect("it is known");
+    let last = |report: &evenkeel::controller::IdleReport| {
+        report.signals.iter().find(|one| one.signal == Signal::Touch).and_then(|one| one.last)
+    };
+    for report in &reports {
+        assert_eq!(last(report), Some(now).filter(|_| report.name != claimed), "{}", report.name);
+    }
+    assert!(reports.iter().any(|report| report.name == claimed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_pool_of_a_suspended_deployment_refuses_at_once_and_that_is_no_miss() {
+    let stage = stage().await;
+    acquire(&stage).await;
+    sleep(Duration::from_secs(1)).await;
+    stage.suspend(true).await;
+    let mut refused = None;
+    let before = stage.now();
+    // Free members are handed out all the same.
+    for _ in 0..4 {
+        refused = stage.acquire(request()).await.err().map(|why| why.to_string());
+        if refused.is_some() {
+            break;
+        }
+    }
+    let why =
+        "demo/box has no free member, and none is made while the deployment is suspended; `keel resume demo` ends that";
+    assert_eq!(refused.as_deref(), Some(why));
+    assert!((stage.now() - before).num_seconds() < 1, "{}", stage.now());
+    assert_eq!(stage.stats().await.expect("statistics").unmet, 0);
+    stage.suspend(false).await;
+    acquire(&stage).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_overdue_while_the_deployment_is_suspended_is_no_miss() {
+    for (suspends, unmet) in [(true, 0), (false, 1)] {
+        let stage = Stage::new(1, Faults::none(), spec("sim/missing", POOL), Trace::default()).await;
+        let timeout = Some(HumanDuration(Duration::from_secs(7)));
+        let claim = stage.claim(AcquireRequest { timeout, ..request() }).await;
+        if suspends {
+            stage.suspend(true).await;
+        }
+        claim.await.expect("an answer").map(drop).expect_err("refused");
+        assert_eq!(stage.stats().await.expect("statistics").unmet, unmet, "suspended: {suspends}");
+    }
+}

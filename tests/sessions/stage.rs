@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use evenkeel::clock::{Clock, VirtualClock};
 use evenkeel::controller::{
     AcquireRequest, Acquired, Changed, Claim, Command, Connected, Core, Declared, EngineError, Entry, IdleReport,
-    KeepSessions, Kept, KeptSessions, Message, Parts, Scope, SessionCommand, SessionRequest, SessionStats, SessionVerb,
-    SessionView, desired,
+    KeepSessions, Kept, KeptSessions, Message, Order, Parts, Scope, SessionCommand, SessionRequest, SessionStats,
+    SessionVerb, SessionView, desired,
 };
 use evenkeel::runtime::Runtime as _;
 use evenkeel::runtime::sim::{Faults, World};
@@ -279,6 +279,23 @@ impl Stage {
             drop(turn.open().await?);
         }
         Ok(entry)
+    }
+
+    /// Says that what a name covers is in use.
+    pub async fn touch(&self, target: &str) -> Result<Vec<String>, EngineError> {
+        let (target, (reply, answer)) = (target.parse().expect("a target"), oneshot::channel());
+        let core = self.core().ok_or(EngineError::Ended)?;
+        core.send(Message::Command(Command::Touch(target, reply))).await.unwrap_or_default();
+        answer.await.unwrap_or(Err(EngineError::Ended))
+    }
+
+    /// Suspends the deployment, or lets it go on.
+    pub async fn suspend(&self, suspend: bool) {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Suspend { deployment: "demo".to_owned(), suspend };
+        let core = self.core().expect("a controller");
+        core.send(Message::Command(Command::Order(order, reply))).await.unwrap_or_default();
+        answer.await.expect("an answer").map(drop).expect("ordered");
     }
 
     /// What is known of the use of what a name covers.

@@ -267,3 +267,21 @@ async fn whoever_connects_to_what_is_suspended_wakes_it_and_is_looked_for_every_
     track(&mut ledger);
     assert_eq!(ledger.next(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_starting_or_waited_for_is_in_use_and_its_time_begins_when_that_ends() {
+    let desired = declared("{max_idle: 60s}");
+    for waited in [None, Some("web")] {
+        let (mut ledger, instance) = watching(ActivityRecords::new(), &desired, 0);
+        let mut coming = instance.clone();
+        if waited.is_none() {
+            coming.judge(Some(crate::state::HealthState::Starting { last: None }));
+        }
+        ledger.note_coming("demo", &[coming], &waited.into_iter().collect(), at(10));
+        assert_eq!(idle_from(&ledger, &instance, 500), Some(at(500)), "{waited:?}");
+        ledger.note_coming("demo", std::slice::from_ref(&instance), &["other"].into(), at(500));
+        assert_eq!(idle_from(&ledger, &instance, 530), Some(at(500)), "{waited:?}");
+        ledger.note_coming("demo", std::slice::from_ref(&instance), &BTreeSet::new(), at(520));
+        assert_eq!(idle_from(&ledger, &instance, 530), Some(at(500)), "{waited:?}");
+    }
+}

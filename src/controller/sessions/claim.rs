@@ -86,7 +86,7 @@ impl State {
             return claim.refuse(why);
         }
         if let Some(why) = self.no_place(&claim.pool) {
-            self.sessions.note_unmet(&claim);
+            self.note_unmet(&claim);
             return claim.refuse(why);
         }
         // Those that came before go first.
@@ -96,11 +96,22 @@ impl State {
         match member {
             Some(member) => self.begin_claim(claim, &member),
             None => {
+                if self.is_suspended(&claim.pool.deployment) {
+                    let why = none_while_suspended(&claim.pool);
+                    return claim.refuse(why);
+                }
                 claim.has_waited = true;
                 self.queue.add(&claim.pool.deployment, Instant::now());
                 self.sessions.waiting.entry(claim.pool.clone()).or_default().push_back(claim);
                 self.sessions.touch();
             }
+        }
+    }
+
+    /// Counts a claim that got no member, unless that is what somebody asked for who suspended the deployment.
+    fn note_unmet(&mut self, claim: &Claim) {
+        if !self.is_suspended(&claim.pool.deployment) {
+            self.sessions.note_unmet(claim);
         }
     }
 
@@ -303,7 +314,7 @@ impl State {
         let (mut left, mut served) = (VecDeque::new(), false);
         for claim in waiting {
             if claim.reply.is_closed() {
-                self.sessions.note_unmet(&claim);
+                self.note_unmet(&claim);
                 served = true;
                 continue;
             }
@@ -339,7 +350,7 @@ impl State {
             }
             for claim in over {
                 if !is_gone {
-                    self.sessions.note_unmet(&claim);
+                    self.note_unmet(&claim);
                 }
                 let full = bounds.filter(|_| is_full).and_then(|max| self.all_claimed(&pool, max));
                 let why = match full {
@@ -363,6 +374,13 @@ impl State {
         let said = said.map(|said| format!(": {said}")).unwrap_or_default();
         EngineError::Conflict(format!("no member of {pool} could be handed out within {patience}{said}"))
     }
+}
+
+fn none_while_suspended(pool: &ServiceName) -> EngineError {
+    let deployment = &pool.deployment;
+    EngineError::Conflict(format!(
+        "{pool} has no free member, and none is made while the deployment is suspended; `keel resume {deployment}` ends that"
+    ))
 }
 
 fn gone(pool: &ServiceName) -> EngineError {

@@ -262,9 +262,8 @@ impl State {
                 one.id
             )));
         }
-        let claimed: Vec<String> = claimed.into_iter().map(|(one, _)| one.id.name()).collect();
-        let touched = self.touch(target)?;
-        Ok(touched.into_iter().filter(|name| !claimed.contains(name)).collect())
+        let free: Vec<Instance> = free.into_iter().map(|(one, _)| one.clone()).collect();
+        self.touch(target, &free)
     }
 }
 
