@@ -209,13 +209,24 @@ impl State {
         }
     }
 
-    /// The newest instance of every slot of a service that the target covers.
+    /// The instance of every slot of a service that the target covers which stands for the slot: one that has not ended before
+    /// one that has, of what is to run before others, and of these the newest. A version that failed leaves its dead beside
+    /// what it was rolled back to.
     fn newest(&self, target: &Target, service: &str) -> Vec<&Instance> {
+        let none = Memory::default();
+        let memory = self.memory.get(&target.deployment).unwrap_or(&none);
+        let declared = self.declared_one(&target.deployment).ok();
+        let effective = declared.map(|declared| crate::plan::revisions::effective(declared, memory));
+        let wanted = effective.as_ref().and_then(|effective| effective.services.get(service));
+        let rank = |one: &Instance| {
+            let is_wanted = wanted.is_some_and(|wanted| wanted.is_made_from(&one.id.revision));
+            (!matches!(one.phase, Phase::Exited(_)), is_wanted, one.recency())
+        };
         let mut newest: BTreeMap<u32, &Instance> = BTreeMap::new();
         let of_service = |one: &&Instance| one.id.service == service && target.covers(&one.id) && !one.id.is_helper();
         for instance in self.cache.of(&target.deployment).filter(of_service) {
             let known = newest.entry(instance.id.slot).or_insert(instance);
-            if known.recency() < instance.recency() {
+            if rank(known) < rank(instance) {
                 *known = instance;
             }
         }

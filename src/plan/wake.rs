@@ -25,7 +25,8 @@ pub(super) fn awaited_idle(input: &Input<'_>, plan: &Plan, observed: &[&Instance
         }
         if *condition != DependsCondition::Ready {
             // One is enough, and none is needed where another one is on its way.
-            let is_coming = observed.iter().any(|one| one.id.service == on.name && is_coming(input, one));
+            let mut slots = (0..on.replicas).filter_map(|slot| newest(on, slot, observed));
+            let is_coming = slots.any(|one| is_coming(input, one));
             idle.truncate(usize::from(!is_coming));
         }
         for one in idle {
@@ -42,9 +43,14 @@ fn idle_of<'a>(input: &Input<'_>, service: &DesiredService, observed: &[&'a Inst
     slots.filter_map(|slot| newest(service, slot, observed)).filter(|one| is_idle(input, one)).collect()
 }
 
+/// The instance that stands for a slot: one that has not ended before one that has, of what is to run before others, and of
+/// these the newest.
 fn newest<'a>(service: &DesiredService, slot: u32, observed: &[&'a Instance]) -> Option<&'a Instance> {
     let of_slot = observed.iter().filter(|one| one.id.service == service.name && one.id.slot == slot);
-    of_slot.max_by_key(|one| one.recency()).copied()
+    let rank = |one: &Instance| {
+        (!matches!(one.phase, Phase::Exited(_)), service.is_made_from(&one.id.revision), one.recency())
+    };
+    of_slot.max_by_key(|one| rank(one)).copied()
 }
 
 /// Whether some of the replicas stay down whoever is woken: somebody stopped them, they have ended for good, or have failed.

@@ -139,6 +139,15 @@ fn an_idle_dependency_is_woken_for_what_is_to_start() {
     assert_eq!(woken(&one_is_stopped), [""; 0]);
     assert_eq!(woken(&asleep("").waiting("", 299)), ["resume db/0 a0"]);
     assert_eq!(woken(&asleep("").waiting("", 300)), [""; 0]);
+    // One that was woken before, and has a successor by now, is on its way to nothing.
+    let earlier = db(0).exited(0, 3600, 1800).by(StopCause::Idle);
+    let again = db(0).attempt(1).exited(0, 600, 60).by(StopCause::Idle);
+    let rests = idle_shop("", "stop").with([earlier.clone(), again]).started(&[earlier]);
+    assert_eq!(woken(&rests), ["launch db/0 a2"]);
+    // The dead of a version that was rolled back is not what stands for its slot, however much younger it is.
+    let dead = up(0, 'b').of("db").attempt(3).exited(1, 10, 5);
+    let rolled_back = asleep("").with([dead]);
+    assert_eq!(woken(&rolled_back), ["resume db/0 a0"]);
 }
 
 #[test]
