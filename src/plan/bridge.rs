@@ -1,7 +1,7 @@
 //! What a service keeps for those that depend on it while its instances are replaced.
 
-use super::diff::{count, exit_of, outdated};
-use super::restart::{AfterExit, after_exit};
+use super::diff::{count, outdated};
+use super::rest::rest;
 use super::{Input, replicas};
 use crate::spec::{DependsCondition, RType, Strategy};
 use crate::state::{DesiredService, Instance, Phase};
@@ -50,17 +50,10 @@ fn least_left(input: &Input<'_>, service: &DesiredService, instances: &[&Instanc
         return 0;
     }
     let (_, unavailable) = service.spec.rollout_bounds(service.replicas);
-    let at_rest = count((0..service.replicas).filter(|slot| is_at_rest(input, service, *slot, instances)));
-    service.replicas.saturating_sub(at_rest).saturating_sub(unavailable)
-}
-
-/// Whether nothing is to serve in the slot for now.
-fn is_at_rest(input: &Input<'_>, service: &DesiredService, slot: u32, instances: &[&Instance]) -> bool {
-    let lives = &input.history.lives;
-    let newest = instances.iter().filter(|one| one.id.slot == slot).max_by_key(|one| one.recency());
-    let rests = |one: &&&Instance| match exit_of(one) {
-        Some(exit) => matches!(after_exit(one, exit, service), AfterExit::AtRest(_)),
-        None => lives.suspended_since(one).is_some(),
+    let is_at_rest = |slot: &u32| {
+        let of_slot = instances.iter().filter(|one| one.id.slot == *slot);
+        rest(input, service, *slot, of_slot.max_by_key(|one| one.recency()).copied()).is_some()
     };
-    lives.is_stopped(service, slot) || newest.is_some_and(|newest| rests(&newest))
+    let at_rest = count((0..service.replicas).filter(is_at_rest));
+    service.replicas.saturating_sub(at_rest).saturating_sub(unavailable)
 }

@@ -29,6 +29,7 @@ mod pool;
 mod remnants;
 mod render;
 mod replicas;
+mod rest;
 mod restart;
 mod retire;
 pub mod revisions;

@@ -9,6 +9,7 @@ use evenkeel::plan::revisions::{
 use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{GoesOn, HealthState, Instance, Pause, RunId, StopCause};
 
+mod rest;
 mod untried;
 
 use super::dsl::{Change, Snapshot, ago, all_up, revision, up};

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::history::{
     Declaration, FailedRestart, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress,
 };
-use super::judge::{Findings, is_failing_in_a_slot, look};
+use super::judge::{Findings, Past, is_failing_in_a_slot, look};
 use super::obstacle::obstacle;
 use crate::plan::Input;
 use crate::plan::depends::{HeldBack, held_back};
@@ -170,16 +170,33 @@ impl Course<'_, '_> {
         self.history.compare_checks(self.seen.declared, now);
         let wanted = self.history.wanted(self.seen.declared);
         self.try_what_was_untried(&wanted);
-        let counts_from = |course: &Self| course.history.rollout.as_ref().and_then(|rollout| rollout.counts_from);
-        let mut found = look(self.seen.input, &wanted, counts_from(self));
+        let mut found = look(self.seen.input, &wanted, self.past(&wanted));
         if self.begin(&wanted, &found) {
-            found = look(self.seen.input, &wanted, counts_from(self));
+            found = look(self.seen.input, &wanted, self.past(&wanted));
         }
         self.history.refresh(&wanted);
         let failure = self.measure(&wanted, &found);
         match failure {
             Some(failure) => self.fail(&wanted, &found, failure),
             None => self.look_again(&wanted, &found),
+        }
+    }
+
+    /// What is known of what is wanted. Where nothing is remembered, what was put to rest for idleness had worked.
+    fn past(&self, wanted: &DesiredService) -> Past {
+        let rollout = self.history.rollout.as_ref();
+        let counts_from = rollout.and_then(|rollout| rollout.counts_from);
+        let rollout = rollout.filter(|rollout| wanted.is_made_from(&rollout.revision));
+        let known = self.history.known(&wanted.revision);
+        let was_complete = known.is_some_and(|known| known.completed_at.is_some() && !known.untried);
+        let has_failed = known.is_some_and(|known| known.failed);
+        Past {
+            counts_from,
+            was_ready: was_complete
+                || self.history.revisions.is_empty()
+                || rollout.is_some_and(|rollout| rollout.was_ready),
+            was_available: was_complete || !has_failed && rollout.is_some_and(|rollout| rollout.available > 0),
+            was_proven: known.is_some_and(|known| known.settled) || rollout.is_some_and(|rollout| rollout.proven),
         }
     }
 
@@ -213,6 +230,7 @@ impl Course<'_, '_> {
             replicas: wanted.replicas,
             available: found.available,
             old: found.old,
+            was_ready: is_first && found.idle > 0,
             proven: false,
             trusted: BTreeSet::new(),
             outcome: Outcome::Going,
@@ -262,13 +280,15 @@ impl Course<'_, '_> {
         let now = self.now();
         let stands = self.history.pause.is_some() || self.seen.input.history.suspended || found.blind;
         let rollout = self.history.rollout.as_mut()?;
-        // What may not begin yet, or nobody had a look at, makes no progress, and is none the worse for it.
-        let counts = !stands && !found.waits && !found.unchecked;
+        // What may not begin yet, is to be down for now, or nobody had a look at, makes no progress, and is none the worse for
+        // it.
+        let counts = !stands && !found.waits && !found.unchecked && !found.rests;
         rollout.clock.run(counts && rollout.outcome == Outcome::Going, now);
         rollout.clock.step(now);
         if found.blind {
             return None;
         }
+        rollout.was_ready |= found.ready;
         trust(rollout, found);
         let made_progress = found.available > rollout.available || found.old < rollout.old;
         if made_progress || rollout.replicas != wanted.replicas {

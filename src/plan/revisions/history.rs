@@ -193,6 +193,9 @@ pub struct RolloutProgress {
     pub available: u32,
     /// Fewest old instances that were there.
     pub old: u32,
+    /// Whether any new instance was ready: what was put to rest for idleness before that was never tried.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_ready: bool,
     /// Whether any new instance has been available for long enough to be trusted.
     pub proven: bool,
     /// Those of them that are there, by the runtime's own id. The news of an end may be late or lost, so that what seems to

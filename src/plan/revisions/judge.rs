@@ -8,17 +8,31 @@ use crate::plan::availability::Judge;
 use crate::plan::backoff::PROVEN_RUN;
 use crate::plan::depends::{HeldBack, held_back};
 use crate::plan::diff::{count, exit_of};
+use crate::plan::rest::{Rest, rest};
 use crate::plan::restart::{AfterExit, after_exit};
 use crate::plan::rollout::{crashed, ended_well};
 use crate::plan::time::{after, earliest, elapsed};
 use crate::plan::{Failure, Input, Wait};
 use crate::spec::Revision;
-use crate::state::{DesiredService, FailureReason, HealthState, Instance, Phase, RolloutFailure};
+use crate::state::{DesiredService, Exit, FailureReason, HealthState, Instance, Phase, RolloutFailure};
 
 /// Crashes in a row of one new instance after which its revision has failed, as long as no new instance was trusted yet.
 /// The first restart comes at once and the second after ten seconds, so that a program which only needed another try has
 /// had two.
 pub const CRASHES_IN_A_ROW: u32 = 3;
+
+/// What is known of a revision before this look at it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Past {
+    /// From when on calls that failed, and crashes, count.
+    pub counts_from: Option<DateTime<Utc>>,
+    /// An instance of it was ready once, as far as is known.
+    pub was_ready: bool,
+    /// One was available, and its rollout has not failed since.
+    pub was_available: bool,
+    /// One was available for long enough to be trusted.
+    pub was_proven: bool,
+}
 
 /// How far a service is.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,11 +41,17 @@ pub(super) struct Findings {
     pub available: u32,
     /// Instances of other revisions that are not dead.
     pub old: u32,
-    /// Whether what is wanted runs, and nothing else.
+    /// Whether any new instance takes traffic.
+    pub ready: bool,
+    /// Slots that were put to rest for idleness.
+    pub idle: u32,
+    /// Nothing is to be done in any slot for now, as what does not serve is stopped or idle.
+    pub rests: bool,
+    /// Whether what is wanted runs, and nothing else; or did, and is at rest.
     pub complete: bool,
     /// New instances that are available and have run for long enough to be trusted.
     pub proven: u32,
-    /// Whether that is true of all that are to run, and any are: where none is, nothing was tried.
+    /// Whether that is true of all that are to run, and any are or were: where none was, nothing was tried.
     pub settled: bool,
     /// Those that are, by the runtime's own id.
     pub trusted: BTreeSet<String>,
@@ -55,8 +75,8 @@ pub(super) struct Findings {
     pub unchecked: bool,
 }
 
-/// Looks at the instances of a service that is to become like this. Calls that failed, and crashes, count from this time on.
-pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Option<DateTime<Utc>>) -> Findings {
+/// Looks at the instances of a service that is to become like this.
+pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, past: Past) -> Findings {
     let mine = |instance: &&Instance| instance.id.deployment == input.deployment && instance.id.service == wanted.name;
     let (new, other): (Vec<&Instance>, Vec<&Instance>) = input
         .observed
@@ -66,24 +86,28 @@ pub(super) fn look(input: &Input<'_>, wanted: &DesiredService, counts_from: Opti
     let lives = |instance: &&&Instance| !matches!(instance.phase, Phase::Exited(_));
     let is_silent = |instance: &&Instance| input.unreachable.contains_key(&instance.runtime);
     // A clock that was set back says nothing of what came before.
-    let counts_from = counts_from.filter(|from| *from <= input.now);
+    let counts_from = past.counts_from.filter(|from| *from <= input.now);
     let serves = other.iter().any(|one| matches!(one.phase, Phase::Running { .. }));
     let judge = Judge { input, spec: &wanted.spec, rolls_out: Some(wanted) };
     let eye = Eye { judge, wanted, new: &new, serves, counts_from };
     let slots: Vec<Slot> = (0..wanted.replicas).map(|slot| eye.slot(slot)).collect();
-    let has_new = |slot: &u32| new.iter().any(|one| one.id.slot == *slot && !matches!(one.phase, Phase::Exited(_)));
     let old = count(other.iter().filter(lives));
-    let of = |test: fn(&Slot) -> bool| count(slots.iter().filter(|slot| test(slot)));
-    let resting = of(|slot| matches!(slot, Slot::AtRest));
-    let is_made = (0..wanted.replicas).all(|slot| has_new(&slot));
+    let tally = Tally::of(&slots);
+    let is_missing = |slot: u32, is: &Slot| {
+        let is_there = new.iter().any(|one| one.id.slot == slot && !matches!(one.phase, Phase::Exited(_)));
+        !is_there && !matches!(is, Slot::AtRest(Rest::Stopped | Rest::Idle))
+    };
+    let is_made = !(0..).zip(&slots).any(|(slot, is)| is_missing(slot, is));
     let held = if is_made { HeldBack::No } else { held_back(input, wanted) };
-    let (available, proven) = (of(Slot::is_available), of(|slot| matches!(slot, Slot::Available { proven: None })));
     Findings {
-        available,
+        available: tally.available,
         old,
-        complete: old == 0 && available + resting == wanted.replicas,
-        proven,
-        settled: wanted.replicas > 0 && old == 0 && proven + resting == wanted.replicas,
+        ready: new.iter().any(|one| judge.is_ready(one)),
+        idle: tally.idle,
+        rests: tally.rests(),
+        complete: old == 0 && tally.is_complete(past),
+        proven: tally.proven,
+        settled: wanted.replicas > 0 && old == 0 && tally.is_settled(past),
         trusted: new.iter().filter(|one| eye.is_trusted(one)).map(|one| one.runtime_id.clone()).collect(),
         short_lived: new.iter().filter(|one| is_short_lived(one)).map(|one| one.runtime_id.clone()).collect(),
         next: earliest(slots.iter().map(Slot::next)),
@@ -110,8 +134,8 @@ fn is_unchecked<'a>(unready: impl Iterator<Item = &'a Instance>) -> bool {
 enum Slot {
     /// A new instance is available; when it is to be trusted, where it is not yet.
     Available { proven: Option<DateTime<Utc>> },
-    /// It is down on purpose.
-    AtRest,
+    /// It is down on purpose, or frozen.
+    AtRest(Rest),
     /// It is on its way; when it will be available, where only time is missing.
     Coming { available: Option<DateTime<Utc>> },
     /// It will hardly get there.
@@ -119,16 +143,56 @@ enum Slot {
 }
 
 impl Slot {
-    const fn is_available(&self) -> bool {
-        matches!(self, Self::Available { .. })
-    }
-
     /// When time alone makes another of it.
     const fn next(&self) -> Option<DateTime<Utc>> {
         match self {
             Self::Available { proven: next } | Self::Coming { available: next } => *next,
-            Self::AtRest | Self::Failing(_) => None,
+            Self::AtRest(_) | Self::Failing(_) => None,
         }
+    }
+}
+
+/// How many slots have come to what.
+#[derive(Debug, Clone, Copy)]
+struct Tally {
+    slots: u32,
+    available: u32,
+    proven: u32,
+    stopped: u32,
+    idle: u32,
+    over: u32,
+}
+
+impl Tally {
+    fn of(slots: &[Slot]) -> Self {
+        let of = |test: fn(&Slot) -> bool| count(slots.iter().filter(|slot| test(slot)));
+        Self {
+            slots: count(slots.iter()),
+            available: of(|slot| matches!(slot, Slot::Available { .. })),
+            proven: of(|slot| matches!(slot, Slot::Available { proven: None })),
+            stopped: of(|slot| matches!(slot, Slot::AtRest(Rest::Stopped))),
+            idle: of(|slot| matches!(slot, Slot::AtRest(Rest::Idle))),
+            over: of(|slot| matches!(slot, Slot::AtRest(Rest::Over))),
+        }
+    }
+
+    /// Those that come back by a start or a use. Whether what is in them works, they do not tell by themselves.
+    const fn resting(self) -> u32 {
+        self.stopped + self.idle
+    }
+
+    const fn rests(self) -> bool {
+        self.resting() > 0 && self.available + self.over + self.resting() == self.slots
+    }
+
+    const fn is_complete(self, past: Past) -> bool {
+        let is_tried = self.available + self.over > 0 || past.was_available || (self.idle > 0 && past.was_ready);
+        self.available + self.over + self.resting() == self.slots && (self.resting() == 0 || is_tried)
+    }
+
+    const fn is_settled(self, past: Past) -> bool {
+        let is_tried = self.proven + self.over > 0 || past.was_proven;
+        self.proven + self.over + self.resting() == self.slots && (self.resting() == 0 || is_tried)
     }
 }
 
@@ -149,19 +213,20 @@ impl Eye<'_> {
         }
         let coming =
             Slot::Coming { available: earliest(of_slot().map(|instance| self.judge.available_from(instance))) };
-        let Some(newest) = of_slot().max_by_key(|instance| instance.id.attempt) else { return coming };
+        let newest = of_slot().max_by_key(|instance| instance.id.attempt);
+        let at_rest = rest(self.judge.input, self.wanted, slot, newest);
+        if let Some(at_rest @ (Rest::Stopped | Rest::Idle)) = at_rest {
+            return Slot::AtRest(at_rest);
+        }
+        let Some(newest) = newest else { return coming };
         let crashes = match exit_of(newest) {
             Some(exit) => match after_exit(newest, exit, self.wanted) {
                 // Others serve, which it was to take the place of.
                 AfterExit::AtRest(Wait::Ended { .. }) if self.serves && self.counts(exit.finished_at) => {
-                    let message = format!("{} ended and is not started again: {exit}", newest.id);
-                    return Slot::Failing(RolloutFailure { reason: FailureReason::GaveUp, message });
+                    return Slot::Failing(gave_up(newest, exit));
                 }
-                AfterExit::AtRest(_) => return Slot::AtRest,
-                AfterExit::Failed(_) | AfterExit::ShutDown => {
-                    let message = format!("{} ended and is not started again: {exit}", newest.id);
-                    return Slot::Failing(RolloutFailure { reason: FailureReason::GaveUp, message });
-                }
+                AfterExit::AtRest(_) => return Slot::AtRest(Rest::Over),
+                AfterExit::Failed(_) | AfterExit::ShutDown => return Slot::Failing(gave_up(newest, exit)),
                 AfterExit::Restart { streak, .. } if self.counts(exit.finished_at) => streak,
                 AfterExit::Restart { .. } | AfterExit::Replace => 0,
             },
@@ -205,6 +270,12 @@ impl Eye<'_> {
         let from = after(instance.runs_since()?, PROVEN_RUN);
         (from > self.judge.input.now).then_some(from)
     }
+}
+
+/// How it fails that an instance ended like this and none follows.
+fn gave_up(instance: &Instance, exit: &Exit) -> RolloutFailure {
+    let message = format!("{} ended and is not started again: {exit}", instance.id);
+    RolloutFailure { reason: FailureReason::GaveUp, message }
 }
 
 /// The revisions of these instances that serve, and may be hoped to go on with it.
