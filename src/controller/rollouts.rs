@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::memory::{Kept, Note};
 use super::message::Command;
 use crate::plan::revisions::{self, Decision, Memory, RolloutHistory, Seen, effective, shown};
-use crate::plan::{JobStates, Wait};
+use crate::plan::{Input, JobStates, Wait};
 use crate::spec::{RType, Revision, RuntimeKind};
 use crate::state::{DesiredDeployment, DesiredService, Fate, Instance, InstanceId, Pause, Target};
 
@@ -105,15 +105,23 @@ impl State {
         let mut next_look = None;
         let mut began = Vec::new();
         self.with_input(deployment, Ok(&scaled), observed, |input| {
+            // What a service depends on is what is to run of it, which is not what is declared where that was rolled back.
+            let mut to_run = effective(declared, &memory);
             for service in scaled.services.values() {
                 let history = memory.rollouts.entry(service.name.clone()).or_default();
                 if asked.contains_key(&service.name) && history.image.is_some() {
                     continue;
                 }
+                let before = history.clone();
+                let input = &Input { desired: Ok(&to_run), ..input.clone() };
                 let advance = revisions::advance(history, Seen { input, declared: service });
+                let is_other = *history != before;
                 decisions.extend(advance.decisions);
                 began.extend(advance.began.then(|| service.name.clone()));
                 next_look = [next_look, advance.next_look].into_iter().flatten().min();
+                if is_other {
+                    to_run = effective(declared, &memory);
+                }
             }
         });
         for service in began {

@@ -10,7 +10,7 @@ use evenkeel::controller::{
 };
 use evenkeel::plan::revisions::{CLOCK_STEP, Memory};
 use evenkeel::runtime::sim::{Faults, Method, What};
-use evenkeel::state::{RunId, ServiceName};
+use evenkeel::state::{ConditionStatus, RunId, ServiceName};
 use evenkeel::status::{DeploymentState, Status};
 use tokio::sync::{oneshot, watch};
 
@@ -244,4 +244,40 @@ async fn the_deadline_of_a_job_ends_it_though_its_image_does_not_come() {
     let why = "work failed: deadline exceeded (job.active_deadline)";
     assert_eq!(status.deployments[0].message, why);
     assert_eq!((count(Method::EnsureImage), count(Method::Create)), (before.0 + 1, before.1));
+}
+
+/// `web` depends on `db`, of which nothing runs any more when its next revision is made.
+fn pair(db: &str, greeting: &str) -> String {
+    format!(
+        "version: v1\ndeployment: demo\nservices:\n  db:\n    image: {{name: 'sim/{db}'}}\n    \
+         rollout: {{strategy: recreate, progress_deadline: 12s}}\n  web:\n    image: {{name: sim/run}}\n    \
+         env: {{GREETING: {greeting}}}\n    depends: [{{service: db, condition: healthy, timeout: 4s}}]\n"
+    )
+}
+
+/// Why the service was rolled back, where it is.
+fn rolled_back(status: &Status, service: &str) -> Option<String> {
+    let view = status.services.iter().find(|view| view.service == service)?;
+    let back = view.conditions.iter().find(|one| one.kind == "RolledBack" && one.status == ConditionStatus::True);
+    back.map(|one| one.reason.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_in_vain_for_a_service_is_tried_again_once_that_is_rolled_back_and_healthy() {
+    let rig = Rig::new();
+    rig.declare(&pair("run", "one"));
+    rig.until_running().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    rig.declare(&pair("slow:9999s", "two"));
+    let back = |service, reason| move |status: &Status| rolled_back(status, service).as_deref() == Some(reason);
+    rig.until("web is rolled back", back("web", "DependencyTimeout")).await;
+    rig.until("db is rolled back", back("db", "ProgressDeadlineExceeded")).await;
+    let began = tokio::time::Instant::now();
+    let is_tried = |status: &Status| {
+        let web = status.services.iter().find(|view| view.service == "web");
+        rolled_back(status, "web").is_none() && web.is_some_and(|web| (web.ready, web.updated) == (1, 1))
+    };
+    let status = rig.until("web is tried again", is_tried).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(rolled_back(&status, "db").as_deref(), Some("ProgressDeadlineExceeded"));
 }
