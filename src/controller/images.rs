@@ -201,7 +201,7 @@ impl State {
             self.queue.add(&deployment.name, now);
             for service in followers {
                 match &found {
-                    Ok(digest) => self.learn_image(&deployment.name, service, &reference, digest),
+                    Ok(digest) => self.learn_image(deployment, service, &reference, digest),
                     Err(error) if is_first_failure => {
                         let name = format!("{}/{}", deployment.name, service.name);
                         let message = format!("{name}: it is not known which image {reference} is now: {error}");
@@ -214,10 +214,13 @@ impl State {
         }
     }
 
-    fn learn_image(&mut self, deployment: &str, service: &DesiredService, reference: &str, digest: &str) {
+    fn learn_image(&mut self, declared: &DesiredDeployment, service: &DesiredService, reference: &str, digest: &str) {
+        let deployment = declared.name.as_str();
+        let to_run = |state: &Self| state.effective(declared).services.remove(&service.name);
         let mine = |one: &&Instance| one.id.service == service.name && !matches!(one.phase, Phase::Exited(_));
         let running: BTreeSet<Revision> =
             self.cache.of(deployment).filter(mine).map(|one| one.id.revision.clone()).collect();
+        let ran = to_run(self);
         let memory = self.memory.entry(deployment.to_owned()).or_default();
         let history = memory.rollouts.entry(service.name.clone()).or_default();
         let before = history.image.clone();
@@ -227,6 +230,9 @@ impl State {
         }
         let note = Note::Rollout(Box::new(history.clone()));
         self.keep(deployment, Some(&service.name), note, None);
+        if let (Some(before), Some(now)) = (ran, to_run(self)) {
+            self.keep_stopped(deployment, &before, &now);
+        }
         if let Some(from) = moved_from {
             let message = format!("{deployment}/{}: {reference} was {from} and is {digest} now", service.name);
             tracing::info!("{message}");

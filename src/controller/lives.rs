@@ -115,6 +115,15 @@ impl State {
         }
     }
 
+    /// Has what is to stay down of a service stay so though the tag of its image moved.
+    pub(super) fn keep_stopped(&mut self, deployment: &str, before: &DesiredService, now: &DesiredService) {
+        let Some(memory) = self.memory.get_mut(deployment) else { return };
+        if memory.orders.lives.follow_tag(before, now) {
+            let orders = memory.orders.clone();
+            self.keep(deployment, None, Note::Orders(orders), None);
+        }
+    }
+
     /// Takes `keel hold`: until then, or no longer where that is absent.
     pub(super) fn order_hold(
         &self,

@@ -54,6 +54,15 @@ impl LifeOrders {
         self.stopped.get(&instance.id.service).is_some_and(covers)
     }
 
+    /// Has what was to stay down of a service stay so where the tag of its image moved: nobody asked for anything else.
+    /// `before` and `now` are the service as it was to run and as it is. Returns whether it is remembered otherwise by that.
+    pub fn follow_tag(&mut self, before: &DesiredService, now: &DesiredService) -> bool {
+        let stopped = self.stopped.get_mut(&now.name).filter(|stopped| before.is_made_from(&stopped.of));
+        let Some(stopped) = stopped.filter(|stopped| !now.is_made_from(&stopped.of)) else { return false };
+        stopped.of = now.revision.clone();
+        true
+    }
+
     /// Lets go of what was to stay down of services that are not declared any more, or of which another template is to run
     /// now, so that it does not strike again when the former one comes back. `effective` is what is to run. Gives the
     /// services that are let go.

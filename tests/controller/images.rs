@@ -11,6 +11,7 @@ use evenkeel::state::{ConditionStatus, Phase, Target};
 use evenkeel::status::{DeploymentState, Status};
 use tokio::sync::oneshot;
 
+use super::rollouts::order;
 use super::{Rig, core_of, owner};
 
 const TAG: &str = "docker.io/sim/run:1";
@@ -249,4 +250,38 @@ async fn images_that_a_rollback_may_need_are_told_to_the_runtime() {
     rig.until("it is rolled out", is_done).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(rig.world.needed_images(), pinned(&first).union(&pinned(&next)).cloned().collect());
+}
+
+/// How many instances have not ended.
+fn live(rig: &Rig) -> usize {
+    rig.world.instances().into_iter().filter(|(_, one)| !matches!(one.phase, Phase::Exited(_))).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_moved_starts_nothing_that_was_stopped_by_hand() {
+    for (target, left) in [("demo/web", 0), ("demo/web/2", 2)] {
+        let rig = Rig::new();
+        rig.world.push_image(TAG, TAG);
+        rig.declare(&web("newer", ""));
+        rig.until("it runs", is_done).await;
+        order(&rig, Order::Stop { target: target.to_owned() }).await;
+        let is_down = |status: &Status| status.instances.iter().filter(|one| one.exit.is_none()).count() == left;
+        rig.until("it is stopped", is_down).await;
+        let mut digest = String::new();
+        for image in [NEXT, TAG, NEXT] {
+            digest = rig.world.push_image(TAG, image);
+            want(&rig.core).await;
+            tokio::time::sleep(IMAGE_EVERY).await;
+            let images = if left == 0 { BTreeSet::new() } else { pinned(&digest) };
+            assert_eq!((live(&rig), live_images(&rig)), (left, images), "{target}: {image}");
+        }
+        order(&rig, Order::Start { target: target.to_owned() }).await;
+        rig.until("all of it runs", |_| live(&rig) == 3).await;
+        assert_eq!(live_images(&rig), pinned(&digest));
+        // Another template is another matter.
+        order(&rig, Order::Stop { target: target.to_owned() }).await;
+        rig.until("it is stopped again", is_down).await;
+        rig.declare(&web("newer", "    env: {GREETING: two}\n"));
+        rig.until("it runs again", |_| live(&rig) == 3).await;
+    }
 }
