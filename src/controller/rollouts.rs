@@ -90,7 +90,7 @@ impl State {
 
     /// Carries the rollouts of a declared deployment on; says whether anything is to be planned otherwise by that. Those of
     /// services that wait to hear which image their tag is now stand still, so that what was ordered and the image that is
-    /// found are one change.
+    /// found are one change, and none of that time counts.
     pub(super) fn advance(
         &mut self,
         deployment: &str,
@@ -100,6 +100,7 @@ impl State {
     ) -> bool {
         let mut memory = self.memory.remove(deployment).unwrap_or_default();
         let before = memory.clone();
+        let now = self.now().0;
         let scaled = shown(declared, &Memory { orders: memory.orders.clone(), ..Memory::default() });
         let mut decisions: Vec<Decision> = Vec::new();
         let mut next_look = None;
@@ -109,12 +110,17 @@ impl State {
             let mut to_run = effective(declared, &memory);
             for service in scaled.services.values() {
                 let history = memory.rollouts.entry(service.name.clone()).or_default();
-                if asked.contains_key(&service.name) && history.image.is_some() {
+                let is_asked = asked.contains_key(&service.name);
+                if is_asked && history.image.is_some() {
+                    history.stand_still(now);
                     continue;
                 }
                 let before = history.clone();
                 let input = &Input { desired: Ok(&to_run), ..input.clone() };
                 let advance = revisions::advance(history, Seen { input, declared: service });
+                if is_asked {
+                    history.stand_still(now);
+                }
                 let is_other = *history != before;
                 decisions.extend(advance.decisions);
                 began.extend(advance.began.then(|| service.name.clone()));

@@ -285,3 +285,26 @@ async fn a_tag_that_moved_starts_nothing_that_was_stopped_by_hand() {
         rig.until("it runs again", |_| live(&rig) == 3).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn time_in_which_a_registry_is_asked_does_not_count_for_a_rollout() {
+    let rig = Rig::new();
+    rig.world.push_image(TAG, TAG);
+    rig.declare(&web("newer", "    rollout: {max_surge: 3, progress_deadline: 35s}\n"));
+    rig.until("it runs", is_done).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let next = rig.world.push_image(TAG, "docker.io/sim/slow:50s");
+    want(&rig.core).await;
+    rig.until("it is being rolled out", |_| live(&rig) == 6).await;
+    let began = tokio::time::Instant::now();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    // There is no answer as long as one is waited for.
+    let day = Duration::from_secs(24 * 3600);
+    rig.world.set_faults(Faults { slow: 1.0, slow_for: day, ..Faults::none() });
+    want(&rig.core).await;
+    rig.until("it is asked for", is_asked_for).await;
+    rig.world.set_faults(Faults::none());
+    let rolled = pinned(&next);
+    rig.until("it is rolled out", |status| is_done(status) && live_images(&rig) == rolled).await;
+    assert!((50..60).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}

@@ -277,6 +277,13 @@ impl RolloutHistory {
         }
     }
 
+    /// Lets time count no more until it is carried on: nothing of it may begin now.
+    pub fn stand_still(&mut self, now: DateTime<Utc>) {
+        if let Some(rollout) = &mut self.rollout {
+            rollout.clock.run(false, now);
+        }
+    }
+
     /// The same after the controller was away: nobody looked meanwhile, so that this time does not count. What it had
     /// counted does, but for what came after the last [`CLOCK_STEP`](super::CLOCK_STEP) where it was killed.
     #[must_use]
