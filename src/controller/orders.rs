@@ -59,7 +59,8 @@ pub enum Order {
         /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
         target: String,
     },
-    /// Have it stay down until it is started, or another template is to run, which a restart is too.
+    /// Have it stay down until it is started, or another template is to run, which a restart is too, and a tag that moves is
+    /// not.
     Stop {
         /// `DEPLOYMENT[/SERVICE[/SLOT]]`.
         target: String,

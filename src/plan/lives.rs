@@ -16,7 +16,8 @@ pub const HOLD_MOST: std::time::Duration = std::time::Duration::from_secs(24 * 3
 /// Slots of a service that are to stay down (`keel stop`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
-    /// The template that was stopped; as soon as another one is to run, all of this is over.
+    /// The template that was stopped; as soon as another one is to run, all of this is over, but where that is so only because
+    /// the tag of its image moved.
     pub of: Revision,
     /// Which slots; all where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
