@@ -4,6 +4,7 @@
 //! errors comes out. Every optional field is an `Option` (or an empty collection) so that a value remembers
 //! what was *written*; the default that applies when nothing was written is an accessor next to the field.
 
+mod capability;
 mod check;
 mod control;
 mod corrected;
@@ -43,6 +44,7 @@ mod tree;
 mod unsupported;
 mod wording;
 
+pub use capability::{are_all_capabilities, bare_capability, has_all_capabilities};
 pub use control::Control;
 pub use corrected::{CorrectedField, corrected, corrections, shared_storage};
 pub use deployment::{DeploymentSpec, Prune};

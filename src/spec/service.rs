@@ -92,10 +92,11 @@ pub struct ServiceSpec {
     /// Device nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
-    /// Capabilities added to the runtime's default set.
+    /// Capabilities added to the runtime's default set; `ALL` gives every one but those that `cap_drop` names.
     #[serde(default, alias = "cap_add", skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
-    /// Capabilities taken from the runtime's default set.
+    /// Capabilities taken from the runtime's default set, or from `ALL` in `capabilities`. `ALL` leaves those that
+    /// `capabilities` names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cap_drop: Vec<String>,
     /// All capabilities, no system-call filter, and on Docker and Podman all devices; a sandbox has those of `devices`.

@@ -9,7 +9,7 @@ use super::probe::Probe;
 use super::sys::Namespaces;
 use super::{cgroup, words};
 use crate::runtime::{Capabilities, Control, Support};
-use crate::spec::ServiceSpec;
+use crate::spec::{ServiceSpec, bare_capability, has_all_capabilities};
 
 /// Names of capabilities(7) by number.
 const NAMES: &[&str] = &[
@@ -77,8 +77,9 @@ const DEFAULT: &[&str] = &[
 /// What is not given unasked where the network is the machine's: there it is the power over everybody's.
 const OF_NETWORK: &[&str] = &["NET_RAW"];
 
-/// The bit set that a spec asks for: the default, without `cap_drop`, with `capabilities`. `ALL` stands for all. The default
-/// has no power over a network that is not the instance's own.
+/// The bit set that a spec asks for: the default, without `cap_drop`, with `capabilities`. As Docker has it, `ALL` in
+/// `capabilities` gives all but those that `cap_drop` names, and `ALL` in `cap_drop` leaves what `capabilities` has. The
+/// default has no power over a network that is not the instance's own.
 ///
 /// # Errors
 /// A name is not a capability.
@@ -86,14 +87,18 @@ pub fn wanted(spec: &ServiceSpec, namespaces: Namespaces) -> Result<u64, String>
     if spec.privileged == Some(true) {
         return Ok(all());
     }
-    let mut set = default(namespaces.net);
-    for name in &spec.cap_drop {
-        set &= !named(name, "cap_drop")?;
-    }
-    for name in &spec.capabilities {
-        set |= named(name, "capabilities")?;
-    }
-    Ok(set)
+    let (added, dropped) = (union(&spec.capabilities, "capabilities")?, union(&spec.cap_drop, "cap_drop")?);
+    Ok(match (has_all_capabilities(&spec.capabilities), has_all_capabilities(&spec.cap_drop)) {
+        (true, _) => all() & !dropped,
+        (false, true) => added,
+        (false, false) => default(namespaces.net) & !dropped | added,
+    })
+}
+
+/// The capabilities that a list names; `ALL` is no name of one.
+fn union(names: &[String], field: &str) -> Result<u64, String> {
+    let mut named = names.iter().map(|name| named(name, field));
+    named.try_fold(0, |set, bit| Ok(set | bit?))
 }
 
 /// What specs that say nothing about capabilities get, in a network of their own and in the machine's.
@@ -121,12 +126,11 @@ pub fn has(set: u64, name: &str) -> bool {
 }
 
 fn named(name: &str, field: &str) -> Result<u64, String> {
-    let upper = name.to_ascii_uppercase();
-    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    let bare = bare_capability(name);
     if bare == "ALL" {
-        return Ok(all());
+        return Ok(0);
     }
-    bits(bare).ok_or_else(|| format!("{field}: {name:?} is no capability; write a name such as NET_ADMIN, or ALL"))
+    bits(&bare).ok_or_else(|| format!("{field}: {name:?} is no capability; write a name such as NET_ADMIN, or ALL"))
 }
 
 /// What this runtime enforces on a machine.
@@ -273,6 +277,22 @@ mod tests {
         assert_eq!(held("capabilities: [ALL]", false), [true, true, true]);
         assert_eq!(held("privileged: true", false), [true, true, true]);
         assert_eq!(held("cap_drop: [NET_RAW]", true), [false, false, true]);
+    }
+
+    #[test]
+    fn what_is_dropped_is_missing_from_all_and_all_that_is_dropped_leaves_what_is_added() {
+        let held = |spec: &str| {
+            let spec = serde_yaml::from_str(&format!("{{ image: {{ name: host }}, {spec} }}")).unwrap();
+            wanted(&spec, Namespaces { net: true, ..Namespaces::default() }).unwrap()
+        };
+        let bit = |name| bits(name).unwrap();
+        let some = all() & !bit("NET_ADMIN") & !bit("SYS_ADMIN");
+        assert_eq!(held("cap_add: [ALL], cap_drop: [NET_ADMIN, cap_sys_admin]"), some);
+        assert_eq!(held("cap_add: [all, NET_ADMIN], cap_drop: [ALL, SYS_ADMIN, NET_ADMIN]"), some);
+        assert_eq!(held("cap_add: [ALL], cap_drop: [ALL]"), all());
+        assert_eq!(held("cap_add: [NET_ADMIN], cap_drop: [ALL]"), bit("NET_ADMIN"));
+        assert_eq!(held("cap_drop: [CHOWN]"), default(true) & !bit("CHOWN"));
+        assert_eq!(held("cap_add: [CHOWN], cap_drop: [CHOWN]"), default(true), "what is added by its name wins");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The process of an instance: environment, command, user, capabilities, limits.
 
+use super::super::capability::bare_capability;
 use super::super::problem::steps;
 use super::super::suggest::nearest;
 use super::super::{Scalar, ServiceSpec};
@@ -185,12 +186,11 @@ fn is_out_of_range(text: &str) -> bool {
 }
 
 fn bad_capability(name: &str) -> Option<(String, String)> {
-    let upper = name.to_ascii_uppercase();
-    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    if CAPABILITIES.contains(&bare) {
+    let bare = bare_capability(name);
+    if CAPABILITIES.contains(&bare.as_str()) {
         return None;
     }
-    let help = match nearest(bare, CAPABILITIES) {
+    let help = match nearest(&bare, CAPABILITIES) {
         Some(best) => format!("did you mean {best}?"),
         None => "write a name such as NET_ADMIN, or ALL (see capabilities(7))".to_owned(),
     };
