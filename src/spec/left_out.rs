@@ -1,7 +1,12 @@
 //! Controls that a spec itself leaves out or switches off, whatever the machine enforces.
 
+use super::capability::are_all_capabilities;
 use super::network_access::NetworkAccess;
 use super::{Control, ImageRef, NetworkMode, SeccompProfile, ServiceSpec, Storage};
+
+/// What is wrong where nothing is dropped that a program could have.
+pub const GIVES_ALL: &str =
+    "ALL in capabilities (cap_add) gives every capability; name those it needs, or some in cap_drop";
 
 /// What to write so that a control can hold for a spec; none where nothing in the spec is against it.
 pub fn left_out(control: Control, spec: &ServiceSpec) -> Option<&'static str> {
@@ -18,6 +23,7 @@ pub fn left_out(control: Control, spec: &ServiceSpec) -> Option<&'static str> {
         Control::CapabilityDrop if spec.privileged == Some(true) => {
             "privileged: true gives every capability; remove it"
         }
+        Control::CapabilityDrop if are_all_capabilities(&spec.capabilities, &spec.cap_drop) => GIVES_ALL,
         Control::User if is_root(spec.user.as_deref()) => "write a user other than root",
         Control::MemoryLimit if resources.memory.is_none() => "write resources.memory",
         Control::CpuLimit if resources.cpu.is_none() => "write resources.cpu",
@@ -90,6 +96,7 @@ mod tests {
             (Control::Seccomp, "security_opt: ['seccomp=unconfined']"),
             (Control::Seccomp, "sandbox: { seccomp: unconfined }"),
             (Control::CapabilityDrop, "privileged: true"),
+            (Control::CapabilityDrop, "cap_add: [ALL]"),
             (Control::NetworkIsolation, "network_mode: host"),
             (Control::ServiceNames, "network_mode: host"),
             (Control::ServiceNames, "sandbox: { network: none }"),
@@ -101,6 +108,7 @@ mod tests {
             assert!(told(fields, control).is_some(), "{control}: {fields}");
         }
         assert_eq!(told("privileged: true\nsandbox: { seccomp: default }", Control::Seccomp), None);
+        assert_eq!(told("cap_add: [ALL]\ncap_drop: [SYS_ADMIN]", Control::CapabilityDrop), None);
         assert_eq!(told("", Control::Suspend), None);
     }
 

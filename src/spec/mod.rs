@@ -59,7 +59,7 @@ pub use files::{is_ignored, is_spec_file};
 pub use health::{Check, Depends, DependsCondition, Health, Init, OnInitFailure};
 pub use image::{Image, ImageRef, PullPolicy};
 pub use init::InitAction;
-pub use left_out::{is_root, left_out};
+pub use left_out::{GIVES_ALL, is_root, left_out};
 pub use lifecycle::{CrashAction, Errors, Lifecycle, OnExpiry, OnIdle, RestartKind, RestartPolicy};
 pub use merge::{Conflict, Merged, MergedDeployment, MergedService, merge, problems};
 pub use network_access::NetworkAccess;

@@ -9,6 +9,7 @@ use crate::runtime::enforcement::{bytes, cpus};
 use crate::runtime::{
     Capabilities, Control, Enforcement, EnforcementState as State, ErrorKind, Result, RuntimeError, Support,
 };
+use crate::spec::are_all_capabilities;
 use crate::state::InstanceRef;
 
 /// Docker's billionths of a processor in a thousandth.
@@ -188,7 +189,9 @@ fn capability_sets(host: &HostConfig) -> Asked {
             words.push(format!("{what} {}", names.join(" ")));
         }
     }
-    Asked { words: Some(words.join(" ")), by: Some("capability sets".to_owned()) }
+    let list = |names: &Option<Vec<String>>| names.clone().unwrap_or_default();
+    let holds = !are_all_capabilities(&list(&host.cap_add), &list(&host.cap_drop));
+    told(&words.join(" "), holds.then_some("capability sets"))
 }
 
 #[cfg(test)]
@@ -264,6 +267,12 @@ mod tests {
             (Control::Seccomp, json!({ "SecurityOpt": ["seccomp=unconfined"] }), "unconfined | not requested"),
             (Control::Seccomp, json!({ "Privileged": true }), "unconfined (privileged) | not requested"),
             (Control::CapabilityDrop, json!({ "CapDrop": ["ALL"] }), "default without ALL | enforced capability sets"),
+            (Control::CapabilityDrop, json!({ "CapAdd": ["ALL"] }), "default with ALL | not requested"),
+            (
+                Control::CapabilityDrop,
+                json!({ "CapAdd": ["ALL"], "CapDrop": ["SYS_ADMIN"] }),
+                "default without SYS_ADMIN with ALL | enforced capability sets",
+            ),
             (Control::CapabilityDrop, json!({ "Privileged": true }), "all (privileged) | not requested"),
             (Control::Devices, json!({}), "none | enforced nodes of its own, and its control group"),
             (

@@ -4,7 +4,7 @@ use super::Inner;
 use super::enforcement::LACKS;
 use super::modes::{joins_another, seccomp_profile};
 use crate::runtime::{Capabilities, Control, CreateRequest, ErrorKind, Result, RuntimeError, Support};
-use crate::spec::{NetworkMode, Resources, Sandbox, SeccompProfile, ServiceSpec, is_root};
+use crate::spec::{NetworkMode, Resources, Sandbox, SeccompProfile, ServiceSpec, is_root, left_out};
 
 impl Inner {
     /// Refuses a request whose spec requires controls that its container would not have.
@@ -46,9 +46,7 @@ fn missing(control: Control, spec: &ServiceSpec, sandbox: &Sandbox) -> Option<&'
         Control::ReadOnlyRoot => (spec.read_only_root_fs != Some(true)).then_some("write read_only_root_fs: true"),
         Control::MemoryLimit | Control::CpuLimit | Control::PidsLimit | Control::IoLimit => limit(control, &resources),
         Control::Seccomp => seccomp(spec, sandbox),
-        Control::CapabilityDrop => {
-            (spec.privileged == Some(true)).then_some("privileged: true gives every capability; remove it")
-        }
+        Control::CapabilityDrop => left_out(control, spec),
         Control::User => user(spec),
         Control::ServiceNames => (spec.network_access().mode() != NetworkMode::Default)
             .then_some("only the network of the deployment has them"),

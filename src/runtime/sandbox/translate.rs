@@ -17,7 +17,7 @@ use super::unsupported::{conditions, unsupported};
 use super::{capabilities, cgroup, confinement, devices, network, quota, sysctls};
 use crate::runtime::logfiles::LogBounds;
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
-use crate::spec::{Control, ImageRef, ServiceSpec, Storage};
+use crate::spec::{Control, GIVES_ALL, ImageRef, ServiceSpec, Storage};
 use crate::state::{Condition, InstanceId};
 
 /// Size of a tmpfs that names none: enough for scratch files.
@@ -213,6 +213,10 @@ fn left_out(wanted: Control, spec: &ServiceSpec, launch: &Launch, machine: &Mach
         Control::NetworkIsolation if !launch.namespaces.net => "write sandbox.network: none",
         Control::ServiceNames if network::wanted(spec, machine.probe) != network::Wanted::Deployment => {
             "the spec gives it another network than that of its deployment"
+        }
+        // Also where each is named.
+        Control::CapabilityDrop if launch.capabilities == capabilities::all() && spec.privileged != Some(true) => {
+            GIVES_ALL
         }
         Control::Landlock if !launch.reach.is_limited() => "write sandbox.readable or sandbox.writable",
         Control::DiskLimit if launch.limits_disk() => quota::lifted_by(launch.seccomp, launch.capabilities)
