@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
@@ -39,6 +40,12 @@ impl<'a> Origin<'a> {
 /// What is told while a registry has not answered yet.
 pub(super) fn awaited(registry: &str) -> Progress {
     told(format!("waiting for {registry} to answer"))
+}
+
+/// What is told between two tries of a registry's answer.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "the sandbox runtime of Linux alone asks registries"))]
+pub(super) fn refused(registry: &str, why: &str, wait: Duration) -> Progress {
+    told(format!("{why}, from {registry}; it is asked again after {} s", wait.as_secs_f32()))
 }
 
 const fn told(message: String) -> Progress {
@@ -156,7 +163,6 @@ async fn permit(places: &Arc<Semaphore>, tell: Teller<'_>, waits: impl Fn() -> S
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
-    use std::time::Duration;
 
     use futures::future::join_all;
 

@@ -1,19 +1,20 @@
 //! Registries and archives that mean no good.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use evenkeel::runtime::sandbox::RegistryOptions;
-use evenkeel::runtime::{ErrorKind, Runtime};
+use evenkeel::runtime::{ErrorKind, Progress, Runtime};
+use evenkeel::spec::Image as SpecImage;
 use serde_json::json;
 use tar::EntryType;
 
 use super::build::{Image, Layer, Packing, digest};
-use super::server::{Answer, Server, honest, ok, ranged, status};
+use super::server::{Answer, Request, Server, honest, ok, ranged, status};
 use super::{layout, refused, run, script};
 use crate::support::{Sandbox, request};
 
@@ -245,6 +246,30 @@ async fn registries_that_fail_for_good_are_given_up() {
     let error = refused(&Sandbox::new(), "127.0.0.1:1/app:1").await;
     assert_eq!(error.kind, ErrorKind::ImageUnavailable);
     assert!(error.message.contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn why_a_registry_is_asked_again_is_told_meanwhile() {
+    let image = image();
+    for part in [digest(&image.layers[1]), "/manifests/".to_owned()] {
+        let refused = AtomicBool::new(false);
+        let busy = move |request: &Request| {
+            let is_first = request.path.contains(&part) && !refused.swap(true, Ordering::SeqCst);
+            is_first.then(|| Answer { body: b"slow down".to_vec(), ..status(429) }.with("retry-after", "1"))
+        };
+        let registry = Server::with_image(&image, busy);
+        let (said, sandbox) = (Mutex::new(Vec::new()), Sandbox::new());
+        let wanted = SpecImage { name: registry.image().parse().unwrap(), pull_policy: None };
+        let tell = |progress: Progress| said.lock().unwrap().push(progress.message);
+        sandbox.runtime.ensure_image(&wanted, &tell).await.unwrap();
+        let said = said.into_inner().unwrap();
+        let expected =
+            format!("429 Too Many Requests: slow down, from {}; it is asked again after 1 s", registry.address);
+        let at = said.iter().position(|one| *one == expected);
+        let after = at.and_then(|at| said.get(at + 1)).expect("something else is told once it goes on");
+        assert_ne!(*after, expected);
+        assert_eq!(said[0], format!("waiting for {} to answer", registry.address));
+    }
 }
 
 /// Archives that must not be unpacked, and what is said about them.

@@ -45,7 +45,7 @@ enum Try {
 
 /// Fetches a blob, or the rest of it, and returns where it lies. `progress` is told how many of its bytes are here.
 pub async fn blob(
-    registry: &Registry,
+    registry: &Registry<'_>,
     wanted: &Descriptor,
     store: &Store,
     lease: &Lock,
@@ -84,7 +84,7 @@ pub async fn blob(
 
 /// Asks for what is missing until all is here.
 async fn complete(
-    registry: &Registry,
+    registry: &Registry<'_>,
     wanted: &Descriptor,
     mut part: Part,
     progress: &(dyn Fn(u64) + Send + Sync),
@@ -104,13 +104,13 @@ async fn complete(
                     tries.brought();
                 }
                 let Some(wait) = tries.again(&error) else { return Err(cut(registry, wanted, part.have, error)) };
-                tokio::time::sleep(wait).await;
+                registry.pause(&error.message, wait).await;
             }
         }
     }
 }
 
-fn cut(registry: &Registry, wanted: &Descriptor, have: u64, error: HttpError) -> ImageError {
+fn cut(registry: &Registry<'_>, wanted: &Descriptor, have: u64, error: HttpError) -> ImageError {
     let place = format!("the layer {} ({have} of {} bytes)", wanted.digest.short(), wanted.size);
     registry.explain(HttpError { message: format!("{place}: {}", error.message), ..error })
 }
@@ -161,7 +161,7 @@ impl Part {
 
 /// One request for what is missing.
 async fn attempt(
-    registry: &Registry,
+    registry: &Registry<'_>,
     wanted: &Descriptor,
     mut part: Part,
     progress: &(dyn Fn(u64) + Send + Sync),

@@ -22,7 +22,7 @@ use super::root;
 use super::store::{ImageRecord, Lock, Store};
 use crate::runtime::Progress;
 use crate::runtime::sandbox::layout::Layout;
-use crate::runtime::transfers::{Origin, Teller, Transfers, awaited};
+use crate::runtime::transfers::{Origin, Teller, Transfers};
 use crate::spec::{Image, ImageRef, PullPolicy};
 
 /// The images of a sandbox runtime.
@@ -119,7 +119,7 @@ impl Images {
         let asked = async {
             let reference =
                 Reference::parse(name).ok_or_else(|| ImageError::unavailable("it is no reference of a registry"))?;
-            let registry = Registry::open(&reference, &self.access).await?;
+            let registry = Registry::open(&reference, &self.access, &|_| {}).await?;
             match registry.current(&reference.selector).await {
                 Ok(Some(digest)) => Ok(digest.to_string()),
                 // Some registries tell it with the manifest alone, or not at all; and why there is none is told then.
@@ -186,8 +186,7 @@ impl Images {
     ) -> Result<()> {
         let reference =
             Reference::parse(name).ok_or_else(|| ImageError::unavailable("it is no reference of a registry"))?;
-        progress(awaited(&reference.registry));
-        let registry = Registry::open(&reference, &self.access).await?;
+        let registry = Registry::open(&reference, &self.access, progress).await?;
         if let Some(local) = local {
             match registry.current(&reference.selector).await {
                 Ok(Some(current)) if current.to_string() == local.source => {
@@ -207,7 +206,7 @@ impl Images {
         &self,
         name: &str,
         resolved: Resolved,
-        registry: Option<&Registry>,
+        registry: Option<&Registry<'_>>,
         lease: &Arc<Lock>,
         progress: Teller<'_>,
     ) -> Result<()> {
@@ -309,7 +308,7 @@ async fn blocking<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static
 #[derive(Clone, Copy)]
 struct Work<'a> {
     images: &'a Images,
-    registry: Option<&'a Registry>,
+    registry: Option<&'a Registry<'a>>,
     lease: &'a Arc<Lock>,
     meter: &'a Meter<'a>,
 }

@@ -1,6 +1,7 @@
 //! The registry protocol (OCI distribution): manifests and blobs of one repository.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,6 +18,7 @@ use super::http::{self, Http, HttpError, redirect, refusal, same_origin, whole};
 use super::reference::{Reference, Selector};
 use super::tries::Tries;
 use crate::runtime::credentials::Credentials;
+use crate::runtime::transfers::{Teller, awaited, refused};
 
 /// Header with the digest of what is sent.
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -34,12 +36,13 @@ pub struct Access {
 }
 
 /// One repository of a registry.
-#[derive(Debug)]
-pub struct Registry {
+pub struct Registry<'a> {
     http: Http,
     base: Uri,
     reference: Reference,
     authorization: Authorization,
+    /// Whom it is told why a request is tried again.
+    tell: Teller<'a>,
 }
 
 /// A manifest as it came.
@@ -53,12 +56,13 @@ pub struct Fetched {
     pub media_type: Option<String>,
 }
 
-impl Registry {
-    /// Prepares to talk to the registry of an image.
+impl<'a> Registry<'a> {
+    /// Prepares to talk to the registry of an image; that one is waited for is told.
     ///
     /// # Errors
     /// Its certificate authorities can't be read.
-    pub async fn open(reference: &Reference, access: &Access) -> Result<Self> {
+    pub async fn open(reference: &Reference, access: &Access, tell: Teller<'a>) -> Result<Self> {
+        tell(awaited(&reference.registry));
         let folder = access.certificates.clone().join(folder_name(&reference.registry));
         let http = tokio::task::spawn_blocking(move || Http::new(Some(Path::new(&folder))))
             .await
@@ -69,7 +73,7 @@ impl Registry {
             .parse()
             .map_err(|_| ImageError::unavailable(format!("{:?} is no registry", reference.registry)))?;
         let authorization = Authorization::new(base.clone(), reference.clone(), access.credentials.clone());
-        Ok(Self { http, base, reference: reference.clone(), authorization })
+        Ok(Self { http, base, reference: reference.clone(), authorization, tell })
     }
 
     /// The digest that a reference stands for now, where the registry tells without sending the manifest. It is asked
@@ -155,13 +159,24 @@ impl Registry {
         let mut tries = Tries::first();
         loop {
             match request().await {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    if tries.are_several() {
+                        (self.tell)(awaited(&self.reference.registry));
+                    }
+                    return Ok(done);
+                }
                 Err(error) => match tries.again(&error) {
-                    Some(wait) => tokio::time::sleep(wait).await,
+                    Some(wait) => self.pause(&error.message, wait).await,
                     None => return Err(self.explain(error)),
                 },
             }
         }
+    }
+
+    /// Waits before another try, and tells what came of the last one.
+    pub async fn pause(&self, why: &str, wait: Duration) {
+        (self.tell)(refused(&self.reference.registry, why, wait));
+        tokio::time::sleep(wait).await;
     }
 
     /// An error in words for the user.

@@ -66,7 +66,7 @@ fn too_deep<T>() -> Result<T> {
 ///
 /// # Errors
 /// The registry does not have it, or it is none for this machine.
-pub async fn in_registry(registry: &Registry, selector: &Selector, store: &Store) -> Result<Resolved> {
+pub async fn in_registry(registry: &Registry<'_>, selector: &Selector, store: &Store) -> Result<Resolved> {
     let first = registry.manifest(selector).await?;
     let source = first.digest.to_string();
     let mut bytes = first.bytes.to_vec();

@@ -25,6 +25,11 @@ impl Tries {
         *self = Self { made: 0, since: Instant::now() };
     }
 
+    /// Whether more than one was made.
+    pub const fn are_several(&self) -> bool {
+        self.made > 1
+    }
+
     /// The wait before another one; `None` where the request is given up. It is then, too, where the tries were few and
     /// long: one that a server left without an answer is not worth another.
     pub fn again(&mut self, error: &HttpError) -> Option<Duration> {
