@@ -100,9 +100,37 @@ async fn a_link_in_a_mount_is_not_followed() {
     let outside = tempfile::tempdir().unwrap();
     let root = rootfs(outside.path());
     let bind = folder(outside.path(), "bind");
-    symlink("/srv/made", Path::new(&bind).join("hosts")).unwrap();
-    let yaml = shell_in(&root, "ls /srv; cat /etc/resolv.conf")
-        + &format!("\nstorage: [{{ type: bind, source: {bind}, target: /etc }}]");
-    let (_, server, output) = seen(&yaml).await;
-    assert!(server && !output.contains("made"), "{output}");
+    let (link, own) = (Path::new(&bind).join("hosts"), "its own\n");
+    std::fs::write(root.join("srv/own"), own).unwrap();
+    symlink("/srv/own", &link).unwrap();
+    let script = "cat /etc/hosts /srv/own; ls /srv; cat /etc/resolv.conf";
+    let yaml = shell_in(&root, script) + &format!("\nstorage: [{{ type: bind, source: {bind}, target: /etc }}]");
+    let (name, server, output) = seen(&yaml).await;
+    assert!(output.starts_with(&own.repeat(2)) && !name && server, "{output}");
+
+    std::fs::remove_file(&link).unwrap();
+    symlink("/srv/made", &link).unwrap();
+    let sandbox = Sandbox::new();
+    let created = sandbox.runtime.create(&request(&format!("{yaml}{NAMES}"), 0)).await.unwrap();
+    let error = sandbox.runtime.start(&created.as_ref()).await.unwrap_err();
+    for said in ["mounted at /etc", "/etc/hosts", "a link that leads to nothing", "put an empty file in its place"] {
+        assert!(error.message.contains(said), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_machines_are_seen_below_a_mount_over_its_etc() {
+    let ends_with = |network: &str| format!("{}\nstorage: [{{ type: tmpfs, target: /etc }}]\n{network}", shell(READ));
+    let output = async |yaml: &str| {
+        let sandbox = Sandbox::new();
+        let instance = sandbox.run(yaml).await;
+        sandbox.ended(&instance.as_ref()).await;
+        let output = sandbox.output(&instance.as_ref());
+        sandbox.runtime.remove(&instance.as_ref()).await.unwrap();
+        output
+    };
+    let machine = ["/etc/hosts", "/etc/resolv.conf"].map(|path| std::fs::read_to_string(path).unwrap()).concat();
+    assert_eq!(output(&ends_with("network_mode: host")).await, machine);
+    let alone = output(&ends_with("network_mode: none")).await;
+    assert!(alone.contains("127.0.0.1\tlocalhost") && !alone.contains("No such file"), "{alone}");
 }

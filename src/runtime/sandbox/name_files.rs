@@ -11,7 +11,7 @@ use super::failure::{Context, Failure};
 use super::inside::{Missing, attach, place};
 use super::network::NameFile;
 use super::record::Launch;
-use super::rootfs::read_only_tree;
+use super::rootfs::{is_link, read_only_tree};
 use super::skeleton::Tree;
 
 /// Where the names of a deployment's instances are.
@@ -85,18 +85,27 @@ fn show_one<'a>(root: &mut Tree, file: Opened<'a>) -> Result<Shown<'a>, Failure>
 /// Shows the files again that these mounts of the instance cover; the mounts are told by where they landed. One that is in the
 /// very place of a file is what the spec wants there.
 ///
-/// A link in such a mount is left alone: it may be the program's, which would choose by it what the file covers.
+/// A link in such a mount is not followed: it may be the program's, which would choose by it what the file covers. What it
+/// leads to is what programs see.
 ///
 /// # Errors
-/// A file that is missing in a mount can't be made there.
+/// A file that is missing in a mount can't be made there, or a link that leads to nothing is in its place.
 pub fn uncover(root: &mut Tree, files: &[Shown<'_>], mounts: &[PathBuf]) -> Result<(), Failure> {
     for Shown { file, at } in files {
         let Some((above, target)) = covered(Path::new(file.path), at, mounts) else { continue };
         let shown = root.place_or_make_plain(&target.to_string_lossy(), Missing::File);
         // What was attached before moves.
+        let (above, path) = (above.display(), file.path);
         match shown.and_then(|place| attach(&file.tree, &place)) {
+            Err(error) if is_link(&error) && place(root.root(), &target.to_string_lossy()).is_err() => {
+                return Err(Failure::wrong(format!(
+                    "storage: what is mounted at {above} hides the instance's own {path}, and {} there is a link that leads to \
+                     nothing and is not followed; put an empty file in its place, or mount one at {path}",
+                    target.display()
+                )));
+            }
             Err(error) if !is_no_file(&error) => {
-                let (above, target, path) = (above.display(), target.display(), file.path);
+                let target = target.display();
                 return Err(Failure::wrong(format!(
                     "storage: what is mounted at {above} hides the instance's own {path}, and there is no {target} over which \
                      it could be shown, nor can it be made: {error}; create an empty file there, or mount one at {path}"

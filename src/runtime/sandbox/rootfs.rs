@@ -528,7 +528,7 @@ fn attach_mount(
 /// What is wrong where a path that was without links has one: another instance's program may write on the way.
 const NEW_LINK: &str = "a link that came on the way meanwhile leads elsewhere; is it a program that may write there?";
 
-fn is_link(error: &io::Error) -> bool {
+pub fn is_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ELOOP)
 }
 

@@ -251,6 +251,9 @@ pub fn files(
         Root::Host => false,
         Root::Dir { .. } | Root::Layers { .. } | Root::Copy { .. } => true,
     };
+    // The machine's root shows the machine's files, unless something is mounted above them.
+    let lacks = |path: &str| is_image || is_covered(spec, path);
+    let (lacks_hosts, lacks_servers) = (lacks(HOSTS), lacks(RESOLV_CONF));
     let mut texts = Texts::new();
     let mut own = |name: &'static str, text: String| {
         texts.push((name, text));
@@ -270,10 +273,10 @@ pub fn files(
             own("hosts", format!("{base}127.0.0.1\t{hostname}\n{}", further(machine)))
         }
         Link::Machine if has_hosts => own("hosts", names::machine_hosts() + &further(localhost)),
-        Link::Alone if has_hosts || is_image => {
+        Link::Alone if has_hosts || lacks_hosts => {
             own("hosts", format!("{}127.0.0.1\t{hostname}\n{}", names::LOOPBACK, further(localhost)))
         }
-        Link::Machine if is_image => machines(HOSTS),
+        Link::Machine if lacks_hosts => machines(HOSTS),
         Link::Machine | Link::Alone => None,
     };
     let has_servers = !spec.dns.is_empty();
@@ -294,9 +297,9 @@ pub fn files(
             own("resolv.conf", servers.or_else(forwarded).unwrap_or_else(&mut none))
         }
         Link::Machine if has_servers => own("resolv.conf", names::resolv_conf(&spec.dns, true).unwrap_or_default()),
-        Link::Machine if is_image => machines(RESOLV_CONF),
+        Link::Machine if lacks_servers => machines(RESOLV_CONF),
         // Nobody answers; a program that asks is told so at once.
-        Link::Alone if is_image => own("resolv.conf", String::new()),
+        Link::Alone if lacks_servers => own("resolv.conf", String::new()),
         Link::Machine | Link::Alone => None,
     };
     let shown = [(HOSTS, hosts), (RESOLV_CONF, resolv_conf)];
@@ -304,6 +307,15 @@ pub fn files(
         |(target, source): (&str, Option<PathBuf>)| Some(NameFile { target: target.to_owned(), source: source? });
     network.files = shown.into_iter().filter_map(file).collect();
     Ok(texts)
+}
+
+/// Whether a mount of the spec is above this path.
+fn is_covered(spec: &ServiceSpec, path: &str) -> bool {
+    let path = Path::new(path);
+    spec.storage
+        .iter()
+        .map(|storage| Path::new(storage.target()))
+        .any(|target| target != path && path.starts_with(target))
 }
 
 /// The machine's own file, where it has one.
