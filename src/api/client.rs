@@ -29,7 +29,7 @@ use crate::controller::{
     InstanceUsage, Order, Ordered, OrphanView, Preview, RolloutView, RuntimeReport, SessionChanged, SessionRequest,
     SessionStats, SessionView, TriggerRequest,
 };
-use crate::runtime::io::{ExecInput, ExecOutput};
+use crate::runtime::io::{ExecInput, ExecOutput, LONGEST_LINE};
 use crate::spec::HumanDuration;
 use crate::state::{RunId, Target};
 use crate::status::Status;
@@ -44,9 +44,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(75);
 /// Most bytes of an answer; a status of 10,000 instances has about 10 MiB.
 const MAX_ANSWER: usize = 128 << 20;
 
-/// Most bytes of one log line as JSON; Docker and the CRI cut lines at 16 KiB, which JSON may write six times as
-/// long.
-const MAX_LOG_LINE: usize = 1 << 20;
+/// Most bytes of one item of a log as JSON: twice what JSON makes of the longest line, as it writes a byte as six (`\u001b`).
+/// A line of Docker may be one record longer, and what else there is of an item is short.
+const MAX_LOG_LINE: usize = 2 * 6 * LONGEST_LINE;
 
 /// Input frames that may wait for the controller; each is one read from a terminal or pipe.
 const EXEC_INPUT_QUEUE: usize = 16;
@@ -452,10 +452,26 @@ fn log_items(body: Body) -> impl futures::Stream<Item = Result<LogItem, ApiError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::io::{LogLine, OutputStream};
+    use crate::spec::RuntimeKind;
 
     /// An answer in these pieces.
     fn body(pieces: &[Result<&'static str, std::io::ErrorKind>]) -> Body {
         Body::from_stream(stream::iter(pieces.to_vec()).map(|piece| piece.map_err(std::io::Error::from)))
+    }
+
+    #[tokio::test]
+    async fn the_longest_line_is_read_whatever_its_bytes() {
+        for byte in ["\u{1b}", "\0", "\"", "\u{fffd}"] {
+            // Bytes that are no UTF-8 are replaced by three.
+            let text = byte.repeat(LONGEST_LINE + (16 << 10));
+            let line = LogLine { at: chrono::DateTime::UNIX_EPOCH, stream: OutputStream::Stdout, text };
+            let (instance, runtime_id) = ("d/s/0".to_owned(), "x".repeat(64));
+            let item = LogItem::Line { instance, runtime: RuntimeKind::Docker, runtime_id, line };
+            let sent = serde_json::to_string(&item).unwrap() + "\n";
+            let read = log_items(Body::from(sent)).map(|item| serde_json::to_value(item.unwrap()).unwrap());
+            assert_eq!(read.collect::<Vec<_>>().await, [serde_json::to_value(item).unwrap()], "{byte:?}");
+        }
     }
 
     #[tokio::test]

@@ -34,7 +34,11 @@ pub struct LogOptions {
     pub since: Option<DateTime<Utc>>,
 }
 
-/// One line of output.
+/// Longest text of a [`LogLine`], in bytes before those that are no UTF-8 are replaced; a longer line comes as several. Four
+/// times what Docker and the CRI keep in one record (16 KiB).
+pub const LONGEST_LINE: usize = 64 << 10;
+
+/// One line of output, or a piece of one that is longer than [`LONGEST_LINE`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     /// When it was written.

@@ -17,13 +17,9 @@ use super::ping::Product;
 use super::raw::Records;
 use super::readers::Following;
 use super::{DockerRuntime, Inner};
-use crate::runtime::io::{LogLine, LogOptions, Logs, OutputStream};
+use crate::runtime::io::{LONGEST_LINE, LogLine, LogOptions, Logs, OutputStream};
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::InstanceRef;
-
-/// Longest line that is passed on in one piece; longer ones come in several. Four times what Docker and the CRI keep in
-/// one record (16 KiB).
-const LONGEST_LINE: usize = 64 << 10;
 
 #[async_trait]
 impl Logs for DockerRuntime {

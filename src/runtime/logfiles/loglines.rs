@@ -3,10 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::cri::Line;
-use crate::runtime::io::{ExecOutput, LogLine, OutputStream};
-
-/// Longest line that is put together from fragments; a longer one is told in pieces of this size.
-const LONGEST_LINE: usize = 1 << 20;
+use crate::runtime::io::{ExecOutput, LONGEST_LINE, LogLine, OutputStream};
 
 /// Makes something of the lines and fragments of lines in a log.
 pub trait Assemble: Send + 'static {
@@ -67,18 +64,26 @@ impl Assemble for Joined {
             OutputStream::Stderr => &mut self.stderr,
         };
         held.extend_from_slice(line.text);
-        if line.full || held.len() >= LONGEST_LINE {
-            let text = String::from_utf8_lossy(held).into_owned();
-            held.clear();
-            if self.skip > 0 {
-                self.skip -= u64::from(line.full);
-                return;
-            }
-            if self.since.is_none_or(|since| line.at >= since) {
-                lines.push(LogLine { at: line.at, stream: line.stream, text });
-            }
+        let is_wanted = self.skip == 0 && self.since.is_none_or(|since| line.at >= since);
+        let mut tell = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text).into_owned();
+            lines.extend(is_wanted.then_some(LogLine { at: line.at, stream: line.stream, text }));
+        };
+        while held.len() > LONGEST_LINE {
+            let after = held.split_off(before_character(held, LONGEST_LINE));
+            tell(&std::mem::replace(held, after));
+        }
+        if line.full {
+            tell(&std::mem::take(held));
+            self.skip = self.skip.saturating_sub(1);
         }
     }
+}
+
+/// Where to cut a text that is longer than this, so that no character of UTF-8 is cut.
+fn before_character(text: &[u8], most: usize) -> usize {
+    let continues = |at: usize| text.get(at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
+    (most.saturating_sub(3)..=most).rev().find(|at| !continues(*at)).unwrap_or(most)
 }
 
 /// Gives output back as it was written, a fragment at a time. A last line without its line break gets one.
@@ -103,5 +108,56 @@ impl Assemble for Written {
             OutputStream::Stdout => ExecOutput::Stdout(bytes),
             OutputStream::Stderr => ExecOutput::Stderr(bytes),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The texts that come of these fragments of one stream, the last of which ends the line.
+    fn joined(fragments: &[&[u8]]) -> Vec<String> {
+        let (mut joined, mut lines) = (Joined::new(None), Vec::new());
+        for (index, text) in fragments.iter().enumerate() {
+            let full = index + 1 == fragments.len();
+            joined.take(&Line { at: DateTime::UNIX_EPOCH, stream: OutputStream::Stdout, full, text }, &mut lines);
+        }
+        lines.into_iter().map(|line| line.text).collect()
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_comes_in_pieces_that_are_the_same_together() {
+        let longest = "x".repeat(LONGEST_LINE);
+        assert_eq!(joined(&[longest.as_bytes(), b""]), [longest.as_str()]);
+        assert_eq!(joined(&[longest.as_bytes(), b"y"]), [longest.as_str(), "y"]);
+        let once = longest.repeat(3);
+        assert_eq!(joined(&[once.as_bytes()]), [longest.as_str(); 3]);
+        let fragments = vec![&b"a bc"[..]; LONGEST_LINE];
+        let pieces = joined(&fragments);
+        assert_eq!(pieces.iter().map(String::len).collect::<Vec<_>>(), [LONGEST_LINE; 4]);
+        assert_eq!(pieces.concat().into_bytes(), fragments.concat());
+    }
+
+    #[test]
+    fn no_character_is_cut() {
+        for character in ["é", "€", "🦀"] {
+            let text = format!("x{}", character.repeat(LONGEST_LINE));
+            let pieces = joined(&[text.as_bytes()]);
+            assert_eq!(pieces.concat(), text);
+            assert!(pieces.iter().all(|piece| piece.len() <= LONGEST_LINE), "{character}");
+        }
+        let none = joined(&[&vec![0x80; LONGEST_LINE + 1]]);
+        assert_eq!(none.iter().map(|piece| piece.chars().count()).collect::<Vec<_>>(), [LONGEST_LINE, 1]);
+    }
+
+    #[test]
+    fn the_pieces_of_a_line_that_is_skipped_are_skipped() {
+        let long = "x".repeat(2 * LONGEST_LINE);
+        let (mut joined, mut lines) = (Joined::new(None), Vec::new());
+        joined.skip(1);
+        for (full, text) in [(false, long.as_bytes()), (true, b"end"), (true, b"next")] {
+            joined.take(&Line { at: DateTime::UNIX_EPOCH, stream: OutputStream::Stderr, full, text }, &mut lines);
+        }
+        assert_eq!(lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["next"]);
     }
 }

@@ -6,7 +6,8 @@ use super::backwards::Backwards;
 use super::cri::Line;
 use crate::runtime::io::OutputStream;
 
-/// Most bytes that are looked through for fragments once enough lines were found: the longest line that is put together.
+/// Most bytes that are looked through for fragments once enough lines were found: of a longer line the
+/// end is told.
 const LOOK_BACK: u64 = 1 << 20;
 
 /// What was found so far, going back from the end.
