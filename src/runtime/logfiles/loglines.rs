@@ -16,6 +16,9 @@ pub trait Assemble: Send + 'static {
     /// Takes the next fragment, and appends what it completes.
     fn take(&mut self, fragment: &Line<'_>, out: &mut Vec<Self::Item>);
 
+    /// Appends what is left of a line that has not ended, where nothing more is read.
+    fn finish(&mut self, out: &mut Vec<Self::Item>);
+
     /// Takes note that parts were dropped before they were read, and appends what tells of it.
     fn lost(&mut self, out: &mut Vec<Self::Item>);
 }
@@ -55,6 +58,16 @@ impl Assemble for Joined {
         self.skip = 0;
         // Not now, which is later than the lines that follow.
         lines.extend(self.last.map(|at| LogLine { at, stream: OutputStream::Stderr, text: LOST.to_owned() }));
+    }
+
+    fn finish(&mut self, lines: &mut Vec<LogLine>) {
+        let (Some(at), 0) = (self.last.filter(|at| self.since.is_none_or(|since| *at >= since)), self.skip) else {
+            return;
+        };
+        for (stream, held) in [(OutputStream::Stdout, &mut self.stdout), (OutputStream::Stderr, &mut self.stderr)] {
+            let text = String::from_utf8_lossy(&std::mem::take(held)).into_owned();
+            lines.extend((!text.is_empty()).then_some(LogLine { at, stream, text }));
+        }
     }
 
     fn take(&mut self, line: &Line<'_>, lines: &mut Vec<LogLine>) {
@@ -97,6 +110,9 @@ impl Assemble for Written {
     /// Nothing is left out: who wants output as it was written begins with a fragment of their choice.
     fn skip(&mut self, _lines: u64) {}
 
+    /// Nothing is held back.
+    fn finish(&mut self, _out: &mut Vec<ExecOutput>) {}
+
     fn lost(&mut self, out: &mut Vec<ExecOutput>) {
         out.push(ExecOutput::Stderr(format!("{LOST}\n").into_bytes().into()));
     }
@@ -136,6 +152,32 @@ mod tests {
         let pieces = joined(&fragments);
         assert_eq!(pieces.iter().map(String::len).collect::<Vec<_>>(), [LONGEST_LINE; 4]);
         assert_eq!(pieces.concat().into_bytes(), fragments.concat());
+    }
+
+    #[test]
+    fn what_has_not_ended_is_told_at_the_end_where_it_is_wanted() {
+        let finished = |since: Option<i64>, skip: u64| {
+            let since = since.and_then(|second| DateTime::from_timestamp(second, 0));
+            let (mut joined, mut lines) = (Joined::new(since), Vec::new());
+            joined.skip(skip);
+            for (second, full, stream, text) in [
+                (1, true, OutputStream::Stdout, "whole"),
+                (2, false, OutputStream::Stdout, "name"),
+                (3, false, OutputStream::Stderr, "oh"),
+                (4, false, OutputStream::Stdout, ": "),
+            ] {
+                let at = DateTime::from_timestamp(second, 0).unwrap();
+                joined.take(&Line { at, stream, full, text: text.as_bytes() }, &mut lines);
+            }
+            joined.finish(&mut lines);
+            joined.finish(&mut lines);
+            lines.into_iter().map(|line| line.text).collect::<Vec<_>>()
+        };
+        assert_eq!(finished(None, 0), ["whole", "name: ", "oh"]);
+        assert_eq!(finished(Some(4), 0), ["name: ", "oh"]);
+        assert_eq!(finished(Some(5), 0), Vec::<String>::new());
+        assert_eq!(finished(None, 1), ["name: ", "oh"]);
+        assert_eq!(finished(None, 2), Vec::<String>::new(), "they belong to an older line");
     }
 
     #[test]

@@ -64,6 +64,7 @@ enum Extent {
 #[derive(Debug)]
 pub struct LogReader<A> {
     folder: PathBuf,
+    begin: Begin,
     /// Where the output ended when it was opened.
     opened: Option<End>,
     extent: Extent,
@@ -102,7 +103,8 @@ impl<A: Assemble> LogReader<A> {
         };
         assemble.skip(skip);
         let (folder, extent) = (folder.to_owned(), Extent::Open);
-        let mut reader = Self { folder, opened, extent, file: None, next: Successor::None, rest: Vec::new(), assemble };
+        let (next, rest) = (Successor::None, Vec::new());
+        let mut reader = Self { folder, begin, opened, extent, file: None, next, rest, assemble };
         file.map_or(Ok(()), |file| reader.turn_to(file))?;
         Ok(reader)
     }
@@ -140,6 +142,13 @@ impl<A: Assemble> LogReader<A> {
                     return Ok(true);
                 }
             }
+        }
+    }
+
+    /// Appends what is left of a line that has not ended, where nothing more is read. Who wants no lines gets none of it.
+    pub fn finish(&mut self, items: &mut Vec<A::Item>) {
+        if self.begin != Begin::Last(0) {
+            self.assemble.finish(items);
         }
     }
 
@@ -462,6 +471,23 @@ mod tests {
             let reader = LogReader::open(folder.path(), Begin::Last(count), Joined::new(None));
             assert_eq!(texts(&mut reader.unwrap()), expected, "{count}");
         }
+    }
+
+    #[test]
+    fn the_begin_of_a_line_is_told_where_reading_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "2026-01-01T00:00:00Z stdout F old\n2026-01-01T00:00:01Z stdout P name: \n";
+        fs::write(part(folder.path(), 0), text).unwrap();
+        let read = |begin| {
+            let mut reader = LogReader::open(folder.path(), begin, Joined::new(None)).unwrap().until_opened();
+            let (mut found, mut left) = (texts(&mut reader), Vec::new());
+            reader.finish(&mut left);
+            found.extend(left.into_iter().map(|line| line.text));
+            found
+        };
+        assert_eq!(read(Begin::Oldest), ["old", "name: "]);
+        assert_eq!(read(Begin::Last(1)), ["old", "name: "]);
+        assert_eq!(read(Begin::Last(0)), Vec::<String>::new());
     }
 
     #[test]

@@ -98,6 +98,7 @@ async fn send<A: Assemble>(
     sender: &mpsc::Sender<Result<A::Item>>,
 ) -> Result<()> {
     let read = |error: std::io::Error| failed("reading the output", &error);
+    let is_followed = follow.is_some();
     let opened = follow.map(|(watch, supervisor)| Ok((watch, supervisor.open()?))).transpose();
     let opened = opened.map_err(|error| failed("opening the supervisor's process", &error))?;
     let mut follow = opened.and_then(|(watch, pidfd)| Some((watch, Box::pin(ended(pidfd?)))));
@@ -120,7 +121,7 @@ async fn send<A: Assemble>(
             }
         }
         // After the end there is one more look, so that the last lines are never missed.
-        let Some((watch, end)) = &mut follow else { return Ok(()) };
+        let Some((watch, end)) = &mut follow else { break };
         let is_over = tokio::select! {
             () = changed(watch) => false,
             _ = sender.closed() => return Ok(()),
@@ -128,6 +129,17 @@ async fn send<A: Assemble>(
         };
         follow = follow.filter(|_| !is_over);
     }
+    // Whoever follows is told a line when it has ended; for others this is all there is, such as a prompt.
+    let mut left = Vec::new();
+    if !is_followed {
+        reader.finish(&mut left);
+    }
+    for item in left {
+        if sender.send(Ok(item)).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static) -> Result<T> {
