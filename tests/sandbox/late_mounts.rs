@@ -10,7 +10,7 @@ use evenkeel::runtime::{ErrorKind, LateMounts, Runtime};
 use evenkeel::state::{InstanceRef, LateMount, Volumes};
 use futures::StreamExt;
 
-use crate::support::{Sandbox, is_root, rootfs, shell_in, with_own_mounts};
+use crate::support::{Sandbox, is_root, read_json, rootfs, shell_in, with_own_mounts};
 
 /// A sandbox runtime with directories to show, where it can be root's.
 struct Stage {
@@ -137,6 +137,43 @@ async fn a_target_stays_inside_and_is_no_place_of_the_kernel() {
         let told = stage.refused(&instance, name, target).await;
         assert!(told.contains(why), "{target}: {told}");
     }
+}
+
+/// Nor may it hide the names of the network, or a link on the way to them.
+#[tokio::test]
+async fn a_target_hides_no_file_about_names() {
+    let Some(stage) = Stage::new() else { return };
+    fs::create_dir(stage.root.join("srv/names")).unwrap();
+    symlink("/srv/names/servers", stage.root.join("etc/resolv.conf")).unwrap();
+    symlink("/etc", stage.root.join("srv/etc")).unwrap();
+    let names = "network_mode: host\nextra_hosts: ['far:192.0.2.9']\ndns: [192.0.2.53]";
+    let instance = stage.idle(names).await;
+    for (name, target, hidden) in [
+        ("", "/etc", "/etc/hosts"),
+        ("", "/srv/etc/", "/etc/hosts"),
+        ("file", "/etc/hosts", "/etc/hosts"),
+        ("", "/srv/names", "/etc/resolv.conf"),
+    ] {
+        let told = stage.refused(&instance, name, target).await;
+        let expected = format!(
+            "mounts[0].target: nothing can be mounted at {target}: it would hide {hidden}, which is made for each sandbox; \
+             name another path"
+        );
+        assert_eq!(told, expected);
+    }
+    stage.mounted(&instance, &[stage.mount("file", "/etc/one", true)]).await.unwrap();
+    let told = stage.inside(&instance, "cat /etc/one /etc/hosts /etc/resolv.conf").await;
+    for seen in ["from outside\n", "192.0.2.9\tfar\n", "nameserver 192.0.2.53\n"] {
+        assert!(told.contains(seen), "{told}");
+    }
+    // Without any of its own, there is none to hide.
+    stage.sandbox.runtime.remove(&instance).await.unwrap();
+    let plain = stage.idle("network_mode: host").await;
+    let has_files = !read_json(&stage.sandbox.dir(&plain).join("record.json"))["launch"]["network"]["files"]
+        .as_array()
+        .is_none_or(Vec::is_empty);
+    let told = stage.mounted(&plain, &[stage.mount("", "/etc", true)]).await;
+    assert_eq!(told.is_ok(), !has_files, "{told:?}");
 }
 
 #[tokio::test]

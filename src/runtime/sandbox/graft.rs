@@ -85,20 +85,18 @@ fn graft(dir: &InstanceDir, order: &Grafts) -> Result<(), Failure> {
     }
     move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount)).context("joining the instance")?;
     let root = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("opening the root")?;
-    // As they lead now: the spec may name a place by a link, and the claim the place itself.
-    let lead = |target: &String| without_links(root.as_fd(), target).ok().map(|(real, _)| real);
-    let taken: Vec<PathBuf> = launch.mounts.iter().filter_map(|mount| lead(&mount.target)).collect();
+    let inside = Inside::look(launch, root);
     // Where a target lies below another one, nobody knows yet what that shows there.
     let is_outer = |mount: &&Graft| {
         let lies_below = |other: &Graft| Path::new(&mount.target).starts_with(&other.target) && other != *mount;
         !order.mounts.iter().any(lies_below)
     };
     for mount in order.mounts.iter().filter(is_outer) {
-        place_of(mount, &root, (launch, &taken)).map_err(Failure::before_anything)?;
+        inside.place_of(mount).map_err(Failure::before_anything)?;
     }
     let mut shown: Vec<(PathBuf, &str)> = Vec::new();
     for (mount, tree) in order.mounts.iter().zip(&trees) {
-        let real = show(mount, tree, &root, (launch, &taken), &shown)?;
+        let real = inside.show(mount, tree, &shown)?;
         shown.push((real, &mount.target));
     }
     Ok(())
@@ -165,64 +163,85 @@ pub fn may_show(real: &Path, kind: FileType, own_files: &[PathBuf]) -> Result<()
     }
 }
 
-/// Attaches a copy at its target, beside what was shown before: where that leads to, and as which target. Gives where the
-/// target leads to.
-fn show(
-    mount: &Graft,
-    tree: &OwnedFd,
-    root: &OwnedFd,
-    mounted: (&Launch, &[PathBuf]),
-    shown: &[(PathBuf, &str)],
-) -> Result<PathBuf, Failure> {
-    let wrong = |why: String| mount.wrong_target(&why);
-    let real = place_of(mount, root, mounted)?;
-    if let Some((hidden, other)) = shown.iter().find(|(before, _)| before.starts_with(&real)) {
-        let (real, hidden) = (real.display(), hidden.display());
-        return Err(wrong(format!(
-            "it leads to {real}, and would hide what is mounted at {other}, which leads to {hidden}"
-        )));
-    }
-    let missing = if is_directory(tree.as_fd()) { Missing::Directory } else { Missing::File };
-    let place = place_or_make_by(root.as_fd(), &real.to_string_lossy(), missing, PLAIN)
-        .map_err(|error| wrong(not_made(&error)))?;
-    if is_directory(place.as_fd()) != is_directory(tree.as_fd()) {
-        return Err(wrong("one is a directory and the other a file".to_owned()));
-    }
-    attach(tree, &place).map_err(|error| wrong(error.to_string()))?;
-    Ok(real)
+/// The instance as it is before anything is mounted into it.
+struct Inside<'a> {
+    launch: &'a Launch,
+    root: OwnedFd,
+    /// Where its own mounts are, without links.
+    taken: Vec<PathBuf>,
+    /// Where its files about names are, and the links that lead there, each with the path that programs read.
+    names: Vec<(PathBuf, &'a str)>,
 }
 
-/// Where the target of a mount leads to, if something may be mounted there.
-fn place_of(mount: &Graft, root: &OwnedFd, (launch, taken): (&Launch, &[PathBuf])) -> Result<PathBuf, Failure> {
-    let real = without_links(root.as_fd(), &mount.target).map_err(|error| mount.wrong_target(&error.to_string()))?.0;
-    may_cover(&real, mount.read_only, launch, taken).map_err(|why| mount.wrong_target(&why))?;
-    Ok(real)
-}
+impl<'a> Inside<'a> {
+    /// As paths lead now: the spec may name a place by a link, and the claim the place itself.
+    fn look(launch: &'a Launch, root: OwnedFd) -> Self {
+        let lead = |target: &str| without_links(root.as_fd(), target).ok();
+        let taken = launch.mounts.iter().filter_map(|mount| Some(lead(&mount.target)?.0)).collect();
+        let way = |path: &'a str| {
+            let (real, links) = lead(path)?;
+            Some(links.into_iter().chain([real]).map(move |place| (place, path)))
+        };
+        let names = launch.network.files.iter().filter_map(|file| way(&file.target)).flatten().collect();
+        Self { launch, root, taken, names }
+    }
 
-/// Whether something may be mounted over a path inside, without links, and be used there. `taken` are the paths, without
-/// links, that the instance's own mounts are at.
-fn may_cover(real: &Path, read_only: bool, launch: &Launch, taken: &[PathBuf]) -> Result<(), String> {
-    if real == Path::new("/") {
-        return Err("it leads to the root".to_owned());
-    }
-    if let Some(by) = protecting(real, &launch.devices) {
-        return Err(format!("it leads to {by}, which is made for each sandbox; name another path"));
-    }
-    if taken.iter().any(|mount| mount == real) {
-        return Err("the pool's spec mounts something there already; name another path".to_owned());
-    }
-    let Some(files) = &launch.reach.files else { return Ok(()) };
-    match (files.grants(real, !read_only), files.grants(real, false)) {
-        (true, _) => Ok(()),
-        (false, true) => {
-            Err("the program may not write there (sandbox.readable and sandbox.writable of the pool); mount it \
-                              read-only, or below a path that may be written"
-                .to_owned())
+    /// Attaches a copy at its target, beside what was shown before: where that leads to, and as which target. Gives where the
+    /// target leads to.
+    fn show(&self, mount: &Graft, tree: &OwnedFd, shown: &[(PathBuf, &str)]) -> Result<PathBuf, Failure> {
+        let wrong = |why: String| mount.wrong_target(&why);
+        let real = self.place_of(mount)?;
+        if let Some((hidden, other)) = shown.iter().find(|(before, _)| before.starts_with(&real)) {
+            let (real, hidden) = (real.display(), hidden.display());
+            return Err(wrong(format!(
+                "it leads to {real}, and would hide what is mounted at {other}, which leads to {hidden}"
+            )));
         }
-        (false, false) => {
-            Err("the program may not read there (sandbox.readable and sandbox.writable of the pool); mount it \
-                               below a path that may be read"
-                .to_owned())
+        let missing = if is_directory(tree.as_fd()) { Missing::Directory } else { Missing::File };
+        let place = place_or_make_by(self.root.as_fd(), &real.to_string_lossy(), missing, PLAIN)
+            .map_err(|error| wrong(not_made(&error)))?;
+        if is_directory(place.as_fd()) != is_directory(tree.as_fd()) {
+            return Err(wrong("one is a directory and the other a file".to_owned()));
+        }
+        attach(tree, &place).map_err(|error| wrong(error.to_string()))?;
+        Ok(real)
+    }
+
+    /// Where the target of a mount leads to, if something may be mounted there.
+    fn place_of(&self, mount: &Graft) -> Result<PathBuf, Failure> {
+        let real =
+            without_links(self.root.as_fd(), &mount.target).map_err(|error| mount.wrong_target(&error.to_string()))?.0;
+        self.may_cover(&real, mount.read_only).map_err(|why| mount.wrong_target(&why))?;
+        Ok(real)
+    }
+
+    /// Whether something may be mounted over a path inside, without links, and be used there.
+    fn may_cover(&self, real: &Path, read_only: bool) -> Result<(), String> {
+        if real == Path::new("/") {
+            return Err("it leads to the root".to_owned());
+        }
+        if let Some(by) = protecting(real, &self.launch.devices) {
+            return Err(format!("it leads to {by}, which is made for each sandbox; name another path"));
+        }
+        if self.taken.iter().any(|mount| mount == real) {
+            return Err("the pool's spec mounts something there already; name another path".to_owned());
+        }
+        if let Some((_, path)) = self.names.iter().find(|(place, _)| place.starts_with(real)) {
+            return Err(format!("it would hide {path}, which is made for each sandbox; name another path"));
+        }
+        let Some(files) = &self.launch.reach.files else { return Ok(()) };
+        match (files.grants(real, !read_only), files.grants(real, false)) {
+            (true, _) => Ok(()),
+            (false, true) => {
+                Err("the program may not write there (sandbox.readable and sandbox.writable of the pool); mount it \
+                     read-only, or below a path that may be written"
+                    .to_owned())
+            }
+            (false, false) => {
+                Err("the program may not read there (sandbox.readable and sandbox.writable of the pool); mount it \
+                     below a path that may be read"
+                    .to_owned())
+            }
         }
     }
 }
