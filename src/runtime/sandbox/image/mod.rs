@@ -111,14 +111,15 @@ impl Images {
 }
 
 impl Ready {
-    /// A condition where it is for another processor, whose programs run here only where the kernel was given an emulator.
+    /// A condition where it is for another processor, whose programs may not run here: some 64-bit ones run those for 32 bits,
+    /// which only their start tells, and the kernel may have been given an emulator.
     pub fn foreign(&self) -> Option<Condition> {
         let own = Platform::own();
         let message = || {
             let built = error::quoted(self.platform.to_string());
             format!(
-                "the image is for {built} and this machine is {own}: its programs start only where the machine emulates that \
-                 processor (binfmt_misc); use an image for {own}"
+                "the image is for {built} and this machine is {own}: its programs start only where its processor runs those \
+                 of the other as well, or the machine emulates it (binfmt_misc); else use an image for {own}"
             )
         };
         (!own.runs(&self.platform)).then(|| Condition::holds("Degraded", "ImagePlatform", message()))
