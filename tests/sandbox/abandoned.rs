@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use evenkeel::runtime::io::{Exec, ExecOutput, ExecRequest};
 use evenkeel::runtime::{Control, Runtime, Support, Volumes};
-use evenkeel::state::{InstanceRef, Phase};
+use evenkeel::state::{InstanceRef, Phase, StopCause};
 use futures::StreamExt;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::support::{PATIENCE, Sandbox, keel, shell, without_namespaces};
+use crate::support::{PATIENCE, Sandbox, keel, shell, stop, without_namespaces};
 
 /// Where the controller that is ended finds its root; it does nothing without.
 const ROOT: &str = "KEEL_TEST_ABANDONED_ROOT";
@@ -112,6 +112,44 @@ async fn what_a_command_leaves_behind_lives_on_with_the_instance() {
 async fn without_namespaces_what_a_command_leaves_behind_ends_with_it() {
     if without_namespaces("abandoned::without_namespaces_what_a_command_leaves_behind_ends_with_it") {
         leave_behind(&Sandbox::new(), 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_runs_ends_with_its_instance() {
+    ends_with_instance(&Sandbox::new()).await;
+}
+
+#[tokio::test]
+async fn without_namespaces_a_command_that_runs_ends_with_its_instance() {
+    if without_namespaces("abandoned::without_namespaces_a_command_that_runs_ends_with_its_instance") {
+        ends_with_instance(&Sandbox::new()).await;
+    }
+}
+
+/// Stops an instance, and removes another one that runs, each while a command runs inside whose processes have sessions of
+/// their own, ignore signals, and lost their parents: each end is told once none of them is left.
+async fn ends_with_instance(sandbox: &Sandbox) {
+    for (nth, is_stopped) in [true, false].into_iter().enumerate() {
+        let instance = sandbox.run(&shell("sleep 1000")).await.as_ref();
+        let sleep = format!("{}.5{nth}", std::process::id());
+        let script = format!(
+            "trap '' TERM HUP INT; setsid sh -c 'setsid sleep {sleep} &'; setsid sleep {sleep} & echo; sleep {sleep}; true"
+        );
+        let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
+        let request = ExecRequest { command, ..ExecRequest::default() };
+        let mut session = Exec::exec(&sandbox.runtime, &instance, &request).await.unwrap();
+        session.output.next().await.unwrap().unwrap();
+        becomes(3, "it runs", || count(&sleep)).await;
+        if is_stopped {
+            let request = stop(evenkeel::spec::Signal::KILL, Duration::ZERO, StopCause::Retired);
+            sandbox.runtime.stop(&instance, &request).await.unwrap();
+            assert_eq!(count(&sleep), 0, "none outlives the stop");
+        }
+        sandbox.runtime.remove(&instance).await.unwrap();
+        assert_eq!(count(&sleep), 0, "none outlives the removal");
+        let rest = tokio::time::timeout(PATIENCE, session.output.collect::<Vec<_>>()).await;
+        assert!(rest.is_ok(), "its output ends");
     }
 }
 
