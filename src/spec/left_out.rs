@@ -56,10 +56,13 @@ const fn has_size(storage: &Storage) -> bool {
     matches!(storage, Storage::Named { size: Some(_), .. })
 }
 
-/// Whether a `user` (`USER` or `USER:GROUP`) means root, as none does.
+/// Whether a `user` (`USER` or `USER:GROUP`) means root, as none does. Another name may be root in the image all the same,
+/// which only its `/etc/passwd` tells.
 pub fn is_root(user: Option<&str>) -> bool {
     let name = user.and_then(|user| user.split(':').next()).unwrap_or_default();
-    matches!(name, "" | "root" | "0")
+    // Engines read numbers with a sign as well.
+    let number = name.strip_prefix(['+', '-']).unwrap_or(name);
+    name == "root" || number.bytes().all(|digit| digit == b'0')
 }
 
 #[cfg(test)]
@@ -114,9 +117,20 @@ mod tests {
 
     #[test]
     fn no_user_is_root() {
-        for (user, root) in
-            [(None, true), (Some("0:5"), true), (Some("root"), true), (Some(":5"), true), (Some("web:0"), false)]
-        {
+        for (user, root) in [
+            (None, true),
+            (Some("0:5"), true),
+            (Some("00"), true),
+            (Some("000:web"), true),
+            (Some("+0"), true),
+            (Some("-00:5"), true),
+            (Some("root"), true),
+            (Some(":5"), true),
+            (Some("web:0"), false),
+            (Some("10"), false),
+            (Some("010"), false),
+            (Some("0web"), false),
+        ] {
             assert_eq!(is_root(user), root, "{user:?}");
         }
     }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use evenkeel::runtime::io::{ExecOutput, ExecRequest};
-use evenkeel::runtime::{Control, ErrorKind, Exec, Runtime, Support};
+use evenkeel::runtime::{Control, EnforcementState as State, ErrorKind, Exec, Runtime, Support};
 use evenkeel::spec::Signal;
 use evenkeel::state::{InstanceRef, StopCause};
 use futures::StreamExt;
 
-use crate::support::{PATIENCE, Sandbox, is_root, request, shell, stop, without_namespaces_but_with};
+use crate::support::{PATIENCE, Sandbox, is_root, request, rootfs, shell, shell_in, stop, without_namespaces_but_with};
 
 const FOREVER: &str = "while :; do sleep 0.05; done";
 /// The bit of CAP_KILL.
@@ -172,7 +172,7 @@ async fn a_required_user_is_one_that_is_written_and_not_root() {
     let sandbox = Sandbox::new();
     let enforced = sandbox.runtime.capabilities().await.unwrap().support(Control::User) == Support::Enforced;
     let required = "\nsandbox: { require: [user] }";
-    for user in ["", "\nuser: root", "\nuser: '0:5'"] {
+    for user in ["", "\nuser: root", "\nuser: '0:5'", "\nuser: '00'", "\nuser: '000:5'"] {
         let yaml = shell("true") + user + required;
         let error = sandbox.runtime.create(&request(&yaml, 0)).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
@@ -180,6 +180,41 @@ async fn a_required_user_is_one_that_is_written_and_not_root() {
     }
     let met = sandbox.runtime.create(&request(&(shell("true") + "\nuser: '65534:65534'" + required), 0)).await;
     assert_eq!(met.is_ok(), enforced, "{met:?}");
+}
+
+#[tokio::test]
+async fn a_required_user_is_not_root_under_another_name() {
+    let sandbox = Sandbox::new();
+    if sandbox.runtime.capabilities().await.unwrap().support(Control::User) != Support::Enforced {
+        return;
+    }
+    let root = rootfs(sandbox.root.path());
+    std::fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:0:0::/:/bin/sh\nlog:x:7:0::/:/bin/sh\n")
+        .unwrap();
+    let yaml = |user: &str| format!("{}\nuser: {user}", shell_in(&root, "id -u"));
+    let required = |user: &str| yaml(user) + "\nsandbox: { require: [user] }";
+    let created = sandbox.runtime.create(&request(&required("web"), 0)).await.unwrap();
+    let error = sandbox.runtime.start(&created.as_ref()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected, "{error}");
+    assert!(error.message.contains("sandbox.require: user does not hold: /etc/passwd of the image"), "{error}");
+    sandbox.runtime.remove(&created.as_ref()).await.unwrap();
+    for (yaml, uid, expected) in [
+        (required("log"), "7\n", State::Enforced { by: "user 7, group 0".to_owned() }),
+        (
+            yaml("web"),
+            "0\n",
+            State::Degraded { by: "user 0, group 0".to_owned(), why: "web is root in its /etc/passwd".to_owned() },
+        ),
+        (yaml("'00'"), "0\n", State::NotRequested { by: None }),
+    ] {
+        let instance = sandbox.run(&yaml).await.as_ref();
+        sandbox.ended(&instance).await;
+        assert_eq!(sandbox.output(&instance), uid);
+        let told = sandbox.runtime.enforcement(&instance).await.unwrap();
+        let user = told.into_iter().find(|one| one.control == Control::User).unwrap();
+        assert_eq!(user.state, expected);
+        sandbox.runtime.remove(&instance).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::runtime::enforcement::{bytes, cpus};
 use crate::runtime::{
     Capabilities, Control, Enforcement, EnforcementState as State, ErrorKind, Result, RuntimeError, Support,
 };
-use crate::spec::are_all_capabilities;
+use crate::spec::{are_all_capabilities, is_root};
 use crate::state::InstanceRef;
 
 /// Docker's billionths of a processor in a thousandth.
@@ -101,7 +101,8 @@ fn asked(control: Control, found: &ContainerInspectResponse, host: &HostConfig) 
         Control::CapabilityDrop => capability_sets(host),
         Control::User => {
             let user = found.config.as_ref().and_then(|config| config.user.clone()).filter(|user| !user.is_empty());
-            Asked { by: user.as_ref().map(|user| format!("user {user}")), words: user }
+            let by = user.as_deref().filter(|user| !is_root(Some(user))).map(|user| format!("user {user}"));
+            Asked { by, words: user }
         }
         Control::MountNamespace => told("own", Some("mount namespace")),
         Control::ServiceNames => {
@@ -286,6 +287,20 @@ mod tests {
             (Control::EgressFilter, json!({}), " | absent the docker runtime does not have it"),
         ] {
             assert_eq!(line(control, host, &[]), expected, "{control}");
+        }
+    }
+
+    #[test]
+    fn root_is_a_user_that_bounds_nothing() {
+        for (user, expected) in [
+            ("1000:0", State::Enforced { by: "user 1000:0".to_owned() }),
+            ("00:5", State::NotRequested { by: None }),
+            ("root", State::NotRequested { by: None }),
+        ] {
+            let found = serde_json::json!({ "Config": { "User": user } });
+            let told = tell(&serde_json::from_value(found).unwrap(), &capabilities(&[]));
+            let one = told.into_iter().find(|one| one.control == Control::User).unwrap();
+            assert_eq!((one.requested.as_deref(), one.state), (Some(user), expected));
         }
     }
 

@@ -389,6 +389,8 @@ fn a_required_control_is_met_by_the_container_or_named() {
         (json!(["read_only_root", "user"]), json!({}), vec!["read_only_root", "user"]),
         (json!(["read_only_root", "user"]), json!({"read_only_root_fs": true, "user": "1000:1000"}), vec![]),
         (json!(["user"]), json!({"user": "0:0"}), vec!["user"]),
+        (json!(["user"]), json!({"user": "00"}), vec!["user"]),
+        (json!(["user"]), json!({"user": "+0:5"}), vec!["user"]),
         (json!(["memory_limit", "pids_limit"]), json!({}), vec!["memory_limit", "pids_limit"]),
         (json!(["memory_limit", "pids_limit"]), json!({"resources": {"memory": "1Gi", "pids_limit": 9}}), vec![]),
         (json!(["pids_limit"]), json!({"resources": {"pids_limit": -1}}), vec!["pids_limit"]),

@@ -9,7 +9,7 @@ use super::name_files::are_own;
 use super::record::{Launch, Layer, Record, Root, Run};
 use super::requested::{FULL, HOST, OWN};
 use super::seen::{Seen, settings};
-use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, network, not_found, quota, words};
+use super::{Inner, SandboxRuntime, capabilities, checked_id, failed, network, not_found, quota, root_user, words};
 use crate::runtime::{Capabilities, Enforcement, EnforcementState as State, Result, Support};
 use crate::spec::{Control, SeccompProfile};
 use crate::state::{InstanceRef, Phase};
@@ -36,9 +36,10 @@ impl SandboxRuntime {
                 .map_err(|error| failed(&format!("reading the record of {id}"), &error))?;
             Ok(record.map(|record| {
                 let seen = run.as_ref().map(|run| Seen::look(&record.launch.groups, run));
-                let facts =
-                    Facts { record: &record, ran, run: run.as_ref(), seen: seen.as_ref(), capabilities: &capabilities };
-                facts.tell()
+                // Who a program was is told also when it has ended.
+                let run = run.or_else(|| read_json(&inner.dir(&id).run()).ok().flatten());
+                Facts { record: &record, ran, run: run.as_ref(), seen: seen.as_ref(), capabilities: &capabilities }
+                    .tell()
             }))
         };
         self.blocking("reading an instance", FILE_LIMIT, read).await?.ok_or_else(|| not_found(instance))
@@ -331,10 +332,10 @@ impl Facts<'_> {
             Some(identity) => format!("user {}, group {}", identity.uid, identity.gid),
             None => "looked up in its root when it starts".to_owned(),
         };
-        if identity.is_some_and(|identity| identity.uid == 0) && !self.record.requested.contains_key(&Control::User) {
-            return State::NotRequested { by: Some(by) };
+        match identity.is_some_and(root_user::is) {
+            true => root_user::state(self.record.requested.get(&Control::User), by),
+            false => self.holds(Control::User, by),
         }
-        self.holds(Control::User, by)
     }
 
     fn by_runtime(&self, control: Control) -> State {

@@ -60,6 +60,7 @@ mod record;
 mod remnants;
 mod remove;
 mod requested;
+mod root_user;
 mod rootfs;
 mod seccomp;
 mod seen;

@@ -68,6 +68,9 @@ pub struct Launch {
     pub workdir: Option<String>,
     /// User, or user:group, as written.
     pub user: Option<String>,
+    /// Whether its spec requires a user other than root.
+    #[serde(default)]
+    pub not_root: bool,
     /// Supplementary groups, as written.
     pub extra_groups: Vec<String>,
     /// Host name inside.

@@ -25,6 +25,7 @@ use super::program;
 use super::readiness::{read_failure, wait_ready};
 use super::reaper::{REAP_LIMIT, adopt, end_children};
 use super::record::{Identity, Launch, Record, Root, Run, Started, StopOrder};
+use super::root_user;
 use super::suspend;
 use super::sys::{self, Fork, pages};
 use super::users::Users;
@@ -102,6 +103,7 @@ fn supervise(dir: &InstanceDir, signals: OwnedFd, lock: &File) -> Result<(), Fai
     let launch = &record.launch;
     let log = LogFile::open(&dir.logs(), launch.log).context("opening the log")?;
     let identity = identity(dir, launch)?;
+    root_user::refuse(launch, &identity)?;
     own_disk::limit(dir, launch)?;
     volumes::make(dir, &record, &identity)?;
     let mut supervisor = launch_program(dir, launch, identity, signals, log)?;

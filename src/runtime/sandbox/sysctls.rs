@@ -11,10 +11,11 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use super::failure::{Context, Failure};
 use super::probe::Probe;
 use super::record::{Identity, Root};
+use super::root_user;
 use super::rootfs::new_proc;
 use super::sys::Namespaces;
 use super::unsupported::unsupported;
-use crate::spec::ServiceSpec;
+use crate::spec::{ServiceSpec, is_root};
 use crate::state::Condition;
 
 /// Parameters of an IPC namespace besides those of `fs.mqueue`: those that runc takes (libcontainer/configs/validate).
@@ -49,8 +50,8 @@ impl Inside<'_> {
     fn is_root(self, user: Option<&str>) -> bool {
         let name = user.map(|user| user.split(':').next().unwrap_or_default());
         match (self.identity, name) {
-            (Some(identity), _) => identity.uid == 0,
-            (None, Some(name)) => matches!(name, "0" | "root"),
+            (Some(identity), _) => root_user::is(identity),
+            (None, Some(name)) => is_root(Some(name)),
             (None, None) => !matches!(self.root, Root::Host | Root::Shared),
         }
     }

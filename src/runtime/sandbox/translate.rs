@@ -14,10 +14,10 @@ use super::record::{Identity, Launch, Layer, Limit, Mount, MountSource, Root};
 use super::rootfs::is_private;
 use super::sys::Namespaces;
 use super::unsupported::{conditions, unsupported};
-use super::{capabilities, cgroup, confinement, devices, network, quota, sysctls};
+use super::{capabilities, cgroup, confinement, devices, network, quota, root_user, sysctls};
 use crate::runtime::logfiles::LogBounds;
 use crate::runtime::{Capabilities, CreateRequest, ErrorKind, RuntimeError, Support};
-use crate::spec::{Control, GIVES_ALL, ImageRef, ServiceSpec, Storage};
+use crate::spec::{Control, GIVES_ALL, ImageRef, ServiceSpec, Storage, is_root};
 use crate::state::{Condition, InstanceId};
 
 /// Size of a tmpfs that names none: enough for scratch files.
@@ -116,6 +116,7 @@ fn plan(request: &CreateRequest, machine: &Machine<'_>) -> Result<(Launch, Vec<C
         env,
         workdir: command.and_then(|command| command.workdir.clone()),
         user: spec.user.clone(),
+        not_root: spec.sandbox.iter().any(|sandbox| sandbox.require.contains(&Control::User)),
         extra_groups: spec.extra_groups.clone(),
         hostname: spec.hostname.clone().unwrap_or_else(|| request.id.hostname()),
         namespaces,
@@ -221,6 +222,9 @@ fn left_out(wanted: Control, spec: &ServiceSpec, launch: &Launch, machine: &Mach
         Control::Landlock if !launch.reach.is_limited() => "write sandbox.readable or sandbox.writable",
         Control::DiskLimit if launch.limits_disk() => quota::lifted_by(launch.seccomp, launch.capabilities)
             .map(|_| "it takes a system-call filter, and a program without SYS_ADMIN and SYS_RESOURCE")?,
+        Control::User if !is_root(spec.user.as_deref()) && launch.identity.as_ref().is_some_and(root_user::is) => {
+            root_user::NAMED_OTHERWISE
+        }
         _ => return crate::spec::left_out(wanted, spec),
     };
     Some(why)

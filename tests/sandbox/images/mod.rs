@@ -14,7 +14,7 @@ mod silent;
 use std::path::Path;
 use std::time::Duration;
 
-use evenkeel::runtime::{ErrorKind, Runtime, RuntimeError};
+use evenkeel::runtime::{Control, ErrorKind, Runtime, RuntimeError, Support};
 use evenkeel::spec::Signal;
 use evenkeel::state::Phase;
 use serde_json::json;
@@ -178,6 +178,25 @@ async fn an_image_without_a_command_or_a_user_that_it_lacks_is_refused() {
         assert!(error.message.contains(said), "{error}");
     }
     assert_eq!(sandbox.runtime.list().await.unwrap().instances, []);
+}
+
+#[tokio::test]
+async fn a_required_user_who_is_root_in_the_image_is_refused() {
+    let sandbox = Sandbox::new();
+    if sandbox.runtime.capabilities().await.unwrap().support(Control::User) != Support::Enforced {
+        return;
+    }
+    let table = Layer::new().file("etc/passwd", "web:x:0:0::/:/bin/sh\nlog:x:7:0::/:/bin/sh\n");
+    let image = Image::new(vec![Layer::shell(), table], json!({}), Packing::Gzip);
+    let name = layout(sandbox.root.path(), &image);
+    let required =
+        |user: &str| request(&format!("{}\nuser: {user}\nsandbox: {{ require: [user] }}", script(&name, "id")), 0);
+    sandbox.runtime.ensure_image(&required("web").spec.image, &|_| {}).await.unwrap();
+    let error = sandbox.runtime.create(&required("web")).await.unwrap_err();
+    let told = "sandbox.require: user does not hold: /etc/passwd of the image says that this user is root (number 0); write \
+                another one";
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Rejected, told));
+    sandbox.runtime.create(&required("log")).await.unwrap();
 }
 
 /// What is looked up in an image must neither hang nor lead to the machine's own files.
