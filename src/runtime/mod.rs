@@ -129,8 +129,8 @@ pub trait Runtime: Send + Sync {
     async fn remove(&self, instance: &InstanceRef) -> Result<()>;
 
     /// The same where its slot goes too: the workspace of the slot is removed with the last of its instances, unless it is to be
-    /// kept. Only the call that removes an instance knows of its workspace, so that one which was cut off in between leaves
-    /// the workspace where it is.
+    /// kept. A call that was cut off in between leaves the workspace where it is, which a runtime that remembers whose it was
+    /// finds among its [`Remnants`].
     async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
         self.remove(instance).await
     }

@@ -433,11 +433,11 @@ impl Runtime for SandboxRuntime {
     }
 
     async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
-        let workspace = self.workspace_of(instance).await?;
+        let workspaces = self.workspaces_of(instance).await?;
         self.remove(instance).await?;
-        match workspace {
-            Some(workspace) => self.remove_workspace(instance, workspace).await,
-            None => Ok(()),
+        match workspaces.is_empty() {
+            true => Ok(()),
+            false => self.remove_workspaces(instance, workspaces).await,
         }
     }
 

@@ -18,7 +18,7 @@ use super::cgroup::{self, Groups, Homes};
 use super::mountinfo::{self, Mounted};
 use super::observe::Entry;
 use super::process::{self, ProcessKey, kill_and_wait};
-use super::{Inner, SandboxRuntime, failed, leftovers, network, remove, settle, volumes};
+use super::{Inner, SandboxRuntime, failed, leftovers, network, remove, settle, volumes, workspace};
 use crate::runtime::{Remnant, RemnantKind, Remnants, Result};
 
 /// Longest wait for the end of a supervisor that is killed.
@@ -74,7 +74,11 @@ impl Inner {
                 let reason = "no network of a deployment is written down for it";
                 Ok(left.into_iter().map(|(name, index)| remnant(kind, name, index, reason, None)).collect())
             }
-            RemnantKind::Directory => self.lost_directories(),
+            RemnantKind::Directory => {
+                let (mut found, lost) = (self.lost_directories()?, self.lost_in_volumes()?);
+                found.extend(lost);
+                Ok(found)
+            }
             RemnantKind::Image => {
                 let unneeded = self.images.unneeded(&self.view.layout)?;
                 let reason = "no instance and no service needs it, and it was not used for a week";
@@ -96,7 +100,13 @@ impl Inner {
             }
             RemnantKind::Mount => unmount(&one.name, UnmountFlags::DETACH).map_err(io::Error::from),
             RemnantKind::Device => network::remove_stray(&one.name),
-            RemnantKind::Directory => remove_own(Path::new(&one.name), &self.view.layout.all_volumes()),
+            RemnantKind::Directory => {
+                let (path, all_volumes) = (Path::new(&one.name), self.view.layout.all_volumes());
+                match path.parent().and_then(Path::parent) == Some(&all_volumes) {
+                    true => remove_volume(path),
+                    false => remove_own(path, &all_volumes),
+                }
+            }
             RemnantKind::Image => return self.collect_images().map(drop),
         };
         done.map_err(|error| failed(&format!("removing {}", one.name), &error))
@@ -197,6 +207,36 @@ impl Inner {
         Ok(mounts.filter(|mount| folders.iter().any(|folder| mount.place.starts_with(folder))).collect())
     }
 
+    /// What is left in the folders of volumes: what was being made or removed by a call that was cut off, and workspaces of
+    /// slots that have ended.
+    fn lost_in_volumes(&self) -> io::Result<Vec<Remnant>> {
+        let mut found = Vec::new();
+        let mounts = self.mounts()?;
+        for folder in entries(&self.view.layout.all_volumes())? {
+            let deployment = folder.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'));
+            let Some(deployment) = deployment.filter(|_| folder.is_dir()) else { continue };
+            let ended = self.lost_workspaces(deployment)?.into_iter().map(|(path, mark)| {
+                let reason = format!("its slot {deployment}/{}/{} has ended", mark.service, mark.slot);
+                (path, reason)
+            });
+            let is_unfinished =
+                |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(volumes::is_unfinished);
+            // Whoever makes or removes a volume holds its folder.
+            let unfinished =
+                entries(&folder)?.into_iter().filter(is_unfinished).filter(|path| leftovers::is_left(path));
+            let cut_off = "a call that made or removed it was cut off".to_owned();
+            let unfinished = unfinished.filter(|_| leftovers::hold(&folder).is_ok());
+            for (path, reason) in ended.chain(unfinished.map(|path| (path, cut_off.clone()))) {
+                let Ok(data) = fs::symlink_metadata(&path) else { continue };
+                if data.is_dir() && !mounts.iter().any(|mount| mount.place.starts_with(&path)) {
+                    let since = data.modified().ok().map(DateTime::from);
+                    found.push(remnant(RemnantKind::Directory, path.display(), data.ino(), &reason, since));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Directories that hold no instance and have the name of one, and what calls that were cut off left. One that somebody
     /// mounted something into, or that a supervisor holds, is left to these first.
     fn lost_directories(&self) -> io::Result<Vec<Remnant>> {
@@ -230,6 +270,15 @@ impl Inner {
             found.push(remnant(RemnantKind::Directory, path.display(), data.ino(), reason, since));
         }
         Ok(found)
+    }
+}
+
+/// Removes what is left in the folder of a deployment's volumes.
+fn remove_volume(path: &Path) -> io::Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match volumes::is_unfinished(name) {
+        true => volumes::remove_unfinished(path),
+        false => workspace::remove(path),
     }
 }
 

@@ -21,7 +21,7 @@ use super::fresh::unique;
 use super::image::{Merged, path_names};
 use super::layout::{InstanceDir, make_private, read_json};
 use super::record::{Identity, Launch, Mount, MountSource, Record, Root};
-use super::{leftovers, links, quota, remove};
+use super::{leftovers, links, quota, remove, workspace};
 use crate::runtime::file_lock;
 
 /// Longest time that is waited for another which makes a volume of the same deployment, or takes them away: as long as a
@@ -43,6 +43,8 @@ pub fn make(dir: &InstanceDir, record: &Record, identity: &Identity) -> Result<(
         if !path.exists() {
             make_volume(path, launch, identity)?;
         }
+        workspace::mark(path, mount, record)
+            .with_context(|| format!("noting whose the workspace {} is", path.display()))?;
         // One that is mounted twice may have its size at one place alone.
         let size = size_of(path, launch);
         limit(path, size)?;
@@ -144,6 +146,23 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     let aside = folder.with_file_name(unique(leftovers::GONE)?);
     fs::rename(folder, &aside)?;
     discard(&aside)
+}
+
+/// Removes what is left of a volume whose making or removal was cut off, unless somebody is at it.
+///
+/// # Errors
+/// Something is mounted in it, or the disk refuses.
+pub fn remove_unfinished(path: &Path) -> io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    let Some(_lock) = take(folder)? else { return Ok(()) };
+    remove::refuse_mounts(path)?;
+    quota::release(path);
+    remove::tree(path)
+}
+
+/// Whether this is the name of a volume that is being made or removed.
+pub fn is_unfinished(name: &str) -> bool {
+    name.strip_prefix('.').is_some_and(|rest| rest.ends_with(".new"))
 }
 
 /// Removes one volume. None is success.

@@ -1,48 +1,203 @@
 //! Workspaces: volumes of one slot, which go with it.
+//!
+//! Beside a workspace that is not to be kept lies whose it is, for the time when no instance of the slot mounts it any more. That
+//! its slot ends is written there before the instance goes, so that a removal that was cut off is found and finished.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::bounds::FILE_LIMIT;
-use super::layout::read_json;
-use super::record::{MountSource, Record};
+use super::layout::{Durability, read_json, write_json};
+use super::record::{Mount, MountSource, Record};
 use super::{Inner, SandboxRuntime, checked_id, failed, volumes};
 use crate::runtime::Result;
-use crate::state::{InstanceId, InstanceRef};
+use crate::state::{InstanceId, InstanceRef, Owner};
 
 /// Longest time for the removal of a workspace: a full one takes as long as its disk.
 const REMOVE_LIMIT: Duration = Duration::from_secs(120);
 
-impl SandboxRuntime {
-    /// The workspace of an instance of ours that is to go with its slot.
-    pub(super) async fn workspace_of(&self, instance: &InstanceRef) -> Result<Option<PathBuf>> {
-        if self.look(instance).await?.is_none() {
-            return Ok(None);
-        }
-        let id = checked_id(instance)?;
-        // What a record that can't be read says of it nobody knows: it stays.
-        let read = move |inner: &Inner| Ok(read_json::<Record>(&inner.dir(&id).record()).ok().flatten());
-        let record = self.blocking("reading an instance", FILE_LIMIT, read).await?;
-        let mounts = record.map(|record| record.launch.mounts).unwrap_or_default();
-        Ok(mounts.into_iter().filter(|mount| mount.goes_with_slot).find_map(|mount| match mount.source {
-            MountSource::Volume(path) => Some(path),
-            _ => None,
-        }))
+/// What the name of the file ends with that tells whose a workspace is.
+const MARK: &str = ".slot";
+
+/// Whose a workspace is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Whose instances have it.
+    pub owner: Owner,
+    /// The service.
+    pub service: String,
+    /// Its slot.
+    pub slot: u32,
+    /// Whether the slot has ended, and the workspace is to go.
+    pub ended: bool,
+}
+
+impl Mark {
+    /// Whether it is the mark of the workspace of this slot.
+    pub fn is_of(&self, id: &InstanceId) -> bool {
+        self.service == id.service && self.slot == id.slot
     }
 
-    /// Removes the workspace of a slot whose instance was removed, unless another one is in the slot: whoever of several
-    /// removes its instance last finds none.
-    pub(super) async fn remove_workspace(&self, instance: &InstanceRef, workspace: PathBuf) -> Result<()> {
+    /// Whether the slot went with that of this instance: beyond a slot that ends there is none that stays.
+    fn ends_with(&self, id: &InstanceId) -> bool {
+        self.service == id.service && self.slot >= id.slot
+    }
+}
+
+fn mark_of(workspace: &Path) -> Option<PathBuf> {
+    let name = workspace.file_name().and_then(OsStr::to_str)?;
+    Some(workspace.with_file_name(format!(".{name}{MARK}")))
+}
+
+/// Writes down whose a workspace is that is to be mounted; of one that is kept, or of any other volume, nothing.
+///
+/// # Errors
+/// The disk refuses.
+pub fn mark(path: &Path, mount: &Mount, record: &Record) -> io::Result<()> {
+    let Some(file) = mark_of(path) else { return Ok(()) };
+    if !mount.goes_with_slot {
+        return forget(&file);
+    }
+    let id = &record.id;
+    let mark = Mark { owner: record.owner.clone(), service: id.service.clone(), slot: id.slot, ended: false };
+    match read_json::<Mark>(&file) {
+        Ok(Some(known)) if known == mark => Ok(()),
+        _ => write_json(&file, &mark, Durability::Synced),
+    }
+}
+
+/// The workspaces of an owner in a deployment's folder that go with their slot, each with whose it is.
+///
+/// # Errors
+/// The folder can't be read.
+fn marked(folder: &Path, owner: &Owner) -> io::Result<Vec<(PathBuf, Mark)>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().and_then(OsStr::to_str);
+        let Some(name) = name.and_then(|name| name.strip_prefix('.')?.strip_suffix(MARK)) else { continue };
+        // One that can't be read says nothing, and what it lies beside stays.
+        if let Ok(Some(mark)) = read_json::<Mark>(&path)
+            && mark.owner == *owner
+        {
+            found.push((path.with_file_name(name), mark));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes a workspace, and then what tells whose it was.
+///
+/// # Errors
+/// Something is mounted in it, or the disk refuses.
+pub fn remove(workspace: &Path) -> io::Result<()> {
+    volumes::remove_one(workspace)?;
+    mark_of(workspace).map_or(Ok(()), |file| forget(&file))
+}
+
+fn set_ended(workspace: &Path, mark: Mark, ended: bool) -> io::Result<()> {
+    match mark_of(workspace) {
+        Some(file) if mark.ended != ended => write_json(&file, &Mark { ended, ..mark }, Durability::Synced),
+        _ => Ok(()),
+    }
+}
+
+fn forget(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+impl SandboxRuntime {
+    /// The workspaces that are to go with the slot of an instance of ours, which is written down of them: what its slot has,
+    /// whether or not the instance itself mounts it, and what those beyond have that have no instance.
+    pub(super) async fn workspaces_of(&self, instance: &InstanceRef) -> Result<Vec<PathBuf>> {
+        if self.look(instance).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let (runtime_id, id) = (checked_id(instance)?, instance.id.clone());
+        let find = move |inner: &Inner| {
+            let what = |error: &io::Error| failed(&format!("looking for workspaces of {}", id.name()), error);
+            // What a record that can't be read says of it nobody knows: it stays.
+            let record = read_json::<Record>(&inner.dir(&runtime_id).record()).ok().flatten();
+            let mounts = record.map(|record| record.launch.mounts).unwrap_or_default();
+            let own = mounts.into_iter().filter(|mount| mount.goes_with_slot).find_map(|mount| match mount.source {
+                MountSource::Volume(path) => Some(path),
+                _ => None,
+            });
+            let marked = inner.workspaces(&id.deployment).map_err(|error| what(&error))?;
+            let others = inner.slots_taken(&id.deployment, Some(&runtime_id)).map_err(|error| what(&error))?;
+            let is_free = |mark: &Mark| !others.iter().any(|other| mark.is_of(other));
+            let mut found = Vec::new();
+            for (path, mark) in marked.into_iter().filter(|(_, mark)| mark.ends_with(&id) && is_free(mark)) {
+                set_ended(&path, mark, true).map_err(|error| what(&error))?;
+                found.push(path);
+            }
+            found.extend(own.filter(|own| !found.contains(own)));
+            Ok(found)
+        };
+        self.blocking("reading an instance", FILE_LIMIT, find).await
+    }
+
+    /// Removes the workspaces that were to go with the slot of an instance which was removed, unless another one is in their
+    /// slots: whoever of several removes its instance last finds none.
+    pub(super) async fn remove_workspaces(&self, instance: &InstanceRef, workspaces: Vec<PathBuf>) -> Result<()> {
         let id = instance.id.clone();
         let remove = move |inner: &Inner| {
-            let what = |error: &std::io::Error| failed(&format!("removing the workspace of {}", id.name()), error);
-            let slot = |id: &InstanceId| (id.deployment.clone(), id.service.clone(), id.slot);
-            let others = inner.view.all().map_err(|error| what(&error))?;
-            if others.iter().any(|other| slot(&other.instance.id) == slot(&id)) {
-                return Ok(());
+            let what = |error: &io::Error| failed(&format!("removing the workspace of {}", id.name()), error);
+            let marked = inner.workspaces(&id.deployment).map_err(|error| what(&error))?;
+            let taken = inner.slots_taken(&id.deployment, None).map_err(|error| what(&error))?;
+            for workspace in workspaces {
+                let mark = marked.iter().find(|(path, _)| *path == workspace).map(|(_, mark)| mark);
+                let is_in = |other: &InstanceId| match mark {
+                    Some(mark) => mark.is_of(other),
+                    None => (&other.service, other.slot) == (&id.service, id.slot),
+                };
+                let done = match (taken.iter().any(is_in), mark) {
+                    (false, _) => self::remove(&workspace),
+                    (true, Some(mark)) => set_ended(&workspace, mark.clone(), false),
+                    (true, None) => Ok(()),
+                };
+                done.map_err(|error| what(&error))?;
             }
-            volumes::remove_one(&workspace).map_err(|error| what(&error))
+            Ok(())
         };
         self.blocking("removing a workspace", REMOVE_LIMIT, remove).await
+    }
+}
+
+impl Inner {
+    fn workspaces(&self, deployment: &str) -> io::Result<Vec<(PathBuf, Mark)>> {
+        marked(&self.view.layout.volumes(deployment), &self.view.owner)
+    }
+
+    /// Instances of a deployment, each of which is in its slot, but for one.
+    fn slots_taken(&self, deployment: &str, but: Option<&str>) -> io::Result<Vec<InstanceId>> {
+        let all = self.view.all()?.into_iter().map(|one| one.instance);
+        let others = all.filter(|one| one.id.deployment == deployment && but != Some(one.runtime_id.as_str()));
+        Ok(others.map(|one| one.id).collect())
+    }
+
+    /// Workspaces of a deployment whose slots have ended and have no instance, each with whose it was.
+    ///
+    /// # Errors
+    /// What there is can't be read.
+    pub(super) fn lost_workspaces(&self, deployment: &str) -> io::Result<Vec<(PathBuf, Mark)>> {
+        let ended: Vec<_> = self.workspaces(deployment)?.into_iter().filter(|(_, mark)| mark.ended).collect();
+        if ended.is_empty() {
+            return Ok(ended);
+        }
+        let taken = self.slots_taken(deployment, None)?;
+        Ok(ended.into_iter().filter(|(_, mark)| !taken.iter().any(|other| mark.is_of(other))).collect())
     }
 }
