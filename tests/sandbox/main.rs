@@ -37,3 +37,4 @@ mod unexecuted;
 mod unprivileged;
 mod unwatched;
 mod visitors;
+mod workspaces;

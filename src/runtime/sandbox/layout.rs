@@ -18,6 +18,8 @@
 //!                     names/        its own hosts and resolv.conf
 //! ROOT/instances/.new-*, .gone-*    being made, being removed
 //! ROOT/volumes/DEPLOYMENT/NAME/     named volumes
+//!                    .NAME.new      being made, being removed
+//!                    .NAME.slot     whose slot the workspace NAME goes with (`workspace.rs`)
 //! ROOT/volumes/.gone-*              being removed
 //! ROOT/written/HASH                 links to paths that programs may write (`links.rs`)
 //! ROOT/mount-points/                what images may lack, under all of their layers

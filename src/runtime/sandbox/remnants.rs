@@ -219,8 +219,7 @@ impl Inner {
                 let reason = format!("its slot {deployment}/{}/{} has ended", mark.service, mark.slot);
                 (path, reason)
             });
-            let is_unfinished =
-                |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(volumes::is_unfinished);
+            let is_unfinished = |path: &PathBuf| volumes::whole(path).is_some();
             // Whoever makes or removes a volume holds its folder.
             let unfinished =
                 entries(&folder)?.into_iter().filter(is_unfinished).filter(|path| leftovers::is_left(path));
@@ -275,9 +274,8 @@ impl Inner {
 
 /// Removes what is left in the folder of a deployment's volumes.
 fn remove_volume(path: &Path) -> io::Result<()> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    match volumes::is_unfinished(name) {
-        true => volumes::remove_unfinished(path),
+    match volumes::whole(path).is_some() {
+        true => volumes::remove_unfinished(path).and_then(|()| workspace::forget_removed(path)),
         false => workspace::remove(path),
     }
 }

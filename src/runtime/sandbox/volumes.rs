@@ -160,9 +160,11 @@ pub fn remove_unfinished(path: &Path) -> io::Result<()> {
     remove::tree(path)
 }
 
-/// Whether this is the name of a volume that is being made or removed.
-pub fn is_unfinished(name: &str) -> bool {
-    name.strip_prefix('.').is_some_and(|rest| rest.ends_with(".new"))
+/// The volume that is being made or removed at this path; none where none is.
+pub fn whole(unfinished: &Path) -> Option<PathBuf> {
+    let name = unfinished.file_name().and_then(OsStr::to_str)?;
+    let name = name.strip_prefix('.')?.strip_suffix(".new")?;
+    Some(unfinished.with_file_name(name))
 }
 
 /// Removes one volume. None is success.

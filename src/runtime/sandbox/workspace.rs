@@ -104,6 +104,22 @@ pub fn remove(workspace: &Path) -> io::Result<()> {
     mark_of(workspace).map_or(Ok(()), |file| forget(&file))
 }
 
+/// Forgets whose a workspace was that is gone together with this, what was left of its removal.
+///
+/// # Errors
+/// The disk refuses.
+pub fn forget_removed(unfinished: &Path) -> io::Result<()> {
+    let Some(workspace) = volumes::whole(unfinished) else { return Ok(()) };
+    match mark_of(&workspace) {
+        Some(file)
+            if !workspace.exists() && read_json::<Mark>(&file).is_ok_and(|mark| mark.is_some_and(|one| one.ended)) =>
+        {
+            forget(&file)
+        }
+        _ => Ok(()),
+    }
+}
+
 fn set_ended(workspace: &Path, mark: Mark, ended: bool) -> io::Result<()> {
     match mark_of(workspace) {
         Some(file) if mark.ended != ended => write_json(&file, &Mark { ended, ..mark }, Durability::Synced),
