@@ -421,7 +421,14 @@ fn unmet(controls: &[crate::runtime::Enforcement], require: &[Control]) -> Vec<S
     let lacking = |wanted: &Control| {
         let state = controls.iter().find(|one| one.control == *wanted).map(|one| &one.state);
         let why = match state {
-            Some(EnforcementState::Enforced { .. } | EnforcementState::NotRequested { by: Some(_) }) => return None,
+            Some(EnforcementState::Enforced { .. }) => return None,
+            // What there is instead of these is no isolation; of the others it is the control itself, unasked for.
+            Some(EnforcementState::NotRequested { by: Some(by) }) => match wanted {
+                Control::NetworkIsolation | Control::ReadOnlyRoot | Control::User => {
+                    format!("the pool's spec does not ask for it: {by}")
+                }
+                _ => return None,
+            },
             Some(EnforcementState::Degraded { why, .. } | EnforcementState::Absent { why }) => why.clone(),
             Some(EnforcementState::Planned { .. }) => "it never ran".to_owned(),
             Some(EnforcementState::NotRequested { by: None }) => "the pool's spec does not ask for it".to_owned(),
@@ -442,5 +449,30 @@ impl State {
     pub(super) fn session_view(&self, id: &SessionId) -> Option<SessionView> {
         let held = self.sessions.all.get(id)?;
         Some(SessionView::of(&held.session, self.expires_at(held)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Enforcement;
+
+    #[test]
+    fn what_there_is_instead_of_a_required_control_is_not_taken_for_it() {
+        let by = |by: &str| EnforcementState::NotRequested { by: Some(by.to_owned()) };
+        let told = [
+            Enforcement::new(Control::NetworkIsolation, None, by("shares the machine's network")),
+            Enforcement::new(Control::ReadOnlyRoot, None, by("writable layer of its own")),
+            Enforcement::new(Control::Suspend, None, by("the engine's pause")),
+            Enforcement::new(Control::Seccomp, None, EnforcementState::Enforced { by: "a filter".to_owned() }),
+        ];
+        let all = [Control::NetworkIsolation, Control::ReadOnlyRoot, Control::Suspend, Control::Seccomp];
+        assert_eq!(
+            unmet(&told, &all),
+            [
+                "network_isolation (the pool's spec does not ask for it: shares the machine's network)",
+                "read_only_root (the pool's spec does not ask for it: writable layer of its own)",
+            ]
+        );
     }
 }
