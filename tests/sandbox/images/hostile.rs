@@ -255,7 +255,9 @@ async fn why_a_registry_is_asked_again_is_told_meanwhile() {
         let refused = AtomicBool::new(false);
         let busy = move |request: &Request| {
             let is_first = request.path.contains(&part) && !refused.swap(true, Ordering::SeqCst);
-            is_first.then(|| Answer { body: b"slow down".to_vec(), ..status(429) }.with("retry-after", "1"))
+            is_first.then(|| {
+                Answer { body: br#"{"message":"slow down"}"#.to_vec(), ..status(429) }.with("retry-after", "1")
+            })
         };
         let registry = Server::with_image(&image, busy);
         let (said, sandbox) = (Mutex::new(Vec::new()), Sandbox::new());
@@ -266,7 +268,8 @@ async fn why_a_registry_is_asked_again_is_told_meanwhile() {
         let expected =
             format!("429 Too Many Requests: slow down, from {}; it is asked again after 1 s", registry.address);
         let at = said.iter().position(|one| *one == expected);
-        let after = at.and_then(|at| said.get(at + 1)).expect("something else is told once it goes on");
+        let after =
+            at.and_then(|at| said.get(at + 1)).unwrap_or_else(|| panic!("nothing is told once it goes on: {said:?}"));
         assert_ne!(*after, expected);
         assert_eq!(said[0], format!("waiting for {} to answer", registry.address));
     }
