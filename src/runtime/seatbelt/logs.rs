@@ -44,7 +44,7 @@ impl Logs for SeatbeltRuntime {
 /// Sends what is read until there is no more, or nobody takes it.
 async fn send(
     mut reader: LogReader<Joined>,
-    mut follow: Option<InstanceDir>,
+    follow: Option<InstanceDir>,
     sender: &mpsc::Sender<Result<LogLine>>,
 ) -> Result<()> {
     let read = |error: std::io::Error| failed("reading the output", &error);
@@ -73,11 +73,22 @@ async fn send(
             }
         }
         if is_over {
-            return Ok(());
+            break;
         }
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
-            () = sender.closed() => follow = None,
+            () = sender.closed() => return Ok(()),
         }
     }
+    // Whoever follows is told a line when it has ended; for others this is all there is, such as a prompt.
+    let mut left = Vec::new();
+    if follow.is_none() {
+        reader.finish(&mut left);
+    }
+    for item in left {
+        if sender.send(Ok(item)).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
 }

@@ -154,12 +154,9 @@ impl Profile {
         let sandbox = spec.sandbox.clone().unwrap_or_default();
         let (mut readable, mut writable) = (paths(&sandbox.readable), paths(&sandbox.writable));
         for storage in &spec.storage {
-            let inside = || root.join(storage.target().trim_start_matches('/'));
-            match storage {
-                Storage::Bind { source, readonly: Some(true), .. } => readable.push(PathBuf::from(source)),
-                Storage::Bind { source, .. } => writable.push(PathBuf::from(source)),
-                Storage::Anonymous { .. } | Storage::Tmpfs { .. } => writable.push(inside()),
-                Storage::Named { .. } | Storage::Workspace { .. } | Storage::S3 { .. } => {}
+            if let Storage::Bind { source, readonly, .. } = storage {
+                let list = if *readonly == Some(true) { &mut readable } else { &mut writable };
+                list.push(PathBuf::from(source));
             }
         }
         Self {
@@ -406,11 +403,10 @@ mod tests {
     fn storage_is_readable_or_writable_as_declared() {
         let found = profile(
             "storage:\n- { type: bind, source: /data, target: /data, readonly: true }\n\
-             - { type: bind, source: /work, target: /work }\n- { type: anonymous, target: /var/db }",
+             - { type: bind, source: /work, target: /work }",
         );
         assert!(allows(&found, "(allow file-read* (subpath \"/data\"))"));
         assert!(allows(&found, "(allow file-read* file-write* (subpath \"/work\"))"));
-        assert!(allows(&found, "(allow file-read* file-write* (subpath \"/roots/web-0/var/db\"))"));
     }
 
     #[test]
