@@ -163,14 +163,16 @@ impl Args {
     /// by then.
     async fn delete(&self, engine: &mut Reconnecting<'_>, began: Instant, deployments: &BTreeSet<String>) -> Outcome {
         let mut tries = Tries::new(WORDS, self.no_wait, began, self.timeout);
-        let (mut has_asked, mut unknown) = (false, BTreeSet::new());
+        let (mut has_asked, mut unknown, mut sent) = (false, BTreeSet::new(), BTreeSet::new());
         let remove = async |client: &Client| -> Outcome {
             let (left, _) = self.find(client, deployments).await?;
             let baseline = Baseline::of(&client.status().await?);
+            let before = sent.clone();
+            sent.extend(left.iter().cloned());
             let mut answer = self.take_back(client, left).await?;
-            // What the try before had removed may be gone by the time that it is asked for again.
+            // What a try before had removed may be gone by the time that it is asked for again, also where nobody answered that.
             if !std::mem::replace(&mut has_asked, true) {
-                unknown = unknown_of(deployments, &answer.results);
+                unknown = &unknown_of(deployments, &answer.results) - &before;
             }
             let goals = goals(&answer.results);
             answer.results = results(&(deployments - &unknown), &answer.results);

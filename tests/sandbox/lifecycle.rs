@@ -597,7 +597,7 @@ async fn a_removal_takes_along_what_a_killed_one_left() {
 /// Memory in bytes that a process has for itself.
 fn own_memory(pid: i64) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = text.lines().find(|line| line.starts_with("Private_Dirty:")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
