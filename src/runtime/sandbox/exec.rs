@@ -20,6 +20,7 @@ use super::failure::{self, Failure};
 use super::order::{Order, Place};
 use super::output::{PIECE, REST, hand_on, pieces};
 use super::pty::{self, Size};
+use super::watch::ended;
 use super::{SandboxRuntime, checked_id, descriptors, dispatch, failed, not_found, sys};
 use crate::runtime::io::{Exec, ExecInput, ExecOutput, ExecRequest, ExecSession, Kill};
 use crate::runtime::process_tree::{ProcessTree, Unkilled};
@@ -38,10 +39,10 @@ impl Exec for SandboxRuntime {
             return Err(rejected("the command is empty; name a program to run"));
         }
         let found = self.look(instance).await?.ok_or_else(|| not_found(instance))?;
-        if found.run.is_none() {
+        let Some(run) = &found.run else {
             let phase = found.instance.phase.name();
             return Err(rejected(format!("instance {} does not run ({phase}); start it first", instance.id)));
-        }
+        };
         if matches!(found.instance.phase, Phase::Paused { .. }) {
             return Err(rejected(format!("instance {} is paused; resume it first", instance.id)));
         }
@@ -52,7 +53,9 @@ impl Exec for SandboxRuntime {
             tty: request.tty,
         };
         let place = self.place_order(&checked_id(instance)?, order).await?;
-        let result = self.run_helper(&place, request).await;
+        // One that is gone by now takes the command along, or the helper finds nothing to join.
+        let supervisor = run.supervisor.open().ok().flatten();
+        let result = self.run_helper(&place, request, supervisor).await;
         // What is not removed in time is removed with a later order.
         let _ = tokio::task::spawn_blocking(move || place.discard()).await;
         result
@@ -71,7 +74,12 @@ impl SandboxRuntime {
     }
 
     /// Starts the helper and waits until it says that the command runs.
-    async fn run_helper(&self, place: &Place, request: &ExecRequest) -> Result<ExecSession> {
+    async fn run_helper(
+        &self,
+        place: &Place,
+        request: &ExecRequest,
+        supervisor: Option<OwnedFd>,
+    ) -> Result<ExecSession> {
         let wrong = |error: io::Error| failed("running a command", &error);
         let answer = pipe::OpenOptions::new().read_write(true).open_receiver(place.pipe()).map_err(wrong)?;
         let mut command = Command::new(&self.inner.config.supervisor);
@@ -111,7 +119,7 @@ impl SandboxRuntime {
             serde_json::from_str(&line).map_err(|error| wrong(io::Error::other(error)))?;
         let pid = outcome.map_err(|failure| RuntimeError::new(kind(&failure), failure.message))?;
         // One that is gone already has nothing to be killed.
-        let command = Running { child, tree: ProcessTree::of(pid).ok(), lifeline: answer.into_inner() };
+        let command = Running { child, tree: ProcessTree::of(pid).ok(), lifeline: answer.into_inner(), supervisor };
         Ok(match terminal {
             Some(taking) => with_terminal(command, Arc::new(Terminal::take_over(taking).await.map_err(wrong)?)),
             None => with_pipes(command, streams),
@@ -130,6 +138,8 @@ struct Running {
     tree: Option<ProcessTree>,
     /// The helper ends the command when this is closed, as by the end of this process.
     lifeline: pipe::Receiver,
+    /// The supervisor of its instance.
+    supervisor: Option<OwnedFd>,
 }
 
 /// Kills a command of a sandbox.
@@ -239,13 +249,14 @@ fn with_pipes(command: Running, (stdin, stdout, stderr): Streams) -> ExecSession
 
 /// Joins the parts. When nobody reads the output any more the command is killed, and the helper after it.
 fn session(
-    Running { mut child, tree, lifeline }: Running,
+    Running { mut child, tree, lifeline, supervisor }: Running,
     input: mpsc::Sender<ExecInput>,
     feed: impl Future<Output = ()> + Send + 'static,
     output: impl Stream<Item = ExecOutput> + Send + 'static,
 ) -> ExecSession {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     let feeding = tokio::spawn(feed);
+    let ending = tokio::spawn(end_with(supervisor, tree));
     tokio::spawn(async move {
         let run = async {
             let exit = match hand_on(output, &sender, child.wait()).await {
@@ -263,10 +274,22 @@ fn session(
             }
         }
         feeding.abort();
+        ending.abort();
         drop(lifeline);
     });
     let output = tokio_stream(receiver);
     ExecSession { input, output, killer: Arc::new(Killer { tree }) }
+}
+
+/// Kills a command once its instance has ended. A process namespace and a control group take it along by themselves; where
+/// there are neither, nobody else knows of it.
+async fn end_with(supervisor: Option<OwnedFd>, tree: Option<ProcessTree>) {
+    let Some(supervisor) = supervisor else { return };
+    if ended(supervisor).await.is_ok()
+        && let Err(error) = (Killer { tree }).kill().await
+    {
+        tracing::warn!(%error, "a command whose instance has ended runs on");
+    }
 }
 
 fn code(status: std::process::ExitStatus) -> i32 {
