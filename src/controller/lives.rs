@@ -10,7 +10,7 @@ use super::core::State;
 use super::ledger::Used;
 use super::memory::Note;
 use crate::plan::revisions::Memory;
-use crate::plan::{HOLD_MOST, Stopped, replicas};
+use crate::plan::{HOLD_MOST, Stopped, replicas, stands_for_slot};
 use crate::spec::HumanDuration;
 use crate::state::{
     DesiredDeployment, DesiredService, EndedBy, Exit, Instance, InstanceRef, Phase, Signal, StopCause, Target,
@@ -218,28 +218,16 @@ impl State {
         }
     }
 
-    /// The instance of every slot of a service that the target covers which stands for the slot: one that has not ended before
-    /// one that has, of what is to run before others, and of these the newest. A version that failed leaves its dead beside
-    /// what it was rolled back to.
+    /// What stands for every slot of a service that the target covers.
     fn newest(&self, target: &Target, service: &str) -> Vec<&Instance> {
-        let none = Memory::default();
-        let memory = self.memory.get(&target.deployment).unwrap_or(&none);
-        let declared = self.declared_one(&target.deployment).ok();
-        let effective = declared.map(|declared| crate::plan::revisions::effective(declared, memory));
+        let effective = self.declared_one(&target.deployment).ok().map(|declared| self.effective(declared));
         let wanted = effective.as_ref().and_then(|effective| effective.services.get(service));
-        let rank = |one: &Instance| {
-            let is_wanted = wanted.is_some_and(|wanted| wanted.is_made_from(&one.id.revision));
-            (!matches!(one.phase, Phase::Exited(_)), is_wanted, one.recency())
-        };
-        let mut newest: BTreeMap<u32, &Instance> = BTreeMap::new();
         let of_service = |one: &&Instance| one.id.service == service && target.covers(&one.id) && !one.id.is_helper();
+        let mut slots: BTreeMap<u32, Vec<&Instance>> = BTreeMap::new();
         for instance in self.cache.of(&target.deployment).filter(of_service) {
-            let known = newest.entry(instance.id.slot).or_insert(instance);
-            if rank(known) < rank(instance) {
-                *known = instance;
-            }
+            slots.entry(instance.id.slot).or_default().push(instance);
         }
-        newest.into_values().collect()
+        slots.into_values().filter_map(|of_slot| stands_for_slot(of_slot.into_iter(), wanted)).collect()
     }
 
     /// Whether the instance is frozen because it was idle.

@@ -1,7 +1,7 @@
 //! What a service keeps for those that depend on it while its instances are replaced.
 
 use super::diff::{count, outdated};
-use super::rest::rest;
+use super::rest::{rest, stands_for_slot};
 use super::{Input, replicas};
 use crate::spec::{DependsCondition, RType, Strategy};
 use crate::state::{DesiredService, Instance, Phase};
@@ -52,7 +52,7 @@ fn least_left(input: &Input<'_>, service: &DesiredService, instances: &[&Instanc
     let (_, unavailable) = service.spec.rollout_bounds(service.replicas);
     let is_at_rest = |slot: &u32| {
         let of_slot = instances.iter().filter(|one| one.id.slot == *slot);
-        rest(input, service, *slot, of_slot.max_by_key(|one| one.recency()).copied()).is_some()
+        rest(input, service, *slot, stands_for_slot(of_slot.copied(), Some(service))).is_some()
     };
     let at_rest = count((0..service.replicas).filter(is_at_rest));
     service.replicas.saturating_sub(at_rest).saturating_sub(unavailable)

@@ -66,6 +66,7 @@ pub use pool::{
 };
 pub use remnants::{Found as FoundRemnant, Remains};
 pub(crate) use render::replicas;
+pub use rest::stands_for_slot;
 pub use retire::{RETIRE_DELAY, RETIRE_DELAY_MAX, RetireCall, RetireFailure, Retired};
 pub use scale::{
     Load, Mean, Metric, SCALE_EVERY, SCALE_STABILISATION, SCALE_TOLERANCE, ScaleDecision, ScaleRule, Scaling,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::diff::exit_of;
+use super::rest::stands_for_slot;
 use super::restart::{AfterExit, after_exit};
 use super::{Input, Plan, Wait};
 use crate::spec::{DependsCondition, RType};
@@ -43,14 +44,9 @@ fn idle_of<'a>(input: &Input<'_>, service: &DesiredService, observed: &[&'a Inst
     slots.filter_map(|slot| newest(service, slot, observed)).filter(|one| is_idle(input, one)).collect()
 }
 
-/// The instance that stands for a slot: one that has not ended before one that has, of what is to run before others, and of
-/// these the newest.
 fn newest<'a>(service: &DesiredService, slot: u32, observed: &[&'a Instance]) -> Option<&'a Instance> {
     let of_slot = observed.iter().filter(|one| one.id.service == service.name && one.id.slot == slot);
-    let rank = |one: &Instance| {
-        (!matches!(one.phase, Phase::Exited(_)), service.is_made_from(&one.id.revision), one.recency())
-    };
-    of_slot.max_by_key(|one| rank(one)).copied()
+    stands_for_slot(of_slot.copied(), Some(service))
 }
 
 /// Whether some of the replicas stay down whoever is woken: somebody stopped them, they have ended for good, or have failed.

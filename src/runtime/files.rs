@@ -86,3 +86,14 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     }
     Ok(Some(serde_json::from_slice(&bytes)?))
 }
+
+/// Whether reading a JSON file failed for what is in it, as after a loss of power: trying again does not help.
+pub fn is_broken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        || error.get_ref().is_some_and(|cause| cause.is::<serde_json::Error>())
+}
+
+/// Whether a name is that of a directory entry, and leads nowhere else.
+pub fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0'])
+}

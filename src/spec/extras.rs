@@ -64,6 +64,16 @@ pub enum EndpointProtocol {
     Websocket,
 }
 
+impl EndpointProtocol {
+    /// What it is carried by.
+    pub const fn transport(self) -> PortProtocol {
+        match self {
+            Self::Udp => PortProtocol::Udp,
+            Self::Http | Self::Https | Self::Tcp | Self::Websocket => PortProtocol::Tcp,
+        }
+    }
+}
+
 /// Who can reach an endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -117,7 +117,7 @@ impl Inner {
             }
         };
         record.first_port = Some((endpoint.target_port(), port));
-        let protocol = network::protocol(endpoint.protocol);
+        let protocol = endpoint.protocol.transport();
         record.ports.push(PortBinding {
             container_port: port,
             protocol,

@@ -98,6 +98,7 @@ pub use process::has_ended;
 pub use sys::peer::process_of_peer;
 
 use super::credentials::Credentials;
+use super::files::is_plain_name;
 use super::{
     Capabilities, CreateRequest, ErrorKind, Listing, Progress, Result, Runtime, RuntimeError, RuntimeEvent,
     StopRequest, Volumes,
@@ -528,10 +529,6 @@ fn checked_id(instance: &InstanceRef) -> Result<String> {
     } else {
         Err(not_a_name(&instance.runtime_id))
     }
-}
-
-fn is_plain_name(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0'])
 }
 
 fn not_a_name(name: &str) -> RuntimeError {

@@ -13,6 +13,7 @@ use super::layout::{InstanceDir, Layout, read_json};
 use super::process::{ProcessKey, boot_id};
 use super::record::{Record, Run, StopOrder};
 use super::suspend;
+use crate::runtime::files::is_broken;
 use crate::spec::RuntimeKind;
 use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Owner, Phase};
 
@@ -111,7 +112,7 @@ impl View {
         let record: Record = match read_json(&dir.record()) {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(Entry::Nothing),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData || is_syntax(&error) => {
+            Err(error) if is_broken(&error) => {
                 // Its control groups are known by the record alone; none are looked at.
                 let standing = self.standing(&dir, runtime_id, &Groups::default())?;
                 let found = unreadable(&dir, runtime_id, &error, standing);
@@ -199,12 +200,6 @@ struct Standing {
     lost: Option<Run>,
 }
 
-/// Errors of JSON come as other kinds too, by their cause.
-fn is_syntax(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::UnexpectedEof)
-        || error.get_ref().is_some_and(|cause| cause.is::<serde_json::Error>())
-}
-
 /// An instance whose record can't be read, as after a loss of power: known by the name of its directory. Its phase is
 /// unknown while it is attended; else it ended.
 fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error, standing: Standing) -> Option<Found> {
@@ -228,7 +223,7 @@ fn unreadable(dir: &InstanceDir, runtime_id: &str, error: &io::Error, standing: 
 /// Reads a file that another process replaces atomically; one that is broken is as good as none.
 fn readable<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> io::Result<Option<T>> {
     match read_json(path) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData || is_syntax(&error) => Ok(None),
+        Err(error) if is_broken(&error) => Ok(None),
         read => read,
     }
 }

@@ -24,7 +24,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::runtime::files::{make_private, private_file};
+use crate::runtime::files::{is_plain_name, make_private, private_file};
 use crate::state::Owner;
 
 /// Name of the file that forbids devices.
@@ -43,7 +43,7 @@ impl Layout {
     /// # Errors
     /// `InvalidInput` where the owner can't be the name of a directory.
     pub fn new(root: &Path, owner: &Owner) -> io::Result<Self> {
-        if owner.0.is_empty() || owner.0.starts_with('.') || owner.0.contains(['/', '\0']) {
+        if !is_plain_name(&owner.0) {
             let message = format!("{:?} can't be the name of a directory", owner.0);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }

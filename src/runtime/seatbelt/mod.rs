@@ -43,6 +43,7 @@ pub use launch::{Launch, PROGRAM};
 pub use layout::allow_devices;
 pub use profile::{Graphics, Network, Profile};
 
+use super::files::is_plain_name;
 use super::{
     Attach, Capabilities, CreateRequest, Dial, Enforcement, ErrorKind, Exec, Listing, Logs, Progress, Result, Runtime,
     RuntimeError, RuntimeEvent, Stats, StopRequest, Suspend, Volumes,
@@ -125,12 +126,13 @@ impl SeatbeltRuntime {
     }
 
     fn dir(&self, instance: &InstanceRef) -> Result<InstanceDir> {
-        let name = &instance.runtime_id;
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
-            let message = format!("{name:?} is not a name of this runtime");
-            return Err(RuntimeError::new(ErrorKind::Rejected, message));
-        }
-        Ok(self.inner.layout.instance(name))
+        Ok(self.inner.layout.instance(plain(&instance.runtime_id)?))
+    }
+
+    /// What outlives the instances of a deployment.
+    fn folders(&self, deployment: &str) -> Result<[PathBuf; 2]> {
+        let name = plain(deployment)?;
+        Ok([self.inner.layout.volumes(name), self.inner.layout.workspaces(name)])
     }
 
     /// The instance as it is on disk; none where it is gone.
@@ -154,6 +156,14 @@ fn own_user() -> BTreeSet<String> {
     let mut own = BTreeSet::from([number.to_string()]);
     own.extend(if number == 0 { Some("root".to_owned()) } else { std::env::var("USER").ok() });
     own
+}
+
+/// A name, refused where it could lead to something else than a directory of this runtime.
+fn plain(name: &str) -> Result<&str> {
+    match is_plain_name(name) {
+        true => Ok(name),
+        false => Err(RuntimeError::new(ErrorKind::Rejected, format!("{name:?} is not a name of this runtime"))),
+    }
 }
 
 /// Does file work.
@@ -289,13 +299,13 @@ impl Runtime for SeatbeltRuntime {
         if volumes == Volumes::Keep {
             return Ok(());
         }
-        let folders = [self.inner.layout.volumes(deployment), self.inner.layout.workspaces(deployment)];
+        let folders = self.folders(deployment)?;
         let what = format!("removing the volumes of {deployment}");
         blocking(&what, move || folders.iter().try_for_each(|folder| lifecycle::remove_tree(folder))).await
     }
 
     async fn has_volumes(&self, deployment: &str) -> Result<bool> {
-        let folders = [self.inner.layout.volumes(deployment), self.inner.layout.workspaces(deployment)];
+        let folders = self.folders(deployment)?;
         Ok(folders.iter().any(|folder| folder.is_dir()))
     }
 

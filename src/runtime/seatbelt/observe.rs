@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::alive;
 use super::layout::{InstanceDir, Layout};
 use super::record::{Orders, Record, Run};
-use crate::runtime::files::read_json;
+use crate::runtime::files::{is_broken, read_json};
 use crate::spec::{RuntimeKind, Signal};
 use crate::state::{Condition, EndedBy, Exit, Instance, InstanceId, Phase};
 
@@ -65,11 +65,6 @@ pub fn one(dir: &InstanceDir) -> io::Result<Option<Found>> {
         instance.ends_for(order.cause);
     }
     Ok(Some(Found { instance, record: Some(record), run, lost }))
-}
-
-fn is_broken(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
-        || error.get_ref().is_some_and(|cause| cause.is::<serde_json::Error>())
 }
 
 /// An instance of which no more is known than its name.

@@ -12,7 +12,7 @@ use super::profile::{Network, Profile};
 use super::record::{RECORD_VERSION, Record};
 use crate::runtime::logfiles::LogBounds;
 use crate::runtime::{CreateRequest, ErrorKind, RuntimeError};
-use crate::spec::{EndpointProtocol, ImageRef, PortProtocol, ServiceSpec, Storage};
+use crate::spec::{ImageRef, ServiceSpec, Storage};
 use crate::state::{Condition, InstanceId, PortBinding, StopPolicy};
 
 /// What the plan needs to know besides the request.
@@ -247,10 +247,7 @@ fn ports(request: &CreateRequest, assigned: Option<u16>) -> (Option<(u16, u16)>,
     if Network::of(&request.spec, None) == Network::None {
         return (None, Vec::new());
     }
-    let protocol = match endpoint.protocol {
-        EndpointProtocol::Udp => PortProtocol::Udp,
-        _ => PortProtocol::Tcp,
-    };
+    let protocol = endpoint.protocol.transport();
     let binding = PortBinding { container_port: port, protocol, host_ip: "127.0.0.1".to_owned(), host_port: port };
     (Some((endpoint.target_port(), port)), vec![binding])
 }

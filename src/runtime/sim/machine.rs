@@ -10,7 +10,7 @@ use super::registry::Registry;
 use super::{Faults, Rng};
 use crate::runtime::io::{LogLine, OutputStream};
 use crate::runtime::{CreateRequest, ErrorKind, Listing, Result, RuntimeError, Uncounted, Volumes};
-use crate::spec::{EndpointProtocol, ImageRef, NetworkMode, PortProtocol, RuntimeKind, ServiceSpec, Storage};
+use crate::spec::{ImageRef, NetworkMode, RuntimeKind, ServiceSpec, Storage};
 use crate::state::{Exit, HealthState, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause, StopPolicy};
 
 /// Lines kept per instance; older ones are dropped, as with a rotated log.
@@ -321,10 +321,7 @@ impl Machine {
         for endpoint in &spec.endpoints {
             ports.push(PortBinding {
                 container_port: endpoint.target_port.unwrap_or(endpoint.port),
-                protocol: match endpoint.protocol {
-                    EndpointProtocol::Udp => PortProtocol::Udp,
-                    _ => PortProtocol::Tcp,
-                },
+                protocol: endpoint.protocol.transport(),
                 host_ip: "127.0.0.1".to_owned(),
                 host_port: self.next_port(),
             });

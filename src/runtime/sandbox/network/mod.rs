@@ -44,7 +44,7 @@ pub use isolated_by::{PASTA, SHARED};
 pub use mend::{Mended, mend};
 pub use names::name_machine;
 pub use pasta::{Pasta, clear as clear_pasta, try_out as try_out_pasta};
-pub use plan::{Texts, Wanted, asked, conditions, egress_policy, files, protocol, publish, wanted};
+pub use plan::{Texts, Wanted, asked, conditions, egress_policy, files, publish, wanted};
 pub use probe::try_out;
 pub use publish::Published;
 pub use ways::pave;

@@ -11,7 +11,7 @@ use crate::runtime::sandbox::layout::{InstanceDir, Layout};
 use crate::runtime::sandbox::probe::Probe;
 use crate::runtime::sandbox::record::Root;
 use crate::runtime::sandbox::unsupported::unsupported;
-use crate::spec::{EndpointProtocol, NetworkAccess, NetworkMode, PortProtocol, SandboxNetwork, ServiceSpec};
+use crate::spec::{NetworkAccess, NetworkMode, PortProtocol, SandboxNetwork, ServiceSpec};
 use crate::state::Condition;
 
 /// Address of the machine on which ports are published that nothing is written for.
@@ -185,16 +185,6 @@ struct Open {
     protocol: PortProtocol,
 }
 
-/// What passes through an endpoint.
-pub fn protocol(of: EndpointProtocol) -> PortProtocol {
-    match of {
-        EndpointProtocol::Udp => PortProtocol::Udp,
-        EndpointProtocol::Http | EndpointProtocol::Https | EndpointProtocol::Tcp | EndpointProtocol::Websocket => {
-            PortProtocol::Tcp
-        }
-    }
-}
-
 /// Ports of an instance with interfaces of its own: those of its endpoints, and those that are mapped. `first` is the
 /// port that the program listens on for the first endpoint.
 fn open(spec: &ServiceSpec, first: Option<u16>) -> Vec<Open> {
@@ -202,7 +192,7 @@ fn open(spec: &ServiceSpec, first: Option<u16>) -> Vec<Open> {
         host_ip: LOOPBACK.to_owned(),
         host_port: None,
         port: first.filter(|_| index == 0).unwrap_or_else(|| endpoint.target_port()),
-        protocol: protocol(endpoint.protocol),
+        protocol: endpoint.protocol.transport(),
     };
     let endpoints = spec.endpoints.iter().enumerate().map(endpoint);
     let mapped = spec.port_mappings.iter().map(|mapping| Open {
