@@ -1,7 +1,10 @@
 //! Cron services: when they are due, also where clocks change, and which runs are left out or made up for.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use evenkeel::plan::{Action, Schedule, job_states};
+use evenkeel::spec::RuntimeKind;
 use evenkeel::state::{Instance, Phase, RunEnd, RunId, StopCause};
 
 use super::dsl::{Change, Snapshot, ago, now, spec, up};
@@ -138,6 +141,28 @@ fn a_run_that_is_due_while_one_goes_on_is_left_out_or_runs_too_or_takes_its_plac
     stopped.expect(&format!("launch web/0 a0: due at 2026-01-01T12:00:00Z\n{rest}"));
     let ended = remembering(stopped).history.jobs["web"].runs[0].end.clone();
     assert_eq!(ended, RunEnd::Replaced);
+}
+
+#[test]
+fn what_is_due_is_not_left_out_for_a_run_of_which_it_is_not_known_whether_it_goes_on() {
+    let rest = "wait for the next run of web at 2026-01-01T13:00:00Z\nlook again at 2026-01-01T13:00:00Z";
+    for overlap in ["overlap: forbid", ""] {
+        // As a controller begins: what ran is remembered, and no runtime has answered yet.
+        let before = remembering(Snapshot { now: ago(3590), ..went_on(overlap, up(0, 'a')) });
+        let hidden = Snapshot { observed: Vec::new(), now: now(), ..before }.unreachable(RuntimeKind::Docker);
+        let hidden = remembering(hidden);
+        let seen = |last: Instance| {
+            let last = last.of_run(due("2026-01-01T11:00:00Z"));
+            Snapshot { unreachable: BTreeMap::new(), ..hidden.clone() }.with([last])
+        };
+        let launch = format!("launch web/0 a0: due at 2026-01-01T12:00:00Z\n{rest}");
+        seen(up(0, 'a').exited(0, 5, 3540)).expect(&launch);
+        let goes_on = seen(up(0, 'a'));
+        goes_on.expect(&format!("wait for demo/web/0 (aaaaaaaa, attempt 0) to end\n{rest}"));
+        let mut left_out = remembering(goes_on);
+        left_out.observed = vec![up(0, 'a').of_run(due("2026-01-01T11:00:00Z")).exited(0, 5, 0)];
+        left_out.expect(rest);
+    }
 }
 
 #[test]

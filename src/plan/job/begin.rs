@@ -151,7 +151,9 @@ fn cron(
     let asked = triggered(runs, record);
     let Some(id) = asked.or_else(|| due.map(RunId::scheduled)) else { return Beginning::None };
     let active = going_on(runs, alone);
-    let left_out = || due.map_or(Beginning::None, Beginning::LeftOut);
+    // Of a run that can't be seen now it is not known whether it went on at that time: it is decided once that is.
+    let is_open = runs.iter().zip(alone).any(|(run, stands)| run.is_hidden && !matches!(stands, Standing::Finished(_)));
+    let left_out = || due.filter(|_| !is_open).map_or(Beginning::None, Beginning::LeftOut);
     match desired.spec.job().overlap() {
         Overlap::Replace => Beginning::InPlaceOf(id),
         Overlap::Forbid if active == 0 => Beginning::Run(id),
