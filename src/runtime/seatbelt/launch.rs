@@ -72,7 +72,6 @@ impl Launch {
             let message = format!("{} is no directory", self.root.display());
             return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
         }
-        // What is inside another one comes after it, as it is longer.
         for (at, target) in &self.links {
             self.link(at, target)?;
         }
@@ -108,29 +107,26 @@ impl Launch {
         Ok(command)
     }
 
-    /// Puts a link below the root in place of what is there. Of links on the way only those of its own are followed: those of
-    /// the image may lead anywhere.
+    /// Puts a link below the root in place of what is there. No link is followed on the way, whether of the image or of its own:
+    /// it may lead anywhere, and what is there is not to be changed.
     fn link(&self, at: &Path, target: &Path) -> io::Result<()> {
         let mut place = self.root.clone();
-        let mut inside = PathBuf::from("/");
         let names: Vec<Component<'_>> = at.components().filter(|part| !matches!(part, Component::RootDir)).collect();
         for (index, name) in names.iter().enumerate() {
             let Component::Normal(name) = name else {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} has .. in it", at.display())));
             };
             place.push(name);
-            inside.push(name);
             let there = std::fs::symlink_metadata(&place).ok().map(|data| data.file_type());
-            match (index + 1 == names.len(), there, self.links.get(&inside)) {
-                (true, Some(kind), _) if kind.is_dir() => std::fs::remove_dir_all(&place)?,
-                (true, Some(_), _) => std::fs::remove_file(&place)?,
-                (false, _, Some(outer)) => place.clone_from(outer),
-                (false, Some(kind), None) if !kind.is_dir() => {
-                    let message = format!("{} of the image is no directory", place.display());
+            match (index + 1 == names.len(), there) {
+                (true, Some(kind)) if kind.is_dir() => std::fs::remove_dir_all(&place)?,
+                (true, Some(_)) => std::fs::remove_file(&place)?,
+                (false, Some(kind)) if !kind.is_dir() => {
+                    let message = format!("{} is no directory, and no link is followed", place.display());
                     return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
                 }
-                (false, None, None) => std::fs::create_dir(&place)?,
-                (true, None, _) | (false, Some(_), None) => {}
+                (false, None) => std::fs::create_dir(&place)?,
+                (true, None) | (false, Some(_)) => {}
             }
         }
         std::os::unix::fs::symlink(target, &place)
@@ -247,17 +243,18 @@ mod tests {
         std::fs::create_dir_all(image.join("data/old")).unwrap();
         std::os::unix::fs::symlink("/", image.join("out")).unwrap();
         let volume = folder.path().join("volume");
-        std::fs::create_dir(&volume).unwrap();
         let mut launch = launch(folder.path(), &["/bin/server"]);
-        let inner = folder.path().join("inner");
-        std::fs::create_dir(&inner).unwrap();
+        std::fs::create_dir_all(volume.join("in")).unwrap();
+        std::fs::write(volume.join("in/own"), "a user's").unwrap();
         launch.links = ["/data", "/var/db"].map(|at| (PathBuf::from(at), volume.clone())).into();
-        launch.links.insert("/data/in/it".into(), inner.clone());
         launch.prepare(Some(&image), &profile(folder.path())).unwrap();
         std::fs::write(folder.path().join("root/data/file"), "kept").unwrap();
         assert_eq!(std::fs::read_to_string(folder.path().join("root/var/db/file")).unwrap(), "kept");
-        assert_eq!(std::fs::read_link(volume.join("in/it")).unwrap(), inner);
-        assert!(launch.link(Path::new("/out/etc"), &volume).is_err(), "a link leads out");
+        for outside in ["/out/etc", "/data/in", "/data/in/it"] {
+            let error = launch.link(Path::new(outside), folder.path()).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::NotADirectory, "a link leads out: {outside}");
+        }
+        assert_eq!(std::fs::read_to_string(volume.join("in/own")).unwrap(), "a user's");
         assert!(launch.link(Path::new("/../etc"), &volume).is_err());
     }
 

@@ -235,7 +235,27 @@ fn storage(request: &CreateRequest, machine: &Machine<'_>) -> Result<Stored, Run
                 .push(controls::without_effect(&format!("storage.{index}"), "objects of S3 are not mounted here")),
         }
     }
+    check_targets(&stored.links)?;
     Ok(stored)
+}
+
+/// Refuses what links can't show: a link stands for the whole of what is at its path, so that another one below it would be
+/// made in the directory that the first one leads to, which may be a user's own.
+fn check_targets(links: &BTreeMap<PathBuf, PathBuf>) -> Result<(), RuntimeError> {
+    for target in links.keys() {
+        if target.parent().is_none() {
+            return Err(rejected("storage: nothing can be mounted at / here; name a directory below it"));
+        }
+        if let Some(outer) = target.ancestors().skip(1).find(|outer| links.contains_key(*outer)) {
+            return Err(rejected(format!(
+                "storage: {} lies in {}, which is mounted as well, and here mounts are links that can't lie in one another; \
+                 choose a target beside it",
+                target.display(),
+                outer.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Where the program listens for its first endpoint, and the ports that lead to it.
@@ -311,6 +331,21 @@ mod tests {
         assert!(refusal("command: { entrypoint: [] }").contains("command.entrypoint"));
         assert!(refusal("storage: [{ type: bind, source: /no/such, target: /x }]").contains("/no/such"));
         assert!(refusal("storage: [{ type: bind, source: /, target: /x }]").contains("state directory"));
+    }
+
+    #[test]
+    fn a_target_in_another_one_or_the_root_is_refused_since_a_link_there_would_change_what_the_other_one_shows() {
+        let nested = |outer: &str, inner: &str| {
+            format!(
+                "storage:\n- {{ type: named, name: mods, target: {inner} }}\n- {{ type: bind, source: /usr, target: {outer} }}"
+            )
+        };
+        for (outer, inner) in [("/workspace", "/workspace/node_modules"), ("/data/", "/data/in/it")] {
+            let refused = refusal(&nested(outer, inner));
+            assert!(refused.contains(&format!("{inner} lies in {}", outer.trim_end_matches('/'))), "{refused}");
+        }
+        assert!(planned(&nested("/data", "/database")).is_ok());
+        assert!(refusal("storage: [{ type: tmpfs, target: / }]").contains("at / here"));
     }
 
     #[test]
