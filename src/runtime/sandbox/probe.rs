@@ -163,8 +163,13 @@ fn attempt(namespaces: Namespaces, action: impl FnOnce() -> Result<(), Failure>)
                 _ => Err(text),
             }
         }
-        Err(error) => Err(refusal(namespaces, &error, |file| fs::read_to_string(file).ok())),
+        Err(error) => Err(no_namespaces(namespaces, &error)),
     }
+}
+
+/// Why the kernel makes no namespaces, by its limits.
+pub fn no_namespaces(namespaces: Namespaces, error: &io::Error) -> String {
+    refusal(namespaces, error, |file| fs::read_to_string(file).ok())
 }
 
 /// Why the kernel makes no namespaces. What it says is "no space left on device" where it means one of its limits.

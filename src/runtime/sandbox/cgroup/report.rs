@@ -22,7 +22,8 @@ pub fn controls(
     let memory = match by(Controller::Memory) {
         Support::Absent { why } => Support::Degraded {
             why: format!(
-                "the supervisor looks at the memory of the processes and of files in it, and kills the instance that exceeds it: {why}"
+                "the supervisor looks at the memory of the processes (without commands of keel exec, where there is no process \
+                 namespace either) and of files in it, and kills the instance that exceeds it: {why}"
             ),
         },
         support => support,

@@ -100,8 +100,10 @@ async fn complete(
         match result {
             Try::Done => return Ok(Ok(part)),
             Try::Cut(error) => {
-                if part.have.saturating_sub(before) >= PROGRESS {
-                    tries.brought();
+                match part.have.saturating_sub(before) {
+                    PROGRESS.. => tries.brought(),
+                    1.. => tries.answered(),
+                    0 => {}
                 }
                 let Some(wait) = tries.again(&error) else { return Err(cut(registry, wanted, part.have, error)) };
                 registry.pause(&error.message, wait).await;

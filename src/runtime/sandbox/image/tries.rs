@@ -11,6 +11,7 @@ use super::http::HttpError;
 #[derive(Debug)]
 pub struct Tries {
     made: u32,
+    /// When the first of them began, or the last byte came.
     since: Instant,
 }
 
@@ -23,6 +24,11 @@ impl Tries {
     /// The last one brought something: those that follow count anew.
     pub fn brought(&mut self) {
         *self = Self { made: 0, since: Instant::now() };
+    }
+
+    /// The last one was answered, by too little to count: there are no more tries for that, but time for those that are left.
+    pub fn answered(&mut self) {
+        self.since = Instant::now();
     }
 
     /// Whether more than one was made.
@@ -77,6 +83,18 @@ mod tests {
         tries.brought();
         assert_eq!(tries.again(&HttpError::passing("cut")), Some(FIRST_WAIT));
         assert_eq!(tries.again(&HttpError::lasting("no such image")), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_is_taken_up_again_and_not_for_ever() {
+        let mut tries = Tries::first();
+        for _ in 1..MOST_TRIES {
+            tokio::time::sleep(TRYING * 2).await;
+            tries.answered();
+            assert!(tries.again(&HttpError::passing("cut")).is_some());
+        }
+        tries.answered();
+        assert_eq!(tries.again(&HttpError::passing("cut")), None);
     }
 
     #[test]

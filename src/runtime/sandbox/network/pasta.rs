@@ -27,6 +27,7 @@ use super::handover::Place;
 use super::link::INSIDE;
 use crate::runtime::sandbox::init::Outside;
 use crate::runtime::sandbox::layout::{Durability, read_json, write_json};
+use crate::runtime::sandbox::probe::no_namespaces;
 use crate::runtime::sandbox::process::{ProcessKey, boot_id, kill_and_wait};
 use crate::runtime::sandbox::program;
 use crate::runtime::sandbox::sys::{self, Fork, Namespaces};
@@ -238,7 +239,8 @@ pub fn try_out() -> Result<PathBuf, String> {
     let outside = Outside::own();
     let namespaces = Namespaces { user: true, net: true, ..Namespaces::default() };
     let started = Pasta::new(program.clone()).start_for(namespaces, || outside.map_as_root(), None);
-    let (_, process, connecting) = started.map_err(|error| format!("starting pasta: {error}"))?;
+    let (_, process, connecting) =
+        started.map_err(|error| format!("starting pasta: {}", no_namespaces(namespaces, &error)))?;
     let connected = connecting.wait();
     let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
     connected.map(|()| program)
