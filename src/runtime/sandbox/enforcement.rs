@@ -316,12 +316,7 @@ impl Facts<'_> {
             true => "",
             false => "; without NET_RAW, as the network is the machine's",
         };
-        let (given, all) = (held.unwrap_or(wanted).count_ones(), capabilities::all().count_ones());
-        let own = match held.map_or(0, |held| (wanted & !held).count_ones()) {
-            0 => String::new(),
-            lacking => format!("; keel itself lacks {lacking} that the spec leaves"),
-        };
-        let by = format!("{} of {given} of {all}{without}{own}", words::by(control));
+        let by = format!("{} {}{without}", words::by(control), words::capabilities(wanted, held, capabilities::all()));
         match held {
             Some(held) if held & !wanted != 0 => {
                 State::Degraded { by, why: format!("the kernel says that the program could have {held:016x}") }

@@ -49,3 +49,26 @@ pub fn only_tcp(why: &str) -> String {
 pub fn memory_watch() -> String {
     format!("the supervisor, which looks every {} ms", MEMORY_WATCH_INTERVAL.as_millis())
 }
+
+/// How many capabilities of all an instance has: those that it was left, without what keel itself lacks, once `held` by its
+/// program is known.
+pub fn capabilities(left: u64, held: Option<u64>, all: u64) -> String {
+    let (given, all) = (held.unwrap_or(left).count_ones(), all.count_ones());
+    match held.map_or(0, |held| (left & !held).count_ones()) {
+        0 => format!("of {given} of {all}"),
+        lacking => format!("of {given} of {all}, as keel itself lacks {lacking} of those that it was left"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_counted_as_the_program_has_them() {
+        assert_eq!(capabilities(0b0111, None, 0b1111), "of 3 of 4");
+        assert_eq!(capabilities(0b0111, Some(0b0111), 0b1111), "of 3 of 4");
+        let lacking = "of 2 of 4, as keel itself lacks 1 of those that it was left";
+        assert_eq!(capabilities(0b0111, Some(0b0101), 0b1111), lacking);
+    }
+}
