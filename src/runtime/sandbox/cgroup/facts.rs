@@ -122,7 +122,8 @@ fn number(dir: &Path, file: &str) -> Option<u64> {
 }
 
 /// Memory of processes in bytes, with what they keep in file systems in memory of their own: what they share with each
-/// other counts once. That costs a walk through all their pages, so it is only done where the cheap sum, which counts it
+/// other counts once, and files that they have mapped do not count, as the kernel takes their pages back where memory is
+/// short. That costs a walk through all their pages, so it is only done where the cheap sum, which counts all of it
 /// for each, is more than `enough`.
 pub(super) fn memory(seen: &Seen<'_>, enough: u64) -> u64 {
     let files = tmpfs::held(seen);
@@ -143,8 +144,17 @@ pub(super) fn memory(seen: &Seen<'_>, enough: u64) -> u64 {
 
 /// A process's share of the memory that it has mapped, and of the files in memory among it, in bytes.
 fn proportional(seen: &Seen<'_>, pid: i32) -> Option<(u64, u64)> {
-    let text = seen.read(pid, "smaps_rollup").ok()?;
-    Some((kilobytes(&text, "Pss:")? << 10, kilobytes(&text, "Pss_Shmem:").unwrap_or(0) << 10))
+    share(&seen.read(pid, "smaps_rollup").ok()?)
+}
+
+/// The same of the text of `smaps_rollup`, which tells kinds of memory apart since Linux 5.3; before, all counts.
+fn share(text: &str) -> Option<(u64, u64)> {
+    let in_memory = kilobytes(text, "Pss_Shmem:").unwrap_or(0);
+    let all = match kilobytes(text, "Pss_Anon:") {
+        Some(own) => own.saturating_add(in_memory),
+        None => kilobytes(text, "Pss:")?,
+    };
+    Some((all << 10, in_memory << 10))
 }
 
 /// The number of a line such as `Pss:  120 kB`.
@@ -203,10 +213,13 @@ mod tests {
     }
 
     #[test]
-    fn proportional_sizes_are_read() {
-        let text =
+    fn files_that_are_mapped_are_no_memory_of_a_process() {
+        let before =
             "55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss:  200 kB\nPss:                 120 kB\nPss_Dirty: 1 kB\n";
-        assert_eq!(kilobytes(text, "Pss:"), Some(120));
+        assert_eq!(share(before), Some((120 << 10, 0)));
+        let text = format!("{before}Pss_Anon: 30 kB\nPss_File:    85 kB\nPss_Shmem:     5 kB\n");
+        assert_eq!(share(&text), Some((35 << 10, 5 << 10)));
+        assert_eq!(share("Rss: 1 kB\n"), None);
     }
 
     #[test]
