@@ -335,18 +335,23 @@ fn times(failures: u32) -> String {
 /// Why an earlier revision runs, and what ends that.
 fn back(
     service: &ServiceName,
-    RolledBack { from, to, failure, .. }: &RolledBack,
+    RolledBack { from, to, failure, from_undo, .. }: &RolledBack,
     failed: Option<&RolloutFailure>,
 ) -> String {
+    // A restart tries what is declared, and not what somebody asked for in its place.
+    let (asked, with) = match from_undo {
+        true => (", for which `keel rollout undo` asked,", format!("keel rollout undo {service} --to-revision {from}")),
+        false => ("", format!("keel rollout restart {service}")),
+    };
     match (failure, failed) {
         (Some(failure), _) if failure.reason == FailureReason::DependencyTimeout => format!(
-            "{service} was rolled back to revision {to}, as revision {from} failed: {}; it is tried again once that is as it \
-             has to be, or with `keel rollout restart {service}`",
+            "{service} was rolled back to revision {to}, as revision {from}{asked} failed: {}; it is tried again once that is \
+             as it has to be, or with `{with}`",
             failure.message
         ),
         (Some(failure), _) => format!(
-            "{service} was rolled back to revision {to}, as revision {from} failed: {}; edit its spec, or try it again with \
-             `keel rollout restart {service}`",
+            "{service} was rolled back to revision {to}, as revision {from}{asked} failed: {}; edit its spec, or try it again \
+             with `{with}`",
             failure.message
         ),
         (None, Some(failure)) => format!(

@@ -89,6 +89,9 @@ pub struct RolledBack {
     pub runs: Vec<Revision>,
     /// Why; absent where somebody asked for it.
     pub failure: Option<RolloutFailure>,
+    /// Whether what failed is an earlier revision that somebody had asked for, and not what is declared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_undo: bool,
 }
 
 /// Why a rollout is paused.

@@ -11,6 +11,7 @@ use evenkeel::state::{GoesOn, HealthState, Instance, Pause, RunId, StopCause};
 
 mod rest;
 mod untried;
+mod waited;
 
 use super::dsl::{Change, Snapshot, ago, all_up, revision, up};
 

@@ -114,19 +114,33 @@ impl Course<'_, '_> {
         }
     }
 
-    /// Tries what is declared again where it was rolled back only because something that it depends on was not as it had to be,
-    /// and that is so now: a job was mended and has completed, or a service is healthy.
+    /// Tries what was rolled back only because something that it depends on was not as it had to be, where that is so now: a
+    /// job was mended and has completed, or a service is healthy. Nothing is tried of what `keel stop` holds down.
     fn try_what_waited_in_vain(&mut self) {
         let Seen { input, declared } = self.seen;
-        let failure = self.history.pin.as_ref().and_then(|pin| pin.failure.as_ref());
-        let waited = failure.is_some_and(|failure| failure.reason == FailureReason::DependencyTimeout);
+        let reason = |pin: &Pin| pin.failure.as_ref().map(|failure| failure.reason);
+        let Some(pin) = self.history.pin.take_if(|pin| reason(pin) == Some(FailureReason::DependencyTimeout)) else {
+            return;
+        };
+        let tried = if pin.from_undo { pin.from.clone() } else { declared.revision.clone() };
+        // What is declared may have failed otherwise before somebody asked for another one, which alone is tried.
+        self.history.pin = pin.from_undo.then(|| Pin {
+            from: declared.revision.clone(),
+            to: tried.clone(),
+            failure: None,
+            since: self.now(),
+            ..pin.clone()
+        });
+        let wanted = self.history.wanted(declared);
         let stands = self.history.pause.is_some() || input.history.suspended;
-        let is_silent = input.unreachable.contains_key(&declared.runtime);
-        if !waited || stands || is_silent || held_back(input, declared) != HeldBack::No {
+        let is_stopped = input.history.lives.orders.stopped.contains_key(&declared.name);
+        let is_silent = input.unreachable.contains_key(&wanted.runtime);
+        if stands || is_stopped || is_silent || held_back(input, &wanted) != HeldBack::No {
+            self.history.pin = Some(pin);
             return;
         }
-        let number = self.history.number(&declared.revision);
-        (self.history.pin, self.history.rollout) = (None, None);
+        let number = self.history.number(&tried);
+        self.history.rollout = None;
         self.history.tried_anew = Some(self.now());
         self.say(
             "RolloutRetried",
@@ -429,6 +443,7 @@ impl Course<'_, '_> {
             to,
             since: self.now(),
             failure: Some(failure),
+            from_undo: wanted.standing.rolled_back.as_ref().is_some_and(|back| back.failure.is_none()),
         });
     }
 

@@ -153,6 +153,9 @@ pub struct Pin {
     pub since: DateTime<Utc>,
     /// Why; absent where somebody asked for it.
     pub failure: Option<RolloutFailure>,
+    /// Whether what failed is an earlier revision that somebody had asked for, and not what is declared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_undo: bool,
 }
 
 /// All instances were to be replaced although their template is the same.

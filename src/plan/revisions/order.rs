@@ -80,6 +80,7 @@ pub fn undo(
         to: revision,
         since: now,
         failure: None,
+        from_undo: false,
     });
     Ok(number)
 }

@@ -85,6 +85,7 @@ impl RolloutHistory {
                     declared: declared.revision.clone(),
                     runs: [&target.revision].into_iter().chain(&target.equivalent).cloned().collect(),
                     failure: pin.failure.clone(),
+                    from_undo: pin.from_undo && pin.failure.is_some(),
                 };
                 let standing = Standing { rolled_back: Some(rolled_back), ..Standing::default() };
                 DesiredService { standing, ..made_from(target, declared) }
