@@ -70,21 +70,27 @@ impl Args {
             false => self.declared(&mut engine).await,
         };
         let found = match wanted {
-            Ok(wanted) => engine.ask(async |client| self.find(client, &wanted).await).await,
+            Ok(wanted) => engine.ask(async |client| find(client, &wanted).await).await,
             Err(error) => Err(error),
         };
         engine.close().await;
-        let (found, missing) = found?;
+        let Found { known, missing } = found?;
+        // Volumes may be left of what nothing else is known of.
+        let (asked, missing) = match (self.volumes, self.ignore_not_found) {
+            (true, _) => (&known | &missing, BTreeSet::new()),
+            (false, true) => (known, BTreeSet::new()),
+            (false, false) => (known, missing),
+        };
         for name in &missing {
             tell_not_found(name);
         }
         let exit = if missing.is_empty() { Exit::Success } else { Exit::Failure };
-        if found.is_empty() {
+        if asked.is_empty() {
             return Ok(exit);
         }
         let began = Instant::now();
         let mut engine = change(options, self.unattended(), self.timeout).await?;
-        let outcome = self.delete(&mut engine, began, &found).await;
+        let outcome = self.delete(&mut engine, began, &asked).await;
         engine.close().await;
         Ok(match outcome? {
             Exit::Success => exit,
@@ -109,21 +115,6 @@ impl Args {
         }
         note(why);
         Ok(Exit::Success)
-    }
-
-    /// The deployments of these that there is anything of, and those that are missed.
-    async fn find(
-        &self,
-        client: &Client,
-        wanted: &BTreeSet<String>,
-    ) -> Result<(BTreeSet<String>, BTreeSet<String>), ApiError> {
-        let status = synced_status(client).await?;
-        let shown = status.deployments.iter().map(|view| &view.deployment);
-        let known: BTreeSet<&str> = shown.chain(&status.left_out).map(String::as_str).collect();
-        let (found, missing): (BTreeSet<_>, BTreeSet<_>) =
-            // Volumes may be left of what nothing else is known of.
-            wanted.iter().cloned().partition(|name| self.volumes || known.contains(name.as_str()));
-        Ok((found, if self.ignore_not_found { BTreeSet::new() } else { missing }))
     }
 
     fn named(&self) -> anyhow::Result<BTreeSet<String>> {
@@ -165,10 +156,12 @@ impl Args {
         let mut tries = Tries::new(WORDS, self.no_wait, began, self.timeout);
         let (mut has_asked, mut unknown, mut sent) = (false, BTreeSet::new(), BTreeSet::new());
         let remove = async |client: &Client| -> Outcome {
-            let (left, _) = self.find(client, deployments).await?;
+            let Found { known, missing } = find(client, deployments).await?;
             let baseline = Baseline::of(&client.status().await?);
             let before = sent.clone();
-            sent.extend(left.iter().cloned());
+            // Of what nothing is known, nobody can tell whether a request that was not answered removed anything.
+            sent.extend(known.iter().cloned());
+            let left = if self.volumes { &known | &missing } else { known };
             let mut answer = self.take_back(client, left).await?;
             // What a try before had removed may be gone by the time that it is asked for again, also where nobody answered that.
             if !std::mem::replace(&mut has_asked, true) {
@@ -196,6 +189,23 @@ impl Args {
         let deployments = deployments.into_iter().collect();
         client.delete(&DeleteRequest { deployments, volumes, ignore_not_found: true }).await
     }
+}
+
+/// Deployments that are to be removed.
+struct Found {
+    /// Those that there is anything of.
+    known: BTreeSet<String>,
+    /// The others; volumes may be left of them all the same.
+    missing: BTreeSet<String>,
+}
+
+/// What is known of these deployments.
+async fn find(client: &Client, wanted: &BTreeSet<String>) -> Result<Found, ApiError> {
+    let status = synced_status(client).await?;
+    let shown = status.deployments.iter().map(|view| &view.deployment);
+    let all: BTreeSet<&str> = shown.chain(&status.left_out).map(String::as_str).collect();
+    let (known, missing) = wanted.iter().cloned().partition(|name| all.contains(name.as_str()));
+    Ok(Found { known, missing })
 }
 
 /// The deployments that files name, in documents good or not; none where there is no document, or one that may be a part

@@ -219,6 +219,23 @@ fn declarations_are_carried_out_whenever_a_controller_ends() {
 }
 
 #[test]
+fn what_never_was_is_not_found_whenever_a_controller_ends() {
+    let rig = Rig::new("sandbox");
+    rig.write("demo.yaml", &demo(1));
+    for verb in [&["delete", "demo", "never"][..], &["delete", "demo", "never", "--volumes"]] {
+        // As they come: what there is (twice, and once more), then the removal.
+        for through in 0..4 {
+            rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
+            let gate = Gate::new(&rig, through, Cut::BeforeTheAnswer);
+            let done = rig.keel(verb).expect_code(1);
+            assert!(gate.was_met(), "{through}");
+            assert_eq!(done.out, "deployment/demo deleted\n", "{verb:?} {through}: {}", done.err);
+            assert!(done.err.contains("error: deployments \"never\" not found\n"), "{through}: {}", done.err);
+        }
+    }
+}
+
+#[test]
 fn what_is_only_declared_is_declared_when_the_controller_ends() {
     let rig = Rig::new("sandbox");
     rig.write("demo.yaml", &demo(1));
