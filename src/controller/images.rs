@@ -229,10 +229,12 @@ impl State {
             return;
         }
         let note = Note::Rollout(Box::new(history.clone()));
-        self.keep(deployment, Some(&service.name), note, None);
-        if let (Some(before), Some(now)) = (ran, to_run(self)) {
-            self.keep_stopped(deployment, &before, &now);
-        }
+        let stopped = ran.zip(to_run(self)).and_then(|(before, now)| self.keep_stopped(deployment, &before, &now));
+        // Whoever reads the one without the other takes the stop for one of another template, and ends it.
+        self.keep_together(
+            deployment,
+            [(Some(service.name.as_str()), note)].into_iter().chain(stopped.map(|note| (None, note))),
+        );
         if let Some(from) = moved_from {
             let message = format!("{deployment}/{}: {reference} was {from} and is {digest} now", service.name);
             tracing::info!("{message}");

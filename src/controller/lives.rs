@@ -115,13 +115,16 @@ impl State {
         }
     }
 
-    /// Has what is to stay down of a service stay so though the tag of its image moved.
-    pub(super) fn keep_stopped(&mut self, deployment: &str, before: &DesiredService, now: &DesiredService) {
-        let Some(memory) = self.memory.get_mut(deployment) else { return };
-        if memory.orders.lives.follow_tag(before, now) {
-            let orders = memory.orders.clone();
-            self.keep(deployment, None, Note::Orders(orders), None);
-        }
+    /// Has what is to stay down of a service stay so though the tag of its image moved. Gives the note of it, where there is
+    /// one to be kept.
+    pub(super) fn keep_stopped(
+        &mut self,
+        deployment: &str,
+        before: &DesiredService,
+        now: &DesiredService,
+    ) -> Option<Note> {
+        let orders = &mut self.memory.get_mut(deployment)?.orders;
+        orders.lives.follow_tag(before, now).then(|| Note::Orders(orders.clone()))
     }
 
     /// Takes `keel hold`: until then, or no longer where that is absent.

@@ -38,6 +38,13 @@ pub trait Keeper: Send + Sync {
     /// Takes a note, and whom to tell once it is written. Never waits.
     fn keep(&self, key: NoteKey, note: Note, kept: Option<Kept>);
 
+    /// Takes notes that are written together or not at all. Never waits.
+    fn keep_together(&self, notes: Vec<(NoteKey, Note)>) {
+        for (key, note) in notes {
+            self.keep(key, note, None);
+        }
+    }
+
     /// Takes what was seen of the use of a deployment's instances, in place of what was before. Never waits. Whoever does not
     /// keep it lets the next controller begin anew.
     fn keep_activity(&self, _deployment: &str, _record: Option<ActivityRecord>) {}
@@ -66,6 +73,11 @@ impl Keeper for Notebook {
         waiting.notes.insert(key, note);
         waiting.kept.extend(kept);
         drop(waiting);
+        self.woken.notify_one();
+    }
+
+    fn keep_together(&self, notes: Vec<(NoteKey, Note)>) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).notes.extend(notes);
         self.woken.notify_one();
     }
 
@@ -198,8 +210,7 @@ mod tests {
         written(vec![told]).await.unwrap();
         let memory = Memory { orders: orders(true), rollouts: [("web".to_owned(), RolloutHistory::default())].into() };
         assert_eq!(load(&store, true).unwrap(), BTreeMap::from([("demo".to_owned(), memory)]));
-        notebook.keep(key(None), Note::Forget, None);
-        notebook.keep(key(Some("web")), Note::Forget, None);
+        notebook.keep_together(vec![(key(None), Note::Forget), (key(Some("web")), Note::Forget)]);
         notebook.write(store.clone()).await;
         assert_eq!(load(&store, true).unwrap(), BTreeMap::new());
     }

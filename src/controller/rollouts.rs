@@ -196,6 +196,14 @@ impl State {
         }
     }
 
+    /// The same of notes of a deployment that are written together or not at all, by service.
+    pub(super) fn keep_together<'s>(&self, deployment: &str, notes: impl Iterator<Item = (Option<&'s str>, Note)>) {
+        if let Some(keeper) = &self.keeper {
+            let key = |service: Option<&str>| (deployment.to_owned(), service.map(str::to_owned));
+            keeper.keep_together(notes.map(|(service, note)| (key(service), note)).collect());
+        }
+    }
+
     /// Forgets what is remembered of a deployment of which nothing is left, once every runtime has told what it holds.
     pub(super) fn forget_memory(&mut self, deployment: &str) {
         if !self.synced() {

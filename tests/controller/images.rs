@@ -1,10 +1,10 @@
 //! Tags that move: what is behind them is rolled out, pinned, and rolled back as any change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use evenkeel::controller::{Command, Connected, Core, IMAGE_EVERY, Message, Order, Parts};
+use evenkeel::controller::{Command, Connected, Core, IMAGE_EVERY, Keeper, Kept, Message, Note, NoteKey, Order, Parts};
 use evenkeel::plan::revisions::{Memory, RolloutHistory};
 use evenkeel::runtime::sim::Faults;
 use evenkeel::state::{ConditionStatus, Phase, Target};
@@ -284,6 +284,40 @@ async fn a_tag_that_moved_starts_nothing_that_was_stopped_by_hand() {
         rig.declare(&web("newer", "    env: {GREETING: two}\n"));
         rig.until("it runs again", |_| live(&rig) == 3).await;
     }
+}
+
+/// Keeps of which keys there were notes, those that are written together in one.
+#[derive(Default)]
+struct Batches(Mutex<Vec<Vec<NoteKey>>>);
+
+impl Keeper for Batches {
+    fn keep(&self, key: NoteKey, _: Note, _: Option<Kept>) {
+        self.0.lock().expect("notes").push(vec![key]);
+    }
+
+    fn keep_together(&self, notes: Vec<(NoteKey, Note)>) {
+        self.0.lock().expect("notes").push(notes.into_iter().map(|(key, _)| key).collect());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_tag_leads_is_written_together_with_the_stop_that_follows_it() {
+    let mut rig = Rig::new();
+    let notes = Arc::new(Batches::default());
+    rig.core = Core::start(Parts { keeper: Some(notes.clone()), ..rig.parts() });
+    rig.world.push_image(TAG, TAG);
+    rig.declare(&web("newer", ""));
+    rig.until("it runs", is_done).await;
+    order(&rig, Order::Stop { target: "demo/web".to_owned() }).await;
+    rig.until("it is stopped", |_| live(&rig) == 0).await;
+    notes.0.lock().expect("notes").clear();
+    rig.world.push_image(TAG, NEXT);
+    want(&rig.core).await;
+    tokio::time::sleep(IMAGE_EVERY).await;
+    let key = |service: Option<&str>| ("demo".to_owned(), service.map(str::to_owned));
+    let batches = notes.0.lock().expect("notes");
+    assert_eq!(batches.first(), Some(&vec![key(Some("web")), key(None)]));
+    assert!(!batches.contains(&vec![key(None)]), "{batches:?}");
 }
 
 #[tokio::test(start_paused = true)]
