@@ -35,7 +35,7 @@ const WORDS: Words = Words {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keel apply -f specs/\n  keel apply -f web.yaml -f db.yaml --timeout 2m\n  \
 cat web.yaml | keel apply -f -\n  keel apply -f specs/ --dry-run\n\n\
-Exit codes: 0 everything runs as declared, 1 it failed (why, and the last lines of what crashed, is printed), \
+Exit codes: 0 everything runs as declared and its rollouts are complete, 1 it failed (why, and the last lines of what crashed, is printed), \
 124 --timeout ran out first (what is missing and why is printed), 130 interrupted. In the last two cases the \
 declaration stands.")]
 pub struct Args {

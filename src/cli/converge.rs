@@ -42,6 +42,8 @@ pub struct Baseline {
     restarts: BTreeMap<String, BTreeMap<String, u32>>,
     /// Instances that had ended, by the runtime's own id.
     ended: BTreeSet<String>,
+    /// Deployments and services that had instances.
+    services: BTreeSet<(String, String)>,
 }
 
 impl Baseline {
@@ -54,7 +56,13 @@ impl Baseline {
             *most = (*most).max(instance.restarts);
         }
         let ended = status.instances.iter().filter(|instance| instance.phase == "exited");
-        Self { restarts, ended: ended.map(|instance| instance.runtime_id.clone()).collect() }
+        let services = status.instances.iter().map(|one| (one.deployment.clone(), one.service.clone()));
+        Self { restarts, ended: ended.map(|one| one.runtime_id.clone()).collect(), services: services.collect() }
+    }
+
+    /// Whether the service had instances.
+    fn had(&self, service: &ServiceView) -> bool {
+        self.services.contains(&(service.deployment.clone(), service.service.clone()))
     }
 
     /// Crashes since then that ended in the one that it shows now.
@@ -154,6 +162,7 @@ fn one(status: &Status, name: &str, goal: Goal, baseline: &Baseline) -> Verdict 
         // What was asked for is not what runs, and will not be before somebody mends a file.
         (Goal::Running, Some((State::Running | State::Complete | State::Kept, view))) => {
             match (view.stale(), view.state) {
+                (None, State::Running | State::Complete) if is_on_trial(status, name, baseline) => Verdict::Pending,
                 (None, State::Running | State::Complete) => Verdict::Reached,
                 (why, _) => Verdict::Failed(vec![Failed {
                     deployment: name.to_owned(),
@@ -270,6 +279,13 @@ fn is_under_way(service: &ServiceView) -> bool {
         ("Complete", _) => condition.reason == "InProgress",
         _ => false,
     })
+}
+
+/// Whether a service of the deployment that took the place of another one is ready, and has yet to stay so for long enough
+/// to count: it may crash again, and be rolled back.
+fn is_on_trial(status: &Status, name: &str, baseline: &Baseline) -> bool {
+    let mut mine = status.services.iter().filter(|service| service.deployment == name && baseline.had(service));
+    mine.any(|service| service.rolling && service.ready.min(service.updated) > 0)
 }
 
 /// Whether a registry is being asked which image of a service is meant: another one may do better than the one that failed.
@@ -427,6 +443,9 @@ pub fn missing(status: &Status, goals: &Goals, baseline: &Baseline, crashes: &Cr
         .map(|(name, _)| {
             let view = status.deployments.iter().find(|view| view.deployment == *name);
             let mut why = match view {
+                Some(view) if view.message.is_empty() && is_on_trial(status, name, baseline) => {
+                    "what runs of its rollout has not run for long enough to count".to_owned()
+                }
                 Some(view) if view.message.is_empty() => {
                     format!("it is {}{}{}", view.state.name(), under_way(status, name), crashes.last_complaint(name))
                 }

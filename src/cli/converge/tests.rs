@@ -99,3 +99,34 @@ fn crashes_of_before_its_runtime_was_written_down_do_not_count() {
     after.services = vec![service("written", "other")];
     assert_eq!(baseline.crashes(&after, &after.instances[0]), 9, "another template begins at zero");
 }
+
+#[test]
+fn what_replaces_something_is_reached_once_its_rollout_is_over() {
+    let goals = [("demo".to_owned(), Goal::Running)].into();
+    let service = |rolling: bool, ready: u32| -> ServiceView {
+        serde_json::from_value(json!({
+            "deployment": "demo", "service": "web", "source": null, "runtime": "sandbox", "image": "one", "desired": 2,
+            "running": ready, "ready": ready, "updated": ready, "revision": "r", "rolling": rolling, "conditions": [],
+        }))
+        .unwrap()
+    };
+    let of = |service: ServiceView, baseline: &Baseline| {
+        let mut status = status("running", 1, None);
+        (status.deployments[0].state, status.deployments[0].message) = (DeploymentState::Running, String::new());
+        status.services = vec![service];
+        let lacking = missing(&status, &goals, baseline, &Crashes::default()).pop().map(|failed| failed.why);
+        (verdict(&status, &goals, baseline), lacking)
+    };
+    let before = Baseline::of(&status("running", 0, None));
+    let (pending, lacking) = of(service(true, 2), &before);
+    let why =
+        "what runs of its rollout has not run for long enough to count; demo/web/0 ended 1 time and is started again";
+    assert_eq!((pending, lacking.as_deref()), (Verdict::Pending, Some(why)));
+    for (service, baseline, what) in [
+        (service(false, 2), &before, "complete"),
+        (service(true, 0), &before, "at rest, and nothing is tried"),
+        (service(true, 2), &Baseline::default(), "the first that there is"),
+    ] {
+        assert_eq!(of(service, baseline), (Verdict::Reached, None), "{what}");
+    }
+}
