@@ -199,7 +199,8 @@ fn course(status: &Status, view: &ServiceView) -> Course {
     };
     match find("Progressing", ConditionStatus::False) {
         Some(condition) if condition.reason == "Complete" => complete(),
-        Some(condition) if condition.reason == "Stopped" && state == Some(DeploymentState::Running) => {
+        // How others of the deployment stand says nothing of this one.
+        Some(condition) if condition.reason == "Stopped" && find("ReplicaFailure", ConditionStatus::True).is_none() => {
             let lacks = find("Available", ConditionStatus::False).is_some();
             kept_down(view).unwrap_or_else(|| match missing(status, view) {
                 // It rests as it is declared to.
@@ -293,3 +294,6 @@ fn progress(desired: u32, updated: u32, old: usize, ready: u32) -> String {
         (false, 0) => format!("{} of {desired} updated replicas are available", ready.min(desired)),
     }
 }
+
+#[cfg(test)]
+mod tests;

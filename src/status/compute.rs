@@ -356,4 +356,29 @@ mod tests {
         assert!(messages[0].starts_with("keep demo/web/0 ("), "{messages:?}");
         assert_eq!(messages[1], "");
     }
+
+    #[test]
+    fn a_rollout_that_moves_is_on_its_way_though_some_of_it_rests() {
+        let (mut declared, new, old) = declared();
+        let service = declared.services.get_mut("web").unwrap();
+        service.replicas = 2;
+        let progressing = |declared: &DesiredDeployment, phases: &[(&Revision, Phase)], rests: usize| {
+            let idle = |observed: &[Instance]| {
+                let since = DateTime::UNIX_EPOCH;
+                observed[..rests].iter().map(|one| Wait::IdleSuspended { id: one.id.clone(), since }).collect()
+            };
+            with_facts(declared, phases, idle, |facts| {
+                let services = views(facts).services;
+                let condition = services[0].conditions.iter().find(|one| one.kind == "Progressing").unwrap();
+                condition.reason.clone()
+            })
+        };
+        let frozen = || Phase::Paused { since: DateTime::UNIX_EPOCH };
+        for (course, behind) in [(RolloutCourse::UnderWay, "RollingOut"), (RolloutCourse::Over, "Stopped")] {
+            declared.services.get_mut("web").unwrap().standing.course = course;
+            assert_eq!(progressing(&declared, &[(&new, frozen()), (&old, runs())], 1), behind, "an old one is left");
+            assert_eq!(progressing(&declared, &[(&new, frozen())], 1), behind, "one is missing");
+            assert_eq!(progressing(&declared, &[(&new, frozen()), (&new, frozen())], 2), "Stopped", "all rest");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Conditions of deployments and services.
 
 use super::jobs;
-use super::waits;
+use super::waits::{self, Severity};
 use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
 use crate::spec::{corrected, shared_storage, unsupported};
@@ -116,13 +116,27 @@ fn progressing(view: &ServiceView, service: &DesiredService, instances: &[&Insta
     if let Some((reason, wait)) = stuck(service, waits) {
         return Condition::fails("Progressing", reason, wait.to_string());
     }
-    // What rests says less than what ended by itself.
-    let last = waits.iter().filter(|wait| waits::is_final(wait)).min_by_key(|wait| waits::is_rest(wait));
+    // What rests holds up no rollout that moves, and says less than what ended by itself.
+    let moves = moves(view, service, instances, waits);
+    let last = waits.iter().filter(|wait| waits::is_final(wait) && !(moves && waits::is_rest(wait)));
+    let last = last.min_by_key(|wait| waits::is_rest(wait));
     match (settled, last) {
         (true, _) => Condition::fails("Progressing", "Complete", message),
         (false, Some(wait)) => Condition::fails("Progressing", "Stopped", wait.to_string()),
         (false, None) => Condition::holds("Progressing", "RollingOut", message),
     }
+}
+
+/// Whether a rollout is under way of which something is left to do or to wait for beside what rests.
+fn moves(view: &ServiceView, service: &DesiredService, instances: &[&Instance], waits: &[&Wait]) -> bool {
+    let is_old = |one: &&Instance| {
+        !matches!(one.phase, crate::state::Phase::Exited(_)) && !service.is_made_from(&one.id.revision)
+    };
+    let is_moving = |wait: &Wait| matches!(waits::severity(wait), Severity::Moving | Severity::Trying);
+    let resting = u32::try_from(waits.iter().filter(|wait| waits::is_rest(wait)).count()).unwrap_or(u32::MAX);
+    let lacks = view.ready.saturating_add(resting) < view.desired;
+    let is_left = || lacks || instances.iter().any(is_old) || waits.iter().any(|wait| is_moving(wait));
+    service.standing.course == RolloutCourse::UnderWay && is_left()
 }
 
 /// Why the rollout is not on its way to what is declared: in one word, and the wait that says it.
