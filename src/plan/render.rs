@@ -263,6 +263,15 @@ pub(super) fn phrase(wait: &Wait, who: &str, clock: Clock) -> String {
         Wait::RolloutPaused { service, pause: Pause::User } => {
             format!("the rollout of {service} is paused; `keel rollout resume {service}` goes on with it")
         }
+        Wait::RolloutPaused { service, pause: Pause::Failure { failure } }
+            if failure.reason == FailureReason::DependencyTimeout =>
+        {
+            format!(
+                "the rollout of {service} failed and is paused: {}; it goes on once that is as it has to be, or with `keel \
+                 rollout resume {service}`",
+                failure.message
+            )
+        }
         Wait::RolloutPaused { service, pause: Pause::Failure { failure } } => format!(
             "the rollout of {service} failed and is paused: {}; edit its spec, or go on with `keel rollout resume {service}`",
             failure.message

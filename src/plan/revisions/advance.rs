@@ -9,6 +9,7 @@ use super::history::{
 };
 use super::judge::{Findings, Past, is_failing_in_a_slot, look};
 use super::obstacle::obstacle;
+use super::order::resume;
 use crate::plan::Input;
 use crate::plan::depends::{HeldBack, held_back};
 use crate::plan::time::{earliest, elapsed};
@@ -114,14 +115,27 @@ impl Course<'_, '_> {
         }
     }
 
-    /// Tries what was rolled back only because something that it depends on was not as it had to be, where that is so now: a
-    /// job was mended and has completed, or a service is healthy. Nothing is tried of what `keel stop` holds down.
+    /// Tries what failed only because something that it depends on was not as it had to be, where that is so now: a job was
+    /// mended and has completed, or a service is healthy. Nothing is tried of what `keel stop` holds down.
     fn try_what_waited_in_vain(&mut self) {
-        let Seen { input, declared } = self.seen;
-        let reason = |pin: &Pin| pin.failure.as_ref().map(|failure| failure.reason);
-        let Some(pin) = self.history.pin.take_if(|pin| reason(pin) == Some(FailureReason::DependencyTimeout)) else {
-            return;
-        };
+        let waited = |failure: &RolloutFailure| failure.reason == FailureReason::DependencyTimeout;
+        match (&self.history.pause, &self.history.pin) {
+            (Some(Pause::Failure { failure }), _) if waited(failure) => self.go_on_from_pause(),
+            (None, Some(Pin { failure: Some(failure), .. })) if waited(failure) => self.leave_way_back(),
+            _ => {}
+        }
+    }
+
+    fn go_on_from_pause(&mut self) {
+        let wanted = self.history.wanted(self.seen.declared);
+        if self.may_be_tried(&wanted) && resume(self.history, self.now()).is_ok() {
+            self.say_it_is_tried(&wanted.revision);
+        }
+    }
+
+    fn leave_way_back(&mut self) {
+        let declared = self.seen.declared;
+        let Some(pin) = self.history.pin.take() else { return };
         let tried = if pin.from_undo { pin.from.clone() } else { declared.revision.clone() };
         // What is declared may have failed otherwise before somebody asked for another one, which alone is tried.
         self.history.pin = pin.from_undo.then(|| Pin {
@@ -131,22 +145,26 @@ impl Course<'_, '_> {
             since: self.now(),
             ..pin.clone()
         });
-        let wanted = self.history.wanted(declared);
-        let stands = self.history.pause.is_some() || input.history.suspended;
-        let is_stopped = input.history.lives.orders.stopped.contains_key(&declared.name);
-        let is_silent = input.unreachable.contains_key(&wanted.runtime);
-        if stands || is_stopped || is_silent || held_back(input, &wanted) != HeldBack::No {
+        if !self.may_be_tried(&self.history.wanted(declared)) {
             self.history.pin = Some(pin);
             return;
         }
-        let number = self.history.number(&tried);
+        self.say_it_is_tried(&tried);
         self.history.rollout = None;
         self.history.tried_anew = Some(self.now());
-        self.say(
-            "RolloutRetried",
-            false,
-            format!("revision {number} is tried again, as what it depends on is as it has to be now"),
-        );
+    }
+
+    fn may_be_tried(&self, wanted: &DesiredService) -> bool {
+        let input = self.seen.input;
+        let is_stopped = input.history.lives.orders.stopped.contains_key(&wanted.name);
+        let is_silent = input.unreachable.contains_key(&wanted.runtime);
+        !input.history.suspended && !is_stopped && !is_silent && held_back(input, wanted) == HeldBack::No
+    }
+
+    fn say_it_is_tried(&mut self, revision: &Revision) {
+        let number = self.history.number(revision);
+        let text = format!("revision {number} is tried again, as what it depends on is as it has to be now");
+        self.say("RolloutRetried", false, text);
     }
 
     /// Where nothing is remembered and all that lives was restarted by hand before, it stays.

@@ -136,3 +136,23 @@ fn nothing_is_tried_of_what_is_stopped_by_hand_until_it_is_started() {
         assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutRetried", "RolloutStarted"], "c"));
     }
 }
+
+#[test]
+fn what_is_paused_because_it_waited_in_vain_goes_on_once_that_is_well_and_nothing_is_stopped() {
+    let fields = fields().replace("rollout: {", "rollout: {on_failure: pause, ");
+    let mut course = Course::with_two_good_ones();
+    course.declare('c', 3, &fields);
+    course.snapshot = course.snapshot.clone().service("db", 'd', 1, "");
+    course.observe(all_up(0..3, 'b').chain([db().unready()]));
+    course.turn();
+    assert_eq!(course.wait_in_vain(), ["RolloutPaused"]);
+    let told = course.told();
+    assert!(told.contains("it goes on once that is as it has to be, or with `keel rollout resume demo/web`"), "{told}");
+    course.wait(600);
+    assert_eq!((course.turn(), course.failure().as_deref()), (vec![], Some("DependencyTimeout")));
+    course.observe(all_up(0..3, 'b').chain([db()]));
+    course.snapshot = course.snapshot.clone().stopped('c', &[]);
+    assert_eq!(course.turn(), [""; 0]);
+    course.snapshot.history.lives.orders.stopped.clear();
+    assert_eq!((course.turn(), course.failure(), course.runs().as_str()), (vec!["RolloutRetried"], None, "c"));
+}
