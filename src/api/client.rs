@@ -45,7 +45,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(75);
 const MAX_ANSWER: usize = 128 << 20;
 
 /// Most bytes of one item of a log as JSON: twice what JSON makes of the longest line, as it writes a byte as six (`\u001b`).
-/// A line of Docker may be one record longer, and what else there is of an item is short.
+/// What else there is of an item is short.
 const MAX_LOG_LINE: usize = 2 * 6 * LONGEST_LINE;
 
 /// Input frames that may wait for the controller; each is one read from a terminal or pipe.
@@ -462,10 +462,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_longest_line_is_read_whatever_its_bytes() {
-        for byte in ["\u{1b}", "\0", "\"", "\u{fffd}"] {
-            // Bytes that are no UTF-8 are replaced by three.
-            let text = byte.repeat(LONGEST_LINE + (16 << 10));
-            let line = LogLine { at: chrono::DateTime::UNIX_EPOCH, stream: OutputStream::Stdout, text };
+        for byte in [&b"\x1b"[..], b"\0", b"\"", "\u{fffd}".as_bytes(), b"\xff"] {
+            let text = byte.repeat(LONGEST_LINE / byte.len()).into();
+            let line = LogLine { at: chrono::DateTime::UNIX_EPOCH, stream: OutputStream::Stdout, text, goes_on: true };
             let (instance, runtime_id) = ("d/s/0".to_owned(), "x".repeat(64));
             let item = LogItem::Line { instance, runtime: RuntimeKind::Docker, runtime_id, line };
             let sent = serde_json::to_string(&item).unwrap() + "\n";

@@ -25,6 +25,9 @@ const MAX_STREAMS: usize = 100;
 
 type Lines = (InstanceRef, BoxStream<'static, runtime::Result<LogLine>>);
 
+/// Lines of which the next one can be looked at.
+type Head = (InstanceRef, Peekable<BoxStream<'static, runtime::Result<LogLine>>>);
+
 pub(super) async fn logs(
     State(engine): State<Engine>,
     query: Result<Query<LogQuery>, QueryRejection>,
@@ -131,21 +134,31 @@ fn item(instance: &InstanceRef, line: runtime::Result<LogLine>) -> LogItem {
     }
 }
 
-/// Lines by the time at which they were written; those of one instance stay in their order.
+/// Lines by the time at which they were written; those of one instance stay in their order, and the pieces of a line together.
 fn in_order(streams: Vec<Lines>) -> impl Stream<Item = LogItem> + Send + 'static {
-    let heads: Vec<_> = streams.into_iter().map(|(instance, lines)| (instance, lines.peekable())).collect();
-    stream::unfold(heads, |mut heads| async move {
-        let first = earliest(&mut heads).await?;
-        let (instance, lines) = heads.get_mut(first)?;
-        let line = std::pin::Pin::new(lines).next().await?;
-        Some((item(instance, line), heads))
+    let heads: Vec<Head> = streams.into_iter().map(|(instance, lines)| (instance, lines.peekable())).collect();
+    stream::unfold((heads, None), |(mut heads, open): (Vec<Head>, Option<usize>)| async move {
+        let next = match open {
+            // None of the others is dropped meanwhile.
+            Some(open) => heads.get_mut(open)?.1.next().await.map(|line| (open, line)),
+            None => None,
+        };
+        let (index, line) = match next {
+            Some(next) => next,
+            None => {
+                let first = earliest(&mut heads).await?;
+                (first, heads.get_mut(first)?.1.next().await?)
+            }
+        };
+        let goes_on = line.as_ref().is_ok_and(|line| line.goes_on);
+        let (instance, _) = heads.get(index)?;
+        let item = item(instance, line);
+        Some((item, (heads, goes_on.then_some(index))))
     })
 }
 
 /// The stream whose next line is the oldest; a failure counts as oldest of all. Streams that ended are dropped.
-async fn earliest(
-    heads: &mut Vec<(InstanceRef, Peekable<BoxStream<'static, runtime::Result<LogLine>>>)>,
-) -> Option<usize> {
+async fn earliest(heads: &mut Vec<Head>) -> Option<usize> {
     let mut best = None;
     let mut index = 0;
     while let Some((_, lines)) = heads.get_mut(index) {
@@ -179,7 +192,7 @@ mod tests {
 
     fn line(second: i64, text: &str) -> runtime::Result<LogLine> {
         let at = DateTime::<Utc>::from_timestamp(second, 0).unwrap();
-        Ok(LogLine { at, stream: OutputStream::Stdout, text: text.to_owned() })
+        Ok(LogLine { at, stream: OutputStream::Stdout, text: text.into(), goes_on: false })
     }
 
     /// The first instance of a service of the deployment `demo`.
@@ -199,7 +212,7 @@ mod tests {
         let streams = streams.into_iter().map(|(name, lines)| (instance(name), stream::iter(lines).boxed())).collect();
         in_order(streams)
             .map(|item| match item {
-                LogItem::Line { line, .. } => line.text,
+                LogItem::Line { line, .. } => line.text.lossy().into_owned(),
                 LogItem::Failed { instance, error } => format!("{instance} failed: {}", error.error),
                 other => panic!("{other:?}"),
             })
@@ -212,6 +225,14 @@ mod tests {
         let a = vec![line(1, "a1"), line(4, "a4")];
         let b = vec![line(2, "b2"), line(3, "b3"), line(5, "b5")];
         assert_eq!(merged(vec![("a", a), ("b", b)]).await, ["a1", "b2", "b3", "a4", "b5"]);
+    }
+
+    #[tokio::test]
+    async fn the_pieces_of_a_line_stay_together() {
+        let piece = |second, text| line(second, text).map(|line| LogLine { goes_on: true, ..line });
+        let a = vec![piece(1, "a1"), piece(3, "a3"), line(5, "a5"), line(7, "a7"), piece(8, "a8")];
+        let b = vec![line(2, "b2"), line(6, "b6"), line(9, "b9")];
+        assert_eq!(merged(vec![("a", a), ("b", b)]).await, ["a1", "a3", "a5", "b2", "b6", "a7", "a8", "b9"]);
     }
 
     #[tokio::test]

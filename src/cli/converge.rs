@@ -508,11 +508,16 @@ async fn last_lines(client: &Client, output: &Output) -> Result<Vec<String>, Str
     let runtime_id = of.clone().filter(|id| !id.is_empty());
     let query = LogQuery { target: instance, follow: false, tail: Some(LAST_LINES), previous, since: None, runtime_id };
     let mut items = client.logs(&query).await.map_err(|error| error.to_string())?;
-    let mut lines = Vec::new();
+    let (mut lines, mut open) = (Vec::new(), Vec::new());
     while let Some(item) = items.next().await {
         match item.map_err(|error| error.to_string())? {
             LogItem::Line { line, runtime_id, .. } if of.as_ref().is_none_or(|of| *of == runtime_id) => {
-                lines.push(line.text);
+                // Of a line that is longer than anybody reads, the begin is told.
+                if !open.contains(&line.stream) {
+                    lines.push(line.text.lossy().into_owned());
+                }
+                open.retain(|stream| *stream != line.stream);
+                open.extend(line.goes_on.then_some(line.stream));
             }
             LogItem::Failed { error, .. } | LogItem::Broken(error) if lines.is_empty() => return Err(error.error),
             _ => {}

@@ -1,18 +1,16 @@
 //! Reads output and prints it, from one engine after the other where it is followed.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 
-use chrono::{SecondsFormat, Utc};
+use chrono::Utc;
 use futures::StreamExt;
 
 use super::exit::{Exit, Outcome};
-use super::output::{Colours, note, print, stdout_is_terminal};
+use super::log_printer::Printer;
+use super::output::note;
 use super::reconnecting::Reconnecting;
-use super::text::harmless;
 use crate::api::{ApiError, Client, Kind, LogItem, LogQuery, LogResume};
 use crate::controller::Bookmark;
-use crate::runtime::io::LogLine;
 
 /// Reads what a query asks for.
 pub struct Reader {
@@ -41,7 +39,7 @@ impl Reader {
     pub fn new(query: LogQuery, timestamps: bool) -> Self {
         Self {
             query,
-            printer: Printer { timestamps, terminal: stdout_is_terminal(), prefixes: BTreeMap::new() },
+            printer: Printer::new(timestamps),
             bookmark: Bookmark::new(Utc::now()),
             has_begun: false,
             exit: Exit::Success,
@@ -85,6 +83,7 @@ impl Reader {
             match item {
                 Some(Ok(LogItem::Broken(error))) => return Ok(End::Lost(error.into())),
                 Some(Ok(LogItem::Gone)) => {
+                    self.finish()?;
                     note(format_args!("{} is not declared any more and its last instance is gone", self.query.target));
                     return Ok(End::Done);
                 }
@@ -102,6 +101,14 @@ impl Reader {
         LogResume { query: self.query.clone(), after: self.bookmark.clone() }
     }
 
+    /// Ends the last line where it was printed in part.
+    ///
+    /// # Errors
+    /// Standard output can't be written.
+    pub fn finish(&mut self) -> anyhow::Result<()> {
+        self.printer.end_line()
+    }
+
     fn tell(&mut self, item: LogItem, engine: &mut Reconnecting<'_>) -> anyhow::Result<()> {
         match item {
             LogItem::Instances(names) => {
@@ -109,7 +116,7 @@ impl Reader {
                 self.bookmark.names(&names);
             }
             LogItem::Line { instance, runtime, runtime_id, line } => {
-                print(&self.printer.line(&instance, &line))?;
+                self.printer.print(&instance, &line)?;
                 self.bookmark.line(&instance, runtime, &runtime_id, line.at);
                 self.waiting = None;
                 engine.works();
@@ -118,14 +125,21 @@ impl Reader {
                 self.bookmark.no_lines(&instance, runtime, &runtime_id);
             }
             LogItem::Failed { instance, error } => {
+                self.printer.make_room()?;
                 note(format_args!("error: reading the output of {instance} failed: {}", error.error));
                 self.exit = Exit::Failure;
             }
-            LogItem::Interrupted { instance, error } => note(format_args!(
-                "warning: the output of {instance} can't be read at present and is tried again: {}",
-                error.error
-            )),
-            LogItem::Waiting => self.tell_waiting(engine.client()),
+            LogItem::Interrupted { instance, error } => {
+                self.printer.make_room()?;
+                note(format_args!(
+                    "warning: the output of {instance} can't be read at present and is tried again: {}",
+                    error.error
+                ));
+            }
+            LogItem::Waiting => {
+                self.printer.make_room()?;
+                self.tell_waiting(engine.client());
+            }
             LogItem::Gone | LogItem::Broken(_) => {}
         }
         Ok(())
@@ -138,75 +152,5 @@ impl Reader {
             note(&text);
             self.waiting = Some(text);
         }
-    }
-}
-
-struct Printer {
-    timestamps: bool,
-    terminal: bool,
-    /// What lines begin with, by instance; nothing where there is one instance alone.
-    prefixes: BTreeMap<String, String>,
-}
-
-impl Printer {
-    fn set_instances(&mut self, names: &[String]) {
-        if names.len() < 2 {
-            return;
-        }
-        let width = names.iter().map(String::len).max().unwrap_or(0);
-        let colours = Colours::for_stream(self.terminal);
-        let prefix =
-            |(number, name): (usize, &String)| (name.clone(), colours.nth(number, &format!("{name:width$} | ")));
-        self.prefixes = names.iter().enumerate().map(prefix).collect();
-    }
-
-    /// The line as it is printed: as it was written, on a terminal made harmless.
-    fn line(&self, instance: &str, line: &LogLine) -> String {
-        let prefix = self.prefixes.get(instance).map_or("", String::as_str);
-        let time =
-            if self.timestamps { line.at.to_rfc3339_opts(SecondsFormat::Nanos, true) + " " } else { String::new() };
-        let text = if self.terminal { harmless(&line.text) } else { line.text.clone() };
-        format!("{prefix}{time}{text}\n")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use chrono::DateTime;
-
-    use super::*;
-    use crate::runtime::io::OutputStream;
-
-    fn printer(terminal: bool) -> Printer {
-        Printer { timestamps: false, terminal, prefixes: BTreeMap::new() }
-    }
-
-    fn line(text: &str) -> LogLine {
-        LogLine { at: DateTime::UNIX_EPOCH, stream: OutputStream::Stdout, text: text.to_owned() }
-    }
-
-    #[test]
-    fn lines_of_one_instance_are_printed_as_they_are() {
-        let mut printer = printer(false);
-        printer.set_instances(&["demo/web/0".to_owned()]);
-        assert_eq!(printer.line("demo/web/0", &line("hi \u{1b}[2J")), "hi \u{1b}[2J\n");
-    }
-
-    #[test]
-    fn lines_of_several_instances_say_whose_they_are() {
-        let mut printer = printer(false);
-        printer.set_instances(&["d/web/9".to_owned(), "d/web/10".to_owned()]);
-        assert_eq!(printer.line("d/web/9", &line("hi")), "d/web/9  | hi\n");
-    }
-
-    #[test]
-    fn a_terminal_is_not_steered_by_what_instances_write() {
-        assert_eq!(printer(true).line("d/web/0", &line("hi\u{1b}[2J")), "hi\\u{1b}[2J\n");
-    }
-
-    #[test]
-    fn timestamps_come_first() {
-        let printer = Printer { timestamps: true, ..printer(false) };
-        assert_eq!(printer.line("d/web/0", &line("hi")), "1970-01-01T00:00:00.000000000Z hi\n");
     }
 }

@@ -25,6 +25,7 @@ mod files;
 mod get;
 mod goal;
 mod hold;
+mod log_printer;
 mod log_reader;
 mod logs;
 mod narrate;

@@ -52,6 +52,14 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints bytes on standard output as they are; where nobody reads it any more, the error says so.
+pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(())
+}
+
 /// Prints a line on standard error, made harmless where that is a terminal; where it is closed, nobody wants to know.
 pub fn note(text: impl std::fmt::Display) {
     let mut err = std::io::stderr();

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::Result;
+pub use super::logline::{LONGEST_LINE, LogLine, LogText};
 use crate::state::InstanceRef;
 
 /// Reads what instances wrote.
@@ -32,21 +33,6 @@ pub struct LogOptions {
     pub follow: bool,
     /// Only lines from then on.
     pub since: Option<DateTime<Utc>>,
-}
-
-/// Longest text of a [`LogLine`], in bytes before those that are no UTF-8 are replaced; a longer line comes as several. Four
-/// times what Docker and the CRI keep in one record (16 KiB).
-pub const LONGEST_LINE: usize = 64 << 10;
-
-/// One line of output, or a piece of one that is longer than [`LONGEST_LINE`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogLine {
-    /// When it was written.
-    pub at: DateTime<Utc>,
-    /// Where it was written.
-    pub stream: OutputStream,
-    /// The text, without the line break; bytes that are no UTF-8 are replaced.
-    pub text: String,
 }
 
 /// Standard output or standard error.

@@ -18,6 +18,7 @@ mod files;
 pub mod io;
 mod late_mounts;
 mod logfiles;
+mod logline;
 mod ports;
 #[cfg(target_os = "linux")]
 mod process_tree;

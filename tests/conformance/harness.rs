@@ -30,6 +30,10 @@ pub enum Program {
     PrintsSlowly,
     /// Writes the value of this variable, and ends with 0.
     PrintsEnv(String),
+    /// Writes a line of that many `x`, then `next`, and ends with 0.
+    PrintsLong(usize),
+    /// Writes a line of [`BYTES`], and ends with 0.
+    PrintsBytes,
     /// Takes more memory than it may.
     EatsMemory,
     /// Writes the line `armed`, and a line every few milliseconds from then on.
@@ -41,6 +45,9 @@ pub enum Program {
     /// Is not there.
     Missing,
 }
+
+/// Bytes that are no UTF-8, and some that steer terminals.
+pub const BYTES: &[u8] = b"a\xff\xfeb\x1b[2J\xc3(\0\r";
 
 /// Port of the endpoint of programs that serve, and of those that ought to.
 pub const SERVED: u16 = 8080;
@@ -130,6 +137,8 @@ pub fn shell(program: &Program) -> Vec<String> {
         Program::Prints => "echo out 1; sleep 0.2; echo err 1 >&2; sleep 0.2; echo out 2".to_owned(),
         Program::PrintsSlowly => "echo first; sleep 1; echo second".to_owned(),
         Program::PrintsEnv(name) => format!("echo \"${name}\""),
+        Program::PrintsLong(length) => format!("head -c {length} /dev/zero | tr '\\0' x; echo; echo next"),
+        Program::PrintsBytes => r"printf 'a\377\376b\033[2J\303(\000\r\n'".to_owned(),
         // The last line is kept, and never ends.
         Program::EatsMemory => "exec tail /dev/zero".to_owned(),
         Program::Ticks => "echo armed; while :; do echo tick; sleep 0.02; done".to_owned(),
@@ -240,7 +249,7 @@ pub async fn armed<H: Harness>(harness: &H, runtime: &dyn Runtime, instance: &In
         crate::output::lines(runtime, instance, &Default::default())
             .await
             .iter()
-            .any(|line| line.text == "armed")
+            .any(|line| line.text.as_bytes() == b"armed")
             .then_some(())
     })
     .await;

@@ -21,7 +21,8 @@ macro_rules! conformance {
             usage: usage_is_told_while_it_runs, usage_of_what_does_not_run_is_rejected, paused_stands_still_until_resumed,
                 pausing_what_does_not_run_is_rejected, paused_is_stopped_in_its_grace, paused_is_removed;
             dial: dial_reaches_what_listens, dial_where_nothing_listens_fails, dial_of_unknown_is_not_found;
-            output: logs_of_ended_in_order, logs_tail, logs_follow_until_the_end, logs_follow_stops_when_dropped,
+            output: logs_of_ended_in_order, logs_tail, logs_of_a_long_line_have_every_byte,
+                logs_are_the_bytes_that_were_written, logs_follow_until_the_end, logs_follow_stops_when_dropped,
                 logs_of_unknown_is_not_found, environment_reaches_the_process, exec_tells_code_and_output,
                 exec_reads_input, exec_sees_environment, exec_of_empty_is_rejected, exec_tells_missing_from_unexecutable,
                 exec_of_not_running_is_rejected, exec_of_unknown_is_not_found;

@@ -1,13 +1,18 @@
 //! Promises about logs, the environment, and commands inside instances.
 
-use evenkeel::runtime::io::{ExecInput, ExecOutput, ExecRequest, ExecSession, LogLine, LogOptions, OutputStream};
+use evenkeel::runtime::io::{
+    ExecInput, ExecOutput, ExecRequest, ExecSession, LONGEST_LINE, LogLine, LogOptions, OutputStream,
+};
 use evenkeel::runtime::{ErrorKind, Exec, Logs, Runtime};
 use evenkeel::state::InstanceRef;
 use futures::StreamExt;
 use tokio::time::timeout;
 
-use crate::harness::{Harness, Inside, Program, create, ended, id, request, run, skipped};
+use crate::harness::{BYTES, Harness, Inside, Program, create, ended, id, request, run, skipped};
 use crate::life::unknown;
+
+/// Bytes of a line that comes in several pieces, on every runtime.
+const LONG: usize = 3 * LONGEST_LINE + 1000;
 
 /// Every line of an instance's output.
 pub async fn lines(runtime: &dyn Runtime, instance: &InstanceRef, options: &LogOptions) -> Vec<LogLine> {
@@ -33,7 +38,13 @@ fn exec<'a, H: Harness>(_: &H, runtime: &'a dyn Runtime) -> Option<&'a dyn Exec>
 }
 
 fn texts(lines: &[LogLine]) -> Vec<(OutputStream, &str)> {
-    lines.iter().map(|line| (line.stream, line.text.as_str())).collect()
+    lines.iter().map(|line| (line.stream, std::str::from_utf8(line.text.as_bytes()).expect("text"))).collect()
+}
+
+/// The bytes of lines of one stream, with their line breaks.
+fn bytes(lines: &[LogLine]) -> Vec<u8> {
+    let of = |line: &LogLine| [line.text.as_bytes(), if line.goes_on { b"" } else { b"\n" }].concat();
+    lines.iter().flat_map(of).collect()
 }
 
 pub async fn logs_of_ended_in_order<H: Harness>(harness: &H) {
@@ -62,8 +73,36 @@ pub async fn logs_tail<H: Harness>(harness: &H) {
     for (tail, want) in [(0, 0), (1, 1), (2, 2), (10, 3)] {
         let got = lines(&*runtime, &started.as_ref(), &LogOptions { tail: Some(tail), ..Default::default() }).await;
         assert_eq!(got.len(), want, "the last {tail}: {got:?}");
-        assert!(got.last().is_none_or(|line| line.text == "out 2"), "the last {tail}: {got:?}");
+        assert!(got.last().is_none_or(|line| line.text.as_bytes() == b"out 2"), "the last {tail}: {got:?}");
     }
+}
+
+pub async fn logs_of_a_long_line_have_every_byte<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    if logs(harness, &*runtime).is_none() {
+        return;
+    }
+    let started = run(harness, &*runtime, id("job", 0), &Program::PrintsLong(LONG)).await;
+    ended(harness, &*runtime, &started.id).await;
+    for follow in [false, true] {
+        let options = LogOptions { follow, ..Default::default() };
+        let got = timeout(harness.patience(), lines(&*runtime, &started.as_ref(), &options)).await.expect("an end");
+        let shape: Vec<_> = got.iter().map(|line| (line.text.as_bytes().len(), line.goes_on)).collect();
+        assert!(shape.iter().all(|(length, _)| *length <= LONGEST_LINE), "{shape:?}");
+        let want = [&b"x".repeat(LONG)[..], b"\nnext\n"].concat();
+        assert!(bytes(&got) == want, "{} bytes in {shape:?}", bytes(&got).len());
+    }
+}
+
+pub async fn logs_are_the_bytes_that_were_written<H: Harness>(harness: &H) {
+    let runtime = harness.runtime().await;
+    if logs(harness, &*runtime).is_none() {
+        return;
+    }
+    let started = run(harness, &*runtime, id("job", 0), &Program::PrintsBytes).await;
+    ended(harness, &*runtime, &started.id).await;
+    let got = lines(&*runtime, &started.as_ref(), &LogOptions::default()).await;
+    assert_eq!(bytes(&got), [BYTES, b"\n"].concat(), "{got:?}");
 }
 
 pub async fn logs_follow_until_the_end<H: Harness>(harness: &H) {
@@ -88,7 +127,7 @@ pub async fn logs_follow_stops_when_dropped<H: Harness>(harness: &H) {
     let follow = LogOptions { follow: true, ..Default::default() };
     let mut stream = logs.logs(&started.as_ref(), &follow).await.expect("logs");
     let line = timeout(harness.patience(), stream.next()).await.expect("in time").expect("a line").expect("a line");
-    assert_eq!(line.text, "armed");
+    assert_eq!(line.text.as_bytes(), b"armed");
     drop(stream);
     runtime.remove(&started.as_ref()).await.expect("remove while it was followed");
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use evenkeel::clock::VirtualClock;
 use evenkeel::runtime::Runtime;
 use evenkeel::runtime::sim::{Faults, World};
 use evenkeel::spec::Image;
 use evenkeel::state::Owner;
 
-use crate::harness::{Abilities, Harness, Inside, Program};
+use crate::harness::{Abilities, BYTES, Harness, Inside, Program};
 
 struct Sim(Arc<World>);
 
@@ -63,6 +65,8 @@ impl Harness for Sim {
             Program::Prints => words(&["print out 1", "warn err 1", "print out 2", "exit 0"]),
             Program::PrintsSlowly => words(&["print first", "wait 1s", "print second", "exit 0"]),
             Program::PrintsEnv(name) => words(&[&format!("env {name}"), "exit 0"]),
+            Program::PrintsLong(length) => words(&[&format!("print {}", "x".repeat(*length)), "print next", "exit 0"]),
+            Program::PrintsBytes => words(&[&format!("base64 {}", STANDARD.encode(BYTES)), "exit 0"]),
             Program::EatsMemory => words(&["wait 10ms", "oom"]),
             Program::Ticks => words(&["print armed"]),
             Program::Serves => words(&["print armed"]),

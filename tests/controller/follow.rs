@@ -53,7 +53,7 @@ async fn told(stream: &mut BoxStream<'static, Followed>, quiet: Duration) -> Vec
     while let Ok(next) = tokio::time::timeout(quiet, stream.next()).await {
         told.push(match next {
             Some(Followed::Instances(names)) => format!("{names:?}"),
-            Some(Followed::Line { instance, line }) => format!("{} {}", instance.id.name(), line.text),
+            Some(Followed::Line { instance, line }) => format!("{} {}", instance.id.name(), line.text.lossy()),
             Some(Followed::NoLines(_)) => continue,
             Some(other) => format!("{other:?}"),
             None => {
@@ -232,7 +232,7 @@ fn note(bookmark: &mut Bookmark, lines: &mut BTreeMap<String, usize>, told: Foll
         Followed::Instances(names) => bookmark.names(&names),
         Followed::Line { instance, line } => {
             bookmark.line(&instance.id.name(), instance.runtime, &instance.runtime_id, line.at);
-            *lines.entry(line.text).or_default() += 1;
+            *lines.entry(line.text.lossy().into_owned()).or_default() += 1;
         }
         Followed::NoLines(instance) => {
             bookmark.no_lines(&instance.id.name(), instance.runtime, &instance.runtime_id);
@@ -318,7 +318,7 @@ async fn count(stream: &mut BoxStream<'static, Followed>, lines: &mut BTreeMap<S
     let end = tokio::time::Instant::now() + time;
     while let Ok(next) = tokio::time::timeout_at(end, stream.next()).await {
         match next.expect("it goes on") {
-            Followed::Line { line, .. } => *lines.entry(line.text).or_default() += 1,
+            Followed::Line { line, .. } => *lines.entry(line.text.lossy().into_owned()).or_default() += 1,
             Followed::Failed { instance, error } => panic!("{instance}: {error}"),
             _ => {}
         }

@@ -175,7 +175,7 @@ async fn a_prompt_is_seen_before_its_line_ends_and_is_kept_in_one_line() {
     assert!(matches!(next(&mut session).await, Some(ExecOutput::Exit(0))));
     let options = LogOptions { tail: Some(2), ..LogOptions::default() };
     let lines = sandbox.runtime.logs().unwrap().logs(&instance, &options).await.unwrap();
-    let texts: Vec<String> = lines.map(|line| line.unwrap().text).collect().await;
+    let texts: Vec<String> = lines.map(|line| line.unwrap().text.lossy().into_owned()).collect().await;
     assert_eq!(texts, ["name: x", "end"]);
 }
 

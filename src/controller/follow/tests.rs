@@ -47,7 +47,7 @@ fn roster(tail: Option<u64>) -> Roster {
 }
 
 fn line(second: i64) -> LogLine {
-    LogLine { at: at(second), stream: OutputStream::Stdout, text: "x".to_owned() }
+    LogLine { at: at(second), stream: OutputStream::Stdout, text: "x".into(), goes_on: false }
 }
 
 /// What is opened: runtime id, tail, since.

@@ -112,7 +112,7 @@ impl Init<'_> {
             let mut lines = self.runtime.logs()?.logs(helper, &options).await.ok()?;
             let mut last = None;
             while let Some(Ok(line)) = lines.next().await {
-                last = last_line(&line.text).or(last);
+                last = last_line(&line.text.lossy()).or(last);
             }
             last
         };

@@ -17,7 +17,8 @@ use super::ping::Product;
 use super::raw::Records;
 use super::readers::Following;
 use super::{DockerRuntime, Inner};
-use crate::runtime::io::{LONGEST_LINE, LogLine, LogOptions, Logs, OutputStream};
+use crate::runtime::io::{LogLine, LogOptions, Logs, OutputStream};
+use crate::runtime::logline::Pieces;
 use crate::runtime::{ErrorKind, Result, RuntimeError};
 use crate::state::InstanceRef;
 
@@ -45,7 +46,7 @@ impl Inner {
         let frames = source.frames(&options).await.map_err(|error| error.explain(&what))?;
         let again = (options.follow && self.engine.product().await? == Product::Docker).then_some(source);
         let following = options.follow.then(|| self.readers.follow(&instance.runtime_id));
-        let (lines, ready) = (Lines::default(), VecDeque::new());
+        let (lines, ready) = (Lines { is_terminal, ..Lines::default() }, VecDeque::new());
         // Where no line is wanted that was there before, nothing before now is read once more either.
         let after = options.tail.filter(|tail| *tail == 0).map(|_| Utc::now());
         let reader = Reader { frames, lines, ready, options, after, again, following, failed: None, what };
@@ -145,15 +146,15 @@ impl Reader {
                     self.failed = Some(explain(&self.what, &error));
                 }
                 None => {
-                    self.lines.finish(&mut self.ready);
+                    // What is read once more goes on with a line that has not ended.
+                    if self.again.is_none() {
+                        self.lines.finish(&mut self.ready);
+                    }
                     if self.ready.is_empty() {
                         if let Some(error) = self.failed.take() {
                             return Some(Err(error));
                         }
-                        match self.read_again().await? {
-                            Ok(()) => {}
-                            Err(error) => return Some(Err(error)),
-                        }
+                        self.read_again().await?;
                     }
                 }
             }
@@ -161,29 +162,27 @@ impl Reader {
     }
 
     /// Goes on after the end of a stream that followed; `None` where there is nothing more to read.
-    async fn read_again(&mut self) -> Option<Result<()>> {
+    async fn read_again(&mut self) -> Option<()> {
         let Some(source) = self.again.take() else {
             self.end();
             return None;
         };
-        // The smallest step of the engine's clock, so that the last line is not given twice.
-        let since = self.after.map(|after| after + chrono::Duration::nanoseconds(1)).or(self.options.since);
-        self.options = LogOptions { tail: None, follow: false, since };
-        Some(match source.frames(&self.options).await {
+        let since = self.lines.onward(self.after).or(self.options.since);
+        let options = LogOptions { tail: None, follow: false, since };
+        match source.frames(&options).await {
             Ok(frames) => {
+                self.options = options;
+                self.lines.rewind(self.after);
                 self.frames = frames;
-                Ok(())
             }
             // Its container has ended, and is gone.
-            Err(error) if error.is_missing() => {
-                self.end();
-                Ok(())
-            }
+            Err(error) if error.is_missing() => self.end(),
             Err(error) => {
                 self.end();
-                Err(error.explain(&self.what))
+                self.failed = Some(error.explain(&self.what));
             }
-        })
+        }
+        Some(())
     }
 
     fn end(&mut self) {
@@ -204,15 +203,34 @@ impl Reader {
 /// Puts lines together: one frame may hold a part of a line or several of them.
 #[derive(Debug, Default)]
 struct Lines {
-    stdout: Option<Part>,
-    stderr: Option<Part>,
+    /// Whether a terminal wrote them, which ends each with a carriage return and a line break.
+    is_terminal: bool,
+    stdout: Side,
+    stderr: Side,
+    /// Of what comes once more, the lines up to then were given.
+    after: Option<DateTime<Utc>>,
+}
+
+/// What there is of one stream.
+#[derive(Debug, Default)]
+struct Side {
+    /// The line that has not ended yet.
+    open: Option<Part>,
+    /// When a line that comes once more was written, and how many of its bytes were given.
+    begun: Option<(DateTime<Utc>, usize)>,
 }
 
 /// A line that has not ended yet.
 #[derive(Debug)]
 struct Part {
     at: DateTime<Utc>,
-    bytes: Vec<u8>,
+    pieces: Pieces,
+    /// Bytes that were given in pieces, those of earlier readings too.
+    given: usize,
+    /// Bytes that come once more.
+    repeated: usize,
+    /// Whether it was not given before.
+    is_new: bool,
 }
 
 impl Lines {
@@ -233,22 +251,47 @@ impl Lines {
         let (at, text) = timed(piece);
         let ended = text.last() == Some(&b'\n');
         let text = if ended { &text[..text.len() - 1] } else { text };
-        let open = self.open(stream);
-        let part = open.get_or_insert_with(|| Part { at: at.unwrap_or_else(Utc::now), bytes: Vec::new() });
-        part.bytes.extend_from_slice(text);
-        if ended || part.bytes.len() >= LONGEST_LINE {
-            ready.extend(open.take().map(|part| part.line(stream)));
+        let (is_terminal, after) = (self.is_terminal, self.after);
+        let side = self.side(stream);
+        let part = side.open.get_or_insert_with(|| {
+            let at = at.unwrap_or_else(Utc::now);
+            let begun = side.begun.take_if(|(begun, _)| *begun == at);
+            let given = begun.map_or(0, |(_, given)| given);
+            let is_new = begun.is_some() || after.is_none_or(|after| at > after);
+            Part { at, pieces: Pieces::default(), given, repeated: given, is_new }
+        });
+        ready.extend(part.push(stream, text));
+        if ended {
+            ready.extend(side.open.take().and_then(|part| part.end(stream, is_terminal)));
         }
     }
 
     /// Gives what never ended with a line break.
     fn finish(&mut self, ready: &mut VecDeque<LogLine>) {
+        let is_terminal = self.is_terminal;
         for stream in [OutputStream::Stdout, OutputStream::Stderr] {
-            ready.extend(self.open(stream).take().map(|part| part.line(stream)));
+            ready.extend(self.side(stream).open.take().and_then(|part| part.end(stream, is_terminal)));
         }
     }
 
-    const fn open(&mut self, stream: OutputStream) -> &mut Option<Part> {
+    /// From when on what comes is read once more, where the last line that was given is of this time: from the begin of
+    /// the lines that have not ended.
+    fn onward(&self, after: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+        // The smallest step of the engine's clock.
+        let after = after.map(|after| after + chrono::Duration::nanoseconds(1));
+        let open = [&self.stdout, &self.stderr].into_iter().filter_map(|side| side.open.as_ref().map(|part| part.at));
+        open.chain(after).min()
+    }
+
+    /// Prepares for what comes once more, so that nothing is given twice.
+    fn rewind(&mut self, after: Option<DateTime<Utc>>) {
+        self.after = after;
+        for side in [&mut self.stdout, &mut self.stderr] {
+            side.begun = side.open.take().map(|part| (part.at, part.given));
+        }
+    }
+
+    const fn side(&mut self, stream: OutputStream) -> &mut Side {
         match stream {
             OutputStream::Stdout => &mut self.stdout,
             OutputStream::Stderr => &mut self.stderr,
@@ -257,11 +300,23 @@ impl Lines {
 }
 
 impl Part {
-    fn line(self, stream: OutputStream) -> LogLine {
-        let Self { at, bytes } = self;
+    /// Takes more of the line; gives the pieces that are complete.
+    fn push(&mut self, stream: OutputStream, text: &[u8]) -> Vec<LogLine> {
+        let repeated = self.repeated.min(text.len());
+        self.repeated -= repeated;
+        let (at, is_new) = (self.at, self.is_new);
+        let pieces = self.pieces.push(text.get(repeated..).filter(|_| is_new).unwrap_or_default());
+        self.given += pieces.iter().map(|piece| piece.as_bytes().len()).sum::<usize>();
+        pieces.into_iter().map(|text| LogLine { at, stream, text, goes_on: true }).collect()
+    }
+
+    fn end(mut self, stream: OutputStream, is_terminal: bool) -> Option<LogLine> {
+        let mut text = self.pieces.end();
         // A terminal ends its lines with both.
-        let text = bytes.strip_suffix(b"\r").unwrap_or(&bytes);
-        LogLine { at, stream, text: String::from_utf8_lossy(text).into_owned() }
+        if is_terminal && text.last() == Some(&b'\r') {
+            text.pop();
+        }
+        self.is_new.then(|| LogLine { at: self.at, stream, text: text.into(), goes_on: false })
     }
 }
 
@@ -283,11 +338,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::runtime::io::LONGEST_LINE;
 
-    fn lines(frames: &[(OutputStream, &str)]) -> Vec<(OutputStream, String)> {
-        let (mut lines, mut ready) = (Lines::default(), VecDeque::new());
+    /// The lines of what came on two streams, or of a terminal.
+    fn lines(is_terminal: bool, frames: &[(OutputStream, &[u8])]) -> Vec<(OutputStream, Vec<u8>, bool)> {
+        let (mut lines, mut ready) = (Lines { is_terminal, ..Lines::default() }, VecDeque::new());
         for (stream, text) in frames {
-            let message = Bytes::copy_from_slice(text.as_bytes());
+            let message = Bytes::copy_from_slice(text);
             let frame = match stream {
                 OutputStream::Stdout => LogOutput::StdOut { message },
                 OutputStream::Stderr => LogOutput::StdErr { message },
@@ -295,33 +352,38 @@ mod tests {
             lines.push(frame, &mut ready);
         }
         lines.finish(&mut ready);
-        ready.into_iter().map(|line| (line.stream, line.text)).collect()
+        ready.into_iter().map(|line| (line.stream, line.text.as_bytes().to_vec(), line.goes_on)).collect()
     }
 
     const T: &str = "2026-11-21T02:00:00.000000001Z";
 
-    #[test]
-    fn parts_of_a_line_are_joined_on_each_stream() {
-        use OutputStream::{Stderr, Stdout};
-        let frames = [
-            (Stdout, format!("{T} one ")),
-            (Stderr, format!("{T} other\n")),
-            (Stdout, format!("{T} two\n{T} three\n")),
-            (Stdout, format!("{T} no end")),
-        ];
-        let frames: Vec<_> = frames.iter().map(|(stream, text)| (*stream, text.as_str())).collect();
-        let text = |stream, text: &str| (stream, text.to_owned());
-        assert_eq!(
-            lines(&frames),
-            [text(Stderr, "other"), text(Stdout, "one two"), text(Stdout, "three"), text(Stdout, "no end")]
-        );
+    /// Texts after their time.
+    fn stamped(texts: &[&[u8]]) -> Vec<u8> {
+        texts.iter().flat_map(|text| [T.as_bytes(), b" ", text].concat()).collect()
     }
 
     #[test]
-    fn a_line_without_end_is_bounded() {
-        let part = format!("{T} {}", "x".repeat(LONGEST_LINE));
-        let found = lines(&[(OutputStream::Stdout, &part), (OutputStream::Stdout, &part)]);
-        assert_eq!(found.iter().map(|(_, text)| text.len()).collect::<Vec<_>>(), [LONGEST_LINE, LONGEST_LINE]);
+    fn parts_of_a_line_are_joined_on_each_stream_byte_for_byte() {
+        use OutputStream::{Stderr, Stdout};
+        let frames = [
+            (Stdout, stamped(&[b"one "])),
+            (Stderr, stamped(&[b"other\xff\n"])),
+            (Stdout, stamped(&[b"two\n", b"three\r\n"])),
+            (Stdout, stamped(&[b"no end"])),
+        ];
+        let frames: Vec<_> = frames.iter().map(|(stream, text)| (*stream, text.as_slice())).collect();
+        let text = |stream, text: &[u8]| (stream, text.to_vec(), false);
+        let expected =
+            [text(Stderr, b"other\xff"), text(Stdout, b"one two"), text(Stdout, b"three\r"), text(Stdout, b"no end")];
+        assert_eq!(lines(false, &frames), expected);
+    }
+
+    #[test]
+    fn a_line_without_end_comes_in_pieces() {
+        let part = stamped(&[&vec![b'x'; LONGEST_LINE]]);
+        let found = lines(false, &[(OutputStream::Stdout, &part), (OutputStream::Stdout, &part)]);
+        let shape: Vec<_> = found.iter().map(|(_, text, goes_on)| (text.len(), *goes_on)).collect();
+        assert_eq!(shape, [(LONGEST_LINE, true), (LONGEST_LINE, false)]);
     }
 
     #[tokio::test]
@@ -347,11 +409,39 @@ mod tests {
         while let Some(line) = reader.next().await {
             read.push(line.map(|line| line.text).map_err(|error| error.kind));
         }
-        assert_eq!(read, [Ok("whole".to_owned()), Ok("part".to_owned()), Err(ErrorKind::Timeout)]);
+        assert_eq!(read, [Ok("whole".into()), Ok("part".into()), Err(ErrorKind::Timeout)]);
+    }
+
+    #[test]
+    fn what_is_read_once_more_goes_on_where_a_line_had_not_ended_and_repeats_nothing() {
+        let [early, late, later] = [1, 2, 3].map(|second| format!("2026-11-21T02:00:0{second}Z"));
+        let long = format!("{early} ab{}", "x".repeat(LONGEST_LINE));
+        let out = |text: &str| LogOutput::StdOut { message: Bytes::copy_from_slice(text.as_bytes()) };
+        let error = |text: &str| LogOutput::StdErr { message: Bytes::copy_from_slice(text.as_bytes()) };
+        let (mut lines, mut ready) = (Lines::default(), VecDeque::new());
+        for frame in [out(&format!("{T} old\n")), out(&long), error(&format!("{late} oh\n"))] {
+            lines.push(frame, &mut ready);
+        }
+        let after = ready.iter().map(|line| line.at).max();
+        assert_eq!(lines.onward(after), early.parse().ok(), "the begin of the line that has not ended");
+        lines.rewind(after);
+        let rest = [out(&format!("{early} y\n")), error(&format!("{late} oh\n")), out(&format!("{later} end"))];
+        for frame in [out(&long)].into_iter().chain(rest) {
+            lines.push(frame, &mut ready);
+        }
+        lines.finish(&mut ready);
+        let told: Vec<_> = ready.iter().map(|line| (line.text.lossy().into_owned(), line.goes_on)).collect();
+        let text = |text: &str| (text.to_owned(), false);
+        let first = (format!("ab{}", "x".repeat(LONGEST_LINE - 2)), true);
+        assert_eq!(told, [text("old"), first, text("oh"), text("xxy"), text("end")]);
     }
 
     #[test]
     fn the_line_break_of_a_terminal_is_cut_off() {
-        assert_eq!(lines(&[(OutputStream::Stdout, &format!("{T} x\r\n"))]), [(OutputStream::Stdout, "x".to_owned())]);
+        let longest = vec![b'x'; LONGEST_LINE];
+        let text = stamped(&[b"x\r\n", &[&longest[..], b"\r\n"].concat()]);
+        let found = lines(true, &[(OutputStream::Stdout, &text)]);
+        let found: Vec<_> = found.iter().map(|(_, text, goes_on)| (text.as_slice(), *goes_on)).collect();
+        assert_eq!(found, [(&b"x"[..], false), (&longest, true), (b"", false)]);
     }
 }

@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::cri::Line;
-use crate::runtime::io::{ExecOutput, LONGEST_LINE, LogLine, OutputStream};
+use crate::runtime::io::{ExecOutput, LogLine, LogText, OutputStream};
+use crate::runtime::logline::Pieces;
 
 /// Makes something of the lines and fragments of lines in a log.
 pub trait Assemble: Send + 'static {
@@ -12,6 +13,9 @@ pub trait Assemble: Send + 'static {
 
     /// Leaves the next lines that end out.
     fn skip(&mut self, lines: u64);
+
+    /// Leaves out what else there is of a stream.
+    fn leave_out(&mut self, stream: OutputStream);
 
     /// Takes the next fragment, and appends what it completes.
     fn take(&mut self, fragment: &Line<'_>, out: &mut Vec<Self::Item>);
@@ -34,14 +38,40 @@ pub struct Joined {
     last: Option<DateTime<Utc>>,
     /// Lines that end and are left out.
     skip: u64,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+    stdout: Open,
+    stderr: Open,
+    /// Where the last fragment was written whose line goes on.
+    newest: OutputStream,
+}
+
+/// A line of one stream that has not ended.
+#[derive(Debug, Default)]
+struct Open {
+    pieces: Pieces,
+    /// When its last fragment was written; none where no line is open.
+    at: Option<DateTime<Utc>>,
+    /// Whether a piece of it was given.
+    has_begun: bool,
+    /// Whether nothing of the stream is wanted.
+    is_left_out: bool,
 }
 
 impl Joined {
     /// Whole lines that ended from then on, or all.
-    pub const fn new(since: Option<DateTime<Utc>>) -> Self {
-        Self { since, last: None, skip: 0, stdout: Vec::new(), stderr: Vec::new() }
+    pub fn new(since: Option<DateTime<Utc>>) -> Self {
+        let (stdout, stderr) = (Open::default(), Open::default());
+        Self { since, last: None, skip: 0, stdout, stderr, newest: OutputStream::Stdout }
+    }
+
+    const fn open(&mut self, stream: OutputStream) -> &mut Open {
+        match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        }
+    }
+
+    fn is_wanted(&self, at: DateTime<Utc>) -> bool {
+        self.skip == 0 && self.since.is_none_or(|since| at >= since)
     }
 }
 
@@ -52,51 +82,67 @@ impl Assemble for Joined {
         self.skip = lines;
     }
 
+    fn leave_out(&mut self, stream: OutputStream) {
+        self.open(stream).is_left_out = true;
+    }
+
     fn lost(&mut self, lines: &mut Vec<LogLine>) {
-        self.stdout.clear();
-        self.stderr.clear();
         self.skip = 0;
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            let open = self.open(stream);
+            let Open { at, has_begun, .. } =
+                std::mem::replace(open, Open { is_left_out: open.is_left_out, ..Open::default() });
+            // What comes next is no part of it.
+            let end =
+                at.filter(|_| has_begun).map(|at| LogLine { at, stream, text: LogText::default(), goes_on: false });
+            lines.extend(end);
+        }
         // Not now, which is later than the lines that follow.
-        lines.extend(self.last.map(|at| LogLine { at, stream: OutputStream::Stderr, text: LOST.to_owned() }));
+        let told = |at| LogLine { at, stream: OutputStream::Stderr, text: LOST.into(), goes_on: false };
+        lines.extend(self.last.map(told));
     }
 
     fn finish(&mut self, lines: &mut Vec<LogLine>) {
-        let (Some(at), 0) = (self.last.filter(|at| self.since.is_none_or(|since| *at >= since)), self.skip) else {
-            return;
+        let order = match self.newest {
+            OutputStream::Stdout => [OutputStream::Stderr, OutputStream::Stdout],
+            OutputStream::Stderr => [OutputStream::Stdout, OutputStream::Stderr],
         };
-        for (stream, held) in [(OutputStream::Stdout, &mut self.stdout), (OutputStream::Stderr, &mut self.stderr)] {
-            let text = String::from_utf8_lossy(&std::mem::take(held)).into_owned();
-            lines.extend((!text.is_empty()).then_some(LogLine { at, stream, text }));
+        for stream in order {
+            let open = self.open(stream);
+            let (at, has_begun) = (open.at.take(), std::mem::take(&mut open.has_begun));
+            let text = open.pieces.end();
+            let is_wanted = |at: &DateTime<Utc>| (has_begun || self.is_wanted(*at)) && !text.is_empty();
+            if let Some(at) = at.filter(is_wanted) {
+                lines.push(LogLine { at, stream, text: text.into(), goes_on: false });
+            }
         }
     }
 
     fn take(&mut self, line: &Line<'_>, lines: &mut Vec<LogLine>) {
-        self.last = Some(line.at);
-        let held = match line.stream {
-            OutputStream::Stdout => &mut self.stdout,
-            OutputStream::Stderr => &mut self.stderr,
-        };
-        held.extend_from_slice(line.text);
-        let is_wanted = self.skip == 0 && self.since.is_none_or(|since| line.at >= since);
-        let mut tell = |text: &[u8]| {
-            let text = String::from_utf8_lossy(text).into_owned();
-            lines.extend(is_wanted.then_some(LogLine { at: line.at, stream: line.stream, text }));
-        };
-        while held.len() > LONGEST_LINE {
-            let after = held.split_off(before_character(held, LONGEST_LINE));
-            tell(&std::mem::replace(held, after));
+        let (at, stream) = (line.at, line.stream);
+        let is_wanted = self.is_wanted(at);
+        self.last = Some(at);
+        let open = self.open(stream);
+        if !open.is_left_out {
+            let pieces = open.pieces.push(line.text);
+            let is_told = is_wanted || open.has_begun;
+            open.at = Some(at).filter(|_| !line.full);
+            open.has_begun |= is_told && !pieces.is_empty();
+            let mut tell = |text: LogText, goes_on| {
+                lines.extend(is_told.then_some(LogLine { at, stream, text, goes_on }));
+            };
+            pieces.into_iter().for_each(|piece| tell(piece, true));
+            if line.full {
+                tell(open.pieces.end().into(), false);
+                open.has_begun = false;
+            }
         }
         if line.full {
-            tell(&std::mem::take(held));
             self.skip = self.skip.saturating_sub(1);
+        } else {
+            self.newest = stream;
         }
     }
-}
-
-/// Where to cut a text that is longer than this, so that no character of UTF-8 is cut.
-fn before_character(text: &[u8], most: usize) -> usize {
-    let continues = |at: usize| text.get(at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
-    (most.saturating_sub(3)..=most).rev().find(|at| !continues(*at)).unwrap_or(most)
 }
 
 /// Gives output back as it was written, a fragment at a time. A last line without its line break gets one.
@@ -109,6 +155,8 @@ impl Assemble for Written {
 
     /// Nothing is left out: who wants output as it was written begins with a fragment of their choice.
     fn skip(&mut self, _lines: u64) {}
+
+    fn leave_out(&mut self, _stream: OutputStream) {}
 
     /// Nothing is held back.
     fn finish(&mut self, _out: &mut Vec<ExecOutput>) {}
@@ -130,76 +178,84 @@ impl Assemble for Written {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::io::LONGEST_LINE;
 
-    /// The texts that come of these fragments of one stream, the last of which ends the line.
-    fn joined(fragments: &[&[u8]]) -> Vec<String> {
-        let (mut joined, mut lines) = (Joined::new(None), Vec::new());
-        for (index, text) in fragments.iter().enumerate() {
-            let full = index + 1 == fragments.len();
-            joined.take(&Line { at: DateTime::UNIX_EPOCH, stream: OutputStream::Stdout, full, text }, &mut lines);
-        }
-        lines.into_iter().map(|line| line.text).collect()
+    fn fragment(second: i64, stream: OutputStream, full: bool, text: &[u8]) -> Line<'_> {
+        Line { at: DateTime::from_timestamp(second, 0).unwrap(), stream, full, text }
+    }
+
+    fn texts(lines: &[LogLine]) -> Vec<(&[u8], bool)> {
+        lines.iter().map(|line| (line.text.as_bytes(), line.goes_on)).collect()
     }
 
     #[test]
-    fn a_line_that_is_too_long_comes_in_pieces_that_are_the_same_together() {
-        let longest = "x".repeat(LONGEST_LINE);
-        assert_eq!(joined(&[longest.as_bytes(), b""]), [longest.as_str()]);
-        assert_eq!(joined(&[longest.as_bytes(), b"y"]), [longest.as_str(), "y"]);
-        let once = longest.repeat(3);
-        assert_eq!(joined(&[once.as_bytes()]), [longest.as_str(); 3]);
-        let fragments = vec![&b"a bc"[..]; LONGEST_LINE];
-        let pieces = joined(&fragments);
-        assert_eq!(pieces.iter().map(String::len).collect::<Vec<_>>(), [LONGEST_LINE; 4]);
-        assert_eq!(pieces.concat().into_bytes(), fragments.concat());
+    fn a_line_that_is_too_long_comes_in_pieces_that_say_so_and_bytes_are_kept() {
+        let long = [vec![b'x'; LONGEST_LINE], b"\xff".to_vec()].concat();
+        let (mut joined, mut lines) = (Joined::new(None), Vec::new());
+        for (stream, full, text) in [
+            (OutputStream::Stdout, false, &long[..]),
+            (OutputStream::Stderr, true, b"\xfe"),
+            (OutputStream::Stdout, true, b"end"),
+            (OutputStream::Stdout, true, b"next"),
+        ] {
+            joined.take(&fragment(1, stream, full, text), &mut lines);
+        }
+        let expected = [(&long[..LONGEST_LINE], true), (b"\xfe", false), (b"\xffend", false), (b"next", false)];
+        assert_eq!(texts(&lines), expected);
     }
 
     #[test]
     fn what_has_not_ended_is_told_at_the_end_where_it_is_wanted() {
-        let finished = |since: Option<i64>, skip: u64| {
+        let finished = |since: Option<i64>, skip: u64, left_out: Option<OutputStream>| {
             let since = since.and_then(|second| DateTime::from_timestamp(second, 0));
             let (mut joined, mut lines) = (Joined::new(since), Vec::new());
             joined.skip(skip);
+            left_out.into_iter().for_each(|stream| joined.leave_out(stream));
             for (second, full, stream, text) in [
                 (1, true, OutputStream::Stdout, "whole"),
                 (2, false, OutputStream::Stdout, "name"),
                 (3, false, OutputStream::Stderr, "oh"),
                 (4, false, OutputStream::Stdout, ": "),
             ] {
-                let at = DateTime::from_timestamp(second, 0).unwrap();
-                joined.take(&Line { at, stream, full, text: text.as_bytes() }, &mut lines);
+                joined.take(&fragment(second, stream, full, text.as_bytes()), &mut lines);
             }
             joined.finish(&mut lines);
             joined.finish(&mut lines);
-            lines.into_iter().map(|line| line.text).collect::<Vec<_>>()
+            lines.into_iter().map(|line| line.text.lossy().into_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(finished(None, 0), ["whole", "name: ", "oh"]);
-        assert_eq!(finished(Some(4), 0), ["name: ", "oh"]);
-        assert_eq!(finished(Some(5), 0), Vec::<String>::new());
-        assert_eq!(finished(None, 1), ["name: ", "oh"]);
-        assert_eq!(finished(None, 2), Vec::<String>::new(), "they belong to an older line");
-    }
-
-    #[test]
-    fn no_character_is_cut() {
-        for character in ["é", "€", "🦀"] {
-            let text = format!("x{}", character.repeat(LONGEST_LINE));
-            let pieces = joined(&[text.as_bytes()]);
-            assert_eq!(pieces.concat(), text);
-            assert!(pieces.iter().all(|piece| piece.len() <= LONGEST_LINE), "{character}");
-        }
-        let none = joined(&[&vec![0x80; LONGEST_LINE + 1]]);
-        assert_eq!(none.iter().map(|piece| piece.chars().count()).collect::<Vec<_>>(), [LONGEST_LINE, 1]);
+        assert_eq!(
+            finished(None, 0, None),
+            ["whole", "oh", "name: "],
+            "the one that was written to last is the last one"
+        );
+        assert_eq!(finished(Some(3), 0, None), ["oh", "name: "]);
+        assert_eq!(finished(Some(4), 0, None), ["name: "]);
+        assert_eq!(finished(Some(5), 0, None), Vec::<String>::new());
+        assert_eq!(finished(None, 1, None), ["oh", "name: "]);
+        assert_eq!(finished(None, 2, None), Vec::<String>::new(), "they belong to an older line");
+        assert_eq!(finished(None, 1, Some(OutputStream::Stderr)), ["name: "]);
+        assert_eq!(finished(None, 1, Some(OutputStream::Stdout)), ["oh"]);
     }
 
     #[test]
     fn the_pieces_of_a_line_that_is_skipped_are_skipped() {
-        let long = "x".repeat(2 * LONGEST_LINE);
+        let long = vec![b'x'; 2 * LONGEST_LINE];
         let (mut joined, mut lines) = (Joined::new(None), Vec::new());
         joined.skip(1);
-        for (full, text) in [(false, long.as_bytes()), (true, b"end"), (true, b"next")] {
-            joined.take(&Line { at: DateTime::UNIX_EPOCH, stream: OutputStream::Stderr, full, text }, &mut lines);
+        for (full, text) in [(false, &long[..]), (true, b"end"), (true, b"next")] {
+            joined.take(&fragment(1, OutputStream::Stderr, full, text), &mut lines);
         }
-        assert_eq!(lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["next"]);
+        assert_eq!(texts(&lines), [(&b"next"[..], false)]);
+    }
+
+    #[test]
+    fn a_line_whose_rest_is_lost_ends_before_that_is_told() {
+        let long = vec![b'x'; LONGEST_LINE + 1];
+        let (mut joined, mut lines) = (Joined::new(None), Vec::new());
+        joined.take(&fragment(1, OutputStream::Stderr, false, &long), &mut lines);
+        joined.lost(&mut lines);
+        joined.take(&fragment(1, OutputStream::Stderr, true, b"next"), &mut lines);
+        let expected = [(&long[1..], true), (b"", false), (LOST.as_bytes(), false), (b"next", false)];
+        assert_eq!(texts(&lines), expected);
     }
 }

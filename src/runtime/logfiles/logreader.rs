@@ -11,6 +11,7 @@ use super::cri::{LONGEST_TEXT, Line};
 use super::logfile::part;
 use super::loglines::Assemble;
 use super::logtail::{Place, Tail};
+use crate::runtime::io::OutputStream;
 
 /// Most parts that are looked for; more than any log has.
 const MOST_PARTS: u32 = 100;
@@ -51,6 +52,26 @@ struct End {
     size: u64,
 }
 
+/// Where reading begins, as it was found.
+#[derive(Debug)]
+struct Found {
+    /// The part, open there; none where there is no output.
+    file: Option<File>,
+    /// Lines that end from there on and are too old.
+    skip: u64,
+    /// Streams of which only what is written later is told.
+    awaited: Vec<OutputStream>,
+    /// Where all output ended.
+    opened: Option<End>,
+}
+
+impl Found {
+    /// Everything from there on.
+    const fn new(file: Option<File>, opened: Option<End>) -> Self {
+        Self { file, skip: 0, awaited: Vec::new(), opened }
+    }
+}
+
 /// How far is read.
 #[derive(Debug, Clone, Copy)]
 enum Extent {
@@ -64,7 +85,8 @@ enum Extent {
 #[derive(Debug)]
 pub struct LogReader<A> {
     folder: PathBuf,
-    begin: Begin,
+    /// Streams of which only what is written later is told.
+    awaited: Vec<OutputStream>,
     /// Where the output ended when it was opened.
     opened: Option<End>,
     extent: Extent,
@@ -96,21 +118,24 @@ impl<A: Assemble> LogReader<A> {
     /// # Errors
     /// A part can't be read.
     pub fn open(folder: &Path, begin: Begin, mut assemble: A) -> io::Result<Self> {
-        let (file, skip, opened) = match begin {
-            Begin::Oldest => (oldest(folder)?, 0, end(folder)?),
+        let Found { file, skip, awaited, opened } = match begin {
+            Begin::Oldest => Found::new(oldest(folder)?, end(folder)?),
             Begin::Last(lines) => last_lines(folder, lines)?,
-            Begin::Now => (newest(folder)?, 0, end(folder)?),
+            Begin::Now => Found::new(newest(folder)?, end(folder)?),
         };
         assemble.skip(skip);
         let (folder, extent) = (folder.to_owned(), Extent::Open);
         let (next, rest) = (Successor::None, Vec::new());
-        let mut reader = Self { folder, begin, opened, extent, file: None, next, rest, assemble };
+        let mut reader = Self { folder, awaited, opened, extent, file: None, next, rest, assemble };
         file.map_or(Ok(()), |file| reader.turn_to(file))?;
         Ok(reader)
     }
 
     /// The same that ends where the output ended when it was opened, however much is written meanwhile.
-    pub fn until_opened(self) -> Self {
+    pub fn until_opened(mut self) -> Self {
+        for stream in std::mem::take(&mut self.awaited) {
+            self.assemble.leave_out(stream);
+        }
         Self { extent: Extent::Until(self.opened), ..self }
     }
 
@@ -145,11 +170,9 @@ impl<A: Assemble> LogReader<A> {
         }
     }
 
-    /// Appends what is left of a line that has not ended, where nothing more is read. Who wants no lines gets none of it.
+    /// Appends what is left of a line that has not ended, where nothing more is read.
     pub fn finish(&mut self, items: &mut Vec<A::Item>) {
-        if self.begin != Begin::Last(0) {
-            self.assemble.finish(items);
-        }
+        self.assemble.finish(items);
     }
 
     fn turn_to(&mut self, file: File) -> io::Result<()> {
@@ -267,9 +290,8 @@ fn end(folder: &Path) -> io::Result<Option<End>> {
     Ok(None)
 }
 
-/// The part in which the last `wanted` lines begin, open there, how many lines that end in it are older, and where all
-/// output ended.
-fn last_lines(folder: &Path, wanted: u64) -> io::Result<(Option<File>, u64, Option<End>)> {
+/// Where the last `wanted` lines begin.
+fn last_lines(folder: &Path, wanted: u64) -> io::Result<Found> {
     let mut tail = Tail::new(wanted);
     let (mut found, mut newest): (_, Option<End>) = (None, None);
     let mut seen = BTreeSet::new();
@@ -299,9 +321,9 @@ fn last_lines(folder: &Path, wanted: u64) -> io::Result<(Option<File>, u64, Opti
     match found {
         Some((mut file, Place { begin, skip })) if !tail.is_short() => {
             file.seek(SeekFrom::Start(begin))?;
-            Ok((Some(file), skip, newest))
+            Ok(Found { file: Some(file), skip, awaited: tail.awaited(), opened: newest })
         }
-        _ => Ok((oldest(folder)?, 0, newest)),
+        _ => Ok(Found::new(oldest(folder)?, newest)),
     }
 }
 
@@ -315,7 +337,7 @@ mod tests {
     use chrono::Utc;
 
     use super::*;
-    use crate::runtime::io::{ExecOutput, OutputStream};
+    use crate::runtime::io::{ExecOutput, LogLine};
     use crate::runtime::logfiles::LogBounds;
     use crate::runtime::logfiles::cri::Framer;
     use crate::runtime::logfiles::logfile::LogFile;
@@ -330,7 +352,31 @@ mod tests {
     fn texts(reader: &mut LogReader<Joined>) -> Vec<String> {
         let mut lines = Vec::new();
         while reader.read(&mut lines).unwrap() {}
-        lines.into_iter().map(|line| line.text).collect()
+        whole(lines)
+    }
+
+    /// The texts of lines, of which the pieces are joined.
+    fn whole(lines: Vec<LogLine>) -> Vec<String> {
+        let (mut open, mut found) = (std::collections::HashMap::<_, String>::new(), Vec::new());
+        for line in lines {
+            let is_error = line.stream == OutputStream::Stderr;
+            let text = open.remove(&is_error).unwrap_or_default() + &line.text.lossy();
+            if line.goes_on {
+                open.insert(is_error, text);
+            } else {
+                found.push(text);
+            }
+        }
+        found
+    }
+
+    /// Everything up to now, also what has not ended.
+    fn until_now(folder: &Path, begin: Begin) -> Vec<String> {
+        let mut reader = LogReader::open(folder, begin, Joined::new(None)).unwrap().until_opened();
+        let mut lines = Vec::new();
+        while reader.read(&mut lines).unwrap() {}
+        reader.finish(&mut lines);
+        whole(lines)
     }
 
     fn log(folder: &Path) -> LogFile {
@@ -435,10 +481,9 @@ mod tests {
                 let text = "x".repeat(*size);
                 log.append(format!("2026-01-01T00:00:00Z {stream} {kind} {number}{text}\n").as_bytes());
             }
-            let read = |begin| texts(&mut LogReader::open(folder.path(), begin, Joined::new(None)).unwrap());
-            let all = read(Begin::Oldest);
+            let all = until_now(folder.path(), Begin::Oldest);
             let told = u64::try_from(last).unwrap();
-            prop_assert_eq!(read(Begin::Last(told)), &all[all.len().saturating_sub(last)..]);
+            prop_assert_eq!(until_now(folder.path(), Begin::Last(told)), &all[all.len().saturating_sub(last)..]);
         }
     }
 
@@ -478,16 +523,41 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = "2026-01-01T00:00:00Z stdout F old\n2026-01-01T00:00:01Z stdout P name: \n";
         fs::write(part(folder.path(), 0), text).unwrap();
-        let read = |begin| {
-            let mut reader = LogReader::open(folder.path(), begin, Joined::new(None)).unwrap().until_opened();
-            let (mut found, mut left) = (texts(&mut reader), Vec::new());
-            reader.finish(&mut left);
-            found.extend(left.into_iter().map(|line| line.text));
-            found
-        };
-        assert_eq!(read(Begin::Oldest), ["old", "name: "]);
-        assert_eq!(read(Begin::Last(1)), ["old", "name: "]);
-        assert_eq!(read(Begin::Last(0)), Vec::<String>::new());
+        for (count, expected) in [(0, &[][..]), (1, &["name: "]), (2, &["old", "name: "]), (3, &["old", "name: "])] {
+            assert_eq!(until_now(folder.path(), Begin::Last(count)), expected, "{count}");
+        }
+        assert_eq!(until_now(folder.path(), Begin::Oldest), ["old", "name: "]);
+    }
+
+    #[test]
+    fn who_follows_is_told_a_line_that_ends_later_also_where_it_is_none_of_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let begun = "2026-01-01T00:00:00Z stderr P name: \n2026-01-01T00:00:01Z stdout F old\n\
+                     2026-01-01T00:00:02Z stdout P half \n";
+        for (count, last, all) in [
+            (0, &[][..], &["name: x", "half a"][..]),
+            (1, &["half "], &["name: x", "half a"]),
+            (2, &["name: ", "half "], &["name: x", "half a"]),
+            (3, &["old", "name: ", "half "], &["old", "name: x", "half a"]),
+        ] {
+            fs::write(part(folder.path(), 0), begun).unwrap();
+            assert_eq!(until_now(folder.path(), Begin::Last(count)), last, "{count}");
+            let mut reader = LogReader::open(folder.path(), Begin::Last(count), Joined::new(None)).unwrap();
+            let ended = "2026-01-01T00:00:03Z stderr F x\n2026-01-01T00:00:03Z stdout F a\n";
+            fs::write(part(folder.path(), 0), format!("{begun}{ended}")).unwrap();
+            assert_eq!(texts(&mut reader), all, "{count}");
+        }
+    }
+
+    #[test]
+    fn no_piece_is_told_of_a_long_line_that_has_not_ended_and_is_none_of_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = format!("2026-01-01T00:00:00Z stderr P {}\n", "x".repeat(LONGEST_TEXT)).repeat(6);
+        fs::write(part(folder.path(), 0), format!("{long}2026-01-01T00:00:01Z stdout P half\n")).unwrap();
+        assert_eq!(until_now(folder.path(), Begin::Last(1)), ["half"]);
+        assert_eq!(until_now(folder.path(), Begin::Last(0)), Vec::<String>::new());
+        let two = until_now(folder.path(), Begin::Last(2));
+        assert_eq!(two.iter().map(String::len).collect::<Vec<_>>(), [6 * LONGEST_TEXT, 4]);
     }
 
     #[test]

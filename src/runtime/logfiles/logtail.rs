@@ -10,18 +10,33 @@ use crate::runtime::io::OutputStream;
 /// end is told.
 const LOOK_BACK: u64 = 1 << 20;
 
-/// What was found so far, going back from the end.
+/// What was found so far, going back from the end. A line that has not ended counts as one, and as newer than those that
+/// have.
 #[derive(Debug)]
 pub struct Tail {
     /// Lines that are still to be found.
     wanted: u64,
-    /// Whether the fragment before belongs to a line that is told, of standard output and standard error: at the end to
-    /// one that has not ended yet.
-    is_open: [bool; 2],
+    /// Lines that end and were found.
+    ended: u64,
+    stdout: Side,
+    stderr: Side,
+    /// Streams whose line has not ended and is none of the last ones: who follows is told once it ends, others are not.
+    awaited: Vec<OutputStream>,
     /// Ends of lines that were passed and are not told.
     passed: u64,
     /// Bytes that were looked through since enough lines were found.
     looked: u64,
+}
+
+/// What was found last of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// Nothing: a fragment is the end of what has not ended.
+    Nothing,
+    /// A line, or the begin of one, that is told.
+    Told,
+    /// A line that is not told.
+    Passed,
 }
 
 /// Where reading begins in a part.
@@ -36,7 +51,13 @@ pub struct Place {
 impl Tail {
     /// Looks for that many lines.
     pub const fn new(wanted: u64) -> Self {
-        Self { wanted, is_open: [true; 2], passed: 0, looked: 0 }
+        let (stdout, stderr) = (Side::Nothing, Side::Nothing);
+        Self { wanted, ended: 0, stdout, stderr, awaited: Vec::new(), passed: 0, looked: 0 }
+    }
+
+    /// Streams of which only what ends later is told.
+    pub fn awaited(self) -> Vec<OutputStream> {
+        self.awaited
     }
 
     /// Whether fewer lines were found than were wanted.
@@ -45,9 +66,9 @@ impl Tail {
     }
 
     /// Whether nothing older is of use.
-    pub const fn is_done(&self) -> bool {
-        let [stdout, stderr] = self.is_open;
-        self.wanted == 0 && ((!stdout && !stderr) || self.looked >= LOOK_BACK)
+    pub fn is_done(&self) -> bool {
+        let is_passed = self.stdout == Side::Passed && self.stderr == Side::Passed;
+        self.wanted == 0 && (is_passed || self.looked >= LOOK_BACK)
     }
 
     /// Goes back through a part, which is older than those before. Returns where to begin in it; nothing where it holds
@@ -71,23 +92,39 @@ impl Tail {
     }
 
     fn is_told(&mut self, line: &Line<'_>) -> bool {
-        let [stdout, stderr] = &mut self.is_open;
-        let is_open = match line.stream {
-            OutputStream::Stdout => stdout,
-            OutputStream::Stderr => stderr,
+        let side = match line.stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
         };
         match (line.full, self.wanted) {
-            (false, _) => *is_open,
             (true, 0) => {
-                *is_open = false;
+                *side = Side::Passed;
                 self.passed += 1;
-                false
             }
             (true, _) => {
-                *is_open = true;
+                *side = Side::Told;
                 self.wanted -= 1;
-                true
+                self.ended += 1;
             }
+            (false, _) if *side == Side::Nothing => {
+                *side = Side::Told;
+                self.unended(line.stream);
+                return true;
+            }
+            (false, _) => {}
+        }
+        *side == Side::Told
+    }
+
+    /// Takes note of a line that has not ended, maybe in place of the oldest that has.
+    fn unended(&mut self, stream: OutputStream) {
+        if self.wanted > 0 {
+            self.wanted -= 1;
+        } else if self.ended > 0 {
+            self.ended -= 1;
+            self.passed += 1;
+        } else {
+            self.awaited.push(stream);
         }
     }
 }
@@ -140,11 +177,27 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_ended_yet_is_told_once_it_does() {
+    fn what_has_not_ended_counts_as_the_newest_and_what_is_too_much_is_awaited() {
+        let awaited = |lines: &[&str], wanted| {
+            let mut tail = Tail::new(wanted);
+            look(&mut tail, &part(lines));
+            tail.awaited()
+        };
         let lines = ["eP name: ", "oF 1", "oF 2", "oP half"];
-        assert_eq!(found(&lines, 0), (lines.to_vec(), 2));
-        assert_eq!(found(&lines, 1), (lines.to_vec(), 1));
-        assert_eq!(found(&["oF 1", "oP half"], 0), (vec!["oP half"], 0));
+        for (wanted, skip, is_awaited) in [
+            (0, 2, vec![OutputStream::Stdout, OutputStream::Stderr]),
+            (1, 2, vec![OutputStream::Stderr]),
+            (2, 2, vec![]),
+            (3, 1, vec![]),
+            (4, 0, vec![]),
+        ] {
+            assert_eq!(found(&lines, wanted), (lines.to_vec(), skip), "{wanted}");
+            assert_eq!(awaited(&lines, wanted), is_awaited, "{wanted}");
+        }
+        let lines = ["oF 1", "oP ha", "oP lf"];
+        assert_eq!(found(&lines, 0), (lines[1..].to_vec(), 0));
+        assert_eq!(found(&lines, 1), (lines[1..].to_vec(), 0));
+        assert_eq!(found(&lines, 2), (lines.to_vec(), 0));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::record::{Change, Counts, Record, What};
 use super::registry::Registry;
 use super::{Faults, Rng};
 use crate::runtime::io::{LogLine, OutputStream};
+use crate::runtime::logline::Pieces;
 use crate::runtime::{CreateRequest, ErrorKind, Listing, Result, RuntimeError, Uncounted, Volumes};
 use crate::spec::{ImageRef, NetworkMode, RuntimeKind, ServiceSpec, Storage};
 use crate::state::{Exit, HealthState, Instance, InstanceRef, Owner, Phase, PortBinding, StopCause, StopPolicy};
@@ -69,12 +70,18 @@ impl Entry {
         matches!(self.instance.phase, Phase::Running { .. } | Phase::Paused { .. })
     }
 
-    pub fn write(&mut self, at: DateTime<Utc>, stream: OutputStream, text: &str) {
-        if self.output.len() == MAX_LOG_LINES {
-            self.output.pop_front();
-            self.first_line += 1;
+    /// Writes a line, in pieces where it is long.
+    pub fn write(&mut self, at: DateTime<Utc>, stream: OutputStream, text: &[u8]) {
+        let mut line = Pieces::default();
+        let mut pieces: Vec<_> = line.push(text).into_iter().map(|text| (text, true)).collect();
+        pieces.push((line.end().into(), false));
+        for (text, goes_on) in pieces {
+            if self.output.len() == MAX_LOG_LINES {
+                self.output.pop_front();
+                self.first_line += 1;
+            }
+            self.output.push_back(LogLine { at, stream, text, goes_on });
         }
-        self.output.push_back(LogLine { at, stream, text: text.to_owned() });
     }
 }
 

@@ -73,8 +73,16 @@ impl Logs for SimRuntime {
             let ticks = runtime.world.ticks();
             let mut reader = Reader { runtime, instance, options, next: 0, lines: VecDeque::new(), ticks };
             reader.fetch();
-            let tail = options.tail.map_or(usize::MAX, |tail| usize::try_from(tail).unwrap_or(usize::MAX));
-            let surplus = reader.lines.len().saturating_sub(tail);
+            let mut wanted = options.tail.unwrap_or(u64::MAX);
+            let is_older = |line: &LogLine| match (line.goes_on, wanted) {
+                (true, _) => false,
+                (false, 0) => true,
+                (false, _) => {
+                    wanted -= 1;
+                    false
+                }
+            };
+            let surplus = reader.lines.iter().rposition(is_older).map_or(0, |at| at + 1);
             reader.lines.drain(..surplus);
             Ok(reader)
         };
@@ -132,13 +140,14 @@ async fn play(
     mut inbox: Option<mpsc::Receiver<ExecInput>>,
     outbox: mpsc::Sender<Result<ExecOutput>>,
 ) {
-    let line = |text: &str| Bytes::from(format!("{text}\n"));
+    let line = |text: &[u8]| Bytes::from([text, b"\n"].concat());
     let mut code = 0;
     for statement in program.statements {
         let chunk = match statement {
-            Statement::Print(text) => ExecOutput::Stdout(line(&text)),
-            Statement::Warn(text) => ExecOutput::Stderr(line(&text)),
-            Statement::Env(name) => ExecOutput::Stdout(line(env.get(&name).map_or("", String::as_str))),
+            Statement::Print(text) => ExecOutput::Stdout(line(text.as_bytes())),
+            Statement::Bytes(bytes) => ExecOutput::Stdout(line(&bytes)),
+            Statement::Warn(text) => ExecOutput::Stderr(line(text.as_bytes())),
+            Statement::Env(name) => ExecOutput::Stdout(line(env.get(&name).map_or(&[], String::as_bytes))),
             Statement::Wait(length) => {
                 tokio::select! {
                     () = tokio::time::sleep(length) => continue,

@@ -7,6 +7,7 @@
 //! | statement | does |
 //! |---|---|
 //! | `print TEXT`, `warn TEXT` | writes a line to standard output, to standard error |
+//! | `base64 TEXT` | writes a line of the bytes that this stands for to standard output |
 //! | `env NAME` | writes the value of a variable to standard output; an empty line where it is not set |
 //! | `cat` | copies standard input to standard output until it is closed (in `exec` only) |
 //! | `wait DURATION` | does nothing for that long |
@@ -24,6 +25,9 @@
 //! image and command runs until it is stopped.
 
 use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::spec::{ImageRef, ServiceSpec, Signal};
 
@@ -45,6 +49,7 @@ pub(super) struct Program {
 pub(super) enum Statement {
     Print(String),
     Warn(String),
+    Bytes(Vec<u8>),
     Env(String),
     Cat,
     Wait(Duration),
@@ -136,6 +141,7 @@ impl Statement {
         Ok(match word {
             "print" => Self::Print(rest.to_owned()),
             "warn" => Self::Warn(rest.to_owned()),
+            "base64" => Self::Bytes(STANDARD.decode(rest).map_err(|_| bad("needs base64"))?),
             "env" => Self::Env(rest.to_owned()),
             "cat" => Self::Cat,
             "wait" => Self::Wait(humantime::parse_duration(rest).map_err(|_| bad("needs a duration such as 250ms"))?),

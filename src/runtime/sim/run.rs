@@ -61,11 +61,12 @@ fn step(world: &World, runtime_id: &str, run: u64, statement: Statement) -> bool
         return false;
     };
     match statement {
-        Statement::Print(text) => entry.write(now, OutputStream::Stdout, &text),
-        Statement::Warn(text) => entry.write(now, OutputStream::Stderr, &text),
+        Statement::Print(text) => entry.write(now, OutputStream::Stdout, text.as_bytes()),
+        Statement::Bytes(bytes) => entry.write(now, OutputStream::Stdout, &bytes),
+        Statement::Warn(text) => entry.write(now, OutputStream::Stderr, text.as_bytes()),
         Statement::Env(name) => {
             let value = entry.env.get(&name).cloned().unwrap_or_default();
-            entry.write(now, OutputStream::Stdout, &value);
+            entry.write(now, OutputStream::Stdout, value.as_bytes());
         }
         Statement::Ready => {
             if let Some(instance) = machine.judge(runtime_id, run, HealthState::Healthy, now) {
