@@ -104,7 +104,9 @@ macro_rules! engine {
                 fn abilities(&self) -> Abilities {
                     // Podman's monitor was seen to miss such kills where both versions of control groups are mounted.
                     let tells_memory_kills = matches!(Kind::$name, Kind::Docker);
-                    Abilities { shared_networks: true, names_per_owner: false, tells_memory_kills }
+                    // The engine keeps lines as strings of JSON.
+                    let keeps_bytes = !matches!(Kind::$name, Kind::Docker);
+                    Abilities { shared_networks: true, names_per_owner: false, tells_memory_kills, keeps_bytes }
                 }
 
                 /// Engines on a machine that builds at the same time are slow.

@@ -76,6 +76,8 @@ pub struct Abilities {
     pub names_per_owner: bool,
     /// A kill for want of memory is told from any other.
     pub tells_memory_kills: bool,
+    /// Output that is no UTF-8 is kept as it is.
+    pub keeps_bytes: bool,
 }
 
 /// One runtime under test, with an owner of its own that nothing else uses.

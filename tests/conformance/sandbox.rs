@@ -60,7 +60,7 @@ impl Harness for Sandbox {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { shared_networks: false, names_per_owner: false, tells_memory_kills: true }
+        Abilities { shared_networks: false, names_per_owner: false, tells_memory_kills: true, keeps_bytes: true }
     }
 
     async fn close(self) {

@@ -91,7 +91,7 @@ impl Harness for Seatbelt {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { shared_networks: false, names_per_owner: true, tells_memory_kills: true }
+        Abilities { shared_networks: false, names_per_owner: true, tells_memory_kills: true, keeps_bytes: true }
     }
 
     async fn close(self) {

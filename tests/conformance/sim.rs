@@ -53,7 +53,7 @@ impl Harness for Sim {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { shared_networks: true, names_per_owner: false, tells_memory_kills: true }
+        Abilities { shared_networks: true, names_per_owner: false, tells_memory_kills: true, keeps_bytes: true }
     }
 
     fn command(&self, program: &Program) -> Vec<String> {
