@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::core::State;
 use super::memory::Note;
-use crate::plan::{Plan, Wait, awaited, dependencies, plan};
+use crate::plan::{Plan, awaited, dependencies, plan, used_by_waits};
 use crate::state::{DesiredDeployment, Fate, Instance};
 
 impl State {
@@ -26,18 +26,14 @@ impl State {
         }
         let order = self.with_input(deployment, last, observed, dependencies);
         self.remember_order_of_end(deployment, &order);
-        self.record_of(deployment).history.dependencies = order;
+        self.record_of(deployment).history.dependencies = order.clone();
         let (plan, awaited) = self.with_input(deployment, desired, observed, |input| {
             let plan = plan(input);
             let awaited = awaited(input, &plan);
             (plan, awaited)
         });
-        let waited = plan.waits.iter().filter_map(|wait| match wait {
-            Wait::Dependency { dependency, .. } => Some(dependency.on.as_str()),
-            _ => None,
-        });
         let now = self.now().0;
-        self.ledger.note_coming(deployment, observed, &waited.collect(), now);
+        self.ledger.note_coming(deployment, observed, &used_by_waits(&plan, &order), now);
         let record = self.record_of(deployment);
         record.history.awaited = awaited;
         for (service, text) in record.new_timeouts(&plan) {

@@ -14,6 +14,7 @@ use super::input::{Awaited, Dependency};
 use super::job::{Outcome, outcome};
 use super::restart::{AfterExit, after_exit};
 use super::time::{after, due, elapsed};
+use super::wake::{is_out_of_reach, to_wake};
 use super::{Input, Plan, Unreachable, Wait};
 use crate::spec::{Depends, DependsCondition, HumanDuration, OnFailure, RType};
 use crate::state::{DesiredDeployment, DesiredService, Instance, Phase, RunEnd};
@@ -29,6 +30,8 @@ pub(super) struct Unmet {
     since: DateTime<Utc>,
     /// Until when it is waited for.
     until: DateTime<Utc>,
+    /// Whether it is left asleep, as to wake it would not start what depends on it: something else is missing for good.
+    asleep: bool,
 }
 
 /// What the services of a deployment lack of what they depend on, by service. `observed` are the instances of the
@@ -43,27 +46,49 @@ pub(super) fn unmet(
         let Some(why) = lacking(input, desired, depends, observed) else { continue };
         unmet.entry(service.name.clone()).or_default().push(Unmet::new(input, service, depends, why));
     }
+    unmet.values_mut().for_each(|unmet| leave_asleep(input, desired, observed, unmet));
     unmet
 }
 
+/// Marks what a service lacks of which nothing has to be woken, as it would wait for another one all the same: that was not
+/// there in time, or stays down.
+fn leave_asleep(input: &Input<'_>, desired: &DesiredDeployment, observed: &[&Instance], unmet: &mut [Unmet]) {
+    let on = |one: &Unmet| desired.services.get(&one.dependency.on);
+    let is_over = |one: &Unmet| one.until <= input.now;
+    let is_in_the_way = |one: &Unmet| {
+        let is_out_of_reach = || on(one).is_some_and(|on| is_out_of_reach(input, on, one.condition, observed));
+        one.on_timeout == OnFailure::Fail && (is_over(one) || is_out_of_reach())
+    };
+    let in_the_way: Vec<bool> = unmet.iter().map(is_in_the_way).collect();
+    for at in 0..unmet.len() {
+        let is_another = in_the_way.iter().enumerate().any(|(other, is)| *is && other != at);
+        let one = &unmet[at];
+        let sleeps = || on(one).is_some_and(|on| !to_wake(input, on, one.condition, observed).is_empty());
+        // What was not there in time itself is given up, and not waited for anew.
+        unmet[at].asleep = is_another && !is_over(one) && sleeps();
+    }
+}
+
 /// What is to be remembered in [`History::awaited`](super::History::awaited) after this plan was made from this input: since
-/// when each dependency is waited for. Time in which the deployment is suspended, a rollout that would fail is paused or a
-/// runtime of either does not answer ends the wait, which begins anew after it. One that nobody waits for any more is
+/// when each dependency is waited for. Time in which the deployment is suspended, a rollout that would fail is paused, a
+/// runtime of either does not answer or an idle one is left asleep for what else is missing ends the wait, which begins anew
+/// after it. One that nobody waits for any more is
 /// remembered until its condition holds, so that it is given up once and not with every restart.
 pub fn awaited(input: &Input<'_>, plan: &Plan) -> BTreeMap<Dependency, Awaited> {
     let Ok(desired) = input.desired else { return BTreeMap::new() };
     let mut observed: Vec<&Instance> =
         input.observed.iter().filter(|one| one.id.deployment == input.deployment).collect();
     observed.sort_by(|a, b| a.id.cmp(&b.id));
+    let unmet = unmet(input, desired, &observed);
     let begins = |dependency: &Dependency| plan.waits.iter().any(|wait| wait.dependency() == Some(dependency));
     let of = |(service, depends): (&DesiredService, &Depends)| {
         if stands_still(input, desired, service, depends) {
             return None;
         }
         let dependency = key(service, depends);
-        let known = begun(input, service, depends);
+        let lacks = unmet.get(&service.name).into_iter().flatten().find(|one| one.dependency == dependency)?;
+        let known = begun(input, service, depends).filter(|_| !lacks.asleep);
         let since = known.or_else(|| begins(&dependency).then_some(input.now))?;
-        lacking(input, desired, depends, &observed)?;
         Some((dependency, Awaited { since, revision: service.revision.clone(), depends: depends.clone() }))
     };
     dependencies(desired).filter_map(of).collect()
@@ -267,6 +292,7 @@ impl Unmet {
             dependency: key(service, depends),
             why,
             since,
+            asleep: false,
         }
     }
 
@@ -284,10 +310,12 @@ impl Unmet {
         self.until <= now && self.on_timeout != OnFailure::Fail
     }
 
+    /// What is to be said of it; nothing of what is left asleep, as another one is what is missing.
     fn wait(&self, now: DateTime<Utc>) -> Option<Wait> {
         let (dependency, condition, why) = (self.dependency.clone(), self.condition, self.why.clone());
         let waited = HumanDuration(elapsed(self.since, self.until));
         match self.on_timeout {
+            _ if self.asleep => None,
             _ if self.until > now => Some(Wait::Dependency { dependency, condition, why, until: self.until }),
             OnFailure::Fail => Some(Wait::DependencyTimeout { dependency, condition, why, waited }),
             OnFailure::Warn => Some(Wait::WithoutDependency { dependency, condition, why, waited }),

@@ -75,6 +75,7 @@ use serde::Serialize;
 pub use snapshot::Snapshot;
 pub use undeclared::{ORPHAN_MIN_AGE, ORPHAN_PACE, ORPHAN_SETTLE, ORPHANS_AT_ONCE, sightings};
 pub use wait::{Spared, Wait};
+pub use wake::used_by_waits;
 
 /// What to do now for one deployment, what is being waited for, and when to look again.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

@@ -7,6 +7,7 @@ mod changed;
 mod depends;
 mod forecast;
 mod health;
+mod idle_dependencies;
 mod init;
 mod inputs;
 mod jobs;
