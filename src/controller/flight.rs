@@ -224,7 +224,7 @@ fn subject(lane: &Lane, now: DateTime<Utc>) -> Option<Subject> {
             let made = pending(instance.runtime, &instance.id, 0, 0, now);
             Some(Subject::Launch(Box::new(made)))
         }
-        Action::Stop { instance, .. } | Action::Remove { instance } => {
+        Action::Stop { instance, .. } | Action::Remove { instance, .. } => {
             let removes = lane.steps.iter().any(|step| matches!(step.action, Action::Remove { .. }));
             let subject = if removes { Subject::Retire } else { Subject::Keep };
             Some(subject(instance.runtime, instance.id.clone()))
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
     use crate::plan::Step;
     use crate::spec::Signal;
-    use crate::state::{EndedBy, Exit, StopCause, StopRequest};
+    use crate::state::{EndedBy, Exit, SlotFate, StopCause, StopRequest};
 
     /// The phases of a dead instance that is being removed, as planning and as people see them.
     fn phases(ended_by: EndedBy) -> [Phase; 2] {
@@ -258,7 +258,7 @@ mod tests {
             InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0, run: None };
         let mut instance = pending(RuntimeKind::Sim, &id, 0, 0, now);
         instance.phase = Phase::Exited(Exit { ended_by, ..Exit::from_code(1, None, now) });
-        let remove = Action::Remove { instance: instance.as_ref() };
+        let remove = Action::Remove { instance: instance.as_ref(), slot: SlotFate::Stays };
         let mut flights = Flights::default();
         let lane = Lane { steps: vec![Step { action: remove, cause: Cause::Superseded }] };
         flights.begin("demo", &lane, now).unwrap();

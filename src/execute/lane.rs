@@ -10,7 +10,7 @@ use super::{CallKind, Gate, Surroundings, resolve};
 use crate::plan::{Action, Lane, Step};
 use crate::runtime::{CreateRequest, ErrorKind, Runtime, RuntimeError};
 use crate::spec::OnFailure;
-use crate::state::{Instance, InstanceRef};
+use crate::state::{Instance, InstanceRef, SlotFate};
 
 /// What came of one step.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ pub async fn run<R: Reporter>(lane: Lane, tools: Tools, deployment: &str, report
     let mut created: Option<InstanceRef> = None;
     let mut steps = lane.steps.into_iter().peekable();
     while let Some(step) = steps.next() {
-        if let Action::Remove { instance } = &step.action {
+        if let Action::Remove { instance, .. } = &step.action {
             await_readers(tools.runtime.as_ref(), instance).await;
         }
         let pass = tools.gate.pass(deployment, kind_of(&step.action)).await;
@@ -194,10 +194,13 @@ async fn attempt<R: Reporter>(step: &Step, created: &Option<InstanceRef>, tools:
         Action::Stop { instance, stop } => {
             runtime.stop(instance, stop).await.map(|left| left.map_or_else(|| Outcome::Gone(instance.clone()), now))
         }
-        Action::Remove { instance } if step.cause.ends_slot() => {
-            runtime.remove_with_slot(instance).await.map(|()| Outcome::Gone(instance.clone()))
+        Action::Remove { instance, slot } => {
+            let removed = match slot {
+                SlotFate::Stays => runtime.remove(instance).await,
+                SlotFate::Ends { workspace } => runtime.remove_with_slot(instance, *workspace).await,
+            };
+            removed.map(|()| Outcome::Gone(instance.clone()))
         }
-        Action::Remove { instance } => runtime.remove(instance).await.map(|()| Outcome::Gone(instance.clone())),
         Action::Teardown { deployment, volumes, .. } => {
             runtime.teardown(deployment, *volumes).await.map(|()| Outcome::Done)
         }
@@ -363,7 +366,7 @@ mod tests {
         let id =
             InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0, run: None };
         let instance = InstanceRef { runtime: RuntimeKind::Docker, runtime_id: id.runtime_name(), id };
-        let step = Step { action: Action::Remove { instance: instance.clone() }, cause: Cause::Superseded };
+        let step = Step { action: Action::Remove { instance: instance.clone(), slot: SlotFate::Stays }, cause: Cause::Superseded };
         (Lane { steps: vec![step] }, instance)
     }
 

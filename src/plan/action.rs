@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Cause;
 use crate::spec::{Image, InitStep, RuntimeKind, ServiceSpec};
-use crate::state::{InstanceId, InstanceRef, SourceRef, StopRequest, Volumes};
+use crate::state::{InstanceId, InstanceRef, SourceRef, SlotFate, StopRequest, Volumes};
 
 /// Steps that follow one another; a failed one ends the lane.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -100,6 +100,9 @@ pub enum Action {
     Remove {
         /// The instance.
         instance: InstanceRef,
+        /// What becomes of its slot.
+        #[serde(skip)]
+        slot: SlotFate,
     },
     /// Remove what a deployment's instances share.
     Teardown {
@@ -125,7 +128,7 @@ impl Action {
             | Self::Resume { instance }
             | Self::Suspend { instance }
             | Self::Stop { instance, .. }
-            | Self::Remove { instance } => instance.runtime,
+            | Self::Remove { instance, .. } => instance.runtime,
         }
     }
 
@@ -140,7 +143,7 @@ impl Action {
             | Self::Resume { instance }
             | Self::Suspend { instance }
             | Self::Stop { instance, .. }
-            | Self::Remove { instance } => Some(&instance.id),
+            | Self::Remove { instance, .. } => Some(&instance.id),
             Self::Teardown { .. } => None,
         }
     }

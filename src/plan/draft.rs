@@ -10,7 +10,7 @@ use super::retire::hold_back;
 use super::unproven::Places;
 use super::{Action, Cause, Input, Lane, Plan, Step, Wait};
 use crate::spec::{InitStep, RuntimeKind, ServiceSpec};
-use crate::state::{DesiredService, Instance, InstanceId, Phase, StopCause, StopPolicy, StopRequest, Volumes};
+use crate::state::{DesiredService, Instance, InstanceId, Phase, SlotFate, StopCause, StopPolicy, StopRequest, Volumes};
 
 /// A plan in the making.
 pub(super) struct Draft<'a> {
@@ -131,12 +131,25 @@ impl<'a> Draft<'a> {
         if !self.may_act(instance) {
             return false;
         }
-        let remove = Action::Remove { instance: instance.as_ref() };
+        let remove = Action::Remove { instance: instance.as_ref(), slot: self.slot_fate(&instance.id, cause) };
         match instance.phase {
             Phase::Created | Phase::Exited(_) => self.lane([remove], cause),
             _ => self.lane([stop(instance, spec, StopCause::Retired), remove], cause),
         }
         true
+    }
+
+    /// What becomes of the slot of an instance that is removed, where its service is declared as its declaration says: what its
+    /// instances were made from may be older.
+    fn slot_fate(&self, id: &InstanceId, cause: &Cause) -> SlotFate {
+        let declared = self.input.desired.ok().and_then(|desired| desired.services.get(&id.service));
+        match cause.ends_slot() {
+            false => SlotFate::Stays,
+            true if declared.is_some_and(DesiredService::keeps_workspaces) => {
+                SlotFate::Ends { workspace: Volumes::Keep }
+            }
+            true => SlotFate::Ends { workspace: Volumes::Remove },
+        }
     }
 
     /// Ends an instance and keeps it, so that the reason of its end stays visible. Returns as [`Draft::retire`].

@@ -57,7 +57,7 @@ impl Display for Action {
                 let grace = HumanDuration(stop.grace);
                 write!(f, "stop {} on {runtime} ({}, {grace} grace)", long(&instance.id), stop.signal)
             }
-            Self::Remove { instance } => write!(f, "remove {} on {runtime}", long(&instance.id)),
+            Self::Remove { instance, .. } => write!(f, "remove {} on {runtime}", long(&instance.id)),
             Self::Teardown { deployment, volumes, .. } => {
                 let volumes = match volumes {
                     Volumes::Keep => "keeping",

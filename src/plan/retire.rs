@@ -44,7 +44,7 @@ impl Retired {
         match action {
             Action::Stop { instance, .. } => Some((one(instance), RetireCall::Stop)),
             Action::Suspend { instance } => Some((one(instance), RetireCall::Suspend)),
-            Action::Remove { instance } => Some((one(instance), RetireCall::Remove)),
+            Action::Remove { instance, .. } => Some((one(instance), RetireCall::Remove)),
             Action::Teardown { runtime, .. } => Some((Self::Shared { runtime: *runtime }, RetireCall::Remove)),
             Action::EnsureImage { .. }
             | Action::Init { .. }

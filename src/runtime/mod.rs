@@ -130,9 +130,9 @@ pub trait Runtime: Send + Sync {
     async fn remove(&self, instance: &InstanceRef) -> Result<()>;
 
     /// The same where its slot goes too: the workspace of the slot is removed with the last of its instances, unless it is to be
-    /// kept. A call that was cut off in between leaves the workspace where it is, which a runtime that remembers whose it was
+    /// kept, by what is asked or by what the instance was made with. A call that was cut off in between leaves the workspace where it is, which a runtime that remembers whose it was
     /// finds among its [`Remnants`].
-    async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
+    async fn remove_with_slot(&self, instance: &InstanceRef, _workspace: Volumes) -> Result<()> {
         self.remove(instance).await
     }
 

@@ -109,6 +109,11 @@ impl Storage {
         }
     }
 
+    /// Whether it is a workspace that outlives its slot.
+    pub const fn is_kept_workspace(&self) -> bool {
+        matches!(self, Self::Workspace { keep: Some(true), .. })
+    }
+
     /// Name of the volume that holds the workspace of a slot. No named volume has one like it: a DNS label has no dot.
     pub fn workspace_name(service: &str, slot: u32) -> String {
         format!("{service}.{slot}")

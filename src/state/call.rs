@@ -65,6 +65,19 @@ pub enum Volumes {
     Remove,
 }
 
+/// What becomes of the slot of an instance that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotFate {
+    /// It stays, and with it its workspace.
+    Stays,
+    /// It goes.
+    Ends {
+        /// What becomes of its workspace: one that stays does so whatever its instances were made to do, one that goes stays
+        /// where its instance was made to keep it.
+        workspace: Volumes,
+    },
+}
+
 /// Kinds of failures that callers tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]

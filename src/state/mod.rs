@@ -15,7 +15,7 @@ mod run;
 mod session;
 
 pub use activity::{Activity, ActivityRecord, Signal, Use, WatchedInstance};
-pub use call::{ErrorKind, StopPolicy, StopRecord, StopRequest, Volumes};
+pub use call::{ErrorKind, SlotFate, StopPolicy, StopRecord, StopRequest, Volumes};
 pub use condition::{Condition, ConditionStatus};
 pub use desired::{Desired, DesiredDeployment, DesiredService, Fate, SourceRef};
 pub use health::{HealthState, NOBODY_CHECKS, NOT_CHECKED, last_line};

@@ -27,6 +27,9 @@ pub struct Standing {
     /// How its rollout goes.
     #[serde(skip_serializing_if = "RolloutCourse::is_over")]
     pub course: RolloutCourse,
+    /// What is declared keeps the workspaces of slots, whatever runs in its place.
+    #[serde(skip)]
+    pub keeps_workspaces: bool,
     /// When somebody asked that it be tried anew: what ended before is followed by another at once, and counts no more.
     #[serde(skip)]
     pub tried_anew: Option<DateTime<Utc>>,

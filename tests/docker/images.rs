@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use evenkeel::runtime::docker::{DockerRuntime, Options};
-use evenkeel::runtime::{ErrorKind, Runtime};
+use evenkeel::runtime::{ErrorKind, Runtime, Volumes};
 use evenkeel::spec::{Image, PullPolicy};
 use evenkeel::state::{Instance, Owner};
 use tempfile::TempDir;
@@ -181,7 +181,7 @@ async fn a_tag_that_moves_leaves_a_revision_on_its_image(bench: &Bench) {
     assert_eq!((image_of(&last), moved(&last)), (second.clone(), true));
     // Once all of the service was removed, it begins anew.
     for instance in [&last, &other] {
-        bench.runtime.remove_with_slot(&instance.as_ref()).await.unwrap();
+        bench.runtime.remove_with_slot(&instance.as_ref(), Volumes::Remove).await.unwrap();
     }
     let anew = bench.run(&of(0, A)).await;
     assert_eq!((image_of(&anew), moved(&anew)), (second, false));

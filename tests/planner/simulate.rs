@@ -303,7 +303,7 @@ impl World {
                 exit.ended_by = EndedBy::Request(stop.cause);
                 instance.phase = Phase::Exited(exit);
             }
-            (Action::Remove { instance }, Some(_)) => {
+            (Action::Remove { instance, .. }, Some(_)) => {
                 self.snapshot.observed.retain(|one| one.as_ref() != *instance);
             }
             _ => {}

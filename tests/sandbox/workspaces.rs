@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use evenkeel::runtime::{RemnantKind, Runtime};
+use evenkeel::runtime::{RemnantKind, Runtime, Volumes};
 
 use crate::support::{Sandbox, request, rootfs, shell_in};
 
@@ -52,19 +52,19 @@ async fn a_workspace_goes_with_its_slot_although_its_last_instance_does_not_moun
     sandbox.runtime.remove(&first).await.unwrap();
     assert_eq!(left(&folder), [".web.0.slot", ".web.1.slot", "data", "web.0", "web.1"]);
     // What lies beyond a slot that ends, and has no instance, has ended too.
-    sandbox.runtime.remove_with_slot(&second).await.unwrap();
+    sandbox.runtime.remove_with_slot(&second, Volumes::Remove).await.unwrap();
     assert_eq!(left(&folder), ["data"]);
     // One before it has not, and one with another instance in its slot has not either.
     let first = ended(&sandbox, 0, 2, workspace).await;
     sandbox.runtime.remove(&first).await.unwrap();
     let (third, fourth) = (ended(&sandbox, 1, 3, workspace).await, ended(&sandbox, 1, 4, workspace).await);
-    sandbox.runtime.remove_with_slot(&third).await.unwrap();
+    sandbox.runtime.remove_with_slot(&third, Volumes::Remove).await.unwrap();
     assert_eq!(left(&folder), [".web.0.slot", ".web.1.slot", "data", "web.0", "web.1"]);
     sandbox.runtime.remove(&fourth).await.unwrap();
     assert_eq!(lost(&sandbox).await, [], "an instance is to come into either slot");
     // What is kept is kept, from its next start on.
     let kept = ended(&sandbox, 0, 5, "{ type: workspace, keep: true }").await;
-    sandbox.runtime.remove_with_slot(&kept).await.unwrap();
+    sandbox.runtime.remove_with_slot(&kept, Volumes::Remove).await.unwrap();
     assert_eq!(left(&folder), ["data", "web.0"], "the one beyond has ended with it");
 }
 

@@ -93,7 +93,7 @@ fn check_bounds(desired: &DesiredService, observed: &[&Instance], made: &[&Insta
 fn taken<'a>(lanes: &'a [&Lane], observed: &'a [&Instance]) -> impl Iterator<Item = &'a Instance> {
     let steps = lanes.iter().flat_map(|lane| &lane.steps);
     steps.filter_map(|step| match &step.action {
-        Action::Remove { instance } => observed.iter().find(|one| one.as_ref() == *instance).copied(),
+        Action::Remove { instance, .. } => observed.iter().find(|one| one.as_ref() == *instance).copied(),
         _ => None,
     })
 }

@@ -151,7 +151,7 @@ fn check_lane(input: &Input<'_>, lane: &Lane, found: &mut Vec<Violation>) {
         | Resume { instance }
         | Suspend { instance }
         | Stop { instance, .. }
-        | Remove { instance } = action
+        | Remove { instance, .. } = action
         {
             match input.observed.iter().find(|observed| observed.as_ref() == *instance) {
                 None => found.push(Violation::NotObserved(instance.id.clone())),

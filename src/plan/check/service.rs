@@ -198,7 +198,7 @@ impl Checked<'_> {
     /// Instances that the plan stops or removes, and why.
     fn taken(&self) -> impl Iterator<Item = (&Instance, &Cause)> {
         self.lanes.iter().filter_map(|lane| lane.steps.first()).filter_map(|step| match &step.action {
-            Action::Stop { instance, .. } | Action::Remove { instance } => {
+            Action::Stop { instance, .. } | Action::Remove { instance, .. } => {
                 let observed = self.observed.iter().find(|observed| observed.as_ref() == *instance);
                 observed.map(|observed| (*observed, &step.cause))
             }

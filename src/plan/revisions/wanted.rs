@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::history::{KnownRevision, Memory, Orders, RolloutHistory};
-use crate::spec::{Scale, ServiceSpec};
+use crate::spec::{Scale, ServiceSpec, Storage};
 use crate::state::{DesiredDeployment, DesiredService, InstanceId, RolledBack, RolloutCourse, Standing};
 
 use super::Outcome;
@@ -147,6 +147,7 @@ impl RolloutHistory {
                 None if rollout.is_some_and(|rollout| rollout.outcome == Outcome::Going) => RolloutCourse::UnderWay,
                 None => RolloutCourse::Over,
             },
+            keeps_workspaces: declared.spec.storage.iter().any(Storage::is_kept_workspace),
             ..wanted.standing.clone()
         }
     }

@@ -267,8 +267,8 @@ impl Runtime for DockerRuntime {
         self.inner.remove(instance).await
     }
 
-    async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
-        self.inner.remove_with_slot(instance).await
+    async fn remove_with_slot(&self, instance: &InstanceRef, workspace: Volumes) -> Result<()> {
+        self.inner.remove_with_slot(instance, workspace).await
     }
 
     async fn teardown(&self, deployment: &str, volumes: Volumes) -> Result<()> {

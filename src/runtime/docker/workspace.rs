@@ -4,7 +4,7 @@ use bollard::query_parameters::RemoveVolumeOptions;
 
 use super::engine::WRITE_DEADLINE;
 use super::{Inner, names};
-use crate::runtime::{CreateRequest, Result};
+use crate::runtime::{CreateRequest, Result, Volumes};
 use crate::spec::Storage;
 use crate::state::{InstanceRef, labels};
 
@@ -20,8 +20,8 @@ pub(super) fn label(request: &CreateRequest) -> Option<(String, String)> {
 }
 
 impl Inner {
-    /// Removes an instance whose slot goes, and the workspace of the slot with the last instance in it.
-    pub(super) async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
+    /// Removes an instance whose slot goes, and the workspace of the slot with the last instance in it, where that goes.
+    pub(super) async fn remove_with_slot(&self, instance: &InstanceRef, workspace: Volumes) -> Result<()> {
         if !self.owns(instance).await? {
             return Ok(());
         }
@@ -36,7 +36,7 @@ impl Inner {
         if instance.id.slot == 0 {
             self.pins.forget_service(&instance.id);
         }
-        let Some(name) = goes else { return Ok(()) };
+        let Some(name) = goes.filter(|_| workspace == Volumes::Remove) else { return Ok(()) };
         let volume = self.volume(&name).await?;
         if volume.and_then(|volume| volume.labels.get(labels::OWNER).cloned()).as_ref() != Some(&self.owner.0) {
             return Ok(());

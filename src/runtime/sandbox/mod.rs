@@ -433,7 +433,11 @@ impl Runtime for SandboxRuntime {
         self.readers_done(instance).await;
     }
 
-    async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
+    async fn remove_with_slot(&self, instance: &InstanceRef, workspace: Volumes) -> Result<()> {
+        if workspace == Volumes::Keep {
+            self.keep_workspaces_of(instance).await?;
+            return self.remove(instance).await;
+        }
         let workspaces = self.workspaces_of(instance).await?;
         self.remove(instance).await?;
         match workspaces.is_empty() {

@@ -151,11 +151,8 @@ impl SandboxRuntime {
                 MountSource::Volume(path) => Some(path),
                 _ => None,
             });
-            let marked = inner.workspaces(&id.deployment).map_err(|error| what(&error))?;
-            let others = inner.slots_taken(&id.deployment, Some(&runtime_id)).map_err(|error| what(&error))?;
-            let is_free = |mark: &Mark| !others.iter().any(|other| mark.is_of(other));
             let mut found = Vec::new();
-            for (path, mark) in marked.into_iter().filter(|(_, mark)| mark.ends_with(&id) && is_free(mark)) {
+            for (path, mark) in inner.ending_with(&id, &runtime_id).map_err(|error| what(&error))? {
                 set_ended(&path, mark, true).map_err(|error| what(&error))?;
                 found.push(path);
             }
@@ -163,6 +160,20 @@ impl SandboxRuntime {
             Ok(found)
         };
         self.blocking("reading an instance", FILE_LIMIT, find).await
+    }
+
+    /// Forgets that workspaces were to go which would go with the slot of an instance of ours: they stay.
+    pub(super) async fn keep_workspaces_of(&self, instance: &InstanceRef) -> Result<()> {
+        if self.look(instance).await?.is_none() {
+            return Ok(());
+        }
+        let (runtime_id, id) = (checked_id(instance)?, instance.id.clone());
+        let keep = move |inner: &Inner| {
+            let files = inner.ending_with(&id, &runtime_id).map(|ending| ending.into_iter().filter_map(|one| mark_of(&one.0)));
+            let kept = files.and_then(|mut files| files.try_for_each(|file| forget(&file)));
+            kept.map_err(|error| failed(&format!("keeping the workspace of {}", id.name()), &error))
+        };
+        self.blocking("keeping a workspace", FILE_LIMIT, keep).await
     }
 
     /// Removes the workspaces that were to go with the slot of an instance which was removed, unless another one is in their
@@ -195,6 +206,14 @@ impl SandboxRuntime {
 impl Inner {
     fn workspaces(&self, deployment: &str) -> io::Result<Vec<(PathBuf, Mark)>> {
         marked(&self.view.layout.volumes(deployment), &self.view.owner)
+    }
+
+    /// The workspaces that go with the slot of this instance: no other one is in their slots.
+    fn ending_with(&self, id: &InstanceId, runtime_id: &str) -> io::Result<Vec<(PathBuf, Mark)>> {
+        let marked = self.workspaces(&id.deployment)?;
+        let others = self.slots_taken(&id.deployment, Some(runtime_id))?;
+        let is_free = |mark: &Mark| !others.iter().any(|other| mark.is_of(other));
+        Ok(marked.into_iter().filter(|(_, mark)| mark.ends_with(id) && is_free(mark)).collect())
     }
 
     /// Instances of a deployment, each of which is in its slot, but for one.

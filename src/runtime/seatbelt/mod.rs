@@ -280,10 +280,10 @@ impl Runtime for SeatbeltRuntime {
         Ok(())
     }
 
-    async fn remove_with_slot(&self, instance: &InstanceRef) -> Result<()> {
-        let workspace = self.look(instance).await?.and_then(|found| found.record?.workspace);
+    async fn remove_with_slot(&self, instance: &InstanceRef, workspace: Volumes) -> Result<()> {
+        let known = self.look(instance).await?.and_then(|found| found.record?.workspace);
         self.remove(instance).await?;
-        let Some(workspace) = workspace else { return Ok(()) };
+        let Some(workspace) = known.filter(|_| workspace == Volumes::Remove) else { return Ok(()) };
         let layout = self.inner.layout.clone();
         let what = format!("removing the workspace of {}", instance.id);
         // Whoever of several removes the last instance of the slot takes it away.
