@@ -10,7 +10,9 @@ use super::retire::hold_back;
 use super::unproven::Places;
 use super::{Action, Cause, Input, Lane, Plan, Step, Wait};
 use crate::spec::{InitStep, RuntimeKind, ServiceSpec};
-use crate::state::{DesiredService, Instance, InstanceId, Phase, SlotFate, StopCause, StopPolicy, StopRequest, Volumes};
+use crate::state::{
+    DesiredService, Instance, InstanceId, Phase, SlotFate, StopCause, StopPolicy, StopRequest, Volumes,
+};
 
 /// A plan in the making.
 pub(super) struct Draft<'a> {
@@ -139,11 +141,13 @@ impl<'a> Draft<'a> {
         true
     }
 
-    /// What becomes of the slot of an instance that is removed, where its service is declared as its declaration says: what its
-    /// instances were made from may be older.
+    /// What becomes of the slot of an instance that is removed. Where its service is declared, that tells whether its workspace
+    /// is kept: what its instances were made from may be older.
     fn slot_fate(&self, id: &InstanceId, cause: &Cause) -> SlotFate {
         let declared = self.input.desired.ok().and_then(|desired| desired.services.get(&id.service));
-        match cause.ends_slot() {
+        // Members of a pool have no workspaces, and what was a replica before has no successor.
+        let was_replica = |now: &DesiredService| now.spec.pool.is_some() && !now.is_made_from(&id.revision);
+        match cause.ends_slot() || declared.is_some_and(was_replica) {
             false => SlotFate::Stays,
             true if declared.is_some_and(DesiredService::keeps_workspaces) => {
                 SlotFate::Ends { workspace: Volumes::Keep }

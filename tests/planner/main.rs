@@ -22,3 +22,4 @@ mod rounding;
 mod schedules;
 mod simulate;
 mod undeclared;
+mod workspaces;

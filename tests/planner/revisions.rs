@@ -489,6 +489,19 @@ fn a_new_revision_takes_the_place_of_a_stuck_one_at_once() {
 }
 
 #[test]
+fn a_paused_rollout_keeps_the_workspaces_that_are_declared_to_be_kept() {
+    use evenkeel::state::{SlotFate, Volumes};
+    let workspace = |keep: bool| format!("{SURGE}\nstorage: [{{type: workspace, keep: {keep}}}]");
+    let mut course = Course::rolled_out(&workspace(false));
+    course.declare('b', 3, &workspace(true));
+    course.turn();
+    pause(course.history()).expect("it is not paused");
+    course.declare('b', 2, &workspace(true));
+    let kept = SlotFate::Ends { workspace: Volumes::Keep };
+    assert_eq!(super::workspaces::fates(&course.effective()), [("web/2".to_owned(), kept)]);
+}
+
+#[test]
 fn a_paused_rollout_replaces_nothing_fills_what_died_and_scales() {
     let mut course = Course::rolled_out(SURGE);
     course.declare('b', 3, SURGE);
