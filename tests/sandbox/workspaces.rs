@@ -69,6 +69,41 @@ async fn a_workspace_goes_with_its_slot_although_its_last_instance_does_not_moun
 }
 
 #[tokio::test]
+async fn a_workspace_stays_where_its_slot_ends_by_a_declaration_that_keeps_it() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.root.path().join("sandbox/volumes/demo");
+    let workspace = "{ type: workspace }";
+    let zero = ended(&sandbox, 0, 0, workspace).await;
+    let (one, two) = (ended(&sandbox, 1, 0, workspace).await, ended(&sandbox, 2, 0, workspace).await);
+    fs::write(folder.join("web.1/file"), "mine").unwrap();
+    sandbox.runtime.remove(&two).await.unwrap();
+    sandbox.runtime.remove_with_slot(&one, Volumes::Keep).await.unwrap();
+    assert_eq!(left(&folder), [".web.0.slot", "web.0", "web.1", "web.2"]);
+    // Also when all that goes with its slot is gone, and for the next instance of the slot.
+    sandbox.runtime.remove_with_slot(&zero, Volumes::Remove).await.unwrap();
+    assert_eq!(left(&folder), ["web.1", "web.2"]);
+    assert_eq!(fs::read_to_string(folder.join("web.1/file")).unwrap(), "mine");
+}
+
+#[tokio::test]
+async fn what_a_slot_left_that_has_ended_is_nobody_elses() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.root.path().join("sandbox/volumes/demo");
+    let first = ended(&sandbox, 0, 0, "{ type: workspace }").await;
+    fs::write(folder.join("web.0/file"), "of its first life").unwrap();
+    sandbox.runtime.remove(&first).await.unwrap();
+    let again = ended(&sandbox, 0, 1, "{ type: workspace }").await;
+    assert_eq!(left(&folder.join("web.0")), ["file"], "its slot has not ended");
+    sandbox.runtime.remove(&again).await.unwrap();
+    let mark = folder.join(".web.0.slot");
+    let of_now = fs::read_to_string(&mark).unwrap();
+    // As it is after a removal that was cut off.
+    fs::write(&mark, of_now.replace("\"ended\":false", "\"ended\":true")).unwrap();
+    ended(&sandbox, 0, 2, "{ type: workspace }").await;
+    assert_eq!((left(&folder.join("web.0")), fs::read_to_string(&mark).unwrap()), (vec![], of_now));
+}
+
+#[tokio::test]
 async fn what_a_removal_of_a_workspace_left_is_found_and_cleared_and_nothing_else_is() {
     let sandbox = Sandbox::new();
     let folder = sandbox.root.path().join("sandbox/volumes/demo");

@@ -40,11 +40,9 @@ pub fn make(dir: &InstanceDir, record: &Record, identity: &Identity) -> Result<(
     let launch = &record.launch;
     for mount in &launch.mounts {
         let MountSource::Volume(path) = &mount.source else { continue };
-        if !path.exists() {
-            make_volume(path, launch, identity)?;
+        if !path.exists() || !workspace::is_marked(path, mount, record) {
+            make_volume(path, mount, record, identity)?;
         }
-        workspace::mark(path, mount, record)
-            .with_context(|| format!("noting whose the workspace {} is", path.display()))?;
         // One that is mounted twice may have its size at one place alone.
         let size = size_of(path, launch);
         limit(path, size)?;
@@ -76,26 +74,36 @@ fn limit(path: &Path, size: Option<u64>) -> Result<(), Failure> {
     quota::limit(path, size).with_context(|| format!("holding the volume {} to {size} bytes", path.display()))
 }
 
-fn make_volume(path: &Path, launch: &Launch, identity: &Identity) -> Result<(), Failure> {
+/// Makes a volume, or makes it anew where it is what a slot has left that ended, and notes whose it is.
+fn make_volume(path: &Path, mount: &Mount, record: &Record, identity: &Identity) -> Result<(), Failure> {
     let what = || format!("making the volume {}", path.display());
     let (Some(folder), Some(new)) = (path.parent(), unfinished(path)) else {
         return Err(Failure::setup(format!("{}: its path has no name", what())));
     };
     let _lock = made_and_locked(folder).with_context(what)?;
+    if workspace::has_ended(path) {
+        remove_held(path).with_context(what)?;
+    }
     // Another instance may have made it meanwhile.
-    if path.exists() {
-        return Ok(());
+    if !path.exists() {
+        fill_and_show(path, &new, &record.launch, identity)?;
     }
+    workspace::mark(path, mount, record).with_context(|| format!("noting whose the workspace {} is", path.display()))
+}
+
+/// Makes a volume under another name, and shows it when it is complete.
+fn fill_and_show(path: &Path, new: &Path, launch: &Launch, identity: &Identity) -> Result<(), Failure> {
+    let what = || format!("making the volume {}", path.display());
     // Of one that was killed.
-    quota::release(&new);
-    remove::tree(&new).with_context(what)?;
-    make_private(&new).with_context(what)?;
-    limit(&new, size_of(path, launch))?;
-    let is_filled = fill_from_first(path, &new, launch).with_context(what)?;
+    quota::release(new);
+    remove::tree(new).with_context(what)?;
+    make_private(new).with_context(what)?;
+    limit(new, size_of(path, launch))?;
+    let is_filled = fill_from_first(path, new, launch).with_context(what)?;
     if !is_filled {
-        give(&new, identity).with_context(what)?;
+        give(new, identity).with_context(what)?;
     }
-    fs::rename(&new, path).with_context(what)
+    fs::rename(new, path).with_context(what)
 }
 
 /// Has a new volume take over what the image has at its targets, as Docker does: the first one with something in it fills
@@ -124,14 +132,14 @@ fn unfinished(path: &Path) -> Option<PathBuf> {
     path.file_name().and_then(OsStr::to_str).map(|name| path.with_file_name(format!(".{name}.new")))
 }
 
-/// Whether the folder of a deployment's volumes holds any, or what is left of one.
+/// Whether the folder of a deployment's volumes holds any, or what is left of one. What only told whose one was is none.
 ///
 /// # Errors
 /// It can't be read.
 pub fn are_in(folder: &Path) -> io::Result<bool> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        read => Ok(read?.next().is_some()),
+        read => Ok(read?.flatten().any(|entry| !workspace::is_mark(&entry.path()))),
     }
 }
 
@@ -167,13 +175,11 @@ pub fn whole(unfinished: &Path) -> Option<PathBuf> {
     Some(unfinished.with_file_name(name))
 }
 
-/// Removes one volume. None is success.
+/// Removes one volume while its folder is held. None is success.
 ///
 /// # Errors
-/// Something is mounted in it, the disk refuses, or a volume of its deployment has been made for too long.
-pub fn remove_one(path: &Path) -> io::Result<()> {
-    let Some(folder) = path.parent() else { return Ok(()) };
-    let Some(_lock) = take(folder)? else { return Ok(()) };
+/// Something is mounted in it, or the disk refuses.
+pub fn remove_held(path: &Path) -> io::Result<()> {
     // Out of sight first, under the name of one that was not completed, which whoever makes it anew removes.
     let Some(aside) = unfinished(path) else { return Ok(()) };
     quota::release(&aside);
@@ -211,7 +217,10 @@ fn made_and_locked(folder: &Path) -> io::Result<File> {
 }
 
 /// Excludes others that make volumes in a folder, or take it away. `None` where there is no such folder.
-fn take(folder: &Path) -> io::Result<Option<File>> {
+///
+/// # Errors
+/// The disk refuses, or another one has held it for too long.
+pub fn take(folder: &Path) -> io::Result<Option<File>> {
     let end = Instant::now() + LOCK_LIMIT;
     loop {
         // Opened each time: it may be taken away and made anew by whoever has it.

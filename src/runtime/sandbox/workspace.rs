@@ -54,21 +54,67 @@ fn mark_of(workspace: &Path) -> Option<PathBuf> {
     Some(workspace.with_file_name(format!(".{name}{MARK}")))
 }
 
+/// The workspace that this would be the mark of.
+fn marked_by(file: &Path) -> Option<PathBuf> {
+    let name = file.file_name().and_then(OsStr::to_str)?;
+    Some(file.with_file_name(name.strip_prefix('.')?.strip_suffix(MARK)?))
+}
+
+/// Whether it tells whose a workspace is.
+pub fn is_mark(file: &Path) -> bool {
+    marked_by(file).is_some()
+}
+
+/// What the mark of a workspace says; nothing where there is none, or none that can be read.
+fn read_mark(workspace: &Path) -> Option<Mark> {
+    read_json(&mark_of(workspace)?).ok().flatten()
+}
+
+/// Whether it is what is left of a slot that has ended, which nothing mounts any more.
+pub fn has_ended(workspace: &Path) -> bool {
+    read_mark(workspace).is_some_and(|mark| mark.ended)
+}
+
+/// What is to be written down of what is mounted: nothing of a workspace that is kept, or of any other volume.
+fn wanted(mount: &Mount, record: &Record) -> Option<Mark> {
+    let id = &record.id;
+    let mark = || Mark { owner: record.owner.clone(), service: id.service.clone(), slot: id.slot, ended: false };
+    mount.goes_with_slot.then(mark)
+}
+
+/// Whether it is written down whose a workspace is that is to be mounted, as [`mark`] does it.
+pub fn is_marked(path: &Path, mount: &Mount, record: &Record) -> bool {
+    match wanted(mount, record) {
+        Some(mark) => read_mark(path).is_some_and(|known| known == mark),
+        None => mark_of(path).is_none_or(|file| !file.exists()),
+    }
+}
+
 /// Writes down whose a workspace is that is to be mounted; of one that is kept, or of any other volume, nothing.
 ///
 /// # Errors
 /// The disk refuses.
 pub fn mark(path: &Path, mount: &Mount, record: &Record) -> io::Result<()> {
     let Some(file) = mark_of(path) else { return Ok(()) };
-    if !mount.goes_with_slot {
-        return forget(&file);
+    match wanted(mount, record) {
+        Some(mark) => write_json(&file, &mark, Durability::Synced),
+        None => forget(&file),
     }
-    let id = &record.id;
-    let mark = Mark { owner: record.owner.clone(), service: id.service.clone(), slot: id.slot, ended: false };
-    match read_json::<Mark>(&file) {
-        Ok(Some(known)) if known == mark => Ok(()),
-        _ => write_json(&file, &mark, Durability::Synced),
+}
+
+/// Forgets whose the workspaces were of a deployment that are there no more. `is_old` are those marks that nobody has just
+/// written.
+///
+/// # Errors
+/// The folder can't be read, or the disk refuses.
+pub fn forget_gone(folder: &Path, is_old: impl Fn(&Path) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let file = entry?.path();
+        if marked_by(&file).is_some_and(|workspace| !workspace.exists()) && is_old(&file) {
+            forget(&file)?;
+        }
     }
+    Ok(())
 }
 
 /// The workspaces of an owner in a deployment's folder that go with their slot, each with whose it is.
@@ -83,24 +129,28 @@ fn marked(folder: &Path, owner: &Owner) -> io::Result<Vec<(PathBuf, Mark)>> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        let name = path.file_name().and_then(OsStr::to_str);
-        let Some(name) = name.and_then(|name| name.strip_prefix('.')?.strip_suffix(MARK)) else { continue };
+        let Some(workspace) = marked_by(&path) else { continue };
         // One that can't be read says nothing, and what it lies beside stays.
         if let Ok(Some(mark)) = read_json::<Mark>(&path)
             && mark.owner == *owner
         {
-            found.push((path.with_file_name(name), mark));
+            found.push((workspace, mark));
         }
     }
     Ok(found)
 }
 
-/// Removes a workspace, and then what tells whose it was.
+/// Removes a workspace, and then what tells whose it was, unless somebody has made it anew.
 ///
 /// # Errors
-/// Something is mounted in it, or the disk refuses.
+/// Something is mounted in it, the disk refuses, or a volume of its deployment has been made for too long.
 pub fn remove(workspace: &Path) -> io::Result<()> {
-    volumes::remove_one(workspace)?;
+    // Held over both: who makes it anew in between would lose its mark.
+    let Some(_lock) = workspace.parent().map(volumes::take).transpose()?.flatten() else { return Ok(()) };
+    if workspace.exists() && read_mark(workspace).is_some_and(|mark| !mark.ended) {
+        return Ok(());
+    }
+    volumes::remove_held(workspace)?;
     mark_of(workspace).map_or(Ok(()), |file| forget(&file))
 }
 
@@ -111,11 +161,7 @@ pub fn remove(workspace: &Path) -> io::Result<()> {
 pub fn forget_removed(unfinished: &Path) -> io::Result<()> {
     let Some(workspace) = volumes::whole(unfinished) else { return Ok(()) };
     match mark_of(&workspace) {
-        Some(file)
-            if !workspace.exists() && read_json::<Mark>(&file).is_ok_and(|mark| mark.is_some_and(|one| one.ended)) =>
-        {
-            forget(&file)
-        }
+        Some(file) if !workspace.exists() && has_ended(&workspace) => forget(&file),
         _ => Ok(()),
     }
 }
@@ -169,7 +215,8 @@ impl SandboxRuntime {
         }
         let (runtime_id, id) = (checked_id(instance)?, instance.id.clone());
         let keep = move |inner: &Inner| {
-            let files = inner.ending_with(&id, &runtime_id).map(|ending| ending.into_iter().filter_map(|one| mark_of(&one.0)));
+            let files =
+                inner.ending_with(&id, &runtime_id).map(|ending| ending.into_iter().filter_map(|one| mark_of(&one.0)));
             let kept = files.and_then(|mut files| files.try_for_each(|file| forget(&file)));
             kept.map_err(|error| failed(&format!("keeping the workspace of {}", id.name()), &error))
         };
@@ -234,5 +281,33 @@ impl Inner {
         }
         let taken = self.slots_taken(deployment, None)?;
         Ok(ended.into_iter().filter(|(_, mark)| !taken.iter().any(|other| mark.is_of(other))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workspace_that_is_made_anew_while_its_removal_waits_stays_with_its_mark() {
+        let top = tempfile::tempdir().unwrap();
+        let workspace = top.path().join("web.0");
+        fs::create_dir(&workspace).unwrap();
+        let file = mark_of(&workspace).unwrap();
+        let mark = |ended| Mark { owner: Owner("one".into()), service: "web".into(), slot: 0, ended };
+        write_json(&file, &mark(true), Durability::Synced).unwrap();
+        let held = volumes::take(top.path()).unwrap().unwrap();
+        let removal = std::thread::spawn({
+            let workspace = workspace.clone();
+            move || remove(&workspace)
+        });
+        // As whoever starts an instance in the slot does it, while it holds the folder.
+        write_json(&file, &mark(false), Durability::Synced).unwrap();
+        drop(held);
+        removal.join().unwrap().unwrap();
+        assert_eq!((workspace.exists(), read_mark(&workspace)), (true, Some(mark(false))));
+        write_json(&file, &mark(true), Durability::Synced).unwrap();
+        remove(&workspace).unwrap();
+        assert_eq!(fs::read_dir(top.path()).unwrap().count(), 0);
     }
 }
