@@ -366,7 +366,10 @@ mod tests {
         let id =
             InstanceId { deployment: "demo".into(), service: "web".into(), slot: 0, revision, attempt: 0, run: None };
         let instance = InstanceRef { runtime: RuntimeKind::Docker, runtime_id: id.runtime_name(), id };
-        let step = Step { action: Action::Remove { instance: instance.clone(), slot: SlotFate::Stays }, cause: Cause::Superseded };
+        let step = Step {
+            action: Action::Remove { instance: instance.clone(), slot: SlotFate::Stays },
+            cause: Cause::Superseded,
+        };
         (Lane { steps: vec![step] }, instance)
     }
 

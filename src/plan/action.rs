@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Cause;
 use crate::spec::{Image, InitStep, RuntimeKind, ServiceSpec};
-use crate::state::{InstanceId, InstanceRef, SourceRef, SlotFate, StopRequest, Volumes};
+use crate::state::{InstanceId, InstanceRef, SlotFate, SourceRef, StopRequest, Volumes};
 
 /// Steps that follow one another; a failed one ends the lane.
 #[derive(Debug, Clone, PartialEq, Serialize)]

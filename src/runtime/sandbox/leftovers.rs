@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{FlockOperation, flock};
 
 use super::layout::Layout;
-use super::{own_disk, remove, volumes};
+use super::{own_disk, remove, volumes, workspace};
 
 /// What names of directories of instances that are being made begin with.
 pub const NEW: &str = ".new";
@@ -44,6 +44,12 @@ pub fn sweep(layout: &Layout) {
     clear(layout.root(), PROBE, remove::tree, |path| is_old(path).then_some(None));
     sweep_gone(layout);
     clear(&layout.all_volumes(), GONE, volumes::discard, |path| hold(path).ok().map(Some));
+    for folder in fs::read_dir(layout.all_volumes()).into_iter().flatten().flatten() {
+        // Whoever makes or removes a volume holds its folder.
+        if let Ok(_held) = hold(&folder.path()) {
+            let _ = workspace::forget_gone(&folder.path(), is_old);
+        }
+    }
 }
 
 fn is_old(path: &Path) -> bool {
@@ -130,5 +136,32 @@ mod tests {
         let left: Vec<&str> = old.into_iter().chain(new).filter(stays).collect();
         let kept = ["instances/demo_web_0", "instances/.newer", "volumes/demo", "instances/.new-2-0", ".probe-2-1"];
         assert_eq!(left, kept);
+    }
+
+    #[test]
+    fn what_tells_whose_a_workspace_was_goes_once_that_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        layout.prepare().unwrap();
+        let folder = layout.volumes("demo");
+        fs::create_dir_all(folder.join("web.0")).unwrap();
+        for (name, age) in [(".web.0.slot", 2), (".web.1.slot", 2), (".web.2.slot", 0)] {
+            let mark = fs::File::create(folder.join(name)).unwrap();
+            mark.set_modified(SystemTime::now() - age * LEFTOVER_AGE).unwrap();
+        }
+        let left = || {
+            let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|one| one.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let held = hold(&folder).unwrap();
+        sweep(&layout);
+        assert_eq!(left(), [".web.0.slot", ".web.1.slot", ".web.2.slot", "web.0"], "somebody is at the volumes");
+        drop(held);
+        sweep(&layout);
+        assert_eq!(left(), [".web.0.slot", ".web.2.slot", "web.0"]);
+        assert!(volumes::are_in(&folder).unwrap());
+        fs::remove_dir(folder.join("web.0")).unwrap();
+        assert!(!volumes::are_in(&folder).unwrap(), "what only tells whose one was is no volume");
     }
 }
