@@ -60,12 +60,12 @@ fn leave_asleep(input: &Input<'_>, desired: &DesiredDeployment, observed: &[&Ins
         one.on_timeout == OnFailure::Fail && (is_over(one) || is_out_of_reach())
     };
     let in_the_way: Vec<bool> = unmet.iter().map(is_in_the_way).collect();
-    for at in 0..unmet.len() {
+    for (at, one) in unmet.iter_mut().enumerate() {
         let is_another = in_the_way.iter().enumerate().any(|(other, is)| *is && other != at);
-        let one = &unmet[at];
         let sleeps = || on(one).is_some_and(|on| !to_wake(input, on, one.condition, observed).is_empty());
         // What was not there in time itself is given up, and not waited for anew.
-        unmet[at].asleep = is_another && !is_over(one) && sleeps();
+        let asleep = is_another && !is_over(one) && sleeps();
+        one.asleep = asleep;
     }
 }
 
