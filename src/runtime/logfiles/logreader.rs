@@ -10,6 +10,7 @@ use super::backwards::Backwards;
 use super::cri::{LONGEST_TEXT, Line};
 use super::logfile::part;
 use super::loglines::Assemble;
+pub use super::logtail::Begin;
 use super::logtail::{Place, Tail};
 use crate::runtime::io::OutputStream;
 
@@ -19,18 +20,6 @@ const MOST_PARTS: u32 = 100;
 const READ_SIZE: usize = 64 << 10;
 /// Longest line of a file: a fragment, after its time and the names of its stream and kind.
 const LONGEST_KEPT: usize = LONGEST_TEXT + 64;
-
-/// Where reading begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
-    /// With the oldest line.
-    Oldest,
-    /// With the last that many lines.
-    Last(u64),
-    /// With what is written from now on, also in the middle of a line.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "the sandbox runtime of Linux alone attaches"))]
-    Now,
-}
 
 /// What follows a part.
 #[derive(Debug)]

@@ -6,6 +6,18 @@ use super::backwards::Backwards;
 use super::cri::Line;
 use crate::runtime::io::OutputStream;
 
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With the oldest line.
+    Oldest,
+    /// With the last that many lines.
+    Last(u64),
+    /// With what is written from now on, also in the middle of a line.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "the sandbox runtime of Linux alone attaches"))]
+    Now,
+}
+
 /// Most bytes that are looked through for fragments once enough lines were found: of a longer line the
 /// end is told.
 const LOOK_BACK: u64 = 1 << 20;
