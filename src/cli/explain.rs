@@ -8,7 +8,7 @@ use super::exit::{Exit, Outcome};
 use super::output::{Columns, DataFormat, print, print_data};
 use super::reconnecting::observe_existing;
 use crate::config::Options;
-use crate::controller::IdleReport;
+use crate::controller::{IdleReport, Membership};
 use crate::plan::idle::Limit;
 use crate::spec::HumanDuration;
 use crate::state::Target;
@@ -80,9 +80,11 @@ fn text(report: &IdleReport, now: DateTime<Utc>) -> String {
     };
     let mut lines = vec![
         format!("{} is {doing}", report.name),
-        match report.max_idle {
-            Some(limit) => format!("  lifecycle.max_idle: {limit}"),
-            None => "  lifecycle.max_idle: none, so that it is never idle".to_owned(),
+        match (&report.member, report.max_idle) {
+            (Some(Membership::Free { .. }), _) => "  a free member of its pool".to_owned(),
+            (Some(Membership::Session { id, .. }), _) => format!("  session: {id}"),
+            (None, Some(limit)) => format!("  lifecycle.max_idle: {limit}"),
+            (None, None) => "  lifecycle.max_idle: none, so that it is never idle".to_owned(),
         },
     ];
     if let Some(since) = report.idle_since {
@@ -94,18 +96,7 @@ fn text(report: &IdleReport, now: DateTime<Utc>) -> String {
         let why = if counted > since { "time without a watcher does not count" } else { "by the weight of the use" };
         lines.push(format!("  limit counts from: {} ({why})", time(counted)));
     }
-    lines.push(match report.next {
-        Some(next) => {
-            let limit = match next.limit {
-                Limit::MaxIdle => "max_idle",
-                Limit::MaxLifetime => "max_lifetime",
-            };
-            format!("  next limit: {limit} at {} ({}): {}", time(next.at), until(next.at, now), next.strike.name())
-        }
-        None if report.rests => format!("  next limit: none; `keel start {}` wakes it", report.name),
-        None if report.ended.is_some() => format!("  next limit: none; `keel start {}` starts it", report.name),
-        None => "  next limit: none".to_owned(),
-    });
+    lines.push(format!("  next limit: {}", next_limit(report, now)));
     if let Some(held) = report.held_until {
         lines.push(format!("  held until: {} ({})", time(held), until(held, now)));
     }
@@ -127,6 +118,28 @@ fn text(report: &IdleReport, now: DateTime<Utc>) -> String {
     let table = Columns::default().render(Some(&HEADER), &rows);
     lines.extend(table.lines().map(|line| format!("  {line}")));
     lines.into_iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Which limit strikes next, and when.
+fn next_limit(report: &IdleReport, now: DateTime<Utc>) -> String {
+    let at = |at: DateTime<Utc>| format!("at {} ({})", time(at), until(at, now));
+    match (&report.member, report.next) {
+        (Some(Membership::Free { until }), _) => format!("pool.warm_ttl {}: replace", at(*until)),
+        (Some(Membership::Session { until: Some(end), .. }), _) => {
+            format!("its session ends {} if it is left unused", at(*end))
+        }
+        (Some(Membership::Session { until: None, .. }), _) => "none while its session is used".to_owned(),
+        (None, Some(next)) => {
+            let limit = match next.limit {
+                Limit::MaxIdle => "max_idle",
+                Limit::MaxLifetime => "max_lifetime",
+            };
+            format!("{limit} {}: {}", at(next.at), next.strike.name())
+        }
+        (None, None) if report.rests => format!("none; `keel start {}` wakes it", report.name),
+        (None, None) if report.ended.is_some() => format!("none; `keel start {}` starts it", report.name),
+        (None, None) => "none".to_owned(),
+    }
 }
 
 fn time(at: DateTime<Utc>) -> String {

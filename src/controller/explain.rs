@@ -41,6 +41,27 @@ pub struct IdleReport {
     pub held_until: Option<DateTime<Utc>>,
     /// Whether it is stopped or suspended because it was idle.
     pub rests: bool,
+    /// What it is there for where it is a member of a pool, whose limits count instead of those of `lifecycle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<Membership>,
+}
+
+/// What a member of a pool is there for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Membership {
+    /// It is free, and another one takes its place at that time (`pool.warm_ttl`).
+    Free {
+        /// When.
+        until: DateTime<Utc>,
+    },
+    /// A session has it.
+    Session {
+        /// Which.
+        id: String,
+        /// When that ends if it is left unused until then; absent while it is used.
+        until: Option<DateTime<Utc>>,
+    },
 }
 
 /// What was seen of one kind of use.
@@ -134,6 +155,7 @@ impl State {
             next,
             held_until,
             rests,
+            member: self.membership(instance),
         }
     }
 }

@@ -69,7 +69,7 @@ pub use self::convert::desired;
 pub use self::core::{Core, Parts, Scope, Settled};
 pub use self::declared::{Declared, Removed};
 pub use self::event::Event;
-pub use self::explain::{IdleReport, SignalReport};
+pub use self::explain::{IdleReport, Membership, SignalReport};
 pub use self::follow::{Bookmark, Followed, Observed, follow};
 pub use self::images::IMAGE_EVERY;
 pub use self::jobs::{JobChanges, Jobs, KeepJobs, StoredJobs, Trigger};

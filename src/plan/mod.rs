@@ -61,7 +61,7 @@ pub use lives::{HOLD_MOST, LifeOrders, Lives, Stopped};
 pub use order::dependencies;
 pub use planner::plan;
 pub use pool::{
-    ClaimFigures, Distribution, MemberUse, PoolFigures, PoolRecord, REFILL_AT_ONCE, RENEW_LEAD, claim_figures,
+    ClaimFigures, Distribution, MemberUse, PoolFigures, PoolRecord, REFILL_AT_ONCE, RENEW_LEAD, claim_figures, cold_at,
     pool_figures,
 };
 pub use remnants::{Found as FoundRemnant, Remains};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeZone, Utc};
-use evenkeel::controller::{AcquireRequest, Acquired, SessionVerb, SessionView};
+use evenkeel::controller::{AcquireRequest, Acquired, Membership, SessionVerb, SessionView};
 use evenkeel::runtime::sim::Faults;
 use evenkeel::spec::{Control, HumanDuration};
 use evenkeel::state::{LateMount, SessionId, Signal};
@@ -498,6 +498,23 @@ async fn touching_a_pool_is_a_use_of_its_free_members_alone_and_says_so() {
         assert_eq!(last(report), Some(now).filter(|_| report.name != claimed), "{}", report.name);
     }
     assert!(reports.iter().any(|report| report.name == claimed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_is_explained_by_its_session_or_the_time_that_it_may_be_free() {
+    let stage = stage().await;
+    let claimed = acquire(&stage).await.view;
+    let reports = stage.idle("demo/box").await.expect("it is known");
+    for report in &reports {
+        match (&report.member, report.name == claimed.instance) {
+            (Some(Membership::Session { id, until: Some(end) }), true) => {
+                assert_eq!((id, Some(*end)), (&claimed.session.to_string(), claimed.expires_at));
+            }
+            (Some(Membership::Free { until }), false) => assert!(*until > stage.now()),
+            (other, is_claimed) => panic!("{other:?} of {}, claimed: {is_claimed}", report.name),
+        }
+    }
+    assert!(reports.len() > 1);
 }
 
 #[tokio::test(start_paused = true)]

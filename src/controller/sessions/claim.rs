@@ -112,6 +112,8 @@ impl State {
     fn note_unmet(&mut self, claim: &Claim) {
         if !self.is_suspended(&claim.pool.deployment) {
             self.sessions.note_unmet(claim);
+            // What the pool shows of its claims is worked out with its plan.
+            self.queue.add(&claim.pool.deployment, Instant::now());
         }
     }
 

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use super::request::{SessionStats, SessionView};
 use super::{Held, Member, SessionMessage};
 use crate::controller::core::State;
+use crate::controller::explain::Membership;
 use crate::controller::lists::RELIST;
 use crate::controller::message::Message;
-use crate::plan::{ClaimFigures, MemberUse, PoolFigures, PoolRecord, claim_figures, pool_figures};
+use crate::plan::{ClaimFigures, MemberUse, PoolFigures, PoolRecord, claim_figures, cold_at, pool_figures};
 use crate::runtime::Runtime;
 use crate::spec;
 use crate::state::{
@@ -102,6 +103,17 @@ impl State {
             SessionState::Ended { .. } => return None,
         };
         last_active_at.checked_add_signed(TimeDelta::from_std(limit).ok()?)
+    }
+
+    /// What an instance is there for that lives as a member of a pool.
+    pub(in crate::controller) fn membership(&self, member: &Instance) -> Option<Membership> {
+        let InstanceId { deployment, service, .. } = &member.id;
+        let name = ServiceName { deployment: deployment.clone(), service: service.clone() };
+        let pool = self.pool(&name).filter(|_| !matches!(member.phase, Phase::Exited(_)))?;
+        Some(match self.sessions.holder(deployment, &member.as_ref()) {
+            Some(held) => Membership::Session { id: held.session.id.to_string(), until: self.expires_at(held) },
+            None => Membership::Free { until: cold_at(pool, member) },
+        })
     }
 
     /// What is declared of the sessions of a pool; none where nothing declares it, as when its declaration is held.

@@ -322,7 +322,7 @@ fn look_again(draft: &mut Draft<'_>, pool: &Pool, members: &Members<'_>) {
 }
 
 /// When a member is too old to be handed out.
-pub(super) fn cold_at(pool: &Pool, member: &Instance) -> DateTime<Utc> {
+pub fn cold_at(pool: &Pool, member: &Instance) -> DateTime<Utc> {
     after(member.created_at, pool.warm_ttl())
 }
 
