@@ -136,7 +136,7 @@ pub(super) fn memory(seen: &Seen<'_>, enough: u64) -> u64 {
     if sum <= enough {
         return sum;
     }
-    let shares = each.iter().map(|(pid, bytes)| proportional(seen, *pid).unwrap_or((*bytes, 0)));
+    let shares = each.iter().map(|(pid, bytes)| proportional(seen, *pid).or(whole(seen, *pid)).unwrap_or((*bytes, 0)));
     let (all, shared) = shares.fold((0, 0), |sum, share| (sum.0 + share.0, sum.1 + share.1));
     // What is mapped of those files is counted already; other shared memory is no file of theirs.
     all + files.saturating_sub(shared)
@@ -145,6 +145,18 @@ pub(super) fn memory(seen: &Seen<'_>, enough: u64) -> u64 {
 /// A process's share of the memory that it has mapped, and of the files in memory among it, in bytes.
 fn proportional(seen: &Seen<'_>, pid: i32) -> Option<(u64, u64)> {
     share(&seen.read(pid, "smaps_rollup").ok()?)
+}
+
+/// The same of one that lets nobody look at what it has mapped, as the first process of an instance does: all that it shares
+/// counts as its own.
+fn whole(seen: &Seen<'_>, pid: i32) -> Option<(u64, u64)> {
+    held(&seen.read(pid, "status").ok()?)
+}
+
+/// The same of the text of `status`.
+fn held(text: &str) -> Option<(u64, u64)> {
+    let in_memory = kilobytes(text, "RssShmem:")?;
+    Some((kilobytes(text, "RssAnon:")?.saturating_add(in_memory) << 10, in_memory << 10))
 }
 
 /// The same of the text of `smaps_rollup`, which tells kinds of memory apart since Linux 5.3; before, all counts.
@@ -220,6 +232,8 @@ mod tests {
         let text = format!("{before}Pss_Anon: 30 kB\nPss_File:    85 kB\nPss_Shmem:     5 kB\n");
         assert_eq!(share(&text), Some((35 << 10, 5 << 10)));
         assert_eq!(share("Rss: 1 kB\n"), None);
+        let status = "VmRSS:\t  1020 kB\nRssAnon:\t  200 kB\nRssFile:\t  800 kB\nRssShmem:\t  20 kB\n";
+        assert_eq!(held(status), Some((220 << 10, 20 << 10)));
     }
 
     #[test]
