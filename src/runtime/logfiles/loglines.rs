@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::cri::Line;
+use super::logtail::Skip;
 use crate::runtime::io::{ExecOutput, LogLine, LogText, OutputStream};
 use crate::runtime::logline::Pieces;
 
@@ -11,8 +12,8 @@ pub trait Assemble: Send + 'static {
     /// What is made.
     type Item: Send + 'static;
 
-    /// Leaves the next lines that end out.
-    fn skip(&mut self, lines: u64);
+    /// Leaves the next lines of each stream out.
+    fn skip(&mut self, lines: Skip);
 
     /// Leaves out what else there is of a stream.
     fn leave_out(&mut self, stream: OutputStream);
@@ -36,8 +37,6 @@ pub struct Joined {
     since: Option<DateTime<Utc>>,
     /// When the last fragment was written.
     last: Option<DateTime<Utc>>,
-    /// Lines that end and are left out.
-    skip: u64,
     stdout: Open,
     stderr: Open,
     /// Where the last fragment was written whose line goes on.
@@ -52,6 +51,8 @@ struct Open {
     at: Option<DateTime<Utc>>,
     /// Whether a piece of it was given.
     has_begun: bool,
+    /// Lines that end and are left out, this one first.
+    skip: u64,
     /// Whether nothing of the stream is wanted.
     is_left_out: bool,
 }
@@ -60,7 +61,7 @@ impl Joined {
     /// Whole lines that ended from then on, or all.
     pub fn new(since: Option<DateTime<Utc>>) -> Self {
         let (stdout, stderr) = (Open::default(), Open::default());
-        Self { since, last: None, skip: 0, stdout, stderr, newest: OutputStream::Stdout }
+        Self { since, last: None, stdout, stderr, newest: OutputStream::Stdout }
     }
 
     const fn open(&mut self, stream: OutputStream) -> &mut Open {
@@ -70,16 +71,16 @@ impl Joined {
         }
     }
 
-    fn is_wanted(&self, at: DateTime<Utc>) -> bool {
-        self.skip == 0 && self.since.is_none_or(|since| at >= since)
+    fn is_recent(&self, at: DateTime<Utc>) -> bool {
+        self.since.is_none_or(|since| at >= since)
     }
 }
 
 impl Assemble for Joined {
     type Item = LogLine;
 
-    fn skip(&mut self, lines: u64) {
-        self.skip = lines;
+    fn skip(&mut self, lines: Skip) {
+        (self.stdout.skip, self.stderr.skip) = (lines.stdout, lines.stderr);
     }
 
     fn leave_out(&mut self, stream: OutputStream) {
@@ -87,15 +88,16 @@ impl Assemble for Joined {
     }
 
     fn lost(&mut self, lines: &mut Vec<LogLine>) {
-        self.skip = 0;
         for stream in [OutputStream::Stdout, OutputStream::Stderr] {
             let open = self.open(stream);
-            let Open { at, has_begun, .. } =
+            let Open { at, has_begun, skip, mut pieces, .. } =
                 std::mem::replace(open, Open { is_left_out: open.is_left_out, ..Open::default() });
+            let text = pieces.end();
             // What comes next is no part of it.
-            let end =
-                at.filter(|_| has_begun).map(|at| LogLine { at, stream, text: LogText::default(), goes_on: false });
-            lines.extend(end);
+            let is_told = |at: &DateTime<Utc>| has_begun || (skip == 0 && self.is_recent(*at) && !text.is_empty());
+            if let Some(at) = at.filter(is_told) {
+                lines.push(LogLine { at, stream, text: text.into(), goes_on: false });
+            }
         }
         // Not now, which is later than the lines that follow.
         let told = |at| LogLine { at, stream: OutputStream::Stderr, text: LOST.into(), goes_on: false };
@@ -109,9 +111,9 @@ impl Assemble for Joined {
         };
         for stream in order {
             let open = self.open(stream);
-            let (at, has_begun) = (open.at.take(), std::mem::take(&mut open.has_begun));
+            let (at, has_begun, is_skipped) = (open.at.take(), std::mem::take(&mut open.has_begun), open.skip > 0);
             let text = open.pieces.end();
-            let is_wanted = |at: &DateTime<Utc>| (has_begun || self.is_wanted(*at)) && !text.is_empty();
+            let is_wanted = |at: &DateTime<Utc>| (has_begun || !is_skipped && self.is_recent(*at)) && !text.is_empty();
             if let Some(at) = at.filter(is_wanted) {
                 lines.push(LogLine { at, stream, text: text.into(), goes_on: false });
             }
@@ -120,12 +122,12 @@ impl Assemble for Joined {
 
     fn take(&mut self, line: &Line<'_>, lines: &mut Vec<LogLine>) {
         let (at, stream) = (line.at, line.stream);
-        let is_wanted = self.is_wanted(at);
+        let is_recent = self.is_recent(at);
         self.last = Some(at);
         let open = self.open(stream);
         if !open.is_left_out {
             let pieces = open.pieces.push(line.text);
-            let is_told = is_wanted || open.has_begun;
+            let is_told = open.has_begun || is_recent && open.skip == 0;
             open.at = Some(at).filter(|_| !line.full);
             open.has_begun |= is_told && !pieces.is_empty();
             let mut tell = |text: LogText, goes_on| {
@@ -138,7 +140,8 @@ impl Assemble for Joined {
             }
         }
         if line.full {
-            self.skip = self.skip.saturating_sub(1);
+            let open = self.open(stream);
+            open.skip = open.skip.saturating_sub(1);
         } else {
             self.newest = stream;
         }
@@ -154,7 +157,7 @@ impl Assemble for Written {
     type Item = ExecOutput;
 
     /// Nothing is left out: who wants output as it was written begins with a fragment of their choice.
-    fn skip(&mut self, _lines: u64) {}
+    fn skip(&mut self, _lines: Skip) {}
 
     fn leave_out(&mut self, _stream: OutputStream) {}
 
@@ -206,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_has_not_ended_is_told_at_the_end_where_it_is_wanted() {
-        let finished = |since: Option<i64>, skip: u64, left_out: Option<OutputStream>| {
+        let finished = |since: Option<i64>, skip: Skip, left_out: Option<OutputStream>| {
             let since = since.and_then(|second| DateTime::from_timestamp(second, 0));
             let (mut joined, mut lines) = (Joined::new(since), Vec::new());
             joined.skip(skip);
@@ -223,29 +226,47 @@ mod tests {
             joined.finish(&mut lines);
             lines.into_iter().map(|line| line.text.lossy().into_owned()).collect::<Vec<_>>()
         };
+        let (none, one) = (Skip::default(), Skip { stdout: 1, stderr: 0 });
         assert_eq!(
-            finished(None, 0, None),
+            finished(None, none, None),
             ["whole", "oh", "name: "],
             "the one that was written to last is the last one"
         );
-        assert_eq!(finished(Some(3), 0, None), ["oh", "name: "]);
-        assert_eq!(finished(Some(4), 0, None), ["name: "]);
-        assert_eq!(finished(Some(5), 0, None), Vec::<String>::new());
-        assert_eq!(finished(None, 1, None), ["oh", "name: "]);
-        assert_eq!(finished(None, 2, None), Vec::<String>::new(), "they belong to an older line");
-        assert_eq!(finished(None, 1, Some(OutputStream::Stderr)), ["name: "]);
-        assert_eq!(finished(None, 1, Some(OutputStream::Stdout)), ["oh"]);
+        assert_eq!(finished(Some(3), none, None), ["oh", "name: "]);
+        assert_eq!(finished(Some(4), none, None), ["name: "]);
+        assert_eq!(finished(Some(5), none, None), Vec::<String>::new());
+        assert_eq!(finished(None, one, None), ["oh", "name: "]);
+        let both = Skip { stdout: 2, stderr: 1 };
+        assert_eq!(finished(None, both, None), Vec::<String>::new(), "they belong to older lines");
+        assert_eq!(finished(None, one, Some(OutputStream::Stderr)), ["name: "]);
+        assert_eq!(finished(None, one, Some(OutputStream::Stdout)), ["oh"]);
     }
 
     #[test]
     fn the_pieces_of_a_line_that_is_skipped_are_skipped() {
         let long = vec![b'x'; 2 * LONGEST_LINE];
         let (mut joined, mut lines) = (Joined::new(None), Vec::new());
-        joined.skip(1);
+        joined.skip(Skip { stdout: 0, stderr: 1 });
         for (full, text) in [(false, &long[..]), (true, b"end"), (true, b"next")] {
             joined.take(&fragment(1, OutputStream::Stderr, full, text), &mut lines);
         }
         assert_eq!(texts(&lines), [(&b"next"[..], false)]);
+    }
+
+    #[test]
+    fn a_long_line_is_told_from_its_begin_though_one_of_the_other_stream_is_skipped_within_it() {
+        let long = vec![b'x'; LONGEST_LINE];
+        let (mut joined, mut lines) = (Joined::new(None), Vec::new());
+        joined.skip(Skip { stdout: 0, stderr: 1 });
+        for (stream, full, text) in [
+            (OutputStream::Stdout, false, &long[..]),
+            (OutputStream::Stdout, false, b"y"),
+            (OutputStream::Stderr, true, b"old"),
+            (OutputStream::Stdout, true, b"end"),
+        ] {
+            joined.take(&fragment(1, stream, full, text), &mut lines);
+        }
+        assert_eq!(texts(&lines), [(&long[..], true), (&b"yend"[..], false)]);
     }
 
     #[test]
@@ -255,7 +276,7 @@ mod tests {
         joined.take(&fragment(1, OutputStream::Stderr, false, &long), &mut lines);
         joined.lost(&mut lines);
         joined.take(&fragment(1, OutputStream::Stderr, true, b"next"), &mut lines);
-        let expected = [(&long[1..], true), (b"", false), (LOST.as_bytes(), false), (b"next", false)];
+        let expected = [(&long[1..], true), (b"x", false), (LOST.as_bytes(), false), (b"next", false)];
         assert_eq!(texts(&lines), expected);
     }
 }

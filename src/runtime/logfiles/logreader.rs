@@ -11,7 +11,7 @@ use super::cri::{LONGEST_TEXT, Line};
 use super::logfile::part;
 use super::loglines::Assemble;
 pub use super::logtail::Begin;
-use super::logtail::{Place, Tail};
+use super::logtail::{Place, Skip, Tail};
 use crate::runtime::io::OutputStream;
 
 /// Most parts that are looked for; more than any log has.
@@ -47,7 +47,7 @@ struct Found {
     /// The part, open there; none where there is no output.
     file: Option<File>,
     /// Lines that end from there on and are too old.
-    skip: u64,
+    skip: Skip,
     /// Streams of which only what is written later is told.
     awaited: Vec<OutputStream>,
     /// Where all output ended.
@@ -56,8 +56,8 @@ struct Found {
 
 impl Found {
     /// Everything from there on.
-    const fn new(file: Option<File>, opened: Option<End>) -> Self {
-        Self { file, skip: 0, awaited: Vec::new(), opened }
+    fn new(file: Option<File>, opened: Option<End>) -> Self {
+        Self { file, skip: Skip::default(), awaited: Vec::new(), opened }
     }
 }
 
@@ -301,7 +301,7 @@ fn last_lines(folder: &Path, wanted: u64) -> io::Result<Found> {
         newest.get_or_insert(End { inode, size });
         let place = tail.look(&mut Backwards::new(&file, size, READ_SIZE, LONGEST_KEPT))?;
         // Where nothing is of use, what comes after all of it is read.
-        let place = place.or((seen.len() == 1).then_some(Place { begin: size, skip: 0 }));
+        let place = place.or((seen.len() == 1).then_some(Place { begin: size, skip: Skip::default() }));
         found = place.map(|place| (file, place)).or(found);
         if tail.is_done() {
             break;

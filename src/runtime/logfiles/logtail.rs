@@ -28,14 +28,14 @@ const LOOK_BACK: u64 = 1 << 20;
 pub struct Tail {
     /// Lines that are still to be found.
     wanted: u64,
-    /// Lines that end and were found.
-    ended: u64,
+    /// The streams of lines that end and were found, the oldest one last.
+    ended: Vec<OutputStream>,
     stdout: Side,
     stderr: Side,
     /// Streams whose line has not ended and is none of the last ones: who follows is told once it ends, others are not.
     awaited: Vec<OutputStream>,
     /// Ends of lines that were passed and are not told.
-    passed: u64,
+    passed: Skip,
     /// Bytes that were looked through since enough lines were found.
     looked: u64,
 }
@@ -51,20 +51,39 @@ enum Side {
     Passed,
 }
 
+/// Lines of each stream that are left out, those that end first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Skip {
+    /// Of standard output.
+    pub stdout: u64,
+    /// Of standard error.
+    pub stderr: u64,
+}
+
+impl Skip {
+    const fn add(&mut self, stream: OutputStream) {
+        match stream {
+            OutputStream::Stdout => self.stdout += 1,
+            OutputStream::Stderr => self.stderr += 1,
+        }
+    }
+}
+
 /// Where reading begins in a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// Offset of a line, in bytes.
     pub begin: u64,
     /// Lines that end from there on and are older than those that were wanted.
-    pub skip: u64,
+    pub skip: Skip,
 }
 
 impl Tail {
     /// Looks for that many lines.
     pub const fn new(wanted: u64) -> Self {
         let (stdout, stderr) = (Side::Nothing, Side::Nothing);
-        Self { wanted, ended: 0, stdout, stderr, awaited: Vec::new(), passed: 0, looked: 0 }
+        let passed = Skip { stdout: 0, stderr: 0 };
+        Self { wanted, ended: Vec::new(), stdout, stderr, awaited: Vec::new(), passed, looked: 0 }
     }
 
     /// Streams of which only what ends later is told.
@@ -111,12 +130,12 @@ impl Tail {
         match (line.full, self.wanted) {
             (true, 0) => {
                 *side = Side::Passed;
-                self.passed += 1;
+                self.passed.add(line.stream);
             }
             (true, _) => {
                 *side = Side::Told;
                 self.wanted -= 1;
-                self.ended += 1;
+                self.ended.push(line.stream);
             }
             (false, _) if *side == Side::Nothing => {
                 *side = Side::Told;
@@ -132,9 +151,8 @@ impl Tail {
     fn unended(&mut self, stream: OutputStream) {
         if self.wanted > 0 {
             self.wanted -= 1;
-        } else if self.ended > 0 {
-            self.ended -= 1;
-            self.passed += 1;
+        } else if let Some(oldest) = self.ended.pop() {
+            self.passed.add(oldest);
         } else {
             self.awaited.push(stream);
         }
@@ -162,13 +180,14 @@ mod tests {
         tail.look(&mut Backwards::new(Cursor::new(part), part.len() as u64, 100, 100)).unwrap()
     }
 
-    /// The lines from where to begin on, and how many that end are left out.
+    /// The lines from where to begin on, and how many of both streams that end are left out.
     fn found<'a>(lines: &[&'a str], wanted: u64) -> (Vec<&'a str>, u64) {
         let text = part(lines);
         let all = text.len() as u64;
-        let Place { begin, skip } = look(&mut Tail::new(wanted), &text).unwrap_or(Place { begin: all, skip: 0 });
+        let Place { begin, skip } =
+            look(&mut Tail::new(wanted), &text).unwrap_or(Place { begin: all, skip: Skip::default() });
         let before = text[..usize::try_from(begin).unwrap()].lines().count();
-        (lines[before..].to_vec(), skip)
+        (lines[before..].to_vec(), skip.stdout + skip.stderr)
     }
 
     #[test]
@@ -224,7 +243,7 @@ mod tests {
     fn a_line_may_begin_in_an_older_part() {
         let mut tail = Tail::new(1);
         let newest = part(&["oP b", "oF c"]);
-        assert_eq!(look(&mut tail, &newest), Some(Place { begin: 0, skip: 0 }));
+        assert_eq!(look(&mut tail, &newest), Some(Place { begin: 0, skip: Skip::default() }));
         assert!(!tail.is_done() && !tail.is_short());
         let older = part(&["eF old", "oF old", "oP a"]);
         let begin = part(&["eF old", "oF old"]).len() as u64;
@@ -237,7 +256,7 @@ mod tests {
         let line = format!("oF {}", "x".repeat(1000));
         let text = part(&vec![line.as_str(); 3000]);
         let mut tail = Tail::new(1);
-        assert_eq!(look(&mut tail, &text).map(|place| place.skip), Some(0));
+        assert_eq!(look(&mut tail, &text).map(|place| place.skip), Some(Skip::default()));
         assert!(tail.is_done() && tail.looked < LOOK_BACK + 2000);
     }
 }
