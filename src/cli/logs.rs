@@ -15,7 +15,8 @@ use crate::state::Target;
 ///
 /// Works for instances that ended, with a running controller and without one. Where several instances are covered,
 /// each line begins with the instance that wrote it. Pipes and files get every byte as it was
-/// written (Docker itself replaces those that are no UTF-8).
+/// written (Docker itself replaces those that are no UTF-8); a line of over 64 KiB is broken where something else was
+/// written in the middle of it.
 ///
 /// With --follow it goes on with what comes: with the replacement of an instance that was restarted, rolled or created
 /// anew, from its first line on, and with further replicas. Where something is declared and no instance of it runs (yet),
