@@ -190,7 +190,8 @@ fn course(status: &Status, view: &ServiceView) -> Course {
     if let Some(rolled_back) = find("RolledBack", ConditionStatus::True) {
         return message(rolled_back);
     }
-    if let Some(failed) = find("RestartFailed", ConditionStatus::True) {
+    let failed = |kind: &str| find(kind, ConditionStatus::True);
+    if let Some(failed) = failed("RestartFailed").or_else(|| failed("UndoFailed")) {
         return Course::Failed(format!("{name}: {}", failed.message));
     }
     let complete = || match instances(status, view).find(|one| one.health == Some(HealthState::Assumed)) {

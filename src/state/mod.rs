@@ -24,7 +24,9 @@ pub use late_mount::{BadMount, LateMount, MOST_LATE_MOUNTS, are_same_mounts, che
 pub use observed::{Frozen, Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};
 pub use remnant::{Remnant, RemnantKind};
-pub use rollout::{Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutCourse, RolloutFailure, Standing};
+pub use rollout::{
+    Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutCourse, RolloutFailure, Standing, UndoFailure,
+};
 pub use run::{ActiveRecord, JobRecord, RunEnd, RunId, RunRecord, ScheduleMark, Tried};
 pub use session::{
     SECRET_BYTES, Session, SessionEnd, SessionId, SessionState, Token, TokenDigest, check_client, check_sandbox,

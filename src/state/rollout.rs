@@ -24,6 +24,9 @@ pub struct Standing {
     /// The last restart by hand of what is declared failed, and what ran before it runs on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_restart: Option<RolloutFailure>,
+    /// The last undo by hand failed, and what is declared runs again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_undo: Option<UndoFailure>,
     /// How its rollout goes.
     #[serde(skip_serializing_if = "RolloutCourse::is_over")]
     pub course: RolloutCourse,
@@ -95,6 +98,15 @@ pub struct RolledBack {
     /// Whether what failed is an earlier revision that somebody had asked for, and not what is declared.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub from_undo: bool,
+}
+
+/// An earlier revision that somebody asked for failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UndoFailure {
+    /// Its number.
+    pub to: u64,
+    /// How it failed.
+    pub failure: RolloutFailure,
 }
 
 /// Why a rollout is paused.

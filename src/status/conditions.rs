@@ -6,7 +6,8 @@ use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
 use crate::spec::{corrected, shared_storage, unsupported};
 use crate::state::{
-    Condition, DesiredService, ErrorKind, HealthState, Instance, NOT_CHECKED, Pause, RolloutCourse, RunEnd, Standing,
+    Condition, DesiredService, ErrorKind, FailureReason, HealthState, Instance, NOT_CHECKED, Pause, RolloutCourse,
+    RunEnd, Standing, UndoFailure,
 };
 
 /// Why a service progresses of which nothing is begun before a registry has said which image its tag is now.
@@ -66,7 +67,7 @@ pub(super) fn of_service(
     if let (Some(wait), Some(progressing)) = (asked, conditions.iter_mut().find(|one| one.kind == "Progressing")) {
         *progressing = Condition::holds("Progressing", IMAGE_ASKED, wait.to_string());
     }
-    conditions.extend(rollout(service, &mine));
+    conditions.extend(rollout(&view.deployment, service, &mine));
     conditions.extend(mine.iter().filter_map(|wait| failure(wait)));
     conditions.extend(mine.iter().filter_map(|wait| without_dependency(wait)));
     conditions.extend(instances.iter().filter_map(|instance| not_checked(instance)));
@@ -162,8 +163,8 @@ const fn reason_of(pause: &Pause) -> &'static str {
 }
 
 /// What was decided or ordered of the rollout.
-fn rollout(service: &DesiredService, waits: &[&Wait]) -> Vec<Condition> {
-    let Standing { rolled_back, paused, failed_restart, course, .. } = &service.standing;
+fn rollout(deployment: &str, service: &DesiredService, waits: &[&Wait]) -> Vec<Condition> {
+    let Standing { rolled_back, paused, failed_restart, failed_undo, course, .. } = &service.standing;
     let said = |is: fn(&Wait) -> bool| waits.iter().find(|wait| is(wait)).map(ToString::to_string);
     let rolled_back = rolled_back.as_ref().map(|rolled_back| {
         let reason = rolled_back.failure.as_ref().map_or("Undone", |failure| failure.reason.name());
@@ -183,7 +184,16 @@ fn rollout(service: &DesiredService, waits: &[&Wait]) -> Vec<Condition> {
         let message = format!("the last restart failed: {}; what ran before it runs on", failure.message);
         Condition::holds("RestartFailed", failure.reason.name(), message)
     });
-    rolled_back.into_iter().chain(paused).chain(failed_restart).collect()
+    let failed_undo = failed_undo.as_ref().map(|UndoFailure { to, failure }| {
+        let again = match failure.reason {
+            FailureReason::DependencyTimeout => "it is tried again once that is as it has to be".to_owned(),
+            _ => format!("`keel rollout undo {deployment}/{} --to-revision {to}` tries it again", service.name),
+        };
+        let message =
+            format!("the undo to revision {to} failed: {}; what is declared runs on, and {again}", failure.message);
+        Condition::holds("UndoFailed", failure.reason.name(), message)
+    });
+    rolled_back.into_iter().chain(paused).chain(failed_restart).chain(failed_undo).collect()
 }
 
 /// The condition that a wait for something that went wrong amounts to.

@@ -39,3 +39,13 @@ fn what_rests_is_rolled_out_whatever_the_rest_of_its_deployment_does() {
     let why = "demo/web: stopped, `keel start demo/web/0` starts it";
     assert_eq!(of(&down), Course::Failed(why.to_owned()), "what is stopped by hand is told in the same words");
 }
+
+#[test]
+fn what_runs_as_declared_only_because_an_order_failed_is_no_rollout_that_succeeded() {
+    for kind in ["RestartFailed", "UndoFailed"] {
+        let mut status = status(None);
+        let why = format!("{kind}: web depends on db");
+        status.services[0].conditions.push(Condition::holds(kind, "DependencyTimeout", why.clone()));
+        assert_eq!(course(&status, &status.services[0]), Course::Failed(format!("demo/web: {why}")));
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 
 use super::history::{
-    Declaration, FailedRestart, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress,
+    Declaration, FailedRestart, FailedUndo, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress,
 };
 use super::judge::{Findings, Past, is_failing_in_a_slot, look};
 use super::obstacle::obstacle;
@@ -100,11 +100,9 @@ impl Course<'_, '_> {
         if is_new && matches!(self.history.pause, Some(Pause::Failure { .. })) {
             self.history.pause = None;
         }
+        self.history.failed_restart.take_if(|restart| !restart.declared.is(declared));
+        self.history.failed_undo.take_if(|undo| !undo.declared.is(declared));
         self.try_what_waited_in_vain();
-        let failed_restart = &self.history.failed_restart;
-        if failed_restart.as_ref().is_some_and(|restart| !restart.declared.is(declared)) {
-            self.history.failed_restart = None;
-        }
         let target = self.history.pin.as_ref().map(|pin| &pin.to);
         let is_of = |of: &Revision| match target {
             Some(target) => target == of,
@@ -122,6 +120,9 @@ impl Course<'_, '_> {
         match (&self.history.pause, &self.history.pin) {
             (Some(Pause::Failure { failure }), _) if waited(failure) => self.go_on_from_pause(),
             (None, Some(Pin { failure: Some(failure), .. })) if waited(failure) => self.leave_way_back(),
+            (None, None) if self.history.failed_undo.as_ref().is_some_and(|undo| waited(&undo.failure)) => {
+                self.undo_again();
+            }
             _ => {}
         }
     }
@@ -149,7 +150,32 @@ impl Course<'_, '_> {
             self.history.pin = Some(pin);
             return;
         }
-        self.say_it_is_tried(&tried);
+        self.try_from_the_start(&tried);
+    }
+
+    /// Has the target of an undo run again that was left for what is declared.
+    fn undo_again(&mut self) {
+        let declared = self.seen.declared;
+        let Some(undo) = self.history.failed_undo.take() else { return };
+        self.history.pin = Some(Pin {
+            declared: Declaration::of(declared),
+            from: declared.revision.clone(),
+            to: undo.to.clone(),
+            since: self.now(),
+            failure: None,
+            from_undo: false,
+        });
+        let is_known = self.history.known(&undo.to).is_some();
+        if !(is_known && self.may_be_tried(&self.history.wanted(declared))) {
+            self.history.pin = None;
+            self.history.failed_undo = Some(undo);
+            return;
+        }
+        self.try_from_the_start(&undo.to);
+    }
+
+    fn try_from_the_start(&mut self, revision: &Revision) {
+        self.say_it_is_tried(revision);
         self.history.rollout = None;
         self.history.tried_anew = Some(self.now());
     }
@@ -404,7 +430,7 @@ impl Course<'_, '_> {
     fn fail(&mut self, wanted: &DesiredService, found: &Findings, failure: RolloutFailure) {
         let now = self.now();
         let number = self.history.number(&wanted.revision);
-        self.history.set_failed(&wanted.revision);
+        self.history.set_failed(&wanted.revision, failure.reason);
         // Whatever it has come to, it is not complete any more.
         self.set_failed(now, None);
         let good = self.way_back(wanted, found).map(|good| (good.number, good.revision.clone()));
@@ -452,9 +478,15 @@ impl Course<'_, '_> {
         if is_declared {
             let declared = Declaration::of(declared);
             self.history.pin = None;
-            self.history.failed_restart = wanted.standing.restarted.then_some(FailedRestart { declared, failure });
+            match &wanted.standing.rolled_back {
+                Some(_) => {
+                    self.history.failed_undo = Some(FailedUndo { declared, to: wanted.revision.clone(), failure });
+                }
+                None => self.history.failed_restart = Some(FailedRestart { declared, failure }),
+            }
             return;
         }
+        self.history.failed_undo = None;
         self.history.pin = Some(Pin {
             declared: Declaration::of(declared),
             from: wanted.revision.clone(),

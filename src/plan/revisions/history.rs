@@ -59,6 +59,10 @@ pub struct RolloutHistory {
     /// The last restart of what is declared failed, until something else is declared or ordered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_restart: Option<FailedRestart>,
+    /// An earlier revision that somebody asked for failed, and what is declared runs again, until something else is declared
+    /// or ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_undo: Option<FailedUndo>,
     /// When somebody last asked that what is to run be tried anew, until its rollout is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_anew: Option<DateTime<Utc>>,
@@ -100,6 +104,9 @@ pub struct KnownRevision {
     /// Whether its rollout failed, and none was complete since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
+    /// Whether it was complete, and all that failed since is that it waited in vain for what it depends on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waited_in_vain: bool,
 }
 
 impl KnownRevision {
@@ -172,6 +179,17 @@ pub struct Restart {
 pub struct FailedRestart {
     /// What is declared.
     pub declared: Declaration,
+    /// How it failed.
+    pub failure: RolloutFailure,
+}
+
+/// An earlier revision that somebody asked for failed, and what is declared runs again in its place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailedUndo {
+    /// What is declared.
+    pub declared: Declaration,
+    /// The revision that was asked for.
+    pub to: Revision,
     /// How it failed.
     pub failure: RolloutFailure,
 }

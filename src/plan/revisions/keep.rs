@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::history::{KnownRevision, RolloutHistory};
 use crate::spec::Revision;
-use crate::state::DesiredService;
+use crate::state::{DesiredService, FailureReason};
 
 impl RolloutHistory {
     /// Notes that this is to run from now on. One that was known before gets the next number, where others came after it.
@@ -22,6 +22,7 @@ impl RolloutHistory {
             settled: before.as_ref().is_some_and(|known| known.settled),
             untried: before.as_ref().is_some_and(|known| known.untried),
             failed: before.as_ref().is_some_and(|known| known.failed),
+            waited_in_vain: before.as_ref().is_some_and(|known| known.waited_in_vain),
             ..known(wanted, now)
         });
     }
@@ -47,6 +48,7 @@ impl RolloutHistory {
     pub(super) fn set_completed(&mut self, revision: &Revision, at: DateTime<Utc>, settled: bool) {
         if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision)) {
             (known.completed_at, known.settled, known.untried, known.failed) = (Some(at), settled, false, false);
+            known.waited_in_vain = false;
         }
     }
 
@@ -59,9 +61,11 @@ impl RolloutHistory {
         }
     }
 
-    /// Notes that the rollout of a revision failed: it is no way back any more.
-    pub(super) fn set_failed(&mut self, revision: &Revision) {
+    /// Notes that the rollout of a revision failed for this reason: it is no way back any more.
+    pub(super) fn set_failed(&mut self, revision: &Revision, reason: FailureReason) {
         if let Some(known) = self.revisions.iter_mut().find(|known| known.is(revision)) {
+            let worked = known.completed_at.is_some() || known.waited_in_vain;
+            known.waited_in_vain = worked && reason == FailureReason::DependencyTimeout;
             (known.completed_at, known.settled, known.untried, known.failed) = (None, false, false, true);
         }
     }
@@ -74,7 +78,9 @@ impl RolloutHistory {
         let trusted = self.way_back(&wanted.revision, |_| false).map(|known| known.revision.clone());
         let good = self.way_back(&wanted.revision, runs).map(|known| known.revision.clone());
         let pinned = self.pin.iter().flat_map(|pin| [&pin.from, &pin.to]);
+        let undone = self.failed_undo.iter().map(|undo| &undo.to);
         let needed: Vec<Revision> = pinned
+            .chain(undone)
             .chain(running.iter().copied())
             .chain(&good)
             .chain(&trusted)
@@ -103,5 +109,6 @@ fn known(wanted: &DesiredService, now: DateTime<Utc>) -> KnownRevision {
         settled: false,
         untried: false,
         failed: false,
+        waited_in_vain: false,
     }
 }

@@ -45,8 +45,9 @@ pub enum OrderError {
 }
 
 /// Has an earlier revision run in place of what is declared, until something else is declared: the one with this number,
-/// else the last one before that was complete and has not failed since. Gives its number. Asking for the declared one ends
-/// that. One that failed is only ever run again where it is asked for by its number.
+/// else the last one before that was complete and has not failed since, but for waiting in vain for what it depends on. Gives
+/// its number. Asking for the declared one ends that. One that failed otherwise is only ever run again where it is asked for
+/// by its number.
 pub fn undo(
     history: &mut RolloutHistory,
     declared: &DesiredService,
@@ -70,7 +71,7 @@ pub fn undo(
         return Err(OrderError::Same { number });
     }
     history.restart = None;
-    history.failed_restart = None;
+    (history.failed_restart, history.failed_undo) = (None, None);
     // A failure that paused it is answered by that.
     history.pause = None;
     history.tried_anew = Some(now);
@@ -85,10 +86,11 @@ pub fn undo(
     Ok(number)
 }
 
-/// The last revision besides the current one that was complete; one that fails is complete no more.
+/// The last revision besides the current one that was complete; one that fails is complete no more, unless that says nothing
+/// of itself.
 fn last_complete<'a>(history: &'a RolloutHistory, current: &DesiredService) -> Result<&'a KnownRevision, OrderError> {
     let earlier = || history.revisions.iter().rev().filter(|known| !known.is(&current.revision));
-    let complete = earlier().find(|known| known.completed_at.is_some());
+    let complete = earlier().find(|known| known.completed_at.is_some() || known.waited_in_vain);
     complete.ok_or_else(|| match earlier().next() {
         None => OrderError::NoHistory,
         Some(_) => OrderError::NoneComplete { known: numbers(&history.revisions) },
@@ -125,7 +127,7 @@ pub fn restart(history: &mut RolloutHistory, declared: &DesiredService, now: Dat
         return Err(OrderError::Paused);
     }
     history.tried_anew = Some(now);
-    history.failed_restart = None;
+    (history.failed_restart, history.failed_undo) = (None, None);
     if let Some(pin) = history.pin.take_if(|pin| pin.failure.is_some())
         && !declared.is_made_from(&pin.to)
     {

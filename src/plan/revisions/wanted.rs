@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::history::{KnownRevision, Memory, Orders, RolloutHistory};
 use crate::spec::{Scale, ServiceSpec, Storage};
-use crate::state::{DesiredDeployment, DesiredService, InstanceId, RolledBack, RolloutCourse, Standing};
+use crate::state::{DesiredDeployment, DesiredService, InstanceId, RolledBack, RolloutCourse, Standing, UndoFailure};
 
 use super::Outcome;
 
@@ -140,6 +140,11 @@ impl RolloutHistory {
                 .as_ref()
                 .filter(|restart| restart.declared.is(declared))
                 .map(|restart| restart.failure.clone()),
+            failed_undo: self
+                .failed_undo
+                .as_ref()
+                .filter(|undo| undo.declared.is(declared))
+                .map(|undo| UndoFailure { to: self.number(&undo.to), failure: undo.failure.clone() }),
             paused: self.pause.clone(),
             course: match &self.pause {
                 Some(_) if self.is_complete(wanted) => RolloutCourse::Over,

@@ -1,8 +1,8 @@
 //! What was rolled back only because it waited in vain for something that it depends on, and that is well again.
 
 use evenkeel::plan::awaited;
-use evenkeel::plan::revisions::undo;
-use evenkeel::state::{Exit, Instance, Phase};
+use evenkeel::plan::revisions::{OrderError, restart, undo};
+use evenkeel::state::{Exit, FailureReason, Instance, Phase};
 
 use super::super::dsl::{Change, all_up, up};
 use super::{Course, SURGE};
@@ -70,6 +70,12 @@ impl Course {
             one.created_at = at;
             one.phase = Phase::Exited(Exit::from_code(1, Some(at), at));
         })
+    }
+
+    /// The number of the revision whose undo failed, and in which word.
+    fn failed_undo(&self) -> Option<(u64, FailureReason)> {
+        let service = self.effective().desired.expect("declared").services["web"].clone();
+        service.standing.failed_undo.map(|undo| (undo.to, undo.failure.reason))
     }
 
     fn told(&self) -> String {
@@ -155,4 +161,50 @@ fn what_is_paused_because_it_waited_in_vain_goes_on_once_that_is_well_and_nothin
     assert_eq!(course.turn(), [""; 0]);
     course.snapshot.history.lives.orders.stopped.clear();
     assert_eq!((course.turn(), course.failure(), course.runs().as_str()), (vec!["RolloutRetried"], None, "c"));
+}
+
+#[test]
+fn an_undo_from_what_is_declared_and_well_is_told_of_and_tried_again_once_it_waited_in_vain() {
+    let mut course = Course::with_two_good_ones();
+    course.observe(all_up(0..3, 'b').chain([db().unready()]));
+    course.undo_to(1);
+    assert_eq!((course.wait_in_vain(), course.runs().as_str()), (vec!["RolledBack", "RolloutStarted"], "b"));
+    let failed = Some((3, FailureReason::DependencyTimeout));
+    course.wait(600);
+    assert_eq!((course.turn(), course.failed_undo()), (vec![], failed));
+    let (declared, now) = (course.declared(), course.snapshot.now);
+    let mut again = course.clone();
+    assert_eq!((undo(again.history(), &declared, None, now), again.failed_undo()), (Ok(3), None));
+    let mut edited = course.clone();
+    edited.declare_beside_db('c');
+    edited.turn();
+    assert_eq!(edited.failed_undo(), None);
+    course.snapshot = course.snapshot.clone().stopped('b', &[]);
+    course.observe(all_up(0..3, 'b').chain([db()]));
+    assert_eq!((course.turn(), course.failed_undo()), (vec![], failed), "it is stopped by hand");
+    course.snapshot.history.lives.orders.stopped.clear();
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolloutRetried", "RolloutStarted"], "a"));
+    assert_eq!(course.failed_undo(), None);
+    course.observe(all_up(0..3, 'a').chain([db()]));
+    assert_eq!((course.turn(), course.runs().as_str()), (vec![], "a"));
+    assert!(course.is_complete());
+}
+
+#[test]
+fn an_undo_from_what_is_declared_and_well_that_crashes_is_told_of_and_not_tried_again() {
+    let mut course = Course::with_two_good_ones();
+    course.undo_to(1);
+    course.wait(5);
+    let crashed = course.crashed('a');
+    course.observe(all_up(0..3, 'b').chain([db(), crashed]));
+    assert_eq!((course.turn(), course.runs().as_str()), (vec!["RolledBack", "RolloutStarted"], "b"));
+    course.observe(all_up(0..3, 'b').chain([db()]));
+    course.wait(600);
+    let failed = Some((3, FailureReason::Crashing));
+    assert_eq!((course.turn(), course.runs().as_str(), course.failed_undo()), (vec![], "b", failed));
+    let (declared, now) = (course.declared(), course.snapshot.now);
+    let refused = undo(course.history(), &declared, None, now);
+    assert!(matches!(refused, Err(OrderError::NoneComplete { .. })), "{refused:?}");
+    restart(course.history(), &declared, now).expect("it is not paused");
+    assert_eq!(course.failed_undo(), None);
 }
