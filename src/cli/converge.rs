@@ -256,8 +256,10 @@ fn is_moving(status: &Status, name: &str, baseline: &Baseline) -> bool {
     let given_up: BTreeSet<&str> = of_deployment()
         .flat_map(|service| service.awaits.iter().filter(|one| one.given_up).map(|one| one.service.as_str()))
         .collect();
-    // Whoever carries out a rollback carries it to its end.
-    let is_led_back = |service: &ServiceView| service.rolling && has(service, "RolledBack", ConditionStatus::True);
+    // Whoever carries out a rollback carries it to its end, but for one that waits in vain itself.
+    let is_led_back = |service: &ServiceView| {
+        service.rolling && has(service, "RolledBack", ConditionStatus::True) && !waits_in_vain(service)
+    };
     let is_failing = |service: &ServiceView| service.conditions.iter().any(|one| one.kind == "ReplicaFailure");
     let is_on_its_way = |service: &ServiceView| {
         !given_up.contains(service.service.as_str())
@@ -265,6 +267,12 @@ fn is_moving(status: &Status, name: &str, baseline: &Baseline) -> bool {
             && (!is_failing(service) || is_tried(status, service, baseline) || is_asked_for(service))
     };
     of_deployment().any(|service| is_led_back(service) || is_on_its_way(service))
+}
+
+/// Whether what is missing of a service is not made, as what it depends on was not as it has to be in time.
+fn waits_in_vain(service: &ServiceView) -> bool {
+    let timeout = FailureReason::DependencyTimeout.name();
+    service.conditions.iter().any(|one| one.kind == "ReplicaFailure" && one.reason == timeout)
 }
 
 fn has(service: &ServiceView, kind: &str, is: ConditionStatus) -> bool {

@@ -47,9 +47,12 @@ fn what_is_started_again_when_time_runs_out_tells_how_the_run_before_ended() {
     assert_eq!(lacking(&status("created", 3, None), &crashes), (dead.to_owned(), None), "it never ended");
 }
 
+fn condition(kind: &str, is: &str, reason: &str) -> serde_json::Value {
+    json!({"type": kind, "status": is, "reason": reason, "message": format!("{kind} {reason}")})
+}
+
 #[test]
 fn what_was_rolled_back_may_do_better_once_a_registry_has_said_which_image_is_meant() {
-    let condition = |kind: &str, is: &str, reason: &str| json!({"type": kind, "status": is, "reason": reason, "message": format!("{kind} {reason}")});
     let goals = [("demo".to_owned(), Goal::Running)].into();
     let of = |progressing: serde_json::Value| {
         let mut status = status("running", 0, None);
@@ -129,4 +132,31 @@ fn what_replaces_something_is_reached_once_its_rollout_is_over() {
     ] {
         assert_eq!(of(service, baseline), (Verdict::Reached, None), "{what}");
     }
+}
+
+#[test]
+fn a_way_back_that_waits_in_vain_itself_is_not_waited_for() {
+    let goals = [("demo".to_owned(), Goal::Running)].into();
+    let of = |trouble: serde_json::Value| {
+        let mut status = status("running", 0, None);
+        (status.deployments[0].state, status.deployments[0].message) = (DeploymentState::Failed, "it waits".to_owned());
+        let progressing = condition("Progressing", "False", "DependencyTimeout");
+        let rolled_back = condition("RolledBack", "True", "DependencyTimeout");
+        status.services = vec![
+            serde_json::from_value(json!({
+                "deployment": "demo", "service": "web", "source": null, "runtime": "sandbox", "image": "one",
+                "desired": 1, "running": 0, "ready": 0, "updated": 0, "revision": "r", "rolling": true,
+                "conditions": [progressing, rolled_back, trouble],
+                "awaits": [{"service": "db", "given_up": true}],
+            }))
+            .unwrap(),
+        ];
+        verdict(&status, &goals, &Baseline::default())
+    };
+    let Verdict::Failed(failed) = of(condition("ReplicaFailure", "True", "DependencyTimeout")) else {
+        panic!("it is waited for");
+    };
+    assert_eq!(failed[0].why, "it waits");
+    let without = condition("Degraded", "True", "DependencyTimeout");
+    assert_eq!(of(without), Verdict::Pending, "it goes on without what it depends on");
 }
