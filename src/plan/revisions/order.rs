@@ -101,9 +101,9 @@ fn numbers(revisions: &[KnownRevision]) -> String {
     revisions.iter().map(|known| known.number.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Stops replacing instances.
+/// Stops replacing instances. What its own failure paused goes on by itself no more.
 pub fn pause(history: &mut RolloutHistory) -> Result<(), OrderError> {
-    if history.pause.is_some() {
+    if history.pause == Some(Pause::User) {
         return Err(OrderError::AlreadyPaused);
     }
     history.pause = Some(Pause::User);

@@ -1,8 +1,8 @@
 //! What was rolled back only because it waited in vain for something that it depends on, and that is well again.
 
 use evenkeel::plan::awaited;
-use evenkeel::plan::revisions::{OrderError, restart, undo};
-use evenkeel::state::{Exit, FailureReason, Instance, Phase};
+use evenkeel::plan::revisions::{OrderError, pause, restart, resume, undo};
+use evenkeel::state::{Exit, FailureReason, Instance, Pause, Phase};
 
 use super::super::dsl::{Change, all_up, up};
 use super::{Course, SURGE};
@@ -155,6 +155,14 @@ fn what_is_paused_because_it_waited_in_vain_goes_on_once_that_is_well_and_nothin
     let told = course.told();
     assert!(told.contains("it goes on once that is as it has to be, or with `keel rollout resume demo/web`"), "{told}");
     course.wait(600);
+    let mut held = course.clone();
+    pause(held.history()).expect("only its failure paused it");
+    assert_eq!(pause(held.history()), Err(OrderError::AlreadyPaused));
+    held.observe(all_up(0..3, 'b').chain([db()]));
+    assert_eq!((held.turn(), held.history().pause.clone()), (vec![], Some(Pause::User)), "somebody holds it");
+    let now = held.snapshot.now;
+    resume(held.history(), now).expect("it is paused");
+    assert_eq!((held.turn(), held.failure(), held.runs().as_str()), (vec![], None, "c"));
     assert_eq!((course.turn(), course.failure().as_deref()), (vec![], Some("DependencyTimeout")));
     course.observe(all_up(0..3, 'b').chain([db()]));
     course.snapshot = course.snapshot.clone().stopped('c', &[]);
