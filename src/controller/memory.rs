@@ -39,11 +39,7 @@ pub trait Keeper: Send + Sync {
     fn keep(&self, key: NoteKey, note: Note, kept: Option<Kept>);
 
     /// Takes notes that are written together or not at all. Never waits.
-    fn keep_together(&self, notes: Vec<(NoteKey, Note)>) {
-        for (key, note) in notes {
-            self.keep(key, note, None);
-        }
-    }
+    fn keep_together(&self, notes: Vec<(NoteKey, Note)>);
 
     /// Takes what was seen of the use of a deployment's instances, in place of what was before. Never waits. Whoever does not
     /// keep it lets the next controller begin anew.

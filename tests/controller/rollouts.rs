@@ -97,6 +97,10 @@ impl Keeper for Notes {
     fn keep(&self, key: NoteKey, note: Note, _: Option<evenkeel::controller::Kept>) {
         self.0.lock().expect("notes").insert(key, note);
     }
+
+    fn keep_together(&self, notes: Vec<(NoteKey, Note)>) {
+        self.0.lock().expect("notes").extend(notes);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -118,25 +118,34 @@ impl Notes {
     }
 }
 
-impl Keeper for Notes {
-    fn keep(&self, (deployment, service): NoteKey, note: Note, kept: Option<evenkeel::controller::Kept>) {
-        let mut notes = self.kept.lock().expect("notes");
-        let memory = notes.memory.entry(deployment.clone()).or_default();
+impl Kept {
+    fn note(&mut self, at: DateTime<Utc>, (deployment, service): NoteKey, note: Note) {
+        let memory = self.memory.entry(deployment.clone()).or_default();
         match (note, service) {
             (Note::Orders(orders), _) => memory.orders = orders,
             (Note::Rollout(history), Some(service)) => {
                 let leads = history.rollout.as_ref().map(|rollout| rollout.revision.to_string());
                 memory.rollouts.insert(service.clone(), *history);
-                let at = self.clock.now();
                 let name = ServiceName { deployment, service };
-                notes.led.extend(leads.map(|revision| (at, name, revision)));
+                self.led.extend(leads.map(|revision| (at, name, revision)));
             }
             (Note::Forget, Some(service)) => drop(memory.rollouts.remove(&service)),
             (Note::Forget | Note::Rollout(_), None) => memory.orders = Orders::default(),
         }
+    }
+}
+
+impl Keeper for Notes {
+    fn keep(&self, key: NoteKey, note: Note, kept: Option<evenkeel::controller::Kept>) {
+        self.kept.lock().expect("notes").note(self.clock.now(), key, note);
         if let Some(kept) = kept {
             let _ = kept.send(Ok(()));
         }
+    }
+
+    fn keep_together(&self, notes: Vec<(NoteKey, Note)>) {
+        let mut kept = self.kept.lock().expect("notes");
+        notes.into_iter().for_each(|(key, note)| kept.note(self.clock.now(), key, note));
     }
 
     fn keep_activity(&self, deployment: &str, record: Option<ActivityRecord>) {
