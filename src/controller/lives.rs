@@ -115,6 +115,18 @@ impl State {
         }
     }
 
+    /// Takes note of whose workspaces are to be kept as it is declared, which holds beyond the declaration.
+    pub(super) fn note_workspaces(&mut self, deployment: &str, declared: &DesiredDeployment) {
+        let known = self.memory.get(deployment).map(|memory| memory.orders.lives.clone());
+        if !known.unwrap_or_default().note_workspaces(declared) {
+            return;
+        }
+        let orders = &mut self.memory.entry(deployment.to_owned()).or_default().orders;
+        orders.lives.note_workspaces(declared);
+        let orders = orders.clone();
+        self.keep(deployment, None, Note::Orders(orders), None);
+    }
+
     /// Has what is to stay down of a service stay so though the tag of its image moved. Gives the note of it, where there is
     /// one to be kept.
     pub(super) fn keep_stopped(

@@ -38,6 +38,9 @@ impl State {
         self.rollout_looks.remove(deployment);
         self.sync_sessions(deployment, raw);
         self.forget_replicas(deployment, raw);
+        if let (Ok(desired), true) = (raw, self.covers(deployment)) {
+            self.note_workspaces(deployment, desired);
+        }
         let effective = raw.map(|desired| self.effective(desired));
         self.track_use(deployment, effective.as_ref().ok());
         let (mut judged, mut observed) = self.look(deployment, effective.as_ref().ok());

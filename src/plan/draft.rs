@@ -141,15 +141,16 @@ impl<'a> Draft<'a> {
         true
     }
 
-    /// What becomes of the slot of an instance that is removed. Where its service is declared, that tells whether its workspace
-    /// is kept: what its instances were made from may be older.
+    /// What becomes of the slot of an instance that is removed. What was declared last of its service tells whether its
+    /// workspace is kept, also where that is declared no more: what its instances were made from may be older.
     fn slot_fate(&self, id: &InstanceId, cause: &Cause) -> SlotFate {
         let declared = self.input.desired.ok().and_then(|desired| desired.services.get(&id.service));
         // Members of a pool have no workspaces, and what was a replica before has no successor.
         let was_replica = |now: &DesiredService| now.spec.pool.is_some() && !now.is_made_from(&id.revision);
+        let kept = &self.input.history.lives.orders.kept_workspaces;
         match cause.ends_slot() || declared.is_some_and(was_replica) {
             false => SlotFate::Stays,
-            true if declared.is_some_and(DesiredService::keeps_workspaces) => {
+            true if kept.contains(&id.service) || declared.is_some_and(DesiredService::keeps_workspaces) => {
                 SlotFate::Ends { workspace: Volumes::Keep }
             }
             true => SlotFate::Ends { workspace: Volumes::Remove },

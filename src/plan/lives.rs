@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Cause;
-use crate::spec::Revision;
+use crate::spec::{Revision, Storage};
 use crate::state::{DesiredDeployment, DesiredService, Instance};
 
 /// Longest time for which instances may be held in one order: a day covers a working day, and whoever forgets to release
@@ -43,9 +43,28 @@ pub struct LifeOrders {
     /// Instances that are down or suspended and are to be brought back, by the runtime's own id.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub started: BTreeSet<String>,
+    /// Services whose workspaces were to be kept (`keep: true`) when workspaces of theirs were declared last: that holds also
+    /// where their declaration is gone when their slots end, and where no instance has been made from it yet.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kept_workspaces: BTreeSet<String>,
 }
 
 impl LifeOrders {
+    /// Takes note of whose workspaces are to be kept as it is declared now, whatever runs. Returns whether it is remembered
+    /// otherwise by that.
+    pub fn note_workspaces(&mut self, declared: &DesiredDeployment) -> bool {
+        let before = self.kept_workspaces.clone();
+        for service in declared.services.values() {
+            let storage = &service.spec.storage;
+            if storage.iter().any(Storage::is_kept_workspace) {
+                self.kept_workspaces.insert(service.name.clone());
+            } else if storage.iter().any(|one| matches!(one, Storage::Workspace { .. })) {
+                self.kept_workspaces.remove(&service.name);
+            }
+        }
+        self.kept_workspaces != before
+    }
+
     /// Whether the slot of the instance is to stay down as long as it is made from this template.
     pub fn is_stopped_by_name(&self, instance: &Instance) -> bool {
         let covers = |stopped: &Stopped| {

@@ -34,9 +34,31 @@ fn a_slot_ends_as_its_service_is_declared_whatever_its_instance_was_made_from() 
     // Fewer replicas, and that it is kept, by one edit that no instance has been made from yet.
     assert!(fates(&two('b', KEPT)).contains(&(web(1), IS_KEPT)), "{:?}", fates(&two('b', KEPT)));
     assert!(fates(&two('b', WORKSPACE)).contains(&(web(1), GOES)));
-    // A service that is declared no more says nothing: what its instance was made with decides.
-    let gone = Snapshot::declared().service("other", 'a', 0, KEPT).with([up(0, 'a')]);
-    assert_eq!(fates(&gone), [(web(0), GOES)]);
+}
+
+/// What is remembered of workspaces once this was declared.
+fn remembering(mut snapshot: Snapshot, declared: &Snapshot) -> Snapshot {
+    snapshot.history.lives.orders.note_workspaces(declared.desired.as_ref().expect("declared"));
+    snapshot
+}
+
+#[test]
+fn what_was_declared_last_tells_whether_workspaces_are_kept_of_what_is_declared_no_more() {
+    let declared = |fields: &str| Snapshot::declared().service("web", 'b', 1, fields);
+    let gone = || Snapshot::declared().service("other", 'a', 0, "").with([up(0, 'a')]);
+    let pool = || {
+        let pool = "pool: {min_warm: 0, warm_ttl: 1h}";
+        Snapshot::declared().service("web", 'c', 0, pool).with([up(0, 'a')])
+    };
+    for after in [gone(), pool()] {
+        assert_eq!(fates(&after), [(web(0), GOES)], "nothing is remembered");
+        let kept = remembering(after, &declared(KEPT));
+        assert_eq!(fates(&kept), [(web(0), IS_KEPT)]);
+        // A declaration without workspaces says nothing of them.
+        let kept = remembering(kept, &declared(""));
+        assert_eq!(fates(&kept), [(web(0), IS_KEPT)]);
+        assert_eq!(fates(&remembering(kept, &declared(WORKSPACE))), [(web(0), GOES)]);
+    }
 }
 
 #[test]
