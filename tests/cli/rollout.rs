@@ -357,7 +357,10 @@ fn without_a_controller_orders_are_carried_out_or_recorded() {
     rig.keel(&["apply", "-f", "demo.yaml"]).expect_code(0);
     let done = rig.keel(&["rollout", "undo", "demo", "--to-revision", &number]).expect_code(1);
     assert!(done.err.contains("failed, and another revision runs"), "{done:?}");
-    rig.keel(&["rollout", "status", "demo"]).expect_code(0);
+    let done = rig.keel(&["rollout", "status", "demo"]).expect_code(1);
+    // It got a number of its own when it was rolled out again.
+    assert!(done.err.starts_with("error: demo/web: the undo to revision "), "{done:?}");
+    assert!(done.err.contains("exited 1; what is declared runs on"), "{done:?}");
     let done = rig.keel(&["rollout", "pause", "demo"]).expect_code(0);
     assert!(done.err.contains("no controller runs"), "{done:?}");
     rig.write("demo.yaml", &plain("three", 2));
