@@ -10,7 +10,7 @@ use super::core::State;
 use super::ledger::Used;
 use super::memory::Note;
 use crate::plan::revisions::Memory;
-use crate::plan::{HOLD_MOST, Stopped, replicas, stands_for_slot};
+use crate::plan::{HOLD_MOST, LifeOrders, Stopped, replicas, stands_for_slot};
 use crate::spec::HumanDuration;
 use crate::state::{
     DesiredDeployment, DesiredService, EndedBy, Exit, Instance, InstanceRef, Phase, Signal, StopCause, Target,
@@ -117,12 +117,14 @@ impl State {
 
     /// Takes note of whose workspaces are to be kept as it is declared, which holds beyond the declaration.
     pub(super) fn note_workspaces(&mut self, deployment: &str, declared: &DesiredDeployment) {
-        let known = self.memory.get(deployment).map(|memory| memory.orders.lives.clone());
-        if !known.unwrap_or_default().note_workspaces(declared) {
+        let none = LifeOrders::default();
+        let known = self.memory.get(deployment).map_or(&none, |memory| &memory.orders.lives);
+        let kept = known.kept_workspaces_by(declared);
+        if kept == known.kept_workspaces {
             return;
         }
         let orders = &mut self.memory.entry(deployment.to_owned()).or_default().orders;
-        orders.lives.note_workspaces(declared);
+        orders.lives.kept_workspaces = kept;
         let orders = orders.clone();
         self.keep(deployment, None, Note::Orders(orders), None);
     }

@@ -150,9 +150,7 @@ impl<'a> Draft<'a> {
         let kept = &self.input.history.lives.orders.kept_workspaces;
         match cause.ends_slot() || declared.is_some_and(was_replica) {
             false => SlotFate::Stays,
-            true if kept.contains(&id.service) || declared.is_some_and(DesiredService::keeps_workspaces) => {
-                SlotFate::Ends { workspace: Volumes::Keep }
-            }
+            true if kept.contains(&id.service) => SlotFate::Ends { workspace: Volumes::Keep },
             true => SlotFate::Ends { workspace: Volumes::Remove },
         }
     }

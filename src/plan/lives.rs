@@ -50,19 +50,18 @@ pub struct LifeOrders {
 }
 
 impl LifeOrders {
-    /// Takes note of whose workspaces are to be kept as it is declared now, whatever runs. Returns whether it is remembered
-    /// otherwise by that.
-    pub fn note_workspaces(&mut self, declared: &DesiredDeployment) -> bool {
-        let before = self.kept_workspaces.clone();
+    /// Whose workspaces are to be kept, as it is declared now and was where it says nothing of them, whatever runs.
+    pub fn kept_workspaces_by(&self, declared: &DesiredDeployment) -> BTreeSet<String> {
+        let mut kept = self.kept_workspaces.clone();
         for service in declared.services.values() {
             let storage = &service.spec.storage;
             if storage.iter().any(Storage::is_kept_workspace) {
-                self.kept_workspaces.insert(service.name.clone());
+                kept.insert(service.name.clone());
             } else if storage.iter().any(|one| matches!(one, Storage::Workspace { .. })) {
-                self.kept_workspaces.remove(&service.name);
+                kept.remove(&service.name);
             }
         }
-        self.kept_workspaces != before
+        kept
     }
 
     /// Whether the slot of the instance is to stay down as long as it is made from this template.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Condition, Standing};
-use crate::spec::{Prune, Revision, RuntimeKind, ServiceSpec, Storage};
+use crate::spec::{Prune, Revision, RuntimeKind, ServiceSpec};
 
 /// Everything that should exist.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -58,11 +58,6 @@ impl DesiredService {
     /// Whether an instance of this revision was made from the template.
     pub fn is_made_from(&self, revision: &Revision) -> bool {
         self.revision == *revision || self.equivalent.as_ref() == Some(revision)
-    }
-
-    /// Whether the workspaces of its slots are kept, by what is declared or by what runs in its place.
-    pub fn keeps_workspaces(&self) -> bool {
-        self.standing.keeps_workspaces || self.spec.storage.iter().any(Storage::is_kept_workspace)
     }
 
     /// Whether an instance of this revision is left as it is: it was made from the template, or nothing is replaced for now.

@@ -25,7 +25,7 @@ pub use observed::{Frozen, Instance, InstanceRef, PortBinding};
 pub use phase::{EndedBy, Exit, ExitReason, Phase, StopCause};
 pub use remnant::{Remnant, RemnantKind};
 pub use rollout::{
-    Failed, FailureReason, GoesOn, Pause, RolledBack, RolloutCourse, RolloutFailure, Standing, UndoFailure,
+    Failed, FailureReason, GoesOn, OrderFailure, Pause, RolledBack, RolloutCourse, RolloutFailure, Standing,
 };
 pub use run::{ActiveRecord, JobRecord, RunEnd, RunId, RunRecord, ScheduleMark, Tried};
 pub use session::{

@@ -21,18 +21,12 @@ pub struct Standing {
     /// The rollout has failed and goes on all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<Failed>,
-    /// The last restart by hand of what is declared failed, and what ran before it runs on.
+    /// What was ordered last failed, and what is declared runs as it did before.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub failed_restart: Option<RolloutFailure>,
-    /// The last undo by hand failed, and what is declared runs again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub failed_undo: Option<UndoFailure>,
+    pub failed_order: Option<OrderFailure>,
     /// How its rollout goes.
     #[serde(skip_serializing_if = "RolloutCourse::is_over")]
     pub course: RolloutCourse,
-    /// What is declared keeps the workspaces of slots, whatever runs in its place.
-    #[serde(skip)]
-    pub keeps_workspaces: bool,
     /// When somebody asked that it be tried anew: what ended before is followed by another at once, and counts no more.
     #[serde(skip)]
     pub tried_anew: Option<DateTime<Utc>>,
@@ -68,6 +62,11 @@ impl Standing {
         rolled_back.is_none() && !restarted && paused.is_none() && failed.is_none()
     }
 
+    /// Whether an earlier revision is to run because somebody asked for it.
+    pub fn is_undone(&self) -> bool {
+        self.rolled_back.as_ref().is_some_and(|back| back.failure.is_none())
+    }
+
     /// Whether this end says nothing of what is declared now: it came before somebody asked for another try, or was one by
     /// checks before others were declared.
     pub fn is_outdated(&self, exit: &Exit) -> bool {
@@ -100,13 +99,22 @@ pub struct RolledBack {
     pub from_undo: bool,
 }
 
-/// An earlier revision that somebody asked for failed.
+/// What somebody ordered of a rollout failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UndoFailure {
-    /// Its number.
-    pub to: u64,
-    /// How it failed.
-    pub failure: RolloutFailure,
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum OrderFailure {
+    /// A restart.
+    Restart {
+        /// How.
+        failure: RolloutFailure,
+    },
+    /// An undo.
+    Undo {
+        /// Number of the revision that was asked for.
+        to: u64,
+        /// How.
+        failure: RolloutFailure,
+    },
 }
 
 /// Why a rollout is paused.

@@ -6,8 +6,8 @@ use super::{DeploymentState, Facts, ServiceView};
 use crate::plan::Wait;
 use crate::spec::{corrected, shared_storage, unsupported};
 use crate::state::{
-    Condition, DesiredService, ErrorKind, FailureReason, HealthState, Instance, NOT_CHECKED, Pause, RolloutCourse,
-    RunEnd, Standing, UndoFailure,
+    Condition, DesiredService, ErrorKind, FailureReason, HealthState, Instance, NOT_CHECKED, OrderFailure, Pause,
+    RolloutCourse, RunEnd, Standing,
 };
 
 /// Why a service progresses of which nothing is begun before a registry has said which image its tag is now.
@@ -164,7 +164,7 @@ const fn reason_of(pause: &Pause) -> &'static str {
 
 /// What was decided or ordered of the rollout.
 fn rollout(deployment: &str, service: &DesiredService, waits: &[&Wait]) -> Vec<Condition> {
-    let Standing { rolled_back, paused, failed_restart, failed_undo, course, .. } = &service.standing;
+    let Standing { rolled_back, paused, failed_order, course, .. } = &service.standing;
     let said = |is: fn(&Wait) -> bool| waits.iter().find(|wait| is(wait)).map(ToString::to_string);
     let rolled_back = rolled_back.as_ref().map(|rolled_back| {
         let reason = rolled_back.failure.as_ref().map_or("Undone", |failure| failure.reason.name());
@@ -180,20 +180,27 @@ fn rollout(deployment: &str, service: &DesiredService, waits: &[&Wait]) -> Vec<C
         };
         Condition::holds("Paused", reason_of(pause), message)
     });
-    let failed_restart = failed_restart.as_ref().map(|failure| {
-        let message = format!("the last restart failed: {}; what ran before it runs on", failure.message);
-        Condition::holds("RestartFailed", failure.reason.name(), message)
-    });
-    let failed_undo = failed_undo.as_ref().map(|UndoFailure { to, failure }| {
-        let again = match failure.reason {
-            FailureReason::DependencyTimeout => "it is tried again once that is as it has to be".to_owned(),
-            _ => format!("`keel rollout undo {deployment}/{} --to-revision {to}` tries it again", service.name),
-        };
-        let message =
-            format!("the undo to revision {to} failed: {}; what is declared runs on, and {again}", failure.message);
-        Condition::holds("UndoFailed", failure.reason.name(), message)
-    });
-    rolled_back.into_iter().chain(paused).chain(failed_restart).chain(failed_undo).collect()
+    let failed_order = failed_order.as_ref().map(|failed| failed_order_of(deployment, &service.name, failed));
+    rolled_back.into_iter().chain(paused).chain(failed_order).collect()
+}
+
+/// The condition of an order that failed.
+fn failed_order_of(deployment: &str, service: &str, failed: &OrderFailure) -> Condition {
+    match failed {
+        OrderFailure::Restart { failure } => {
+            let message = format!("the last restart failed: {}; what ran before it runs on", failure.message);
+            Condition::holds("RestartFailed", failure.reason.name(), message)
+        }
+        OrderFailure::Undo { to, failure } => {
+            let again = match failure.reason {
+                FailureReason::DependencyTimeout => "it is tried again once that is as it has to be".to_owned(),
+                _ => format!("`keel rollout undo {deployment}/{service} --to-revision {to}` tries it again"),
+            };
+            let message =
+                format!("the undo to revision {to} failed: {}; what is declared runs on, and {again}", failure.message);
+            Condition::holds("UndoFailed", failure.reason.name(), message)
+        }
+    }
 }
 
 /// The condition that a wait for something that went wrong amounts to.

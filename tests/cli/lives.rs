@@ -181,26 +181,50 @@ fn a_busy_agent_runs_on_after_a_controller_that_stood_still() {
     assert_eq!((&running(&rig)[0]["pid"], events.contains("idle since")), (&pid, false), "{events}");
 }
 
+/// An agent with a workspace.
+fn with_workspace(replicas: u32, version: &str, keep: &str) -> String {
+    format!(
+        "{}    scale: {{ mode: fixed, replicas: {replicas} }}\n    env: {{ VERSION: {version} }}\n    \
+         storage: [{{ type: workspace{keep} }}]\n",
+        agent("{ max_idle: 1h }")
+    )
+}
+
+/// What its workspace has a note of.
+fn read_note(rig: &Rig, slot: u32) -> String {
+    let name = format!("demo/agent/{slot}");
+    rig.keel(&["exec", &name, "--", "sh", "-c", "cat /workspace/note || true"]).expect_code(0).out
+}
+
+fn write_note(rig: &Rig, slot: u32) {
+    let (name, script) = (format!("demo/agent/{slot}"), format!("echo of {slot} > /workspace/note"));
+    rig.keel(&["exec", &name, "--", "sh", "-c", &script]).expect_code(0);
+}
+
+#[test]
+fn a_workspace_that_is_to_be_kept_outlives_what_declared_it_before_an_instance_was_made_from_that() {
+    let rig = Rig::new("sandbox");
+    rig.write("specs/demo.yaml", &with_workspace(1, "one", ""));
+    let controller = rig.controller();
+    rig.until_running("demo", 1);
+    write_note(&rig, 0);
+    rig.keel(&["rollout", "pause", "demo"]).expect_code(0);
+    rig.write("specs/demo.yaml", &with_workspace(1, "two", ", keep: true"));
+    rig.until("its rollout is held", || rig.get("services").iter().any(|one| one["updated"] == 0));
+    controller.end("KILL");
+    rig.remove("specs/demo.yaml");
+    let _controller = rig.controller();
+    rig.until("all is gone", || rig.get("deployments").is_empty());
+    rig.write("specs/demo.yaml", &with_workspace(1, "two", ", keep: true"));
+    rig.until_running("demo", 1);
+    assert_eq!(read_note(&rig, 0), "of 0\n");
+}
+
 #[test]
 fn a_workspace_outlives_its_instances_and_goes_with_its_slot_unless_it_is_kept() {
     let rig = Rig::new("sandbox");
-    let spec = |replicas: u32, version: &str, keep: &str| {
-        format!(
-            "{}    scale: {{ mode: fixed, replicas: {replicas} }}\n    env: {{ VERSION: {version} }}\n    \
-             storage: [{{ type: workspace{keep} }}]\n",
-            agent("{ max_idle: 1h }")
-        )
-    };
-    let read = |slot: u32| {
-        let name = format!("demo/agent/{slot}");
-        let done = rig.keel(&["exec", &name, "--", "sh", "-c", "cat /workspace/note || true"]).expect_code(0);
-        done.out
-    };
-    let write = |slot: u32| {
-        let name = format!("demo/agent/{slot}");
-        let script = format!("echo of {slot} > /workspace/note");
-        rig.keel(&["exec", &name, "--", "sh", "-c", &script]).expect_code(0);
-    };
+    let spec = with_workspace;
+    let (read, write) = (|slot| read_note(&rig, slot), |slot| write_note(&rig, slot));
     rig.write("specs/demo.yaml", &spec(2, "one", ""));
     let _controller = rig.controller();
     rig.until_running("demo", 2);

@@ -7,7 +7,7 @@ use evenkeel::plan::revisions::{
     resume, undo,
 };
 use evenkeel::spec::RuntimeKind;
-use evenkeel::state::{GoesOn, HealthState, Instance, Pause, RunId, StopCause};
+use evenkeel::state::{GoesOn, HealthState, Instance, OrderFailure, Pause, RunId, StopCause};
 
 mod rest;
 mod untried;
@@ -486,19 +486,6 @@ fn a_new_revision_takes_the_place_of_a_stuck_one_at_once() {
             assert!(plan.contains("retire web/0 b0: template changed"), "{plan}");
         }
     }
-}
-
-#[test]
-fn a_paused_rollout_keeps_the_workspaces_that_are_declared_to_be_kept() {
-    use evenkeel::state::{SlotFate, Volumes};
-    let workspace = |keep: bool| format!("{SURGE}\nstorage: [{{type: workspace, keep: {keep}}}]");
-    let mut course = Course::rolled_out(&workspace(false));
-    course.declare('b', 3, &workspace(true));
-    course.turn();
-    pause(course.history()).expect("it is not paused");
-    course.declare('b', 2, &workspace(true));
-    let kept = SlotFate::Ends { workspace: Volumes::Keep };
-    assert_eq!(super::workspaces::fates(&course.effective()), [("web/2".to_owned(), kept)]);
 }
 
 #[test]
@@ -1200,7 +1187,11 @@ fn a_restart_that_fails_goes_back_to_what_is_declared_and_is_told_of() {
         let wanted = if before > 0 { revision('a').restarted(before) } else { revision('a') };
         let standing = |course: &Course| {
             let service = course.effective().desired.expect("declared").services["web"].clone();
-            let failed = service.standing.failed_restart.map(|failure| failure.reason.name());
+            let failed = match service.standing.failed_order {
+                Some(OrderFailure::Restart { failure }) => Some(failure.reason.name()),
+                Some(other) => panic!("{other:?}"),
+                None => None,
+            };
             (service.revision, service.standing.rolled_back, failed)
         };
         let expected = (wanted, None, Some("ProgressDeadlineExceeded"));

@@ -1,7 +1,7 @@
 //! What becomes of slots, and of their workspaces, with the instances that are removed.
 
 use evenkeel::plan::Action;
-use evenkeel::state::{Instance, SlotFate, StopCause, Volumes};
+use evenkeel::state::{Fate, Instance, SlotFate, StopCause, Volumes};
 
 use super::dsl::{Change, Snapshot, ago, up};
 
@@ -28,7 +28,8 @@ fn web(slot: u32) -> String {
 #[test]
 fn a_slot_ends_as_its_service_is_declared_whatever_its_instance_was_made_from() {
     let two = |letter: char, fields: &str| {
-        Snapshot::declared().service("web", letter, 1, fields).with([up(0, 'a'), up(1, 'a')])
+        let snapshot = Snapshot::declared().service("web", letter, 1, fields).with([up(0, 'a'), up(1, 'a')]);
+        remembering(snapshot.clone(), &snapshot)
     };
     assert_eq!(fates(&two('a', WORKSPACE)), [(web(1), GOES)]);
     // Fewer replicas, and that it is kept, by one edit that no instance has been made from yet.
@@ -38,7 +39,8 @@ fn a_slot_ends_as_its_service_is_declared_whatever_its_instance_was_made_from() 
 
 /// What is remembered of workspaces once this was declared.
 fn remembering(mut snapshot: Snapshot, declared: &Snapshot) -> Snapshot {
-    snapshot.history.lives.orders.note_workspaces(declared.desired.as_ref().expect("declared"));
+    let orders = &mut snapshot.history.lives.orders;
+    orders.kept_workspaces = orders.kept_workspaces_by(declared.desired.as_ref().expect("declared"));
     snapshot
 }
 
@@ -50,7 +52,8 @@ fn what_was_declared_last_tells_whether_workspaces_are_kept_of_what_is_declared_
         let pool = "pool: {min_warm: 0, warm_ttl: 1h}";
         Snapshot::declared().service("web", 'c', 0, pool).with([up(0, 'a')])
     };
-    for after in [gone(), pool()] {
+    let removed = || Snapshot::undeclared(Fate::Removed).with([up(0, 'a')]);
+    for after in [gone(), removed(), pool()] {
         assert_eq!(fates(&after), [(web(0), GOES)], "nothing is remembered");
         let kept = remembering(after, &declared(KEPT));
         assert_eq!(fates(&kept), [(web(0), IS_KEPT)]);

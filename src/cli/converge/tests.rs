@@ -47,6 +47,17 @@ fn what_is_started_again_when_time_runs_out_tells_how_the_run_before_ended() {
     assert_eq!(lacking(&status("created", 3, None), &crashes), (dead.to_owned(), None), "it never ended");
 }
 
+/// A service `demo/web` of so many replicas, of which so many are ready and so many of the declared revision, with these
+/// fields too.
+fn service(desired: u32, ready: u32, updated: u32, more: serde_json::Value) -> ServiceView {
+    let mut view = json!({
+        "deployment": "demo", "service": "web", "source": null, "runtime": "sandbox", "image": "one", "desired": desired,
+        "running": ready, "ready": ready, "updated": updated, "revision": "r", "conditions": [],
+    });
+    view.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(view).unwrap()
+}
+
 fn condition(kind: &str, is: &str, reason: &str) -> serde_json::Value {
     json!({"type": kind, "status": is, "reason": reason, "message": format!("{kind} {reason}")})
 }
@@ -59,14 +70,7 @@ fn what_was_rolled_back_may_do_better_once_a_registry_has_said_which_image_is_me
         status.deployments[0].state = DeploymentState::Failed;
         let failures = condition("ReplicaFailure", "True", "CrashLoopBackOff");
         let rolled_back = condition("RolledBack", "True", "Crashing");
-        status.services = vec![
-            serde_json::from_value(json!({
-                "deployment": "demo", "service": "web", "source": null, "runtime": "sandbox", "image": "one",
-                "desired": 1, "running": 1, "ready": 1, "updated": 0, "revision": "r", "equivalent": null,
-                "conditions": [progressing, rolled_back, failures],
-            }))
-            .unwrap(),
-        ];
+        status.services = vec![service(1, 1, 0, json!({"conditions": [progressing, rolled_back, failures]}))];
         verdict(&status, &goals, &Baseline::default())
     };
     assert_eq!(of(condition("Progressing", "True", IMAGE_ASKED)), Verdict::Pending);
@@ -85,13 +89,7 @@ fn crashes_of_another_revision_do_not_count_for_this_one() {
 
 #[test]
 fn crashes_of_before_its_runtime_was_written_down_do_not_count() {
-    let service = |revision: &str, equivalent: &str| -> ServiceView {
-        serde_json::from_value(json!({
-            "deployment": "demo", "service": "web", "source": null, "runtime": "sandbox", "image": "one", "desired": 1,
-            "running": 0, "ready": 0, "updated": 0, "revision": revision, "equivalent": equivalent, "conditions": [],
-        }))
-        .unwrap()
-    };
+    let service = |revision: &str, other: &str| service(1, 0, 0, json!({"revision": revision, "equivalent": other}));
     let mut before = status("exited", 7, Some(1));
     before.services = vec![service("r", "written")];
     let baseline = Baseline::of(&before);
@@ -106,13 +104,7 @@ fn crashes_of_before_its_runtime_was_written_down_do_not_count() {
 #[test]
 fn what_replaces_something_is_reached_once_its_rollout_is_over() {
     let goals = [("demo".to_owned(), Goal::Running)].into();
-    let service = |rolling: bool, ready: u32| -> ServiceView {
-        serde_json::from_value(json!({
-            "deployment": "demo", "service": "web", "source": null, "runtime": "sandbox", "image": "one", "desired": 2,
-            "running": ready, "ready": ready, "updated": ready, "revision": "r", "rolling": rolling, "conditions": [],
-        }))
-        .unwrap()
-    };
+    let service = |rolling: bool, ready: u32| service(2, ready, ready, json!({"rolling": rolling}));
     let of = |service: ServiceView, baseline: &Baseline| {
         let mut status = status("running", 1, None);
         (status.deployments[0].state, status.deployments[0].message) = (DeploymentState::Running, String::new());
@@ -142,15 +134,9 @@ fn a_way_back_that_waits_in_vain_itself_is_not_waited_for() {
         (status.deployments[0].state, status.deployments[0].message) = (DeploymentState::Failed, "it waits".to_owned());
         let progressing = condition("Progressing", "False", "DependencyTimeout");
         let rolled_back = condition("RolledBack", "True", "DependencyTimeout");
-        status.services = vec![
-            serde_json::from_value(json!({
-                "deployment": "demo", "service": "web", "source": null, "runtime": "sandbox", "image": "one",
-                "desired": 1, "running": 0, "ready": 0, "updated": 0, "revision": "r", "rolling": true,
-                "conditions": [progressing, rolled_back, trouble],
-                "awaits": [{"service": "db", "given_up": true}],
-            }))
-            .unwrap(),
-        ];
+        let conditions = json!([progressing, rolled_back, trouble]);
+        let awaits = json!([{"service": "db", "given_up": true}]);
+        status.services = vec![service(1, 0, 0, json!({"rolling": true, "conditions": conditions, "awaits": awaits}))];
         verdict(&status, &goals, &Baseline::default())
     };
     let Verdict::Failed(failed) = of(condition("ReplicaFailure", "True", "DependencyTimeout")) else {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 
 use super::history::{
-    Declaration, FailedRestart, FailedUndo, KnownRevision, Outcome, Pin, Restart, RolloutHistory, RolloutProgress,
+    Declaration, FailedOrder, KnownRevision, Ordered, Outcome, Pin, Restart, RolloutHistory, RolloutProgress,
 };
 use super::judge::{Findings, Past, is_failing_in_a_slot, look};
 use super::obstacle::obstacle;
@@ -100,8 +100,7 @@ impl Course<'_, '_> {
         if is_new && matches!(self.history.pause, Some(Pause::Failure { .. })) {
             self.history.pause = None;
         }
-        self.history.failed_restart.take_if(|restart| !restart.declared.is(declared));
-        self.history.failed_undo.take_if(|undo| !undo.declared.is(declared));
+        self.history.failed_order.take_if(|failed| !failed.declared.is(declared));
         self.try_what_waited_in_vain();
         let target = self.history.pin.as_ref().map(|pin| &pin.to);
         let is_of = |of: &Revision| match target {
@@ -120,7 +119,7 @@ impl Course<'_, '_> {
         match (&self.history.pause, &self.history.pin) {
             (Some(Pause::Failure { failure }), _) if waited(failure) => self.go_on_from_pause(),
             (None, Some(Pin { failure: Some(failure), .. })) if waited(failure) => self.leave_way_back(),
-            (None, None) if self.history.failed_undo.as_ref().is_some_and(|undo| waited(&undo.failure)) => {
+            (None, None) if self.history.failed_order.as_ref().is_some_and(|failed| waited(&failed.failure)) => {
                 self.undo_again();
             }
             _ => {}
@@ -136,42 +135,50 @@ impl Course<'_, '_> {
 
     fn leave_way_back(&mut self) {
         let declared = self.seen.declared;
-        let Some(pin) = self.history.pin.take() else { return };
-        let tried = if pin.from_undo { pin.from.clone() } else { declared.revision.clone() };
+        let Some(pin) = self.history.pin.clone() else { return };
         // What is declared may have failed otherwise before somebody asked for another one, which alone is tried.
-        self.history.pin = pin.from_undo.then(|| Pin {
-            from: declared.revision.clone(),
-            to: tried.clone(),
-            failure: None,
-            since: self.now(),
-            ..pin.clone()
-        });
-        if !self.may_be_tried(&self.history.wanted(declared)) {
-            self.history.pin = Some(pin);
-            return;
-        }
-        self.try_from_the_start(&tried);
+        let (tried, pin) = match pin.from_undo {
+            true => (pin.from.clone(), Some(self.undo_to(pin.from))),
+            false => (declared.revision.clone(), None),
+        };
+        self.try_with(pin, &tried);
     }
 
     /// Has the target of an undo run again that was left for what is declared.
     fn undo_again(&mut self) {
+        let undone = self.history.failed_order.as_ref().and_then(|failed| match &failed.order {
+            Ordered::Undo(to) => Some(to.clone()),
+            Ordered::Restart => None,
+        });
+        let Some(to) = undone.filter(|to| self.history.known(to).is_some()) else { return };
+        if self.try_with(Some(self.undo_to(to.clone())), &to) {
+            self.history.failed_order = None;
+        }
+    }
+
+    /// Has that revision run in place of what is declared.
+    fn undo_to(&self, to: Revision) -> Pin {
         let declared = self.seen.declared;
-        let Some(undo) = self.history.failed_undo.take() else { return };
-        self.history.pin = Some(Pin {
+        Pin {
             declared: Declaration::of(declared),
             from: declared.revision.clone(),
-            to: undo.to.clone(),
+            to,
             since: self.now(),
             failure: None,
             from_undo: false,
-        });
-        let is_known = self.history.known(&undo.to).is_some();
-        if !(is_known && self.may_be_tried(&self.history.wanted(declared))) {
-            self.history.pin = None;
-            self.history.failed_undo = Some(undo);
-            return;
         }
-        self.try_from_the_start(&undo.to);
+    }
+
+    /// Tries a revision from the start under this pin, where what it depends on is as it has to be and nothing else is in the
+    /// way. Returns whether it is.
+    fn try_with(&mut self, pin: Option<Pin>, tried: &Revision) -> bool {
+        let before = std::mem::replace(&mut self.history.pin, pin);
+        let is_tried = self.may_be_tried(&self.history.wanted(self.seen.declared));
+        match is_tried {
+            true => self.try_from_the_start(tried),
+            false => self.history.pin = before,
+        }
+        is_tried
     }
 
     fn try_from_the_start(&mut self, revision: &Revision) {
@@ -478,22 +485,21 @@ impl Course<'_, '_> {
         if is_declared {
             let declared = Declaration::of(declared);
             self.history.pin = None;
-            match &wanted.standing.rolled_back {
-                Some(_) => {
-                    self.history.failed_undo = Some(FailedUndo { declared, to: wanted.revision.clone(), failure });
-                }
-                None => self.history.failed_restart = Some(FailedRestart { declared, failure }),
-            }
+            let order = match &wanted.standing {
+                standing if standing.is_undone() => Some(Ordered::Undo(wanted.revision.clone())),
+                standing => standing.restarted.then_some(Ordered::Restart),
+            };
+            self.history.failed_order = order.map(|order| FailedOrder { declared, order, failure });
             return;
         }
-        self.history.failed_undo = None;
+        self.history.failed_order = None;
         self.history.pin = Some(Pin {
             declared: Declaration::of(declared),
             from: wanted.revision.clone(),
             to,
             since: self.now(),
             failure: Some(failure),
-            from_undo: wanted.standing.rolled_back.as_ref().is_some_and(|back| back.failure.is_none()),
+            from_undo: wanted.standing.is_undone(),
         });
     }
 

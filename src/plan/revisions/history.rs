@@ -56,13 +56,9 @@ pub struct RolloutHistory {
     pub pause: Option<Pause>,
     /// All instances were to be replaced although their template is the same.
     pub restart: Option<Restart>,
-    /// The last restart of what is declared failed, until something else is declared or ordered.
+    /// The last order failed, and what is declared runs as it did before, until something else is declared or ordered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed_restart: Option<FailedRestart>,
-    /// An earlier revision that somebody asked for failed, and what is declared runs again, until something else is declared
-    /// or ordered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed_undo: Option<FailedUndo>,
+    pub failed_order: Option<FailedOrder>,
     /// When somebody last asked that what is to run be tried anew, until its rollout is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_anew: Option<DateTime<Utc>>,
@@ -174,24 +170,25 @@ pub struct Restart {
     pub count: u32,
 }
 
-/// A restart of what is declared failed; what ran before it runs on, as that is made from the same template.
+/// What somebody ordered failed, and what is declared runs as it did before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FailedRestart {
+pub struct FailedOrder {
     /// What is declared.
     pub declared: Declaration,
+    /// What was ordered.
+    pub order: Ordered,
     /// How it failed.
     pub failure: RolloutFailure,
 }
 
-/// An earlier revision that somebody asked for failed, and what is declared runs again in its place.
+/// What somebody ordered of a rollout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FailedUndo {
-    /// What is declared.
-    pub declared: Declaration,
-    /// The revision that was asked for.
-    pub to: Revision,
-    /// How it failed.
-    pub failure: RolloutFailure,
+#[serde(rename_all = "snake_case")]
+pub enum Ordered {
+    /// That all instances be replaced; what ran before is made from the same template.
+    Restart,
+    /// That this earlier revision run.
+    Undo(Revision),
 }
 
 /// A rollout: the way of a service to one revision.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
-use super::history::{KnownRevision, RolloutHistory};
+use super::history::{KnownRevision, Ordered, RolloutHistory};
 use crate::spec::Revision;
 use crate::state::{DesiredService, FailureReason};
 
@@ -78,7 +78,10 @@ impl RolloutHistory {
         let trusted = self.way_back(&wanted.revision, |_| false).map(|known| known.revision.clone());
         let good = self.way_back(&wanted.revision, runs).map(|known| known.revision.clone());
         let pinned = self.pin.iter().flat_map(|pin| [&pin.from, &pin.to]);
-        let undone = self.failed_undo.iter().map(|undo| &undo.to);
+        let undone = self.failed_order.iter().filter_map(|failed| match &failed.order {
+            Ordered::Undo(to) => Some(to),
+            Ordered::Restart => None,
+        });
         let needed: Vec<Revision> = pinned
             .chain(undone)
             .chain(running.iter().copied())

@@ -71,7 +71,7 @@ pub fn undo(
         return Err(OrderError::Same { number });
     }
     history.restart = None;
-    (history.failed_restart, history.failed_undo) = (None, None);
+    history.failed_order = None;
     // A failure that paused it is answered by that.
     history.pause = None;
     history.tried_anew = Some(now);
@@ -127,7 +127,7 @@ pub fn restart(history: &mut RolloutHistory, declared: &DesiredService, now: Dat
         return Err(OrderError::Paused);
     }
     history.tried_anew = Some(now);
-    (history.failed_restart, history.failed_undo) = (None, None);
+    history.failed_order = None;
     if let Some(pin) = history.pin.take_if(|pin| pin.failure.is_some())
         && !declared.is_made_from(&pin.to)
     {

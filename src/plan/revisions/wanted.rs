@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::history::{KnownRevision, Memory, Orders, RolloutHistory};
-use crate::spec::{Scale, ServiceSpec, Storage};
-use crate::state::{DesiredDeployment, DesiredService, InstanceId, RolledBack, RolloutCourse, Standing, UndoFailure};
+use super::history::{KnownRevision, Memory, Ordered, Orders, RolloutHistory};
+use crate::spec::{Scale, ServiceSpec};
+use crate::state::{DesiredDeployment, DesiredService, InstanceId, OrderFailure, RolledBack, RolloutCourse, Standing};
 
 use super::Outcome;
 
@@ -135,16 +135,13 @@ impl RolloutHistory {
         });
         Standing {
             failed: failed.filter(|_| self.pause.is_none()),
-            failed_restart: self
-                .failed_restart
-                .as_ref()
-                .filter(|restart| restart.declared.is(declared))
-                .map(|restart| restart.failure.clone()),
-            failed_undo: self
-                .failed_undo
-                .as_ref()
-                .filter(|undo| undo.declared.is(declared))
-                .map(|undo| UndoFailure { to: self.number(&undo.to), failure: undo.failure.clone() }),
+            failed_order: self.failed_order.as_ref().filter(|failed| failed.declared.is(declared)).map(|failed| {
+                let failure = failed.failure.clone();
+                match &failed.order {
+                    Ordered::Restart => OrderFailure::Restart { failure },
+                    Ordered::Undo(to) => OrderFailure::Undo { to: self.number(to), failure },
+                }
+            }),
             paused: self.pause.clone(),
             course: match &self.pause {
                 Some(_) if self.is_complete(wanted) => RolloutCourse::Over,
@@ -152,7 +149,6 @@ impl RolloutHistory {
                 None if rollout.is_some_and(|rollout| rollout.outcome == Outcome::Going) => RolloutCourse::UnderWay,
                 None => RolloutCourse::Over,
             },
-            keeps_workspaces: declared.spec.storage.iter().any(Storage::is_kept_workspace),
             ..wanted.standing.clone()
         }
     }

@@ -2,7 +2,7 @@
 
 use evenkeel::plan::awaited;
 use evenkeel::plan::revisions::{OrderError, pause, restart, resume, undo};
-use evenkeel::state::{Exit, FailureReason, Instance, Pause, Phase};
+use evenkeel::state::{Exit, FailureReason, Instance, OrderFailure, Pause, Phase};
 
 use super::super::dsl::{Change, all_up, up};
 use super::{Course, SURGE};
@@ -75,7 +75,10 @@ impl Course {
     /// The number of the revision whose undo failed, and in which word.
     fn failed_undo(&self) -> Option<(u64, FailureReason)> {
         let service = self.effective().desired.expect("declared").services["web"].clone();
-        service.standing.failed_undo.map(|undo| (undo.to, undo.failure.reason))
+        service.standing.failed_order.map(|failed| match failed {
+            OrderFailure::Undo { to, failure } => (to, failure.reason),
+            OrderFailure::Restart { .. } => panic!("{failed:?}"),
+        })
     }
 
     fn told(&self) -> String {

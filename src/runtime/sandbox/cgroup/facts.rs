@@ -136,7 +136,8 @@ pub(super) fn memory(seen: &Seen<'_>, enough: u64) -> u64 {
     if sum <= enough {
         return sum;
     }
-    let shares = each.iter().map(|(pid, bytes)| proportional(seen, *pid).or(whole(seen, *pid)).unwrap_or((*bytes, 0)));
+    let shares =
+        each.iter().map(|(pid, bytes)| proportional(seen, *pid).or_else(|| whole(seen, *pid)).unwrap_or((*bytes, 0)));
     let (all, shared) = shares.fold((0, 0), |sum, share| (sum.0 + share.0, sum.1 + share.1));
     // What is mapped of those files is counted already; other shared memory is no file of theirs.
     all + files.saturating_sub(shared)
